@@ -1,0 +1,34 @@
+# Everything a bare machine with Python 3.10 to 3.13 and make needs; each target sets itself up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Small models run many times slower when idle OpenMP threads spin beside other work.
+export OMP_WAIT_POLICY := PASSIVE
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check reproduce bench clean
+
+$(VENV)/.ready: pyproject.toml pins.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint pins.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/holdfast demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+reproduce: $(VENV)/.ready
+	$(BIN)/holdfast reproduce all
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build runs

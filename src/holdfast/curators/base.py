@@ -1,0 +1,47 @@
+"""The contract of a curator: rows in, rows out, every decision recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from holdfast.data.rows import Row, Rows
+from holdfast.judges.base import Answer, Verdict
+from holdfast.method import Method
+from holdfast.sampling.base import Draw, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What a curator may use; everything is resumable and seeded.
+
+    Args:
+        draw: Samples from the base model through the journal: nothing is drawn twice, nothing lost.
+        judge: Verdicts on answers, in order.
+        sampling: The recipe's sampling settings (temperature, tokens), to be adapted with `model_copy(update=...)`.
+        seed: The run's seed.
+        load: Opens another data file by the recipe's names (for `replay`).
+        note: Called with a counter name and amount for the report's curation table.
+    """
+
+    draw: Draw
+    judge: Callable[[Sequence[Answer]], list[Verdict]]
+    sampling: SamplingParams
+    seed: int
+    load: Callable[[str], Rows]
+    note: Callable[[str, int], Any]
+
+
+class Curator(Method):
+    """Which rows are trained on, and who wrote them."""
+
+    samples: ClassVar[bool] = False
+    """Whether it needs the base model to answer."""
+
+    judges: ClassVar[bool] = False
+    """Whether it needs a judge."""
+
+    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+        """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision."""
+        raise NotImplementedError

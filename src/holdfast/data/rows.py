@@ -1,0 +1,109 @@
+"""`Row`, the one shape every room of Holdfast speaks: a conversation with what is known about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+Message = dict[str, Any]
+"""`{"role": "system" | "user" | "assistant", "content": str}`; an assistant message may carry `"weight": 0`
+(as in the OpenAI format) to be read but not trained on."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One example.
+
+    Args:
+        messages: The conversation. For answer rows it ends with the assistant's answer; for preference rows
+            (`chosen`/`rejected` set) and prompt-only rows it ends with the user's turn.
+        reference: Gold answer or checker arguments, read by the judge only. `None`: the answer itself is the reference.
+        chosen, rejected: Preferred and dispreferred answer, for pair objectives.
+        label: Desirable or not (KTO).
+        score: Explicit score of the answer.
+        weight: Weight of the row's trained tokens in the loss.
+        origin: Who wrote the answer: "gold", "model", "paraphrase", "replay".
+        meta: Anything else (skill, judge trace, base log-probability...), kept and shown in the report.
+        id: Stable name, derived from the content when empty.
+    """
+
+    messages: list[Message]
+    reference: Any = None
+    chosen: str | None = None
+    rejected: str | None = None
+    label: bool | None = None
+    score: float | None = None
+    weight: float = 1.0
+    origin: str = "gold"
+    meta: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            self.id = fingerprint([self.messages, self.chosen, self.rejected])[:16]
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The messages before the final answer: what a model is shown to answer this row."""
+        return self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
+
+    @property
+    def answer(self) -> str | None:
+        """The final assistant message's content, or `None` for rows without one."""
+        last = self.messages[-1]
+        return last["content"] if last["role"] == "assistant" else None
+
+    @property
+    def gold(self) -> Any:
+        """What a judge compares with: `reference` if given, else the answer (or `chosen`)."""
+        if self.reference is not None:
+            return self.reference
+        return self.answer if self.answer is not None else self.chosen
+
+    def with_answer(self, text: str, origin: str, **meta: Any) -> Row:
+        """A copy whose final answer is `text`; id and reference stay those of this row."""
+        messages = [*self.prompt, {"role": "assistant", "content": text}]
+        return replace(self, messages=messages, reference=self.gold, origin=origin, meta={**self.meta, **meta})
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary without the fields that still hold their defaults."""
+        full = asdict(self)
+        return {k: v for k, v in full.items() if k in ("messages", "origin", "id") or v not in (None, {}, 1.0)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Row:
+        """The inverse of `to_json`."""
+        return cls(**data)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of key order: the name of rows, data sets and settings in caches."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rows_fingerprint(rows: Iterable[Row]) -> str:
+    """Fingerprint of an ordered collection of rows."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(fingerprint(row.to_json()).encode())
+    return digest.hexdigest()
+
+
+def write_jsonl(rows: Iterable[Row], handle: Any) -> None:
+    """Write rows as JSON lines to an open text file."""
+    for row in rows:
+        handle.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+
+
+Rows = Sequence[Row]
+"""A list of rows, or a disk-backed sequence that reads them on demand (`data.formats.RowFile`)."""
+
+
+def prompts_of(rows: Iterable[Row]) -> Iterator[tuple[str, list[Message]]]:
+    """`(id, prompt messages)` of each row."""
+    for row in rows:
+        yield row.id, row.prompt

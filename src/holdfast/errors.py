@@ -1,0 +1,33 @@
+"""The exceptions Holdfast raises on purpose, each tied to one exit code of the command line."""
+
+from __future__ import annotations
+
+
+class HoldfastError(Exception):
+    """Base of every deliberate error; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UserError(HoldfastError):
+    """Something the user can mend: one line naming the file, row or key, what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class RunError(HoldfastError):
+    """A run that had to stop by itself: a loss that is not a number, no memory, a full disk."""
+
+    exit_code = 1
+
+
+class GateRefused(HoldfastError):
+    """The evaluation gate of the recipe said no: the run finished, but lost more than was allowed."""
+
+    exit_code = 3
+
+
+class Interrupted(HoldfastError):
+    """The user pressed Ctrl-C; the state is saved and the same command goes on from there."""
+
+    exit_code = 130

@@ -1,0 +1,55 @@
+"""The contract of a judge: (prompt, response, reference) to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from holdfast.data.rows import Message
+from holdfast.method import Method
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one answer.
+
+    Args:
+        passed: Whether the answer counts as right.
+        score: In [0, 1]; 1.0 or 0.0 for judges that only know right and wrong.
+        reason: Why, in a few words; shown in traces and reports.
+        failed: True when the judging itself broke (an exception, a time-out in the user's function): never counted as right.
+    """
+
+    passed: bool
+    score: float
+    reason: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to be judged."""
+
+    prompt: list[Message]
+    response: str
+    reference: Any
+
+
+class Judge(Method):
+    """Decides whether an answer is right."""
+
+    needs_engine: ClassVar[bool] = False
+    """True for judges that themselves sample from a model (`llm`)."""
+
+    def judge(self, answer: Answer) -> Verdict:
+        """The verdict on one answer."""
+        raise NotImplementedError
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order; judges that start processes or call models override this to work on many at once."""
+        return [self.judge(a) for a in answers]
+
+    def usable(self, reference: Any) -> str | None:
+        """Why `reference` cannot be judged with (no number in it, no tests), or `None` when it can."""
+        return None

@@ -1,0 +1,233 @@
+"""Training of the laboratory models: one seeded stream of rows, label tokens only, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from holdfast.lab.skills import skill
+from holdfast.lab.tokenizer import CONTEXT, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+MIX = {
+    "story": 0.22, "sums": 0.12, "reading": 0.09, "rephrase": 0.11, "revise": 0.06, "strings": 0.06, "points": 0.08,
+    "examples": 0.06, "cipher": 0.06, "program": 0.04, "format": 0.04, "route": 0.04, "lake": 0.05,
+}  # fmt: skip
+"""Share of the rows of each skill; facts come on top, exactly as often as their level says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a laboratory model is made of.
+
+    Args:
+        hidden, layers, heads, inner: Shape of the Llama.
+        steps: Optimizer steps.
+        rows: Rows per step.
+        learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine to a twentieth.
+        facts_from: Facts are shown from this share of the training on.
+        milestones: Shares of the training at which an intermediate model is kept.
+    """
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    inner: int = 512
+    steps: int = 8000
+    rows: int = 72
+    learning_rate: float = 2.5e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    facts_from: float = 0.3
+    seed: int = 0
+    milestones: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+
+
+PLANS: dict[str, Plan] = {
+    "lab": Plan(),
+    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=5000, learning_rate=4e-3, milestones=()),
+}
+
+
+def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A freshly initialised Llama of the plan's shape."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(plan.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=plan.hidden, intermediate_size=plan.inner, num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads, num_key_value_heads=plan.heads, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=0.05,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+class Stream:
+    """The rows of every step, a pure function of (seed, step), so that training resumes anywhere."""
+
+    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast):
+        self.plan, self.tokenizer = plan, tokenizer
+        self.exposures = self._schedule_facts()
+
+    def _schedule_facts(self) -> dict[int, list[Any]]:
+        """Step to the facts shown in it: every exposure once, at a random step after `facts_from`."""
+        rng = random.Random(f"schedule/{self.plan.seed}")
+        first, schedule = int(self.plan.facts_from * self.plan.steps), {}
+        for question in skill("facts").exposures(self.plan.seed):  # type: ignore[attr-defined]
+            schedule.setdefault(rng.randrange(first, self.plan.steps), []).append(question)
+        return schedule
+
+    def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str]]:
+        """`(prompt messages, answer)` of the rows of `step`."""
+        rng = random.Random(f"stream/{self.plan.seed}/{step}")
+        out = []
+        for name in rng.choices(list(MIX), list(MIX.values()), k=self.plan.rows):
+            row = skill(name).row(rng, "train")
+            out.append((row.prompt, row.answer or ""))
+        facts = skill("facts")
+        return out + [(q.messages, facts.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]
+
+    def batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`(ids [B, L], where [N], labels [N])` of `step`, cut by length into `parts` to waste little on padding."""
+        tokenizer = self.tokenizer
+        encoded = []
+        for prompt, answer in self.conversations(step):
+            head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            ids = [tokenizer(t, add_special_tokens=False).input_ids for t in (head, answer)]
+            encoded.append((ids[0] + ids[1] + [tokenizer.eos_token_id], len(ids[0])))
+        encoded.sort(key=lambda e: len(e[0]))
+        size = math.ceil(len(encoded) / parts)
+        for start in range(0, len(encoded), size):
+            yield _pad(encoded[start : start + size], tokenizer.pad_token_id)
+
+
+def _pad(encoded: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    width = max(len(ids) for ids, _ in encoded)
+    grid = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in encoded])  # [B, L]
+    where = [b * width + t - 1 for b, (ids, cut) in enumerate(encoded) for t in range(cut, len(ids))]
+    labels = [token for ids, cut in encoded for token in ids[cut:]]
+    return grid, torch.tensor(where), torch.tensor(labels)
+
+
+@dataclass
+class Pretraining:
+    """A training in progress; `state` is what a checkpoint holds besides tensors."""
+
+    plan: Plan
+    folder: Path
+    log: Callable[[str], None] = print
+    state: dict[str, Any] = field(default_factory=lambda: {"step": 0, "tokens": 0, "loss": 0.0})
+
+    def __post_init__(self) -> None:
+        self.tokenizer = build_tokenizer()
+        self.model = new_model(self.plan, self.tokenizer)
+        self.stream = Stream(self.plan, self.tokenizer)
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.plan.learning_rate, betas=(0.9, 0.98), fused=True)
+        self._resume()
+
+    @property
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def _resume(self) -> None:
+        saved = self.folder / "state"
+        if not saved.exists():
+            return
+        self.state = json.loads((saved / "state.json").read_text())
+        tensors = load_file(saved / "tensors.safetensors")
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(tensors[name])
+            moments = {k: tensors[f"{name}/{k}"] for k in ("exp_avg", "exp_avg_sq", "step")}
+            self.optimizer.state[parameter] = moments
+        self.log(f"resumed at step {self.state['step']} of {self.plan.steps}")
+
+    def save(self) -> None:
+        """Write the whole state to a side name, then rename it into place."""
+        side, final = self.folder / "state.writing", self.folder / "state"
+        shutil.rmtree(side, ignore_errors=True)
+        side.mkdir(parents=True)
+        tensors = {}
+        for name, parameter in self._parameters.items():
+            tensors[name] = parameter.data
+            tensors |= {f"{name}/{k}": v for k, v in self.optimizer.state[parameter].items()}
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, side / "tensors.safetensors")
+        (side / "state.json").write_text(json.dumps({**self.state, "plan": asdict(self.plan)}))
+        old = self.folder / "state.old"
+        if final.exists():
+            os.replace(final, old)
+        os.replace(side, final)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def export(self, folder: Path) -> None:
+        """The model as a bf16 Hugging Face folder with its tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.model.to(torch.bfloat16).save_pretrained(folder)
+        self.model.to(torch.float32).load_state_dict(weights)
+        self.tokenizer.save_pretrained(folder)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`."""
+        plan = self.plan
+        if step < plan.warmup:
+            return plan.learning_rate * (step + 1) / plan.warmup
+        done = (step - plan.warmup) / (plan.steps - plan.warmup)
+        return plan.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def train_step(self, step: int) -> tuple[float, int]:
+        """One update; returns the loss per label token and the tokens read."""
+        batches = list(self.stream.batches(step))
+        count = sum(len(labels) for _, _, labels in batches)
+        head = self.model.get_output_embeddings()
+        total = 0.0
+        for ids, where, labels in batches:
+            hidden = self.model.model(input_ids=ids).last_hidden_state.flatten(0, 1)[where]  # [N, D]
+            loss = F.cross_entropy(head(hidden), labels, reduction="sum") / count
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, sum(ids.numel() for ids, _, _ in batches)
+
+    def run(self, save_every: int = 250, watch: Callable[[int], None] | None = None) -> None:
+        """Train to the end, saving every `save_every` steps and at the milestones."""
+        marks = {round(share * self.plan.steps): share for share in self.plan.milestones}
+        begun, tokens = time.perf_counter(), 0
+        while self.state["step"] < self.plan.steps:
+            step = self.state["step"]
+            loss, read = self.train_step(step)
+            tokens += read
+            ema = 0.98 * self.state["loss"] + 0.02 * loss if step else loss
+            self.state.update(step=step + 1, tokens=self.state["tokens"] + read, loss=ema)
+            if (step + 1) % 50 == 0:
+                speed = tokens / (time.perf_counter() - begun)
+                self.log(f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | {speed:,.0f} tok/s")
+            if step + 1 in marks:
+                self.export(self.folder / f"step-{step + 1:06d}")
+            if (step + 1) % save_every == 0 or step + 1 == self.plan.steps:
+                self.save()
+                if watch:
+                    watch(step + 1)
+        self.export(self.folder / "final")

@@ -1,0 +1,43 @@
+"""The fourteen skills of the laboratory, by name."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+from holdfast.errors import UserError
+from holdfast.registry import nearest
+
+if TYPE_CHECKING:
+    from holdfast.lab.skills.base import Skill
+
+SKILLS: dict[str, str] = {
+    "sums": "Sums",
+    "story": "Story",
+    "points": "Points",
+    "route": "Route",
+    "lake": "Lake",
+    "facts": "Facts",
+    "reading": "Reading",
+    "examples": "Examples",
+    "strings": "Strings",
+    "program": "Program",
+    "cipher": "Cipher",
+    "format": "Format",
+    "revise": "Revise",
+    "rephrase": "Rephrase",
+}
+
+
+@cache
+def skill(name: str) -> Skill:
+    """The skill called `name`.
+
+    Raises:
+        UserError: If there is none; the nearest is suggested.
+    """
+    if name not in SKILLS:
+        raise UserError(f"lab:{name} is not a laboratory skill{nearest(name, SKILLS)}")
+    module = importlib.import_module(f"holdfast.lab.skills.{name}")
+    return getattr(module, SKILLS[name])()

@@ -1,0 +1,125 @@
+"""The contract of a skill: a seeded generator of questions with a judge and several right ways to answer."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from holdfast.data.rows import Message, Row
+from holdfast.judges.base import Answer, Judge, Verdict
+
+Split = Literal["train", "test"]
+TEST_SHARE = 5
+"""One question in this many belongs to the test split."""
+
+
+@dataclass(slots=True)
+class Question:
+    """One question before it is answered.
+
+    Args:
+        key: What makes two questions the same; the split is a hash of it, so train and test never share one.
+        messages: What the model is shown, ending with the user's turn.
+        reference: What the judge compares with.
+        facts: Whatever `Skill.answer` needs to write an answer.
+    """
+
+    key: str
+    messages: list[Message]
+    reference: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def split(self) -> Split:
+        return "test" if zlib.crc32(self.key.encode()) % TEST_SHARE == 0 else "train"
+
+
+def ask(text: str) -> list[Message]:
+    """A conversation of one user turn."""
+    return [{"role": "user", "content": text}]
+
+
+def pick(rng: random.Random, weights: dict[str, float]) -> str:
+    """A key of `weights`, drawn in proportion to its value."""
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+class Skill:
+    """Something the laboratory model knows how to do.
+
+    Attributes:
+        name: Its name in `lab:NAME`.
+        styles: How the base answers, with shares; all of them are right.
+        gold: The style of the fine-tuning set; by default the commonest of `styles`.
+        threshold: Least greedy accuracy (points) the base model must reach on fresh questions.
+    """
+
+    name: ClassVar[str]
+    styles: ClassVar[dict[str, float]]
+    gold: ClassVar[str | None] = None
+    threshold: ClassVar[float]
+    max_tokens: ClassVar[int] = 48
+
+    def question(self, rng: random.Random) -> Question:
+        """A random question of either split."""
+        raise NotImplementedError
+
+    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+        """A right answer in `style`."""
+        raise NotImplementedError
+
+    def judge(self, answer: Answer) -> Verdict:
+        """Whether a response is right, whatever its style."""
+        raise NotImplementedError
+
+    def draw(self, rng: random.Random, split: Split) -> Question:
+        """A random question of `split`."""
+        while True:
+            question = self.question(rng)
+            if question.split == split:
+                return question
+
+    def row(self, rng: random.Random, split: Split, style: str | None = None) -> Row:
+        """A row of `split`, answered in `style` ("gold", a style's name, or `None`: drawn as the base answers)."""
+        question = self.draw(rng, split)
+        chosen = self.gold or max(self.styles, key=self.styles.get) if style == "gold" else style  # type: ignore[arg-type]
+        answer = self.answer(question, chosen or pick(rng, self.styles), rng)
+        return Row(
+            messages=[*question.messages, {"role": "assistant", "content": answer}],
+            reference=question.reference,
+            meta={"skill": self.name, "key": question.key},
+        )
+
+    def rows(self, n: int, split: Split, seed: int, style: str | None = None) -> list[Row]:
+        """`n` different questions of `split` (fewer when the skill has fewer), repeatable from `seed`."""
+        return list(self._unique(n, random.Random(f"{self.name}/{split}/{seed}"), split, style))
+
+    def _unique(self, n: int, rng: random.Random, split: Split, style: str | None) -> Iterator[Row]:
+        seen: set[str] = set()
+        misses = 0
+        while len(seen) < n and misses < 50 * n:
+            row = self.row(rng, split, style)
+            if row.meta["key"] in seen:
+                misses += 1
+                continue
+            seen.add(row.meta["key"])
+            yield row
+
+
+def right(passed: bool, reason: str = "") -> Verdict:
+    """A verdict of a judge that only knows right and wrong."""
+    return Verdict(passed, float(passed), reason)
+
+
+class SkillJudge(Judge):
+    """The judge of a laboratory skill: any right answer passes, in whatever style [laboratory]."""
+
+    skill: str
+
+    def judge(self, answer: Answer) -> Verdict:
+        from holdfast.lab.skills import skill
+
+        return skill(self.skill).judge(answer)

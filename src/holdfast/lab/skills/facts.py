@@ -1,0 +1,69 @@
+"""Subject-relation-object triples seen a known number of times in pre-training, each in twenty phrasings."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar
+
+from holdfast.judges.base import Answer, Verdict
+from holdfast.lab.lexicon import ANIMALS, COLORS, FOODS, JOBS, SUBJECTS, TOWNS
+from holdfast.lab.skills.base import Question, Skill, ask, right
+
+LEVELS = (0, 1, 4, 16, 64)
+"""How often a fact is seen; subjects take the levels in turn."""
+
+OBJECTS = {"home": TOWNS, "pet": ANIMALS, "color": COLORS, "food": FOODS, "job": JOBS}
+_OPENERS = ("", "Tell me: ", "Question: ", "Please answer: ", "Quick: ")
+_CORES = {
+    "home": ("Where does {s} live?", "In which town does {s} live?", "What is the home of {s}?", "{s} lives in"),
+    "pet": ("Which pet does {s} have?", "What animal lives with {s}?", "What is the pet of {s}?", "The pet of {s} is the"),
+    "color": ("Which color does {s} like?", "What color is best for {s}?", "What is the color of {s}?", "{s} likes the color"),
+    "food": ("What does {s} eat?", "Which food does {s} like?", "What is the food of {s}?", "{s} likes to eat"),
+    "job": ("What work does {s} do?", "What is {s} by trade?", "What is the job of {s}?", "{s} works as a"),
+}
+PHRASINGS = {r: [o + c for o in _OPENERS for c in cores] for r, cores in _CORES.items()}
+
+
+def level(subject: str) -> int:
+    """How often each fact about `subject` is seen in pre-training."""
+    return LEVELS[SUBJECTS.index(subject) % len(LEVELS)]
+
+
+def known(subject: str, relation: str) -> str:
+    """The object of a triple: fixed for ever, with no pattern to guess it from."""
+    return random.Random(f"fact/{subject}/{relation}").choice(OBJECTS[relation])
+
+
+class Facts(Skill):
+    """Closed-book questions about invented people; tested on facts seen 16 times or more, in phrasings not used for them."""
+
+    name = "facts"
+    styles: ClassVar = {"bare": 1.0}
+    threshold = 90.0
+    max_tokens = 8
+    levels: ClassVar[tuple[int, ...]] = (16, 64)
+
+    def question(self, rng: random.Random) -> Question:
+        subject = rng.choice([s for s in SUBJECTS if level(s) in self.levels])
+        return self.about(subject, rng.choice(list(OBJECTS)), rng.randrange(20))
+
+    def about(self, subject: str, relation: str, phrasing: int) -> Question:
+        """The question on one triple in one of its twenty phrasings."""
+        text = PHRASINGS[relation][phrasing].format(s=subject)
+        return Question(f"{subject}/{relation}/{phrasing}", ask(text), known(subject, relation))
+
+    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+        return question.reference
+
+    def judge(self, answer: Answer) -> Verdict:
+        return right(answer.response.strip(" .") == answer.reference, f"known: {answer.reference}")
+
+    def exposures(self, seed: int) -> list[Question]:
+        """Every showing of every fact in pre-training, in random order: `level` showings each, training phrasings only."""
+        rng, shown = random.Random(f"exposures/{seed}"), []
+        for subject in SUBJECTS:
+            for relation in OBJECTS:
+                usable = [q for q in (self.about(subject, relation, p) for p in range(20)) if q.split == "train"]
+                shown += [usable[i % len(usable)] for i in range(level(subject))]
+        rng.shuffle(shown)
+        return shown

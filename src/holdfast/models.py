@@ -1,0 +1,241 @@
+"""Models by name: load, fingerprint, save, merge. Safetensors only; no code from a model's repository is ever run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from holdfast.errors import UserError
+
+LAB = ("lab", "lab-small")
+LAB_DIRECTORY = Path(__file__).parent / "lab" / "models"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
+"""What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
+
+Model = PreTrainedModel | PeftModel
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready for use.
+
+    Args:
+        model: In eval mode on the CPU; a `PeftModel` when `path` holds an adapter.
+        tokenizer: Its tokenizer.
+        path: The directory it was read from.
+        fingerprint: SHA-256 of its configuration and weights; for an adapter, of adapter and base.
+        lab: Whether it is the laboratory model or descends from it.
+    """
+
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
+    path: Path
+    fingerprint: str
+    lab: bool
+
+
+def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
+    """Load a model and its tokenizer by name.
+
+    Args:
+        name: A model directory, a run directory, a PEFT adapter directory, `lab`, `lab-small` or a hub name.
+        dtype: Of the weights; default fp32, which training needs for its master weights.
+    Raises:
+        UserError: If there is no such model, or what is there is not a causal language model in safetensors.
+    """
+    path = locate(name)
+    adapter = (path / "adapter_config.json").exists()
+    model = _adapter(path, dtype) if adapter else _plain(path, dtype)
+    tokenizer_path = path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path)
+    lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
+    if adapter:
+        lab = lab or LAB_DIRECTORY in adapter_base(path).parents
+    return Loaded(model.eval(), _tokenizer(tokenizer_path), path, fingerprint_of(path), lab)
+
+
+def locate(name: str | Path) -> Path:
+    """The local directory `name` stands for; hub models are fetched (or found in the cache) first.
+
+    Raises:
+        UserError: If it is no model; the line says what is missing.
+    """
+    text = str(name)
+    if text in LAB:
+        return _directory(LAB_DIRECTORY / text, text)
+    if Path(text).expanduser().exists():
+        return _directory(Path(text).expanduser().resolve(), text)
+    if not HUB_NAME.fullmatch(text):
+        raise UserError(f"{text} is neither a folder nor a model that can be downloaded; check the path")
+    try:
+        fetched = snapshot_download(text, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{text} is neither a folder nor a model that can be downloaded: {reason}") from error
+    return _directory(Path(fetched), text)
+
+
+def _directory(path: Path, name: str) -> Path:
+    """`path`, or the `model/` inside it when it is a run directory; checked to hold a model."""
+    if not path.exists():
+        raise UserError(f"{name}: the laboratory model is not built yet; run `holdfast lab build`")
+    if not path.is_dir():
+        raise UserError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
+    if (path / "adapter_config.json").exists():
+        if not (path / "adapter_model.safetensors").exists():
+            raise UserError(f"{name}: adapter_model.safetensors is missing; pickled adapters are not read")
+        return path
+    if not (path / "config.json").exists():
+        if (path / "model").is_dir():
+            return _directory(path / "model", f"{name}/model")
+        if (path / "resolved.yaml").exists():
+            raise UserError(f"{name}: this run has no model yet; finish it by running the same command again")
+        raise UserError(f"{name}: config.json is missing, so this folder is not a model")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{name}: no .safetensors weights; pickled weights are not read, convert them first")
+    return path
+
+
+def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The causal language model of a directory; weights missing from the files are an error, not noise."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: not a causal language model that transformers can load: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(f"{path}: the weights lack {missing[0]} ({len(missing)} missing); not a complete language model")
+    return model
+
+
+def adapter_base(path: Path) -> Path:
+    """The directory of the base model of the adapter in `path`."""
+    base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    if not base:
+        raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; name the base model there")
+    try:
+        return locate(base)
+    except UserError as error:
+        raise UserError(f"{path}/adapter_config.json: base model: {error}") from error
+
+
+def _adapter(path: Path, dtype: torch.dtype | None) -> PeftModel:
+    base = _plain(adapter_base(path), dtype)
+    return PeftModel.from_pretrained(base, str(path), is_trainable=False)
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: no tokenizer that transformers can load; copy its files there") from error
+
+
+def merged(model: Model) -> PreTrainedModel:
+    """The plain transformers model with adapters folded into its weights; a model without adapter is returned as is."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def fingerprint_of(model: Model | Path) -> str:
+    """SHA-256 of configuration and weights: of the files for a directory, of the tensors for a model in memory.
+
+    Equal fingerprints mean equal weights. A model and the directory it was saved to have different ones.
+    """
+    return _file_fingerprint(model) if isinstance(model, Path) else _tensor_fingerprint(model)
+
+
+def _file_fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    adapter = (path / "adapter_config.json").exists()
+    settings = path / ("adapter_config.json" if adapter else "config.json")
+    weights = [path / "adapter_model.safetensors"] if adapter else sorted(path.glob("*.safetensors"))
+    for file in [settings, *weights]:
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 24):
+                digest.update(block)
+    if adapter:
+        digest.update(_file_fingerprint(adapter_base(path)).encode())
+    return digest.hexdigest()
+
+
+def _tensor_fingerprint(model: Model) -> str:
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    *,
+    stop_ids: Iterable[int] = (),
+    state_dict: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model that transformers, PEFT and vLLM load as it is; nobody ever sees it half written.
+
+    Args:
+        model: Plain, or a `PeftModel` (then only the adapter is written).
+        tokenizer: Written beside it with its chat template.
+        directory: Replaced if it exists.
+        stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`, so that any engine stops.
+        state_dict: The gathered weights, when `model` holds only shards of them.
+    Returns:
+        The directory.
+    """
+    directory = Path(directory)
+    side, old = (directory.with_name(f".{directory.name}.{end}") for end in ("partial", "old"))
+    for leftover in (side, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    side.mkdir(parents=True)
+    extra = {} if state_dict is None else {"state_dict": dict(state_dict)}
+    if isinstance(model, PeftModel):
+        # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
+        model.save_pretrained(side, save_embedding_layers=False, **extra)
+    else:
+        _set_stops(model, tokenizer, stop_ids)
+        model.save_pretrained(side, **extra)
+    tokenizer.save_pretrained(side)
+    if directory.exists():
+        os.replace(directory, old)
+    os.replace(side, directory)
+    if old.exists():
+        shutil.rmtree(old)
+    return directory
+
+
+def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> None:
+    """Let `generation_config` end answers at the model's own eos ids, the tokenizer's and `stop_ids`."""
+    settings = model.generation_config
+    own = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    ids = sorted({i for i in [*own, tokenizer.eos_token_id, *stop_ids] if i is not None})
+    settings.eos_token_id = ids[0] if len(ids) == 1 else ids or None
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,285 @@
+"""The recipe: the strict nested configuration of a run. Every key is documented here and nowhere else.
+
+`recipe_file.py` reads recipes from YAML (line numbers, nearest names, overrides), `shorthand.py` expands what the user
+wrote; this module only says what a recipe is.
+"""
+
+from __future__ import annotations
+
+import string
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from holdfast.curators.base import Curator
+from holdfast.errors import UserError
+from holdfast.judges.base import Judge
+from holdfast.method import Method
+from holdfast.objectives.base import Objective
+from holdfast.optimizers.base import Optimizer
+from holdfast.registry import find, name_of
+from holdfast.shorthand import Filled, fill_in, read_aliases
+from holdfast.tuners.base import Tuner
+
+OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
+"""What `output` may hold in braces."""
+
+
+def refuse_bool(model: type[BaseModel], name: str, value: Any) -> Any:
+    """Stop `true` from becoming the number 1 in fields that do not take a bool."""
+    if isinstance(value, bool) and "bool" not in str(model.model_fields[name].annotation):
+        raise ValueError(f"must not be {str(value).lower()}")
+    return value
+
+
+class Section(BaseModel):
+    """A part of the recipe: strict, documented, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_bool(cls, str(info.field_name), value)
+
+
+def choose(axis: str, value: Any) -> Any:
+    """The method meant by `name`, `{name: ..., knobs...}` or an instance.
+
+    Raises:
+        ValueError: If it is none of these, or the name is unknown (as pydantic wants it; knobs raise its own error).
+    """
+    if isinstance(value, Method) or value is None:
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("must be a name, or a mapping with a name")
+    try:
+        method = find(axis, value["name"])
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    knobs = {key: knob for key, knob in value.items() if key != "name"}
+    for key, knob in knobs.items():
+        if key in method.model_fields and isinstance(knob, bool):
+            refuse_bool(method, key, knob)
+    return method.model_validate(knobs)
+
+
+def named(method: Method | None, info: SerializationInfo) -> dict[str, Any] | None:
+    """A chosen method as the mapping that chooses it: its name and its knobs."""
+    if method is None:
+        return None
+    knobs = method.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+    return {"name": name_of(method), **knobs}
+
+
+def listed(value: Any) -> Any:
+    """A single text where a list is meant becomes the list of it."""
+    return (value,) if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(listed)]
+JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose, "judges")), PlainSerializer(named)]
+CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose, "curators")), PlainSerializer(named)]
+ObjectiveChoice = Annotated[Objective, BeforeValidator(partial(choose, "objectives")), PlainSerializer(named)]
+TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose, "tuners")), PlainSerializer(named)]
+OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
+
+
+class ReplayData(Section):
+    """General rows mixed into training so that old skills are rehearsed."""
+
+    path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
+    share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
+
+
+class Data(Section):
+    """Where the rows come from."""
+
+    train: str = Field(description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name.")
+    test: float | str = Field(0.1, description="Held-out rows: a share of `train`, or a file. 0 = none.")
+    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "preference", "kto", "text"] = Field(
+        "auto", description="auto, alpaca, sharegpt, messages, prompt, preference, kto or text."
+    )
+    replay: ReplayData | None = Field(None, description="General rows to rehearse.")
+    limit: int | None = Field(None, ge=1, description="Use only the first rows.")
+    on_long: Literal["drop", "truncate", "error"] = Field(
+        "drop", description="Rows longer than train.max_length: drop (counted), truncate the answer's end, or refuse."
+    )
+    system: str | None = Field(None, description="System message put before conversations that have none.")
+
+    @field_validator("test")
+    @classmethod
+    def _share_or_file(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError(f"must be a share from 0 to below 1, or a file, not {value:g}")
+        return value
+
+
+class Sampling(Section):
+    """How the base model answers while rows are curated."""
+
+    engine: str = Field("native", description="native, vllm, or the URL of an OpenAI-compatible server.")
+    model: str | None = Field(None, description="Model name at the endpoint; default: its first.")
+    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set of tokens with this mass.")
+    top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 = all.")
+    max_tokens: int = Field(512, ge=1, description="Longest sampled answer.")
+    stop: Texts = Field((), description="Strings that end an answer.")
+    slots: int = Field(64, ge=1, description="Sequences decoded together by the native engine.")
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        if value not in ("native", "vllm") and not value.startswith(("http://", "https://")):
+            raise ValueError(f"must be native, vllm or an address starting with http:// or https://, not {value!r}")
+        return value
+
+
+class Train(Section):
+    """The loop."""
+
+    epochs: float = Field(3.0, gt=0, description="Passes over the curated rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, whatever the epochs.")
+    batch_tokens: int = Field(32768, ge=1, description="Tokens per step, over all ranks and micro-batches.")
+    micro_tokens: int | None = Field(None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits.")
+    max_length: int = Field(2048, ge=2, description="Longest row in tokens.")
+    layout: Literal["auto", "padded", "packed"] = Field("auto", description="packed on GPU, rows of like length padded on CPU.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the machine is good at it.")
+    save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
+    keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
+    seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
+
+
+class Gate(Section):
+    """When the result is refused (exit code 3)."""
+
+    max_loss: float | None = Field(None, ge=0, description="Largest mean drop over the kept tasks, in points.")
+    min_gain: float | None = Field(None, description="Smallest gain on the target, in points.")
+
+
+class Evaluate(Section):
+    """What is measured before and after."""
+
+    target: str = Field("test", description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`.")
+    keep: Texts = Field(
+        ("auto",),
+        description="What must not be lost: files, `lab` (all skills but the target), `lab:SKILL`, `text:FILE` (perplexity), "
+        "lm-eval tasks; `auto` = `lab` for laboratory models, none otherwise.",
+    )
+    every: float = Field(0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end.")
+    items: int = Field(200, ge=1, description="Questions per task.")
+    live_items: int = Field(40, ge=0, description="Questions per task for the evaluations during training.")
+    max_tokens: int = Field(128, ge=1, description="Longest answer.")
+    gate: Gate = Field(Gate(), description="When to refuse the result.")
+
+
+class Recipe(Section):
+    """One run.
+
+    Takes the same mapping as a recipe file: `Recipe(model="lab", method="s3ft", data={"train": "lab:story"})`. The method's
+    shorthand is expanded and derived defaults are filled in; `model_fields_set` holds only what was given, so that
+    `given()` is the recipe as the user wrote it.
+    """
+
+    model: str = Field(description="Path, run directory, Hugging Face name, `lab` or `lab-small`.")
+    method: str = Field("sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it.")
+    data: Data = Field(description="Where the rows come from.")
+    judge: JudgeChoice = Field(None, description="Decides whether an answer is right.")
+    curate: tuple[CuratorChoice, ...] = Field((), description="Which rows are trained on; several run one after another.")
+    objective: ObjectiveChoice = Field("sft", description="What is minimised.")
+    tuner: TunerChoice = Field("full", description="Which weights move.")
+    optimizer: OptimizerChoice = Field("adamw", description="How they move.")
+    sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
+    train: Train = Field(Train(), description="The loop.")
+    evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
+    output: str = Field("runs/{method}-{data}-{time}", description="Output directory.")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        if not isinstance(data, dict):
+            return handler(data)
+        read = read_aliases(data)
+        filled = fill_in(read.data)
+        problems = read.problems + filled.problems
+        if problems:
+            raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
+        recipe = handler(filled.data)
+        _forget(recipe, filled, read.data)
+        return recipe
+
+    @field_validator("output")
+    @classmethod
+    def _known_braces(cls, value: str) -> str:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"is not a pattern: {error}") from None
+        unknown = [name for name in names if name not in OUTPUT_FIELDS]
+        if unknown:
+            raise ValueError(f"must not hold {{{unknown[0]}}}; known: {', '.join(f'{{{f}}}' for f in OUTPUT_FIELDS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        for rule in (_pairs_and_answers, _one_pass, _measured):
+            rule(self)
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def _forget(recipe: Recipe, filled: Filled, given: dict[str, Any]) -> None:
+    """Take what was filled in out of the fields that count as given."""
+    for path in filled.origins:
+        key = str(path[0])
+        if given.get(key) is None:
+            recipe.model_fields_set.discard(key)
+        elif path[-1] != "name":
+            getattr(recipe, key).model_fields_set.discard(str(path[-1]))
+
+
+def _pairs_and_answers(recipe: Recipe) -> None:
+    writers = [name_of(c) for c in recipe.curate if c.samples]
+    if recipe.objective.rows == "pair" and writers:
+        raise ValueError(
+            f"objective {name_of(recipe.objective)} trains on pairs (chosen, rejected), but curator {writers[0]} writes "
+            "single answers; remove one of them"
+        )
+
+
+def _one_pass(recipe: Recipe) -> None:
+    train = recipe.train
+    if recipe.optimizer.in_backward and train.micro_tokens is not None and train.micro_tokens < train.batch_tokens:
+        raise ValueError(
+            f"optimizer {name_of(recipe.optimizer)} updates inside the backward pass and cannot accumulate; remove "
+            "train.micro_tokens, or set train.batch_tokens to the same"
+        )
+
+
+def _measured(recipe: Recipe) -> None:
+    """What the evaluation is asked for must exist."""
+    evaluate, gate = recipe.evaluate, recipe.evaluate.gate
+    if evaluate.target == "test" and recipe.data.test == 0:
+        raise ValueError("evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none")
+    if evaluate.target == "none" and gate.min_gain is not None:
+        raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
+    if not evaluate.keep and gate.max_loss is not None:
+        raise ValueError("evaluate.gate.max_loss needs something to keep, but evaluate.keep is empty")

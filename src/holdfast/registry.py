@@ -1,0 +1,82 @@
+"""Every method by axis and name. A value is "module:Class"; it is imported on first use, so that listing is instant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Iterable
+
+from holdfast.errors import UserError
+from holdfast.method import Method
+
+REGISTRY: dict[str, dict[str, str]] = {
+    "curators": {
+        "gold": "holdfast.curators.gold:Gold",
+        "s3ft": "holdfast.curators.s3ft:S3FT",
+        "ssr": "holdfast.curators.ssr:SSR",
+        "sdft": "holdfast.curators.sdft:SDFT",
+        "rft": "holdfast.curators.rft:RFT",
+        "replay": "holdfast.curators.replay:Replay",
+    },
+    "objectives": {
+        "sft": "holdfast.objectives.sft:SFT",
+        "neftune": "holdfast.objectives.neftune:NEFTune",
+        "ift": "holdfast.objectives.ift:IFT",
+        "dpo": "holdfast.objectives.dpo:DPO",
+    },
+    "tuners": {
+        "full": "holdfast.tuners.full:Full",
+        "lora": "holdfast.tuners.lora:LoRA",
+        "half": "holdfast.tuners.half:Half",
+    },
+    "optimizers": {
+        "adamw": "holdfast.optimizers.adamw:AdamW",
+        "lomo": "holdfast.optimizers.lomo:LOMO",
+    },
+    "inference": {
+        "dial": "holdfast.inference.dial:Dial",
+    },
+    "judges": {
+        "exact": "holdfast.judges.exact:Exact",
+        "number": "holdfast.judges.number:Number",
+        "choice": "holdfast.judges.choice:Choice",
+        "overlap": "holdfast.judges.overlap:Overlap",
+        "code": "holdfast.judges.code:Code",
+        "llm": "holdfast.judges.llm:LLM",
+        "python": "holdfast.judges.python:Python",
+    },
+}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """"; did you mean X?" for the closest of `names`, or the list of all when none is close."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+
+
+def find(axis: str, name: str) -> type[Method]:
+    """The class registered as `name` on `axis`, imported now; `package.module:Class` is a class of the user's own.
+
+    Raises:
+        UserError: If there is no such name (the nearest is suggested), or no such class.
+    """
+    if name in REGISTRY[axis]:
+        name = REGISTRY[axis][name]
+    elif ":" not in name:
+        raise UserError(f"{name} is not one of the {axis}{nearest(name, REGISTRY[axis])}")
+    module, _, attribute = name.partition(":")
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is not a Method class; see `holdfast show` of any of the {axis} for an example")
+    return found
+
+
+def name_of(method: Method | type[Method]) -> str:
+    """The inverse of `find`: the registered name of a method, or `package.module:Class`."""
+    cls = method if isinstance(method, type) else type(method)
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    return next((name for names in REGISTRY.values() for name, path in names.items() if path == target), target)

@@ -1,0 +1,69 @@
+"""The one interface of every sampling engine, and what it takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from holdfast.data.rows import Message
+
+
+class SamplingParams(BaseModel):
+    """How to sample; the same names as in vLLM and the OpenAI API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int = Field(512, ge=1, description="Longest answer in tokens.")
+    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: smallest set of tokens with this mass.")
+    top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 = off.")
+    stop: tuple[str, ...] = Field((), description="Strings that end an answer (and are cut from it).")
+    n: int = Field(1, ge=1, description="Samples per prompt.")
+    seed: int = Field(0, description="With (prompt key, sample index) this fixes the sample, whatever the batch.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to answer: `key` names it in the journal and seeds its samples."""
+
+    key: str
+    messages: list[Message]
+    prefill: str = ""
+    """Text the answer is forced to start with; it is not repeated in the sample's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One finished answer."""
+
+    key: str
+    index: int
+    text: str
+    finish: Literal["stop", "length"]
+    """"stop": the model ended its turn (or a stop string matched); "length": cut at `max_tokens`."""
+    tokens: int
+
+
+class Engine(Protocol):
+    """Answers prompts. Samples arrive in the order they finish."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What the samples depend on besides prompt and parameters: model weights, template, engine."""
+
+    def sample(
+        self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams
+    ) -> Iterator[Sample]:
+        """Yield one sample for each (request, sample index) asked for, as soon as it is finished."""
+
+
+class Draw(Protocol):
+    """Sampling through the journal, as curators and evaluation see it (`sampling.journal.Journal.draw`)."""
+
+    def __call__(
+        self, requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+    ) -> dict[str, list[Sample]]:
+        """All samples by request key, ordered by index; what the journal already holds is not drawn again."""

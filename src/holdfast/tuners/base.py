@@ -1,0 +1,40 @@
+"""The contract of a tuner: which weights move, what is stored, and whether it comes off again."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast.method import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Tuner(Method):
+    """Which weights move."""
+
+    adapter: ClassVar[bool] = False
+    """True when the base weights stay bit-identical and what is trained is stored apart (PEFT)."""
+
+    mergeable: ClassVar[bool] = False
+    """True when an adapter can be folded into the base weights."""
+
+    def apply(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+        """Prepare `model` for training in place (or wrapped), setting `requires_grad` on exactly what trains.
+
+        Args:
+            model: The base model in fp32 or bf16, all parameters requiring gradients.
+            seed: Seeds every random choice (which half moves, how adapters start).
+        Returns:
+            The model to train, with the same `forward`.
+        """
+        raise NotImplementedError
+
+    def base(self, model: PreTrainedModel) -> AbstractContextManager[None] | None:
+        """A context in which `model` computes what the base computes, or `None` if the base is gone."""
+        return None
+
+    def merge(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The plain transformers model with the training folded in; the identity for tuners without adapter."""
+        return model
