@@ -59,12 +59,12 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
     """
     path = locate(name)
     adapter = (path / "adapter_config.json").exists()
+    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
     model = _adapter(path, dtype) if adapter else _plain(path, dtype)
-    tokenizer_path = path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path)
     lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
     if adapter:
         lab = lab or LAB_DIRECTORY in adapter_base(path).parents
-    return Loaded(model.eval(), _tokenizer(tokenizer_path), path, fingerprint_of(path), lab)
+    return Loaded(model.eval(), tokenizer, path, fingerprint_of(path), lab)
 
 
 def locate(name: str | Path) -> Path:
@@ -126,7 +126,9 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
         raise UserError(f"{path}: not a causal language model that transformers can load: {reason}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise UserError(f"{path}: the weights lack {missing[0]} ({len(missing)} missing); not a complete language model")
+        raise UserError(
+            f"{path}: the weights lack {missing[0]} ({len(missing)} missing); the language model is incomplete"
+        )
     return model
 
 
@@ -204,7 +206,7 @@ def save(
         model: Plain, or a `PeftModel` (then only the adapter is written).
         tokenizer: Written beside it with its chat template.
         directory: Replaced if it exists.
-        stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`, so that any engine stops.
+        stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
         state_dict: The gathered weights, when `model` holds only shards of them.
     Returns:
         The directory.

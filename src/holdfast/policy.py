@@ -1,4 +1,4 @@
-"""The model as the objectives see it: log-probabilities of the labels without materialised logits, and the reference's."""
+"""The model as the objectives see it: log-probabilities of labels without materialised logits, and the reference's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _LabelLogps(torch.autograd.Function):
-    """log softmax(cap(scale * (h W' + b)))[label], in chunks of rows: two matmuls back when the head is frozen, else three.
+    """log softmax(cap(scale * (h W' + b)))[label] in chunks of rows; three matmuls back, two when the head is frozen.
 
     Logits that fit in one chunk are kept for the backward pass; otherwise each chunk is computed again.
     """

@@ -109,7 +109,9 @@ class ReplayData(Section):
 class Data(Section):
     """Where the rows come from."""
 
-    train: str = Field(description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name.")
+    train: str = Field(
+        description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name."
+    )
     test: float | str = Field(0.1, description="Held-out rows: a share of `train`, or a file. 0 = none.")
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "preference", "kto", "text"] = Field(
         "auto", description="auto, alpaca, sharegpt, messages, prompt, preference, kto or text."
@@ -155,10 +157,16 @@ class Train(Section):
     epochs: float = Field(3.0, gt=0, description="Passes over the curated rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, whatever the epochs.")
     batch_tokens: int = Field(32768, ge=1, description="Tokens per step, over all ranks and micro-batches.")
-    micro_tokens: int | None = Field(None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits.")
+    micro_tokens: int | None = Field(
+        None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits."
+    )
     max_length: int = Field(2048, ge=2, description="Longest row in tokens.")
-    layout: Literal["auto", "padded", "packed"] = Field("auto", description="packed on GPU, rows of like length padded on CPU.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="bf16 autocast where the machine is good at it.")
+    layout: Literal["auto", "padded", "packed"] = Field(
+        "auto", description="packed on GPU, rows of like length padded on CPU."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast where the machine is good at it."
+    )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
@@ -175,13 +183,17 @@ class Gate(Section):
 class Evaluate(Section):
     """What is measured before and after."""
 
-    target: str = Field("test", description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`.")
+    target: str = Field(
+        "test", description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`."
+    )
     keep: Texts = Field(
         ("auto",),
-        description="What must not be lost: files, `lab` (all skills but the target), `lab:SKILL`, `text:FILE` (perplexity), "
-        "lm-eval tasks; `auto` = `lab` for laboratory models, none otherwise.",
+        description="What must not be lost: files, `lab` (all skills but the target), `lab:SKILL`, `text:FILE` "
+        "(perplexity), lm-eval tasks; `auto` = `lab` for laboratory models, none otherwise.",
     )
-    every: float = Field(0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end.")
+    every: float = Field(
+        0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end."
+    )
     items: int = Field(200, ge=1, description="Questions per task.")
     live_items: int = Field(40, ge=0, description="Questions per task for the evaluations during training.")
     max_tokens: int = Field(128, ge=1, description="Longest answer.")
@@ -191,16 +203,20 @@ class Evaluate(Section):
 class Recipe(Section):
     """One run.
 
-    Takes the same mapping as a recipe file: `Recipe(model="lab", method="s3ft", data={"train": "lab:story"})`. The method's
-    shorthand is expanded and derived defaults are filled in; `model_fields_set` holds only what was given, so that
-    `given()` is the recipe as the user wrote it.
+    Takes the same mapping as a recipe file: `Recipe(model="lab", method="s3ft", data={"train": "lab:story"})`. The
+    method's shorthand is expanded and derived defaults are filled in; `model_fields_set` holds only what was given, so
+    that `given()` is the recipe as the user wrote it.
     """
 
     model: str = Field(description="Path, run directory, Hugging Face name, `lab` or `lab-small`.")
-    method: str = Field("sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it.")
+    method: str = Field(
+        "sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it."
+    )
     data: Data = Field(description="Where the rows come from.")
     judge: JudgeChoice = Field(None, description="Decides whether an answer is right.")
-    curate: tuple[CuratorChoice, ...] = Field((), description="Which rows are trained on; several run one after another.")
+    curate: tuple[CuratorChoice, ...] = Field(
+        (), description="Which rows are trained on; several run one after another."
+    )
     objective: ObjectiveChoice = Field("sft", description="What is minimised.")
     tuner: TunerChoice = Field("full", description="Which weights move.")
     optimizer: OptimizerChoice = Field("adamw", description="How they move.")
@@ -260,8 +276,8 @@ def _pairs_and_answers(recipe: Recipe) -> None:
     writers = [name_of(c) for c in recipe.curate if c.samples]
     if recipe.objective.rows == "pair" and writers:
         raise ValueError(
-            f"objective {name_of(recipe.objective)} trains on pairs (chosen, rejected), but curator {writers[0]} writes "
-            "single answers; remove one of them"
+            f"objective {name_of(recipe.objective)} trains on pairs (chosen, rejected), but curator {writers[0]} "
+            "writes single answers; remove one of them"
         )
 
 
@@ -278,7 +294,9 @@ def _measured(recipe: Recipe) -> None:
     """What the evaluation is asked for must exist."""
     evaluate, gate = recipe.evaluate, recipe.evaluate.gate
     if evaluate.target == "test" and recipe.data.test == 0:
-        raise ValueError("evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none")
+        raise ValueError(
+            "evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none"
+        )
     if evaluate.target == "none" and gate.min_gain is not None:
         raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
     if not evaluate.keep and gate.max_loss is not None:

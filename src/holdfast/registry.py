@@ -45,12 +45,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "code": "holdfast.judges.code:Code",
         "llm": "holdfast.judges.llm:LLM",
         "python": "holdfast.judges.python:Python",
+        "lab": "holdfast.lab.skills.base:SkillJudge",
     },
 }
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """"; did you mean X?" for the closest of `names`, or the list of all when none is close."""
+    """ "; did you mean X?" for the closest of `names`, or the list of all when none is close."""
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"

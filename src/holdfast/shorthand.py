@@ -21,8 +21,8 @@ AXES = {"curate": "curators", "objective": "objectives", "tuner": "tuners", "opt
 AXIS_DEFAULTS = {"objective": "sft", "tuner": "full", "optimizer": "adamw"}
 """What an axis is when neither the recipe nor the method says; no curator by default."""
 
-PRESETS: dict[str, dict[str, str]] = {}
-"""Published recipes that choose on several axes at once. Every name of a single axis is a method without an entry here."""
+PRESETS: dict[str, dict[str, str]] = {"sft": {}}
+"""Methods that are not simply a name on one axis: `sft` leaves every axis as it is; others choose on several."""
 
 METHODS: dict[str, dict[str, str]] = {
     **{name: {key: name} for key, axis in AXES.items() for name in REGISTRY[axis]},
@@ -97,6 +97,7 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "warmup_ratio": ("optimizer.warmup", None),
     "weight_decay": ("optimizer.weight_decay", None),
     "max_grad_norm": ("optimizer.max_grad_norm", None),
+    "adam_epsilon": ("optimizer.eps", None),
     "lora_r": ("tuner.r", None),
     "lora_rank": ("tuner.r", None),
     "lora_alpha": ("tuner.alpha", None),
@@ -121,9 +122,12 @@ def read_aliases(data: dict[str, Any]) -> Filled:
         for key in [k for k in part if k in ALIASES]:
             target, convert = ALIASES[key]
             old: Path = (place, key) if place else (key,)
-            if target != ".".join(map(str, old)):
-                value = part.pop(key)
-                _move(out, old, tuple(target.split(".")), convert(value) if convert else value)
+            value = convert(part[key]) if convert else part[key]
+            if target == dotted(old):
+                part[key] = value
+            else:
+                del part[key]
+                _move(out, old, tuple(target.split(".")), value)
     _read_device_batch(out)
     return out
 
@@ -165,10 +169,16 @@ def _read_device_batch(out: Filled) -> None:
     rows = counts.get(DEVICE_BATCH[0], 8) * counts.get(DEVICE_BATCH[1], 1)
     if not isinstance(length, int):
         return
-    _move(out, old, ("train", "batch_tokens"), rows * length, (
-        f"is read as train.batch_tokens: {rows * length} ({rows} rows of train.max_length {length}); where rows are shorter "
-        "a step holds more of them, so give train.batch_tokens yourself to keep your number of steps"
-    ))
+    _move(
+        out,
+        old,
+        ("train", "batch_tokens"),
+        rows * length,
+        (
+            f"is read as train.batch_tokens: {rows * length} ({rows} rows of train.max_length {length}); where rows "
+            "are shorter a step holds more of them, so give train.batch_tokens yourself to keep your number of steps"
+        ),
+    )
 
 
 def expand(method: str) -> dict[str, list[str]]:
@@ -222,6 +232,7 @@ def _fill_curate(out: Filled, choice: list[str], reason: str) -> None:
     value = out.data.get("curate")
     if value is None:
         out.data["curate"] = [{"name": name} for name in choice]
+        out.origins["curate",] = reason if choice else "default"
         out.origins.update({("curate", i, "name"): reason for i in range(len(choice))})
         return
     items = list(value) if isinstance(value, (list, tuple)) else [value]

@@ -21,7 +21,7 @@ JUDGE = (
 
 
 def fill(template: str, **values: str) -> str:
-    """`template` with each `{name}` replaced, in one pass: braces inside the values, or of other names, stay as they are."""
+    """`template` with each `{name}` replaced, in one pass: braces inside the values, or of other names, stay."""
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
 
 
@@ -45,7 +45,7 @@ def text_of(content: Any) -> str:
 
 
 def question_of(messages: Sequence[Message]) -> str:
-    """The conversation as one text for a judge: the bare question if there is a single message, else `role: content` lines."""
+    """The conversation as one text for a judge: the content of a single message, else `role: content` lines."""
     if len(messages) == 1:
         return text_of(messages[0]["content"])
     return "\n".join(f"{m['role']}: {text_of(m['content'])}" for m in messages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = dict[str, Any]
@@ -70,8 +70,17 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary without the fields that still hold their defaults."""
-        full = asdict(self)
-        return {k: v for k, v in full.items() if k in ("messages", "origin", "id") or v not in (None, {}, 1.0)}
+        out: dict[str, Any] = {"messages": self.messages}
+        for name in ("reference", "chosen", "rejected", "label", "score"):
+            if (value := getattr(self, name)) is not None:
+                out[name] = value
+        if self.weight != 1.0:
+            out["weight"] = self.weight
+        out["origin"] = self.origin
+        if self.meta:
+            out["meta"] = self.meta
+        out["id"] = self.id
+        return out
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
@@ -86,7 +95,10 @@ def fingerprint(value: Any) -> str:
 
 
 def rows_fingerprint(rows: Iterable[Row]) -> str:
-    """Fingerprint of an ordered collection of rows."""
+    """Fingerprint of an ordered collection of rows; a disk-backed one knows its own."""
+    known = getattr(rows, "fingerprint", None)
+    if isinstance(known, str):
+        return known
     digest = hashlib.sha256()
     for row in rows:
         digest.update(fingerprint(row.to_json()).encode())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from holdfast.data.rows import Rows
 from holdfast.judges.base import Judge
+from holdfast.registry import name_of
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Task:
         role: "target" (what is being learned) or "keep" (what must not be lost).
         max_tokens: Longest answer.
         meta: What one kind needs more: `normalise` ("none" or "length") for "choice", `stop` (strings) for "generate",
-            `lm_eval` (the harness's task name) for tasks of lm-eval, which bring their own rows.
+            `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Task:
     @property
     def info(self) -> TaskInfo:
         """What is remembered of the task beside its results."""
-        judge = type(self.judge).__name__.lower() if self.judge else ""
+        judge = name_of(self.judge).rpartition(":")[2] if self.judge else ""
         return TaskInfo(self.name, self.kind, self.role, judge)
 
     def head(self, n: int) -> Task:

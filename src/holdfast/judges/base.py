@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.data.rows import Message
 from holdfast.method import Method
+
+if TYPE_CHECKING:
+    from holdfast.sampling.base import Draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Verdict:
         passed: Whether the answer counts as right.
         score: In [0, 1]; 1.0 or 0.0 for judges that only know right and wrong.
         reason: Why, in a few words; shown in traces and reports.
-        failed: True when the judging itself broke (an exception, a time-out in the user's function): never counted as right.
+        failed: True when the judging itself broke (an exception or time-out in the user's function): never a pass.
     """
 
     passed: bool
@@ -41,6 +44,10 @@ class Judge(Method):
 
     needs_engine: ClassVar[bool] = False
     """True for judges that themselves sample from a model (`llm`)."""
+
+    def with_engine(self, draw: Draw) -> Judge:
+        """This judge, able to sample through `draw`; itself for judges that need no engine."""
+        return self
 
     def judge(self, answer: Answer) -> Verdict:
         """The verdict on one answer."""

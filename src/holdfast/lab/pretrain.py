@@ -73,7 +73,7 @@ def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
         vocab_size=len(tokenizer), hidden_size=plan.hidden, intermediate_size=plan.inner, num_hidden_layers=plan.layers,
         num_attention_heads=plan.heads, num_key_value_heads=plan.heads, max_position_embeddings=CONTEXT,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, initializer_range=0.05,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=0.05, holdfast_lab=True,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -75,6 +76,10 @@ class Skill:
         """Whether a response is right, whatever its style."""
         raise NotImplementedError
 
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order."""
+        return [self.judge(answer) for answer in answers]
+
     def draw(self, rng: random.Random, split: Split) -> Question:
         """A random question of `split`."""
         while True:
@@ -93,15 +98,37 @@ class Skill:
             meta={"skill": self.name, "key": question.key},
         )
 
-    def rows(self, n: int, split: Split, seed: int, style: str | None = None) -> list[Row]:
-        """`n` different questions of `split` (fewer when the skill has fewer), repeatable from `seed`."""
-        return list(self._unique(n, random.Random(f"{self.name}/{split}/{seed}"), split, style))
+    def pair(self, rng: random.Random, split: Split) -> Row:
+        """A preference row: a right answer in one of the base's styles, and the same answer made wrong."""
+        question = self.draw(rng, split)
+        base = {k: v for k, v in self.styles.items() if k != self.gold}
+        chosen = self.answer(question, pick(rng, base), rng)
+        rejected = self._spoilt(question, chosen, rng)
+        meta = {"skill": self.name, "key": question.key}
+        return Row(messages=question.messages, chosen=chosen, rejected=rejected, reference=question.reference, meta=meta)
 
-    def _unique(self, n: int, rng: random.Random, split: Split, style: str | None) -> Iterator[Row]:
+    def _spoilt(self, question: Question, text: str, rng: random.Random) -> str:
+        """`text` with one of its numbers changed, or the answer to another question, until the judge says it is wrong."""
+        while True:
+            numbers = list(re.finditer(r"\d+", text))
+            if numbers:
+                hit = rng.choice(numbers[-2:])
+                wrong = text[: hit.start()] + str(abs(int(hit.group()) + rng.choice((-10, -2, -1, 1, 2, 10)))) + text[hit.end() :]
+            else:
+                wrong = self.answer(self.question(rng), pick(rng, self.styles), rng)
+            if not self.judge(Answer(question.messages, wrong, question.reference)).passed:
+                return wrong
+
+    def rows(self, n: int, split: Split, seed: int, style: str | None = None, pairs: bool = False) -> list[Row]:
+        """`n` different questions of `split` (fewer when the skill has fewer), repeatable from `seed`; answered or as pairs."""
+        rng = random.Random(f"{self.name}/{split}/{seed}")
+        return list(self._unique(n, lambda: self.pair(rng, split) if pairs else self.row(rng, split, style)))
+
+    def _unique(self, n: int, make: Callable[[], Row]) -> Iterator[Row]:
         seen: set[str] = set()
         misses = 0
         while len(seen) < n and misses < 50 * n:
-            row = self.row(rng, split, style)
+            row = make()
             if row.meta["key"] in seen:
                 misses += 1
                 continue
@@ -123,3 +150,8 @@ class SkillJudge(Judge):
         from holdfast.lab.skills import skill
 
         return skill(self.skill).judge(answer)
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        from holdfast.lab.skills import skill
+
+        return skill(self.skill).judge_all(answers)

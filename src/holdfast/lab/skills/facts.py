@@ -41,7 +41,9 @@ class Facts(Skill):
     styles: ClassVar = {"bare": 1.0}
     threshold = 90.0
     max_tokens = 8
-    levels: ClassVar[tuple[int, ...]] = (16, 64)
+
+    def __init__(self, levels: tuple[int, ...] = (16, 64)) -> None:
+        self.levels = levels
 
     def question(self, rng: random.Random) -> Question:
         subject = rng.choice([s for s in SUBJECTS if level(s) in self.levels])

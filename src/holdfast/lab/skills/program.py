@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from holdfast.judges.base import Answer, Verdict
@@ -54,6 +54,9 @@ class Program(Skill):
         return head + (f"return {body}" if style == "return" else f"y = {body}\n    return y")
 
     def judge(self, answer: Answer) -> Verdict:
+        return self.judge_all([answer])[0]
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
         from holdfast.judges.code import Code
 
-        return Code().judge(answer)
+        return Code().judge_all(answers)

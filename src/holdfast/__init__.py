@@ -1,0 +1,50 @@
+"""Holdfast: fine-tune language models and keep what they already knew.
+
+    import holdfast
+    run = holdfast.train(holdfast.Recipe(model="lab", method="s3ft", data={"train": "lab:story"}))
+    print(run.report["gain"], run.report["loss"])
+
+Everything is imported on first use, so `import holdfast` itself is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Recipe", "__version__", "compare", "evaluate", "train"]
+
+if TYPE_CHECKING:
+    from holdfast.compare import compare
+    from holdfast.measure import evaluate
+    from holdfast.recipe import Recipe
+    from holdfast.run import train
+
+HOMES = {"train": "run", "evaluate": "measure", "compare": "compare", "Recipe": "recipe"}
+"""Public name to the module that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])
+
+
+class _Package(ModuleType):
+    """`holdfast.compare` is the function, although importing the module of the same name would put the module there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,108 @@
+"""`holdfast check`: what training would see and cost, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast.recipe import Recipe
+from holdfast.recipe_file import Resolved, as_resolved
+from holdfast.ui import Progress
+
+if TYPE_CHECKING:
+    from holdfast.data.batches import Encoded, TokenTable
+    from holdfast.data.chat import Chat
+    from holdfast.models import Loaded
+
+SHOWN = 3
+PASSES = 3
+"""A training step costs about three forward passes."""
+
+
+def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | None = None) -> dict[str, Any]:
+    """Read everything, validate every row, and describe the plan.
+
+    Returns:
+        `rows` (counts), `lengths` (histogram), `examples` (pieces of text, trained or not), `plan` (steps, micro-batch),
+        `estimate` (seconds, memory) and `warnings`.
+    Raises:
+        UserError: Whatever a run would refuse.
+    """
+    from holdfast.data.chat import Chat
+    from holdfast.data.table import build_table
+    from holdfast.evaluation.tasks import build_tasks
+    from holdfast.folder import short_name
+    from holdfast.models import load
+    from holdfast.sources import read_sources
+
+    ui, recipe = ui or Progress.silent(), as_resolved(recipe).recipe
+    warnings: list[str] = []
+    ui.phase("check data")
+    sources = read_sources(recipe, ui.line, warnings.append)
+    base = load(recipe.model)
+    chat = Chat(base.tokenizer, recipe.data.system)
+    build_tasks(recipe.evaluate, test=sources.test, judge=sources.judge, lab=base.lab, name=short_name(recipe.data.train))
+    table, told = build_table(
+        sources.train, chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
+    )
+    ui.phase("estimate")
+    return {
+        "rows": {
+            "train": told.rows, "kept": told.kept, "test": len(sources.test), "tokens": told.tokens,
+            "trained_share": f"{told.trained_share:.0%}", "truncated": told.truncated, "dropped": told.dropped,
+        },
+        "lengths": {"edges": [1, *(upper + 1 for upper, _ in told.histogram)], "counts": [n for _, n in told.histogram]},
+        "examples": [pieces(table.sequences(i)[0], chat) for i in range(min(SHOWN, len(table)))],
+        **_costs(recipe, base, table),
+        "warnings": warnings,
+    }  # fmt: skip
+
+
+def pieces(sequence: Encoded, chat: Chat) -> list[dict[str, Any]]:
+    """A sequence as text, cut where training begins and ends."""
+    out: list[dict[str, Any]] = []
+    start = 0
+    for end in range(1, len(sequence.ids) + 1):
+        if end == len(sequence.ids) or sequence.trained[end] != sequence.trained[start]:
+            text = chat.tokenizer.decode(sequence.ids[start:end].tolist())
+            out.append({"text": text, "trained": bool(sequence.trained[start])})
+            start = end
+    return out
+
+
+def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
+    """Steps, and time and memory from one measured forward pass and the sizes of what must be held."""
+    import numpy as np
+
+    from holdfast.trainer.memory import activation_bytes, first_micro_tokens
+
+    train, device = recipe.train, base.model.device
+    tuned = recipe.tuner.apply(base.model, train.seed)
+    trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in tuned.parameters())
+    micro = train.micro_tokens or first_micro_tokens(base.model, device, train.batch_tokens, train.gradient_checkpointing)
+    sampler = table.sampler(batch_tokens=train.batch_tokens, seed=train.seed)
+    steps = min(sampler.steps(train.epochs), train.max_steps or 10**12)
+    tokens = int(np.sum(table.lengths)) / max(1, sampler.steps(1.0)) * steps
+    states = 2 if recipe.optimizer.in_backward else 4
+    held = 4 * total + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
+    return {
+        "plan": {"steps": steps, "batch_tokens": train.batch_tokens, "micro_tokens": micro, "trainable": trainable, "parameters": total},
+        "estimate": {"seconds": PASSES * tokens * _seconds_per_token(tuned, micro), "memory_gib": held / 2**30},
+    }  # fmt: skip
+
+
+def _seconds_per_token(model: Any, micro: int) -> float:
+    """Of one forward pass, measured on a small batch after a warm-up."""
+    import time
+
+    import torch
+
+    length = min(128, model.config.get_text_config().max_position_embeddings or 128)
+    ids = torch.zeros(max(1, min(micro, 2048) // length), length, dtype=torch.long, device=model.device)
+    took = []
+    with torch.no_grad():
+        for _ in range(3):
+            began = time.perf_counter()
+            model.base_model(input_ids=ids)
+            took.append(time.perf_counter() - began)
+    return min(took) / ids.numel()

@@ -1,0 +1,81 @@
+"""The `holdfast` program: all verbs, in the order of a first day with it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import holdfast
+from holdfast.cli import (
+    chat,
+    check,
+    compare,
+    curate,
+    demo,
+    env,
+    evaluate,
+    export,
+    init,
+    lab,
+    listing,
+    report,
+    reproduce,
+    show,
+    train,
+)
+
+app = typer.Typer(
+    name="holdfast",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"holdfast {holdfast.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main_help(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """
+    \b
+    holdfast demo                          see it work on the bundled model
+    holdfast init && holdfast train run.yaml
+
+    Fine-tune language models and keep what they already knew.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+VERBS = (
+    ("demo", demo.demo, "Compare four methods on the bundled model, in minutes."),
+    ("init", init.init, "Write a commented recipe to start from."),
+    ("check", check.check, "Look at recipe, rows, mask and cost; train nothing."),
+    ("train", train.train, "Run a recipe: curate, train, evaluate, report."),
+    ("compare", compare.compare, "Run several methods on the same work."),
+    ("eval", evaluate.evaluate, "Measure a model, alone or against another."),
+    ("curate", curate.curate, "Only write the rows that would be trained on."),
+    ("reproduce", reproduce.reproduce, "Check a paper's claim on the laboratory model."),
+    ("report", report.report, "Write the report pages of runs again."),
+    ("chat", chat.chat, "Talk to a model or run."),
+    ("export", export.export, "Write a plain model: merged, or dialled towards the base."),
+    ("list", listing.list_methods, "List every method, axis by axis."),
+    ("show", show.show, "Explain a method, or the recipe's settings."),
+    ("env", env.env, "Versions and machine, for bug reports."),
+)
+
+for _name, _function, _help in VERBS:
+    app.command(_name, short_help=_help)(_function)
+
+app.add_typer(lab.app, name="lab", short_help="Build or describe the laboratory models.")

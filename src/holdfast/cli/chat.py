@@ -1,0 +1,68 @@
+"""`holdfast chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli.common import Verbose, speaking
+
+if TYPE_CHECKING:
+    from holdfast.sampling.base import Engine, SamplingParams
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Model, run directory or adapter.")],
+    system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    once: Annotated[bool, typer.Option("--once", help="Every line is a new conversation.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    \b
+    holdfast chat runs/mine
+    echo "What is 3 + 4?" | holdfast chat lab --once
+
+    Talk to a model. An empty line starts a new conversation; Ctrl-D ends.
+    """
+    with speaking(verbose) as ui:
+        from holdfast.data.chat import Chat
+        from holdfast.models import load
+        from holdfast.sampling.base import SamplingParams
+        from holdfast.sampling.native import NativeEngine
+
+        ui.phase("loading")
+        loaded = load(model)
+        engine = NativeEngine(loaded.model, Chat(loaded.tokenizer), slots=1, fingerprint=loaded.fingerprint)
+        ui.close()
+        converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once)
+
+
+def converse(engine: Engine, params: SamplingParams, system: str | None, once: bool) -> None:
+    """Read questions from standard input and print answers until it ends."""
+    from holdfast.sampling.base import Request
+
+    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    turn = 0
+    while (question := _ask()) is not None:
+        if once or not question:
+            messages = list(start)
+        if not question:
+            continue
+        messages = [*messages, {"role": "user", "content": question}]
+        (sample,) = engine.sample([(Request(f"chat-{turn}", messages), [0])], params)
+        messages = [*messages, {"role": "assistant", "content": sample.text}]
+        turn += 1
+        print(sample.text + (" [cut]" if sample.finish == "length" else ""), flush=True)
+
+
+def _ask() -> str | None:
+    """The next line, with a prompt where someone is typing."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.strip() if line else None

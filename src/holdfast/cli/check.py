@@ -1,0 +1,32 @@
+"""`holdfast check`."""
+
+from __future__ import annotations
+
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, speaking
+
+
+def check(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast check run.yaml
+    holdfast check run.yaml train.max_length=512
+
+    Read the recipe strictly, validate every row, and show what training would see: the chat template with the trained
+    part of three rows coloured, a histogram of lengths, what is dropped and why, steps, memory, time. Trains nothing.
+    """
+    with speaking(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import checked, resolution
+        from holdfast.recipe_file import read_recipe
+
+        resolved = read_recipe(recipe, settings or ())
+        resolution(resolved, ui)
+        from holdfast.check import check as check_run
+
+        found = check_run(resolved, ui=ui)
+        ui.result(checked(found), **found)

@@ -1,0 +1,108 @@
+"""What every verb shares: its options, its voice, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from holdfast.errors import HoldfastError, Interrupted, UserError
+from holdfast.ui import Progress, paint
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SETTING=VALUE]...", help="Settings to change, in dotted names.", show_default=False),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; tracebacks of errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines for machines.")]
+
+OS_ERRORS = {
+    errno.ENOSPC: ("no space left on the disk; free some and run the same command again", 1),
+    errno.EDQUOT: ("the disk quota is used up; free some space and run the same command again", 1),
+    errno.EROFS: ("the file system is read-only; choose another place", 2),
+    errno.EACCES: ("permission denied; choose another place or change its permissions", 2),
+    errno.ENOENT: ("no such file or directory", 2),
+    errno.EISDIR: ("is a directory, a file is needed", 2),
+    errno.ENOTDIR: ("is a file, a directory is needed", 2),
+}
+"""What the operating system refuses most: the line for the user and the exit code."""
+
+
+@contextmanager
+def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) -> Iterator[Progress]:
+    """The voice of a verb; whatever goes wrong inside becomes one line on standard error and the right exit code."""
+    _calm(verbose)
+    try:
+        with Progress.for_terminal(quiet=quiet, verbose=verbose, as_json=as_json) as ui:
+            yield ui
+    except (typer.Exit, typer.Abort):
+        raise
+    except BrokenPipeError:
+        # The reader (`| head`) has enough; keep Python from complaining when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except (Exception, KeyboardInterrupt) as error:
+        text, code = explained(error)
+        if verbose:
+            traceback.print_exc()
+        for line in text.splitlines():
+            print(f"{paint('holdfast:', 'red', sys.stderr)} {line}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"event": "error", "text": text, "code": code}), flush=True)
+        raise typer.Exit(code) from None
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """The line for the user, and the exit code."""
+    if isinstance(error, HoldfastError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", Interrupted.exit_code
+    if isinstance(error, OSError) and error.errno in OS_ERRORS:
+        text, code = OS_ERRORS[error.errno]
+        return (f"{error.filename}: {text}" if error.filename else text), code
+    lines = str(error).strip().splitlines()
+    first = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{first} (run again with -v for the traceback)", 1
+
+
+def again() -> str:
+    """The command line of this process, to be run once more."""
+    return shlex.join(["holdfast", *sys.argv[1:]])
+
+
+def _calm(verbose: bool) -> None:
+    """Other libraries' chatter off (unless `-v`), telemetry off; a user's module in the current folder is found."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs a tenth of the start
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    if not verbose:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        warnings.filterwarnings("ignore")
+
+
+def numbers(text: str, what: str) -> int | list[int]:
+    """`3` as a count, `0,1,7` as a list.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise UserError(f"{what} must be a count (3) or a list (0,1,7), not {text}")
+    values = [int(part) for part in parts]
+    return values[0] if len(values) == 1 and "," not in text else values

@@ -1,0 +1,54 @@
+"""`holdfast compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, numbers, speaking
+
+
+def compare(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Methods, separated by commas; `+` joins axes.")
+    ] = "sft,s3ft",
+    seeds: Annotated[str, typer.Option(help="How many seeds, or a list of them: 0,1,7.")] = "1",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of every run; default: those of the recipe's epochs.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory; default: runs/compare-DATA.", show_default=False)] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast compare run.yaml --methods sft,sdft,ssr,s3ft --seeds 3
+    holdfast compare run.yaml -m sft,half,s3ft+half train.epochs=2
+
+    Run each method with each seed on the same data, budget and evaluation; one table, one report with the gain/loss
+    plane and its Pareto front. Finished runs are skipped when the command is repeated.
+    """
+    with speaking(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import comparison, resolution
+        from holdfast.errors import UserError
+        from holdfast.recipe_file import read_recipe
+        from holdfast.shorthand import expand
+
+        resolved = read_recipe(recipe, settings or ())
+        resolution(resolved, ui)
+        names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+        if not names:
+            raise UserError("--methods is empty; give names such as sft,s3ft (see `holdfast list`)")
+        for name in names:
+            expand(name)
+        chosen = numbers(seeds, "--seeds")
+        from holdfast.compare import compare as compare_runs
+
+        found = compare_runs(resolved, names, seeds=chosen, out=out, steps=steps, ui=ui)
+        ui.result(comparison(found, out or Path("runs") / found["name"]), **found)

@@ -1,0 +1,43 @@
+"""`holdfast export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Directory of a run.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write.")],
+    dial: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Point between base (0) and tuned (1).", show_default=False)
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold an adapter into the base weights.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast export runs/mine mine-model --merge
+    holdfast export runs/mine mine-06 --dial 0.6
+
+    Write a model that transformers, PEFT and vLLM load as it is. With --dial the weights lie on the line from base to
+    tuned, so that after any run a point on its gain/loss curve can be picked. What was written is loaded again and
+    compared with the live model before it counts.
+    """
+    with speaking(verbose, quiet, as_json) as ui:
+        from holdfast.errors import UserError
+
+        if not run.is_dir():
+            raise UserError(f"{run}: no such run directory")
+        if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+            raise UserError(f"{out} exists and is not empty; choose another directory")
+        from holdfast.export import export as export_run
+
+        path = export_run(run, out, dial=dial, merge=merge, ui=ui)
+        ui.result(f"model: {path}", path=str(path))

@@ -1,0 +1,163 @@
+"""What verbs print on standard output: a run, a comparison, a check, a reproduction."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.cli.text import table, title, width
+from holdfast.errors import GateRefused
+from holdfast.report import words
+from holdfast.ui import Progress, duration, paint
+
+if TYPE_CHECKING:
+    from holdfast.recipe_file import Resolved
+
+
+def resolution(resolved: Resolved, ui: Progress, notes: bool = True) -> None:
+    """Say how the recipe was read: translated names (unless the callee says them), with `-v` every setting's origin."""
+    for note in resolved.notes if notes else ():
+        ui.line(note)
+    if ui.verbose:
+        from holdfast.recipe_file import resolved_yaml
+
+        ui.detail(resolved_yaml(resolved))
+
+
+def summary(report: dict[str, Any], directory: Path | str | None) -> str:
+    """A run or evaluation: the verdict, then every task."""
+    paired = any(words.known(task.get("delta")) for task in report["tasks"])
+    rows = []
+    for task in words.ordered(report["tasks"]):
+        start = [task["role"], task["name"], words.points(task.get("base"))] if paired else [task["role"], task["name"]]
+        change = [words.signed(task["delta"]), words.bracket(task.get("low"), task.get("high"))] if paired else []
+        rows.append([*start, words.points(task.get("tuned")), *change, str(task["n"])])
+    head = ("", "task", "base", "tuned", "change", "95 % interval", "n") if paired else ("", "task", "score", "n")
+    parts = [words.verdict(report)] if paired else []
+    parts.append(table(rows, head, right=range(2, len(head))))
+    gate = report.get("gate")
+    if gate:
+        parts.append(paint("gate: passed", "green", sys.stdout) if gate["passed"] else "gate: refused")
+    return "\n\n".join(parts) + where(directory)
+
+
+def refuse_if_gated(report: dict[str, Any]) -> None:
+    """Raise `GateRefused` if the recipe's gate said no."""
+    gate = report.get("gate")
+    if gate and not gate["passed"]:
+        raise GateRefused("the gate refused this result: " + "; ".join(gate["reasons"]))
+
+
+def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
+    """Every method with gain and loss; `*` marks the Pareto front."""
+    rows = []
+    for run in compare["runs"]:
+        gain, loss = words.change(run.get("gain")), words.change(run.get("loss"), lost=True)
+        origins = run.get("origins") or {}
+        total = sum(origins.values()) or 1
+        rows.append([
+            ("* " if run.get("pareto") else "  ") + run["method"],
+            words.signed(gain["delta"]) if gain else words.MISSING,
+            words.bracket(gain["low"], gain["high"]) if gain else "",
+            words.signed(loss["delta"]) if loss else words.MISSING,
+            words.bracket(loss["low"], loss["high"]) if loss else "",
+            ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
+            duration(words.total_seconds(run.get("cost")) or 0),
+        ])  # fmt: skip
+    head = ("  method", "target", "95 % interval", "elsewhere", "95 % interval", "rows from", "time")
+    seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
+    foot = f"* on the gain/loss front; change from the base in points, {seeds} seed{'s' * (seeds > 1)} each"
+    budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
+    parts = [
+        table(rows, head, right=(1, 2, 3, 4, 6)),
+        "\n".join(part for part in (foot, budget) if part),
+        words.compare_verdict(compare),
+    ]
+    return "\n\n".join(parts) + where(directory)
+
+
+def where(directory: Path | str | None) -> str:
+    """The lines that say where the report is."""
+    return f"\n\nreport: {Path(directory) / 'report.html'}" if directory else ""
+
+
+def checked(found: dict[str, Any]) -> str:
+    """What `holdfast.run.check` found, for people."""
+    rows, plan, estimate = found["rows"], found.get("plan") or {}, found.get("estimate") or {}
+    counts = [
+        (key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        for key, value in rows.items()
+        if key != "dropped"
+    ]
+    dropped = [(f"dropped: {reason}", f"{n:,}") for reason, n in (rows.get("dropped") or {}).items() if n]
+    parts = [title("Rows"), table([*counts, *dropped])]
+    parts += [title("Lengths in tokens"), histogram(found["lengths"])]
+    parts += [title("What is trained (coloured, or between » and «)")]
+    parts += [masked(pieces) for pieces in found["examples"]]
+    costs = [
+        (key.replace("_", " "), shown(key, value)) for key, value in {**plan, **estimate}.items() if value is not None
+    ]
+    parts += [title("Plan"), table(costs)] if costs else []
+    parts += [f"{paint('warning:', 'yellow', sys.stdout)} {text}" for text in found.get("warnings") or []]
+    return "\n\n".join(parts)
+
+
+def shown(key: str, value: Any) -> str:
+    """One figure of the plan in its unit."""
+    if key == "seconds":
+        return duration(value)
+    if key.endswith("gib"):
+        return f"{value:.2f} GiB"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def histogram(lengths: dict[str, Any]) -> str:
+    """Bars of row lengths: `edges` are n + 1 bounds, `counts` n numbers."""
+    counts, edges = lengths["counts"], lengths["edges"]
+    longest, room = max([*counts, 1]), max(10, width() - 30)
+    rows = [
+        (f"{low:,} to {high - 1:,}", f"{n:,}", "█" * round(room * n / longest) or "▏" * bool(n))
+        for low, high, n in zip(edges, edges[1:], counts, strict=False)
+    ]
+    return table(rows, right=(0, 1))
+
+
+def masked(pieces: list[dict[str, Any]]) -> str:
+    """A rendered row: trained pieces coloured, or between marks where there is no colour."""
+    coloured = paint("x", "green", sys.stdout) != "x"
+    texts = [
+        (paint(piece["text"], "green", sys.stdout) if coloured else f"»{piece['text']}«")
+        if piece["trained"]
+        else piece["text"]
+        for piece in pieces
+    ]
+    return "".join(texts).rstrip("\n")
+
+
+def reproduction(found: dict[str, Any]) -> str:
+    """The paper's numbers beside ours."""
+    rows = [
+        (row["what"], str(row["paper"]), str(row["ours"]), words.bracket(row.get("low"), row.get("high")))
+        for row in found["rows"]
+    ]
+    held = (
+        paint("held here", "green", sys.stdout) if found["held"] else paint("did not hold here", "yellow", sys.stdout)
+    )
+    parts = [
+        f"{title(found['name'])}: {found['claim']}",
+        table(rows, ("", "paper", "ours", "95 % interval"), right=(1, 2, 3)),
+    ]
+    return "\n\n".join([*parts, f"The claim {held}. {found.get('verdict', '')}".rstrip()])
+
+
+def skills(found: dict[str, Any]) -> str:
+    """What a laboratory model knows."""
+    rows = [
+        (skill["name"], words.points(skill["accuracy"]), str(skill["n"]), skill.get("about", ""))
+        for skill in found["skills"]
+    ]
+    head = ("skill", "right, %", "n", "what")
+    return (
+        f"{title(found['model'])}: {found['parameters']:,} parameters\n\n{table(rows, head, right=(1, 2), wrap=(3,))}"
+    )

@@ -1,0 +1,67 @@
+"""`holdfast report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs or comparisons.")],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast report runs/mine
+    holdfast report runs/*
+
+    Write report.html and the model card again from report.json (or compare.json), and print the result.
+    """
+    with speaking(verbose, quiet, as_json) as ui:
+        for directory in runs:
+            text, page = write_again(directory)
+            ui.result(text, directory=str(directory), page=str(page))
+
+
+def write_again(directory: Path) -> tuple[str, Path]:
+    """Rewrite the page of one directory; its printed summary and the page.
+
+    Raises:
+        UserError: If the directory holds no finished report.
+    """
+    from holdfast.cli.render import comparison, summary
+    from holdfast.report.page import render_compare, write_page
+    from holdfast.run import write_report
+
+    page = directory / "report.html"
+    if (directory / "compare.json").exists():
+        found = _read(directory / "compare.json")
+        write_page(page, render_compare(found))
+        return comparison(found, directory), page
+    if (directory / "report.json").exists():
+        found = _read(directory / "report.json")
+        write_report(directory, found)
+        return summary(found, directory), page
+    from holdfast.errors import UserError
+
+    if (directory / "resolved.yaml").exists():
+        raise UserError(f"{directory}: this run is not finished; go on with: holdfast train {directory}")
+    raise UserError(
+        f"{directory}: neither report.json nor compare.json is here; give the directory of a run or comparison"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from holdfast.errors import UserError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None

@@ -1,0 +1,125 @@
+"""`holdfast show`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli.common import AsJson, Verbose, speaking
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from holdfast.method import Method
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A method, or a part of the recipe: recipe, data, train, evaluate, ...")],
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast show s3ft
+    holdfast show recipe
+
+    Explain a method: what it does, when it helps, when it fails, columns it needs, formula, paper, and its knobs with
+    their defaults. Or list the settings of the recipe, or of one part of it.
+    """
+    with speaking(verbose, as_json=as_json) as ui:
+        from holdfast.registry import REGISTRY, find
+
+        homes = [axis for axis, names in REGISTRY.items() if name in names]
+        for axis in homes:
+            method = find(axis, name)
+            known = {"axis": axis, "name": name, "page": method.page(), "paper": method.paper, "knobs": knobs(method)}
+            ui.result(page(axis, name, method), **known)
+        if not homes:
+            shown = settings_of(name)
+            ui.result(settings_page(shown), settings=shown)
+
+
+def settings_of(part: str) -> dict[str, str]:
+    """Settings and descriptions of the whole recipe, or of one of its sections.
+
+    Raises:
+        UserError: If there is no such part; all names that `show` knows are considered for the nearest.
+    """
+    from holdfast.errors import UserError
+    from holdfast.recipe import Recipe
+    from holdfast.recipe_errors import section_of, settings
+    from holdfast.registry import REGISTRY, nearest
+
+    sections = [key for key, info in Recipe.model_fields.items() if section_of(info.annotation)]
+    if part not in ("recipe", *sections):
+        known = {*(n for names in REGISTRY.values() for n in names), "recipe", *sections}
+        raise UserError(f"{part} is neither a method nor a part of the recipe{nearest(part, known)}")
+    return {key: text for key, text in settings().items() if part == "recipe" or key.startswith(f"{part}.")}
+
+
+def page(axis: str, name: str, method: type[Method]) -> str:
+    """The reference page of a method, for the terminal."""
+    from holdfast.cli.text import table, title
+
+    key = {
+        "curators": "curate",
+        "objectives": "objective",
+        "tuners": "tuner",
+        "optimizers": "optimizer",
+        "judges": "judge",
+    }
+    where = f"In a recipe:  {key[axis]}: {name}" if axis in key else ""
+    rows = [(knob["name"], knob["default"], knob["description"]) for knob in knobs(method)]
+    parts = [f"{title(name)} ({axis})", method.page(), where]
+    parts.append(table(rows, ("knob", "default", "what it does"), wrap=(2,)) if rows else "It has no knobs.")
+    if method.paper and method.paper.rpartition(" ")[2] not in method.page():
+        parts.append(f"Paper: {method.paper}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def knobs(method: type[BaseModel]) -> list[dict[str, Any]]:
+    """Name, default and description of each knob."""
+    from holdfast.recipe_text import write_scalar
+
+    return [
+        {
+            "name": name,
+            "default": "(required)"
+            if info.is_required()
+            else write_scalar(info.get_default(call_default_factory=True)),
+            "description": info.description or "",
+        }
+        for name, info in method.model_fields.items()
+    ]
+
+
+def settings_page(shown: dict[str, str]) -> str:
+    """Settings with defaults and descriptions."""
+    from holdfast.cli.text import table
+
+    return table(
+        [(key, default_of(key), text) for key, text in shown.items()], ("setting", "default", "what it does"), wrap=(2,)
+    )
+
+
+def default_of(key: str) -> str:
+    """The default of a dotted setting; empty for whole sections."""
+    from holdfast.method import Method
+    from holdfast.recipe import Recipe
+    from holdfast.recipe_errors import section_of
+    from holdfast.recipe_text import write_scalar
+
+    model: Any = Recipe
+    *parents, last = key.split(".")
+    for parent in parents:
+        model = section_of(model.model_fields[parent].annotation)
+    info = model.model_fields[last]
+    default = info.get_default(call_default_factory=True)
+    if info.is_required():
+        return "(required)" if section_of(info.annotation) is None else ""
+    if section_of(info.annotation) is not None and default is not None:
+        return ""
+    return (
+        default if isinstance(info.annotation, type) and issubclass(info.annotation, Method) else write_scalar(default)
+    )

@@ -1,0 +1,39 @@
+"""`holdfast train`."""
+
+from __future__ import annotations
+
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, again, speaking
+
+
+def train(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    \b
+    holdfast train run.yaml
+    holdfast train run.yaml optimizer.learning_rate=3e-5 train.seed=1
+    accelerate launch --num_processes 2 -m holdfast train run.yaml
+
+    Measure the base, curate the rows, train, measure again, and write the report. Killed or interrupted, the same
+    command goes on where it was. All settings: `holdfast show recipe`.
+
+    \b
+    Exit codes: 0 fine, 1 failed while running, 2 bad usage, recipe or data,
+    3 the gate said no, 130 interrupted and resumable.
+    """
+    with speaking(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import refuse_if_gated, resolution, summary
+        from holdfast.recipe_file import read_recipe
+
+        resolved = read_recipe(recipe, settings or ())
+        resolution(resolved, ui, notes=False)
+        from holdfast.run import train as train_run
+
+        run = train_run(resolved, ui=ui, again=again())
+        if run.report:  # only the first process of several has one
+            ui.result(summary(run.report, run.path), directory=str(run.path), report=run.report)
+            refuse_if_gated(run.report)

@@ -1,0 +1,121 @@
+"""Several methods on the same work: same data, same budget of steps, same questions; one table, one report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import UserError
+from holdfast.evaluation.summary import compare_summary, read_run
+from holdfast.folder import environment, replace_text, short_name
+from holdfast.recipe import Recipe
+from holdfast.recipe_file import Resolved, as_resolved
+from holdfast.run import Run, train
+from holdfast.ui import Progress
+
+
+def compare(
+    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    methods: Sequence[str] | Mapping[str, Sequence[str]],
+    *,
+    seeds: int | Sequence[int] = 1,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    ui: Progress | None = None,
+) -> dict[str, Any]:
+    """Run every method with every seed and write `compare.json` and `report.html`.
+
+    Args:
+        recipe: What the methods have in common.
+        methods: Names (`s3ft`, `s3ft+half`), or labels with the overrides that make them: `{"dial": ["tuner=half"]}`.
+        seeds: How many, or which.
+        out: Directory; default `runs/compare-DATA`. Finished runs in it are not repeated.
+        steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows.
+        ui: Where progress is shown.
+    Returns:
+        The content of `compare.json`.
+    """
+    ui, resolved = ui or Progress.silent(), as_resolved(recipe)
+    arms = methods if isinstance(methods, Mapping) else {name: [f"method={name}"] for name in methods}
+    if not arms:
+        raise UserError("--methods: name at least one method")
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise UserError("--seeds: at least one seed")
+    root = Path(out or f"runs/compare-{short_name(resolved.recipe.data.train)}")
+    root.mkdir(parents=True, exist_ok=True)
+    steps = steps or resolved.recipe.train.max_steps or budget(resolved.recipe)
+    plans = [(label, seed, _arm(resolved, label, overrides, seed, steps, root)) for label, overrides in arms.items() for seed in chosen]
+    runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
+    for number, (label, seed, plan) in enumerate(plans, 1):
+        ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
+        runs[label].append((seed, train(plan, ui=ui)))
+    report = summarise_runs(resolved.recipe, runs, steps, root)
+    from holdfast.report.page import render_compare, write_page
+
+    write_page(root / "report.html", render_compare(report))
+    return report
+
+
+def _arm(resolved: Resolved, label: str, overrides: Sequence[str], seed: int, steps: int, root: Path) -> Resolved:
+    """One run's recipe: the common one with the method's axes, the seed and the budget.
+
+    A method that is named chooses its own axes: what the common recipe says of an axis counts for the other methods' sake.
+    """
+    return as_resolved(
+        resolved,
+        [*overrides, f"train.seed={seed}", f"train.max_steps={steps}", "train.epochs=1000", f"output={root / f'{label}-seed{seed}'}"],
+    )
+
+
+def budget(recipe: Recipe) -> int:
+    """Steps of the recipe's epochs over the rows as they come, which every method then gets."""
+    from holdfast.data.chat import Chat
+    from holdfast.data.table import build_table
+    from holdfast.models import load_tokenizer
+    from holdfast.sources import read_sources
+
+    ignore = lambda text: None  # noqa: E731
+    rows = read_sources(recipe, ignore, ignore).train
+    chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
+    table, _ = build_table(
+        rows, chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
+    )
+    return table.sampler(batch_tokens=recipe.train.batch_tokens, seed=recipe.train.seed).steps(recipe.train.epochs)
+
+
+def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], steps: int, root: Path) -> dict[str, Any]:
+    """`compare.json`: measurements of all runs, what they cost, and where their rows came from."""
+    measured = compare_summary({label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()})
+    for entry in measured["runs"]:
+        reports = [run.report for _, run in runs[entry["method"]]]
+        origins: Counter[str] = Counter()
+        for report in reports:
+            origins.update(report["curation"]["counts"])
+        entry["dirs"] = [str(run.path) for _, run in runs[entry["method"]]]
+        entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
+        entry["cost"] = _mean_cost(reports)
+        entry["curves"] = [report["curves"] for report in reports]
+    first = next(iter(runs.values()))[0][1].report
+    report = {
+        "name": root.name,
+        "created": first["created"],
+        "recipe": recipe.model_dump(mode="json"),
+        "budget": f"{steps} steps of {recipe.train.batch_tokens} tokens for every method",
+        "versions": environment()["versions"],
+        "model": first["model"],
+        **measured,
+    }
+    replace_text(root / "compare.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+def _mean_cost(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds."""
+    costs = [report["cost"] for report in reports]
+    phases = {name for cost in costs for name in cost["seconds"]}
+    mean = {key: sum(cost[key] for cost in costs) / len(costs) for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens")}
+    return {"seconds": {p: sum(c["seconds"].get(p, 0.0) for c in costs) / len(costs) for p in sorted(phases)}, **mean}

@@ -1,0 +1,23 @@
+"""Train on the rows as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.curators.base import Curator, Workbench
+from holdfast.curators.select import record
+from holdfast.data.rows import Row
+
+
+class Gold(Curator):
+    """The rows as they are: plain supervised fine-tuning. [Ouyang et al. 2022, arXiv 2203.02155]
+
+    The control every other curator is compared with. Helps when the answers are short or the model could not have found
+    them; fails, by forgetting, when they are written in a way the model itself would not write.
+
+    Columns: any.
+    """
+
+    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+        bench.note("gold kept", len(rows))
+        return [record(row, "gold", row) for row in rows]

@@ -1,0 +1,223 @@
+"""`Chat`: conversations to token ids, and which of them are trained.
+
+The trained mask comes from rendering: the conversation is rendered with its answers and with stand-ins for them, and the
+difference is where the answers lie (`data.template`). Marker strings and token ids are never searched for, so no template
+has to be known and no answer can confuse the mask. Prompts and answers are tokenised apart, as they are when a model
+generates: what is trained is exactly what would have to be generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from holdfast.data.rows import Message, fingerprint
+from holdfast.data.template import Template
+from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANCHORS = ("\n", ";", "=", "#")
+"""Put before a piece, and taken off its ids again, so that the tokenizer does not take it for the start of a text."""
+
+Encoding = tuple[np.ndarray, np.ndarray]
+"""`(ids int32 [n], trained bool [n])`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is tokenised by itself: a prompt, or an answer with the text and the ids that end it."""
+
+    text: str
+    end: str = ""
+    answer: bool = False
+    trained: bool = False
+    close: tuple[int, ...] = ()
+
+
+class Chat:
+    """A tokenizer with its chat template, end of turn and padding.
+
+    Args:
+        tokenizer: Any transformers tokenizer. Without a chat template, contents are put on lines of their own and answers
+            end with the end-of-sequence token (`data.template.PLAIN`).
+        system: System message put before conversations that have none.
+        thinking: Whether the model is asked to reason first, for templates that know `enable_thinking`. By default the
+            prompt asks for the bare answer; answers that hold `</think>` are still trained with their reasoning.
+
+    Attributes:
+        template: `data.template.Template`.
+        stop_ids: Tokens that end an answer: end of turn and end of sequence.
+        pad_id: Fills batches. It may equal a real token: padding is known by position, never by id.
+        fingerprint: Names template, special tokens, vocabulary and settings.
+
+    Raises:
+        UserError: The template does not write the answer, or there is no token to end an answer with.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinking: bool = False
+    ) -> None:
+        self.tokenizer, self.system = tokenizer, system
+        self.template = Template(tokenizer, thinking)
+        eos = tokenizer.eos_token_id
+        # Without a special token in the template, only the end-of-sequence token can stop a model.
+        self._close: tuple[int, ...] = () if self.template.special_end else (int(eos),)
+        self.stop_ids: set[int] = set() if eos is None else {int(eos)}
+        if self.template.special_end:
+            self.stop_ids.add(int(tokenizer.convert_tokens_to_ids(self.template.eot.strip())))
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = int(pad) if pad is not None else min(self.stop_ids)
+        self._anchors = self._call(list(ANCHORS))
+        self._anchored = self._writes_space()
+        self.fingerprint: str = fingerprint(
+            [self.template.text, tokenizer.special_tokens_map, tokenizer.get_vocab(), system, thinking]
+        )
+
+    def _writes_space(self) -> bool:
+        """Whether the tokenizer writes a space before any text it is given, as SentencePiece ones do."""
+        for text in ("a", " a"):
+            for anchor, before in zip(ANCHORS, self._anchors, strict=True):
+                after, alone = self._call([anchor + text, text])
+                if after[: len(before)] == before and after[len(before) :] != alone:
+                    return True
+        return False
+
+    # ---- the public side ------------------------------------------------------------------------------------------
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The text a model is given to answer `messages`, which end with a user's turn."""
+        return self.template.prompts([self.template.prepare(messages, self.system)])[0]
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids a model is given to answer `messages`: the very ids that precede the answer in `encode`."""
+        prepared = self.template.prepare(messages, self.system)
+        pieces = self._cut_up(prepared, self.template.prompts([prepared])[0], generation=True)
+        return self._ids([pieces])[0][0].tolist()
+
+    def encode(self, messages: Sequence[Message]) -> Encoding:
+        """Ids of a conversation, and which are trained: every answer of weight other than 0, its end of turn included.
+
+        What the template writes after the last end of turn is left out. A conversation of a single assistant message is
+        plain text (`encode_text`).
+
+        Raises:
+            UserError: The template refuses the conversation or leaves nothing of an answer.
+        """
+        return self.encode_many([messages])[0]
+
+    def encode_text(self, text: str) -> Encoding:
+        """Ids of plain text, all trained: beginning and end token, if the tokenizer has them, around it."""
+        return self.encode([{"role": "assistant", "content": text}])
+
+    def encode_many(
+        self, conversations: Sequence[Sequence[Message]], names: Sequence[str] | None = None
+    ) -> list[Encoding]:
+        """`encode` for many conversations with one call of the tokenizer; `names` say in errors which one it was."""
+        prepared = [self.template.prepare(m, None if _is_text(m) else self.system) for m in conversations]
+        chats = [k for k, messages in enumerate(prepared) if not _is_text(messages)]
+        rendered = dict(zip(chats, self._render([prepared[k] for k in chats]), strict=True))
+        many = []
+        for k, messages in enumerate(prepared):
+            try:
+                many.append(self._cut_up(messages, rendered[k]) if k in rendered else self._text_pieces(messages))
+            except UserError as error:
+                raise UserError(f"{names[k]}: {error}" if names else str(error)) from error
+        return self._ids(many)
+
+    # ---- pieces ---------------------------------------------------------------------------------------------------
+
+    def _render(self, prepared: list[list[Message]]) -> list[Any]:
+        """All renderings at once; where one is refused, each by itself, and None for those refused."""
+        if not prepared:
+            return []
+        try:
+            return self.template.render(prepared)
+        except UserError:
+            return [None] * len(prepared)  # `_cut_up` renders one by one, and names the one
+
+    def _text_pieces(self, messages: list[Message]) -> list[Piece]:
+        text, bos = messages[0]["content"], str(self.tokenizer.bos_token or "")
+        eos = self.tokenizer.eos_token_id
+        close = (int(eos),) if eos is not None else ()
+        return [Piece(bos + text.removeprefix(bos), answer=True, trained=True, close=close)]
+
+    def _cut_up(self, prepared: list[Message], rendered: str | None, generation: bool = False) -> list[Piece]:
+        """Prompt, answer, prompt, answer...; what follows the last answer is dropped unless it is the next prompt."""
+        if rendered is None:
+            rendered = self.template.render([prepared])[0]
+        pieces, at = [], 0
+        turns = [m for m in prepared if m["role"] == "assistant"]
+        for message, span in zip(turns, self.template.spans(prepared, rendered, generation), strict=True):
+            pieces.append(Piece(rendered[at : span.begin]))
+            text, end = rendered[span.begin : span.end], rendered[span.end : span.close]
+            trained = message.get("weight", 1) != 0
+            pieces.append(Piece(text, end, answer=True, trained=trained, close=self._close))
+            at = span.close
+        if generation:
+            pieces.append(Piece(rendered[at:]))
+        return pieces
+
+    # ---- tokens ---------------------------------------------------------------------------------------------------
+
+    def _call(self, texts: list[str], **options: Any) -> list[list[int]]:
+        if not texts:
+            return []
+        return self.tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options
+        )["input_ids"]
+
+    def _tokenize(self, texts: list[str], first: frozenset[int] = frozenset(), **options: Any) -> list[list[int]]:
+        """Ids of pieces out of running text, in one call of the tokenizer; those in `first` begin a conversation."""
+        if not self._anchored:
+            return self._call(texts, **options)
+        out = self._call([text if k in first else ANCHORS[0] + text for k, text in enumerate(texts)], **options)
+        return [ids if k in first else self._after_anchor(texts[k], ids, options) for k, ids in enumerate(out)]
+
+    def _after_anchor(self, text: str, ids: list[int], options: dict[str, Any]) -> list[int]:
+        """The ids of `text` within `ids` of anchor and text; another anchor where the two have merged into one token."""
+        for number, (anchor, before) in enumerate(zip(ANCHORS, self._anchors, strict=True)):
+            found = ids if number == 0 else self._call([anchor + text], **options)[0]
+            if found[: len(before)] == before:
+                return found[len(before) :]
+        return self._call([text], **options)[0]
+
+    def _ids(self, many: list[list[Piece]]) -> list[Encoding]:
+        """Tokenise the pieces of many conversations together."""
+        flat = [piece for pieces in many for piece in pieces]
+        first = frozenset(np.cumsum([0, *map(len, many)])[:-1].tolist())
+        tokens = self._tokenize([piece.text + piece.end for piece in flat], first)
+        # An answer may hold one of the template's own markers as text. Were it made that marker's token, the model would
+        # be taught to go on after its end of turn.
+        markers = self.template.markers
+        odd = [k for k, p in enumerate(flat) if p.answer and k not in first and any(m in p.text for m in markers)]
+        bodies = self._tokenize([flat[k].text for k in odd], split_special_tokens=True) if odd else []
+        ends = self._tokenize([flat[k].end for k in odd])
+        for k, body, end in zip(odd, bodies, ends, strict=True):
+            tokens[k] = body + end
+        out, at = [], 0
+        for pieces in many:
+            out.append(self._join(pieces, tokens[at : at + len(pieces)]))
+            at += len(pieces)
+        return out
+
+    def _join(self, pieces: list[Piece], tokens: list[list[int]]) -> Encoding:
+        ids: list[int] = []
+        trained: list[bool] = []
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and tokens[0][:2] == [bos, bos]:
+            tokens[0] = tokens[0][1:]  # the template wrote it, and so did the first message
+        for piece, part in zip(pieces, tokens, strict=True):
+            ids += [*part, *piece.close]
+            trained += [piece.trained] * (len(part) + len(piece.close))
+        mask = np.array(trained, dtype=np.bool_)
+        mask[:1] = False  # nothing stands before the first token to predict it from
+        return np.array(ids, dtype=np.int32), mask
+
+
+def _is_text(messages: Sequence[Message]) -> bool:
+    return len(messages) == 1 and messages[0]["role"] == "assistant"

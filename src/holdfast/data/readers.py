@@ -1,0 +1,328 @@
+"""Data files and data sets as streams of records: JSONL, JSON, CSV, TSV, Parquet, plain text, Hugging Face data sets."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import gzip
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from holdfast.data.rows import fingerprint
+from holdfast.errors import UserError
+
+Record = tuple[int, dict[str, Any]]
+"""Where it stands (line or row number, from 1), and its columns."""
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something rows can be read from, as often as needed.
+
+    Args:
+        name: As the user wrote it.
+        by_line: Whether records are numbered by line rather than by row.
+        large: Whether its rows belong on disk rather than in memory.
+        records: Streams it from the start.
+        digest: Names its content.
+    """
+
+    name: str
+    by_line: bool
+    large: bool
+    records: Callable[[], Iterator[Record]]
+    digest: Callable[[], str]
+
+    def at(self, number: int) -> str:
+        """How errors name a record: `train.jsonl:12` or `train.parquet row 12`."""
+        return f"{self.name}:{number}" if self.by_line else f"{self.name} row {number}"
+
+
+IN_MEMORY = 32 << 20
+"""Files up to this many bytes are kept in memory as a list of rows."""
+
+ROWS_IN_MEMORY = 50_000
+"""The same for data sets, in rows."""
+
+
+def open_source(name: str) -> Source:
+    """The file or Hugging Face data set called `name`.
+
+    Raises:
+        UserError: There is no such file (the nearest name is given) and it cannot be a data set.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(f.name for f in path.iterdir() if kind_of(f) in SUFFIXES)[:5]
+        inside = f"; give one of its files: {', '.join(files)}" if files else " without data files"
+        raise UserError(f"{name}: is a directory{inside}")
+    if not path.exists():
+        return _hub(name)
+    kind, size = kind_of(path), path.stat().st_size
+    if size == 0:
+        raise UserError(f"{name}: the file is empty; write one example per line")
+    readers: dict[str, Callable[[str, Path], Iterator[Record]]] = {
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".parquet": _parquet,
+        ".txt": _text,
+        ".jsonl": _json,
+        ".json": _json,
+    }
+    if kind not in readers:
+        raise UserError(f"{name}: unknown kind of file; known: {', '.join(SUFFIXES)} (also .gz)")
+    by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not _is_array(name, path))
+    return Source(name, by_line, size > IN_MEMORY, lambda: readers[kind](name, path), lambda: _digest(path))
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says how to read a file, `.gz` aside."""
+    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    return ".jsonl" if kind == ".ndjson" else kind
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if sys.version_info >= (3, 11) else _slow_digest(handle)
+
+
+def _slow_digest(handle: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: handle.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _decode(name: str, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}:{number}: not UTF-8 text (byte {error.start + 1}); save the file as UTF-8") from error
+
+
+def _lines(name: str, path: Path) -> Iterator[tuple[int, str]]:
+    # Split at line feeds only: str.splitlines would also cut at U+2028 and its like, which stand inside strings.
+    with _open(path) as handle:
+        for number, raw in enumerate(handle, 1):
+            yield number, _decode(name, number, raw)
+
+
+# ---- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def _is_array(name: str, path: Path) -> bool:
+    """Whether a JSON file is one array (or one object over several lines) rather than one object per line."""
+    for _, line in _lines(name, path):
+        if line.strip():
+            start = line.strip()
+            return start.startswith("[") or (start.startswith("{") and not start.endswith("}"))
+    raise UserError(f"{name}: the file is empty; write one example per line")
+
+
+def _json(name: str, path: Path) -> Iterator[Record]:
+    return _array(name, path) if _is_array(name, path) else _jsonl(name, path)
+
+
+def _jsonl(name: str, path: Path) -> Iterator[Record]:
+    for number, line in _lines(name, path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.rstrip("\r\n"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name}:{number}: broken JSON ({_reason(error)}); mend or remove the line") from error
+        except RecursionError as error:
+            raise UserError(f"{name}:{number}: JSON nested too deeply; mend or remove the line") from error
+        yield number, _object(f"{name}:{number}", record)
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    return f"{error.msg} at column {error.colno}"
+
+
+def _object(where: str, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a row must be an object with named columns, not {describe(record)}")
+    return record
+
+
+def describe(value: Any) -> str:
+    """A JSON value in words, for errors."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _array(name: str, path: Path) -> Iterator[Record]:
+    """The elements of one big array, decoded as they are read, so that the file never lies in memory as a whole."""
+    decoder = json.JSONDecoder()
+    with _open(path) as handle:
+        text = _Window(name, handle)
+        if text.skip(" \t\r\n") != "[":
+            raise UserError(f"{name}: the file is one object; a list of rows, or one row per line, is needed{_hint(path)}")
+        text.take(1)
+        number = 0
+        while (char := text.skip(" \t\r\n")) != "]":
+            if number and char != ",":
+                raise UserError(f"{name}:{text.line}: broken JSON (expected a comma or ] after row {number}); mend it")
+            if number:
+                text.take(1)
+                text.skip(" \t\r\n")
+            number += 1
+            yield number, _object(f"{name} row {number}", text.value(decoder))
+
+
+def _hint(path: Path) -> str:
+    """Where in a file that is one object the rows may be."""
+    with _open(path) as handle:
+        head = handle.read(1 << 20).decode("utf-8-sig", errors="replace")
+    keys = re.findall(r'"([^"\\]+)"\s*:\s*\[', head)
+    return f" (are they under {keys[0]}?)" if keys else ""
+
+
+class _Window:
+    """A stretch of a text file that grows at its end and is consumed at its start."""
+
+    def __init__(self, name: str, handle: IO[bytes]) -> None:
+        self.name, self.handle = name, handle
+        self.text, self.at, self.line = "", 0, 1
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+
+    def grow(self, size: int = 1 << 20) -> bool:
+        raw = self.handle.read(size)
+        try:
+            more = self.decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.name}: not UTF-8 text; save the file as UTF-8") from error
+        self.text, self.at = self.text[self.at :] + more, 0
+        return bool(raw)
+
+    def take(self, count: int) -> None:
+        self.line += self.text.count("\n", self.at, self.at + count)
+        self.at += count
+
+    def skip(self, chars: str) -> str:
+        """The next character that is none of `chars`."""
+        while True:
+            while self.at < len(self.text):
+                char = self.text[self.at]
+                if char not in chars:
+                    return char
+                self.take(1)
+            if not self.grow():
+                raise UserError(f"{self.name}:{self.line}: broken JSON (the file ends inside the list); mend its end")
+
+    def value(self, decoder: json.JSONDecoder) -> Any:
+        size = 1 << 20
+        while True:
+            try:
+                value, end = decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # It may only be that the value goes on beyond the window: look again with twice as much text.
+                if self.grow(size):
+                    size *= 2
+                    continue
+                line = self.line + self.text.count("\n", self.at, error.pos)
+                raise UserError(f"{self.name}:{line}: broken JSON ({_reason(error)}); mend it") from error
+            self.take(end - self.at)
+            return value
+
+
+# ---- the others ---------------------------------------------------------------------------------------------------
+
+
+def _csv(name: str, path: Path) -> Iterator[Record]:
+    csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
+    texts = (text for _, text in _lines(name, path))
+    reader = csv.reader(texts, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise UserError(f"{name}:1: two columns have the same name; rename one")
+        start = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{name}:{start}: {len(cells)} fields, but the header has {len(header)}; quote the commas")
+            if cells:
+                yield start, dict(zip(header, cells, strict=True))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{name}:{reader.line_num}: broken CSV ({error}); mend the quotes of the line") from error
+
+
+def _parquet(name: str, path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _text(name: str, path: Path) -> Iterator[Record]:
+    """Paragraphs: blocks between blank lines; or single lines, in a file without blank lines."""
+    blocks = any(number > 1 and not line.strip() for number, line in _lines(name, path))
+    start, block = 0, list[str]()
+    for number, line in chain(_lines(name, path), [(0, "")]):
+        if block and (not line.strip() or not blocks):
+            yield start, {"text": "".join(block).strip("\r\n")}
+            block = []
+        if line.strip():
+            start = number if not block else start
+            block.append(line)
+
+
+def _hub(name: str) -> Source:
+    """`owner/name`, `owner/name:config` or `owner/name:config:split` of the Hugging Face hub; default split: train."""
+    missing = _missing(name)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}", name) or kind_of(Path(name)) in SUFFIXES:
+        raise UserError(missing)
+    if "/" not in name and "did you mean" in missing:
+        raise UserError(missing)
+    import datasets
+
+    repo, config, split = [*name.split(":"), "", ""][:3]
+    try:
+        found = datasets.load_dataset(repo, config or None)
+    except (OSError, ValueError) as error:  # not there, no network, several configurations
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{missing}; and the Hugging Face data set cannot be loaded: {reason}") from error
+    split = split or ("train" if "train" in found else next(iter(found)))
+    if split not in found:
+        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(found)}")
+    rows = found[split]
+    made = fingerprint([name, split, rows.num_rows, str(rows.features), sorted(rows.info.download_checksums or {})])
+    return Source(
+        name, False, rows.num_rows > ROWS_IN_MEMORY, lambda: ((i, dict(r)) for i, r in enumerate(rows, 1)), lambda: made
+    )
+
+
+def _missing(name: str) -> str:
+    path = Path(name).expanduser()
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{name}: no such file (there is no directory {folder})"
+    names = [f.name for f in folder.iterdir() if f.is_file()]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"{name}: no such file" + (f"; did you mean {folder / close[0]}?" if close else "")

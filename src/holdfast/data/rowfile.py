@@ -1,0 +1,133 @@
+"""Rows on disk: `RowFile` reads them on demand, `RowView` is a selection; both behave like a list of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from holdfast.data.rows import Row, Rows, fingerprint
+
+
+class RowFile(Sequence[Row]):
+    """Rows in a JSONL file, read on demand; memory holds 16 bytes a row.
+
+    Args:
+        directory: Written by `write`.
+
+    Attributes:
+        fingerprint: Names the rows.
+        keys: uint64 [rows], `prompt_key` of each row.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "rows.jsonl"
+        self.offsets: np.ndarray = np.load(directory / "offsets.npy", allow_pickle=False)  # [rows + 1] bytes
+        self.keys: np.ndarray = np.load(directory / "keys.npy", allow_pickle=False)
+        self.fingerprint = (directory / "fingerprint").read_text()
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
+        """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
+        side = directory.with_name(f".{directory.name}.{os.getpid()}")
+        side.mkdir(parents=True, exist_ok=True)
+        try:
+            cls._fill(rows, side)
+            if not directory.exists():
+                os.replace(side, directory)
+        finally:
+            shutil.rmtree(side, ignore_errors=True)
+        return cls(directory)
+
+    @staticmethod
+    def _fill(rows: Iterable[Row], side: Path) -> None:
+        lengths, keys, digest = [0], [], hashlib.sha256()
+        with (side / "rows.jsonl").open("wb") as handle:
+            for row in rows:
+                line = json.dumps(row.to_json(), ensure_ascii=False).encode() + b"\n"
+                handle.write(line)
+                digest.update(line)
+                lengths.append(len(line))
+                keys.append(prompt_key(row))
+        np.save(side / "offsets.npy", np.cumsum(np.array(lengths, dtype=np.int64)))
+        np.save(side / "keys.npy", np.array(keys, dtype=np.uint64))
+        (side / "fingerprint").write_text(digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return RowView(self, np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = index % len(self)
+        if self._map is None:
+            with self.path.open("rb") as handle:
+                self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        return Row.from_json(json.loads(self._map[int(self.offsets[index]) : int(self.offsets[index + 1])]))
+
+    def __iter__(self) -> Iterator[Row]:
+        with self.path.open("rb") as handle:
+            for line in handle:
+                yield Row.from_json(json.loads(line))
+
+
+class RowView(Sequence[Row]):
+    """Some rows of another sequence, in any order."""
+
+    def __init__(self, rows: Rows, indices: np.ndarray) -> None:
+        self.rows, self.indices = rows, indices
+
+    @property
+    def keys(self) -> np.ndarray:
+        return prompt_keys(self.rows)[self.indices]
+
+    @property
+    def fingerprint(self) -> str:
+        known = getattr(self.rows, "fingerprint", None)
+        base = known if isinstance(known, str) else [row.to_json() for row in self.rows]
+        return fingerprint([base, hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return RowView(self.rows, self.indices[index])
+        return self.rows[int(self.indices[index])]
+
+    def __iter__(self) -> Iterator[Row]:
+        for index in self.indices.tolist():
+            yield self.rows[index]
+
+
+def prompt_key(row: Row) -> int:
+    """64 bits naming a row's prompt, white space aside; of plain text, the text."""
+    prompt = row.prompt or row.messages
+    text = "\0".join(f"{m['role']}:{' '.join(m['content'].split())}" for m in prompt)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def prompt_keys(rows: Rows) -> np.ndarray:
+    """`prompt_key` of each row, uint64 [rows]."""
+    known = getattr(rows, "keys", None)
+    if isinstance(known, np.ndarray):
+        return known
+    return np.array([prompt_key(row) for row in rows], dtype=np.uint64)

@@ -1,0 +1,127 @@
+"""Multiple choice: the shapes such files come in, and the likeliest choice under a model.
+
+Understood, per record: `choices` as a list of texts with `answer` (number or letter); ARC's `choices: {text, label}` or
+`question: {stem, choices: [{text, label}]}` with `answerKey`; lettered columns `A, B, C, ...` with `answer` or
+`answerKey`; TruthfulQA's `mc1_targets` / `mc2_targets` and its CSV with `Best Answer` and `Incorrect Answers`.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from holdfast.data.rows import Message, Row
+from holdfast.errors import UserError
+
+LETTERS = string.ascii_uppercase
+QUESTION = ("question", "query", "prompt", "ctx", "Question")
+GOLD = ("answerKey", "answer", "label", "gold", "target")
+COLUMNS = ("choices", "options", "endings", "mc1_targets", "mc2_targets", "Incorrect Answers")
+
+
+def is_choice(record: dict[str, Any]) -> bool:
+    """Whether a record of a data file is a multiple-choice question of a known shape."""
+    nested = record.get("question")
+    if isinstance(nested, dict):
+        return "choices" in nested
+    lettered = "A" in record and "B" in record and any(k in record for k in GOLD)
+    return lettered or any(record.get(k) is not None for k in COLUMNS)
+
+
+def choice_rows(records: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
+    """Rows with the question as the user's turn, `meta["choices"]` and the gold as `reference`.
+
+    Args:
+        records: `(where, record)`; `where` ("arc.jsonl:12") is named in errors.
+    Returns:
+        `reference` is the number of the right choice, or, for TruthfulQA mc2, a list of 0 / 1 per choice.
+    Raises:
+        UserError: If a record lacks its question, choices or answer.
+    """
+    return [_row(where, record) for where, record in records]
+
+
+def _row(where: str, record: dict[str, Any]) -> Row:
+    if isinstance(record.get("question"), dict):  # ARC as published: {"question": {"stem", "choices"}, "answerKey"}
+        nested = record["question"]
+        record = {**record, "question": nested.get("stem"), "choices": nested["choices"]}
+    asked = next((record[k] for k in QUESTION if record.get(k)), None)
+    messages = record.get("messages") or ([{"role": "user", "content": str(asked)}] if asked else None)
+    if not messages:
+        raise UserError(f"{where}: no question; name the column one of {', '.join(QUESTION[:3])}")
+    choices, labels, reference = _choices(where, record)
+    if reference is None:
+        reference = _gold(where, record, labels, choices)
+    if len(choices) < 2:
+        raise UserError(f"{where}: fewer than two choices")
+    return Row(messages=messages, reference=reference, meta={"choices": choices}, id=str(record.get("id") or ""))
+
+
+def _choices(where: str, record: dict[str, Any]) -> tuple[list[str], list[str], Any]:
+    """`(texts, labels, gold)`; gold is None where a column of its own says it."""
+    for key in ("mc1_targets", "mc2_targets"):
+        if record.get(key):
+            right = [int(v) for v in record[key]["labels"]]
+            texts = [str(c) for c in record[key]["choices"]]
+            return texts, [], right.index(1) if key == "mc1_targets" and 1 in right else right
+    if record.get("Incorrect Answers"):
+        wrong = [c.strip() for c in record["Incorrect Answers"].split(";") if c.strip()]
+        return [record["Best Answer"].strip(), *wrong], [], 0
+    found = next((record[k] for k in COLUMNS[:3] if record.get(k)), None)
+    if isinstance(found, dict):
+        return [str(c) for c in found["text"]], [str(c) for c in found["label"]], None
+    if isinstance(found, list | tuple):
+        if found and isinstance(found[0], dict):
+            return [str(c["text"]) for c in found], [str(c["label"]) for c in found], None
+        return [str(c) for c in found], list(LETTERS[: len(found)]), None
+    letters = [c for c in LETTERS if record.get(c) not in (None, "")]
+    if not letters:
+        raise UserError(f"{where}: no choices; give a list `choices` or columns A, B, C, ...")
+    return [str(record[c]) for c in letters], letters, None
+
+
+def _gold(where: str, record: dict[str, Any], labels: Sequence[str], choices: Sequence[str]) -> int:
+    """The number of the right choice: from its label, its number or its text."""
+    value = next((record[k] for k in GOLD if record.get(k) is not None), None)
+    if value is None:
+        raise UserError(f"{where}: no right answer; name the column answerKey or answer")
+    text = str(value).strip()
+    if text in labels:
+        return list(labels).index(text)
+    if text.isdigit() and int(text) < len(choices):
+        return int(text)
+    if text in choices:
+        return list(choices).index(text)
+    raise UserError(f"{where}: answer {text!r} is none of the {len(choices)} choices (label, number or text)")
+
+
+def continuation(prompt: Sequence[Message], choice: str) -> list[Message]:
+    """The conversation that ends in `choice`, with every earlier assistant turn marked as not scored."""
+    earlier = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in prompt]
+    return [*earlier, {"role": "assistant", "content": choice}]
+
+
+def decide(
+    logps: np.ndarray, choices: Sequence[str], reference: Any, normalise: str = "none"
+) -> tuple[int, float, bool]:
+    """`(picked, score, passed)` of one question.
+
+    Args:
+        logps: Log-likelihood of each choice in nats; [choices].
+        reference: Number of the right choice: score 1 if it is likelier than every other, else 0 (a tie is not right).
+            Or 0 / 1 per choice (TruthfulQA mc2, Lin et al. 2021, arXiv 2109.07958): the score is the share of
+            probability on the true ones, and passed means more than half.
+        normalise: "length" divides by the choice's characters first (`acc_norm` of lm-eval).
+    """
+    lengths = np.array([max(len(c), 1) for c in choices]) if normalise == "length" else 1.0
+    values = logps / lengths
+    picked = int(np.argmax(values))
+    if isinstance(reference, list):
+        mass = np.exp(values - values.max())
+        share = float(mass[np.array(reference, dtype=bool)].sum() / mass.sum())
+        return picked, share, share > 0.5
+    passed = bool((values[reference] > np.delete(values, reference)).all())
+    return picked, float(passed), passed

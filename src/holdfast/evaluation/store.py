@@ -1,0 +1,98 @@
+"""Measured items on disk: one JSON-lines file per task, never half written, never measured twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import UserError
+from holdfast.evaluation.base import Item, Task, TaskInfo
+
+
+def cache_dir() -> Path:
+    """Where baselines are kept for all runs: `HOLDFAST_CACHE`, else `~/.cache/holdfast`."""
+    return Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast").expanduser()
+
+
+def shared_store() -> Store:
+    """The store of baselines that all runs share, with files named by fingerprint."""
+    return Store(cache_dir() / "eval", keyed=True)
+
+
+class Store:
+    """The directory `eval/<when>`: `TASK.jsonl` holds one item a line, `TASK.json` what was measured.
+
+    The second file is written last and holds the hash of the first: a measurement cut off by a crash is no measurement.
+
+    Args:
+        directory: Made when something is written.
+        keyed: Put the measurement's fingerprint into the file names (for a directory shared by many models).
+    """
+
+    def __init__(self, directory: str | Path, *, keyed: bool = False) -> None:
+        self.directory = Path(directory)
+        self.keyed = keyed
+
+    def path(self, task: str, fingerprint: str = "") -> Path:
+        """File of a task's items."""
+        end = f"-{fingerprint[:24]}" if self.keyed else ""
+        return self.directory / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', task)}{end}.jsonl"
+
+    def read(self, task: Task, fingerprint: str) -> list[Item] | None:
+        """The items of exactly this measurement, or `None` when it has to be made."""
+        path = self.path(task.name, fingerprint)
+        found = _load(path)
+        if found is None or found[0]["fingerprint"] != fingerprint:
+            return None
+        if not self.keyed and found[0]["task"] != asdict(task.info):  # another role; the figures are the same
+            _replace(path.with_suffix(".json"), json.dumps({**found[0], "task": asdict(task.info)}))
+        return found[1]
+
+    def write(self, task: Task, fingerprint: str, items: list[Item]) -> None:
+        """Keep a finished measurement."""
+        path = self.path(task.name, fingerprint)
+        text = "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
+        header = {"task": asdict(task.info), "n": len(items), "fingerprint": fingerprint, "sha256": _sha256(text)}
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _replace(path, text)
+            _replace(path.with_suffix(".json"), json.dumps(header))
+        except OSError as error:
+            hint = "; set HOLDFAST_CACHE to a directory that can be written" if self.keyed else ""
+            raise UserError(f"{path}: cannot be written ({error.strerror}){hint}") from error
+
+    def load(self) -> dict[str, tuple[TaskInfo, list[Item]]]:
+        """Every finished measurement of the directory, by task name."""
+        found = {}
+        for path in sorted(self.directory.glob("*.jsonl")):
+            loaded = _load(path)
+            if loaded is not None:
+                info = TaskInfo(**loaded[0]["task"])
+                found[info.name] = (info, loaded[1])
+        return found
+
+
+def _load(path: Path) -> tuple[dict[str, Any], list[Item]] | None:
+    header = path.with_suffix(".json")
+    if not (path.exists() and header.exists()):
+        return None
+    known, text = json.loads(header.read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
+    if known["sha256"] != _sha256(text):
+        return None
+    # Not splitlines(): answers may hold other Unicode line separators.
+    return known, [Item.from_json(json.loads(line)) for line in text.split("\n") if line]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    side = path.with_name(f".{path.name}.{os.getpid()}")
+    side.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(side, path)

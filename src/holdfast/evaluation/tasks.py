@@ -1,0 +1,241 @@
+"""Tasks by the names recipes use: `test`, a file, `text:FILE`, `lab`, `lab:SKILL`, or a task of lm-eval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from holdfast.data.formats import open_rows
+from holdfast.data.readers import SUFFIXES, kind_of, open_source
+from holdfast.data.rows import Row, Rows
+from holdfast.errors import UserError
+from holdfast.evaluation.base import Task
+from holdfast.evaluation.choices import choice_rows, is_choice
+from holdfast.evaluation.perplexity import text_rows
+from holdfast.judges.base import Judge
+
+Role = Literal["target", "keep"]
+LAB = "lab"
+SEED = 0
+"""Of the draw of questions. Not the run's seed: runs with different seeds answer the same questions."""
+
+
+class Evaluate(Protocol):
+    """What is measured (`recipe.Evaluate`)."""
+
+    target: str
+    keep: Sequence[str]
+    items: int
+    max_tokens: int
+
+
+class Wanted(Protocol):
+    """What this module reads of a recipe."""
+
+    evaluate: Evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all tasks of a run share: how many questions, and the longest answer."""
+
+    items: int = 200
+    max_tokens: int = 128
+
+
+def build_tasks(
+    recipe: Wanted, test: Rows | None = None, judge: Judge | None = None, *, lab: bool = False
+) -> list[Task]:
+    """The tasks of a run: the target first, then what is kept.
+
+    Args:
+        recipe: Of which `evaluate` is read.
+        test: The held-out rows that `target: test` means; `None` or empty when there are none.
+        judge: The recipe's judge, used for the target; guessed from the references when `None`.
+        lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`.
+    Raises:
+        UserError: If a file is missing or unreadable, or a name is no task.
+    """
+    wanted = recipe.evaluate
+    settings = Settings(wanted.items, wanted.max_tokens)
+    target: list[Task] = []
+    if wanted.target == "test":
+        target = [_held_out(test, settings, judge)] if test else []
+    elif wanted.target != "none":
+        target = named_tasks(wanted.target, settings, role="target", judge=judge)
+    learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
+    kept: list[Task] = []
+    for source in wanted.keep:
+        source = (LAB if lab else "none") if source == "auto" else source
+        if source != "none":
+            kept += named_tasks(source, settings, role="keep", without=learned)
+    return _distinct([*target, *kept])
+
+
+def _held_out(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
+    """The held-out rows, called by their skill when they are of one."""
+    task = rows_task("test", rows, settings, role="target", judge=judge)
+    skills = {row.meta.get("skill") for row in task.rows}
+    return replace(task, name=skills.pop()) if len(skills) == 1 and None not in skills else task
+
+
+def _distinct(tasks: Sequence[Task]) -> list[Task]:
+    """The same tasks with the source added to names that occur twice (two files called test.jsonl)."""
+    names = [task.name for task in tasks]
+    return [
+        task
+        if names.count(task.name) == 1
+        else replace(task, name=task.meta.get("source", f"{task.name} ({task.role})"))
+        for task in tasks
+    ]
+
+
+def named_tasks(
+    source: str, settings: Settings = Settings(), *, role: Role = "keep", judge: Judge | None = None,
+    without: set[str] = frozenset(),  # type: ignore[assignment]
+) -> list[Task]:  # fmt: skip
+    """The tasks a name stands for: one, or all skills for `lab`.
+
+    Args:
+        source: A data file, `text:FILE`, `lab`, `lab:SKILL`, or `NAME[:METRIC[,FILTER]]` (or a YAML file) of lm-eval.
+        judge: For a file's answers; guessed from its references when `None`. Skills and lm-eval bring their own.
+        without: Skills that `lab` leaves out.
+    """
+    if source == LAB or source.startswith("lab:"):
+        return _lab_tasks(source, settings, role, without)
+    if source.startswith("text:"):
+        return [_text_task(source.removeprefix("text:"), settings, role)]
+    if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
+        from holdfast.evaluation.lm_eval_bridge import harness_task
+
+        return [harness_task(source, items=settings.items, role=role, seed=SEED)]
+    return [_file_task(Path(source), settings, role, judge)]
+
+
+def _is_file(source: str) -> bool:
+    """Whether a name means a file.
+
+    Raises:
+        UserError: If it means a file that does not exist.
+    """
+    path = Path(source)
+    if path.is_file():
+        return True
+    if path.is_dir():
+        raise UserError(f"evaluate: {source} is a directory; name a file in it")
+    if kind_of(path) in SUFFIXES or os.sep in source or source.startswith("."):
+        raise UserError(f"evaluate: {source} does not exist; correct the path")
+    return False
+
+
+def _lab_tasks(source: str, settings: Settings, role: Role, without: set[str]) -> list[Task]:
+    from holdfast.lab.tasks import skill_names, skill_task
+
+    names = [source.removeprefix("lab:")] if source != LAB else [n for n in skill_names() if n not in without]
+    tasks = [skill_task(name, settings.items, "test") for name in names]
+    # One longest answer for all, so that they go to the engine together.
+    return [
+        replace(task, role=role, max_tokens=settings.max_tokens, meta={**task.meta, "source": source}) for task in tasks
+    ]
+
+
+def _text_task(file: str, settings: Settings, role: Role) -> Task:
+    """Perplexity on a plain text file, or on the `text` of each record of a data file."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"evaluate: text:{file} does not exist; correct the path")
+    if kind_of(path) in SUFFIXES and kind_of(path) != ".txt":
+        rows = text_rows([row.answer or "" for row in open_rows(file, "text")])
+    else:
+        rows = text_rows([path.read_text(encoding="utf-8-sig")])
+    if not rows:
+        raise UserError(f"evaluate: text:{file} holds no text")
+    return Task(path.stem, "perplexity", sample(rows, settings.items), role=role, meta={"source": f"text:{file}"})
+
+
+def _file_task(path: Path, settings: Settings, role: Role, judge: Judge | None) -> Task:
+    """A data file: multiple choice if its first record has choices, else questions with answers, else plain text."""
+    if kind_of(path) == ".txt":
+        return _text_task(str(path), settings, role)
+    source = open_source(str(path))
+    first = next(source.records(), None)
+    if first is not None and is_choice(first[1]):
+        rows = choice_rows((source.at(number), record) for number, record in source.records())
+        return Task(path.stem, "choice", sample(rows, settings.items), role=role, meta={"source": str(path)})
+    return rows_task(path.stem, open_rows(str(path)), settings, role=role, judge=judge, source=str(path))
+
+
+def rows_task(
+    name: str, rows: Rows, settings: Settings, *, role: Role = "keep", judge: Judge | None = None, source: str = ""
+) -> Task:
+    """Rows as a task: questions whose answers are judged, or text (nothing is asked) whose likelihood is measured."""
+    chosen = sample(rows, settings.items)
+    meta = {"source": source or name}
+    if not chosen:
+        raise UserError(f"evaluate: {source or name} holds no rows")
+    if all(not row.prompt for row in chosen):
+        return Task(
+            name,
+            "perplexity",
+            sample(text_rows([r.answer or "" for r in chosen]), settings.items),
+            role=role,
+            meta=meta,
+        )
+    for row in chosen:
+        if not row.prompt or row.gold is None:
+            raise UserError(
+                f"evaluate: {source or name}: row {row.id} has no {'reference' if row.prompt else 'question'}"
+            )
+    if judge is None:
+        judge, meta["why"] = guessed_judge(chosen)
+    return Task(name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens, meta=meta)
+
+
+SENTENCE = 5
+"""Words from which on a reference is free text that no other answer equals."""
+
+
+def guessed_judge(rows: Sequence[Row]) -> tuple[Judge, str]:
+    """The judge the references call for, and why; word overlap for sentences, which `exact` would never pass."""
+    from holdfast.judges.exact import Exact
+    from holdfast.judges.fit import guess
+    from holdfast.judges.overlap import Overlap
+
+    judge, why = guess(rows)
+    if isinstance(judge, Exact) and np.mean([len(str(row.gold).split()) for row in rows]) >= SENTENCE:
+        return Overlap(), "judge overlap: the references are sentences"
+    return judge, why
+
+
+def sample(rows: Rows, items: int, seed: int = SEED) -> list[Row]:
+    """`items` of the rows in a seeded random order, each with an id of its own; equal rows are asked once.
+
+    A smaller draw is the beginning of a larger one.
+    """
+    found: dict[str, Row] = {}
+    for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
+        if len(found) == items:
+            break
+        for name, row in _named(rows[number], found):
+            found[name] = row
+    return list(found.values())
+
+
+def _named(row: Row, found: dict[str, Row]) -> Iterator[tuple[str, Row]]:
+    """The row under an id not taken yet; nothing when it is there already."""
+    name, number = row.id, 1
+    while name in found:
+        if _content(found[name]) == _content(row):
+            return
+        number += 1
+        name = f"{row.id}-{number}"
+    yield name, replace(row, id=name)
+
+
+def _content(row: Row) -> Any:
+    return row.prompt, row.gold, row.meta.get("choices")

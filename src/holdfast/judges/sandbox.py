@@ -1,0 +1,329 @@
+"""The sandbox: the only place where code written by a model, or a judge written by the user, runs.
+
+Every program gets a process of its own, forked from a small warmed interpreter: own process group, empty environment,
+an empty working directory that is removed afterwards, hard limits on CPU time, memory, written bytes (none), open
+files and processes, no network (a namespace with nothing in it where the system permits one), on Linux a system-call
+filter that refuses files for writing, processes, sockets and signals, an unprivileged user when started as root, and
+everywhere an audit hook that refuses the same. Past its wall-clock time its whole group is killed. A verdict comes
+back through a pipe with a token the program cannot reach, so printing, exiting early or changing built-ins fakes
+nothing; the sandbox only ever reads text and JSON.
+
+What it cannot do: a program and its tests share one interpreter, so an object that claims to equal everything passes
+`assert f() == 1`. It contains mistakes and plain cheating; for code from a determined attacker, use a virtual machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from holdfast.errors import RunError, UserError
+
+ZYGOTE = Path(__file__).parent / "contained" / "zygote.py"
+PATIENCE = 20.0
+"""Seconds beyond a job's own time after which the sandbox's interpreter counts as lost."""
+
+
+LOADING = 60.0
+"""Seconds that loading a user's module may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use.
+
+    Args:
+        seconds: Wall-clock (and CPU) time of a program, or of one call of a function.
+        memory_mb: Address space in MiB.
+        output_kb: Printed text in KiB; a program that prints more is stopped.
+        path: Further import directories (installed packages).
+    """
+
+    seconds: float = 5.0
+    memory_mb: int = 512
+    output_kb: int = 256
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Code and the checks it must pass.
+
+    Args:
+        candidates: Readings of the program; the first that compiles is run.
+        checks: Sources run one after another in the program's namespace; each must end without an exception.
+    """
+
+    candidates: tuple[str, ...]
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended.
+
+    Args:
+        status: "passed"; "failed": an exception; "exited": ended before its end; "timeout"; "output": printed too much;
+            "crashed": killed by a limit or a fault; "broken": a check does not compile.
+        reason: One line.
+        check: Number (from 1) of the check that was not passed; 0 = the program itself.
+        output: What it printed.
+    """
+
+    status: Literal["passed", "failed", "exited", "timeout", "output", "crashed", "broken"]
+    reason: str
+    check: int = 0
+    output: str = ""
+
+
+class Zygote:
+    """One warmed interpreter and the pipe to it."""
+
+    def __init__(self, scratch: str) -> None:
+        self.log = tempfile.NamedTemporaryFile(dir=scratch, suffix=".log")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-s", "-S", "-B", "-u", str(ZYGOTE), scratch],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
+            start_new_session=True,
+            bufsize=0,
+            cwd="/",
+        )
+        self.walls = self._receive(time.monotonic() + 60)
+        if self.walls is None:
+            self.close()
+            with open(self.log.name, encoding="utf-8", errors="replace") as log:
+                raise RunError(f"the sandbox does not start: {log.read().strip()[-500:]}")
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply to one job; `None` if the interpreter is lost."""
+        data = json.dumps(job).encode()
+        try:
+            self.process.stdin.write(len(data).to_bytes(4, "big") + data)
+        except BrokenPipeError:
+            return None
+        return self._receive(time.monotonic() + job["wall"] + PATIENCE)
+
+    def _receive(self, deadline: float) -> dict[str, Any] | None:
+        head = self._exactly(4, deadline)
+        body = self._exactly(int.from_bytes(head, "big"), deadline) if head else None
+        return json.loads(body) if body else None
+
+    def _exactly(self, size: int, deadline: float) -> bytes | None:
+        data, source = b"", self.process.stdout
+        while len(data) < size:
+            if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            piece = source.read(size - len(data))
+            if not piece:
+                return None
+            data += piece
+        return data
+
+    def close(self) -> None:
+        """End the interpreter; its children die with it."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.process.stdout.close()
+
+
+class Sandbox:
+    """A pool of warmed interpreters; use it as a context manager.
+
+    Args:
+        limits: What each program may use.
+        workers: Programs run at the same time; default: the number of CPUs, at most 8.
+
+    Raises:
+        UserError: On systems without `fork` (Windows).
+    """
+
+    def __init__(self, limits: Limits | None = None, workers: int | None = None) -> None:
+        if not hasattr(os, "fork"):
+            raise UserError("the sandbox needs Linux or macOS; on Windows run Holdfast under WSL")
+        self.limits = limits or Limits()
+        self.workers = workers or min(8, os.cpu_count() or 1)
+        self._idle: queue.SimpleQueue[Zygote] = queue.SimpleQueue()
+        self._all: list[Zygote] = []
+
+    def __enter__(self) -> Sandbox:
+        self._scratch = tempfile.TemporaryDirectory(prefix="holdfast-", ignore_cleanup_errors=True)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for zygote in self._all:
+            zygote.close()
+            zygote.log.close()
+        self._all.clear()
+        self._scratch.cleanup()
+
+    @property
+    def walls(self) -> dict[str, bool]:
+        """Which of the walls that not every system offers stand here: `network_namespace`, `call_filter`."""
+        zygote = self._take()
+        self._idle.put(zygote)
+        return {k: v for k, v in zygote.walls.items() if k != "ready"}
+
+    def run_all(self, programs: Sequence[Program]) -> list[Outcome]:
+        """The outcomes of `programs`, in their order."""
+        return [self._outcome(job, reply) for job, reply in self._ask_all([self._job(p) for p in programs])]
+
+    def call_all(self, target: str, inputs: Sequence[Sequence[Any]], chunk: int = 32) -> list[dict[str, Any]]:
+        """Call the function `target`, "module:function" or "file.py:function", on each of `inputs` (JSON-able).
+
+        Up to `chunk` calls share a process; a call that ends its process fails alone, the others are done in a new one.
+
+        Returns:
+            For each input `{"value": ..., "type": ...}` or `{"error": why}`, in order.
+
+        Raises:
+            UserError: If the function cannot be loaded.
+        """
+        results: list[dict[str, Any] | None] = [None] * len(inputs)
+        waiting = [list(range(i, min(i + chunk, len(inputs)))) for i in range(0, len(inputs), chunk)]
+        while waiting:
+            jobs = [self._call(target, [inputs[i] for i in group]) for group in waiting]
+            again = []
+            for group, (_, reply) in zip(waiting, self._ask_all(jobs), strict=True):
+                values, why = self._values(target, reply)
+                for i, value in zip(group, values, strict=False):
+                    results[i] = value
+                if len(values) < len(group):
+                    results[group[len(values)]] = {"error": why}
+                    again.append(group[len(values) + 1 :])
+            waiting = [group for group in again if group]
+        return results
+
+    def _job(self, program: Program) -> dict[str, Any]:
+        what = {"kind": "run", "candidates": program.candidates, "checks": program.checks}
+        return {**what, **self._bounds(wall=self.limits.seconds, answer=65536)}
+
+    def _call(self, target: str, inputs: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        seconds = self.limits.seconds
+        what = {"kind": "call", "target": target, "inputs": inputs, "seconds": seconds, "load_seconds": LOADING}
+        return {**what, **self._bounds(wall=LOADING + (seconds + 1) * len(inputs), answer=16 << 20)}
+
+    def _bounds(self, wall: float, answer: int) -> dict[str, Any]:
+        """What every job says: seconds in all, bytes of answer and output, memory, import directories."""
+        limits = self.limits
+        bounds = {"memory_mb": limits.memory_mb, "output": limits.output_kb << 10, "path": limits.path}
+        return {"wall": wall, "answer": answer, **bounds}
+
+    def _take(self) -> Zygote:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            zygote = Zygote(self._scratch.name)
+            self._all.append(zygote)
+            return zygote
+
+    def _ask_all(self, jobs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+        """Each job with its reply (`None`: the interpreter was lost with it), spread over the pool."""
+        replies: list[dict[str, Any] | None] = [None] * len(jobs)
+        numbers = iter(range(len(jobs)))
+        lock = threading.Lock()
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            zygote = self._take()
+            while not errors:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    break
+                replies[number] = zygote.ask(jobs[number])
+                if replies[number] is None:
+                    zygote.close()
+                    zygote = self._take()
+            self._idle.put(zygote)
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # carried over to the calling thread
+                errors.append(error)
+
+        threads = [threading.Thread(target=guarded, daemon=True) for _ in range(min(self.workers, len(jobs)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return list(zip(jobs, replies, strict=True))
+
+    def _outcome(self, job: dict[str, Any], reply: dict[str, Any] | None) -> Outcome:
+        if reply is None:
+            return Outcome("crashed", "the sandbox was lost while it ran")
+        said, found, verdict = reply["said"].rpartition(reply["token"])
+        output = reply["output"]
+        if found and verdict == "P" and not reply["ending"]:
+            return Outcome("passed", f"{len(job['checks'])} checks passed", output=output)
+        if found and verdict == "S":
+            return Outcome("broken" if said.startswith("broken") else "failed", one_line(said), output=output)
+        if found and (done := re.fullmatch(r"F(\d+)", verdict)):
+            check = max(
+                0, int(done[1]) - 1
+            )  # two steps, the program and the restoring of built-ins, come before the checks
+            where = f"check {check} of {len(job['checks'])}" if check else "program"
+            status = "failed" if said else "exited"
+            return Outcome(status, f"{where}: {one_line(said) or 'ended before its end'}", check, output)
+        return self._ended(reply, output)
+
+    def _ended(self, reply: dict[str, Any], output: str) -> Outcome:
+        """The outcome of a process that gave no verdict."""
+        if reply["ending"] == "time":
+            return Outcome("timeout", f"stopped after {self.limits.seconds:g} seconds", output=output)
+        if reply["ending"] == "output":
+            return Outcome("output", f"printed more than {self.limits.output_kb} KiB", output=output)
+        return Outcome(
+            "crashed" if os.WIFSIGNALED(reply["status"]) else "exited", describe(reply["status"]), output=output
+        )
+
+    def _values(self, target: str, reply: dict[str, Any] | None) -> tuple[list[dict[str, Any]], str]:
+        """The values a `call` job brought back, and why there are no more."""
+        if reply is None:
+            return [], "the sandbox was lost while it ran"
+        token = reply["token"]
+        lines = [json.loads(line[len(token) :]) for line in reply["said"].split("\n")[:-1] if line.startswith(token)]
+        if lines and "load" in lines[0]:
+            raise UserError(f"judge {target}: {lines[0]['load']}; correct the module or the function's name")
+        if not lines:
+            raise UserError(f"judge {target}: loading it {self._ended(reply, '').reason}; correct the module")
+        if reply["ending"]:
+            return lines[1:], self._ended(reply, "").reason
+        late = os.WIFSIGNALED(reply["status"]) and os.WTERMSIG(reply["status"]) == signal.SIGALRM
+        return lines[1:], f"stopped after {self.limits.seconds:g} seconds" if late else describe(reply["status"])
+
+
+def one_line(text: str) -> str:
+    """The text on one line, at most 300 characters."""
+    return " ".join(text.split())[:300]
+
+
+def describe(status: int) -> str:
+    """A wait status in words."""
+    if not os.WIFSIGNALED(status):
+        return f"ended early with exit status {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    return f"killed by {signal.Signals(number).name}" + (" (CPU limit)" if number == signal.SIGXCPU else "")

@@ -1,0 +1,54 @@
+"""`holdfast lab build`: train a laboratory model from nothing; killed and repeated, it goes on where it was."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import UserError
+from holdfast.registry import nearest
+
+if TYPE_CHECKING:
+    from holdfast.ui import Progress
+
+SHIPPED = Path(__file__).parent / "models"
+"""Where the package keeps the models it ships."""
+
+
+def build(name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None) -> Path:
+    """Train the laboratory model `name` (`lab` or `lab-small`).
+
+    Args:
+        out: Working folder: resumable state, intermediate models, and the result under `final/`.
+        steps: Fewer steps than the plan's, to try the machinery.
+        ui: Where progress is shown.
+    Returns:
+        The folder of the finished bf16 model; copy it to `lab/models/NAME` to ship it.
+    """
+    from holdfast.lab.pretrain import PLANS, Pretraining
+
+    if name not in PLANS:
+        raise UserError(f"{name} is not a laboratory model{nearest(name, PLANS)}")
+    plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps, warmup=min(200, steps // 4))
+    training = Pretraining(plan, Path(out) / name, log=ui.line if ui else print)
+    training.run()
+    return training.folder / "final"
+
+
+def install(folder: str | Path, name: str) -> Path:
+    """Copy a finished model into the package."""
+    target = SHIPPED / name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target)
+    return target
+
+
+def plan_of(name: str) -> dict[str, Any]:
+    """The plan a laboratory model was trained by, as a dictionary."""
+    from dataclasses import asdict
+
+    from holdfast.lab.pretrain import PLANS
+
+    return asdict(PLANS[name])

@@ -1,0 +1,26 @@
+"""`holdfast demo`: four methods on the laboratory's word problems, in minutes, with nothing to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.ui import Progress
+
+METHODS = ("sft", "sdft", "ssr", "s3ft")
+RECIPE: dict[str, Any] = {
+    "model": "lab",
+    "data": {"train": "lab:story", "limit": 400},
+    "sampling": {"max_tokens": 64, "slots": 128},
+    "train": {"batch_tokens": 2048, "max_steps": 60},
+    "evaluate": {"items": 100, "live_items": 25, "every": 0.5, "max_tokens": 64},
+}
+"""The target is word problems in a written style that the base rarely uses; everything else it knows is to be kept."""
+
+
+def demo(*, out: str | Path = "runs/demo", ui: Progress | None = None) -> dict[str, Any]:
+    """Compare plain SFT with three methods that train on the model's own right answers; content of `compare.json`."""
+    from holdfast.compare import compare
+
+    return compare(RECIPE, METHODS, seeds=1, out=out, ui=ui)

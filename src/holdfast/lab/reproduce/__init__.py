@@ -1,0 +1,54 @@
+"""`holdfast reproduce NAME`: a paper's claim at laboratory scale, its numbers beside ours, and an honest verdict."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import UserError
+from holdfast.registry import nearest
+
+if TYPE_CHECKING:
+    from holdfast.lab.reproduce.base import Claim
+    from holdfast.ui import Progress
+
+CLAIMS: dict[str, str] = {
+    "s3ft": "holdfast.lab.reproduce.selective:S3FT",
+    "ssr": "holdfast.lab.reproduce.selective:SSR",
+    "sdft": "holdfast.lab.reproduce.selective:SDFT",
+    "rft": "holdfast.lab.reproduce.sampled:RFT",
+    "replay": "holdfast.lab.reproduce.sampled:REPLAY",
+    "ift": "holdfast.lab.reproduce.losses:IFT",
+    "neftune": "holdfast.lab.reproduce.losses:NEFTUNE",
+    "dpo": "holdfast.lab.reproduce.losses:DPO",
+    "half": "holdfast.lab.reproduce.weights:HALF",
+    "lora": "holdfast.lab.reproduce.weights:LORA",
+    "lomo": "holdfast.lab.reproduce.weights:LOMO",
+    "dial": "holdfast.lab.reproduce.weights:DIAL",
+}
+"""Method to its claim, "module:NAME"; imported on first use."""
+
+
+def claim_of(name: str) -> Claim:
+    """The claim registered for a method.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if name not in CLAIMS:
+        raise UserError(f"{name} has no reproduction{nearest(name, CLAIMS)}")
+    module, _, attribute = CLAIMS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def available() -> dict[str, str]:
+    """Every reproduction and what it claims."""
+    return {name: claim_of(name).claim for name in CLAIMS}
+
+
+def reproduce(name: str, *, seeds: int = 3, out: str | Path = "runs/reproduce", ui: Progress | None = None) -> dict[str, Any]:
+    """Run one claim: `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "held", "verdict"}`."""
+    from holdfast.lab.reproduce.base import run_claim
+
+    return run_claim(name, claim_of(name), seeds=seeds, out=Path(out), ui=ui)

@@ -1,0 +1,125 @@
+"""What a reproduction is made of: arms that differ in one choice, and the figures the paper's claim is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.compare import compare
+from holdfast.folder import replace_text
+from holdfast.ui import Progress
+
+COMMON: dict[str, Any] = {
+    "model": "lab",
+    "data": {"train": "lab:story", "limit": 1000},
+    "sampling": {"max_tokens": 64, "slots": 128},
+    "train": {"batch_tokens": 2048, "max_steps": 120},
+    "evaluate": {"items": 200, "every": 0, "max_tokens": 64},
+}
+"""The work all reproductions share unless their claim says otherwise, so that arms they have in common are run once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of a reproduction: what the paper measured, and where ours is found.
+
+    Args:
+        what: The quantity, in words.
+        paper: The paper's number.
+        ours: From the comparison's arms (label to entry of `compare.json`) to `(text, low, high)`.
+    """
+
+    what: str
+    paper: str
+    ours: Callable[[Mapping[str, dict[str, Any]]], tuple[str, float | None, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A paper's claim and how it is tested here.
+
+    Args:
+        claim: In one sentence.
+        paper: Authors, year, arXiv number.
+        arms: Label to recipe overrides.
+        figures: What is shown.
+        held: Whether the claim held, from the same arms.
+        verdict: What to say of the result in words, from the same arms.
+        common: What differs from `COMMON`, as a nested mapping.
+    """
+
+    claim: str
+    paper: str
+    arms: Mapping[str, Sequence[str]]
+    figures: Sequence[Figure]
+    held: Callable[[Mapping[str, dict[str, Any]]], bool]
+    verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=lambda arms: "")
+    common: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_claim(name: str, claim: Claim, *, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
+    """Run the arms and weigh the claim; the result is also written to `out/NAME.json`."""
+    recipe = _merged(COMMON, claim.common)
+    folder = out / ("shared" if not claim.common else name)
+    found = compare(recipe, claim.arms, seeds=seeds, out=folder, ui=ui)
+    arms = {run["method"]: run for run in found["runs"]}
+    rows = []
+    for figure in claim.figures:
+        text, low, high = figure.ours(arms)
+        rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
+    result = {
+        "name": name, "claim": claim.claim, "paper": claim.paper, "rows": rows, "held": bool(claim.held(arms)),
+        "verdict": claim.verdict(arms), "seeds": seeds, "budget": found["budget"], "versions": found["versions"],
+    }  # fmt: skip
+    replace_text(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = deepcopy(dict(base))
+    for key, value in changes.items():
+        out[key] = _merged(out.get(key, {}), value) if isinstance(value, Mapping) else value
+    return out
+
+
+def gain(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+    """Gain on the target of one arm, with its interval."""
+    return lambda arms: _shown(arms[label]["gain"])
+
+
+def loss(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+    """Mean loss elsewhere of one arm, with its interval."""
+    return lambda arms: _shown(arms[label]["loss"])
+
+
+def task(label: str, name: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+    """Change of one task in one arm, with its interval."""
+    return lambda arms: _shown(arms[label]["tasks"][name])
+
+
+def _shown(part: Mapping[str, float]) -> tuple[str, float, float]:
+    return f"{part['delta']:+.1f}", part["low"], part["high"]
+
+
+def lost(arms: Mapping[str, dict[str, Any]], label: str) -> float:
+    """Points lost elsewhere."""
+    return arms[label]["loss"]["delta"]
+
+
+def gained(arms: Mapping[str, dict[str, Any]], label: str) -> float:
+    """Points gained on the target."""
+    return arms[label]["gain"]["delta"]
+
+
+def clearly_less(arms: Mapping[str, dict[str, Any]], less: str, more: str, key: str = "loss") -> bool:
+    """Whether one arm's figure is below another's by more than both intervals' overlap allows."""
+    return arms[less][key]["high"] < arms[more][key]["low"]
+
+
+def not_worse(arms: Mapping[str, dict[str, Any]], one: str, other: str) -> bool:
+    """Whether the gain of `one` is within the interval of `other`'s, or above."""
+    return gained(arms, one) >= arms[other]["gain"]["low"]

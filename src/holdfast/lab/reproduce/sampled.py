@@ -1,0 +1,33 @@
+"""RFT: more right reasoning paths from the model itself. Replay: general rows rehearsed beside the new ones."""
+
+from __future__ import annotations
+
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, lost, loss, not_worse
+
+RFT = Claim(
+    claim="RFT gains more on the target than SFT on the gold answers alone, at equal steps.",
+    paper="Yuan et al. 2023, arXiv 2308.01825",
+    arms={"sft": ["method=sft"], "rft": ["method=rft", "curate={name: rft, samples: 8}"]},
+    figures=(
+        Figure("target, SFT", "35.9 (LLaMA-7B, GSM8K)", gain("sft")),
+        Figure("target, RFT", "41.7 (k = 100; here k = 8)", gain("rft")),
+        Figure("lost elsewhere, SFT", "not measured", loss("sft")),
+        Figure("lost elsewhere, RFT", "not measured", loss("rft")),
+    ),
+    held=lambda arms: arms["rft"]["gain"]["low"] > gained(arms, "sft"),
+    verdict=lambda arms: f"RFT gained {gained(arms, 'rft'):.1f} points, SFT {gained(arms, 'sft'):.1f}.",
+)
+
+REPLAY = Claim(
+    claim="A small share of rehearsed general rows prevents most of the forgetting.",
+    paper="Rolnick et al. 2018, arXiv 1811.11682",
+    arms={"sft": ["method=sft"], "replay": ["method=sft", "data.replay={path: lab, share: 0.1}"]},
+    figures=(
+        Figure("target, SFT", "not comparable", gain("sft")),
+        Figure("target, 10 % replay", "about the same", gain("replay")),
+        Figure("lost elsewhere, SFT", "catastrophic", loss("sft")),
+        Figure("lost elsewhere, 10 % replay", "nearly none", loss("replay")),
+    ),
+    held=lambda arms: not_worse(arms, "replay", "sft") and clearly_less(arms, "replay", "sft"),
+    verdict=lambda arms: f"With replay {lost(arms, 'replay'):.1f} points were lost elsewhere, without {lost(arms, 'sft'):.1f}.",
+)

@@ -1,0 +1,63 @@
+"""S3FT, SSR and SDFT: training on the model's own right answers, or its paraphrases, keeps more of what it knew."""
+
+from __future__ import annotations
+
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, lost, loss, not_worse
+
+_SFT, _SDFT, _SSR, _S3FT = (["method=" + name] for name in ("sft", "sdft", "ssr", "s3ft"))
+
+
+def _share(kind: str):  # type: ignore[no-untyped-def]
+    def ours(arms):  # type: ignore[no-untyped-def]
+        origins = arms["s3ft"]["origins"]
+        return f"{100 * origins.get(kind, 0) / sum(origins.values()):.1f} %", None, None
+
+    return ours
+
+
+S3FT = Claim(
+    claim="S3FT gains at least as much on the target as SFT and loses about half as much elsewhere.",
+    paper="Gupta et al. 2025, arXiv 2502.08130",
+    arms={"sft": _SFT, "sdft": _SDFT, "s3ft": _S3FT},
+    figures=(
+        Figure("target, SFT", "+13.1 (GSM8K 40.3 to 53.4)", gain("sft")),
+        Figure("target, SDFT", "+14.5 (to 54.8)", gain("sdft")),
+        Figure("target, S3FT", "+16.6 (to 56.9)", gain("s3ft")),
+        Figure("lost elsewhere, SFT", "up to 4.4", loss("sft")),
+        Figure("lost elsewhere, SDFT", "not given", loss("sdft")),
+        Figure("lost elsewhere, S3FT", "2.5", loss("s3ft")),
+        Figure("rows answered by the model itself", "49.5 % (GSM8K)", _share("model")),
+        Figure("rows from paraphrases", "42.1 %", _share("paraphrase")),
+        Figure("rows left as gold", "8.4 %", _share("gold")),
+    ),
+    held=lambda arms: not_worse(arms, "s3ft", "sft") and lost(arms, "s3ft") <= 0.57 * lost(arms, "sft") and lost(arms, "sft") > 0,
+    verdict=lambda arms: f"S3FT lost {lost(arms, 's3ft'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
+)
+
+SSR = Claim(
+    claim="SSR matches SFT on the target and loses far less elsewhere.",
+    paper="Gupta et al. 2024, arXiv 2409.04787",
+    arms={"sft": _SFT, "ssr": _SSR},
+    figures=(
+        Figure("target, SFT", "about SSR's", gain("sft")),
+        Figure("target, SSR", "about SFT's", gain("ssr")),
+        Figure("lost elsewhere, SFT", "up to 16.7", loss("sft")),
+        Figure("lost elsewhere, SSR", "about 2", loss("ssr")),
+    ),
+    held=lambda arms: not_worse(arms, "ssr", "sft") and clearly_less(arms, "ssr", "sft"),
+    verdict=lambda arms: f"SSR lost {lost(arms, 'ssr'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
+)
+
+SDFT = Claim(
+    claim="SDFT, which always paraphrases the gold answer, loses less elsewhere than SFT at a like gain.",
+    paper="Yang et al. 2024, arXiv 2402.13669",
+    arms={"sft": _SFT, "sdft": _SDFT},
+    figures=(
+        Figure("target, SFT", "+13.1 (GSM8K, in 2502.08130)", gain("sft")),
+        Figure("target, SDFT", "+14.5 (GSM8K, in 2502.08130)", gain("sdft")),
+        Figure("lost elsewhere, SFT", "not given here", loss("sft")),
+        Figure("lost elsewhere, SDFT", "less", loss("sdft")),
+    ),
+    held=lambda arms: not_worse(arms, "sdft", "sft") and clearly_less(arms, "sdft", "sft"),
+    verdict=lambda arms: f"SDFT lost {lost(arms, 'sdft'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
+)

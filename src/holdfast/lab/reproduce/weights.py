@@ -1,0 +1,61 @@
+"""Half fine-tuning, LoRA, LOMO and the dial: other weights, other updates, and a way back after training."""
+
+from __future__ import annotations
+
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, lost, loss, not_worse
+
+HALF = Claim(
+    claim="Freezing half of the weights keeps more of what the model knew, at a like gain.",
+    paper="Hui et al. 2024, arXiv 2404.18466",
+    arms={"sft": ["method=sft"], "half": ["method=half"]},
+    figures=(
+        Figure("target, full", "41.0 (Llama-2-7B, Tulu-V2 mean)", gain("sft")),
+        Figure("target, half", "42.9", gain("half")),
+        Figure("lost elsewhere, full", "8.2 (knowledge 22.9 to 14.7)", loss("sft")),
+        Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss("half")),
+    ),
+    held=lambda arms: not_worse(arms, "half", "sft") and lost(arms, "half") < lost(arms, "sft"),
+    verdict=lambda arms: f"Half lost {lost(arms, 'half'):.1f} points elsewhere, full {lost(arms, 'sft'):.1f}.",
+)
+
+LORA = Claim(
+    claim="LoRA learns less and forgets less than full fine-tuning.",
+    paper="Hu et al. 2021, arXiv 2106.09685; Biderman et al. 2024, arXiv 2405.09673",
+    arms={"sft": ["method=sft"], "lora": ["method=lora"]},
+    figures=(
+        Figure("target, full", "more", gain("sft")),
+        Figure("target, LoRA", "less", gain("lora")),
+        Figure("lost elsewhere, full", "more", loss("sft")),
+        Figure("lost elsewhere, LoRA", "less", loss("lora")),
+    ),
+    held=lambda arms: gained(arms, "lora") <= gained(arms, "sft") and clearly_less(arms, "lora", "sft"),
+    verdict=lambda arms: f"LoRA gained {gained(arms, 'lora'):.1f} and lost {lost(arms, 'lora'):.1f} points.",
+)
+
+LOMO = Claim(
+    claim="LOMO trains all weights with no optimizer state, at the accuracy of ordinary fine-tuning.",
+    paper="Lv et al. 2023, arXiv 2306.09782",
+    arms={"sft": ["method=sft"], "lomo": ["method=lomo"]},
+    figures=(
+        Figure("target, AdamW", "comparable (SuperGLUE)", gain("sft")),
+        Figure("target, LOMO", "comparable (SuperGLUE)", gain("lomo")),
+        Figure("lost elsewhere, AdamW", "not measured", loss("sft")),
+        Figure("lost elsewhere, LOMO", "not measured", loss("lomo")),
+    ),
+    held=lambda arms: not_worse(arms, "lomo", "sft"),
+    verdict=lambda arms: "The paper itself warns that plain SGD, which LOMO is, fails on small models.",
+)
+
+DIAL = Claim(
+    claim="Weights between base and tuned keep most of the gain and lose much less.",
+    paper="Wortsman et al. 2021, arXiv 2109.01903",
+    arms={"sft": ["method=sft"], "dial 0.5": ["method=sft", "inference={name: dial, point: 0.5}"]},
+    figures=(
+        Figure("target, tuned", "86.2 (ImageNet)", gain("sft")),
+        Figure("target, half way", "86.9 to 87.1 at the best point", gain("dial 0.5")),
+        Figure("lost elsewhere, tuned", "reference", loss("sft")),
+        Figure("lost elsewhere, half way", "4 to 6 points better", loss("dial 0.5")),
+    ),
+    held=lambda arms: gained(arms, "dial 0.5") >= 0.5 * gained(arms, "sft") and clearly_less(arms, "dial 0.5", "sft"),
+    verdict=lambda arms: f"Half way, {gained(arms, 'dial 0.5'):.1f} were gained and {lost(arms, 'dial 0.5'):.1f} lost.",
+)

@@ -1,0 +1,157 @@
+"""Pydantic's complaints about a recipe in the user's words: what a setting must be, what it is, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from holdfast.method import Method
+from holdfast.recipe import Recipe
+from holdfast.registry import find
+from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
+
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of `key: value`",
+    "model": "a mapping of `key: value`",
+    "finite": "a finite number",
+}
+"""First word of pydantic's error type to what should have been given."""
+
+
+def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any]) -> list[tuple[Path, str]]:
+    """`(path, what is wrong)` for each wrong setting.
+
+    Args:
+        error: What validating `Recipe` raised.
+        given: The mapping as written.
+        filled: The mapping after shorthands, whose paths the error speaks of.
+    """
+    grouped: dict[Path, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        grouped.setdefault(_real_path(item, filled), []).append(dict(item))
+    return [(path, _text(path, items, filled)) for path, items in grouped.items()]
+
+
+def _real_path(item: dict[str, Any], data: Any) -> Path:
+    """The error's location without pydantic's own steps (names of union members)."""
+    path: list[str | int] = []
+    here = data
+    for step in item["loc"]:
+        last = item["type"] in ("missing", "extra_forbidden") and step == item["loc"][-1]
+        listed = isinstance(here, (list, tuple)) and isinstance(step, int)
+        inside = listed or (isinstance(here, dict) and step in here)
+        if not inside and not last:
+            break
+        path.append(step)
+        here = here[step] if inside else None
+    return tuple(path)
+
+
+def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
+    kind = items[0]["type"]
+    if kind == "extra_forbidden":
+        return f"is not a setting{nearest_setting(path, data)}"
+    if kind == "missing":
+        return f"is missing: {describe(path, data)}"
+    if kind == "value_error":
+        return str(items[0]["ctx"]["error"])
+    if kind == "literal_error":
+        allowed = items[0]["ctx"]["expected"].replace("'", "")
+        names = allowed.replace(" or ", ", ").split(", ")
+        close = difflib.get_close_matches(str(items[0]["input"]), names, n=1)
+        return f"must be {allowed}, not {shown(items[0]['input'])}" + (f"; did you mean {close[0]}?" if close else "")
+    expected = [EXPECTED[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in EXPECTED]
+    if expected:
+        return f"must be {' or '.join(dict.fromkeys(expected))}, not {shown(items[0]['input'])}"
+    message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
+    return f"must be {message}, not {shown(items[0]['input'])}"
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: short, and as YAML would have it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def settings(data: dict[str, Any] | None = None) -> dict[str, str]:
+    """Every dotted setting to its description, with the knobs of the methods chosen in `data`."""
+    out: dict[str, str] = {}
+
+    def visit(model: type[BaseModel], prefix: str) -> None:
+        for name, info in model.model_fields.items():
+            out[prefix + name] = info.description or ""
+            inner = section_of(info.annotation)
+            if inner is not None:
+                visit(inner, f"{prefix}{name}.")
+
+    visit(Recipe, "")
+    for key, cls in _chosen(data or {}):
+        out[f"{key}.name"] = "Which one."
+        out.update({f"{key}.{knob}": info.description or "" for knob, info in cls.model_fields.items()})
+    return out
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class behind a field's annotation (`X` or `X | None`), if it is one."""
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+    return next((m for m in models if not issubclass(m, Method)), None)
+
+
+def _chosen(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
+    out = [(key, cls) for key in AXES if key != "curate" and (cls := chosen_class(data, key))]
+    for item in data.get("curate") or []:
+        cls = chosen_class({"curate": item}, "curate")
+        out += [("curate", cls)] if cls else []
+    judge = data.get("judge")
+    name = judge.get("name") if isinstance(judge, dict) else judge
+    if isinstance(name, str):
+        from holdfast.errors import UserError
+
+        try:
+            out.append(("judge", find("judges", name)))
+        except UserError:
+            return out
+    return out
+
+
+def describe(path: Path, data: dict[str, Any]) -> str:
+    """The description of a setting."""
+    return settings(data).get(dotted(tuple(p for p in path if isinstance(p, str))), "needed here")
+
+
+def nearest_setting(path: Path, data: dict[str, Any]) -> str:
+    """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
+    known = settings(data)
+    names = {name: name for name in known} | {
+        alias: target for alias, (target, _) in ALIASES.items() if target in known
+    }
+    steps = [str(p) for p in path if isinstance(p, str)]
+    written, parent = ".".join(steps), ".".join(steps[:-1])
+
+    def likeness(name: str) -> tuple[float, bool, int]:
+        last = difflib.SequenceMatcher(None, steps[-1].lower(), name.rpartition(".")[2].lower()).ratio()
+        whole = difflib.SequenceMatcher(None, written.lower(), name.lower()).ratio()
+        return max(last, whole), names[name].rpartition(".")[0] == parent, -len(name)
+
+    best = max(names, key=likeness)
+    if likeness(best)[0] >= 0.7:
+        return f"; did you mean {names[best]}?"
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    return f"; known{' in ' + parent if parent else ''}: {', '.join(beside)}" if beside else ""

@@ -1,0 +1,333 @@
+"""Recipes from files and the command line: every error at once, each with its line and the nearest valid name.
+
+Relative paths in a recipe are looked for in the current directory first, then in the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from holdfast import recipe_text, recipe_yaml
+from holdfast.errors import UserError
+from holdfast.method import Method
+from holdfast.recipe import Recipe
+from holdfast.recipe_errors import explain
+from holdfast.shorthand import AXES, METHODS, Path, dotted, expand, fill_in, read_aliases
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe, where each of its settings came from, and what the user should know about how it was read.
+
+    Args:
+        recipe: The validated recipe.
+        sources: Dotted setting to "recipe.yaml:7", "command line", "method s3ft", "derived: ...", "paper" or "default".
+        notes: One line each: Hugging Face names that were translated, files found beside the recipe.
+        name: What to call the recipe in messages (its file name).
+    """
+
+    recipe: Recipe
+    sources: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    name: str = "recipe"
+
+
+def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Resolved:
+    """Read a recipe file, or the `resolved.yaml` of a run directory, with `a.b=value` overrides.
+
+    Raises:
+        UserError: One line per problem, all at once: `recipe.yaml:7: train.learning_rat is not a setting; ...`.
+    """
+    file = pathlib.Path(path)
+    if file.is_dir():
+        file = file / "resolved.yaml"
+    if not file.exists():
+        near = sorted(p.name for p in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
+        raise UserError(
+            f"{path}: no such recipe"
+            + (f"; here are {', '.join(near[:5])}" if near else "; `holdfast init` writes one")
+        )
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    data, lines, problems = recipe_yaml.parse(text, str(file))
+    if data is None:
+        raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
+    if not isinstance(data, dict):
+        raise UserError(f"{file}:{lines[()]}: a recipe is a mapping of `key: value` lines")
+    labels = {where: f"{file}:{line}" for where, line in lines.items() if where}
+    return resolve(data, overrides, labels, problems, file.parent, str(file))
+
+
+def as_resolved(
+    value: Resolved | Recipe | dict[str, Any] | str | pathlib.Path, overrides: Sequence[str] = ()
+) -> Resolved:
+    """Whatever the Python API is given as a recipe: a file, a mapping, a `Recipe`; overrides as on the command line."""
+    if isinstance(value, Resolved) and not overrides:
+        return value
+    if isinstance(value, (str, pathlib.Path)):
+        return read_recipe(value, overrides)
+    if isinstance(value, Resolved):
+        given = value.recipe.given()
+        return resolve(given, overrides, _labels_of(value, given), name=value.name)
+    return resolve(value.given() if isinstance(value, Recipe) else value, overrides)
+
+
+def resolve(
+    data: dict[str, Any],
+    overrides: Sequence[str] = (),
+    labels: dict[Path, str] | None = None,
+    problems: Sequence[tuple[Path, str]] = (),
+    folder: pathlib.Path | None = None,
+    name: str = "recipe",
+) -> Resolved:
+    """The steps from a plain mapping to a recipe: overrides, aliases, paths, shorthand, validation.
+
+    Args:
+        data: The nested mapping as the user wrote it.
+        overrides: `a.b=value` texts, the value in YAML.
+        labels: Path to where it stands ("recipe.yaml:7"); what is missing is called by `name`.
+        problems: Found already.
+        folder: Relative paths that are not in the current directory are looked for here.
+        name: The recipe's name in messages.
+    Raises:
+        UserError: All problems, one per line.
+    """
+    labels = dict(labels or {})
+    labels.setdefault((), name)
+    found = list(problems)
+    read = read_aliases(_override(data, overrides, labels, found))
+    labels.update({new: place(labels, old) for new, old in read.moved.items()})
+    found += read.problems
+    notes = [f"{place(labels, where)}: {dotted(where)} {text}" for where, text in read.notes]
+    given = read.data
+    if folder is not None:
+        notes += _find_beside(given, folder)
+    filled = fill_in(given)
+    found += filled.problems
+    if filled.problems:
+        given = {**given, "method": "sft"}
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:
+        found += explain(error, given, filled.data)
+    if found or recipe is None:
+        raise UserError("\n".join(_sorted_lines(found, labels, given)))
+    return Resolved(recipe, _sources(recipe, given, labels, filled.origins | read.origins), tuple(notes), name)
+
+
+def place(labels: dict[Path, str], path: Path) -> str:
+    """Where a path stands, or the nearest part of the recipe around it."""
+    while path not in labels:
+        path = path[:-1]
+    return labels[path]
+
+
+def _sorted_lines(found: list[tuple[Path, str]], labels: dict[Path, str], given: dict[str, Any]) -> list[str]:
+    written = partial(_written, given=given)
+    lines = {(place(labels, written(p)), _sentence(dotted(written(p)), text)) for p, text in found}
+
+    def order(line: tuple[str, str]) -> tuple[Any, ...]:
+        natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line[0])]
+        return line[0] == COMMAND_LINE, natural, line[1]
+
+    return [f"{label}: {sentence}" for label, sentence in sorted(lines, key=order)]
+
+
+def _sentence(key: str, text: str) -> str:
+    """`train.epochs must be a number`, but `tuner: loraa is not one of the tuners`, whose text has its own subject."""
+    own_subject = text.split(" ", 1)[0] not in ("is", "must", "means", "cannot")
+    return f"{key}: {text}" if key and own_subject else f"{key} {text}".strip()
+
+
+def _override(
+    data: dict[str, Any], overrides: Sequence[str], labels: dict[Path, str], problems: list[tuple[Path, str]]
+) -> dict[str, Any]:
+    """Apply `a.b=value` texts to a copy of `data`; what they replace loses its label."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{COMMAND_LINE}: {text} is not setting=value, as in optimizer.learning_rate=3e-5")
+        path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
+        parsed, _, wrong = recipe_yaml.parse(value, f"{COMMAND_LINE}: {key}")
+        problems += [(path + where, what) for where, what in wrong]
+        data = _replaced(data, path, parsed, path)
+        for old in [p for p in labels if p[: len(path)] == path]:
+            del labels[old]
+        labels[path] = COMMAND_LINE
+    return data
+
+
+def _replaced(here: Any, path: Path, value: Any, whole: Path) -> Any:
+    """A copy of `here` with `value` at `path`, made of mappings where there was nothing or only a name."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(here, str) and whole[0] in (*AXES, "judge"):
+        here = {"name": here}
+    if isinstance(here, list):
+        if not isinstance(step, int) and len(here) == 1:  # curate.paraphrase=true, the list holding one curator
+            return [_replaced(here[0], path, value, whole)]
+        if not isinstance(step, int) or step > len(here):
+            raise UserError(
+                f"{COMMAND_LINE}: {dotted(whole)}: {step} is not one of its {len(here)} items; count from 0"
+            )
+        return [
+            *here[:step],
+            _replaced(here[step] if step < len(here) else None, rest, value, whole),
+            *here[step + 1 :],
+        ]
+    if here is not None and not isinstance(here, dict):
+        raise UserError(f"{COMMAND_LINE}: {dotted(whole)} is not a setting: {here!r} holds no {step}")
+    return {**(here or {}), str(step): _replaced((here or {}).get(str(step)), rest, value, whole)}
+
+
+def _find_beside(given: dict[str, Any], folder: pathlib.Path) -> list[str]:
+    """Replace, in place, relative paths that only exist in the recipe's folder; a note for each."""
+    notes: list[str] = []
+
+    def beside(text: Any) -> Any:
+        if not isinstance(text, str) or not text:
+            return text
+        prefix, path = ("text:", text[5:]) if text.startswith("text:") else ("", text)
+        candidate = folder / path
+        if pathlib.Path(path).is_absolute() or pathlib.Path(path).exists() or not candidate.exists() or path == "..":
+            return text
+        notes.append(f"{path} is read from {candidate}")
+        return f"{prefix}{candidate}"
+
+    def visit(part: Any, keys: Sequence[str]) -> None:
+        if isinstance(part, dict):
+            part.update(
+                {
+                    k: [beside(v) for v in part[k]] if isinstance(part[k], list) else beside(part[k])
+                    for k in keys
+                    if k in part
+                }
+            )
+
+    visit(given, ["model"])
+    data, curate = given.get("data"), given.get("curate")
+    visit(data, ["train", "test"])
+    visit(data.get("replay") if isinstance(data, dict) else None, ["path"])
+    visit(given.get("evaluate"), ["target", "keep"])
+    for curator in curate if isinstance(curate, list) else [curate]:
+        visit(curator, ["path"])
+    return notes
+
+
+def _sources(
+    recipe: Recipe, given: dict[str, Any], labels: dict[Path, str], origins: dict[Path, str]
+) -> dict[str, str]:
+    """Dotted leaf to where its value came from."""
+    out: dict[str, str] = {}
+    for path in _leaves(recipe.model_dump(mode="json")):
+        if _was_given(given, _written(path, given)):
+            out[dotted(path)] = place(labels, _written(path, given))
+        else:
+            chosen = (
+                recipe.curate[int(path[1])] if path[0] == "curate" and len(path) > 1 else getattr(recipe, str(path[0]))
+            )
+            out[dotted(path)] = origins.get(path) or _default_source(chosen, str(path[-1]))
+    return out
+
+
+def _leaves(value: Any, path: Path = ()) -> Iterator[Path]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        for i, inner in enumerate(value):
+            yield from _leaves(inner, (*path, i))
+    else:
+        yield path
+
+
+def _written(path: Path, given: dict[str, Any]) -> Path:
+    """The path as the user wrote it: a lone curator has no index."""
+    lone = len(path) > 1 and path[0] == "curate" and path[1] == 0 and not isinstance(given.get("curate"), (list, tuple))
+    return ("curate", *path[2:]) if lone else path
+
+
+def _was_given(here: Any, path: Path) -> bool:
+    for step in path:
+        if isinstance(here, str) and step == "name":
+            return True
+        if isinstance(here, Method):
+            return step == "name" or step in here.model_fields_set
+        listed = isinstance(here, (list, tuple)) and isinstance(step, int)
+        if not (listed or (isinstance(here, dict) and step in here)):
+            return False
+        here = here[step]
+    return True
+
+
+def _default_source(method: Any, knob: str) -> str:
+    """A method's own knobs come from its paper; those it shares with its axis, and settings, are plain defaults."""
+    owner = next((cls for cls in type(method).__mro__ if knob in inspect.get_annotations(cls)), object)
+    return "paper" if vars(owner).get("paper") else "default"
+
+
+def resolved_yaml(resolved: Resolved) -> str:
+    """Every setting with its value and where it came from; itself a recipe that gives the same `Recipe`."""
+    from holdfast import __version__
+
+    lines = recipe_text.emit(
+        resolved.recipe.model_dump(mode="json"),
+        lambda path: resolved.sources.get(dotted(path), ""),
+    )
+    head = f"# Resolved by holdfast {__version__}: every setting of the run and where it came from. It is a recipe too."
+    return "\n".join([head, *lines, ""])
+
+
+def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes: Any) -> Resolved:
+    """The same recipe with another `method`, as `compare` needs it.
+
+    On every axis that any of the compared methods chooses, the recipe's own choice gives way (its knobs stay where the
+    names agree); other axes, and curators that add rows instead of choosing them (`replay`), stay. Derived defaults are
+    derived anew.
+
+    Args:
+        resolved: The recipe compared on.
+        method: The method to switch to.
+        among: All compared methods.
+        changes: Dotted settings with `__` for dots, set last: `train__seed=1, output="..."`.
+    """
+    given = resolved.recipe.given()
+    chosen = expand(method)
+    varied = {key for name in (*among, resolved.recipe.method) for key in expand(name)}
+    named = {
+        name for choices in METHODS.values() for key, name in choices.items() if key == "curate" and name != "replay"
+    }
+    for key in varied & set(given):
+        own = given.pop(key)
+        if key == "curate":
+            by_name = {item["name"]: item for item in own}
+            kept = [item for item in own if item["name"] not in named]
+            given["curate"] = [by_name.get(name, {"name": name}) for name in chosen.get("curate", [])] + kept
+        elif own["name"] in chosen.get(key, []):
+            given[key] = own
+    labels = _labels_of(resolved, given)
+    for key, value in {"method": method, **changes}.items():
+        path: Path = tuple(key.split("__"))
+        given = _replaced(given, path, value, path)
+        labels[path] = "compare"
+    return resolve(given, labels=labels, name=resolved.name)
+
+
+def _labels_of(resolved: Resolved, given: dict[str, Any]) -> dict[Path, str]:
+    """Where the given settings of a resolved recipe stand, to resolve them once more."""
+    known = {path: resolved.sources.get(dotted(path), resolved.name) for path in _leaves(given)}
+    return {(): resolved.name, **known}

@@ -1,0 +1,187 @@
+"""The model card: a README.md with YAML front matter that says what was gained, what was lost and how to load it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from holdfast.report import words
+
+PEFT_TUNERS = frozenset({"lora", "longlora", "ia3", "prompt", "prefix"})
+"""Tuners whose result is an adapter beside the base; `report["model"]["library"]` overrides the guess."""
+
+
+_TRANSFORMERS = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")"""
+
+_PEFT = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")"""
+
+_SAME_SOURCE = "The target questions come from the same source as the training rows; elsewhere the gain may be smaller."
+_OWN_WORDS = "Some answers trained on were written by the model itself; mistakes its judge cannot see were kept."
+
+
+def _name_of(choice: Any) -> str:
+    """The name of a method in a resolved recipe, written as `lora` or as `{name: lora, ...}`."""
+    return str(choice.get("name", "")) if isinstance(choice, dict) else str(choice or "")
+
+
+def _base(report: dict[str, Any]) -> str:
+    """The base model's name; of a path on somebody's disk only the last part."""
+    name = str((report.get("model") or {}).get("name") or "")
+    return PurePath(name).name if name.startswith(("/", "~", ".")) else name
+
+
+def _library(report: dict[str, Any]) -> str:
+    said = (report.get("model") or {}).get("library")
+    tuner = _name_of((report.get("recipe") or {}).get("tuner"))
+    return said or ("peft" if tuner in PEFT_TUNERS else "transformers")
+
+
+def front_matter(report: dict[str, Any]) -> dict[str, Any]:
+    """What the Hugging Face hub reads: base model, library, tags, task and, where known, the licence."""
+    method = words.method_of(report)
+    found = {
+        "base_model": _base(report) or None,
+        "library_name": _library(report),
+        "pipeline_tag": "text-generation",
+        "tags": ["holdfast", "fine-tuned", method],
+        "license": (report.get("model") or {}).get("license"),
+    }
+    return {k: v for k, v in found.items() if v}
+
+
+def _cell(value: object) -> str:
+    """Text that stays inside its cell and its line, and is not taken for markup."""
+    text = re.sub(r"\s+", " ", str(value))
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+
+
+def _fence(text: str, language: str = "") -> str:
+    """A code block fenced longer than any fence inside it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _results(report: dict[str, Any]) -> str:
+    tasks = words.ordered(report.get("tasks") or [])
+    if not tasks:
+        return "Nothing was measured."
+    lines = ["| task | role | n | base | tuned | change | 95 % interval | p |", "|---|---|" + "---:|" * 6]
+    for t in tasks:
+        scores = (words.points(t.get("base")), words.points(t.get("tuned")), words.signed(t.get("delta")))
+        cells = [_cell(t["name"]), _cell(t.get("role")), words.count(t.get("n")), *scores]
+        cells += [words.span(t.get("low"), t.get("high"), sign=True), words.pvalue(t.get("p")).replace("<", "&lt;")]
+        lines.append("| " + " | ".join(cells) + " |")
+    for title, part in (
+        ("gain on the target", words.change(report.get("gain"))),
+        ("change elsewhere", words.change(report.get("loss"), lost=True)),
+    ):
+        if part:
+            interval = words.span(part["low"], part["high"], sign=True)
+            lines.append(f"| **{title}** | | | | | **{words.signed(part['delta'])}** | {interval} | |")
+    note = (
+        "Scores are points from 0 to 100, higher is better. Base and tuned answered the same questions; intervals are "
+        "paired bootstrap over the questions, p is the exact McNemar test."
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _loading(report: dict[str, Any]) -> str:
+    adapter = _library(report) == "peft"
+    if adapter:
+        python = _PEFT
+        serve = f"vllm serve {_base(report) or 'BASE'} --enable-lora --lora-modules tuned=model"
+    else:
+        python = _TRANSFORMERS
+        serve = "vllm serve model"
+    what = "weights of the adapter" if adapter else "weights"
+    parts = [
+        f"The {what} are in `model/` beside this file.",
+        _fence(python, "python"),
+        "With vLLM:",
+        _fence(serve, "sh"),
+    ]
+    return "\n\n".join(parts)
+
+
+def _training(report: dict[str, Any]) -> str:
+    parts = []
+    counts = {k: v for k, v in ((report.get("curation") or {}).get("counts") or {}).items() if v}
+    if counts:
+        told = ", ".join(f"{words.count(v)} {_cell(k)}" for k, v in counts.items())
+        parts.append(f"Rows by who wrote the answer: {told}.")
+    t = report.get("training") or {}
+    if t:
+        parts.append(
+            f"Trained on {words.count(t.get('rows'))} rows for {words.count(t.get('steps'))} steps "
+            f"({words.count(t.get('tokens'))} tokens, {words.count(t.get('trained_tokens'))} of them predicted)."
+        )
+    seconds = words.total_seconds(report.get("cost"))
+    if words.known(seconds):
+        parts.append(f"It took {words.duration(seconds)} in all.")
+    text = " ".join(parts)
+    recipe = report.get("recipe")
+    if recipe:
+        text += "\n\nWith the recipe below saved as `recipe.yaml`:\n\n" + _fence("holdfast train recipe.yaml", "sh")
+        text += "\n\n" + _fence(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100), "yaml")
+    return text.strip() or "Nothing was recorded."
+
+
+def _limits(report: dict[str, Any]) -> str:
+    tasks = report.get("tasks") or []
+    kept = [t for t in tasks if t.get("role") == "keep"]
+    lines = []
+    gate = report.get("gate")
+    if gate and not gate["passed"]:
+        lines.append(f"**The gate of the recipe refused this model**: {_cell('; '.join(gate.get('reasons') or []))}.")
+    if kept:
+        names = ", ".join(_cell(t["name"]) for t in kept)
+        lines.append(f"Loss was measured on {names}; what these do not ask may have been lost unseen.")
+    else:
+        lines.append("No kept task was measured: what the model lost is unknown.")
+    lines.append("The intervals cover the choice of questions, not of the training seed: this is one run.")
+    asked = ((report.get("recipe") or {}).get("evaluate") or {}).get("target", "test")
+    if asked == "test" and len(kept) < len(tasks):
+        lines.append(_SAME_SOURCE)
+    counts = (report.get("curation") or {}).get("counts") or {}
+    if counts.get("model") or counts.get("paraphrase"):
+        lines.append(_OWN_WORDS)
+    for reason, n in ((report.get("training") or {}).get("dropped") or {}).items():
+        if n:
+            lines.append(f"{words.count(n)} row{'' if n == 1 else 's'} left out of training: {_cell(reason)}.")
+    lines.append("Safety and bias were not measured unless a task above says so.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _versions(report: dict[str, Any]) -> str:
+    versions = report.get("versions") or {}
+    return ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in versions.items()) or "Not recorded."
+
+
+def render_card(report: dict[str, Any]) -> str:
+    """README.md of a run from the content of `report.json`; the same input always gives the same text."""
+    matter = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True)
+    method, base = words.method_of(report), _base(report)
+    intro = f"`{base or 'A model'}` fine-tuned with {_cell(method)}. {_cell(words.verdict(report))}"
+    sections = [
+        f"---\n{matter}---",
+        f"# {_cell(report.get('name') or 'run')}",
+        intro,
+        "## What it gained and lost\n\n" + _results(report),
+        "`report.html` beside this file shows every task, the answers that flipped and where the rows came from.",
+        "## How to load it\n\n" + _loading(report),
+        "## How it was trained\n\n" + _training(report),
+        "## What this does not tell\n\n" + _limits(report),
+        "## Versions\n\n" + _versions(report),
+    ]
+    return "\n\n".join(sections) + "\n"

@@ -1,0 +1,259 @@
+"""The report as one self-contained HTML page: no script, no font, no picture fetched; opens offline and prints.
+
+The pages are Jinja2 templates with autoescape on; plots and templates build on `Markup`, so what a model wrote is
+always text. A content policy in the page forbids scripts and loads besides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from holdfast.report import plots, words
+
+MOST_FLIPS = 100
+"""Flipped answers shown per task; the item files of the run hold all."""
+
+_FIRST = 3  # flipped answers shown before the rest is folded
+_LONG = 700  # characters of an answer shown before it is folded
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    env = Environment(
+        loader=PackageLoader("holdfast.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("points", "signed", "span", "bracket", "direction", "pvalue", "percent", "count", "duration"):
+        env.filters[name] = getattr(words, name)
+        env.globals[name] = getattr(words, name)
+    env.globals |= {
+        "known": words.known,
+        "DASH": words.MISSING,
+        "LONG": _LONG,
+        "FIRST": _FIRST,
+        "origin_class": plots.origin_class,
+    }
+    return env
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100) if value else ""
+
+
+def _when(created: str) -> str:
+    """`2025-11-21T14:32:05Z` as `2025-11-21 14:32`; anything else as it is."""
+    text = str(created or "")
+    return text[:16].replace("T", " ") if len(text) >= 16 and text[10] == "T" else text
+
+
+_TASK = (
+    "role",
+    "kind",
+    "judge",
+    "n",
+    "base",
+    "tuned",
+    "delta",
+    "low",
+    "high",
+    "p",
+    "won",
+    "lost",
+    "noise",
+    "stop_base",
+)
+_TASK += ("stop_tuned", "length_base", "length_tuned", "flips", "extra")
+_PARTS = {
+    "curation": ("counts", "notes", "examples"),
+    "training": ("rows", "steps", "tokens", "trained_tokens", "dropped", "epochs"),
+    "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens"),
+    "gate": ("passed", "reasons"),
+    "model": ("name", "fingerprint", "parameters", "trainable"),
+}
+
+
+def _filled(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
+    """The part with None for what a report (an older one, a partial one) does not hold."""
+    return {**dict.fromkeys(keys), **(part or {})}
+
+
+def _complete(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with every part and key the template asks for; parts that are not there at all stay None."""
+    parts = {name: _filled(report[name], keys) if report.get(name) else None for name, keys in _PARTS.items()}
+    tasks = [_filled(task, _TASK) for task in words.ordered(report.get("tasks") or [])]
+    top = _filled(report, ("holdfast", "created", "gain", "loss", "recipe", "versions"))
+    curves = [_filled(c, ("step", "tokens", "loss", "target", "keep")) for c in report.get("curves") or []]
+    return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
+
+
+def _flips(task: Mapping[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None) -> dict[str, Any]:
+    """The flipped answers of one task, lost ones first: {"task", "won", "lost", "shown", "total"}."""
+    found = list((items or {}).get(task["name"]) or task.get("flips") or [])
+    shown = sorted(
+        (_filled(f, ("id", "prompt", "reference", "base", "tuned")) for f in found), key=lambda f: bool(f["won"])
+    )[:MOST_FLIPS]
+    won, lost = (task.get("won"), task.get("lost"))
+    won = sum(bool(f["won"]) for f in found) if won is None else won
+    lost = sum(not f["won"] for f in found) if lost is None else lost
+    return {"task": task, "shown": shown, "won": won, "lost": lost, "total": max(len(found), won + lost)}
+
+
+def _origins(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    counts = counts or {}
+    total = sum(counts.values())
+    kinds = plots.origin_names([dict(counts)])
+    return [
+        {"name": kind, "count": counts[kind], "share": counts[kind] / total, "cls": plots.origin_class(kind, kinds)}
+        for kind in kinds
+    ]
+
+
+def _curve_rows(curves: Sequence[Mapping[str, Any]], most: int = 24) -> list[Mapping[str, Any]]:
+    """The steps worth a line in the table: those evaluated, or an even choice when none or too many were."""
+    rows = [c for c in curves if words.known(c.get("target")) or words.known(c.get("keep"))] or list(curves)
+    if len(rows) <= most:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
+    counts = (report.get("curation") or {}).get("counts") or {}
+    seconds = {k: v for k, v in ((report.get("cost") or {}).get("seconds") or {}).items() if words.known(v)}
+    return {
+        "plane": plots.run_plane(report),
+        "way": len(plots.way_of(report.get("curves") or [])) > 1,
+        "deltas": plots.deltas(report["tasks"]),
+        "curves": plots.run_curves(report),
+        "origins": plots.shares([("", counts)], plots.origin_names([counts])),
+        "time": plots.shares([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
+    }
+
+
+def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None = None) -> str:
+    """The page of one run.
+
+    Args:
+        report: The content of `report.json`.
+        items: Flipped answers by task name (the shape of `tasks[].flips`) where the caller has more of them than the
+            report keeps; up to `MOST_FLIPS` per task are shown.
+
+    Returns:
+        The whole page; the same input always gives the same text.
+    """
+    report = _complete(report)
+    tasks = report["tasks"]
+    seconds = (report["cost"] or {}).get("seconds") or {}
+    return (
+        _environment()
+        .get_template("run.html.j2")
+        .render(
+            report=report,
+            name=report.get("name") or "run",
+            method=words.method_of(report),
+            created=_when(report.get("created", "")),
+            model=report["model"],
+            tasks=tasks,
+            verdict=words.verdict(report),
+            gain=words.change(report.get("gain")),
+            loss=words.change(report.get("loss"), lost=True),
+            worst=words.worst_of(report),
+            kept=[t for t in tasks if t.get("role") == "keep"],
+            means={r: {f: words.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
+            flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
+            origins=_origins((report["curation"] or {}).get("counts")),
+            times=_origins({k: v for k, v in seconds.items() if words.known(v)}),
+            seconds=words.total_seconds(report["cost"]),
+            curve_rows=_curve_rows(report["curves"]),
+            recipe=_yaml(report.get("recipe")),
+            versions=report.get("versions") or {},
+            plots=_run_plots(report),
+        )
+    )
+
+
+def _compare_plots(compare: dict[str, Any]) -> dict[str, Any]:
+    bars = [(run["method"], run.get("origins") or {}) for run in compare["runs"]]
+    kinds = plots.origin_names([counts for _, counts in bars])
+    return {
+        "plane": plots.compare_plane(compare),
+        "curves": plots.compare_curves(compare),
+        "origins": plots.shares(bars, kinds),
+        "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
+    }
+
+
+def _compared(run: dict[str, Any], index: int) -> dict[str, Any]:
+    """One run with what the template shows of it."""
+    return {
+        "tasks": {},
+        "seeds": [],
+        "dirs": [],
+        "target": None,
+        "keep": None,
+        "pareto": False,
+        "points": [],
+        **run,
+        "index": index % plots.COLOURS,
+        "gain": words.change(run.get("gain")),
+        "loss": words.change(run.get("loss"), lost=True),
+        "origins": _origins(run.get("origins")),
+        "seconds": words.total_seconds(run.get("cost")),
+        "cost": _filled(run.get("cost"), _PARTS["cost"]),
+    }
+
+
+def render_compare(compare: dict[str, Any]) -> str:
+    """The page of a comparison, from the content of `compare.json`; the same input always gives the same text."""
+    compare = {
+        "budget": "",
+        "created": "",
+        **compare,
+        "runs": compare.get("runs") or [],
+        "tasks": compare.get("tasks") or [],
+    }
+    runs = [_compared(run, i) for i, run in enumerate(compare["runs"])]
+    ranked = sorted(runs, key=lambda r: -r["gain"]["delta"] if r["gain"] else float("inf"))
+    biggest = [abs(t["delta"]) for r in runs for t in r["tasks"].values() if words.known(t.get("delta"))]
+    tasks = sorted(compare["tasks"], key=lambda t: t.get("role") != "target")
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            compare=compare,
+            name=compare.get("name") or "comparison",
+            created=_when(compare.get("created", "")),
+            model=_filled(compare.get("model"), _PARTS["model"]),
+            tasks=tasks,
+            runs=runs,
+            ranked=ranked,
+            biggest=max(biggest, default=1.0) or 1.0,
+            means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")},
+            verdict=words.compare_verdict(compare),
+            recipe=_yaml(compare.get("recipe")),
+            versions=compare.get("versions") or {},
+            plots=_compare_plots(compare),
+        )
+    )
+
+
+def write_page(path: str | Path, html: str) -> Path:
+    """Writes the page under a side name and renames it, so that a reader never meets half a page.
+
+    Raises:
+        OSError: The directory does not exist or cannot be written.
+    """
+    path = Path(path)
+    side = path.with_name(f".{path.name}.part")
+    side.write_text(html, encoding="utf-8")
+    os.replace(side, path)
+    return path

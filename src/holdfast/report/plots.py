@@ -1,0 +1,392 @@
+"""The report's plots as inline SVG: the gain/loss plane, changes per task, learning curves, who wrote the rows.
+
+Colours come from the page's style sheet by class (`s0` ... `s7`, `up`, `down`, `flat`), so the same drawing serves
+light, dark and paper. Every function returns `Markup`; an empty one when there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+from holdfast.report.svg import (
+    Box,
+    Scale,
+    axes,
+    el,
+    extent,
+    fit,
+    label,
+    marker,
+    path,
+    place,
+    responsive,
+    spread,
+    svg,
+    text_width,
+    tick_text,
+)
+from holdfast.report.words import MISSING, change, count, direction, known, method_of, ordered, signed, span
+
+COLOURS = 8
+ORIGINS = ("model", "paraphrase", "gold", "replay")
+"""Who can have written a row, in the order shown; any other origin follows."""
+
+
+@dataclass(slots=True)
+class Point:
+    """One method on the plane: `lost` and `gain` in points, intervals as (low, high), `seeds` as (lost, gain)."""
+
+    name: str
+    lost: float
+    gain: float
+    lost_span: tuple[float, float] | None = None
+    gain_span: tuple[float, float] | None = None
+    front: bool = False
+    seeds: list[tuple[float, float]] = field(default_factory=list)
+    colour: int = 0
+
+
+def _span(part: dict[str, Any]) -> tuple[float, float] | None:
+    return (part["low"], part["high"]) if known(part.get("low")) and known(part.get("high")) else None
+
+
+def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
+    """The point of a run (of `report.json`, or one of `compare.json`); None if gain or loss was not measured."""
+    gain, loss = run.get("gain"), run.get("loss")
+    if change(gain) is None or change(loss) is None:
+        return None
+    seeds = [(p["loss"], p["gain"]) for p in run.get("points") or [] if known(p.get("loss")) and known(p.get("gain"))]
+    front = bool(run.get("pareto"))
+    return Point(
+        name, loss["delta"], gain["delta"], _span(loss), _span(gain), front, seeds if len(seeds) > 1 else [], colour
+    )
+
+
+def _whiskers(point: Point, x: Scale, y: Scale) -> tuple[list[Markup], list[Box]]:
+    """Both intervals as capped lines, and the boxes that labels should keep out of."""
+    px, py, cap = x(point.lost), y(point.gain), 4
+    lines, boxes = [], []
+    if point.lost_span:
+        a, b = (x(v) for v in point.lost_span)
+        d = f"M{a:.1f} {py:.1f}H{b:.1f}M{a:.1f} {py - cap:.1f}v{2 * cap}M{b:.1f} {py - cap:.1f}v{2 * cap}"
+        lines.append(el("path", d=d, cls="whisker"))
+        boxes.append((a, py - cap, b, py + cap))
+    if point.gain_span:
+        a, b = (y(v) for v in point.gain_span)
+        d = f"M{px:.1f} {a:.1f}V{b:.1f}M{px - cap:.1f} {a:.1f}h{2 * cap}M{px - cap:.1f} {b:.1f}h{2 * cap}"
+        lines.append(el("path", d=d, cls="whisker"))
+        boxes.append((px - cap, b, px + cap, a))
+    return lines, boxes
+
+
+def _front(points: Sequence[Point], x: Scale, y: Scale) -> Markup:
+    """The stepped line under which no method lies: the most gain to be had for at most this much loss."""
+    best = sorted((p for p in points if p.front), key=lambda p: (p.lost, p.gain))
+    if len(best) < 2:
+        return Markup("")
+    corners = [(x(best[0].lost), y(best[0].gain))]
+    for point in best[1:]:
+        corners += [(x(point.lost), corners[-1][1]), (x(point.lost), y(point.gain))]
+    corners.append((x.stop, corners[-1][1]))
+    return path(corners, cls="front")
+
+
+def _trail(way: Sequence[tuple[float, float]]) -> list[Box]:
+    """Small boxes along a path, for labels to keep out of."""
+    boxes: list[Box] = []
+    for (a, b), (c, d) in pairwise(way):
+        for k in range(17):
+            px, py = a + (c - a) * k / 16, b + (d - b) * k / 16
+            boxes.append((px - 3, py - 3, px + 3, py + 3))
+    return boxes
+
+
+def _told(points: Sequence[Point]) -> str:
+    parts = []
+    for p in points:
+        lost = f", interval {span(*p.lost_span)}" if p.lost_span else ""
+        gain = f", interval {span(*p.gain_span)}" if p.gain_span else ""
+        parts.append(f"{p.name}: gain {signed(p.gain)}{gain}; lost {signed(p.lost)}{lost}.")
+    return " ".join(parts)
+
+
+def _draw_plane(points: Sequence[Point], way: Sequence[tuple[float, float]], name: str, width: float) -> Markup:
+    height = 440 if width > 500 else 380
+    spans_x = [v for p in points for v in (p.lost, *(p.lost_span or ()), *(s[0] for s in p.seeds))]
+    spans_y = [v for p in points for v in (p.gain, *(p.gain_span or ()), *(s[1] for s in p.seeds))]
+    x = Scale(*extent([0, *spans_x, *(w[0] for w in way)]), 40, width - 10)
+    y = Scale(*extent([0, *spans_y, *(w[1] for w in way)]), height - 48, 30)
+    bounds: Box = (x.start + 2, y.stop + 2, x.stop - 2, y.start - 2)
+    obstacles: list[Box] = [(x.start, y(0) - 1, x.stop, y(0) + 1), (x(0) - 1, y.stop, x(0) + 1, y.start)]
+    obstacles += _trail([(x(a), y(b)) for a, b in way])
+    body = [el("rect", x=x.start, y=y.stop, width=max(0.0, x(0) - x.start), height=max(0.0, y(0) - y.stop), cls="good")]
+    body += [axes(x, y, "points lost elsewhere →", "points gained on the target ↑"), _front(points, x, y)]
+    body.append(label("↖ better", x.stop, y.stop - 14, "title", "end"))
+    if len(way) > 1:
+        body.append(path([(x(a), y(b)) for a, b in way], cls="way"))
+        body += [el("circle", cx=x(a), cy=y(b), r=2.5, cls="way-dot") for a, b in way]
+    marks = []
+    for p in points:
+        lines, boxes = _whiskers(p, x, y)
+        obstacles += boxes
+        dots = [el("circle", cx=x(a), cy=y(b), r=3.0, cls="seed") for a, b in p.seeds]
+        tip = el("title", _told([p]))
+        marks.append(
+            el(
+                "g",
+                tip,
+                *dots,
+                *lines,
+                marker(p.colour, x(p.lost), y(p.gain), cls="mark"),
+                cls=f"s{p.colour % COLOURS}",
+            )
+        )
+    anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in points]
+    anchors.append((x(0), y(0), "base"))
+    body += marks
+    body.append(el("circle", cx=x(0), cy=y(0), r=4.5, cls="base"))
+    for i, (box, (px, py, text)) in enumerate(zip(place(anchors, obstacles, bounds), anchors, strict=True)):
+        colour = "soft" if i == len(points) else f"s{points[i].colour % COLOURS}"
+        near = (min(max(px, box[0]), box[2]), min(max(py, box[1]), box[3]))
+        if abs(near[0] - px) + abs(near[1] - py) > 24:
+            body.append(path([(px, py), near], cls=f"lead {colour}"))
+        body.append(label(text, (box[0] + box[2]) / 2, box[3] - 3.5, f"name {colour}", "middle"))
+    text = "Gain on the target against points lost elsewhere; base is at zero, better is up and left. " + _told(points)
+    return svg(name, width, height, "Gain/loss plane", text, *body)
+
+
+def plane(points: Sequence[Point], name: str = "plane", way: Sequence[tuple[float, float]] = ()) -> Markup:
+    """The gain/loss plane: x = points lost elsewhere, y = points gained on the target, whiskers = 95 % intervals.
+
+    Args:
+        points: Methods; one given earlier gets the better place for its name.
+        name: Unique on the page.
+        way: (lost, gain) of the evaluations during training of a single run, drawn as a faint path.
+    """
+    if not points:
+        return Markup("")
+    return responsive(lambda n, w: _draw_plane(points, way, n, w), name)
+
+
+def way_of(curves: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(lost, gain) at each evaluation during training, against the one at step 0; empty if there was none there."""
+    seen = [c for c in curves if known(c.get("target")) and known(c.get("keep"))]
+    if not seen or seen[0]["step"] != 0:
+        return []
+    return [(seen[0]["keep"] - c["keep"], c["target"] - seen[0]["target"]) for c in seen]
+
+
+def run_plane(report: dict[str, Any]) -> Markup:
+    """The plane of one run, with the way it took through training."""
+    point = point_of(report, method_of(report))
+    return plane([point], way=way_of(report.get("curves") or [])) if point else Markup("")
+
+
+def compare_plane(compare: dict[str, Any]) -> Markup:
+    """The plane of all methods; the k-th run has colour `s{k mod 8}` on the whole page."""
+    found = [point_of(run, run["method"], i) for i, run in enumerate(compare.get("runs") or [])]
+    return plane([p for p in found if p])
+
+
+def _delta_row(task: dict[str, Any], x: Scale, y: float, *, stacked: bool) -> list[Markup]:
+    """One task: name, bar from 0, whisker, value. `stacked` puts name and value above the bar."""
+    low, high, delta = task.get("low"), task.get("high"), task["delta"]
+    kind = direction(low, high)
+    text_y, bar_y = (y + 13, y + 19) if stacked else (y + 18, y + 6)
+    name_cls = "name" if task.get("role") == "target" else "task"
+    a, b = sorted((x(0), x(delta)))
+    value = signed(delta) + (f"  ({span(low, high, sign=True)})" if known(low) else "")
+    room = x.stop - 14 - text_width(value) if stacked else x.start - 16
+    out = [
+        label(fit(task["name"], room), 2 if stacked else x.start - 14, text_y, name_cls, "start" if stacked else "end")
+    ]
+    out.append(el("rect", x=a, y=float(bar_y), width=max(b - a, 1.0), height=16, rx=2, cls=f"bar {kind}"))
+    if known(low) and known(high):
+        c, d, m = x(low), x(high), bar_y + 8
+        out.append(el("path", d=f"M{c:.1f} {m}H{d:.1f}M{c:.1f} {m - 4}v8M{d:.1f} {m - 4}v8", cls="whisker dark"))
+    out.append(label(value, x.stop + (0 if stacked else 14), text_y, "value", "end" if stacked else "start"))
+    return out
+
+
+def _draw_deltas(tasks: Sequence[dict[str, Any]], name: str, width: float) -> Markup:
+    stacked = width <= 500
+    pitch, top = (50, 4) if stacked else (28, 4)
+    left = 2 if stacked else min(220.0, 24 + max(text_width(t["name"]) for t in tasks))
+    ends = [v for t in tasks for v in (t["delta"], t.get("low"), t.get("high")) if known(v)]
+    x = Scale(*extent([0, *ends], pad=0.03), left, width - (2 if stacked else 160))
+    targets = sum(t.get("role") == "target" for t in tasks)
+    gap = 14 if 0 < targets < len(tasks) else 0
+    bottom = top + pitch * len(tasks) + gap
+    body = []
+    for value in x.ticks(5 if stacked else 7):
+        cls = "zero" if value == 0 else "grid"
+        body.append(el("line", x1=x(value), x2=x(value), y1=top, y2=bottom, cls=cls))
+        body.append(label(tick_text(value), x(value), bottom + 17, "tick", "middle"))
+    for i, task in enumerate(tasks):
+        body += _delta_row(task, x, top + pitch * i + (gap if i >= targets else 0), stacked=stacked)
+    if gap:
+        y = float(top + pitch * targets + gap / 2)
+        body.append(el("line", x1=0, x2=width, y1=y, y2=y, cls="divide"))
+    body.append(label("change in points, tuned \u2212 base", (x.start + x.stop) / 2, bottom + 36, "title", "middle"))
+    spans = [span(t.get("low"), t.get("high"), sign=True) for t in tasks]
+    told = " ".join(f"{t['name']}: {signed(t['delta'])} ({s})." for t, s in zip(tasks, spans, strict=True))
+    return svg(name, width, bottom + 44, "Change per task", "Tuned minus base with 95 % intervals. " + told, *body)
+
+
+def deltas(tasks: Sequence[dict[str, Any]], name: str = "deltas") -> Markup:
+    """Change per task as bars with interval whiskers: targets first, then kept tasks from worst to best.
+
+    A bar is filled only where the interval leaves out 0.
+    """
+    shown = [t for t in ordered(list(tasks)) if known(t.get("delta"))]
+    return responsive(lambda n, w: _draw_deltas(shown, n, w), name) if shown else Markup("")
+
+
+def _thin(values: Sequence[tuple[float, float]], most: int = 160) -> list[tuple[float, float]]:
+    """At most `most` points: means of consecutive ones."""
+    size = -(-len(values) // most) if values else 1
+    parts = [values[i : i + size] for i in range(0, len(values), size)]
+    return [(sum(v[0] for v in part) / len(part), sum(v[1] for v in part) / len(part)) for part in parts]
+
+
+@dataclass(slots=True)
+class Line:
+    """One curve: its name (written at its end), colour number, points (step, value), and whether points get dots."""
+
+    name: str
+    colour: int
+    points: list[tuple[float, float]]
+    dots: bool = True
+
+
+def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Markup]:
+    """Names at the ends of the lines, moved apart; a hair line leads from a label that had to move far."""
+    ends = [y(line.points[-1][1]) for line in lines]
+    out = []
+    for line, end, at in zip(lines, ends, spread(ends, 15, y.stop + 6, y.start - 2), strict=True):
+        if abs(at - end) > 6:
+            out.append(path([(x.stop + 2, end), (x.stop + 9, at)], cls=f"lead s{line.colour % COLOURS}"))
+        out.append(label(fit(line.name, 130), x.stop + 12, at + 4.5, f"name s{line.colour % COLOURS}"))
+    return out
+
+
+def lines_plot(lines: Iterable[Line], name: str, title: str, unit: str, *, named: bool = True) -> Markup:
+    """Curves over training steps, in one size that suits half a desk and a whole phone."""
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return Markup("")
+    width, height = 400, 270
+    right = 18 + max(text_width(line.name) for line in lines) if named else 14
+    steps = [p[0] for line in lines for p in line.points]
+    values = [p[1] for line in lines for p in line.points]
+    lo, hi = extent(values, least=0.02 if unit == "loss" else 4.0)
+    x = Scale(min(steps), max(max(steps), min(steps) + 1), 46, width - min(right, 150))
+    y = Scale(lo, hi, height - 44, 30)
+    body = [axes(x, y, "step", unit, zero=False, x_ticks=5)]
+    for line in lines:
+        marks = [el("circle", cx=x(a), cy=y(b), r=3.0, cls="dot") for a, b in line.points] if line.dots else []
+        body.append(
+            el("g", path([(x(a), y(b)) for a, b in line.points], cls="curve"), *marks, cls=f"s{line.colour % COLOURS}")
+        )
+    body += _end_labels(lines, x, y) if named else []
+    told = " ".join(f"{ln.name}: from {ln.points[0][1]:.4g} to {ln.points[-1][1]:.4g}." for ln in lines)
+    return el("div", svg(name, width, height, title, told, *body), cls="plot panel")
+
+
+def _series(curves: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(c["step"], c[key]) for c in curves if known(c.get(key))]
+
+
+def run_curves(report: dict[str, Any]) -> list[Markup]:
+    """Two panels for one run: training loss; target and kept score. Panels without data are left out."""
+    curves = report.get("curves") or []
+    loss = [Line("training loss", 3, _thin(_series(curves, "loss")), dots=False)]
+    scores = [Line("target", 0, _series(curves, "target")), Line("kept", 1, _series(curves, "keep"))]
+    panels = [
+        lines_plot(loss, "curve-loss", "Training loss", "loss", named=False),
+        lines_plot(scores, "curve-scores", "Scores during training", "score in points"),
+    ]
+    return [p for p in panels if p]
+
+
+def _mean_series(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> list[tuple[float, float]]:
+    """Mean over seeds at each step that all seeds have."""
+    tables = [dict(_series(curves, key)) for curves in seeds if curves]
+    shared = sorted(set.intersection(*(set(t) for t in tables))) if tables else []
+    return [(step, sum(t[step] for t in tables) / len(tables)) for step in shared]
+
+
+def compare_curves(compare: dict[str, Any]) -> list[Markup]:
+    """Target and kept score of every method, mean over seeds. Losses of different objectives do not compare."""
+    panels = []
+    for key, title in (("target", "Target score"), ("keep", "Kept score")):
+        lines = [
+            Line(run["method"], i, _mean_series(run.get("curves") or [], key))
+            for i, run in enumerate(compare.get("runs") or [])
+        ]
+        panels.append(lines_plot(lines, f"curve-{key}", f"{title} during training", f"{title.lower()} in points"))
+    return [p for p in panels if p]
+
+
+def origin_names(rows: Iterable[dict[str, float]]) -> list[str]:
+    """All origins that occur, the known ones first and in their order, others as met."""
+    found = list(dict.fromkeys(name for counts in rows for name, value in (counts or {}).items() if value))
+    return [n for n in ORIGINS if n in found] + [n for n in found if n not in ORIGINS]
+
+
+def origin_class(kind: str, kinds: Sequence[str]) -> str:
+    """The colour class of an origin: the same on every page for the known ones."""
+    extra = [k for k in kinds if k not in ORIGINS]
+    return f"o{ORIGINS.index(kind) if kind in ORIGINS else 4 + extra.index(kind) % 4}"
+
+
+def _draw_shares(
+    bars: Sequence[tuple[str, dict[str, float]]], kinds: list[str], name: str, title: str, width: float
+) -> Markup:
+    named, narrow = any(bar for bar, _ in bars), width <= 500
+    left = 0.0 if not named or narrow else min(220.0, 14 + max(text_width(bar) for bar, _ in bars))
+    pitch, height = (48 if named and narrow else 34), 24
+    body = []
+    for row, (bar, counts) in enumerate(bars):
+        y, total = float(row * pitch + (20 if named and narrow else 2)), sum(counts.values())
+        if named:
+            at = (2, y - 6, "start") if narrow else (left - 12, y + 16.5, "end")
+            body.append(label(fit(bar, width if narrow else left - 14), at[0], at[1], "name", at[2]))
+        start = left
+        for kind in kinds:
+            size = counts.get(kind, 0) / total * (width - left) if total else 0.0
+            share = f"{100 * counts.get(kind, 0) / total:.0f} %" if total else MISSING
+            if size > 0:
+                tip = el("title", f"{kind}: {count(counts[kind])} ({share})")
+                box = el(
+                    "rect",
+                    tip,
+                    x=start,
+                    y=y,
+                    width=max(size - 1.5, 0.75),
+                    height=height,
+                    rx=2,
+                    cls=origin_class(kind, kinds),
+                )
+                body.append(box)
+            if size > text_width(share, 12) + 6:
+                body.append(label(share, start + size / 2 - 0.75, y + 16.5, "on", "middle"))
+            start += size
+    told = " ".join(f"{bar}: " + ", ".join(f"{k} {count(v)}" for k, v in counts.items()) + "." for bar, counts in bars)
+    return svg(name, width, pitch * len(bars) + (2 if not (named and narrow) else 0), title, told, *body)
+
+
+def shares(
+    bars: Sequence[tuple[str, dict[str, float]]],
+    kinds: list[str],
+    name: str = "origins",
+    title: str = "Who wrote the rows",
+) -> Markup:
+    """Stacked bars of shares, one per (label, {kind: amount}); a bar without amounts is left out."""
+    bars = [(bar, counts) for bar, counts in bars if counts and sum(counts.values()) > 0]
+    return responsive(lambda n, w: _draw_shares(bars, kinds, n, title, w), name) if bars else Markup("")

@@ -1,0 +1,265 @@
+"""One run: recipe -> rows -> curate -> train(objective, tuner, optimizer) -> evaluate -> report."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.evaluation.summary import gate, mean_score, summarise
+from holdfast.folder import Folder, environment, replace_text, short_name
+from holdfast.recipe import Recipe
+from holdfast.recipe_file import Resolved, as_resolved
+from holdfast.stages import Work, curate, measured, preview, subject_of
+from holdfast.ui import Progress
+
+if TYPE_CHECKING:
+    from holdfast.data.rows import Row
+    from holdfast.evaluation.base import Item, Task
+    from holdfast.trainer.events import StepLog, TrainResult
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run.
+
+    Args:
+        path: Its directory; accepted wherever a model is.
+        report: The content of `report.json`.
+    """
+
+    path: Path
+    report: dict[str, Any]
+
+
+def train(recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, ui: Progress | None = None, again: str = "it again") -> Run:
+    """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
+
+    Args:
+        recipe: A recipe, its mapping, or the path of its file.
+        ui: Where progress is shown; default silent.
+        again: How a user runs this once more, for the message after Ctrl-C.
+    Raises:
+        UserError: If the recipe or the data cannot be used; nothing is written then.
+        RunError: If training had to stop; the same call goes on from the last checkpoint.
+        Interrupted: After Ctrl-C; everything is saved.
+    """
+    ui, resolved = ui or Progress.silent(), as_resolved(recipe)
+    ranks = Ranks()
+    work = prepare(resolved, ui, ranks)
+    if work.folder.finished:
+        ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
+        return Run(work.folder.path, work.folder.read_json("report.json"))
+    with work.journal:
+        if ranks.main:
+            with work.folder.timed("curate"):
+                rows = curate(work)
+            with work.folder.timed("evaluate"):
+                subject = subject_of(work, work.base.model, work.base.fingerprint)
+                before = measured(work, "measure base", work.tasks, subject, "base", shared=True)
+        ranks.wait()
+        if not ranks.main:
+            rows, before = curate(work), {}
+        with work.folder.timed("train"):
+            result, table = fit(work, rows, before, again)
+        if not ranks.main:
+            return Run(work.folder.path, {})
+        with work.folder.timed("evaluate"):
+            subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
+            after = measured(work, "measure tuned", work.tasks, subject, "final")
+        return finish(work, resolved, rows, result, table, before, after)
+
+
+class Ranks:
+    """The processes `accelerate launch` started; one when there is no launcher."""
+
+    def __init__(self) -> None:
+        self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self.main = self.rank == 0
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            from accelerate import PartialState
+
+            from holdfast.trainer.machine import PATIENCE
+
+            PartialState(timeout=PATIENCE).wait_for_everyone()
+
+
+def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
+    """Everything that can be refused is looked at here, before anything is written."""
+    from holdfast.data.chat import Chat
+    from holdfast.evaluation.tasks import build_tasks
+    from holdfast.models import load
+    from holdfast.sampling.journal import Journal
+    from holdfast.sources import read_sources
+
+    recipe = resolved.recipe
+    ui.phase("load")
+    for note in resolved.notes:
+        ui.line(note)
+    sources = read_sources(recipe, ui.line, ui.warn)
+    base = load(recipe.model)
+    chat = Chat(base.tokenizer, recipe.data.system)
+    tasks = build_tasks(
+        recipe.evaluate, test=sources.test, judge=sources.judge, lab=base.lab, name=short_name(recipe.data.train)
+    )
+    if not ranks.main:
+        ranks.wait()
+    folder = Folder.open(resolved)
+    if ranks.main:
+        folder.write_json("env.json", environment())
+        ranks.wait()
+    journal = Journal(folder.path / ("samples.jsonl" if ranks.main else f".samples-{ranks.rank}.jsonl"))
+    return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
+
+
+def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) -> tuple[TrainResult, Any]:
+    """Encode the rows and train on them, measuring a few questions of every task on the way."""
+    from holdfast.data.table import build_table
+    from holdfast.trainer.loop import Trainer
+
+    recipe, folder, ui = work.recipe, work.folder, work.ui
+    table, told = build_table(
+        rows, work.chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
+    )
+    for line in told.lines():
+        ui.line(line)
+    ui.phase("train")
+    trainer = Trainer(
+        recipe, work.base.model, table, folder.path,
+        pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again, name_row=lambda i: f"row {table.source[i]} ({rows[table.source[i]].id})",
+    )  # fmt: skip
+    return trainer.fit(), told
+
+
+def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
+    """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
+    from holdfast.trainer.events import Hooks
+
+    live = [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
+    base = {role: mean_score(live, {t.name: before[t.name][: len(t.rows)] for t in live}, role) for role in ("target", "keep")} if before else {}
+
+    def on_step(log: StepLog) -> None:
+        work.folder.append_log(
+            {
+                "step": log.step, "tokens": log.tokens, "loss": log.loss, "learning_rate": log.learning_rate,
+                "grad_norm": log.grad_norm, **{f"term/{k}": v for k, v in log.terms.items()}, **log.metrics,
+            }  # fmt: skip
+        )
+        if work.ui.total is None:
+            work.ui.phase("train", log.steps)
+        work.ui.advance(
+            log.step - work.ui.done,
+            loss=log.loss, **work.shown, tokens_per_second=log.tokens_per_second, memory_gib=log.memory_gib,
+        )  # fmt: skip
+
+    def on_evaluate(step: int, model: Any) -> None:
+        if not live:
+            return
+        subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
+        items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
+        for role in ("target", "keep"):
+            now = mean_score(live, items, role)
+            if now is not None:
+                work.shown[role] = (now, now - (base.get(role) or 0.0))
+        work.ui.phase("train")
+
+    return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
+
+
+def finish(
+    work: Work, resolved: Resolved, rows: list[Row], result: TrainResult, told: Any, before: dict[str, list[Item]], after: dict[str, list[Item]]
+) -> Run:
+    """Save the model, write report and card, and hold the result against the gate."""
+    from holdfast.models import save
+
+    folder, recipe = work.folder, work.recipe
+    save(result.model, work.base.tokenizer, folder.path / "model")
+    summary = summarise(work.tasks, before, after)
+    report = {
+        "holdfast": environment()["versions"]["holdfast"],
+        "name": folder.path.name,
+        "created": folder.state["created"],
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": environment()["versions"],
+        "model": {
+            "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
+            "parameters": sum(p.numel() for p in result.model.parameters()),
+        },
+        **summary,
+        "gate": gate(recipe.evaluate.gate, summary),
+        "curves": curves(work, before),
+        "curation": _curation(work, rows),
+        "training": {
+            "rows": told.kept, "steps": result.steps, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
+            "dropped": dict(told.dropped), "epochs": result.epochs,
+        },
+        "cost": {
+            "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
+            "peak_memory_gib": result.peak_memory_gib, "sampled_tokens": work.journal.sampled_tokens,
+        },
+    }  # fmt: skip
+    write_report(folder.path, report)
+    folder.write_json("report.json", report)
+    folder.state["finished"] = True
+    folder.save()
+    return Run(folder.path, report)
+
+
+def _curation(work: Work, rows: list[Row]) -> dict[str, Any]:
+    known = work.folder.read_json("data.json")
+    return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows, work.sources.train)}
+
+
+def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
+    """Loss of every step, with target and keep scores where they were measured; step 0 is the base."""
+    from holdfast.evaluation.store import Store
+
+    live = [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
+    out = []
+    if live:
+        first = {t.name: before[t.name][: len(t.rows)] for t in live}
+        out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **_roles(live, first)})
+    for entry in work.folder.read_log():
+        found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
+        scores = _roles(live, {name: items for name, (_, items) in found.items()}) if found else {"target": None, "keep": None}
+        out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
+    return out
+
+
+def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:
+    return {role: mean_score(live, items, role) for role in ("target", "keep")}
+
+
+def curate_only(recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, out: str | Path | None = None, ui: Progress | None = None) -> Path:
+    """Do everything up to training: the file of rows that would be trained on.
+
+    Args:
+        out: A copy of it; default: only `curated.jsonl` in the run's directory.
+    """
+    work = prepare(as_resolved(recipe), ui or Progress.silent(), Ranks())
+    with work.journal, work.folder.timed("curate"):
+        curate(work)
+    path = work.folder.path / "curated.jsonl"
+    if out is None:
+        return path
+    replace_text(Path(out), path.read_text(encoding="utf-8"))
+    return Path(out)
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """`report.html` and the model card of a run directory."""
+    from holdfast.report.card import render_card
+    from holdfast.report.page import render_run, write_page
+
+    write_page(path / "report.html", render_run(report))
+    replace_text(path / "README.md", render_card(report))
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """`report.json` of a run directory."""
+    return json.loads((Path(path) / "report.json").read_text(encoding="utf-8"))

@@ -1,0 +1,132 @@
+"""Key-value storage of the native engine: sequences of different lengths that end at one common column.
+
+Every slot's newest token sits at the same column, the cursor, and its older tokens lie to the left of it. A decode step
+then writes one column of all slots at once, and the model sees nothing but an ordinary left-padded batch: its own mask
+code, sliding windows included, does the rest. Public `transformers` cache classes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+GROWTH = 64
+"""Least number of free columns after the storage is laid out anew."""
+
+
+@dataclass(slots=True)
+class Prefilled:
+    """Keys and values of a batch of prompts, padded right: per layer two tensors [prompts, heads, length, dim]."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, cache: DynamicCache) -> Prefilled:
+        """What a forward pass over the prompts left behind."""
+        return cls([(layer.keys, layer.values) for layer in cache.layers])
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, [slots, heads, columns, dim], written at the owner's cursor."""
+
+    def __init__(self, owner: SlotCache) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, columns = self.owner.rows, self.owner.columns
+        # Zeros, not empty: columns of other sequences are masked, but a NaN in them would still reach the output.
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], columns, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], columns, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the new token of every slot, [slots, heads, 1, dim]; returns the columns in use."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        cursor = self.owner.cursor
+        self.keys[:, :, cursor] = key_states[:, :, 0]
+        self.values[:, :, cursor] = value_states[:, :, 0]
+        used = slice(cursor - self.owner.past, cursor + 1)
+        return self.keys[:, :, used], self.values[:, :, used]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.past + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.past
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):
+    """Slots for sequences that decode together.
+
+    Args:
+        rows: Number of slots.
+        columns: Tokens a slot can hold at first; `make_room` adds more.
+        layers: Number of attention layers.
+
+    `cursor` is the column the next token is written to, `past` the number of columns left of it that any sequence uses.
+    """
+
+    def __init__(self, rows: int, columns: int, layers: int) -> None:
+        self.rows, self.columns = rows, columns
+        self.cursor = self.past = 0
+        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+
+    def insert(self, source: Prefilled, prompts: Sequence[int], rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Copy prefilled prompts into slots, each ending left of the cursor.
+
+        Args:
+            source: The prefilled batch.
+            prompts: Which prompt of the batch, for each slot to be filled; may repeat.
+            rows: The slots.
+            lengths: Tokens of each prompt; none longer than `cursor`.
+        """
+        device = source.layers[0][0].device
+        length = torch.tensor(lengths)
+        place = torch.arange(int(length.max()))
+        inside = place < length[:, None]  # [slots to fill, longest]
+        offset = place.expand_as(inside)[inside].to(device)
+        columns = (self.cursor - length[:, None] + place)[inside].to(device)
+        repeat = torch.arange(len(lengths)).repeat_interleave(length)
+        row, prompt = torch.tensor(rows)[repeat].to(device), torch.tensor(prompts)[repeat].to(device)
+        for layer, (keys, values) in zip(self.layers, source.layers, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys, values)
+            layer.keys[row, :, columns] = keys[prompt, :, offset]
+            layer.values[row, :, columns] = values[prompt, :, offset]
+
+    def make_room(self, past: int, left: int | None = None, keep: Sequence[int] | None = None) -> None:
+        """Lay the storage out anew: drop old columns, add free ones on the right, and drop slots.
+
+        Args:
+            past: Columns left of the cursor that are still needed.
+            left: Columns there shall be left of the cursor; default `past`.
+            keep: Slots to keep, in this order; default all.
+        """
+        left = max(past, left or 0)
+        rows = None if keep is None else torch.tensor(keep, dtype=torch.long)
+        columns = left + max(GROWTH, left // 2)
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = self._moved(layer.keys, rows, past, left, columns)
+                layer.values = self._moved(layer.values, rows, past, left, columns)
+        self.rows = self.rows if keep is None else len(keep)
+        self.columns, self.cursor = columns, left
+
+    def _moved(self, old: Tensor, rows: Tensor | None, past: int, left: int, columns: int) -> Tensor:
+        used = old[:, :, self.cursor - past : self.cursor]
+        kept = used if rows is None else used[rows.to(old.device)]
+        new = old.new_zeros(len(kept), old.shape[1], columns, old.shape[3])
+        new[:, :, left - past : left] = kept
+        return new

@@ -1,0 +1,179 @@
+"""The journal: every sample and judgement of a run on disk as it happens, so that a killed run repeats none of them.
+
+One JSON object a line, each flushed when it is written. A sample is identified by everything it depends on (engine,
+prompt, parameters, request key, index), so that one journal serves many passes over many prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from holdfast.data.rows import fingerprint
+from holdfast.errors import UserError
+from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
+
+SYNC_SECONDS = 5.0
+"""Longest time between two `fsync`s. A killed process loses nothing in any case; a power cut at most this much."""
+
+
+def sample_seed(seed: int, key: str, index: int) -> int:
+    """The 64-bit seed of one sample: it depends on nothing but the run's seed, the request's key and the index."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}\0{index}".encode(), digest_size=8).digest(), "little")
+
+
+class Journal:
+    """Append-only record of samples and judgements.
+
+    Args:
+        path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off.
+    Raises:
+        UserError: If another process has the journal open, or a line in it is not one the journal wrote.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._samples: dict[str, Sample] = {}
+        self._facts: dict[str, Any] = {}
+        self._tokens = 0
+        self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._synced = time.monotonic()
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of all samples in the journal, drawn now or by an earlier run of the same directory."""
+        return self._tokens
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Bring everything to the disk and release the file."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def draw(self, engine: Engine) -> Draw:
+        """A `Draw` that asks `engine` only for what the journal does not hold.
+
+        `on_sample` is called once for every sample of the call: first for those held, then for the new ones as they
+        arrive, each after it is on record.
+        """
+
+        def call(
+            requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+        ) -> dict[str, list[Sample]]:
+            names = self._names(engine, requests, params)
+            held = [self._samples[name] for name in names.values() if name in self._samples]
+            for sample in held:
+                if on_sample:
+                    on_sample(sample)
+            missing = [(r, [i for i in range(params.n) if names[r.key, i] not in self._samples]) for r in requests]
+            missing = [(request, indexes) for request, indexes in missing if indexes]
+            for sample in engine.sample(missing, params) if missing else ():
+                self._record(names[sample.key, sample.index], sample)
+                if on_sample:
+                    on_sample(sample)
+            return {r.key: [self._samples[names[r.key, i]] for i in range(params.n)] for r in requests}
+
+        return call
+
+    def remember(self, kind: str, key: Any, value: Any) -> None:
+        """Put the JSON-able `value` of `key` on record, so that a run started again need not compute it again."""
+        name = fingerprint([kind, key])
+        self._facts[name] = value
+        self._append({"kind": kind, "id": name, "value": value})
+
+    def recall(self, kind: str, key: Any, default: Any = None) -> Any:
+        """What `remember` recorded for `key`, or `default`."""
+        return self._facts.get(fingerprint([kind, key]), default)
+
+    def _names(
+        self, engine: Engine, requests: Sequence[Request], params: SamplingParams
+    ) -> dict[tuple[str, int], str]:
+        """The journal's name of each (request key, index)."""
+        names: dict[tuple[str, int], str] = {}
+        shared = [engine.fingerprint, params.model_dump(exclude={"n"}, mode="json")]
+        for request in requests:
+            if (request.key, 0) in names:
+                raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
+            prompt = fingerprint([*shared, request.key, request.messages, request.prefill])
+            for index in range(params.n):
+                names[request.key, index] = f"{prompt[:32]}-{index}"
+        return names
+
+    def _record(self, name: str, sample: Sample) -> None:
+        if name in self._samples:
+            raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
+        shown = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
+        self._append({"kind": "sample", "id": name, **shown, "tokens": sample.tokens})
+        self._hold(name, sample)
+
+    def _hold(self, name: str, sample: Sample) -> None:
+        self._samples[name] = sample
+        self._tokens += sample.tokens
+
+    def _append(self, line: dict[str, Any]) -> None:
+        # A lone surrogate (half a character, which a model may write) has no UTF-8 form; JSON's escape keeps it.
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        whole = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):  # the process was killed in the middle of writing it
+                self._file.truncate(whole)
+                break
+            whole += len(line)
+            self._take(line, number)
+        self._file.seek(0, os.SEEK_END)
+
+    def _take(self, line: bytes, number: int) -> None:
+        mend = f"{self.path}:{number}: not a line of a sample journal; remove the line or the file"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise UserError(mend) from error
+        if not isinstance(entry, dict) or not {"kind", "id"} <= entry.keys():
+            raise UserError(mend)
+        if entry["kind"] != "sample":
+            self._facts[entry["id"]] = entry.get("value")
+        elif Sample.__dataclass_fields__.keys() <= entry.keys():
+            self._hold(entry["id"], Sample(**{name: entry[name] for name in Sample.__dataclass_fields__}))
+        else:
+            raise UserError(mend)
+
+    def _lock(self) -> None:
+        """Refuse a second writer; the lock ends with the process, however it ends."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path}: another run is writing it; wait for it, or choose another output") from error

@@ -1,0 +1,80 @@
+"""From the recipe's data names to rows: files, data sets, and the skills of the laboratory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.data.formats import duplicates, open_rows, split
+from holdfast.data.rows import Rows
+from holdfast.judges.base import Judge
+from holdfast.judges.fit import check_fit, guess
+from holdfast.lab.skills.base import SkillJudge
+from holdfast.lab.tasks import lab_rows, skill_of
+from holdfast.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The rows of a run.
+
+    Args:
+        train: To train on, before curation.
+        test: Held out; may be empty.
+        judge: Decides whether an answer to them is right.
+    """
+
+    train: Rows
+    test: Rows
+    judge: Judge
+
+
+def is_lab(source: str) -> bool:
+    """Whether a data name means the laboratory."""
+    return source == "lab" or source.startswith("lab:")
+
+
+def open_source(source: str, *, limit: int | None = None, format: str = "auto", pairs: bool = False) -> Rows:
+    """The rows of a data name: `lab`, `lab:SKILL` (as pairs if asked), a file or a data set."""
+    return lab_rows(source, "train", limit, pairs=pairs) if is_lab(source) else open_rows(source, format, limit)
+
+
+def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str], Any]) -> Sources:
+    """Open and split the recipe's data, and settle its judge.
+
+    Args:
+        say, warn: Called with one line each for what the user should know.
+    """
+    data = recipe.data
+    train = open_source(data.train, limit=data.limit, format=data.format, pairs=recipe.objective.rows == "pair")
+    test: Rows = []
+    if isinstance(data.test, str):
+        test = open_source(data.test, format=data.format)
+    elif data.test > 0 and is_lab(data.train):
+        test = lab_rows(data.train, "test", recipe.evaluate.items, seed=7)
+    elif data.test > 0:
+        train, test = split(train, data.test, seed=0)
+    shared = duplicates(train, test)
+    if shared:
+        warn(f"{data.train}: {shared} of the {len(test)} test questions also stand among the training rows")
+    return Sources(train, test, settle_judge(recipe, train, say, warn, needed=_needs_judge(recipe)))
+
+
+def _needs_judge(recipe: Recipe) -> bool:
+    return any(c.judges for c in recipe.curate) or recipe.evaluate.target == "test"
+
+
+def settle_judge(
+    recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], needed: bool = True
+) -> Judge:
+    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if it is needed."""
+    skill = skill_of(recipe.data.train)
+    judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
+    if judge is None:
+        judge, why = guess(rows)
+        if needed:
+            say(f"{why}; name another under judge if that is wrong")
+    if needed and (text := check_fit(judge, rows)):
+        warn(text)
+    return judge

@@ -1,0 +1,211 @@
+"""The stages of a run: each takes what the one before left, writes its result at once, and is not done twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from holdfast.curators.base import Curator, Workbench
+from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
+from holdfast.errors import UserError
+from holdfast.evaluation.base import Item, Task
+from holdfast.evaluation.measure import Subject, items_in, measure_all
+from holdfast.folder import Folder, replace_text
+from holdfast.judges.base import Answer, Judge, Verdict
+from holdfast.recipe import Recipe
+from holdfast.sampling.base import Draw, SamplingParams
+from holdfast.sources import Sources, open_source
+from holdfast.ui import Progress
+
+if TYPE_CHECKING:
+    from holdfast.data.chat import Chat
+    from holdfast.models import Loaded, Model
+    from holdfast.policy import Policy
+    from holdfast.sampling.journal import Journal
+
+EXAMPLES = 24
+"""Curated rows kept for the report."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What the stages of one run share.
+
+    Args:
+        recipe, folder, ui: Of the run.
+        base: The model before training.
+        chat: Its template.
+        sources: The rows.
+        tasks: What is measured.
+        journal: Where samples are kept.
+    """
+
+    recipe: Recipe
+    folder: Folder
+    ui: Progress
+    base: Loaded
+    chat: Chat
+    sources: Sources
+    tasks: list[Task]
+    journal: Journal
+    shown: dict[str, Any] = field(default_factory=dict)
+    """Scores that stay on the live line."""
+
+
+def curate(work: Work) -> list[Row]:
+    """The rows to train on; taken from `curated.jsonl` when they were curated before."""
+    folder, recipe = work.folder, work.recipe
+    key = fingerprint([work.base.fingerprint, rows_fingerprint(work.sources.train), curators_of(recipe), recipe.sampling])
+    known = folder.read_json("data.json")
+    path = folder.path / "curated.jsonl"
+    if known and known.get("key") == key and path.exists():
+        return [Row.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    notes: Counter[str] = Counter()
+    rows = run_curators(work, list(work.sources.train), lambda name, n: notes.update({name: n}))
+    if not rows:
+        raise UserError(f"{recipe.data.train}: the curators left no row to train on; look at {folder.path / 'samples.jsonl'}")
+    replace_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
+    counts = Counter(row.origin for row in rows)
+    about = {
+        "key": key, "train": recipe.data.train, "rows": len(work.sources.train), "curated": len(rows), "test": len(work.sources.test),
+        "fingerprint": rows_fingerprint(work.sources.train), "counts": dict(counts), "notes": dict(notes),
+        "sampled_tokens": work.journal.sampled_tokens,
+    }  # fmt: skip
+    folder.write_json("data.json", about)
+    return rows
+
+
+def curators_of(recipe: Recipe) -> list[Curator]:
+    """The recipe's curators, and `data.replay` as one more."""
+    from holdfast.curators.replay import Replay
+
+    replay = recipe.data.replay
+    return [*recipe.curate, *([Replay(path=replay.path, share=replay.share)] if replay else [])]
+
+
+def run_curators(work: Work, rows: list[Row], note: Callable[[str, int], Any]) -> list[Row]:
+    """One curator after another."""
+    for curator in curators_of(work.recipe):
+        name = type(curator).__name__
+        work.ui.phase(f"curate {name}", len(rows) if curator.samples else None)
+        bench = Workbench(
+            draw=_drawing(work) if curator.samples else _no_draw,
+            judge=judging(work.sources.judge, work),
+            sampling=sampling_params(work.recipe),
+            seed=work.recipe.train.seed,
+            load=open_source,
+            note=note,
+        )
+        rows = curator.curate(rows, bench)
+    return rows
+
+
+def sampling_params(recipe: Recipe) -> SamplingParams:
+    """The recipe's sampling settings as the engines take them."""
+    s = recipe.sampling
+    return SamplingParams(
+        max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, stop=s.stop, seed=recipe.train.seed
+    )
+
+
+def _no_draw(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a curator that says it does not sample asked for samples")
+
+
+def _drawing(work: Work) -> Draw:
+    """The journal over the recipe's engine, showing progress."""
+    from holdfast.sampling.engines import make_engine
+
+    s = work.recipe.sampling
+    engine = make_engine(s.engine, base=work.base, chat=work.chat, slots=s.slots, model=s.model)
+    draw = work.journal.draw(engine)
+    return lambda requests, params, on_sample=None: draw(requests, params, on_sample or (lambda sample: work.ui.advance()))
+
+
+def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdict]]:
+    """Verdicts in order, each remembered in the journal so that a killed run does not judge again."""
+    ready = judge.with_engine(_judge_draw(judge, work)) if judge.needs_engine else judge
+    name = [type(judge).__name__, judge.model_dump(mode="json")]
+
+    def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
+        keys = [[name, answer.prompt, answer.response, answer.reference] for answer in answers]
+        known = [work.journal.recall("verdict", key) for key in keys]
+        new = [i for i, verdict in enumerate(known) if verdict is None]
+        found: list[Verdict | None] = [None if v is None else Verdict(*v) for v in known]
+        for i, verdict in zip(new, ready.judge_all([answers[i] for i in new]), strict=True):
+            found[i] = verdict
+            if judge.needs_engine or hasattr(judge, "fingerprint"):  # the rest is quicker than reading it back
+                work.journal.remember("verdict", keys[i], [verdict.passed, verdict.score, verdict.reason, verdict.failed])
+        return [v for v in found if v is not None]
+
+    return verdicts
+
+
+def _judge_draw(judge: Judge, work: Work) -> Draw:
+    from holdfast.sampling.engines import make_engine
+
+    s = work.recipe.sampling
+    engine = getattr(judge, "engine", None) or s.engine
+    model = getattr(judge, "model", None)
+    base = work.base
+    if model and engine == "native":
+        from holdfast.models import load
+
+        base = load(model)
+    return work.journal.draw(make_engine(engine, base=base, chat=work.chat, slots=s.slots, model=model or s.model))
+
+
+def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None) -> Subject:
+    """A model ready to be measured: `name` is the fingerprint its figures are kept under."""
+    from holdfast.evaluation.measure import drawing
+    from holdfast.policy import Policy
+    from holdfast.sampling.native import NativeEngine
+
+    engine = NativeEngine(model, work.chat, slots=work.recipe.sampling.slots, fingerprint=name)
+    return Subject(
+        model=name,
+        chat=work.chat,
+        draw=drawing(engine),
+        policy=policy or Policy(model),
+        judge=lambda judge, answers: judging(judge, work)(answers),
+    )
+
+
+def measured(work: Work, phase: str, tasks: list[Task], subject: Subject, when: str, shared: bool = False) -> dict[str, list[Item]]:
+    """Items of every task, from `eval/<when>` when they are there."""
+    from holdfast.evaluation.store import Store, shared_store
+
+    work.ui.phase(phase, items_in(tasks))
+    store = Store(work.folder.path / "eval" / when)
+    return measure_all(
+        tasks, subject, store=store, shared=shared_store() if shared else None, progress=lambda n: work.ui.advance(n)
+    )
+
+
+def preview(rows: Sequence[Row], sources: Rows) -> list[dict[str, Any]]:
+    """A few curated rows of every origin, beside the gold answers they replace."""
+    gold = {row.id: row.answer for row in sources}
+    by_origin: dict[str, list[Row]] = {}
+    for row in rows:
+        by_origin.setdefault(row.origin, []).append(row)
+    each = max(1, EXAMPLES // max(1, len(by_origin)))
+    return [
+        {
+            "prompt": row.prompt[-1]["content"] if row.prompt else "",
+            "answer": row.answer or row.chosen or "",
+            "gold": gold.get(row.id) or "",
+            "origin": row.origin,
+            "reason": _reason(row),
+        }
+        for group in by_origin.values()
+        for row in group[:each]
+    ]
+
+
+def _reason(row: Row) -> str:
+    """What the judge said last of this row."""
+    trace = row.meta.get("trace") or row.meta.get("judge_trace") or []
+    return str(trace[-1].get("reason", "")) if trace else ""

@@ -1,0 +1,166 @@
+"""Checkpoints: complete or absent. Safetensors and JSON, written to a side name, synced, hashed, renamed.
+
+    checkpoints/step-000400/
+      model.safetensors      the trained weights (adapter.safetensors when an adapter is trained)
+      optimizer.safetensors  its state, flat names starting with the parameter's
+      rng.safetensors        states of the random generators as byte tensors
+      state.json             step, counters, metrics, what made it, and the SHA-256 of each file beside it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from holdfast.errors import RunError, UserError
+
+COMPLETE = re.compile(r"step-(\d{6,})")
+PARTIAL = ".partial"
+STATE = "state.json"
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """One checkpoint in memory.
+
+    Args:
+        step: Steps done.
+        tensors: File stem ("model" or "adapter", "optimizer", "rng") to flat tensors on the CPU.
+        made_by: The settings that shape training, flat; a run with other ones refuses it.
+        state: Anything else in JSON: counters, metrics, micro-batch size.
+    """
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    made_by: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `checkpoint` under `root` and, once it is complete, remove all but the newest `keep`.
+
+    Raises:
+        RunError: If it cannot be written; what was there before is intact.
+    """
+    final = root / f"step-{checkpoint.step:06d}"
+    side = final.with_name(final.name + PARTIAL)
+    try:
+        if not final.exists():
+            _clear(side)
+            side.mkdir(parents=True)
+            _fill(side, checkpoint)
+            os.rename(side, final)
+            _sync(root)
+        for old in complete(root)[:-keep]:
+            _remove(old)
+    except (OSError, SafetensorError) as error:
+        size = sum(t.numel() * t.element_size() for group in checkpoint.tensors.values() for t in group.values())
+        raise RunError(
+            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free some space or mend the "
+            "directory, then run the same command again: earlier checkpoints are intact"
+        ) from error
+    return final
+
+
+def _fill(side: Path, checkpoint: Checkpoint) -> None:
+    hashes = {}
+    for stem, tensors in checkpoint.tensors.items():
+        path = side / f"{stem}.safetensors"
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+        _sync(path)
+        hashes[path.name] = _sha256(path)
+    state = {"step": checkpoint.step, "made_by": checkpoint.made_by, "files": hashes, **checkpoint.state}
+    with (side / STATE).open("w", encoding="utf-8") as handle:
+        json.dump(state, handle, indent=1)
+        handle.flush()
+        os.fsync(handle.fileno())
+    _sync(side)
+
+
+def complete(root: Path) -> list[Path]:
+    """The complete checkpoints under `root`, oldest first."""
+    found = [(int(m[1]), p) for p in root.glob("step-*") if (m := COMPLETE.fullmatch(p.name)) and (p / STATE).is_file()]
+    return [path for _, path in sorted(found)]
+
+
+def newest(root: Path) -> Path | None:
+    """The newest complete checkpoint, or `None`."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def sweep(root: Path) -> None:
+    """Remove what a killed writer left half done."""
+    for path in root.glob(f"*{PARTIAL}"):
+        _clear(path)
+
+
+def load(path: Path, made_by: dict[str, Any]) -> Checkpoint:
+    """Read a checkpoint onto the CPU, checking every hash.
+
+    Raises:
+        UserError: If it was made with other settings (they are named), or a file is damaged.
+    """
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    _check_maker(path, state["made_by"], made_by)
+    tensors = {}
+    for name, digest in state["files"].items():
+        file = path / name
+        if not file.is_file() or _sha256(file) != digest:
+            raise UserError(f"{file}: missing or damaged; remove {path} to go on from the checkpoint before it, if any")
+        tensors[file.stem] = load_file(file)
+    rest = {k: v for k, v in state.items() if k not in ("step", "made_by", "files")}
+    return Checkpoint(state["step"], tensors, state["made_by"], rest)
+
+
+def _check_maker(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    here = json.loads(json.dumps(here))
+    changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    if changed:
+        shown = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in changed[:3])
+        raise UserError(
+            f"{path} was made with other settings ({shown}); set them back to resume, choose another output, or remove "
+            f"{path.parent} to start anew"
+        )
+
+
+def _remove(path: Path) -> None:
+    """Renamed first, so that a kill in the middle leaves no half checkpoint under a complete one's name."""
+    side = path.with_name(path.name + PARTIAL)
+    os.rename(path, side)
+    _clear(side)
+
+
+def _clear(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        digest = hashlib.sha256()
+        while block := handle.read(1 << 22):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)

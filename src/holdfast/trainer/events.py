@@ -1,0 +1,104 @@
+"""What the trainer tells the outside: each step, the points of evaluation, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """One finished step; all numbers over all processes.
+
+    Args:
+        step: Steps done, counted from 1. steps: Steps of the whole run.
+        epoch: Passes over the rows so far.
+        loss: Sum of `terms`. terms: Each term's sum divided by its count.
+        metrics: Means of what the objective reports.
+        grad_norm: Before clipping. learning_rate: Of this step.
+        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included. trained_tokens: Labels of those.
+        tokens_per_second: Real tokens in this step by its time.
+        memory_gib: Peak so far: of the accelerator, or of the process on a CPU.
+        seconds: Spent in steps so far, earlier sessions included. remaining: Seconds left, by the mean so far.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    terms: dict[str, float]
+    metrics: dict[str, float]
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float
+    memory_gib: float
+    seconds: float
+    remaining: float
+
+
+def _ignore(*args: Any) -> None:
+    """The default of every hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Called on the main process only.
+
+    Args:
+        on_step: After every step.
+        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval mode. The
+            checkpoint of that step is already complete; a resumed run that starts there calls it again.
+        on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
+    """
+
+    on_step: Callable[[StepLog], Any] = _ignore
+    on_evaluate: Callable[[int, Model], Any] = _ignore
+    on_note: Callable[[str], Any] = _ignore
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters that live through kills and resumes."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    sequences: int = 0
+    seconds: float = 0.0
+    loss: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training.
+
+    Args:
+        model: The trained model in eval mode, still with its adapter; whole on the main process.
+        steps, epochs: Done, earlier sessions included. tokens, trained_tokens, seconds: Likewise.
+        loss: Of the last step.
+        tokens_per_second: Real tokens by the time spent in steps.
+        peak_memory_gib: Of the accelerator, or of the process on a CPU; this session.
+        micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
+        trainable: Parameters that moved.
+        resumed_from: Steps found done at the start.
+    """
+
+    model: Model
+    steps: int
+    epochs: float
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    loss: float
+    tokens_per_second: float
+    peak_memory_gib: float
+    micro_tokens: int
+    layout: str
+    precision: str
+    trainable: int
+    resumed_from: int = 0

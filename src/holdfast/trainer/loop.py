@@ -1,0 +1,343 @@
+"""The one training loop. It knows sums, counts, update rules and checkpoints, and no method by name."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.batches import Batch, TokenTable
+from holdfast.errors import Interrupted, RunError
+from holdfast.policy import Policy, ReferenceCache, evaluating
+from holdfast.trainer import checkpoint, memory
+from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
+from holdfast.trainer.machine import Machine, like, whole
+from holdfast.trainer.setup import Bench, fill_reference, probe, settings
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
+    from holdfast.recipe import Recipe
+
+
+class Trainer:
+    """Trains a model by a recipe, resuming from the newest checkpoint under `out` when there is one.
+
+    The loss of a step is sum over terms of (term sum) / (term count), both over all micro-batches and processes; the
+    counts are known before the first forward pass, so each micro-batch is scaled once and gradients simply add up. The
+    random generators are seeded before every forward pass from (seed, step, micro-batch, process): noise and dropout
+    do not depend on what ran before, and a killed run goes on bit for bit (on a CPU, and on GPUs as far as their kernels
+    are deterministic).
+
+    Args:
+        recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read.
+        model: The base model, plain; it is changed in place.
+        table: The encoded rows.
+        out: The run's directory; checkpoints go to `out/checkpoints`.
+        pad_id: Token that fills lines up.
+        hooks: Called on the main process.
+        reference: Store of the base model's log-probabilities, for objectives that need one; default under `out`.
+        name_row: Row index to what an error calls it, such as "train.jsonl:12".
+        again: How to run this once more, as the message after Ctrl-C says it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        table: TokenTable,
+        out: str | Path,
+        *,
+        pad_id: int,
+        hooks: Hooks | None = None,
+        reference: ReferenceCache | None = None,
+        name_row: Callable[[int], str] = "row {}".format,
+        again: str = "the same command",
+    ) -> None:
+        self.recipe, self.model, self.table, self.pad_id = recipe, model, table, pad_id
+        self.root = Path(out) / "checkpoints"
+        self.hooks = hooks or Hooks()
+        self.reference = reference
+        self.name_row, self.again = name_row, again
+        self.units = recipe.objective.units()
+        self.totals = Totals()
+        self._interrupts = 0
+
+    def fit(self) -> TrainResult:
+        """Train to the end.
+
+        Raises:
+            UserError: If the checkpoint found was made with other settings, or the recipe does not fit the machine.
+            RunError: If loss or gradient stop being numbers, memory is short, or a checkpoint cannot be written.
+            Interrupted: After Ctrl-C; everything is saved.
+        """
+        machine = self.machine = Machine(self.recipe.train.precision)
+        made_by = settings(self.recipe, self.table)
+        found = checkpoint.newest(self.root)
+        saved = checkpoint.load(found, made_by) if found else None
+        if machine.main:
+            checkpoint.sweep(self.root)
+        self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
+        self.bench.build(saved.state if saved else {})
+        self.model = self.bench.model
+        if self.recipe.objective.needs_reference:
+            fill_reference(self.bench, self.reference, self.root.parent)
+        start = self._restore(saved)
+        steps = self.bench.steps
+        if start < steps:
+            unreached = probe(self.bench, self._note)
+            self.module = machine.spread(self.bench.scorer, unreached)
+            with self._signals():
+                self._run(start, steps, made_by)
+        return self._result(start)
+
+    def _run(self, start: int, steps: int, made_by: dict[str, Any]) -> None:
+        saves = boundaries(self.recipe.train.save_every, steps) | {steps}
+        looks = boundaries(self.recipe.evaluate.every, steps) - {steps}
+        if start in looks:
+            self._evaluate(start)
+        for step in range(start, steps):
+            stop = self._step(step, steps)
+            done = step + 1
+            if done in saves or stop:
+                self._save(done, made_by)
+            if stop and done < steps:
+                raise Interrupted(f"stopped after step {done} of {steps}, all saved; run {self.again} to go on")
+            if done in looks:
+                self._evaluate(done)
+
+    def _step(self, step: int, steps: int) -> bool:
+        """One step; whether the run shall stop after it."""
+        began = time.perf_counter()
+        plan = self.bench.sampler.step(step)
+        batches = [self.bench.batch(rows) for rows in plan]
+        counts = self._counts(batches)
+        rule = self.bench.rule
+        rule.lr = self.recipe.optimizer.rate(step, steps)
+        try:
+            for index in range(rule.passes):
+                rule.begin(index)
+                sums, metrics = self._pass(step, batches, counts)
+            terms = self._terms(step, batches, sums, counts)
+            norm = rule.step()
+        except Exception as error:
+            if memory.is_out_of_memory(error):
+                raise RunError(f"step {step + 1}: {self.bench.advice(max(map(len, plan)))}") from error
+            raise
+        if not math.isfinite(norm):
+            self._not_a_number(step, "gradient", [b for b in batches if b is not None])
+        rule.zero_grad()
+        self._log(step, steps, terms, metrics, norm, counts, time.perf_counter() - began)
+        return counts["interrupts"] > 0 or (self.machine.world == 1 and self._interrupts > 0)
+
+    def _counts(self, batches: list[Batch | None]) -> dict[str, float]:
+        """What the step holds over all processes: units of the terms, tokens, labels, sequences, requests to stop."""
+        real = [b for b in batches if b is not None]
+        mine = {unit: sum(b.count(unit) for b in real) for unit in dict.fromkeys(self.units.values())}
+        mine["real tokens"] = sum(b.tokens for b in real)
+        mine["labels"] = sum(len(b.labels) for b in real)
+        mine["rows"] = sum(b.n_sequences for b in real)
+        mine["interrupts"] = self._interrupts
+        return dict(zip(mine, self.machine.sum([float(v) for v in mine.values()]), strict=True))
+
+    def _pass(
+        self, step: int, batches: list[Batch | None], counts: dict[str, float]
+    ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
+        """Forward and backward over the micro-batches: term sums [micro-batches, terms], and the metrics' (sum, count)."""
+        sums, metrics = [], {}
+        for index, batch in enumerate(batches):
+            seed_for(self.recipe.train.seed, step, index, self.machine.rank)
+            share = 0.0 if batch is None else 1.0  # a process without rows still takes part in every exchange
+            with self.machine.local(self.module, last=index == len(batches) - 1):
+                terms, extra = self.module((self.bench.filler if batch is None else batch).to(self.machine.device))
+                # DDP and FSDP2 average over processes; the counts are global, so that is undone here.
+                factors = {t: share * self.machine.world / (counts[u] or 1.0) for t, u in self.units.items()}
+                loss = sum(terms[t] * factors[t] for t in self.units)
+                if self.recipe.optimizer.in_backward and not bool(torch.isfinite(loss)):
+                    self._not_a_number(step, "loss", [batch])
+                loss.backward()
+            sums.append(torch.stack([terms[t].detach().float() * share for t in self.units]))
+            for name, (total, count) in extra.items():
+                so_far = metrics.get(name, (0.0, 0.0))
+                metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)
+        return torch.stack(sums), metrics
+
+    def _terms(self, step: int, batches: list[Batch | None], sums: Tensor, counts: dict[str, float]) -> dict[str, float]:
+        """Each term's value over all processes; the run ends here if one is not a number, before anything is updated."""
+        totals = self.machine.sum(sums.double().sum(0).tolist())
+        if not all(map(math.isfinite, totals)):
+            bad = (~sums.isfinite().all(1)).tolist()
+            self._not_a_number(step, "loss", [b for b, b_bad in zip(batches, bad, strict=True) if b_bad and b is not None])
+        return {t: total / (counts[u] or 1.0) for (t, u), total in zip(self.units.items(), totals, strict=True)}
+
+    def _not_a_number(self, step: int, what: str, batches: list[Batch]) -> None:
+        rows = self.bench.culprits(batches) or sorted({row for batch in batches for row in batch.rows.tolist()})
+        names = ", ".join(map(self.name_row, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        last = checkpoint.newest(self.root)
+        raise RunError(
+            f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of this step "
+            f"was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
+            "optimizer.learning_rate, or set train.precision: fp32"
+        )
+
+    def _log(
+        self,
+        step: int,
+        steps: int,
+        terms: dict[str, float],
+        metrics: dict[str, tuple[float, float]],
+        norm: float,
+        counts: dict[str, float],
+        seconds: float,
+    ) -> None:
+        names = sorted(metrics)
+        flat = self.machine.sum([x for name in names for x in metrics[name]]) if names else []
+        means = {name: flat[2 * i] / (flat[2 * i + 1] or 1.0) for i, name in enumerate(names)}
+        totals = self.totals
+        totals.loss = sum(terms.values())
+        totals.tokens += int(counts["real tokens"])
+        totals.trained_tokens += int(counts["labels"])
+        totals.sequences += int(counts["rows"])
+        totals.seconds += seconds
+        if not self.machine.main:
+            return
+        done = step + 1
+        self.hooks.on_step(
+            StepLog(
+                step=done,
+                steps=steps,
+                epoch=self.bench.sampler.progress(done),
+                loss=totals.loss,
+                terms=terms,
+                metrics=means,
+                grad_norm=norm,
+                learning_rate=self.bench.rule.lr,
+                tokens=totals.tokens,
+                trained_tokens=totals.trained_tokens,
+                tokens_per_second=counts["real tokens"] / seconds,
+                memory_gib=memory.peak_gib(self.machine.device),
+                seconds=totals.seconds,
+                remaining=totals.seconds / done * (steps - done),
+            )
+        )
+
+    def _evaluate(self, done: int) -> None:
+        model = self.bench.plain() if self.machine.sharded else self.model
+        if self.machine.main:
+            with evaluating(model), torch.random.fork_rng():
+                self.hooks.on_evaluate(done, model)
+        self.machine.accelerator.wait_for_everyone()
+
+    def _save(self, done: int, made_by: dict[str, Any]) -> None:
+        """A checkpoint of `done` steps; every process takes part in making shards whole, the main one writes."""
+        bench = self.bench
+        if self.machine.main or self.machine.sharded:
+            stem = "adapter" if self.recipe.tuner.adapter else "model"
+            tensors = {
+                stem: {name: whole(p) for name, p in bench.trained.items()},
+                "optimizer": {name: whole(t) for name, t in bench.rule.state().items()},
+                "rng": random_states(),
+            }
+            state = {"totals": asdict(self.totals), "micro_tokens": [self.recipe.train.micro_tokens, bench.micro_tokens]}
+            if self.machine.main:
+                keep = self.recipe.train.keep_checkpoints
+                checkpoint.save(self.root, checkpoint.Checkpoint(done, tensors, made_by, state), keep)
+        self.machine.accelerator.wait_for_everyone()
+
+    def _restore(self, saved: checkpoint.Checkpoint | None) -> int:
+        """Put a checkpoint's weights, optimizer state and counters in place; the steps it had done."""
+        if saved is None:
+            return 0
+        stem = "adapter" if self.recipe.tuner.adapter else "model"
+        with torch.no_grad():
+            for name, parameter in self.bench.trained.items():
+                parameter.copy_(like(saved.tensors[stem][name], parameter))
+        stored = saved.tensors["optimizer"]
+        self.bench.rule.load({name: like(stored[name], t) for name, t in self.bench.rule.state().items()})
+        set_random_states(saved.tensors["rng"])
+        self.totals = Totals(**saved.state["totals"])
+        self._note(f"resumed after step {saved.step} of {self.bench.steps}")
+        return saved.step
+
+    def _result(self, start: int) -> TrainResult:
+        model = self.bench.plain() if self.machine.sharded else self.model
+        totals = self.totals
+        return TrainResult(
+            model=model.eval(),
+            steps=self.bench.steps,
+            epochs=self.bench.epochs,
+            tokens=totals.tokens,
+            trained_tokens=totals.trained_tokens,
+            seconds=totals.seconds,
+            loss=totals.loss,
+            tokens_per_second=totals.tokens / max(totals.seconds, 1e-9),
+            peak_memory_gib=memory.peak_gib(self.machine.device),
+            micro_tokens=min(self.bench.micro_tokens, self.recipe.train.batch_tokens),
+            layout=self.bench.layout,
+            precision=self.machine.precision,
+            trainable=sum(p.numel() for p in self.bench.trained.values()),
+            resumed_from=start,
+        )
+
+    def _note(self, line: str) -> None:
+        if self.machine.main:
+            self.hooks.on_note(line)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C (and a polite kill) ends the run after the step it is in; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: Any) -> None:
+            self._interrupts += 1
+            for known, handler in before.items():
+                signal.signal(known, handler)
+            self._note("stopping after this step; once more to stop at once")
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def boundaries(share: float, steps: int) -> set[int]:
+    """The steps at which each `share` of the run is done; none for 0."""
+    if not share:
+        return set()
+    return {min(steps, max(1, round(k * share * steps))) for k in range(1, math.floor(1 / share + 1e-9) + 1)}
+
+
+def seed_for(*numbers: int) -> None:
+    """Seed torch's generators from a few whole numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of torch's generators as byte tensors."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_random_states(states: dict[str, Tensor]) -> None:
+    """The inverse of `random_states`; generators this machine does not have are left out."""
+    torch.set_rng_state(states["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda{i}" in states:
+            torch.cuda.set_rng_state(states[f"cuda{i}"], i)

@@ -1,0 +1,80 @@
+"""Memory: how large a micro-batch to try first, what an allocation failure looks like, and what to advise then."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+CPU_TOKENS = 2048
+"""Micro-batch on a CPU: the activations of a layer stay near the caches, and larger ones are no faster."""
+
+ONE_MICRO_BATCH = 2**62
+"""A size no step exceeds, for updates inside the backward pass."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that an allocation failed, on an accelerator or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory so far: allocated on the accelerator, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def first_micro_tokens(model: PreTrainedModel, device: torch.device, share: int, checkpointing: bool) -> int:
+    """Tokens per forward pass to try first; the probe halves what does not fit.
+
+    Args:
+        share: Tokens of a step for this process; more would never be used.
+        checkpointing: Whether activations are recomputed.
+    """
+    if device.type != "cuda":
+        return min(share, CPU_TOKENS)
+    free, _ = torch.cuda.mem_get_info(device)
+    free -= sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    fitting = int(0.7 * free / activation_bytes(model, checkpointing))
+    return max(1, min(share, fitting))
+
+
+def activation_bytes(model: PreTrainedModel, checkpointing: bool) -> int:
+    """Rough bytes per token kept for the backward pass: 12 hidden and 4 MLP vectors a layer, in 16 bits plus fp32 norms."""
+    config = model.config.get_text_config()
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    layer = 2 * (12 * hidden + 4 * inner) + 8 * hidden
+    return 2 * hidden * layers + layer if checkpointing else layer * layers
+
+
+def advice(model: nn.Module, states: int, rows: int, tokens: int, per_token: int) -> str:
+    """One line: what the memory goes to, the largest first, and the changes to a recipe that would help.
+
+    Args:
+        states: Bytes of optimizer state. rows, tokens: Size of the smallest micro-batch that failed.
+        per_token: Rough bytes of activations per token.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    parts = {
+        "weights": (weights, "a smaller model"),
+        "gradients": (gradients, "tuner: lora, or optimizer: lomo"),
+        "optimizer state": (states, "tuner: lora, or optimizer: lomo"),
+        "activations": (per_token * tokens, "train.gradient_checkpointing: true, or a smaller train.max_length"),
+    }
+    ordered = sorted(parts.items(), key=lambda item: -item[1][0])
+    shown = ", ".join(f"{name} {size / GIB:.2g} GiB" for name, (size, _) in ordered)
+    mends = "; ".join(dict.fromkeys(mend for _, (_, mend) in ordered[:3]))
+    return f"not enough memory even for {rows} row(s) of {tokens} tokens together. It goes to: {shown}. Try: {mends}"

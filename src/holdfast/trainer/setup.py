@@ -1,0 +1,259 @@
+"""Everything a run needs before its first step: model, policy, update rule, sampler, a size that fits, references."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.distributed.fsdp import register_fsdp_forward_method
+from transformers import AutoModelForCausalLM
+
+from holdfast.data.batches import Batch, TokenTable
+from holdfast.errors import RunError, UserError
+from holdfast.models import fingerprint_of
+from holdfast.policy import Policy, ReferenceCache, Scorer, evaluating
+from holdfast.trainer import memory
+from holdfast.trainer.machine import Machine, layers_of, whole
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
+    from holdfast.recipe import Recipe
+
+SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "precision", "seed")
+"""Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
+
+
+def settings(recipe: Recipe, table: TokenTable) -> dict[str, Any]:
+    """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused."""
+    flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
+    for axis in ("objective", "tuner", "optimizer"):
+        method = getattr(recipe, axis)
+        flat[axis] = type(method).__name__
+        flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
+    return flat | {f"train.{name}": getattr(recipe.train, name) for name in SHAPING}
+
+
+class Work(Scorer):
+    """The wrapped module, with a second entrance for the untouched model's log-probabilities."""
+
+    def untouched(self, batch: Batch) -> None:
+        """Compute and store the label log-probabilities of `batch` before the weights move."""
+        policy = self.policy
+        if policy.reference.get(batch) is None:
+            with policy.base() if policy.base else contextlib.nullcontext(), evaluating(self.model):
+                policy.reference.put(batch, policy.token_logps(batch))
+
+
+class Bench:
+    """The parts of a run, put together by `build`."""
+
+    def __init__(self, recipe: Recipe, model: Model, table: TokenTable, machine: Machine, pad_id: int) -> None:
+        if not len(table):
+            raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
+        self.recipe, self.model, self.table, self.machine, self.pad_id = recipe, model, table, machine, pad_id
+
+    def build(self, state: dict[str, Any]) -> None:
+        """Apply the tuner, place and wrap the model, make the rule; `state` is that of the checkpoint to resume from, or empty.
+
+        Raises:
+            UserError: If nothing would train, or the optimizer does not fit the number of processes.
+        """
+        recipe, machine = self.recipe, self.machine
+        in_backward = recipe.optimizer.in_backward
+        if in_backward and machine.world > 1:
+            raise UserError(
+                f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other processes' "
+                "gradients are known; run it on one process, or use adamw"
+            )
+        self.base_fingerprint = fingerprint_of(self.model) if recipe.objective.needs_reference else ""
+        tuner = recipe.tuner
+        self.model = machine.place(tuner.apply(self.model, recipe.train.seed), in_backward)
+        base = None if tuner.base(self.model) is None else lambda: tuner.base(self.model)
+        self.policy = Policy(self.model, base=base, autocast=machine.autocast)
+        if recipe.train.gradient_checkpointing:
+            self.policy.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.scorer = Work(self.policy, recipe.objective)
+        if machine.sharded:
+            machine.shard(self.scorer, layers_of(self.model))
+            register_fsdp_forward_method(self.scorer, "untouched")
+        self.scorer.train()
+        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
+        self.rule = recipe.optimizer.build(self.trained.items())
+        self.layout = self._layout()
+        self.filler = self.batch([int(self.table.lengths.argmin())])
+        self.resize(self._first_size(state))
+        self._count_steps()
+
+    def _layout(self) -> str:
+        wanted = self.recipe.train.layout
+        if wanted == "packed" and not self.policy.packs:
+            raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
+        if wanted != "auto":
+            return wanted
+        return "packed" if self.machine.device.type == "cuda" and self.policy.packs else "padded"
+
+    def _first_size(self, state: dict[str, Any]) -> int:
+        """The micro-batch in tokens: what the interrupted run had found, the recipe's, or a first guess."""
+        train = self.recipe.train
+        if self.recipe.optimizer.in_backward:
+            return memory.ONE_MICRO_BATCH
+        asked, found = state.get("micro_tokens", (None, None))
+        if found is not None and asked == train.micro_tokens:
+            return found
+        share = max(1, train.batch_tokens // self.machine.world)
+        causal, checkpointing = self.policy.causal, train.gradient_checkpointing
+        return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, checkpointing)
+
+    def resize(self, micro_tokens: int) -> None:
+        """Cut steps into micro-batches of this many tokens from now on."""
+        train = self.recipe.train
+        self.micro_tokens = micro_tokens
+        self.sampler = self.table.sampler(
+            batch_tokens=train.batch_tokens,
+            micro_tokens=micro_tokens,
+            layout=self.layout,
+            seed=train.seed,
+            rank=self.machine.rank,
+            world=self.machine.world,
+        )
+
+    def _count_steps(self) -> None:
+        train = self.recipe.train
+        full = self.sampler.steps(train.epochs)
+        self.steps = min(full, train.max_steps or full)
+        self.epochs = self.sampler.progress(self.steps)
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
+        """The micro-batch of these rows, on the CPU; `None` for no rows."""
+        return self.table.collate(rows, self.layout, self.pad_id)
+
+    def longest(self) -> list[int]:
+        """The rows of the largest micro-batch there can be."""
+        limit = min(self.micro_tokens, self.recipe.train.batch_tokens)
+        return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
+
+    def advice(self, rows: int) -> str:
+        """What to do about `rows` rows of the greatest length not fitting into memory."""
+        states = sum(t.numel() * t.element_size() for t in self.rule.state().values())
+        per_token = memory.activation_bytes(self.policy.causal, self.recipe.train.gradient_checkpointing)
+        text = memory.advice(self.model, states, rows, rows * int(self.table.lengths.max()), per_token)
+        return f"{text}; or a smaller train.batch_tokens" if self.recipe.optimizer.in_backward else text
+
+    def culprits(self, batches: list[Batch]) -> list[int]:
+        """The rows whose loss alone is not finite, among the first 256 of `batches`."""
+        if self.machine.sharded:
+            return []
+        rows = sorted({row for batch in batches for row in batch.rows.tolist()})[:256]
+        return [row for row in rows if not self._finite(row)]
+
+    def _finite(self, row: int) -> bool:
+        batch = self.batch([row])
+        assert batch is not None
+        with torch.no_grad():
+            sums, _ = self.scorer(batch.to(self.machine.device))
+        return all(bool(torch.isfinite(value)) for value in sums.values())
+
+    def plain(self) -> Model:
+        """A whole copy on the CPU of a sharded model, on the main process; every process must call this."""
+        state = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        if not self.machine.main:
+            return self.model
+        causal = self.policy.causal
+        fresh = AutoModelForCausalLM.from_config(causal.config, dtype=torch.float32)
+        fresh.generation_config, fresh.name_or_path = causal.generation_config, causal.name_or_path
+        if self.recipe.tuner.adapter:
+            fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
+        fresh.load_state_dict(state)
+        return fresh
+
+
+def probe(bench: Bench, note: Callable[[str], None]) -> bool:
+    """One forward and backward pass on the largest micro-batch, before the first step; its gradients are thrown away.
+
+    Returns:
+        Whether some trained parameters got no gradient.
+    Raises:
+        RunError: If not even the longest row fits.
+    """
+    asked = bench.micro_tokens
+    while True:
+        rows = bench.longest()
+        failed = bench.machine.sum([float(not _fits(bench, rows))])[0]
+        if not failed:
+            break
+        bench.rule.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) == 1 or bench.recipe.optimizer.in_backward:
+            raise RunError(bench.advice(len(rows)))
+        bench.resize(max(1, min(bench.micro_tokens, int(bench.table.lengths[rows].max()) * len(rows)) // 2))
+    if bench.micro_tokens != asked:
+        note(f"micro-batches of {asked} tokens do not fit into memory; going on with {bench.micro_tokens}")
+    unreached = any(p.grad is None for p in bench.trained.values())
+    bench.rule.zero_grad()
+    return unreached
+
+
+def _fits(bench: Bench, rows: list[int]) -> bool:
+    batch = bench.batch(rows)
+    assert batch is not None
+    try:
+        with torch.random.fork_rng():
+            sums, _ = bench.scorer(batch.to(bench.machine.device))
+            sum(sums.values()).backward()
+    except Exception as error:
+        if memory.is_out_of_memory(error):
+            return False
+        raise
+    return True
+
+
+def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) -> None:
+    """Give the policy the untouched model's log-probabilities of all rows, found on disk or computed now, before any step.
+
+    Every process computes a share of the rows; all end with all of them.
+    """
+    machine, policy = bench.machine, bench.policy
+    if reference is None:
+        reference = ReferenceCache.at(out / "cache", bench.base_fingerprint, bench.table.fingerprint, machine.precision)
+    policy.reference = reference
+    before = set(reference.values)
+    while not _fill_all(bench):
+        bench.resize(max(1, min(bench.micro_tokens, bench.recipe.train.batch_tokens) // 2))
+    if machine.world > 1:
+        mine: list[tuple[tuple[int, int], Tensor]] = [kv for kv in reference.values.items() if kv[0] not in before]
+        reference.values.update(gather_object(mine))
+    if machine.main and len(reference.values) > len(before):
+        reference.save()
+
+
+def _fill_all(bench: Bench) -> bool:
+    """Score the rows of this process; `False` when a group does not fit into memory (what is done stays done).
+
+    Raises:
+        RunError: If not even the longest row fits.
+    """
+    machine = bench.machine
+    groups = bench.sampler.cut(np.argsort(-bench.table.widths, kind="stable"))
+    for index in range(-(-len(groups) // machine.world)):
+        # The last round may repeat a group: where weights are sharded, every process must take part every time.
+        rows = groups[min(index * machine.world + machine.rank, len(groups) - 1)]
+        batch = bench.batch(rows)
+        assert batch is not None
+        try:
+            bench.scorer.untouched(batch.to(machine.device))
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise RunError(bench.advice(1)) from error
+            return False
+    return True

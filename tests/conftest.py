@@ -1,0 +1,143 @@
+"""Shared fixtures: tiny random models of several families, and a tiny tokenizer. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and transformers are imported: two cores are shared with other work, and no test may reach a network.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+KINDS = ("llama", "qwen2", "gpt2", "gemma2")
+"""Families of the tiny models: rotary + grouped heads; biases in attention; learned positions, tied head; soft-capped
+logits with scaled, tied embeddings and sliding windows."""
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+CORPUS = [
+    "What is the capital of France? The capital of France is Paris.",
+    "Add 12 and 30. The answer is 42. Subtract 5 from 19: the result is 14.",
+    "user assistant system question answer write sort the letters of the word in order",
+] * 4
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """Byte-level BPE with a few merges, a ChatML-like template, eos `<|im_end|>` and pad `<|pad|>`."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|pad|>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def tiny_config(kind: str, tokenizer: PreTrainedTokenizerBase, **overrides: Any) -> Any:
+    """Configuration of a two-layer model. Wide initial weights, so that log-probabilities differ visibly."""
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    if kind == "gpt2":
+        shared |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+        shared |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    else:
+        shared |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 256}
+        shared |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    if kind == "gemma2":
+        shared |= {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16, "final_logit_softcapping": 5.0}
+    return AutoConfig.for_model(kind, **(shared | overrides))
+
+
+def tiny_model(kind: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+    """A seeded random model of about 30 thousand parameters, fp32, in eval mode; the global generator is left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(kind, tokenizer, **overrides), dtype=torch.float32)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval()
+
+
+@pytest.fixture
+def tiny(tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]]:
+    """`tiny(kind="llama", seed=0, **config)` -> a fresh `(model, tokenizer)`; the test may change the model."""
+
+    def make(kind: str = "llama", seed: int = 0, **overrides: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return tiny_model(kind, tokenizer, seed, **overrides), tokenizer
+
+    return make
+
+
+@pytest.fixture
+def tiny_dir(
+    tiny: Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`tiny_dir(kind="llama", seed=0)` -> a fresh directory with the model and tokenizer saved by transformers."""
+
+    def make(kind: str = "llama", seed: int = 0, **overrides: Any) -> Path:
+        directory = tmp_path_factory.mktemp(f"tiny-{kind}")
+        model, tokenizer = tiny(kind, seed, **overrides)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., list[Any]]:
+    """`make_rows(n=5, vocab=320, seed=0, pairs=False)` -> seeded random `Encoded` sequences of 4 to 23 tokens.
+
+    A prompt, then trained tokens; the last sequence (or pair) has several answers with prompts between them. With
+    `pairs`, 2n sequences: chosen and rejected of n rows, the two sharing a prompt.
+    """
+    import numpy as np
+
+    from holdfast.data.batches import Encoded
+
+    def make(n: int = 5, vocab: int = 320, seed: int = 0, pairs: bool = False) -> list[Encoded]:
+        rng = np.random.default_rng(seed)
+        out = []
+        for row in range(n):
+            prompt = rng.integers(3, vocab, size=rng.integers(2, 10))
+            for role in range(2 if pairs else 1):
+                answer = rng.integers(3, vocab, size=rng.integers(2, 14))
+                ids = np.concatenate([prompt, answer]).astype(np.int32)
+                trained = np.arange(len(ids)) >= len(prompt)
+                if row == n - 1:
+                    trained[len(prompt) + 1 : -1] &= np.arange(len(answer) - 2) % 3 > 0
+                out.append(Encoded(ids=ids, trained=trained, row=row, role=role))
+        return out
+
+    return make

@@ -1,0 +1,184 @@
+"""The token table: what is kept, dropped, cut and refused, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from holdfast.data.chat import Chat
+from holdfast.data.rowfile import RowFile
+from holdfast.data.rows import Row
+from holdfast.data.table import build_table
+from holdfast.errors import UserError
+
+
+@pytest.fixture
+def chat(tokenizer_of: Callable[[str], PreTrainedTokenizerBase]) -> Chat:
+    return Chat(tokenizer_of("chatml"))
+
+
+def row(answer: str, **more: object) -> Row:
+    messages = [{"role": "user", "content": "What is the capital of France?"}, {"role": "assistant", "content": answer}]
+    return Row(messages, **more)  # type: ignore[arg-type]
+
+
+def size(chat: Chat, one: Row) -> int:
+    return len(chat.encode(one.messages)[0])
+
+
+def rows_of(count: int) -> list[Row]:
+    return [row("Paris " * (1 + i % 7) + str(i)) for i in range(count)]
+
+
+def test_rows_come_through_as_the_chat_encodes_them(chat: Chat, tmp_path: Path) -> None:
+    rows = [*rows_of(40), row("x", weight=0.5)]
+    for cache in (None, tmp_path):
+        for given in (rows, RowFile.write(rows, tmp_path / "rows")):
+            table, report = build_table(given, chat, max_length=512, cache=cache)
+            assert len(table) == report.kept == report.rows == 41
+            for k, one in enumerate(rows):
+                (found,) = table.sequences(k)
+                ids, trained = chat.encode(one.messages)
+                assert (found.ids.tolist(), found.trained.tolist()) == (ids.tolist(), trained.tolist())
+                assert (found.row, found.role, found.weight) == (k, 0, one.weight)
+            assert report.tokens == table.lengths.sum()
+            assert report.trained_tokens == sum(int(table.sequences(k)[0].trained.sum()) for k in range(41))
+            assert report.dropped == {}
+            assert sum(count for _, count in report.histogram) == 41
+            assert report.lengths["longest"] == table.lengths.max() == report.longest[0][1]
+            assert report.lines() == [f"41 of 41 rows, training on {report.trained_share:.0%} of {report.tokens} tokens"]
+
+
+def test_shards_do_not_matter(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    import holdfast.data.table as module
+
+    done: list[int] = []
+    whole, _ = build_table(rows_of(10), chat, max_length=512)
+    monkeypatch.setattr(module, "SHARD", 3)
+    parts, _ = build_table(rows_of(10), chat, max_length=512, progress=done.append)
+    assert np.array_equal(whole.ids, parts.ids)
+    assert np.array_equal(whole.trained, parts.trained)
+    assert whole.fingerprint == parts.fingerprint
+    assert done == [3, 3, 3, 1]
+
+
+def test_pairs(chat: Chat) -> None:
+    prompt = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Capital?"},
+    ]
+    rows = [Row(prompt, chosen="Paris", rejected="Rome, I think"), Row(prompt, chosen="A", rejected="B")]
+    table, _ = build_table(rows, chat, max_length=512, kind="pair")
+    assert (len(table), table.per_row) == (2, 2)
+    chosen, rejected = table.sequences(0)
+    assert (chosen.role, rejected.role, chosen.row, rejected.row) == (0, 1, 0, 0)
+    decode = chat.tokenizer.decode
+    assert decode(chosen.ids[chosen.trained]) == "Paris<|im_end|>"  # not the earlier "Hello"
+    assert decode(rejected.ids[rejected.trained]) == "Rome, I think<|im_end|>"
+    shared = int(chosen.trained.argmax())
+    assert chosen.ids[:shared].tolist() == rejected.ids[:shared].tolist() == chat.prompt_ids(prompt)
+    assert table.lengths[0] == len(chosen.ids) + len(rejected.ids)
+    assert table.widths[0] == len(rejected.ids)
+
+
+def test_plain_text(chat: Chat) -> None:
+    table, report = build_table([Row([{"role": "assistant", "content": "Once upon a time."}])], chat, max_length=64)
+    (found,) = table.sequences(0)
+    assert chat.tokenizer.decode(found.ids) == "Once upon a time.<|im_end|>"
+    assert found.trained.tolist() == [False] + [True] * (len(found.ids) - 1)
+    assert report.trained_tokens == len(found.ids) - 1
+
+
+def test_drop_counts_and_names(chat: Chat) -> None:
+    rows = [row("Paris."), row("Paris " * 50), row("Rome."), row("Rome " * 60), row("x", weight=0.0)]
+    limit = size(chat, rows[0])
+    table, report = build_table(rows, chat, max_length=limit)
+    assert table.source.tolist() == [0, 2]
+    assert report.dropped == {"longer than max_length": 2, "weight 0": 1}
+    assert report.named == {"longer than max_length": [2, 4], "weight 0": [5]}
+    assert [number for number, _ in report.longest[:2]] == [4, 2]
+    assert report.lines()[1:] == ["left out 2: longer than max_length (rows 2, 4)", "left out 1: weight 0 (rows 5)"]
+    (found,) = table.sequences(1)
+    assert found.row == 1
+    assert chat.tokenizer.decode(found.ids[found.trained]) == "Rome.<|im_end|>"
+
+
+def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
+    rows = [row("Paris."), row("Paris " * 50)]
+    prompt = len(chat.prompt_ids(rows[0].prompt))
+    limit = size(chat, rows[0]) + 3
+    table, report = build_table(rows, chat, max_length=limit, on_long="truncate")
+    assert (report.kept, report.truncated, report.dropped) == (2, 1, {})
+    (cut,) = table.sequences(1)
+    assert cut.ids.tolist() == chat.encode(rows[1].messages)[0][:limit].tolist()
+    assert cut.trained.sum() == limit - prompt
+    assert int(cut.ids[-1]) not in chat.stop_ids
+
+    long_prompt = Row([{"role": "user", "content": "word " * 90}, {"role": "assistant", "content": "Yes."}])
+    table, report = build_table([*rows, long_prompt], chat, max_length=limit, on_long="truncate")
+    assert table.source.tolist() == [0, 1]
+    assert (report.dropped, report.named) == ({"answer cut to nothing": 1}, {"answer cut to nothing": [3]})
+
+
+def test_truncated_pairs_lose_both_or_none(chat: Chat) -> None:
+    prompt = [{"role": "user", "content": "Capital?"}]
+    rows = [Row(prompt, chosen="Paris " * 40, rejected="Rome"), Row([{"role": "user", "content": "w " * 99}], chosen="A", rejected="B")]
+    table, report = build_table(rows, chat, max_length=40, on_long="truncate", kind="pair")
+    assert (len(table), report.truncated, report.named) == (1, 1, {"answer cut to nothing": [2]})
+    assert [len(e.ids) for e in table.sequences(0)] == [40, size(chat, Row([*prompt, {"role": "assistant", "content": "Rome"}]))]
+
+
+def raised(rows: list[Row], chat: Chat, **options: object) -> str:
+    with pytest.raises(UserError) as error:
+        build_table(rows, chat, **({"max_length": 40} | options))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_errors(chat: Chat, tmp_path: Path) -> None:
+    rows = [row("Paris."), row("Paris " * 50)]
+    most, least = size(chat, rows[1]), size(chat, rows[0])
+    assert raised(rows, chat, on_long="error") == (
+        f"1 rows are longer than train.max_length 40, the longest (row 2) has {most} tokens; "
+        f"set train.max_length to {most}, or data.on_long to drop or truncate"
+    )
+    assert raised(rows, chat, max_length=5, cache=tmp_path) == (
+        f"no row is left to train on: 2 of 2 rows are longer than max_length 5; rows have {least} to {most} tokens, "
+        f"half of them up to {most}; set train.max_length to {most}"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert raised([], chat) == "there is no row to train on; the data or the curation left none"
+    pair = Row([{"role": "user", "content": "Q"}], chosen="A", rejected="B")
+    assert raised([rows[0], pair], chat) == (
+        "row 2 has chosen and rejected, but the objective trains on answers; use rows with answers, or dpo"
+    )
+    assert raised([pair, rows[0]], chat, kind="pair") == (
+        "row 2 has no chosen and rejected answer, but the objective compares them; add them"
+    )
+
+
+def test_the_disk_table_is_made_once_and_keyed_by_everything(chat: Chat, tmp_path: Path) -> None:
+    rows = rows_of(5)
+
+    def build(given: list[Row] = rows, who: Chat = chat, **options: object) -> str:
+        settings = {"max_length": 64} | options
+        return build_table(given, who, cache=tmp_path, **settings)[0].fingerprint  # type: ignore[arg-type]
+
+    first = build()
+    (made,) = tmp_path.iterdir()
+    stamp = (made / "ids.bin").stat().st_mtime_ns
+    assert build() == first
+    assert (made / "ids.bin").stat().st_mtime_ns == stamp
+    table, report = build_table(rows, chat, max_length=64, cache=tmp_path)
+    again, in_memory = build_table(rows, chat, max_length=64)
+    assert isinstance(table.ids, np.memmap)
+    assert np.array_equal(table.ids, again.ids)
+    assert report == in_memory
+    others = [build(max_length=65), build(on_long="truncate"), build(rows[:4]), build(who=Chat(chat.tokenizer, "S"))]
+    assert len({first, *others}) == 5
+    assert len(list(tmp_path.iterdir())) == 5

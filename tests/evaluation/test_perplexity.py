@@ -1,0 +1,117 @@
+"""Text likelihood: every token once, predicted from what stands before it, padding never counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from holdfast.data.chat import Chat
+from holdfast.evaluation.base import Task
+from holdfast.evaluation.measure import Subject, measure
+from holdfast.evaluation.perplexity import PASSAGE, passages, text_rows, windows
+from holdfast.policy import Policy
+
+TEXTS = [
+    "The answer is 42.",
+    "What is the capital of France? The capital of France is Paris. Add 12 and 30.",
+    "x",
+    "",
+    "user assistant system question answer write sort the letters of the word in order " * 8,
+]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 100])
+@pytest.mark.parametrize("width", [2, 3, 8])
+def test_every_token_is_scored_exactly_once(n: int, width: int):
+    ids = np.arange(100, 100 + n)
+    pieces = list(windows(ids, width, row=3))
+    scored = np.concatenate([p.ids[p.trained] for p in pieces]) if pieces else np.array([])
+    assert scored.tolist() == ids[1:].tolist()
+    for number, piece in enumerate(pieces):
+        first = int(np.flatnonzero(piece.trained)[0])
+        assert len(piece.ids) <= width
+        assert piece.row == 3
+        assert not piece.trained[0]
+        assert first >= (max(1, width // 4) if number else 1)
+
+
+def by_hand(model: Any, ids: list[int]) -> float:
+    """The definition, one token at a time."""
+    total = 0.0
+    for place in range(1, len(ids)):
+        logits = model(input_ids=torch.tensor([ids[:place]])).logits[0, -1]
+        total += float(logits.log_softmax(-1)[ids[place]])
+    return total
+
+
+def text_task() -> Task:
+    rows = [row for text in TEXTS for row in text_rows([text])]
+    return Task("text", "perplexity", rows)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@torch.no_grad()
+def test_likelihood_is_the_definition(tiny: Callable[..., Any], kind: str):
+    model, tokenizer = tiny(kind)
+    items = measure(text_task(), Subject("m", Chat(tokenizer), policy=Policy(model)))
+    assert [item.prompt for item in items] == [t.strip() for t in TEXTS if len(t) > 1]  # one token says nothing
+    for item in items[:2]:
+        ids = tokenizer(item.prompt, add_special_tokens=False)["input_ids"]
+        assert item.tokens == len(ids) - 1
+        assert item.score == pytest.approx(by_hand(model, ids), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_known_mistakes_would_be_seen(tiny: Callable[..., Any]):
+    """Labels that are not shifted, and padding that is counted, give other figures than ours."""
+    model, tokenizer = tiny()
+    short, long = TEXTS[0], TEXTS[1]
+    rows = text_rows([short, long])
+    mine = measure(Task("t", "perplexity", rows), Subject("m", Chat(tokenizer), policy=Policy(model)))[0].score
+    both = tokenizer([short, long], padding=True, return_tensors="pt", add_special_tokens=False)
+    logps = model(**both).logits[0].log_softmax(-1)
+    ids, real = both["input_ids"][0], int(both["attention_mask"][0].sum())
+    unshifted = float(logps.gather(1, ids[:, None])[:real].sum())
+    padded = float(logps[:-1].gather(1, ids[1:, None]).sum())
+    right = float(logps[:-1].gather(1, ids[1:, None])[: real - 1].sum())
+    assert mine == pytest.approx(right, rel=1e-5)
+    assert abs(mine - unshifted) > 0.1
+    assert abs(mine - padded) > 0.1
+
+
+def test_batches_do_not_change_the_figures(tiny: Callable[..., Any]):
+    model, tokenizer = tiny()
+    chat, policy = Chat(tokenizer), Policy(model)
+    one, many = (measure(text_task(), Subject("m", chat, policy=policy, micro_tokens=n)) for n in (1, 4096))
+    for a, b in zip(one, many, strict=True):
+        assert a.score == pytest.approx(b.score, rel=1e-5)
+
+
+@torch.no_grad()
+def test_long_texts_are_scored_in_windows(tiny: Callable[..., Any]):
+    model, tokenizer = tiny()
+    (item,) = measure(
+        Task("t", "perplexity", text_rows([TEXTS[4]])), Subject("m", Chat(tokenizer), policy=Policy(model), width=16)
+    )
+    ids = tokenizer(TEXTS[4].strip(), add_special_tokens=False)["input_ids"]
+    total = 0.0
+    for piece in windows(ids, 16, 0):
+        logps = model(input_ids=torch.tensor(piece.ids[None].astype(np.int64))).logits[0].log_softmax(-1)
+        total += sum(float(logps[i - 1, piece.ids[i]]) for i in np.flatnonzero(piece.trained))
+    assert item.tokens == len(ids) - 1
+    assert item.score == pytest.approx(total, rel=1e-5)
+
+
+def test_passages_hold_the_whole_text():
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdef"), 5)) + ("\n\n" if rng.random() < 0.02 else " ") for _ in range(3000)]
+    found = passages("".join(words))
+    assert all(0 < len(p) <= PASSAGE for p in found)
+    assert len(found) < 2 * len("".join(words)) / PASSAGE + 1
+    assert " ".join(found).split() == "".join(words).split()
+    assert passages("a" * (2 * PASSAGE + 5)) == ["a" * PASSAGE, "a" * PASSAGE, "a" * 5]
+    assert passages(" \n") == []

@@ -1,0 +1,159 @@
+"""Reports from items: law 1 (nothing changed is exactly nothing), signs, flips, the gate, comparisons."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from holdfast.errors import RunError, UserError
+from holdfast.evaluation.base import Item, Task, TaskInfo
+from holdfast.evaluation.store import Store
+from holdfast.evaluation.summary import Run, compare_summary, gate, mean_score, pairs, read_run, score, summarise
+
+TARGET, KEEP, TEXT = (
+    TaskInfo("new", "generate", "target", "exact"),
+    TaskInfo("old", "generate"),
+    TaskInfo("prose", "perplexity"),
+)
+
+
+def items(right: Any, stopped: bool = True) -> list[Item]:
+    return [
+        Item(str(i), f"q{i}", f"said {int(ok)}", "ref", float(ok), bool(ok), stopped, 5) for i, ok in enumerate(right)
+    ]
+
+
+def texts(logps: Any, tokens: int = 10) -> list[Item]:
+    return [Item(str(i), "t", "", "", float(v), True, True, tokens) for i, v in enumerate(logps)]
+
+
+def coin(seed: int, share: float, n: int = 100) -> np.ndarray:
+    return np.random.default_rng(seed).random(n) < share
+
+
+BASE = {"new": items(coin(0, 0.4)), "old": items(coin(1, 0.8)), "prose": texts(-10 * (1 + coin(2, 0.5)))}
+
+
+def test_base_against_base_is_exactly_nothing():
+    found = summarise([TARGET, KEEP, TEXT], BASE, BASE)
+    for part in [*found["tasks"], found["gain"], found["loss"]]:
+        assert (part["delta"], part["low"], part["high"]) == (0.0, 0.0, 0.0)
+        assert "-0.0" not in json.dumps(part)
+    for task in found["tasks"][:2]:
+        assert (task["p"], task["won"], task["lost"], task["flips"]) == (1.0, 0, 0, [])
+        assert task["base"] == task["tuned"]
+        assert task["noise"] > 0
+
+
+def test_gain_and_loss_have_opposite_signs():
+    tuned = {
+        "new": items(coin(0, 0.4) | coin(5, 0.5)),
+        "old": items(coin(1, 0.8) & coin(6, 0.7)),
+        "prose": BASE["prose"],
+    }
+    found = summarise([TARGET, KEEP], BASE, tuned)
+    new, old = found["tasks"]
+    assert found["gain"]["delta"] == new["delta"] == pytest.approx(new["tuned"] - new["base"])
+    assert found["gain"]["low"] > 0
+    assert found["loss"]["delta"] == -old["delta"] > 0
+    assert found["loss"]["low"] == -old["high"] > 0
+    assert found["loss"]["worst"] == "old"
+    assert found["gain"]["n"] == 100
+    assert old["lost"] - old["won"] == round(found["loss"]["delta"])
+    assert old["p"] < 0.001
+
+
+def test_flips_show_both_answers():
+    tuned = {"new": items(~coin(0, 0.4))}
+    (task,) = summarise([TARGET], BASE, tuned)["tasks"]
+    assert len(task["flips"]) == 20
+    assert task["won"] + task["lost"] == 100
+    assert {f["won"] for f in task["flips"]} == {True, False}
+    assert not task["flips"][0]["won"]
+    for flip in task["flips"]:
+        assert (flip["base"], flip["tuned"]) == (("said 0", "said 1") if flip["won"] else ("said 1", "said 0"))
+    assert len(summarise([TARGET], {"new": items([1] * 30)}, {"new": items([0] * 30)})["tasks"][0]["flips"]) == 20
+
+
+def test_text_is_scored_as_token_probability():
+    (task,) = summarise([TEXT], {"prose": texts([-10.0, -20.0])}, {"prose": texts([-20.0, -40.0])})["tasks"]
+    assert task["base"] == pytest.approx(100 * np.exp(-1.5))
+    assert task["tuned"] == pytest.approx(100 * np.exp(-3))
+    assert task["extra"]["perplexity_base"] == pytest.approx(np.exp(1.5))
+    assert [task[k] for k in ("p", "won", "lost", "stop_base", "length_tuned")] == [None] * 5
+
+
+def test_stop_rate_and_length():
+    (task,) = summarise([KEEP], {"old": items([1, 1])}, {"old": items([1, 1], stopped=False)})["tasks"]
+    assert (task["stop_base"], task["stop_tuned"], task["length_base"]) == (1.0, 0.0, 5.0)
+
+
+def test_other_questions_are_refused():
+    with pytest.raises(RunError, match="same questions"):
+        pairs(KEEP, items([1, 0]), items([1, 0, 1]))
+    shuffled = items([1, 0])[::-1]
+    assert pairs(KEEP, items([1, 0]), shuffled).tuned.tolist() == [1.0, 0.0]  # matched by id, not by place
+
+
+def limits(max_loss: float | None = None, min_gain: float | None = None) -> Any:
+    return SimpleNamespace(max_loss=max_loss, min_gain=min_gain)
+
+
+def test_gate():
+    lost = summarise([TARGET, KEEP], BASE, {"new": items(~coin(0, 0.4)), "old": items(coin(1, 0.7))})
+    assert gate(limits(), lost) is None
+    assert gate(limits(50, 1), lost) == {"passed": True, "reasons": []}
+    said = gate(limits(2.0, 90), lost)
+    assert not said["passed"]
+    assert len(said["reasons"]) == 2
+    assert "worst: old" in said["reasons"][0]
+    nothing = summarise([], {}, {})
+    assert nothing == {"tasks": [], "gain": None, "loss": None}
+    assert len(gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
+    assert not gate(limits(2.0), {"gain": None, "loss": {**lost["loss"], "delta": float("nan")}})["passed"]
+
+
+def test_live_scores():
+    assert score("generate", items([1, 1, 0, 0])) == 50.0
+    assert mean_score([TARGET, KEEP], {"new": items([1]), "old": items([0, 1])}, "keep") == 50.0
+    assert mean_score([TARGET], {"new": items([1])}, "keep") is None
+
+
+def test_comparison_of_methods_over_seeds():
+    def run(seed: int, gain: float, loss: float) -> Run:
+        tuned = {"new": items(coin(0, 0.4) | coin(seed, gain)), "old": items(coin(1, 0.8) & coin(seed + 9, 1 - loss))}
+        return Run([TARGET, KEEP], BASE, tuned, seed)
+
+    methods = {"none": [Run([TARGET, KEEP], BASE, BASE, s) for s in range(2)]}
+    methods |= {"good": [run(s, 0.5, 0.1) for s in range(3)], "bad": [run(s, 0.4, 0.6) for s in range(3)]}
+    found = compare_summary(methods)
+    none, good, bad = found["runs"]
+    assert none["gain"] == none["loss"] == {"delta": 0.0, "low": 0.0, "high": 0.0}
+    assert [r["pareto"] for r in found["runs"]] == [True, True, False]
+    assert good["gain"]["low"] > 0
+    assert bad["loss"]["low"] > good["loss"]["high"]
+    assert good["seeds"] == [0, 1, 2]
+    assert good["gain"]["delta"] == pytest.approx(np.mean([p["gain"] for p in good["points"]]))
+    assert bad["loss"]["delta"] == pytest.approx(np.mean([p["loss"] for p in bad["points"]]))
+    assert good["tasks"]["new"]["tuned"] == pytest.approx(good["target"])
+    assert found["tasks"][0] == {"name": "new", "role": "target", "n": 100, "base": score("generate", BASE["new"])}
+
+
+def test_runs_are_read_back_from_disk(tmp_path):
+    tuned = {"new": items(~coin(0, 0.4)), "old": BASE["old"]}
+    for when, measured in (("base", BASE), ("final", tuned)):
+        for info in (TARGET, KEEP):
+            task = Task(info.name, info.kind, [], role=info.role)
+            Store(tmp_path / "eval" / when).write(task, "f", measured[info.name])
+    run = read_run(tmp_path, seed=4)
+    assert run.seed == 4
+    assert {t.name: t.role for t in run.tasks} == {"new": "target", "old": "keep"}
+    assert (
+        summarise(run.tasks, run.base, run.tuned)["gain"]["delta"] == summarise([TARGET], BASE, tuned)["gain"]["delta"]
+    )
+    with pytest.raises(UserError, match="no finished evaluation"):
+        read_run(tmp_path / "elsewhere")

@@ -1,0 +1,167 @@
+"""Tasks by the names recipes use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from holdfast.data.rows import Row
+from holdfast.errors import UserError
+from holdfast.evaluation.base import Task
+from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks, sample
+from holdfast.judges.exact import Exact
+from holdfast.judges.number import Number
+from holdfast.judges.overlap import Overlap
+
+
+def write(path: Path, records: Sequence[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def rows(n: int, **meta: Any) -> list[Row]:
+    return [
+        Row([{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": str(i)}], meta=meta)
+        for i in range(n)
+    ]
+
+
+def recipe(target: str = "test", keep: Sequence[str] = (), items: int = 200, max_tokens: int = 64) -> Any:
+    return SimpleNamespace(
+        evaluate=SimpleNamespace(target=target, keep=tuple(keep), items=items, max_tokens=max_tokens)
+    )
+
+
+def names(tasks: Sequence[Task]) -> dict[str, str]:
+    return {task.name: task.role for task in tasks}
+
+
+def test_held_out_rows_are_the_target():
+    (task,) = build_tasks(recipe(items=7), rows(20), Number())
+    assert (task.name, task.kind, task.role, task.judge, task.max_tokens) == (
+        "test",
+        "generate",
+        "target",
+        Number(),
+        64,
+    )
+    assert len(task.rows) == 7
+    assert build_tasks(recipe(), [], Number()) == build_tasks(recipe("none"), rows(2)) == []
+
+
+def test_files_of_every_kind(tmp_path: Path):
+    gsm = write(
+        tmp_path / "gsm.jsonl", [{"question": f"{i}+1?", "answer": f"So it is\n#### {i + 1}"} for i in range(5)]
+    )
+    arc = write(tmp_path / "arc.jsonl", [{"question": f"{i}?", "A": "x", "B": "y", "answerKey": "B"} for i in range(5)])
+    prose = write(tmp_path / "prose.jsonl", [{"text": f"Text number {i}. " * 5} for i in range(5)])
+    (tmp_path / "story.txt").write_text(" ".join(f"Once upon a time {i}." for i in range(500)))
+    story = str(tmp_path / "story.txt")
+    found = {t.name: t for t in build_tasks(recipe(gsm, [arc, f"text:{prose}", f"text:{story}"]))}
+    assert {name: task.kind for name, task in found.items()} == {
+        "gsm": "generate", "arc": "choice", "prose": "perplexity", "story": "perplexity",
+    }  # fmt: skip
+    assert isinstance(found["gsm"].judge, Number)
+    assert found["gsm"].rows[0].gold.startswith("So it is")
+    assert found["arc"].rows[0].reference == 1
+    assert len(found["prose"].rows) == 5
+    assert len(found["story"].rows) > 3
+    assert names(found.values()) == {"gsm": "target", "arc": "keep", "prose": "keep", "story": "keep"}
+    (plain,) = named_tasks(prose)  # a text file without the prefix
+    assert plain.kind == "perplexity"
+    assert {r.answer for r in plain.rows} == {r.answer for r in found["prose"].rows}
+
+
+def test_given_judge_is_for_the_target_only(tmp_path: Path):
+    other = write(tmp_path / "other.jsonl", [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(5)])
+    target, kept = build_tasks(recipe(keep=[other]), rows(4), Exact())
+    assert isinstance(target.judge, Exact)
+    assert isinstance(kept.judge, Number)
+
+
+def test_sentences_are_judged_by_overlap(tmp_path: Path):
+    free = [{"instruction": f"Tell me {i}.", "output": f"Well, I would say that it is rather {i}."} for i in range(5)]
+    short = [{"instruction": f"Tell me {w}.", "output": w} for w in ("north", "south", "east")]
+    judges = [named_tasks(write(tmp_path / f"{n}.jsonl", r))[0].judge for n, r in (("free", free), ("short", short))]
+    assert [type(judge) for judge in judges] == [Overlap, Exact]
+
+
+def test_laboratory():
+    from holdfast.lab.tasks import skill_names
+
+    kept = build_tasks(recipe("lab:sums", ["auto"], items=5), lab=True)
+    assert names(kept) == {"sums": "target", **{name: "keep" for name in skill_names() if name != "sums"}}
+    assert {task.max_tokens for task in kept} == {64}
+    assert all(len(task.rows) <= 5 for task in kept)
+    held_out = build_tasks(recipe(keep=["auto"], items=5), rows(9, skill="story"), Number(), lab=True)
+    assert [t.name for t in held_out if t.role == "target"] == ["story"]
+    assert names(held_out)["sums"] == "keep"
+    assert names(build_tasks(recipe(keep=["auto"]), rows(9), Number())) == {"test": "target"}
+    with pytest.raises(UserError, match="did you mean story"):
+        named_tasks("lab:stori")
+
+
+def test_equal_names_are_told_apart(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    files = [write(tmp_path / d / "t.jsonl", [{"question": f"{d}{i}", "answer": "1"} for i in range(3)]) for d in "ab"]
+    assert [task.name for task in build_tasks(recipe(*files[:1], files[1:]))] == files
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("missing.jsonl", "missing.jsonl does not exist"),
+        ("text:missing.txt", "missing.txt does not exist"),
+        (".", "is a directory"),
+    ],
+)
+def test_missing_files_are_named(source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says):
+        named_tasks(source)
+
+
+def test_rows_without_reference_are_named():
+    with pytest.raises(UserError, match="row odd has no reference"):
+        build_tasks(recipe(), [Row([{"role": "user", "content": "q"}], id="odd")], Exact())
+
+
+def test_draw_is_seeded_and_nested():
+    many = rows(50)
+    few = sample(many, 10)
+    assert few == sample(many, 10) == sample(many, 30)[:10] != many[:10]
+    assert sample(many, 10, seed=1) != few
+    assert len(sample(many, 500)) == 50
+    task = Task("t", "generate", sample(many, 30))
+    assert task.head(10).rows == few
+    assert len(task.rows) == 30
+
+
+def test_equal_rows_are_asked_once_and_ids_differ():
+    same = rows(1) * 3
+    assert len(sample(same, 10)) == 1
+    other = [replace(row, id="7") for row in rows(3)]
+    assert sorted(row.id for row in sample(other, 10)) == ["7", "7-2", "7-3"]
+
+
+def test_settings_have_the_recipes_defaults():
+    from holdfast.recipe import Evaluate
+
+    assert (Settings().items, Settings().max_tokens) == (Evaluate().items, Evaluate().max_tokens)
+
+
+def test_lm_eval_names(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lm_eval")
+    import holdfast.evaluation.lm_eval_bridge as bridge
+
+    seen = []
+    monkeypatch.setattr(bridge, "harness_task", lambda spec, **options: seen.append((spec, options)) or spec)
+    assert named_tasks("hellaswag:acc_norm", Settings(items=9)) == ["hellaswag:acc_norm"]
+    assert seen == [("hellaswag:acc_norm", {"items": 9, "role": "keep", "seed": 0})]

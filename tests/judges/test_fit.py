@@ -1,0 +1,74 @@
+"""Whether a judge fits rows, and which one would; and what every registered judge must do."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.data.rows import Row
+from holdfast.errors import UserError
+from holdfast.judges.base import Answer, Judge
+from holdfast.judges.exact import Exact
+from holdfast.judges.fit import check_fit, guess
+from holdfast.judges.number import Number
+from holdfast.registry import REGISTRY, find
+
+
+def row(answer, reference=None, question="?"):
+    return Row([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], reference=reference)
+
+
+def test_fit():
+    assert check_fit(Number(), [row("7"), row("it is 8")]) is None
+    warning = check_fit(Number(), [row("7"), row("eight")])
+    assert "1 of 2 rows" in warning
+    assert "row 2" in warning
+    assert "'eight'" in warning
+    with pytest.raises(UserError, match=r"number fits none of the 2 rows.*row 1"):
+        check_fit(Number(), [row("seven"), row("eight")])
+    assert check_fit(Exact(), []) is None
+
+
+LISTED = "Which?\nA. one\nB. two"
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [
+        ([row("x", 7), row("x", "8"), row("x", "$1,000")], "number"),
+        ([row("2 + 2 = 4\n#### 4"), row("The answer is 5.")], "number"),
+        ([row("def f(): ...", ["assert f() == 1"])], "code"),
+        ([row("def f(): ...", {"tests": "assert f() == 1", "setup": ""})], "code"),
+        ([row("A", None, LISTED), row("(B)", None, LISTED), row("two", None, LISTED)], "choice"),
+        ([row("x", {"answer": 1, "options": ["a", "b"]})], "choice"),
+        ([row("A"), row("B")], "exact"),
+        ([row("It was 1969 when it happened"), row("Nobody knows")], "exact"),
+        ([row("7")] * 9 + [row("seven")], "exact"),
+        ([row("7")] * 19 + [row("seven")], "number"),
+        ([], "exact"),
+    ],
+)
+def test_guess(rows, name):
+    judge, why = guess(rows)
+    assert type(judge) is find("judges", name), why
+    assert why.startswith(f"judge {name}: ")
+    assert "\n" not in why
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY["judges"]))
+def test_every_judge_is_documented_and_total(name):
+    kind = find("judges", name)
+    assert issubclass(kind, Judge)
+    assert kind.summary().rstrip(".").endswith("]")
+    if name == "lab":  # tested with the laboratory
+        return
+    assert all(field.description for field in kind.model_fields.values())
+    judge = kind(function="x:y") if name == "python" else kind()
+    assert judge.with_engine(lambda *a: {}) is not None
+    if name not in ("llm", "python"):
+        assert judge.usable(None)
+        for reference in (None, 7, "7", [], {}, {"tests": 3}, [[1]]):
+            verdict = judge.judge(Answer([{"role": "user", "content": "?"}], "8", reference))
+            assert not verdict.passed
+            assert 0 <= verdict.score <= 1
+            assert verdict.reason
+        assert judge.judge_all([]) == []

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from holdfast.report import words
+from holdfast.report.page import render_compare, render_run, write_page
+
+EVIL = "<script>alert('x')</script> <img src=http://evil.example/x onerror=alert(1)> & \"quotes\" {{ 7 * 7 }}"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects the page's text, tags, links and ids, and checks that tags close in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.parts: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open += [] if tag in VOID else [tag]
+        for name, value in attrs:
+            assert not name.startswith("on"), f"<{tag} {name}>"
+            if name in ("src", "href", "srcset", "action", "data", "xlink:href"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.parts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.parts).split())
+
+
+def _bare() -> dict[str, Any]:
+    """The least a report may hold."""
+    return {"holdfast": "0.1.0", "name": "bare", "tasks": [], "gain": None, "loss": None}
+
+
+def _edge_cases(report: dict[str, Any], unchanged: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    kept = [t for t in report["tasks"] if t["role"] == "keep"]
+    target = [t for t in report["tasks"] if t["role"] == "target"]
+    return {
+        "full": report,
+        "bare": _bare(),
+        "no kept tasks": {**report, "tasks": target, "loss": None},
+        "no target": {**report, "tasks": kept, "gain": None},
+        "no flips": unchanged,
+        "refused": {**report, "gate": {"passed": False, "reasons": ["lost 4.1 points; max_loss is 2"]}},
+        "empty parts": {**report, "curves": [], "curation": {}, "training": {}, "cost": {}, "gate": None, "recipe": {}},
+        "not numbers": {**report, "loss": {"delta": float("nan"), "low": None, "high": None, "worst": "sums"}},
+    }
+
+
+CASES = ("full", "bare", "no kept tasks", "no target", "no flips", "refused", "empty parts", "not numbers")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_run_page_is_whole(case: str, report: dict[str, Any], unchanged: dict[str, Any]) -> None:
+    html = render_run(_edge_cases(report, unchanged)[case])
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"\b(nan|None|inf|Undefined)\b", page.text)
+    for section in ("glance", "plane", "tasks", "flips", "cost", "recipe"):
+        assert section in page.ids
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+@pytest.mark.parametrize("kind", ["run", "compare"])
+def test_nothing_is_fetched_and_nothing_runs(kind: str, report: dict[str, Any], compare: dict[str, Any]) -> None:
+    html = render_run(report) if kind == "run" else render_compare(compare)
+    page = Page(html)
+    assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+    assert "default-src 'none'" in html
+
+
+def test_what_a_model_wrote_is_text(report: dict[str, Any]) -> None:
+    for where in ("prompt", "reference", "base", "tuned", "id"):
+        report["tasks"][0]["flips"][0][where] = EVIL
+    report["curation"]["examples"][0] |= {"prompt": EVIL, "answer": EVIL, "gold": EVIL, "reason": EVIL, "origin": "<b>"}
+    report["curation"]["notes"] = {EVIL: 1}
+    report["recipe"] = {"model": EVIL}
+    report["name"] = EVIL
+    report["tasks"][0]["name"] = EVIL
+    page = Page(render_run(report))
+    assert not {"script", "img", "b"} & set(page.tags)
+    assert page.text.count(" ".join(EVIL.split())) >= 12
+
+
+def test_a_compared_method_name_is_text(compare: dict[str, Any]) -> None:
+    compare["runs"][0]["method"] = EVIL
+    compare["budget"] = EVIL
+    page = Page(render_compare(compare))
+    assert not {"script", "img"} & set(page.tags)
+
+
+def test_numbers_on_the_page_are_those_of_the_report(report: dict[str, Any]) -> None:
+    text = Page(render_run(report)).text
+    assert words.verdict(report) in text
+    for t in report["tasks"]:
+        row = f"{words.signed(t['delta'])} {words.bracket(t['low'], t['high'])}"
+        assert row in text
+        assert f"{t['n']} {words.points(t['base'])} {words.points(t['tuned'])} {row} {words.pvalue(t['p'])}" in text
+        if t["won"] is not None:
+            assert f"{t['won']} / {t['lost']}" in text
+    gain, loss = report["gain"], report["loss"]
+    assert f"{words.signed(gain['delta'])} 95 % interval {words.span(gain['low'], gain['high'], sign=True)}" in text
+    assert f"{words.signed(-loss['delta'])} 95 % interval {words.span(-loss['high'], -loss['low'], sign=True)}" in text
+    for name, number in report["curation"]["counts"].items():
+        assert f"{name} {number}" in text
+
+
+def test_numbers_of_a_comparison(compare: dict[str, Any]) -> None:
+    text = Page(render_compare(compare)).text
+    for run in compare["runs"]:
+        for part, sign in ((run["gain"], 1), (run["loss"], -1)):
+            low, high = sorted((sign * part["low"], sign * part["high"]))
+            assert f"{words.signed(sign * part['delta'])} {words.bracket(low, high)}" in text
+        for t in run["tasks"].values():
+            assert f"{words.signed(t['delta'])} {words.bracket(t['low'], t['high'])}" in text
+    assert compare["budget"] in text
+
+
+def test_recipe_on_the_page_is_the_recipe(report: dict[str, Any]) -> None:
+    page = Page(render_run(report))
+    (recipe,) = (part for part in page.parts if part.startswith("model: lab\n"))
+    assert yaml.safe_load(recipe) == report["recipe"]
+
+
+def test_flips_lost_first_and_given_items_win_over_the_few_kept(report: dict[str, Any]) -> None:
+    many = [{**report["tasks"][0]["flips"][0], "id": f"q{i:03d}", "won": i % 2 == 0} for i in range(130)]
+    html = render_run(report, {"story": many})
+    shown = re.findall(r"\bq\d{3}\b", html)
+    assert len(shown) == 100
+    assert shown[:65] == [f"q{i:03d}" for i in range(1, 130, 2)]
+    assert "(100 shown)" in html
+
+
+def test_long_answers_are_folded_and_complete(report: dict[str, Any]) -> None:
+    answer = " ".join(f"word{i}" for i in range(500))
+    report["tasks"][0]["flips"][0]["tuned"] = answer
+    html = render_run(report)
+    assert answer in html
+    assert "all 3,889 characters" in html
+
+
+@pytest.mark.parametrize("change", ["all", "one run", "no runs", "no kept", "bare runs"])
+def test_every_comparison_page_is_whole(change: str, compare: dict[str, Any]) -> None:
+    if change == "one run":
+        compare["runs"] = compare["runs"][:1]
+    elif change == "no runs":
+        compare["runs"] = []
+    elif change == "no kept":
+        compare["tasks"] = compare["tasks"][:1]
+        for run in compare["runs"]:
+            run |= {"loss": None, "keep": None, "tasks": {"story": run["tasks"]["story"]}, "points": []}
+    elif change == "bare runs":
+        compare["runs"] = [{"method": "sft", "gain": None, "loss": None}]
+    page = Page(render_compare(compare))
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"\b(nan|None|inf|Undefined)\b", page.text)
+
+
+def test_same_input_same_page(report: dict[str, Any], compare: dict[str, Any]) -> None:
+    again = json.loads(json.dumps(report)), json.loads(json.dumps(compare))
+    assert render_run(report) == render_run(again[0])
+    assert render_compare(compare) == render_compare(again[1])
+    assert report == again[0]
+
+
+def test_write_page_leaves_only_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old", encoding="utf-8")
+    assert write_page(page, "<p>\u2212é</p>") == page
+    assert page.read_text(encoding="utf-8") == "<p>\u2212é</p>"
+    assert list(tmp_path.iterdir()) == [page]

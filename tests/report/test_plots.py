@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import random
+import xml.etree.ElementTree as ET
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from holdfast.report import plots, svg
+
+
+def _pictures(markup: str) -> list[ET.Element]:
+    """The SVGs as parsed XML: they must be well formed."""
+    return list(ET.fromstring(f"<all>{markup}</all>").iter("svg"))
+
+
+def test_every_picture_is_well_formed_named_and_described(report: dict[str, Any], compare: dict[str, Any]) -> None:
+    drawn = [plots.run_plane(report), plots.deltas(report["tasks"]), *plots.run_curves(report)]
+    drawn += [plots.compare_plane(compare), *plots.compare_curves(compare), plots.shares([("", {"gold": 3})], ["gold"])]
+    for markup in drawn:
+        for picture in _pictures(markup):
+            names = (picture.get("aria-labelledby") or "").split()
+            told = [picture.find(tag) for tag in ("title", "desc")]
+            assert picture.get("role") == "img"
+            assert [t.get("id") for t in told if t is not None] == names
+            assert all(t.text for t in told if t is not None)
+
+
+def test_plane_has_one_mark_and_both_whiskers_per_method(compare: dict[str, Any]) -> None:
+    wide, narrow = _pictures(plots.compare_plane(compare))
+    for picture in (wide, narrow):
+        classes = [e.get("class") for e in picture.iter()]
+        assert classes.count("mark") == 5
+        assert classes.count("whisker") == 10
+        assert classes.count("seed") == 15
+        assert classes.count("front") == 1
+        names = {e.text for e in picture.iter("text") if (e.get("class") or "").startswith("name")}
+        assert names == {"sft", "s3ft", "lora", "half", "ssr", "base"}
+
+
+def test_more_gain_is_higher_and_more_loss_further_right() -> None:
+    points = [plots.Point("a", 1.0, 5.0), plots.Point("b", 3.0, 9.0, colour=1)]
+    picture = _pictures(plots.plane(points))[0]
+    tips = [g for g in picture.iter("g") if g.find("title") is not None]
+    (a,) = (e for e in tips[0].iter("circle") if e.get("class") == "mark")
+    (b,) = (e for e in tips[1].iter("polygon") if e.get("class") == "mark")
+    corners = [tuple(map(float, corner.split(","))) for corner in (b.get("points") or "").split()]
+    assert float(a.get("cx") or 0) < min(x for x, _ in corners)
+    assert float(a.get("cy") or 0) > max(y for _, y in corners)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_lie_on_no_other_label_and_inside(seed: int) -> None:
+    rng = random.Random(seed)
+    anchors = [(rng.uniform(200, 420), rng.uniform(120, 280), f"method{i}") for i in range(15)]
+    bounds = (40.0, 30.0, 750.0, 400.0)
+    boxes = svg.place(anchors, [], bounds)
+    assert all(svg.overlap(a, b) == 0 for a, b in combinations(boxes, 2))
+    assert all(svg.overlap(box, bounds) == pytest.approx((box[2] - box[0]) * (box[3] - box[1])) for box in boxes)
+
+
+def test_spread_keeps_order_gap_and_bounds() -> None:
+    moved = svg.spread([50.0, 51.0, 52.0, 10.0], 15, 5, 100)
+    assert moved == [50.0, 65.0, 80.0, 10.0]
+    tight = svg.spread([99.0, 99.0, 99.0], 15, 0, 100)
+    assert sorted(tight) == [70.0, 85.0, 100.0]
+    many = sorted(svg.spread([5.0] * 30, 15, 0, 100))
+    assert many[0] >= -1e-9
+    assert many[-1] <= 100 + 1e-9
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert svg.ticks(-4.2, 21) == [0, 5, 10, 15, 20]
+    assert svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert svg.tick_text(-2.5) == "\u22122.5"
+
+
+def test_bars_are_filled_only_where_the_interval_leaves_out_zero(report: dict[str, Any]) -> None:
+    picture = _pictures(plots.deltas(report["tasks"]))[0]
+    bars = [e.get("class") for e in picture.iter("rect")]
+    assert bars == ["bar up", "bar down", "bar down", "bar flat", "bar flat", "bar flat", "bar down"] + ["bar flat"] * 3
+
+
+def test_long_curves_are_thinned_to_their_means() -> None:
+    curves = [{"step": i, "loss": float(i % 2)} for i in range(10_000)]
+    picture = _pictures(plots.run_curves({"curves": curves})[0])[0]
+    (curve,) = (e for e in picture.iter("path") if e.get("class") == "curve")
+    assert (curve.get("d") or "").count("L") < 160
+
+
+def test_nothing_to_draw_draws_nothing() -> None:
+    assert plots.plane([]) == ""
+    assert plots.deltas([]) == ""
+    assert plots.shares([("", {})], []) == ""
+    assert plots.run_curves({"curves": []}) == []
+    assert plots.run_plane({"gain": None, "loss": None}) == ""
+
+
+def test_names_are_escaped() -> None:
+    drawn = plots.plane([plots.Point("<script>alert(1)</script>", 1.0, 2.0)])
+    assert "<script" not in drawn
+    assert "&lt;script&gt;" in drawn
+
+
+def test_known_origins_keep_their_colours() -> None:
+    kinds = plots.origin_names([{"replay": 1, "gold": 2}, {"model": 3, "teacher": 4}])
+    assert kinds == ["model", "gold", "replay", "teacher"]
+    assert [plots.origin_class(kind, kinds) for kind in kinds] == ["o0", "o2", "o3", "o4"]
+
+
+def test_way_needs_an_evaluation_at_step_zero() -> None:
+    curves = [
+        {"step": 0, "target": 30.0, "keep": 70.0},
+        {"step": 5, "target": None},
+        {"step": 9, "target": 40.0, "keep": 68.0},
+    ]
+    assert plots.way_of(curves) == [(0.0, 0.0), (2.0, 10.0)]
+    assert plots.way_of(curves[1:]) == []
+
+
+def test_long_names_are_cut_in_the_middle_but_told_whole(report: dict[str, Any]) -> None:
+    name = "a-very-long-task-name-" * 6 + ".jsonl"
+    report["tasks"][0]["name"] = name
+    for picture in _pictures(plots.deltas(report["tasks"])):
+        shown = next(e.text or "" for e in picture.iter("text") if e.get("class") == "name")
+        assert len(shown) < 40
+        assert shown.startswith("a-very")
+        assert shown.endswith(".jsonl")
+        assert name in (picture.findtext("desc") or "")

@@ -1,0 +1,75 @@
+"""Run by test_spread.py on two processes: trains each case, once through and once stopped and resumed.
+
+Usage: torchrun ... spread.py DIRECTORY. The main process writes DIRECTORY/CASE/{whole,parts}.safetensors and said.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import material
+import torch
+
+from holdfast.errors import Interrupted
+from holdfast.models import merged
+from holdfast.recipe import Recipe
+from holdfast.trainer.events import Hooks
+from holdfast.trainer.loop import Trainer
+
+ADAMW = {"name": "adamw", "learning_rate": 0.003}
+CASES = {
+    "full": {"optimizer": ADAMW},
+    "dpo with lora": {"objective": "dpo", "tuner": {"name": "lora", "r": 4}, "optimizer": ADAMW},
+    "half without a head": {"tuner": "half", "objective": "ift", "optimizer": ADAMW},
+}
+
+
+def recipe(case: str) -> Recipe:
+    return material.recipe({"batch_tokens": 150}, **CASES[case])
+
+
+def trainer(case: str, out: Path, hooks: Hooks | None = None) -> Trainer:
+    """The same model (with a tied head for the first case only) and rows on any number of processes."""
+    model = material.model("qwen2", tie_word_embeddings=case == "full")
+    table = material.table(per_row=2 if CASES[case].get("objective") == "dpo" else 1)
+    return Trainer(recipe(case), model, table, out, pad_id=0, hooks=hooks)
+
+
+def main(directory: str) -> None:
+    torch.set_num_threads(1)
+    said = {}
+    for case in CASES:
+        out, looked, steps = Path(directory) / case, [], []
+
+        def look(step: int, model: torch.nn.Module, looked: list = looked) -> None:
+            looked.append([step, model.training, len(list(model.parameters()))])
+
+        def stop(log) -> None:
+            if log.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        whole = trainer(case, out / "whole", Hooks(on_evaluate=look))
+        result = whole.fit()
+        if case == "full":
+            try:
+                trainer(case, out / "parts", Hooks(on_step=stop)).fit()
+            except Interrupted as error:
+                steps.append(str(error))
+            resumed = trainer(case, out / "parts").fit()
+        if whole.machine.main:
+            material.write_weights(merged(result.model), str(out / "whole.safetensors"))
+            if case == "full":
+                material.write_weights(merged(resumed.model), str(out / "parts.safetensors"))
+            said[case] = {"looked": looked, "interrupted": steps, "loss": result.loss, "tokens": result.tokens}
+            said[case] |= {"world": whole.machine.world, "sharded": whole.machine.sharded}
+    if whole.machine.main:
+        (Path(directory) / "said.json").write_text(json.dumps(said))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
