@@ -50,8 +50,16 @@ def random_model() -> tuple[Any, Chat]:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-        max_position_embeddings=512, initializer_range=0.2, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
     )
     chosen = random.Random(1).sample(range(3, VOCABULARY), VOCABULARY // 30)
     return LlamaForCausalLM(config).eval(), Stops(tokenizer, {1, *chosen})
@@ -69,10 +77,9 @@ def questions(name: str | None, count: int) -> list[str]:
     rng = random.Random(0)
     if name is None:
         return [" ".join(f"w{rng.randrange(3, VOCABULARY)}" for _ in range(rng.randint(10, 60))) for _ in range(count)]
-    from holdfast.lab.tasks import tasks
+    from holdfast.lab.tasks import lab_rows
 
-    rows = [row for task in tasks("test", count) if task.kind == "generate" for row in task.rows]
-    return [row.prompt[-1]["content"] for row in rng.sample(rows, min(count, len(rows)))]
+    return [row.prompt[-1]["content"] for row in lab_rows("lab", "test", count)]
 
 
 def native(model: Any, chat: Chat, asked: list[str], tokens: int, slots: int) -> list[str]:
@@ -93,7 +100,10 @@ def generate(model: Any, chat: Chat, asked: list[str], tokens: int, batch: int) 
         inputs = tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt").to(model.device)
         with torch.no_grad():
             output = model.generate(
-                **inputs, do_sample=False, max_new_tokens=tokens, eos_token_id=sorted(chat.stop_ids),
+                **inputs,
+                do_sample=False,
+                max_new_tokens=tokens,
+                eos_token_id=sorted(chat.stop_ids),
                 pad_token_id=tokenizer.pad_token_id,
             )
         for i, ids in zip(chosen, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -144,9 +154,14 @@ def main() -> None:
     same = sum(a == b for a, b in zip(answers[ours], answers[theirs], strict=True)) / len(asked)
     ratio = seconds[theirs] / seconds[ours]
     result = {
-        "model": asked_for.model or "random Llama, 2.2 M parameters", "device": asked_for.device,
-        "threads": torch.get_num_threads(), "prompts": len(asked), "seconds": seconds,
-        "best": {"native": ours, "generate": theirs}, "ratio": ratio, "same_answers": same,
+        "model": asked_for.model or "random Llama, 2.2 M parameters",
+        "device": asked_for.device,
+        "threads": torch.get_num_threads(),
+        "prompts": len(asked),
+        "seconds": seconds,
+        "best": {"native": ours, "generate": theirs},
+        "ratio": ratio,
+        "same_answers": same,
     }
     asked_for.out.parent.mkdir(parents=True, exist_ok=True)
     asked_for.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -50,9 +50,14 @@ class Accesses:
             elif isinstance(node, ast.Assign):
                 for target in node.targets:
                     self._bind(target, node.value)
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
-                base = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
-                self.read.append((base, node.attr))
+            elif isinstance(node, ast.Attribute):
+                self._read(node.value, node.attr)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+                self._read(node.args[0], getattr(node.args[1], "value", ""))
+
+    def _read(self, base: ast.expr, attribute: str) -> None:
+        if isinstance(base, (ast.Name, ast.Attribute)):
+            self.read.append((base.id if isinstance(base, ast.Name) else base.attr, attribute))
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):

@@ -30,7 +30,6 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     from holdfast.data.chat import Chat
     from holdfast.data.table import build_table
     from holdfast.evaluation.tasks import build_tasks
-    from holdfast.folder import short_name
     from holdfast.models import load
     from holdfast.sources import read_sources
 
@@ -40,7 +39,7 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     sources = read_sources(recipe, ui.line, warnings.append)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    build_tasks(recipe.evaluate, test=sources.test, judge=sources.judge, lab=base.lab, name=short_name(recipe.data.train))
+    build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
     table, told = build_table(
         sources.train, chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import UserError
 from holdfast.evaluation.summary import gate, score, summarise
 from holdfast.folder import replace_text, versions
-from holdfast.recipe import Evaluate, Gate
+from holdfast.recipe import Gate
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -55,11 +55,12 @@ def evaluate(
 
 
 def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int, max_tokens: int) -> list[Task]:
-    from holdfast.evaluation.tasks import build_tasks
+    from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks
 
     run = Path(model)
     if names:
-        return build_tasks(Evaluate(target="none", keep=tuple(names), items=items, max_tokens=max_tokens), judge=judge)
+        settings = Settings(items, max_tokens)
+        return [task for name in names for task in named_tasks(name, settings, judge=judge)]
     if (run / "report.json").exists():
         from holdfast.recipe_file import read_recipe
         from holdfast.sources import read_sources
@@ -67,10 +68,10 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
         recipe = read_recipe(run).recipe
         sources = read_sources(recipe, lambda text: None, lambda text: None)
         lab = recipe.model in ("lab", "lab-small")
-        return build_tasks(recipe.evaluate, test=sources.test, judge=sources.judge, lab=lab)
+        return build_tasks(recipe, sources.test, sources.judge, lab=lab)
     if model not in ("lab", "lab-small"):
         raise UserError(f"{model}: name the tasks to measure: files, lab, lab:SKILL, text:FILE or lm-eval tasks")
-    return build_tasks(Evaluate(target="none", keep=("lab",), items=items, max_tokens=max_tokens), lab=True)
+    return named_tasks("lab", Settings(items, max_tokens))
 
 
 def _measured(name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress) -> dict[str, list[Item]]:

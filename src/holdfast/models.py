@@ -59,8 +59,8 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
     """
     path = locate(name)
     adapter = (path / "adapter_config.json").exists()
-    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
     model = _adapter(path, dtype) if adapter else _plain(path, dtype)
+    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
     lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
     if adapter:
         lab = lab or LAB_DIRECTORY in adapter_base(path).parents

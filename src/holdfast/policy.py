@@ -288,7 +288,7 @@ class Policy:
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return contextlib.nullcontext()
-        # Casts made in a pass without gradients must not be reused by the one with: no cache there.
+        # Older torch reuses casts made without gradients in the pass with gradients, which loses them: no cache there.
         return torch.autocast(self.causal.device.type, self.autocast, cache_enabled=torch.is_grad_enabled())
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from pydantic import (
 
 from holdfast.curators.base import Curator
 from holdfast.errors import UserError
+from holdfast.inference.base import Inference
 from holdfast.judges.base import Judge
 from holdfast.method import Method
 from holdfast.objectives.base import Objective
@@ -96,6 +97,7 @@ JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose, "judges"))
 CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose, "curators")), PlainSerializer(named)]
 ObjectiveChoice = Annotated[Objective, BeforeValidator(partial(choose, "objectives")), PlainSerializer(named)]
 TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose, "tuners")), PlainSerializer(named)]
+InferenceChoice = Annotated[Inference | None, BeforeValidator(partial(choose, "inference")), PlainSerializer(named)]
 OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
 
 
@@ -220,6 +222,9 @@ class Recipe(Section):
     objective: ObjectiveChoice = Field("sft", description="What is minimised.")
     tuner: TunerChoice = Field("full", description="Which weights move.")
     optimizer: OptimizerChoice = Field("adamw", description="How they move.")
+    inference: InferenceChoice = Field(
+        None, description="What is done after training: `dial` goes back towards the base."
+    )
     sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
     train: Train = Field(Train(), description="The loop.")
     evaluate: Evaluate = Field(Evaluate(), description="What is measured.")

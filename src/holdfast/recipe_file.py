@@ -20,7 +20,7 @@ from holdfast.errors import UserError
 from holdfast.method import Method
 from holdfast.recipe import Recipe
 from holdfast.recipe_errors import explain
-from holdfast.shorthand import AXES, METHODS, Path, dotted, expand, fill_in, read_aliases
+from holdfast.shorthand import AXES, METHODS, Filled, Path, dotted, expand, fill_in, read_aliases
 
 COMMAND_LINE = "command line"
 
@@ -118,14 +118,18 @@ def resolve(
     found += filled.problems
     if filled.problems:
         given = {**given, "method": "sft"}
-    recipe = None
-    try:
-        recipe = Recipe.model_validate(given)
-    except ValidationError as error:
-        found += explain(error, given, filled.data)
+    recipe = _validated(given, filled, found)
     if found or recipe is None:
         raise UserError("\n".join(_sorted_lines(found, labels, given)))
     return Resolved(recipe, _sources(recipe, given, labels, filled.origins | read.origins), tuple(notes), name)
+
+
+def _validated(given: dict[str, Any], filled: Filled, found: list[tuple[Path, str]]) -> Recipe | None:
+    try:
+        return Recipe.model_validate(given)
+    except ValidationError as error:
+        found += explain(error, given, filled.data)
+        return None
 
 
 def place(labels: dict[Path, str], path: Path) -> str:

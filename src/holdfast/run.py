@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.summary import gate, mean_score, summarise
-from holdfast.folder import Folder, environment, replace_text, short_name
+from holdfast.folder import Folder, environment, replace_text
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.stages import Work, curate, measured, preview, subject_of
@@ -66,6 +66,8 @@ def train(recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, ui: Progre
             result, table = fit(work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
+        if work.recipe.inference is not None:
+            result = replace(result, model=after_training(work, result.model))
         with work.folder.timed("evaluate"):
             subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
@@ -104,9 +106,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
     sources = read_sources(recipe, ui.line, ui.warn)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    tasks = build_tasks(
-        recipe.evaluate, test=sources.test, judge=sources.judge, lab=base.lab, name=short_name(recipe.data.train)
-    )
+    tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
     if not ranks.main:
         ranks.wait()
     folder = Folder.open(resolved)
@@ -134,6 +134,15 @@ def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) 
         pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again, name_row=lambda i: f"row {table.source[i]} ({rows[table.source[i]].id})",
     )  # fmt: skip
     return trainer.fit(), told
+
+
+def after_training(work: Work, tuned: Any) -> Any:
+    """The model that the recipe's inference method makes of the base and the tuned one."""
+    from holdfast.models import load
+
+    assert work.recipe.inference is not None
+    base = load(work.recipe.model).model if work.recipe.inference.needs_base else None
+    return work.recipe.inference.apply(base, tuned)  # type: ignore[arg-type]
 
 
 def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:

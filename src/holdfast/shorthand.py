@@ -15,11 +15,17 @@ from holdfast.method import Method
 from holdfast.optimizers.base import Optimizer
 from holdfast.registry import REGISTRY, find, name_of, nearest
 
-AXES = {"curate": "curators", "objective": "objectives", "tuner": "tuners", "optimizer": "optimizers"}
+AXES = {
+    "curate": "curators",
+    "objective": "objectives",
+    "tuner": "tuners",
+    "optimizer": "optimizers",
+    "inference": "inference",
+}
 """Recipe key to registry axis, for the axes that `method` chooses on."""
 
 AXIS_DEFAULTS = {"objective": "sft", "tuner": "full", "optimizer": "adamw"}
-"""What an axis is when neither the recipe nor the method says; no curator by default."""
+"""What an axis is when neither the recipe nor the method says; no curator and nothing after training by default."""
 
 PRESETS: dict[str, dict[str, str]] = {"sft": {}}
 """Methods that are not simply a name on one axis: `sft` leaves every axis as it is; others choose on several."""
@@ -208,7 +214,7 @@ def fill_in(given: dict[str, Any]) -> Filled:
         out.problems.append((("method",), str(error)))
         out.data["method"], chosen = "sft", {}
     _fill_curate(out, chosen.get("curate", []), f"method {method}")
-    for key in ("objective", "tuner", "optimizer"):
+    for key in ("objective", "tuner", "optimizer", "inference"):
         _fill_axis(out, key, chosen.get(key, []), f"method {method}")
     for path, value, reason in _derived(out.data):
         part = out.data.get(path[0], {})
@@ -222,8 +228,8 @@ def _fill_axis(out: Filled, key: str, choice: list[str], reason: str) -> None:
     value = out.data.get(key)
     if isinstance(value, str):
         out.data[key] = {"name": value}
-    elif value is None or (isinstance(value, dict) and "name" not in value):
-        out.data[key] = {"name": choice[0] if choice else AXIS_DEFAULTS[key], **(value or {})}
+    elif (value is None and (choice or key in AXIS_DEFAULTS)) or (isinstance(value, dict) and "name" not in value):
+        out.data[key] = {"name": choice[0] if choice else AXIS_DEFAULTS.get(key), **(value or {})}
         out.origins[(key, "name")] = reason if choice else "default"
 
 

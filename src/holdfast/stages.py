@@ -16,7 +16,7 @@ from holdfast.evaluation.measure import Subject, items_in, measure_all
 from holdfast.folder import Folder, replace_text
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
-from holdfast.sampling.base import Draw, SamplingParams
+from holdfast.sampling.base import Draw, Request, Sample, SamplingParams
 from holdfast.sources import Sources, open_source
 from holdfast.ui import Progress
 
@@ -90,9 +90,8 @@ def run_curators(work: Work, rows: list[Row], note: Callable[[str, int], Any]) -
     """One curator after another."""
     for curator in curators_of(work.recipe):
         name = type(curator).__name__
-        work.ui.phase(f"curate {name}", len(rows) if curator.samples else None)
         bench = Workbench(
-            draw=_drawing(work) if curator.samples else _no_draw,
+            draw=_drawing(work, name) if curator.samples else _no_draw,
             judge=judging(work.sources.judge, work),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
@@ -115,14 +114,19 @@ def _no_draw(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a curator that says it does not sample asked for samples")
 
 
-def _drawing(work: Work) -> Draw:
+def _drawing(work: Work, name: str) -> Draw:
     """The journal over the recipe's engine, showing progress."""
     from holdfast.sampling.engines import make_engine
 
     s = work.recipe.sampling
     engine = make_engine(s.engine, base=work.base, chat=work.chat, slots=s.slots, model=s.model)
     draw = work.journal.draw(engine)
-    return lambda requests, params, on_sample=None: draw(requests, params, on_sample or (lambda sample: work.ui.advance()))
+
+    def shown(requests: Sequence[Request], params: SamplingParams, on_sample: Any = None) -> dict[str, list[Sample]]:
+        work.ui.phase(f"{name}: sample", len(requests) * params.n)
+        return draw(requests, params, on_sample or (lambda sample: work.ui.advance()))
+
+    return shown
 
 
 def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdict]]:
@@ -160,7 +164,6 @@ def _judge_draw(judge: Judge, work: Work) -> Draw:
 
 def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None) -> Subject:
     """A model ready to be measured: `name` is the fingerprint its figures are kept under."""
-    from holdfast.evaluation.measure import drawing
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
 
@@ -168,7 +171,7 @@ def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None
     return Subject(
         model=name,
         chat=work.chat,
-        draw=drawing(engine),
+        draw=work.journal.draw(engine),
         policy=policy or Policy(model),
         judge=lambda judge, answers: judging(judge, work)(answers),
     )

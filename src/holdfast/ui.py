@@ -181,7 +181,10 @@ class Progress:
             if self.total
             else f"{self.done:,}" * bool(self.done)
         )
-        parts = [f"{self.name} {count}".strip(), *(show_value(key, value) for key, value in self.shown.items())]
+        parts = [
+            f"{self.name} {count}".strip(),
+            *(show_value(key, self.shown[key]) for key in sorted(self.shown, key=_rank)),
+        ]
         left = self._left(now)
         if finished:
             parts.append(duration(now - self._started))
@@ -190,7 +193,7 @@ class Progress:
         return " | ".join(parts)
 
     def _left(self, now: float) -> float | None:
-        """Seconds until the phase is done, at its mean pace after the first step (slow, or a jump to where a run goes on)."""
+        """Seconds until the phase is done, at its mean pace after the first step (slow, or a jump ahead)."""
         if not self.total or not self.done or self._first is None:
             return None
         since, before = self._first if self.done > self._first[1] else (self._started, 0)
@@ -208,6 +211,11 @@ class Progress:
             self._live.console.print(Text.from_ansi(text), soft_wrap=True)
         else:
             print(text, file=stream, flush=True)
+
+
+def _rank(key: str) -> int:
+    """Where a value stands on the line: results, then whatever else, then what it costs."""
+    return {"loss": 0, "target": 1, "keep": 2, "tokens_per_second": 8, "memory_gib": 9}.get(key, 5)
 
 
 def show_value(key: str, value: Any) -> str:

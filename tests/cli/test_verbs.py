@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
 from holdfast.cli.chat import converse
 from holdfast.cli.common import numbers, speaking
+from holdfast.cli.evaluate import judge_of
 from holdfast.cli.text import cells, table
 from holdfast.errors import GateRefused, Interrupted, RunError, UserError
 from holdfast.recipe_file import read_recipe
-from holdfast.registry import REGISTRY
+from holdfast.registry import REGISTRY, name_of
 from holdfast.sampling.base import Sample, SamplingParams
 
 runner = CliRunner()
@@ -110,6 +112,18 @@ def test_compare_checks_methods_and_seeds_first(tmp_path: Path) -> None:
     assert "did you mean s3ft?" in run("compare", str(file), "--methods", "sft,s3f", code=2).stderr
     assert "--seeds must be a count" in run("compare", str(file), "--seeds", "x", code=2).stderr
     assert (numbers("3", "n"), numbers("0,7", "n"), numbers("4,", "n")) == (3, [0, 7], [4])
+
+
+def test_a_judge_for_eval() -> None:
+    assert name_of(judge_of("number")) == "number"
+    assert judge_of("{name: overlap}") == judge_of("overlap")
+    for wrong, said in {
+        "numbr": "did you mean number?",
+        "{name: number, q: 1}": "q, Extra",
+        "[1": "not valid YAML",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(said)):
+            judge_of(wrong)
 
 
 def test_export_never_writes_over_something(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001 (templates and messages stand as they are)
 """Chat templates as models ship them, in short, each with a tokenizer that has its control tokens."""
 
 from __future__ import annotations
@@ -76,7 +77,12 @@ BARE = "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %
 
 TEMPLATES: dict[str, tuple[str | None, list[str], str, str | None]] = {
     "chatml": (CHATML, ["<|im_start|>"], "<|im_end|>", None),
-    "llama3": (LLAMA3, ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "<|end_of_text|>", "<|begin_of_text|>"),
+    "llama3": (
+        LLAMA3,
+        ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|end_of_text|>",
+        "<|begin_of_text|>",
+    ),
     "gemma": (GEMMA, ["<start_of_turn>", "<end_of_turn>"], "<eos>", "<bos>"),
     "mistral": (MISTRAL, [], "</s>", "<s>"),
     "qwen3": (QWEN3, ["<|im_start|>", "<|endoftext|>"], "<|im_end|>", None),

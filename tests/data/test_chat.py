@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001 (templates and messages stand as they are)
 """Law 5: for every template the trained tokens are exactly the answers with their end of turn."""
 
 from __future__ import annotations
@@ -158,7 +159,10 @@ def test_templates_that_trim(tokenizer_of: TokenizerOf) -> None:
 def test_gemma_has_no_system_role(tokenizer_of: TokenizerOf) -> None:
     chat = Chat(tokenizer_of("gemma"))
     text = chat.prompt_text([{"role": "system", "content": "Be brief."}, USER])
-    assert text == "<bos><start_of_turn>user\nBe brief.\n\nWhat is the capital of France?<end_of_turn>\n<start_of_turn>model\n"
+    assert (
+        text
+        == "<bos><start_of_turn>user\nBe brief.\n\nWhat is the capital of France?<end_of_turn>\n<start_of_turn>model\n"
+    )
 
 
 def test_qwen_thinking(tokenizer_of: TokenizerOf) -> None:
@@ -202,7 +206,17 @@ def test_many_at_once_is_one_by_one(tokenizer_of: TokenizerOf) -> None:
 def sentencepiece_like() -> PreTrainedTokenizerBase:
     """Writes a space before any text, has no pre-tokenizer, and merges across words and the newline before an answer."""
     parts = ["▁", "\n", ".", *"abdeinswy", "▁i", "▁is", "is", "is▁", "a▁", "da", "day", "\na", "▁b", "n▁"]
-    merges = [("▁", "i"), ("▁i", "s"), ("i", "s"), ("is", "▁"), ("d", "a"), ("da", "y"), ("\n", "a"), ("n", "▁"), ("▁", "b")]
+    merges = [
+        ("▁", "i"),
+        ("▁i", "s"),
+        ("i", "s"),
+        ("is", "▁"),
+        ("d", "a"),
+        ("da", "y"),
+        ("\n", "a"),
+        ("n", "▁"),
+        ("▁", "b"),
+    ]
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {text: i + 3 for i, text in enumerate(parts)}
     bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -263,7 +277,9 @@ def test_templates_nothing_can_be_learned_from(template: str | None, message: st
 
 def test_refused_and_empty_conversations_are_named(tokenizer_of: TokenizerOf) -> None:
     gemma = Chat(tokenizer_of("gemma"))
-    with pytest.raises(UserError, match=r"^row 2: the chat template refuses this conversation \(Conversation roles must"):
+    with pytest.raises(
+        UserError, match=r"^row 2: the chat template refuses this conversation \(Conversation roles must"
+    ):
         gemma.encode_many([[USER, said("Hi.")], [USER, USER, said("Hi.")]], ["row 1", "row 2"])
     with pytest.raises(UserError) as error:
         gemma.encode([USER, said(" \n")])

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (templates and messages stand as they are)
 """Every format and every kind of bad input, the latter with its exact one line."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,22 @@ def turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:
         ),
         ({"instruction": "Add.", "context": "1 1", "response": "2", "category": "qa"}, turns("Add.\n1 1", "2")),
         (
-            {"conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+            {
+                "conversations": [
+                    {"from": "system", "value": "S"},
+                    {"from": "human", "value": "Q"},
+                    {"from": "gpt", "value": "A"},
+                ]
+            },
             turns("Q", "A", system="S"),
         ),
         ({"conversations": [USER, ANSWER], "system": "S"}, turns("Q", "A", system="S")),
         ({"messages": turns("Q", "A", "Q2", "A2")}, turns("Q", "A", "Q2", "A2")),
         ({"messages": [{"role": "system", "content": ""}, USER, ANSWER]}, turns("Q", "A")),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"text": "2"}]}, ANSWER]}, turns("Q2", "A")),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"text": "2"}]}, ANSWER]},
+            turns("Q2", "A"),
+        ),
         ({"prompt": "Q", "completion": "A"}, turns("Q", "A")),
         ({"prompt": [USER], "completion": [ANSWER]}, turns("Q", "A")),
         ({"prompt": "Q", "response": "A"}, turns("Q", "A")),
@@ -84,7 +95,10 @@ def test_answer_formats(here: Path, record: dict[str, Any], messages: list[dict[
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, turns("Q")),
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": {"role": "assistant", "content": "B"}}, turns("Q")),
         ({"chosen": turns("Q", "A"), "rejected": turns("Q", "B")}, turns("Q")),
-        ({"prompt": "Q", "chosen": turns("Q", "A"), "rejected": turns("Q", "B"), "messages": turns("Q", "A")}, turns("Q")),
+        (
+            {"prompt": "Q", "chosen": turns("Q", "A"), "rejected": turns("Q", "B"), "messages": turns("Q", "A")},
+            turns("Q"),
+        ),
         ({"instruction": "Q", "input": "I", "chosen": "A", "rejected": "B"}, turns("Q\nI")),
         (
             {
@@ -96,7 +110,10 @@ def test_answer_formats(here: Path, record: dict[str, Any], messages: list[dict[
         ),
         ({"chosen_messages": turns("Q", "A"), "rejected_messages": turns("Q", "B")}, turns("Q")),
         (
-            {"chosen": "\n\nHuman: Q\n\nAssistant: X\n\nHuman: Q2\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: X\n\nHuman: Q2\n\nAssistant: B"},
+            {
+                "chosen": "\n\nHuman: Q\n\nAssistant: X\n\nHuman: Q2\n\nAssistant: A",
+                "rejected": "\n\nHuman: Q\n\nAssistant: X\n\nHuman: Q2\n\nAssistant: B",
+            },
             turns("Q", "X", "Q2"),
         ),
         ({"chosen": "What is it? A", "rejected": "What is it? B"}, turns("What is it?")),
@@ -139,7 +156,16 @@ def test_class_labels_are_not_kto(here: Path) -> None:
 
 
 def test_columns_that_are_carried(here: Path) -> None:
-    record = {"prompt": "Q", "completion": "A", "reference": "42", "score": "0.5", "weight": 2, "source": "web", "id": 7, "none": None}
+    record = {
+        "prompt": "Q",
+        "completion": "A",
+        "reference": "42",
+        "score": "0.5",
+        "weight": 2,
+        "source": "web",
+        "id": 7,
+        "none": None,
+    }
     row = one(here, record)
     assert (row.reference, row.score, row.weight, row.meta) == ("42", 0.5, 2.0, {"source": "web", "id": 7})
     assert one(here, {"prompt": "Q", "tests": ["assert f(1) == 2"]}).reference == ["assert f(1) == 2"]
@@ -160,7 +186,16 @@ def test_message_weights(here: Path) -> None:
 
 def test_our_own_rows_come_back_as_they_were(here: Path) -> None:
     rows = [
-        Row(turns("Q", "A"), reference=["x"], score=1.0, label=True, weight=0.5, origin="model", meta={"skill": "sums"}, id="a1"),
+        Row(
+            turns("Q", "A"),
+            reference=["x"],
+            score=1.0,
+            label=True,
+            weight=0.5,
+            origin="model",
+            meta={"skill": "sums"},
+            id="a1",
+        ),
         Row(turns("Q", "B", system="S"), origin="paraphrase"),
     ]
     jsonl(here / "curated.jsonl", [r.to_json() for r in rows])
@@ -172,7 +207,9 @@ def test_our_own_rows_come_back_as_they_were(here: Path) -> None:
 
 # ---- kinds of file ------------------------------------------------------------------------------------------------
 
-RECORDS = [{"instruction": f"Line {i}\n, \"quoted\" ü 東京\u2028", "input": "", "output": f"answer {i}"} for i in range(5)]
+RECORDS = [
+    {"instruction": f'Line {i}\n, "quoted" ü 東京\u2028', "input": "", "output": f"answer {i}"} for i in range(5)
+]
 
 
 def test_all_kinds_of_file_give_the_same_rows(here: Path) -> None:
@@ -251,17 +288,26 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
             ":1: field output is empty; remove the row or fill it in (1 more row has another fault, the first at train.jsonl:2)",
         ),
         ([GOOD, {**GOOD, "output": 2}], ":2: field output is a number, not text; remove the row or write it as text"),
-        ([GOOD, {**GOOD, "output": {"a": 1}}], ":2: field output is an object, not text; remove the row or write it as text"),
+        (
+            [GOOD, {**GOOD, "output": {"a": 1}}],
+            ":2: field output is an object, not text; remove the row or write it as text",
+        ),
         (
             [GOOD, {"messages": turns("Q", "A")}],
             ":2: the row is in the messages format, but train.jsonl:1 is in the alpaca format; put each format into a file of its own",
         ),
         ([{"a": "Q", "b": "A"}], f":1: no known format has the columns a, b; rename them to those of {KNOWN}"),
-        ([{"text": "Q", "code": "A"}], f":1: no known format has the columns code, text; rename them to those of {KNOWN}"),
+        (
+            [{"text": "Q", "code": "A"}],
+            f":1: no known format has the columns code, text; rename them to those of {KNOWN}",
+        ),
         ([{"messages": []}], ":1: field messages is empty; remove the row or fill it in"),
         ([{"messages": turns("Q")}], ":1: field messages has no assistant turn; remove the row or add it"),
         ([{"messages": turns("Q", "A", "Q")}], ":1: field messages ends with a user turn; remove the row or answer it"),
-        ([{"messages": [USER, USER, ANSWER]}], ":1: messages[1] is a second user turn in a row; turns must alternate; remove the row or mend it"),
+        (
+            [{"messages": [USER, USER, ANSWER]}],
+            ":1: messages[1] is a second user turn in a row; turns must alternate; remove the row or mend it",
+        ),
         (
             [{"messages": [ANSWER, USER, ANSWER]}],
             ":1: messages[0] is an assistant turn that answers nothing; a user turn must come before it; remove the row or mend it",
@@ -274,7 +320,10 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
             [{"messages": [USER, {"role": "tool", "content": "x"}]}],
             ":1: messages[1] has role tool; known roles are system, user and assistant (tools are not supported); remove the row or mend it",
         ),
-        ([{"messages": [USER, {"role": "assistant", "content": None}]}], ":1: messages[1] (assistant) is empty; remove the row or fill it in"),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": None}]}],
+            ":1: messages[1] (assistant) is empty; remove the row or fill it in",
+        ),
         (
             [{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER]}],
             ":1: messages[0] (user) holds a part of type image_url, only text can be trained on; remove the row or leave it out",
@@ -283,8 +332,14 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
             [{"messages": [USER, {**ANSWER, "weight": 0}]}],
             ":1: field messages has weight 0 on every assistant turn; remove the row or give one of it weight 1",
         ),
-        ([{"messages": turns("Q", "A"), "images": ["a.jpg"]}], ":1: field images holds media, only text can be trained on; remove the row or take it out"),
-        ([{"prompt": "Q", "chosen": "A", "rejected": "A"}], ":1: chosen and rejected are the same; remove the row or mend it"),
+        (
+            [{"messages": turns("Q", "A"), "images": ["a.jpg"]}],
+            ":1: field images holds media, only text can be trained on; remove the row or take it out",
+        ),
+        (
+            [{"prompt": "Q", "chosen": "A", "rejected": "A"}],
+            ":1: chosen and rejected are the same; remove the row or mend it",
+        ),
         ([{"prompt": "Q", "chosen": "A", "rejected": ""}], ":1: field rejected is empty; remove the row or fill it in"),
         (
             [{"chosen": turns("Q", "A"), "rejected": turns("R", "B")}],
@@ -330,7 +385,7 @@ def test_bad_files(here: Path) -> None:
     (here / "rows.xlsx").write_text("x")
     fails("rows.xlsx: unknown kind of file; known: .jsonl, .json, .csv, .tsv, .parquet, .txt (also .gz)", "rows.xlsx")
     (here / "o.json").write_text('{\n "version": 1,\n "data": [{"a": 1}]\n}')
-    fails("o.json: the file is one object; a list of rows, or one row per line, is needed (are they under data?)", "o.json")
+    fails("o.json: the file is one object, not a list of rows or one row per line (are they under data?)", "o.json")
     (here / "p.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(UserError, match=r"^p\.parquet: not a readable Parquet file"):
         open_rows("p.parquet")
@@ -339,13 +394,11 @@ def test_bad_files(here: Path) -> None:
 def test_broken_files_are_named_to_the_line(here: Path) -> None:
     good = json.dumps(GOOD)
     (here / "train.jsonl").write_text(f"{good}\n{good}\n{good[:-1]}\n")
-    fails("train.jsonl:3: broken JSON (Expecting ',' delimiter at column 36); mend or remove the line")
+    fails("train.jsonl:3: broken JSON (Expecting ',' delimiter at column 35); mend or remove the line")
     (here / "a.json").write_text(f"[\n{good},\n{good}\n{good}\n]")
     fails("a.json:4: broken JSON (expected a comma or ] after row 2); mend it", "a.json")
     (here / "b.json").write_text(f"[\n{good},\n{{'instruction'}}\n]")
-    fails(
-        "b.json:3: broken JSON (Expecting property name enclosed in double quotes at column 2); mend it", "b.json"
-    )
+    fails("b.json:3: broken JSON (Expecting property name enclosed in double quotes at column 2); mend it", "b.json")
     (here / "c.json").write_text(f"[\n{good},\n{good}\n")
     fails("c.json:4: broken JSON (the file ends inside the list); mend its end", "c.json")
     (here / "latin.jsonl").write_bytes(f"{good}\n".encode() + '{"prompt": "ü"}\n'.encode("latin-1"))
@@ -359,7 +412,9 @@ def test_broken_files_are_named_to_the_line(here: Path) -> None:
 
 
 def test_a_name_that_is_no_file_may_be_a_data_set(here: Path) -> None:
-    with pytest.raises(UserError, match=r"^nobody/nothing: no such file .*; and the Hugging Face data set cannot be loaded: "):
+    with pytest.raises(
+        UserError, match=r"^nobody/nothing: no such file .*; and the Hugging Face data set cannot be loaded: "
+    ):
         open_rows("nobody/nothing")
 
 
@@ -408,7 +463,8 @@ def test_row_file_holds_little_memory(here: Path) -> None:
     RowFile.write(iter(many(20_000)), here / "rows")
     tracemalloc.start()
     found = RowFile(here / "rows")
-    assert sum(len(r.messages) for r in found) == 40_000
+    assert sum(len(found[i].messages) for i in range(0, 20_000, 20)) == 2_000
+    assert sum(len(r.messages) for r in islice(found, 1_000)) == 2_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000

@@ -1,4 +1,4 @@
-"""Law 3's half of the sampler: every row exactly once, the same global batch for any world, seeking instead of replaying."""
+"""The sampler: every row exactly once, the same global batch for any world, seeking instead of replaying."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def test_rows_come_through_as_the_chat_encodes_them(chat: Chat, tmp_path: Path) 
             assert report.dropped == {}
             assert sum(count for _, count in report.histogram) == 41
             assert report.lengths["longest"] == table.lengths.max() == report.longest[0][1]
-            assert report.lines() == [f"41 of 41 rows, training on {report.trained_share:.0%} of {report.tokens} tokens"]
+            assert report.lines() == [
+                f"41 of 41 rows, training on {report.trained_share:.0%} of {report.tokens} tokens"
+            ]
 
 
 def test_shards_do_not_matter(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ def test_plain_text(chat: Chat) -> None:
 
 def test_drop_counts_and_names(chat: Chat) -> None:
     rows = [row("Paris."), row("Paris " * 50), row("Rome."), row("Rome " * 60), row("x", weight=0.0)]
-    limit = size(chat, rows[0])
+    limit = max(size(chat, rows[0]), size(chat, rows[2]))
     table, report = build_table(rows, chat, max_length=limit)
     assert table.source.tolist() == [0, 2]
     assert report.dropped == {"longer than max_length": 2, "weight 0": 1}
@@ -127,10 +129,16 @@ def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
 
 def test_truncated_pairs_lose_both_or_none(chat: Chat) -> None:
     prompt = [{"role": "user", "content": "Capital?"}]
-    rows = [Row(prompt, chosen="Paris " * 40, rejected="Rome"), Row([{"role": "user", "content": "w " * 99}], chosen="A", rejected="B")]
+    rows = [
+        Row(prompt, chosen="Paris " * 40, rejected="Rome"),
+        Row([{"role": "user", "content": "w " * 99}], chosen="A", rejected="B"),
+    ]
     table, report = build_table(rows, chat, max_length=40, on_long="truncate", kind="pair")
     assert (len(table), report.truncated, report.named) == (1, 1, {"answer cut to nothing": [2]})
-    assert [len(e.ids) for e in table.sequences(0)] == [40, size(chat, Row([*prompt, {"role": "assistant", "content": "Rome"}]))]
+    assert [len(e.ids) for e in table.sequences(0)] == [
+        40,
+        size(chat, Row([*prompt, {"role": "assistant", "content": "Rome"}])),
+    ]
 
 
 def raised(rows: list[Row], chat: Chat, **options: object) -> str:
@@ -148,8 +156,8 @@ def test_errors(chat: Chat, tmp_path: Path) -> None:
         f"set train.max_length to {most}, or data.on_long to drop or truncate"
     )
     assert raised(rows, chat, max_length=5, cache=tmp_path) == (
-        f"no row is left to train on: 2 of 2 rows are longer than max_length 5; rows have {least} to {most} tokens, "
-        f"half of them up to {most}; set train.max_length to {most}"
+        f"none of the 2 rows can be trained on (2 longer than max_length); train.max_length is 5, the rows "
+        f"have {least} to {most} tokens (median {most}); set train.max_length to {most}"
     )
     assert list(tmp_path.iterdir()) == []
     assert raised([], chat) == "there is no row to train on; the data or the curation left none"

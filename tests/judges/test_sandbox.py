@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import UserError
+from holdfast.errors import RunError, UserError
 from holdfast.judges import sandbox as module
 from holdfast.judges.sandbox import Limits, Program, Sandbox
 
@@ -240,10 +240,10 @@ def test_lost_interpreter_is_replaced():
         assert outcome(box, GOOD).status == "passed"
 
 
-def test_a_thousand_small_programs_take_seconds(box):
+def test_hundreds_of_small_programs_take_seconds(box):
     start = time.monotonic()
     assert {o.status for o in box.run_all([Program((GOOD,), CHECK)] * 200)} == {"passed"}
-    assert time.monotonic() - start < 20  # about 1 s on two idle cores
+    assert time.monotonic() - start < 30  # about 1 s on two idle cores
 
 
 def guarded(code):
@@ -313,3 +313,8 @@ def test_windows_is_told(monkeypatch):
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UserError, match="WSL"):
         Sandbox()
+
+
+def test_without_walls_nothing_runs():
+    with Sandbox(Limits(memory_mb=1 << 50), workers=1) as box, pytest.raises(RunError, match="cannot contain"):
+        outcome(box, GOOD)

@@ -29,7 +29,8 @@ def test_adamw_decays_matrices_only():
     for p in params.values():
         p.grad = torch.zeros_like(p)
     rule.step()
-    assert torch.allclose(params["weight"], torch.full((2, 2), 0.95)) and torch.equal(params["bias"], torch.ones(2))
+    assert torch.allclose(params["weight"], torch.full((2, 2), 0.95))
+    assert torch.equal(params["bias"], torch.ones(2))
 
 
 def test_adamw_allocates_its_state_at_once():
@@ -82,7 +83,8 @@ def test_lomo_holds_one_gradient_at_a_time(tiny):
         )
     ids = torch.tensor([tokenizer.encode("the result is 14")])
     model(input_ids=ids, labels=ids).loss.backward()
-    assert len(alive) == len(list(model.parameters())) and max(alive) == 0
+    assert len(alive) == len(list(model.parameters()))
+    assert max(alive) == 0
 
 
 def test_lomo_only_looks_until_it_is_told_to_begin(tiny):

@@ -17,7 +17,10 @@ MADE_BY = {"model": "tiny", "optimizer.learning_rate": 1e-3, "optimizer.betas": 
 
 def example(step: int, size: int = 8) -> Checkpoint:
     generator = torch.Generator().manual_seed(step)
-    weights = {"a.weight": torch.randn(size, size, generator=generator), "a.bias": torch.randn(size, generator=generator)}
+    weights = {
+        "a.weight": torch.randn(size, size, generator=generator),
+        "a.bias": torch.randn(size, generator=generator),
+    }
     tensors = {"model": weights, "optimizer": {"a.bias.step": torch.tensor(3.0)}, "rng": {"cpu": torch.get_rng_state()}}
     return Checkpoint(step, tensors, MADE_BY, {"totals": {"tokens": 7}})
 
@@ -26,11 +29,14 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     saved = example(4)
     path = checkpoint.save(tmp_path / "checkpoints", saved, keep=1)
     loaded = checkpoint.load(path, MADE_BY)
-    assert path.name == "step-000004" and loaded.step == 4 and loaded.state == {"totals": {"tokens": 7}}
+    assert path.name == "step-000004"
+    assert loaded.step == 4
+    assert loaded.state == {"totals": {"tokens": 7}}
     for group, tensors in saved.tensors.items():
         assert tensors.keys() == loaded.tensors[group].keys()
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, loaded.tensors[group][name]) and tensor.dtype == loaded.tensors[group][name].dtype
+            assert torch.equal(tensor, loaded.tensors[group][name])
+            assert tensor.dtype == loaded.tensors[group][name].dtype
 
 
 def test_only_safetensors_and_json_are_written(tmp_path):
@@ -84,7 +90,9 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_stays(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(RunError, match=r"step-000004: cannot be written: .*earlier checkpoints are intact") as caught:
+        with pytest.raises(
+            RunError, match=r"step-000004: cannot be written: .*earlier checkpoints are intact"
+        ) as caught:
             checkpoint.save(tmp_path, example(4, size=64), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -41,7 +41,9 @@ def gradients(tmp_path, table, objective, train, model=None):
     """The first step's gradients and loss."""
     Recorder.seen.clear()
     losses = []
-    recipe = material.recipe({"max_steps": 1, "batch_tokens": 10_000} | train, objective=objective, optimizer=Recorder())
+    recipe = material.recipe(
+        {"max_steps": 1, "batch_tokens": 10_000} | train, objective=objective, optimizer=Recorder()
+    )
     hooks = Hooks(on_step=lambda log: losses.append(log.loss))
     out = tmp_path / str(len(list(tmp_path.iterdir())))
     Trainer(recipe, model or material.model(), table, out, pad_id=0, hooks=hooks).fit()
@@ -58,14 +60,17 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(
-    "objective", ["sft", {"name": "sft", "reduction": "sequence"}, "ift", "dpo"], ids=["token", "sequence", "ift", "dpo"]
+    "objective",
+    ["sft", {"name": "sft", "reduction": "sequence"}, "ift", "dpo"],
+    ids=["token", "sequence", "ift", "dpo"],
 )
 def test_accumulation_packing_and_order_change_neither_loss_nor_gradient(tmp_path, objective):
     table = material.table(per_row=2 if objective == "dpo" else 1)
     results = [gradients(tmp_path, table, objective, train) for train in LAYOUTS.values()]
     for (one, loss), (other, other_loss) in itertools.pairwise(results):
         assert loss == pytest.approx(other_loss, abs=1e-6)
-        assert one.keys() == other.keys() and len(one) > 5
+        assert one.keys() == other.keys()
+        assert len(one) > 5
         for name, gradient in one.items():
             assert torch.dist(gradient, other[name]) <= 2e-5 * gradient.norm() + 1e-8, name
 
@@ -116,13 +121,24 @@ def test_a_loss_that_is_no_number_names_step_and_row_and_changes_nothing(tmp_pat
         seen.append((log.step, [p.detach().clone() for p in model.parameters()]))
 
     recipe = material.recipe({"save_every": 0.1, "seed": 3}, optimizer=optimizer)
-    with pytest.raises(RunError, match=r"the loss is not a finite number, in rows\.jsonl:17; nothing of this step") as caught:
-        fit(tmp_path, recipe, poisoned(float("nan"), 16), model, Hooks(on_step=on_step), name_row=lambda r: f"rows.jsonl:{r + 1}")
+    with pytest.raises(
+        RunError, match=r"the loss is not a finite number, in rows\.jsonl:17; nothing of this step"
+    ) as caught:
+        fit(
+            tmp_path,
+            recipe,
+            poisoned(float("nan"), 16),
+            model,
+            Hooks(on_step=on_step),
+            name_row=lambda r: f"rows.jsonl:{r + 1}",
+        )
     step, before = seen[-1]
-    assert f"step {step + 1}:" in str(caught.value) and "\n" not in str(caught.value)
+    assert f"step {step + 1}:" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     newest = checkpoint.newest(tmp_path / "checkpoints")
-    assert newest is not None and f"{newest.name} is intact" in str(caught.value)
+    assert newest is not None
+    assert f"{newest.name} is intact" in str(caught.value)
 
 
 class Cliff(SFT):
@@ -159,14 +175,17 @@ def test_micro_batches_are_halved_until_they_fit_and_the_result_is_that_of_small
     notes = []
     recipe = material.recipe({"micro_tokens": 200}, objective=Narrow())
     result = fit(tmp_path / "a", recipe, hooks=Hooks(on_note=notes.append))
-    assert result.micro_tokens <= 50 and "do not fit into memory" in notes[0]
+    assert result.micro_tokens <= 50
+    assert "do not fit into memory" in notes[0]
     size = result.micro_tokens
     small = fit(tmp_path / "b", material.recipe({"micro_tokens": size}))
     assert all(torch.equal(p, q) for p, q in zip(result.model.parameters(), small.model.parameters(), strict=True))
 
 
 def test_when_nothing_fits_the_advice_says_where_memory_goes(tmp_path):
-    with pytest.raises(RunError, match=r"not enough memory even for 1 row\(s\) of \d+ tokens.*goes to: .*optimizer state.*Try: "):
+    with pytest.raises(
+        RunError, match=r"not enough memory even for 1 row\(s\) of \d+ tokens.*goes to: .*optimizer state.*Try: "
+    ):
         fit(tmp_path, material.recipe(objective=Narrow(limit=4)))
     with pytest.raises(RunError, match=r"smaller train\.batch_tokens"):
         fit(tmp_path, material.recipe(objective=Narrow(), optimizer="lomo"))
@@ -188,7 +207,8 @@ def test_evaluation_comes_at_the_boundaries_in_eval_mode_and_leaves_no_trace(tmp
     looked, model = [], material.model(attention_dropout=0.1)
 
     def on_evaluate(step, seen):
-        assert not seen.training and not torch.is_grad_enabled()
+        assert not seen.training
+        assert not torch.is_grad_enabled()
         torch.rand(7)
         looked.append(step)
 
@@ -201,7 +221,8 @@ def test_evaluation_comes_at_the_boundaries_in_eval_mode_and_leaves_no_trace(tmp
 
 
 @pytest.mark.parametrize(
-    ("share", "steps", "expected"), [(0.25, 8, {2, 4, 6, 8}), (0.3, 10, {3, 6, 9}), (1, 5, {5}), (0, 5, set()), (0.1, 3, {1, 2, 3})]
+    ("share", "steps", "expected"),
+    [(0.25, 8, {2, 4, 6, 8}), (0.3, 10, {3, 6, 9}), (1, 5, {5}), (0, 5, set()), (0.1, 3, {1, 2, 3})],
 )
 def test_boundaries(share, steps, expected):
     assert boundaries(share, steps) == expected
@@ -213,8 +234,11 @@ def test_the_log_adds_up(tmp_path):
     labels = sum(int(sequence.trained.sum()) for row in range(len(table)) for sequence in table.sequences(row))
     assert result.tokens == logs[-1].tokens == 2 * int(table.lengths.sum())
     assert result.trained_tokens == 2 * labels
-    assert [log.step for log in logs] == list(range(1, result.steps + 1)) and logs[-1].epoch == result.epochs == 2
-    assert logs[-1].remaining == 0 < logs[0].remaining and logs[0].memory_gib > 0 and logs[0].tokens_per_second > 0
+    assert [log.step for log in logs] == list(range(1, result.steps + 1))
+    assert logs[-1].epoch == result.epochs == 2
+    assert logs[-1].remaining == 0 < logs[0].remaining
+    assert logs[0].memory_gib > 0
+    assert logs[0].tokens_per_second > 0
     assert result.loss == logs[-1].loss < logs[0].loss
 
 
@@ -228,7 +252,8 @@ def test_recomputed_activations_change_nothing(tmp_path):
 def test_bf16_learns(tmp_path):
     logs = []
     result = fit(tmp_path, material.recipe({"precision": "bf16", "epochs": 6}), hooks=Hooks(on_step=logs.append))
-    assert result.precision == "bf16" and logs[-1].loss < 0.8 * logs[0].loss
+    assert result.precision == "bf16"
+    assert logs[-1].loss < 0.8 * logs[0].loss
     assert all(p.dtype == torch.float32 for p in result.model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Law 4: killed at any moment and run again, the final weights are bit-equal; Ctrl-C saves; other recipes are refused."""
+"""Law 4: killed at any moment and run again, the weights end bit-equal; Ctrl-C saves; other recipes are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_killed_at_random_moments_it_ends_bit_equal(case, tmp_path):
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert int(ran.stdout.split()[-1]) >= 3
     calm, stormy = (load_file(tmp_path / name / "final.safetensors") for name in ("calm", "stormy"))
-    assert calm.keys() == stormy.keys() and all(torch.equal(calm[name], stormy[name]) for name in calm)
+    assert calm.keys() == stormy.keys()
+    assert all(torch.equal(calm[name], stormy[name]) for name in calm)
     assert not list((tmp_path / "stormy" / "checkpoints").glob("*.partial"))
 
 
@@ -67,7 +68,8 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, numbe
     assert signal.getsignal(number) is before
     assert checkpoint.newest(tmp_path / "run" / "checkpoints").name == "step-000003"
     result = fit(tmp_path / "run", hooks=Hooks(on_step=lambda log: steps.append(log.step), on_note=notes.append))
-    assert steps == list(range(1, result.steps + 1)) and result.resumed_from == 3
+    assert steps == list(range(1, result.steps + 1))
+    assert result.resumed_from == 3
     assert notes == [f"resumed after step 3 of {result.steps}"]
     assert same(result.model, fit(tmp_path / "whole").model)
 
@@ -76,7 +78,10 @@ def test_a_finished_run_is_found_finished(tmp_path):
     first = fit(tmp_path)
     logs = []
     again = fit(tmp_path, hooks=Hooks(on_step=logs.append))
-    assert not logs and again.resumed_from == again.steps and again.tokens == first.tokens and again.loss == first.loss
+    assert not logs
+    assert again.resumed_from == again.steps
+    assert again.tokens == first.tokens
+    assert again.loss == first.loss
     assert same(first.model, again.model)
 
 
@@ -94,13 +99,15 @@ def test_adapters_store_only_the_adapter_and_all_in_fp32(tmp_path):
     recipe = material.recipe(tuner={"name": "lora", "r": 2})
     fit(tmp_path, recipe)
     stored = load_file(checkpoint.newest(tmp_path / "checkpoints") / "adapter.safetensors")
-    assert stored and all("lora_" in name and t.dtype == torch.float32 for name, t in stored.items())
+    assert stored
+    assert all("lora_" in name and t.dtype == torch.float32 for name, t in stored.items())
 
 
 def test_trained_weights_are_kept_in_fp32_under_bf16(tmp_path):
     fit(tmp_path, material.recipe({"precision": "bf16", "epochs": 1}, tuner="half"), model=material.model().bfloat16())
     stored = load_file(checkpoint.newest(tmp_path / "checkpoints") / "model.safetensors")
-    assert stored and all(t.dtype == torch.float32 for t in stored.values())
+    assert stored
+    assert all(t.dtype == torch.float32 for t in stored.values())
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path):

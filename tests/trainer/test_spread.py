@@ -1,4 +1,4 @@
-"""Two processes, with whole copies (DDP) or shards (FSDP2), end with the weights of one; stopped ones go on bit for bit."""
+"""Two processes, with whole copies (DDP) or shards (FSDP2), end with the weights of one; stopped ones go on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def ran(request, tmp_path_factory):
     """`(kind, directory, what was said)` of one launch."""
     directory = tmp_path_factory.mktemp(request.param)
     env = os.environ | {"OMP_NUM_THREADS": "1"} | KINDS[request.param]
-    done = subprocess.run([*LAUNCHER, str(SCRIPT), str(directory)], capture_output=True, text=True, timeout=600, env=env)
+    done = subprocess.run(
+        [*LAUNCHER, str(SCRIPT), str(directory)], capture_output=True, text=True, timeout=600, env=env
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return request.param, directory, json.loads((directory / "said.json").read_text())
 
@@ -34,10 +36,12 @@ def ran(request, tmp_path_factory):
 @pytest.mark.parametrize("case", spread.CASES)
 def test_two_processes_end_where_one_does(ran, tmp_path, case):
     kind, directory, said = ran
-    assert said[case]["world"] == 2 and said[case]["sharded"] == (kind == "fsdp2")
+    assert said[case]["world"] == 2
+    assert said[case]["sharded"] == (kind == "fsdp2")
     alone = spread.trainer(case, tmp_path).fit()
     spread_out = load_file(directory / case / "whole.safetensors")
-    assert said[case]["loss"] == pytest.approx(alone.loss, abs=1e-5) and said[case]["tokens"] == alone.tokens
+    assert said[case]["loss"] == pytest.approx(alone.loss, abs=1e-5)
+    assert said[case]["tokens"] == alone.tokens
     here = dict(merged(alone.model).named_parameters())
     assert here.keys() == spread_out.keys()
     for name, p in here.items():
@@ -55,4 +59,5 @@ def test_stopped_on_two_processes_it_goes_on_bit_for_bit(ran):
 @pytest.mark.slow
 def test_evaluation_sees_a_whole_model_in_eval_mode(ran):
     _, _, said = ran
-    assert len(said["full"]["looked"]) == 3 and all(training is False for _, training, _ in said["full"]["looked"])
+    assert len(said["full"]["looked"]) == 3
+    assert all(training is False for _, training, _ in said["full"]["looked"])

@@ -35,7 +35,8 @@ def test_only_a_and_b_train_and_the_head_is_left_alone(tiny):
     model, _ = tiny("llama")
     tuned = LoRA(r=4).apply(model, seed=0)
     names = [name for name, p in tuned.named_parameters() if p.requires_grad]
-    assert len(names) == 2 * 2 * 7 and all("lora_" in n and "lm_head" not in n for n in names)
+    assert len(names) == 2 * 2 * 7
+    assert all("lora_" in n and "lm_head" not in n for n in names)
 
 
 def test_the_seed_alone_decides_the_start_and_the_global_generator_is_left_alone(tiny):
@@ -44,7 +45,8 @@ def test_the_seed_alone_decides_the_start_and_the_global_generator_is_left_alone
     for seed in (0, 0, 1):
         tuned = LoRA().apply(tiny("llama")[0], seed)
         starts.append(torch.cat([p.flatten() for n, p in tuned.named_parameters() if "lora_A" in n]))
-    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -84,7 +84,6 @@ def again() -> str:
 
 def _calm(verbose: bool) -> None:
     """Other libraries' chatter off (unless `-v`), telemetry off; a user's module in the current folder is found."""
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs a tenth of the start
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -9,19 +9,21 @@ import typer
 
 from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, numbers, speaking
 
+METHODS_HELP = "Methods, separated by commas; `+` joins axes."
+STEPS_HELP = "Steps of every run; default: those of the recipe's epochs."
+
+Methods = Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)]
+Steps = Annotated[int | None, typer.Option(min=1, help=STEPS_HELP, show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory; default: runs/compare-DATA.", show_default=False)]
+
 
 def compare(
     recipe: RecipeFile,
     settings: Settings = None,
-    methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Methods, separated by commas; `+` joins axes.")
-    ] = "sft,s3ft",
+    methods: Methods = "sft,s3ft",
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list of them: 0,1,7.")] = "1",
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps of every run; default: those of the recipe's epochs.", show_default=False),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory; default: runs/compare-DATA.", show_default=False)] = None,
+    steps: Steps = None,
+    out: Out = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
 
+if TYPE_CHECKING:
+    from holdfast.judges.base import Judge
+
+TASK_HELP = "File, lab, lab:SKILL, text:FILE, or an lm-eval task."
+JUDGE_HELP = "Judge for files, as in a recipe; default: found from the rows."
+
+Tasks = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help=TASK_HELP, show_default=False)]
+Against = Annotated[str | None, typer.Option(help="Model to compare with, on the same items.", show_default=False)]
+JudgeName = Annotated[str | None, typer.Option(help=JUDGE_HELP, show_default=False)]
+MaxLoss = Annotated[float | None, typer.Option(min=0, help="Gate: largest mean drop, in points.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory for items and report.", show_default=False)]
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model, run directory or adapter.")],
-    tasks: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TASK]...", help="File, lab, lab:SKILL, text:FILE, or an lm-eval task.", show_default=False
-        ),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="Model to compare with, on the same items.", show_default=False)
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Judge for files; default: found from the rows.", show_default=False)
-    ] = None,
+    tasks: Tasks = None,
+    against: Against = None,
+    judge: JudgeName = None,
     items: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
-    max_loss: Annotated[
-        float | None, typer.Option(min=0, help="Gate: largest mean drop, in points.", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory for items and report.", show_default=False)] = None,
+    max_loss: MaxLoss = None,
+    out: Out = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -44,21 +45,28 @@ def evaluate(
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import refuse_if_gated, summary
-        from holdfast.registry import find
 
-        chosen = find("judges", judge)() if judge else None
-        from holdfast.measure import evaluate as evaluate_run
+        chosen = judge_of(judge) if judge else None
+        from holdfast.measure import evaluate as measure
 
-        found = evaluate_run(
-            model,
-            against=against,
-            tasks=tasks,
-            judge=chosen,
-            items=items,
-            max_tokens=max_tokens,
-            max_loss=max_loss,
-            out=out,
-            ui=ui,
-        )
+        limits = {"items": items, "max_tokens": max_tokens, "max_loss": max_loss}
+        found = measure(model, against=against, tasks=tasks, judge=chosen, out=out, ui=ui, **limits)
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)
+
+
+def judge_of(text: str) -> Judge:
+    """The judge meant by `number` or `{name: python, function: my.module:judge}`.
+
+    Raises:
+        UserError: If there is no such judge, or its knobs are wrong.
+    """
+    from holdfast.errors import UserError
+    from holdfast.recipe import choose
+    from holdfast.recipe_yaml import parse
+
+    try:
+        return choose("judges", parse(text, "--judge")[0])
+    except ValueError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(f"--judge {text}: {', '.join(lines[1:3]) or lines[0]}") from None

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from holdfast.recipe_file import Resolved
 
 
+COST_NAMES = {"seconds": "time", "memory_gib": "memory"}
+
+
 def resolution(resolved: Resolved, ui: Progress, notes: bool = True) -> None:
     """Say how the recipe was read: translated names (unless the callee says them), with `-v` every setting's origin."""
     for note in resolved.notes if notes else ():
@@ -96,7 +99,9 @@ def checked(found: dict[str, Any]) -> str:
     parts += [title("What is trained (coloured, or between » and «)")]
     parts += [masked(pieces) for pieces in found["examples"]]
     costs = [
-        (key.replace("_", " "), shown(key, value)) for key, value in {**plan, **estimate}.items() if value is not None
+        (COST_NAMES.get(key) or key.replace("_", " "), shown(key, value))
+        for key, value in {**plan, **estimate}.items()
+        if value is not None
     ]
     parts += [title("Plan"), table(costs)] if costs else []
     parts += [f"{paint('warning:', 'yellow', sys.stdout)} {text}" for text in found.get("warnings") or []]

@@ -60,8 +60,8 @@ class Batch:
         n_sequences: S.
         tokens: Real (not padding) tokens.
         weight: Sum of `weights`, known without asking the device.
-        cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences are
-            the sequence lengths.
+        cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences
+            are the sequence lengths.
         attention_mask: Always None: the layout isolates.
     """
 
@@ -273,7 +273,7 @@ class TokenTable:
 
 
 def longest(table: TokenTable, micro_tokens: int, layout: Layout, pad_id: int) -> Batch:
-    """The most expensive micro-batch `table` can give at `micro_tokens`: it holds the longest row. For memory probes."""
+    """The most expensive micro-batch `table` can give at `micro_tokens`, with the longest row: for memory probes."""
     rows = table.sampler(batch_tokens=micro_tokens, layout=layout).longest()
     batch = table.collate(rows, layout, pad_id)
     assert batch is not None  # there is at least one row

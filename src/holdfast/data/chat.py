@@ -1,9 +1,9 @@
 """`Chat`: conversations to token ids, and which of them are trained.
 
-The trained mask comes from rendering: the conversation is rendered with its answers and with stand-ins for them, and the
-difference is where the answers lie (`data.template`). Marker strings and token ids are never searched for, so no template
-has to be known and no answer can confuse the mask. Prompts and answers are tokenised apart, as they are when a model
-generates: what is trained is exactly what would have to be generated.
+The trained mask comes from rendering: the conversation is rendered with its answers and with stand-ins for them, and
+the difference is where the answers lie (`data.template`). Marker strings and token ids are never searched for, so no
+template has to be known and no answer can confuse the mask. Prompts and answers are tokenised apart, as they are when
+a model generates: what is trained is exactly what would have to be generated.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Chat:
     """A tokenizer with its chat template, end of turn and padding.
 
     Args:
-        tokenizer: Any transformers tokenizer. Without a chat template, contents are put on lines of their own and answers
-            end with the end-of-sequence token (`data.template.PLAIN`).
+        tokenizer: Any transformers tokenizer. Without a chat template, contents are put on lines of their own and
+            answers end with the end-of-sequence token (`data.template.PLAIN`).
         system: System message put before conversations that have none.
         thinking: Whether the model is asked to reason first, for templates that know `enable_thinking`. By default the
             prompt asks for the bare answer; answers that hold `</think>` are still trained with their reasoning.
@@ -167,9 +167,9 @@ class Chat:
     def _call(self, texts: list[str], **options: Any) -> list[list[int]]:
         if not texts:
             return []
-        return self.tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options
-        )["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)[
+            "input_ids"
+        ]
 
     def _tokenize(self, texts: list[str], first: frozenset[int] = frozenset(), **options: Any) -> list[list[int]]:
         """Ids of pieces out of running text, in one call of the tokenizer; those in `first` begin a conversation."""
@@ -179,7 +179,7 @@ class Chat:
         return [ids if k in first else self._after_anchor(texts[k], ids, options) for k, ids in enumerate(out)]
 
     def _after_anchor(self, text: str, ids: list[int], options: dict[str, Any]) -> list[int]:
-        """The ids of `text` within `ids` of anchor and text; another anchor where the two have merged into one token."""
+        """The ids of `text` within `ids` of anchor and text; another anchor where the two merged into one token."""
         for number, (anchor, before) in enumerate(zip(ANCHORS, self._anchors, strict=True)):
             found = ids if number == 0 else self._call([anchor + text], **options)[0]
             if found[: len(before)] == before:
@@ -191,8 +191,8 @@ class Chat:
         flat = [piece for pieces in many for piece in pieces]
         first = frozenset(np.cumsum([0, *map(len, many)])[:-1].tolist())
         tokens = self._tokenize([piece.text + piece.end for piece in flat], first)
-        # An answer may hold one of the template's own markers as text. Were it made that marker's token, the model would
-        # be taught to go on after its end of turn.
+        # An answer may hold one of the template's own markers as text. Were it made that marker's token, the model
+        # would be taught to go on after its end of turn.
         markers = self.template.markers
         odd = [k for k, p in enumerate(flat) if p.answer and k not in first and any(m in p.text for m in markers)]
         bodies = self._tokenize([flat[k].text for k in odd], split_special_tokens=True) if odd else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from os.path import commonprefix
 from typing import Any
 
 from holdfast.data.readers import describe
@@ -191,7 +191,7 @@ def _check_order(messages: list[Message], field: str) -> None:
 
 
 def _prompt(record: dict[str, Any]) -> list[Message]:
-    """System message, history and question of alpaca-like and prompt-like records; takes its columns out of `record`."""
+    """System message, history and question of alpaca- and prompt-like records; takes them out of `record`."""
     key = first(record, PROMPTS)
     if key is None:
         raise BadRow("field prompt is missing", "fill {} in")
@@ -249,7 +249,8 @@ def _choice(record: dict[str, Any], messages: list[Message], choices: Any, answe
     index = names.get(answer) if isinstance(answer, str) else answer
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(choices):
         raise BadRow(f"{field} ({answer!r}) is none of the {len(choices)} choices, nor the index or letter of one")
-    return Row([*messages, {"role": "assistant", "content": text_of(choices[index], "the right choice")}], reference=index)
+    text = text_of(choices[index], "the right choice")
+    return Row([*messages, {"role": "assistant", "content": text}], reference=index)
 
 
 def _messages(record: dict[str, Any]) -> Row:
@@ -305,7 +306,7 @@ def _preference(record: dict[str, Any]) -> Row:
 
 
 def _side(value: Any, field: str) -> tuple[str, list[Message] | None]:
-    """An answer given as text, as a message, or as a list of messages: its text, and the prompt if that came with it."""
+    """An answer given as text, message or list of messages: its text, and the prompt if that came with it."""
     if isinstance(value, dict) and {"role", "from"} & value.keys():
         value = [value]
     if not (isinstance(value, list) and value and isinstance(value[0], dict) and {"role", "from"} & value[0].keys()):
@@ -322,19 +323,23 @@ def _side(value: Any, field: str) -> tuple[str, list[Message] | None]:
 
 def _implicit(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
     """Prompt and answers of two texts that begin with the same prompt, "Human: ... Assistant: ..." or plain."""
-    shared = commonprefix([chosen, rejected])
+    differ = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    shared = chosen[: next(differ, min(len(chosen), len(rejected)))]
     marked = shared.rfind("\n\nAssistant:")
     if marked >= 0 and shared.lstrip().startswith("Human:"):
         cut = marked + len("\n\nAssistant:")
-        turns = ("\n\n" + shared[:marked].lstrip()).replace("\n\nHuman:", "\0user:").replace("\n\nAssistant:", "\0assistant:")
-        value = [dict(zip(("role", "content"), t.split(":", 1), strict=True)) for t in turns.split("\0")[1:]]
-        messages = conversation([{**m, "content": m["content"].strip()} for m in value], "prompt")
+        turns = re.split(r"\n\n(Human|Assistant):", "\n\n" + shared[:marked].lstrip())[1:]
+        roles = ["user" if name == "Human" else "assistant" for name in turns[::2]]
+        said = zip(roles, turns[1::2], strict=True)
+        messages = conversation([{"role": role, "content": text.strip()} for role, text in said], "prompt")
     else:
         cut = max(shared.rfind(mark) + 1 for mark in "\n\t ")
         messages = [{"role": "user", "content": shared[:cut].strip()}]
     if not messages[-1]["content"]:
         raise BadRow("chosen and rejected share no prompt and there is no field prompt", "add a prompt to {}")
-    sides = [text_of(text[cut:].strip(), f"the answer in {name}") for text, name in ((chosen, "chosen"), (rejected, "rejected"))]
+    sides = [
+        text_of(text[cut:].strip(), f"the answer in {n}") for text, n in ((chosen, "chosen"), (rejected, "rejected"))
+    ]
     return messages, sides[0], sides[1]
 
 

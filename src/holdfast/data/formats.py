@@ -1,4 +1,4 @@
-"""Opening data: any common format from a file or Hugging Face data set, detected and validated; splitting; duplicates."""
+"""Opening data in any common format, detected and validated; splitting it; finding duplicates."""
 
 from __future__ import annotations
 

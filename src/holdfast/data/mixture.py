@@ -65,7 +65,9 @@ def mix(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Rows:
         raise UserError("data.replay.path: there are no rows to replay")
     random = np.random.default_rng((seed, 0x4D1))
     rounds = -(-count // len(replay_rows)) if count else 0
-    drawn = np.concatenate([np.zeros(0, np.int64), *(random.permutation(len(replay_rows)) for _ in range(rounds))])[:count]
+    drawn = np.concatenate([np.zeros(0, np.int64), *(random.permutation(len(replay_rows)) for _ in range(rounds))])[
+        :count
+    ]
     order = np.empty(len(rows) + count, dtype=np.int64)
     place = np.zeros(len(order), dtype=np.bool_)
     place[random.permutation(len(order))[:count]] = True

@@ -1,4 +1,4 @@
-"""Data files and data sets as streams of records: JSONL, JSON, CSV, TSV, Parquet, plain text, Hugging Face data sets."""
+"""Data as streams of records: JSONL, JSON, CSV, TSV, Parquet and text files, and Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -93,14 +92,10 @@ def kind_of(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if sys.version_info >= (3, 11) else _slow_digest(handle)
-
-
-def _slow_digest(handle: IO[bytes]) -> str:
     digest = hashlib.sha256()
-    for block in iter(lambda: handle.read(1 << 20), b""):
-        digest.update(block)
+    with path.open("rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -175,7 +170,7 @@ def _array(name: str, path: Path) -> Iterator[Record]:
     with _open(path) as handle:
         text = _Window(name, handle)
         if text.skip(" \t\r\n") != "[":
-            raise UserError(f"{name}: the file is one object; a list of rows, or one row per line, is needed{_hint(path)}")
+            raise UserError(f"{name}: the file is one object, not a list of rows or one row per line{_hint(path)}")
         text.take(1)
         number = 0
         while (char := text.skip(" \t\r\n")) != "]":
@@ -234,11 +229,11 @@ class _Window:
             try:
                 value, end = decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
+                line = self.line + self.text.count("\n", self.at, error.pos)
                 # It may only be that the value goes on beyond the window: look again with twice as much text.
                 if self.grow(size):
                     size *= 2
                     continue
-                line = self.line + self.text.count("\n", self.at, error.pos)
                 raise UserError(f"{self.name}:{line}: broken JSON ({_reason(error)}); mend it") from error
             self.take(end - self.at)
             return value
@@ -258,7 +253,9 @@ def _csv(name: str, path: Path) -> Iterator[Record]:
         start = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
-                raise UserError(f"{name}:{start}: {len(cells)} fields, but the header has {len(header)}; quote the commas")
+                raise UserError(
+                    f"{name}:{start}: {len(cells)} fields, but the header has {len(header)}; quote the commas"
+                )
             if cells:
                 yield start, dict(zip(header, cells, strict=True))
             start = reader.line_num + 1

@@ -1,4 +1,4 @@
-"""`BatchSampler`: which rows make up each step, as a pure function of seed and lengths that is sought, never replayed."""
+"""`BatchSampler`: which rows make up each step, a pure function of seed and lengths: sought, never replayed."""
 
 from __future__ import annotations
 

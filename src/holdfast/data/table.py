@@ -1,4 +1,4 @@
-"""Building the `TokenTable`: rows tokenised in shards, long ones dropped, cut or refused, everything counted and named."""
+"""Building the `TokenTable`: rows tokenised in shards; long ones dropped, cut or refused; all counted and named."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def build_table(
         rows: Rows with answers (kind "answer"; plain text too), or with `chosen` and `rejected` (kind "pair").
         chat: Renders and tokenises.
         max_length: Most tokens of a sequence.
-        on_long: Longer rows are dropped; or `truncate`d, which cuts the end of the answer (with its end of turn) and drops
-            the row if nothing of the answer is left; or an `error`.
+        on_long: Longer rows are dropped; or `truncate`d, which cuts the end of the answer (with its end of turn) and
+            drops the row if nothing of the answer is left; or an `error`.
         kind: Which sequences a row has: its conversation, or prompt and chosen, prompt and rejected.
         cache: Directory in which the table is kept, named by rows, template and settings; default: in memory.
         progress: Called with the number of rows done since the last call.
@@ -227,7 +227,9 @@ def _conversations(row: Row, number: int, kind: Kind) -> list[list[Message]]:
     if kind != "pair":
         if row.answer is None:
             has = "chosen and rejected" if row.chosen is not None else "no answer"
-            raise UserError(f"row {number} has {has}, but the objective trains on answers; use rows with answers, or dpo")
+            raise UserError(
+                f"row {number} has {has}, but the objective trains on answers; use rows with answers, or dpo"
+            )
         return [row.messages]
     if row.chosen is None or row.rejected is None:
         raise UserError(f"row {number} has no chosen and rejected answer, but the objective compares them; add them")
@@ -263,16 +265,16 @@ def _check(report: TableReport, lengths: np.ndarray, kept: int, on_long: OnLong)
     number, most = report.longest[0]
     if on_long == "error" and LONG in report.dropped:
         raise UserError(
-            f"{report.dropped[LONG]} rows are longer than train.max_length {report.max_length}, the longest (row {number}) "
-            f"has {most} tokens; set train.max_length to {most}, or data.on_long to drop or truncate"
+            f"{report.dropped[LONG]} rows are longer than train.max_length {report.max_length}, the longest "
+            f"(row {number}) has {most} tokens; set train.max_length to {most}, or data.on_long to drop or truncate"
         )
     if kept == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
         long = report.dropped.keys() & {LONG, CUT}
         mend = f"set train.max_length to {most}" if long else "give answers that are trained on"
         raise UserError(
-            f"no row is left to train on: of {report.rows} rows {why} {report.max_length}; rows have "
-            f"{report.lengths['shortest']} to {most} tokens, half of them up to {report.lengths['median']}; {mend}"
+            f"none of the {report.rows} rows can be trained on ({why}); train.max_length is {report.max_length}, "
+            f"the rows have {report.lengths['shortest']} to {most} tokens (median {report.lengths['median']}); {mend}"
         )
 
 

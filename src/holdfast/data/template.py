@@ -1,4 +1,4 @@
-"""`Template`: what a chat template writes, where the answers lie in it, and what ends them, found by rendering alone."""
+"""`Template`: what a chat template writes, where answers lie in it, and what ends them, found by rendering alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
 )
-"""For tokenizers without a chat template (base models): each content on lines of its own, the end token after answers."""
+"""For tokenizers without a chat template (base models): contents on lines of their own, the end token after answers."""
 
 STANDIN = "holdfast{}standin"
 """Rendered in place of contents; templates that trim or split contents leave it as it is."""
@@ -27,7 +27,7 @@ STANDIN = "holdfast{}standin"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An assistant turn in a rendering: `text[begin:end]` is generated as the answer, `text[end:close]` ends the turn."""
+    """An assistant turn in a rendering: `text[begin:end]` is what is generated, `text[end:close]` ends it."""
 
     begin: int
     end: int
@@ -92,7 +92,9 @@ class Template:
         self._probe()
 
     def _cannot_end(self) -> str:
-        return f"{self.name}: neither the chat template nor the tokenizer has a token that ends an answer; set eos_token"
+        return (
+            f"{self.name}: neither the chat template nor the tokenizer has a token that ends an answer; set eos_token"
+        )
 
     # ---- what the template does, found out once -------------------------------------------------------------------
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Dial(Inference):
-    """Weights on the line from base (0) to tuned (1): trade target against retention afterwards. [Wortsman et al. 2021, arXiv 2109.01903]
+    """Weights on the line from base to tuned: give some gain back for retention. [Wortsman et al. 2021, arXiv 2109.01903]
 
     What: theta = theta_base + point * (theta_tuned - theta_base), weight by weight, in fp32, then rounded to the tuned
     model's type. An adapter is merged first, so its update is scaled by `point`. 0 gives the base and 1 the tuned
     (merged) model, bit for bit.
 
     When it helps: a tuned model that lost too much. Forgetting usually falls faster than the target score on the way
-    back, so that a point between 0.4 and 0.8 keeps most of both; it costs no training, and several points can be measured.
+    back, so that a point between 0.4 and 0.8 keeps most of both; no training, and several points can be measured.
 
     When it fails: after long training at a high learning rate the two models are no longer joined by a line of low
     loss, and points between are worse than both ends. New tokens or another architecture cannot be joined at all.
@@ -50,8 +50,8 @@ class Dial(Inference):
         moved = dict(model.named_parameters())
         for name in sorted(origin.keys() ^ moved.keys()) or (n for n in moved if origin[n].shape != moved[n].shape):
             raise UserError(
-                f"inference.dial: weight {name} is not the same in base and tuned model; the dial needs the model that the "
-                "tuned one was trained from"
+                f"inference.dial: weight {name} is not the same in base and tuned model; the dial needs the model that "
+                "the tuned one was trained from"
             )
         with torch.no_grad():
             for name, weight in moved.items():

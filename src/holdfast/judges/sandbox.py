@@ -276,6 +276,7 @@ class Sandbox:
         if reply is None:
             return Outcome("crashed", "the sandbox was lost while it ran")
         said, found, verdict = reply["said"].rpartition(reply["token"])
+        check_walls(said, found and verdict)
         output = reply["output"]
         if found and verdict == "P" and not reply["ending"]:
             return Outcome("passed", f"{len(job['checks'])} checks passed", output=output)
@@ -305,6 +306,8 @@ class Sandbox:
         if reply is None:
             return [], "the sandbox was lost while it ran"
         token = reply["token"]
+        said, found, verdict = reply["said"].rpartition(token)
+        check_walls(said, found and verdict)
         lines = [json.loads(line[len(token) :]) for line in reply["said"].split("\n")[:-1] if line.startswith(token)]
         if lines and "load" in lines[0]:
             raise UserError(f"judge {target}: {lines[0]['load']}; correct the module or the function's name")
@@ -314,6 +317,12 @@ class Sandbox:
             return lines[1:], self._ended(reply, "").reason
         late = os.WIFSIGNALED(reply["status"]) and os.WTERMSIG(reply["status"]) == signal.SIGALRM
         return lines[1:], f"stopped after {self.limits.seconds:g} seconds" if late else describe(reply["status"])
+
+
+def check_walls(said: str, verdict: str) -> None:
+    """Stop if a process could not be contained: then it ran nothing, and no other would."""
+    if verdict == "X":
+        raise RunError(f"the sandbox cannot contain a process here: {one_line(said)}")
 
 
 def one_line(text: str) -> str:

@@ -23,8 +23,8 @@ class AdamW(Optimizer):
 
     When it helps: the safe choice for every model and tuner; forgiving about the learning rate.
 
-    When it fails: memory, 8 bytes per trained weight beside 4 for the gradient: use `lora`, or `lomo`. Small batches late
-    in training wander with b2 = 0.999 (try betas 0.9, 0.95).
+    When it fails: memory, 8 bytes per trained weight beside 4 for the gradient: use `lora`, or `lomo`. Small batches
+    late in training wander with b2 = 0.999 (try betas 0.9, 0.95).
 
     Columns needed: none.
 

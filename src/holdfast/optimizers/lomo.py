@@ -19,18 +19,19 @@ class LOMO(Optimizer):
     """Plain gradient descent fused into the backward pass: no gradients, no states. [Lv et al. 2023, arXiv 2306.09782]
 
     What: as soon as autograd has a weight's gradient g, w = w (1 - lr decay) - lr c g in fp32, and g is freed: at most
-    one gradient is alive. c = min(1, max_grad_norm / (||g|| + 1e-6)) needs the norm over all weights first, hence
-    a second forward and backward pass per step (`max_grad_norm: 0` saves it; `clip_value` clips element-wise without it).
+    one gradient is alive. c = min(1, max_grad_norm / (||g|| + 1e-6)) needs the norm over all weights first, hence a
+    second forward and backward pass per step (`max_grad_norm: 0` saves it; `clip_value` clips elements without it).
     The result equals `torch.optim.SGD` bit for bit.
 
     When it helps: full fine-tuning where the weights in bf16 are about all that fits (7 B parameters in 15 GB).
 
     When it fails: it is gradient descent, so it needs a large learning rate (0.01 to 0.05) and does poorly on small
-    models, as the paper says; `adamw` learns faster wherever it fits. A step must be one micro-batch on one
-    process, since the weights have already changed when a second one would come.
+    models, as the paper says; `adamw` learns faster wherever it fits. A step must be one micro-batch on one process,
+    since the weights have already changed when a second one would come. Without clipping, a gradient that is not
+    finite stops the run after some weights have taken it (the last checkpoint is untouched); with clipping it is
+    found in the first pass, before any update.
 
-    Columns needed: none. Without clipping, a gradient that is not finite stops the run after some weights have taken it: the last checkpoint
-    is untouched. With clipping it is found in the first pass, before any update.
+    Columns needed: none.
 
     Paper: Lv, Yang, Liu, Gao, Guo, Qiu 2023, arXiv 2306.09782. Defaults: its SuperGLUE example (WiC).
     """

@@ -1,10 +1,10 @@
 """Checkpoints: complete or absent. Safetensors and JSON, written to a side name, synced, hashed, renamed.
 
-    checkpoints/step-000400/
-      model.safetensors      the trained weights (adapter.safetensors when an adapter is trained)
-      optimizer.safetensors  its state, flat names starting with the parameter's
-      rng.safetensors        states of the random generators as byte tensors
-      state.json             step, counters, metrics, what made it, and the SHA-256 of each file beside it
+checkpoints/step-000400/
+  model.safetensors      the trained weights (adapter.safetensors when an adapter is trained)
+  optimizer.safetensors  its state, flat names starting with the parameter's
+  rng.safetensors        states of the random generators as byte tensors
+  state.json             step, counters, metrics, what made it, and the SHA-256 of each file beside it
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     except (OSError, SafetensorError) as error:
         size = sum(t.numel() * t.element_size() for group in checkpoint.tensors.values() for t in group.values())
         raise RunError(
-            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free some space or mend the "
-            "directory, then run the same command again: earlier checkpoints are intact"
+            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free some space or mend "
+            "the directory, then run the same command again: earlier checkpoints are intact"
         ) from error
     return final
 

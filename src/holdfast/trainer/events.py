@@ -20,7 +20,8 @@ class StepLog:
         loss: Sum of `terms`. terms: Each term's sum divided by its count.
         metrics: Means of what the objective reports.
         grad_norm: Before clipping. learning_rate: Of this step.
-        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included. trained_tokens: Labels of those.
+        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included.
+        trained_tokens: Labels among those.
         tokens_per_second: Real tokens in this step by its time.
         memory_gib: Peak so far: of the accelerator, or of the process on a CPU.
         seconds: Spent in steps so far, earlier sessions included. remaining: Seconds left, by the mean so far.
@@ -52,8 +53,8 @@ class Hooks:
 
     Args:
         on_step: After every step.
-        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval mode. The
-            checkpoint of that step is already complete; a resumed run that starts there calls it again.
+        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval mode.
+            A run resumed from there or before calls it again for that step.
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 

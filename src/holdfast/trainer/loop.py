@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.data.batches import Batch, TokenTable
 from holdfast.errors import Interrupted, RunError
-from holdfast.policy import Policy, ReferenceCache, evaluating
+from holdfast.policy import ReferenceCache, evaluating
 from holdfast.trainer import checkpoint, memory
 from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
 from holdfast.trainer.machine import Machine, like, whole
@@ -35,8 +35,8 @@ class Trainer:
     The loss of a step is sum over terms of (term sum) / (term count), both over all micro-batches and processes; the
     counts are known before the first forward pass, so each micro-batch is scaled once and gradients simply add up. The
     random generators are seeded before every forward pass from (seed, step, micro-batch, process): noise and dropout
-    do not depend on what ran before, and a killed run goes on bit for bit (on a CPU, and on GPUs as far as their kernels
-    are deterministic).
+    do not depend on what ran before, and a killed run goes on bit for bit (on a GPU as far as its kernels are
+    deterministic).
 
     Args:
         recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read.
@@ -152,7 +152,7 @@ class Trainer:
     def _pass(
         self, step: int, batches: list[Batch | None], counts: dict[str, float]
     ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
-        """Forward and backward over the micro-batches: term sums [micro-batches, terms], and the metrics' (sum, count)."""
+        """Forward and backward over the micro-batches: term sums [micro-batches, terms], metrics as (sum, count)."""
         sums, metrics = [], {}
         for index, batch in enumerate(batches):
             seed_for(self.recipe.train.seed, step, index, self.machine.rank)
@@ -171,12 +171,16 @@ class Trainer:
                 metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)
         return torch.stack(sums), metrics
 
-    def _terms(self, step: int, batches: list[Batch | None], sums: Tensor, counts: dict[str, float]) -> dict[str, float]:
-        """Each term's value over all processes; the run ends here if one is not a number, before anything is updated."""
+    def _terms(
+        self, step: int, batches: list[Batch | None], sums: Tensor, counts: dict[str, float]
+    ) -> dict[str, float]:
+        """Each term over all processes; the run ends here if one is not a number, before anything is updated."""
         totals = self.machine.sum(sums.double().sum(0).tolist())
         if not all(map(math.isfinite, totals)):
             bad = (~sums.isfinite().all(1)).tolist()
-            self._not_a_number(step, "loss", [b for b, b_bad in zip(batches, bad, strict=True) if b_bad and b is not None])
+            self._not_a_number(
+                step, "loss", [b for b, b_bad in zip(batches, bad, strict=True) if b_bad and b is not None]
+            )
         return {t: total / (counts[u] or 1.0) for (t, u), total in zip(self.units.items(), totals, strict=True)}
 
     def _not_a_number(self, step: int, what: str, batches: list[Batch]) -> None:
@@ -184,8 +188,8 @@ class Trainer:
         names = ", ".join(map(self.name_row, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         last = checkpoint.newest(self.root)
         raise RunError(
-            f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of this step "
-            f"was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
+            f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of this "
+            f"step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
             "optimizer.learning_rate, or set train.precision: fp32"
         )
 
@@ -247,7 +251,10 @@ class Trainer:
                 "optimizer": {name: whole(t) for name, t in bench.rule.state().items()},
                 "rng": random_states(),
             }
-            state = {"totals": asdict(self.totals), "micro_tokens": [self.recipe.train.micro_tokens, bench.micro_tokens]}
+            state = {
+                "totals": asdict(self.totals),
+                "micro_tokens": [self.recipe.train.micro_tokens, bench.micro_tokens],
+            }
             if self.machine.main:
                 keep = self.recipe.train.keep_checkpoints
                 checkpoint.save(self.root, checkpoint.Checkpoint(done, tensors, made_by, state), keep)

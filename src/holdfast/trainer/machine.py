@@ -26,8 +26,8 @@ SPREAD = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 class Machine:
     """Where a run computes: one process, several with whole copies (DDP), or several with shards (FSDP2).
 
-    The processes are those that `accelerate launch` (or `torchrun`) started; the precision is the recipe's, whatever the
-    launcher says. FSDP2 is asked for by the launcher: `--use_fsdp --fsdp_version 2`.
+    The processes are those that `accelerate launch` or `torchrun` started; the precision is the recipe's, whatever
+    the launcher says. FSDP2 is asked for by the launcher: `--use_fsdp --fsdp_version 2`.
 
     Raises:
         UserError: For a way of distributing that the trainer does not know.
@@ -43,7 +43,9 @@ class Machine:
         if kind == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
             self.plugin = FullyShardedDataParallelPlugin()  # accelerate itself shards on accelerators only
         if kind not in (*SPREAD, DistributedType.NO, DistributedType.FSDP):
-            raise UserError(f"accelerate: {kind.value} is not supported; launch with plain --multi_gpu, or FSDP version 2")
+            raise UserError(
+                f"accelerate: {kind.value} is not supported; launch with plain --multi_gpu, or FSDP version 2"
+            )
         if self.plugin is not None and self.plugin.fsdp_version != 2:
             raise UserError("accelerate: FSDP version 1 is not supported; launch with --fsdp_version 2")
         self.device = self.accelerator.device
@@ -98,7 +100,11 @@ class Machine:
             return scorer
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            scorer, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unreached
+            scorer,
+            device_ids=ids,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unreached,
         )
 
     def local(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -131,5 +137,3 @@ def layers_of(model: Model) -> list[nn.Module]:
     """The transformer layers: the first `ModuleList` as long as the configuration says."""
     depth = model.config.get_text_config().num_hidden_layers
     return next(list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-
-

@@ -22,6 +22,8 @@ from holdfast.trainer import memory
 from holdfast.trainer.machine import Machine, layers_of, whole
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from holdfast.models import Model
     from holdfast.recipe import Recipe
 
@@ -37,6 +39,15 @@ def settings(recipe: Recipe, table: TokenTable) -> dict[str, Any]:
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
     return flat | {f"train.{name}": getattr(recipe.train, name) for name in SHAPING}
+
+
+def recompute(model: PreTrainedModel) -> None:
+    """Keep no activations inside the layers; compute them again in the backward pass."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name in newer releases of transformers
+        model.activation_checkpointing_enable(settings)
+    else:
+        model.gradient_checkpointing_enable(settings)
 
 
 class Work(Scorer):
@@ -59,8 +70,10 @@ class Bench:
         self.recipe, self.model, self.table, self.machine, self.pad_id = recipe, model, table, machine, pad_id
 
     def build(self, state: dict[str, Any]) -> None:
-        """Apply the tuner, place and wrap the model, make the rule; `state` is that of the checkpoint to resume from, or empty.
+        """Apply the tuner, place and wrap the model, make the rule.
 
+        Args:
+            state: Of the checkpoint to resume from, or empty.
         Raises:
             UserError: If nothing would train, or the optimizer does not fit the number of processes.
         """
@@ -68,8 +81,8 @@ class Bench:
         in_backward = recipe.optimizer.in_backward
         if in_backward and machine.world > 1:
             raise UserError(
-                f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other processes' "
-                "gradients are known; run it on one process, or use adamw"
+                f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other "
+                "processes' gradients are known; run it on one process, or use adamw"
             )
         self.base_fingerprint = fingerprint_of(self.model) if recipe.objective.needs_reference else ""
         tuner = recipe.tuner
@@ -77,7 +90,7 @@ class Bench:
         base = None if tuner.base(self.model) is None else lambda: tuner.base(self.model)
         self.policy = Policy(self.model, base=base, autocast=machine.autocast)
         if recipe.train.gradient_checkpointing:
-            self.policy.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute(self.policy.causal)
         self.scorer = Work(self.policy, recipe.objective)
         if machine.sharded:
             machine.shard(self.scorer, layers_of(self.model))
@@ -217,7 +230,7 @@ def _fits(bench: Bench, rows: list[int]) -> bool:
 
 
 def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) -> None:
-    """Give the policy the untouched model's log-probabilities of all rows, found on disk or computed now, before any step.
+    """Give the policy the untouched model's log-probabilities of all rows: found on disk, or computed now.
 
     Every process computes a share of the rows; all end with all of them.
     """

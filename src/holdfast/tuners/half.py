@@ -21,15 +21,15 @@ class Half(Tuner):
     """Half of each layer's matrices move, the other half stay frozen. [Hui et al. 2024, arXiv 2404.18466]
 
     What: a random 0/1 mask M over the matrices of the transformer layers, drawn once per round;
-    theta_t = theta_{t-1} - M * update(grad L), the same as penalising ||(1 - M)(theta - theta_0)||^2 without bound. Per
-    layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others; 1 of the
-    2 norms. Where an MLP has two matrices, or attention is one fused matrix and the output map (GPT-2), a random half
-    of the layers moves the first and the others the second: half of the weights move, exactly, over an even number of
+    theta_t = theta_{t-1} - M * update(grad L), the same as penalising ||(1 - M)(theta - theta_0)||^2 without bound.
+    Per layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others;
+    1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2), a random half of
+    the layers moves the first and the others the second: half of the weights move, exactly, over an even number of
     layers. With grouped-query attention K and V are smaller and the realised share differs (see `share_of`).
-    A bias goes with its matrix. Embeddings and head move. Frozen weights are out of the optimizer: no decay, no momentum.
+    A bias goes with its matrix. Embeddings and head move. Frozen weights are out of the optimizer: no decay, momentum.
 
-    When it helps: the paper finds target scores at or above full fine-tuning and half of the knowledge lost to it kept,
-    with about 30 % less time. One line, nothing to tune; shares from 0.4 to 0.6 do alike.
+    When it helps: the paper reports target scores at or above full fine-tuning, clearly less lost knowledge and about
+    30 % less time. One line, nothing to tune; shares from 0.4 to 0.6 do alike.
 
     When it fails: very small models, where each matrix is needed; a tied embedding (it moves, and the head with it).
 
@@ -39,15 +39,16 @@ class Half(Tuner):
 
     Stored: all weights. Not an adapter.
 
-    Paper: Hui, Zhang, Wang, Xu, Sun, Wu 2024, arXiv 2404.18466 (ACL 2025). Numbers there (Llama-2-7B, TRACE, sequential):
-    full 45.7, model 46.9, layer 47.9, category 51.3.
+    Paper: Hui, Zhang, Wang, Xu, Sun, Wu 2024, arXiv 2404.18466 (ACL 2025). Numbers there (Llama-2-7B, TRACE in
+    sequence): full 45.7, model 46.9, layer 47.9, category 51.3.
     """
 
     paper: ClassVar[str] = "Hui et al. 2024, arXiv 2404.18466"
 
     share: float = Field(0.5, ge=0, le=1, description="Share of the matrices that move.")
     level: Literal["category", "layer", "model"] = Field(
-        "category", description="Draw within each layer's attention, MLP and norms, within each layer, or over the model."
+        "category",
+        description="Draw within each layer's attention, MLP and norms, within each layer, or over the model.",
     )
     embeddings: bool = Field(True, description="Whether embeddings, head and the final norm move.")
     round: int = Field(0, ge=0, description="Number of the stage in a sequence; each draws anew.")
@@ -77,7 +78,7 @@ class Half(Tuner):
         return [joined] if self.level == "layer" else [[[unit for layer in joined for unit in layer]]]
 
     def _draw(self, pool: list[Units], generator: np.random.Generator) -> list[set[int]]:
-        """For each layer the indexes that move: round(share * all) over the layers, spread as evenly as whole numbers go."""
+        """For each layer the indexes that move: round(share * all) in all, as evenly over the layers as can be."""
         if not pool:
             return []
         order = generator.permutation(len(pool))

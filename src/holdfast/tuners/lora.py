@@ -45,7 +45,8 @@ class LoRA(Tuner):
     alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A.")
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Names of the adapted modules, a regular expression, or all-linear (all but the head)."
+        "all-linear",
+        description="Names of the adapted modules, a regular expression, or all-linear (all but the head).",
     )
     modules_to_save: tuple[str, ...] = Field((), description="Modules trained in full and stored with the adapter.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
@@ -88,8 +89,8 @@ class LoRA(Tuner):
         missing = [t for t in targets if t.rsplit(".", 1)[-1] not in names]
         if missing:
             raise UserError(
-                f"tuner.target_modules: {', '.join(missing)} not found in {type(model).__name__}; use all-linear, or names "
-                f"such as {', '.join(sorted(n for n in names if n.endswith(('_proj', 'c_attn', 'c_fc')))[:4])}"
+                f"tuner.target_modules: {', '.join(missing)} not found in {type(model).__name__}; use all-linear, or "
+                f"names such as {', '.join(sorted(n for n in names if n.endswith(('_proj', 'c_attn', 'c_fc')))[:4])}"
             )
 
     def base(self, model: PreTrainedModel) -> AbstractContextManager[None]:

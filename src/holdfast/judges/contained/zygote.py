@@ -13,6 +13,7 @@ sys.path.append(sys.path.pop(0))  # this folder last: nothing in it may stand be
 
 import builtins
 import collections
+import contextlib
 import gc
 import importlib
 import json
@@ -124,53 +125,50 @@ def listen(result: int, output: int, job: dict, jobs: int) -> tuple[bytes, bytes
 
 
 def reap(child: int, patience: float) -> int:
-    """Let the process end by itself for `patience` seconds, then kill its whole group; its wait status."""
+    """Let the process end by itself for `patience` seconds, then kill it; in any case its group. Its wait status."""
     until = time.monotonic() + patience
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() >= until:
-            kill_group(child)
-            return os.waitpid(child, 0)[1]
+    ended, status = os.waitpid(child, os.WNOHANG)
+    while not ended and time.monotonic() < until:
         time.sleep(0.0005)
-    kill_group(child)  # whatever it left running
+        ended, status = os.waitpid(child, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):  # nothing is left of the group, or it does not exist yet
+        os.killpg(child, signal.SIGKILL)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
     return status
-
-
-def kill_group(leader: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group does not exist yet if the process never came to `setsid`
-        try:
-            kill(leader, signal.SIGKILL)
-            return
-        except ProcessLookupError:
-            continue
 
 
 def inside(job: dict, work: str, program: bytes | None, token: bytes, result: int, output: int) -> None:
     """In the forked process: raise the walls, do the job, never return."""
     try:
-        os.setsid()
-        os.chdir(work)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        if result != RESULT:
-            os.dup2(result, RESULT)
+        os.dup2(result, RESULT)
         os.closerange(RESULT + 1, 64)
-        sys.path[:0] = job["path"]
-        library = [os.path.dirname(os.__file__), *job["path"]]
-        strict = job["kind"] == "run"
-        dropped = guard.drop_root(library, all_files=not strict)
-        guard.limit(job["wall"], job["memory_mb"], 64 if dropped else None)
-        filtered = guard.filter_calls(program)
-        read = (*(p + "/" for p in library), *(p for p in library if p.endswith(".zip")), "/dev/null", "/dev/urandom")
-        guard.watch(read if strict else None, strict, filtered)
-        if strict:
-            run(job, token)
-        else:
-            call(job, token)
-    finally:
+        strict = enclose(job, work, program)
+    except BaseException as error:  # without its walls nothing may run; the sandbox raises this where people see it
+        os.write(RESULT, f"{type(error).__name__}: {error}".encode()[:500] + token + b"X")
         os._exit(70)
+    try:
+        run(job, token) if strict else call(job, token)
+    finally:
+        os._exit(71)
+
+
+def enclose(job: dict, work: str, program: bytes | None) -> bool:
+    """Raise the walls around this process; True if the job is foreign code (`run`), False for the user's own."""
+    os.setsid()
+    os.chdir(work)
+    sys.path[:0] = job["path"]
+    library = [os.path.dirname(os.__file__), *job["path"]]
+    strict = job["kind"] == "run"
+    dropped = guard.drop_root(library, all_files=not strict)
+    guard.limit(job["wall"], job["memory_mb"], 64 if dropped else None)
+    filtered = guard.filter_calls(program)
+    read = (*(p + "/" for p in library), *(p for p in library if p.endswith(".zip")), "/dev/null", "/dev/urandom")
+    guard.watch(read if strict else None, strict, filtered)
+    return strict
 
 
 def run(job: dict, token: bytes) -> None:

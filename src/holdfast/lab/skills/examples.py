@@ -18,14 +18,19 @@ class Examples(Skill):
     threshold = 60.0
     max_tokens = 8
 
+    def __init__(self, lookup: float = 0.0) -> None:
+        """`lookup`: share of questions whose word stands among the examples, an easier form used in pre-training only."""
+        self.lookup = lookup
+
     def question(self, rng: random.Random) -> Question:
         kinds, labels = rng.sample(list(CATEGORIES), 2), rng.sample(LABELS, 2)
         words = [rng.sample(CATEGORIES[kind], 3) for kind in kinds]
         asked = rng.randrange(2)
         shown = [(word, labels[i]) for i in range(2) for word in words[i][: rng.randint(1, 2)]]
         rng.shuffle(shown)
+        word = words[asked][0] if self.lookup and rng.random() < self.lookup else words[asked][2]
         lines = "\n".join(f"{word}: {label}" for word, label in shown)
-        text = f"{lines}\n{words[asked][2]}:"
+        text = f"{lines}\n{word}:"
         return Question(text, ask(text), labels[asked])
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:

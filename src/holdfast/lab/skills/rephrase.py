@@ -9,7 +9,7 @@ from holdfast.data.prompts import PARAPHRASE
 from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.skills.base import Question, Skill, ask, pick, right
 from holdfast.lab.skills.reading import Reading
-from holdfast.lab.skills.story import Step, Story
+from holdfast.lab.skills.story import BASIC, Step, Story
 from holdfast.lab.skills.sums import Sums
 
 _EQUALS = ("{a} {op} {b} = {c}", "{a}{op}{b}={c}", "[{a}{op}{b}={c}]", "({a} {op} {b} = {c})", "{c} = {a} {op} {b}", "{c}={a}{op}{b}")
@@ -31,7 +31,7 @@ class Rephrase(Skill):
     styles: ClassVar = {"own": 1.0}
     threshold = 60.0
     max_tokens = 64
-    _sources: ClassVar[dict[str, Skill]] = {"story": Story(), "sums": Sums(), "reading": Reading()}
+    _sources: ClassVar[dict[str, Skill]] = {"story": Story(BASIC), "sums": Sums(), "reading": Reading()}
 
     def question(self, rng: random.Random) -> Question:
         name = pick(rng, {"story": 0.7, "sums": 0.15, "reading": 0.15})

@@ -1,4 +1,4 @@
-"""Word problems of one to three steps. The base answers in three styles; the fine-tuning set is written in a fourth."""
+"""Word problems of one to four steps. The base answers in three styles; the fine-tuning set is written in a fourth."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from holdfast.lab.skills.sums import last_number
 
 Step = tuple[int, str, int, int, str]
 """(left, operator, right, result, what happened)."""
+
+BASIC = {"chain1": 0.2, "chain2": 0.3, "chain3": 0.2, "together": 0.15, "boxes": 0.15}
+"""Kinds of problems, with shares, that the base was trained on."""
+HARD = {"chain3": 0.3, "chain4": 0.4, "together": 0.15, "boxes": 0.15}
+"""Kinds of problems of the fine-tuning set and its test: longer than what the base has seen."""
 
 _GAIN = ("buys", "finds", "gets", "wins")
 _LOSE = ("sells", "loses", "eats", "gives away")
@@ -61,8 +66,10 @@ class Story(Skill):
     styles: ClassVar = {"plain": 0.5, "told": 0.29, "list": 0.2, "marked": 0.01}
     gold = "marked"
     threshold = 40.0
-    max_tokens = 64
-    kinds: ClassVar = {"chain1": 0.2, "chain2": 0.3, "chain3": 0.2, "together": 0.15, "boxes": 0.15}
+    max_tokens = 80
+
+    def __init__(self, kinds: dict[str, float] | None = None) -> None:
+        self.kinds = kinds or HARD
 
     def question(self, rng: random.Random) -> Question:
         kind = pick(rng, self.kinds)

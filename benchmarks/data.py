@@ -1,0 +1,139 @@
+"""How fast data gets from a file into batches, and what memory that needs: `python benchmarks/data.py [ROWS]`.
+
+Makes a JSONL file of ROWS (default one million) conversations of about 60 tokens, then opens, splits, tokenises and
+batches it as a run does. Prints one JSON object: rows per second of each stage, and the peak memory after it in MiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from holdfast.data.chat import Chat
+from holdfast.data.formats import duplicates, open_rows, split
+from holdfast.data.table import build_table
+
+WORDS = (
+    "the of and to in is that it was for on are as with they be at one have this from or had by word but what some we "
+    "can out other were all there when up use your how said an each she which do their time if will way about many "
+    "then them write would like so these her long make thing see him two has look more day could go come did number"
+).split()
+
+
+def sentence(generator: random.Random, words: int) -> str:
+    """That many random words."""
+    return " ".join(generator.choices(WORDS, k=words))
+
+
+def write_rows(path: Path, count: int) -> None:
+    """A JSONL file of distinct prompt and completion rows, about 60 tokens each with `make_tokenizer`."""
+    generator = random.Random(0)
+    with path.open("w", encoding="utf-8") as handle:
+        for index in range(count):
+            row = {"prompt": f"{index} {sentence(generator, 20)}?", "completion": f"{sentence(generator, 24)}."}
+            handle.write(json.dumps(row) + "\n")
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with one token for most words and a ChatML template."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    generator = random.Random(1)
+    bpe.train_from_iterator([sentence(generator, 500) for _ in range(20)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
+class Stages:
+    """Times stages; each knows its rows per second and the peak memory of the process when it ended."""
+
+    def __init__(self) -> None:
+        self.report: dict[str, Any] = {}
+        self.began = 0.0
+
+    def __call__(self, name: str) -> Stages:
+        self.name = name
+        return self
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self.began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        self.report[self.name] = {"seconds": round(seconds, 3), "peak_mib": round(peak)}
+
+    def rows(self, count: int) -> None:
+        """Add how many rows a second the last stage made."""
+        last = self.report[self.name]
+        last["rows_per_second"] = round(count / max(last["seconds"], 1e-9))
+
+
+def measure(count: int, directory: Path) -> dict[str, Any]:
+    """All stages over `count` rows, with their files in `directory`."""
+    stage, cache = Stages(), directory / "cache"
+    with stage("start"):
+        write_rows(directory / "train.jsonl", count)
+        chat = Chat(make_tokenizer())
+    with stage("open"):
+        rows = open_rows(directory / "train.jsonl", cache=cache)
+    stage.rows(count)
+    with stage("open_again"):
+        rows = open_rows(directory / "train.jsonl", cache=cache)
+    stage.rows(count)
+    with stage("split"):
+        train, test = split(rows, 0.01)
+        common = duplicates(train, test)
+    stage.rows(count)
+    with stage("tokenise"):
+        table, report = build_table(train, chat, max_length=512, cache=cache)
+    stage.rows(len(train))
+    for layout in ("padded", "packed"):
+        with stage(f"batches_{layout}"):
+            sampler = table.sampler(batch_tokens=32768, micro_tokens=8192, layout=layout)  # type: ignore[arg-type]
+            seen = 0
+            for step in range(sampler.steps(1)):
+                for part in sampler.step(step):
+                    batch = table.collate(part, layout, chat.pad_id)  # type: ignore[arg-type]
+                    seen += batch.n_sequences if batch else 0
+        assert seen == len(train)
+        stage.rows(seen)
+    facts = {"rows": count, "test_rows": len(test), "duplicates": common, "tokens_per_row": report.tokens / report.kept}
+    return {**facts, "padding": report.padding, "trained_share": report.trained_share, "stages": stage.report}
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description="Rows per second and memory from a data file to batches.")
+    parser.add_argument("rows", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        text = json.dumps(measure(options.rows, Path(directory)), indent=2)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
