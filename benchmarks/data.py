@@ -23,11 +23,12 @@ from holdfast.data.chat import Chat
 from holdfast.data.formats import duplicates, open_rows, split
 from holdfast.data.table import build_table
 
-WORDS = (
+TEXT = (
     "the of and to in is that it was for on are as with they be at one have this from or had by word but what some we "
     "can out other were all there when up use your how said an each she which do their time if will way about many "
     "then them write would like so these her long make thing see him two has look more day could go come did number"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def sentence(generator: random.Random, words: int) -> str:

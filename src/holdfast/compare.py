@@ -12,7 +12,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.summary import compare_summary, read_run
 from holdfast.folder import environment, replace_text, short_name
 from holdfast.recipe import Recipe
-from holdfast.recipe_file import Resolved, as_resolved
+from holdfast.recipe_file import Resolved, as_resolved, for_method
 from holdfast.run import Run, train
 from holdfast.ui import Progress
 
@@ -39,16 +39,16 @@ def compare(
         The content of `compare.json`.
     """
     ui, resolved = ui or Progress.silent(), as_resolved(recipe)
-    arms = methods if isinstance(methods, Mapping) else {name: [f"method={name}"] for name in methods}
-    if not arms:
+    if not methods:
         raise UserError("--methods: name at least one method")
+    arms = _arms(resolved, methods)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
     root = Path(out or f"runs/compare-{short_name(resolved.recipe.data.train)}")
     root.mkdir(parents=True, exist_ok=True)
     steps = steps or resolved.recipe.train.max_steps or budget(resolved.recipe)
-    plans = [(label, seed, _arm(resolved, label, overrides, seed, steps, root)) for label, overrides in arms.items() for seed in chosen]
+    plans = [(label, seed, _plan(arm, label, seed, steps, root)) for label, arm in arms.items() for seed in chosen]
     runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
     for number, (label, seed, plan) in enumerate(plans, 1):
         ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
@@ -60,15 +60,17 @@ def compare(
     return report
 
 
-def _arm(resolved: Resolved, label: str, overrides: Sequence[str], seed: int, steps: int, root: Path) -> Resolved:
-    """One run's recipe: the common one with the method's axes, the seed and the budget.
+def _arms(resolved: Resolved, methods: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Resolved]:
+    """The recipe of every arm. A named method chooses its own axes, whatever the common recipe says of them."""
+    if isinstance(methods, Mapping):
+        return {label: as_resolved(resolved, overrides) for label, overrides in methods.items()}
+    return {name: for_method(resolved, name, among=methods) for name in methods}
 
-    A method that is named chooses its own axes: what the common recipe says of an axis counts for the other methods' sake.
-    """
-    return as_resolved(
-        resolved,
-        [*overrides, f"train.seed={seed}", f"train.max_steps={steps}", "train.epochs=1000", f"output={root / f'{label}-seed{seed}'}"],
-    )
+
+def _plan(arm: Resolved, label: str, seed: int, steps: int, root: Path) -> Resolved:
+    """One run: the arm with its seed, the common budget and a directory of its own."""
+    folder = root / f"{label.replace(' ', '-')}-seed{seed}"
+    return as_resolved(arm, [f"train.seed={seed}", f"train.max_steps={steps}", "train.epochs=1000", f"output={folder}"])
 
 
 def budget(recipe: Recipe) -> int:

@@ -28,6 +28,7 @@ def export(run: str | Path, out: str | Path, *, dial: float | None = None, merge
         UserError: If `run` is not a finished run.
         RunError: If what was written does not give the live model's log-probabilities.
     """
+    from holdfast.data.chat import Chat
     from holdfast.inference.dial import Dial, merged_copy
     from holdfast.models import load, save
 
@@ -44,7 +45,7 @@ def export(run: str | Path, out: str | Path, *, dial: float | None = None, merge
     elif merge:
         model = merged_copy(tuned.model)  # type: ignore[arg-type]
     ui.phase("write")
-    path = save(model, tuned.tokenizer, out)
+    path = save(model, tuned.tokenizer, out, stop_ids=Chat(tuned.tokenizer).stop_ids)
     ui.phase("verify")
     worst = difference(model, load(path).model)
     if worst > TOLERANCE:

@@ -187,7 +187,7 @@ def finish(
     from holdfast.models import save
 
     folder, recipe = work.folder, work.recipe
-    save(result.model, work.base.tokenizer, folder.path / "model")
+    save(result.model, work.base.tokenizer, folder.path / "model", stop_ids=work.chat.stop_ids)
     summary = summarise(work.tasks, before, after)
     report = {
         "holdfast": environment()["versions"]["holdfast"],

@@ -199,7 +199,7 @@ def preview(rows: Sequence[Row], sources: Rows) -> list[dict[str, Any]]:
         {
             "prompt": row.prompt[-1]["content"] if row.prompt else "",
             "answer": row.answer or row.chosen or "",
-            "gold": gold.get(row.id) or "",
+            "gold": gold.get(row.id) or _first_gold(row),
             "origin": row.origin,
             "reason": _reason(row),
         }
@@ -208,7 +208,13 @@ def preview(rows: Sequence[Row], sources: Rows) -> list[dict[str, Any]]:
     ]
 
 
+def _first_gold(row: Row) -> str:
+    """The answer the row came with, by the trace its curator left."""
+    trace = row.meta.get("trace") or []
+    return str(trace[0].get("gold") or "") if trace else ""
+
+
 def _reason(row: Row) -> str:
     """What the judge said last of this row."""
-    trace = row.meta.get("trace") or row.meta.get("judge_trace") or []
+    trace = row.meta.get("trace") or []
     return str(trace[-1].get("reason", "")) if trace else ""

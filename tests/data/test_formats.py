@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import json
 from itertools import islice
@@ -245,6 +246,15 @@ def test_a_json_array_is_read_in_windows(here: Path, monkeypatch: pytest.MonkeyP
     assert open_rows("a.json") == wanted
 
 
+def test_columns_that_json_cannot_hold_become_text(here: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    record = {"prompt": "Q", "completion": "A", "when": datetime.date(2024, 5, 1)}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), here / "a.parquet")
+    assert open_rows("a.parquet")[0].meta == {"when": "2024-05-01"}
+
+
 def test_text_files(here: Path) -> None:
     (here / "lines.txt").write_text("One.\nTwo.\n")
     (here / "blocks.txt").write_text("One\ngoes on.\n\n\nTwo.\n")
@@ -404,6 +414,8 @@ def test_broken_files_are_named_to_the_line(here: Path) -> None:
     (here / "latin.jsonl").write_bytes(f"{good}\n".encode() + '{"prompt": "ü"}\n'.encode("latin-1"))
     fails("latin.jsonl:2: not UTF-8 text (byte 13); save the file as UTF-8", "latin.jsonl")
     (here / "half.jsonl").write_text('{"prompt": "Q", "completion": "\\ud83d"}\n')
+    fails("half.jsonl:1: a text holds half a character (a lone surrogate); remove the row or mend it", "half.jsonl")
+    (here / "half.jsonl").write_text('{"prompt": "Q", "completion": "A", "note": "\\ud83d"}\n')
     fails("half.jsonl:1: a text holds half a character (a lone surrogate); remove the row or mend it", "half.jsonl")
     (here / "a.csv").write_text('prompt,completion\n"Q\nQ",A\nQ,A,B\n')
     fails("a.csv:4: 3 fields, but the header has 2; quote the commas", "a.csv")

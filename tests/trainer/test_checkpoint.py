@@ -57,6 +57,8 @@ def test_half_written_ones_do_not_count_and_are_swept(tmp_path):
     (tmp_path / "step-000009.partial" / "model.safetensors").write_bytes(b"half")
     (tmp_path / "step-000008").mkdir()  # no state.json: not ours, or not whole
     assert checkpoint.newest(tmp_path).name == "step-000002"
+    checkpoint.save(tmp_path, example(8), keep=3)
+    assert checkpoint.load(tmp_path / "step-000008", MADE_BY).step == 8
     checkpoint.sweep(tmp_path)
     assert not (tmp_path / "step-000009.partial").exists()
 
@@ -104,3 +106,12 @@ def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the directory should be")
     with pytest.raises(RunError, match=r"cannot be written: not a directory"):
         checkpoint.save(tmp_path / "checkpoints", example(1), keep=1)
+
+
+def test_room_is_looked_at_before_the_first_step(tmp_path):
+    checkpoint.check_room(tmp_path / "new", 1000)
+    with pytest.raises(RunError, match=r"a checkpoint needs .* GiB and the disk has"):
+        checkpoint.check_room(tmp_path / "new", 2**60)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/checkpoints: cannot be written: not a directory; choose another output"):
+        checkpoint.check_room(tmp_path / "file" / "checkpoints", 1)

@@ -74,6 +74,28 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, numbe
     assert same(result.model, fit(tmp_path / "whole").model)
 
 
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    def on_step(log):
+        if log.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, hooks=Hooks(on_step=on_step))
+    assert checkpoint.newest(tmp_path / "checkpoints") is None
+
+
+def test_ctrl_c_in_the_last_step_is_not_forgotten(tmp_path):
+    def on_step(log):
+        if log.step == log.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit(tmp_path, hooks=Hooks(on_step=on_step))
+    again = fit(tmp_path)
+    assert again.resumed_from == again.steps
+
+
 def test_a_finished_run_is_found_finished(tmp_path):
     first = fit(tmp_path)
     logs = []

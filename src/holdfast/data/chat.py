@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from holdfast.data.rows import Message, fingerprint
 from holdfast.data.template import Template
@@ -72,6 +73,8 @@ class Chat:
             self.stop_ids.add(int(tokenizer.convert_tokens_to_ids(self.template.eot.strip())))
         pad = tokenizer.pad_token_id
         self.pad_id: int = int(pad) if pad is not None else min(self.stop_ids)
+        self._backend: Tokenizer | None = None
+        self._backend = self._fast_backend()
         self._anchors = self._call(list(ANCHORS))
         self._anchored = self._writes_space()
         self.fingerprint: str = fingerprint(
@@ -164,27 +167,49 @@ class Chat:
 
     # ---- tokens ---------------------------------------------------------------------------------------------------
 
-    def _call(self, texts: list[str], **options: Any) -> list[list[int]]:
+    def _call(self, texts: list[str], split: bool = False) -> list[list[int]]:
+        """Ids of each text; with `split`, special tokens in it are taken as plain text."""
         if not texts:
             return []
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)[
-            "input_ids"
-        ]
+        if self._backend is None:
+            options = {"split_special_tokens": True} if split else {}
+            return self.tokenizer(
+                texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **options
+            )["input_ids"]
+        # The same, without the offsets and masks that nobody reads: a quarter faster.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = split
+        encoded = [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        self._backend.encode_special_tokens = False
+        return encoded
 
-    def _tokenize(self, texts: list[str], first: frozenset[int] = frozenset(), **options: Any) -> list[list[int]]:
+    def _fast_backend(self) -> Tokenizer | None:
+        """The tokenizer's backend, if it gives what the tokenizer gives."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        texts = [f"{mark} Zwölf Boxkämpfer,\n\n 12 + 30" for mark in ("", *self.template.markers)]
+        wanted = self._call(texts)
+        self._backend = backend
+        same = self._call(texts) == wanted
+        self._backend = None
+        return backend if same else None
+
+    def _tokenize(self, texts: list[str], first: frozenset[int] = frozenset(), split: bool = False) -> list[list[int]]:
         """Ids of pieces out of running text, in one call of the tokenizer; those in `first` begin a conversation."""
         if not self._anchored:
-            return self._call(texts, **options)
-        out = self._call([text if k in first else ANCHORS[0] + text for k, text in enumerate(texts)], **options)
-        return [ids if k in first else self._after_anchor(texts[k], ids, options) for k, ids in enumerate(out)]
+            return self._call(texts, split)
+        out = self._call([text if k in first else ANCHORS[0] + text for k, text in enumerate(texts)], split)
+        return [ids if k in first else self._after_anchor(texts[k], ids, split) for k, ids in enumerate(out)]
 
-    def _after_anchor(self, text: str, ids: list[int], options: dict[str, Any]) -> list[int]:
+    def _after_anchor(self, text: str, ids: list[int], split: bool) -> list[int]:
         """The ids of `text` within `ids` of anchor and text; another anchor where the two merged into one token."""
         for number, (anchor, before) in enumerate(zip(ANCHORS, self._anchors, strict=True)):
-            found = ids if number == 0 else self._call([anchor + text], **options)[0]
+            found = ids if number == 0 else self._call([anchor + text], split)[0]
             if found[: len(before)] == before:
                 return found[len(before) :]
-        return self._call([text], **options)[0]
+        return self._call([text], split)[0]
 
     def _ids(self, many: list[list[Piece]]) -> list[Encoding]:
         """Tokenise the pieces of many conversations together."""
@@ -195,7 +220,7 @@ class Chat:
         # would be taught to go on after its end of turn.
         markers = self.template.markers
         odd = [k for k, p in enumerate(flat) if p.answer and k not in first and any(m in p.text for m in markers)]
-        bodies = self._tokenize([flat[k].text for k in odd], split_special_tokens=True) if odd else []
+        bodies = self._tokenize([flat[k].text for k in odd], split=True) if odd else []
         ends = self._tokenize([flat[k].end for k in odd])
         for k, body, end in zip(odd, bodies, ends, strict=True):
             tokens[k] = body + end

@@ -108,7 +108,16 @@ def text_of(value: Any, field: str) -> str:
         raise BadRow(f"{field} is empty", "fill {} in")
     if not isinstance(value, str):
         raise BadRow(f"{field} is {describe(value)}, not text", "write {} as text")
+    if not value.isascii():
+        _check_encodable(value)
     return value
+
+
+def _check_encodable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("a text holds half a character (a lone surrogate)") from error
 
 
 def _part(part: dict[str, Any] | str, field: str) -> str:
@@ -391,4 +400,8 @@ def convert(record: Mapping[str, Any], form: str) -> Row:
         row.label = rest.pop("label", row.label)
     meta = rest.pop("meta", None)
     row.meta = {k: v for k, v in rest.items() if v is not None} | (meta if isinstance(meta, dict) else {})
+    if row.meta or row.reference is not None:  # only what JSON can hold: Parquet has dates and the like
+        text = json.dumps([row.meta, row.reference], ensure_ascii=False, default=str)
+        _check_encodable(text)
+        row.meta, row.reference = json.loads(text)
     return row

@@ -59,8 +59,6 @@ def _rows(source: Source, form: str, limit: int | None) -> Iterator[Row]:
             yield convert(columns(record), form)
         except BadRow as fault:
             _note(faults, number, fault)
-        except UnicodeEncodeError:
-            _note(faults, number, BadRow("a text holds half a character (a lone surrogate)"))
     if faults:
         raise UserError(_report(source, faults))
     if total == 0:

@@ -91,7 +91,7 @@ class Row:
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON-able value, independent of key order: the name of rows, data sets and settings in caches."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def rows_fingerprint(rows: Iterable[Row]) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Dial(Inference):
-    """Weights on the line from base to tuned: give some gain back for retention. [Wortsman et al. 2021, arXiv 2109.01903]
+    """Weights on the line from base to tuned: trade gain for retention. [Wortsman et al. 2021, arXiv 2109.01903]
 
     What: theta = theta_base + point * (theta_tuned - theta_base), weight by weight, in fp32, then rounded to the tuned
     model's type. An adapter is merged first, so its update is scaled by `point`. 0 gives the base and 1 the tuned

@@ -27,15 +27,12 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 MIX = {
-    "story": 0.22, "sums": 0.12, "reading": 0.09, "rephrase": 0.11, "revise": 0.06, "strings": 0.06, "points": 0.08,
-    "examples": 0.06, "cipher": 0.06, "program": 0.04, "format": 0.04, "route": 0.04, "lake": 0.05,
+    "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
+    "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
-"""Share of the rows of each skill at first; facts come on top, exactly as often as their level says."""
-LATE_MIX = {
-    "story": 0.16, "sums": 0.14, "reading": 0.10, "rephrase": 0.09, "revise": 0.07, "strings": 0.07, "points": 0.09,
-    "examples": 0.13, "cipher": 0.03, "program": 0.02, "format": 0.03, "route": 0.05, "lake": 0.02,
-}  # fmt: skip
-"""From `Plan.late` on: less of what is learned quickly, more of what comes last."""
+"""Share of the rows of each skill; facts come on top, exactly as often as their level says."""
+SOURCES = {name: skill(name) for name in MIX} | {"story": Story(BASIC), "examples": Examples(lookup=0.25)}
+"""Where the rows come from: word problems shorter than those of fine-tuning, and some easier labelling questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,6 @@ class Plan:
         steps: Optimizer steps.
         rows: Rows per step.
         learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine to a twentieth.
-        late: Step from which the second mix of skills is used.
         facts_from: Facts are shown from this share of the training on.
         milestones: Shares of the training at which an intermediate model is kept.
     """
@@ -56,20 +52,19 @@ class Plan:
     layers: int = 4
     heads: int = 6
     inner: int = 512
-    steps: int = 8000
+    steps: int = 6500
     rows: int = 72
     learning_rate: float = 2.5e-3
     warmup: int = 200
     weight_decay: float = 0.05
     facts_from: float = 0.3
-    late: int = 3000
     seed: int = 0
     milestones: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
 
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(),
-    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=5000, late=2000, learning_rate=4e-3, milestones=()),
+    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=5000, learning_rate=4e-3, milestones=()),
 }
 
 
@@ -93,8 +88,6 @@ class Stream:
     def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast):
         self.plan, self.tokenizer = plan, tokenizer
         self.exposures = self._schedule_facts()
-        self.early = {name: skill(name) for name in MIX} | {"story": Story(BASIC)}
-        self.late = self.early | {"examples": Examples(lookup=0.25)}
 
     def _schedule_facts(self) -> dict[int, list[Any]]:
         """Step to the facts shown in it: every exposure once, at a random step after `facts_from`."""
@@ -108,9 +101,8 @@ class Stream:
         """`(prompt messages, answer)` of the rows of `step`."""
         rng = random.Random(f"stream/{self.plan.seed}/{step}")
         out = []
-        mix, skills = (MIX, self.early) if step < self.plan.late else (LATE_MIX, self.late)
-        for name in rng.choices(list(mix), list(mix.values()), k=self.plan.rows):
-            row = skills[name].row(rng, "train")
+        for name in rng.choices(list(MIX), list(MIX.values()), k=self.plan.rows):
+            row = SOURCES[name].row(rng, "train")
             out.append((row.prompt, row.answer or ""))
         facts = skill("facts")
         return out + [(q.messages, facts.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]

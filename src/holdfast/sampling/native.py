@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from holdfast.models import Model
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+REFILL = 8
+"""New sequences enter once this fraction of the slots is free: entering one by one would cost more than it gains."""
 PREFILL_TOKENS = {"cpu": 768, "cuda": 16384}
 """Prompt tokens (with padding) read in one forward pass, by device: on a CPU, activations should stay in its cache."""
 
@@ -175,7 +177,7 @@ class _Batch:
         """Fill free slots if there are enough of them, decode one token in each; returns what finished."""
         free = len(self.live) - int(self.live.sum())
         if self.waiting or self.ready:
-            if free >= max(1, len(self.live) // 8):
+            if free >= max(1, len(self.live) // REFILL):
                 self._admit(free)
         elif free * 4 >= len(self.live):
             self._shrink()

@@ -55,7 +55,8 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     final = root / f"step-{checkpoint.step:06d}"
     side = final.with_name(final.name + PARTIAL)
     try:
-        if not final.exists():
+        if not (final / STATE).is_file():
+            _clear(final)
             _clear(side)
             side.mkdir(parents=True)
             _fill(side, checkpoint)
@@ -70,6 +71,27 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "the directory, then run the same command again: earlier checkpoints are intact"
         ) from error
     return final
+
+
+def check_room(root: Path, size: int) -> None:
+    """Find out before the first step, not at the first checkpoint, that `size` bytes cannot be written under `root`.
+
+    Raises:
+        RunError: If the directory cannot be written to, or the disk is too full.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        trial = root / f"trial{PARTIAL}"
+        trial.mkdir(exist_ok=True)
+        trial.rmdir()
+        free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise RunError(f"{root}: cannot be written: {_reason(error)}; choose another output") from error
+    if free < size:
+        raise RunError(
+            f"{root}: a checkpoint needs {size / 2**30:.2g} GiB and the disk has {free / 2**30:.2g} GiB left; free some "
+            "space, choose another output, or train an adapter (tuner: lora)"
+        )
 
 
 def _fill(side: Path, checkpoint: Checkpoint) -> None:

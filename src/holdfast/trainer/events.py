@@ -53,8 +53,8 @@ class Hooks:
 
     Args:
         on_step: After every step.
-        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval mode.
-            A run resumed from there or before calls it again for that step.
+        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval
+            mode. A run resumed from there or before calls it again for that step.
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 

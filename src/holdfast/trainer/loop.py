@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -70,7 +71,7 @@ class Trainer:
         self.name_row, self.again = name_row, again
         self.units = recipe.objective.units()
         self.totals = Totals()
-        self._interrupts = 0
+        self._interrupts, self._interrupted_at = 0, 0.0
 
     def fit(self) -> TrainResult:
         """Train to the end.
@@ -94,6 +95,8 @@ class Trainer:
         start = self._restore(saved)
         steps = self.bench.steps
         if start < steps:
+            if machine.main:
+                checkpoint.check_room(self.root, self.bench.checkpoint_bytes())
             unreached = probe(self.bench, self._note)
             self.module = machine.spread(self.bench.scorer, unreached)
             with self._signals():
@@ -110,7 +113,7 @@ class Trainer:
             done = step + 1
             if done in saves or stop:
                 self._save(done, made_by)
-            if stop and done < steps:
+            if stop:
                 raise Interrupted(f"stopped after step {done} of {steps}, all saved; run {self.again} to go on")
             if done in looks:
                 self._evaluate(done)
@@ -188,8 +191,8 @@ class Trainer:
         names = ", ".join(map(self.name_row, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         last = checkpoint.newest(self.root)
         raise RunError(
-            f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of this "
-            f"step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
+            f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of "
+            f"this step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
             "optimizer.learning_rate, or set train.precision: fp32"
         )
 
@@ -237,7 +240,7 @@ class Trainer:
     def _evaluate(self, done: int) -> None:
         model = self.bench.plain() if self.machine.sharded else self.model
         if self.machine.main:
-            with evaluating(model), torch.random.fork_rng():
+            with evaluating(model), self.machine.same_random():
                 self.hooks.on_evaluate(done, model)
         self.machine.accelerator.wait_for_everyone()
 
@@ -308,10 +311,15 @@ class Trainer:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def stop(number: int, frame: Any) -> None:
-            self._interrupts += 1
-            for known, handler in before.items():
-                signal.signal(known, handler)
-            self._note("stopping after this step; once more to stop at once")
+            now = time.monotonic()
+            if not self._interrupts:
+                self._interrupts, self._interrupted_at = 1, now
+                self._note("stopping after this step; once more to stop at once")
+            # A launcher of several processes passes on the very signal that the terminal had already sent to them.
+            elif self.machine.world == 1 or now - self._interrupted_at > 2:
+                for known, handler in before.items():
+                    signal.signal(known, handler)
+                os.kill(os.getpid(), number)
 
         for number in before:
             signal.signal(number, stop)

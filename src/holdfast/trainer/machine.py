@@ -113,6 +113,10 @@ class Machine:
             return wrapped.no_sync()
         return nullcontext()
 
+    def same_random(self) -> AbstractContextManager[Any]:
+        """A context that leaves torch's random generators as they were."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sums over all processes."""
         kind = torch.float32 if self.device.type == "mps" else torch.float64

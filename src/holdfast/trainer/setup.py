@@ -79,7 +79,7 @@ class Bench:
         """
         recipe, machine = self.recipe, self.machine
         in_backward = recipe.optimizer.in_backward
-        if in_backward and machine.world > 1:
+        if in_backward and (machine.world > 1 or machine.sharded):
             raise UserError(
                 f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other "
                 "processes' gradients are known; run it on one process, or use adamw"
@@ -153,6 +153,11 @@ class Bench:
         limit = min(self.micro_tokens, self.recipe.train.batch_tokens)
         return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
 
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint: what trains, and the optimizer's state."""
+        tensors = [*self.trained.values(), *self.rule.state().values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
     def advice(self, rows: int) -> str:
         """What to do about `rows` rows of the greatest length not fitting into memory."""
         states = sum(t.numel() * t.element_size() for t in self.rule.state().values())
@@ -219,7 +224,7 @@ def _fits(bench: Bench, rows: list[int]) -> bool:
     batch = bench.batch(rows)
     assert batch is not None
     try:
-        with torch.random.fork_rng():
+        with bench.machine.same_random():
             sums, _ = bench.scorer(batch.to(bench.machine.device))
             sum(sums.values()).backward()
     except Exception as error:

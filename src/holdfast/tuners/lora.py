@@ -80,7 +80,7 @@ class LoRA(Tuner):
         )
         if isinstance(targets, list):
             self._check(model, targets)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return get_peft_model(model, config)  # type: ignore[return-value]
 

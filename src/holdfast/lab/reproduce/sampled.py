@@ -7,7 +7,7 @@ from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gaine
 RFT = Claim(
     claim="RFT gains more on the target than SFT on the gold answers alone, at equal steps.",
     paper="Yuan et al. 2023, arXiv 2308.01825",
-    arms={"sft": ["method=sft"], "rft": ["method=rft", "curate={name: rft, samples: 8}"]},
+    arms={"sft": ["method=sft"], "rft": ["method=rft", "curate={name: rft, k: 8}"]},
     figures=(
         Figure("target, SFT", "35.9 (LLaMA-7B, GSM8K)", gain("sft")),
         Figure("target, RFT", "41.7 (k = 100; here k = 8)", gain("rft")),

@@ -43,7 +43,7 @@ class Format(Skill):
             "word": noun,
             "ending": f"{said} {ending}",
         }[kind]
-        return Question(f"{kind}/{color}/{noun}/{key}/{ending}", messages, {"kind": kind, "text": reference})
+        return Question(f"{color}/{noun}/{reference}", messages, {"kind": kind, "text": reference})
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:
         return question.reference["text"]
