@@ -34,7 +34,7 @@ VOCABULARY = 1200
 
 
 class Stops(Chat):
-    """A chat whose answers end at many tokens: a random model then gives answers of uneven length, 26 tokens on average."""
+    """A chat whose answers end at many tokens: a random model then gives answers of uneven length, 26 on average."""
 
     def __init__(self, tokenizer: Any, stops: set[int]) -> None:
         super().__init__(tokenizer)

@@ -16,7 +16,7 @@ from holdfast.evaluation.measure import Subject, items_in, measure_all
 from holdfast.folder import Folder, replace_text
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
-from holdfast.sampling.base import Draw, Request, Sample, SamplingParams
+from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 from holdfast.sources import Sources, open_source
 from holdfast.ui import Progress
 
@@ -116,11 +116,7 @@ def _no_draw(*args: Any, **kwargs: Any) -> Any:
 
 def _drawing(work: Work, name: str) -> Draw:
     """The journal over the recipe's engine, showing progress."""
-    from holdfast.sampling.engines import make_engine
-
-    s = work.recipe.sampling
-    engine = make_engine(s.engine, base=work.base, chat=work.chat, slots=s.slots, model=s.model)
-    draw = work.journal.draw(engine)
+    draw = work.journal.draw(_engine(work, work.recipe.sampling.engine, work.base, work.recipe.sampling.model))
 
     def shown(requests: Sequence[Request], params: SamplingParams, on_sample: Any = None) -> dict[str, list[Sample]]:
         work.ui.phase(f"{name}: sample", len(requests) * params.n)
@@ -149,17 +145,23 @@ def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdi
 
 
 def _judge_draw(judge: Judge, work: Work) -> Draw:
+    """What a judge that is itself a model samples from: by default the base, through the engine that samples."""
+    from holdfast.models import load
+
+    kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
+    base = load(name) if name and not kind.startswith("http") else work.base
+    return work.journal.draw(_engine(work, kind, base, name or work.recipe.sampling.model))
+
+
+def _engine(work: Work, kind: str, base: Loaded, name: str | None) -> Engine:
+    from holdfast.data.chat import Chat
     from holdfast.sampling.engines import make_engine
 
-    s = work.recipe.sampling
-    engine = getattr(judge, "engine", None) or s.engine
-    model = getattr(judge, "model", None)
-    base = work.base
-    if model and engine == "native":
-        from holdfast.models import load
-
-        base = load(model)
-    return work.journal.draw(make_engine(engine, base=base, chat=work.chat, slots=s.slots, model=model or s.model))
+    chat = work.chat if base is work.base else Chat(base.tokenizer)
+    return make_engine(
+        kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
+        slots=work.recipe.sampling.slots,
+    )  # fmt: skip
 
 
 def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None) -> Subject:

@@ -144,6 +144,7 @@ class _Writer:
         self.files = files
         self.ids: list[np.ndarray] = []
         self.trained: list[np.ndarray] = []
+        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
         self.lengths: list[int] = []
         self.weights: list[float] = []
         self.source: list[int] = []
@@ -157,11 +158,16 @@ class _Writer:
         self.source.append(source)
 
     def flush(self) -> None:
-        """Hand what has been collected to the files, if there are any."""
-        if self.files and self.ids:
-            self.files[0].write(np.concatenate(self.ids).astype(np.int32).tobytes())
-            self.files[1].write(np.concatenate(self.trained).astype(np.bool_).tobytes())
-            self.ids, self.trained = [], []
+        """Hand what has been collected to the files, or keep it as one piece: an array per row is mostly header."""
+        if not self.ids:
+            return
+        ids, trained = np.concatenate(self.ids).astype(np.int32), np.concatenate(self.trained)
+        self.ids, self.trained = [], []
+        if self.files:
+            self.files[0].write(ids.tobytes())
+            self.files[1].write(trained.tobytes())
+        else:
+            self.pieces.append((ids, trained))
 
     def small(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         starts = np.concatenate([[0], np.cumsum(np.array(self.lengths, dtype=np.int64))]).astype(np.int64)
@@ -172,7 +178,7 @@ class _Writer:
             np.save(directory / f"{name}.npy", array, allow_pickle=False)
 
     def table(self, per_row: int, name: str) -> TokenTable:
-        ids, trained = np.concatenate(self.ids).astype(np.int32), np.concatenate(self.trained)
+        ids, trained = (np.concatenate(part) for part in zip(*self.pieces, strict=True))
         return TokenTable(ids, trained, *self.small(), per_row=per_row, fingerprint=name)
 
 

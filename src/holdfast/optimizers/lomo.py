@@ -31,7 +31,8 @@ class LOMO(Optimizer):
     finite stops the run after some weights have taken it (the last checkpoint is untouched); with clipping it is
     found in the first pass, before any update.
 
-    Columns needed: none. Paper: Lv, Yang, Liu, Gao, Guo, Qiu 2023, arXiv 2306.09782. Defaults: its SuperGLUE example (WiC).
+    Columns needed: none.
+    Paper: Lv, Yang, Liu, Gao, Guo, Qiu 2023, arXiv 2306.09782. Defaults: its SuperGLUE example (WiC).
     """
 
     paper: ClassVar[str] = "Lv et al. 2023, arXiv 2306.09782"
@@ -104,7 +105,7 @@ class LOMORule:
             p.copy_(weight)
 
     def step(self) -> float:
-        """The weights have moved already; returns the norm and goes to sleep until `begin`."""
+        """The weights have moved already; returns the norm and sleeps until `begin`."""
         self.mode = "discard"
         return float(self._norm())
 

@@ -31,6 +31,13 @@ class Prefilled:
         """What a forward pass over the prompts left behind."""
         return cls([(layer.keys, layer.values) for layer in cache.layers])
 
+    def cache(self, copies: int) -> DynamicCache:
+        """A cache that holds this batch's only prompt `copies` times, to read on from."""
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self.layers):
+            cache.update(keys.expand(copies, -1, -1, -1), values.expand(copies, -1, -1, -1), index)
+        return cache
+
 
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [slots, heads, columns, dim], written at the owner's cursor."""
@@ -50,7 +57,8 @@ class SlotLayer(CacheLayerMixin):
         """Write the new token of every slot, [slots, heads, 1, dim]; returns the columns in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         cursor = self.owner.cursor
         self.keys[:, :, cursor] = key_states[:, :, 0]
         self.values[:, :, cursor] = value_states[:, :, 0]

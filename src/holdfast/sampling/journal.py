@@ -108,9 +108,7 @@ class Journal:
         """What `remember` recorded for `key`, or `default`."""
         return self._facts.get(fingerprint([kind, key]), default)
 
-    def _names(
-        self, engine: Engine, requests: Sequence[Request], params: SamplingParams
-    ) -> dict[tuple[str, int], str]:
+    def _names(self, engine: Engine, requests: Sequence[Request], params: SamplingParams) -> dict[tuple[str, int], str]:
         """The journal's name of each (request key, index)."""
         names: dict[tuple[str, int], str] = {}
         shared = [engine.fingerprint, params.model_dump(exclude={"n"}, mode="json")]

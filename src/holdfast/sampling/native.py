@@ -4,10 +4,10 @@ A fixed number of slots decode together. A finished sequence leaves its slot at 
 is read once however many samples it gets. Waiting prompts are read in batches of like length, all but their last
 token, which becomes the sequence's first decoding step, so that sampling happens in one place only.
 
-The random numbers of a sample depend on (seed, request key, index, position) alone. What else is in the batch can change
-the logits in their last bits (matrix products round differently for different shapes); where a draw falls within that
-distance of the border between two tokens, or two logits tie, a sample can differ between batches. Greedy answers of fp32
-models equal those of `transformers.generate` but for such ties.
+The random numbers of a sample depend on (seed, request key, index, position) alone. What else is in the batch can
+change the logits in their last bits (matrix products round differently for different shapes); where a draw falls within
+that distance of the border between two tokens, or two logits tie, a sample can differ between batches. Greedy answers
+of fp32 models equal those of `transformers.generate` but for such ties.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from transformers import DynamicCache
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.cache import GROWTH, Prefilled, SlotCache
+from holdfast.sampling.engines import prompt_ids
 from holdfast.sampling.journal import sample_seed
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 REFILL = 8
 """New sequences enter once this fraction of the slots is free: entering one by one would cost more than it gains."""
+SHARED = 8
+"""Least number of tokens that all prompts begin with for them to be read apart."""
 PREFILL_TOKENS = {"cpu": 768, "cuda": 16384}
 """Prompt tokens (with padding) read in one forward pass, by device: on a CPU, activations should stay in its cache."""
 
@@ -78,7 +82,9 @@ class NativeEngine:
         config = model.config.get_text_config()
         odd = set(getattr(config, "layer_types", None) or ()) - ATTENTION
         if odd:
-            raise UserError(f"sampling.engine: native cannot run {config.model_type} ({', '.join(sorted(odd))}); use vllm")
+            raise UserError(
+                f"sampling.engine: native cannot run {config.model_type} ({', '.join(sorted(odd))}); use vllm"
+            )
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise UserError("sampling.engine: native cannot sample through a soft prompt; merge or remove the adapter")
         self.model, self.chat, self.slots, self.progress = model, chat, slots, progress
@@ -95,7 +101,7 @@ class NativeEngine:
         """Yield one sample for each (request, index), as soon as it is finished."""
         sequences: list[Pending] = []
         for request, indexes in requests:
-            prompt = self._prompt(request)
+            prompt = prompt_ids(self.chat, request)
             room = params.max_tokens if self._context is None else min(params.max_tokens, self._context - len(prompt))
             for index in indexes:
                 if room < 1:
@@ -131,14 +137,6 @@ class NativeEngine:
             self._enders[stop] = found
         return self._enders[stop]
 
-    def _prompt(self, request: Request) -> list[int]:
-        ids = list(self.chat.prompt_ids(request.messages))
-        if request.prefill:
-            ids += _continuation(self.chat.tokenizer, request.prefill)
-        if not ids:
-            raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
-        return ids
-
 
 class _Batch:
     """The state of one `sample` call: what waits, what decodes, and the arrays that describe the slots.
@@ -152,6 +150,7 @@ class _Batch:
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         self.waiting = deque(sequences)
+        self.shared = self._share()
         self.ready: deque[tuple[Pending, Prefilled, int]] = deque()
         rows = min(engine.slots, len(sequences))
         longest = len(sequences[0].prompt) - 1
@@ -166,7 +165,7 @@ class _Batch:
         self.live = np.zeros(rows, dtype=bool)
         self.tokens = np.zeros((rows, max(s.limit for s in sequences)), dtype=np.int32)
         self.stops = np.array(sorted(engine.chat.stop_ids), dtype=np.int64)
-        self.ends = engine.enders(params.stop) if params.stop else None
+        self.ends = engine.enders(params.stop) if any(params.stop) else None
 
     @property
     def busy(self) -> bool:
@@ -240,6 +239,16 @@ class _Batch:
         self.limit[row] = sequence.limit
         self.seeds[row] = sequence.seed
 
+    def _share(self) -> Prefilled | None:
+        """What all prompts begin with (a system prompt, worked examples), read once; `None` if that is little."""
+        prompts = [s.prompt for s in self.waiting]
+        first, last = min(prompts), max(prompts)  # all share what these two share
+        if first == last:
+            return None
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        length = min(common, min(map(len, prompts)) - 1)
+        return self._read([first[: length + 1]], None) if length >= SHARED else None
+
     def _prefill(self) -> None:
         """Read the next prompts, without their last tokens, in one batch padded right (no mask is needed then)."""
         width = max(1, len(self.waiting[0].prompt) - 1)
@@ -252,16 +261,28 @@ class _Batch:
                     break
                 prompts.append(self.waiting[0].prompt)
             taken.append((self.waiting.popleft(), len(prompts) - 1))
-        ids = np.zeros((len(prompts), width), dtype=np.int64)
-        for line, prompt in zip(ids, prompts, strict=True):
-            line[:] = prompt[0]  # what stands in the padding changes nothing, but a pad token would draw a warning
-            line[: len(prompt) - 1] = prompt[:-1]
-        cache = DynamicCache()
-        if len(prompts[0]) > 1:
-            self.engine.model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self.engine.counts["prompt tokens"] += sum(len(prompt) for prompt in prompts)
-        source = Prefilled.of(cache)
+        source = self._read(prompts, self.shared)
         self.ready.extend((sequence, source, prompt) for sequence, prompt in taken)
+
+    @torch.no_grad()
+    def _read(self, prompts: list[list[int]], before: Prefilled | None) -> Prefilled:
+        """Keys and values of prompts without their last tokens; of what they share, `before` holds them already."""
+        cache = DynamicCache() if before is None else before.cache(len(prompts))
+        start, end = cache.get_seq_length(), max(map(len, prompts)) - 1
+        if end > start:
+            ids = np.empty((len(prompts), end - start), dtype=np.int64)
+            for line, prompt in zip(ids, prompts, strict=True):
+                line[:] = prompt[0]  # what stands in the padding changes nothing, but a pad token would draw a warning
+                line[: len(prompt) - 1 - start] = prompt[start:-1]
+            self.engine.counts["prompt tokens"] += sum(len(prompt) - 1 - start for prompt in prompts)
+            self.engine.model(
+                input_ids=self._tensor(ids),
+                position_ids=torch.arange(start, end, device=self.device).expand(len(prompts), -1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return Prefilled.of(cache)
 
     def _shrink(self) -> None:
         """Drop the empty slots once nothing waits for them."""
@@ -279,7 +300,7 @@ class _Batch:
         if self.ends is not None:
             for row in rows[self.ends[tokens[rows]] & ~stopped[rows]]:
                 text = self._text(row, self.made[row])
-                place = min((text.find(stop) for stop in self.params.stop if stop in text), default=-1)
+                place = min((text.find(stop) for stop in self.params.stop if stop and stop in text), default=-1)
                 if place >= 0:
                     cut[row] = text[:place]
                     done[row] = True
@@ -301,14 +322,6 @@ class _Batch:
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _continuation(tokenizer: Any, text: str) -> list[int]:
-    """Ids of `text` in the middle of a text: without the space some tokenizers write before the first word."""
-    before, both = (tokenizer.encode(piece, add_special_tokens=False) for piece in ("\n", "\n" + text))
-    if both[: len(before)] == before:
-        return both[len(before) :]
-    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -343,6 +356,3 @@ def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Te
     total = mass[:, -1:]
     target = (uniform.to(mass.dtype)[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(mass, target, right=True)[:, 0]
-
-
-__all__ = ["NativeEngine", "choose", "uniforms"]

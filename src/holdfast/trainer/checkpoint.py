@@ -67,7 +67,7 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     except (OSError, SafetensorError) as error:
         size = sum(t.numel() * t.element_size() for group in checkpoint.tensors.values() for t in group.values())
         raise RunError(
-            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free some space or mend "
+            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free space or mend "
             "the directory, then run the same command again: earlier checkpoints are intact"
         ) from error
     return final
@@ -89,8 +89,8 @@ def check_room(root: Path, size: int) -> None:
         raise RunError(f"{root}: cannot be written: {_reason(error)}; choose another output") from error
     if free < size:
         raise RunError(
-            f"{root}: a checkpoint needs {size / 2**30:.2g} GiB and the disk has {free / 2**30:.2g} GiB left; free some "
-            "space, choose another output, or train an adapter (tuner: lora)"
+            f"{root}: a checkpoint needs {size / 2**30:.2g} GiB and the disk has {free / 2**30:.2g} GiB left; free "
+            "some space, choose another output, or train an adapter (tuner: lora)"
         )
 
 

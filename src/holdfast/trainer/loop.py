@@ -192,8 +192,8 @@ class Trainer:
         last = checkpoint.newest(self.root)
         raise RunError(
             f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of "
-            f"this step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, lower "
-            "optimizer.learning_rate, or set train.precision: fp32"
+            f"this step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, "
+            "lower optimizer.learning_rate, or set train.precision: fp32"
         )
 
     def _log(

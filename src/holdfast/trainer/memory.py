@@ -51,7 +51,7 @@ def first_micro_tokens(model: PreTrainedModel, device: torch.device, share: int,
 
 
 def activation_bytes(model: PreTrainedModel, checkpointing: bool) -> int:
-    """Rough bytes per token kept for the backward pass: 12 hidden and 4 MLP vectors a layer in 16 bits, norms in fp32."""
+    """Rough bytes per token kept for the backward pass: 12 hidden and 4 MLP vectors a layer, 16 bits, norms fp32."""
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden

@@ -60,11 +60,11 @@ def boxes(rng: random.Random) -> tuple[str, list[Step]]:
 
 
 class Story(Skill):
-    """Word problems; the gold style marks its sums as GSM8K does, which the base rarely writes."""
+    """Word problems; the fine-tuning set ends its answers as GSM8K does, in words the base never uses for them."""
 
     name = "story"
     styles: ClassVar = {"plain": 0.5, "told": 0.29, "list": 0.2, "marked": 0.01}
-    gold = "marked"
+    gold = "worked"
     threshold = 40.0
     max_tokens = 80
 
@@ -86,8 +86,11 @@ class Story(Skill):
 
 
 def write(steps: list[Step], style: str) -> str:
-    """The worked answer in one of the four styles."""
+    """The worked answer in one of the styles."""
     final = steps[-1][3]
+    if style == "worked":
+        lines = [f"{'Then' if i else 'First'} {a} {op} {b} = {c};" for i, (a, op, b, c, _) in enumerate(steps)]
+        return " ".join(lines) + f" #### {final}"
     if style == "marked":
         return " ".join(f"<<{a}{op}{b}={c}>>" for a, op, b, c, _ in steps) + f" #### {final}"
     if style == "told":

@@ -1,0 +1,77 @@
+"""Engines by the name a recipe gives them (`native`, `vllm`, or the address of a server), and the prompt they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import UserError
+from holdfast.sampling.base import Engine, Request
+
+if TYPE_CHECKING:
+    from holdfast.data.chat import Chat
+    from holdfast.models import Model
+
+
+def make_engine(
+    spec: str,
+    *,
+    model: Model | None = None,
+    chat: Chat | None = None,
+    fingerprint: str = "",
+    path: str | Path | None = None,
+    name: str | None = None,
+    slots: int = 64,
+    progress: Callable[[int], Any] | None = None,
+) -> Engine:
+    """The engine `spec` names.
+
+    Args:
+        spec: "native" (needs `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`, `fingerprint`), or the
+            http(s) address of an OpenAI-compatible server (`name`: the model there; default its first).
+        model: The model in this process.
+        chat: Its chat.
+        fingerprint: Of its weights.
+        path: Directory of its weights.
+        slots: Sequences the native engine decodes together.
+        progress: Called by the native engine with the number of tokens of each step.
+    Raises:
+        UserError: If there is no such engine, or it cannot be started here.
+    """
+    if spec.startswith(("http://", "https://")):
+        from holdfast.sampling.endpoint import EndpointEngine
+
+        return EndpointEngine(spec, name)
+    if spec == "native":
+        if model is None or chat is None:
+            raise ValueError("the native engine needs a model and its chat")
+        from holdfast.sampling.native import NativeEngine
+
+        return NativeEngine(model, chat, slots=slots, fingerprint=fingerprint, progress=progress)
+    if spec == "vllm":
+        if path is None or chat is None:
+            raise ValueError("vLLM needs the directory of a model, and its chat")
+        from holdfast.sampling.vllm import VLLMEngine
+
+        return VLLMEngine(str(path), chat, fingerprint=fingerprint)
+    raise UserError(f"sampling.engine: {spec} is not native, vllm or an address starting with http:// or https://")
+
+
+def prompt_ids(chat: Chat, request: Request) -> list[int]:
+    """Token ids that an engine continues: the rendered messages, then the request's prefill.
+
+    Raises:
+        UserError: If there is nothing in them.
+    """
+    ids = list(chat.prompt_ids(request.messages))
+    if request.prefill:
+        # A line break before it keeps some tokenizers from writing a space before the first word.
+        before, both = (
+            chat.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n" + request.prefill)
+        )
+        apart = both[: len(before)] == before
+        ids += both[len(before) :] if apart else chat.tokenizer.encode(request.prefill, add_special_tokens=False)
+    if not ids:
+        raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
+    return ids
