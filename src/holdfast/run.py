@@ -131,7 +131,7 @@ def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) 
     ui.phase("train")
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
-        pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again, name_row=lambda i: f"row {table.source[i]} ({rows[table.source[i]].id})",
+        pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again, name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].id})",
     )  # fmt: skip
     return trainer.fit(), told
 

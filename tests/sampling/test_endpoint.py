@@ -152,7 +152,7 @@ def test_passing_failures_are_tried_again(server: Server) -> None:
 def test_a_server_that_stays_down_stops_the_run(server: Server) -> None:
     engine = EndpointEngine(server.url, attempts=3, concurrency=2)
     server.fail = [500] * 1000
-    with pytest.raises(RunError, match="500: .*go on"):
+    with pytest.raises(RunError, match=r"500: .*go on"):
         list(engine.sample(asked(*"abcdefgh"), SamplingParams()))
     assert len(server.bodies) <= 3 * 4, "nothing more is asked for once one request has failed"
 
@@ -175,7 +175,7 @@ def test_errors_of_the_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(UserError, match="cannot be reached.*is the server running"):
+    with pytest.raises(UserError, match=r"cannot be reached.*is the server running"):
         _ = EndpointEngine(f"http://127.0.0.1:{port}").model
     with pytest.raises(UserError, match="did you mean small-2"):
         _ = EndpointEngine(server.url, "smal-2").model

@@ -1,4 +1,4 @@
-"""The native engine: greedy answers equal `generate`'s, samples do not depend on the batch, and everything that ends one."""
+"""The native engine: greedy answers equal `generate`'s, samples do not depend on the batch, and all that ends one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.engines import prompt_ids
 from holdfast.sampling.native import NativeEngine, choose, uniforms
 
-WORDS = "what is the capital of France answer sort letters 12 30".split()
+WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
 
 
@@ -143,7 +143,7 @@ def test_the_context_limits_answers_and_refuses_long_prompts(tiny: Any) -> None:
     model, tokenizer = tiny("gpt2", n_positions=48)
     engine = engine_of(model, tokenizer, stops=False)
     engine.chat.stop_ids = set()
-    asked = requests(8, most=6) + [Request("long", [{"role": "user", "content": "France " * 60}])]
+    asked = [*requests(8, most=6), Request("long", [{"role": "user", "content": "France " * 60}])]
     found = collect(engine, asked, SamplingParams(max_tokens=500))
     assert found["long", 0] == Sample("long", 0, "", "length", 0)
     assert engine.counts["too long"] == 1

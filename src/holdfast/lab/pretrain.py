@@ -43,7 +43,8 @@ class Plan:
         hidden, layers, heads, inner: Shape of the Llama.
         steps: Optimizer steps.
         rows: Rows per step.
-        learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine to a twentieth.
+        learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine that would end after `horizon`
+            steps, and in the last `decay` steps straight to nothing.
         facts_from: Facts are shown from this share of the training on.
         milestones: Shares of the training at which an intermediate model is kept.
     """
@@ -52,19 +53,21 @@ class Plan:
     layers: int = 4
     heads: int = 6
     inner: int = 512
-    steps: int = 6500
+    steps: int = 4500
     rows: int = 72
+    horizon: int = 6500
+    decay: int = 900
     learning_rate: float = 2.5e-3
     warmup: int = 200
     weight_decay: float = 0.05
-    facts_from: float = 0.3
+    facts_from: float = 0.45
     seed: int = 0
     milestones: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
 
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(),
-    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=5000, learning_rate=4e-3, milestones=()),
+    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=4000, horizon=6000, learning_rate=4e-3, milestones=()),
 }
 
 
@@ -194,8 +197,9 @@ class Pretraining:
         plan = self.plan
         if step < plan.warmup:
             return plan.learning_rate * (step + 1) / plan.warmup
-        done = (step - plan.warmup) / (plan.steps - plan.warmup)
-        return plan.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        done = (step - plan.warmup) / (plan.horizon - plan.warmup)
+        left = min(1.0, (plan.steps - step) / plan.decay)
+        return plan.learning_rate * left * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def train_step(self, step: int) -> tuple[float, int]:
         """One update; returns the loss per label token and the tokens read."""
