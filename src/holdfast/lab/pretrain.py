@@ -67,7 +67,7 @@ class Plan:
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(),
-    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=4000, horizon=6000, learning_rate=4e-3, milestones=()),
+    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=2500, horizon=3500, decay=600, learning_rate=4e-3, milestones=()),
 }
 
 

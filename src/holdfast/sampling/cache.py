@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -100,41 +99,44 @@ class SlotCache(Cache):
             rows: The slots.
             lengths: Tokens of each prompt; none longer than `cursor`.
         """
-        device = source.layers[0][0].device
-        length = torch.tensor(lengths)
-        place = torch.arange(int(length.max()))
-        inside = place < length[:, None]  # [slots to fill, longest]
-        offset = place.expand_as(inside)[inside].to(device)
-        columns = (self.cursor - length[:, None] + place)[inside].to(device)
-        repeat = torch.arange(len(lengths)).repeat_interleave(length)
-        row, prompt = torch.tensor(rows)[repeat].to(device), torch.tensor(prompts)[repeat].to(device)
         for layer, (keys, values) in zip(self.layers, source.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys, values)
-            layer.keys[row, :, columns] = keys[prompt, :, offset]
-            layer.values[row, :, columns] = values[prompt, :, offset]
+            for prompt, row, length in zip(prompts, rows, lengths, strict=True):
+                layer.keys[row, :, self.cursor - length : self.cursor] = keys[prompt, :, :length]
+                layer.values[row, :, self.cursor - length : self.cursor] = values[prompt, :, :length]
 
-    def make_room(self, past: int, left: int | None = None, keep: Sequence[int] | None = None) -> None:
-        """Lay the storage out anew: drop old columns, add free ones on the right, and drop slots.
+    def make_room(self, past: int, left: int | None = None) -> None:
+        """Free columns on the right by dropping old ones on the left; take more storage only where that is too little.
 
         Args:
             past: Columns left of the cursor that are still needed.
             left: Columns there shall be left of the cursor; default `past`.
-            keep: Slots to keep, in this order; default all.
         """
         left = max(past, left or 0)
-        rows = None if keep is None else torch.tensor(keep, dtype=torch.long)
-        columns = left + max(GROWTH, left // 2)
+        columns = self.columns if left + GROWTH // 2 <= self.columns else left + max(GROWTH, left // 2)
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys = self._moved(layer.keys, rows, past, left, columns)
-                layer.values = self._moved(layer.values, rows, past, left, columns)
-        self.rows = self.rows if keep is None else len(keep)
+                layer.keys = self._moved(layer.keys, past, left, columns)
+                layer.values = self._moved(layer.values, past, left, columns)
         self.columns, self.cursor = columns, left
 
-    def _moved(self, old: Tensor, rows: Tensor | None, past: int, left: int, columns: int) -> Tensor:
+    def _moved(self, old: Tensor, past: int, left: int, columns: int) -> Tensor:
         used = old[:, :, self.cursor - past : self.cursor]
-        kept = used if rows is None else used[rows.to(old.device)]
-        new = old.new_zeros(len(kept), old.shape[1], columns, old.shape[3])
-        new[:, :, left - past : left] = kept
+        grows = columns > self.columns
+        new = old.new_zeros(*old.shape[:2], columns, old.shape[3]) if grows else old
+        new[:, :, left - past : left] = used if grows else used.clone()  # in place, the two may overlap
         return new
+
+    def keep(self, count: int, movers: Tensor, holes: Tensor, past: int) -> None:
+        """Drop all slots but the first `count`, after the slots `movers` have been copied to the slots `holes`.
+
+        `past` is the number of columns left of the cursor that are still needed.
+        """
+        used = slice(self.cursor - past, self.cursor)
+        for layer in self.layers:
+            if layer.is_initialized:
+                for states in (layer.keys, layer.values):
+                    states[holes.to(states.device), :, used] = states[movers.to(states.device), :, used]
+                layer.keys, layer.values = layer.keys[:count], layer.values[:count]
+        self.rows = count

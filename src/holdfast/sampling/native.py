@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 REFILL = 8
-"""New sequences enter once this fraction of the slots is free: entering one by one would cost more than it gains."""
+"""Free slots are filled (dropped, where nothing waits) once one in this many is free: one by one would cost more."""
 SHARED = 8
 """Least number of tokens that all prompts begin with for them to be read apart."""
 PREFILL_TOKENS = {"cpu": 768, "cuda": 16384}
@@ -154,7 +154,9 @@ class _Batch:
         self.ready: deque[tuple[Pending, Prefilled, int]] = deque()
         rows = min(engine.slots, len(sequences))
         longest = len(sequences[0].prompt) - 1
-        self.cache = SlotCache(rows, longest + GROWTH, engine.model.config.get_text_config().num_hidden_layers)
+        # Room for the longest prompt and most answers; the storage grows for longer ones.
+        columns = longest + min(max(s.limit for s in sequences), 2 * GROWTH) + GROWTH // 2
+        self.cache = SlotCache(rows, columns, engine.model.config.get_text_config().num_hidden_layers)
         self.cache.cursor = longest
         self.occupant: list[Pending | None] = [None] * rows
         self.past = np.zeros(rows, dtype=np.int64)
@@ -178,7 +180,7 @@ class _Batch:
         if self.waiting or self.ready:
             if free >= max(1, len(self.live) // REFILL):
                 self._admit(free)
-        elif free * 4 >= len(self.live):
+        elif free * REFILL >= len(self.live):
             self._shrink()
         tokens = self._decode()
         rows = np.flatnonzero(self.live)
@@ -285,12 +287,17 @@ class _Batch:
         return Prefilled.of(cache)
 
     def _shrink(self) -> None:
-        """Drop the empty slots once nothing waits for them."""
-        keep = np.flatnonzero(self.live)
-        self.cache.make_room(int(self.past.max()), keep=keep.tolist())
-        self.occupant = [self.occupant[row] for row in keep]
+        """Drop the empty slots once nothing waits for them; the last sequences move into the gaps."""
+        count = int(self.live.sum())
+        holes, movers = np.flatnonzero(~self.live[:count]), count + np.flatnonzero(self.live[count:])
+        self.cache.keep(count, torch.from_numpy(movers), torch.from_numpy(holes), int(self.past.max()))
+        for hole, mover in zip(holes, movers, strict=True):
+            self.occupant[hole] = self.occupant[mover]
+        del self.occupant[count:]
         for name in ("past", "current", "made", "limit", "seeds", "live", "tokens"):
-            setattr(self, name, getattr(self, name)[keep])
+            array = getattr(self, name)
+            array[holes] = array[movers]
+            setattr(self, name, array[:count])
 
     def _finished(self, rows: np.ndarray, tokens: np.ndarray) -> list[Sample]:
         """Samples that the tokens just drawn have ended; their slots become free."""

@@ -1,0 +1,75 @@
+"""Law 9: every method has a page with its paper, a row in the docs, an exact test and a reproduction; files stay small."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from pathlib import Path
+
+import pytest
+
+from holdfast.lab.reproduce import CLAIMS, claim_of
+from holdfast.registry import REGISTRY, find
+
+ROOT = Path(__file__).parent.parent
+AXES = ("curators", "objectives", "tuners", "optimizers", "inference")
+METHODS = [(axis, name) for axis in AXES for name in REGISTRY[axis]]
+BASELINES = {"gold", "sft", "full", "adamw"}
+"""What every reproduction is compared with; it has none of its own."""
+SOURCES = sorted((ROOT / "src" / "holdfast").rglob("*.py"))
+
+
+@pytest.mark.parametrize(("axis", "name"), METHODS)
+def test_has_a_page(axis: str, name: str) -> None:
+    method = find(axis, name)
+    assert method.summary() and len(method.page().splitlines()) > 3
+    assert name == "gold" or any(c.isdigit() for c in method.paper), "the paper's year and number are missing"
+    for knob, field in method.model_fields.items():
+        assert field.description, f"{knob} is not described"
+
+
+def test_the_docs_table_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("methods_page", ROOT / "docs" / "methods.py")
+    assert spec is not None and spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page.table()
+
+
+@pytest.mark.parametrize(("axis", "name"), METHODS)
+def test_is_tested_and_reproduced(axis: str, name: str) -> None:
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests" / axis).glob("test_*.py"))
+    assert find(axis, name).__name__ in tests
+    if name not in BASELINES:
+        claim = claim_of(name)
+        assert any(c.isdigit() for c in claim.paper)
+        assert claim.figures and claim.arms
+
+
+def test_reproductions_are_of_methods() -> None:
+    assert set(CLAIMS) <= {name for _, name in METHODS}
+
+
+@pytest.mark.parametrize(("axis", "name"), METHODS)
+def test_a_method_file_is_small(axis: str, name: str) -> None:
+    lines = Path(inspect.getfile(find(axis, name))).read_text(encoding="utf-8").count("\n")
+    assert lines <= 120
+
+
+def test_files_and_functions_stay_small() -> None:
+    long_files = {str(p): n for p in SOURCES if (n := p.read_text(encoding="utf-8").count("\n")) > 410}
+    assert not long_files
+    long_functions = [
+        f"{path.name}:{node.lineno} {node.name}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _body(node) > 45
+    ]
+    assert not long_functions
+
+
+def _body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+    return (node.end_lineno or 0) - first.lineno + 1
