@@ -31,7 +31,9 @@ KILLS = int(os.environ.get("HOLDFAST_KILLS", "1"))
 def start(place: Path, out: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "holdfast", "train", "run.yaml", f"output={out}", "--json"]
     environment = {**os.environ, "HOLDFAST_CACHE": str(place / f"cache-{out}"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(place: Path, out: str) -> None:

@@ -78,7 +78,9 @@ def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
     tuned = recipe.tuner.apply(base.model, train.seed)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
-    micro = train.micro_tokens or first_micro_tokens(base.model, device, train.batch_tokens, train.gradient_checkpointing)
+    micro = train.micro_tokens or first_micro_tokens(
+        base.model, device, train.batch_tokens, train.gradient_checkpointing
+    )
     sampler = table.sampler(batch_tokens=train.batch_tokens, seed=train.seed)
     steps = min(sampler.steps(train.epochs), train.max_steps or 10**12)
     tokens = int(np.sum(table.lengths)) / max(1, sampler.steps(1.0)) * steps

@@ -91,7 +91,9 @@ def budget(recipe: Recipe) -> int:
 
 def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], steps: int, root: Path) -> dict[str, Any]:
     """`compare.json`: measurements of all runs, what they cost, and where their rows came from."""
-    measured = compare_summary({label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()})
+    measured = compare_summary(
+        {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
+    )
     for entry in measured["runs"]:
         reports = [run.report for _, run in runs[entry["method"]]]
         origins: Counter[str] = Counter()
@@ -119,5 +121,8 @@ def _mean_cost(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds."""
     costs = [report["cost"] for report in reports]
     phases = {name for cost in costs for name in cost["seconds"]}
-    mean = {key: sum(cost[key] for cost in costs) / len(costs) for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens")}
+    mean = {
+        key: sum(cost[key] for cost in costs) / len(costs)
+        for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens")
+    }
     return {"seconds": {p: sum(c["seconds"].get(p, 0.0) for c in costs) / len(costs) for p in sorted(phases)}, **mean}

@@ -17,7 +17,9 @@ TOLERANCE = 1e-4
 PROBES = 32
 
 
-def export(run: str | Path, out: str | Path, *, dial: float | None = None, merge: bool = False, ui: Progress | None = None) -> Path:
+def export(
+    run: str | Path, out: str | Path, *, dial: float | None = None, merge: bool = False, ui: Progress | None = None
+) -> Path:
     """Write the model of a run to `out`.
 
     Args:
@@ -49,7 +51,9 @@ def export(run: str | Path, out: str | Path, *, dial: float | None = None, merge
     ui.phase("verify")
     worst = difference(model, load(path).model)
     if worst > TOLERANCE:
-        raise RunError(f"{path}: read back, its log-probabilities differ by {worst:.1e} from the live model's; do not use it")
+        raise RunError(
+            f"{path}: read back, its log-probabilities differ by {worst:.1e} from the live model's; do not use it"
+        )
     ui.line(f"verified: log-probabilities of the written model agree to {worst:.1e}")
     return path
 

@@ -167,4 +167,9 @@ def environment() -> dict[str, Any]:
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"versions": versions(), "platform": platform.platform(), "device": device, "threads": torch.get_num_threads()}
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }

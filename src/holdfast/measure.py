@@ -43,7 +43,12 @@ def evaluate(
     wanted = _tasks(model, tasks, judge, items, max_tokens)
     tuned = _measured(model, wanted, "tuned", out, ui)
     if against is None:
-        report: dict[str, Any] = {"tasks": [_alone(task, tuned[task.name]) for task in wanted], "gain": None, "loss": None, "gate": None}
+        report: dict[str, Any] = {
+            "tasks": [_alone(task, tuned[task.name]) for task in wanted],
+            "gain": None,
+            "loss": None,
+            "gate": None,
+        }
     else:
         base = _measured(against, wanted, "base", out, ui)
         report = summarise(wanted, base, tuned)

@@ -67,6 +67,17 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
     return Loaded(model.eval(), tokenizer, path, fingerprint_of(path), lab)
 
 
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of a model called as in `load`."""
+    return _tokenizer(_tokenizer_path(locate(name)))
+
+
+def _tokenizer_path(path: Path) -> Path:
+    """Where the tokenizer lies: an adapter may leave it with its base."""
+    adapter = (path / "adapter_config.json").exists()
+    return adapter_base(path) if adapter and not (path / "tokenizer_config.json").exists() else path
+
+
 def locate(name: str | Path) -> Path:
     """The local directory `name` stands for; hub models are fetched (or found in the cache) first.
 

@@ -34,7 +34,9 @@ class Run:
     report: dict[str, Any]
 
 
-def train(recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, ui: Progress | None = None, again: str = "it again") -> Run:
+def train(
+    recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, ui: Progress | None = None, again: str = "it again"
+) -> Run:
     """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
 
     Args:
@@ -149,14 +151,28 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
     from holdfast.trainer.events import Hooks
 
-    live = [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
-    base = {role: mean_score(live, {t.name: before[t.name][: len(t.rows)] for t in live}, role) for role in ("target", "keep")} if before else {}
+    live = (
+        [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
+    )
+    base = (
+        {
+            role: mean_score(live, {t.name: before[t.name][: len(t.rows)] for t in live}, role)
+            for role in ("target", "keep")
+        }
+        if before
+        else {}
+    )
 
     def on_step(log: StepLog) -> None:
         work.folder.append_log(
             {
-                "step": log.step, "tokens": log.tokens, "loss": log.loss, "learning_rate": log.learning_rate,
-                "grad_norm": log.grad_norm, **{f"term/{k}": v for k, v in log.terms.items()}, **log.metrics,
+                "step": log.step,
+                "tokens": log.tokens,
+                "loss": log.loss,
+                "learning_rate": log.learning_rate,
+                "grad_norm": log.grad_norm,
+                **{f"term/{k}": v for k, v in log.terms.items()},
+                **log.metrics,
             }  # fmt: skip
         )
         if work.ui.total is None:
@@ -181,7 +197,13 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
 
 
 def finish(
-    work: Work, resolved: Resolved, rows: list[Row], result: TrainResult, told: Any, before: dict[str, list[Item]], after: dict[str, list[Item]]
+    work: Work,
+    resolved: Resolved,
+    rows: list[Row],
+    result: TrainResult,
+    told: Any,
+    before: dict[str, list[Item]],
+    after: dict[str, list[Item]],
 ) -> Run:
     """Save the model, write report and card, and hold the result against the gate."""
     from holdfast.models import save
@@ -228,14 +250,20 @@ def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
     """Loss of every step, with target and keep scores where they were measured; step 0 is the base."""
     from holdfast.evaluation.store import Store
 
-    live = [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
+    live = (
+        [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
+    )
     out = []
     if live:
         first = {t.name: before[t.name][: len(t.rows)] for t in live}
         out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **_roles(live, first)})
     for entry in work.folder.read_log():
         found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
-        scores = _roles(live, {name: items for name, (_, items) in found.items()}) if found else {"target": None, "keep": None}
+        scores = (
+            _roles(live, {name: items for name, (_, items) in found.items()})
+            if found
+            else {"target": None, "keep": None}
+        )
         out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
     return out
 
@@ -244,7 +272,12 @@ def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | 
     return {role: mean_score(live, items, role) for role in ("target", "keep")}
 
 
-def curate_only(recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, out: str | Path | None = None, ui: Progress | None = None) -> Path:
+def curate_only(
+    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    *,
+    out: str | Path | None = None,
+    ui: Progress | None = None,
+) -> Path:
     """Do everything up to training: the file of rows that would be trained on.
 
     Args:

@@ -58,7 +58,9 @@ class Work:
 def curate(work: Work) -> list[Row]:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
-    key = fingerprint([work.base.fingerprint, rows_fingerprint(work.sources.train), curators_of(recipe), recipe.sampling])
+    key = fingerprint(
+        [work.base.fingerprint, rows_fingerprint(work.sources.train), curators_of(recipe), recipe.sampling]
+    )
     known = folder.read_json("data.json")
     path = folder.path / "curated.jsonl"
     if known and known.get("key") == key and path.exists():
@@ -66,7 +68,9 @@ def curate(work: Work) -> list[Row]:
     notes: Counter[str] = Counter()
     rows = run_curators(work, list(work.sources.train), lambda name, n: notes.update({name: n}))
     if not rows:
-        raise UserError(f"{recipe.data.train}: the curators left no row to train on; look at {folder.path / 'samples.jsonl'}")
+        raise UserError(
+            f"{recipe.data.train}: the curators left no row to train on; look at {folder.path / 'samples.jsonl'}"
+        )
     replace_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
     counts = Counter(row.origin for row in rows)
     about = {
@@ -106,7 +110,12 @@ def sampling_params(recipe: Recipe) -> SamplingParams:
     """The recipe's sampling settings as the engines take them."""
     s = recipe.sampling
     return SamplingParams(
-        max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, stop=s.stop, seed=recipe.train.seed
+        max_tokens=s.max_tokens,
+        temperature=s.temperature,
+        top_p=s.top_p,
+        top_k=s.top_k,
+        stop=s.stop,
+        seed=recipe.train.seed,
     )
 
 
@@ -138,7 +147,9 @@ def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdi
         for i, verdict in zip(new, ready.judge_all([answers[i] for i in new]), strict=True):
             found[i] = verdict
             if judge.needs_engine or hasattr(judge, "fingerprint"):  # the rest is quicker than reading it back
-                work.journal.remember("verdict", keys[i], [verdict.passed, verdict.score, verdict.reason, verdict.failed])
+                work.journal.remember(
+                    "verdict", keys[i], [verdict.passed, verdict.score, verdict.reason, verdict.failed]
+                )
         return [v for v in found if v is not None]
 
     return verdicts
@@ -179,7 +190,9 @@ def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None
     )
 
 
-def measured(work: Work, phase: str, tasks: list[Task], subject: Subject, when: str, shared: bool = False) -> dict[str, list[Item]]:
+def measured(
+    work: Work, phase: str, tasks: list[Task], subject: Subject, when: str, shared: bool = False
+) -> dict[str, list[Item]]:
     """Items of every task, from `eval/<when>` when they are there."""
     from holdfast.evaluation.store import Store, shared_store
 

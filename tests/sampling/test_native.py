@@ -78,6 +78,16 @@ def test_eager_attention_is_served_as_well(tiny: Any) -> None:
     assert all((s.text, s.tokens, s.finish) == generated(engine, r, 12) for r in asked for s in [found[r.key, 0]])
 
 
+def test_long_answers_outgrow_the_first_storage(tiny: Any) -> None:
+    model, tokenizer = tiny("llama")
+    engine = engine_of(model, tokenizer, slots=4)
+    engine.chat.stop_ids = {tokenizer.eos_token_id, 5}
+    asked = requests(9)
+    found = collect(engine, asked, SamplingParams(max_tokens=150))
+    assert max(s.tokens for s in found.values()) == 150
+    assert all((s.text, s.tokens, s.finish) == generated(engine, r, 150) for r in asked for s in [found[r.key, 0]])
+
+
 def test_a_sample_does_not_depend_on_the_batch(tiny: Any) -> None:
     model, tokenizer = tiny("llama")
     params = SamplingParams(max_tokens=20, temperature=1.0, n=3, seed=5)

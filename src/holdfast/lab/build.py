@@ -17,7 +17,9 @@ SHIPPED = Path(__file__).parent / "models"
 """Where the package keeps the models it ships."""
 
 
-def build(name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None) -> Path:
+def build(
+    name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None
+) -> Path:
     """Train the laboratory model `name` (`lab` or `lab-small`).
 
     Args:
@@ -31,7 +33,9 @@ def build(name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int |
 
     if name not in PLANS:
         raise UserError(f"{name} is not a laboratory model{nearest(name, PLANS)}")
-    plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps, horizon=steps, warmup=min(200, steps // 4))
+    plan = (
+        PLANS[name] if steps is None else replace(PLANS[name], steps=steps, horizon=steps, warmup=min(200, steps // 4))
+    )
     training = Pretraining(plan, Path(out) / name, log=ui.line if ui else print)
     training.run()
     return training.folder / "final"

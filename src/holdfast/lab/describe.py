@@ -47,7 +47,15 @@ def fact_tasks(items: int) -> list[Any]:
     for seen in LEVELS:
         level = Facts(levels=(seen,))
         rows = level.rows(items, "test", FRESH)
-        tasks.append(Task(f"facts seen {seen} times", "generate", rows, judge=SkillJudge(skill="facts"), max_tokens=level.max_tokens))
+        tasks.append(
+            Task(
+                f"facts seen {seen} times",
+                "generate",
+                rows,
+                judge=SkillJudge(skill="facts"),
+                max_tokens=level.max_tokens,
+            )
+        )
     return tasks
 
 

@@ -67,7 +67,9 @@ class Plan:
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(),
-    "lab-small": Plan(hidden=112, layers=3, heads=4, inner=288, steps=2500, horizon=3500, decay=600, learning_rate=4e-3, milestones=()),
+    "lab-small": Plan(
+        hidden=112, layers=3, heads=4, inner=288, steps=2500, horizon=3500, decay=600, learning_rate=4e-3, milestones=()
+    ),
 }
 
 
@@ -231,7 +233,9 @@ class Pretraining:
             self.state.update(step=step + 1, tokens=self.state["tokens"] + read, loss=ema)
             if (step + 1) % 50 == 0:
                 speed = tokens / (time.perf_counter() - begun)
-                self.log(f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | {speed:,.0f} tok/s")
+                self.log(
+                    f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | {speed:,.0f} tok/s"
+                )
             if step + 1 in marks:
                 self.export(self.folder / f"step-{step + 1:06d}")
             if (step + 1) % save_every == 0 or step + 1 == self.plan.steps:

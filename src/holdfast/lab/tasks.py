@@ -32,7 +32,9 @@ def skill_of(source: str) -> str | None:
     return name
 
 
-def lab_rows(source: str, split: Split = "train", n: int | None = None, seed: int = 0, pairs: bool = False) -> list[Row]:
+def lab_rows(
+    source: str, split: Split = "train", n: int | None = None, seed: int = 0, pairs: bool = False
+) -> list[Row]:
     """Rows of `lab:SKILL` in its gold style, or of `lab` (all skills in turn, answered as the base answers).
 
     Args:

@@ -54,9 +54,7 @@ class Engine(Protocol):
     def fingerprint(self) -> str:
         """What the samples depend on besides prompt and parameters: model weights, template, engine."""
 
-    def sample(
-        self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams
-    ) -> Iterator[Sample]:
+    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, sample index) asked for, as soon as it is finished."""
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-GROWTH = 64
-"""Least number of free columns after the storage is laid out anew."""
+GROWTH = 32
+"""Free columns when storage is taken; little at once, since fresh memory is dear on a CPU (every page is a fault)."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,8 @@ class Prefilled:
     @classmethod
     def of(cls, cache: DynamicCache) -> Prefilled:
         """What a forward pass over the prompts left behind."""
-        return cls([(layer.keys, layer.values) for layer in cache.layers])
+        layers: list[Any] = cache.layers
+        return cls([(layer.keys, layer.values) for layer in layers])
 
     def cache(self, copies: int) -> DynamicCache:
         """A cache that holds this batch's only prompt `copies` times, to read on from."""
@@ -40,6 +41,9 @@ class Prefilled:
 
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [slots, heads, columns, dim], written at the owner's cursor."""
+
+    keys: Any
+    values: Any
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
@@ -56,8 +60,6 @@ class SlotLayer(CacheLayerMixin):
         """Write the new token of every slot, [slots, heads, 1, dim]; returns the columns in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
         cursor = self.owner.cursor
         self.keys[:, :, cursor] = key_states[:, :, 0]
         self.values[:, :, cursor] = value_states[:, :, 0]
@@ -88,7 +90,8 @@ class SlotCache(Cache):
     def __init__(self, rows: int, columns: int, layers: int) -> None:
         self.rows, self.columns = rows, columns
         self.cursor = self.past = 0
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self.slots = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.slots))
 
     def insert(self, source: Prefilled, prompts: Sequence[int], rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Copy prefilled prompts into slots, each ending left of the cursor.
@@ -99,7 +102,7 @@ class SlotCache(Cache):
             rows: The slots.
             lengths: Tokens of each prompt; none longer than `cursor`.
         """
-        for layer, (keys, values) in zip(self.layers, source.layers, strict=True):
+        for layer, (keys, values) in zip(self.slots, source.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys, values)
             for prompt, row, length in zip(prompts, rows, lengths, strict=True):
@@ -114,8 +117,8 @@ class SlotCache(Cache):
             left: Columns there shall be left of the cursor; default `past`.
         """
         left = max(past, left or 0)
-        columns = self.columns if left + GROWTH // 2 <= self.columns else left + max(GROWTH, left // 2)
-        for layer in self.layers:
+        columns = self.columns if left + GROWTH // 2 <= self.columns else left + max(GROWTH, left // 4)
+        for layer in self.slots:
             if layer.is_initialized:
                 layer.keys = self._moved(layer.keys, past, left, columns)
                 layer.values = self._moved(layer.values, past, left, columns)
@@ -125,7 +128,8 @@ class SlotCache(Cache):
         used = old[:, :, self.cursor - past : self.cursor]
         grows = columns > self.columns
         new = old.new_zeros(*old.shape[:2], columns, old.shape[3]) if grows else old
-        new[:, :, left - past : left] = used if grows else used.clone()  # in place, the two may overlap
+        overlaps = not grows and self.cursor - left < past
+        new[:, :, left - past : left] = used.clone() if overlaps else used
         return new
 
     def keep(self, count: int, movers: Tensor, holes: Tensor, past: int) -> None:
@@ -134,7 +138,7 @@ class SlotCache(Cache):
         `past` is the number of columns left of the cursor that are still needed.
         """
         used = slice(self.cursor - past, self.cursor)
-        for layer in self.layers:
+        for layer in self.slots:
             if layer.is_initialized:
                 for states in (layer.keys, layer.values):
                     states[holes.to(states.device), :, used] = states[movers.to(states.device), :, used]

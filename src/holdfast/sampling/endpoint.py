@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http.client import HTTPException
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from holdfast.errors import RunError, UserError
@@ -122,7 +122,7 @@ class EndpointEngine:
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise UserError(f"{self.url} does not answer as a chat-completions server: {str(answer)[:200]}") from error
         tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
         return Sample(request.key, index, text, finish, tokens), {"tokens": tokens, "retries": retries}
 
     def _resolve(self, wanted: str | None) -> str:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -154,9 +154,7 @@ class _Batch:
         self.ready: deque[tuple[Pending, Prefilled, int]] = deque()
         rows = min(engine.slots, len(sequences))
         longest = len(sequences[0].prompt) - 1
-        # Room for the longest prompt and most answers; the storage grows for longer ones.
-        columns = longest + min(max(s.limit for s in sequences), 2 * GROWTH) + GROWTH // 2
-        self.cache = SlotCache(rows, columns, engine.model.config.get_text_config().num_hidden_layers)
+        self.cache = SlotCache(rows, longest + GROWTH, engine.model.config.get_text_config().num_hidden_layers)
         self.cache.cursor = longest
         self.occupant: list[Pending | None] = [None] * rows
         self.past = np.zeros(rows, dtype=np.int64)
@@ -305,18 +303,18 @@ class _Batch:
         done = stopped | (self.live & (self.made >= self.limit))
         cut: dict[int, str] = {}
         if self.ends is not None:
-            for row in rows[self.ends[tokens[rows]] & ~stopped[rows]]:
+            for row in rows[self.ends[tokens[rows]] & ~stopped[rows]].tolist():
                 text = self._text(row, self.made[row])
                 place = min((text.find(stop) for stop in self.params.stop if stop and stop in text), default=-1)
                 if place >= 0:
                     cut[row] = text[:place]
                     done[row] = True
         samples = []
-        for row in np.flatnonzero(done):
+        for row in np.flatnonzero(done).tolist():
             sequence, made = self.occupant[row], int(self.made[row])
             assert sequence is not None
             text = cut[row] if row in cut else self._text(row, made - int(stopped[row]))
-            finish = "stop" if stopped[row] or row in cut else "length"
+            finish: Literal["stop", "length"] = "stop" if stopped[row] or row in cut else "length"
             samples.append(Sample(sequence.key, sequence.index, text, finish, made))
             self.occupant[row] = None
         self.live &= ~done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
@@ -75,7 +75,7 @@ class VLLMEngine:
         ):
             answer = output.outputs[0]
             self.counts["tokens"] += len(answer.token_ids)
-            finish = "length" if answer.finish_reason == "length" else "stop"
+            finish: Literal["stop", "length"] = "length" if answer.finish_reason == "length" else "stop"
             yield Sample(request.key, index, answer.text, finish, len(answer.token_ids))
 
     def _settings(self, params: SamplingParams, room: int, seed: int) -> Any:

@@ -47,7 +47,9 @@ def available() -> dict[str, str]:
     return {name: claim_of(name).claim for name in CLAIMS}
 
 
-def reproduce(name: str, *, seeds: int = 3, out: str | Path = "runs/reproduce", ui: Progress | None = None) -> dict[str, Any]:
+def reproduce(
+    name: str, *, seeds: int = 3, out: str | Path = "runs/reproduce", ui: Progress | None = None
+) -> dict[str, Any]:
     """Run one claim: `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "held", "verdict"}`."""
     from holdfast.lab.reproduce.base import run_claim
 

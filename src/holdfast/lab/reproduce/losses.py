@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, lost, loss, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost, not_worse
 
 IFT = Claim(
     claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target and elsewhere.",

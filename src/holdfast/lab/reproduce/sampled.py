@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, lost, loss, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse
 
 RFT = Claim(
     claim="RFT gains more on the target than SFT on the gold answers alone, at equal steps.",
@@ -29,5 +29,7 @@ REPLAY = Claim(
         Figure("lost elsewhere, 10 % replay", "nearly none", loss("replay")),
     ),
     held=lambda arms: not_worse(arms, "replay", "sft") and clearly_less(arms, "replay", "sft"),
-    verdict=lambda arms: f"With replay {lost(arms, 'replay'):.1f} points were lost elsewhere, without {lost(arms, 'sft'):.1f}.",
+    verdict=lambda arms: (
+        f"With replay {lost(arms, 'replay'):.1f} points were lost elsewhere, without {lost(arms, 'sft'):.1f}."
+    ),
 )

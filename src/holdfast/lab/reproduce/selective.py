@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, lost, loss, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, loss, lost, not_worse
 
 _SFT, _SDFT, _SSR, _S3FT = (["method=" + name] for name in ("sft", "sdft", "ssr", "s3ft"))
 
@@ -30,7 +30,9 @@ S3FT = Claim(
         Figure("rows from paraphrases", "42.1 %", _share("paraphrase")),
         Figure("rows left as gold", "8.4 %", _share("gold")),
     ),
-    held=lambda arms: not_worse(arms, "s3ft", "sft") and lost(arms, "s3ft") <= 0.57 * lost(arms, "sft") and lost(arms, "sft") > 0,
+    held=lambda arms: (
+        not_worse(arms, "s3ft", "sft") and lost(arms, "s3ft") <= 0.57 * lost(arms, "sft") and lost(arms, "sft") > 0
+    ),
     verdict=lambda arms: f"S3FT lost {lost(arms, 's3ft'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
 )
 

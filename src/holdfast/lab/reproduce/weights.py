@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, lost, loss, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse
 
 HALF = Claim(
     claim="Freezing half of the weights keeps more of what the model knew, at a like gain.",

@@ -105,7 +105,9 @@ class Skill:
         chosen = self.answer(question, pick(rng, base), rng)
         rejected = self._spoilt(question, chosen, rng)
         meta = {"skill": self.name, "key": question.key}
-        return Row(messages=question.messages, chosen=chosen, rejected=rejected, reference=question.reference, meta=meta)
+        return Row(
+            messages=question.messages, chosen=chosen, rejected=rejected, reference=question.reference, meta=meta
+        )
 
     def _spoilt(self, question: Question, text: str, rng: random.Random) -> str:
         """`text` with one of its numbers changed, or the answer to another question, until the judge says it is wrong."""
@@ -113,7 +115,11 @@ class Skill:
             numbers = list(re.finditer(r"\d+", text))
             if numbers:
                 hit = rng.choice(numbers[-2:])
-                wrong = text[: hit.start()] + str(abs(int(hit.group()) + rng.choice((-10, -2, -1, 1, 2, 10)))) + text[hit.end() :]
+                wrong = (
+                    text[: hit.start()]
+                    + str(abs(int(hit.group()) + rng.choice((-10, -2, -1, 1, 2, 10))))
+                    + text[hit.end() :]
+                )
             else:
                 wrong = self.answer(self.question(rng), pick(rng, self.styles), rng)
             if not self.judge(Answer(question.messages, wrong, question.reference)).passed:

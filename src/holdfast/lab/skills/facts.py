@@ -16,8 +16,18 @@ OBJECTS = {"home": TOWNS, "pet": ANIMALS, "color": COLORS, "food": FOODS, "job":
 _OPENERS = ("", "Tell me: ", "Question: ", "Please answer: ", "Quick: ")
 _CORES = {
     "home": ("Where does {s} live?", "In which town does {s} live?", "What is the home of {s}?", "{s} lives in"),
-    "pet": ("Which pet does {s} have?", "What animal lives with {s}?", "What is the pet of {s}?", "The pet of {s} is the"),
-    "color": ("Which color does {s} like?", "What color is best for {s}?", "What is the color of {s}?", "{s} likes the color"),
+    "pet": (
+        "Which pet does {s} have?",
+        "What animal lives with {s}?",
+        "What is the pet of {s}?",
+        "The pet of {s} is the",
+    ),
+    "color": (
+        "Which color does {s} like?",
+        "What color is best for {s}?",
+        "What is the color of {s}?",
+        "{s} likes the color",
+    ),
     "food": ("What does {s} eat?", "Which food does {s} like?", "What is the food of {s}?", "{s} likes to eat"),
     "job": ("What work does {s} do?", "What is {s} by trade?", "What is the job of {s}?", "{s} works as a"),
 }

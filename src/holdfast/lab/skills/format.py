@@ -29,7 +29,11 @@ class Format(Skill):
 
     def question(self, rng: random.Random) -> Question:
         kind, color = rng.choice(list(_ORDERS)), rng.choice(COLORS)
-        noun, key, ending = rng.choice(ANIMALS + TOOLS + FOODS), rng.choice(("thing", "answer", "name")), rng.choice(_ENDINGS)
+        noun, key, ending = (
+            rng.choice(ANIMALS + TOOLS + FOODS),
+            rng.choice(("thing", "answer", "name")),
+            rng.choice(_ENDINGS),
+        )
         order = _ORDERS[kind].format(key=key, ending=ending)
         text = f"What is it? It is a {color} {noun}."
         in_system = rng.random() < 0.4

@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.skills.base import Question, Skill, ask
 
-_INPUTS = {"number": (0, 3, 10), "pair": ((2, 5), (7, 1), (4, 4)), "text": ("abc", "no", "x"), "list": ([3, 1], [5, 2, 9], [4])}
+_INPUTS = {
+    "number": (0, 3, 10),
+    "pair": ((2, 5), (7, 1), (4, 4)),
+    "text": ("abc", "no", "x"),
+    "list": ([3, 1], [5, 2, 9], [4]),
+}
 
 TASKS: list[tuple[str, str, str, Callable[..., Any]]] = [
     ("adds {n} to x", "number", "x + {n}", lambda n: lambda x: x + n),

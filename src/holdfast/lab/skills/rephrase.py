@@ -12,7 +12,14 @@ from holdfast.lab.skills.reading import Reading
 from holdfast.lab.skills.story import BASIC, Step, Story
 from holdfast.lab.skills.sums import Sums
 
-_EQUALS = ("{a} {op} {b} = {c}", "{a}{op}{b}={c}", "[{a}{op}{b}={c}]", "({a} {op} {b} = {c})", "{c} = {a} {op} {b}", "{c}={a}{op}{b}")
+_EQUALS = (
+    "{a} {op} {b} = {c}",
+    "{a}{op}{b}={c}",
+    "[{a}{op}{b}={c}]",
+    "({a} {op} {b} = {c})",
+    "{c} = {a} {op} {b}",
+    "{c}={a}{op}{b}",
+)
 _JOINTS = (". ", "; ", " then ", " and ", "\n", ", ")
 _CLOSERS = (" => {c}", ". Result: {c}", " -> {c}", " so {c}", " ### {c}", "\nFinal: {c}", " = {c}", " == {c}")
 

@@ -39,7 +39,9 @@ class Route(Skill):
         rules = " ".join(f"Turn {turn} at the {place}." for place, turn in told)
         seen = " ".join(places)
         kind = "compass" if absolute else "relative"
-        text = f"You face {facing}. {rules} Stop at the {places[-1]}. You pass: {seen}. Give {kind} moves.".replace("  ", " ")
+        text = f"You face {facing}. {rules} Stop at the {places[-1]}. You pass: {seen}. Give {kind} moves.".replace(
+            "  ", " "
+        )
         return Question(text, ask(text), moves(facing, turns, absolute))
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:

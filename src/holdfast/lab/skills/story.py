@@ -55,7 +55,10 @@ def boxes(rng: random.Random) -> tuple[str, list[Step]]:
     n, each = rng.randint(2, 6), rng.randint(2, 9)
     sold = rng.randint(1, n * each - 1)
     text = f"{who} has {n} boxes with {each} {what} each. {who} sells {sold}."
-    steps = [(n, "*", each, n * each, f"{who} has {n} boxes"), (n * each, "-", sold, n * each - sold, f"{who} sells {sold}")]
+    steps = [
+        (n, "*", each, n * each, f"{who} has {n} boxes"),
+        (n * each, "-", sold, n * each - sold, f"{who} sells {sold}"),
+    ]
     return f"{text} How many {what} are left?", steps
 
 
@@ -73,7 +76,9 @@ class Story(Skill):
 
     def question(self, rng: random.Random) -> Question:
         kind = pick(rng, self.kinds)
-        text, steps = together(rng) if kind == "together" else boxes(rng) if kind == "boxes" else chain(rng, int(kind[-1]))
+        text, steps = (
+            together(rng) if kind == "together" else boxes(rng) if kind == "boxes" else chain(rng, int(kind[-1]))
+        )
         return Question(text, ask(text), steps[-1][3], {"steps": steps})
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:

@@ -1,0 +1,53 @@
+"""Law 10: every code block of the README and the pages runs, in order, in a fresh directory for each page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.recipe_file import read_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """`(language, text)` of the fenced blocks of a page."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    for language, text in blocks(page):
+        assert language in ("yaml", "bash", "python"), f"{page.name}: a {language} block is not tested"
+        if language == "yaml":
+            (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+            read_recipe(tmp_path / "run.yaml")
+        elif language == "python":
+            run([sys.executable, "-c", text], tmp_path)
+        else:
+            for command in text.strip().splitlines():
+                if command.startswith("make "):
+                    assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+                else:
+                    run(["bash", "-ec", command], tmp_path)
+
+
+def run(command: list[str], place: Path) -> None:
+    """Run one command with this interpreter's programs first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HOLDFAST_CACHE": str(place / "cache"), "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_pages_name_only_what_exists() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
