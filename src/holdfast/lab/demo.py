@@ -12,9 +12,10 @@ METHODS = ("sft", "sdft", "ssr", "s3ft")
 RECIPE: dict[str, Any] = {
     "model": "lab",
     "data": {"train": "lab:story", "limit": 400},
-    "sampling": {"max_tokens": 64, "slots": 128},
+    "optimizer": {"learning_rate": 1e-3},
+    "sampling": {"max_tokens": 80, "slots": 128},
     "train": {"batch_tokens": 2048, "max_steps": 60},
-    "evaluate": {"items": 100, "live_items": 25, "every": 0.5, "max_tokens": 64},
+    "evaluate": {"items": 100, "live_items": 25, "every": 0.5, "max_tokens": 80},
 }
 """The target is word problems in a written style that the base rarely uses; everything else it knows is to be kept."""
 

@@ -16,9 +16,10 @@ from holdfast.ui import Progress
 COMMON: dict[str, Any] = {
     "model": "lab",
     "data": {"train": "lab:story", "limit": 1000},
-    "sampling": {"max_tokens": 64, "slots": 128},
+    "optimizer": {"learning_rate": 1e-3},
+    "sampling": {"max_tokens": 80, "slots": 128},
     "train": {"batch_tokens": 2048, "max_steps": 120},
-    "evaluate": {"items": 200, "every": 0, "max_tokens": 64},
+    "evaluate": {"items": 200, "every": 0, "max_tokens": 80},
 }
 """The work all reproductions share unless their claim says otherwise, so that arms they have in common are run once."""
 
