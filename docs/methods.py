@@ -15,6 +15,7 @@ HEADS = {
     "inference": "what is done after training",
     "judges": "what says whether an answer is right",
 }
+NONE = "\u2013"
 START = """# Methods
 
 A method is a choice on one axis. `method: s3ft+ift+half` joins several; `holdfast show NAME` is the page of each.
@@ -29,7 +30,7 @@ def table() -> str:
         for name in names:
             method = find(axis, name)
             what = re.sub(r"\s*\[[^\]]*\]\s*$", "", method.summary()).rstrip(".").replace("|", "\\|")
-            out.append(f"| `{name}` | {what} | {method.paper or '–'} |")
+            out.append(f"| `{name}` | {what} | {method.paper or NONE} |")
         out.append("")
     return "\n".join(out)
 

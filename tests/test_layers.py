@@ -11,8 +11,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "holdfast"
 AXES = {"curators", "objectives", "tuners", "optimizers", "inference"}
 LEVELS = [
-    {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text", "recipe_errors",
-     "recipe_template", "ui"},
+    {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
+     "recipe_errors", "recipe_template", "ui"},
     {"data", "models", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},

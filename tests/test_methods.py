@@ -1,4 +1,4 @@
-"""Law 9: every method has a page with its paper, a row in the docs, an exact test and a reproduction; files stay small."""
+"""Law 9: every method has a page with its paper, a row in the docs, an exact test, a reproduction; files stay small."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ SOURCES = sorted((ROOT / "src" / "holdfast").rglob("*.py"))
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_has_a_page(axis: str, name: str) -> None:
     method = find(axis, name)
-    assert method.summary() and len(method.page().splitlines()) > 3
+    assert method.summary()
+    assert len(method.page().splitlines()) > 3
     assert name == "gold" or any(c.isdigit() for c in method.paper), "the paper's year and number are missing"
     for knob, field in method.model_fields.items():
         assert field.description, f"{knob} is not described"
@@ -31,7 +32,8 @@ def test_has_a_page(axis: str, name: str) -> None:
 
 def test_the_docs_table_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("methods_page", ROOT / "docs" / "methods.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page.table()
@@ -44,7 +46,8 @@ def test_is_tested_and_reproduced(axis: str, name: str) -> None:
     if name not in BASELINES:
         claim = claim_of(name)
         assert any(c.isdigit() for c in claim.paper)
-        assert claim.figures and claim.arms
+        assert claim.figures
+        assert claim.arms
 
 
 def test_reproductions_are_of_methods() -> None:

@@ -135,6 +135,16 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(place: Path) -> N
     assert "holds another run" in other.output
 
 
+def test_a_mended_recipe_takes_the_place_of_a_run_that_did_nothing(place: Path) -> None:
+    changes = {"data": {"train": "lab:strings", "limit": 12}, "evaluate__keep": ["lab:sums"], "output": "out"}
+    file = recipe(place / "run.yaml", method="ssr", **changes)
+    broken = cli("train", file, "sampling.engine=http://127.0.0.1:9/v1")
+    assert broken.exit_code == 2, broken.output
+    assert "127.0.0.1:9" in broken.output
+    mended = cli("train", file)
+    assert mended.exit_code == 0, mended.output
+
+
 def test_s3ft_end_to_end_and_the_dial(place: Path) -> None:
     file = recipe(place / "run.yaml", method="s3ft", data={"train": "lab:strings", "limit": 24}, output="out")
     result = cli("train", file, "evaluate.keep=[lab:sums]")

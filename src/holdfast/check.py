@@ -22,8 +22,8 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     """Read everything, validate every row, and describe the plan.
 
     Returns:
-        `rows` (counts), `lengths` (histogram), `examples` (pieces of text, trained or not), `plan` (steps, micro-batch),
-        `estimate` (seconds, memory) and `warnings`.
+        `rows` (counts), `lengths` (histogram), `examples` (pieces of text, trained or not), `plan` (steps,
+        micro-batch), `estimate` (seconds, memory) and `warnings`.
     Raises:
         UserError: Whatever a run would refuse.
     """
@@ -49,7 +49,10 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
             "train": told.rows, "kept": told.kept, "test": len(sources.test), "tokens": told.tokens,
             "trained_share": f"{told.trained_share:.0%}", "truncated": told.truncated, "dropped": told.dropped,
         },
-        "lengths": {"edges": [1, *(upper + 1 for upper, _ in told.histogram)], "counts": [n for _, n in told.histogram]},
+        "lengths": {
+            "edges": [1, *(upper + 1 for upper, _ in told.histogram)],
+            "counts": [n for _, n in told.histogram],
+        },
         "examples": [pieces(table.sequences(i)[0], chat) for i in range(min(SHOWN, len(table)))],
         **_costs(recipe, base, table),
         "warnings": warnings,
@@ -87,7 +90,10 @@ def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
     states = 2 if recipe.optimizer.in_backward else 4
     held = 4 * total + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
     return {
-        "plan": {"steps": steps, "batch_tokens": train.batch_tokens, "micro_tokens": micro, "trainable": trainable, "parameters": total},
+        "plan": {
+            "steps": steps, "batch_tokens": train.batch_tokens, "micro_tokens": micro,
+            "trainable": trainable, "parameters": total,
+        },
         "estimate": {"seconds": PASSES * tokens * _seconds_per_token(tuned, micro), "memory_gib": held / 2**30},
     }  # fmt: skip
 

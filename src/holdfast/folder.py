@@ -64,6 +64,8 @@ class Folder:
         recipe, key = resolved.recipe, recipe_key(resolved.recipe)
         path = _find(recipe, key)
         found = _read_mark(path)
+        if found is not None and found["recipe"] != key and _nothing_done(path):
+            found = {**found, "recipe": key}
         if found is not None and found["recipe"] != key:
             raise UserError(f"{path}: holds another run (its recipe differs); set another output, or remove it")
         if found is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -137,8 +139,14 @@ def _find(recipe: Recipe, key: str) -> Path:
             found = _read_mark(candidate)
             if found and found["recipe"] == key and not found["finished"]:
                 return candidate
-    path = Path(recipe.output.format(**names, time=datetime.now().strftime("%m%d-%H%M%S"))).expanduser()
-    return path
+    return Path(recipe.output.format(**names, time=datetime.now().strftime("%m%d-%H%M%S"))).expanduser()
+
+
+def _nothing_done(path: Path) -> bool:
+    """Whether a run stopped before it made anything worth keeping, so that a mended recipe may take its place."""
+    samples = path / "samples.jsonl"
+    made = any((path / name).exists() for name in ("curated.jsonl", "checkpoints", "eval", "model"))
+    return not made and not (samples.exists() and samples.stat().st_size)
 
 
 def _read_mark(path: Path) -> dict[str, Any] | None:

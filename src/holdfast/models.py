@@ -124,7 +124,7 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """The causal language model of a directory; weights missing from the files are an error, not noise."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]  # the stub forgets output_loading_info, which makes it a pair
             path,
             config=config,
             dtype=dtype or torch.float32,
@@ -135,6 +135,7 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     except (ValueError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not a causal language model that transformers can load: {reason}") from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(
@@ -228,10 +229,10 @@ def save(
         if leftover.exists():
             shutil.rmtree(leftover)
     side.mkdir(parents=True)
-    extra = {} if state_dict is None else {"state_dict": dict(state_dict)}
+    extra: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
     if isinstance(model, PeftModel):
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
-        model.save_pretrained(side, save_embedding_layers=False, **extra)
+        model.save_pretrained(str(side), save_embedding_layers=False, **extra)
     else:
         _set_stops(model, tokenizer, stop_ids)
         model.save_pretrained(side, **extra)

@@ -205,8 +205,9 @@ class ReferenceCache:
 
     def get(self, batch: Batch) -> Tensor | None:
         """The label log-probabilities [N] of `batch`, or `None` when a sequence of it is not stored."""
-        found = [self.values.get(key) for key in _keys(batch)]
-        if any(v is None for v in found):
+        keys = _keys(batch)
+        found = [self.values[key] for key in keys if key in self.values]
+        if len(found) < len(keys):
             return None
         return torch.cat(found).to(batch.labels.device)
 
@@ -258,7 +259,8 @@ class Policy:
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
             raise UserError("adapters that add virtual tokens (prompt, prefix) cannot be trained or scored here yet")
         self.model = model
-        self.causal = model.get_base_model() if isinstance(model, PeftModel) else model
+        # PEFT says Module; what it gives back is the transformers model it was built around.
+        self.causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[assignment]
         self.config = self.causal.config
         self.reference = ReferenceCache() if reference is None else reference
         self.base = base

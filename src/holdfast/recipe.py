@@ -219,9 +219,10 @@ class Recipe(Section):
     curate: tuple[CuratorChoice, ...] = Field(
         (), description="Which rows are trained on; several run one after another."
     )
-    objective: ObjectiveChoice = Field("sft", description="What is minimised.")
-    tuner: TunerChoice = Field("full", description="Which weights move.")
-    optimizer: OptimizerChoice = Field("adamw", description="How they move.")
+    # Defaults are names, validated into methods like any other: importing them here would import all their modules.
+    objective: ObjectiveChoice = Field("sft", description="What is minimised.")  # type: ignore[assignment]
+    tuner: TunerChoice = Field("full", description="Which weights move.")  # type: ignore[assignment]
+    optimizer: OptimizerChoice = Field("adamw", description="How they move.")  # type: ignore[assignment]
     inference: InferenceChoice = Field(
         None, description="What is done after training: `dial` goes back towards the base."
     )

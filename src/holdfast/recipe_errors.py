@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +11,9 @@ from holdfast.method import Method
 from holdfast.recipe import Recipe
 from holdfast.registry import find
 from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 EXPECTED = {
     "int": "a whole number",
@@ -40,7 +43,7 @@ def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any
     return [(path, _text(path, items, filled)) for path, items in grouped.items()]
 
 
-def _real_path(item: dict[str, Any], data: Any) -> Path:
+def _real_path(item: ErrorDetails, data: Any) -> Path:
     """The error's location without pydantic's own steps (names of union members)."""
     path: list[str | int] = []
     here = data

@@ -138,7 +138,7 @@ def read_aliases(data: dict[str, Any]) -> Filled:
     return out
 
 
-def _move(out: Filled, old: Path, new: Path, value: Any, note: str = "") -> None:
+def _move(out: Filled, old: Path, new: tuple[str, ...], value: Any, note: str = "") -> None:
     """Put `value` at `new`, unless something is there already."""
     here = out.data
     for part in new[:-1]:

@@ -68,7 +68,7 @@ def _needs_judge(recipe: Recipe) -> bool:
 def settle_judge(
     recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], needed: bool = True
 ) -> Judge:
-    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if it is needed."""
+    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if needed."""
     skill = skill_of(recipe.data.train)
     judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
     if judge is None:

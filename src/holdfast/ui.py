@@ -37,6 +37,9 @@ class Progress:
         clock: Seconds, for tests.
     """
 
+    _first: tuple[float, int] | None
+    _printed: float
+
     def __init__(
         self,
         mode: Mode = "plain",
@@ -152,7 +155,7 @@ class Progress:
         self.name, self.total, self.done = name, total, 0
         self.shown: dict[str, Any] = {}
         self._started = self._clock()
-        self._first: tuple[float, int] | None = None
+        self._first = None
         self._printed = self._started
 
     def _finish(self) -> None:

@@ -49,8 +49,10 @@ def evaluate(
         chosen = judge_of(judge) if judge else None
         from holdfast.measure import evaluate as measure
 
-        limits = {"items": items, "max_tokens": max_tokens, "max_loss": max_loss}
-        found = measure(model, against=against, tasks=tasks, judge=chosen, out=out, ui=ui, **limits)
+        found = measure(
+            model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens, max_loss=max_loss,
+            out=out, ui=ui,
+        )  # fmt: skip
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)
 

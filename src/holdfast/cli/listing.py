@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli.common import AsJson, Verbose, speaking
+
+if TYPE_CHECKING:
+    from holdfast.method import Method
 
 QUESTIONS = {
     "curators": "which rows are trained on, and who wrote them",
@@ -45,6 +48,6 @@ def list_methods(
         ui.result("\n\n".join(blocks), methods=methods)
 
 
-def one_line(method: type) -> str:
+def one_line(method: type[Method]) -> str:
     """The method's summary without the paper in brackets, which has a column of its own."""
     return method.summary().rpartition(" [")[0].rstrip() or method.summary()

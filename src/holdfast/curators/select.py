@@ -99,8 +99,9 @@ def attempt(
         tries = []
         for s in samples[key]:
             text = s.text.encode("utf-8", "replace").decode()  # endpoints may send half a character
-            entry = {"kind": kind, "index": s.index, "response": text, "finish": s.finish, "passed": False}
-            entry["score"] = 0.0
+            entry: dict[str, Any] = {
+                "kind": kind, "index": s.index, "response": text, "finish": s.finish, "passed": False, "score": 0.0,
+            }  # fmt: skip
             if s.finish == "length":
                 entry |= {"reason": f"cut off after {s.tokens} tokens", "failed": False}
             elif not text.strip():

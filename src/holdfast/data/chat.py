@@ -70,7 +70,8 @@ class Chat:
         self._close: tuple[int, ...] = () if self.template.special_end else (int(eos),)
         self.stop_ids: set[int] = set() if eos is None else {int(eos)}
         if self.template.special_end:
-            self.stop_ids.add(int(tokenizer.convert_tokens_to_ids(self.template.eot.strip())))
+            end = tokenizer.convert_tokens_to_ids(self.template.eot.strip())
+            self.stop_ids.add(int(end))  # type: ignore[arg-type]  # the stub forgets that one token gives one id
         pad = tokenizer.pad_token_id
         self.pad_id: int = int(pad) if pad is not None else min(self.stop_ids)
         self._backend: Tokenizer | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jinja2
 
@@ -146,7 +146,7 @@ class Template:
         """The renderings of prepared conversations, as the template writes them."""
         plain = [[{"role": m["role"], "content": m["content"]} for m in messages] for messages in conversations]
         try:
-            return self.tokenizer.apply_chat_template(
+            texts = self.tokenizer.apply_chat_template(
                 plain,
                 tokenize=False,
                 chat_template=self.text,
@@ -155,6 +155,7 @@ class Template:
             )
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses this conversation ({error}); mend its turns") from error
+        return cast("list[str]", texts)  # tokenize=False, several conversations
 
     def prompts(self, conversations: Sequence[Sequence[Message]], thinking: bool | None = None) -> list[str]:
         """The renderings up to where the next answer begins."""

@@ -18,7 +18,17 @@ from holdfast.data.batches import Encoded
 from holdfast.data.rows import Message, Row, fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, Task
-from holdfast.evaluation.measure import Subject, as_text, batch_of, by_area, choice_tokens, fit, score_sequences, shown
+from holdfast.evaluation.measure import (
+    Subject,
+    as_text,
+    batch_of,
+    by_area,
+    choice_tokens,
+    fit,
+    need,
+    score_sequences,
+    shown,
+)
 from holdfast.evaluation.perplexity import windows
 from holdfast.policy import evaluating
 from holdfast.registry import nearest
@@ -184,10 +194,10 @@ class HarnessModel(LM):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """`(log-likelihood in nats, whether greedy decoding would say it)` of each continuation."""
-        encoded = [fit(self._encode(*request.args, number), self.subject) for number, request in enumerate(requests)]
+        encoded = [fit(self._encode(number, *request.args), self.subject) for number, request in enumerate(requests)]
         return list(zip(score_sequences(encoded, self.subject), self._greedy(encoded), strict=True))
 
-    def _encode(self, context: str, continuation: str, number: int) -> Encoded:
+    def _encode(self, number: int, context: str, continuation: str) -> Encoded:
         chat = self.subject.chat
         messages, begin = read_context(context)
         if messages and not begin:
@@ -207,7 +217,7 @@ class HarnessModel(LM):
 
     def _greedy(self, encoded: Sequence[Encoded]) -> list[bool]:
         found = [True] * len(encoded)
-        policy = self.subject.policy
+        policy = need(self.subject.policy, "policy")
         with evaluating(policy.model):
             for numbers in by_area(encoded, self.subject.micro_tokens):
                 batch = batch_of([encoded[i] for i in numbers], self.subject)
@@ -241,7 +251,8 @@ class HarnessModel(LM):
             groups[params][key] = Request(key, messages, prefill=begin)
             places.append((params, key, seen[key]))
             seen[key] += 1
-        drawn = {params: self.subject.draw(list(asked.values()), params) for params, asked in groups.items()}
+        draw = need(self.subject.draw, "sampling engine")
+        drawn = {params: draw(list(asked.values()), params) for params, asked in groups.items()}
         return [drawn[params][key][index].text for params, key, index in places]
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat import Chat
     from holdfast.policy import Policy
 
+T = TypeVar("T")
 VERSION = 1
 """Part of every measurement's fingerprint; raised when the way of measuring changes."""
 
@@ -69,7 +70,8 @@ class Subject:
         return min(self.width, _context(self) or self.width)
 
 
-def _need(part: Any, name: str) -> Any:
+def need(part: T | None, name: str) -> T:
+    """The part of a subject, or an error that it is missing."""
     if part is None:
         raise RunError(f"this task cannot be measured without a {name}")
     return part
@@ -196,11 +198,11 @@ def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any
     requests = [Request(f"eval/{task.name}/{row.id}", row.prompt) for task in group for row in task.rows]
     if len({request.key for request in requests}) != len(requests):
         raise RunError("two questions of one task have the same id; build tasks with evaluation.tasks")
-    drawn = _need(subject.draw, "sampling engine")(requests, sampling_of(group[0]), lambda sample: tick(1))
+    drawn = need(subject.draw, "sampling engine")(requests, sampling_of(group[0]), lambda sample: tick(1))
     for task in group:
         samples = [drawn[f"eval/{task.name}/{row.id}"][0] for row in task.rows]
         answers = [Answer(row.prompt, s.text, row.gold) for row, s in zip(task.rows, samples, strict=True)]
-        verdicts = subject.judge(_need(task.judge, "judge"), answers)
+        verdicts = subject.judge(need(task.judge, "judge"), answers)
         yield task, [_judged(row, s, v) for row, s, v in zip(task.rows, samples, verdicts, strict=True)]
 
 
@@ -275,7 +277,7 @@ def fit(sequence: Encoded, subject: Subject) -> Encoded:
 
 
 def _context(subject: Subject) -> int | None:
-    config = _need(subject.policy, "policy").config.get_text_config()
+    config = need(subject.policy, "policy").config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
@@ -291,7 +293,7 @@ def _perplexity(task: Task, subject: Subject) -> list[Item]:
         totals[piece.row] += logp
         tokens[piece.row] += int(piece.trained.sum())
     return [
-        Item(row.id, row.answer, "", "", score=float(logp), passed=True, stopped=True, tokens=int(n))
+        Item(row.id, row.answer or "", "", "", score=float(logp), passed=True, stopped=True, tokens=int(n))
         for row, logp, n in zip(task.rows, totals, tokens, strict=True)
         if n
     ]
@@ -299,7 +301,7 @@ def _perplexity(task: Task, subject: Subject) -> list[Item]:
 
 def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]:
     """Log-likelihood in nats of the `trained` tokens of each sequence, in the order given."""
-    policy = _need(subject.policy, "policy")
+    policy = need(subject.policy, "policy")
     found = [0.0] * len(encoded)
     with evaluating(policy.model):
         for numbers in by_area(encoded, subject.micro_tokens):
@@ -323,5 +325,7 @@ def by_area(encoded: Sequence[Encoded], micro_tokens: int) -> Iterator[list[int]
 
 def batch_of(encoded: Sequence[Encoded], subject: Subject) -> Batch:
     """Sequences as one batch padded on the right, on the model's device."""
-    policy, pad = _need(subject.policy, "policy"), subject.chat.pad_id
-    return collate(list(encoded), "padded", pad).to(next(policy.model.parameters()).device)
+    policy, pad = need(subject.policy, "policy"), subject.chat.pad_id
+    batch = collate(list(encoded), "padded", pad)
+    assert batch is not None  # only nothing makes none
+    return batch.to(next(policy.model.parameters()).device)

@@ -91,7 +91,10 @@ def interval(runs: Sequence[Sequence[Pairs]], *, resamples: int = RESAMPLES, see
     step = max(1, min(resamples, _CHUNK // widest))
     draws = [
         _over_seeds(
-            sum(_one_task([tasks[t] for tasks in runs], min(step, resamples - start), rng) for t in range(n_tasks))
+            sum(
+                (_one_task([tasks[t] for tasks in runs], min(step, resamples - start), rng) for t in range(n_tasks)),
+                np.zeros(()),
+            )
             / n_tasks,
             rng,
         )

@@ -25,8 +25,10 @@ Items = Mapping[str, Sequence[Item]]
 class Gate(Protocol):
     """When a result is refused (`recipe.Gate`)."""
 
-    max_loss: float | None
-    min_gain: float | None
+    @property
+    def max_loss(self) -> float | None: ...
+    @property
+    def min_gain(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +232,11 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]:
     matched = [{t.name: pairs(t, run.base[t.name], run.tuned[t.name]) for t in tasks} for run in seeds]
 
-    def over(names: Sequence[str]) -> Interval | None:
-        return interval([[found[name] for name in names] for found in matched]) if names else None
+    def over(names: Sequence[str]) -> Interval:
+        return interval([[found[name] for name in names] for found in matched])
 
-    gain, loss = over(_with_role(tasks, "target")), over(_with_role(tasks, "keep"))
-    means = {role: [mean_score(tasks, run.tuned, role) for run in seeds] for role in ("target", "keep")}
+    targets, kept = _with_role(tasks, "target"), _with_role(tasks, "keep")
+    means = {role: _mean([mean_score(tasks, run.tuned, role) for run in seeds]) for role in ("target", "keep")}
     per_task = {}
     for task in tasks:
         before, after = ([score(task.kind, items[task.name]) for items in side] for side in _sides(seeds))
@@ -249,9 +251,15 @@ def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]
     ]
     return {
         "seeds": [run.seed for run in seeds], "points": points,
-        "gain": _points(gain) if gain else None, "loss": _lost(loss) if loss else None,
-        **{role: None if None in found else float(np.mean(found)) for role, found in means.items()}, "tasks": per_task,
+        "gain": _points(over(targets)) if targets else None, "loss": _lost(over(kept)) if kept else None,
+        **means, "tasks": per_task,
     }  # fmt: skip
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; `None` when one is missing."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _mean_delta(found: Mapping[str, Pairs], tasks: Sequence[TaskInfo], role: str, sign: int = 1) -> float | None:

@@ -28,16 +28,21 @@ SEED = 0
 class Evaluate(Protocol):
     """What is measured (`recipe.Evaluate`)."""
 
-    target: str
-    keep: Sequence[str]
-    items: int
-    max_tokens: int
+    @property
+    def target(self) -> str: ...
+    @property
+    def keep(self) -> Sequence[str]: ...
+    @property
+    def items(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
 
 
 class Wanted(Protocol):
     """What this module reads of a recipe."""
 
-    evaluate: Evaluate
+    @property
+    def evaluate(self) -> Evaluate: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,8 @@ def _held_out(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
     """The held-out rows, called by their skill when they are of one."""
     task = rows_task("test", rows, settings, role="target", judge=judge)
     skills = {row.meta.get("skill") for row in task.rows}
-    return replace(task, name=skills.pop()) if len(skills) == 1 and None not in skills else task
+    skill = skills.pop() if len(skills) == 1 else None
+    return task if skill is None else replace(task, name=skill)
 
 
 def _distinct(tasks: Sequence[Task]) -> list[Task]:

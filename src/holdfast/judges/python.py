@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import Field, field_validator
 
@@ -84,6 +84,6 @@ class Python(Judge):
         )
 
 
-def usable_score(value: Any) -> bool:
+def usable_score(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number in [0, 1]."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

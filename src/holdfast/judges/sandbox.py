@@ -105,17 +105,21 @@ class Zygote:
             bufsize=0,
             cwd="/",
         )
-        self.walls = self._receive(time.monotonic() + 60)
-        if self.walls is None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._jobs, self._replies = self.process.stdin, self.process.stdout
+        walls = self._receive(time.monotonic() + 60)
+        if walls is None:
             self.close()
             with open(self.log.name, encoding="utf-8", errors="replace") as log:
                 raise RunError(f"the sandbox does not start: {log.read().strip()[-500:]}")
+        self.walls = walls
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to one job; `None` if the interpreter is lost."""
         data = json.dumps(job).encode()
         try:
-            self.process.stdin.write(len(data).to_bytes(4, "big") + data)
+            self._jobs.write(len(data).to_bytes(4, "big") + data)
         except BrokenPipeError:
             return None
         return self._receive(time.monotonic() + job["wall"] + PATIENCE)
@@ -126,7 +130,7 @@ class Zygote:
         return json.loads(body) if body else None
 
     def _exactly(self, size: int, deadline: float) -> bytes | None:
-        data, source = b"", self.process.stdout
+        data, source = b"", self._replies
         while len(data) < size:
             if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 return None
@@ -138,13 +142,13 @@ class Zygote:
 
     def close(self) -> None:
         """End the interpreter; its children die with it."""
-        self.process.stdin.close()
+        self._jobs.close()
         try:
             self.process.wait(2)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.process.stdout.close()
+        self._replies.close()
 
 
 class Sandbox:
@@ -199,7 +203,7 @@ class Sandbox:
         Raises:
             UserError: If the function cannot be loaded.
         """
-        results: list[dict[str, Any] | None] = [None] * len(inputs)
+        results: list[dict[str, Any]] = [{}] * len(inputs)
         waiting = [list(range(i, min(i + chunk, len(inputs)))) for i in range(0, len(inputs), chunk)]
         while waiting:
             jobs = [self._call(target, [inputs[i] for i in group]) for group in waiting]
@@ -287,7 +291,7 @@ class Sandbox:
                 0, int(done[1]) - 1
             )  # two steps, the program and the restoring of built-ins, come before the checks
             where = f"check {check} of {len(job['checks'])}" if check else "program"
-            status = "failed" if said else "exited"
+            status: Literal["failed", "exited"] = "failed" if said else "exited"
             return Outcome(status, f"{where}: {one_line(said) or 'ended before its end'}", check, output)
         return self._ended(reply, output)
 

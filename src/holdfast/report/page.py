@@ -71,8 +71,12 @@ _TASK = (
     "lost",
     "noise",
     "stop_base",
+    "stop_tuned",
+    "length_base",
+    "length_tuned",
+    "flips",
+    "extra",
 )
-_TASK += ("stop_tuned", "length_base", "length_tuned", "flips", "extra")
 _PARTS = {
     "curation": ("counts", "notes", "examples"),
     "training": ("rows", "steps", "tokens", "trained_tokens", "dropped", "epochs"),

@@ -58,7 +58,7 @@ def _span(part: dict[str, Any]) -> tuple[float, float] | None:
 def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
     """The point of a run (of `report.json`, or one of `compare.json`); None if gain or loss was not measured."""
     gain, loss = run.get("gain"), run.get("loss")
-    if change(gain) is None or change(loss) is None:
+    if gain is None or loss is None or change(gain) is None or change(loss) is None:
         return None
     seeds = [(p["loss"], p["gain"]) for p in run.get("points") or [] if known(p.get("loss")) and known(p.get("gain"))]
     front = bool(run.get("pareto"))

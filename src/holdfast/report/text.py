@@ -88,7 +88,7 @@ def run_table(report: dict[str, Any]) -> RenderableType:
         flips = f"{task['won']}/{task['lost']}" if words.known(task.get("won")) else "-"
         numbers = [words.count(task.get("n")), words.points(task.get("base")), words.points(task.get("tuned"))]
         change = _change(task if words.known(task.get("delta")) else None)
-        cells = [*map(_plain, numbers), change, _plain(words.pvalue(task.get("p"))), flips]
+        cells: list[RenderableType] = [*map(_plain, numbers), change, _plain(words.pvalue(task.get("p"))), flips]
         table.add_row(Text(task["name"], style=style), *cells)
     parts: list[RenderableType] = [Text(_plain(words.verdict(report)), style="bold"), Text("")]
     if table.row_count:

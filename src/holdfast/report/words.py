@@ -7,13 +7,13 @@ shown here with its sign turned: what was lost always carries a minus.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 MISSING = "\u2013"
 MINUS = "\u2212"
 
 
-def known(value: float | None) -> bool:
+def known(value: float | None) -> TypeGuard[float]:
     """Whether there is a number to show: not None, not NaN, not infinite."""
     return value is not None and math.isfinite(value)
 
@@ -159,7 +159,7 @@ def _kept_words(loss: dict[str, Any] | None) -> str:
     if loss is None or not known(loss.get("delta")):
         return "what it lost elsewhere was not measured"
     low, high = loss.get("low"), loss.get("high")
-    if not known(low):
+    if not (known(low) and known(high)):
         return f"changed the kept tasks by {signed(-loss['delta'])} points (no interval)"
     match direction(low, high):
         case "up":

@@ -145,7 +145,7 @@ class Trainer:
     def _counts(self, batches: list[Batch | None]) -> dict[str, float]:
         """What the step holds over all processes: units of the terms, tokens, labels, sequences, requests to stop."""
         real = [b for b in batches if b is not None]
-        mine = {unit: sum(b.count(unit) for b in real) for unit in dict.fromkeys(self.units.values())}
+        mine: dict[str, float] = {unit: sum(b.count(unit) for b in real) for unit in dict.fromkeys(self.units.values())}
         mine["real tokens"] = sum(b.tokens for b in real)
         mine["labels"] = sum(len(b.labels) for b in real)
         mine["rows"] = sum(b.n_sequences for b in real)
@@ -156,7 +156,8 @@ class Trainer:
         self, step: int, batches: list[Batch | None], counts: dict[str, float]
     ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
         """Forward and backward over the micro-batches: term sums [micro-batches, terms], metrics as (sum, count)."""
-        sums, metrics = [], {}
+        sums: list[Tensor] = []
+        metrics: dict[str, tuple[float, float]] = {}
         for index, batch in enumerate(batches):
             seed_for(self.recipe.train.seed, step, index, self.machine.rank)
             share = 0.0 if batch is None else 1.0  # a process without rows still takes part in every exchange
@@ -166,7 +167,7 @@ class Trainer:
                 factors = {t: share * self.machine.world / (counts[u] or 1.0) for t, u in self.units.items()}
                 loss = sum(terms[t] * factors[t] for t in self.units)
                 if self.recipe.optimizer.in_backward and not bool(torch.isfinite(loss)):
-                    self._not_a_number(step, "loss", [batch])
+                    self._not_a_number(step, "loss", [] if batch is None else [batch])
                 loss.backward()
             sums.append(torch.stack([terms[t].detach().float() * share for t in self.units]))
             for name, (total, count) in extra.items():

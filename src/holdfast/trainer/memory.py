@@ -10,7 +10,8 @@ import torch
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+
+    from holdfast.models import Model
 
 GIB = 2**30
 CPU_TOKENS = 2048
@@ -35,7 +36,7 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def first_micro_tokens(model: PreTrainedModel, device: torch.device, share: int, checkpointing: bool) -> int:
+def first_micro_tokens(model: Model, device: torch.device, share: int, checkpointing: bool) -> int:
     """Tokens per forward pass to try first; the probe halves what does not fit.
 
     Args:
@@ -50,7 +51,7 @@ def first_micro_tokens(model: PreTrainedModel, device: torch.device, share: int,
     return max(1, min(share, fitting))
 
 
-def activation_bytes(model: PreTrainedModel, checkpointing: bool) -> int:
+def activation_bytes(model: Model, checkpointing: bool) -> int:
     """Rough bytes per token kept for the backward pass: 12 hidden and 4 MLP vectors a layer, 16 bits, norms fp32."""
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers

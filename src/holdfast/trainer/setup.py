@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
-from holdfast.data.batches import Batch, TokenTable
+from holdfast.data.batches import Batch, Layout, TokenTable
 from holdfast.errors import RunError, UserError
 from holdfast.models import fingerprint_of
 from holdfast.policy import Policy, ReferenceCache, Scorer, evaluating
@@ -87,7 +87,7 @@ class Bench:
         self.base_fingerprint = fingerprint_of(self.model) if recipe.objective.needs_reference else ""
         tuner = recipe.tuner
         self.model = machine.place(tuner.apply(self.model, recipe.train.seed), in_backward)
-        base = None if tuner.base(self.model) is None else lambda: tuner.base(self.model)
+        base = None if tuner.base(self.model) is None else self._untuned
         self.policy = Policy(self.model, base=base, autocast=machine.autocast)
         if recipe.train.gradient_checkpointing:
             recompute(self.policy.causal)
@@ -101,11 +101,18 @@ class Bench:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
         self.rule = recipe.optimizer.build(self.trained.items())
         self.layout = self._layout()
-        self.filler = self.batch([int(self.table.lengths.argmin())])
+        filler = self.batch([int(self.table.lengths.argmin())])
+        assert filler is not None
+        self.filler = filler
         self.resize(self._first_size(state))
         self._count_steps()
 
-    def _layout(self) -> str:
+    def _untuned(self) -> contextlib.AbstractContextManager[None]:
+        context = self.recipe.tuner.base(self.model)
+        assert context is not None
+        return context
+
+    def _layout(self) -> Layout:
         wanted = self.recipe.train.layout
         if wanted == "packed" and not self.policy.packs:
             raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from holdfast.method import Method
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from holdfast.models import Model
 
 
 class Tuner(Method):
@@ -20,7 +20,7 @@ class Tuner(Method):
     mergeable: ClassVar[bool] = False
     """True when an adapter can be folded into the base weights."""
 
-    def apply(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    def apply(self, model: Model, seed: int) -> Model:
         """Prepare `model` for training in place (or wrapped), setting `requires_grad` on exactly what trains.
 
         Args:
@@ -31,10 +31,10 @@ class Tuner(Method):
         """
         raise NotImplementedError
 
-    def base(self, model: PreTrainedModel) -> AbstractContextManager[None] | None:
+    def base(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None
 
-    def merge(self, model: PreTrainedModel) -> PreTrainedModel:
+    def merge(self, model: Model) -> Model:
         """The plain transformers model with the training folded in; the identity for tuners without adapter."""
         return model

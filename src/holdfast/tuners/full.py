@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from holdfast.tuners.base import Tuner
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from holdfast.models import Model
 
 
 class Full(Tuner):
@@ -32,7 +32,7 @@ class Full(Tuner):
 
     paper: ClassVar[str] = "Howard and Ruder 2018, arXiv 1801.06146"
 
-    def apply(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    def apply(self, model: Model, seed: int) -> Model:
         """All parameters get gradients; `seed` is not used."""
         model.requires_grad_(True)
         return model

@@ -11,7 +11,8 @@ from holdfast.tuners.base import Tuner
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
-    from transformers import PreTrainedModel
+
+    from holdfast.models import Model
 
     Units = list[tuple[nn.Parameter, ...]]
     """What is drawn together: a matrix with its bias, or a norm."""
@@ -54,7 +55,7 @@ class Half(Tuner):
     round: int = Field(0, ge=0, description="Number of the stage in a sequence; each draws anew.")
     complement: bool = Field(False, description="Move exactly the layers' weights that this draw would freeze.")
 
-    def apply(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    def apply(self, model: Model, seed: int) -> Model:
         """Freeze, in place, all that the draw of (`seed`, `round`) does not move."""
         import numpy as np
 
@@ -105,7 +106,7 @@ def categories(layer: nn.Module) -> dict[str, Units]:
     return {name: units for name, units in found.items() if units}
 
 
-def share_of(model: PreTrainedModel) -> float:
+def share_of(model: Model) -> float:
     """Realised share of the layers' parameters that move."""
     from holdfast.trainer.machine import layers_of
 

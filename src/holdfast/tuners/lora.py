@@ -13,6 +13,8 @@ from holdfast.tuners.base import Tuner
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from holdfast.models import Model
+
 
 class LoRA(Tuner):
     """Low-rank updates beside frozen weights. [Hu et al. 2021, arXiv 2106.09685]
@@ -55,7 +57,7 @@ class LoRA(Tuner):
         "default", description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B)."
     )
 
-    def apply(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    def apply(self, model: Model, seed: int) -> Model:
         """A `PeftModel` around `model`, whose A start from `seed`; the base weights are frozen.
 
         Raises:
@@ -84,7 +86,7 @@ class LoRA(Tuner):
             torch.manual_seed(seed)
             return get_peft_model(model, config)  # type: ignore[return-value]
 
-    def _check(self, model: PreTrainedModel, targets: list[str]) -> None:
+    def _check(self, model: Model, targets: list[str]) -> None:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
         missing = [t for t in targets if t.rsplit(".", 1)[-1] not in names]
         if missing:
@@ -93,11 +95,11 @@ class LoRA(Tuner):
                 f"names such as {', '.join(sorted(n for n in names if n.endswith(('_proj', 'c_attn', 'c_fc')))[:4])}"
             )
 
-    def base(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+    def base(self, model: Model) -> AbstractContextManager[None]:
         """A context with the adapter switched off."""
         return model.disable_adapter()  # type: ignore[operator]
 
-    def merge(self, model: PreTrainedModel) -> PreTrainedModel:
+    def merge(self, model: Model) -> PreTrainedModel:
         """The plain model with W + s B A in place of W (in place; `model` is used up).
 
         Raises:

@@ -76,9 +76,9 @@ def drop_root(must_read: list[str], all_files: bool) -> bool:
     """
     if os.geteuid() != 0:
         return False
-    keep = LIBC is not None and (all_files or not all(map(open_to_all, must_read)))
-    if keep:
-        LIBC.prctl(KEEP_CAPABILITIES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    libc = LIBC if LIBC is not None and (all_files or not all(map(open_to_all, must_read))) else None
+    if libc is not None:
+        libc.prctl(KEEP_CAPABILITIES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
     for user in (1_000_000_000 + os.getpid(), 65534):  # an id of its own, or nobody where ids are scarce (containers)
         try:
             os.setgroups([])
@@ -86,9 +86,9 @@ def drop_root(must_read: list[str], all_files: bool) -> bool:
             os.setuid(user)
         except OSError:
             continue
-        if keep:
+        if libc is not None:
             header = struct.pack("Ii", 0x20080522, 0)
-            LIBC.capset(header, struct.pack("6I", 1 << READ_ANY, 1 << READ_ANY, 0, 0, 0, 0))
+            libc.capset(header, struct.pack("6I", 1 << READ_ANY, 1 << READ_ANY, 0, 0, 0, 0))
         return True
     return False
 
@@ -118,8 +118,9 @@ def filter_program() -> bytes | None:
     code += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 twins of every call
 
     def when(call: tuple[int | None, int | None], argument: int, bits: int, *, set_is: int, clear_is: int) -> None:
-        if call[column] is not None:
-            code.extend([(equal, 0, 4, call[column]), (load, 0, 0, 16 + 8 * argument), (any_bit, 0, 1, bits)])
+        number = call[column]
+        if number is not None:
+            code.extend([(equal, 0, 4, number), (load, 0, 0, 16 + 8 * argument), (any_bit, 0, 1, bits)])
             code.extend([(give, 0, 0, set_is), (give, 0, 0, clear_is)])
 
     when(CLONE, 0, 0x00010000, set_is=allow, clear_is=refuse)  # threads yes, processes no
@@ -127,8 +128,9 @@ def filter_program() -> bytes | None:
     when(OPENAT, 2, WRITING, set_is=refuse, clear_is=allow)
     when(PRLIMIT, 0, 0xFFFFFFFF, set_is=refuse, clear_is=allow)  # only its own limits
     for call, answer in [(CLONE3, unknown), (OPENAT2, unknown), *((c, refuse) for c in REFUSED_CALLS.values())]:
-        if call[column] is not None:
-            code += [(equal, 0, 1, call[column]), (give, 0, 0, answer)]
+        number = call[column]
+        if number is not None:
+            code += [(equal, 0, 1, number), (give, 0, 0, answer)]
     code.append((give, 0, 0, allow))
     return b"".join(struct.pack("HBBI", *step) for step in code)
 

@@ -72,9 +72,9 @@ def exactly(source: int, size: int) -> bytes:
 
 def send(target: int, message: dict) -> None:
     data = json.dumps(message).encode()
-    data = memoryview(len(data).to_bytes(4, "big") + data)
-    while data:
-        data = data[os.write(target, data) :]
+    left = memoryview(len(data).to_bytes(4, "big") + data)
+    while left:
+        left = left[os.write(target, left) :]
 
 
 def contain(job: dict, work: str, program: bytes | None, jobs: int) -> dict:
@@ -182,7 +182,8 @@ def run(job: dict, token: bytes) -> None:
     if isinstance(steps, str):
         write(RESULT, steps.encode("utf-8", "replace")[:2000] + token + b"S")
         leave(0)
-    total, finished = len(steps), collections.deque()
+    total = len(steps)
+    finished: collections.deque[None] = collections.deque()
     count, ended = finished.__len__, allocate_lock()
     ended.acquire()
     wait, done, passed, failed = ended.acquire, ended.release, token + b"P", token + b"F%d"
@@ -264,6 +265,8 @@ def load(target: str):
         from importlib import util
 
         spec = util.spec_from_file_location("judge", place)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{place} is not a Python file")
         module = util.module_from_spec(spec)
         sys.modules["judge"] = module
         spec.loader.exec_module(module)
