@@ -108,7 +108,7 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         "name": root.name,
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
-        "budget": f"{steps} steps of {recipe.train.batch_tokens} tokens for every method",
+        "budget": f"{steps} steps of {recipe.train.batch_tokens:,} tokens",
         "versions": environment()["versions"],
         "model": first["model"],
         **measured,

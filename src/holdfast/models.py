@@ -124,7 +124,8 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """The causal language model of a directory; weights missing from the files are an error, not noise."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]  # the stub forgets output_loading_info, which makes it a pair
+        # The stub forgets that output_loading_info makes it a pair.
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             path,
             config=config,
             dtype=dtype or torch.float32,

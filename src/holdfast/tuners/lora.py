@@ -84,7 +84,7 @@ class LoRA(Tuner):
             self._check(model, targets)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return get_peft_model(model, config)  # type: ignore[return-value]
+            return get_peft_model(model, config)
 
     def _check(self, model: Model, targets: list[str]) -> None:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
