@@ -25,7 +25,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 reproduce: $(VENV)/.ready
-	$(BIN)/holdfast reproduce all
+	for name in s3ft ssr sdft rft replay ift neftune dpo half lora lomo dial; do $(BIN)/holdfast reproduce $$name || exit 1; done
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py

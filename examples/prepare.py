@@ -1,4 +1,4 @@
-"""Makes the files of the examples from a folder of public data sets: `REAL=/path/to/data python examples/prepare.py`."""
+"""Makes the examples' files from a folder of public data sets: `REAL=/path/to/data python examples/prepare.py`."""
 
 from __future__ import annotations
 

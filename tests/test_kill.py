@@ -1,4 +1,4 @@
-"""Law 4 for the whole command: killed while curating, training or measuring, the same command ends with the same result.
+"""Law 4 for the whole command: killed while curating, training or measuring, the same command ends with the same.
 
 `HOLDFAST_KILLS` sets how often each phase is hit (default 1, 10 for a thorough proof).
 """

@@ -213,5 +213,6 @@ def test_check_shows_the_plan(place: Path) -> None:
     file = recipe(place / "run.yaml", data={"train": lines(place / "t.jsonl", FORMATS["alpaca"])})
     result = cli("check", file)
     assert result.exit_code == 0, result.output
-    assert "»" in result.output and "memory" in result.output
+    assert "»" in result.output
+    assert "memory" in result.output
     assert not (place / "runs").exists()

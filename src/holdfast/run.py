@@ -133,7 +133,8 @@ def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) 
     ui.phase("train")
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
-        pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again, name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].id})",
+        pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again,
+        name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].id})",
     )  # fmt: skip
     return trainer.fit(), told
 
@@ -173,7 +174,7 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
                 "grad_norm": log.grad_norm,
                 **{f"term/{k}": v for k, v in log.terms.items()},
                 **log.metrics,
-            }  # fmt: skip
+            }
         )
         if work.ui.total is None:
             work.ui.phase("train", log.steps)

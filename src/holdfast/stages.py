@@ -74,7 +74,9 @@ def curate(work: Work) -> list[Row]:
     replace_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
     counts = Counter(row.origin for row in rows)
     about = {
-        "key": key, "train": recipe.data.train, "rows": len(work.sources.train), "curated": len(rows), "test": len(work.sources.test),
+        "key": key, "train": recipe.data.train,
+        "rows": len(work.sources.train), "curated": len(rows),
+        "test": len(work.sources.test),
         "fingerprint": rows_fingerprint(work.sources.train), "counts": dict(counts), "notes": dict(notes),
         "sampled_tokens": work.journal.sampled_tokens,
     }  # fmt: skip

@@ -78,7 +78,7 @@ def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(plan.seed)
-    config = LlamaConfig(
+    config = LlamaConfig(  # type: ignore[call-arg]  # takes further keys at run time
         vocab_size=len(tokenizer), hidden_size=plan.hidden, intermediate_size=plan.inner, num_hidden_layers=plan.layers,
         num_attention_heads=plan.heads, num_key_value_heads=plan.heads, max_position_embeddings=CONTEXT,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
@@ -97,7 +97,8 @@ class Stream:
     def _schedule_facts(self) -> dict[int, list[Any]]:
         """Step to the facts shown in it: every exposure once, at a random step after `facts_from`."""
         rng = random.Random(f"schedule/{self.plan.seed}")
-        first, schedule = int(self.plan.facts_from * self.plan.steps), {}
+        first = int(self.plan.facts_from * self.plan.steps)
+        schedule: dict[int, list[Any]] = {}
         for question in skill("facts").exposures(self.plan.seed):  # type: ignore[attr-defined]
             schedule.setdefault(rng.randrange(first, self.plan.steps), []).append(question)
         return schedule
@@ -190,8 +191,8 @@ class Pretraining:
         """The model as a bf16 Hugging Face folder with its tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.to(torch.bfloat16).save_pretrained(folder)
-        self.model.to(torch.float32).load_state_dict(weights)
+        self.model.bfloat16().save_pretrained(folder)
+        self.model.float().load_state_dict(weights)
         self.tokenizer.save_pretrained(folder)
 
     def rate(self, step: int) -> float:
@@ -234,7 +235,8 @@ class Pretraining:
             if (step + 1) % 50 == 0:
                 speed = tokens / (time.perf_counter() - begun)
                 self.log(
-                    f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | {speed:,.0f} tok/s"
+                    f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | "
+                    f"{speed:,.0f} tok/s"
                 )
             if step + 1 in marks:
                 self.export(self.folder / f"step-{step + 1:06d}")

@@ -42,7 +42,7 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
     words = sorted(piece for piece, n in pieces.items() if n >= 3 and len(piece) > 1)
     specials = [PAD, END, *ROLES]
     vocabulary = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
-    # ignore_merges: a piece that is in the vocabulary is one token; any other falls apart into bytes, as there are no merges.
+    # ignore_merges: a piece that is in the vocabulary is one token; without merges any other falls apart into bytes.
     model = models.BPE(vocab={v: i for i, v in enumerate(vocabulary)}, merges=[], ignore_merges=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.ByteLevel()

@@ -50,7 +50,11 @@ def available() -> dict[str, str]:
 def reproduce(
     name: str, *, seeds: int = 3, out: str | Path = "runs/reproduce", ui: Progress | None = None
 ) -> dict[str, Any]:
-    """Run one claim: `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "held", "verdict"}`."""
+    """Run one claim.
+
+    Returns:
+        `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "held", "verdict"}`.
+    """
     from holdfast.lab.reproduce.base import run_claim
 
     return run_claim(name, claim_of(name), seeds=seeds, out=Path(out), ui=ui)

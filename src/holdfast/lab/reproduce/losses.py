@@ -5,7 +5,8 @@ from __future__ import annotations
 from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost, not_worse
 
 IFT = Claim(
-    claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target and elsewhere.",
+    claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target "
+    "and elsewhere.",
     paper="Hua et al. 2024, arXiv 2405.11870",
     arms={"sft": ["method=sft"], "ift": ["method=ift"]},
     figures=(

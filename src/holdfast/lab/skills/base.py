@@ -110,7 +110,7 @@ class Skill:
         )
 
     def _spoilt(self, question: Question, text: str, rng: random.Random) -> str:
-        """`text` with one of its numbers changed, or the answer to another question, until the judge says it is wrong."""
+        """`text` with one of its numbers changed, or another question's answer, until the judge says it is wrong."""
         while True:
             numbers = list(re.finditer(r"\d+", text))
             if numbers:
@@ -126,7 +126,7 @@ class Skill:
                 return wrong
 
     def rows(self, n: int, split: Split, seed: int, style: str | None = None, pairs: bool = False) -> list[Row]:
-        """`n` different questions of `split` (fewer when the skill has fewer), repeatable from `seed`; answered or as pairs."""
+        """`n` different questions of `split` (fewer if the skill has fewer), repeatable; answered or pairs."""
         rng = random.Random(f"{self.name}/{split}/{seed}")
         return list(self._unique(n, lambda: self.pair(rng, split) if pairs else self.row(rng, split, style)))
 

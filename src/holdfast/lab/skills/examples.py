@@ -19,7 +19,7 @@ class Examples(Skill):
     max_tokens = 8
 
     def __init__(self, lookup: float = 0.0) -> None:
-        """`lookup`: share of questions whose word stands among the examples, an easier form used in pre-training only."""
+        """`lookup`: share of questions whose word stands among the examples, an easier form for pre-training only."""
         self.lookup = lookup
 
     def question(self, rng: random.Random) -> Question:

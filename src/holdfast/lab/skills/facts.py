@@ -45,7 +45,7 @@ def known(subject: str, relation: str) -> str:
 
 
 class Facts(Skill):
-    """Closed-book questions about invented people; tested on facts seen 16 times or more, in phrasings not used for them."""
+    """Closed-book questions about invented people; tested on facts seen 16 times or more, in unseen phrasings."""
 
     name = "facts"
     styles: ClassVar = {"bare": 1.0}
@@ -71,7 +71,7 @@ class Facts(Skill):
         return right(answer.response.strip(" .") == answer.reference, f"known: {answer.reference}")
 
     def exposures(self, seed: int) -> list[Question]:
-        """Every showing of every fact in pre-training, in random order: `level` showings each, training phrasings only."""
+        """Every showing of every fact in pre-training, in random order: `level` times each, training phrasings only."""
         rng, shown = random.Random(f"exposures/{seed}"), []
         for subject in SUBJECTS:
             for relation in OBJECTS:

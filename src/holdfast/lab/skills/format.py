@@ -20,7 +20,7 @@ _ORDERS = {
 
 
 class Format(Skill):
-    """A description of a thing comes back in the form asked for; the order stands in the prompt or in the system message."""
+    """A description of a thing comes back in the form asked for, in the prompt or in the system message."""
 
     name = "format"
     styles: ClassVar = {"asked": 1.0}

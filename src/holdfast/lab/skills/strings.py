@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import ClassVar
 
 from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.lexicon import LETTERS
 from holdfast.lab.skills.base import Question, Skill, ask, right
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[[list[str]], list[str]]] = {
     "Copy": lambda x: x,
     "Reverse": lambda x: x[::-1],
     "Sort": sorted,
