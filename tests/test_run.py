@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,21 @@ def test_replay_is_mixed_in(place: Path) -> None:
     file = recipe(place / "run.yaml", data=data, evaluate__keep=["lab:sums"], output="out")
     assert cli("train", file).exit_code == 0
     assert report_of("out")["curation"]["counts"] == {"gold": 36, "replay": 12}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]], ids=["ddp", "fsdp2"])
+def test_two_processes_end_with_the_weights_of_one(flags: list[str], place: Path) -> None:
+    file = recipe(place / "run.yaml", data={"train": "lab:sums", "limit": 40}, output="one")
+    assert cli("train", file).exit_code == 0
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", *flags, "--num_processes", "2"]
+    settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [*launch, *settings, "-m", "holdfast", "train", file, "output=two"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = weights("one"), weights("two")
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    assert any(not torch.equal(one[name], two[name]) for name in one)  # two did share the work
 
 
 BAD = {

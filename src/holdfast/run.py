@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,9 @@ class Ranks:
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:
-            from accelerate import PartialState
+            from holdfast.trainer.machine import meet
 
-            from holdfast.trainer.machine import PATIENCE
-
-            PartialState(timeout=PATIENCE).wait_for_everyone()
+            meet()
 
 
 def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
@@ -115,7 +114,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
     if ranks.main:
         folder.write_json("env.json", environment())
         ranks.wait()
-    journal = Journal(folder.path / ("samples.jsonl" if ranks.main else f".samples-{ranks.rank}.jsonl"))
+    aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
+    journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)
     return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
 
 

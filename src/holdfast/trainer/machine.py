@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,6 +23,16 @@ PATIENCE = timedelta(hours=6)
 SPREAD = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
+def alone() -> bool:
+    """Whether there is no accelerator: the launcher's processes are CPU processes then, and accelerate wants to be told."""
+    return not torch.accelerator.is_available()
+
+
+def meet() -> None:
+    """Wait until every process of the launch is here; the first call joins them."""
+    PartialState(cpu=alone(), timeout=PATIENCE).wait_for_everyone()
+
+
 class Machine:
     """Where a run computes: one process, several with whole copies (DDP), or several with shards (FSDP2).
 
@@ -34,10 +44,8 @@ class Machine:
     """
 
     def __init__(self, precision: str) -> None:
-        # Without an accelerator the launcher's processes are CPU processes; accelerate wants to be told.
-        alone = not torch.accelerator.is_available()
         patient = InitProcessGroupKwargs(timeout=PATIENCE)
-        self.accelerator = Accelerator(mixed_precision="no", cpu=alone, kwargs_handlers=[patient])
+        self.accelerator = Accelerator(mixed_precision="no", cpu=alone(), kwargs_handlers=[patient])
         kind = self.accelerator.distributed_type
         self.plugin = self.accelerator.state.fsdp_plugin if kind == DistributedType.FSDP else None
         if kind == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
