@@ -24,7 +24,7 @@ SPREAD = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def alone() -> bool:
-    """Whether there is no accelerator: the launcher's processes are CPU processes then, and accelerate wants to be told."""
+    """Whether there is no accelerator: processes then compute on the CPU, which accelerate wants to be told."""
     return not torch.accelerator.is_available()
 
 
