@@ -28,10 +28,10 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
         UserError: Whatever a run would refuse.
     """
     from holdfast.data.chat import Chat
-    from holdfast.data.table import build_table
     from holdfast.evaluation.tasks import build_tasks
     from holdfast.models import load
     from holdfast.sources import read_sources
+    from holdfast.stages import encode
 
     ui, recipe = ui or Progress.silent(), as_resolved(recipe).recipe
     warnings: list[str] = []
@@ -40,9 +40,7 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
-    table, told = build_table(
-        sources.train, chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
-    )
+    table, told = encode(recipe, sources.train, chat)
     ui.phase("estimate")
     return {
         "rows": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 from holdfast.errors import UserError
 from holdfast.evaluation.summary import compare_summary, read_run
-from holdfast.folder import environment, replace_text, short_name
+from holdfast.folder import replace_json, short_name, versions
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved, for_method
 from holdfast.run import Run, train
+from holdfast.stages import encode
 from holdfast.ui import Progress
 
 
@@ -76,16 +76,13 @@ def _plan(arm: Resolved, label: str, seed: int, steps: int, root: Path) -> Resol
 def budget(recipe: Recipe) -> int:
     """Steps of the recipe's epochs over the rows as they come, which every method then gets."""
     from holdfast.data.chat import Chat
-    from holdfast.data.table import build_table
     from holdfast.models import load_tokenizer
     from holdfast.sources import read_sources
 
     ignore = lambda text: None  # noqa: E731
     rows = read_sources(recipe, ignore, ignore).train
     chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
-    table, _ = build_table(
-        rows, chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
-    )
+    table, _ = encode(recipe, rows, chat)
     return table.sampler(batch_tokens=recipe.train.batch_tokens, seed=recipe.train.seed).steps(recipe.train.epochs)
 
 
@@ -109,11 +106,11 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
         "budget": f"{steps} steps of {recipe.train.batch_tokens:,} tokens",
-        "versions": environment()["versions"],
+        "versions": versions(),
         "model": first["model"],
         **measured,
     }
-    replace_text(root / "compare.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    replace_json(root / "compare.json", report)
     return report
 
 

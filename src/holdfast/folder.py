@@ -31,6 +31,11 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(side, path)
 
 
+def replace_json(path: Path, value: Any) -> None:
+    """Write a value as a JSON file, whole or not at all."""
+    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
 def short_name(source: str) -> str:
     """A data or model source as a part of a file name."""
     stem = source.removeprefix("lab:") if source.startswith("lab") else Path(source).stem
@@ -89,7 +94,7 @@ class Folder:
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file of the directory, whole or not at all."""
-        replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+        replace_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the directory, or `None`."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
 from holdfast.evaluation.summary import gate, score, summarise
-from holdfast.folder import replace_text, versions
+from holdfast.folder import replace_json, versions
 from holdfast.recipe import Gate
+from holdfast.shorthand import LAB_MODELS
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
 
         recipe = read_recipe(run).recipe
         sources = read_sources(recipe, lambda text: None, lambda text: None)
-        lab = recipe.model in ("lab", "lab-small")
+        lab = recipe.model in LAB_MODELS
         return build_tasks(recipe, sources.test, sources.judge, lab=lab)
-    if model not in ("lab", "lab-small"):
+    if model not in LAB_MODELS:
         raise UserError(f"{model}: name the tasks to measure: files, lab, lab:SKILL, text:FILE or lm-eval tasks")
     return named_tasks("lab", Settings(items, max_tokens))
 
@@ -102,10 +103,8 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
 
 
 def _write(out: Path, report: dict[str, Any], paired: bool) -> None:
-    import json
-
     out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
+    replace_json(out / "report.json", report)
     if paired:
         from holdfast.report.page import render_run, write_page
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.summary import gate, mean_score, summarise
-from holdfast.folder import Folder, environment, replace_text
+from holdfast.folder import Folder, environment, replace_text, versions
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
-from holdfast.stages import Work, curate, measured, preview, subject_of
+from holdfast.stages import Work, curate, encode, measured, preview, subject_of
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def train(
         with work.folder.timed("evaluate"):
             subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
-        return finish(work, resolved, rows, result, table, before, after)
+        return finish(work, rows, result, table, before, after)
 
 
 class Ranks:
@@ -121,13 +120,10 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
 
 def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) -> tuple[TrainResult, Any]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
-    from holdfast.data.table import build_table
     from holdfast.trainer.loop import Trainer
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
-    table, told = build_table(
-        rows, work.chat, max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows
-    )
+    table, told = encode(recipe, rows, work.chat)
     for line in told.lines():
         ui.line(line)
     ui.phase("train")
@@ -152,17 +148,8 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
     from holdfast.trainer.events import Hooks
 
-    live = (
-        [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
-    )
-    base = (
-        {
-            role: mean_score(live, {t.name: before[t.name][: len(t.rows)] for t in live}, role)
-            for role in ("target", "keep")
-        }
-        if before
-        else {}
-    )
+    live = live_tasks(work)
+    base = _roles(live, before) if before else {}
 
     def on_step(log: StepLog) -> None:
         work.folder.append_log(
@@ -188,8 +175,7 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
             return
         subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
-        for role in ("target", "keep"):
-            now = mean_score(live, items, role)
+        for role, now in _roles(live, items).items():
             if now is not None:
                 work.shown[role] = (now, now - (base.get(role) or 0.0))
         work.ui.phase("train")
@@ -199,7 +185,6 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
 
 def finish(
     work: Work,
-    resolved: Resolved,
     rows: list[Row],
     result: TrainResult,
     told: Any,
@@ -211,13 +196,13 @@ def finish(
 
     folder, recipe = work.folder, work.recipe
     save(result.model, work.base.tokenizer, folder.path / "model", stop_ids=work.chat.stop_ids)
-    summary = summarise(work.tasks, before, after)
+    summary, known = summarise(work.tasks, before, after), versions()
     report = {
-        "holdfast": environment()["versions"]["holdfast"],
+        "holdfast": known["holdfast"],
         "name": folder.path.name,
         "created": folder.state["created"],
         "recipe": recipe.model_dump(mode="json"),
-        "versions": environment()["versions"],
+        "versions": known,
         "model": {
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
             "parameters": sum(p.numel() for p in result.model.parameters()),
@@ -251,26 +236,27 @@ def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
     """Loss of every step, with target and keep scores where they were measured; step 0 is the base."""
     from holdfast.evaluation.store import Store
 
-    live = (
-        [task.head(work.recipe.evaluate.live_items) for task in work.tasks] if work.recipe.evaluate.live_items else []
-    )
+    live = live_tasks(work)
     out = []
     if live:
-        first = {t.name: before[t.name][: len(t.rows)] for t in live}
-        out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **_roles(live, first)})
+        out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **_roles(live, before)})
     for entry in work.folder.read_log():
         found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
-        scores = (
-            _roles(live, {name: items for name, (_, items) in found.items()})
-            if found
-            else {"target": None, "keep": None}
-        )
+        scores = _roles(live, {name: items for name, (_, items) in found.items()})
         out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
     return out
 
 
+def live_tasks(work: Work) -> list[Task]:
+    """The few questions of every task that are asked during training."""
+    few = work.recipe.evaluate.live_items
+    return [task.head(few) for task in work.tasks] if few else []
+
+
 def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:
-    return {role: mean_score(live, items, role) for role in ("target", "keep")}
+    """Mean score on the live questions by role; `items` may hold the answers to more of them."""
+    few = {task.name: items[task.name][: len(task.rows)] for task in live if task.name in items}
+    return {role: mean_score(live, few, role) for role in ("target", "keep")}
 
 
 def curate_only(
@@ -301,8 +287,3 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
     write_page(path / "report.html", render_run(report))
     replace_text(path / "README.md", render_card(report))
-
-
-def read_report(path: str | Path) -> dict[str, Any]:
-    """`report.json` of a run directory."""
-    return json.loads((Path(path) / "report.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from holdfast.data.rows import Rows
 from holdfast.judges.base import Judge
 from holdfast.judges.fit import check_fit, guess
 from holdfast.lab.skills.base import SkillJudge
-from holdfast.lab.tasks import lab_rows, skill_of
+from holdfast.lab.tasks import FRESH, lab_rows, skill_of
 from holdfast.recipe import Recipe
 
 
@@ -52,7 +52,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str]
     if isinstance(data.test, str):
         test = open_source(data.test, format=data.format)
     elif data.test > 0 and is_lab(data.train):
-        test = lab_rows(data.train, "test", recipe.evaluate.items, seed=7)
+        test = lab_rows(data.train, "test", recipe.evaluate.items, seed=FRESH)
     elif data.test > 0:
         train, test = split(train, data.test, seed=0)
     shared = duplicates(train, test)

@@ -22,8 +22,8 @@ from holdfast.ui import Progress
 
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
+    from holdfast.data.table import TableReport, TokenTable
     from holdfast.models import Loaded, Model
-    from holdfast.policy import Policy
     from holdfast.sampling.journal import Journal
 
 EXAMPLES = 24
@@ -58,9 +58,8 @@ class Work:
 def curate(work: Work) -> list[Row]:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
-    key = fingerprint(
-        [work.base.fingerprint, rows_fingerprint(work.sources.train), curators_of(recipe), recipe.sampling]
-    )
+    source = rows_fingerprint(work.sources.train)
+    key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling])
     known = folder.read_json("data.json")
     path = folder.path / "curated.jsonl"
     if known and known.get("key") == key and path.exists():
@@ -77,7 +76,7 @@ def curate(work: Work) -> list[Row]:
         "key": key, "train": recipe.data.train,
         "rows": len(work.sources.train), "curated": len(rows),
         "test": len(work.sources.test),
-        "fingerprint": rows_fingerprint(work.sources.train), "counts": dict(counts), "notes": dict(notes),
+        "fingerprint": source, "counts": dict(counts), "notes": dict(notes),
         "sampled_tokens": work.journal.sampled_tokens,
     }  # fmt: skip
     folder.write_json("data.json", about)
@@ -177,7 +176,15 @@ def _engine(work: Work, kind: str, base: Loaded, name: str | None) -> Engine:
     )  # fmt: skip
 
 
-def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None) -> Subject:
+def encode(recipe: Recipe, rows: Rows, chat: Chat) -> tuple[TokenTable, TableReport]:
+    """The rows tokenised as the recipe says, and what became of each."""
+    from holdfast.data.table import build_table
+
+    train = recipe.train
+    return build_table(rows, chat, max_length=train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows)
+
+
+def subject_of(work: Work, model: Model, name: str) -> Subject:
     """A model ready to be measured: `name` is the fingerprint its figures are kept under."""
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
@@ -187,7 +194,7 @@ def subject_of(work: Work, model: Model, name: str, policy: Policy | None = None
         model=name,
         chat=work.chat,
         draw=work.journal.draw(engine),
-        policy=policy or Policy(model),
+        policy=Policy(model),
         judge=lambda judge, answers: judging(judge, work)(answers),
     )
 

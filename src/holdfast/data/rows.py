@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,17 +105,5 @@ def rows_fingerprint(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def write_jsonl(rows: Iterable[Row], handle: Any) -> None:
-    """Write rows as JSON lines to an open text file."""
-    for row in rows:
-        handle.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
-
-
 Rows = Sequence[Row]
 """A list of rows, or a disk-backed sequence that reads them on demand (`data.formats.RowFile`)."""
-
-
-def prompts_of(rows: Iterable[Row]) -> Iterator[tuple[str, list[Message]]]:
-    """`(id, prompt messages)` of each row."""
-    for row in rows:
-        yield row.id, row.prompt

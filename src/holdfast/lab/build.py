@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
 from holdfast.registry import nearest
 
 if TYPE_CHECKING:
     from holdfast.ui import Progress
-
-SHIPPED = Path(__file__).parent / "models"
-"""Where the package keeps the models it ships."""
 
 
 def build(
@@ -33,26 +29,10 @@ def build(
 
     if name not in PLANS:
         raise UserError(f"{name} is not a laboratory model{nearest(name, PLANS)}")
-    plan = (
-        PLANS[name] if steps is None else replace(PLANS[name], steps=steps, horizon=steps, warmup=min(200, steps // 4))
-    )
+    plan = PLANS[name]
+    if steps is not None:
+        short = replace(plan.cycles[0], steps=steps, horizon=steps, warmup=min(200, steps // 4))
+        plan = replace(plan, cycles=(short,), milestones=())
     training = Pretraining(plan, Path(out) / name, log=ui.line if ui else print)
     training.run()
     return training.folder / "final"
-
-
-def install(folder: str | Path, name: str) -> Path:
-    """Copy a finished model into the package."""
-    target = SHIPPED / name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder, target)
-    return target
-
-
-def plan_of(name: str) -> dict[str, Any]:
-    """The plan a laboratory model was trained by, as a dictionary."""
-    from dataclasses import asdict
-
-    from holdfast.lab.pretrain import PLANS
-
-    return asdict(PLANS[name])

@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,46 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from holdfast.lab.drills import EarlyExamples, ManyExamples, ManyReading
 from holdfast.lab.skills import skill
-from holdfast.lab.skills.examples import Examples
+from holdfast.lab.skills.base import Skill
+from holdfast.lab.skills.facts import Facts
 from holdfast.lab.skills.story import BASIC, Story
 from holdfast.lab.tokenizer import CONTEXT, build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-MIX = {
+FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
-"""Share of the rows of each skill; facts come on top, exactly as often as their level says."""
-SOURCES = {name: skill(name) for name in MIX} | {"story": Story(BASIC), "examples": Examples(lookup=0.25)}
-"""Where the rows come from: word problems shorter than those of fine-tuning, and some easier labelling questions."""
+SECOND = FIRST | {"sums": 0.17, "reading": 0.16, "examples": 0.18, "rephrase": 0.07, "strings": 0.05, "points": 0.07}
+"""Share of the rows of each skill in the two cycles; facts come on top, exactly as often as their level says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One rise and fall of the learning rate.
+
+    Args:
+        steps: Optimizer steps.
+        learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine that would end after `horizon`
+            steps, and in the last `decay` steps straight to nothing.
+        facts_from: Facts are shown from this share of the cycle on.
+        mix: Skill to its share of the rows.
+        instead: Skills whose rows come from another generator here: shorter word problems than those of fine-tuning,
+            easier or denser questions.
+    """
+
+    steps: int
+    horizon: int
+    decay: int
+    learning_rate: float
+    mix: dict[str, float]
+    instead: dict[str, Skill]
+    facts_from: float = 0.0
+    warmup: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +66,45 @@ class Plan:
 
     Args:
         hidden, layers, heads, inner: Shape of the Llama.
-        steps: Optimizer steps.
+        cycles: What is trained, one after the other.
         rows: Rows per step.
-        learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine that would end after `horizon`
-            steps, and in the last `decay` steps straight to nothing.
-        facts_from: Facts are shown from this share of the training on.
-        milestones: Shares of the training at which an intermediate model is kept.
+        milestones: Steps after which an intermediate model is kept.
     """
 
+    cycles: tuple[Cycle, ...]
     hidden: int = 192
     layers: int = 4
     heads: int = 6
     inner: int = 512
-    steps: int = 4500
     rows: int = 72
-    horizon: int = 6500
-    decay: int = 900
-    learning_rate: float = 2.5e-3
-    warmup: int = 200
     weight_decay: float = 0.05
-    facts_from: float = 0.45
     seed: int = 0
-    milestones: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+    milestones: tuple[int, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return sum(cycle.steps for cycle in self.cycles)
+
+    def at(self, step: int) -> tuple[int, int]:
+        """`(cycle, step within it)`."""
+        for number, cycle in enumerate(self.cycles):
+            if step < cycle.steps:
+                return number, step
+            step -= cycle.steps
+        raise IndexError(step)
+
+
+def cycles(first: tuple[int, int, int, float], second: tuple[int, int, int, float]) -> tuple[Cycle, Cycle]:
+    """Two cycles of (steps, horizon, decay, peak rate): the skills, then more and denser of what needs looking up."""
+    basic: dict[str, Skill] = {"story": Story(BASIC), "examples": EarlyExamples(lookup=0.25)}
+    dense: dict[str, Skill] = {"story": Story(BASIC), "examples": ManyExamples(0.7), "reading": ManyReading(0.4)}
+    return Cycle(*first, FIRST, basic, facts_from=0.45), Cycle(*second, SECOND, dense)
 
 
 PLANS: dict[str, Plan] = {
-    "lab": Plan(),
+    "lab": Plan(cycles((4500, 6500, 900, 2.5e-3), (6000, 7500, 1500, 2e-3)), milestones=(2250, 3375, 4500, 7500)),
     "lab-small": Plan(
-        hidden=112, layers=3, heads=4, inner=288, steps=2500, horizon=3500, decay=600, learning_rate=4e-3, milestones=()
+        cycles((2500, 3500, 600, 4e-3), (3000, 3750, 750, 3e-3)), hidden=112, layers=3, heads=4, inner=288
     ),
 }
 
@@ -87,6 +123,9 @@ def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     return LlamaForCausalLM(config)
 
 
+FACTS = Facts()
+
+
 class Stream:
     """The rows of every step, a pure function of (seed, step), so that training resumes anywhere."""
 
@@ -95,23 +134,26 @@ class Stream:
         self.exposures = self._schedule_facts()
 
     def _schedule_facts(self) -> dict[int, list[Any]]:
-        """Step to the facts shown in it: every exposure once, at a random step after `facts_from`."""
-        rng = random.Random(f"schedule/{self.plan.seed}")
-        first = int(self.plan.facts_from * self.plan.steps)
+        """Step to the facts shown in it: each showing of a cycle at a random step after its `facts_from`."""
         schedule: dict[int, list[Any]] = {}
-        for question in skill("facts").exposures(self.plan.seed):  # type: ignore[attr-defined]
-            schedule.setdefault(rng.randrange(first, self.plan.steps), []).append(question)
+        begin = 0
+        for number, cycle in enumerate(self.plan.cycles):
+            rng = random.Random(f"schedule/{self.plan.seed}/{number}" if number else f"schedule/{self.plan.seed}")
+            for question in FACTS.exposures(self.plan.seed, number):
+                step = begin + rng.randrange(int(cycle.facts_from * cycle.steps), cycle.steps)
+                schedule.setdefault(step, []).append(question)
+            begin += cycle.steps
         return schedule
 
     def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str]]:
         """`(prompt messages, answer)` of the rows of `step`."""
         rng = random.Random(f"stream/{self.plan.seed}/{step}")
+        cycle = self.plan.cycles[self.plan.at(step)[0]]
         out = []
-        for name in rng.choices(list(MIX), list(MIX.values()), k=self.plan.rows):
-            row = SOURCES[name].row(rng, "train")
+        for name in rng.choices(list(cycle.mix), list(cycle.mix.values()), k=self.plan.rows):
+            row = (cycle.instead.get(name) or skill(name)).row(rng, "train")
             out.append((row.prompt, row.answer or ""))
-        facts = skill("facts")
-        return out + [(q.messages, facts.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]
+        return out + [(q.messages, FACTS.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]
 
     def batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """`(ids [B, L], where [N], labels [N])` of `step`, cut by length into `parts` to waste little on padding."""
@@ -151,7 +193,7 @@ class Pretraining:
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.plan.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.rate(0), betas=(0.9, 0.98), fused=True)
         self._resume()
 
     @property
@@ -180,7 +222,7 @@ class Pretraining:
             tensors[name] = parameter.data
             tensors |= {f"{name}/{k}": v for k, v in self.optimizer.state[parameter].items()}
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, side / "tensors.safetensors")
-        (side / "state.json").write_text(json.dumps({**self.state, "plan": asdict(self.plan)}))
+        (side / "state.json").write_text(json.dumps(self.state))
         old = self.folder / "state.old"
         if final.exists():
             os.replace(final, old)
@@ -197,12 +239,13 @@ class Pretraining:
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`."""
-        plan = self.plan
-        if step < plan.warmup:
-            return plan.learning_rate * (step + 1) / plan.warmup
-        done = (step - plan.warmup) / (plan.horizon - plan.warmup)
-        left = min(1.0, (plan.steps - step) / plan.decay)
-        return plan.learning_rate * left * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        number, step = self.plan.at(step)
+        cycle = self.plan.cycles[number]
+        if step < cycle.warmup:
+            return cycle.learning_rate * (step + 1) / cycle.warmup
+        done = (step - cycle.warmup) / (cycle.horizon - cycle.warmup)
+        left = min(1.0, (cycle.steps - step) / cycle.decay)
+        return cycle.learning_rate * left * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def train_step(self, step: int) -> tuple[float, int]:
         """One update; returns the loss per label token and the tokens read."""
@@ -224,7 +267,6 @@ class Pretraining:
 
     def run(self, save_every: int = 250, watch: Callable[[int], None] | None = None) -> None:
         """Train to the end, saving every `save_every` steps and at the milestones."""
-        marks = {round(share * self.plan.steps): share for share in self.plan.milestones}
         begun, tokens = time.perf_counter(), 0
         while self.state["step"] < self.plan.steps:
             step = self.state["step"]
@@ -238,7 +280,7 @@ class Pretraining:
                     f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | "
                     f"{speed:,.0f} tok/s"
                 )
-            if step + 1 in marks:
+            if step + 1 in self.plan.milestones:
                 self.export(self.folder / f"step-{step + 1:06d}")
             if (step + 1) % save_every == 0 or step + 1 == self.plan.steps:
                 self.save()

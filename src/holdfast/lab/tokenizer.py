@@ -60,6 +60,7 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
 
 def _texts(seed: int, sample: int) -> list[str]:
     """Prompts and answers of every skill, and every phrasing of every fact."""
+    from holdfast.lab.drills import EarlyExamples
     from holdfast.lab.lexicon import SUBJECTS
     from holdfast.lab.skills import SKILLS, skill
     from holdfast.lab.skills.facts import OBJECTS, PHRASINGS
@@ -67,8 +68,9 @@ def _texts(seed: int, sample: int) -> list[str]:
     rng = random.Random(f"tokenizer/{seed}")
     texts = []
     for name in SKILLS:
+        source = EarlyExamples() if name == "examples" else skill(name)  # the vocabulary of the shipped models
         for _ in range(sample):
-            texts += [m["content"] for m in skill(name).row(rng, "train").messages]
+            texts += [m["content"] for m in source.row(rng, "train").messages]
     for subject in SUBJECTS:
         texts += [subject, f" {subject}"] * 3
         texts += [p.format(s=subject) for phrasings in PHRASINGS.values() for p in phrasings]

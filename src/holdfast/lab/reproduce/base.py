@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.compare import compare
-from holdfast.folder import replace_text
+from holdfast.folder import replace_json
 from holdfast.ui import Progress
 
 COMMON: dict[str, Any] = {
@@ -76,7 +75,7 @@ def run_claim(name: str, claim: Claim, *, seeds: int, out: Path, ui: Progress | 
         "name": name, "claim": claim.claim, "paper": claim.paper, "rows": rows, "held": bool(claim.held(arms)),
         "verdict": claim.verdict(arms), "seeds": seeds, "budget": found["budget"], "versions": found["versions"],
     }  # fmt: skip
-    replace_text(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    replace_json(out / f"{name}.json", result)
     return result
 
 

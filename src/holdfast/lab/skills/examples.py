@@ -18,19 +18,13 @@ class Examples(Skill):
     threshold = 60.0
     max_tokens = 8
 
-    def __init__(self, lookup: float = 0.0) -> None:
-        """`lookup`: share of questions whose word stands among the examples, an easier form for pre-training only."""
-        self.lookup = lookup
-
     def question(self, rng: random.Random) -> Question:
         kinds, labels = rng.sample(list(CATEGORIES), 2), rng.sample(LABELS, 2)
         words = [rng.sample(CATEGORIES[kind], 3) for kind in kinds]
         asked = rng.randrange(2)
         shown = [(word, labels[i]) for i in range(2) for word in words[i][: rng.randint(1, 2)]]
         rng.shuffle(shown)
-        word = words[asked][0] if self.lookup and rng.random() < self.lookup else words[asked][2]
-        lines = "\n".join(f"{word}: {label}" for word, label in shown)
-        text = f"{lines}\n{word}:"
+        text = write(shown, [words[asked][2]])
         return Question(text, ask(text), labels[asked])
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:
@@ -38,3 +32,9 @@ class Examples(Skill):
 
     def judge(self, answer: Answer) -> Verdict:
         return right(answer.response.strip(" .") == answer.reference, f"rule gives {answer.reference}")
+
+
+def write(shown: list[tuple[str, str]], asked: list[str]) -> str:
+    """The examples, then the words to label; each label begins a line, as it does in the answer, and is one token."""
+    lines = [f"{label}: {word}" for word, label in shown]
+    return "\n".join([*lines, f"?: {', '.join(asked)}"])

@@ -9,8 +9,8 @@ from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.lexicon import ANIMALS, COLORS, FOODS, JOBS, SUBJECTS, TOWNS
 from holdfast.lab.skills.base import Question, Skill, ask, right
 
-LEVELS = (0, 1, 4, 16, 64)
-"""How often a fact is seen; subjects take the levels in turn."""
+LEVELS = (0, 2, 8, 32, 128)
+"""How often a fact is seen, half of it in each cycle of pre-training; subjects take the levels in turn."""
 
 OBJECTS = {"home": TOWNS, "pet": ANIMALS, "color": COLORS, "food": FOODS, "job": JOBS}
 _OPENERS = ("", "Tell me: ", "Question: ", "Please answer: ", "Quick: ")
@@ -45,14 +45,14 @@ def known(subject: str, relation: str) -> str:
 
 
 class Facts(Skill):
-    """Closed-book questions about invented people; tested on facts seen 16 times or more, in unseen phrasings."""
+    """Closed-book questions about invented people; tested on facts seen 32 times or more, in unseen phrasings."""
 
     name = "facts"
     styles: ClassVar = {"bare": 1.0}
     threshold = 90.0
     max_tokens = 8
 
-    def __init__(self, levels: tuple[int, ...] = (16, 64)) -> None:
+    def __init__(self, levels: tuple[int, ...] = LEVELS[-2:]) -> None:
         self.levels = levels
 
     def question(self, rng: random.Random) -> Question:
@@ -70,12 +70,13 @@ class Facts(Skill):
     def judge(self, answer: Answer) -> Verdict:
         return right(answer.response.strip(" .") == answer.reference, f"known: {answer.reference}")
 
-    def exposures(self, seed: int) -> list[Question]:
-        """Every showing of every fact in pre-training, in random order: `level` times each, training phrasings only."""
-        rng, shown = random.Random(f"exposures/{seed}"), []
+    def exposures(self, seed: int, cycle: int) -> list[Question]:
+        """The showings of every fact in one cycle of pre-training, in random order and training phrasings only."""
+        shown = []
         for subject in SUBJECTS:
             for relation in OBJECTS:
                 usable = [q for q in (self.about(subject, relation, p) for p in range(20)) if q.split == "train"]
-                shown += [usable[i % len(usable)] for i in range(level(subject))]
-        rng.shuffle(shown)
+                half = level(subject) // 2
+                shown += [usable[i % len(usable)] for i in range(cycle * half, (cycle + 1) * half)]
+        random.Random(f"exposures/{seed}/{cycle}" if cycle else f"exposures/{seed}").shuffle(shown)
         return shown

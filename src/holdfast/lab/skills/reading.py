@@ -9,13 +9,16 @@ from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.lexicon import ANIMALS, FOODS, JOBS, PEOPLE, TOWNS
 from holdfast.lab.skills.base import Question, Skill, ask, right
 
-_KINDS = {
+KINDS = {
     "home": ("{p} lives in {o}.", "Where does {p} live?", TOWNS),
     "pet": ("{p} has a {o}.", "Which pet does {p} have?", ANIMALS),
     "food": ("{p} eats {o}.", "What does {p} eat?", FOODS),
     "job": ("{p} is a {o}.", "What work does {p} do?", JOBS),
 }
 REFUSAL = "The text does not say."
+
+Asked = tuple[str, str]
+"""(person, kind of fact)."""
 
 
 class Reading(Skill):
@@ -27,22 +30,26 @@ class Reading(Skill):
     max_tokens = 16
 
     def question(self, rng: random.Random) -> Question:
-        people = rng.sample(PEOPLE, rng.randint(2, 3))
-        pairs = [(p, k) for p in people for k in _KINDS]
-        told = rng.sample(pairs, rng.randint(3, 4))
-        known = {pair: rng.choice(_KINDS[pair[1]][2]) for pair in told}
+        passage, known, missing = self.passage(rng)
         hidden = rng.random() < 0.3
-        person, kind = rng.choice([p for p in pairs if p not in known] if hidden else told)
-        passage = " ".join(_KINDS[k][0].format(p=p, o=o) for (p, k), o in known.items())
-        reference = None if hidden else known[person, kind]
-        text = f"Text: {passage}\n{_KINDS[kind][1].format(p=person)}"
+        person, kind = rng.choice(missing if hidden else list(known))
+        reference = known.get((person, kind))
+        text = f"Text: {passage}\n{KINDS[kind][1].format(p=person)}"
         return Question(text, ask(text), reference or REFUSAL, {"person": person, "kind": kind, "object": reference})
+
+    def passage(self, rng: random.Random) -> tuple[str, dict[Asked, str], list[Asked]]:
+        """`(text, what it says, what it leaves out)` about two or three people."""
+        people = rng.sample(PEOPLE, rng.randint(2, 3))
+        pairs = [(p, k) for p in people for k in KINDS]
+        known = {pair: rng.choice(KINDS[pair[1]][2]) for pair in rng.sample(pairs, rng.randint(3, 4))}
+        text = " ".join(KINDS[k][0].format(p=p, o=o) for (p, k), o in known.items())
+        return text, known, [pair for pair in pairs if pair not in known]
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:
         person, kind, found = (question.facts[k] for k in ("person", "kind", "object"))
         if found is None:
             return REFUSAL
-        return found if style == "bare" else _KINDS[kind][0].format(p=person, o=found)
+        return found if style == "bare" else KINDS[kind][0].format(p=person, o=found)
 
     def judge(self, answer: Answer) -> Verdict:
         words = answer.response.replace(".", " ").split()
