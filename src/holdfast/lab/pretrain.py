@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.lab.drills import EarlyExamples, ManyExamples, ManyReading
+from holdfast.lab.drills import ManyPeople, ManyWords, NewLabels
 from holdfast.lab.skills import skill
 from holdfast.lab.skills.base import Skill
 from holdfast.lab.skills.facts import Facts
@@ -32,7 +32,7 @@ FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
-SECOND = FIRST | {"sums": 0.17, "reading": 0.16, "examples": 0.18, "rephrase": 0.07, "strings": 0.05, "points": 0.07}
+SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "examples": 0.12, "rephrase": 0.08, "strings": 0.05}
 """Share of the rows of each skill in the two cycles; facts come on top, exactly as often as their level says."""
 
 
@@ -46,8 +46,8 @@ class Cycle:
             steps, and in the last `decay` steps straight to nothing.
         facts_from: Facts are shown from this share of the cycle on.
         mix: Skill to its share of the rows.
-        instead: Skills whose rows come from another generator here: shorter word problems than those of fine-tuning,
-            easier or denser questions.
+        instead: Skills whose rows come from another generator here, such as word problems shorter than those of
+            fine-tuning.
     """
 
     steps: int
@@ -95,16 +95,17 @@ class Plan:
 
 
 def cycles(first: tuple[int, int, int, float], second: tuple[int, int, int, float]) -> tuple[Cycle, Cycle]:
-    """Two cycles of (steps, horizon, decay, peak rate): the skills, then more and denser of what needs looking up."""
-    basic: dict[str, Skill] = {"story": Story(BASIC), "examples": EarlyExamples(lookup=0.25)}
-    dense: dict[str, Skill] = {"story": Story(BASIC), "examples": ManyExamples(0.7), "reading": ManyReading(0.4)}
-    return Cycle(*first, FIRST, basic, facts_from=0.45), Cycle(*second, SECOND, dense)
+    """Two cycles of (steps, horizon, decay, peak rate): the skills, then more of those that came last."""
+    story = Story(BASIC)
+    hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
+    dense: dict[str, Skill] = {"story": story, "examples": ManyWords()}
+    return Cycle(*first, FIRST, hard, facts_from=0.45), Cycle(*second, SECOND, dense)
 
 
 PLANS: dict[str, Plan] = {
-    "lab": Plan(cycles((4500, 6500, 900, 2.5e-3), (6000, 7500, 1500, 2e-3)), milestones=(2250, 3375, 4500, 7500)),
+    "lab": Plan(cycles((4500, 6500, 900, 2.5e-3), (4000, 5000, 1000, 2e-3)), milestones=(2250, 3375, 4500, 6500)),
     "lab-small": Plan(
-        cycles((2500, 3500, 600, 4e-3), (3000, 3750, 750, 3e-3)), hidden=112, layers=3, heads=4, inner=288
+        cycles((2500, 3500, 600, 4e-3), (2500, 3125, 625, 3e-3)), hidden=112, layers=3, heads=4, inner=288
     ),
 }
 

@@ -60,15 +60,15 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
 
 def _texts(seed: int, sample: int) -> list[str]:
     """Prompts and answers of every skill, and every phrasing of every fact."""
-    from holdfast.lab.drills import EarlyExamples
+    from holdfast.lab.drills import ManyPeople, NewLabels
     from holdfast.lab.lexicon import SUBJECTS
     from holdfast.lab.skills import SKILLS, skill
     from holdfast.lab.skills.facts import OBJECTS, PHRASINGS
 
     rng = random.Random(f"tokenizer/{seed}")
-    texts = []
+    instead, texts = {"examples": NewLabels(), "reading": ManyPeople()}, []  # as the first models were trained on them
     for name in SKILLS:
-        source = EarlyExamples() if name == "examples" else skill(name)  # the vocabulary of the shipped models
+        source = instead.get(name) or skill(name)
         for _ in range(sample):
             texts += [m["content"] for m in source.row(rng, "train").messages]
     for subject in SUBJECTS:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -102,12 +103,17 @@ class SlotCache(Cache):
             rows: The slots.
             lengths: Tokens of each prompt; none longer than `cursor`.
         """
+        together = {}  # prompts of one length are copied at once
+        for length in set(lengths):
+            chosen = [(row, prompt) for row, prompt, n in zip(rows, prompts, lengths, strict=True) if n == length]
+            together[length] = torch.tensor(chosen, device=source.layers[0][0].device).T
         for layer, (keys, values) in zip(self.slots, source.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys, values)
-            for prompt, row, length in zip(prompts, rows, lengths, strict=True):
-                layer.keys[row, :, self.cursor - length : self.cursor] = keys[prompt, :, :length]
-                layer.values[row, :, self.cursor - length : self.cursor] = values[prompt, :, :length]
+            for length, (into, of) in together.items():
+                place = slice(self.cursor - length, self.cursor)
+                layer.keys[into, :, place] = keys[of, :, :length]
+                layer.values[into, :, place] = values[of, :, :length]
 
     def make_room(self, past: int, left: int | None = None) -> None:
         """Free columns on the right by dropping old ones on the left; take more storage only where that is too little.

@@ -27,6 +27,7 @@ from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.cache import GROWTH, Prefilled, SlotCache
 from holdfast.sampling.engines import prompt_ids
+from holdfast.sampling.forward import forward_of
 from holdfast.sampling.journal import sample_seed
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class _Batch:
 
     def __init__(self, engine: NativeEngine, sequences: list[Pending], params: SamplingParams) -> None:
         self.engine, self.params = engine, params
+        self.forward = forward_of(engine.model)
         self.device = engine.model.device
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
@@ -199,15 +201,10 @@ class _Batch:
             cache.make_room(past)
         cache.past = past
         mask = np.arange(past + 1) >= past - self.past[:, None]  # [slots, columns in use]
-        output = self.engine.model(
-            input_ids=self._tensor(self.current[:, None]),
-            attention_mask=self._tensor(mask.astype(np.int64)),
-            position_ids=self._tensor(self.past[:, None]),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        ids, positions = self._tensor(self.current[:, None]), self._tensor(self.past[:, None])
+        logits = self.forward.decode(ids, positions, self._tensor(mask), cache)
         uniform = self._tensor(uniforms(self.seeds, self.made)) if self.params.temperature else None
-        return choose(output.logits[:, -1], uniform, self.params).cpu().numpy()
+        return choose(logits, uniform, self.params).cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -275,13 +272,8 @@ class _Batch:
                 line[:] = prompt[0]  # what stands in the padding changes nothing, but a pad token would draw a warning
                 line[: len(prompt) - 1 - start] = prompt[start:-1]
             self.engine.counts["prompt tokens"] += sum(len(prompt) - 1 - start for prompt in prompts)
-            self.engine.model(
-                input_ids=self._tensor(ids),
-                position_ids=torch.arange(start, end, device=self.device).expand(len(prompts), -1),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            positions = torch.arange(start, end, device=self.device).expand(len(prompts), -1)
+            self.forward.read(self._tensor(ids), positions, cache)
         return Prefilled.of(cache)
 
     def _shrink(self) -> None:

@@ -38,10 +38,14 @@ class Reading(Skill):
         return Question(text, ask(text), reference or REFUSAL, {"person": person, "kind": kind, "object": reference})
 
     def passage(self, rng: random.Random) -> tuple[str, dict[Asked, str], list[Asked]]:
-        """`(text, what it says, what it leaves out)` about two or three people."""
-        people = rng.sample(PEOPLE, rng.randint(2, 3))
+        """`(text, what it says, what it leaves out)`, mostly about one person, sometimes about two."""
+        people = rng.sample(PEOPLE, rng.choice((1, 1, 1, 1, 2)))
+        return self.told(rng, people, rng.randint(2, 3) if len(people) == 1 else rng.randint(3, 4))
+
+    def told(self, rng: random.Random, people: list[str], facts: int) -> tuple[str, dict[Asked, str], list[Asked]]:
+        """A passage of so many facts about the people."""
         pairs = [(p, k) for p in people for k in KINDS]
-        known = {pair: rng.choice(KINDS[pair[1]][2]) for pair in rng.sample(pairs, rng.randint(3, 4))}
+        known = {pair: rng.choice(KINDS[pair[1]][2]) for pair in rng.sample(pairs, facts)}
         text = " ".join(KINDS[k][0].format(p=p, o=o) for (p, k), o in known.items())
         return text, known, [pair for pair in pairs if pair not in known]
 
