@@ -19,6 +19,7 @@ from holdfast.models import merged
 from holdfast.recipe import Recipe
 from holdfast.trainer.events import Hooks
 from holdfast.trainer.loop import Trainer
+from holdfast.trainer.machine import part
 
 ADAMW = {"name": "adamw", "learning_rate": 0.003}
 CASES = {
@@ -68,7 +69,7 @@ def main(directory: str) -> None:
             said[case] |= {"world": whole.machine.world, "sharded": whole.machine.sharded}
     if whole.machine.main:
         (Path(directory) / "said.json").write_text(json.dumps(said))
-    torch.distributed.destroy_process_group()
+    part()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def ran(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     env = os.environ | {"OMP_NUM_THREADS": "1"} | KINDS[request.param]
     done = subprocess.run(
-        [*LAUNCHER, str(SCRIPT), str(directory)], capture_output=True, text=True, timeout=600, env=env
+        [*LAUNCHER, str(SCRIPT), str(directory)], capture_output=True, text=True, timeout=300, env=env
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return request.param, directory, json.loads((directory / "said.json").read_text())

@@ -46,6 +46,7 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
     try:
         with Progress.for_terminal(quiet=quiet, verbose=verbose, as_json=as_json) as ui:
             yield ui
+        _part()
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:
@@ -54,6 +55,8 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
         raise typer.Exit(0) from None
     except (Exception, KeyboardInterrupt) as error:
         text, code = explained(error)
+        if isinstance(error, Interrupted):
+            _part()
         if verbose:
             traceback.print_exc()
         for line in text.splitlines():
@@ -75,6 +78,12 @@ def explained(error: BaseException) -> tuple[str, int]:
     lines = str(error).strip().splitlines()
     first = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return f"{first} (run again with -v for the traceback)", 1
+
+
+def _part() -> None:
+    """Of several processes that a launcher started, none goes before the others are done."""
+    if "holdfast.trainer.machine" in sys.modules:
+        sys.modules["holdfast.trainer.machine"].part()
 
 
 def again() -> str:

@@ -99,8 +99,11 @@ class Trainer:
                 checkpoint.check_room(self.root, self.bench.checkpoint_bytes())
             unreached = probe(self.bench, self._note)
             self.module = machine.spread(self.bench.scorer, unreached)
-            with self._signals():
-                self._run(start, steps, made_by)
+            try:
+                with self._signals():
+                    self._run(start, steps, made_by)
+            finally:
+                del self.module  # what DDP wraps would keep the processes' connection open for as long as this lives
         return self._result(start)
 
     def _run(self, start: int, steps: int, made_by: dict[str, Any]) -> None:

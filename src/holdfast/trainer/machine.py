@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,18 @@ def alone() -> bool:
 def meet() -> None:
     """Wait until every process of the launch is here; the first call joins them."""
     PartialState(cpu=alone(), timeout=PATIENCE).wait_for_everyone()
+
+
+def part() -> None:
+    """Leave the processes of the launch, together: one that goes while another still talks to it can leave it hanging.
+
+    Whatever holds on to the processes, such as a module wrapped for them, must be gone by then.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        state = PartialState()
+        state.wait_for_everyone()
+        gc.collect()
+        state.destroy_process_group()
 
 
 class Machine:
