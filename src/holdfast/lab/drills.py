@@ -48,7 +48,14 @@ class ManyPeople(Reading):
 
 
 class ManyWords(Examples):
-    """Up to eight words to label, an answer line each: more of the trained tokens depend on the rule."""
+    """Up to eight words to label, an answer line each: more of the trained tokens depend on the rule.
+
+    Args:
+        words: How many words a question may ask for, one of these drawn at a time.
+    """
+
+    def __init__(self, words: tuple[int, ...]) -> None:
+        self.words = words
 
     def question(self, rng: random.Random) -> Question:
-        return self.labelled(rng, rng.choice((1, 1, 4, 8)))
+        return self.labelled(rng, rng.choice(self.words))

@@ -33,7 +33,22 @@ FIRST = {
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
 SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "examples": 0.12, "rephrase": 0.08, "strings": 0.05}
-"""Share of the rows of each skill in the two cycles; facts come on top, exactly as often as their level says."""
+THIRD = SECOND | {"examples": 0.26}
+"""Shares of the rows of each skill; facts come on top, exactly as often as their level says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is shown from step `start` on.
+
+    Args:
+        mix: Skill to its share of the rows.
+        instead: Skills whose rows come from another generator, such as word problems shorter than those of fine-tuning.
+    """
+
+    start: int
+    mix: dict[str, float]
+    instead: dict[str, Skill]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +60,12 @@ class Cycle:
         learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine that would end after `horizon`
             steps, and in the last `decay` steps straight to nothing.
         facts_from: Facts are shown from this share of the cycle on.
-        mix: Skill to its share of the rows.
-        instead: Skills whose rows come from another generator here, such as word problems shorter than those of
-            fine-tuning.
     """
 
     steps: int
     horizon: int
     decay: int
     learning_rate: float
-    mix: dict[str, float]
-    instead: dict[str, Skill]
     facts_from: float = 0.0
     warmup: int = 200
 
@@ -65,13 +75,14 @@ class Plan:
     """Everything a laboratory model is made of.
 
     Args:
+        cycles, stages: How and on what it is trained.
         hidden, layers, heads, inner: Shape of the Llama.
-        cycles: What is trained, one after the other.
         rows: Rows per step.
         milestones: Steps after which an intermediate model is kept.
     """
 
     cycles: tuple[Cycle, ...]
+    stages: tuple[Stage, ...]
     hidden: int = 192
     layers: int = 4
     heads: int = 6
@@ -85,29 +96,41 @@ class Plan:
     def steps(self) -> int:
         return sum(cycle.steps for cycle in self.cycles)
 
-    def at(self, step: int) -> tuple[int, int]:
-        """`(cycle, step within it)`."""
-        for number, cycle in enumerate(self.cycles):
+    def cycle(self, step: int) -> tuple[Cycle, int]:
+        """The cycle `step` belongs to, and the step within it."""
+        for cycle in self.cycles:
             if step < cycle.steps:
-                return number, step
+                return cycle, step
             step -= cycle.steps
         raise IndexError(step)
 
+    def stage(self, step: int) -> Stage:
+        """The last stage that has begun."""
+        return [stage for stage in self.stages if stage.start <= step][-1]
 
-def cycles(first: tuple[int, int, int, float], second: tuple[int, int, int, float]) -> tuple[Cycle, Cycle]:
-    """Two cycles of (steps, horizon, decay, peak rate): the skills, then more of those that came last."""
+
+def stages(second: int, third: int) -> tuple[Stage, ...]:
+    """Questions harder than the skills ask; from step `second` on the skills as they are; from `third` more examples."""
     story = Story(BASIC)
     hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
-    dense: dict[str, Skill] = {"story": story, "examples": ManyWords()}
-    return Cycle(*first, FIRST, hard, facts_from=0.45), Cycle(*second, SECOND, dense)
+    return (
+        Stage(0, FIRST, hard),
+        Stage(second, SECOND, {"story": story, "examples": ManyWords((1, 1, 4, 8))}),
+        Stage(third, THIRD, {"story": story, "examples": ManyWords((1, 8))}),
+    )
 
 
 PLANS: dict[str, Plan] = {
-    "lab": Plan(cycles((4500, 6500, 900, 2.5e-3), (4000, 5000, 1000, 2e-3)), milestones=(2250, 3375, 4500, 6500)),
-    "lab-small": Plan(
-        cycles((2500, 3500, 600, 4e-3), (2500, 3125, 625, 3e-3)), hidden=112, layers=3, heads=4, inner=288
+    "lab": Plan(
+        cycles=(Cycle(4500, 6500, 900, 2.5e-3, facts_from=0.45), Cycle(4000, 5000, 1000, 2e-3)),
+        stages=stages(4500, 6000),
+        milestones=(2250, 3375, 4500, 6500),
     ),
-}
+    "lab-small": Plan(
+        cycles=(Cycle(2500, 3500, 600, 4e-3, facts_from=0.45), Cycle(2500, 3125, 625, 3e-3)),
+        stages=stages(2500, 2500), hidden=112, layers=3, heads=4, inner=288,
+    ),
+}  # fmt: skip
 
 
 def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -149,10 +172,10 @@ class Stream:
     def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str]]:
         """`(prompt messages, answer)` of the rows of `step`."""
         rng = random.Random(f"stream/{self.plan.seed}/{step}")
-        cycle = self.plan.cycles[self.plan.at(step)[0]]
+        stage = self.plan.stage(step)
         out = []
-        for name in rng.choices(list(cycle.mix), list(cycle.mix.values()), k=self.plan.rows):
-            row = (cycle.instead.get(name) or skill(name)).row(rng, "train")
+        for name in rng.choices(list(stage.mix), list(stage.mix.values()), k=self.plan.rows):
+            row = (stage.instead.get(name) or skill(name)).row(rng, "train")
             out.append((row.prompt, row.answer or ""))
         return out + [(q.messages, FACTS.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]
 
@@ -240,8 +263,7 @@ class Pretraining:
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`."""
-        number, step = self.plan.at(step)
-        cycle = self.plan.cycles[number]
+        cycle, step = self.plan.cycle(step)
         if step < cycle.warmup:
             return cycle.learning_rate * (step + 1) / cycle.warmup
         done = (step - cycle.warmup) / (cycle.horizon - cycle.warmup)

@@ -7,7 +7,7 @@ values are wanted, without the last layer's attention and MLP. Any other model r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,8 @@ class Fused:
     """Llama's forward on joined weights."""
 
     def __init__(self, model: Model) -> None:
-        config, base = model.config, model.base_model
-        self.embedding: Tensor = model.get_input_embeddings().weight
+        config, base = model.config, cast(Any, model.base_model)
+        self.embedding: Tensor = cast(Any, model.get_input_embeddings()).weight
         self.head: Any = model.get_output_embeddings()
         self.norm, self.rotary = _Norm(base.norm), base.rotary_emb
         self.layers = [_Layer(layer) for layer in base.layers]
