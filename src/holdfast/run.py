@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from holdfast.stages import Work, curate, encode, measured, preview, subject_of
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
-    from holdfast.data.rows import Row
+    from holdfast.data.rows import Rows
     from holdfast.evaluation.base import Item, Task
     from holdfast.trainer.events import StepLog, TrainResult
 
@@ -118,12 +119,12 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks) -> Work:
     return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
 
 
-def fit(work: Work, rows: list[Row], before: dict[str, list[Item]], again: str) -> tuple[TrainResult, Any]:
+def fit(work: Work, rows: Rows, before: dict[str, list[Item]], again: str) -> tuple[TrainResult, Any]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
     from holdfast.trainer.loop import Trainer
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
-    table, told = encode(recipe, rows, work.chat)
+    table, told = encode(recipe, rows, work.chat, folder.path / "cache")
     for line in told.lines():
         ui.line(line)
     ui.phase("train")
@@ -185,7 +186,7 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
 
 def finish(
     work: Work,
-    rows: list[Row],
+    rows: Rows,
     result: TrainResult,
     told: Any,
     before: dict[str, list[Item]],
@@ -227,9 +228,9 @@ def finish(
     return Run(folder.path, report)
 
 
-def _curation(work: Work, rows: list[Row]) -> dict[str, Any]:
+def _curation(work: Work, rows: Rows) -> dict[str, Any]:
     known = work.folder.read_json("data.json")
-    return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows, work.sources.train)}
+    return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows)}
 
 
 def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
@@ -276,7 +277,9 @@ def curate_only(
     path = work.folder.path / "curated.jsonl"
     if out is None:
         return path
-    replace_text(Path(out), path.read_text(encoding="utf-8"))
+    side = Path(f"{out}.{os.getpid()}")
+    shutil.copyfile(path, side)
+    os.replace(side, out)
     return Path(out)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.curators.base import Curator, Workbench
+from holdfast.data.rowfile import RowFile
 from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.measure import Subject, items_in, measure_all
-from holdfast.folder import Folder, replace_text
+from holdfast.folder import Folder
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
 from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 24
 """Curated rows kept for the report."""
+MANY = 50_000
+"""Rows from which on their tokens are kept on disk, not in memory."""
 
 
 @dataclass(slots=True)
@@ -55,7 +60,7 @@ class Work:
     """Scores that stay on the live line."""
 
 
-def curate(work: Work) -> list[Row]:
+def curate(work: Work) -> Rows:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
     source = rows_fingerprint(work.sources.train)
@@ -63,15 +68,14 @@ def curate(work: Work) -> list[Row]:
     known = folder.read_json("data.json")
     path = folder.path / "curated.jsonl"
     if known and known.get("key") == key and path.exists():
-        return [Row.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return RowFile(path)
     notes: Counter[str] = Counter()
-    rows = run_curators(work, list(work.sources.train), lambda name, n: notes.update({name: n}))
-    if not rows:
+    rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}))
+    if not len(rows):
         raise UserError(
             f"{recipe.data.train}: the curators left no row to train on; look at {folder.path / 'samples.jsonl'}"
         )
-    replace_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
-    counts = Counter(row.origin for row in rows)
+    counts = _write_rows(path, rows)
     about = {
         "key": key, "train": recipe.data.train,
         "rows": len(work.sources.train), "curated": len(rows),
@@ -80,7 +84,19 @@ def curate(work: Work) -> list[Row]:
         "sampled_tokens": work.journal.sampled_tokens,
     }  # fmt: skip
     folder.write_json("data.json", about)
-    return rows
+    return RowFile(path)
+
+
+def _write_rows(path: Path, rows: Rows) -> Counter[str]:
+    """Write rows as JSON lines, whole or not at all, as they come; how many there are of each origin."""
+    counts: Counter[str] = Counter()
+    side = path.with_name(f".{path.name}.{os.getpid()}")
+    with side.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            counts[row.origin] += 1
+            handle.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+    os.replace(side, path)
+    return counts
 
 
 def curators_of(recipe: Recipe) -> list[Curator]:
@@ -91,7 +107,7 @@ def curators_of(recipe: Recipe) -> list[Curator]:
     return [*recipe.curate, *([Replay(path=replay.path, share=replay.share)] if replay else [])]
 
 
-def run_curators(work: Work, rows: list[Row], note: Callable[[str, int], Any]) -> list[Row]:
+def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Rows:
     """One curator after another."""
     for curator in curators_of(work.recipe):
         name = type(curator).__name__
@@ -176,12 +192,15 @@ def _engine(work: Work, kind: str, base: Loaded, name: str | None) -> Engine:
     )  # fmt: skip
 
 
-def encode(recipe: Recipe, rows: Rows, chat: Chat) -> tuple[TokenTable, TableReport]:
-    """The rows tokenised as the recipe says, and what became of each."""
+def encode(recipe: Recipe, rows: Rows, chat: Chat, cache: Path | None = None) -> tuple[TokenTable, TableReport]:
+    """The rows tokenised as the recipe says, and what became of each; of many rows the tokens are kept in `cache`."""
     from holdfast.data.table import build_table
 
-    train = recipe.train
-    return build_table(rows, chat, max_length=train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows)
+    return build_table(
+        rows, chat,
+        max_length=recipe.train.max_length, on_long=recipe.data.on_long, kind=recipe.objective.rows,
+        cache=cache if len(rows) > MANY else None,
+    )  # fmt: skip
 
 
 def subject_of(work: Work, model: Model, name: str) -> Subject:
@@ -212,18 +231,18 @@ def measured(
     )
 
 
-def preview(rows: Sequence[Row], sources: Rows) -> list[dict[str, Any]]:
+def preview(rows: Rows) -> list[dict[str, Any]]:
     """A few curated rows of every origin, beside the gold answers they replace."""
-    gold = {row.id: row.answer for row in sources}
     by_origin: dict[str, list[Row]] = {}
     for row in rows:
-        by_origin.setdefault(row.origin, []).append(row)
+        if len(group := by_origin.setdefault(row.origin, [])) < EXAMPLES:
+            group.append(row)
     each = max(1, EXAMPLES // max(1, len(by_origin)))
     return [
         {
             "prompt": row.prompt[-1]["content"] if row.prompt else "",
             "answer": row.answer or row.chosen or "",
-            "gold": gold.get(row.id) or _first_gold(row),
+            "gold": _first_gold(row),
             "origin": row.origin,
             "reason": _reason(row),
         }

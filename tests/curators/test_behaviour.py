@@ -110,7 +110,7 @@ def test_killed_and_resumed_draws_nothing_twice(name, die_after, world):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rows(name, world):
     if name != "replay":
-        assert make(name).curate([], world.bench()) == []
+        assert list(make(name).curate([], world.bench())) == []
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "replay"])

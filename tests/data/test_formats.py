@@ -474,7 +474,7 @@ def test_row_file_holds_little_memory(here: Path) -> None:
 
     RowFile.write(iter(many(20_000)), here / "rows")
     tracemalloc.start()
-    found = RowFile(here / "rows")
+    found = RowFile.open(here / "rows")
     assert sum(len(found[i].messages) for i in range(0, 20_000, 20)) == 2_000
     assert sum(len(r.messages) for r in islice(found, 1_000)) == 2_000
     _, peak = tracemalloc.get_traced_memory()

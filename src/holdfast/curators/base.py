@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from holdfast.data.rows import Row, Rows
+from holdfast.data.rows import Rows
 from holdfast.judges.base import Answer, Verdict
 from holdfast.method import Method
 from holdfast.sampling.base import Draw, SamplingParams
@@ -42,6 +42,9 @@ class Curator(Method):
     judges: ClassVar[bool] = False
     """Whether it needs a judge."""
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
-        """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision."""
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+        """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision.
+
+        `rows` may be on disk; a curator that decides on each by itself returns a `RowMap`, and memory holds none.
+        """
         raise NotImplementedError

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.select import record
-from holdfast.data.rows import Row
+from holdfast.data.rowfile import RowMap
+from holdfast.data.rows import Rows
 
 
 class Gold(Curator):
@@ -18,6 +17,6 @@ class Gold(Curator):
     Columns: any.
     """
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
         bench.note("gold kept", len(rows))
-        return [record(row, "gold", row) for row in rows]
+        return RowMap(rows, lambda row: record(row, "gold", row))

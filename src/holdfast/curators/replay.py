@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 from pydantic import Field
 
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.select import record
-from holdfast.data.rows import Row
+from holdfast.data.rowfile import RowMap
+from holdfast.data.rows import Row, Rows
 
 
 class Replay(Curator):
@@ -35,13 +33,18 @@ class Replay(Curator):
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
     share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
         from holdfast.data.mixture import mix
 
         mixed = mix(rows, bench.load(self.path), share=self.share, seed=bench.seed)
-        out = []
-        for row in mixed:
-            replayed = replace(row, origin="replay") if row.origin == "replay" else row
-            out.append(record(replayed, "replay", row, path=self.path) if row.origin == "replay" else row)
-        bench.note("replayed", sum(row.origin == "replay" for row in out) - sum(row.origin == "replay" for row in rows))
-        return out
+        bench.note("replayed", len(mixed) - len(rows))
+        # Rows that an earlier curator replayed have told so already.
+        return RowMap(
+            mixed,
+            lambda row: record(row, "replay", row, path=self.path) if row.origin == "replay" and not told(row) else row,
+        )
+
+
+def told(row: Row) -> bool:
+    """Whether a curator has left its trace on the row."""
+    return bool(row.meta.get("trace"))

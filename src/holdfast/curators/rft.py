@@ -11,7 +11,7 @@ from pydantic import Field
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.paths import distance, equations
 from holdfast.curators.select import attempt, record
-from holdfast.data.rows import Row
+from holdfast.data.rows import Row, Rows
 
 
 class RFT(Curator):
@@ -44,7 +44,7 @@ class RFT(Curator):
     temperature: float = Field(0.7, ge=0, description="Sampling temperature.")
     distinct: bool = Field(True, description="Keep one answer per list of equations; false keeps every right one.")
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
         asked = [row for row in rows if row.origin != "replay"] if self.k else []
         params = bench.sampling.model_copy(
             update={"n": self.k or 1, "temperature": self.temperature, "seed": bench.seed}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field, field_validator
@@ -10,7 +9,7 @@ from pydantic import Field, field_validator
 from holdfast.curators import select
 from holdfast.curators.base import Curator, Workbench
 from holdfast.data.prompts import PARAPHRASE, require_slots
-from holdfast.data.rows import Row
+from holdfast.data.rows import Rows
 
 
 class S3FT(Curator):
@@ -51,7 +50,7 @@ class S3FT(Curator):
     def _has_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "answer")
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
         stages = [select.own(self.n)]
         if self.paraphrase:
             stages.append(select.paraphrase(self.paraphrase_prompt, self.n))

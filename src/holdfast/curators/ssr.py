@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
 from holdfast.curators import select
 from holdfast.curators.base import Curator, Workbench
-from holdfast.data.rows import Row
+from holdfast.data.rows import Rows
 
 
 class SSR(Curator):
@@ -37,5 +36,5 @@ class SSR(Curator):
         1, ge=1, description="Answers drawn per prompt, the first right one taken; above 1 needs a temperature."
     )
 
-    def curate(self, rows: Sequence[Row], bench: Workbench) -> list[Row]:
+    def curate(self, rows: Rows, bench: Workbench) -> Rows:
         return select.curate("ssr", rows, [select.own(self.n)], bench)

@@ -45,7 +45,7 @@ def open_rows(
         return list(_rows(found, format, limit))
     home = Path(cache or os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast")
     directory = home / f"rows-{fingerprint([VERSION, found.digest(), format, limit])[:24]}"
-    return RowFile(directory) if directory.exists() else RowFile.write(_rows(found, format, limit), directory)
+    return RowFile.open(directory) if directory.exists() else RowFile.write(_rows(found, format, limit), directory)
 
 
 def _rows(source: Source, form: str, limit: int | None) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Rows on disk: `RowFile` reads them on demand, `RowView` is a selection; both behave like a list of rows."""
+"""Rows read on demand: `RowFile` from disk, `RowView` a selection, `RowMap` each changed; all behave like a list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import overload
 
@@ -17,22 +18,50 @@ from holdfast.data.rows import Row, Rows, fingerprint
 
 
 class RowFile(Sequence[Row]):
-    """Rows in a JSONL file, read on demand; memory holds 16 bytes a row.
+    """Rows in a JSONL file, one `Row.to_json` a line, read on demand; memory holds 8 bytes a row.
 
     Args:
-        directory: Written by `write`.
-
-    Attributes:
-        fingerprint: Names the rows.
-        keys: uint64 [rows], `prompt_key` of each row.
+        path: The file.
+        offsets: Where each line begins, and where the last one ends, int64 [rows + 1] bytes; default: found out.
+        keys: uint64 [rows], `prompt_key` of each row; default: computed when asked for.
+        fingerprint: Names the rows; default: of the file's bytes.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "rows.jsonl"
-        self.offsets: np.ndarray = np.load(directory / "offsets.npy", allow_pickle=False)  # [rows + 1] bytes
-        self.keys: np.ndarray = np.load(directory / "keys.npy", allow_pickle=False)
-        self.fingerprint = (directory / "fingerprint").read_text()
+    def __init__(
+        self,
+        path: Path,
+        offsets: np.ndarray | None = None,
+        keys: np.ndarray | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.path = path
+        if offsets is None:
+            with path.open("rb") as handle:
+                offsets = np.cumsum(np.fromiter(chain([0], map(len, handle)), dtype=np.int64))
+        self.offsets, self._keys, self._fingerprint = offsets, keys, fingerprint
         self._map: mmap.mmap | None = None
+
+    @classmethod
+    def open(cls, directory: Path) -> RowFile:
+        """The rows that `write` left in a directory."""
+        offsets, keys = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in ("offsets", "keys"))
+        return cls(directory / "rows.jsonl", offsets, keys, (directory / "fingerprint").read_text())
+
+    @property
+    def keys(self) -> np.ndarray:
+        if self._keys is None:
+            self._keys = np.array([prompt_key(row) for row in self], dtype=np.uint64)
+        return self._keys
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            with self.path.open("rb") as handle:
+                for line in handle:
+                    digest.update(line)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     @classmethod
     def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
@@ -45,7 +74,7 @@ class RowFile(Sequence[Row]):
                 os.replace(side, directory)
         finally:
             shutil.rmtree(side, ignore_errors=True)
-        return cls(directory)
+        return cls.open(directory)
 
     @staticmethod
     def _fill(rows: Iterable[Row], side: Path) -> None:
@@ -62,7 +91,7 @@ class RowFile(Sequence[Row]):
         (side / "fingerprint").write_text(digest.hexdigest())
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.offsets) - 1
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -116,6 +145,28 @@ class RowView(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         for index in self.indices.tolist():
             yield self.rows[index]
+
+
+class RowMap(Sequence[Row]):
+    """The rows of another sequence, each changed as it is read."""
+
+    def __init__(self, rows: Rows, change: Callable[[Row], Row]) -> None:
+        self.rows, self.change = rows, change
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return RowMap(self.rows[index], self.change)
+        return self.change(self.rows[index])
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.change, self.rows)
 
 
 def prompt_key(row: Row) -> int:

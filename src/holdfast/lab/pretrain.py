@@ -110,7 +110,7 @@ class Plan:
 
 
 def stages(second: int, third: int) -> tuple[Stage, ...]:
-    """Questions harder than the skills ask; from step `second` on the skills as they are; from `third` more examples."""
+    """Harder questions than the skills ask; from `second` on the skills as they are; from `third` on more examples."""
     story = Story(BASIC)
     hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
     return (
