@@ -33,7 +33,8 @@ FIRST = {
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
 SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "examples": 0.12, "rephrase": 0.08, "strings": 0.05}
-THIRD = SECOND | {"examples": 0.26}
+MORE = SECOND | {"examples": 0.26}
+MOST = SECOND | {"examples": 1.40}
 """Shares of the rows of each skill; facts come on top, exactly as often as their level says."""
 
 
@@ -109,26 +110,26 @@ class Plan:
         return [stage for stage in self.stages if stage.start <= step][-1]
 
 
-def stages(second: int, third: int) -> tuple[Stage, ...]:
-    """Harder questions than the skills ask; from `second` on the skills as they are; from `third` on more examples."""
+def stages(second: int, *rest: tuple[int, dict[str, float]]) -> tuple[Stage, ...]:
+    """Harder questions than the skills ask; from step `second` on the skills as they are; later more examples."""
     story = Story(BASIC)
     hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
     return (
         Stage(0, FIRST, hard),
         Stage(second, SECOND, {"story": story, "examples": ManyWords((1, 1, 4, 8))}),
-        Stage(third, THIRD, {"story": story, "examples": ManyWords((1, 8))}),
+        *(Stage(start, mix, {"story": story, "examples": ManyWords((1, 8))}) for start, mix in rest),
     )
 
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(
         cycles=(Cycle(4500, 6500, 900, 2.5e-3, facts_from=0.45), Cycle(4000, 5000, 1000, 2e-3)),
-        stages=stages(4500, 6000),
+        stages=stages(4500, (6000, MORE), (6500, MOST), (7000, MORE)),
         milestones=(2250, 3375, 4500, 6500),
     ),
     "lab-small": Plan(
         cycles=(Cycle(2500, 3500, 600, 4e-3, facts_from=0.45), Cycle(2500, 3125, 625, 3e-3)),
-        stages=stages(2500, 2500), hidden=112, layers=3, heads=4, inner=288,
+        stages=stages(2500, (2500, MOST), (3000, MORE)), hidden=112, layers=3, heads=4, inner=288,
     ),
 }  # fmt: skip
 
