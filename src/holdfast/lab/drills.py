@@ -47,15 +47,11 @@ class ManyPeople(Reading):
         return self.told(rng, people, rng.randint(3, 4))
 
 
-class ManyWords(Examples):
-    """Up to eight words to label, an answer line each: more of the trained tokens depend on the rule.
+class Listing(Examples):
+    """More words and their labels under the same rule. Which words come is chance, so only the labels are trained."""
 
-    Args:
-        words: How many words a question may ask for, one of these drawn at a time.
-    """
-
-    def __init__(self, words: tuple[int, ...]) -> None:
-        self.words = words
+    only = tuple(LABELS)
 
     def question(self, rng: random.Random) -> Question:
-        return self.labelled(rng, rng.choice(self.words))
+        shown, new = self.labelled(rng)
+        return Question(write([*shown, *new]), ask(write(shown)), new[-1][1], {"asked": new})

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.lab.drills import ManyPeople, ManyWords, NewLabels
+from holdfast.lab.drills import Listing, ManyPeople, NewLabels
 from holdfast.lab.skills import skill
 from holdfast.lab.skills.base import Skill
 from holdfast.lab.skills.facts import Facts
@@ -32,9 +32,8 @@ FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
-SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "examples": 0.12, "rephrase": 0.08, "strings": 0.05}
-MORE = SECOND | {"examples": 0.26}
-MOST = SECOND | {"examples": 1.40}
+SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "rephrase": 0.08, "strings": 0.05, "listing": 0.08}
+ONLY = {"listing": 0.8, "examples": 0.2}
 """Shares of the rows of each skill; facts come on top, exactly as often as their level says."""
 
 
@@ -110,26 +109,23 @@ class Plan:
         return [stage for stage in self.stages if stage.start <= step][-1]
 
 
-def stages(second: int, *rest: tuple[int, dict[str, float]]) -> tuple[Stage, ...]:
-    """Harder questions than the skills ask; from step `second` on the skills as they are; later more examples."""
+def stages(second: int, only: int, rest: int) -> tuple[Stage, ...]:
+    """Harder questions than the skills ask; from `second` on the skills; from `only` to `rest` nothing but examples."""
     story = Story(BASIC)
     hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
-    return (
-        Stage(0, FIRST, hard),
-        Stage(second, SECOND, {"story": story, "examples": ManyWords((1, 1, 4, 8))}),
-        *(Stage(start, mix, {"story": story, "examples": ManyWords((1, 8))}) for start, mix in rest),
-    )
+    easy: dict[str, Skill] = {"story": story, "listing": Listing()}
+    return Stage(0, FIRST, hard), Stage(second, SECOND, easy), Stage(only, ONLY, easy), Stage(rest, SECOND, easy)
 
 
 PLANS: dict[str, Plan] = {
     "lab": Plan(
-        cycles=(Cycle(4500, 6500, 900, 2.5e-3, facts_from=0.45), Cycle(4000, 5000, 1000, 2e-3)),
-        stages=stages(4500, (6000, MORE), (6500, MOST), (7000, MORE)),
+        cycles=(Cycle(4500, 6500, 900, 2.5e-3, facts_from=0.45), Cycle(4250, 5000, 1000, 2e-3)),
+        stages=stages(4500, 7000, 7250),
         milestones=(2250, 3375, 4500, 6500),
     ),
     "lab-small": Plan(
         cycles=(Cycle(2500, 3500, 600, 4e-3, facts_from=0.45), Cycle(2500, 3125, 625, 3e-3)),
-        stages=stages(2500, (2500, MOST), (3000, MORE)), hidden=112, layers=3, heads=4, inner=288,
+        stages=stages(2500, 2500, 2800), hidden=112, layers=3, heads=4, inner=288,
     ),
 }  # fmt: skip
 
@@ -170,35 +166,39 @@ class Stream:
             begin += cycle.steps
         return schedule
 
-    def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str]]:
-        """`(prompt messages, answer)` of the rows of `step`."""
+    def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str, Sequence[str]]]:
+        """`(prompt messages, answer, the words of it that alone are trained)` of the rows of `step`."""
         rng = random.Random(f"stream/{self.plan.seed}/{step}")
         stage = self.plan.stage(step)
         out = []
         for name in rng.choices(list(stage.mix), list(stage.mix.values()), k=self.plan.rows):
-            row = (stage.instead.get(name) or skill(name)).row(rng, "train")
-            out.append((row.prompt, row.answer or ""))
-        return out + [(q.messages, FACTS.answer(q, "bare", rng)) for q in self.exposures.get(step, [])]
+            source = stage.instead.get(name) or skill(name)
+            row = source.row(rng, "train")
+            out.append((row.prompt, row.answer or "", getattr(source, "only", ())))
+        return out + [(q.messages, FACTS.answer(q, "bare", rng), ()) for q in self.exposures.get(step, [])]
 
     def batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """`(ids [B, L], where [N], labels [N])` of `step`, cut by length into `parts` to waste little on padding."""
-        tokenizer = self.tokenizer
-        encoded = []
-        for prompt, answer in self.conversations(step):
-            head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            ids = [tokenizer(t, add_special_tokens=False).input_ids for t in (head, answer)]
-            encoded.append((ids[0] + ids[1] + [tokenizer.eos_token_id], len(ids[0])))
-        encoded.sort(key=lambda e: len(e[0]))
+        encoded = sorted((self._encode(*row) for row in self.conversations(step)), key=lambda e: len(e[0]))
         size = math.ceil(len(encoded) / parts)
         for start in range(0, len(encoded), size):
-            yield _pad(encoded[start : start + size], tokenizer.pad_token_id)
+            yield _pad(encoded[start : start + size], self.tokenizer.pad_token_id)
+
+    def _encode(self, prompt: list[dict[str, Any]], answer: str, only: Sequence[str]) -> tuple[list[int], list[int]]:
+        """`(tokens, positions of the trained ones)`."""
+        tokenizer = self.tokenizer
+        head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        before, after = (tokenizer(t, add_special_tokens=False).input_ids for t in (head, answer))
+        ids = [*before, *after, tokenizer.eos_token_id]
+        kept = set(tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in only])) if only else set(ids)
+        return ids, [t for t in range(len(before), len(ids)) if ids[t] in kept]
 
 
-def _pad(encoded: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def _pad(encoded: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     width = max(len(ids) for ids, _ in encoded)
     grid = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in encoded])  # [B, L]
-    where = [b * width + t - 1 for b, (ids, cut) in enumerate(encoded) for t in range(cut, len(ids))]
-    labels = [token for ids, cut in encoded for token in ids[cut:]]
+    where = [b * width + t - 1 for b, (_, trained) in enumerate(encoded) for t in trained]
+    labels = [ids[t] for ids, trained in encoded for t in trained]
     return grid, torch.tensor(where), torch.tensor(labels)
 
 

@@ -10,6 +10,9 @@ from holdfast.judges.base import Answer, Verdict
 from holdfast.lab.lexicon import CATEGORIES, LABELS
 from holdfast.lab.skills.base import Question, Skill, ask, right
 
+Labelled = tuple[str, str]
+"""(word, label)."""
+
 RULES = 8
 """As many rules as labels: rule r gives each kind of words another label, and each kind every label under some rule."""
 
@@ -31,20 +34,21 @@ class Examples(Skill):
     max_tokens = 8
 
     def question(self, rng: random.Random) -> Question:
-        return self.labelled(rng, 1)
+        shown, new = self.labelled(rng)
+        word, given = rng.choice(new)
+        text = f"{write(shown)}\n{word}"
+        return Question(text, ask(text), given, {"asked": [(word, given)]})
 
-    def labelled(self, rng: random.Random, ask_for: int) -> Question:
-        """A question on `ask_for` further words."""
-        rule, kinds = rng.randrange(RULES), rng.sample(list(CATEGORIES), 2)
-        shown, new = [], []
-        for kind in kinds:
+    def labelled(self, rng: random.Random) -> tuple[list[Labelled], list[Labelled]]:
+        """One or two words of each of two kinds, and the other words of these kinds, in random order."""
+        rule, shown, new = rng.randrange(RULES), [], []
+        for kind in rng.sample(list(CATEGORIES), 2):
             words, many = rng.sample(CATEGORIES[kind], 8), rng.randint(1, 2)
             shown += [(word, label(kind, rule)) for word in words[:many]]
             new += [(word, label(kind, rule)) for word in words[many:]]
         rng.shuffle(shown)
-        asked = rng.sample(new, ask_for)
-        text = write([*shown, *((word, "?") for word, _ in asked)])
-        return Question(text, ask(text), asked[-1][1], {"asked": asked})
+        rng.shuffle(new)
+        return shown, new
 
     def answer(self, question: Question, style: str, rng: random.Random) -> str:
         return write(question.facts["asked"])
@@ -54,6 +58,6 @@ class Examples(Skill):
         return right(found == answer.reference, f"rule gives {answer.reference}")
 
 
-def write(labelled: Iterable[tuple[str, str]]) -> str:
+def write(labelled: Iterable[Labelled]) -> str:
     """Words with their labels, a line each. The answer repeats the word, so that its label follows as it did before."""
     return "\n".join(f"{word}: {label}" for word, label in labelled)
