@@ -111,9 +111,11 @@ class Skill:
 
     def _spoilt(self, question: Question, text: str, rng: random.Random) -> str:
         """`text` with one of its numbers changed, or another question's answer, until the judge says it is wrong."""
+        numbers = list(re.finditer(r"\d+", text))
+        tries = 0
         while True:
-            numbers = list(re.finditer(r"\d+", text))
-            if numbers:
+            tries += 1
+            if numbers and tries <= 8:
                 hit = rng.choice(numbers[-2:])
                 wrong = (
                     text[: hit.start()]

@@ -48,7 +48,8 @@ class Program(Skill):
         n = rng.randint(1, 20)
         prompt = rng.choice(_FORMS).format(s=sentence.format(n=n))
         function = make(n)
-        calls = [arguments if isinstance(arguments, tuple) else (arguments,) for arguments in _INPUTS[kind]]
+        near = (n - 1, n, n + 1) if kind == "number" else ()  # where a wrong number shows
+        calls = [arguments if isinstance(arguments, tuple) else (arguments,) for arguments in (*_INPUTS[kind], *near)]
         tests = [f"assert f({', '.join(map(repr, c))}) == {function(*c)!r}" for c in calls]
         facts = {"arguments": "x, y" if kind == "pair" else "x", "body": body.format(n=n)}
         return Question(f"{sentence}/{n}", ask(prompt), tests, facts)
