@@ -3,10 +3,10 @@
     python benchmarks/sampling.py                          # a random Llama of 2 million parameters
     python benchmarks/sampling.py --model lab --prompts 500
 
-`generate` runs in fixed batches of 16, 64 and 256 prompts, each the way its documentation shows: in the order given, and
-sorted by length, which a careful user would add. The engine is compared with the fastest of either kind. Runs are interleaved, so that other work on the machine meets all
-alike, and the least time of each counts, by the clock and, where the machine is shared, in processor time. Both sides
-tokenise and decode within the measured time.
+`generate` runs in fixed batches of 16, 64 and 256 prompts, each the way its documentation shows: in the order given,
+and sorted by length, which a careful user would add. The engine is compared with the fastest of either kind. Runs are
+interleaved, so that other work on the machine meets all alike, and the least time of each counts, by the clock and,
+where the machine is shared, in processor time. Both sides tokenise and decode within the measured time.
 """
 
 from __future__ import annotations

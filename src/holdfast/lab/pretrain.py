@@ -190,7 +190,8 @@ class Stream:
         head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         before, after = (tokenizer(t, add_special_tokens=False).input_ids for t in (head, answer))
         ids = [*before, *after, tokenizer.eos_token_id]
-        kept = set(tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in only])) if only else set(ids)
+        vocabulary = tokenizer.get_vocab() if only else {}
+        kept = {vocabulary[f"Ġ{word}"] for word in only} or set(ids)
         return ids, [t for t in range(len(before), len(ids)) if ids[t] in kept]
 
 
