@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.select import record
-from holdfast.data.rowfile import RowMap
-from holdfast.data.rows import Rows
+from holdfast.data.rows import RowMap, Rows
 
 
 class Gold(Curator):

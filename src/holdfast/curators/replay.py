@@ -6,8 +6,7 @@ from pydantic import Field
 
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.select import record
-from holdfast.data.rowfile import RowMap
-from holdfast.data.rows import Row, Rows
+from holdfast.data.rows import Row, RowMap, Rows
 
 
 class Replay(Curator):

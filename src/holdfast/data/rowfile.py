@@ -1,4 +1,4 @@
-"""Rows read on demand: `RowFile` from disk, `RowView` a selection, `RowMap` each changed; all behave like a list."""
+"""Rows on disk: `RowFile` reads them on demand, `RowView` is a selection; both behave like a list of rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import overload
@@ -145,28 +145,6 @@ class RowView(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         for index in self.indices.tolist():
             yield self.rows[index]
-
-
-class RowMap(Sequence[Row]):
-    """The rows of another sequence, each changed as it is read."""
-
-    def __init__(self, rows: Rows, change: Callable[[Row], Row]) -> None:
-        self.rows, self.change = rows, change
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Row | Rows:
-        if isinstance(index, slice):
-            return RowMap(self.rows[index], self.change)
-        return self.change(self.rows[index])
-
-    def __iter__(self) -> Iterator[Row]:
-        return map(self.change, self.rows)
 
 
 def prompt_key(row: Row) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 Message = dict[str, Any]
 """`{"role": "system" | "user" | "assistant", "content": str}`; an assistant message may carry `"weight": 0`
@@ -107,3 +107,25 @@ def rows_fingerprint(rows: Iterable[Row]) -> str:
 
 Rows = Sequence[Row]
 """A list of rows, or a disk-backed sequence that reads them on demand (`data.formats.RowFile`)."""
+
+
+class RowMap(Sequence[Row]):
+    """The rows of another sequence, each changed as it is read."""
+
+    def __init__(self, rows: Rows, change: Callable[[Row], Row]) -> None:
+        self.rows, self.change = rows, change
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return RowMap(self.rows[index], self.change)
+        return self.change(self.rows[index])
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.change, self.rows)
