@@ -143,7 +143,7 @@ class Sampling(Section):
     top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest sampled answer.")
     stop: Texts = Field((), description="Strings that end an answer.")
-    slots: int = Field(64, ge=1, description="Sequences decoded together by the native engine.")
+    slots: int = Field(128, ge=1, description="Sequences decoded together by the native engine.")
 
     @field_validator("engine")
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ import torch
 from holdfast.data.chat import Chat
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
+from holdfast.sampling.draw import choose, uniforms
 from holdfast.sampling.engines import prompt_ids
-from holdfast.sampling.native import NativeEngine, choose, uniforms
+from holdfast.sampling.native import NativeEngine
 
 WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
@@ -178,6 +181,51 @@ def test_the_mode_of_the_model_is_left_as_it_was(tiny: Any) -> None:
     assert torch.is_grad_enabled(), "gradients must not be off for the caller between samples"
     stream.close()
     assert model.training
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_side_by_side_give_the_same_samples(tiny: Any, two_cores: None) -> None:
+    model, tokenizer = tiny("llama")
+    asked = requests(40, system=SYSTEM)
+    params = SamplingParams(max_tokens=12, temperature=1.0, n=3, stop=("capital",))
+    together = engine_of(model, tokenizer, slots=10)
+    found = collect(together, asked, params)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    alone = engine_of(model, tokenizer, slots=10)
+    assert collect(alone, asked, params) == found
+    assert together.counts["tokens"] == alone.counts["tokens"]
+    assert together.counts["prompt tokens"] == alone.counts["prompt tokens"]
+    assert together.counts["steps"] > alone.counts["steps"], "there was only one batch"
+
+
+def test_a_failure_in_one_batch_ends_all_and_is_raised(
+    tiny: Any, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny("llama")
+    threads = threading.active_count()
+    engine, params = engine_of(model, tokenizer, slots=4), SamplingParams(max_tokens=20)
+    collect(engine, requests(60), params)
+    whole = engine.counts.pop("steps")
+    decode, calls = tokenizer.decode, iter(range(100))
+
+    def fails(*args: Any, **options: Any) -> str:
+        if next(calls) == 5:
+            raise ValueError("no such token")
+        return decode(*args, **options)
+
+    monkeypatch.setattr(tokenizer, "decode", fails)
+    with pytest.raises(ValueError, match="no such token"):
+        collect(engine, requests(60), params)
+    assert engine.counts["steps"] < whole / 3, "the other batch went on"
+    assert (threading.active_count(), torch.get_num_threads()) == (threads, 2)
 
 
 def test_progress_and_counts(tiny: Any) -> None:

@@ -13,7 +13,7 @@ RECIPE: dict[str, Any] = {
     "model": "lab",
     "data": {"train": "lab:story", "limit": 400},
     "optimizer": {"learning_rate": 1e-3},
-    "sampling": {"max_tokens": 80, "slots": 128},
+    "sampling": {"max_tokens": 80},
     "train": {"batch_tokens": 2048, "max_steps": 60},
     "evaluate": {"items": 100, "live_items": 25, "every": 0.5, "max_tokens": 80},
 }

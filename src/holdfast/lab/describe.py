@@ -26,7 +26,7 @@ def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None
 
     loaded = load(model)
     chat = Chat(loaded.tokenizer)
-    engine = NativeEngine(loaded.model, chat, slots=128, fingerprint=loaded.fingerprint)
+    engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
     tasks = [skill_task(name, items, seed=FRESH) for name in SKILLS] + fact_tasks(items)
     if ui:
         ui.phase("measure", items_in(tasks))

@@ -32,6 +32,11 @@ class Prefilled:
         layers: list[Any] = cache.layers
         return cls([(layer.keys, layer.values) for layer in layers])
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.layers[0][0].shape[2]
+
     def cache(self, copies: int) -> DynamicCache:
         """A cache that holds this batch's only prompt `copies` times, to read on from."""
         cache = DynamicCache()

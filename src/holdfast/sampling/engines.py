@@ -22,7 +22,7 @@ def make_engine(
     fingerprint: str = "",
     path: str | Path | None = None,
     name: str | None = None,
-    slots: int = 64,
+    slots: int = 128,
     progress: Callable[[int], Any] | None = None,
 ) -> Engine:
     """The engine `spec` names.

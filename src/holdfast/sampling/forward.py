@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 SHAPES = {"llama", "mistral", "qwen2"}
 """Model types with this one architecture: pre-norm, rotary positions, SwiGLU."""
+ROTARY = {"default", "linear", "llama3"}
+"""Rotary positions that depend on the position alone; the tables of others change with what was seen."""
 LARGEST = 100_000_000
 """Parameters up to which weights are joined: it takes a second copy of them, and larger models gain little."""
 
 
 class Forward(Protocol):
     """Two passes over `cache`, which the model extends by the tokens it is given."""
+
+    concurrent: bool
+    """Whether several threads may run it at once."""
 
     def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         """Put keys and values of prompts into the cache; `ids` and `positions` are [prompts, length], padded right."""
@@ -39,7 +44,9 @@ def forward_of(model: Model) -> Forward:
 
 
 class Plain:
-    """The model's own forward."""
+    """The model's own forward, which may keep what it last saw (hooks, rotary tables that grow)."""
+
+    concurrent = False
 
     def __init__(self, model: Model) -> None:
         self.model: Any = model
@@ -60,6 +67,8 @@ class Plain:
 
 class Fused:
     """Llama's forward on joined weights."""
+
+    concurrent = True
 
     def __init__(self, model: Model) -> None:
         config, base = model.config, cast(Any, model.base_model)
@@ -160,6 +169,8 @@ def _fits(model: Model) -> bool:
     if config.hidden_act != "silu" or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
         return False
     if getattr(config, "sliding_window", None) and config.model_type == "mistral":
+        return False
+    if config.rope_parameters["rope_type"] not in ROTARY:
         return False
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     plain = all(type(m) is nn.Linear for m in linear) and not any(hasattr(m, "base_layer") for m in model.modules())

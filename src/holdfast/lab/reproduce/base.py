@@ -16,7 +16,7 @@ COMMON: dict[str, Any] = {
     "model": "lab",
     "data": {"train": "lab:story", "limit": 1000},
     "optimizer": {"learning_rate": 1e-3},
-    "sampling": {"max_tokens": 80, "slots": 128},
+    "sampling": {"max_tokens": 80},
     "train": {"batch_tokens": 2048, "max_steps": 120},
     "evaluate": {"items": 200, "every": 0, "max_tokens": 80},
 }
