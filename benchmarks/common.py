@@ -127,7 +127,7 @@ def alone(what: str, value: float | None, unit: str, target: Target | None = Non
 def number(value: float | None) -> str:
     """A number with three significant digits, thousands apart."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -137,7 +137,7 @@ def table(lines: Sequence[Line | Mapping[str, Any]]) -> str:
     for entry in lines:
         at = entry if isinstance(entry, Mapping) else asdict(entry)
         met = {True: "yes", False: "**no**", None: ""}[at["met"]]
-        amounts = [f"{number(at[side])} {at['unit']}".strip() if at[side] is not None else "–" for side in SIDES]
+        amounts = [f"{number(at[side])} {at['unit']}".strip() if at[side] is not None else "-" for side in SIDES]
         ratio = number(at["ratio"]) if at["theirs"] is not None else ""
         cells = [at["what"], *amounts, ratio, at["target"], met, at["note"]]
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
@@ -290,7 +290,7 @@ def say(text: str) -> None:
 
 
 def main(name: str, measure: Callable[[bool], Measured], sides: Mapping[str, Side]) -> None:
-    """The command line of a benchmark: alone it measures and prints its table; with `--side` it is one side's process."""
+    """The command line of a benchmark: it measures and prints its table; with `--side` it is one side's process."""
     os.environ.update(QUIET)
     parser = argparse.ArgumentParser(description=f"The benchmark {name}; see its docstring.")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that it works")

@@ -4,11 +4,12 @@ Cases: the laboratory model on rows of all its skills; a random Llama whose 151,
 of 30 million parameters on rows of 256 to 1,024 tokens. Both sides get the same tokenised rows (TRL as `input_ids` and
 `labels`, so that it tokenises nothing), train on the same labels with the same number of tokens a step on average.
 
-TRL's best setting is looked for first: padded with 8, 16 and 32 rows a batch, in random order and grouped by length;
-packed (best fit, which on TRL's side flattens a batch into one line); padding-free; each in fp32 and in bf16 autocast. So
-is ours: padded and packed, both precisions. Where the processor multiplies in bf16 more than `SLOW` times slower than in
-fp32 (it emulates it, and a step takes minutes), bf16 is left out, and the table says so. The best of each in the same precision are then run in turn, each in a
-process of its own. Tokens are real ones, never padding. The time is that between the ends of optimizer steps.
+TRL's best setting is looked for first: padded with several numbers of rows a batch, in random order and grouped by
+length; packed (best fit, which on TRL's side flattens a batch into one line); padding-free; each in fp32 and in bf16
+autocast. So is ours: padded and packed, both precisions. The best of each in the same precision are then run in turn,
+each in a process of its own. Where the processor multiplies in bf16 more than `SLOW` times slower than in fp32 (it
+emulates it, and a step takes minutes), bf16 is left out, and the table says so. Tokens are real ones, never padding.
+The time is that between the ends of optimizer steps.
 
 Memory is the peak of the whole process, and in the raw numbers also without what it held before training.
 """

@@ -122,20 +122,32 @@ def recipe(table: TokenTable, per_step: int, steps: int, **axes: Any) -> Recipe:
 
 
 def holdfast_steps(
-    made: Recipe, model: PreTrainedModel, table: TokenTable, warm: int, limit: float = float("inf"), pad_id: int = 0
+    made: Recipe,
+    model: PreTrainedModel,
+    table: TokenTable,
+    warm: int,
+    limit: float = float("inf"),
+    lengths: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Holdfast's trainer over the table; numbers of the steps after `warm`."""
+    """Holdfast's trainer over the table; numbers of the steps after `warm`.
+
+    Args:
+        limit: Seconds the warm steps may take.
+        lengths: Tokens each row of the table counts for; default those that the trainer counts.
+    """
     before = memory_mib(peak=False)
     clock: list[Clock] = []
+    read = 0
 
     def on_step(log: StepLog) -> None:
-        # The first step's own clock begins with the trainer's, before references are computed and memory is probed.
-        clock[0].tick(log.tokens)
+        nonlocal read
+        read = log.tokens if lengths is None else read + int(lengths[trainer.bench.sampler.rows(log.step - 1)].sum())
+        clock[0].tick(read)
         if clock[0].slow:
             raise _TooSlow
 
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(made, model, table, directory, pad_id=pad_id, hooks=Hooks(on_step=on_step))
+        trainer = Trainer(made, model, table, directory, pad_id=0, hooks=Hooks(on_step=on_step))
         clock.append(Clock(warm, limit))
         clock[0].before_mib = before
         with contextlib.suppress(_TooSlow):
@@ -164,7 +176,7 @@ class Ticks(TrainerCallback):
 
 
 def trl_arguments(directory: str, steps: int, batch: int, per_step: int, precision: str) -> dict[str, Any]:
-    """Arguments of TRL's trainers that are not the subject of a setting: as fast as they go, nothing saved or logged."""
+    """What all settings of TRL's trainers share: as fast as they go, nothing saved or logged."""
     return {
         "output_dir": directory,
         "max_steps": steps,
