@@ -1,195 +1,272 @@
-"""The native sampling engine beside `transformers.generate`: same prompts, same greedy answers, seconds and ratio.
+"""Sampling: the native engine beside `transformers.generate` and `generate_batch`, in answer tokens a second.
 
-    python benchmarks/sampling.py                          # a random Llama of 2 million parameters
-    python benchmarks/sampling.py --model lab --prompts 500
+Models: the laboratory model on its own test questions, and a random Llama of 30 million parameters on random words
+(which ends an answer at one token in thirty, so that lengths are uneven). Greedy; at temperature 1; and at temperature
+1 with 8 samples of each prompt (of greedy answers there is only one). `generate` runs in fixed batches of 16, 64 and
+256 prompts sorted by length, and the best of them counts; at temperature 1 it runs in the batch that was best for
+greedy, with `num_return_sequences` for several samples. `generate_batch`, its continuous batching, runs on the first
+prompts alone, since it is very slow on a CPU: in its default setting, and with a cache of a size that fits (its
+default takes most of the memory, whatever the work). Both sides begin with messages and end with texts. Runs are in
+turn; the best counts.
 
-`generate` runs in fixed batches of 16, 64 and 256 prompts, each the way its documentation shows: in the order given,
-and sorted by length, which a careful user would add. The engine is compared with the fastest of either kind. Runs are
-interleaved, so that other work on the machine meets all alike, and the least time of each counts, by the clock and,
-where the machine is shared, in processor time. Both sides tokenise and decode within the measured time.
+Also: 8 samples of one prompt against 8 unrelated prompts of the same lengths, prompts four times as long as the
+answers (ours against ours); and the time until the first answer of the whole job is there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from common import RESULTS, Line, at_least, best, line, main, reason, run_side, say
 
-import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from holdfast.data.chat import Chat
-from holdfast.sampling.base import Request, SamplingParams
-from holdfast.sampling.native import NativeEngine
-
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-VOCABULARY = 1200
-
-
-class Stops(Chat):
-    """A chat whose answers end at many tokens: a random model then gives answers of uneven length, 26 on average."""
-
-    def __init__(self, tokenizer: Any, stops: set[int]) -> None:
-        super().__init__(tokenizer)
-        self.stop_ids = stops
+Result = dict[str, Any]
+JOBS: dict[str, dict[str, Any]] = {
+    "lab": {"model": "lab", "prompts": 1000, "tokens": 60, "batches": [16, 64, 256], "few": 24},
+    "30m": {"model": "30m", "prompts": 96, "tokens": 48, "batches": [16, 64], "few": 8},
+}
+TINY = {"lab": {"model": "lab", "prompts": 28, "tokens": 8, "batches": [16], "few": 4}}
+SHARED = {"lab": {"model": "lab", "groups": 16, "answer": 48}, "30m": {"model": "30m", "groups": 4, "answer": 48}}
+NAMES = {"lab": "laboratory model", "30m": "30 million parameters"}
+WORDS = 1200
+CACHES: list[dict[str, int]] = [
+    {},
+    {"num_blocks": 64, "max_batch_tokens": 512},
+    {"num_blocks": 64, "max_batch_tokens": 128},
+]
 
 
-def random_model() -> tuple[Any, Chat]:
-    """An untrained Llama and a chat whose tokens are the words w3, w4, ..."""
-    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    chosen = random.Random(1).sample(range(3, VOCABULARY), VOCABULARY // 30)
-    return LlamaForCausalLM(config).eval(), Stops(tokenizer, {1, *chosen})
+def load(name: str, ends: bool = True) -> tuple[Any, Any]:
+    """Model and chat; a random model's answers end at many tokens, or with `ends` off at none."""
+    from holdfast.data.chat import Chat
+
+    if name == "lab" and ends:
+        from holdfast import models
+
+        loaded = models.load(name)
+        return loaded.model, Chat(loaded.tokenizer)
+    from work import random_llama, word_tokenizer
+
+    shape = {"vocab_size": WORDS, "hidden_size": 192, "intermediate_size": 512, "layers": 4, "heads": 6}
+    model = random_llama("30m") if name == "30m" else random_llama("tiny", **shape)
+    chat = Chat(word_tokenizer(WORDS))
+    chat.stop_ids = {1, *random.Random(1).sample(range(3, WORDS), WORDS // 30)} if ends else set()
+    return model.eval(), chat
 
 
-def named_model(name: str) -> tuple[Any, Chat]:
-    from holdfast import models as library
+def questions(name: str, count: int) -> list[str]:
+    """The laboratory's test questions, or random words."""
+    if name == "lab":
+        from holdfast.lab.tasks import lab_rows
 
-    loaded = library.load(name)
-    return loaded.model, Chat(loaded.tokenizer)
-
-
-def questions(name: str | None, count: int) -> list[str]:
-    """Random words for the random model; the laboratory's test questions for a named one."""
+        return [row.prompt[-1]["content"] for row in lab_rows("lab", "test", count)]
     rng = random.Random(0)
-    if name is None:
-        return [" ".join(f"w{rng.randrange(3, VOCABULARY)}" for _ in range(rng.randint(10, 60))) for _ in range(count)]
-    from holdfast.lab.tasks import lab_rows
-
-    return [row.prompt[-1]["content"] for row in lab_rows("lab", "test", count)]
+    return [text_of(rng, rng.randint(10, 60)) for _ in range(count)]
 
 
-def native(model: Any, chat: Chat, asked: list[str], tokens: int, slots: int) -> list[str]:
+def text_of(rng: random.Random, words: int) -> str:
+    """That many random words."""
+    return " ".join(f"w{rng.randrange(3, WORDS)}" for _ in range(words))
+
+
+def asking(text: str) -> list[dict[str, str]]:
+    """A conversation of one question."""
+    return [{"role": "user", "content": text}]
+
+
+def native(model: Any, chat: Any, asked: list[str], how: Result, slots: int = 128) -> Result:
+    """Our engine."""
+    from holdfast.sampling.base import Request, SamplingParams
+    from holdfast.sampling.native import NativeEngine
+
+    began, first = time.perf_counter(), None
     engine = NativeEngine(model, chat, slots=slots, fingerprint="benchmark")
-    requests = [(Request(str(i), [{"role": "user", "content": text}]), [0]) for i, text in enumerate(asked)]
-    found = {int(s.key): s.text for s in engine.sample(requests, SamplingParams(max_tokens=tokens))}
-    return [found[i] for i in range(len(asked))]
+    requests = [(Request(str(i), asking(text)), range(how["n"])) for i, text in enumerate(asked)]
+    params = SamplingParams(max_tokens=how["tokens"], temperature=how["temperature"], n=how["n"])
+    answers: dict[tuple[int, int], str] = {}
+    tokens = 0
+    for sample in engine.sample(requests, params):
+        first = first or time.perf_counter() - began
+        answers[int(sample.key), sample.index] = sample.text
+        tokens += sample.tokens
+    return told(began, tokens, first, [answers[key] for key in sorted(answers)])
 
 
-def generate(model: Any, chat: Chat, asked: list[str], tokens: int, batch: int, by_length: bool) -> list[str]:
+def generate(model: Any, chat: Any, asked: list[str], how: Result, batch: int) -> Result:
+    """`transformers.generate` in batches sorted by length, the way its documentation shows."""
+    import torch
+
+    began, first, tokens = time.perf_counter(), None, 0
     tokenizer = chat.tokenizer
     tokenizer.padding_side = "left"
-    prompts = [chat.prompt_ids([{"role": "user", "content": text}]) for text in asked]
-    order = sorted(range(len(asked)), key=lambda i: len(prompts[i]) if by_length else i)
-    answers = [""] * len(asked)
-    for at in range(0, len(order), batch):
-        chosen = order[at : at + batch]
-        inputs = tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt").to(model.device)
+    prompts = [chat.prompt_ids(asking(text)) for text in asked]
+    order = sorted(range(len(asked)), key=lambda i: -len(prompts[i]))
+    sampling = {"do_sample": True, "temperature": how["temperature"], "top_k": 0} if how["temperature"] else {}
+    each = max(1, batch // how["n"])  # prompts at once, so that the batch holds as many sequences whatever n is
+    answers: dict[int, list[str]] = {}
+    for at in range(0, len(order), each):
+        chosen = order[at : at + each]
+        inputs = tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt")
         with torch.no_grad():
             output = model.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=tokens,
-                eos_token_id=sorted(chat.stop_ids),
+                **inputs, **({"do_sample": False} | sampling), max_new_tokens=how["tokens"],
+                num_return_sequences=how["n"], eos_token_id=sorted(chat.stop_ids) or None,
                 pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        for i, ids in enumerate(output[:, inputs["input_ids"].shape[1] :].tolist()):
+            kept = cut(ids, chat.stop_ids)
+            tokens += len(kept)
+            answers.setdefault(chosen[i // how["n"]], []).append(tokenizer.decode(kept, skip_special_tokens=True))
+        first = first or time.perf_counter() - began
+    return told(began, tokens, first, [text for i in range(len(asked)) for text in answers[i]])
+
+
+def cut(ids: list[int], stops: set[int]) -> list[int]:
+    """The ids before the first that ends an answer."""
+    return ids[: next((at for at, token in enumerate(ids) if token in stops), len(ids))]
+
+
+def continuous(model: Any, chat: Any, asked: list[str], how: Result, cache: Result) -> Result:
+    """`generate_batch`."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    began = time.perf_counter()
+    prompts = [chat.prompt_ids(asking(text)) for text in asked]
+    settings = GenerationConfig(
+        do_sample=how["temperature"] > 0, max_new_tokens=how["tokens"], eos_token_id=sorted(chat.stop_ids),
+        pad_token_id=chat.pad_id, num_return_sequences=how["n"],
+    )  # fmt: skip
+    config = ContinuousBatchingConfig(**cache) if cache else None
+    found = model.generate_batch(prompts, generation_config=settings, continuous_batching_config=config)
+    kept = [cut(list(result.generated_tokens), chat.stop_ids) for result in found.values()]
+    texts = [chat.tokenizer.decode(ids, skip_special_tokens=True) for ids in kept]
+    if len(kept) != len(asked) * how["n"]:
+        raise RuntimeError(f"{len(kept)} of {len(asked) * how['n']} answers")
+    return told(began, sum(map(len, kept)), None, texts)
+
+
+def told(began: float, tokens: int, first: float | None, answers: list[str]) -> Result:
+    """The numbers of one run, ended now."""
+    seconds = time.perf_counter() - began
+    return {"rate": tokens / seconds, "seconds": seconds, "tokens": tokens, "first": first, "answers": answers}
+
+
+def race(job: Result, how: Result, batches: list[int], rounds: int) -> Result:
+    """The engine and `generate` in turn, in this process: the best run of each, with its answers."""
+    model, chat = load(job["model"])
+    asked = questions(job["model"], max(1, job["prompts"] // how["n"]))
+    runs: dict[str, list[Result]] = {"native": [], **{f"generate {batch}": [] for batch in batches}}
+    for _ in range(rounds):
+        runs["native"].append(native(model, chat, asked, how))
+        for batch in batches:
+            runs[f"generate {batch}"].append(generate(model, chat, asked, how, batch))
+        say("      " + ", ".join(f"{name} {found[-1]['seconds']:.2f} s" for name, found in runs.items()))
+    chosen = {name: best(found) for name, found in runs.items()}
+    same = None
+    if not how["temperature"]:
+        mine, peer = chosen["native"]["answers"], chosen[f"generate {batches[0]}"]["answers"]
+        same = sum(a == b for a, b in zip(mine, peer, strict=True)) / len(mine)
+    for result in chosen.values():
+        del result["answers"]
+    return {"runs": chosen, "prompts": len(asked), "same_answers": same}
+
+
+def batching(job: Result, how: Result) -> Result:
+    """The engine and `generate_batch` on the first prompts, in this process."""
+    model, chat = load(job["model"])
+    asked = questions(job["model"], job["prompts"])[: job["few"]]
+    found: dict[str, Result] = {}
+    for cache in CACHES[1:] + CACHES[:1]:
+        name = ", ".join(f"{key} {value}" for key, value in cache.items()) or "default"
+        try:
+            found[name] = continuous(model, chat, asked, how, cache)
+        except Exception as error:  # a setting that the peer cannot run is told, whatever the reason
+            found[name] = {"error": f"{type(error).__name__}: {error}"[:200]}
+        say(f"      generate_batch {name}: {found[name].get('rate', found[name].get('error'))}")
+    mine = native(model, chat, asked, how)
+    for result in (mine, *found.values()):
+        result.pop("answers", None)
+    return {"ours": mine, "theirs": found}
+
+
+def prefix(model: str, groups: int, answer: int) -> Result:
+    """8 samples of each prompt against as many unrelated prompts, ours both; prompts 4 times the answers."""
+    loaded, chat = load(model, ends=False)
+    rng = random.Random(0)
+    lengths = [rng.randint(3 * answer, 5 * answer) for _ in range(groups)]
+    shared = [text_of(rng, length) for length in lengths]
+    unrelated = [text_of(rng, length) for length in lengths for _ in range(8)]
+    how = {"tokens": answer, "temperature": 1.0}
+    runs: dict[str, list[Result]] = {"shared": [], "unrelated": []}
+    for _ in range(2):
+        runs["shared"].append(native(loaded, chat, shared, {**how, "n": 8}))
+        runs["unrelated"].append(native(loaded, chat, unrelated, {**how, "n": 1}))
+    return {name: {k: v for k, v in best(found).items() if k != "answers"} for name, found in runs.items()}
+
+
+def measure_job(name: str, job: Result, tiny: bool) -> tuple[list[Line], Result]:
+    """Greedy, temperature 1, 8 samples, and continuous batching of one model."""
+    how = {"tokens": job["tokens"], "temperature": 0.0, "n": 1}
+    raw: Result = {}
+    lines: list[Line] = []
+    batches = job["batches"]
+    for kind, change in (
+        ("greedy", {}),
+        ("temperature 1", {"temperature": 1.0}),
+        ("8 samples", {"temperature": 1.0, "n": 8}),
+    ):
+        rounds = 1 if tiny else 2
+        raw[kind] = race_of = run_side(__file__, "race", job=job, how=how | change, batches=batches, rounds=rounds)
+        if error := reason(race_of):
+            lines.append(line(f"sampling, {NAMES[name]}, {kind}", None, None, "tokens/s", note=error))
+            continue
+        chosen = max(list(race_of["runs"])[1:], key=lambda way: race_of["runs"][way]["rate"])
+        batches = [int(chosen.removeprefix("generate "))]
+        we, they = race_of["runs"]["native"], race_of["runs"][chosen]
+        target = at_least(5) if name == "lab" else None
+        same = race_of["same_answers"]
+        note = f"best of generate: batch {batches[0]}" + (f"; {same:.1%} of the answers the same" if same else "")
+        lines.append(line(f"sampling, {NAMES[name]}, {kind}", we["rate"], they["rate"], "tokens/s", target, note=note))
+        if kind == "greedy":
+            about = "until the first answer of all"
+            lines.append(
+                line(f"first result, {NAMES[name]}", we["first"], they["first"], "s", less_is_better=True, note=about)
             )
-        for i, ids in zip(chosen, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((at for at, token in enumerate(ids) if token in chat.stop_ids), len(ids))
-            answers[i] = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return answers
+    raw["continuous"] = run_side(__file__, "batching", job=job, how=how)
+    return [*lines, continuous_line(name, raw["continuous"])], raw
 
 
-def measure(
-    ways: dict[str, Callable[[], list[str]]], rounds: int
-) -> tuple[dict[str, float], dict[str, float], dict[str, list[str]]]:
-    """Least seconds of each way over interleaved rounds, by the clock and of processor time, and its answers."""
-    clock, processor = dict.fromkeys(ways, float("inf")), dict.fromkeys(ways, float("inf"))
-    answers: dict[str, list[str]] = {}
-    for number in range(rounds):
-        for name, way in ways.items():
-            start, busy = time.perf_counter(), time.process_time()
-            answers[name] = way()
-            took, used = time.perf_counter() - start, time.process_time() - busy
-            clock[name], processor[name] = min(clock[name], took), min(processor[name], used)
-            print(f"round {number + 1}  {name:14} {took:8.2f} s  processor {used:8.2f} s", flush=True)
-    return clock, processor, answers
+def continuous_line(name: str, found: Result) -> Line:
+    """The line against `generate_batch`, in its best setting."""
+    what = f"sampling, {NAMES[name]}, generate_batch"
+    if error := reason(found):
+        return line(what, None, None, "tokens/s", note=error)
+    setting, they = max(found["theirs"].items(), key=lambda item: item[1].get("rate", 0))
+    target = at_least(20) if name == "lab" else None
+    note = reason(they) or f"a few prompts, greedy; its best: {setting}"
+    return line(what, found["ours"]["rate"], they.get("rate"), "tokens/s", target, note=note)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="any model Holdfast can load; default: a random one")
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=60, help="longest answer")
-    parser.add_argument("--slots", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sampling.json"))
-    return parser.parse_args()
-
-
-def main() -> None:
-    asked_for = arguments()
-    model, chat = named_model(asked_for.model) if asked_for.model else random_model()
-    model.to(asked_for.device)
-    asked = questions(asked_for.model, asked_for.prompts)
-    ways: dict[str, Callable[[], list[str]]] = {}
-    for slots in asked_for.slots:
-        ways[f"native {slots}"] = lambda slots=slots: native(model, chat, asked, asked_for.tokens, slots)
-    for batch in asked_for.batches:
-        for kind in ("generate", "sorted generate"):
-            ways[f"{kind} {batch}"] = lambda batch=batch, kind=kind: generate(
-                model, chat, asked, asked_for.tokens, batch, kind != "generate"
-            )
-    clock, processor, answers = measure(ways, asked_for.rounds)
-    best = {kind: least(clock, kind) for kind in ("native", "generate", "sorted generate")}
-    ours = best.pop("native")
-    same = {
-        theirs: sum(a == b for a, b in zip(answers[ours], answers[theirs], strict=True)) / len(asked)
-        for theirs in best.values()
-    }
-    result = {
-        "model": asked_for.model or "random Llama, 2.2 M parameters", "device": asked_for.device,
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "prompts": len(asked), "seconds": clock, "processor_seconds": processor, "native": ours,
-        "times as fast as": {theirs: clock[theirs] / clock[ours] for theirs in best.values()},
-        "in processor time": {
-            theirs: processor[least(processor, kind)] / processor[least(processor, "native")]
-            for kind, theirs in best.items()
-        },
-        "same_answers": same,
-    }  # fmt: skip
-    asked_for.out.parent.mkdir(parents=True, exist_ok=True)
-    asked_for.out.write_text(json.dumps(result, indent=1) + "\n")
-    for theirs in best.values():
-        print(
-            f"{ours} is {result['times as fast as'][theirs]:.2f} times as fast as {theirs} "
-            f"({result['in processor time'][theirs]:.2f} times in processor time); "
-            f"{same[theirs]:.1%} of the answers are the same"
-        )
-    if min(same.values()) < 0.99:
-        raise SystemExit("more than 1 % of the greedy answers differ")
-
-
-def least(seconds: dict[str, float], kind: str) -> str:
-    """The fastest way of a kind."""
-    return min((name for name in seconds if name.rpartition(" ")[0] == kind), key=seconds.__getitem__)
+def measure(tiny: bool) -> tuple[list[Line], Result]:
+    """All models, then prompts shared by samples."""
+    lines: list[Line] = []
+    raw: Result = {}
+    for name, job in (TINY if tiny else JOBS).items():
+        say(f"  {name}")
+        made, raw[name] = measure_job(name, job, tiny)
+        lines += made
+    for name, job in ({} if tiny else SHARED).items():
+        raw[f"shared {name}"] = found = run_side(__file__, "prefix", **job)
+        rates = [found.get(kind, {}).get("rate") for kind in ("shared", "unrelated")]
+        about = reason(found) or "ours both; random weights of that size"
+        what = f"8 samples of one prompt against 8 prompts, {NAMES[name]}"
+        lines.append(line(what, *rates, "tokens/s", at_least(1.5), note=about))
+    if not tiny:
+        (RESULTS / "sampling.json").write_text(json.dumps(raw, indent=1) + "\n")
+    return lines, raw
 
 
 if __name__ == "__main__":
-    main()
+    main("sampling", measure, {"race": race, "batching": batching, "prefix": prefix})
