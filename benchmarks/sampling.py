@@ -117,7 +117,7 @@ def generate(model: Any, chat: Any, asked: list[str], how: Result, batch: int) -
             )  # fmt: skip
         for i, ids in enumerate(output[:, inputs["input_ids"].shape[1] :].tolist()):
             kept = cut(ids, chat.stop_ids)
-            tokens += len(kept)
+            tokens += drawn(kept, how)
             answers.setdefault(chosen[i // how["n"]], []).append(tokenizer.decode(kept, skip_special_tokens=True))
         first = first or time.perf_counter() - began
     return told(began, tokens, first, [text for i in range(len(asked)) for text in answers[i]])
@@ -126,6 +126,11 @@ def generate(model: Any, chat: Any, asked: list[str], how: Result, batch: int) -
 def cut(ids: list[int], stops: set[int]) -> list[int]:
     """The ids before the first that ends an answer."""
     return ids[: next((at for at, token in enumerate(ids) if token in stops), len(ids))]
+
+
+def drawn(kept: list[int], how: Result) -> int:
+    """Tokens drawn for an answer, the one that ended it included, as our engine counts them."""
+    return min(len(kept) + 1, how["tokens"])
 
 
 def continuous(model: Any, chat: Any, asked: list[str], how: Result, cache: Result) -> Result:
@@ -144,7 +149,7 @@ def continuous(model: Any, chat: Any, asked: list[str], how: Result, cache: Resu
     texts = [chat.tokenizer.decode(ids, skip_special_tokens=True) for ids in kept]
     if len(kept) != len(asked) * how["n"]:
         raise RuntimeError(f"{len(kept)} of {len(asked) * how['n']} answers")
-    return told(began, sum(map(len, kept)), None, texts)
+    return told(began, sum(drawn(ids, how) for ids in kept), None, texts)
 
 
 def told(began: float, tokens: int, first: float | None, answers: list[str]) -> Result:
