@@ -281,11 +281,19 @@ class Policy:
             one, two = (self._body(positions, input_ids=line[None])[0, 2:].float() for line in ids)
         return bool(torch.dist(one, two) <= 1e-4 * one.norm())
 
-    def _body(self, positions: Tensor, **inputs: Tensor) -> Tensor:
-        """Final hidden states [B, L, D]."""
-        extra = {"position_ids": positions} if self._positions else {}
+    def _body(self, positions: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Final hidden states [B, L, D]; `mask` as in `Batch.attention_mask`."""
+        extra = self._placed(positions, mask)
         with self._precision():
             return self.causal.base_model(**inputs, **extra, use_cache=False).last_hidden_state
+
+    def _placed(self, positions: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """What tells the model where tokens stand and what they look at; the mask is added to the attention scores."""
+        extra = {"position_ids": positions} if self._positions else {}
+        if mask is not None:
+            dtype = self.autocast or self.causal.dtype
+            extra["attention_mask"] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return extra
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -299,15 +307,15 @@ class Policy:
 
     def hidden(self, batch: Batch, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [B*L, D], after the last normalisation; `embeds` [B, L, D] replace the token ids."""
-        if batch.n_sequences > len(batch.input_ids) and not self.packs:
+        if batch.attention_mask is None and batch.n_sequences > len(batch.input_ids) and not self.packs:
             raise UserError("this model cannot keep packed rows apart; set train.layout: padded")
         inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
-        return self._body(batch.position_ids, **inputs).flatten(0, 1)
+        return self._body(batch.position_ids, batch.attention_mask, **inputs).flatten(0, 1)
 
     def _own_logits(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
         inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
-        extra = {"position_ids": batch.position_ids} if self._positions else {}
+        extra = self._placed(batch.position_ids, batch.attention_mask)
         with self._precision():
             logits = self.causal(**inputs, **extra, use_cache=False).logits
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,7 +1,8 @@
 """Token tables and batches: tokenised sequences on disk or in memory, gathered into padded or packed micro-batches.
 
 No row ever attends to another. In the padded layout each sequence has a line of its own, padded on the right, where
-causal attention never looks. In the packed layout all sequences stand in one line and positions restart at 0.
+causal attention never looks. In the packed layout all sequences stand in one line and positions restart at 0. Pairs
+may share a line and their prompt in it: see `data.pairs`.
 """
 
 from __future__ import annotations
@@ -48,21 +49,23 @@ class Batch:
     """One micro-batch of S sequences with N labels, on a device.
 
     Args:
-        input_ids: [B, L] int64; padded: B = S lines; packed: B = 1.
+        input_ids: [B, L] int64; padded: B = S lines; packed: B = 1; pairs that share their prompt: B = S / 2.
         position_ids: [B, L] int64, from 0 for every sequence. In padded lines they run on through the padding, so that
-            nothing in a model takes the padding for another sequence.
+            nothing in a model takes the padding for another sequence; at the end of a shared line padding stands at 0.
         labels: [N] int64 token ids of the trained positions, by sequence, then position.
-        where: [N] int64 flat index into B*L of the position that predicts each label (one to its left).
+        where: [N] int64 flat index into B*L of the position that predicts each label: one to its left, but for the
+            first label behind a shared prompt, which the last token of the prompt predicts.
         sequence: [N] int64 which sequence a label belongs to, 0..S-1.
         weights: [N] fp32 weight of each label.
         rows: [S] int64 row index in the table. The sequences of a pair are adjacent, chosen first.
         roles: [S] int64, 0 answer or chosen, 1 rejected.
         n_sequences: S.
-        tokens: Real (not padding) tokens.
+        tokens: Real (not padding) tokens computed; a shared prompt counts once.
         weight: Sum of `weights`, known without asking the device.
         cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences
-            are the sequence lengths.
-        attention_mask: Always None: the layout isolates.
+            are the sequence lengths, a shared prompt in both of its two.
+        attention_mask: None where the layout isolates. Pairs that share their prompt: bool [B, 1, L, L], True where a
+            position (third axis) looks at another (fourth); every position looks at itself at least.
     """
 
     input_ids: Tensor
@@ -77,7 +80,7 @@ class Batch:
     tokens: int
     weight: float
     cu_seqlens: Tensor
-    attention_mask: None = None
+    attention_mask: Tensor | None = None
 
     def count(self, unit: Unit) -> float:
         """What a term counted in `unit` is divided by: weighted labels, sequences or pairs."""
@@ -192,7 +195,11 @@ class TokenTable:
         self.lengths: np.ndarray = by_row.sum(axis=1)
         """Total tokens per row."""
         self.widths: np.ndarray = by_row.max(axis=1)
-        """Tokens of each row's longest sequence."""
+        """Tokens of each row's longest line when padded."""
+        self.planned: np.ndarray = self.lengths
+        """Tokens per row by which steps are cut."""
+        self.lines = per_row
+        """Lines per row when padded."""
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded], per_row: int = 1, fingerprint: str = "") -> TokenTable:
@@ -260,7 +267,7 @@ class TokenTable:
     ) -> BatchSampler:
         """The `BatchSampler` over this table's rows."""
         return BatchSampler(
-            self.lengths,
+            self.planned,
             batch_tokens=batch_tokens,
             micro_tokens=micro_tokens,
             layout=layout,
@@ -268,7 +275,7 @@ class TokenTable:
             rank=rank,
             world=world,
             widths=self.widths,
-            per_row=self.per_row,
+            per_row=self.lines,
         )
 
 

@@ -62,13 +62,13 @@ class BatchSampler:
     and ranks that run out get empty ones, so that all ranks run equally many.
 
     Args:
-        lengths: Tokens per row over all its sequences, [rows].
+        lengths: Tokens per row over all its sequences, [rows]: what `batch_tokens` counts.
         batch_tokens, micro_tokens: Budgets in tokens; `micro_tokens` defaults to `batch_tokens`.
         layout: "padded" or "packed".
         seed: Together with the epoch number it fixes the order.
         rank, world: This process and how many there are.
-        widths: Tokens of each row's longest sequence; default `lengths` (one sequence per row).
-        per_row: Sequences per row (2 for pairs).
+        widths: Tokens of each row's longest line when padded; default `lengths` (one sequence per row).
+        per_row: Lines per row when padded (2 for pairs, unless they share a line).
     """
 
     def __init__(
@@ -167,9 +167,10 @@ class BatchSampler:
         """Share of the computed positions that are padding, over the first steps of the first epoch."""
         if self.layout == "packed":
             return 0.0
+        filled = np.minimum(self.lengths, self.widths * self.per_row)  # fewer than `lengths` where a line is shared
         real = area = 0
         for index in range(min(steps, len(self.plan(0)))):
             for part in self.micro_batches(index):
-                real += int(self.lengths[part].sum())
+                real += int(filled[part].sum())
                 area += int(self.widths[part].max()) * len(part) * self.per_row
         return 1.0 - real / area

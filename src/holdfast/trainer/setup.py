@@ -20,6 +20,7 @@ from holdfast.models import fingerprint_of
 from holdfast.policy import Policy, ReferenceCache, Scorer, evaluating
 from holdfast.trainer import memory
 from holdfast.trainer.machine import Machine, layers_of, whole
+from holdfast.trainer.sharing import shared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,6 +90,9 @@ class Bench:
         self.model = machine.place(tuner.apply(self.model, recipe.train.seed), in_backward)
         base = None if tuner.base(self.model) is None else self._untuned
         self.policy = Policy(self.model, base=base, autocast=machine.autocast)
+        self.layout = self._layout()
+        if self.layout == "padded":
+            self.table = shared(self.table, self.policy)
         if recipe.train.gradient_checkpointing:
             recompute(self.policy.causal)
         self.scorer = Work(self.policy, recipe.objective)
@@ -100,7 +104,6 @@ class Bench:
         if not self.trained:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
         self.rule = recipe.optimizer.build(self.trained.items())
-        self.layout = self._layout()
         filler = self.batch([int(self.table.lengths.argmin())])
         assert filler is not None
         self.filler = filler
