@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reproduce bench clean
+.PHONY: demo test check reproduce bench bench-gpu clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ reproduce: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
+
+bench-gpu: $(VENV)/.ready
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build runs

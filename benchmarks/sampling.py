@@ -108,7 +108,7 @@ def generate(model: Any, chat: Any, asked: list[str], how: Result, batch: int) -
     answers: dict[int, list[str]] = {}
     for at in range(0, len(order), each):
         chosen = order[at : at + each]
-        inputs = tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt")
+        inputs = tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt").to(model.device)
         with torch.no_grad():
             output = model.generate(
                 **inputs, **({"do_sample": False} | sampling), max_new_tokens=how["tokens"],
