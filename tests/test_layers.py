@@ -13,7 +13,7 @@ AXES = {"curators", "objectives", "tuners", "optimizers", "inference"}
 LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
      "recipe_errors", "recipe_template", "ui"},
-    {"data", "models", "policy"},
+    {"data", "models", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},

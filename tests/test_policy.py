@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast.data.batches import Batch, collate
 from holdfast.errors import RunError
+from holdfast.models import evaluating
 from holdfast.objectives.sft import SFT
-from holdfast.policy import Policy, ReferenceCache, Scorer, evaluating, precompute
+from holdfast.policy import Policy, ReferenceCache, Scorer, precompute
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 
@@ -147,9 +148,9 @@ def test_logits_greedy_hidden_and_embed(tiny, make_rows):
         torch.testing.assert_close(policy.logits(batch, batch.where), wanted, atol=1e-5, rtol=0)
         assert torch.equal(policy.greedy(batch, batch.where), wanted.argmax(-1))
         embeds = policy.embed(batch.input_ids)
-        assert torch.equal(policy.hidden(batch, embeds), policy.hidden(batch))
+        assert torch.equal(policy.states(batch, batch.where, embeds), policy.states(batch, batch.where))
         assert torch.equal(policy.token_logps(batch, embeds), policy.token_logps(batch))
-        assert policy.hidden(batch).shape == (batch.input_ids.numel(), 32)
+        assert policy.states(batch, batch.where).shape == (len(batch.where), 32)
 
 
 def test_logits_never_exist_for_the_whole_batch(tiny, make_rows):

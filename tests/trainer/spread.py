@@ -22,9 +22,12 @@ from holdfast.trainer.loop import Trainer
 from holdfast.trainer.machine import part
 
 ADAMW = {"name": "adamw", "learning_rate": 0.003}
+# Shards run the model's own forward, one process a quicker one: they differ in rounding, which Adam blows up to whole
+# steps where a gradient is next to nothing, as those of adapters are at first. A larger eps keeps it from that.
+STEADY = ADAMW | {"eps": 1e-4}
 CASES = {
     "full": {"optimizer": ADAMW},
-    "dpo with lora": {"objective": "dpo", "tuner": {"name": "lora", "r": 4}, "optimizer": ADAMW},
+    "dpo with lora": {"objective": "dpo", "tuner": {"name": "lora", "r": 4}, "optimizer": STEADY},
     "half without a head": {"tuner": "half", "objective": "ift", "optimizer": ADAMW},
 }
 

@@ -30,7 +30,7 @@ from holdfast.evaluation.measure import (
     shown,
 )
 from holdfast.evaluation.perplexity import windows
-from holdfast.policy import evaluating
+from holdfast.models import evaluating
 from holdfast.registry import nearest
 from holdfast.sampling.base import Request, SamplingParams
 

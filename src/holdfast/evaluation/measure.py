@@ -20,7 +20,7 @@ from holdfast.evaluation.choices import continuation, decide
 from holdfast.evaluation.perplexity import windows
 from holdfast.evaluation.store import Store
 from holdfast.judges.base import Answer, Judge, Verdict
-from holdfast.policy import evaluating
+from holdfast.models import evaluating
 from holdfast.registry import name_of
 from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.objectives.base import Losses
-from holdfast.objectives.sft import SFT, nll_sum
+from holdfast.objectives.sft import SFT, label_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class NEFTune(SFT):
         if policy.model.training and self.alpha:
             embeds = policy.embed(batch.input_ids)  # [B, L, D]
             embeds = embeds + noise(batch, embeds, self.alpha)
-        return Losses({"nll": nll_sum(policy.token_logps(batch, embeds), batch, self.reduction)})
+        return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction), embeds)})
 
 
 def noise(batch: Batch, embeds: Tensor, alpha: float) -> Tensor:

@@ -46,14 +46,12 @@ class SFT(Objective):
         return {"nll": "tokens" if self.reduction == "token" else "sequences"}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        logps = policy.token_logps(batch)  # [N]
-        return Losses({"nll": nll_sum(logps, batch, self.reduction)})
+        return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction))})
 
 
-def nll_sum(logps: Tensor, batch: Batch, reduction: Literal["token", "sequence"]) -> Tensor:
-    """The weighted negative log-likelihood of label log-probabilities [N], summed over tokens or over answer means."""
-    weighted = -logps * batch.weights
+def label_weights(batch: Batch, reduction: Literal["token", "sequence"]) -> Tensor:
+    """What each label's loss [N] is multiplied by in a sum over tokens, or over means of answers."""
     if reduction == "token":
-        return weighted.sum()
-    lengths = batch.per_sequence(logps.new_ones(len(logps)))  # [S]
-    return (batch.per_sequence(weighted) / lengths.clamp_min(1)).sum()
+        return batch.weights
+    lengths = batch.per_sequence(batch.weights.new_ones(len(batch.labels)))  # [S]
+    return batch.weights / lengths[batch.sequence]

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from holdfast.data.batches import Batch, TokenTable
 from holdfast.errors import Interrupted, RunError
-from holdfast.policy import ReferenceCache, evaluating
+from holdfast.models import evaluating
+from holdfast.policy import ReferenceCache
 from holdfast.trainer import checkpoint, memory
 from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
 from holdfast.trainer.machine import Machine, like, whole

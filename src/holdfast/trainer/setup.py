@@ -89,11 +89,12 @@ class Bench:
         tuner = recipe.tuner
         self.model = machine.place(tuner.apply(self.model, recipe.train.seed), in_backward)
         base = None if tuner.base(self.model) is None else self._untuned
-        self.policy = Policy(self.model, base=base, autocast=machine.autocast)
+        again = recipe.train.gradient_checkpointing
+        self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=again)
         self.layout = self._layout()
         if self.layout == "padded":
             self.table = shared(self.table, self.policy)
-        if recipe.train.gradient_checkpointing:
+        if again:
             recompute(self.policy.causal)
         self.scorer = Work(self.policy, recipe.objective)
         if machine.sharded:
@@ -121,7 +122,9 @@ class Bench:
             raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
         if wanted != "auto":
             return wanted
-        return "packed" if self.machine.device.type == "cuda" and self.policy.packs else "padded"
+        # Pairs can share their prompts in padded lines, which a compact model does not pay for.
+        free = self.machine.device.type == "cuda" or (self.policy.compact and self.table.per_row == 1)
+        return "packed" if free and self.policy.packs else "padded"
 
     def _first_size(self, state: dict[str, Any]) -> int:
         """The micro-batch in tokens: what the interrupted run had found, the recipe's, or a first guess."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from holdfast.data.batches import Encoded, TokenTable
 from holdfast.data.pairs import SharedPairs
-from holdfast.policy import Policy, evaluating
+from holdfast.models import evaluating
+from holdfast.policy import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
