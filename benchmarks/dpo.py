@@ -7,7 +7,7 @@ fp32. TRL runs with the reference's log-probabilities computed beforehand (`prec
 not counted) and as it is by default, with the reference model beside. Ours come from its cache, filled before the
 first step and not counted either.
 
-TRL's best batch (16, 8 or 4 pairs) is looked for first; padding-free and packing do not exist in this trainer, and it
+TRL's best batch (8 or 4 pairs) is looked for first; padding-free and packing do not exist in this trainer, and it
 offers no lengths to group by. A pair counts for the tokens of its two sequences, prompt and answer, on both sides,
 whatever a trainer saves of them.
 """
@@ -21,7 +21,7 @@ from common import Line, at_least, at_most, best, in_turn, line, main, reason, r
 
 Setting = dict[str, Any]
 LONG, SHORT = {"prompt": 256, "answer": 64}, {"prompt": 32, "answer": 128}
-SIZE = {"shape": "8m", "pairs": 128, "per_step": 16}
+SIZE = {"shape": "8m", "pairs": 64, "per_step": 8}
 CASES = {
     "long prompts, full": {**SIZE, **LONG, "tuner": "full"},
     "long prompts, lora": {**SIZE, **LONG, "tuner": "lora"},
@@ -83,7 +83,7 @@ def theirs(case: dict[str, Any], setting: Setting, warm: int, steps: int, limit:
             common = trl_arguments(directory, warm + steps, setting["batch"], case["per_step"], "fp32")
             more: dict[str, Any] = {"max_length": None, "precompute_ref_log_probs": setting["precompute"]}
             if setting["precompute"]:
-                more["precompute_ref_batch_size"] = 16
+                more["precompute_ref_batch_size"] = 8
             arguments = DPOConfig(**common, **more)
             ticks = Ticks(warm, limit, before)
             # The model TRL would load for itself by name, had this one a name.
@@ -119,16 +119,16 @@ def explore(case: dict[str, Any], settings: list[Setting], steps: int) -> dict[s
 
 def their_settings(case: dict[str, Any]) -> list[Setting]:
     """What TRL may choose from."""
-    return [{"batch": size, "precompute": True} for size in (16, 8, 4) if size <= case["per_step"]]
+    return [{"batch": size, "precompute": True} for size in (8, 4) if size <= case["per_step"]]
 
 
 def measure_case(name: str, case: dict[str, Any], tiny: bool) -> tuple[list[Line], dict[str, Any]]:
     """The lines of one case."""
-    looked = run_side(__file__, "explore", case=case, settings=their_settings(case), steps=1 if tiny else 2)
+    looked = run_side(__file__, "explore", case=case, settings=their_settings(case), steps=1)
     if error := reason(looked):
         return [line(f"DPO, {name}", None, None, "tokens/s", note=error)], {"explored": looked}
     setting = best(looked["found"])["setting"]
-    steps = {"warm": 1, "steps": 2} if tiny else {"warm": 2, "steps": 4}
+    steps = {"warm": 1, "steps": 2} if tiny else {"warm": 1, "steps": 3}
     kinds = {"precomputed": {**setting, "precompute": True}, "default": {**setting, "precompute": False}}
     ways = {"ours": lambda: run_side(__file__, "ours", case=case, setting={"precision": "fp32"}, **steps)}
     for kind, chosen in kinds.items():

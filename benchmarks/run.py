@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                    # all parts, under 30 minutes on two quiet cores
     python benchmarks/run.py sft dpo            # these parts; the others keep their last results
-    python benchmarks/run.py --tiny sft         # the smallest sizes, into results/tiny.json
+    python benchmarks/run.py --tiny sft         # the smallest sizes, into build/bench-tiny.json
 
 Writes results/bench.json (lines, machine and raw numbers of every part), results/bench.md (the table) and
 results/curves.svg (cost against size).
@@ -64,7 +64,8 @@ def main() -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / ("tiny.json" if options.tiny else "bench.json")
+    file = HERE.parent / "build" / "bench-tiny.json" if options.tiny else RESULTS / "bench.json"
+    file.parent.mkdir(exist_ok=True)
     parts = json.loads(file.read_text())["parts"] if file.exists() else {}
     failed, began = [], time.perf_counter()
     for name in options.parts or PARTS:

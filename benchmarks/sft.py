@@ -25,7 +25,7 @@ from common import Line, at_least, at_most, best, in_turn, line, main, reason, r
 Setting = dict[str, Any]
 CASES = {
     "lab": {"model": "lab", "rows": 1400, "low": 0, "high": 0, "per_step": 64},
-    "head": {"model": "head", "rows": 256, "low": 32, "high": 256, "per_step": 16},
+    "head": {"model": "head", "rows": 256, "low": 32, "high": 192, "per_step": 16},
     "30m": {"model": "30m", "rows": 64, "low": 256, "high": 1024, "per_step": 4},
 }
 TINY = {"tiny": {"model": "tiny", "rows": 64, "low": 8, "high": 32, "per_step": 32}}
@@ -37,7 +37,7 @@ NAMES = {
 }
 SPEED = {"lab": 1.35, "head": 4.0, "30m": 1.7}
 MEMORY = {"head": 0.7}
-STEPS = {"lab": {"warm": 3, "steps": 12}, "head": {"warm": 2, "steps": 4}, "30m": {"warm": 1, "steps": 2}}
+STEPS = {"lab": {"warm": 2, "steps": 8}, "head": {"warm": 1, "steps": 3}, "30m": {"warm": 1, "steps": 2}}
 PRECISIONS = ("fp32", "bf16")
 SLOW = 4.0
 
@@ -182,7 +182,7 @@ def lines_of(name: str, precision: str, runs: dict[str, Any], found: dict[str, A
     lines.append(line(f"{NAMES[name]}, peak memory", we.get("peak_mib"), they.get("peak_mib"), "MiB", limit))
     for other in {f["setting"]["precision"] for f in found["ours"]} - {precision}:
         two = {who: fastest(found[who], precision=other) for who in found}
-        modes = f"ours {words(two['ours']['setting'])}; TRL {words(two['theirs']['setting'])}, the quick look"
+        modes = f"ours {words(two['ours']['setting'])}; TRL {words(two['theirs']['setting'])}, from the quick look"
         rates = [two[who].get("rate") for who in ("ours", "theirs")]
         lines.append(line(f"{NAMES[name]}, {other}", *rates, "tokens/s", note=reason(*two.values()) or modes))
     if "packed" in runs:

@@ -192,7 +192,7 @@ def lines_of(found: dict[str, dict[str, Any]]) -> list[Line]:
                     chosen.get("seconds"),
                     share,
                     "s",
-                    at_most(1 / 3),
+                    at_most(0.333),
                     note=note,
                 )
             )
