@@ -151,9 +151,7 @@ def measure_case(
     """The lines of one case."""
     settings = {"ours": our_settings(precisions), "theirs": their_settings(case, precisions, tiny)}
     looked = {
-        who: run_side(
-            __file__, "explore", who=who, case=case, settings=settings[who], steps=1 if tiny or name == "30m" else 2
-        )
+        who: run_side(__file__, "explore", who=who, case=case, settings=settings[who], steps=2 if name == "lab" else 1)
         for who in settings
     }
     if error := reason(*looked.values()):
