@@ -188,7 +188,10 @@ def test_replay_is_mixed_in(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]], ids=["ddp", "fsdp2"])
 def test_two_processes_end_with_the_weights_of_one(flags: list[str], place: Path) -> None:
-    file = recipe(place / "run.yaml", data={"train": "lab:sums", "limit": 40}, output="one")
+    # Shards run the model's own forward and one process a quicker one. They differ in rounding, which Adam's smallest
+    # eps makes whole steps of where a gradient is next to nothing.
+    optimizer = {"name": "adamw", "eps": 1e-5}
+    file = recipe(place / "run.yaml", data={"train": "lab:sums", "limit": 40}, optimizer=optimizer, output="one")
     assert cli("train", file).exit_code == 0
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", *flags, "--num_processes", "2"]
     settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

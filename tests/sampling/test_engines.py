@@ -34,6 +34,6 @@ def test_vllm_says_when_it_is_missing(tiny: Any) -> None:
 
 def test_an_empty_prompt_is_refused(tiny: Any) -> None:
     chat = Chat(tiny("llama")[1])
-    chat.prompt_ids = lambda messages: []  # type: ignore[method-assign]
+    chat.prompt_ids_many = lambda many: [[] for _ in many]  # type: ignore[method-assign]
     with pytest.raises(UserError, match="q1: the prompt is empty"):
-        prompt_ids(chat, Request("q1", []))
+        prompt_ids(chat, [Request("q1", [])])

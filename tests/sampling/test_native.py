@@ -46,7 +46,7 @@ def collect(engine: NativeEngine, asked: list[Request], params: SamplingParams) 
 def generated(engine: NativeEngine, request: Request, tokens: int) -> tuple[str, int, str]:
     """Text, tokens and finish of `transformers.generate` on the request alone."""
     chat = engine.chat
-    ids = torch.tensor([prompt_ids(chat, request)])
+    ids = torch.tensor(prompt_ids(chat, [request]))
     output = engine.model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -120,7 +120,7 @@ def test_what_all_prompts_begin_with_is_read_once(tiny: Any) -> None:
     asked = requests(10, system=SYSTEM)
     collect(engine, asked, SamplingParams(max_tokens=2))
     shared = len(tokenizer.encode(SYSTEM))
-    lengths = [len(prompt_ids(engine.chat, request)) for request in asked]
+    lengths = list(map(len, prompt_ids(engine.chat, asked)))
     assert engine.counts["prompt tokens"] <= sum(lengths) - 9 * shared
 
 
@@ -146,8 +146,8 @@ def test_prefill_is_put_after_the_prompt_and_not_repeated(tiny: Any) -> None:
     model, tokenizer = tiny("llama")
     engine = engine_of(model, tokenizer)
     request = Request("q", [{"role": "user", "content": "sort"}], prefill="The answer")
-    plain = prompt_ids(engine.chat, Request("q", request.messages))
-    assert prompt_ids(engine.chat, request) == plain + tokenizer.encode("The answer", add_special_tokens=False)
+    plain = prompt_ids(engine.chat, [Request("q", request.messages)])[0]
+    assert prompt_ids(engine.chat, [request])[0] == plain + tokenizer.encode("The answer", add_special_tokens=False)
     sample = collect(engine, [request], SamplingParams(max_tokens=10))["q", 0]
     assert (sample.text, sample.tokens, sample.finish) == generated(engine, request, 10)
 
@@ -161,13 +161,13 @@ def test_the_context_limits_answers_and_refuses_long_prompts(tiny: Any) -> None:
     assert found["long", 0] == Sample("long", 0, "", "length", 0)
     assert engine.counts["too long"] == 1
     for request in asked[:-1]:
-        assert found[request.key, 0].tokens == 48 - len(prompt_ids(engine.chat, request))
+        assert found[request.key, 0].tokens == 48 - len(prompt_ids(engine.chat, [request])[0])
 
 
 def test_a_prompt_of_one_token(tiny: Any) -> None:
     model, tokenizer = tiny("llama")
     engine = engine_of(model, tokenizer, slots=2)
-    engine.chat.prompt_ids = lambda messages: [30 + len(messages[0]["content"])]  # type: ignore[method-assign]
+    engine.chat.prompt_ids_many = lambda many: [[30 + len(m[0]["content"])] for m in many]  # type: ignore[method-assign]
     asked = [Request(str(i), [{"role": "user", "content": "a" * i}]) for i in range(5)]
     found = collect(engine, asked, SamplingParams(max_tokens=9))
     assert all((s.text, s.tokens, s.finish) == generated(engine, r, 9) for r in asked for s in [found[r.key, 0]])

@@ -99,9 +99,14 @@ class Chat:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids a model is given to answer `messages`: the very ids that precede the answer in `encode`."""
-        prepared = self.template.prepare(messages, self.system)
-        pieces = self._cut_up(prepared, self.template.prompts([prepared])[0], generation=True)
-        return self._ids([pieces])[0][0].tolist()
+        return self.prompt_ids_many([messages])[0]
+
+    def prompt_ids_many(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """`prompt_ids` for many conversations with one call of the tokenizer."""
+        prepared = [self.template.prepare(messages, self.system) for messages in conversations]
+        texts = self.template.prompts(prepared)
+        many = [self._cut_up(messages, text, generation=True) for messages, text in zip(prepared, texts, strict=True)]
+        return [ids.tolist() for ids, _ in self._ids(many)]
 
     def encode(self, messages: Sequence[Message]) -> Encoding:
         """Ids of a conversation, and which are trained: every answer of weight other than 0, its end of turn included.

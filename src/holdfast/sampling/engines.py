@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,21 @@ def make_engine(
     raise UserError(f"sampling.engine: {spec} is not native, vllm or an address starting with http:// or https://")
 
 
-def prompt_ids(chat: Chat, request: Request) -> list[int]:
+def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:
     """Token ids that an engine continues: the rendered messages, then the request's prefill.
 
     Raises:
         UserError: If there is nothing in them.
     """
-    ids = list(chat.prompt_ids(request.messages))
-    if request.prefill:
-        # A line break before it keeps some tokenizers from writing a space before the first word.
-        before, both = (
-            chat.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n" + request.prefill)
-        )
-        apart = both[: len(before)] == before
-        ids += both[len(before) :] if apart else chat.tokenizer.encode(request.prefill, add_special_tokens=False)
-    if not ids:
-        raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
-    return ids
+    found = chat.prompt_ids_many([request.messages for request in requests])
+    for request, ids in zip(requests, found, strict=True):
+        if request.prefill:
+            # A line break before it keeps some tokenizers from writing a space before the first word.
+            before, both = (
+                chat.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n" + request.prefill)
+            )
+            apart = both[: len(before)] == before
+            ids += both[len(before) :] if apart else chat.tokenizer.encode(request.prefill, add_special_tokens=False)
+        if not ids:
+            raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
+    return found

@@ -88,8 +88,8 @@ class NativeEngine:
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
         sequences: list[Pending] = []
-        for request, indexes in requests:
-            prompt = prompt_ids(self.chat, request)
+        prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
+        for (request, indexes), prompt in zip(requests, prompts, strict=True):
             room = params.max_tokens if self._context is None else min(params.max_tokens, self._context - len(prompt))
             for index in indexes:
                 if room < 1:

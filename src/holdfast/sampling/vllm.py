@@ -58,8 +58,8 @@ class VLLMEngine:
 
     def _chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
         prompts, settings, asked = [], [], []
-        for request, index in jobs:
-            ids = prompt_ids(self.chat, request)
+        found = prompt_ids(self.chat, [request for request, _ in jobs])
+        for (request, index), ids in zip(jobs, found, strict=True):
             room = min(params.max_tokens, self._context - len(ids))
             if room < 1:
                 self.counts["too long"] += 1

@@ -122,8 +122,9 @@ class Bench:
             raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
         if wanted != "auto":
             return wanted
-        # Pairs can share their prompts in padded lines, which a compact model does not pay for.
-        free = self.machine.device.type == "cuda" or (self.policy.compact and self.table.per_row == 1)
+        # Pairs can share their prompts in padded lines, which a compact model does not pay for; shards are not compact.
+        compact = self.policy.compact and not self.machine.sharded
+        free = self.machine.device.type == "cuda" or (compact and self.table.per_row == 1)
         return "packed" if free and self.policy.packs else "padded"
 
     def _first_size(self, state: dict[str, Any]) -> int:
