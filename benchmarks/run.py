@@ -4,8 +4,8 @@
     python benchmarks/run.py sft dpo            # these parts; the others keep their last results
     python benchmarks/run.py --tiny sft         # the smallest sizes, into build/bench-tiny.json
 
-Writes results/bench.json (lines, machine and raw numbers of every part), results/bench.md (the table) and
-results/curves.svg (cost against size).
+Writes results/bench.json (lines, machine and raw numbers of every part), results/bench.md (the table),
+results/curves.svg (cost against size), and the lines that have a target into the README.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 from common import HERE, RESULTS, environment, say, table
 from curves import draw
 
+README = HERE.parent / "README.md"
+MARKS = ("<!-- speed: written by make bench -->", "<!-- end -->")
 PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead")
 
 
@@ -46,6 +48,18 @@ def page(parts: dict[str, Any]) -> str:
     dates = sorted(part["machine"]["date"][:10] for part in parts.values())
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     return f"{table(lines)}\n\nMeasured {when} by `make bench` on {'; '.join(about)}.\n"
+
+
+def shown(readme: str, parts: dict[str, Any]) -> str:
+    """The README with the lines that have a target, between its two marks."""
+    before, _, rest = readme.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    if not after:
+        return readme
+    lines = [{**line, "note": ""} for name in PARTS if name in parts for line in parts[name]["lines"] if line["target"]]
+    rows = [row.rsplit("|", 2)[0] + "|" for row in table(lines).splitlines()]  # no notes here
+    told = page(parts).strip().splitlines()[-1]
+    return "\n".join([before + MARKS[0], "", *rows, "", told, "", MARKS[1] + after])
 
 
 def where(machine: dict[str, Any]) -> str:
@@ -79,6 +93,7 @@ def main() -> int:
         print(page(parts))
     if parts and not options.tiny:
         (RESULTS / "bench.md").write_text(page(parts))
+        README.write_text(shown(README.read_text(encoding="utf-8"), parts), encoding="utf-8")
         if "scale" in parts:
             (RESULTS / "curves.svg").write_text(draw(parts["scale"]["raw"]["curves"]))
     say(f"{time.perf_counter() - began:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))

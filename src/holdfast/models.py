@@ -8,19 +8,25 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from typing_extensions import TypeIs
+
+    Model = PreTrainedModel | PeftModel
 
 LAB = ("lab", "lab-small")
 LAB_DIRECTORY = Path(__file__).parent / "lab" / "models"
@@ -28,7 +34,6 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
 
-Model = PreTrainedModel | PeftModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,8 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
 
 def adapter_base(path: Path) -> Path:
     """The directory of the base model of the adapter in `path`."""
+    from peft import PeftConfig
+
     base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if not base:
         raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; name the base model there")
@@ -159,6 +166,8 @@ def adapter_base(path: Path) -> Path:
 
 
 def _adapter(path: Path, dtype: torch.dtype | None) -> PeftModel:
+    from peft import PeftModel
+
     base = _plain(adapter_base(path), dtype)
     return PeftModel.from_pretrained(base, str(path), is_trainable=False)
 
@@ -170,9 +179,15 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{path}: no tokenizer that transformers can load; copy its files there") from error
 
 
+def adapted(model: Model) -> TypeIs[PeftModel]:
+    """Whether `model` has an adapter around it. PEFT takes a second to import; who has not, has no adapter."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
 def merged(model: Model) -> PreTrainedModel:
     """The plain transformers model with adapters folded into its weights; a model without adapter is returned as is."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    return model.merge_and_unload() if adapted(model) else model
 
 
 def fingerprint_of(model: Model | Path) -> str:
@@ -233,7 +248,7 @@ def save(
             shutil.rmtree(leftover)
     side.mkdir(parents=True)
     extra: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
-    if isinstance(model, PeftModel):
+    if adapted(model):
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
         model.save_pretrained(str(side), save_embedding_layers=False, **extra)
     else:

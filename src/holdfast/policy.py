@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 from holdfast.body import LlamaBody, fits
 from holdfast.errors import RunError, UserError
 from holdfast.head import Head
-from holdfast.models import evaluating
+from holdfast.models import adapted, evaluating
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
@@ -108,11 +107,11 @@ class Policy:
         autocast: torch.dtype | None = None,
         recompute: bool = False,
     ) -> None:
-        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        if adapted(model) and model.active_peft_config.is_prompt_learning:
             raise UserError("adapters that add virtual tokens (prompt, prefix) cannot be trained or scored here yet")
         self.model = model
         # PEFT says Module; what it gives back is the transformers model it was built around.
-        self.causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[assignment]
+        self.causal: PreTrainedModel = model.get_base_model() if adapted(model) else model  # type: ignore[assignment]
         self.config = self.causal.config
         self.reference = ReferenceCache() if reference is None else reference
         self.base = base
