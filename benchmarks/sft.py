@@ -37,7 +37,7 @@ NAMES = {
 }
 SPEED = {"lab": 1.35, "head": 4.0, "30m": 1.7}
 MEMORY = {"head": 0.7}
-STEPS = {"lab": {"warm": 2, "steps": 8}, "head": {"warm": 1, "steps": 3}, "30m": {"warm": 1, "steps": 2}}
+STEPS = {"lab": {"warm": 2, "steps": 20}, "head": {"warm": 1, "steps": 3}, "30m": {"warm": 1, "steps": 2}}
 PRECISIONS = ("fp32", "bf16")
 SLOW = 4.0
 

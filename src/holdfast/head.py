@@ -123,7 +123,7 @@ def _chunks(
     place = None
     if hidden.device.type == "cpu" and b is None and hidden.dtype == dtype == torch.float32:
         place = hidden.new_empty(min(rows, len(labels)), len(weight))
-    for start in range(0, len(labels), rows):
+    for start in range(0, max(len(labels), 1), rows):
         cut = slice(start, start + rows)
         h, y = hidden[cut], labels[cut, None]
         raw = _linear(h, w, b) if place is None else torch.mm(h, w.t(), out=place[: len(h)])
