@@ -3,9 +3,9 @@
 Three cases on a random Llama of 8 million parameters: prompts four times as long as the answers, all weights and LoRA
 (rank 8 on all linear maps of the layers), and prompts a quarter of the answers, all weights. Both sides read the same
 pairs of random words with the same tokenizer, so that the ids are the same, and take the same number of pairs a step on
-average, in fp32. TRL runs with the reference's log-probabilities computed beforehand (`precompute_ref_log_probs`, the time for it
-not counted) and as it is by default, with the reference model beside. Ours come from its cache, filled before the
-first step and not counted either.
+average, in fp32. TRL runs with the reference's log-probabilities computed beforehand (`precompute_ref_log_probs`, the
+time for it not counted) and as it is by default, with the reference model beside. Ours come from its cache, filled
+before the first step and not counted either.
 
 TRL's best batch (4 or 2 pairs) is looked for first; padding-free and packing do not exist in this trainer, and it
 offers no lengths to group by. A pair counts for the tokens of its two sequences, prompt and answer, on both sides,
