@@ -35,7 +35,6 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready for use.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import overload
 
 import numpy as np
 
-from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 
 
-class Mixture(Sequence[Row]):
+class Mixture(LazyRows):
     """Rows of two sequences in one order, read on demand; those of the second get origin "replay".
 
     Args:
@@ -30,21 +29,18 @@ class Mixture(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def _row(self, index: int) -> Row:
+    def _place(self, index: int) -> Row:
         return self.rows[index] if index >= 0 else replace(self.replay_rows[-index - 1], origin="replay")
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Row | Rows:
-        if isinstance(index, slice):
-            return Mixture(self.rows, self.replay_rows, self.order[index])
-        return self._row(int(self.order[index]))
+    def _part(self, index: slice) -> Rows:
+        return Mixture(self.rows, self.replay_rows, self.order[index])
+
+    def _row(self, index: int) -> Row:
+        return self._place(int(self.order[index]))
 
     def __iter__(self) -> Iterator[Row]:
         for index in self.order.tolist():
-            yield self._row(index)
+            yield self._place(index)
 
 
 def mix(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Rows:

@@ -7,17 +7,16 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
-from holdfast.data.rows import Row, Rows, fingerprint
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint
 
 
-class RowFile(Sequence[Row]):
+class RowFile(LazyRows):
     """Rows in a JSONL file, one `Row.to_json` a line, read on demand; memory holds 8 bytes a row.
 
     Args:
@@ -93,13 +92,10 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Row | Rows:
-        if isinstance(index, slice):
-            return RowView(self, np.arange(len(self))[index])
+    def _part(self, index: slice) -> Rows:
+        return RowView(self, np.arange(len(self))[index])
+
+    def _row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index = index % len(self)
@@ -114,7 +110,7 @@ class RowFile(Sequence[Row]):
                 yield Row.from_json(json.loads(line))
 
 
-class RowView(Sequence[Row]):
+class RowView(LazyRows):
     """Some rows of another sequence, in any order."""
 
     def __init__(self, rows: Rows, indices: np.ndarray) -> None:
@@ -133,13 +129,10 @@ class RowView(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Row | Rows:
-        if isinstance(index, slice):
-            return RowView(self.rows, self.indices[index])
+    def _part(self, index: slice) -> Rows:
+        return RowView(self.rows, self.indices[index])
+
+    def _row(self, index: int) -> Row:
         return self.rows[int(self.indices[index])]
 
     def __iter__(self) -> Iterator[Row]:

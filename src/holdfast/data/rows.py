@@ -109,7 +109,24 @@ Rows = Sequence[Row]
 """A list of rows, or a disk-backed sequence that reads them on demand (`data.formats.RowFile`)."""
 
 
-class RowMap(Sequence[Row]):
+class LazyRows(Sequence[Row]):
+    """Rows that are made as they are read: a subclass says how one is made (`_row`) and what a slice is (`_part`)."""
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        return self._part(index) if isinstance(index, slice) else self._row(index)
+
+    def _row(self, index: int) -> Row:
+        raise NotImplementedError
+
+    def _part(self, index: slice) -> Rows:
+        raise NotImplementedError
+
+
+class RowMap(LazyRows):
     """The rows of another sequence, each changed as it is read."""
 
     def __init__(self, rows: Rows, change: Callable[[Row], Row]) -> None:
@@ -118,14 +135,11 @@ class RowMap(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Row | Rows:
-        if isinstance(index, slice):
-            return RowMap(self.rows[index], self.change)
+    def _row(self, index: int) -> Row:
         return self.change(self.rows[index])
+
+    def _part(self, index: slice) -> Rows:
+        return RowMap(self.rows[index], self.change)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.change, self.rows)
