@@ -289,18 +289,24 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(name: str, measure: Callable[[bool], Measured], sides: Mapping[str, Side]) -> None:
-    """The command line of a benchmark: it measures and prints its table; with `--side` it is one side's process."""
+def options_of(parser: argparse.ArgumentParser, sides: Mapping[str, Side]) -> argparse.Namespace:
+    """What the command line says; in the process of one side (`--side`), its work is done here and the process ends."""
     os.environ.update(QUIET)
-    parser = argparse.ArgumentParser(description=f"The benchmark {name}; see its docstring.")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that it works")
-    parser.add_argument("--out", type=Path, help="write the JSON here")
     parser.add_argument("--side", choices=sorted(sides), help=argparse.SUPPRESS)
     parser.add_argument("--spec", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         options.out.write_text(json.dumps(sides[options.side](**json.loads(options.spec))))
-        return
+        sys.exit(0)
+    return options
+
+
+def main(name: str, measure: Callable[[bool], Measured], sides: Mapping[str, Side]) -> None:
+    """The command line of a benchmark: it measures and prints its table; with `--side` it is one side's process."""
+    parser = argparse.ArgumentParser(description=f"The benchmark {name}; see its docstring.")
+    parser.add_argument("--out", type=Path, help="write the JSON here")
+    options = options_of(parser, sides)
     began = time.perf_counter()
     lines, raw = measure(options.tiny)
     print(table(lines))

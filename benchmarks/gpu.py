@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from common import (
-    QUIET,
     RESULTS,
     Line,
     alone,
@@ -32,6 +30,7 @@ from common import (
     best,
     line,
     machine,
+    options_of,
     plain,
     reason,
     run_side,
@@ -261,17 +260,10 @@ def both(what: str, we: Spec, they: Spec) -> list[Line]:
 
 def main() -> None:
     """Measure, print the table and write it; or be one side's process."""
-    os.environ.update(QUIET)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that it works")
     parser.add_argument("--seconds", type=float, default=570, help="start nothing after this long")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu.json, with gpu.md beside it")
-    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
-    parser.add_argument("--spec", default="{}", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        options.out.write_text(json.dumps(SIDES[options.side](**json.loads(options.spec))))
-        return
+    options = options_of(parser, SIDES)
     lines, raw = measure(options.tiny, options.seconds)
     import torch
 
