@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from holdfast.cores import share_memory
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PACKAGES = ("holdfast", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
@@ -297,6 +299,8 @@ def options_of(parser: argparse.ArgumentParser, sides: Mapping[str, Side]) -> ar
     parser.add_argument("--spec", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
+        if options.side.startswith("ours"):
+            share_memory()  # as the command line does before anything else
         options.out.write_text(json.dumps(sides[options.side](**json.loads(options.spec))))
         sys.exit(0)
     return options

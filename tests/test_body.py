@@ -54,11 +54,28 @@ def test_it_computes_what_the_model_computes(kind, layout, make_rows):
     batch = collate(make_rows(9), layout, 0)
     policy = Policy(model)
     wanted = run(lambda: policy.hidden(batch)[batch.where], model, batch)
-    same(wanted, run(lambda: LlamaBody(model)(batch, batch.where, None), model, batch))
-    same(wanted, run(lambda: LlamaBody(model, recompute=True)(batch, batch.where, None), model, batch))
+    same(wanted, run(lambda: LlamaBody(model)(batch, batch.where, None)[0], model, batch))
+    same(wanted, run(lambda: LlamaBody(model, recompute=True)(batch, batch.where, None)[0], model, batch))
     embeds = policy.embed(batch.input_ids)
     same(wanted, run(lambda: policy.states(batch, batch.where, policy.embed(batch.input_ids)), model, batch))
     assert torch.equal(policy.states(batch, batch.where, embeds), policy.states(batch, batch.where))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_embedding_that_is_the_head_too_gets_both_gradients(trains, make_rows):
+    model = model_of("llama", tie_word_embeddings=True, pad_token_id=7)
+    model.get_input_embeddings().weight.requires_grad_(trains)
+    batch = collate(make_rows(9), "padded", 7)
+    batch.input_ids[:2, 1:3] = 7  # rows of the padding token have no gradient, wherever they stand
+    policy, weights = Policy(model, chunk=5), torch.linspace(0.1, 1, len(batch.labels))
+    own = lambda: policy.head.logps(policy.hidden(batch)[batch.where], batch.labels, 5)  # noqa: E731
+    same(run(own, model, batch), run(lambda: policy.token_logps(batch), model, batch))
+    weighted = run(lambda: (own() * weights).sum()[None], model, batch)
+    same(weighted, run(lambda: -policy.nll(batch, weights)[None], model, batch))
+    same(
+        run(lambda: policy.hidden(batch)[batch.where], model, batch),
+        run(lambda: policy.states(batch, batch.where), model, batch),
+    )
 
 
 def test_a_mask_says_what_looks_at_what(make_rows):
@@ -69,7 +86,7 @@ def test_a_mask_says_what_looks_at_what(make_rows):
     positions = torch.where(column < lengths[:, None], column, 0)
     mask = (column[:, None] >= column).expand(6, 1, width, width).clone()
     masked = replace(plain, attention_mask=mask, position_ids=positions)
-    run_on = lambda batch: run(lambda: LlamaBody(model)(batch, batch.where, None), model, batch)  # noqa: E731
+    run_on = lambda batch: run(lambda: LlamaBody(model)(batch, batch.where, None)[0], model, batch)  # noqa: E731
     same(run_on(plain), run_on(masked))
     mask[0, 0, 3:, 1] = False
     assert not torch.allclose(run_on(plain)[0][:3], run_on(masked)[0][:3])

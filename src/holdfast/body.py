@@ -58,14 +58,18 @@ class LlamaBody:
     def __init__(self, causal: PreTrainedModel, recompute: bool = False) -> None:
         self.causal, self.recompute = causal, recompute
 
-    def __call__(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
-        """Hidden states [M, D], after the last normalisation, at the flat positions `where` [M] of `batch`."""
+    def __call__(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [M, D], after the last normalisation, at the flat positions `where` [M] of `batch`.
+
+        Beside them the output embedding [V, D] that the head shall use, if it is the input embedding too and trains.
+        """
         base: Any = self.causal.base_model
         spans = Spans.of(batch)
-        lines = base.embed_tokens(batch.input_ids) if embeds is None else embeds
-        x = lines.flatten(0, 1)  # [B*L, D]
-        places = batch.position_ids.flatten()
-        x, places, where = x[spans.real], places[spans.real], spans.rank[where]  # [T, D], [T], [M]
+        if embeds is None:
+            x, weight = self._embedded(batch.input_ids.flatten()[spans.real])  # [T, D]
+        else:
+            x, weight = embeds.flatten(0, 1)[spans.real], None
+        places, where = batch.position_ids.flatten()[spans.real], spans.rank[where]  # [T], [M]
         cos, sin = (t[0] for t in base.rotary_emb(x, places[None]))  # [T, head]
         turn = (cos, torch.cat((-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]), 1))
         last = len(base.layers) - 1
@@ -75,7 +79,15 @@ class LlamaBody:
                 x = checkpoint(_layer, layer, x, turn, spans, wanted, use_reentrant=False)
             else:
                 x = _layer(layer, x, turn, spans, wanted)
-        return _norm(base.norm, x)
+        return _norm(base.norm, x), weight
+
+    def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Input embeddings [T, D] of `ids` [T]; the output embedding, if one tensor is both and trains."""
+        module, head = self.causal.get_input_embeddings(), self.causal.get_output_embeddings()
+        plain = type(module) is nn.Embedding and module.max_norm is None and type(head) is nn.Linear
+        if plain and head.weight is module.weight and module.weight.requires_grad:
+            return _Tied.apply(module.weight, ids, module.padding_idx)
+        return module(ids), None
 
 
 def _layer(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], spans: Spans, wanted: Tensor | None) -> Tensor:
@@ -95,6 +107,31 @@ def _layer(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], spans: Spans, wan
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
     return _Norm.apply(x, norm.weight, norm.variance_epsilon)
+
+
+class _Tied(torch.autograd.Function):
+    """Rows [T, D] of an embedding, and the embedding [V, D] for the head.
+
+    The rows' gradients are added to the head's: no second tensor of the vocabulary's size is made and summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.padding = weight.shape, padding
+        return F.embedding(ids, weight), weight.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, rows: Tensor | None, whole: Tensor | None) -> tuple[Tensor | None, None, None]:
+        (ids,) = ctx.saved_tensors
+        if rows is None:
+            return whole, None, None
+        if ctx.padding is not None:
+            rows = rows.masked_fill((ids == ctx.padding)[:, None], 0)
+        whole = rows.new_zeros(ctx.shape) if whole is None else whole
+        return whole.index_add_(0, ids, rows), None, None
 
 
 class _Norm(torch.autograd.Function):

@@ -242,20 +242,24 @@ class Head:
         out = self.module(hidden)
         return self.shape(out.to(torch.promote_types(out.dtype, torch.float32)))
 
-    def logps(self, hidden: Tensor, labels: Tensor, rows: int) -> Tensor:
-        """Log-probabilities [N] of `labels` after `hidden` [N, D]."""
+    def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
+        """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""
         module = self.module
         if type(module) is nn.Linear:
-            return _LabelLogps.apply(hidden, module.weight, module.bias, labels, self, rows)
+            weight = module.weight if weight is None else weight
+            return _LabelLogps.apply(hidden, weight, module.bias, labels, self, rows)
         # An adapter or a quantised layer: only its own forward pass knows what it computes.
         chunks = zip(hidden.split(rows), labels.split(rows), strict=True)
         return torch.cat([checkpoint(self._module_logps, h, y, use_reentrant=False) for h, y in chunks])
 
-    def nll(self, hidden: Tensor, labels: Tensor, coefficients: Tensor, rows: int) -> Tensor:
+    def nll(
+        self, hidden: Tensor, labels: Tensor, coefficients: Tensor, rows: int, weight: Tensor | None = None
+    ) -> Tensor:
         """The scalar -sum_i coefficients_i log p(labels_i), as from `logps`."""
         module = self.module
         if type(module) is nn.Linear and torch.is_grad_enabled():
-            return _WeightedNLL.apply(hidden, module.weight, module.bias, labels, coefficients, self, rows)
+            weight = module.weight if weight is None else weight
+            return _WeightedNLL.apply(hidden, weight, module.bias, labels, coefficients, self, rows)
         return -(self.logps(hidden, labels, rows) * coefficients).sum()
 
     def _module_logps(self, hidden: Tensor, labels: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.models import Model
     from holdfast.objectives.base import Objective
 
-CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 """fp32 logits held at a time: enough rows for the products over the vocabulary to be worth reading its weights."""
 
 
@@ -240,8 +240,12 @@ class Policy:
 
     def states(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [M, D] at the flat positions `where` [M]."""
+        return self._states(batch, where, embeds)[0]
+
+    def _states(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """As `states`; the output embedding that the head shall use, if not the model's own."""
         if not self.compact:
-            return self.hidden(batch, embeds)[where]
+            return self.hidden(batch, embeds)[where], None
         with self._precision():
             return LlamaBody(self.causal, self.recompute)(batch, where, embeds)
 
@@ -255,9 +259,9 @@ class Policy:
         if not self.head.exact:
             logits = self._own_logits(batch, batch.where, embeds)
             return -F.cross_entropy(logits, batch.labels, reduction="none")
-        states = self.states(batch, batch.where, embeds) if states is None else states
+        states, weight = self._states(batch, batch.where, embeds) if states is None else (states, None)
         with self._precision():
-            return self.head.logps(states, batch.labels, self.rows)
+            return self.head.logps(states, batch.labels, self.rows, weight)
 
     def nll(self, batch: Batch, weights: Tensor, embeds: Tensor | None = None) -> Tensor:
         """-(weights * token_logps).sum(), fp32, differentiable in the model: quicker where the loss is just that.
@@ -267,9 +271,9 @@ class Policy:
         """
         if not self.head.exact:
             return -(self.token_logps(batch, embeds) * weights).sum()
-        states = self.states(batch, batch.where, embeds)
+        states, weight = self._states(batch, batch.where, embeds)
         with self._precision():
-            return self.head.nll(states, batch.labels, weights, self.rows)
+            return self.head.nll(states, batch.labels, weights, self.rows, weight)
 
     def logits(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Whole logits [M, V], fp32, at the flat positions `where` [M]. The caller keeps M small."""

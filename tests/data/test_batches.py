@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batches import Batch, Encoded, TokenTable, collate, longest
+from holdfast.data.batches import Batch, Encoded, TokenTable, collate
 
 Layout = Literal["padded", "packed"]
 LAYOUTS: list[Layout] = ["padded", "packed"]
@@ -151,10 +151,27 @@ def test_to_moves_every_tensor() -> None:
         assert moved.weight == batch.weight
 
 
+def test_the_first_sequences_of_each_row() -> None:
+    table = TokenTable.of(encoded(20, pairs=True))
+    firsts = table.firsts(1)
+    assert (len(firsts), firsts.per_row) == (len(table), 1)
+    assert table.firsts(None) is table
+    assert firsts.fingerprint == table.fingerprint
+    for row in range(len(table)):
+        (only,), (first, _) = firsts.sequences(row), table.sequences(row)
+        assert (only.row, only.role, only.weight, only.values) == (first.row, first.role, first.weight, first.values)
+        assert only.ids.tolist() == first.ids.tolist()
+        assert only.trained.tolist() == first.trained.tolist()
+    batch = table.collate(range(20), "packed", 0)
+    assert batch is not None
+    assert torch.equal(firsts.collate(range(20), "packed", 0).labels, batch.part(0).labels)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_longest_holds_the_longest_row_and_fills_the_area(layout: Layout) -> None:
     table = TokenTable.of(encoded(100))
-    batch = longest(table, 60, layout, 0)
+    batch = table.collate(table.sampler(batch_tokens=60, layout=layout).longest(), layout, 0)
+    assert batch is not None
     assert int(table.lengths.argmax()) in batch.rows.tolist() or table.lengths.max() == table.lengths[batch.rows[0]]
     assert 60 - table.lengths.max() < batch.input_ids.numel() <= 60
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from holdfast.data import pairs
-from holdfast.data.batches import Batch, Encoded, TokenTable, longest
+from holdfast.data.batches import Batch, Encoded, TokenTable
 from holdfast.data.pairs import SharedPairs, shared_prefixes, sight
 
 
@@ -144,7 +144,7 @@ def test_lines_are_budgeted_as_computed_and_steps_as_without_sharing() -> None:
             assert batch.input_ids.shape[1] == shared.widths[part].max()
     assert fewer > 0
     assert 0 < other.padding() < 0.3
-    biggest = longest(shared, 90, "padded", 0)
+    biggest = batch_of(shared, shared.sampler(batch_tokens=90, layout="padded").longest())
     assert 90 - shared.widths.max() < biggest.input_ids.numel() <= 90
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import holdfast
+from holdfast import cores
 from holdfast.cli import (
     chat,
     check,
@@ -54,6 +55,7 @@ def main_help(
 
     Fine-tune language models and keep what they already knew.
     """
+    cores.share_memory()
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.data.sampler import BatchSampler, Layout, StepPlan
 
-__all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate", "longest"]
+__all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate"]
 
 
 @dataclass(slots=True)
@@ -331,6 +331,19 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.source)
 
+    def firsts(self, count: int | None) -> TokenTable:
+        """The same rows with the first `count` of their sequences, held in memory; the table itself for None."""
+        if count is None:
+            return self
+        kept = np.flatnonzero(_ranges(self._counts) < count)  # [sequences kept]
+        lengths = self._lengths[kept]
+        index = np.repeat(self.starts[kept], lengths) + _ranges(lengths)
+        return TokenTable(
+            self.ids[index], self.trained[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
+            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values,
+            columns=self.columns, fingerprint=self.fingerprint,
+        )  # fmt: skip
+
     def sequences(self, row: int) -> list[Encoded]:
         """The sequences of one row, in the order of their roles."""
         found = []
@@ -376,26 +389,11 @@ class TokenTable:
     ) -> BatchSampler:
         """The `BatchSampler` over this table's rows."""
         return BatchSampler(
-            self.planned,
-            batch_tokens=batch_tokens,
-            micro_tokens=micro_tokens,
-            layout=layout,
-            seed=seed,
-            rank=rank,
-            world=world,
-            widths=self.widths,
-            per_row=self.lines,
-        )
+            self.planned, batch_tokens=batch_tokens, micro_tokens=micro_tokens, layout=layout, seed=seed,
+            rank=rank, world=world, widths=self.widths, per_row=self.lines,
+        )  # fmt: skip
 
 
 def _ranges(counts: np.ndarray) -> np.ndarray:
     """0 to counts[0] - 1, then 0 to counts[1] - 1, and so on."""
     return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def longest(table: TokenTable, micro_tokens: int, layout: Layout, pad_id: int) -> Batch:
-    """The most expensive micro-batch `table` can give at `micro_tokens`, with the longest row: for memory probes."""
-    rows = table.sampler(batch_tokens=micro_tokens, layout=layout).longest()
-    batch = table.collate(rows, layout, pad_id)
-    assert batch is not None  # there is at least one row
-    return batch

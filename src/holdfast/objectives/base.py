@@ -54,6 +54,9 @@ class Objective(Method):
     prepares: ClassVar[bool] = False
     """Whether it has a `prepare`."""
 
+    in_steps: ClassVar[int | None] = None
+    """How many of a row's sequences steps hold, from the first on; the others are for `prepare` alone. None: all."""
+
     def kind(self) -> Kind:
         """`rows`, for objectives whose knobs decide."""
         return self.rows

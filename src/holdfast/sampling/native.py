@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from holdfast import cores
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.batch import Batch, Pending, Step, Task, decoded, read_prompts
@@ -143,7 +143,7 @@ class NativeEngine:
     def _parallel(self, batches: list[Batch]) -> Iterator[Sample]:
         """Each batch in a thread of its own, on one core; PyTorch holds no lock while it computes."""
         steps: SimpleQueue[Step | None] = SimpleQueue()
-        stop, threads = Event(), torch.get_num_threads()
+        stop = Event()
 
         def run(batch: Batch) -> None:
             try:
@@ -155,19 +155,16 @@ class NativeEngine:
             finally:
                 steps.put(None)
 
-        try:
-            with ThreadPoolExecutor(len(batches), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                try:
-                    running = [pool.submit(run, batch) for batch in batches]
-                    for _ in batches:
-                        for step in iter(steps.get, None):
-                            yield from self._counted(step)
-                    for future in running:
-                        future.result()
-                finally:
-                    stop.set()
-        finally:
-            torch.set_num_threads(threads)  # a thread's setting is its own, but later threads would begin with it
+        with cores.one_each(len(batches)) as pool:
+            try:
+                running = [pool.submit(run, batch) for batch in batches]
+                for _ in batches:
+                    for step in iter(steps.get, None):
+                        yield from self._counted(step)
+                for future in running:
+                    future.result()
+            finally:
+                stop.set()
 
     def _counted(self, step: Step) -> list[Sample]:
         samples, counts = step

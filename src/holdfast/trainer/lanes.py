@@ -7,11 +7,12 @@ meeting but at the end. Gradients are summed in a fixed order, so that a run rep
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from holdfast import cores
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
@@ -61,12 +62,8 @@ def side_by_side(
             found.append(({term: value.detach() for term, value in terms.items()}, metrics))
         return found, total or [None] * len(parameters)
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            done = list(pool.map(run, range(lanes)))
-    finally:
-        torch.set_num_threads(threads)  # a thread's setting is its own, but later threads would begin with it
+    with cores.one_each(lanes) as pool:
+        done = list(pool.map(run, range(lanes)))
     total = None
     for _, gradients in done:
         total = added(total, gradients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,8 @@ class Bench:
     def __init__(self, recipe: Recipe, model: Model, table: TokenTable, machine: Machine, pad_id: int) -> None:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
-        self.recipe, self.model, self.table, self.machine, self.pad_id = recipe, model, table, machine, pad_id
+        self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
+        self.whole, self.table = table, table.firsts(recipe.objective.in_steps)
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
@@ -184,6 +185,14 @@ class Bench:
         """The rows of the largest micro-batch there can be."""
         limit = min(self.micro_tokens, self.recipe.train.batch_tokens)
         return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
+
+    def everything(self) -> Iterator[Batch]:
+        """Micro-batches with every row once and all its sequences, also those that steps do not hold."""
+        table = self.table if self.recipe.objective.in_steps is None else self.whole
+        planned = table.sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
+        groups = planned.cut(np.argsort(-table.widths, kind="stable"))
+        found = (table.collate(rows, self.layout, self.pad_id) for rows in groups)
+        return (batch.to(self.machine.device) for batch in found if batch is not None)
 
     def few(self) -> Batch:
         """Some rows of the table, at least one and about 64 labels, on the device."""
@@ -329,16 +338,15 @@ def prepare(bench: Bench, out: Path) -> None:
     Raises:
         RunError: If memory is short.
     """
-    machine, table = bench.machine, bench.table
+    machine, table = bench.machine, bench.whole
     made_by = json.dumps(settings(bench.recipe, table), sort_keys=True, default=str)
     kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision)
     if not kept.found:
-        groups = bench.sampler.cut(np.argsort(-table.widths, kind="stable"))
         try:
-            bench.scorer.prepare(lambda: (_on(bench, rows) for rows in groups))
+            bench.scorer.prepare(bench.everything)
         except Exception as error:
             if memory.is_out_of_memory(error):
-                raise RunError(bench.advice(max(map(len, groups)))) from error
+                raise RunError(bench.advice(max(1, bench.micro_tokens // int(table.lengths.max())))) from error
             raise
         if machine.main:
             kept.save()

@@ -143,8 +143,8 @@ PROMPT_DISTILLATION = Claim(
         and arms["prompt distillation"]["tasks"]["facts"]["delta"] >= arms["sft"]["tasks"]["facts"]["delta"]
     ),
     verdict=lambda arms: (
-        "A step of prompt distillation holds fewer questions, since the teacher's reading counts among its tokens. It "
-        f"gained {gained(arms, 'prompt distillation'):.1f} points on new facts, SFT {gained(arms, 'sft'):.1f}, and "
+        f"Prompt distillation gained {gained(arms, 'prompt distillation'):.1f} points on new facts, SFT on the same "
+        f"answers {gained(arms, 'sft'):.1f}, and "
         f"{gained(arms, 'sft gold'):.1f} on the right answers."
     ),
     common={"data": {"limit": None}, "judge": {"name": "lab", "skill": "reading"}},
