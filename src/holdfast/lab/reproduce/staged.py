@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost
 
+DPO_RATE = "2.5e-5"
+"""A fortieth of the rate of SFT, as in the paper."""
+
 ZEPHYR = Claim(
     claim="SFT followed by DPO on the model's own judged answers beats SFT alone, and DPO without SFT is worst.",
     paper="Tunstall et al. 2023, arXiv 2310.16944",
     arms={
         "sft": ["method=sft"],
         "pairs without sft": [
-            "method=pairs", "curate={rejected: random}", "objective.beta=0.01", "optimizer.learning_rate=1e-4",
+            "method=pairs", "curate={rejected: random}", "objective.beta=0.01", f"optimizer.learning_rate={DPO_RATE}",
         ],
-        "zephyr": ["method=zephyr", "stages.dpo.optimizer.learning_rate=1e-4"],
+        "zephyr": ["method=zephyr", f"stages.dpo.optimizer.learning_rate={DPO_RATE}"],
     },
     figures=(
         Figure("target, SFT", "6.64 (MT-Bench)", gain("sft")),
