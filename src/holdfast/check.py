@@ -61,10 +61,10 @@ def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
-    as_read = before_curation(recipe)
+    as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
-    table, told = encode(as_read, trained(as_read, sources.train), chat)
+    table, told = encode(as_read, trained(as_read, rows), chat)
     ui.phase("estimate")
     return {
         "rows": {

@@ -97,7 +97,7 @@ def budget(recipe: Recipe) -> int:
     from holdfast.sources import read_sources
 
     ignore = lambda text: None  # noqa: E731
-    recipe, rows = before_curation(recipe), read_sources(recipe, ignore, ignore).train
+    recipe, rows = before_curation(recipe, read_sources(recipe, ignore, ignore).train)
     chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
     table, _ = encode(recipe, trained(recipe, rows), chat)
     table = table.firsts(recipe.objective.in_steps)

@@ -13,6 +13,7 @@ from holdfast.judges.base import Judge
 from holdfast.judges.fit import check_fit, guess
 from holdfast.lab.skills.base import Form, SkillJudge
 from holdfast.lab.tasks import FRESH, lab_rows, skill_of
+from holdfast.objectives.base import Objective
 from holdfast.recipe import Recipe
 
 
@@ -48,16 +49,24 @@ def open_source(
 
 
 def lab_form(recipe: Recipe) -> Form:
-    """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers.
+    """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
+    makes_pairs = any(curator.writes == "pairs" for curator in recipe.curate)
+    return "answer" if makes_pairs else _form(recipe.objective)
 
-    Single answers to be judged are made of pairs.
-    """
-    kind = recipe.objective.kind()
-    if any(curator.writes == "pairs" for curator in recipe.curate):
-        return "answer"
+
+def _form(objective: Objective) -> Form:
+    """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs."""
+    kind = objective.kind()
     if kind == "triple" or kind == "choices":
         return kind
-    return "pair" if takes_pairs(kind, recipe.objective.columns()) else "answer"
+    return "pair" if takes_pairs(kind, objective.columns()) else "answer"
+
+
+def open_beside(recipe: Recipe, source: str) -> Rows:
+    """Rows to train on beside the recipe's own: they must be what its objective takes."""
+    objective = recipe.objective
+    asked: dict[str, Any] = {"kind": objective.kind(), "columns": objective.columns()}
+    return open_source(source, form=_form(objective), rejected=recipe.data.rejected, **asked)
 
 
 def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str], Any]) -> Sources:
@@ -68,7 +77,7 @@ def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str]
     """
     data, kind, columns = recipe.data, recipe.objective.kind(), recipe.objective.columns()
     asked: dict[str, Any] = {"rejected": data.rejected, "say": say}
-    if (kind != "answer" or columns) and not recipe.curate and data.replay is None:
+    if not recipe.curate and data.replay is None:
         asked |= {"kind": kind, "columns": columns}  # with curators the rows are not yet those that are trained on
     train = open_source(data.train, limit=data.limit, format=data.format, form=lab_form(recipe), **asked)
     test: Rows = []

@@ -7,13 +7,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.curators.base import Curator, Workbench
 from holdfast.data.kinds import rows_for
 from holdfast.data.rowfile import RowFile
-from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import Row, RowMap, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.measure import Subject, items_in, measure_all
@@ -22,7 +23,7 @@ from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
 from holdfast.registry import find
 from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
-from holdfast.sources import Sources, open_source
+from holdfast.sources import Sources, open_beside
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Row
             judge=judging(work.sources.judge, work),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
-            load=open_source,
+            load=partial(open_beside, work.recipe),
             note=note,
         )
         rows = curator.curate(rows, bench)
@@ -219,10 +220,16 @@ def trained(recipe: Recipe, rows: Rows) -> Rows:
     return rows_for(recipe.objective.kind(), recipe.objective.columns(), rows)
 
 
-def before_curation(recipe: Recipe) -> Recipe:
-    """The recipe as its rows fit it before a curator makes pairs of them: with objective sft."""
-    makes_pairs = any(curator.writes == "pairs" for curator in recipe.curate)
-    return recipe.model_copy(update={"objective": find("objectives", "sft")()}) if makes_pairs else recipe
+def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
+    """The recipe and its rows as they fit each other before curators run.
+
+    With objective sft where they make pairs; with the reference where they sample an answer that is not there yet.
+    """
+    if any(curator.writes == "pairs" for curator in recipe.curate):
+        recipe = recipe.model_copy(update={"objective": find("objectives", "sft")()})
+    if any(curator.samples for curator in recipe.curate):
+        rows = RowMap(rows, lambda row: row if row.answer is not None else row.with_answer(str(row.reference), "gold"))
+    return recipe, rows
 
 
 def subject_of(work: Work, model: Model, name: str) -> Subject:

@@ -174,3 +174,35 @@ def test_the_word_may_stand_behind_the_option(word: str, monkeypatch: pytest.Mon
     assert (seen[0].recipe.curate[0].rejected, seen[0].recipe.data.limit) == (word, 3)
     assert "wrost is not setting=value" in cli("curate", "run.yaml", "--pairs", "wrost", code=2).stderr
     assert f"{word} is not setting=value" in cli("curate", "run.yaml", word, code=2).stderr
+
+
+# ---- rows beside the pairs, and rows without answers --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_pairs_are_replayed_beside_pairs(method):
+    write([ranking(i) for i in range(9)])
+    data = {"train": "train.json", "replay": {"path": "lab:story", "share": 0.4}, "test": 0}
+    cli("train", recipe(method=method, data=data))
+    assert json.loads(Path("out/data.json").read_text())["counts"] == {"gold": 9, "replay": 6}
+
+
+def test_answers_are_not_replayed_beside_pairs():
+    write([ranking(i) for i in range(9)])
+    Path("old.jsonl").write_text(json.dumps({"prompt": "Is 3 odd?", "completion": "Yes."}) + "\n")
+    data = {"train": "train.json", "replay": {"path": "old.jsonl", "share": 0.4}}
+    done = cli("train", recipe(method="dpo", data=data), code=2)
+    assert "old.jsonl:1 has no chosen and rejected" in done.output
+
+
+def test_pairs_are_no_answers_and_the_file_is_named():
+    write([ranking(i) for i in range(9)])
+    done = cli("train", recipe(method="sft"), code=2)
+    assert "train.json row 1 has chosen and rejected, but the objective trains on answers" in done.output
+
+
+@pytest.mark.parametrize("method", ["rft", "pairs"])
+def test_questions_without_answers_are_checked_before_the_model_answers_them(method):
+    write([{"prompt": f"What is {i} + 1?", "reference": str(i + 1)} for i in range(9)])
+    done = cli("check", recipe(method=method, judge="exact"))
+    assert "»3<|end|>" in done.output

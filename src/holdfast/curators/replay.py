@@ -17,9 +17,8 @@ class Replay(Curator):
         m = n * share / (1 - share) replayed rows beside n others
 
     When it helps: nearly always against forgetting, if rows like those of the model's earlier training are at hand.
-    When
-    it fails: they are not, or their answers are worse than the model's. Put it last in a list of curators; others leave
-    replayed rows alone.
+    When it fails: they are not, or their answers are worse than the model's. Put it last in a list of curators; others
+    leave replayed rows alone.
 
     Columns: any that the objective takes. The recipe's `data.replay` is the same thing.
 

@@ -100,11 +100,16 @@ class TISDPO(Objective):
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
         logps, away = logps_and_divergences(policy, batch, self.top) if self.eta else (policy.token_logps(batch), 0)
-        tokens = weights * (logps - policy.reference_logps(batch) - self.eta * away)  # [N]
+        tokens = token_gains(weights, logps - policy.reference_logps(batch), away, self.eta)  # [N]
         gains, s = by_row(batch.per_sequence(tokens), batch), by_row(batch.per_sequence(logps), batch)  # [P, 2]
         pairs = pair_losses(gains, batch.lengths(), "sigmoid", self.beta)
         mean = {"weights/mean": (weights.sum().item(), float(len(weights)))}
         return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains) | mean)
+
+
+def token_gains(weights: Tensor, gains: Tensor, away: Tensor | float, eta: float) -> Tensor:
+    """w (log p/p0 - eta KL) [N]: what each token adds to the reward of its answer, over beta."""
+    return weights * (gains - eta * away)
 
 
 def token_weights(ratios: Tensor, mu: Tensor, low: float, high: float) -> Tensor:

@@ -80,16 +80,19 @@ ASFT = beside(
     paper="Wang et al. 2024, arXiv 2409.10571",
 )
 
+IMITATION = "optimizer.learning_rate=1e-3"
+"""The rate at which this model learns answers that are foreign to it; pairs alone are learned at a tenth of it."""
+
 TPO = beside(
     ("dpo", ["method=dpo"], "up to 19.0 points below (GSM8K)"),
-    ("tpo", ["method=tpo"], "51.2 (GSM8K, Llama-3-8B)"),
+    ("tpo", ["method=tpo", IMITATION], "51.2 (GSM8K, Llama-3-8B)"),
     claim="Imitating a gold answer while preferring chosen to rejected gains more than DPO on the pairs alone.",
     paper="Saeidi et al. 2024, arXiv 2405.16681",
 )
 
 TPO_L = beside(
     ("simpo", ["method=simpo"], "up to 19.2 points below TPO (GSM8K)"),
-    ("tpo_l", ["method=tpo_l"], "52.4 (GSM8K, Llama-3-8B)"),
+    ("tpo_l", ["method=tpo_l", IMITATION], "52.4 (GSM8K, Llama-3-8B)"),
     claim="Imitating a gold answer beside a length-normalised preference gains more than SimPO on the pairs alone.",
     paper="Saeidi et al. 2024, arXiv 2405.16681",
 )
