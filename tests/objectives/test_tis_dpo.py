@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from holdfast.errors import UserError
 from holdfast.objectives.dpo import DPO, pair_losses
 from holdfast.objectives.tis_dpo import TISDPO, logps_and_divergences, ranked, token_gains, token_weights
 from holdfast.policy import Kept, Policy
+from holdfast.recipe import Recipe
+from holdfast.trainer.loop import Trainer
 
 
 def moved(policy):
@@ -185,6 +188,21 @@ def test_weights_are_estimated_from_the_two_models(tiny, tiny_dir, rows_of, read
     policy.kept.save()
     again = Kept(tmp_path, "x").rows["weights"].get(plain)
     assert torch.equal(again, policy.kept.rows["weights"].get(plain))
+
+
+def test_weights_are_estimated_again_once_a_model_has_changed(tiny, tiny_dir, rows_of, tmp_path):
+    good, bad, other = (tiny_dir("llama", seed) for seed in (1, 2, 3))
+    knobs = {"name": "tis_dpo", "estimate": "models", "positive": str(good), "negative": str(bad)}
+    recipe = Recipe(
+        model="tiny", data={"train": "rows.jsonl"}, objective=knobs, train={"max_steps": 1, "precision": "fp32"}
+    )
+    rows = TokenTable.of(rows_of(recipe.objective, 4), fingerprint="rows")
+    for run, kept in (("a", 1), ("b", 1), ("c", 2)):
+        if run == "c":
+            shutil.copytree(other, good, dirs_exist_ok=True)
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        Trainer(recipe, tiny("llama")[0], rows, tmp_path, pad_id=0).fit()
+        assert len(list((tmp_path / "cache").glob("prepared-*"))) == kept
 
 
 def test_ranks_follow_the_models_the_other_way_round_in_rejected_answers(tiny, tiny_dir, rows_of, readied):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
 
 LN2 = math.log(2)
@@ -59,7 +60,7 @@ class AdaDPO(Objective):
     """
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2406.02764"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Literal["linear", "quadratic"] = Field("linear", description="How tau is paid for: see the formula.")

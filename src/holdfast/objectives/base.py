@@ -65,6 +65,10 @@ class Objective(Method):
         """The numbers every row must carry; in `batch.values`."""
         return ()
 
+    def models(self) -> tuple[str, ...]:
+        """Other models that `prepare` loads, by name: what is kept of them is computed again once they change."""
+        return ()
+
     def shares_prompts(self) -> bool:
         """Whether pairs may stand in one line behind their common prompt; not if prompts are trained, or parts cut."""
         return True

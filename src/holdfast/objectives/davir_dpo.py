@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
 
 
@@ -47,7 +48,7 @@ class DavIRDPO(Objective):
     """
 
     paper: ClassVar[str] = "Zhou et al. 2023, arXiv 2310.13008"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(10.0, gt=0, description="How strongly the reference is held on to, in units of relative gain.")

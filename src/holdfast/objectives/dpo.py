@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
 
 PairLoss = Literal["sigmoid", "sigmoid_norm", "hinge", "robust", "ipo", "ipo_sum"]
@@ -47,7 +48,7 @@ class DPO(Objective):
     """
 
     paper: ClassVar[str] = "Rafailov et al. 2023, arXiv 2305.18290"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     loss: PairLoss = Field("sigmoid", description="Which relative: see the formula.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
 
 Form = Literal["gdpo", "gipo", "gropo", "cdpo", "cipo"]
@@ -55,7 +56,7 @@ class Geometric(Objective):
     """
 
     paper: ClassVar[str] = "Furuta et al. 2024, arXiv 2409.06691"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Form = Field("gdpo", description="Which loss: see the formula; cdpo and cipo are the paper's baselines.")

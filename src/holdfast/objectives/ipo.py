@@ -12,6 +12,7 @@ from holdfast.objectives.pairs import against_reference, row_weights, watched
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
 
 
@@ -43,7 +44,7 @@ class IPO(Objective):
     """
 
     paper: ClassVar[str] = "Azar et al. 2023, arXiv 2310.12036"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Literal["average", "sum"] = Field(

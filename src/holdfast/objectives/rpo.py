@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.objectives.base import Batches
     from holdfast.policy import Kept, Policy
 
@@ -54,7 +55,7 @@ class RPO(Objective):
     """
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2402.10958"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
     surveys: ClassVar[bool] = True
     prepares: ClassVar[bool] = True

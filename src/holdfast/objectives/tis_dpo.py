@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batches import Batch
+    from holdfast.data.kinds import Kind
     from holdfast.objectives.base import Batches
     from holdfast.policy import Kept, Policy, RowValues
 
@@ -52,7 +53,7 @@ class TISDPO(Objective):
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2410.04350"
-    rows: ClassVar[Literal["answer", "pair"]] = "pair"
+    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
     prepares: ClassVar[bool] = True
 
@@ -73,6 +74,9 @@ class TISDPO(Objective):
         if given != (2 if self.estimate == "models" else 0):
             raise ValueError("estimate: models goes with positive and negative; give all three or none")
         return self
+
+    def models(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.positive, self.negative) if name is not None)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"preference": batch.n_rows}

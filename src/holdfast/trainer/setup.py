@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from holdfast.data.batches import Batch, Layout, TokenTable
 from holdfast.errors import RunError, UserError
-from holdfast.models import fingerprint_of
+from holdfast.models import fingerprint_of, locate
 from holdfast.objectives.base import surveyed
 from holdfast.policy import Kept, Policy, ReferenceCache, Scorer, evaluating
 from holdfast.trainer import memory
@@ -340,7 +340,8 @@ def prepare(bench: Bench, out: Path) -> None:
     """
     machine, table = bench.machine, bench.whole
     made_by = json.dumps(settings(bench.recipe, table), sort_keys=True, default=str)
-    kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision)
+    others = [fingerprint_of(locate(name)) for name in bench.recipe.objective.models()]
+    kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision, *others)
     if not kept.found:
         try:
             bench.scorer.prepare(bench.everything)
