@@ -106,7 +106,7 @@ def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
     micro = train.micro_tokens or first_micro_tokens(
         base.model, device, train.batch_tokens, train.gradient_checkpointing
     )
-    table = table.firsts(recipe.objective.in_steps)
+    table = table.firsts(recipe.objective.in_steps())
     sampler = table.sampler(batch_tokens=train.batch_tokens, seed=train.seed)
     steps = min(sampler.steps(train.epochs), train.max_steps or 10**12)
     tokens = int(np.sum(table.lengths)) / max(1, sampler.steps(1.0)) * steps

@@ -100,7 +100,7 @@ def budget(recipe: Recipe) -> int:
     recipe, rows = before_curation(recipe, read_sources(recipe, ignore, ignore).train)
     chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
     table, _ = encode(recipe, trained(recipe, rows), chat)
-    table = table.firsts(recipe.objective.in_steps)
+    table = table.firsts(recipe.objective.in_steps())
     return table.sampler(batch_tokens=recipe.train.batch_tokens, seed=recipe.train.seed).steps(recipe.train.epochs)
 
 

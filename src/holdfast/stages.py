@@ -210,7 +210,7 @@ def encode(recipe: Recipe, rows: Rows, chat: Chat, cache: Path | None = None) ->
     return build_table(
         rows, chat,
         max_length=recipe.train.max_length, on_long=recipe.data.on_long,
-        kind=recipe.objective.kind(), columns=recipe.objective.columns(),
+        kind=recipe.objective.kind(), columns=recipe.objective.columns(), prompts=recipe.objective.prompts(),
         cache=cache if len(rows) > MANY else None,
     )  # fmt: skip
 

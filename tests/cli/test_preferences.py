@@ -206,3 +206,12 @@ def test_questions_without_answers_are_checked_before_the_model_answers_them(met
     write([{"prompt": f"What is {i} + 1?", "reference": str(i + 1)} for i in range(9)])
     done = cli("check", recipe(method=method, judge="exact"))
     assert "»3<|end|>" in done.output
+
+
+def test_weights_from_two_prompts_are_estimated_before_training():
+    write([ranking(i) for i in range(9)])
+    objective = {"name": "tis_dpo", "estimate": "prompts", "positive": "Say yes.", "negative": "Say no."}
+    cli("train", recipe(objective=objective))
+    (first, *_) = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert first["weights/mean"] != 1
+    assert first["tokens"] < 900  # of nine pairs, read once, without what they are read under

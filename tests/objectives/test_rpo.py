@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from holdfast.data.batches import Encoded, TokenTable, collate
 from holdfast.data.pairs import SharedPairs
+from holdfast.errors import UserError
+from holdfast.models import load
 from holdfast.objectives.dpo import pair_losses
-from holdfast.objectives.rpo import RPO, contrast_weights, contrasts, directed, prompt_means
+from holdfast.objectives.embeddings import by_encoder, directed, prompt_means
+from holdfast.objectives.rpo import RPO, contrast_weights, contrasts
 from holdfast.policy import Kept, Policy
 
 PROMPTS = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0.6, 0.8]], dtype=torch.float64)
@@ -186,3 +189,39 @@ def test_an_embedding_like_all_others_has_no_direction():
     assert directed(everywhere, everywhere).norm() == 0
     assert directed(everywhere * (1 + 1e-6), everywhere).norm() < 0.01
     assert math.isclose(directed(everywhere + torch.randn(8), everywhere).float().norm(), 1, rel_tol=1e-3)
+
+
+@pytest.fixture
+def encoder(tiny_dir, tmp_path) -> str:
+    """The directory of a sentence encoder with random weights."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    words = Transformer(str(tiny_dir("llama", 5)))
+    SentenceTransformer(modules=[words, Pooling(words.get_embedding_dimension())], device="cpu").save(str(tmp_path))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+def test_a_sentence_encoder_reads_the_prompts_as_text(layout, tiny_dir, rows_of, readied, encoder):
+    from sentence_transformers import SentenceTransformer
+
+    loaded = load(tiny_dir("llama"))
+    rows, objective = rows_of(RPO(), 4), RPO(embedder=encoder)
+    table = SharedPairs(TokenTable.of(rows)) if layout == "shared" else TokenTable.of(rows)
+    batch = table.collate(range(4), "padded" if layout == "shared" else layout, 0)
+    policy = Policy(loaded.model)
+    readied(policy, objective, [batch])
+    prompts = [row.ids[: row.trained.argmax()] for row in rows[::2]]
+    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts]
+    assert len(set(texts)) == 4
+    wanted = SentenceTransformer(encoder, device="cpu").encode(texts, normalize_embeddings=True)
+    got = policy.kept.rows["prompts"].get(batch).view(8, -1)[batch.roles == 0]
+    torch.testing.assert_close(got.float(), torch.from_numpy(wanted), atol=1e-3, rtol=0)
+    assert objective.survey(policy, batch)["prompts"].shape == got.shape
+
+
+def test_no_sentence_encoder_is_told_in_one_line(tiny_dir, rows_of, tmp_path):
+    batch = collate(rows_of(RPO(), 2), "padded", 0)
+    with pytest.raises(UserError, match="cannot be loaded as a sentence-transformers model"):
+        list(by_encoder(str(tmp_path), Policy(load(tiny_dir("llama")).model), lambda: [batch]))

@@ -11,11 +11,16 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batches import TokenTable, collate
+from holdfast.data.batches import Encoded, TokenTable, collate
+from holdfast.data.chat import Chat
 from holdfast.data.pairs import SharedPairs
+from holdfast.data.rows import Row
+from holdfast.data.table import build_table
 from holdfast.errors import UserError
+from holdfast.models import evaluating, load
+from holdfast.objectives.contrast import ranked, token_weights
 from holdfast.objectives.dpo import DPO, pair_losses
-from holdfast.objectives.tis_dpo import TISDPO, logps_and_divergences, ranked, token_gains, token_weights
+from holdfast.objectives.tis_dpo import TISDPO, logps_and_divergences, token_gains
 from holdfast.policy import Kept, Policy
 from holdfast.recipe import Recipe
 from holdfast.trainer.loop import Trainer
@@ -203,6 +208,36 @@ def test_weights_are_estimated_again_once_a_model_has_changed(tiny, tiny_dir, ro
         shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         Trainer(recipe, tiny("llama")[0], rows, tmp_path, pad_id=0).fit()
         assert len(list((tmp_path / "cache").glob("prepared-*"))) == kept
+
+
+def test_weights_are_estimated_from_two_prompts():
+    loaded = load("lab-small")
+    chat, policy = Chat(loaded.tokenizer), Policy(loaded.model)
+    prompts = {"good": "Answer rightly.", "bad": "Answer wrongly."}
+    objective = TISDPO(estimate="prompts", positive=prompts["good"], negative=prompts["bad"], eta=0.5)
+    rows = [
+        Row([{"role": "user", "content": f"What is {i} + 1?"}], chosen=f"{i + 1}.", rejected=f"{i}?") for i in (2, 6)
+    ]
+    rows[1].messages.insert(0, {"role": "system", "content": "Add."})
+    table, _ = build_table(rows, chat, max_length=99, kind="pair", prompts=objective.prompts())
+    whole, batch = table.collate([0, 1], "packed", 0), table.firsts(objective.in_steps()).collate([0, 1], "packed", 0)
+    with torch.no_grad(), evaluating(policy.model):
+        objective.prepare(policy, lambda: [whole], policy.kept)
+
+    def logps(prompt, row, answer):
+        system = {"role": "system", "content": f"{prompt}\nAdd." if row is rows[1] else prompt}
+        ids, trained = chat.encode([system, row.messages[-1], {"role": "assistant", "content": answer}])
+        return policy.token_logps(collate([Encoded(ids, trained, 0)], "padded", 0)).detach()
+
+    answers = [(row, text, sign) for row in rows for text, sign in ((row.chosen, 1), (row.rejected, -1))]
+    wanted = torch.cat([
+        (sign * (logps(prompts["good"], row, text) - logps(prompts["bad"], row, text)).clamp(-0.5, 1.5)).exp()
+        for row, text, sign in answers
+    ])  # fmt: skip
+    got = policy.kept.rows["weights"].get(batch)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert wanted.std() > 0.01
+    assert policy.kept.rows["reference"].get(batch) is not None
 
 
 def test_ranks_follow_the_models_the_other_way_round_in_rejected_answers(tiny, tiny_dir, rows_of, readied):

@@ -76,14 +76,26 @@ def _short(value: object) -> str:
     return text if len(text) <= LIMIT else f"{text[:LIMIT]}..."
 
 
-def conversations(shard: Sequence[Row], start: int, kind: Kind) -> Iterator[list[list[Message]]]:
+def conversations(
+    shard: Sequence[Row], start: int, kind: Kind, prompts: Sequence[str] = ()
+) -> Iterator[list[list[Message]]]:
     """The conversations of each row of a shard that begins with row number `start` + 1, in the order of their roles.
+
+    Then the same once more under each of the system `prompts`.
 
     Raises:
         UserError: If a row is not of this kind.
     """
     for index, row in enumerate(shard):
-        yield _SPLIT[kind](row, f"row {start + index + 1}", shard[index - 1])
+        plain = _SPLIT[kind](row, f"row {start + index + 1}", shard[index - 1])
+        yield [*plain, *(_under(prompt, one) for prompt in prompts for one in plain)]
+
+
+def _under(prompt: str, messages: list[Message]) -> list[Message]:
+    """The conversation with a system prompt before its own."""
+    own = messages[0] if messages[0]["role"] == "system" else None
+    text = f"{prompt}\n{own['content']}" if own else prompt
+    return [{"role": "system", "content": text}, *messages[1 if own else 0 :]]
 
 
 def _answer(row: Row, where: str, before: Row) -> list[list[Message]]:

@@ -94,6 +94,7 @@ def build_table(
     on_long: OnLong = "drop",
     kind: Kind = "answer",
     columns: Sequence[Column] = (),
+    prompts: Sequence[str] = (),
     cache: str | Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[TokenTable, TableReport]:
@@ -107,17 +108,20 @@ def build_table(
             drops the row if nothing of the answer is left; or an `error`.
         kind: Which sequences a row has: see `data.kinds`.
         columns: Numbers that rows must carry.
+        prompts: System prompts under which a row's sequences follow once more.
         cache: Directory in which the table is kept, named by rows, template and settings; default: in memory.
         progress: Called with the number of rows done since the last call.
     Raises:
         UserError: A row is of the wrong kind, the template refuses it, or no row is left.
     """
     asked = [asdict(column) for column in columns]
-    name = fingerprint([VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, on_long, kind, asked])
+    name = fingerprint(
+        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, on_long, kind, asked, list(prompts)]
+    )
     names = [column.name for column in columns]
     if cache is None:
         memory = _Writer(None)
-        report = _fill(memory, rows, chat, max_length, on_long, kind, columns, progress)
+        report = _fill(memory, rows, chat, max_length, on_long, kind, columns, prompts, progress)
         table = memory.table(names, name)
         _measure(report, table)
         return table, report
@@ -128,7 +132,7 @@ def build_table(
         try:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
                 writer = _Writer((ids, trained))
-                report = _fill(writer, rows, chat, max_length, on_long, kind, columns, progress)
+                report = _fill(writer, rows, chat, max_length, on_long, kind, columns, prompts, progress)
             writer.save(side)
             _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
@@ -202,18 +206,21 @@ def _fill(
     on_long: OnLong,
     kind: Kind,
     columns: Sequence[Column],
+    prompts: Sequence[str],
     progress: Callable[[int], object] | None,
 ) -> TableReport:
     report = TableReport(rows=len(rows), max_length=max_length)
+    if on_long == "truncate" and (kind == "taught" or prompts):
+        on_long = "drop"  # the same answer would be cut at different places
     lengths = np.zeros(len(rows), dtype=np.int64)
     start = 0
     for shard in _shards(rows):
-        for index, row, sequences in _encode(shard, start, chat, kind):
+        for index, row, sequences in _encode(shard, start, chat, kind, prompts):
             values = [column.of(row, f"row {index + 1}") for column in columns]
             if kind == "shifted":  # the answer of another row is only looked at: what is too long of it is not needed
                 sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
             lengths[index] = max(len(ids) for ids, _ in sequences)
-            kept, reason = _fit(sequences, max_length, "drop" if kind == "taught" and on_long != "error" else on_long)
+            kept, reason = _fit(sequences, max_length, on_long)
             if row.weight == 0:
                 kept, reason = [], WEIGHTLESS
             if not kept:
@@ -235,9 +242,11 @@ def _shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield shard
 
 
-def _encode(shard: list[Row], start: int, chat: Chat, kind: Kind) -> Iterator[tuple[int, Row, list[Encoding]]]:
+def _encode(
+    shard: list[Row], start: int, chat: Chat, kind: Kind, prompts: Sequence[str]
+) -> Iterator[tuple[int, Row, list[Encoding]]]:
     """`(index, row, sequences)` of each row of a shard."""
-    by_row = list(conversations(shard, start, kind))
+    by_row = list(conversations(shard, start, kind, prompts))
     names = [f"row {start + k + 1}" for k, some in enumerate(by_row) for _ in some]
     encoded = iter(chat.encode_many([one for some in by_row for one in some], names))
     for k, row in enumerate(shard):

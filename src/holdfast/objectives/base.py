@@ -54,9 +54,6 @@ class Objective(Method):
     prepares: ClassVar[bool] = False
     """Whether it has a `prepare`."""
 
-    in_steps: ClassVar[int | None] = None
-    """How many of a row's sequences steps hold, from the first on; the others are for `prepare` alone. None: all."""
-
     def kind(self) -> Kind:
         """`rows`, for objectives whose knobs decide."""
         return self.rows
@@ -64,6 +61,14 @@ class Objective(Method):
     def columns(self) -> tuple[Column, ...]:
         """The numbers every row must carry; in `batch.values`."""
         return ()
+
+    def prompts(self) -> tuple[str, ...]:
+        """System prompts under which `prepare` reads a row's sequences again: those follow, prompt by prompt."""
+        return ()
+
+    def in_steps(self) -> int | None:
+        """How many of a row's sequences steps hold, from the first on; the others are for `prepare`. None: all."""
+        return None
 
     def models(self) -> tuple[str, ...]:
         """Other models that `prepare` loads, by name: what is kept of them is computed again once they change."""

@@ -51,12 +51,14 @@ class PromptDistillation(Objective):
     paper: ClassVar[str] = "Kujanpaa et al. 2024, arXiv 2412.14964"
     rows: ClassVar[Kind] = "taught"
     prepares: ClassVar[bool] = True
-    in_steps: ClassVar[int | None] = 1
 
     temperature: float = Field(2.0, gt=0, description="Of teacher and student; above 1 the unlikely tokens count more.")
     top: int = Field(100, ge=0, description="Tokens kept of the teacher's distribution; 0 = the whole vocabulary.")
     tail: bool = Field(True, description="All other tokens count as one; false: renormalise over the kept ones.")
     reverse: bool = Field(False, description="KL(student || teacher): seek the teacher's modes, not all it may say.")
+
+    def in_steps(self) -> int | None:
+        return 1
 
     def shares_prompts(self) -> bool:
         return False

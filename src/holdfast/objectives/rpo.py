@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
+from holdfast.objectives.embeddings import by_encoder, by_model
 from holdfast.objectives.pairs import against_reference, row_weights, watched
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ class RPO(Objective):
     The weight stands inside the sigmoid, as in the authors' code. One pair in a step: `dpo`. Temperature to 0 with
     unlike prompts: `dpo` among M - 1 constants log 2. Temperature to infinity: all alike.
 
-    Embeddings: the paper's come from a sentence encoder (all-MiniLM-L6-v2), which needs the prompts as text. Here they
-    are the untouched model's own: final hidden states averaged over the prompt's tokens, less the mean of all prompts,
-    because a language model's states all point much the same way and their distances would say little.
+    Embeddings: the paper's come from a sentence encoder: `embedder: sentence-transformers/all-MiniLM-L6-v2`, which
+    reads each prompt as text, as the chat template writes it. By default they are the untouched model's own: final
+    hidden states averaged over the prompt's tokens, less the mean of all prompts, because a language model's states all
+    point much the same way and their distances would say little.
 
     Paper's settings: learning rate 5e-7 with RMSprop, 150 warm-up steps, 1 epoch; temperatures 0.25, 0.5, 0.75.
     """
@@ -64,19 +66,15 @@ class RPO(Objective):
     temperature: float = Field(0.5, gt=0, description="How fast weights fall with the prompts' distance (tau).")
     paired: bool = Field(True, description="false: only answers to different prompts meet.")
     scaled: bool = Field(False, description="Weights times their number, so that beta means the same in larger steps.")
+    embedder: str | None = Field(None, description="A sentence-transformers model (extra `embed`); none: the model.")
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"preference": batch.n_rows}
 
     def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
-        import torch
-
-        prompts = kept.rows["prompts"]
-        for batch in batches():
-            means = prompt_means(policy, batch)  # [R, D]
-            prompts.put(batch, means.repeat_interleave(2, 0), by="sequence")
-        everywhere = torch.stack(list(prompts.values.values())).mean(0)  # [D]
-        prompts.values = {key: directed(value, everywhere) for key, value in prompts.values.items()}
+        embeddings = by_model(policy, batches) if self.embedder is None else by_encoder(self.embedder, policy, batches)
+        for batch, found in embeddings:
+            kept.rows["prompts"].put(batch, found.repeat_interleave(2, 0), by="sequence")
 
     def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         gains, _, _ = against_reference(policy, batch)
@@ -126,22 +124,3 @@ def live(found: Tensor, own: Tensor, mine: slice) -> Tensor:
     import torch
 
     return torch.cat([found[: mine.start], own, found[mine.stop :]])
-
-
-def prompt_means(policy: Policy, batch: Batch) -> Tensor:
-    """Final hidden states averaged over each row's prompt, [R, D], fp32: the tokens before chosen's first label."""
-    import torch
-
-    last = batch.where.new_full((batch.n_sequences,), batch.position_ids.numel())
-    last = last.scatter_reduce(0, batch.sequence, batch.where, "amin")[batch.roles == 0]  # [R]
-    lengths = batch.position_ids.flatten()[last] + 1  # [R]
-    row = torch.repeat_interleave(torch.arange(len(last), device=last.device), lengths)  # [prompt tokens]
-    back = lengths.cumsum(0)[row] - 1 - torch.arange(len(row), device=last.device)
-    states = policy.states(batch, last[row] - back).float()
-    return states.new_zeros(len(last), states.shape[1]).index_add(0, row, states) / lengths[:, None]
-
-
-def directed(embedding: Tensor, everywhere: Tensor) -> Tensor:
-    """The direction [D], in half precision, in which an embedding differs from the mean; 0 where it hardly does."""
-    apart = embedding - everywhere
-    return (apart / apart.norm().clamp_min(1e-3 * everywhere.norm())).half()

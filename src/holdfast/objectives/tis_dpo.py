@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.errors import UserError
 from holdfast.objectives.base import Losses, Objective
+from holdfast.objectives.contrast import by_models, by_prompts, ranked, token_weights
 from holdfast.objectives.dpo import pair_losses
 from holdfast.objectives.pairs import by_row, row_weights, watched
 from holdfast.objectives.topk import check_room, distributions, divergence, recalled
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Kind
     from holdfast.objectives.base import Batches
-    from holdfast.policy import Kept, Policy, RowValues
+    from holdfast.policy import Kept, Policy
 
 
 class TISDPO(Objective):
@@ -31,11 +31,12 @@ class TISDPO(Objective):
 
     When it helps: answers that differ in few places, or pairs whose chosen answer has bad passages as well.
 
-    When it fails: two models that are alike, or wrong (random weights did worse than none). Without `estimate: models`
-    all weights are 1, which is `dpo`.
+    When it fails: two models that are alike, or wrong (random weights did worse than none). Without `estimate` all
+    weights are 1, which is `dpo`.
 
-    Columns: prompts with `chosen` and `rejected`. Train `positive` and `negative` first, in one of the paper's ways:
-    by `sft` on the chosen and on the rejected answers, or by `dpo` on the pairs and on the pairs swapped.
+    Columns: prompts with `chosen` and `rejected`. The paper's three ways: `estimate: models`, trained beforehand by
+    `sft` on the chosen and on the rejected answers, or by `dpo` on the pairs and on the pairs swapped; `prompts`, the
+    untouched model under a system prompt that asks for good and one that asks for bad answers (below `dpo` there).
 
     Formula, with l_t, r_t, p_t, q_t the log-probability of token t under the model, the reference, the positive and
     the negative model, one entry per answer token each, mu = 1 for chosen and -1 for rejected; mean over pairs:
@@ -58,9 +59,9 @@ class TISDPO(Objective):
     prepares: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
-    estimate: Literal["ones", "models"] = Field("ones", description="Where weights come from; ones: plain DPO.")
-    positive: str | None = Field(None, description="Model of good answers: a folder, a run or a hub name.")
-    negative: str | None = Field(None, description="Model of bad answers.")
+    estimate: Literal["ones", "models", "prompts"] = Field("ones", description="Whence weights come; ones: plain DPO.")
+    positive: str | None = Field(None, description="Model of good answers (folder, run, hub name), or system prompt.")
+    negative: str | None = Field(None, description="Model of bad answers, or system prompt.")
     transform: Literal["exp", "rank"] = Field("exp", description="From log-ratios to weights: see the formula.")
     low: float = Field(-0.5, le=0, description="Least log-ratio that counts (L); for exp.")
     high: float = Field(1.5, ge=0, description="Greatest log-ratio that counts (U); for exp.")
@@ -71,12 +72,21 @@ class TISDPO(Objective):
     @model_validator(mode="after")
     def _models_are_given_and_used(self) -> Self:
         given = (self.positive is not None) + (self.negative is not None)
-        if given != (2 if self.estimate == "models" else 0):
-            raise ValueError("estimate: models goes with positive and negative; give all three or none")
+        if given != (0 if self.estimate == "ones" else 2):
+            raise ValueError("estimate: models or prompts goes with positive and negative; give all three or none")
         return self
 
+    def _given(self, estimate: str) -> tuple[str, ...]:
+        return (self.positive or "", self.negative or "") if self.estimate == estimate else ()
+
     def models(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.positive, self.negative) if name is not None)
+        return self._given("models")
+
+    def prompts(self) -> tuple[str, ...]:
+        return self._given("prompts")
+
+    def in_steps(self) -> int | None:
+        return 2 if self.prompts() else None
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"preference": batch.n_rows}
@@ -85,21 +95,21 @@ class TISDPO(Objective):
         if self.eta:
             check_room(policy, batches, self.top, 0, 1)
             for batch in batches():
-                kept.rows["reference"].put(batch, distributions(policy, batch, self.top))
-        if self.positive is None or self.negative is None:
+                pairs = batch.part(0, 1) if self.prompts() else batch
+                kept.rows["reference"].put(pairs, distributions(policy, pairs, self.top))
+        if self.estimate == "ones":
             return
-        good, bad = scored(self.positive, policy, batches), scored(self.negative, policy, batches)
-        for batch in batches():
-            ratios = (recalled(good, batch) - recalled(bad, batch))[:, 0]  # [N]
-            signs = 1 - 2 * batch.roles[batch.sequence]
+        models = self.models()
+        for pairs, ratios in by_models(policy, batches, models) if models else by_prompts(policy, batches):
+            signs = 1 - 2 * pairs.roles[pairs.sequence]
             weights = token_weights(ratios, signs, self.low, self.high)
             if self.transform == "rank":
-                weights = ranked(signs * ratios, batch.lengths().long().tolist())
-            kept.rows["weights"].put(batch, weights)
+                weights = ranked(signs * ratios, pairs.lengths().long().tolist())
+            kept.rows["weights"].put(pairs, weights)
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         weights = batch.weights.new_ones(len(batch.labels))  # [N]
-        if self.estimate == "models":
+        if self.estimate != "ones":
             weights = recalled(policy.kept.rows["weights"], batch)[:, 0]
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
@@ -116,19 +126,6 @@ def token_gains(weights: Tensor, gains: Tensor, away: Tensor | float, eta: float
     return weights * (gains - eta * away)
 
 
-def token_weights(ratios: Tensor, mu: Tensor, low: float, high: float) -> Tensor:
-    """exp(mu clamp(ratio)) [N]; `mu` is 1 in chosen answers, -1 in rejected ones."""
-    return (mu * ratios.clamp(low, high)).exp()
-
-
-def ranked(values: Tensor, lengths: list[int]) -> Tensor:
-    """0.7 for the least of each answer's `values` [N] to 1.3 for the greatest; equal ones share their mean rank."""
-    import torch
-
-    ranks = [((v[:, None] > v).sum(1) - (v[:, None] < v).sum(1)) / max(1, len(v) - 1) for v in values.split(lengths)]
-    return 1 + 0.3 * torch.cat(ranks)  # a rank of -1 to 1
-
-
 def logps_and_divergences(policy: Policy, batch: Batch, top: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the labels, and KL(model || reference) there, [N] each, of one forward pass."""
     import torch
@@ -141,19 +138,3 @@ def logps_and_divergences(policy: Policy, batch: Batch, top: int) -> tuple[Tenso
 
     both = policy.over_vocabulary(batch, score)
     return both[:, 0], both[:, 1]
-
-
-def scored(name: str, policy: Policy, batches: Batches) -> RowValues:
-    """Log-probabilities of all labels under another model of the same vocabulary, freed afterwards."""
-    from holdfast.models import load
-    from holdfast.policy import Policy, RowValues
-
-    model = load(name, policy.causal.dtype).model
-    ours, theirs = policy.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size
-    if ours != theirs:
-        raise UserError(f"{name} has a vocabulary of {theirs} tokens, the model that is trained {ours}; use its kin")
-    model.to(policy.causal.device)  # type: ignore[arg-type]  # its wrapper hides the type
-    other, found = Policy(model, autocast=policy.autocast), RowValues()
-    for batch in batches():
-        found.put(batch, other.token_logps(batch))
-    return found

@@ -85,7 +85,7 @@ class Bench:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
-        self.whole, self.table = table, table.firsts(recipe.objective.in_steps)
+        self.whole, self.table = table, table.firsts(recipe.objective.in_steps())
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
@@ -188,7 +188,7 @@ class Bench:
 
     def everything(self) -> Iterator[Batch]:
         """Micro-batches with every row once and all its sequences, also those that steps do not hold."""
-        table = self.table if self.recipe.objective.in_steps is None else self.whole
+        table = self.table if self.recipe.objective.in_steps() is None else self.whole
         planned = table.sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
         groups = planned.cut(np.argsort(-table.widths, kind="stable"))
         found = (table.collate(rows, self.layout, self.pad_id) for rows in groups)

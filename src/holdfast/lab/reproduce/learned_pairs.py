@@ -189,7 +189,7 @@ def _tis_dpo(seed: int) -> dict[str, float]:
     """Weights from DPO and from DPO on swapped pairs: are they larger where the answers differ, and do they help?"""
     import torch
 
-    from holdfast.objectives.tis_dpo import token_weights
+    from holdfast.objectives.contrast import token_weights
 
     generator = seeded(seed)
     reference = [torch.randn(n, m, 10, generator=generator).double() for n, m in ((KEYS, DIGITS), (DIGITS, 11))]
