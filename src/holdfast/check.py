@@ -108,7 +108,7 @@ def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
     )
     table = table.firsts(recipe.objective.in_steps())
     sampler = table.sampler(batch_tokens=train.batch_tokens, seed=train.seed)
-    steps = min(sampler.steps(train.epochs), train.max_steps or 10**12)
+    steps = sampler.steps(train.epochs, train.max_steps)
     tokens = int(np.sum(table.lengths)) / max(1, sampler.steps(1.0)) * steps
     states = 2 if recipe.optimizer.in_backward else 4
     held = 4 * total + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)

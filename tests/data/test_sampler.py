@@ -113,6 +113,14 @@ def test_parts_of_epochs() -> None:
         sampler(np.array([], dtype=np.int64))
 
 
+def test_no_more_epochs_are_planned_than_there_are_steps() -> None:
+    one, whole = sampler(), sampler().steps(1)
+    for epochs in (0.5, 1.0, 2.5):
+        for most in (1, whole - 1, whole, whole + 1, 3 * whole):
+            assert sampler().steps(epochs, most) == min(most, sampler().steps(epochs))
+    assert one.steps(1e9, whole + 1) == whole + 1
+
+
 def test_steps_are_of_like_size() -> None:
     """1010 rows of 10 tokens at 1000 tokens: eleven steps of 91 or 92 rows, not ten of 100 and one of 10."""
     sizes = np.diff(StepPlan(np.full(1010, 10), 1000, seed=0, epoch=0).bounds)

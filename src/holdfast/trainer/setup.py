@@ -173,8 +173,7 @@ class Bench:
 
     def _count_steps(self) -> None:
         train = self.recipe.train
-        full = self.sampler.steps(train.epochs)
-        self.steps = min(full, train.max_steps or full)
+        self.steps = self.sampler.steps(train.epochs, train.max_steps)
         self.epochs = self.sampler.progress(self.steps)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
