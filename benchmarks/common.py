@@ -147,6 +147,8 @@ def table(lines: Sequence[Line | Mapping[str, Any]]) -> str:
 
 
 SIDES = ("ours", "theirs")
+PEERS = ("theirs", "explore")
+"""Sides in whose processes a peer runs alone."""
 
 
 def machine(torch_threads: bool = True) -> dict[str, Any]:
@@ -299,8 +301,8 @@ def options_of(parser: argparse.ArgumentParser, sides: Mapping[str, Side]) -> ar
     parser.add_argument("--spec", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        if options.side.startswith("ours"):
-            share_memory()  # as the command line does before anything else
+        if options.side not in PEERS:
+            share_memory()  # as our command line does before anything else
         options.out.write_text(json.dumps(sides[options.side](**json.loads(options.spec))))
         sys.exit(0)
     return options

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, MARGIN = 460, 300, 62
+WIDTH, HEIGHT, MARGIN, TOP = 460, 300, 62, 54
 COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#a16207")
 
 
@@ -30,7 +30,7 @@ def _chart(chart: Mapping[str, Any]) -> str:
     out = [f'<text x="{MARGIN}" y="20" font-weight="bold">{escape(chart["title"])}</text>']
     if not xs:
         return "".join([*out, f'<text x="{MARGIN}" y="60">no measurement</text>'])
-    across, up = _scale(xs, MARGIN, WIDTH - 20), _scale(ys, HEIGHT - 45, 40)
+    across, up = _scale(xs, MARGIN, WIDTH - 20), _scale(ys, HEIGHT - 45, TOP)
     out.append(_axes(xs, ys, across, up))
     out.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(chart["x"])}</text>')
     out.append(f'<text x="8" y="36">{escape(chart["y"])}</text>')
@@ -55,7 +55,7 @@ def _scale(values: Sequence[float], start: float, stop: float) -> Any:
 
 def _axes(xs: Sequence[float], ys: Sequence[float], across: Any, up: Any) -> str:
     bottom = HEIGHT - 45
-    out = [f'<path d="M{MARGIN} 40V{bottom}H{WIDTH - 20}" fill="none" stroke="#888"/>']
+    out = [f'<path d="M{MARGIN} {TOP}V{bottom}H{WIDTH - 20}" fill="none" stroke="#888"/>']
     for x in _few(sorted(set(xs))):
         out.append(f'<text x="{across(x):.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{_short(x)}</text>')
     for y in _few([min(ys), math.sqrt(min(ys) * max(ys)), max(ys)]):
