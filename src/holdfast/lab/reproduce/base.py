@@ -38,6 +38,17 @@ class Figure:
     ours: Callable[[Mapping[str, dict[str, Any]]], tuple[str, float | None, float | None]]
 
 
+def gained_and_lost(arms: Mapping[str, dict[str, Any]]) -> str:
+    """What each arm gained on the target and lost elsewhere, in one sentence."""
+    each = (f"{label} gained {gained(arms, label):.1f} and lost {lost(arms, label):.1f} points" for label in arms)
+    return "; ".join(each) + "."
+
+
+def remarked(text: str) -> Callable[[Mapping[str, dict[str, Any]]], str]:
+    """The same, and what else there is to say."""
+    return lambda arms: f"{gained_and_lost(arms)} {text}"
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A paper's claim and how it is tested here.
@@ -58,7 +69,7 @@ class Claim:
     arms: Mapping[str, Sequence[str]]
     figures: Sequence[Figure]
     held: Callable[[Mapping[str, dict[str, Any]]], bool]
-    verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=lambda arms: "")
+    verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=gained_and_lost)
     common: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path], Mapping[str, Any]] | None = None
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from holdfast.curators.base import Curator, Workbench
 from holdfast.data.kinds import conversations
 from holdfast.data.rows import Row, Rows
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse, task
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, not_worse, remarked, task
 from holdfast.lab.skills.base import Split
 from holdfast.sampling.base import Request
 
@@ -26,10 +26,6 @@ DFT = Claim(
         Figure("lost elsewhere, DFT", "not measured", loss("dft")),
     ),
     held=lambda arms: arms["dft"]["gain"]["low"] > max(0, gained(arms, "sft")),
-    verdict=lambda arms: (
-        f"DFT gained {gained(arms, 'dft'):.1f} and lost {lost(arms, 'dft'):.1f} points; "
-        f"SFT gained {gained(arms, 'sft'):.1f} and lost {lost(arms, 'sft'):.1f}."
-    ),
 )
 
 _ANCHORS = {"kl": "kl", "l2sp": "l2sp, strength: 0.1", "ewc": "ewc"}
@@ -59,11 +55,7 @@ ANCHOR = Claim(
         Figure("lost elsewhere, 10 % replay, held by KL", "not compared", loss("kl on replay")),
     ),
     held=lambda arms: all(not_worse(arms, name, "sft") and clearly_less(arms, name, "sft") for name in ("kl", "ewc")),
-    verdict=lambda arms: (
-        "Gained and lost: "
-        + "; ".join(f"{name} {gained(arms, name):.1f} and {lost(arms, name):.1f}" for name in arms)
-        + ". No strength was chosen by its result."
-    ),
+    verdict=remarked("No strength was chosen by its result."),
 )
 
 TOLD = (("home", "pet"), ("food", "job"))
@@ -141,11 +133,6 @@ PROMPT_DISTILLATION = Claim(
     held=lambda arms: (
         arms["prompt distillation"]["gain"]["low"] > max(0, gained(arms, "sft"))
         and arms["prompt distillation"]["tasks"]["facts"]["delta"] >= arms["sft"]["tasks"]["facts"]["delta"]
-    ),
-    verdict=lambda arms: (
-        f"Prompt distillation gained {gained(arms, 'prompt distillation'):.1f} points on new facts, SFT on the same "
-        f"answers {gained(arms, 'sft'):.1f}, and "
-        f"{gained(arms, 'sft gold'):.1f} on the right answers."
     ),
     common={"data": {"limit": None}, "judge": {"name": "lab", "skill": "reading"}},
     files=write,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost, not_worse, remarked
 
 IFT = Claim(
     claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target "
@@ -16,10 +16,6 @@ IFT = Claim(
         Figure("lost elsewhere, IFT", "Open-LLM mean 59.61", loss("ift")),
     ),
     held=lambda arms: not_worse(arms, "ift", "sft") and lost(arms, "ift") <= lost(arms, "sft"),
-    verdict=lambda arms: (
-        f"IFT gained {gained(arms, 'ift'):.1f} and lost {lost(arms, 'ift'):.1f} points; "
-        f"SFT gained {gained(arms, 'sft'):.1f} and lost {lost(arms, 'sft'):.1f}."
-    ),
 )
 
 NEFTUNE = Claim(
@@ -33,7 +29,7 @@ NEFTUNE = Claim(
         Figure("lost elsewhere, NEFTune", "unchanged", loss("neftune small")),
     ),
     held=lambda arms: gained(arms, "neftune small") > arms["sft small"]["gain"]["high"],
-    verdict=lambda arms: "The paper's gain is in how a judge likes long answers; here an answer is right or wrong.",
+    verdict=remarked("The paper's gain is in how a judge likes long answers; here an answer is right or wrong."),
 )
 
 DPO = Claim(
@@ -45,6 +41,5 @@ DPO = Claim(
         Figure("lost elsewhere, DPO", "not measured", loss("dpo")),
     ),
     held=lambda arms: arms["dpo"]["gain"]["low"] > 0,
-    verdict=lambda arms: f"DPO gained {gained(arms, 'dpo'):.1f} and lost {lost(arms, 'dpo'):.1f} points.",
     common={"optimizer": {"learning_rate": 1e-4}},
 )

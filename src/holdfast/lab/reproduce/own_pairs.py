@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
 
 PAIRS = Claim(
     claim="DPO on pairs of the model's own answers, ranked by a judge, gains on the target without losing elsewhere.",
@@ -21,9 +21,4 @@ PAIRS = Claim(
         Figure("lost elsewhere, random rejected", "not measured", loss("pairs random")),
     ),
     held=lambda arms: arms["pairs"]["gain"]["low"] > 0 and arms["pairs"]["loss"]["low"] <= 0,
-    verdict=lambda arms: (
-        f"DPO on its own pairs gained {gained(arms, 'pairs'):.1f} and lost {lost(arms, 'pairs'):.1f} points "
-        f"(random rejected: {gained(arms, 'pairs random'):.1f} and "
-        f"{lost(arms, 'pairs random'):.1f}), SFT {gained(arms, 'sft'):.1f} and {lost(arms, 'sft'):.1f}."
-    ),
 )

@@ -15,7 +15,6 @@ RFT = Claim(
         Figure("lost elsewhere, RFT", "not measured", loss("rft")),
     ),
     held=lambda arms: arms["rft"]["gain"]["low"] > gained(arms, "sft"),
-    verdict=lambda arms: f"RFT gained {gained(arms, 'rft'):.1f} points, SFT {gained(arms, 'sft'):.1f}.",
 )
 
 REPLAY = Claim(

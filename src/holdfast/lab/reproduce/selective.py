@@ -33,7 +33,6 @@ S3FT = Claim(
     held=lambda arms: (
         not_worse(arms, "s3ft", "sft") and lost(arms, "s3ft") <= 0.57 * lost(arms, "sft") and lost(arms, "sft") > 0
     ),
-    verdict=lambda arms: f"S3FT lost {lost(arms, 's3ft'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
 )
 
 SSR = Claim(
@@ -47,7 +46,6 @@ SSR = Claim(
         Figure("lost elsewhere, SSR", "about 2", loss("ssr")),
     ),
     held=lambda arms: not_worse(arms, "ssr", "sft") and clearly_less(arms, "ssr", "sft"),
-    verdict=lambda arms: f"SSR lost {lost(arms, 'ssr'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
 )
 
 SDFT = Claim(
@@ -61,5 +59,4 @@ SDFT = Claim(
         Figure("lost elsewhere, SDFT", "less", loss("sdft")),
     ),
     held=lambda arms: not_worse(arms, "sdft", "sft") and clearly_less(arms, "sdft", "sft"),
-    verdict=lambda arms: f"SDFT lost {lost(arms, 'sdft'):.1f} points elsewhere, SFT {lost(arms, 'sft'):.1f}.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost
+from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, remarked
 
 DPO_RATE = "2.5e-5"
 """A fortieth of the rate of SFT, as in the paper."""
@@ -27,10 +27,5 @@ ZEPHYR = Claim(
     ),
     held=lambda arms: gained(arms, "zephyr") > arms["sft"]["gain"]["high"]
     and gained(arms, "sft") > gained(arms, "pairs without sft"),
-    verdict=lambda arms: (
-        "Zephyr's two stages share the steps that the others have alone. It gained "
-        f"{gained(arms, 'zephyr'):.1f} and lost {lost(arms, 'zephyr'):.1f} points, SFT {gained(arms, 'sft'):.1f} and "
-        f"{lost(arms, 'sft'):.1f}, DPO alone {gained(arms, 'pairs without sft'):.1f} and "
-        f"{lost(arms, 'pairs without sft'):.1f}."
-    ),
+    verdict=remarked("Zephyr's two stages share the steps that the others have alone."),
 )  # fmt: skip

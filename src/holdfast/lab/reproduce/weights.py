@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse, remarked
 
 HALF = Claim(
     claim="Freezing half of the weights keeps more of what the model knew, at a like gain.",
@@ -15,7 +15,6 @@ HALF = Claim(
         Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss("half")),
     ),
     held=lambda arms: not_worse(arms, "half", "sft") and lost(arms, "half") < lost(arms, "sft"),
-    verdict=lambda arms: f"Half lost {lost(arms, 'half'):.1f} points elsewhere, full {lost(arms, 'sft'):.1f}.",
 )
 
 LORA = Claim(
@@ -29,7 +28,6 @@ LORA = Claim(
         Figure("lost elsewhere, LoRA", "less", loss("lora")),
     ),
     held=lambda arms: gained(arms, "lora") <= gained(arms, "sft") and clearly_less(arms, "lora", "sft"),
-    verdict=lambda arms: f"LoRA gained {gained(arms, 'lora'):.1f} and lost {lost(arms, 'lora'):.1f} points.",
 )
 
 LOMO = Claim(
@@ -43,7 +41,7 @@ LOMO = Claim(
         Figure("lost elsewhere, LOMO", "not measured", loss("lomo")),
     ),
     held=lambda arms: not_worse(arms, "lomo", "sft"),
-    verdict=lambda arms: "The paper itself warns that plain SGD, which LOMO is, fails on small models.",
+    verdict=remarked("The paper itself warns that plain SGD, which LOMO is, fails on small models."),
 )
 
 DIAL = Claim(
@@ -57,5 +55,4 @@ DIAL = Claim(
         Figure("lost elsewhere, half way", "4 to 6 points better", loss("dial 0.5")),
     ),
     held=lambda arms: gained(arms, "dial 0.5") >= 0.5 * gained(arms, "sft") and clearly_less(arms, "dial 0.5", "sft"),
-    verdict=lambda arms: f"Half way, {gained(arms, 'dial 0.5'):.1f} were gained and {lost(arms, 'dial 0.5'):.1f} lost.",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, gained, loss, lost, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, gained, loss, not_worse
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -32,10 +32,6 @@ def beside(
     def held(arms: Arms) -> bool:
         return gained(arms, name) > arms[other]["gain"]["high"] if better else not_worse(arms, name, other)
 
-    def verdict(arms: Arms) -> str:
-        each = (f"{one} gained {gained(arms, one):.1f} and lost {lost(arms, one):.1f} points" for one in (name, other))
-        return "; ".join(each) + "."
-
     return Claim(
         claim=claim,
         paper=paper,
@@ -47,7 +43,6 @@ def beside(
             Figure(f"lost elsewhere, {name}", "not measured", loss(name)),
         ),
         held=held,
-        verdict=verdict,
         common={"optimizer": {"learning_rate": 1e-4}},
     )
 
