@@ -161,9 +161,10 @@ def masked(pieces: list[dict[str, Any]]) -> str:
 
 
 def reproduction(found: dict[str, Any]) -> str:
-    """The paper's numbers beside ours."""
+    """The paper's numbers beside ours: points, or of a study whatever it measures."""
+    bracket = words.bracket if found["points"] else _bracket
     rows = [
-        (row["what"], str(row["paper"]), str(row["ours"]), words.bracket(row.get("low"), row.get("high")))
+        (row["what"], str(row["paper"]), str(row["ours"]), bracket(row.get("low"), row.get("high")))
         for row in found["rows"]
     ]
     held = (
@@ -174,6 +175,10 @@ def reproduction(found: dict[str, Any]) -> str:
         table(rows, ("", "paper", "ours", "95 % interval"), right=(1, 2, 3)),
     ]
     return "\n\n".join([*parts, f"The claim {held}. {found.get('verdict', '')}".rstrip()])
+
+
+def _bracket(low: float, high: float) -> str:
+    return f"[{low:.3g}, {high:.3g}]"
 
 
 def skills(found: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def reproduce(
     """Run one claim.
 
     Returns:
-        `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "held", "verdict"}`.
+        `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "points", "held", "verdict"}`.
     """
     from holdfast.lab.reproduce.base import run_claim
 

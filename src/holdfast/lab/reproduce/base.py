@@ -127,7 +127,7 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
         rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": mean - wide, "high": mean + wide})
     return {
         "rows": rows, "held": bool(study.held(found)), "verdict": study.verdict(found), "seeds": seeds,
-        "budget": "a table instead of a model", "versions": versions(),
+        "budget": "a table instead of a model", "points": False, "versions": versions(),
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
     return {
         "rows": rows, "held": bool(claim.held(arms)), "verdict": claim.verdict(arms), "seeds": seeds,
-        "budget": found["budget"], "versions": found["versions"],
+        "budget": found["budget"], "points": True, "versions": found["versions"],
     }  # fmt: skip
 
 
