@@ -157,3 +157,12 @@ def test_runs_are_read_back_from_disk(tmp_path):
     )
     with pytest.raises(UserError, match="no finished evaluation"):
         read_run(tmp_path / "elsewhere")
+
+
+def test_what_only_loses_is_not_on_the_front_though_it_loses_least():
+    spoilt = {"new": items(coin(0, 0.4) & coin(3, 0.5)), "old": items(coin(1, 0.8) & coin(9, 0.98))}
+    gained = {"new": items(coin(0, 0.4) | coin(3, 0.5)), "old": items(coin(1, 0.8) & coin(9, 0.9))}
+    methods = {name: [Run([TARGET, KEEP], BASE, tuned, 0)] for name, tuned in (("bad", spoilt), ("good", gained))}
+    bad, good = compare_summary(methods)["runs"]
+    assert 0 < bad["loss"]["delta"] < good["loss"]["delta"]
+    assert (bad["pareto"], good["pareto"]) == (False, True)

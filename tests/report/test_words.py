@@ -102,3 +102,21 @@ def test_compare_verdict(compare: dict[str, Any]) -> None:
     one = {"runs": [run for run in compare["runs"] if run["method"] == "s3ft"]}
     assert words.compare_verdict(one) == "Measured: s3ft (+17.6 on the target, \u22121.9 elsewhere)."
     assert "none can be placed" in words.compare_verdict({"runs": []})
+
+
+def placed(method: str, gain: float, loss: float, front: bool) -> dict[str, Any]:
+    spans = {"low": -99.0, "high": 99.0}
+    return {"method": method, "gain": {"delta": gain, **spans}, "loss": {"delta": loss, **spans}, "pareto": front}
+
+
+def test_what_gains_nothing_and_loses_something_is_behind_the_base() -> None:
+    runs = [placed("a", 9.0, 3.0, True), placed("b", 5.0, 2.0, True), placed("c", -4.0, 1.0, False)]
+    assert words.compare_verdict({"runs": runs}) == (
+        "Gains most: a (+9.0 on the target, \u22123.0 elsewhere). Loses least of those that gain: b (+5.0 on the "
+        "target, \u22122.0 elsewhere). Behind the base, with nothing gained: c (\u22124.0 on the target, \u22121.0 elsewhere)."
+    )
+    assert words.compare_verdict({"runs": runs[2:]}) == (
+        "No method is ahead of the base: c gained nothing and lost something."
+    )
+    only = words.compare_verdict({"runs": [runs[0], placed("d", 8.0, 4.0, False), runs[2]]})
+    assert only.startswith("Ahead: a (+9.0 on the target, \u22123.0 elsewhere). Behind the front: d. Behind the base")

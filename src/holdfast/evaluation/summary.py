@@ -212,7 +212,8 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     tasks = [t.info for t in every[0].tasks if t.name in names]
     runs = [{"method": label, **_compared(tasks, seeds)} for label, seeds in methods.items()]
     known = [run for run in runs if run["gain"] and run["loss"]]
-    front = pareto([(run["gain"]["delta"], run["loss"]["delta"]) for run in known])
+    untouched = (0.0, 0.0)  # the base competes too: what gains nothing and loses something is behind it
+    _, *front = pareto([untouched, *((run["gain"]["delta"], run["loss"]["delta"]) for run in known)])
     for run in runs:
         run["pareto"] = any(best for other, best in zip(known, front, strict=True) if other is run)
     return {

@@ -85,13 +85,19 @@ def _whiskers(point: Point, x: Scale, y: Scale) -> tuple[list[Markup], list[Box]
 
 
 def _front(points: Sequence[Point], x: Scale, y: Scale) -> Markup:
-    """The stepped line under which no method lies: the most gain to be had for at most this much loss."""
-    best = sorted((p for p in points if p.front), key=lambda p: (p.lost, p.gain))
+    """The stepped line under which no method lies: the most gain to be had for at most this much loss.
+
+    It begins at the base, unless a method is ahead of that.
+    """
+    best = {(p.lost, p.gain) for p in points if p.front}
+    if not any(lost <= 0 <= gain for lost, gain in best):
+        best.add((0.0, 0.0))
     if len(best) < 2:
         return Markup("")
-    corners = [(x(best[0].lost), y(best[0].gain))]
-    for point in best[1:]:
-        corners += [(x(point.lost), corners[-1][1]), (x(point.lost), y(point.gain))]
+    first, *others = sorted(best)
+    corners = [(x(first[0]), y(first[1]))]
+    for lost, gain in others:
+        corners += [(x(lost), corners[-1][1]), (x(lost), y(gain))]
     corners.append((x.stop, corners[-1][1]))
     return path(corners, cls="front")
 

@@ -7,6 +7,7 @@ shown here with its sign turned: what was lost always carries a minus.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 MISSING = "\u2013"
@@ -189,17 +190,27 @@ def compare_verdict(compare: dict[str, Any]) -> str:
         return "No method has both a gain and a loss, so none can be placed on the plane."
     front = sorted((r for r in placed if r.get("pareto")), key=lambda r: r["loss"]["delta"])
     if not front:
-        return f"{len(placed)} methods compared; none is marked as lying on the front."
+        return f"No method is ahead of the base: {_listed(placed)} gained nothing and lost something."
 
     def told(run: dict[str, Any]) -> str:
         gain, loss = signed(run["gain"]["delta"]), signed(-run["loss"]["delta"])
         return f"{run['method']} ({gain} on the target, {loss} elsewhere)"
 
+    worse = [r for r in placed if r["gain"]["delta"] <= 0 <= r["loss"]["delta"] and not r.get("pareto")]
+    behind = [r for r in placed if not r.get("pareto") and r not in worse]
     if len(front) == 1:
-        rest = "; no other method gains more or loses less" if len(placed) > 1 else ""
-        return f"{'Ahead' if len(placed) > 1 else 'Measured'}: {told(front[0])}{rest}."
-    text = f"Gains most: {told(front[-1])}. Loses least: {told(front[0])}."
-    if front[1:-1]:
-        text += f" Between them on the front: {', '.join(told(r) for r in front[1:-1])}."
-    behind = [r["method"] for r in placed if not r.get("pareto")]
-    return text + (f" Behind the front: {', '.join(behind)}." if behind else "")
+        alone = len(placed) > 1 and not worse
+        rest = "; no other method gains more or loses less" if alone else ""
+        text = f"{'Ahead' if len(placed) > 1 else 'Measured'}: {told(front[0])}{rest}."
+        behind = [] if alone else behind
+    else:
+        least = "Loses least of those that gain" if worse else "Loses least"
+        text = f"Gains most: {told(front[-1])}. {least}: {told(front[0])}."
+        if front[1:-1]:
+            text += f" Between them on the front: {', '.join(told(r) for r in front[1:-1])}."
+    text += f" Behind the front: {_listed(behind)}." if behind else ""
+    return text + (f" Behind the base, with nothing gained: {', '.join(map(told, worse))}." if worse else "")
+
+
+def _listed(runs: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(run["method"] for run in runs)
