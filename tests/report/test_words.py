@@ -113,7 +113,8 @@ def test_what_gains_nothing_and_loses_something_is_behind_the_base() -> None:
     runs = [placed("a", 9.0, 3.0, True), placed("b", 5.0, 2.0, True), placed("c", -4.0, 1.0, False)]
     assert words.compare_verdict({"runs": runs}) == (
         "Gains most: a (+9.0 on the target, \u22123.0 elsewhere). Loses least of those that gain: b (+5.0 on the "
-        "target, \u22122.0 elsewhere). Behind the base, with nothing gained: c (\u22124.0 on the target, \u22121.0 elsewhere)."
+        "target, \u22122.0 elsewhere). Behind the base, with nothing gained: c (\u22124.0 on the target, \u22121.0 "
+        "elsewhere)."
     )
     assert words.compare_verdict({"runs": runs[2:]}) == (
         "No method is ahead of the base: c gained nothing and lost something."
