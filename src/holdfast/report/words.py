@@ -190,7 +190,7 @@ def compare_verdict(compare: dict[str, Any]) -> str:
         return "No method has both a gain and a loss, so none can be placed on the plane."
     front = sorted((r for r in placed if r.get("pareto")), key=lambda r: r["loss"]["delta"])
     if not front:
-        return f"No method is ahead of the base: {_listed(placed)} gained nothing and lost something."
+        return f"No method is ahead of the base: by their means {_listed(placed)} gained nothing and lost something."
 
     def told(run: dict[str, Any]) -> str:
         gain, loss = signed(run["gain"]["delta"]), signed(-run["loss"]["delta"])
