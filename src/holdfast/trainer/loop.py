@@ -23,7 +23,7 @@ from holdfast.trainer.interrupts import Interrupts
 from holdfast.trainer.lanes import side_by_side
 from holdfast.trainer.machine import Machine, like, whole
 from holdfast.trainer.setup import Bench, fill_reference, prepare, probe, settings
-from holdfast.trainer.watch import SHARE, Watch
+from holdfast.trainer.watch import APART, SHARE, Watch
 
 if TYPE_CHECKING:
     from holdfast.models import Model
@@ -115,7 +115,7 @@ class Trainer:
 
     def _run(self, start: int, steps: int, made_by: dict[str, Any]) -> None:
         saves = boundaries(self.recipe.train.save_every, steps) | {steps}
-        self.watched = boundaries(SHARE, steps)
+        self.watched = boundaries(max(SHARE, min(1.0, APART / steps)), steps) | {steps}
         looks = boundaries(self.recipe.evaluate.every, steps) - {steps}
         if start in looks:
             self._evaluate(start)

@@ -18,8 +18,8 @@ LABELS = 64
 """Positions looked at."""
 BYTES = 32 << 20
 """Most memory for the base's distributions: fewer positions where the vocabulary is large."""
-SHARE = 0.1
-"""How often: after each such share of the run."""
+SHARE, APART = 0.1, 5
+"""How often: after each such share of the run, but with so many steps between at least; and at the end."""
 
 
 class Watch:
