@@ -1,4 +1,4 @@
-"""Divergence and entropy on fixed positions: the plain formulas; logged at each tenth of a run, five steps apart at least."""
+"""Divergence and entropy on fixed positions: the plain formulas; when they are logged."""
 
 from __future__ import annotations
 
