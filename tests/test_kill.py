@@ -81,20 +81,29 @@ def same(whole: Path, killed: Path) -> None:
     assert len(names) == len(set(names)), "a sample was drawn twice"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A run that nobody killed, and how long each of its phases took."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "run.yaml").write_text(RECIPE, encoding="utf-8")
+    lengths = finish(place, "whole")
+    return place / "whole", lengths
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed_anywhere_it_ends_the_same(phase: str, tmp_path: Path) -> None:
+def test_killed_anywhere_it_ends_the_same(phase: str, whole: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    length = finish(tmp_path, "whole")[PHASES[phase]]
+    length = whole[1][PHASES[phase]]
     rng, hits, number = random.Random(0), 0, 0
     for _ in range(3 * KILLS):
         if kill_in(tmp_path, f"killed-{number}", PHASES[phase], rng.uniform(0, length)):
             hits += 1
         else:  # it was through with the phase: begin another run
-            same(tmp_path / "whole", tmp_path / f"killed-{number}")
+            same(whole[0], tmp_path / f"killed-{number}")
             number += 1
         if hits == KILLS:
             break
     assert hits == KILLS
     finish(tmp_path, f"killed-{number}")
-    same(tmp_path / "whole", tmp_path / f"killed-{number}")
+    same(whole[0], tmp_path / f"killed-{number}")

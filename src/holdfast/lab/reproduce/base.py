@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.compare import compare
 from holdfast.folder import replace_json, versions
 from holdfast.ui import Progress
 
@@ -132,6 +131,8 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
 
 
 def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
+    from holdfast.compare import compare
+
     recipe = _merged(COMMON, claim.common)
     folder = out / ("shared" if not claim.common else name)
     if claim.files is not None:
