@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-ARENA_MAX = -8
-"""`M_ARENA_MAX` of glibc's malloc.h."""
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+"""Names of glibc's malloc.h."""
+HEAP, APART = 256 << 20, 32 << 20
+"""Bytes that the heap may keep at its end before they are given back; blocks from this size on lie outside of it."""
 
 
 @contextmanager
@@ -29,7 +31,12 @@ def share_memory() -> None:
     """Threads take memory from one heap, where glibc is the allocator; to be called before there are any.
 
     It gives threads heaps of their own, and what one has freed another cannot use: training on two cores then takes a
-    third more memory. Tensors are few and large, so threads hardly ever wait for the one heap.
+    third more memory. Tensors are few and large, so threads hardly ever wait for the one heap; growing and shrinking it
+    in every step is what would cost time.
     """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
-        ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        for name, value in ((ARENA_MAX, 1), (TRIM_THRESHOLD, HEAP), (MMAP_THRESHOLD, APART)):
+            libc.mallopt(name, value)
