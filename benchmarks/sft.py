@@ -169,7 +169,7 @@ def measure_case(
         for layout in ("padded", "packed"):
             setting = {"layout": layout, "precision": "fp32"}
             ways[layout] = lambda setting=setting: run_side(__file__, "ours", case=case, setting=setting, **steps)
-    runs = in_turn(ways, 1 if name == "30m" else 2)
+    runs = in_turn(ways, 1 if tiny or name == "30m" else 2)
     raw = {"explored": found, "chosen": chosen, "measured": runs}
     return lines_of(name, precision, runs, found), raw
 

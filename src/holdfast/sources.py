@@ -50,8 +50,12 @@ def open_source(
 
 def lab_form(recipe: Recipe) -> Form:
     """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
-    makes_pairs = any(curator.writes == "pairs" for curator in recipe.curate)
-    return "answer" if makes_pairs else _form(recipe.objective)
+    return "answer" if makes_pairs(recipe) else _form(recipe.objective)
+
+
+def makes_pairs(recipe: Recipe) -> bool:
+    """Whether a curator makes the pairs that are trained on."""
+    return any(curator.writes == "pairs" for curator in recipe.curate)
 
 
 def _form(objective: Objective) -> Form:
@@ -64,9 +68,12 @@ def _form(objective: Objective) -> Form:
 
 def open_beside(recipe: Recipe, source: str) -> Rows:
     """Rows to train on beside the recipe's own: they must be what its objective takes."""
-    objective = recipe.objective
-    asked: dict[str, Any] = {"kind": objective.kind(), "columns": objective.columns()}
-    return open_source(source, form=_form(objective), rejected=recipe.data.rejected, **asked)
+    return open_source(source, form=_form(recipe.objective), rejected=recipe.data.rejected, **_taken(recipe.objective))
+
+
+def _taken(objective: Objective) -> dict[str, Any]:
+    """What rows of a file must be to be trained on as they are."""
+    return {"kind": objective.kind(), "columns": objective.columns()}
 
 
 def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str], Any]) -> Sources:
@@ -75,10 +82,10 @@ def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str]
     Args:
         say, warn: Called with one line each for what the user should know.
     """
-    data, kind, columns = recipe.data, recipe.objective.kind(), recipe.objective.columns()
+    data = recipe.data
     asked: dict[str, Any] = {"rejected": data.rejected, "say": say}
     if not recipe.curate and data.replay is None:
-        asked |= {"kind": kind, "columns": columns}  # with curators the rows are not yet those that are trained on
+        asked |= _taken(recipe.objective)  # with curators the rows are not yet those that are trained on
     train = open_source(data.train, limit=data.limit, format=data.format, form=lab_form(recipe), **asked)
     test: Rows = []
     if isinstance(data.test, str):

@@ -23,7 +23,7 @@ from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
 from holdfast.registry import find
 from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
-from holdfast.sources import Sources, open_beside
+from holdfast.sources import Sources, makes_pairs, open_beside
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
 
     With objective sft where they make pairs; with the reference where they sample an answer that is not there yet.
     """
-    if any(curator.writes == "pairs" for curator in recipe.curate):
+    if makes_pairs(recipe):
         recipe = recipe.model_copy(update={"objective": find("objectives", "sft")()})
     if any(curator.samples for curator in recipe.curate):
         rows = RowMap(rows, lambda row: row if row.answer is not None else row.with_answer(str(row.reference), "gold"))

@@ -199,10 +199,10 @@ def compare_verdict(compare: dict[str, Any]) -> str:
     worse = [r for r in placed if r["gain"]["delta"] <= 0 <= r["loss"]["delta"] and not r.get("pareto")]
     behind = [r for r in placed if not r.get("pareto") and r not in worse]
     if len(front) == 1:
-        alone = len(placed) > 1 and not worse
-        rest = "; no other method gains more or loses less" if alone else ""
-        text = f"{'Ahead' if len(placed) > 1 else 'Measured'}: {told(front[0])}{rest}."
-        behind = [] if alone else behind
+        if not worse:
+            rest = "; no other method gains more or loses less" if behind else ""
+            return f"{'Ahead' if behind else 'Measured'}: {told(front[0])}{rest}."
+        text = f"Ahead: {told(front[0])}."
     else:
         least = "Loses least of those that gain" if worse else "Loses least"
         text = f"Gains most: {told(front[-1])}. {least}: {told(front[0])}."

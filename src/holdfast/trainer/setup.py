@@ -185,13 +185,21 @@ class Bench:
         limit = min(self.micro_tokens, self.recipe.train.batch_tokens)
         return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
 
-    def everything(self) -> Iterator[Batch]:
+    def groups(self, table: TokenTable) -> list[list[int]]:
+        """Every row of a table once, the longest first, cut into micro-batches."""
+        cutter = table.sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
+        return cutter.cut(np.argsort(-table.widths, kind="stable"))
+
+    def everything(self) -> Batches:
         """Micro-batches with every row once and all its sequences, also those that steps do not hold."""
         table = self.table if self.recipe.objective.in_steps() is None else self.whole
-        planned = table.sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
-        groups = planned.cut(np.argsort(-table.widths, kind="stable"))
-        found = (table.collate(rows, self.layout, self.pad_id) for rows in groups)
-        return (batch.to(self.machine.device) for batch in found if batch is not None)
+        groups = self.groups(table)
+
+        def batches() -> Iterator[Batch]:
+            found = (table.collate(rows, self.layout, self.pad_id) for rows in groups)
+            return (batch.to(self.machine.device) for batch in found if batch is not None)
+
+        return batches
 
     def few(self) -> Batch:
         """Some rows of the table, at least one and about 64 labels, on the device."""
@@ -343,7 +351,7 @@ def prepare(bench: Bench, out: Path) -> None:
     kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision, *others)
     if not kept.found:
         try:
-            bench.scorer.prepare(bench.everything)
+            bench.scorer.prepare(bench.everything())
         except Exception as error:
             if memory.is_out_of_memory(error):
                 raise RunError(bench.advice(max(1, bench.micro_tokens // int(table.lengths.max())))) from error
@@ -366,7 +374,7 @@ def _fill_all(bench: Bench) -> bool:
         RunError: If not even the longest row fits.
     """
     machine = bench.machine
-    groups = bench.sampler.cut(np.argsort(-bench.table.widths, kind="stable"))
+    groups = bench.groups(bench.table)
     for index in range(-(-len(groups) // machine.world)):
         # The last round may repeat a group: where weights are sharded, every process must take part every time.
         rows = groups[min(index * machine.world + machine.rank, len(groups) - 1)]
