@@ -21,7 +21,18 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def golden_logps() -> Callable[..., list[torch.Tensor]]:
+def golden_logits() -> Callable[..., torch.Tensor]:
+    """`golden_logits(phase=0)` -> logits [3, 6, 7], float64; for phases see `golden_logps`."""
+
+    def make(phase: float = 0.0) -> torch.Tensor:
+        b, t, v = (torch.arange(n, dtype=torch.float64) for n in (3, 6, 7))
+        return 1.5 * torch.sin(0.9 * (b[:, None, None] + 1) + 0.37 * (t[:, None] + 1) * (v + 1) + phase)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden_logps(golden_logits) -> Callable[..., list[torch.Tensor]]:
     """`golden_logps(phase=0, labels=(3, 2, 1), lengths=(5, 3, 6))` -> label log-probabilities of 3 sequences, float64.
 
     Chosen: phase 0 (reference 0.15), labels (3, 2, 1), lengths (5, 3, 6). Rejected: 0.4 (0.52), (5, 1, 2), (4, 6, 2).
@@ -29,10 +40,9 @@ def golden_logps() -> Callable[..., list[torch.Tensor]]:
     """
 
     def make(phase: float = 0.0, labels=(3, 2, 1), lengths=(5, 3, 6)) -> list[torch.Tensor]:
-        b, t, v = (torch.arange(n, dtype=torch.float64) for n in (3, 6, 7))
-        logits = 1.5 * torch.sin(0.9 * (b[:, None, None] + 1) + 0.37 * (t[:, None] + 1) * (v + 1) + phase)
-        ids = (labels[0] * b[:, None] + labels[1] * t + labels[2]).long() % 7
-        every = logits.log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        b, t = torch.arange(3), torch.arange(6)
+        ids = (labels[0] * b[:, None] + labels[1] * t + labels[2]) % 7
+        every = golden_logits(phase).log_softmax(-1).gather(2, ids[..., None])[..., 0]
         return [every[i, :n] for i, n in enumerate(lengths)]
 
     return make

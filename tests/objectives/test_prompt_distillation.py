@@ -18,11 +18,9 @@ from holdfast.objectives.topk import divergence, likeliest
 from holdfast.policy import Policy
 
 
-def test_golden_value(golden):
-    b, t, v = (torch.arange(n, dtype=torch.float64) for n in (3, 6, 7))
-
+def test_golden_value(golden, golden_logits):
     def logits(phase):
-        made = 1.5 * torch.sin(0.9 * (b[:, None, None] + 1) + 0.37 * (t[:, None] + 1) * (v + 1) + phase)
+        made = golden_logits(phase)
         return torch.cat([made[i, :n] for i, n in enumerate((5, 3, 6))])
 
     got = divergence(likeliest(logits(0.15), 0, 2.0), logits(0.0), 0, 2.0).mean()

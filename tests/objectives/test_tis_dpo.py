@@ -79,14 +79,13 @@ def test_golden_values_of_dpo_with_weights_of_one(golden):
 PHASES, LABELS, LENGTHS = ((0.0, 0.15), (0.4, 0.52)), ((3, 2, 1), (5, 1, 2)), ((5, 3, 6), (4, 6, 2))
 
 
-def golden_tokens(pair: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def golden_tokens(golden_logits, pair: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """log p/p0 and KL(p || p0) of the golden chosen, then rejected tokens of a pair; signs 1 and -1, [N] each."""
     found = []
-    t, v = torch.arange(6, dtype=torch.float64)[:, None], torch.arange(7, dtype=torch.float64)
+    t = torch.arange(6)[:, None]
     for phases, labels, lengths, sign in zip(PHASES, LABELS, LENGTHS, (1.0, -1.0), strict=True):
-        turned = 0.9 * (pair + 1) + 0.37 * (t + 1) * (v + 1)  # [T, V]
-        now, before = ((1.5 * torch.sin(turned + phase)).log_softmax(-1) for phase in phases)
-        ids = ((labels[0] * pair + labels[1] * t + labels[2]) % 7).long()
+        now, before = (golden_logits(phase)[pair].log_softmax(-1) for phase in phases)  # [T, V]
+        ids = (labels[0] * pair + labels[1] * t + labels[2]) % 7
         gains, away = (now - before).gather(1, ids)[:, 0], (now.exp() * (now - before)).sum(1)
         found.append(torch.stack([gains, away, torch.full((6,), sign, dtype=torch.float64)])[:, : lengths[pair]])
     return tuple(torch.cat(found, 1))  # type: ignore[return-value]
@@ -94,9 +93,9 @@ def golden_tokens(pair: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("pair", range(3))
 @pytest.mark.parametrize(("name", "eta"), [("tis-dpo b=.1 no-eta", 0.0), ("tis-dpo b=.1 eta alpha=.5", 0.5)])
-def test_golden_values_by_the_weights_that_both_leave_open(golden, pair, name, eta):
+def test_golden_values_by_the_weights_that_both_leave_open(golden, golden_logits, pair, name, eta):
     """The golden weights are written nowhere: of those that agree with both values, the nearest to 1 are taken."""
-    gains, away, signs = golden_tokens(pair)
+    gains, away, signs = golden_tokens(golden_logits, pair)
     margins = [-math.log(math.expm1(golden[key][pair])) / 0.1 for key in golden if key.startswith("tis-dpo")]
     wanted = torch.tensor([margins[0], (margins[0] - margins[1]) / 0.5], dtype=torch.float64)
     both = signs * torch.stack([gains, away])  # [2, N]

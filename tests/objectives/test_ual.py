@@ -25,13 +25,7 @@ def drawn() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(12, 9, dtype=torch.float64, generator=random), torch.randint(9, (12,), generator=random)
 
 
-def golden_logits() -> torch.Tensor:
-    """Of the golden chosen sequences, [3, 6, 7]."""
-    b, t, v = (torch.arange(n, dtype=torch.float64) for n in (3, 6, 7))
-    return 1.5 * torch.sin(0.9 * (b[:, None, None] + 1) + 0.37 * (t[:, None] + 1) * (v + 1))
-
-
-def test_golden_values(golden):
+def test_golden_values(golden, golden_logits):
     logits, lengths = golden_logits(), (5, 3, 6)
     labels = (3 * torch.arange(3)[:, None] + 2 * torch.arange(6) + 1) % 7
     for i, (n, v) in enumerate(zip(lengths, (0.0, 0.1, 0.2), strict=True)):
