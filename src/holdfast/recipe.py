@@ -361,13 +361,14 @@ def _pairs_and_answers(recipe: Common) -> None:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
     takes = {"pair": "pairs (chosen, rejected)", "triple": "pairs with a gold answer", "choices": "several choices"}
+    takes["group"] = "several scored answers"
     needs = {column.name for column in objective.columns() if column.default is None}
     if not (takes_pairs(kind, objective.columns()) if pairs else kind not in takes):
         text = "pairs; choose an objective of pairs, such as dpo" if pairs else "single answers; remove one of them"
         raise ValueError(
             f"objective {name_of(objective)} trains on {takes.get(kind, 'answers')}, but curator {writer} writes {text}"
         )
-    missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected"} if pairs else set()))
+    missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected", "scores"} if pairs else set()))
     if missing:
         raise ValueError(
             f"objective {name_of(objective)} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "

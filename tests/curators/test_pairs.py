@@ -44,6 +44,7 @@ def test_best_against_worst(world, row):
     assert (out.id, out.prompt, out.answer, out.gold) == (row.id, row.prompt, "gold 7", "gold 7")
     assert out.meta["skill"] == "x"
     assert (out.meta["score_chosen"], out.meta["score_rejected"]) == (0.9, 0.1)
+    assert (out.meta["answers"], out.meta["scores"]) == (["a 3", "b 9", "c 1", "d 5"], [0.3, 0.9, 0.1, 0.5])
     entry = out.meta["trace"][-1]
     assert (entry["curator"], entry["source"], entry["reason"]) == ("pairs", row.id, "score 0.9 against 0.1")
     assert [a["response"] for a in entry["attempts"]] == ["a 3", "b 9", "c 1", "d 5"]
@@ -125,6 +126,8 @@ def test_objectives_of_pairs_triples_and_judged_answers_can_take_them(world):
     pairs = list(conversations(out, 0, "pair"))
     assert [[s[-1]["content"] for s in two] for two in pairs] == [[r.chosen, r.rejected] for r in out]
     assert [s[2][-1]["content"] for s in conversations(out, 0, "triple")] == [r.answer for r in out]
+    groups = list(conversations(rows_for("group", (), out), 0, "group"))
+    assert [[s[-1]["content"] for s in several] for several in groups] == [r.meta["answers"] for r in out]
     apart = rows_for("shifted", (Column("label", truth=True),), out)
     assert [(r.answer, r.label, r.score) for r in apart] == [
         *((r.chosen, True, 1.0) for r in out),

@@ -237,7 +237,8 @@ def test_pairs_of_ranked_answers(here: Path, record: dict[str, Any]) -> None:
     for prompt in ({"prompt": "Q"}, {"instruction": "Q"}, {"messages": [USER]}):
         row = one(here, {**prompt, **record, "source": "web"})
         assert (row.messages, row.chosen, row.rejected) == ([USER], "A", "B")
-        assert row.meta == {"score_chosen": 9, "score_rejected": 1, "source": "web"}
+        every = {"answers": [t for t, _ in FOUR], "scores": [s for _, s in FOUR]}
+        assert row.meta == {"score_chosen": 9, "score_rejected": 1, "source": "web", **every}
         assert row.score is None
 
 
@@ -251,13 +252,16 @@ def test_pairs_of_ranked_answers(here: Path, record: dict[str, Any]) -> None:
 def test_rank_one_is_the_best(here: Path, record: dict[str, Any]) -> None:
     row = one(here, {"prompt": "Q", **record})
     assert (row.chosen, row.rejected) == ("A", "B")
-    assert set(row.meta) == {"rank_chosen", "rank_rejected"}
+    assert set(row.meta) == {"rank_chosen", "rank_rejected", "answers", "scores"}
     assert row.meta["rank_chosen"] < row.meta["rank_rejected"]
+    best = max(row.meta["scores"])
+    assert row.meta["answers"][row.meta["scores"].index(best)] == "A"
 
 
 def test_ranked_answers_with_labels_or_a_gold_answer(here: Path) -> None:
     row = one(here, {"prompt": "Q", "completion": ["B", "A"], "label": [False, True], "gold": "G"})
-    assert (row.chosen, row.rejected, row.answer, row.meta) == ("A", "B", "G", {"score_chosen": 1, "score_rejected": 0})
+    assert (row.chosen, row.rejected, row.answer) == ("A", "B", "G")
+    assert row.meta == {"score_chosen": 1, "score_rejected": 0, "answers": ["B", "A"], "scores": [0, 1]}
     row = one(here, {"prompt": "Q", "completions": [{"text": "B", "label": False}, {"text": "A", "label": True}]})
     assert (row.chosen, row.rejected) == ("A", "B")
 

@@ -78,7 +78,7 @@ def rows_of() -> Callable[..., list[Any]]:
         for row in range(n):
             roles = ROLES.get(objective.kind(), 2 + row % 3)
             prompt = rng.integers(3, vocab, size=rng.integers(2, 10))
-            values = {c.name: value_of(c, row, rng) for c in objective.columns()}
+            values = {c.name: value_of(c, row, rng) for c in objective.columns() if not c.each}
             weight = float(rng.uniform(0.5, 1.5)) if weighted else 1.0
             answer = rng.integers(3, vocab, size=rng.integers(2, 14))
             for role in range(roles):
@@ -87,7 +87,8 @@ def rows_of() -> Callable[..., list[Any]]:
                 elif role:
                     answer = rng.integers(3, vocab, size=rng.integers(2, 14))
                 ids = np.concatenate([prompt, answer]).astype(np.int32)
-                out.append(Encoded(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values))
+                own = {c.name: value_of(c, row, rng) for c in objective.columns() if c.each}
+                out.append(Encoded(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values | own))
         return out
 
     return make

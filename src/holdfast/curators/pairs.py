@@ -10,7 +10,7 @@ from pydantic import Field
 
 from holdfast.curators.base import Curator, Workbench
 from holdfast.curators.select import attempt, record
-from holdfast.data.preferences import Ranked, ranked_pair
+from holdfast.data.preferences import Ranked, group, ranked_pair
 from holdfast.data.rows import Row, Rows
 from holdfast.judges.base import Answer
 
@@ -32,7 +32,7 @@ class Pairs(Curator):
 
     When it helps: the model is right sometimes, and the judge can tell; both answers of a pair are then in the model's
     own words and differ in what the judge looks at, so little else is taught. Follow with `dpo` or any other objective
-    of pairs; `kto` and `una` take the pairs apart.
+    of pairs; `kto` and `una` take the pairs apart, `grpo` takes all the answers that were scored.
 
     When it fails: where all answers are right, or all wrong, nothing is left; a judge that likes length or a phrase
     teaches that, the more so the worse `rejected` is. Judges that only know right and wrong pair the first right answer
@@ -91,7 +91,7 @@ class Pairs(Curator):
         scores = {"score_chosen": best["score"], "score_rejected": other["score"]}
         new = replace(
             row, chosen=best["response"], rejected=other["response"], reference=row.gold, origin="model",
-            meta={**row.meta, **scores},
+            meta={**row.meta, **scores, **group(answers)},
         )  # fmt: skip
         reason = f"score {best['score']:.3g} against {other['score']:.3g}"
         return record(new, "pairs", row, tries, reason=reason)

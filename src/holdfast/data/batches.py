@@ -45,7 +45,7 @@ class Encoded:
         row: Index of the row in the table.
         role: Its place among the sequences of its row (see `data.kinds`): 0 answer or chosen, 1 rejected, ...
         weight: Weight of its labels in the loss.
-        values: Numbers the row carries, by column.
+        values: Numbers the row carries, by column; its own where the column has one for each.
     """
 
     ids: np.ndarray
@@ -264,7 +264,7 @@ class TokenTable:
         weights: fp32 [rows].
         source: int64 [rows], the index of each row in the `Rows` the table was built from (dropped rows are missing).
         first: int64 [rows + 1], where each row begins among the sequences.
-        values: fp32 [rows, columns], the numbers that rows carry.
+        values: fp32 [sequences, columns], the numbers that rows carry.
         columns: Their names.
         fingerprint: Names data, template and settings.
     """
@@ -315,7 +315,7 @@ class TokenTable:
             np.array([e.weight for e in heads], dtype=np.float32),
             np.arange(len(heads)),
             np.append(first, len(encoded)).astype(np.int64),
-            np.array([[e.values[name] for name in columns] for e in heads], dtype=np.float32),
+            np.array([[e.values[name] for name in columns] for e in encoded], dtype=np.float32),
             columns=columns,
             fingerprint=fingerprint,
         )
@@ -340,17 +340,17 @@ class TokenTable:
         index = np.repeat(self.starts[kept], lengths) + _ranges(lengths)
         return TokenTable(
             self.ids[index], self.trained[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
-            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values,
+            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values[kept],
             columns=self.columns, fingerprint=self.fingerprint,
         )  # fmt: skip
 
     def sequences(self, row: int) -> list[Encoded]:
         """The sequences of one row, in the order of their roles."""
         found = []
-        values = dict(zip(self.columns, self.values[row].tolist(), strict=True))
         for role, index in enumerate(range(self.first[row], self.first[row + 1])):
             begin, end = self.starts[index : index + 2]
             ids, trained = np.array(self.ids[begin:end]), np.array(self.trained[begin:end])
+            values = dict(zip(self.columns, self.values[index].tolist(), strict=True))
             found.append(Encoded(ids, trained, row, role, float(self.weights[row]), values))
         return found
 
@@ -364,7 +364,7 @@ class TokenTable:
         sequences = np.repeat(self.first[rows], counts) + roles
         lengths = self._lengths[sequences]
         index = np.repeat(self.starts[sequences], lengths) + _ranges(lengths)  # [n]
-        values = np.repeat(self.values[rows], counts, axis=0)  # [S, columns]
+        values = self.values[sequences]  # [S, columns]
         return _assemble(
             ids=np.asarray(self.ids[index]),
             trained=np.asarray(self.trained[index]),

@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from holdfast.data.rows import LazyRows, Message, Row, Rows
+from holdfast.data.rows import LazyRows, Message, Row, RowMap, Rows
 from holdfast.errors import UserError
 
-Kind = Literal["answer", "single", "pair", "triple", "choices", "shifted", "taught", "text"]
+Kind = Literal["answer", "single", "pair", "triple", "group", "choices", "shifted", "taught", "text"]
 """The sequences of a row, in the order of their roles:
 
     answer   its conversation; every turn of the assistant is trained
     single   its conversation; only the last turn is trained
     pair     the prompt with chosen, with rejected
     triple   the prompt with chosen, with rejected, with the answer
+    group    the prompt with each of `meta.answers`, of which `meta.scores` says how good they are
     choices  the prompt with the right choice, then with each other one
     shifted  the prompt with its answer, and with the answer of the row before (the first of a shard: of its last row)
     taught   the prompt with its answer, and the same with `meta.context` before the last question
     text     plain text, or a conversation
 """
 
-PAIRED = ("pair", "triple")
+PAIRED = ("pair", "triple", "group")
 TRUE, FALSE = 1.0, 0.0
 LIMIT = 20
 """Longest value repeated in an error, in characters."""
@@ -38,6 +39,7 @@ class Column:
         low, high: What it must lie between.
         truth: It is true or false.
         default: For rows without it; `None`: they are refused.
+        each: A list of numbers, one for each sequence of the row.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Column:
     high: float = math.inf
     truth: bool = False
     default: float | None = None
+    each: bool = False
 
     def of(self, row: Row, where: str) -> float:
         """Its value in a row, which errors call `where`.
@@ -58,15 +61,31 @@ class Column:
             if self.default is None:
                 raise UserError(f"{where} has no {self.name}, but the objective needs one in every row; add it")
             return self.default
+        return self._number(value, where, self.name)
+
+    def of_each(self, row: Row, where: str, count: int) -> list[float]:
+        """Its values for the `count` sequences of a row: with `each` their own, else the row's.
+
+        Raises:
+            UserError: As `of`, or if there are not as many.
+        """
+        if not self.each:
+            return [self.of(row, where)] * count
+        values = row.meta.get(self.name)
+        if not isinstance(values, list) or len(values) != count:
+            raise UserError(f"{where} has no {self.name} for its {count} answers; give a list of as many numbers")
+        return [self._number(value, where, f"{self.name}[{i}]") for i, value in enumerate(values)]
+
+    def _number(self, value: Any, where: str, name: str) -> float:
         if self.truth:
             if not isinstance(value, bool):
-                raise UserError(f"{where}: {self.name} is {_short(value)}, not true or false; mend it")
+                raise UserError(f"{where}: {name} is {_short(value)}, not true or false; mend it")
             return TRUE if value else FALSE
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{where}: {self.name} is {_short(value)}, not a number; mend it")
+            raise UserError(f"{where}: {name} is {_short(value)}, not a number; mend it")
         if not self.low <= value <= self.high:
             raise UserError(
-                f"{where}: {self.name} {value:g} is not between {self.low:g} and {self.high:g}; rescale the column"
+                f"{where}: {name} {value:g} is not between {self.low:g} and {self.high:g}; rescale the column"
             )
         return float(value)
 
@@ -122,6 +141,16 @@ def _triple(row: Row, where: str, before: Row) -> list[list[Message]]:
     return [*both, _with(row, row.answer)]
 
 
+def _group(row: Row, where: str, before: Row) -> list[list[Message]]:
+    answers = row.meta.get("answers")
+    if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(text, str) for text in answers):
+        raise UserError(
+            f"{where} has no answers to compare, but the objective does that; add columns answers and scores, or "
+            "chosen and rejected"
+        )
+    return [_with(row, text) for text in answers]
+
+
 def _choices(row: Row, where: str, before: Row) -> list[list[Message]]:
     choices, right = row.meta.get("choices"), row.meta.get("right", row.reference)
     if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
@@ -165,6 +194,7 @@ _SPLIT = {
     "single": _single,
     "pair": _pair,
     "triple": _triple,
+    "group": _group,
     "choices": _choices,
     "shifted": _shifted,
     "taught": _taught,
@@ -200,8 +230,22 @@ class Unpaired(LazyRows):
         return [self._row(i) for i in range(*index.indices(len(self)))]
 
 
+def _grouped(row: Row) -> Row:
+    """A pair without other scored answers as two of them; of scores 1 and 0, if it has none."""
+    if row.chosen is None or row.rejected is None or isinstance(row.meta.get("scores"), list):
+        return row
+    scores = [row.meta.get("score_chosen"), row.meta.get("score_rejected")]
+    pair = {"answers": [row.chosen, row.rejected], "scores": [1.0, 0.0] if None in scores else scores}
+    return replace(row, meta={**row.meta, **pair})
+
+
 def rows_for(kind: Kind, columns: Sequence[Column], rows: Rows) -> Rows:
-    """The rows as an objective of this kind takes them: pairs are taken apart where single answers are judged."""
+    """The rows as an objective of this kind takes them.
+
+    Pairs are taken apart where single answers are judged, and are groups of two where groups are wanted.
+    """
+    if kind == "group":
+        return RowMap(rows, _grouped)
     apart = kind not in PAIRED and takes_pairs(kind, columns) and len(rows) and rows[0].chosen is not None
     return Unpaired(rows) if apart else rows
 
@@ -219,6 +263,6 @@ def require(row: Row, where: str, kind: Kind, columns: Sequence[Column]) -> None
         UserError: If it is not of this kind, or a number is missing or out of range.
     """
     for one in rows_for(kind, columns, [row]):
-        _SPLIT[kind](one, where, one)
+        count = len(_SPLIT[kind](one, where, one))
         for column in columns:
-            column.of(one, where)
+            column.of_each(one, where, count)

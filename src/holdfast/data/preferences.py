@@ -99,6 +99,11 @@ def ranked_pair(
     return best, min(lower, key=lambda i: answers[i].score)
 
 
+def group(answers: Sequence[Ranked]) -> dict[str, Any]:
+    """What a row carries in `meta` of all its answers, for objectives that compare more than two."""
+    return {"answers": [answer.text for answer in answers], "scores": [answer.score for answer in answers]}
+
+
 # ---- which shape --------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +255,10 @@ def _ranked(record: dict[str, Any], rejected: Rejected) -> Row:
         raise Tie
     best, other = (answers[i] for i in pair)
     sign = -1 if what == "rank" else 1
-    meta = {f"{what}_chosen": sign * best.score, f"{what}_rejected": sign * other.score}
+    meta: dict[str, Any] = {f"{what}_chosen": sign * best.score, f"{what}_rejected": sign * other.score}
+    meta |= group(answers)
+    for name in meta:  # columns of that name that say something else
+        record.pop(name, None)
     return Row(row.messages, reference=row.reference, chosen=best.text, rejected=other.text, meta=meta)
 
 

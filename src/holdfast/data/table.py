@@ -23,7 +23,7 @@ __all__ = ["TableReport", "TokenTable", "build_table"]
 
 OnLong = Literal["drop", "truncate", "error"]
 
-VERSION = 2
+VERSION = 3
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -156,9 +156,9 @@ class _Writer:
         self.weights: list[float] = []
         self.source: list[int] = []
         self.first: list[int] = [0]
-        self.values: list[list[float]] = []
+        self.values: list[tuple[float, ...]] = []
 
-    def add(self, sequences: list[Encoding], weight: float, source: int, values: list[float]) -> None:
+    def add(self, sequences: list[Encoding], weight: float, source: int, values: list[tuple[float, ...]]) -> None:
         for ids, trained in sequences:
             self.ids.append(ids)
             self.trained.append(trained)
@@ -166,7 +166,7 @@ class _Writer:
         self.weights.append(weight)
         self.source.append(source)
         self.first.append(len(self.lengths))
-        self.values.append(values)
+        self.values += values
 
     def flush(self) -> None:
         """Hand what has been collected to the files, or keep it as one piece: an array per row is mostly header."""
@@ -186,7 +186,7 @@ class _Writer:
             np.array(self.weights, dtype=np.float32),
             np.array(self.source, dtype=np.int64),
             np.array(self.first, dtype=np.int64),
-            np.array(self.values, dtype=np.float32).reshape(len(self.source), -1 if self.source else 0),
+            np.array(self.values, dtype=np.float32).reshape(len(self.lengths), -1 if self.lengths else 0),
         )
 
     def save(self, directory: Path) -> None:
@@ -216,7 +216,8 @@ def _fill(
     start = 0
     for shard in _shards(rows):
         for index, row, sequences in _encode(shard, start, chat, kind, prompts):
-            values = [column.of(row, f"row {index + 1}") for column in columns]
+            plain = len(sequences) // (1 + len(prompts))
+            numbers = [column.of_each(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
             if kind == "shifted":  # the answer of another row is only looked at: what is too long of it is not needed
                 sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
             lengths[index] = max(len(ids) for ids, _ in sequences)
@@ -227,7 +228,7 @@ def _fill(
                 report.drop(index + 1, reason)
                 continue
             report.truncated += bool(lengths[index] > max_length)
-            writer.add(kept, row.weight, index, values)
+            writer.add(kept, row.weight, index, list(zip(*numbers, strict=True)))
         writer.flush()
         start += len(shard)
         if progress:
