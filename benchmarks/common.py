@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ class Clock:
         return len(self.times) <= self.warm and time.perf_counter() - self.began > self.limit
 
     def result(self) -> dict[str, Any]:
-        """Tokens a second, seconds and tokens of the timed steps, and memory in MiB."""
+        """Tokens a second, seconds (of each step, too) and tokens of the timed steps, and memory in MiB."""
         if len(self.times) <= self.warm:
             return {"error": f"slower than {self.limit:.0f} s for {len(self.times)} steps; not measured further"}
         seconds = self.times[-1] - self.times[self.warm - 1]
@@ -244,6 +245,7 @@ class Clock:
         return {
             "rate": tokens / seconds,
             "seconds": seconds,
+            "each": [b - a for a, b in pairwise(self.times[self.warm - 1 :])],
             "steps": steps,
             "tokens_per_step": tokens / steps,
             "peak_mib": self.peak_mib,
