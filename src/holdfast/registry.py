@@ -42,6 +42,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "asft": "holdfast.objectives.asft:ASFT",
         "tpo": "holdfast.objectives.tpo:TPO",
         "tpo_l": "holdfast.objectives.tpo_l:TPOL",
+        "grpo": "holdfast.objectives.grpo:GRPO",
         "kto": "holdfast.objectives.kto:KTO",
         "una": "holdfast.objectives.una:UNA",
         "uft": "holdfast.objectives.uft:UFT",

@@ -58,6 +58,11 @@ def watched(s: Tensor, rewards: Tensor | None = None) -> dict[str, tuple[float, 
     }
 
 
+def row_of(batch: Batch) -> Tensor:
+    """For each sequence [S], which of the micro-batch's rows it belongs to, 0..R-1."""
+    return (batch.roles == 0).cumsum(0) - 1
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x <= 0, accurate at both ends; -87 stands for the infinity at 0, where the gradient is 0.
 

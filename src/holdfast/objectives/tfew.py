@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
-from holdfast.objectives.pairs import log1mexp, row_weights
+from holdfast.objectives.pairs import log1mexp, row_of, row_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,16 +79,14 @@ class TFew(Objective):
 
 def of_its_group(batch: Batch) -> Tensor:
     """For each label [N], how many labels the right choice of its row has, or all wrong ones together."""
-    row = (batch.roles == 0).cumsum(0) - 1  # [S]
-    group = (2 * row + (batch.roles > 0))[batch.sequence]  # [N]
+    group = (2 * row_of(batch) + (batch.roles > 0))[batch.sequence]  # [N]
     return group.bincount(minlength=2 * batch.n_rows)[group]
 
 
 def by_choice(values: Tensor, batch: Batch) -> Tensor:
     """Per-sequence `values` [S] as [R, C], the right choice first; -inf where a row has fewer choices."""
-    row = (batch.roles == 0).cumsum(0) - 1  # [S]
     table = values.new_full((batch.n_rows, int(batch.roles.max()) + 1), float("-inf"))
-    return table.index_put((row, batch.roles), values)
+    return table.index_put((row_of(batch), batch.roles), values)
 
 
 def unlikelihood(logps: Tensor, offset: float = 0.0) -> Tensor:

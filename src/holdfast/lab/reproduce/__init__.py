@@ -20,6 +20,7 @@ CLAIMS: dict[str, str] = {
     "rft": "holdfast.lab.reproduce.sampled:RFT",
     "replay": "holdfast.lab.reproduce.sampled:REPLAY",
     "pairs": "holdfast.lab.reproduce.own_pairs:PAIRS",
+    "grpo": "holdfast.lab.reproduce.own_pairs:GRPO",
     "zephyr": "holdfast.lab.reproduce.staged:ZEPHYR",
     "ift": "holdfast.lab.reproduce.tabular_likelihood:IFT",
     "ift-story": "holdfast.lab.reproduce.losses:IFT",

@@ -1,8 +1,8 @@
-"""Pairs: preferring the model's own better answers to its own worse ones."""
+"""The model's own answers, scored: the best and the worst as a pair, or all of them as a group."""
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
+from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss
 
 PAIRS = Claim(
     claim="DPO on pairs of the model's own answers, ranked by a judge, gains on the target without losing elsewhere.",
@@ -21,4 +21,27 @@ PAIRS = Claim(
         Figure("lost elsewhere, random rejected", "not measured", loss("pairs random")),
     ),
     held=lambda arms: arms["pairs"]["gain"]["low"] > 0 and arms["pairs"]["loss"]["low"] <= 0,
+)
+
+SAMPLED = "curate={name: pairs, n: 8, temperature: 1}"
+GROUPS = ["objective=grpo", SAMPLED, "optimizer.learning_rate=1e-4"]
+ROUND = "{objective: grpo, curate: [{name: pairs, n: 8, temperature: 1}], optimizer: {learning_rate: 1e-4}}"
+
+GRPO = Claim(
+    claim="GRPO on the model's own scored answers gains more than SFT on its right ones, and loses nothing elsewhere.",
+    paper="Shao et al. 2024, arXiv 2402.03300",
+    arms={
+        "rft": ["method=rft", "curate={name: rft, k: 8}"],
+        "grpo": GROUPS,
+        "grpo in 3 rounds": [f"stages=[{ROUND}, {ROUND}, {ROUND}]"],
+    },
+    figures=(
+        Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain("rft")),
+        Figure("target, GRPO", "82.9 to 88.2 (GSM8K, online)", gain("grpo")),
+        Figure("target, GRPO in 3 rounds", "above one round (figure 6)", gain("grpo in 3 rounds")),
+        Figure("lost elsewhere, RFT", "not measured", loss("rft")),
+        Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss("grpo")),
+        Figure("lost elsewhere, GRPO in 3 rounds", "gains", loss("grpo in 3 rounds")),
+    ),
+    held=lambda arms: arms["grpo"]["gain"]["low"] > gained(arms, "rft") and arms["grpo"]["loss"]["low"] <= 0,
 )
