@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from holdfast.errors import UserError
 from holdfast.recipe import Recipe
 from holdfast.recipe_errors import settings
+from holdfast.recipe_file import read_recipe
 from holdfast.registry import REGISTRY, find, name_of
 from holdfast.shorthand import ALIASES, AXES, METHODS, expand
 
@@ -54,6 +57,23 @@ def test_a_given_axis_overrides_the_method() -> None:
     assert names(make(method="half", tuner="lora"))[2] == "lora"
     assert names(make(method="s3ft", curate="sdft"))[0] == ["sdft"]
     assert names(make(method="s3ft", curate=[]))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ({}, "sft"),
+        ({"method": "s3ft+half"}, "s3ft+half"),
+        ({"method": "pairs", "objective": "grpo"}, "pairs"),
+        ({"objective": "dpo"}, "dpo"),
+        ({"curate": ["pairs"], "objective": "grpo", "tuner": "lora", "inference": "dial"}, "pairs+grpo+lora+dial"),
+    ],
+)
+def test_a_run_is_called_by_its_method_or_by_what_was_chosen(given: dict, called: str, tmp_path: Path) -> None:
+    assert make(**given).label == called
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model": "lab", "data": {"train": "lab:story"}, **given}))
+    assert read_recipe(path).recipe.label == called
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from holdfast.folder import recipe_key
 from holdfast.presets import SFTThenDPO, Zephyr
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved, for_method, read_recipe, resolved_yaml
+from holdfast.recipe_stages import stage_key
 from holdfast.registry import REGISTRY, name_of
 from holdfast.run import train
 from holdfast.staged import planned
@@ -70,6 +71,15 @@ def test_a_stage_is_the_recipe_with_its_own_settings_over_it(write) -> None:
     assert (first.data.train, second.data.train, recipe.data.train) == ("lab:story", "pairs.jsonl", "lab:story")
     assert second.optimizer.learning_rate == 1e-5
     assert recipe.label == "sft, prefer"
+
+
+def test_a_stage_without_method_is_called_by_its_objective() -> None:
+    own = {"name": "my.module:Own", "weight": 2}
+    named = staged({"objective": "dpo"}, {"objective": {"name": "grpo"}})
+    assert [stage.name for stage in named.stages] == ["dpo", "grpo"]
+    assert stage_key({"stages": [{"objective": own}, {"objective": "ipo"}]}, "Own") == 0
+    with pytest.raises(ValidationError, match="is called dpo, like"):
+        staged({"objective": "dpo"}, {"objective": "dpo"})
 
 
 def test_defaults_follow_the_model_at_the_beginning_of_the_chain() -> None:

@@ -33,9 +33,10 @@ from holdfast.judges.base import Judge
 from holdfast.method import Method
 from holdfast.objectives.base import Objective
 from holdfast.optimizers.base import Optimizer
+from holdfast.recipe_checks import measured, one_pass, pairs_and_answers
 from holdfast.recipe_stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
 from holdfast.registry import find, name_of
-from holdfast.shorthand import Filled
+from holdfast.shorthand import AXIS_DEFAULTS, Filled
 from holdfast.tuners.base import Tuner
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class Common(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         stages = getattr(self, "stages", ())  # of these each is looked at; the recipe itself trains nothing then
-        for rule in (_measured,) if stages else (_pairs_and_answers, _one_pass, _measured):
+        for rule in (measured,) if stages else (pairs_and_answers, one_pass, measured):
             rule(self)
         return self
 
@@ -312,8 +313,15 @@ class Recipe(Common):
 
     @property
     def label(self) -> str:
-        """What the run is called by: its method, or the names of its stages."""
-        return label(self.method, [stage.name for stage in self.stages]) if self.stages else self.method
+        """What the run is called by: its method, the names of its stages, or what was chosen on the axes."""
+        if self.stages:
+            return label(self.method, [stage.name for stage in self.stages])
+        if "method" in self.model_fields_set:
+            return self.method
+        axes = {"objective": self.objective, "tuner": self.tuner, "optimizer": self.optimizer}
+        chosen = [method for axis, method in axes.items() if name_of(method) != AXIS_DEFAULTS[axis]]
+        every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
+        return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
 
     def given(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
@@ -349,50 +357,3 @@ def _keep(part: BaseModel, given: dict[str, Any]) -> None:
             part.model_fields_set.discard(name)
         elif isinstance(inner, BaseModel):
             _keep(inner, given[name] if isinstance(given[name], dict) else {})
-
-
-def _pairs_and_answers(recipe: Common) -> None:
-    """What the last curator that samples writes must be what the objective trains on."""
-    from holdfast.data.kinds import takes_pairs
-
-    objective, kind = recipe.objective, recipe.objective.kind()
-    writers = [c for c in recipe.curate if c.samples]
-    if not writers:
-        return
-    writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
-    takes = {"pair": "pairs (chosen, rejected)", "triple": "pairs with a gold answer", "choices": "several choices"}
-    takes["group"] = "several scored answers"
-    needs = {column.name for column in objective.columns() if column.default is None}
-    if not (takes_pairs(kind, objective.columns()) if pairs else kind not in takes):
-        text = "pairs; choose an objective of pairs, such as dpo" if pairs else "single answers; remove one of them"
-        raise ValueError(
-            f"objective {name_of(objective)} trains on {takes.get(kind, 'answers')}, but curator {writer} writes {text}"
-        )
-    missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected", "scores"} if pairs else set()))
-    if missing:
-        raise ValueError(
-            f"objective {name_of(objective)} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "
-            f"curator {writer} writes {'pairs' if pairs else 'answers'} without; remove one of them"
-        )
-
-
-def _one_pass(recipe: Common) -> None:
-    train = recipe.train
-    if recipe.optimizer.in_backward and train.micro_tokens is not None and train.micro_tokens < train.batch_tokens:
-        raise ValueError(
-            f"optimizer {name_of(recipe.optimizer)} updates inside the backward pass and cannot accumulate; remove "
-            "train.micro_tokens, or set train.batch_tokens to the same"
-        )
-
-
-def _measured(recipe: Common) -> None:
-    """What the evaluation is asked for must exist."""
-    evaluate, gate = recipe.evaluate, recipe.evaluate.gate
-    if evaluate.target == "test" and recipe.data.test == 0:
-        raise ValueError(
-            "evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none"
-        )
-    if evaluate.target == "none" and gate.min_gain is not None:
-        raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
-    if not evaluate.keep and gate.max_loss is not None:
-        raise ValueError("evaluate.gate.max_loss needs something to keep, but evaluate.keep is empty")

@@ -146,7 +146,7 @@ def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
         found: str | int = names[key] if isinstance(key, int) and key < len(names) else key
     elif isinstance(stages, list):
         called = [stage if isinstance(stage, dict) else {"method": stage} for stage in stages]
-        names = [str(stage.get("name") or stage.get("method") or "sft").replace("+", "-") for stage in called]
+        names = [str(stage.get("name") or _called(stage, stage.get("method"))) for stage in called]
         found = names.index(key) if isinstance(key, str) and key in names else key
     else:
         return key
@@ -201,7 +201,8 @@ def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list
     method = own.get("method", entry.preset.get("method", rest or "sft"))
     if "method" not in own:
         pile.came["method",] = f"method {preset_name}" if entry.preset else ("method",) if rest else "default"
-    name = str(own.get("name", entry.preset.get("name", str(method).replace("+", "-"))))
+    known = own.get("method") or entry.preset.get("method") or rest
+    name = str(own.get("name", entry.preset.get("name", _called(own, known))))
     if "name" not in own:
         pile.came["name",] = f"method {preset_name}" if entry.preset else "derived: its method"
     model = own.get("model", f"stage:{names[-1]}" if names else BASE)
@@ -225,6 +226,13 @@ def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list
     out.moved = {path: old for path, old in pile.came.items() if not isinstance(old, str)}
     out.problems = problems
     return out
+
+
+def _called(own: Mapping[str, Any], method: Any) -> str:
+    """The name of a stage that has none: its method, or else its objective."""
+    objective = own.get("objective")
+    named = objective.get("name") if isinstance(objective, dict) else objective
+    return str(method or named or "sft").rpartition(":")[2].replace("+", "-")
 
 
 def _allowed(entry: Entry) -> tuple[dict[str, Any], list[tuple[Path, str]]]:

@@ -254,6 +254,7 @@ def finish(
         "holdfast": known["holdfast"],
         "name": folder.path.name,
         "created": folder.state["created"],
+        "method": recipe.label,
         "recipe": recipe.model_dump(mode="json"),
         "versions": known,
         "model": {

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from holdfast.data.batches import Encoded, TokenTable, collate
 from holdfast.data.formats import open_rows
@@ -172,6 +173,11 @@ def test_advantages_of_groups_of_any_size():
     scaled = advantages(scores, of)
     np.testing.assert_allclose(scaled, [1 / 1.0001, -1 / 1.0001, 0, 0, 0, *([-5, 5] / (np.sqrt(50) + 1e-4))])
     np.testing.assert_allclose(advantages(3 * scores + 7, of), scaled, atol=2e-4)
+
+
+def test_a_correction_of_nothing_is_refused():
+    with pytest.raises(ValidationError, match="correct has no effect without beta"):
+        GRPO(correct=True, beta=0)
 
 
 def test_the_best_answer_of_a_table_wins():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
@@ -71,6 +72,12 @@ class GRPO(Objective):
         "sequence", description="Every answer counts alike, every token, or tokens by a constant: see the formula."
     )
     longest: int = Field(512, gt=0, description="Tokens of the longest answer, for reduction constant.")
+
+    @model_validator(mode="after")
+    def _correct_is_used(self) -> Self:
+        if self.correct and not self.beta:
+            raise ValueError("correct has no effect without beta; leave it out")
+        return self
 
     def columns(self) -> tuple[Column, ...]:
         return (Column("scores", each=True),)

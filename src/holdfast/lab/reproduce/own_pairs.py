@@ -25,7 +25,10 @@ PAIRS = Claim(
 
 SAMPLED = "curate={name: pairs, n: 8, temperature: 1}"
 GROUPS = ["objective=grpo", SAMPLED, "optimizer.learning_rate=1e-4"]
-ROUND = "{objective: grpo, curate: [{name: pairs, n: 8, temperature: 1}], optimizer: {learning_rate: 1e-4}}"
+ROUNDS = ", ".join(
+    f"{{name: {number}, objective: grpo, curate: [{{name: pairs, n: 8, temperature: 1}}]}}"
+    for number in ("first", "second", "third")
+)
 
 GRPO = Claim(
     claim="GRPO on the model's own scored answers gains more than SFT on its right ones, and loses nothing elsewhere.",
@@ -33,7 +36,7 @@ GRPO = Claim(
     arms={
         "rft": ["method=rft", "curate={name: rft, k: 8}"],
         "grpo": GROUPS,
-        "grpo in 3 rounds": [f"stages=[{ROUND}, {ROUND}, {ROUND}]"],
+        "grpo in 3 rounds": [f"stages=[{ROUNDS}]", "optimizer.learning_rate=1e-4"],
     },
     figures=(
         Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain("rft")),

@@ -1,0 +1,58 @@
+"""What the parts of a recipe ask of each other, each rule a function that raises `ValueError`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.registry import name_of
+
+if TYPE_CHECKING:
+    from holdfast.recipe import Common
+
+
+def pairs_and_answers(recipe: Common) -> None:
+    """What the last curator that samples writes must be what the objective trains on."""
+    from holdfast.data.kinds import takes_pairs
+
+    objective, kind = recipe.objective, recipe.objective.kind()
+    writers = [c for c in recipe.curate if c.samples]
+    if not writers:
+        return
+    writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
+    takes = {"pair": "pairs (chosen, rejected)", "triple": "pairs with a gold answer", "choices": "several choices"}
+    takes["group"] = "several scored answers"
+    needs = {column.name for column in objective.columns() if column.default is None}
+    if not (takes_pairs(kind, objective.columns()) if pairs else kind not in takes):
+        text = "pairs; choose an objective of pairs, such as dpo" if pairs else "single answers; remove one of them"
+        raise ValueError(
+            f"objective {name_of(objective)} trains on {takes.get(kind, 'answers')}, but curator {writer} writes {text}"
+        )
+    missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected", "scores"} if pairs else set()))
+    if missing:
+        raise ValueError(
+            f"objective {name_of(objective)} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "
+            f"curator {writer} writes {'pairs' if pairs else 'answers'} without; remove one of them"
+        )
+
+
+def one_pass(recipe: Common) -> None:
+    """An optimizer that updates inside the backward pass takes a step's rows in one pass."""
+    train = recipe.train
+    if recipe.optimizer.in_backward and train.micro_tokens is not None and train.micro_tokens < train.batch_tokens:
+        raise ValueError(
+            f"optimizer {name_of(recipe.optimizer)} updates inside the backward pass and cannot accumulate; remove "
+            "train.micro_tokens, or set train.batch_tokens to the same"
+        )
+
+
+def measured(recipe: Common) -> None:
+    """What the evaluation is asked for must exist."""
+    evaluate, gate = recipe.evaluate, recipe.evaluate.gate
+    if evaluate.target == "test" and recipe.data.test == 0:
+        raise ValueError(
+            "evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none"
+        )
+    if evaluate.target == "none" and gate.min_gain is not None:
+        raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
+    if not evaluate.keep and gate.max_loss is not None:
+        raise ValueError("evaluate.gate.max_loss needs something to keep, but evaluate.keep is empty")
