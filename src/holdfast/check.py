@@ -42,7 +42,7 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
     recipe, found = resolved.recipe, []
     for number, stage in enumerate(recipe.stages):
         plan = planned(resolved, number, Path(recipe.output), descends(recipe, stage))
-        what = f"method {stage.method}, data {stage.data.train}, from {stage.model}"
+        what = f"method {stage.chosen}, data {stage.data.train}, from {stage.model}"
         found.append({"name": stage.name, "what": what, **check_one(plan.recipe, ui or Progress.silent())})
     return found
 

@@ -244,6 +244,16 @@ class Common(Section):
             rule(self)
         return self
 
+    @property
+    def chosen(self) -> str:
+        """Its method, or if none was named what was chosen on the axes, as a method would say it."""
+        if "method" in self.model_fields_set or self.method != "sft":
+            return self.method
+        axes = {"objective": self.objective, "tuner": self.tuner, "optimizer": self.optimizer}
+        chosen = [method for axis, method in axes.items() if name_of(method) != AXIS_DEFAULTS[axis]]
+        every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
+        return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
+
 
 class Stage(Common):
     """A run inside a run: the recipe's settings with the stage's over them, all of them spelled out."""
@@ -314,14 +324,7 @@ class Recipe(Common):
     @property
     def label(self) -> str:
         """What the run is called by: its method, the names of its stages, or what was chosen on the axes."""
-        if self.stages:
-            return label(self.method, [stage.name for stage in self.stages])
-        if "method" in self.model_fields_set:
-            return self.method
-        axes = {"objective": self.objective, "tuner": self.tuner, "optimizer": self.optimizer}
-        chosen = [method for axis, method in axes.items() if name_of(method) != AXIS_DEFAULTS[axis]]
-        every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
-        return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
+        return label(self.method, [stage.name for stage in self.stages]) if self.stages else self.chosen
 
     def given(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""

@@ -251,7 +251,7 @@ def _row(work: Work, done: Done, number: int) -> dict[str, Any]:
     """One stage in the table of stages."""
     stage, report = done.stage, done.report
     return {
-        "name": stage.name, "method": stage.method, "model": stage.model,
+        "name": stage.name, "method": stage.chosen, "model": stage.model,
         "directory": f"stages/{number}-{stage.name}",
         "rows": report["training"]["rows"], "steps": report["training"]["steps"],
         "tokens": report["training"]["tokens"], "seconds": sum(report["cost"]["seconds"].values()),
