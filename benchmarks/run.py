@@ -30,6 +30,7 @@ PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "o
 def run_part(name: str, tiny: bool) -> dict[str, Any] | None:
     """The result of a part, or None if it failed."""
     say(f"== {name}")
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out.json"
         command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(out), *(["--tiny"] if tiny else [])]
@@ -38,7 +39,7 @@ def run_part(name: str, tiny: bool) -> dict[str, Any] | None:
             say(f"{name} failed with exit code {done.returncode}")
             return None
         found: dict[str, Any] = json.loads(out.read_text())
-        return found
+        return found | {"seconds": time.perf_counter() - began}
 
 
 def page(parts: dict[str, Any]) -> str:
@@ -47,7 +48,8 @@ def page(parts: dict[str, Any]) -> str:
     about = sorted({where(part["machine"]) for part in parts.values()})
     dates = sorted(part["machine"]["date"][:10] for part in parts.values())
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return f"{table(lines)}\n\nMeasured {when} by `make bench` on {'; '.join(about)}.\n"
+    took = sum(part.get("seconds", 0) for part in parts.values()) / 60
+    return f"{table(lines)}\n\nMeasured {when} by `make bench` in {took:.0f} minutes on {'; '.join(about)}.\n"
 
 
 def shown(readme: str, parts: dict[str, Any]) -> str:

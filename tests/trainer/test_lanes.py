@@ -12,7 +12,16 @@ from holdfast.policy import Policy, Scorer
 from holdfast.trainer.lanes import deal, side_by_side
 from holdfast.trainer.loop import Trainer
 from holdfast.trainer.machine import Machine
+from holdfast.trainer.memory import first_micro_tokens
 from holdfast.trainer.setup import Bench, probe
+
+
+def test_micro_batches_of_large_models_are_larger():
+    cpu = torch.device("cpu")
+    with torch.device("meta"):
+        small, large = torch.nn.Linear(4000, 4000, bias=False), torch.nn.Linear(4001, 4000, bias=False)
+    assert [first_micro_tokens(model, cpu, 10_000, False) for model in (small, large)] == [2048, 4096]
+    assert [first_micro_tokens(model, cpu, 3000, False) for model in (small, large)] == [2048, 3000]
 
 
 def test_rows_are_dealt_evenly_and_each_once():

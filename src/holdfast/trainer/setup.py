@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from holdfast.objectives.base import Batches
     from holdfast.recipe import Recipe
 
-SMALL = 16_000_000
-"""Most parameters of a model whose micro-batches go through it side by side, a core each: the gain is 1.4 times at 2
-million, 1.1 at 12 and nothing at 30, where splitting every product over the cores costs little."""
-
 SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "precision", "seed")
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
 
@@ -298,8 +294,12 @@ def probe(bench: Bench, note: Callable[[str], None]) -> bool:
 
 
 def _side_by_side(bench: Bench) -> bool:
-    """Whether micro-batches are split over the cores: threads share one random generator, so none may be drawn from."""
-    small = sum(p.numel() for p in bench.model.parameters()) <= SMALL
+    """Whether micro-batches go through the model side by side, a core each.
+
+    The gain is 1.4 times at 2 million parameters, 1.1 at 12 and nothing at 30, where splitting every product over the
+    cores costs little. Threads share one random generator, so none may be drawn from.
+    """
+    small = sum(p.numel() for p in bench.model.parameters()) <= memory.SMALL
     alone = bench.machine.world == 1 and not bench.machine.sharded and not bench.recipe.optimizer.in_backward
     return small and alone and bench.policy.compact and not bench.random
 
