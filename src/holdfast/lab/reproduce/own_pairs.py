@@ -24,7 +24,7 @@ PAIRS = Claim(
 )
 
 GRPO = Claim(
-    claim="GRPO on the model's own scored answers gains more than SFT on its right ones, and loses nothing elsewhere.",
+    claim="GRPO on the model's own scored answers gains more than RFT, and loses nothing elsewhere.",
     paper="Shao et al. 2024, arXiv 2402.03300",
     arms={
         "rft": ["method=rft", "curate={name: rft, k: 8}"],
