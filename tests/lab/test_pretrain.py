@@ -17,11 +17,12 @@ from holdfast.lab.tokenizer import build_tokenizer
 MODELS = Path(holdfast.lab.__file__).parent / "models"
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_the_tokenizer_of_the_shipped_models_comes_out_again(name):
-    shipped = AutoTokenizer.from_pretrained(MODELS / name)
-    assert build_tokenizer().get_vocab() == shipped.get_vocab()
-    assert build_tokenizer().chat_template == shipped.chat_template
+def test_the_tokenizer_of_the_shipped_models_comes_out_again():
+    built = build_tokenizer()
+    for name in PLANS:
+        shipped = AutoTokenizer.from_pretrained(MODELS / name)
+        assert built.get_vocab() == shipped.get_vocab()
+        assert built.chat_template == shipped.chat_template
 
 
 def tiny(steps: int) -> Plan:
