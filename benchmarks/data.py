@@ -1,6 +1,6 @@
 """How fast data gets from a file into batches, and what memory that needs.
 
-Makes a JSONL file of 200,000 conversations of about 60 tokens (the target is about a million: raise `ROWS`; that takes 7 minutes), then
+Makes a JSONL file of 200,000 conversations of about 60 tokens (for a million raise `ROWS`: 7 minutes), then
 opens, splits, tokenises and batches it as a run does, with the rows per second and the peak memory after each stage.
 `start` is writing the file, which is no part of the work. `open_again` and `tokenise_again` are the second start,
 which finds the rows indexed and the tokens made in the cache.
