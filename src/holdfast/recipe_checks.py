@@ -19,8 +19,12 @@ def pairs_and_answers(recipe: Common) -> None:
     if not writers:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
-    takes = {"pair": "pairs (chosen, rejected)", "triple": "pairs with a gold answer", "choices": "several choices"}
-    takes["group"] = "several scored answers"
+    takes = {
+        "pair": "pairs (chosen, rejected)",
+        "triple": "pairs with a gold answer",
+        "group": "several scored answers",
+        "choices": "several choices",
+    }
     needs = {column.name for column in objective.columns() if column.default is None}
     if not (takes_pairs(kind, objective.columns()) if pairs else kind not in takes):
         text = "pairs; choose an objective of pairs, such as dpo" if pairs else "single answers; remove one of them"
