@@ -198,10 +198,10 @@ def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list
         shared["evaluate"] = {key: value for key, value in shared["evaluate"].items() if key != "gate"}
     pile.lay(_spelled({**shared, "method": rest} if rest else shared), lambda path: path)
     pile.lay(_spelled(own), lambda path: (*entry.at, *path))
-    method = own.get("method", entry.preset.get("method", rest or "sft"))
+    known = own.get("method", entry.preset.get("method", rest))
+    method = known if "method" in own else known or "sft"
     if "method" not in own:
         pile.came["method",] = f"method {preset_name}" if entry.preset else ("method",) if rest else "default"
-    known = own.get("method") or entry.preset.get("method") or rest
     name = str(own.get("name", entry.preset.get("name", _called(own, known))))
     if "name" not in own:
         pile.came["name",] = f"method {preset_name}" if entry.preset else "derived: its method"

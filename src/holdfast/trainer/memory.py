@@ -25,6 +25,11 @@ ONE_MICRO_BATCH = 2**62
 """A size no step exceeds, for updates inside the backward pass."""
 
 
+def is_small(model: nn.Module) -> bool:
+    """Whether a model counts as small on a CPU."""
+    return sum(p.numel() for p in model.parameters()) <= SMALL
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that an allocation failed, on an accelerator or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -48,8 +53,7 @@ def first_micro_tokens(model: Model, device: torch.device, share: int, checkpoin
         checkpointing: Whether activations are recomputed.
     """
     if device.type != "cuda":
-        small = sum(p.numel() for p in model.parameters()) <= SMALL
-        return min(share, CPU_TOKENS if small else CPU_TOKENS_OF_LARGE)
+        return min(share, CPU_TOKENS if is_small(model) else CPU_TOKENS_OF_LARGE)
     free, _ = torch.cuda.mem_get_info(device)
     free -= sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     fitting = int(0.7 * free / activation_bytes(model, checkpointing))

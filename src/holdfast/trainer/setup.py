@@ -299,9 +299,8 @@ def _side_by_side(bench: Bench) -> bool:
     The gain is 1.4 times at 2 million parameters, 1.1 at 12 and nothing at 30, where splitting every product over the
     cores costs little. Threads share one random generator, so none may be drawn from.
     """
-    small = sum(p.numel() for p in bench.model.parameters()) <= memory.SMALL
     alone = bench.machine.world == 1 and not bench.machine.sharded and not bench.recipe.optimizer.in_backward
-    return small and alone and bench.policy.compact and not bench.random
+    return memory.is_small(bench.model) and alone and bench.policy.compact and not bench.random
 
 
 def _fits(bench: Bench, rows: list[int]) -> bool:
