@@ -21,6 +21,10 @@ class RunError(HoldfastError):
     exit_code = 1
 
 
+class Diverged(RunError):
+    """Training whose loss or gradient is no longer a number: another recipe may take its place."""
+
+
 class GateRefused(HoldfastError):
     """The evaluation gate of the recipe said no: the run finished, but lost more than was allowed."""
 

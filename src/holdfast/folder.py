@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import json
 import os
 import platform
@@ -19,7 +20,8 @@ from typing import Any
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
 from holdfast.recipe import Recipe
-from holdfast.recipe_file import Resolved, resolved_yaml
+from holdfast.recipe_changes import content, differences, in_short
+from holdfast.recipe_file import Resolved, read_recipe, resolved_yaml
 
 MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
@@ -61,8 +63,8 @@ def short_name(source: str) -> str:
 
 
 def recipe_key(recipe: Recipe) -> str:
-    """What makes two runs the same: everything but where the output goes."""
-    return fingerprint(recipe.model_dump(mode="json", exclude={"output"}))
+    """What makes two runs the same: every setting that changes the result."""
+    return fingerprint(content(recipe))
 
 
 @dataclass(slots=True)
@@ -72,29 +74,41 @@ class Folder:
     Args:
         path: The directory.
         state: Content of `run.json`.
+        notes: What became of a run that was there before, one line each.
     """
 
     path: Path
     state: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, resolved: Resolved) -> Folder:
+    def open(cls, resolved: Resolved, *, restart: bool = False) -> Folder:
         """The directory of this recipe: an unfinished or finished run of the same recipe is found again.
 
+        A run of another recipe that has trained nothing, or that diverged, gives way to this one. What it measured and
+        sampled stays: each of these is kept under what it depends on, and used where that is the same.
+
+        Args:
+            restart: Begin anew, and keep the run that is there under another name.
         Raises:
             UserError: If the output holds another run or other files, or cannot be written.
         """
         recipe, key = resolved.recipe, recipe_key(resolved.recipe)
-        path = _find(recipe, key)
-        found = _read_mark(path)
-        if found is not None and found["recipe"] != key and _nothing_done(path, bool(recipe.stages)):
-            found = {**found, "recipe": key}
-        if found is not None and found["recipe"] != key:
-            raise UserError(f"{path}: holds another run (its recipe differs); set another output, or remove it")
-        if found is None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path}: is not empty and not a run of holdfast; set another output")
-        folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
+        path = _output(recipe) if restart else _find(recipe, key)
+        found, notes = _read_mark(path), []
         try:
+            if found is not None and restart:
+                notes.append(f"{path}: begun anew; the run that was there is now {move_aside(path)}")
+                found = None
+            elif found is not None and _same(path, found, recipe):
+                found.pop("diverged", None)
+            elif found is not None:
+                found, note = _given_way(path, found, recipe)
+                notes.append(note)
+            if found is None:
+                _refuse_foreign(path)
+            folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
+            folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
             folder.save()
             replace_text(path / "resolved.yaml", resolved_yaml(resolved))
@@ -150,36 +164,154 @@ def _now() -> str:
 
 def _find(recipe: Recipe, key: str) -> Path:
     """The directory `output` stands for: with `{time}` in it, that of an unfinished run of the same recipe, if any."""
-    names = {
+    if "{time}" in recipe.output:
+        pattern = recipe.output.format(**{k: glob.escape(str(v)) for k, v in _parts(recipe).items()}, time="*")
+        for candidate in sorted(map(Path, glob.glob(pattern)), reverse=True):
+            found = _read_mark(candidate)
+            if found and found["recipe"] == key and not found["finished"]:
+                return candidate
+    return _output(recipe)
+
+
+def _output(recipe: Recipe) -> Path:
+    """The directory `output` names now."""
+    return Path(recipe.output.format(**_parts(recipe), time=datetime.now().strftime("%m%d-%H%M%S"))).expanduser()
+
+
+def _parts(recipe: Recipe) -> dict[str, Any]:
+    """What stands in the braces of `output`, but for the time."""
+    return {
         "method": short_name(recipe.label.replace("+", "-")),
         "data": short_name(recipe.data.train),
         "model": short_name(recipe.model),
         "seed": recipe.train.seed,
     }
-    if "{time}" in recipe.output:
-        pattern = recipe.output.format(**{k: glob.escape(str(v)) for k, v in names.items()}, time="*")
-        for candidate in sorted(map(Path, glob.glob(pattern)), reverse=True):
-            found = _read_mark(candidate)
-            if found and found["recipe"] == key and not found["finished"]:
-                return candidate
-    return Path(recipe.output.format(**names, time=datetime.now().strftime("%m%d-%H%M%S"))).expanduser()
 
 
 def is_finished(path: Path, recipe: Recipe) -> bool:
     """Whether a directory holds the finished run of this recipe."""
     found = _read_mark(path)
-    return found is not None and bool(found["finished"]) and found["recipe"] == recipe_key(recipe)
+    return found is not None and bool(found["finished"]) and _same(path, found, recipe)
 
 
-def _nothing_done(path: Path, staged: bool) -> bool:
-    """Whether a run stopped before it made anything worth keeping, so that a mended recipe may take its place.
+def _same(path: Path, found: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a run is one of this recipe; one of an older version, by all the settings it had."""
+    if found["recipe"] == recipe_key(recipe):
+        return True
+    old = _recipe_of(path)
+    return old is not None and not differences(recipe, old)
+
+
+def _recipe_of(path: Path) -> Recipe | None:
+    """The recipe of a run directory, or `None` if it cannot be read: an older version may have known other settings."""
+    try:
+        return read_recipe(path).recipe
+    except UserError:
+        return None
+
+
+def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], str]:
+    """Make room for another recipe in a run that has nothing which only its own can use: the new state, what to say.
+
+    Raises:
+        UserError: If the run has something worth keeping.
+    """
+    old = _recipe_of(path)
+    changed = f": {in_short(differences(recipe, old))}" if old else ""
+    what = _worth_keeping(path, found, bool(recipe.stages))
+    if what:
+        raise UserError(
+            f"{path}: holds another run, {what}{changed}; set another output, or add --restart, which keeps the old "
+            f"run as {_free(path)}"
+        )
+    _refuse_in_use(path)
+    note = f"{path}: takes the place of a run that had trained nothing yet{changed}" if _began(path) else ""
+    if found.get("diverged"):
+        aside = _set_aside(path)
+        note = f"{path}: takes the place of a run that diverged{changed}; what it had trained is now in {aside}"
+    for old_result in [*(path / name for name in TRAINED), *path.glob("eval/step-*"), path / "eval" / "final"]:
+        _remove(old_result)
+    seconds = {phase: spent for phase, spent in found["seconds"].items() if phase != "train"}
+    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now()}, note
+
+
+def _set_aside(path: Path) -> Path:
+    """Put what a diverged run had trained, and the recipe it had, into a directory of its own; which one."""
+    aside = _free(path / "diverged")
+    aside.mkdir()
+    shutil.copyfile(path / "resolved.yaml", aside / "resolved.yaml")
+    for name in TRAINED:
+        if (path / name).exists():
+            os.replace(path / name, aside / name)
+    return aside
+
+
+TRAINED = ("checkpoints", "log.jsonl", "model")
+"""What training leaves in a run directory."""
+
+
+def _worth_keeping(path: Path, found: dict[str, Any], staged: bool) -> str:
+    """What of a run is lost if a run of another recipe takes its place; "" for nothing.
 
     Stages are kept for a recipe that has stages too; each is a run, and lets no other take its own place.
     """
+    from holdfast.trainer.checkpoint import newest
+
+    if found["finished"]:
+        return "a finished one"
+    if (path / "stages").exists():
+        return "" if staged else "one of several stages"
+    if found.get("diverged"):
+        return ""
+    last = newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    if last is not None:
+        return f"unfinished, trained as far as {last.name}"
+    return "trained and not yet measured" if (path / "model").exists() else ""
+
+
+def _began(path: Path) -> bool:
+    """Whether a run left anything that may be used again."""
     samples = path / "samples.jsonl"
-    things = ("curated.jsonl", "checkpoints", "eval", "model", *(() if staged else ("stages",)))
-    made = any((path / name).exists() for name in things)
-    return not made and not (samples.exists() and samples.stat().st_size)
+    return (path / "eval").exists() or (samples.exists() and samples.stat().st_size > 0)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, and a run needs a directory; set another output, or move the file away")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{path}: is not empty and not a run of holdfast; set another output")
+
+
+def _refuse_in_use(path: Path) -> None:
+    """Stop before the directory of a run that is at work in another process is touched."""
+    from holdfast.sampling.journal import Journal
+
+    for journal in [*path.glob("samples.jsonl"), *path.glob("stages/*/samples.jsonl")]:
+        Journal(journal).close()
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a run directory to the first free of `NAME.old-1`, `NAME.old-2`, ...; the new name.
+
+    Raises:
+        UserError: If another process is at work in it.
+    """
+    _refuse_in_use(path)
+    aside = _free(path)
+    os.replace(path, aside)
+    return aside
+
+
+def _free(path: Path) -> Path:
+    """The first of `NAME.old-1`, `NAME.old-2`, ... that is not taken."""
+    return next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.old-{n}")).exists())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read_mark(path: Path) -> dict[str, Any] | None:

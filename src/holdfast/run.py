@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import UserError
+from holdfast.errors import Diverged, UserError
 from holdfast.evaluation.summary import gate, mean_score, summarise
 from holdfast.folder import Folder, environment, replace_text, versions
 from holdfast.recipe import Recipe
@@ -37,7 +39,11 @@ class Run:
 
 
 def train(
-    recipe: Resolved | Recipe | dict[str, Any] | str | Path, *, ui: Progress | None = None, again: str = "it again"
+    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    *,
+    ui: Progress | None = None,
+    again: str = "it again",
+    restart: bool = False,
 ) -> Run:
     """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
 
@@ -45,6 +51,7 @@ def train(
         recipe: A recipe, its mapping, or the path of its file.
         ui: Where progress is shown; default silent.
         again: How a user runs this once more, for the message after Ctrl-C.
+        restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
     Raises:
         UserError: If the recipe or the data cannot be used; nothing is written then.
         RunError: If training had to stop; the same call goes on from the last checkpoint.
@@ -55,18 +62,18 @@ def train(
     if resolved.recipe.stages:
         from holdfast.staged import train_stages
 
-        return train_stages(resolved, ui, again)
-    return train_one(resolved, ui, again)
+        return train_stages(resolved, ui, again, restart=restart)
+    return train_one(resolved, ui, again, restart=restart)
 
 
-def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = False) -> Run:
+def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = False, restart: bool = False) -> Run:
     """`train` for a recipe without stages, or for one stage.
 
     Args:
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
     ranks = Ranks()
-    work = prepare(resolved, ui, ranks)
+    work = prepare(resolved, ui, ranks, restart=restart)
     if work.folder.finished:
         ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
         return Run(work.folder.path, work.folder.read_json("report.json"))
@@ -80,7 +87,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
         ranks.wait()
         if not ranks.main:
             rows, before = curate(work), {}
-        with work.folder.timed("train"):
+        with work.folder.timed("train"), marking_divergence(work.folder, ranks):
             result, table = fit(work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
@@ -115,7 +122,19 @@ class Ranks:
             meet()
 
 
-def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True) -> Work:
+@contextlib.contextmanager
+def marking_divergence(folder: Folder, ranks: Ranks) -> Iterator[None]:
+    """Write down that training diverged inside, so that a mended recipe is let in."""
+    try:
+        yield
+    except Diverged:
+        if ranks.main:
+            folder.state["diverged"] = True
+            folder.save()
+        raise
+
+
+def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False) -> Work:
     """Everything that can be refused is looked at here, before anything is written."""
     from holdfast.data.chat import Chat
     from holdfast.evaluation.tasks import build_tasks
@@ -133,18 +152,20 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
-    folder = open_folder(resolved, ranks)
+    folder = open_folder(resolved, ranks, ui, restart)
     aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)
     return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
 
 
-def open_folder(resolved: Resolved, ranks: Ranks) -> Folder:
+def open_folder(resolved: Resolved, ranks: Ranks, ui: Progress, restart: bool = False) -> Folder:
     """The run's directory, made by the first process and found by the others."""
     if not ranks.main:
         ranks.wait()
-    folder = Folder.open(resolved)
+    folder = Folder.open(resolved, restart=restart and ranks.main)
     if ranks.main:
+        for note in folder.notes:
+            ui.line(note)
         folder.write_json("env.json", environment())
         ranks.wait()
     return folder
@@ -318,11 +339,13 @@ def curate_only(
     *,
     out: str | Path | None = None,
     ui: Progress | None = None,
+    restart: bool = False,
 ) -> Path:
     """Do everything up to training: the file of rows that would be trained on.
 
     Args:
         out: A copy of it; default: only `curated.jsonl` in the run's directory.
+        restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
     """
     resolved = as_resolved(recipe)
     if resolved.recipe.stages:
@@ -330,7 +353,7 @@ def curate_only(
             f"{resolved.name}: has stages, and each curates rows with the model of the one before; train it, then look "
             "at OUTPUT/stages/*/curated.jsonl"
         )
-    work = prepare(resolved, ui or Progress.silent(), Ranks(), trains=False)
+    work = prepare(resolved, ui or Progress.silent(), Ranks(), trains=False, restart=restart)
     with work.journal, work.folder.timed("curate"):
         curate(work)
     path = work.folder.path / "curated.jsonl"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Items = dict[str, list[Item]]
 
 
-def train_stages(resolved: Resolved, ui: Progress, again: str) -> Run:
+def train_stages(resolved: Resolved, ui: Progress, again: str, *, restart: bool = False) -> Run:
     """Run the stages that are not done, then measure the first base and the result of every stage.
 
     Raises:
@@ -41,7 +41,7 @@ def train_stages(resolved: Resolved, ui: Progress, again: str) -> Run:
     for note in resolved.notes:
         ui.line(note)
     look_over(resolved)
-    folder = open_folder(resolved, ranks)
+    folder = open_folder(resolved, ranks, ui, restart)
     if folder.finished:
         ui.line(f"{folder.path}: already finished; the report is {folder.path / 'report.html'}")
         return Run(folder.path, folder.read_json("report.json"))

@@ -25,6 +25,9 @@ Settings = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; tracebacks of errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew where the output holds a run; it is kept as OUTPUT.old-1.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines for machines.")]
 
 OS_ERRORS = {
@@ -87,8 +90,8 @@ def _part() -> None:
 
 
 def again() -> str:
-    """The command line of this process, to be run once more."""
-    return shlex.join(["holdfast", *sys.argv[1:]])
+    """The command line of this process, to be run once more; it goes on, so it does not begin anew."""
+    return shlex.join(["holdfast", *(word for word in sys.argv[1:] if word != "--restart")])
 
 
 def _calm(verbose: bool) -> None:

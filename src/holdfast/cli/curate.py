@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, speaking
 
 if TYPE_CHECKING:
     from holdfast.recipe_file import Resolved
@@ -26,6 +26,7 @@ def curate(
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: curated.jsonl in the run.", show_default=False)
     ] = None,
+    restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -51,7 +52,7 @@ def curate(
         resolution(resolved, ui, notes=False)
         from holdfast.run import curate_only
 
-        path = curate_only(resolved, out=out, ui=ui)
+        path = curate_only(resolved, out=out, ui=ui, restart=restart)
         ui.result(f"rows: {path}", path=str(path))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, again, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, again, speaking
 
 
 def train(
     recipe: RecipeFile,
     settings: Settings = None,
+    restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -33,7 +34,7 @@ def train(
         resolution(resolved, ui, notes=False)
         from holdfast.run import train as train_run
 
-        run = train_run(resolved, ui=ui, again=again())
+        run = train_run(resolved, ui=ui, again=again(), restart=restart)
         if run.report:  # only the first process of several has one
             ui.result(summary(run.report, run.path), directory=str(run.path), report=run.report)
             refuse_if_gated(run.report)

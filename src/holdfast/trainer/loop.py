@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data.batches import Batch, TokenTable
-from holdfast.errors import Interrupted, RunError
+from holdfast.errors import Diverged, Interrupted, RunError
 from holdfast.models import evaluating
 from holdfast.policy import ReferenceCache
 from holdfast.trainer import checkpoint, memory
@@ -224,7 +224,7 @@ class Trainer:
         rows = self.bench.culprits(batches) or sorted({row for batch in batches for row in batch.rows.tolist()})
         names = ", ".join(map(self.name_row, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         last = checkpoint.newest(self.root)
-        raise RunError(
+        raise Diverged(
             f"step {step + 1}: the {what} is not a finite number, in {names or 'rows of another process'}; nothing of "
             f"this step was saved ({f'{last.name} is intact' if last else 'no checkpoint yet'}). Look at these rows, "
             "lower optimizer.learning_rate, or set train.precision: fp32"
