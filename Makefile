@@ -17,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/holdfast demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks

@@ -1,0 +1,141 @@
+"""Write the files of the real-model examples: `python examples/real/prepare.py DATA OUT`.
+
+DATA is a folder of public data sets as published: `snips/snips/train/{seq.in,label}`, `clinc150/data_small.json`,
+`arc_opencompass/ARC-e/ARC-Easy-Test.jsonl`, `truthfulqa/TruthfulQA.csv`, `mbpp/mbpp.jsonl`, `gsm8k/test.jsonl`,
+`llamafactory_demos/alpaca_en_demo.json` and `tinystories_text/tinystories_valid_30K.txt`; what is not there is left out
+and named. OUT receives one file for each, and the recipes beside this script are run from OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+INTENTS = {
+    "AddToPlaylist": "add to playlist",
+    "BookRestaurant": "book a restaurant",
+    "GetWeather": "get the weather",
+    "PlayMusic": "play music",
+    "RateBook": "rate a book",
+    "SearchCreativeWork": "search for a creative work",
+    "SearchScreeningEvent": "search for a film screening",
+}
+"""SNIPS names its intents in camel case, which no model would write by itself."""
+
+BANKING = {
+    "balance": "balance",
+    "bill_due": "bill",
+    "credit_limit": "credit limit",
+    "credit_score": "credit score",
+    "interest_rate": "interest rate",
+    "international_fees": "fees",
+    "order_checks": "checks",
+    "pin_change": "PIN",
+    "report_fraud": "fraud",
+    "routing": "routing number",
+    "taxes": "taxes",
+    "transactions": "transactions",
+    "transfer": "transfer",
+}
+"""Intents of clinc150 that customers of a bank have, in the words that people use for them."""
+
+
+def main() -> None:
+    """Write every file whose source is there."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    data, out = map(Path, sys.argv[1:])
+    out.mkdir(parents=True, exist_ok=True)
+    for source, write in WRITERS.items():
+        if (data / source).exists():
+            print(f"{write(data / source, out)} from {source}")
+        else:
+            print(f"left out: {data / source} is not there")
+
+
+def write_snips(source: Path, out: Path) -> Path:
+    """Intent detection: the request and the intents in words; the judge finds the intent in any sentence."""
+    texts, labels = ((source / name).read_text(encoding="utf-8").splitlines() for name in ("seq.in", "label"))
+    names = list(INTENTS.values())
+    asked = f"Which of these does the request want: {', '.join(names)}?\n\nRequest: "
+    rows = [
+        classified(asked + text.strip(), INTENTS[label.strip()], names)
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    return write_lines(out / "snips.jsonl", shuffled(rows))
+
+
+def write_banking(source: Path, out: Path) -> Path:
+    """Intents of a bank's customers, not listed in the prompt; an answer in a sentence that names the right one counts."""
+    splits = json.loads(source.read_text(encoding="utf-8"))
+    names = list(BANKING.values())
+    rows = [
+        classified(f"In a few words, what is this customer of a bank asking about?\n\n{text}", BANKING[label], names)
+        for text, label in splits["train"] + splits["val"]
+        if label in BANKING
+    ]
+    return write_lines(out / "banking.jsonl", shuffled(rows))
+
+
+def classified(prompt: str, label: str, labels: list[str]) -> dict[str, Any]:
+    """A row whose judge (`choice`) may find the label anywhere in the answer."""
+    return {"prompt": prompt, "completion": label, "reference": {"answer": label, "options": labels}}
+
+
+def write_mbpp(source: Path, out: Path) -> Path:
+    """MBPP with the tests in the prompt, as its paper asks: trained on 601 to 974, tested on 11 to 510."""
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for name, first, last in (("mbpp-train", 601, 974), ("mbpp-test", 11, 510)):
+        write_lines(out / f"{name}.jsonl", (mbpp_row(row) for row in rows if first <= row["task_id"] <= last))
+    return out / "mbpp-{train,test}.jsonl"
+
+
+def mbpp_row(row: dict[str, Any]) -> dict[str, Any]:
+    """One task; the answer is a fenced block, as chat models write code."""
+    tests = "\n".join(row["test_list"])
+    setup = f"{row['test_setup_code']}\n" if row["test_setup_code"] else ""
+    code = row["code"].replace("\r\n", "\n").replace("\t", "    ").strip()
+    return {
+        "prompt": f"{row['text']}\nYour code should pass these tests:\n\n{tests}\n",
+        "completion": f"```python\n{code}\n```",
+        "reference": [setup + test for test in row["test_list"]],
+    }
+
+
+def write_copy(name: str) -> Any:
+    """A writer for files that are read as they are."""
+    return lambda source, out: Path(shutil.copyfile(source, out / name))
+
+
+def shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows in a seeded random order, so that `data.limit` takes a fair share of every label."""
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+WRITERS = {
+    "snips/snips/train": write_snips,
+    "clinc150/data_small.json": write_banking,
+    "mbpp/mbpp.jsonl": write_mbpp,
+    "llamafactory_demos/alpaca_en_demo.json": write_copy("alpaca.json"),
+    "arc_opencompass/ARC-e/ARC-Easy-Test.jsonl": write_copy("arc-easy.jsonl"),
+    "truthfulqa/TruthfulQA.csv": write_copy("truthfulqa.csv"),
+    "gsm8k/test.jsonl": write_copy("gsm8k.jsonl"),
+    "tinystories_text/tinystories_valid_30K.txt": write_copy("stories.txt"),
+}
+"""Source below DATA to what writes its file."""
+
+
+if __name__ == "__main__":
+    main()
