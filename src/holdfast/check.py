@@ -50,6 +50,7 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
 def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat import Chat
+    from holdfast.evaluation.summary import refuse_gate
     from holdfast.evaluation.tasks import build_tasks
     from holdfast.models import load
     from holdfast.sources import read_sources
@@ -60,7 +61,7 @@ def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
     sources = read_sources(recipe, ui.line, warnings.append)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
+    refuse_gate(recipe.evaluate.gate, build_tasks(recipe, sources.test, sources.judge, lab=base.lab))
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")

@@ -26,6 +26,7 @@ def evaluate(
     items: int = 200,
     max_tokens: int = 128,
     max_loss: float | None = None,
+    max_bits: float | None = None,
     out: str | Path | None = None,
     ui: Progress | None = None,
 ) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def evaluate(
         tasks: Names as in `evaluate.keep`; default: a run's own tasks, or all skills for a laboratory model.
         judge: For files; default: found from the rows.
         max_loss: Gate on the mean drop, in points.
+        max_bits: Gate on the mean rise of the texts' bits, in per cent.
         out: Directory for items and report.
     Returns:
         The parts of `report.json` that come from measuring.
@@ -48,12 +50,14 @@ def evaluate(
             "tasks": [_alone(task, tuned[task.name]) for task in wanted],
             "gain": None,
             "loss": None,
+            "text": None,
+            "held_out": None,
             "gate": None,
         }
     else:
         base = _measured(against, wanted, "base", out, ui)
         report = summarise(wanted, base, tuned)
-        report["gate"] = gate(Gate(max_loss=max_loss), report)
+        report["gate"] = gate(Gate(max_loss=max_loss, max_bits=max_bits), report)
     report |= {"name": Path(model).name, "model": {"name": against or model}, "versions": versions()}
     if out is not None:
         _write(Path(out), report, paired=against is not None)
@@ -99,7 +103,11 @@ def _measured(name: str, tasks: list[Task], when: str, out: str | Path | None, u
 
 def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     """One task of a model that is compared with nothing."""
-    return {"name": task.name, "role": task.role, "kind": task.kind, "n": len(items), "tuned": score(task.kind, items)}
+    unit = task.info.unit
+    return {
+        "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
+        "n": len(items), "tuned": score(task, items),
+    }  # fmt: skip
 
 
 def _write(out: Path, report: dict[str, Any], paired: bool) -> None:

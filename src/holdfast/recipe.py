@@ -191,7 +191,12 @@ class Gate(Section):
     """When the result is refused (exit code 3)."""
 
     max_loss: float | None = Field(None, ge=0, description="Largest mean drop over the kept tasks, in points.")
-    min_gain: float | None = Field(None, description="Smallest gain on the target, in points.")
+    max_bits: float | None = Field(
+        None, ge=0, description="Largest mean rise of the kept texts' bits per byte, in per cent."
+    )
+    min_gain: float | None = Field(
+        None, description="Smallest gain on the target: in points, or for a target in bits in per cent of them."
+    )
 
 
 class Evaluate(Section):

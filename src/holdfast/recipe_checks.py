@@ -58,5 +58,6 @@ def measured(recipe: Common) -> None:
         )
     if evaluate.target == "none" and gate.min_gain is not None:
         raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
-    if not evaluate.keep and gate.max_loss is not None:
-        raise ValueError("evaluate.gate.max_loss needs something to keep, but evaluate.keep is empty")
+    for name, limit in (("max_loss", gate.max_loss), ("max_bits", gate.max_bits)):
+        if not evaluate.keep and limit is not None:
+            raise ValueError(f"evaluate.gate.{name} needs something to keep, but evaluate.keep is empty")

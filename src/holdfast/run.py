@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Diverged, UserError
-from holdfast.evaluation.summary import gate, mean_score, summarise
+from holdfast.evaluation.base import POINTS
+from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
 from holdfast.folder import Folder, environment, replace_text, versions
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
@@ -152,6 +153,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
+    refuse_gate(recipe.evaluate.gate, tasks)
     folder = open_folder(resolved, ranks, ui, restart)
     aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)
@@ -240,10 +242,16 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         for role, now in _roles(live, items).items():
             if now is not None:
-                work.shown[role] = (now, now - (base.get(role) or 0.0))
+                work.shown[_shown_as(role, live)] = (now, now - (base.get(role) or 0.0))
         work.ui.phase("train")
 
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
+
+
+def _shown_as(part: str, live: list[Task]) -> str:
+    """What the live line calls a figure: a target in bits is no score."""
+    in_points = all(task.info.unit is POINTS for task in live if task.role == "target")
+    return part if part != "target" or in_points else "target_bits"
 
 
 def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> None:
@@ -329,9 +337,9 @@ def live_tasks(work: Work) -> list[Task]:
 
 
 def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:
-    """Mean score on the live questions by role; `items` may hold the answers to more of them."""
+    """Figures on the live questions by part; `items` may hold the answers to more of them."""
     few = {task.name: items[task.name][: len(task.rows)] for task in live if task.name in items}
-    return {role: mean_score(live, few, role) for role in ("target", "keep")}
+    return figures(live, few)
 
 
 def curate_only(

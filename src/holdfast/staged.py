@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import GateRefused, UserError
-from holdfast.evaluation.summary import gate, mean_score, summarise
+from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
 from holdfast.folder import is_finished, link_tree, versions
 from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_file import Resolved
@@ -163,7 +163,8 @@ def _read(recipe: Recipe, measured: list[Any]) -> None:
     sources = read_sources(recipe, lambda text: None, lambda text: None)
     tasks = (recipe.data, recipe.evaluate, recipe.judge)
     if tasks not in measured:
-        build_tasks(recipe, sources.test, sources.judge, lab=recipe.model in LAB_MODELS)
+        found = build_tasks(recipe, sources.test, sources.judge, lab=recipe.model in LAB_MODELS)
+        refuse_gate(recipe.evaluate.gate, found)
         measured.append(tasks)
 
 
@@ -256,7 +257,8 @@ def _row(work: Work, done: Done, number: int) -> dict[str, Any]:
         "rows": report["training"]["rows"], "steps": report["training"]["steps"],
         "tokens": report["training"]["tokens"], "seconds": sum(report["cost"]["seconds"].values()),
         "gain": done.summary["gain"], "loss": done.summary["loss"],
-        **{role: mean_score(work.tasks, done.items, role) for role in ("target", "keep")},
+        "text": done.summary["text"], "held_out": done.summary["held_out"],
+        **{part: value for part, value in figures(work.tasks, done.items).items() if part in ("target", "keep")},
     }  # fmt: skip
 
 
@@ -265,8 +267,7 @@ def _curves(work: Work, base: Items, done: list[Done]) -> list[dict[str, Any]]:
     out, step, tokens = [], 0, 0
     for items, training in [(base, None), *((stage.items, stage.report["training"]) for stage in done)]:
         step, tokens = (step + training["steps"], tokens + training["tokens"]) if training else (0, 0)
-        scores = {role: mean_score(work.tasks, items, role) for role in ("target", "keep")}
-        out.append({"step": step, "tokens": tokens, "loss": None, "learning_rate": None, **scores})
+        out.append({"step": step, "tokens": tokens, "loss": None, "learning_rate": None, **figures(work.tasks, items)})
     return out
 
 

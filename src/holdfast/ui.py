@@ -216,15 +216,21 @@ class Progress:
             print(text, file=stream, flush=True)
 
 
+BITS = ("target_bits", "held_out", "text")
+"""Figures on the live line that are bits, not points."""
+
+
 def _rank(key: str) -> int:
     """Where a value stands on the line: results, then whatever else, then what it costs."""
-    return {"loss": 0, "target": 1, "keep": 2, "tokens_per_second": 8, "memory_gib": 9}.get(key, 5)
+    first = ("loss", "target", *BITS, "keep")
+    return first.index(key) if key in first else {"tokens_per_second": 98, "memory_gib": 99}.get(key, 50)
 
 
 def show_value(key: str, value: Any) -> str:
     """One entry of the live line."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
-        return f"{key} {value[0]:.1f} ({value[1]:+.1f})"
+        name, digits = key.removesuffix("_bits").replace("_", " "), 3 if key in BITS else 1
+        return f"{name} {value[0]:.{digits}f} ({value[1]:+.{digits}f})"
     if key == "tokens_per_second":
         return f"{value / 1000:.1f}k tok/s" if value >= 1000 else f"{value:.0f} tok/s"
     if key == "memory_gib":

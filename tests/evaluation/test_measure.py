@@ -110,16 +110,20 @@ def test_law_1(taught: tuple[Any, Any]):
     again = measure_all(kept, subject(copy.deepcopy(model), tokenizer)[0])
     assert base == again
     same = summarise(kept, base, again)
-    assert same["loss"] == {"delta": 0.0, "low": 0.0, "high": 0.0, "worst": "sums"}
+    nothing = {"delta": 0.0, "low": 0.0, "high": 0.0, "worst": "sums", "unit": "points", "of": "tasks"}
+    assert same["loss"] == nothing
+    assert same["text"] == {"percent": 0.0, "low": 0.0, "high": 0.0, "worst": "text"}
     assert [item.response for task in (SUMS, WORDS) for item in base[task.name]] == list(FACTS.values())
     assert all(item.passed and item.stopped for task in (SUMS, WORDS, PICK) for item in base[task.name])
 
     lost = summarise(kept, base, measure_all(kept, subject(damaged(model), tokenizer, "damaged")[0]))
     assert lost["loss"]["low"] > 0
-    assert all(task["delta"] < 0 for task in lost["tasks"])
+    assert all(task["delta"] < 0 for task in lost["tasks"] if task["better"] == "higher")
+    assert lost["text"]["percent"] > 0
+    assert lost["tasks"][-1]["delta"] > 0, "more bits"
     assert lost["tasks"][0]["lost"] == 3
     assert lost["tasks"][0]["flips"][0]["base"] == "3"
-    refused = gate(SimpleNamespace(max_loss=2.0, min_gain=None), lost)
+    refused = gate(SimpleNamespace(max_loss=2.0, max_bits=None, min_gain=None), lost)
     assert not refused["passed"]
     assert "lost" in refused["reasons"][0]
 

@@ -13,6 +13,7 @@ from holdfast.data.chat import Chat
 from holdfast.evaluation.base import Task
 from holdfast.evaluation.measure import Subject, measure
 from holdfast.evaluation.perplexity import PASSAGE, passages, text_rows, windows
+from holdfast.evaluation.summary import score
 from holdfast.policy import Policy
 
 TEXTS = [
@@ -40,12 +41,17 @@ def test_every_token_is_scored_exactly_once(n: int, width: int):
 
 
 def by_hand(model: Any, ids: list[int]) -> float:
-    """The definition, one token at a time."""
+    """The definition, one token at a time, from the begin token at `ids[0]` on."""
     total = 0.0
     for place in range(1, len(ids)):
         logits = model(input_ids=torch.tensor([ids[:place]])).logits[0, -1]
         total += float(logits.log_softmax(-1)[ids[place]])
     return total
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """The text after what stands before every text: for want of a begin token, what ends the one before."""
+    return [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def text_task() -> Task:
@@ -58,11 +64,14 @@ def text_task() -> Task:
 def test_likelihood_is_the_definition(tiny: Callable[..., Any], kind: str):
     model, tokenizer = tiny(kind)
     items = measure(text_task(), Subject("m", Chat(tokenizer), policy=Policy(model)))
-    assert [item.prompt for item in items] == [t.strip() for t in TEXTS if len(t) > 1]  # one token says nothing
-    for item in items[:2]:
-        ids = tokenizer(item.prompt, add_special_tokens=False)["input_ids"]
+    assert [item.prompt for item in items] == [t.strip() for t in TEXTS if t]
+    for item in items[:3]:
+        ids = ids_of(tokenizer, item.prompt)
         assert item.tokens == len(ids) - 1
         assert item.score == pytest.approx(by_hand(model, ids), rel=1e-5)
+    nats = sum(by_hand(model, ids_of(tokenizer, text)) for text in TEXTS[:3])
+    bits = -nats / np.log(2) / sum(len(text.encode()) for text in TEXTS[:3])
+    assert score(text_task(), items[:3]) == pytest.approx(bits, rel=1e-5)
 
 
 @torch.no_grad()
@@ -72,7 +81,8 @@ def test_the_known_mistakes_would_be_seen(tiny: Callable[..., Any]):
     short, long = TEXTS[0], TEXTS[1]
     rows = text_rows([short, long])
     mine = measure(Task("t", "perplexity", rows), Subject("m", Chat(tokenizer), policy=Policy(model)))[0].score
-    both = tokenizer([short, long], padding=True, return_tensors="pt", add_special_tokens=False)
+    begun = [tokenizer.eos_token + text for text in (short, long)]
+    both = tokenizer(begun, padding=True, return_tensors="pt", add_special_tokens=False)
     logps = model(**both).logits[0].log_softmax(-1)
     ids, real = both["input_ids"][0], int(both["attention_mask"][0].sum())
     unshifted = float(logps.gather(1, ids[:, None])[:real].sum())
@@ -97,7 +107,7 @@ def test_long_texts_are_scored_in_windows(tiny: Callable[..., Any]):
     (item,) = measure(
         Task("t", "perplexity", text_rows([TEXTS[4]])), Subject("m", Chat(tokenizer), policy=Policy(model), width=16)
     )
-    ids = tokenizer(TEXTS[4].strip(), add_special_tokens=False)["input_ids"]
+    ids = ids_of(tokenizer, TEXTS[4].strip())
     total = 0.0
     for piece in windows(ids, 16, 0):
         logps = model(input_ids=torch.tensor(piece.ids[None].astype(np.int64))).logits[0].log_softmax(-1)

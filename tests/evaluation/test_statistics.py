@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -109,12 +111,15 @@ def test_seeds_share_questions_when_they_answered_the_same():
     assert nested.high - nested.low < 0.85 * (single.high - single.low)
 
 
-def test_text_is_the_geometric_mean_probability():
+def test_likelihood_is_counted_per_token_or_as_a_share_of_the_base():
     tokens = np.array([10.0, 30.0])
-    one = pairs(np.log(0.5) * tokens, np.log(0.25) * tokens, tokens)
-    assert one.figure(one.base) == pytest.approx(0.5)
-    assert one.delta() == pytest.approx(-0.25)
-    assert interval([[one]], resamples=50).low == pytest.approx(-0.25)
+    one = pairs(-2.0 * tokens, -3.0 * tokens, tokens)
+    assert one.figure(one.base) == pytest.approx(-2)
+    assert one.delta() == pytest.approx(-1)
+    assert interval([[one]], resamples=50).low == pytest.approx(-1)
+    share = replace(one, relative=True)
+    assert share.delta() == pytest.approx(0.5)
+    assert interval([[share]], resamples=50).high == pytest.approx(0.5)
 
 
 def test_noise_floor_is_what_two_draws_differ_by():
@@ -126,7 +131,7 @@ def test_noise_floor_is_what_two_draws_differ_by():
     ll = -tokens * rng.normal(2, 0.3, 3000)
     text = pairs(ll, ll, tokens)
     picks = rng.integers(3000, size=(2, 2000, 100))
-    figures = np.exp(ll[picks].sum(-1) / tokens[picks].sum(-1))
+    figures = ll[picks].sum(-1) / tokens[picks].sum(-1)
     assert (np.abs(figures[0] - figures[1]) <= noise_floor(text) * np.sqrt(30)).mean() == pytest.approx(0.95, abs=0.02)
 
 

@@ -12,7 +12,17 @@ import pytest
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.base import Item, Task, TaskInfo
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.summary import Run, compare_summary, gate, mean_score, pairs, read_run, score, summarise
+from holdfast.evaluation.summary import (
+    Run,
+    compare_summary,
+    figures,
+    gate,
+    pairs,
+    read_run,
+    refuse_gate,
+    score,
+    summarise,
+)
 
 TARGET, KEEP, TEXT = (
     TaskInfo("new", "generate", "target", "exact"),
@@ -42,7 +52,8 @@ def test_base_against_base_is_exactly_nothing():
     found = summarise([TARGET, KEEP, TEXT], BASE, BASE)
     for part in [*found["tasks"], found["gain"], found["loss"]]:
         assert (part["delta"], part["low"], part["high"]) == (0.0, 0.0, 0.0)
-        assert "-0.0" not in json.dumps(part)
+    assert found["text"] == {"percent": 0.0, "low": 0.0, "high": 0.0, "worst": "prose"}
+    assert "-0.0" not in json.dumps(found)
     for task in found["tasks"][:2]:
         assert (task["p"], task["won"], task["lost"], task["flips"]) == (1.0, 0, 0, [])
         assert task["base"] == task["tuned"]
@@ -79,12 +90,49 @@ def test_flips_show_both_answers():
     assert len(summarise([TARGET], {"new": items([1] * 30)}, {"new": items([0] * 30)})["tasks"][0]["flips"]) == 20
 
 
-def test_text_is_scored_as_token_probability():
-    (task,) = summarise([TEXT], {"prose": texts([-10.0, -20.0])}, {"prose": texts([-20.0, -40.0])})["tasks"]
-    assert task["base"] == pytest.approx(100 * np.exp(-1.5))
-    assert task["tuned"] == pytest.approx(100 * np.exp(-3))
+def test_text_is_counted_in_bits_per_byte():
+    found = summarise([TEXT], {"prose": texts([-10.0, -20.0])}, {"prose": texts([-20.0, -40.0])})
+    (task,) = found["tasks"]
+    assert (task["unit"], task["better"]) == ("bits per byte", "lower")
+    assert task["base"] == pytest.approx(30 / np.log(2) / 2)  # two texts of one byte each
+    assert task["tuned"] == pytest.approx(60 / np.log(2) / 2)
+    assert task["delta"] == pytest.approx(task["tuned"] - task["base"])
+    assert task["low"] <= task["delta"] <= task["high"]
+    assert task["percent"] == pytest.approx(100)
     assert task["extra"]["perplexity_base"] == pytest.approx(np.exp(1.5))
     assert [task[k] for k in ("p", "won", "lost", "stop_base", "length_tuned")] == [None] * 5
+    assert found["loss"] is None, "text is never mixed into a mean of points"
+    assert found["text"] == pytest.approx({"percent": 100, "low": 100, "high": 100, "worst": "prose"})
+
+
+def test_text_of_many_bytes_counts_them_as_utf8():
+    letters = [Item("a", "a\u00e4\u3042", "", "", -6 * np.log(2), True, True, 2)]
+    assert score(TEXT, letters) == pytest.approx(1.0)  # 1 + 2 + 3 bytes
+
+
+def test_a_target_in_bits_gains_where_it_falls():
+    answers = TaskInfo("held-out loss", "held_out", "target")
+    found = summarise([answers], {"held-out loss": texts([-10, -30])}, {"held-out loss": texts([-5, -15])})
+    gain, held_out = found["gain"], found["held_out"]
+    assert gain["unit"] == held_out["unit"] == "bits per token"
+    assert gain["delta"] == pytest.approx(1 / np.log(2))
+    assert gain["percent"] == pytest.approx(50)
+    assert held_out["base"] == pytest.approx(2 / np.log(2))
+    assert held_out["delta"] == pytest.approx(-gain["delta"])
+    assert gain["low"] == pytest.approx(-held_out["high"])
+    assert found["tasks"][0]["extra"]["bits_per_byte_base"] == pytest.approx(40 / np.log(2) / 2)
+
+
+def test_the_held_out_loss_beside_a_judged_target_is_no_target():
+    answers, score_of = TaskInfo("held-out loss", "held_out", "watch"), {"new": items([1, 0]), "old": items([1, 1])}
+    tuned = {"new": items([1, 1]), "old": items([1, 1]), "held-out loss": texts([-5, -5])}
+    found = summarise([TARGET, answers, KEEP], {**score_of, "held-out loss": texts([-10, -10])}, tuned)
+    assert (found["gain"]["unit"], found["gain"]["delta"]) == ("points", 50)
+    assert found["loss"]["delta"] == 0
+    assert found["held_out"]["delta"] == pytest.approx(-0.5 / np.log(2))
+    assert figures([TARGET, answers, KEEP], tuned) == {
+        "target": 100.0, "keep": 100.0, "text": None, "held_out": pytest.approx(0.5 / np.log(2)),
+    }  # fmt: skip
 
 
 def test_stop_rate_and_length():
@@ -99,8 +147,8 @@ def test_other_questions_are_refused():
     assert pairs(KEEP, items([1, 0]), shuffled).tuned.tolist() == [1.0, 0.0]  # matched by id, not by place
 
 
-def limits(max_loss: float | None = None, min_gain: float | None = None) -> Any:
-    return SimpleNamespace(max_loss=max_loss, min_gain=min_gain)
+def limits(max_loss: float | None = None, min_gain: float | None = None, max_bits: float | None = None) -> Any:
+    return SimpleNamespace(max_loss=max_loss, min_gain=min_gain, max_bits=max_bits)
 
 
 def test_gate():
@@ -112,15 +160,40 @@ def test_gate():
     assert len(said["reasons"]) == 2
     assert "worst: old" in said["reasons"][0]
     nothing = summarise([], {}, {})
-    assert nothing == {"tasks": [], "gain": None, "loss": None}
+    assert nothing == {"tasks": [], "gain": None, "loss": None, "text": None, "held_out": None}
     assert len(gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
-    assert not gate(limits(2.0), {"gain": None, "loss": {**lost["loss"], "delta": float("nan")}})["passed"]
+    spoilt = {**lost["loss"], "delta": float("nan")}
+    assert not gate(limits(2.0), {"gain": None, "loss": spoilt, "text": None})["passed"]
+
+
+def test_a_catastrophe_of_text_cannot_pass_a_gate():
+    """Perplexity 32.85 -> 241.90 is 2.6 points of 100 / perplexity, and 57 % more bits."""
+    before, after = (texts(np.full(8, -400 * np.log(perplexity)), 400) for perplexity in (32.85, 241.90))
+    found = summarise([TEXT], {"prose": before}, {"prose": after})
+    assert found["text"]["percent"] == pytest.approx(57.2, abs=0.1)
+    assert gate(limits(max_bits=60), found)["passed"]
+    (reason,) = gate(limits(max_bits=5), found)["reasons"]
+    assert "+57.2 % bits" in reason
+    assert not gate(limits(3.5), found)["passed"]
+    with pytest.raises(UserError, match="max_bits"):
+        refuse_gate(limits(3.5), [TEXT])
+    with pytest.raises(UserError, match="text:FILE"):
+        refuse_gate(limits(max_bits=5), [TARGET, KEEP])
+    refuse_gate(limits(3.5, 1.0, 5), [TARGET, KEEP, TEXT])
+
+
+def test_a_gain_in_bits_is_gated_in_per_cent():
+    answers = TaskInfo("held-out loss", "held_out", "target")
+    found = summarise([answers], {"held-out loss": texts([-10, -10])}, {"held-out loss": texts([-9, -9])})
+    assert gate(limits(min_gain=9), found)["passed"]
+    assert "10.0 % fewer bits" in gate(limits(min_gain=11), found)["reasons"][0]
 
 
 def test_live_scores():
-    assert score("generate", items([1, 1, 0, 0])) == 50.0
-    assert mean_score([TARGET, KEEP], {"new": items([1]), "old": items([0, 1])}, "keep") == 50.0
-    assert mean_score([TARGET], {"new": items([1])}, "keep") is None
+    assert score(KEEP, items([1, 1, 0, 0])) == 50.0
+    assert figures([TARGET, KEEP], {"new": items([1]), "old": items([0, 1])})["keep"] == 50.0
+    assert figures([TARGET], {"new": items([1])})["keep"] is None
+    assert figures([TARGET, KEEP], {"old": items([1])})["target"] is None, "it was not measured"
 
 
 def test_comparison_of_methods_over_seeds():
@@ -132,7 +205,8 @@ def test_comparison_of_methods_over_seeds():
     methods |= {"good": [run(s, 0.5, 0.1) for s in range(3)], "bad": [run(s, 0.4, 0.6) for s in range(3)]}
     found = compare_summary(methods)
     none, good, bad = found["runs"]
-    assert none["gain"] == none["loss"] == {"delta": 0.0, "low": 0.0, "high": 0.0}
+    for part in (none["gain"], none["loss"]):
+        assert (part["delta"], part["low"], part["high"]) == (0.0, 0.0, 0.0)
     assert [r["pareto"] for r in found["runs"]] == [True, True, False]
     assert good["gain"]["low"] > 0
     assert bad["loss"]["low"] > good["loss"]["high"]
@@ -140,7 +214,10 @@ def test_comparison_of_methods_over_seeds():
     assert good["gain"]["delta"] == pytest.approx(np.mean([p["gain"] for p in good["points"]]))
     assert bad["loss"]["delta"] == pytest.approx(np.mean([p["loss"] for p in bad["points"]]))
     assert good["tasks"]["new"]["tuned"] == pytest.approx(good["target"])
-    assert found["tasks"][0] == {"name": "new", "role": "target", "n": 100, "base": score("generate", BASE["new"])}
+    assert found["tasks"][0] == {
+        "name": "new", "role": "target", "kind": "generate", "unit": "points", "better": "higher", "n": 100,
+        "base": score(TARGET, BASE["new"]),
+    }  # fmt: skip
 
 
 def test_runs_are_read_back_from_disk(tmp_path):

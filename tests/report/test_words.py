@@ -55,6 +55,7 @@ def test_loss_turned_to_a_change() -> None:
         "delta": -4.0,
         "low": -6.0,
         "high": -2.0,
+        "unit": "points",
     }
 
 
@@ -117,7 +118,7 @@ def test_what_gains_nothing_and_loses_something_is_behind_the_base() -> None:
         "elsewhere)."
     )
     assert words.compare_verdict({"runs": runs[2:]}) == (
-        "No method is ahead of the base: by their means c gained nothing and lost something."
+        "No method is ahead of the base, by their means: c (\u22124.0 on the target, \u22121.0 elsewhere)."
     )
     only = words.compare_verdict({"runs": [runs[0], placed("d", 8.0, 4.0, False), runs[2]]})
     assert only.startswith("Ahead: a (+9.0 on the target, \u22123.0 elsewhere). Behind the front: d. Behind the base")

@@ -19,6 +19,10 @@ Tasks = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help=TAS
 Against = Annotated[str | None, typer.Option(help="Model to compare with, on the same items.", show_default=False)]
 JudgeName = Annotated[str | None, typer.Option(help=JUDGE_HELP, show_default=False)]
 MaxLoss = Annotated[float | None, typer.Option(min=0, help="Gate: largest mean drop, in points.", show_default=False)]
+MaxBits = Annotated[
+    float | None,
+    typer.Option(min=0, help="Gate: largest mean rise of the texts' bits, in per cent.", show_default=False),
+]
 Out = Annotated[Path | None, typer.Option(help="Directory for items and report.", show_default=False)]
 
 
@@ -30,6 +34,7 @@ def evaluate(
     items: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     max_loss: MaxLoss = None,
+    max_bits: MaxBits = None,
     out: Out = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -51,7 +56,7 @@ def evaluate(
 
         found = measure(
             model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens, max_loss=max_loss,
-            out=out, ui=ui,
+            max_bits=max_bits, out=out, ui=ui,
         )  # fmt: skip
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)

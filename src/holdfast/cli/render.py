@@ -33,12 +33,16 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     paired = any(words.known(task.get("delta")) for task in report["tasks"])
     rows = []
     for task in words.ordered(report["tasks"]):
-        start = [task["role"], task["name"], words.points(task.get("base"))] if paired else [task["role"], task["name"]]
-        change = [words.signed(task["delta"]), words.bracket(task.get("low"), task.get("high"))] if paired else []
-        rows.append([*start, words.points(task.get("tuned")), *change, str(task["n"])])
-    head = ("", "task", "base", "tuned", "change", "95 % interval", "n") if paired else ("", "task", "score", "n")
+        unit = words.unit_of(task)
+        start = [task["role"], task["name"], *([words.figure(task.get("base"), unit)] if paired else [])]
+        change = _task_change(task, unit) if paired else []
+        rows.append([*start, words.figure(task.get("tuned"), unit), *change, str(task["n"]), unit])
+    middle = ("base", "tuned", "change", "95 % interval") if paired else ("score",)
+    head = ("", "task", *middle, "n", "")
+    if all(row[-1] == words.POINTS for row in rows):
+        rows, head = [row[:-1] for row in rows], head[:-1]
     parts = [words.verdict(report)] if paired else []
-    parts.append(table(rows, head, right=range(2, len(head))))
+    parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
     if report.get("stages"):
         parts.append(stages(report["stages"]))
     gate = report.get("gate")
@@ -47,14 +51,22 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     return "\n\n".join(parts) + where(directory)
 
 
+def _task_change(task: dict[str, Any], unit: str) -> list[str]:
+    """Change with its interval; of bits also in per cent."""
+    percent = f" ({words.signed(task['percent'])} %)" if words.known(task.get("percent")) else ""
+    change = words.signed(task["delta"], words.digits(unit)) + percent
+    return [change, words.bracket(task.get("low"), task.get("high"), unit)]
+
+
 def stages(rows: list[dict[str, Any]]) -> str:
     """What each stage of a run left, against the model before the first."""
     lines = []
     for row in rows:
         cells = [row["name"], row["method"], row["model"], words.count(row["rows"]), words.count(row["steps"])]
         for part in (words.change(row["gain"]), words.change(row["loss"], lost=True)):
-            cells.append(words.signed(part["delta"]) if part else words.MISSING)
-            cells.append(words.bracket(part["low"], part["high"]) if part else "")
+            unit = words.unit_of(part)
+            cells.append(words.signed(part["delta"], words.digits(unit)) if part else words.MISSING)
+            cells.append(words.bracket(part["low"], part["high"], unit) if part else "")
         lines.append(cells)
     head = ("after stage", "method", "from", "rows", "steps", "target", "95 % interval", "elsewhere", "95 % interval")
     return table(lines, head, right=(3, 4, 5, 6, 7, 8))
@@ -76,8 +88,8 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
         total = sum(origins.values()) or 1
         rows.append([
             ("* " if run.get("pareto") else "  ") + run["method"],
-            words.signed(gain["delta"]) if gain else words.MISSING,
-            words.bracket(gain["low"], gain["high"]) if gain else "",
+            words.signed(gain["delta"], words.digits(words.unit_of(gain))) if gain else words.MISSING,
+            words.bracket(gain["low"], gain["high"], words.unit_of(gain)) if gain else "",
             words.signed(loss["delta"]) if loss else words.MISSING,
             words.bracket(loss["low"], loss["high"]) if loss else "",
             ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
@@ -85,7 +97,9 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
         ])  # fmt: skip
     head = ("  method", "target", "95 % interval", "elsewhere", "95 % interval", "rows from", "time")
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
-    foot = f"* on the gain/loss front; change from the base in points, {seeds} seed{'s' * (seeds > 1)} each"
+    unit = words.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))
+    said = "in points" if unit == words.POINTS else f"of the target in {unit} (less is better), elsewhere in points"
+    foot = f"* on the gain/loss front; change from the base {said}, {seeds} seed{'s' * (seeds > 1)} each"
     budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),

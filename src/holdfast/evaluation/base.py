@@ -2,35 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import log
 from typing import Any, Literal
 
 from holdfast.data.rows import Rows
 from holdfast.judges.base import Judge
 from holdfast.registry import name_of
 
+Kind = Literal["generate", "choice", "perplexity", "held_out"]
+"""How a task is measured. Stored with every measurement, so that these names do not change ("perplexity" is shown as
+text, whose figure is bits per byte)."""
+Role = Literal["target", "keep", "watch"]
+"""What a task is for: to be learned, not to be lost, or only to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What the figure of a task is counted in.
+
+    Args:
+        name: As shown.
+        scale: Turns the mean of `Item.score` into the figure; negative where a lower figure is better.
+        per: What the scores are divided by: the number of items, their UTF-8 bytes or their scored tokens.
+    """
+
+    name: str
+    scale: float
+    per: Literal["item", "byte", "token"] = "item"
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        return "higher" if self.scale > 0 else "lower"
+
+
+POINTS = Unit("points", 100.0)
+BITS_PER_BYTE = Unit("bits per byte", -1 / log(2), "byte")
+BITS_PER_TOKEN = Unit("bits per token", -1 / log(2), "token")
+UNITS: Mapping[str, Unit] = {
+    "generate": POINTS,
+    "choice": POINTS,
+    "perplexity": BITS_PER_BYTE,
+    "held_out": BITS_PER_TOKEN,
+}
+"""The unit of every kind of task; figures of different units are never averaged."""
+
 
 @dataclass(slots=True)
 class Task:
-    """Something to measure a model on: rows and how an answer becomes a score in [0, 1] (higher is better).
+    """Something to measure a model on: rows, and how what the model does with them becomes a score.
 
     Args:
         name: Unique in a run; file name of its items.
         kind: "generate": sample an answer, judge it; "choice": pick the likeliest of `row.meta["choices"]`
-            (gold index in `row.reference`); "perplexity": log-likelihood of plain text.
+            (gold index in `row.reference`); "perplexity": log-likelihood of plain text; "held_out": log-likelihood of
+            the rows' own answers, as they would be trained on.
         rows: The questions.
         judge: For "generate".
-        role: "target" (what is being learned) or "keep" (what must not be lost).
+        role: "target" (what is being learned), "keep" (what must not be lost) or "watch" (measured beside the target).
         max_tokens: Longest answer.
         meta: What one kind needs more: `normalise` ("none" or "length") for "choice", `stop` (strings) for "generate",
             `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from.
     """
 
     name: str
-    kind: Literal["generate", "choice", "perplexity"]
+    kind: Kind
     rows: Rows
     judge: Judge | None = None
-    role: Literal["target", "keep"] = "keep"
+    role: Role = "keep"
     max_tokens: int = 128
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -50,20 +90,26 @@ class TaskInfo:
     """A task without its rows: what summaries need to read its results."""
 
     name: str
-    kind: Literal["generate", "choice", "perplexity"]
-    role: Literal["target", "keep"] = "keep"
+    kind: Kind
+    role: Role = "keep"
     judge: str = ""
 
     @property
     def info(self) -> TaskInfo:
         return self
 
+    @property
+    def unit(self) -> Unit:
+        """What its figure is counted in."""
+        return UNITS[self.kind]
+
 
 @dataclass(slots=True)
 class Item:
     """The result on one question.
 
-    For perplexity tasks `score` is the log-likelihood in nats of `tokens` scored tokens, and `passed` means nothing.
+    Where likelihood is measured ("perplexity", "held_out") `score` is the log-likelihood in nats of `tokens` scored
+    tokens, which stand for `bytes` bytes of UTF-8 text (0: for all of `prompt`), and `passed` means nothing.
     """
 
     id: str
@@ -75,6 +121,15 @@ class Item:
     stopped: bool
     tokens: int
     reason: str = ""
+    bytes: int = 0
+
+    def size(self, per: Literal["item", "byte", "token"]) -> int:
+        """How much the item counts in a figure per item, byte or token."""
+        if per == "item":
+            return 1
+        if per == "token":
+            return self.tokens
+        return self.bytes or len(self.prompt.encode("utf-8", "surrogatepass"))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,6 +22,7 @@ from holdfast.evaluation.measure import (
     Subject,
     as_text,
     batch_of,
+    begin_of_text,
     by_area,
     choice_tokens,
     fit,
@@ -152,7 +153,8 @@ def _item(name: str, sample: Mapping[str, Any], metric: str, task: Task) -> Item
     first = sample["arguments"][0]
     if task.kind == "perplexity":
         logp, size = sample[metric]
-        return Item(name, first[0], "", "", float(logp), passed=True, stopped=True, tokens=int(size))
+        bytes_ = int(size) if metric == "byte_perplexity" else 0  # the harness may count the text before its clean-up
+        return Item(name, first[0], "", "", float(logp), passed=True, stopped=True, tokens=int(size), bytes=bytes_)
     messages = read_context(first[0])[0]
     if task.kind == "generate":
         response, reason = as_text(sample["resps"][0][0]), f"{metric} of {as_text(sample['filtered_resps'][0])}"
@@ -202,18 +204,13 @@ class HarnessModel(LM):
         messages, begin = read_context(context)
         if messages and not begin:
             return choice_tokens(chat, messages, continuation, number)
-        before = list(chat.prompt_ids(messages)) + self._ids(begin) if messages else self._begin()
+        before = list(chat.prompt_ids(messages)) + self._ids(begin) if messages else begin_of_text(chat)
         after = self._ids(continuation)
         trained = np.arange(len(before) + len(after)) >= len(before)
         return Encoded(ids=np.asarray(before + after, dtype=np.int32), trained=trained, row=number)
 
     def _ids(self, text: str) -> list[int]:
         return self.subject.chat.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _begin(self) -> list[int]:
-        """What stands before a text: the begin token, or for want of one the end token, as in the harness."""
-        tokenizer = self.subject.chat.tokenizer
-        return [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
 
     def _greedy(self, encoded: Sequence[Encoded]) -> list[bool]:
         found = [True] * len(encoded)
@@ -228,10 +225,11 @@ class HarnessModel(LM):
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-likelihood in nats of whole texts, every token scored once."""
+        begin = begin_of_text(self.subject.chat)
         encoded = [
             window
             for number, request in enumerate(requests)
-            for window in windows(self._begin() + self._ids(request.args[0]), self.subject.window, number)
+            for window in windows(begin + self._ids(request.args[0]), self.subject.window, number)
         ]
         found = [0.0] * len(requests)
         for window, logp in zip(encoded, score_sequences(encoded, self.subject), strict=True):

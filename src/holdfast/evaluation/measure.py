@@ -48,7 +48,7 @@ class Subject:
         chat: Its tokenizer and template.
         draw: Answers prompts (`drawing(engine)`, or a journal's `draw`, which survives a kill); `None` when no task
             samples.
-        policy: Its log-probabilities; `None` when no task is choice or perplexity.
+        policy: Its log-probabilities; `None` when all tasks are "generate".
         judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
         width: Most tokens of a perplexity window; the model's context if that is shorter.
         micro_tokens: Tokens of one forward pass, padding included.
@@ -95,7 +95,7 @@ def drawing(engine: Engine) -> Draw:
 
 def measurement(task: Task, subject: Subject) -> str:
     """Fingerprint of everything the items depend on: weights, template, questions, judge, settings."""
-    how = subject.window if task.kind == "perplexity" else task.max_tokens if task.kind == "generate" else None
+    how = {"perplexity": [subject.window, "every byte"], "generate": task.max_tokens}.get(task.kind)
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
     settings = [VERSION, task.kind, how, meta, _identity(task.judge), subject.extra]
     return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
@@ -183,7 +183,7 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
         elif task.kind == "generate":
             by_settings.setdefault(sampling_of(task).model_dump_json(), []).append(task)
         else:
-            yield task, (_choice if task.kind == "choice" else _perplexity)(task, subject)
+            yield task, SCORED[task.kind](task, subject)
             tick(len(task.rows))
     for group in by_settings.values():
         yield from _generate(group, subject, tick)
@@ -281,22 +281,63 @@ def _context(subject: Subject) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def _perplexity(task: Task, subject: Subject) -> list[Item]:
-    tokenizer = subject.chat.tokenizer
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+def _text(task: Task, subject: Subject) -> list[Item]:
+    """Log-likelihood of plain text: all its bytes, the first token being predicted from what begins a text."""
+    tokenizer, begin = subject.chat.tokenizer, begin_of_text(subject.chat)
     encoded: list[Encoded] = []
     for number, row in enumerate(task.rows):
-        ids = begin + tokenizer(row.answer, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [*begin, *tokenizer(row.answer, add_special_tokens=False, verbose=False)["input_ids"]]
         encoded.extend(windows(ids, subject.window, number))
-    totals, tokens = np.zeros(len(task.rows)), np.zeros(len(task.rows), dtype=int)
-    for piece, logp in zip(encoded, score_sequences(encoded, subject), strict=True):
-        totals[piece.row] += logp
-        tokens[piece.row] += int(piece.trained.sum())
+    totals, tokens = _per_row(encoded, subject, len(task.rows))
     return [
         Item(row.id, row.answer or "", "", "", score=float(logp), passed=True, stopped=True, tokens=int(n))
         for row, logp, n in zip(task.rows, totals, tokens, strict=True)
         if n
     ]
+
+
+def begin_of_text(chat: Chat) -> list[int]:
+    """What stands before a text: the begin token, or for want of one what ends the text before it."""
+    begin, end = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
+    return [begin if begin is not None else end if end is not None else min(chat.stop_ids)]
+
+
+def _per_row(encoded: Sequence[Encoded], subject: Subject, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihood in nats and number of scored tokens of each row, [rows] both, summed over its pieces."""
+    totals, tokens = np.zeros(rows), np.zeros(rows, dtype=int)
+    for piece, logp in zip(encoded, score_sequences(encoded, subject), strict=True):
+        totals[piece.row] += logp
+        tokens[piece.row] += int(piece.trained.sum())
+    return totals, tokens
+
+
+def _answers(task: Task, subject: Subject) -> list[Item]:
+    """Log-likelihood of the rows' own answers: the very tokens that training would have as labels."""
+    both = subject.chat.encode_many([row.messages for row in task.rows], [f"row {row.id}" for row in task.rows])
+    encoded = [
+        fit(Encoded(ids=np.asarray(ids, dtype=np.int32), trained=np.asarray(trained, dtype=bool), row=number), subject)
+        for number, (ids, trained) in enumerate(both)
+    ]
+    totals, tokens = _per_row(encoded, subject, len(task.rows))
+    found = []
+    for row, logp, n in zip(task.rows, totals, tokens, strict=True):
+        answers = [m["content"] for m in row.messages if m["role"] == "assistant" and m.get("weight", 1) != 0]
+        if n:
+            found.append(
+                Item(
+                    row.id, shown(row.prompt), "", as_text(row.answer), score=float(logp), passed=True, stopped=True,
+                    tokens=int(n), bytes=max(1, sum(len(text.encode("utf-8", "surrogatepass")) for text in answers)),
+                )
+            )  # fmt: skip
+    return found
+
+
+SCORED: dict[str, Callable[[Task, Subject], list[Item]]] = {
+    "choice": _choice,
+    "perplexity": _text,
+    "held_out": _answers,
+}
+"""How tasks are measured that need no sampling."""
 
 
 def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]:

@@ -1,7 +1,7 @@
 """Error bars of a before-and-after comparison: everything is paired, because both models answered the same questions.
 
-All functions take scores in [0, 1] (or log-likelihoods for text) and return differences in the same unit; only
-`summary.py` turns them into points.
+All functions take scores in [0, 1] (or log-likelihoods in nats) and return differences in the same unit; only
+`summary.py` turns them into points and bits.
 """
 
 from __future__ import annotations
@@ -31,42 +31,43 @@ class Pairs:
 
     Args:
         ids: The questions, in order.
-        base, tuned: Scores, or log-likelihoods in nats when `tokens` is given; [n].
-        tokens: Scored tokens per text; [n]. Then a model's figure is exp(sum of log-likelihoods / sum of tokens), the
-            geometric mean probability of a token (1 / perplexity), instead of the mean score.
+        base, tuned: Scores, or log-likelihoods in nats when `sizes` is given; [n].
+        sizes: Bytes or tokens of each text; [n]. Then a model's figure is the sum of its log-likelihoods over the sum
+            of sizes, in nats per byte or token, instead of the mean score.
+        relative: Differences are shares of the base's figure: tuned / base - 1.
     """
 
     ids: tuple[str, ...]
     base: np.ndarray
     tuned: np.ndarray
-    tokens: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    relative: bool = False
 
     def figure(self, scores: np.ndarray) -> float:
         """One model's figure on the whole task."""
-        if self.tokens is None:
-            return float(scores.mean())
-        return float(np.exp(scores.sum() / self.tokens.sum()))
+        return float(scores.mean() if self.sizes is None else scores.sum() / self.sizes.sum())
 
     def delta(self) -> float:
-        """Figure of the tuned model minus that of the base."""
-        if self.tokens is None:
-            return float((self.tuned - self.base).mean())
-        return self.figure(self.tuned) - self.figure(self.base)
+        """Figure of the tuned model minus that of the base, or its share of the base's."""
+        if self.relative:
+            return float(self.tuned.sum() / self.base.sum() - 1)
+        return self.figure(self.tuned - self.base)
 
     def resampled(self, chosen: np.ndarray) -> np.ndarray:
         """`delta` on each of R draws of the questions; [R, n] item numbers to [R]."""
-        if self.tokens is None:
-            return (self.tuned - self.base)[chosen].mean(axis=1)
-        tokens = self.tokens[chosen].sum(axis=1)
-        return np.exp(self.tuned[chosen].sum(axis=1) / tokens) - np.exp(self.base[chosen].sum(axis=1) / tokens)
+        if self.relative:
+            return self.tuned[chosen].sum(axis=1) / self.base[chosen].sum(axis=1) - 1
+        difference = (self.tuned - self.base)[chosen]
+        if self.sizes is None:
+            return difference.mean(axis=1)
+        return difference.sum(axis=1) / self.sizes[chosen].sum(axis=1)
 
     def spread(self) -> float:
-        """Standard deviation over questions of the base's score (of its linearisation, for text)."""
-        if self.tokens is None:
+        """Standard deviation over questions of the base's score (of its linearisation, where sizes differ)."""
+        if self.sizes is None:
             return float(self.base.std())
-        figure = self.figure(self.base)
-        residuals = self.base - np.log(figure) * self.tokens
-        return float(figure * residuals.std() / self.tokens.mean())
+        residuals = self.base - self.figure(self.base) * self.sizes
+        return float(residuals.std() / self.sizes.mean())
 
 
 def interval(runs: Sequence[Sequence[Pairs]], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:

@@ -1,23 +1,27 @@
-"""From measured items to what reports show: figures in points (0 to 100), intervals, flips, the gate, comparisons.
+"""From measured items to what reports show: figures in their task's unit, intervals, flips, the gate, comparisons.
 
-Differences are tuned minus base; a *loss* is base minus tuned, so that a positive loss was lost.
+Of a task, differences are tuned minus base, in its unit. Of a whole run, `gain` is positive where the target became
+better, and a *loss* is positive where something was lost: both whichever way the unit counts. Tasks in points (`loss`)
+and tasks in bits (`text`, in per cent) are never averaged with each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import Item, Task, TaskInfo
+from holdfast.evaluation.base import POINTS, Item, Task, TaskInfo, Unit
 from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 from holdfast.evaluation.store import Store
 
 MOST_FLIPS = 20
+MOST_NATS = 700.0
+"""Nats per token above which a perplexity is no floating-point number."""
 Items = Mapping[str, Sequence[Item]]
 """Measured items by task name."""
 
@@ -27,6 +31,8 @@ class Gate(Protocol):
 
     @property
     def max_loss(self) -> float | None: ...
+    @property
+    def max_bits(self) -> float | None: ...
     @property
     def min_gain(self) -> float | None: ...
 
@@ -58,93 +64,171 @@ def read_run(directory: str | Path, seed: int = 0, tuned: str = "final") -> Run:
 def pairs(task: Task | TaskInfo, base: Sequence[Item], tuned: Sequence[Item]) -> Pairs:
     """The paired scores of a task, matched by question.
 
-    Text is counted in the base's tokens on both sides, so that models with different tokenizers compare on one text.
+    Tokens are the base's on both sides, so that models with different tokenizers compare on one text.
 
     Raises:
         RunError: If the two did not answer the same questions.
     """
-    after = {item.id: item for item in tuned}
+    after, per = {item.id: item for item in tuned}, task.info.unit.per
     if not base or len(base) != len(tuned) or any(item.id not in after for item in base):
         raise RunError(f"{task.name}: base and tuned model were not measured on the same questions")
     return Pairs(
         ids=tuple(item.id for item in base),
         base=np.array([item.score for item in base]),
         tuned=np.array([after[item.id].score for item in base]),
-        tokens=np.array([item.tokens for item in base], dtype=float) if task.info.kind == "perplexity" else None,
+        sizes=None if per == "item" else np.array([item.size(per) for item in base], dtype=float),
     )
 
 
-def score(kind: str, items: Sequence[Item]) -> float:
-    """A model's figure on one task in points: the mean score, or the geometric mean probability of a token."""
-    scores = np.array([item.score for item in items])
-    if kind == "perplexity":
-        return 100 * float(np.exp(scores.sum() / sum(item.tokens for item in items)))
-    return 100 * float(scores.mean())
+def score(task: Task | TaskInfo, items: Sequence[Item]) -> float:
+    """A model's figure on one task, in the task's unit."""
+    unit = task.info.unit
+    return 0.0 + unit.scale * sum(item.score for item in items) / sum(item.size(unit.per) for item in items)
 
 
-def mean_score(tasks: Sequence[Task | TaskInfo], items: Items, role: str) -> float | None:
-    """Mean figure in points over the tasks of a role, for the live line and the curves.
+def figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float | None]:
+    """What the live line and the curves show: `target`, `keep`, `text` and `held_out`.
 
-    `None` when there are no such tasks, or not all of them were measured (a run was killed in between).
+    The target in its own unit, the mean of the kept tasks in points, the mean of those in bits, and bits per token on
+    the held-out answers. `None` when there are no such tasks, or not all of them were measured (a run was killed in
+    between).
     """
-    names = _with_role(tasks, role)
-    if not names or any(name not in items for name in names):
-        return None
-    return float(np.mean([score(t.info.kind, items[t.name]) for t in tasks if t.name in names]))
-
-
-def summarise(tasks: Sequence[Task | TaskInfo], base: Items, tuned: Items) -> dict[str, Any]:
-    """The parts `tasks`, `gain` and `loss` of report.json."""
-    matched = {task.name: pairs(task, base[task.name], tuned[task.name]) for task in tasks}
-    targets, kept = (_with_role(tasks, role) for role in ("target", "keep"))
-    rows = [_task(task, matched[task.name], base[task.name], tuned[task.name]) for task in tasks]
-    gain = _points(interval([[matched[name] for name in targets]])) if targets else None
-    loss = _lost(interval([[matched[name] for name in kept]])) if kept else None
+    kept = _with_role(tasks, "keep")
+    parts = {"target": _with_role(tasks, "target"), "keep": _in_points(kept), "text": _in_bits(kept)}
+    parts["held_out"] = [found] if (found := held_out_of(tasks)) else []
     return {
-        "tasks": rows,
-        "gain": {**gain, "n": sum(len(matched[name].ids) for name in targets)} if gain else None,
-        "loss": {**loss, "worst": min(kept, key=lambda name: matched[name].delta())} if loss else None,
+        part: float(np.mean([score(task, items[task.name]) for task in some]))
+        if some and all(task.name in items for task in some)
+        else None
+        for part, some in parts.items()
     }
 
 
-def _with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[str]:
-    return [task.name for task in tasks if task.info.role == role]
+def held_out_of(tasks: Sequence[Task | TaskInfo]) -> Task | TaskInfo | None:
+    """The task that measures the held-out answers, beside the target or as the target."""
+    found = [t for t in tasks if t.info.kind == "held_out" and t.info.role != "keep"]
+    return next((t for t in found if t.info.role == "watch"), found[0] if found else None)
 
 
-def _points(found: Interval) -> dict[str, float]:
-    return {"delta": 100 * found.value, "low": 100 * found.low, "high": 100 * found.high}
+def summarise(tasks: Sequence[Task | TaskInfo], base: Items, tuned: Items) -> dict[str, Any]:
+    """The parts `tasks`, `gain`, `loss`, `text` and `held_out` of report.json."""
+    matched = {task.name: pairs(task, base[task.name], tuned[task.name]) for task in tasks}
+    rows = [_task(task, matched[task.name], base[task.name], tuned[task.name]) for task in tasks]
+    return {"tasks": rows, **_parts(tasks, [matched]), "held_out": _held_out(tasks, rows)}
 
 
-def _lost(found: Interval) -> dict[str, float]:
-    # 0.0 - x and not -x: nothing lost is 0, not -0.
-    return {"delta": 0.0 - 100 * found.value, "low": 0.0 - 100 * found.high, "high": 0.0 - 100 * found.low}
+def _parts(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any]:
+    """The parts `gain`, `loss` and `text`, over one or several seeds.
+
+    Args:
+        seeds: Of each seed the paired scores by task.
+    """
+    kept = _with_role(tasks, "keep")
+    return {
+        "gain": _gain(_with_role(tasks, "target"), seeds),
+        "loss": _loss(_in_points(kept), seeds),
+        "text": _text(_in_bits(kept), seeds),
+    }
+
+
+def _with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[Task | TaskInfo]:
+    return [task for task in tasks if task.info.role == role]
+
+
+def _in_points(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
+    return [task for task in tasks if task.info.unit is POINTS]
+
+
+def _in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
+    return [task for task in tasks if task.info.unit.better == "lower"]
+
+
+def _over(
+    tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]], *, relative: bool = False
+) -> Interval:
+    """Mean difference over tasks of one unit and over seeds."""
+    return interval([[replace(matched[task.name], relative=relative) for task in tasks] for matched in seeds])
+
+
+def _scaled(found: Interval, scale: float) -> dict[str, float]:
+    """An interval in another unit; a negative scale turns it around."""
+    ends = sorted((0.0 + scale * found.low, 0.0 + scale * found.high))  # 0.0 + x: nothing is 0, not -0
+    return {"delta": 0.0 + scale * found.value, "low": ends[0], "high": ends[1]}
+
+
+def _gain(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
+    """How much better the target became, in its unit; for a target in bits also in per cent."""
+    if not tasks:
+        return None
+    unit = tasks[0].info.unit
+    gain: dict[str, Any] = _scaled(_over(tasks, seeds), abs(unit.scale))
+    if unit.better == "lower":
+        gain["percent"] = 0.0 - 100 * _over(tasks, seeds, relative=True).value
+    return {**gain, "n": sum(len(seeds[0][task.name].ids) for task in tasks), "unit": unit.name}
+
+
+def _loss(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
+    """The mean drop over kept tasks in points."""
+    if not tasks:
+        return None
+    worst = min(tasks, key=lambda task: sum(matched[task.name].delta() for matched in seeds))
+    return {**_scaled(_over(tasks, seeds), -POINTS.scale), "worst": worst.name, "unit": POINTS.name, "of": "tasks"}
+
+
+def _text(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
+    """By how many per cent the bits of the kept texts rose, in the mean."""
+    if not tasks:
+        return None
+    found = _scaled(_over(tasks, seeds, relative=True), 100.0)
+    worst = max(tasks, key=lambda task: sum(replace(m[task.name], relative=True).delta() for m in seeds))
+    return {"percent": found["delta"], "low": found["low"], "high": found["high"], "worst": worst.name}
+
+
+def _held_out(tasks: Sequence[Task | TaskInfo], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The loss of the held-out answers before and after; `delta` is tuned minus base."""
+    task = held_out_of(tasks)
+    row = next((row for row in rows if task is not None and row["name"] == task.name), None)
+    return {k: row[k] for k in ("base", "tuned", "delta", "low", "high", "n", "unit", "percent")} if row else None
 
 
 def _task(task: Task | TaskInfo, both: Pairs, base: Sequence[Item], tuned: Sequence[Item]) -> dict[str, Any]:
     """One entry of `tasks`. What a kind of task does not have (flips of a text, length of a choice) is `None`."""
-    info = task.info
+    info, unit = task.info, task.info.unit
     after = {item.id: item for item in tuned}
-    changed = [(b, after[b.id]) for b in base if b.passed != after[b.id].passed] if info.kind != "perplexity" else []
-    won = sum(t.passed for _, t in changed)
     flips: dict[str, Any] = {"p": None, "won": None, "lost": None}
-    if info.kind != "perplexity":
+    changed: list[tuple[Item, Item]] = []
+    if unit is POINTS:
+        changed = [(b, after[b.id]) for b in base if b.passed != after[b.id].passed]
+        won = sum(t.passed for _, t in changed)
         flips = {"p": mcnemar(won, len(changed) - won), "won": won, "lost": len(changed) - won}
-    extra = {}
-    if both.tokens is not None:
-        extra = {
-            "perplexity_base": _inverse(both.figure(both.base)),
-            "perplexity_tuned": _inverse(both.figure(both.tuned)),
-        }
     return {
         "name": info.name, "role": info.role, "kind": info.kind, "judge": info.judge or None, "n": len(both.ids),
-        "base": 100 * both.figure(both.base), "tuned": 100 * both.figure(both.tuned),
-        **_points(interval([[both]])), **flips, "noise": 100 * noise_floor(both),
-        **_manner(info, "base", base), **_manner(info, "tuned", tuned), "flips": _flips(changed), "extra": extra,
+        "unit": unit.name, "better": unit.better,
+        "base": 0.0 + unit.scale * both.figure(both.base), "tuned": 0.0 + unit.scale * both.figure(both.tuned),
+        **_scaled(interval([[both]]), unit.scale), **_percent(unit, both), **flips,
+        "noise": abs(unit.scale) * noise_floor(both),
+        **_manner(info, "base", base), **_manner(info, "tuned", tuned), "flips": _flips(changed),
+        "extra": _extra(unit, both, base),
     }  # fmt: skip
 
 
-def _inverse(figure: float) -> float | None:
-    return 1 / figure if figure > 0 else None
+def _percent(unit: Unit, both: Pairs) -> dict[str, float]:
+    """The change as a share of the base's figure, where that has a meaning: for units that count from 0 down to 0."""
+    return {"percent": 0.0 + 100 * replace(both, relative=True).delta()} if unit.better == "lower" else {}
+
+
+def _extra(unit: Unit, both: Pairs, base: Sequence[Item]) -> dict[str, float | None]:
+    """The same likelihood in other units: perplexity per token, and bits per byte for what is counted per token."""
+    if unit.better == "higher":
+        return {}
+    found: dict[str, float | None] = {}
+    tokens, size = (sum(item.size(per) for item in base) for per in ("token", "byte"))  # type: ignore[arg-type]
+    for when, scores in (("base", both.base), ("tuned", both.tuned)):
+        nats = -float(scores.sum()) / tokens
+        found[f"perplexity_{when}"] = float(np.exp(nats)) if nats < MOST_NATS else None
+        if unit.per == "token":
+            found[f"bits_per_byte_{when}"] = nats * tokens / float(np.log(2)) / size
+    return found
 
 
 def _manner(info: TaskInfo, when: str, items: Sequence[Item]) -> dict[str, float | None]:
@@ -173,32 +257,75 @@ def _flips(changed: Sequence[tuple[Item, Item]]) -> list[dict[str, Any]]:
     ]
 
 
+def refuse_gate(limits: Gate, tasks: Sequence[Task | TaskInfo]) -> None:
+    """Refuse a gate that nothing measured could trip, before anything is trained.
+
+    Raises:
+        UserError: If a limit has no task to be held against.
+    """
+    kept = _with_role(tasks, "keep")
+    if limits.max_loss is not None and kept and not _in_points(kept):
+        raise UserError(
+            "evaluate.gate.max_loss is in points, but what is kept is text, measured in bits; set "
+            "evaluate.gate.max_bits (per cent of bits it may rise), or keep a task with scores"
+        )
+    if limits.max_loss is not None and not kept:
+        raise UserError("evaluate.gate.max_loss needs something to keep, but evaluate.keep names nothing to measure")
+    if limits.max_bits is not None and not _in_bits(kept):
+        raise UserError("evaluate.gate.max_bits needs a kept text, but none is kept; add text:FILE to evaluate.keep")
+    if limits.min_gain is not None and not _with_role(tasks, "target"):
+        raise UserError("evaluate.gate.min_gain needs a target, but no target is measured; give data.test some rows")
+
+
 def gate(limits: Gate, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part `gate` of report.json: whether the result passes `evaluate.gate`, and why not; `None` without limits.
 
     The limits are held against the measured figures; the intervals are given with the reasons.
     """
-    if limits.max_loss is None and limits.min_gain is None:
+    if limits.max_loss is None and limits.max_bits is None and limits.min_gain is None:
         return None
-    reasons = []
-    gain, loss = summary["gain"], summary["loss"]
-    if limits.max_loss is not None:
-        if loss is None:
-            reasons.append(f"max_loss is {limits.max_loss:g}, but evaluate.keep names nothing to measure")
-        elif not loss["delta"] <= limits.max_loss:  # so that NaN does not pass
-            reasons.append(
-                f"lost {_said(loss)} on the kept tasks (worst: {loss['worst']}); max_loss is {limits.max_loss:g}"
-            )
-    if limits.min_gain is not None:
-        if gain is None:
-            reasons.append(f"min_gain is {limits.min_gain:g}, but evaluate.target is none")
-        elif not gain["delta"] >= limits.min_gain:
-            reasons.append(f"gained {_said(gain)} on the target; min_gain is {limits.min_gain:g}")
+    checks = (_gate_loss(limits, summary), _gate_bits(limits, summary), _gate_gain(limits, summary))
+    reasons = [reason for reason in checks if reason]
     return {"passed": not reasons, "reasons": reasons}
 
 
-def _said(part: Mapping[str, float]) -> str:
-    return f"{part['delta']:.2f} points (95 %: {part['low']:.2f} to {part['high']:.2f})"
+def _gate_loss(limits: Gate, summary: Mapping[str, Any]) -> str | None:
+    loss, most = summary["loss"], limits.max_loss
+    if most is None:
+        return None
+    if loss is None:
+        return f"max_loss is {most:g} points, but no kept task has points"
+    if loss["delta"] <= most:  # not the other way round, so that NaN does not pass
+        return None
+    said = f"{loss['delta']:.2f} points (95 %: {loss['low']:.2f} to {loss['high']:.2f})"
+    return f"lost {said} on the kept tasks (worst: {loss['worst']}); max_loss is {most:g}"
+
+
+def _gate_bits(limits: Gate, summary: Mapping[str, Any]) -> str | None:
+    text, most = summary["text"], limits.max_bits
+    if most is None:
+        return None
+    if text is None:
+        return f"max_bits is {most:g} %, but no text is kept"
+    if text["percent"] <= most:
+        return None
+    said = f"{text['percent']:+.1f} % bits (95 %: {text['low']:+.1f} to {text['high']:+.1f})"
+    return f"the kept texts take {said}, worst: {text['worst']}; max_bits is {most:g} %"
+
+
+def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
+    gain, least = summary["gain"], limits.min_gain
+    if least is None:
+        return None
+    if gain is None:
+        return f"min_gain is {least:g}, but no target was measured"
+    value, unit = (gain["percent"], "%") if "percent" in gain else (gain["delta"], "points")
+    if value >= least:
+        return None
+    if unit == "%":
+        return f"the target takes {value:.1f} % fewer bits; min_gain is {least:g} (per cent, for a target in bits)"
+    said = f"{value:.2f} points (95 %: {gain['low']:.2f} to {gain['high']:.2f})"
+    return f"gained {said} on the target; min_gain is {least:g}"
 
 
 def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -221,8 +348,11 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
             {
                 "name": t.name,
                 "role": t.role,
+                "kind": t.kind,
+                "unit": t.unit.name,
+                "better": t.unit.better,
                 "n": len(every[0].base[t.name]),
-                "base": score(t.kind, every[0].base[t.name]),
+                "base": score(t, every[0].base[t.name]),
             }
             for t in tasks
         ],
@@ -232,41 +362,43 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]:
     matched = [{t.name: pairs(t, run.base[t.name], run.tuned[t.name]) for t in tasks} for run in seeds]
-
-    def over(names: Sequence[str]) -> Interval:
-        return interval([[found[name] for name in names] for found in matched])
-
-    targets, kept = _with_role(tasks, "target"), _with_role(tasks, "keep")
-    means = {role: _mean([mean_score(tasks, run.tuned, role) for run in seeds]) for role in ("target", "keep")}
-    per_task = {}
-    for task in tasks:
-        before, after = ([score(task.kind, items[task.name]) for items in side] for side in _sides(seeds))
-        per_task[task.name] = {
-            "base": float(np.mean(before)),
-            "tuned": float(np.mean(after)),
-            **_points(over([task.name])),
-        }
-    points = [
-        {"seed": run.seed, "gain": _mean_delta(found, tasks, "target"), "loss": _mean_delta(found, tasks, "keep", -1)}
-        for run, found in zip(seeds, matched, strict=True)
-    ]
+    targets, kept = _with_role(tasks, "target"), _in_points(_with_role(tasks, "keep"))
+    means = [figures(tasks, run.tuned) for run in seeds]
     return {
-        "seeds": [run.seed for run in seeds], "points": points,
-        "gain": _points(over(targets)) if targets else None, "loss": _lost(over(kept)) if kept else None,
-        **means, "tasks": per_task,
-    }  # fmt: skip
+        "seeds": [run.seed for run in seeds],
+        "points": [
+            {"seed": run.seed, "gain": _mean_delta(targets, found), "loss": _mean_delta(kept, found, -1)}
+            for run, found in zip(seeds, matched, strict=True)
+        ],
+        **_parts(tasks, matched),
+        **{part: _mean([found[part] for found in means]) for part in ("target", "keep", "held_out")},
+        "tasks": {task.name: _compared_task(task, seeds, matched) for task in tasks},
+    }
+
+
+def _compared_task(task: TaskInfo, seeds: Sequence[Run], matched: Sequence[Mapping[str, Pairs]]) -> dict[str, Any]:
+    before, after = ([score(task, items[task.name]) for items in side] for side in _sides(seeds))
+    percent = {}
+    if task.unit.better == "lower":
+        percent["percent"] = 0.0 + 100 * _over([task], matched, relative=True).value
+    return {
+        "base": float(np.mean(before)),
+        "tuned": float(np.mean(after)),
+        **_scaled(_over([task], matched), task.unit.scale),
+        **percent,
+    }
+
+
+def _mean_delta(tasks: Sequence[TaskInfo], matched: Mapping[str, Pairs], sign: int = 1) -> float | None:
+    """Mean difference over tasks of one unit, in that unit; with sign -1 a loss."""
+    deltas = [abs(task.unit.scale) * matched[task.name].delta() for task in tasks]
+    return 0.0 + sign * float(np.mean(deltas)) if deltas else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; `None` when one is missing."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def _mean_delta(found: Mapping[str, Pairs], tasks: Sequence[TaskInfo], role: str, sign: int = 1) -> float | None:
-    """Mean difference in points over the tasks of a role; with sign -1 a loss."""
-    deltas = [found[name].delta() for name in _with_role(tasks, role)]
-    return 0.0 + sign * 100 * float(np.mean(deltas)) if deltas else None
 
 
 def _sides(seeds: Sequence[Run]) -> tuple[list[Items], list[Items]]:

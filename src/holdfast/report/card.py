@@ -78,19 +78,32 @@ def _results(report: dict[str, Any]) -> str:
         return "Nothing was measured."
     lines = ["| task | role | n | base | tuned | change | 95 % interval | p |", "|---|---|" + "---:|" * 6]
     for t in tasks:
-        scores = (words.points(t.get("base")), words.points(t.get("tuned")), words.signed(t.get("delta")))
-        cells = [_cell(t["name"]), _cell(t.get("role")), words.count(t.get("n")), *scores]
-        cells += [words.span(t.get("low"), t.get("high"), sign=True), words.pvalue(t.get("p")).replace("<", "&lt;")]
+        unit = words.unit_of(t)
+        scores = [words.figure(t.get(when), unit) for when in ("base", "tuned")]
+        scores.append(words.signed(t.get("delta"), words.digits(unit)))
+        name = _cell(t["name"]) + ("" if words.in_points(t) else f" ({unit})")
+        cells = [name, _cell(t.get("role")), words.count(t.get("n")), *scores]
+        span = words.span(t.get("low"), t.get("high"), sign=True, unit=unit)
+        cells += [span, words.pvalue(t.get("p")).replace("<", "&lt;")]
         lines.append("| " + " | ".join(cells) + " |")
     for title, part in (
         ("gain on the target", words.change(report.get("gain"))),
         ("change elsewhere", words.change(report.get("loss"), lost=True)),
     ):
         if part:
-            interval = words.span(part["low"], part["high"], sign=True)
-            lines.append(f"| **{title}** | | | | | **{words.signed(part['delta'])}** | {interval} | |")
+            unit = words.unit_of(part)
+            interval = words.span(part["low"], part["high"], sign=True, unit=unit)
+            title += "" if words.in_points(part) else f", {unit} less"
+            lines.append(
+                f"| **{title}** | | | | | **{words.signed(part['delta'], words.digits(unit))}** | {interval} | |"
+            )
+    text = report.get("text")
+    if text:
+        span = words.span(text["low"], text["high"], sign=True)
+        lines.append(f"| **bits of kept text, per cent** | | | | | **{words.signed(text['percent'])}** | {span} | |")
     note = (
-        "Scores are points from 0 to 100, higher is better. Base and tuned answered the same questions; intervals are "
+        "Scores are points from 0 to 100, higher is better; bits count down to 0, lower is better. Base and tuned "
+        "answered the same questions; intervals are "
         "paired bootstrap over the questions, p is the exact McNemar test."
     )
     return "\n".join(lines) + "\n\n" + note
@@ -103,8 +116,9 @@ def _stages(report: dict[str, Any]) -> str:
         cells = [_cell(stage[key]) for key in ("name", "method", "model")]
         cells += [words.count(stage.get(key)) for key in ("rows", "steps")]
         for part in (words.change(stage.get("gain")), words.change(stage.get("loss"), lost=True)):
-            cells.append(words.signed(part["delta"]) if part else "")
-            cells.append(words.span(part["low"], part["high"], sign=True) if part else "")
+            unit = words.unit_of(part)
+            cells.append(words.signed(part["delta"], words.digits(unit)) if part else "")
+            cells.append(words.span(part["low"], part["high"], sign=True, unit=unit) if part else "")
         lines.append("| " + " | ".join(cells) + " |")
     note = "Changes are from the model before the first stage; each stage is a run of its own in `stages/`."
     return "\n".join(lines) + "\n\n" + note

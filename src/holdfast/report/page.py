@@ -33,7 +33,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("points", "signed", "span", "bracket", "direction", "pvalue", "percent", "count", "duration"):
+    names = ("points", "signed", "span", "bracket", "direction", "pvalue", "percent", "count", "duration")
+    for name in (*names, "figure", "digits", "unit_of", "in_points", "way"):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
     env.globals |= {
@@ -61,11 +62,14 @@ _TASK = (
     "kind",
     "judge",
     "n",
+    "unit",
+    "better",
     "base",
     "tuned",
     "delta",
     "low",
     "high",
+    "percent",
     "p",
     "won",
     "lost",
@@ -78,6 +82,7 @@ _TASK = (
     "extra",
 )
 _STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
+_CURVES = ("target", "keep", "text", "held_out")
 _PARTS = {
     "curation": ("counts", "notes", "examples"),
     "training": ("rows", "steps", "tokens", "trained_tokens", "dropped", "epochs"),
@@ -96,9 +101,9 @@ def _complete(report: dict[str, Any]) -> dict[str, Any]:
     """The report with every part and key the template asks for; parts that are not there at all stay None."""
     parts = {name: _filled(report[name], keys) if report.get(name) else None for name, keys in _PARTS.items()}
     tasks = [_filled(task, _TASK) for task in words.ordered(report.get("tasks") or [])]
-    top = _filled(report, ("holdfast", "created", "gain", "loss", "recipe", "versions"))
+    top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "recipe", "versions"))
     top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
-    curves = [_filled(c, ("step", "tokens", "loss", "target", "keep")) for c in report.get("curves") or []]
+    curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
     return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
 
 
@@ -126,7 +131,7 @@ def _origins(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
 
 def _curve_rows(curves: Sequence[Mapping[str, Any]], most: int = 24) -> list[Mapping[str, Any]]:
     """The steps worth a line in the table: those evaluated, or an even choice when none or too many were."""
-    rows = [c for c in curves if words.known(c.get("target")) or words.known(c.get("keep"))] or list(curves)
+    rows = [c for c in curves if any(words.known(c.get(part)) for part in _CURVES)] or list(curves)
     if len(rows) <= most:
         return rows
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
@@ -177,7 +182,7 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
                 {**stage, "gain": words.change(stage["gain"]), "loss": words.change(stage["loss"], lost=True)}
                 for stage in report["stages"]
             ],
-            kept=[t for t in tasks if t.get("role") == "keep"],
+            kept=[t for t in tasks if t.get("role") == "keep" and words.in_points(t)],
             means={r: {f: words.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
             flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
             origins=_origins((report["curation"] or {}).get("counts")),
@@ -233,7 +238,10 @@ def render_compare(compare: dict[str, Any]) -> str:
     }
     runs = [_compared(run, i) for i, run in enumerate(compare["runs"])]
     ranked = sorted(runs, key=lambda r: -r["gain"]["delta"] if r["gain"] else float("inf"))
-    biggest = [abs(t["delta"]) for r in runs for t in r["tasks"].values() if words.known(t.get("delta"))]
+    scores = {t["name"] for t in compare["tasks"] if words.in_points(t)}
+    biggest = [
+        abs(t["delta"]) for r in runs for n, t in r["tasks"].items() if n in scores and words.known(t.get("delta"))
+    ]
     tasks = sorted(compare["tasks"], key=lambda t: t.get("role") != "target")
     return (
         _environment()
@@ -243,7 +251,8 @@ def render_compare(compare: dict[str, Any]) -> str:
             name=compare.get("name") or "comparison",
             created=_when(compare.get("created", "")),
             model=_filled(compare.get("model"), _PARTS["model"]),
-            tasks=tasks,
+            tasks=[{"unit": None, "better": None, **task} for task in tasks],
+            target_unit=words.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
             runs=runs,
             ranked=ranked,
             biggest=max(biggest, default=1.0) or 1.0,

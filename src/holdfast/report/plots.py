@@ -30,9 +30,22 @@ from holdfast.report.svg import (
     text_width,
     tick_text,
 )
-from holdfast.report.words import MISSING, change, count, direction, known, method_of, ordered, signed, span
+from holdfast.report.words import (
+    MISSING,
+    POINTS,
+    change,
+    count,
+    direction,
+    in_points,
+    known,
+    method_of,
+    ordered,
+    signed,
+    span,
+)
 
 COLOURS = 8
+BITS = "bits per token"
 ORIGINS = ("model", "paraphrase", "gold", "replay")
 """Who can have written a row, in the order shown; any other origin follows."""
 
@@ -60,6 +73,8 @@ def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
     gain, loss = run.get("gain"), run.get("loss")
     if gain is None or loss is None or change(gain) is None or change(loss) is None:
         return None
+    if not in_points(gain):
+        return None  # the plane's upward axis is in points
     seeds = [(p["loss"], p["gain"]) for p in run.get("points") or [] if known(p.get("loss")) and known(p.get("gain"))]
     front = bool(run.get("pareto"))
     return Point(
@@ -245,11 +260,11 @@ def _draw_deltas(tasks: Sequence[dict[str, Any]], name: str, width: float) -> Ma
 
 
 def deltas(tasks: Sequence[dict[str, Any]], name: str = "deltas") -> Markup:
-    """Change per task as bars with interval whiskers: targets first, then kept tasks from worst to best.
+    """Change per task in points as bars with interval whiskers: targets first, then kept tasks from worst to best.
 
     A bar is filled only where the interval leaves out 0.
     """
-    shown = [t for t in ordered(list(tasks)) if known(t.get("delta"))]
+    shown = [t for t in ordered(list(tasks)) if known(t.get("delta")) and in_points(t)]
     return responsive(lambda n, w: _draw_deltas(shown, n, w), name) if shown else Markup("")
 
 
@@ -290,7 +305,7 @@ def lines_plot(lines: Iterable[Line], name: str, title: str, unit: str, *, named
     right = 18 + max(text_width(line.name) for line in lines) if named else 14
     steps = [p[0] for line in lines for p in line.points]
     values = [p[1] for line in lines for p in line.points]
-    lo, hi = extent(values, least=0.02 if unit == "loss" else 4.0)
+    lo, hi = extent(values, least=0.02 if unit in ("loss", BITS) else 4.0)
     x = Scale(min(steps), max(max(steps), min(steps) + 1), 46, width - min(right, 150))
     y = Scale(lo, hi, height - 44, 30)
     body = [axes(x, y, "step", unit, zero=False, x_ticks=5)]
@@ -309,12 +324,15 @@ def _series(curves: Sequence[dict[str, Any]], key: str) -> list[tuple[float, flo
 
 
 def run_curves(report: dict[str, Any]) -> list[Markup]:
-    """Two panels for one run: training loss; target and kept score. Panels without data are left out."""
+    """Panels for one run: training loss; held-out loss; target and kept score. Those without data are left out."""
     curves = report.get("curves") or []
     loss = [Line("training loss", 3, _thin(_series(curves, "loss")), dots=False)]
-    scores = [Line("target", 0, _series(curves, "target")), Line("kept", 1, _series(curves, "keep"))]
+    held_out = [Line("held-out loss", 0, _series(curves, "held_out"))]
+    target = _series(curves, "target") if in_points(report.get("gain")) else []
+    scores = [Line("target", 0, target), Line("kept", 1, _series(curves, "keep"))]
     panels = [
         lines_plot(loss, "curve-loss", "Training loss", "loss", named=False),
+        lines_plot(held_out, "curve-held-out", "Loss of the held-out answers", BITS, named=False),
         lines_plot(scores, "curve-scores", "Scores during training", "score in points"),
     ]
     return [p for p in panels if p]
@@ -328,14 +346,18 @@ def _mean_series(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> list[tu
 
 
 def compare_curves(compare: dict[str, Any]) -> list[Markup]:
-    """Target and kept score of every method, mean over seeds. Losses of different objectives do not compare."""
-    panels = []
-    for key, title in (("target", "Target score"), ("keep", "Kept score")):
-        lines = [
-            Line(run["method"], i, _mean_series(run.get("curves") or [], key))
-            for i, run in enumerate(compare.get("runs") or [])
-        ]
-        panels.append(lines_plot(lines, f"curve-{key}", f"{title} during training", f"{title.lower()} in points"))
+    """Target and kept score and held-out loss of every method, mean over seeds.
+
+    Training losses of different objectives do not compare.
+    """
+    panels, runs = [], compare.get("runs") or []
+    names = [("target", "Target score", POINTS), ("keep", "Kept score", POINTS), ("held_out", "Held-out loss", BITS)]
+    if not all(in_points(run.get("gain")) for run in runs):
+        names = names[1:]
+    for key, title, unit in names:
+        lines = [Line(run["method"], i, _mean_series(run.get("curves") or [], key)) for i, run in enumerate(runs)]
+        said = f"{title.lower()} in points" if unit == POINTS else unit
+        panels.append(lines_plot(lines, f"curve-{key.replace('_', '-')}", f"{title} during training", said))
     return [p for p in panels if p]
 
 

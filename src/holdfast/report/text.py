@@ -38,8 +38,9 @@ def _change(part: dict[str, Any] | None) -> Text:
     if part is None:
         return Text("-", style="dim")
     low, high = part.get("low"), part.get("high")
-    text = Text(_plain(words.signed(part["delta"])), style=STYLES[words.direction(low, high)])
-    return text.append(_plain(f" {words.bracket(low, high)}".rstrip()), style="dim")
+    unit = words.unit_of(part)
+    text = Text(_plain(words.signed(part["delta"], words.digits(unit))), style=STYLES[words.way(part)])
+    return text.append(_plain(f" {words.bracket(low, high, unit)}".rstrip()), style="dim")
 
 
 def _mix(origins: dict[str, float] | None, *, short: bool = False) -> str:
@@ -52,8 +53,8 @@ def _mix(origins: dict[str, float] | None, *, short: bool = False) -> str:
     return ", ".join(f"{words.percent(value / total)} {name}" for name, value in largest) or "-"
 
 
-def _arrow(before: float | None, after: float | None) -> str:
-    return _plain(f"{words.points(before)} -> {words.points(after)}")
+def _arrow(before: float | None, after: float | None, unit: str = words.POINTS) -> str:
+    return _plain(f"{words.figure(before, unit)} -> {words.figure(after, unit)}")
 
 
 def _summary(report: dict[str, Any]) -> list[RenderableType]:
@@ -66,7 +67,8 @@ def _summary(report: dict[str, Any]) -> list[RenderableType]:
     ):
         if part:
             before, after = (words.mean_score(tasks, role, f) for f in ("base", "tuned"))
-            lines.append(Text(f"{title:<12}{_arrow(before, after)}  ", style="bold").append_text(_change(part)))
+            arrow = _arrow(before, after, words.unit_of(part))
+            lines.append(Text(f"{title:<12}{arrow}  ", style="bold").append_text(_change(part)))
     counts = (report.get("curation") or {}).get("counts")
     if counts:
         lines.append(Text(f"{'rows':<12}{_plain(words.count(sum(counts.values())))}: {_mix(counts)}"))
@@ -86,7 +88,8 @@ def run_table(report: dict[str, Any]) -> RenderableType:
     for task in words.ordered(report.get("tasks") or []):
         style = "bold" if task.get("role") == "target" else ""
         flips = f"{task['won']}/{task['lost']}" if words.known(task.get("won")) else "-"
-        numbers = [words.count(task.get("n")), words.points(task.get("base")), words.points(task.get("tuned"))]
+        unit = words.unit_of(task)
+        numbers = [words.count(task.get("n")), *(words.figure(task.get(when), unit) for when in ("base", "tuned"))]
         change = _change(task if words.known(task.get("delta")) else None)
         cells: list[RenderableType] = [*map(_plain, numbers), change, _plain(words.pvalue(task.get("p"))), flips]
         table.add_row(Text(task["name"], style=style), *cells)
@@ -113,9 +116,11 @@ def compare_table(compare: dict[str, Any]) -> RenderableType:
     table = _table(
         "method", "worst kept task", "rows by", "target", "gain [95 %]", "kept", "change [95 %]", "time", names=3
     )
-    base = [_plain(words.points(words.mean_score(tasks, role, "base"))) for role in ("target", "keep")]
+    unit = words.unit_of(next((run["gain"] for run in compare.get("runs") or [] if run.get("gain")), None))
+    units = {"target": unit, "keep": words.POINTS}
+    base = [_plain(words.figure(words.mean_score(tasks, role, "base"), units[role])) for role in units]
     table.add_row("base", "", "", base[0], "", base[1], "", "", style="dim")
-    kept = {t["name"] for t in tasks if t.get("role") != "target"}
+    kept = {t["name"] for t in tasks if t.get("role") not in ("target", "watch") and words.in_points(t)}
     runs = sorted(
         compare.get("runs") or [], key=lambda r: -(words.change(r.get("gain")) or {"delta": float("-inf")})["delta"]
     )
@@ -125,7 +130,7 @@ def compare_table(compare: dict[str, Any]) -> RenderableType:
             Text(run["method"] + ("*" if run.get("pareto") else ""), style="bold" if run.get("pareto") else ""),
             Text(_worst(run, kept)),
             Text(_mix(run.get("origins"), short=True)),
-            _plain(words.points(run.get("target"))),
+            _plain(words.figure(run.get("target"), unit)),
             _change(gain),
             _plain(words.points(run.get("keep"))),
             _change(loss),

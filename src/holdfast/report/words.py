@@ -1,17 +1,19 @@
 """Numbers and sentences of the report, so that page, card and terminal say the same thing in the same words.
 
-Scores are points (0 to 100). A change is tuned minus base; in `report.json` a loss is base minus tuned, so it is
-shown here with its sign turned: what was lost always carries a minus.
+Scores are points (0 to 100, higher is better), likelihoods are bits (lower is better); what does not say its unit is in
+points. The change of a task is tuned minus base; in `report.json` a loss is base minus tuned, so it is shown here with
+its sign turned: what was lost always carries a minus. A gain is positive where the target became better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 MISSING = "\u2013"
 MINUS = "\u2212"
+POINTS = "points"
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -33,27 +35,49 @@ def signed(value: float | None, digits: int = 1) -> str:
     return f"+{text}" if known(value) and value > 0 and float(text) != 0 else text
 
 
-def span(low: float | None, high: float | None, *, sign: bool = False) -> str:
+def unit_of(part: Mapping[str, Any] | None) -> str:
+    """The unit of a task, a gain or a loss; points where nothing is said, as in reports of version 0.1."""
+    return str((part or {}).get("unit") or POINTS)
+
+
+def digits(unit: str) -> int:
+    """Decimals that figures of a unit are shown with."""
+    return 1 if unit in (POINTS, "%") else 3
+
+
+def in_points(part: Mapping[str, Any] | None) -> bool:
+    """Whether a task, a gain or a loss is counted in points."""
+    return unit_of(part) == POINTS
+
+
+def figure(value: float | None, unit: str = POINTS) -> str:
+    """`12.3` points, `0.912` bits; a dash when there is no number."""
+    return points(value, digits(unit))
+
+
+def span(low: float | None, high: float | None, *, sign: bool = False, unit: str = POINTS) -> str:
     """An interval in words: `8.1 to 16.4`."""
     if not (known(low) and known(high)):
         return MISSING
     show = signed if sign else points
-    return f"{show(low)} to {show(high)}"
+    return f"{show(low, digits(unit))} to {show(high, digits(unit))}"
 
 
-def bracket(low: float | None, high: float | None) -> str:
+def bracket(low: float | None, high: float | None, unit: str = POINTS) -> str:
     """An interval in brackets, signed: `[+8.1, +16.4]`; empty when there is none."""
-    return f"[{signed(low)}, {signed(high)}]" if known(low) and known(high) else ""
+    places = digits(unit)
+    return f"[{signed(low, places)}, {signed(high, places)}]" if known(low) and known(high) else ""
 
 
 def change(part: dict[str, Any] | None, *, lost: bool = False) -> dict[str, Any] | None:
-    """A gain (or, with `lost`, a loss turned to a change) as {"delta", "low", "high"}; None when not measured."""
+    """A gain (or, with `lost`, a loss turned to a change) as {"delta", "low", "high", "unit"}; None if not measured."""
     if not part or not known(part.get("delta")):
         return None
-    delta, low, high = part["delta"], part.get("low"), part.get("high")
+    delta, low, high, unit = part["delta"], part.get("low"), part.get("high"), unit_of(part)
     if not lost:
-        return {"delta": delta, "low": low, "high": high}
-    return {"delta": -delta, "low": None if high is None else -high, "high": None if low is None else -low}
+        return {"delta": delta, "low": low, "high": high, "unit": unit}
+    low, high = None if high is None else -high, None if low is None else -low
+    return {"delta": -delta, "low": low, "high": high, "unit": unit}
 
 
 def direction(low: float | None, high: float | None) -> str:
@@ -63,6 +87,14 @@ def direction(low: float | None, high: float | None) -> str:
     if known(high) and high < 0:
         return "down"
     return "flat"
+
+
+def way(part: Mapping[str, Any]) -> str:
+    """`direction` of a task or a gain: `up` where it became better, whichever way its unit counts."""
+    low, high = part.get("low"), part.get("high")
+    if part.get("better") == "lower" and known(low) and known(high):
+        low, high = -high, -low
+    return direction(low, high)
 
 
 def pvalue(value: float | None) -> str:
@@ -110,18 +142,21 @@ def total_seconds(cost: dict[str, Any] | None) -> float | None:
 
 
 def ordered(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Targets first, then the kept tasks from the most lost to the most gained."""
+    """Targets first, then what was only watched, then the kept tasks: points, then bits, most lost first."""
+    roles = {"target": 0, "watch": 1}
 
-    def key(task: dict[str, Any]) -> tuple[bool, float, str]:
-        delta = task.get("delta")
-        return (task.get("role") != "target", delta if known(delta) else math.inf, task["name"])
+    def key(task: dict[str, Any]) -> tuple[int, bool, float, str]:
+        delta = -task["percent"] if known(task.get("percent")) else task.get("delta")
+        rank = roles.get(task.get("role") or "", 2)
+        return (rank, not in_points(task), delta if known(delta) else math.inf, task["name"])
 
     return sorted(tasks, key=key)
 
 
 def mean_score(tasks: list[dict[str, Any]], role: str, field: str) -> float | None:
-    """Mean of `field` ("base", "tuned") over the tasks of one role; None when there are none."""
-    values = [t[field] for t in tasks if t.get("role") == role and known(t.get(field))]
+    """Mean of `field` ("base", "tuned") over the tasks of one role, of the kept ones those in points; None for none."""
+    wanted = [t for t in tasks if t.get("role") == role and (role == "target" or in_points(t))]
+    values = [t[field] for t in wanted if known(t.get(field))]
     return sum(values) / len(values) if values else None
 
 
@@ -142,6 +177,8 @@ def worst_of(report: dict[str, Any]) -> dict[str, Any] | None:
 def _target_words(gain: dict[str, Any] | None) -> str:
     if gain is None:
         return "no target was measured"
+    if not in_points(gain):
+        return _target_bits(gain)
     low, high = gain["low"], gain["high"]
     inside = f"95 % interval {span(low, high)}"
     if not known(low):
@@ -154,6 +191,36 @@ def _target_words(gain: dict[str, Any] | None) -> str:
     if low == high == 0:
         return "changed nothing on the target"
     return f"shows no clear change on the target ({signed(gain['delta'])}, {inside})"
+
+
+def _target_bits(gain: dict[str, Any]) -> str:
+    """A target in bits: its loss is lowered or raised."""
+    low, high, unit = gain["low"], gain["high"], gain["unit"]
+    by = figure(abs(gain["delta"]), unit)
+    match direction(low, high):
+        case "up":
+            return f"lowered the target's loss by {by} {unit} (95 % interval {span(low, high, unit=unit)})"
+        case "down":
+            return f"raised the target's loss by {by} {unit} (95 % interval {span(-high, -low, unit=unit)})"
+    if low == high == 0:
+        return "changed nothing on the target"
+    inside = f"95 % interval {span(-high, -low, sign=True, unit=unit)}"
+    return f"shows no clear change of the target's loss ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
+
+
+def text_words(text: Mapping[str, Any] | None) -> str:
+    """What became of the kept texts: `the kept texts take 12.3 % more bits (8.1 to 16.4)`; empty when none is kept."""
+    if not text or not known(text.get("percent")):
+        return ""
+    value, low, high = text["percent"], text.get("low"), text.get("high")
+    match direction(low, high):
+        case "up":
+            return f"the kept texts take {points(value)} % more bits ({span(low, high)})"
+        case "down":
+            return f"the kept texts take {points(-value)} % fewer bits ({span(-high, -low)})"
+    if low == high == 0:
+        return "the kept texts are as likely as before"
+    return f"the kept texts show no clear change ({signed(value)} % bits, {span(low, high, sign=True)})"
 
 
 def _kept_words(loss: dict[str, Any] | None) -> str:
@@ -174,12 +241,15 @@ def _kept_words(loss: dict[str, Any] | None) -> str:
 
 def verdict(report: dict[str, Any]) -> str:
     """The result in one plain sentence: gain with interval, loss with interval, worst kept task."""
-    gain, loss = change(report.get("gain")), report.get("loss")
+    gain, loss, bits = change(report.get("gain")), report.get("loss"), text_words(report.get("text"))
     measured = gain is not None and change(loss) is not None
-    text = f"{_target_words(gain)}{' and' if measured else ';'} {_kept_words(loss)}"
+    text = _target_words(gain)
+    if measured or not bits:
+        text += f"{' and' if measured else ';'} {_kept_words(loss)}"
     worst = worst_of(report)
     if worst:
         text += f"; worst: {worst['name']} {signed(worst['delta'])}"
+    text += f"; {bits}" if bits else ""
     return text[0].upper() + text[1:] + "."
 
 
@@ -189,13 +259,15 @@ def compare_verdict(compare: dict[str, Any]) -> str:
     if not placed:
         return "No method has both a gain and a loss, so none can be placed on the plane."
     front = sorted((r for r in placed if r.get("pareto")), key=lambda r: r["loss"]["delta"])
-    if not front:
-        return f"No method is ahead of the base: by their means {_listed(placed)} gained nothing and lost something."
 
     def told(run: dict[str, Any]) -> str:
-        gain, loss = signed(run["gain"]["delta"]), signed(-run["loss"]["delta"])
+        unit = unit_of(run["gain"])
+        gain = signed(run["gain"]["delta"], digits(unit)) + ("" if unit == POINTS else f" {unit} better")
+        loss = signed(-run["loss"]["delta"])
         return f"{run['method']} ({gain} on the target, {loss} elsewhere)"
 
+    if not front:
+        return f"No method is ahead of the base, by their means: {', '.join(map(told, placed))}."
     worse = [r for r in placed if r["gain"]["delta"] <= 0 <= r["loss"]["delta"] and not r.get("pareto")]
     behind = [r for r in placed if not r.get("pareto") and r not in worse]
     if len(front) == 1:
