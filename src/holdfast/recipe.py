@@ -110,11 +110,24 @@ InferenceChoice = Annotated[Inference | None, BeforeValidator(partial(choose, "i
 OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
 
 
+def read_columns(value: Any) -> Any:
+    """`data.columns` as it is, its roles and templates looked at."""
+    if isinstance(value, dict) and value and all(isinstance(column, (str, int)) for column in value.values()):
+        from holdfast.data.columns import ColumnMap
+
+        ColumnMap.of(value)
+    return value
+
+
+Columns = Annotated[dict[str, int | str] | None, BeforeValidator(read_columns)]
+
+
 class ReplayData(Section):
     """General rows mixed into training so that old skills are rehearsed."""
 
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
     share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
+    columns: Columns = Field(None, description="Its columns, as in data.columns, which is not for this file.")
 
 
 class Data(Section):
@@ -126,6 +139,11 @@ class Data(Section):
     test: float | str = Field(0.1, description="Held-out rows: a share of `train`, or a file. 0 = none.")
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "preference", "kto", "text"] = Field(
         "auto", description="auto, alpaca, sharegpt, messages, prompt, preference, kto or text."
+    )
+    columns: Columns = Field(
+        None,
+        description="Which column is what, if their names do not say it: `{prompt: question, answer: label}`; a text "
+        'may be made of several, `{prompt: "{passage}\\n\\n{question}"}`. For `train` and `test`.',
     )
     rejected: Literal["worst", "random"] = Field(
         "worst", description="Of several ranked answers: the lowest is rejected, or a random one below the best."

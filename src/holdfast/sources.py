@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +66,14 @@ def _form(objective: Objective) -> Form:
     return "pair" if takes_pairs(kind, objective.columns()) else "answer"
 
 
-def open_beside(recipe: Recipe, source: str) -> Rows:
-    """Rows to train on beside the recipe's own: they must be what its objective takes."""
-    return open_source(source, form=_form(recipe.objective), rejected=recipe.data.rejected, **_taken(recipe.objective))
+def open_beside(recipe: Recipe, source: str, columns: Mapping[str, str | int] | None = None) -> Rows:
+    """Rows to train on beside the recipe's own: they must be what its objective takes.
+
+    Args:
+        columns: Which column is what, as in `data.columns`.
+    """
+    taken = _taken(recipe.objective)
+    return open_source(source, form=_form(recipe.objective), rejected=recipe.data.rejected, mapping=columns, **taken)
 
 
 def _taken(objective: Objective) -> dict[str, Any]:
@@ -83,13 +88,13 @@ def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str]
         say, warn: Called with one line each for what the user should know.
     """
     data = recipe.data
-    asked: dict[str, Any] = {"rejected": data.rejected, "say": say}
+    asked: dict[str, Any] = {"rejected": data.rejected, "mapping": data.columns, "say": say}
     if not recipe.curate and data.replay is None:
         asked |= _taken(recipe.objective)  # with curators the rows are not yet those that are trained on
     train = open_source(data.train, limit=data.limit, format=data.format, form=lab_form(recipe), **asked)
     test: Rows = []
     if isinstance(data.test, str):
-        test = open_source(data.test, format=data.format, rejected=data.rejected, say=say)
+        test = open_source(data.test, format=data.format, rejected=data.rejected, mapping=data.columns, say=say)
     elif data.test > 0 and is_lab(data.train):
         test = lab_rows(data.train, "test", recipe.evaluate.items, seed=FRESH)
     elif data.test > 0:

@@ -111,7 +111,8 @@ def curators_of(recipe: Recipe) -> list[Curator]:
     from holdfast.curators.replay import Replay
 
     replay = recipe.data.replay
-    return [*recipe.curate, *([Replay(path=replay.path, share=replay.share)] if replay else [])]
+    again = [Replay(path=replay.path, share=replay.share, columns=replay.columns)] if replay else []
+    return [*recipe.curate, *again]
 
 
 def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Rows:

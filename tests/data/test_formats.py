@@ -51,6 +51,7 @@ def turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:
     [
         ({"instruction": "Add.", "input": "1 1", "output": "2"}, turns("Add.\n1 1", "2")),
         ({"instruction": "Add.", "input": "", "output": "2"}, turns("Add.", "2")),
+        ({"instruction": "Add.", "input": " \n", "output": "2"}, turns("Add.", "2")),
         (
             {"instruction": "Add.", "output": "2", "system": "Be brief.", "history": [["Hi", "Hello"]]},
             turns("Hi", "Hello", "Add.", "2", system="Be brief."),
@@ -259,6 +260,8 @@ def test_text_files(here: Path) -> None:
     (here / "lines.txt").write_text("One.\nTwo.\n")
     (here / "blocks.txt").write_text("One\ngoes on.\n\n\nTwo.\n")
     assert [r.answer for r in open_rows("lines.txt")] == ["One.", "Two."]
+    (here / "lines.txt").write_text("\nOne.\nTwo.\n \n\n")
+    assert [r.answer for r in open_rows("lines.txt")] == ["One.", "Two."], "blank lines at its ends part nothing"
     assert [r.answer for r in open_rows("blocks.txt")] == ["One\ngoes on.", "Two."]
 
 
@@ -274,6 +277,8 @@ KNOWN = (
     "alpaca (instruction, output), messages or conversations, prompt and completion (or question and answer), "
     "chosen and rejected (or completions with scores), or text"
 )
+
+MAP = "say which is which, as in data.columns: {prompt: question, answer: label}, or"
 
 
 def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
@@ -306,10 +311,10 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
             [GOOD, {"messages": turns("Q", "A")}],
             ":2: the row is in the messages format, but train.jsonl:1 is in the alpaca format; put each format into a file of its own",
         ),
-        ([{"a": "Q", "b": "A"}], f":1: no known format has the columns a, b; rename them to those of {KNOWN}"),
+        ([{"a": "Q", "b": "A"}], f":1: no known format has the columns a, b; {MAP} rename them to those of {KNOWN}"),
         (
             [{"text": "Q", "code": "A"}],
-            f":1: no known format has the columns code, text; rename them to those of {KNOWN}",
+            f":1: no known format has the columns code, text; {MAP} rename them to those of {KNOWN}",
         ),
         ([{"messages": []}], ":1: field messages is empty; remove the row or fill it in"),
         ([{"messages": turns("Q")}], ":1: field messages has no assistant turn; remove the row or add it"),
@@ -369,7 +374,11 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
             [{"question": "Q", "choices": ["a", "b"], "answer": 2}],
             ":1: field answer (2) is none of the 2 choices, nor the index or letter of one; remove the row or mend it",
         ),
-        ([GOOD, ["Q", "A"]], ":2: a row must be an object with named columns, not a list"),
+        (
+            [GOOD, ["Q", "A"]],
+            ":2: a row must be an object with named columns, not a list; say what stands where, as in data.columns: {prompt: 0, answer: 1}",
+        ),
+        ([GOOD, "Q"], ":2: a row must be an object with named columns, not text"),
     ],
 )
 def test_bad_rows(here: Path, records: list[Any], line: str) -> None:
@@ -421,6 +430,26 @@ def test_broken_files_are_named_to_the_line(here: Path) -> None:
     fails("a.csv:4: 3 fields, but the header has 2; quote the commas", "a.csv")
     (here / "b.csv").write_text('prompt,completion\nQ,A\n"Q,A\n')
     fails("b.csv:3: broken CSV (unexpected end of data); mend the quotes of the line", "b.csv")
+
+
+def test_files_that_are_no_longer_whole_are_named(here: Path) -> None:
+    row = json.dumps(GOOD).encode() + b"\n"
+    (here / "plain.jsonl.gz").write_bytes(row)
+    fails(
+        "plain.jsonl.gz: broken or cut-off gzip file (Not a gzipped file (b'{\"')); pack or fetch it once more",
+        "plain.jsonl.gz",
+    )
+    packed = gzip.compress(row * 1000)
+    for name in ("cut.jsonl.gz", "cut.json.gz"):
+        (here / name).write_bytes(
+            packed[:-20] if "jsonl" in name else gzip.compress(b"[" + row.rstrip() + b",\n" * 99)[:-9]
+        )
+        with pytest.raises(UserError, match=rf"^{name}: broken or cut-off gzip file"):
+            open_rows(name)
+    for name, text in (("huge.jsonl", '{"prompt": "Q", "answer": "A", "n": %s}'), ("huge.json", '[\n{"n": %s}]')):
+        (here / name).write_text(text % ("9" * 5000))
+        with pytest.raises(UserError, match=rf"^{name}:[12]: Exceeds the limit \(4300 digits\) .*; mend"):
+            open_rows(name)
 
 
 def test_a_name_that_is_no_file_may_be_a_data_set(here: Path) -> None:

@@ -329,13 +329,14 @@ def test_ties_are_left_out_and_said(here: Path, monkeypatch: pytest.MonkeyPatch)
     lines: list[str] = []
     assert len(open_rows("train.jsonl", say=lines.append)) == 2
     told = "train.jsonl: left out 2 of 4 rows (none of the answers is rated below the best, the first at train.jsonl:2)"
-    assert lines == [told]
+    told = ["train.jsonl: prompt -> prompt, responses -> completions, scores -> scores", told]
+    assert lines == told
     monkeypatch.setattr("holdfast.data.readers.IN_MEMORY", 10)
     for _ in range(2):  # written to disk, and read from there
         rows = open_rows("train.jsonl", cache=here / "cache", say=lines.append)
         assert isinstance(rows, RowFile)
         assert len(rows) == 2
-    assert lines == [told] * 3
+    assert lines == told * 3
 
 
 def test_nothing_but_ties_is_an_error(here: Path) -> None:
@@ -408,7 +409,7 @@ OK = {"prompt": "Q", "chosen": "A", "rejected": "B"}
         ),
         (
             [{"prompt": "Q", "better": "A", "worse": "B"}],
-            ":1: no known format has the columns better, prompt, worse; rename them to those of alpaca (instruction, output), messages or conversations, prompt and completion (or question and answer), chosen and rejected (or completions with scores), or text",
+            ":1: no known format has the columns better, prompt, worse; say which is which, as in data.columns: {prompt: question, answer: label}, or rename them to those of alpaca (instruction, output), messages or conversations, prompt and completion (or question and answer), chosen and rejected (or completions with scores), or text",
         ),
         (
             [{"prompt": "Q", "completions": [{"text": "A", "score": 1}]}],

@@ -21,7 +21,7 @@ class Workbench:
         judge: Verdicts on answers, in order.
         sampling: The recipe's sampling settings (temperature, tokens), to be adapted with `model_copy(update=...)`.
         seed: The run's seed.
-        load: Opens another data file by the recipe's names (for `replay`).
+        load: Opens another data file by the recipe's names, and which of its columns is what (for `replay`).
         note: Called with a counter name and amount for the report's curation table.
     """
 
@@ -29,7 +29,7 @@ class Workbench:
     judge: Callable[[Sequence[Answer]], list[Verdict]]
     sampling: SamplingParams
     seed: int
-    load: Callable[[str], Rows]
+    load: Callable[..., Rows]
     note: Callable[[str, int], Any]
 
 

@@ -20,7 +20,7 @@ class Replay(Curator):
     When it fails: they are not, or their answers are worse than the model's. Put it last in a list of curators; others
     leave replayed rows alone.
 
-    Columns: any that the objective takes. The recipe's `data.replay` is the same thing.
+    Columns: any that the objective takes, or as `columns` maps them. The recipe's `data.replay` is the same thing.
 
     Paper: Robins 1995, "Catastrophic forgetting, rehearsal and pseudorehearsal" (Connection Science 7); for language
     models Scialom et al. 2022 (arXiv 2205.12393).
@@ -31,10 +31,14 @@ class Replay(Curator):
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
     share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
 
+    columns: dict[str, int | str] | None = Field(
+        None, description="Which column of the file is what, as in data.columns, which is not for this file."
+    )
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         from holdfast.data.mixture import mix
 
-        mixed = mix(rows, bench.load(self.path), share=self.share, seed=bench.seed)
+        mixed = mix(rows, bench.load(self.path, self.columns), share=self.share, seed=bench.seed)
         bench.note("replayed", len(mixed) - len(rows))
         # Rows that an earlier curator replayed have told so already.
         return RowMap(

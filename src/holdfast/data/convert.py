@@ -173,7 +173,7 @@ def prompt_of(record: dict[str, Any]) -> list[Message]:
     else:
         text = text_of(value, f"field {key}")
         more = record.pop("input", None) or (record.pop("context", None) if key == "instruction" else None)
-        if more:
+        if more and not (isinstance(more, str) and not more.strip()):
             text = f"{text}\n{text_of(more, 'field input')}"
         messages = [*_history(record), {"role": "user", "content": text}]
     if messages[-1]["role"] != "user":

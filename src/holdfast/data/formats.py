@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.data import preferences
+from holdfast.data.columns import ROLES, ColumnMap, Reading, has
 from holdfast.data.convert import (
     ANSWERS,
     CONVERSATIONS,
@@ -28,7 +29,7 @@ from holdfast.data.convert import (
 )
 from holdfast.data.kinds import Column, Kind, require
 from holdfast.data.preferences import Rejected, Tie, kto, label_kind, preference, ranked_column
-from holdfast.data.readers import ROWS_IN_MEMORY, Source, open_source
+from holdfast.data.readers import ROWS_IN_MEMORY, ByPlace, Source, open_source
 from holdfast.data.rowfile import RowFile, RowView, prompt_keys
 from holdfast.data.rows import Row, Rows, fingerprint
 from holdfast.errors import UserError
@@ -36,7 +37,7 @@ from holdfast.registry import nearest
 
 __all__ = ["RowFile", "RowView", "duplicates", "open_rows", "split"]
 
-VERSION = 2
+VERSION = 3
 """Raised when rows come out differently, so that cached ones are not used."""
 
 
@@ -76,6 +77,7 @@ def open_rows(
     rejected: Rejected = "worst",
     kind: Kind | None = None,
     columns: Sequence[Column] = (),
+    mapping: Mapping[str, str | int] | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Rows:
     """The validated rows of a data file or Hugging Face data set.
@@ -87,7 +89,8 @@ def open_rows(
         cache: Directory for the rows of large files; default `$HOLDFAST_CACHE`, else `~/.cache/holdfast`.
         rejected: Which of several ranked answers is: the "worst", or a "random" one of the lower.
         kind, columns: What an objective asks of every row; default: not looked at.
-        say: Called with a line about rows that were left out.
+        mapping: Which column is the prompt, which the answer, ... (`data.columns`); default: their names say it.
+        say: Called with a line on how the columns were read, and one about rows that were left out.
     Returns:
         A list; for more than 32 MiB a `RowFile`, which reads rows on demand.
     Raises:
@@ -97,13 +100,14 @@ def open_rows(
         raise UserError(f"data.format: {format} is not a format{nearest(format, ['auto', *FORMATS])}")
     found = open_source(str(source))
     lines: list[str] = []
-    rows = _rows(found, format, limit, rejected, kind, columns, lines.append)
+    mapped = ColumnMap.of(mapping) if mapping else None
+    rows = _rows(found, format, limit, rejected, kind, columns, mapped, lines.append)
     if not found.large or (limit is not None and limit <= ROWS_IN_MEMORY):
         out: Rows = list(rows)
     else:
         home = Path(cache or os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast")
         asked = [kind, [asdict(column) for column in columns]] if kind else []
-        key = fingerprint([VERSION, found.digest(), format, limit, rejected, *asked])
+        key = fingerprint([VERSION, found.digest(), format, limit, rejected, mapping, *asked])
         directory = home / f"rows-{key[:24]}"
         told = directory / "said.txt"
         if directory.exists():
@@ -124,18 +128,24 @@ def _rows(
     rejected: Rejected,
     kind: Kind | None,
     columns: Sequence[Column],
+    mapped: ColumnMap | None,
     say: Callable[[str], object],
 ) -> Iterator[Row]:
     """Rows as they are read; the rows that cannot be used are counted to the end, and then raised as one error."""
-    form = _detect(source, limit) if form == "auto" else form
+    if mapped is not None:
+        _check_columns(source, limit, mapped)
+    form = _detect(source, limit, mapped) if form == "auto" else form
+    reading = Reading(mapped)
     faults: dict[str, list[tuple[int, BadRow]]] = {}
     ties: list[int] = []
     total = 0
     for number, record in islice(source.records(), limit):
         total += 1
         try:
-            row = convert(named(record), form, rejected)
+            row, left = convert(mapped.apply(record) if mapped else named(record, source.at(number)), form, rejected)
         except BadRow as fault:
+            if mapped:
+                fault.what = mapped.in_user_words(fault.what)
             _note(faults, number, fault)
             continue
         except Tie:
@@ -143,11 +153,18 @@ def _rows(
             continue
         if kind and not faults:
             require(row, source.at(number), kind, columns)
+        if mapped:
+            mapped.check_all_used(left, row.meta, source.at(number))
+            reading.note(record, mapped.unused(record), str)
+        elif "origin" not in record:  # written by us, every column has its meaning
+            reading.note(record, left, known_name)
         yield row
     if faults:
         raise UserError(_report(source, faults))
     if total == 0:
         raise UserError(f"{source.name}: there are no rows in it; write one example per line")
+    if reading.seen and not source.plain:
+        say(reading.line(source.name))
     if ties:
         what = f"none of the answers is rated below the best, the first at {source.at(ties[0])}"
         if len(ties) == total:
@@ -155,8 +172,8 @@ def _rows(
         say(f"{source.name}: left out {len(ties)} of {total} rows ({what})")
 
 
-def convert(record: Mapping[str, Any], form: str, rejected: Rejected = "worst") -> Row:
-    """The row of a record in the format `form`; columns no format knows go to `meta`.
+def convert(record: Mapping[str, Any], form: str, rejected: Rejected = "worst") -> tuple[Row, list[str]]:
+    """The row of a record in the format `form`, and the columns there was no use for, which go to `meta`.
 
     Raises:
         BadRow: With what is wrong and what to do.
@@ -187,7 +204,7 @@ def convert(record: Mapping[str, Any], form: str, rejected: Rejected = "worst") 
         text = json.dumps([row.meta, row.reference], ensure_ascii=False, default=str)
         check_encodable(text)
         row.meta, row.reference = json.loads(text)
-    return row
+    return row, [key for key in rest if key != "choices" or form not in ("alpaca", "prompt")]
 
 
 def _note(faults: dict[str, list[tuple[int, BadRow]]], number: int, fault: BadRow) -> None:
@@ -208,8 +225,22 @@ def _report(source: Source, faults: dict[str, list[tuple[int, BadRow]]]) -> str:
 # ---- which format -------------------------------------------------------------------------------------------------
 
 
-def named(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the columns known here in lower case."""
+def known_name(column: str) -> str:
+    """The name of a column as it is known here: in lower case, if that is one of the names known."""
+    return low if (low := column.strip().lower()) in COLUMNS else column
+
+
+def named(record: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The record with the columns known here in lower case.
+
+    Raises:
+        UserError: If its columns have no names; `where` it stands is told.
+    """
+    if isinstance(record, ByPlace):
+        raise UserError(
+            f"{where}: a row must be an object with named columns, not a list; say what stands where, as in "
+            "data.columns: {prompt: 0, answer: 1}"
+        )
     return {low if (low := key.strip().lower()) in COLUMNS else key: value for key, value in record.items()}
 
 
@@ -241,11 +272,28 @@ def format_of(keys: frozenset[str]) -> str | None:
     return "kto" if keys & {"label=truth", "label=bit", "kto_tag"} else base
 
 
-def _detect(source: Source, limit: int | None) -> str:
+def _check_columns(source: Source, limit: int | None, mapped: ColumnMap) -> None:
+    """Refuse a mapping onto columns that no row has."""
+    columns: dict[str, None] = {}
+    open_yet, start = set(mapped.all), 0
+    for number, record in islice(source.records(), limit):
+        start = start or number
+        columns |= dict.fromkeys(record)
+        open_yet -= {name for name in open_yet if has(record, name)}
+        if not open_yet:
+            return
+    wrong = mapped.missing(columns, set(mapped.all) - open_yet) if start else None
+    if wrong:
+        raise UserError(f"{source.at(start)}: {wrong}")
+
+
+def _detect(source: Source, limit: int | None, mapped: ColumnMap | None = None) -> str:
     """The one format that the columns of all rows agree on."""
+    if mapped is not None:
+        return _mapped_format(source, mapped)
     seen: dict[frozenset[str], int] = {}  # columns: the first row that has them
     for number, record in islice(source.records(), limit):
-        seen.setdefault(signature(named(record)), number)
+        seen.setdefault(signature(named(record, source.at(number))), number)
     kinds = frozenset().union(*seen)
     if "label=other" in kinds and "label=truth" not in kinds:  # class labels, not KTO's
         seen = {frozenset(k for k in keys if not k.startswith("label=")): n for keys, n in reversed(seen.items())}
@@ -260,7 +308,8 @@ def _detect(source: Source, limit: int | None) -> str:
         keys, number = min(seen.items(), key=lambda item: item[1])
         names = ", ".join(sorted(k for k in keys if "=" not in k))
         raise UserError(
-            f"{source.at(number)}: no known format has the columns {names or '(none)'}; rename them to those of {KNOWN}"
+            f"{source.at(number)}: no known format has the columns {names or '(none)'}; say which is which, as in "
+            f"data.columns: {{prompt: question, answer: label}}, or rename them to those of {KNOWN}"
         )
     if "kto" in formats and len(formats) == 2 and formats.keys() & {"messages", "prompt", "alpaca"}:
         return "kto"  # rows without a label are named as such
@@ -271,6 +320,18 @@ def _detect(source: Source, limit: int | None) -> str:
             "put each format into a file of its own"
         )
     return next(iter(formats))
+
+
+def _mapped_format(source: Source, mapped: ColumnMap) -> str:
+    """The format that a mapping makes of a file: its roles say it, whatever the rows hold."""
+    keys = frozenset(ROLES[role] for role in mapped.parts) | ({"label=truth"} if "label" in mapped.parts else set())
+    form = format_of(keys | {"ranked="} if "completions" in mapped.parts else keys)
+    if form is None:
+        raise UserError(
+            f"{source.name}: data.columns gives {', '.join(mapped.parts)}, which makes no row; add an answer (or a "
+            "reference for a judge, or chosen and rejected)"
+        )
+    return form
 
 
 # ---- splitting ----------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import difflib
 import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +22,11 @@ from holdfast.errors import UserError
 
 Record = tuple[int, dict[str, Any]]
 """Where it stands (line or row number, from 1), and its columns."""
+
+
+class ByPlace(dict[str, Any]):
+    """A record that is a list: its columns are called "0", "1", ..."""
+
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
@@ -34,6 +41,7 @@ class Source:
         large: Whether its rows belong on disk rather than in memory.
         records: Streams it from the start.
         digest: Names its content.
+        plain: Whether it is a text, without columns of its own.
     """
 
     name: str
@@ -41,6 +49,7 @@ class Source:
     large: bool
     records: Callable[[], Iterator[Record]]
     digest: Callable[[], str]
+    plain: bool = False
 
     def at(self, number: int) -> str:
         """How errors name a record: `train.jsonl:12` or `train.parquet row 12`."""
@@ -81,7 +90,9 @@ def open_source(name: str) -> Source:
     if kind not in readers:
         raise UserError(f"{name}: unknown kind of file; known: {', '.join(SUFFIXES)} (also .gz)")
     by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not _is_array(name, path))
-    return Source(name, by_line, size > IN_MEMORY, lambda: readers[kind](name, path), lambda: _digest(path))
+    return Source(
+        name, by_line, size > IN_MEMORY, lambda: readers[kind](name, path), lambda: _digest(path), kind == ".txt"
+    )
 
 
 def kind_of(path: Path) -> str:
@@ -112,9 +123,18 @@ def _decode(name: str, number: int, raw: bytes) -> str:
 
 def _lines(name: str, path: Path) -> Iterator[tuple[int, str]]:
     # Split at line feeds only: str.splitlines would also cut at U+2028 and its like, which stand inside strings.
-    with _open(path) as handle:
+    with _open(path) as handle, _unpacking(name):
         for number, raw in enumerate(handle, 1):
             yield number, _decode(name, number, raw)
+
+
+@contextlib.contextmanager
+def _unpacking(name: str) -> Iterator[None]:
+    """A compressed file that cannot be read to its end is the user's to mend."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{name}: broken or cut-off gzip file ({error}); pack or fetch it once more") from error
 
 
 # ---- JSON ---------------------------------------------------------------------------------------------------------
@@ -122,10 +142,11 @@ def _lines(name: str, path: Path) -> Iterator[tuple[int, str]]:
 
 def _is_array(name: str, path: Path) -> bool:
     """Whether a JSON file is one array (or one object over several lines) rather than one object per line."""
-    for _, line in _lines(name, path):
-        if line.strip():
-            start = line.strip()
-            return start.startswith("[") or (start.startswith("{") and not start.endswith("}"))
+    lines = (line.strip() for _, line in _lines(name, path) if line.strip())
+    if first := next(lines, ""):
+        if first.startswith("[") and first.endswith("]"):  # or rows that are lists, one a line
+            return not next(lines, "").startswith("[")
+        return first.startswith("[") or (first.startswith("{") and not first.endswith("}"))
     raise UserError(f"{name}: the file is empty; write one example per line")
 
 
@@ -141,6 +162,8 @@ def _jsonl(name: str, path: Path) -> Iterator[Record]:
             record = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise UserError(f"{name}:{number}: broken JSON ({_reason(error)}); mend or remove the line") from error
+        except ValueError as error:  # a whole number of more than 4,300 digits
+            raise UserError(f"{name}:{number}: {str(error).split(';')[0]}; mend or remove the line") from error
         except RecursionError as error:
             raise UserError(f"{name}:{number}: JSON nested too deeply; mend or remove the line") from error
         yield number, _object(f"{name}:{number}", record)
@@ -151,6 +174,9 @@ def _reason(error: json.JSONDecodeError) -> str:
 
 
 def _object(where: str, record: Any) -> dict[str, Any]:
+    """A record as a mapping; the columns of a list are called by their place."""
+    if isinstance(record, list):
+        return ByPlace((str(place), value) for place, value in enumerate(record))
     if not isinstance(record, dict):
         raise UserError(f"{where}: a row must be an object with named columns, not {describe(record)}")
     return record
@@ -200,7 +226,8 @@ class _Window:
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
 
     def grow(self, size: int = 1 << 20) -> bool:
-        raw = self.handle.read(size)
+        with _unpacking(self.name):
+            raw = self.handle.read(size)
         try:
             more = self.decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
@@ -235,6 +262,8 @@ class _Window:
                     size *= 2
                     continue
                 raise UserError(f"{self.name}:{line}: broken JSON ({_reason(error)}); mend it") from error
+            except ValueError as error:  # a whole number of more than 4,300 digits
+                raise UserError(f"{self.name}:{self.line}: {str(error).split(';')[0]}; mend it") from error
             self.take(end - self.at)
             return value
 
@@ -273,13 +302,13 @@ def _parquet(name: str, path: Path) -> Iterator[Record]:
             for record in batch.to_pylist():
                 number += 1
                 yield number, record
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def _text(name: str, path: Path) -> Iterator[Record]:
-    """Paragraphs: blocks between blank lines; or single lines, in a file without blank lines."""
-    blocks = any(number > 1 and not line.strip() for number, line in _lines(name, path))
+    """Paragraphs: blocks between blank lines; or single lines, in a file without blank lines between them."""
+    blocks = _in_blocks(name, path)
     start, block = 0, list[str]()
     for number, line in chain(_lines(name, path), [(0, "")]):
         if block and (not line.strip() or not blocks):
@@ -288,6 +317,19 @@ def _text(name: str, path: Path) -> Iterator[Record]:
         if line.strip():
             start = number if not block else start
             block.append(line)
+
+
+def _in_blocks(name: str, path: Path) -> bool:
+    """Whether a blank line has text before and after it."""
+    begun = blank = False
+    for _, line in _lines(name, path):
+        if line.strip():
+            if blank:
+                return True
+            begun = True
+        else:
+            blank = begun
+    return False
 
 
 def _hub(name: str) -> Source:
