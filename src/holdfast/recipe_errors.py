@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast import recipe_peers as peers
 from holdfast.method import Method
 from holdfast.recipe import Recipe, Stage
-from holdfast.registry import find
+from holdfast.registry import REGISTRY, find, name_of
 from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ EXPECTED = {
     "finite": "a finite number",
 }
 """First word of pydantic's error type to what should have been given."""
+
+
+BESIDE = 0.15
+"""How much likelier a setting of the same section is meant than one elsewhere."""
 
 
 def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -61,7 +66,7 @@ def _real_path(item: ErrorDetails, data: Any) -> Path:
 def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
     kind = items[0]["type"]
     if kind == "extra_forbidden":
-        return f"is not a setting{nearest_setting(path, data)}"
+        return _not_a_setting(path, data)
     if kind == "missing":
         return f"is missing: {describe(path, data)}"
     if kind == "value_error":
@@ -71,11 +76,40 @@ def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
         names = allowed.replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(items[0]["input"]), names, n=1)
         return f"must be {allowed}, not {shown(items[0]['input'])}" + (f"; did you mean {close[0]}?" if close else "")
+    if kind in ("model_type", "dict_type") and (keys := _keys_of(path, data)):
+        return f"must be a mapping of {keys}, not {shown(items[0]['input'])}"
     expected = [EXPECTED[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in EXPECTED]
     if expected:
         return f"must be {' or '.join(dict.fromkeys(expected))}, not {shown(items[0]['input'])}"
     message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
     return f"must be {message}, not {shown(items[0]['input'])}"
+
+
+def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
+    """What a name is that no setting has: another tool's, another method's knob, or nearly one of ours."""
+    name = str(path[-1])
+    if text := peers.instead(name):
+        return f"is {text}" if text.startswith("not supported") else f"is not a setting here: {text}"
+    if ":" in name:
+        return "is not a setting; is a space missing after the colon?"
+    return _knob_elsewhere(path, data) or f"is not a setting{nearest_setting(path, data)}"
+
+
+def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
+    """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
+    inside, here, _, prefix = _scope(path, data)
+    key, knob = str(inside[0]), str(inside[-1])
+    axis = {**AXES, "judge": "judges"}.get(key)
+    chosen = next((cls for at, cls in _chosen(here) if at == key), None)
+    if axis is None or chosen is None or key == "curate" or len(inside) != 2:
+        return ""
+    if difflib.get_close_matches(knob, chosen.model_fields, n=1, cutoff=0.7):
+        return ""
+    names = [name for name in REGISTRY[axis] if knob in find(axis, name).model_fields]
+    if not names:
+        return ""
+    have = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} {'has' if len(names) == 1 else 'have'}"
+    return f"{name_of(chosen)} has no {knob} ({have}); set {prefix}{key}.name to {names[0]}, or leave {knob} out"
 
 
 def shown(value: Any) -> str:
@@ -153,20 +187,32 @@ def describe(path: Path, data: dict[str, Any]) -> str:
     return settings(data, root).get(dotted(tuple(p for p in path if isinstance(p, str))), "needed here")
 
 
+def _keys_of(path: Path, data: dict[str, Any]) -> str:
+    """`path` and `share`: what the section at `path` holds, if it is a section."""
+    inside, here, root, _ = _scope(path, data)
+    start = ".".join(str(p) for p in inside if isinstance(p, str)) + "."
+    names = [name.removeprefix(start) for name in settings(here, root) if name.startswith(start)]
+    return ", ".join(f"`{name}`" for name in names if "." not in name)
+
+
 def nearest_setting(path: Path, data: dict[str, Any]) -> str:
     """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
     path, data, root, prefix = _scope(path, data)
     known = settings(data, root)
     names = {name: name for name in known} | {
-        alias: target for alias, (target, _) in ALIASES.items() if target in known
+        alias: target for alias, (target, _) in ALIASES.items() if target in known and alias not in peers.TEXT_ONLY
     }
     steps = [str(p) for p in path if isinstance(p, str)]
     written, parent = ".".join(steps), ".".join(steps[:-1])
 
-    def likeness(name: str) -> tuple[float, bool, int]:
-        last = difflib.SequenceMatcher(None, steps[-1].lower(), name.rpartition(".")[2].lower()).ratio()
+    def likeness(name: str) -> tuple[float, int]:
+        mine, theirs = steps[-1].lower(), name.rpartition(".")[2].lower()
+        last = difflib.SequenceMatcher(None, mine, theirs).ratio()
         whole = difflib.SequenceMatcher(None, written.lower(), name.lower()).ratio()
-        return max(last, whole), names[name].rpartition(".")[0] == parent, -len(name)
+        beside = bool(parent) and names[name].rpartition(".")[0] == parent
+        if beside and min(len(mine), len(theirs)) > 3 and (mine in theirs or theirs in mine):
+            last = max(last, 0.9)  # `target` beside `target_modules` means that, and no `target` elsewhere
+        return max(last, whole) + BESIDE * beside, -len(name)
 
     best = max(names, key=likeness)
     if likeness(best)[0] >= 0.7:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast import recipe_peers as peers
 from holdfast import recipe_text, recipe_yaml
 from holdfast.errors import UserError
 from holdfast.method import Method
@@ -60,6 +61,8 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
         UserError: One line per problem, all at once: `recipe.yaml:7: train.learning_rat is not a setting; ...`.
     """
     file = pathlib.Path(path)
+    if file.is_dir() and not (file / "resolved.yaml").exists():
+        raise UserError(f"{path}: is a directory without a run in it; give a recipe file, or the directory of a run")
     if file.is_dir():
         file = file / "resolved.yaml"
     if not file.exists():
@@ -129,9 +132,18 @@ def resolve(
     found += filled.problems + _without_effect(labels, filled)
     recipe = _validated(given, filled, found)
     if found or recipe is None:
-        raise UserError("\n".join(_sorted_lines(found, labels, given)))
+        raise UserError("\n".join([*_whose(data, read, name), *_sorted_lines(found, labels, given)]))
     filled.origins |= read.origins
     return Resolved(recipe, _sources(recipe, given, labels, filled), tuple(notes), name)
+
+
+def _whose(data: dict[str, Any], read: Filled, name: str) -> list[str]:
+    """A first line for a recipe of another tool: what of it was understood, and as what."""
+    origin = peers.origin_of(data)
+    if not origin:
+        return []
+    known = ", ".join(f"{dotted(old)} ({dotted(new)})" for new, old in read.moved.items())
+    return [f"{name}: this is {origin} recipe; understood: {known or 'nothing'}; the rest is to be changed:"]
 
 
 def _validated(given: dict[str, Any], filled: Filled, found: list[tuple[Path, str]]) -> Recipe | None:

@@ -26,15 +26,63 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path, int], list[tuple[Path, 
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else file
-        raise UserError(
-            f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable character'}"
-        ) from None
+    except yaml.MarkedYAMLError as error:
+        line, what = explain(error, text)
+        raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
+    except yaml.YAMLError:
+        raise UserError(f"{file}: not valid YAML: unreadable character") from None
     lines: dict[Path, int] = {}
     problems: list[tuple[Path, str]] = []
     return (None if node is None else _value(node, (), lines, problems)), lines, problems
+
+
+OPENERS = {"while parsing a flow mapping": ("{", "}"), "while parsing a flow sequence": ("[", "]")}
+"""What a parser was about when something open was not closed: the sign that opens, and the one that is missing."""
+
+
+def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """The line to mend, counted from 1, and what is wrong with it.
+
+    The parser stops where it can go on no longer, which is often a line below the mistake.
+    """
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    line, problem = mark.line if mark else 0, error.problem or "unreadable character"
+    lines = [*text.splitlines(), ""]
+    if "\\t" in problem:
+        return line + 1, "a tab; indent with spaces"
+    if error.context in OPENERS and begun is not None:
+        opening, closing = OPENERS[error.context]
+        return begun.line + 1, f"the {opening} is not closed; add {closing}"
+    if "quoted scalar" in (error.context or "") and begun is not None:
+        return begun.line + 1, "a quote is opened and not closed"
+    if problem in ("mapping values are not allowed here", "could not find expected ':'"):
+        for number in range(min(line, len(lines) - 1), -1, -1):  # upwards: the mistake is at most a few lines above
+            glued = GLUED.match(lines[number])
+            if glued:
+                return number + 1, f"no space after the colon of {glued[1]}; write {glued[1]}: {glued[2]}"
+            if number < line and lines[number].strip():
+                break
+        inner = line < len(lines) and COLON_INSIDE.match(lines[line])
+        if inner:
+            return line + 1, "a colon inside the text; put the text into quotes"
+        if problem.startswith("mapping") and (above := _value_above(lines, line)):
+            return line + 1, f"an indented setting below {above}, which has a value already; give both the same indent"
+    return line + 1, problem
+
+
+GLUED = re.compile(r"\s*(?:- )?([A-Za-z_][\w.-]*):([^\s/].*)")
+"""A setting whose colon is followed by its value at once; not the beginning of an address."""
+COLON_INSIDE = re.compile(r"\s*(?:- )?[A-Za-z_][\w.-]*:\s+[^'\"{\[].*:\s")
+
+
+def _value_above(lines: list[str], line: int) -> str:
+    """The nearest line above, if it is a setting with a value and less indented; else ""."""
+    if line >= len(lines):
+        return ""
+    above = next((text for text in reversed(lines[:line]) if text.strip() and not text.strip().startswith("#")), "")
+    deeper = len(lines[line]) - len(lines[line].lstrip()) > len(above) - len(above.lstrip())
+    name, colon, value = above.partition(": ")
+    return f"{name.strip()}:" if colon and value.strip() and deeper else ""
 
 
 def _value(node: yaml.Node, path: Path, lines: dict[Path, int], problems: list[tuple[Path, str]]) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from holdfast.errors import UserError
 from holdfast.method import Method
+from holdfast.recipe_peers import method_elsewhere
 
 REGISTRY: dict[str, dict[str, str]] = {
     "curators": {
@@ -93,7 +94,7 @@ def find(axis: str, name: str) -> type[Method]:
     if name in REGISTRY[axis]:
         name = REGISTRY[axis][name]
     elif ":" not in name:
-        raise UserError(f"{name} is not one of the {axis}{nearest(name, REGISTRY[axis])}")
+        raise UserError(f"{name} is not one of the {axis}{method_elsewhere(name) or nearest(name, REGISTRY[axis])}")
     module, _, attribute = name.partition(":")
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")

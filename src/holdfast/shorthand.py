@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast import recipe_peers as peers
 from holdfast.errors import UserError
 from holdfast.method import Method
 from holdfast.optimizers.base import Optimizer
@@ -37,6 +38,9 @@ METHODS: dict[str, dict[str, str]] = {
 
 `sft` leaves every axis as it is; `pairs` comes with an objective for what it writes; a preset stands for stages.
 """
+
+CHOOSING = frozenset({"gold", "s3ft", "ssr", "sdft", "rft"})
+"""Curators that write the answer of every row; the others add rows, or make pairs of what is there."""
 
 LAB_MODELS = ("lab", "lab-small")
 
@@ -111,23 +115,24 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "lora_alpha": ("tuner.alpha", None),
     "lora_dropout": ("tuner.dropout", None),
     "lora_target_modules": ("tuner.target_modules", None),
+    **peers.SAME,
 }
 """Names of Hugging Face trainers and PEFT: where they live here, and how the value is translated."""
 
 ALIAS_PLACES = ("", "train", "data", "optimizer", "tuner")
 """The parts of a recipe in which an alias is looked for; "" is the top level."""
 
-DEVICE_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+DEVICE_BATCH = ("per_device_train_batch_size", "micro_batch_size", "gradient_accumulation_steps")
 
 
 def read_aliases(data: dict[str, Any]) -> Filled:
-    """Move Hugging Face names to ours, with a note each."""
+    """Move other tools' names to ours and leave out those without effect, with a note each."""
     out = Filled(deepcopy(data))
     for place in ALIAS_PLACES:
         part = out.data if not place else out.data.get(place)
         if not isinstance(part, dict):
             continue
-        for key in [k for k in part if k in ALIASES]:
+        for key in [k for k in part if _is_alias(k, part[k], place)]:
             target, convert = ALIASES[key]
             old: Path = (place, key) if place else (key,)
             value = convert(part[key]) if convert else part[key]
@@ -137,10 +142,38 @@ def read_aliases(data: dict[str, Any]) -> Filled:
                 del part[key]
                 _move(out, old, tuple(target.split(".")), value)
     _read_device_batch(out)
+    _leave_out(out)
     return out
 
 
-def _move(out: Filled, old: Path, new: tuple[str, ...], value: Any, note: str = "") -> None:
+def _is_alias(key: str, value: Any, place: str) -> bool:
+    """Whether a key is another tool's name, standing where that tool would have it."""
+    if key not in ALIASES:
+        return False
+    if key not in peers.SAME:
+        return True
+    at_home = place in ("", "train") or place == ALIASES[key][0].partition(".")[0]
+    return at_home and value is not None and (isinstance(value, str) or key not in peers.TEXT_ONLY)
+
+
+def _leave_out(out: Filled) -> None:
+    """Drop other tools' settings that change no result here, and those that are switched off; one note for all."""
+    dropped: list[tuple[Path, str]] = []
+    for place in ("", "train"):
+        part = out.data if not place else out.data.get(place)
+        for key in list(part) if isinstance(part, dict) else ():
+            off = (key in peers.INSTEAD or key in peers.SAME) and peers.switched_off(part[key])
+            if off or key in peers.NO_EFFECT:
+                del part[key]
+                old: Path = (place, key) if place else (key,)
+                dropped.append((old, "switched off" if off else peers.NO_EFFECT[key]))
+    if dropped:
+        (first, why), *rest = dropped
+        others = ", ".join(f"{dotted(path)} ({reason})" for path, reason in rest)
+        out.notes.append((first, f"has no effect here ({why})" + (f", nor have: {others}" if others else "")))
+
+
+def _move(out: Filled, old: Path, new: tuple[str, ...], value: Any, note: str = "", called: str = "") -> None:
     """Put `value` at `new`, unless something is there already."""
     here = out.data
     for part in new[:-1]:
@@ -151,13 +184,15 @@ def _move(out: Filled, old: Path, new: tuple[str, ...], value: Any, note: str = 
         if not isinstance(here, dict):
             out.problems.append((old, f"cannot be read as {dotted(new)}, because {part} is not a mapping"))
             return
-    if new[-1] in here:
-        out.problems.append((old, f"means {dotted(new)}, which is given as well; keep one of them"))
+    if new[-1] in here and new not in out.origins:
+        out.problems.append((old, f"means {dotted(new)}, which is given as well; keep one of them{called}"))
         return
+    out.origins.pop(new, None)  # a name that was only implied gives way to one that is given
     here[new[-1]] = value
-    if str(old[-1]).startswith("lora_") and "name" not in here:
-        here["name"] = "lora"
-        out.origins[("tuner", "name")] = f"implied by {old[-1]}"
+    axis, name = next((found for start, found in peers.IMPLIED.items() if str(old[-1]).startswith(start)), ("", ""))
+    if axis and "name" not in here:
+        here["name"] = name
+        out.origins[(axis, "name")] = f"implied by {old[-1]}"
     out.moved[new] = old
     out.notes.append((old, note or f"is read as {dotted(new)}"))
 
@@ -174,7 +209,7 @@ def _read_device_batch(out: Filled) -> None:
         out.problems.append((old, "must be a whole number above 0; better give train.batch_tokens"))
         return
     length = train.get("max_length", 2048) if isinstance(train, dict) else 2048
-    rows = counts.get(DEVICE_BATCH[0], 8) * counts.get(DEVICE_BATCH[1], 1)
+    rows = counts.get(DEVICE_BATCH[0], counts.get(DEVICE_BATCH[1], 8)) * counts.get(DEVICE_BATCH[2], 1)
     if not isinstance(length, int):
         return
     _move(
@@ -186,6 +221,7 @@ def _read_device_batch(out: Filled) -> None:
             f"is read as train.batch_tokens: {rows * length} ({rows} rows of train.max_length {length}); where rows "
             "are shorter a step holds more of them, so give train.batch_tokens yourself to keep your number of steps"
         ),
+        called=f" ({' and '.join(counts)} belong together)" if len(counts) > 1 else "",
     )
 
 
@@ -200,11 +236,17 @@ def expand(method: str) -> dict[str, list[str]]:
     chosen: dict[str, list[str]] = {}
     for name in method.split("+"):
         if name not in METHODS:
-            raise UserError(f"{name} is not a method{nearest(name, METHODS)}")
+            raise UserError(f"{name} is not a method{peers.method_elsewhere(name) or nearest(name, METHODS)}")
         for key, choice in METHODS[name].items():
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
                 raise UserError(f"{method}: both {both} are {AXES.get(key, 'presets')}; choose one")
+            if key == "curate" and choice in CHOOSING and (others := CHOOSING.intersection(chosen.get(key, []))):
+                both = f"{min(others)} and {choice}"
+                raise UserError(
+                    f"{method}: both {both} choose the rows, and `+` joins methods that do different things; choose "
+                    f"one, or let one work on the other's rows with curate: [{both.replace(' and ', ', ')}]"
+                )
             chosen.setdefault(key, []).append(choice)
     return chosen
 
