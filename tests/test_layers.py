@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "holdfast"
 AXES = {"curators", "objectives", "tuners", "optimizers", "inference"}
 LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
-     "recipe_changes", "recipe_errors", "recipe_peers", "recipe_template", "recipe_checks", "recipe_stages",
-     "recipe_layers", "presets", "ui"},
+     "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
+     "recipe_stages", "recipe_layers", "presets", "ui"},
     {"data", "models", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},

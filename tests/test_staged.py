@@ -254,7 +254,7 @@ WRONG = {
     ),
     "a knob of one stage, wrong for the other": (
         "model: lab\nmethod: sft_then_dpo\ndata: {train: a}\nobjective: {beta: 1}\n",
-        [":4: objective.beta is not a setting"],
+        [":4: objective.beta: sft has no beta (dpo, "],
     ),
 }
 

@@ -21,6 +21,7 @@ from holdfast.errors import UserError
 from holdfast.method import Method
 from holdfast.recipe import Recipe
 from holdfast.recipe_errors import explain
+from holdfast.recipe_overrides import COMMAND_LINE, override, replaced
 from holdfast.recipe_stages import (
     BASE,
     OF_STAGE,
@@ -29,12 +30,9 @@ from holdfast.recipe_stages import (
     entries,
     fill_in,
     read_aliases,
-    stage_key,
     written,
 )
-from holdfast.shorthand import AXES, METHODS, Filled, Path, dotted, expand
-
-COMMAND_LINE = "command line"
+from holdfast.shorthand import METHODS, Filled, Path, dotted, expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def resolve(
     labels = dict(labels or {})
     labels.setdefault((), name)
     found = list(problems)
-    read = read_aliases(_override(data, overrides, labels, found))
+    read = read_aliases(override(data, overrides, labels, found))
     labels.update({new: place(labels, old) for new, old in read.moved.items()})
     found += read.problems
     notes = [f"{place(labels, where)}: {dotted(where)} {text}" for where, text in read.notes]
@@ -132,18 +130,9 @@ def resolve(
     found += filled.problems + _without_effect(labels, filled)
     recipe = _validated(given, filled, found)
     if found or recipe is None:
-        raise UserError("\n".join([*_whose(data, read, name), *_sorted_lines(found, labels, given)]))
+        raise UserError("\n".join([*peers.introduction(data, read.moved, name), *_sorted_lines(found, labels, given)]))
     filled.origins |= read.origins
     return Resolved(recipe, _sources(recipe, given, labels, filled), tuple(notes), name)
-
-
-def _whose(data: dict[str, Any], read: Filled, name: str) -> list[str]:
-    """A first line for a recipe of another tool: what of it was understood, and as what."""
-    origin = peers.origin_of(data)
-    if not origin:
-        return []
-    known = ", ".join(f"{dotted(old)} ({dotted(new)})" for new, old in read.moved.items())
-    return [f"{name}: this is {origin} recipe; understood: {known or 'nothing'}; the rest is to be changed:"]
 
 
 def _validated(given: dict[str, Any], filled: Filled, found: list[tuple[Path, str]]) -> Recipe | None:
@@ -199,55 +188,6 @@ def _sentence(key: str, text: str) -> str:
     """`train.epochs must be a number`, but `tuner: loraa is not one of the tuners`, whose text has its own subject."""
     own_subject = text.split(" ", 1)[0] not in ("is", "must", "means", "cannot")
     return f"{key}: {text}" if key and own_subject else f"{key} {text}".strip()
-
-
-def _override(
-    data: dict[str, Any], overrides: Sequence[str], labels: dict[Path, str], problems: list[tuple[Path, str]]
-) -> dict[str, Any]:
-    """Apply `a.b=value` texts to a copy of `data`; what they replace loses its label."""
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"{COMMAND_LINE}: {text} is not setting=value, as in optimizer.learning_rate=3e-5")
-        path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-        if path[0] == "stages" and len(path) > 1:
-            try:
-                path = ("stages", stage_key(data, path[1]), *path[2:])
-            except UserError as error:
-                raise UserError(f"{COMMAND_LINE}: {error}") from None
-        parsed, _, wrong = recipe_yaml.parse(value, f"{COMMAND_LINE}: {key}")
-        problems += [(path + where, what) for where, what in wrong]
-        data = _replaced(data, path, parsed, path)
-        for old in [p for p in labels if p[: len(path)] == path]:
-            del labels[old]
-        labels[path] = COMMAND_LINE
-    return data
-
-
-def _replaced(here: Any, path: Path, value: Any, whole: Path) -> Any:
-    """A copy of `here` with `value` at `path`, made of mappings where there was nothing or only a name."""
-    if not path:
-        return value
-    step, rest, above = path[0], path[1:], whole[: len(whole) - len(path)]
-    if isinstance(here, str) and any(key in above for key in (*AXES, "judge")):
-        here = {"name": here}
-    elif isinstance(here, str) and above[:1] == ("stages",) and len(above) == 2:
-        here = {"method": here}
-    if isinstance(here, list):
-        if not isinstance(step, int) and len(here) == 1:  # curate.paraphrase=true, the list holding one curator
-            return [_replaced(here[0], path, value, whole)]
-        if not isinstance(step, int) or step > len(here):
-            raise UserError(
-                f"{COMMAND_LINE}: {dotted(whole)}: {step} is not one of its {len(here)} items; count from 0"
-            )
-        return [
-            *here[:step],
-            _replaced(here[step] if step < len(here) else None, rest, value, whole),
-            *here[step + 1 :],
-        ]
-    if here is not None and not isinstance(here, dict):
-        raise UserError(f"{COMMAND_LINE}: {dotted(whole)} is not a setting: {here!r} holds no {step}")
-    return {**(here or {}), str(step): _replaced((here or {}).get(str(step)), rest, value, whole)}
 
 
 def _find_beside(given: dict[str, Any], folder: pathlib.Path) -> list[str]:
@@ -401,7 +341,7 @@ def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes:
     labels = _labels_of(resolved, given)
     for key, value in {"method": method, **changes}.items():
         path: Path = tuple(key.split("__"))
-        given = _replaced(given, path, value, path)
+        given = replaced(given, path, value, path)
         labels[path] = "compare"
     return resolve(given, labels=labels, name=resolved.name)
 

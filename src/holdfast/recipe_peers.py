@@ -5,9 +5,10 @@ Names are those of the trainers of Hugging Face (transformers, TRL, PEFT), LLaMA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+Path = tuple[str | int, ...]
 Convert = Callable[[Any], Any]
 
 
@@ -209,6 +210,21 @@ def origin_of(keys: Iterable[str]) -> str:
     if counts[name] >= 3:
         return name
     return "a Hugging Face" if len(keys & TRAINERS) >= 4 else ""
+
+
+def introduction(data: Mapping[str, Any], moved: Mapping[Path, Path], name: str) -> list[str]:
+    """A first line above what is wrong with another tool's recipe: what of it was understood, and as what.
+
+    Args:
+        data: The recipe as it was written.
+        moved: New path to old path of every name that was understood.
+        name: What the recipe is called in messages.
+    """
+    origin = origin_of(data)
+    if not origin:
+        return []
+    known = ", ".join(f"{'.'.join(map(str, old))} ({'.'.join(map(str, new))})" for new, old in moved.items())
+    return [f"{name}: this is {origin} recipe; understood: {known or 'nothing'}; the rest is to be changed:"]
 
 
 def switched_off(value: Any) -> bool:
