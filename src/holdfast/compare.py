@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UserError
+from holdfast.evaluation.answers import side_by_side
 from holdfast.evaluation.summary import compare_summary, read_run
 from holdfast.folder import replace_json, short_name, versions
 from holdfast.recipe import Recipe
@@ -106,9 +107,8 @@ def budget(recipe: Recipe) -> int:
 
 def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], steps: int, root: Path) -> dict[str, Any]:
     """`compare.json`: measurements of all runs, what they cost, and where their rows came from."""
-    measured = compare_summary(
-        {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
-    )
+    items = {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
+    measured = compare_summary(items)
     for entry in measured["runs"]:
         reports = [run.report for _, run in runs[entry["method"]]]
         origins: Counter[str] = Counter()
@@ -127,6 +127,7 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         "versions": versions(),
         "model": first["model"],
         **measured,
+        "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
     }
     replace_json(root / "compare.json", report)
     return report
@@ -137,7 +138,7 @@ def _mean_cost(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     costs = [report["cost"] for report in reports]
     phases = {name for cost in costs for name in cost["seconds"]}
     mean = {
-        key: sum(cost[key] for cost in costs) / len(costs)
-        for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens")
+        key: sum(cost.get(key, 0) for cost in costs) / len(costs)
+        for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training")
     }
     return {"seconds": {p: sum(c["seconds"].get(p, 0.0) for c in costs) / len(costs) for p in sorted(phases)}, **mean}

@@ -292,7 +292,7 @@ def finish(
         },
         **summary,
         "gate": gate(recipe.evaluate.gate, summary),
-        "curves": curves(work, before),
+        "curves": curves(work, before, after),
         "curation": _curation(work, rows),
         "training": {
             "rows": told.kept, "steps": result.steps, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
@@ -301,6 +301,7 @@ def finish(
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
             "peak_memory_gib": result.peak_memory_gib, "sampled_tokens": work.journal.sampled_tokens,
+            "sampled_for_training": folder.read_json("data.json")["sampled_tokens"],
         },
     }  # fmt: skip
     write_report(folder.path, report)
@@ -315,8 +316,11 @@ def _curation(work: Work, rows: Rows) -> dict[str, Any]:
     return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows)}
 
 
-def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
-    """Loss of every step, with target and keep scores where they were measured; step 0 is the base."""
+def curves(work: Work, before: dict[str, list[Item]], after: dict[str, list[Item]]) -> list[dict[str, Any]]:
+    """Loss of every step, with target and keep scores where they were measured.
+
+    Step 0 is the base; the last step is the finished model, by its answers to the same few questions.
+    """
     from holdfast.evaluation.store import Store
 
     live = live_tasks(work)
@@ -327,6 +331,8 @@ def curves(work: Work, before: dict[str, list[Item]]) -> list[dict[str, Any]]:
         found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
         scores = _roles(live, {name: items for name, (_, items) in found.items()})
         out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
+    if live and len(out) > 1:
+        out[-1] |= _roles(live, after)
     return out
 
 

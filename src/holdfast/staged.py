@@ -297,4 +297,5 @@ def _cost(work: Work, done: list[Done]) -> dict[str, Any]:
         "seconds": dict(seconds), "tokens_per_second": speed,
         "peak_memory_gib": max(part["peak_memory_gib"] for part in parts),
         "sampled_tokens": work.journal.sampled_tokens + sum(part["sampled_tokens"] for part in parts),
+        "sampled_for_training": sum(part.get("sampled_for_training", 0) for part in parts),
     }  # fmt: skip

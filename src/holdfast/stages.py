@@ -32,8 +32,12 @@ if TYPE_CHECKING:
     from holdfast.models import Loaded, Model
     from holdfast.sampling.journal import Journal
 
-EXAMPLES = 24
+EXAMPLES = 12
 """Curated rows kept for the report."""
+PLAIN = 3
+"""Of them, those of an origin that are trained on as they came."""
+TRIES = 3
+"""Answers of the model kept with each of them."""
 MANY = 50_000
 """Rows from which on their tokens are kept on disk, not in memory."""
 
@@ -262,23 +266,35 @@ def measured(
 
 
 def preview(rows: Rows) -> list[dict[str, Any]]:
-    """A few curated rows of every origin, beside the gold answers they replace."""
+    """A few curated rows of every origin, with what the model was asked, answered and was told before.
+
+    Of rows that are as they came there is little to see, so there are no more than `PLAIN` of them.
+    """
     by_origin: dict[str, list[Row]] = {}
     for row in rows:
-        if len(group := by_origin.setdefault(row.origin, [])) < EXAMPLES:
+        group = by_origin.setdefault(row.origin, [])
+        if len(group) < (EXAMPLES if _attempts(row) else PLAIN):
             group.append(row)
     each = max(1, EXAMPLES // max(1, len(by_origin)))
     return [
         {
             "prompt": row.prompt[-1]["content"] if row.prompt else "",
             "answer": row.chosen or row.answer or "",
+            "rejected": row.rejected,
             "gold": _first_gold(row),
             "origin": row.origin,
             "reason": _reason(row),
+            "attempts": _attempts(row),
         }
         for group in by_origin.values()
         for row in group[:each]
     ]
+
+
+def _attempts(row: Row) -> list[dict[str, Any]]:
+    """What the model answered when the row was curated, with the judge's verdicts; the last few of many."""
+    tries = [attempt for entry in row.meta.get("trace") or [] for attempt in entry.get("attempts") or []]
+    return [{key: attempt.get(key) for key in ("kind", "response", "passed", "reason")} for attempt in tries[-TRIES:]]
 
 
 def _first_gold(row: Row) -> str:

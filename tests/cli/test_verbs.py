@@ -215,11 +215,11 @@ def test_a_comparison_marks_the_front() -> None:
     ]  # fmt: skip
     text = render.comparison({"runs": runs, "budget": "3 epochs", "directory": "runs/c"}, None)
     lines = text.splitlines()
-    assert lines[1].startswith("  sft ")
-    assert lines[2].startswith("* s3ft ")
-    assert "\u221230.0" in lines[1]
-    assert "90 % model, 10 % gold" in lines[2]
-    assert "2m" in lines[1]
+    assert lines[1].startswith("* s3ft ")
+    assert lines[2].startswith("  sft ")
+    assert "30.0  [25.0, 35.0]" in " ".join(lines[2].split(" ")).replace("   ", "  ")
+    assert "90 % model, 10 % gold" in lines[1]
+    assert "2m" in lines[2]
     assert "2 seeds each" in text
     assert "3 epochs" in text
 

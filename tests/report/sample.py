@@ -133,7 +133,15 @@ def example(rng: random.Random, number: int, origin: str) -> dict[str, Any]:
     }
     gold = one["tuned"].replace("There are", "Step 1:").replace("buckets hold", "buckets, so")
     answer = {"model": one["tuned"], "paraphrase": one["tuned"].replace("hold", "together hold"), "gold": gold}[origin]
-    return {"prompt": one["prompt"], "answer": answer, "gold": gold, "origin": origin, "reason": reason[origin]}
+    attempts = [{"kind": "model", "response": one["base"], "passed": False, "reason": "wrong number"}]
+    if origin == "model":
+        attempts = [{"kind": "model", "response": answer, "passed": True, "reason": reason[origin]}]
+    elif origin == "paraphrase":
+        attempts.append({"kind": "paraphrase", "response": answer, "passed": True, "reason": "right number"})
+    return {
+        "prompt": one["prompt"], "answer": answer, "gold": gold, "origin": origin, "reason": reason[origin],
+        "attempts": attempts,
+    }  # fmt: skip
 
 
 def report(seed: int = 0) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def compared(rng: random.Random, method: str) -> dict[str, Any]:
     return {
         "method": method,
         "seeds": [0, 1, 2],
-        "dirs": [f"runs/compare/{method}-{seed}" for seed in range(3)],
+        "dirs": [f"runs/story/{method}-seed{seed}" for seed in range(3)],
         "gain": {"delta": gain, "low": round(gain - 2.6, 2), "high": round(gain + 2.4, 2)},
         "loss": {"delta": loss, "low": round(loss - 1.1, 2), "high": round(loss + 1.2, 2)},
         "points": [
@@ -245,6 +253,17 @@ def compared(rng: random.Random, method: str) -> dict[str, Any]:
     }
 
 
+def divided(rng: random.Random, number: int, task: str) -> dict[str, Any]:
+    """A question that the methods answered differently."""
+    one = flip(rng, number, task, won=True)
+    passed = {"base": False} | {method: method in ("sft", "s3ft") for method in METHODS}
+    return {key: one[key] for key in ("id", "prompt", "reference")} | {
+        "task": task,
+        "role": "target" if task == "story" else "keep",
+        "answers": [{"method": m, "text": one["tuned" if ok else "base"], "passed": ok} for m, ok in passed.items()],
+    }
+
+
 def compare(seed: int = 0) -> dict[str, Any]:
     rng = random.Random(seed)
     tasks = [{"name": "story", "role": "target", "n": 200, "base": 31.5}]
@@ -258,23 +277,19 @@ def compare(seed: int = 0) -> dict[str, Any]:
         "model": {"name": "lab", "fingerprint": "9f2c51d07ab3e4d8", "parameters": 4_120_576, "trainable": 4_120_576},
         "tasks": tasks,
         "runs": [compared(rng, method) for method in METHODS],
+        "answers": [divided(rng, i, task) for task in ("story", "strings") for i in range(2)],
     }
 
 
 def main(directory: str) -> None:
-    from rich.console import Console
-
     from holdfast.report.card import render_card
     from holdfast.report.page import render_compare, render_run, write_page
-    from holdfast.report.text import compare_table, run_table
 
     out = Path(directory)
     out.mkdir(parents=True, exist_ok=True)
     write_page(out / "run.html", render_run(report()))
     write_page(out / "compare.html", render_compare(compare()))
     (out / "README.md").write_text(render_card(report()), encoding="utf-8")
-    console = Console(width=100)
-    console.print(run_table(report()), compare_table(compare()))
 
 
 if __name__ == "__main__":

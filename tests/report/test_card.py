@@ -45,8 +45,8 @@ def test_table_has_every_number(report: dict[str, Any]) -> None:
     for t in report["tasks"]:
         scores = f"| {t['n']} | {words.points(t['base'])} | {words.points(t['tuned'])} | {words.signed(t['delta'])} |"
         assert f"| {t['name']} | {t['role']} {scores} {words.span(t['low'], t['high'], sign=True)} |" in card
-    assert f"| **gain on the target** | | | | | **{words.signed(report['gain']['delta'])}** |" in card
-    assert f"| **change elsewhere** | | | | | **{words.signed(-report['loss']['delta'])}** |" in card
+    assert f"| **gained on the target** | | | | | **{words.signed(report['gain']['delta'])}** |" in card
+    assert f"| **lost elsewhere** | | | | | **{words.points(report['loss']['delta'])}** |" in card
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in rows} == {9}
 

@@ -51,6 +51,9 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.parts).split())
 
 
+RECIPE_OF_ONES_OWN = {"model": "mine", "method": "sft", "data": {"train": "data/snips.jsonl", "test": 0.1}}
+
+
 def _bare() -> dict[str, Any]:
     """The least a report may hold."""
     return {"holdfast": "0.1.0", "name": "bare", "tasks": [], "gain": None, "loss": None}
@@ -90,7 +93,7 @@ def test_nothing_is_fetched_and_nothing_runs(kind: str, report: dict[str, Any], 
     html = render_run(report) if kind == "run" else render_compare(compare)
     page = Page(html)
     assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
-    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert all(re.match(r"#|data:|[\w.+-]+/report\.html$", link) for link in page.links)
     assert "http://" not in html
     assert "https://" not in html
     assert "@import" not in html
@@ -129,7 +132,7 @@ def test_numbers_on_the_page_are_those_of_the_report(report: dict[str, Any]) -> 
             assert f"{t['won']} / {t['lost']}" in text
     gain, loss = report["gain"], report["loss"]
     assert f"{words.signed(gain['delta'])} 95 % interval {words.span(gain['low'], gain['high'], sign=True)}" in text
-    assert f"{words.signed(-loss['delta'])} 95 % interval {words.span(-loss['high'], -loss['low'], sign=True)}" in text
+    assert f"{words.points(loss['delta'])} 95 % interval {words.span(loss['low'], loss['high'])}" in text
     for name, number in report["curation"]["counts"].items():
         assert f"{name} {number}" in text
 
@@ -137,9 +140,9 @@ def test_numbers_on_the_page_are_those_of_the_report(report: dict[str, Any]) -> 
 def test_numbers_of_a_comparison(compare: dict[str, Any]) -> None:
     text = Page(render_compare(compare)).text
     for run in compare["runs"]:
-        for part, sign in ((run["gain"], 1), (run["loss"], -1)):
-            low, high = sorted((sign * part["low"], sign * part["high"]))
-            assert f"{words.signed(sign * part['delta'])} {words.bracket(low, high)}" in text
+        gain, loss = run["gain"], run["loss"]
+        assert f"{words.signed(gain['delta'])} {words.bracket(gain['low'], gain['high'])}" in text
+        assert f"{words.points(loss['delta'])} {words.bracket(loss['low'], loss['high'], sign=False)}" in text
         for t in run["tasks"].values():
             assert f"{words.signed(t['delta'])} {words.bracket(t['low'], t['high'])}" in text
     assert compare["budget"] in text
@@ -183,6 +186,104 @@ def test_every_comparison_page_is_whole(change: str, compare: dict[str, Any]) ->
     page = Page(render_compare(compare))
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"\b(nan|None|inf|Undefined)\b", page.text)
+
+
+def test_the_gate_is_a_band_under_the_headline(report: dict[str, Any]) -> None:
+    refused = {"passed": False, "reasons": ["lost 4.1 points; max_loss is 2"]}
+    text = Page(render_run({**report, "gate": refused})).text
+    assert "The gate refused this result. Lost 4.1 points; max_loss is 2. Change on the target" in text
+    assert "Gate passed." in Page(render_run(report)).text
+
+
+def test_rows_are_known_by_their_question_and_show_what_the_model_had_answered(report: dict[str, Any]) -> None:
+    report["curation"]["examples"][0]["prompt"] = "Which is it? " * 40
+    html = render_run(report)
+    text = Page(html).text
+    assert '<span class="chip o0">model</span> Which is it? Which is' in html
+    assert "Trained on: the model&#39;s own answer" in html
+    assert text.count("judged wrong wrong number") == 2
+    assert "The model rephrased the gold answer" not in text  # it is what is trained on, and not shown twice
+    assert text.count("The answer in the data") == 2
+
+
+def test_plain_gold_is_shown_three_times_and_once_each(report: dict[str, Any]) -> None:
+    row = {"prompt": "Say hello", "answer": "hello there", "gold": "", "origin": "gold", "reason": ""}
+    report["curation"] = {"counts": {"gold": 24}, "notes": {}, "examples": [dict(row) for _ in range(24)]}
+    text = Page(render_run(report)).text
+    assert text.count("gold Say hello") == 3
+    assert text.count("hello there") == 3
+    assert "(empty)" not in text
+
+
+def test_what_was_sampled_only_to_measure_is_not_told(report: dict[str, Any]) -> None:
+    assert "sampled to train on 41,870 tokens" in Page(render_run(report)).text
+    report["cost"]["sampled_for_training"] = 20_000
+    assert "sampled to train on 20,000 tokens" in Page(render_run(report)).text
+    plain = {**report, "curation": {"counts": {"gold": 540}, "notes": {}, "examples": []}}
+    for known in (None, 0):
+        plain["cost"] = {**report["cost"], "sampled_for_training": known}
+        assert "sampled to train on" not in Page(render_run(plain)).text
+
+
+def test_figures_are_rounded_and_fingerprints_short(report: dict[str, Any]) -> None:
+    report["training"]["epochs"] = 2.85714
+    report["model"]["fingerprint"] = "f" * 64
+    html = render_run(report)
+    assert "240 (2.86 epochs)" in html
+    assert f'<abbr title="{"f" * 64}">{"f" * 12}</abbr>' in html
+
+
+def test_an_empty_plane_says_what_to_add(report: dict[str, Any], compare: dict[str, Any]) -> None:
+    bare = {**report, "loss": None, "tasks": report["tasks"][:1]}
+    assert "keep: [questions.jsonl]" in Page(render_run(bare)).text
+    assert "target: test" not in Page(render_run(bare)).text.partition("Recipe and versions")[0]
+    compare["tasks"] = compare["tasks"][:1]
+    for run in compare["runs"]:
+        run["loss"] = None
+    assert "keep: [questions.jsonl]" in Page(render_compare(compare)).text
+
+
+def test_skills_of_the_laboratory_are_explained(report: dict[str, Any]) -> None:
+    assert "Frozen Lake: from a map and a position" in Page(render_run(report)).text
+    report["recipe"] = {**RECIPE_OF_ONES_OWN}
+    report["model"]["name"] = "mine"
+    assert "Frozen Lake" not in Page(render_run(report)).text
+
+
+def test_held_out_rows_are_called_by_their_data(report: dict[str, Any]) -> None:
+    report["tasks"][0]["name"] = "test"
+    report["recipe"] = RECIPE_OF_ONES_OWN
+    assert Page(render_run(report)).text.count("held-out rows of snips.jsonl") >= 3
+
+
+def test_a_comparison_links_to_its_runs_and_shows_their_answers(compare: dict[str, Any]) -> None:
+    compare["runs"][0]["dirs"] = ["elsewhere/sft-seed0", *compare["runs"][0]["dirs"][1:]]
+    page = Page(render_compare(compare))
+    links = {link for link in page.links if not link.startswith(("#", "data:"))}
+    assert links == {f"{run['method']}-seed{s}/report.html" for run in compare["runs"] for s in range(3)} - {
+        "sft-seed0/report.html"
+    }
+    assert "Answers side by side" in page.text
+    assert "base wrong" in page.text
+    assert "s3ft right" in page.text
+    del compare["answers"]
+    assert "Answers side by side" not in Page(render_compare(compare)).text
+
+
+def test_the_front_is_named_only_where_one_is_drawn(compare: dict[str, Any]) -> None:
+    assert "The stepped line is the front" in Page(render_compare(compare)).text
+    for run in compare["runs"]:
+        run["pareto"] = False
+    text = Page(render_compare(compare)).text
+    assert "stepped line" not in text
+    assert "there is no front to draw" in text
+
+
+def test_methods_have_one_order_and_keep_their_colours(compare: dict[str, Any]) -> None:
+    html = render_compare(compare)
+    named = re.findall(r'<th scope="(?:row|col)"><span class="key (s\d)"></span>(\w+)', html)
+    order = [("s0", "sft"), ("s1", "s3ft"), ("s4", "ssr"), ("s3", "half"), ("s2", "lora")]
+    assert named == order * 3
 
 
 def test_same_input_same_page(report: dict[str, Any], compare: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.text import table, title, width
 from holdfast.errors import GateRefused
-from holdfast.report import words
+from holdfast.report import ranking, words
 from holdfast.ui import Progress, duration, paint
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     paired = any(words.known(task.get("delta")) for task in report["tasks"])
     rows = []
     for task in words.ordered(report["tasks"]):
-        unit = words.unit_of(task)
-        start = [task["role"], task["name"], *([words.figure(task.get("base"), unit)] if paired else [])]
+        unit, name = words.unit_of(task), words.label_of(task, report.get("recipe"))
+        start = [task["role"], name, *([words.figure(task.get("base"), unit)] if paired else [])]
         change = _task_change(task, unit) if paired else []
         rows.append([*start, words.figure(task.get("tuned"), unit), *change, str(task["n"]), unit])
     middle = ("base", "tuned", "change", "95 % interval") if paired else ("score",)
@@ -52,10 +52,26 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
 
 
 def _task_change(task: dict[str, Any], unit: str) -> list[str]:
-    """Change with its interval; of bits also in per cent."""
+    """Change (of bits also in per cent) and interval; where no answer flipped, that instead of an interval."""
     percent = f" ({words.signed(task['percent'])} %)" if words.known(task.get("percent")) else ""
     change = words.signed(task["delta"], words.digits(unit)) + percent
-    return [change, words.bracket(task.get("low"), task.get("high"), unit)]
+    flipped = not words.known(task.get("low")) or task["low"] != task["high"]
+    return [change, words.bracket(task.get("low"), task.get("high"), unit) if flipped else "none flipped"]
+
+
+def _gained_and_lost(part: dict[str, Any]) -> list[str]:
+    """Four cells: gain and loss of a run or stage, each with its interval. A loss is a positive number."""
+    gain, loss = words.change(part.get("gain")), words.change(part.get("loss"))
+    unit = words.unit_of(gain)
+    return [
+        words.signed(gain["delta"], words.digits(unit)) if gain else words.MISSING,
+        words.bracket(gain["low"], gain["high"], unit) if gain else "",
+        words.points(loss["delta"]) if loss else words.MISSING,
+        words.bracket(loss["low"], loss["high"], sign=False) if loss else "",
+    ]
+
+
+GAINED_AND_LOST = ("target", "95 % interval", "lost elsewhere", "95 % interval")
 
 
 def stages(rows: list[dict[str, Any]]) -> str:
@@ -63,12 +79,8 @@ def stages(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         cells = [row["name"], row["method"], row["model"], words.count(row["rows"]), words.count(row["steps"])]
-        for part in (words.change(row["gain"]), words.change(row["loss"], lost=True)):
-            unit = words.unit_of(part)
-            cells.append(words.signed(part["delta"], words.digits(unit)) if part else words.MISSING)
-            cells.append(words.bracket(part["low"], part["high"], unit) if part else "")
-        lines.append(cells)
-    head = ("after stage", "method", "from", "rows", "steps", "target", "95 % interval", "elsewhere", "95 % interval")
+        lines.append([*cells, *_gained_and_lost(row)])
+    head = ("after stage", "method", "from", "rows", "steps", *GAINED_AND_LOST)
     return table(lines, head, right=(3, 4, 5, 6, 7, 8))
 
 
@@ -80,31 +92,28 @@ def refuse_if_gated(report: dict[str, Any]) -> None:
 
 
 def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
-    """Every method with gain and loss; `*` marks the Pareto front."""
+    """Every method with gain and loss, by gain; `*` marks the Pareto front."""
     rows = []
-    for run in compare["runs"]:
-        gain, loss = words.change(run.get("gain")), words.change(run.get("loss"), lost=True)
+    for run in ranking.ranked(compare["runs"]):
         origins = run.get("origins") or {}
         total = sum(origins.values()) or 1
         rows.append([
             ("* " if run.get("pareto") else "  ") + run["method"],
-            words.signed(gain["delta"], words.digits(words.unit_of(gain))) if gain else words.MISSING,
-            words.bracket(gain["low"], gain["high"], words.unit_of(gain)) if gain else "",
-            words.signed(loss["delta"]) if loss else words.MISSING,
-            words.bracket(loss["low"], loss["high"]) if loss else "",
+            *_gained_and_lost(run),
             ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
             duration(words.total_seconds(run.get("cost")) or 0),
         ])  # fmt: skip
-    head = ("  method", "target", "95 % interval", "elsewhere", "95 % interval", "rows from", "time")
+    head = ("  method", *GAINED_AND_LOST, "rows from", "time")
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
+    front = "* on the gain/loss front; " if ranking.front_of(compare) else ""
     unit = words.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))
-    said = "in points" if unit == words.POINTS else f"of the target in {unit} (less is better), elsewhere in points"
-    foot = f"* on the gain/loss front; change from the base {said}, {seeds} seed{'s' * (seeds > 1)} each"
+    said = "in points" if unit == words.POINTS else f"on the target in {unit} saved, elsewhere in points"
+    foot = f"{front}change from the base {said}, {seeds} seed{'s' * (seeds > 1)} each"
     budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
         "\n".join(part for part in (foot, budget) if part),
-        words.compare_verdict(compare),
+        "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
     ]
     return "\n\n".join(parts) + where(directory)
 

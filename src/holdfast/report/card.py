@@ -78,47 +78,49 @@ def _results(report: dict[str, Any]) -> str:
         return "Nothing was measured."
     lines = ["| task | role | n | base | tuned | change | 95 % interval | p |", "|---|---|" + "---:|" * 6]
     for t in tasks:
-        unit = words.unit_of(t)
+        unit, name = words.unit_of(t), words.label_of(t, report.get("recipe"))
         scores = [words.figure(t.get(when), unit) for when in ("base", "tuned")]
         scores.append(words.signed(t.get("delta"), words.digits(unit)))
-        name = _cell(t["name"]) + ("" if words.in_points(t) else f" ({unit})")
+        name = _cell(name) + ("" if words.in_points(t) else f" ({unit})")
         cells = [name, _cell(t.get("role")), words.count(t.get("n")), *scores]
         span = words.span(t.get("low"), t.get("high"), sign=True, unit=unit)
         cells += [span, words.pvalue(t.get("p")).replace("<", "&lt;")]
         lines.append("| " + " | ".join(cells) + " |")
-    for title, part in (
-        ("gain on the target", words.change(report.get("gain"))),
-        ("change elsewhere", words.change(report.get("loss"), lost=True)),
-    ):
-        if part:
-            unit = words.unit_of(part)
-            interval = words.span(part["low"], part["high"], sign=True, unit=unit)
-            title += "" if words.in_points(part) else f", {unit} less"
-            lines.append(
-                f"| **{title}** | | | | | **{words.signed(part['delta'], words.digits(unit))}** | {interval} | |"
-            )
-    text = report.get("text")
+    gain, loss, text = words.change(report.get("gain")), words.change(report.get("loss")), report.get("text")
+    if gain:
+        unit = words.unit_of(gain)
+        title = "gained on the target" if words.in_points(gain) else f"gained on the target, {unit} less"
+        value, span = words.signed(gain["delta"], words.digits(unit)), (gain["low"], gain["high"])
+        lines.append(_sum(title, value, words.span(*span, sign=True, unit=unit)))
+    if loss:
+        lines.append(_sum("lost elsewhere", words.points(loss["delta"]), words.span(loss["low"], loss["high"])))
     if text:
         span = words.span(text["low"], text["high"], sign=True)
-        lines.append(f"| **bits of kept text, per cent** | | | | | **{words.signed(text['percent'])}** | {span} | |")
+        lines.append(_sum("bits of kept text, per cent", words.signed(text["percent"]), span))
     note = (
-        "Scores are points from 0 to 100, higher is better; bits count down to 0, lower is better. Base and tuned "
-        "answered the same questions; intervals are "
+        "Scores are points from 0 to 100, higher is better; bits count down to 0, lower is better. A change is tuned "
+        "minus base, and what was lost is a positive number. Base and tuned answered the same questions; intervals are "
         "paired bootstrap over the questions, p is the exact McNemar test."
     )
     return "\n".join(lines) + "\n\n" + note
 
 
+def _sum(title: str, value: str, span: str) -> str:
+    """A line of the table that sums up its tasks."""
+    return f"| **{title}** | | | | | **{value}** | {span} | |"
+
+
 def _stages(report: dict[str, Any]) -> str:
-    lines = ["| stage | method | from | rows | steps | gain | 95 % interval | elsewhere | 95 % interval |"]
+    lines = ["| stage | method | from | rows | steps | gained | 95 % interval | lost elsewhere | 95 % interval |"]
     lines.append("|---|---|---|" + "---:|" * 6)
     for stage in report["stages"]:
         cells = [_cell(stage[key]) for key in ("name", "method", "model")]
         cells += [words.count(stage.get(key)) for key in ("rows", "steps")]
-        for part in (words.change(stage.get("gain")), words.change(stage.get("loss"), lost=True)):
-            unit = words.unit_of(part)
-            cells.append(words.signed(part["delta"], words.digits(unit)) if part else "")
-            cells.append(words.span(part["low"], part["high"], sign=True, unit=unit) if part else "")
+        for key, show in (("gain", words.signed), ("loss", words.points)):
+            part = words.change(stage.get(key))
+            unit, sign = words.unit_of(part), show is words.signed
+            cells.append(show(part["delta"], words.digits(unit)) if part else "")
+            cells.append(words.span(part["low"], part["high"], sign=sign, unit=unit) if part else "")
         lines.append("| " + " | ".join(cells) + " |")
     note = "Changes are from the model before the first stage; each stage is a run of its own in `stages/`."
     return "\n".join(lines) + "\n\n" + note

@@ -9,19 +9,34 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from holdfast.report import plots, words
+from holdfast.report import plots, ranking, words
+from holdfast.shorthand import LAB_MODELS
 
 MOST_FLIPS = 100
 """Flipped answers shown per task; the item files of the run hold all."""
 
 _FIRST = 3  # flipped answers shown before the rest is folded
 _LONG = 700  # characters of an answer shown before it is folded
+_LINE = 110  # characters of a question that stand for it in a list
+_PLAIN = 3  # examples of rows that are trained on as they came
+_FINGERPRINT = 12  # digits of a fingerprint that tell models apart; the rest is under the mouse
+
+
+_TERMS = {
+    "p": "Exact McNemar test on the answers that flipped: how often chance alone would flip them this unevenly.",
+    "flips": "Questions wrong before and right after, and the other way round.",
+    "noise": "How far two measurements of the same model differ when each draws its own questions; what an unpaired "
+    "comparison could not have seen.",
+    "stopped": "Share of answers the model ended by itself, base \u2192 tuned.",
+    "length": "Mean tokens per answer, base \u2192 tuned.",
+}
+_NUMBERS = ("points", "signed", "span", "bracket", "direction", "figure", "digits", "unit_of", "in_points", "way")
 
 
 @lru_cache(maxsize=1)
@@ -33,8 +48,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("points", "signed", "span", "bracket", "direction", "pvalue", "percent", "count", "duration")
-    for name in (*names, "figure", "digits", "unit_of", "in_points", "way"):
+    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs"):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
     env.globals |= {
@@ -42,6 +56,8 @@ def _environment() -> Environment:
         "DASH": words.MISSING,
         "LONG": _LONG,
         "FIRST": _FIRST,
+        "FINGERPRINT": _FINGERPRINT,
+        "TERMS": _TERMS,
         "origin_class": plots.origin_class,
     }
     return env
@@ -49,6 +65,13 @@ def _environment() -> Environment:
 
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100) if value else ""
+
+
+def _model(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model; of a path on somebody's disk the last part is its `short` name."""
+    model = _filled(report.get("model"), _PARTS["model"])
+    name = str(model["name"] or "")
+    return {**model, "short": PurePath(name).name if name.startswith(("/", "~", ".")) else name}
 
 
 def _when(created: str) -> str:
@@ -62,14 +85,11 @@ _TASK = (
     "kind",
     "judge",
     "n",
-    "unit",
-    "better",
     "base",
     "tuned",
     "delta",
     "low",
     "high",
-    "percent",
     "p",
     "won",
     "lost",
@@ -80,13 +100,16 @@ _TASK = (
     "length_tuned",
     "flips",
     "extra",
+    "unit",
+    "better",
+    "percent",
 )
-_STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
 _CURVES = ("target", "keep", "text", "held_out")
+_STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
 _PARTS = {
     "curation": ("counts", "notes", "examples"),
     "training": ("rows", "steps", "tokens", "trained_tokens", "dropped", "epochs"),
-    "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens"),
+    "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training"),
     "gate": ("passed", "reasons"),
     "model": ("name", "fingerprint", "parameters", "trainable"),
 }
@@ -100,11 +123,51 @@ def _filled(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, An
 def _complete(report: dict[str, Any]) -> dict[str, Any]:
     """The report with every part and key the template asks for; parts that are not there at all stay None."""
     parts = {name: _filled(report[name], keys) if report.get(name) else None for name, keys in _PARTS.items()}
-    tasks = [_filled(task, _TASK) for task in words.ordered(report.get("tasks") or [])]
+    tasks = [
+        _filled(task, _TASK) | {"label": words.label_of(task, report.get("recipe")), "about": _about(task, report)}
+        for task in words.ordered(report.get("tasks") or [])
+    ]
     top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "recipe", "versions"))
     top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
     curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
     return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
+
+
+def _about(task: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """What a laboratory skill asks for; other tasks are known to those who named them."""
+    recipe, model = report.get("recipe") or {}, report.get("model") or {}
+    if not {recipe.get("model"), model.get("name")} & {*LAB_MODELS}:
+        return ""
+    from holdfast.lab.skills import about
+
+    return about(task["name"])
+
+
+def _examples(curation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The curated rows to show, each with a `line` that stands for it, and of rows as they came only a few."""
+    shown, plain = [], 0
+    for given in (curation or {}).get("examples") or []:
+        example = _filled(given, ("prompt", "answer", "rejected", "gold", "origin", "reason", "attempts"))
+        example["attempts"] = [_filled(a, ("kind", "response", "passed", "reason")) for a in example["attempts"] or []]
+        example["replaced"] = bool(example["gold"]) and str(example["gold"]).strip() != str(example["answer"]).strip()
+        if not (example["attempts"] or example["replaced"] or example["origin"] in plots.SAMPLED):
+            plain += 1
+            if plain > _PLAIN:
+                continue
+        text = " ".join(str(example["prompt"] or example["answer"] or "").split())
+        example["line"] = text if len(text) <= _LINE else f"{text[:_LINE].rstrip()}\u2026"
+        shown.append(example)
+    kinds = plots.origin_names([{example["origin"]: 1} for example in shown])
+    return sorted(shown, key=lambda example: kinds.index(example["origin"]))
+
+
+def _sampled(report: Mapping[str, Any]) -> float | None:
+    """Tokens sampled to train on; None where the method samples nothing for that, whatever measuring sampled."""
+    cost, curation = report["cost"] or {}, report["curation"] or {}
+    if words.known(cost.get("sampled_for_training")):
+        return cost["sampled_for_training"] or None
+    drew = (curation.get("notes") or {}).get("sampled") or {*(curation.get("counts") or {})} & plots.SAMPLED
+    return cost.get("sampled_tokens") if drew else None
 
 
 def _flips(task: Mapping[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None) -> dict[str, Any]:
@@ -172,16 +235,19 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
             name=report.get("name") or "run",
             method=words.method_of(report),
             created=_when(report.get("created", "")),
-            model=report["model"],
+            model=_model(report),
             tasks=tasks,
             verdict=words.verdict(report),
             gain=words.change(report.get("gain")),
-            loss=words.change(report.get("loss"), lost=True),
-            worst=words.worst_of(report),
+            loss=words.change(report.get("loss")),
+            gate_reasons=[words.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
+            worst=next((t for t in tasks if (found := words.worst_of(report)) and t["name"] == found["name"]), None),
             stages=[
-                {**stage, "gain": words.change(stage["gain"]), "loss": words.change(stage["loss"], lost=True)}
+                {**stage, "gain": words.change(stage["gain"]), "loss": words.change(stage["loss"])}
                 for stage in report["stages"]
             ],
+            examples=_examples(report["curation"]),
+            sampled=_sampled(report),
             kept=[t for t in tasks if t.get("role") == "keep" and words.in_points(t)],
             means={r: {f: words.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
             flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
@@ -196,19 +262,20 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
     )
 
 
-def _compare_plots(compare: dict[str, Any]) -> dict[str, Any]:
+def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str, Any]:
     bars = [(run["method"], run.get("origins") or {}) for run in compare["runs"]]
     kinds = plots.origin_names([counts for _, counts in bars])
     return {
-        "plane": plots.compare_plane(compare),
-        "curves": plots.compare_curves(compare),
+        "plane": plots.compare_plane(compare, colours),
+        "curves": plots.compare_curves(compare, colours),
         "origins": plots.shares(bars, kinds),
         "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
     }
 
 
-def _compared(run: dict[str, Any], index: int) -> dict[str, Any]:
+def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
     """One run with what the template shows of it."""
+    cost = _filled(run.get("cost"), _PARTS["cost"])
     return {
         "tasks": {},
         "seeds": [],
@@ -220,47 +287,85 @@ def _compared(run: dict[str, Any], index: int) -> dict[str, Any]:
         **run,
         "index": index % plots.COLOURS,
         "gain": words.change(run.get("gain")),
-        "loss": words.change(run.get("loss"), lost=True),
+        "loss": words.change(run.get("loss")),
         "origins": _origins(run.get("origins")),
         "seconds": words.total_seconds(run.get("cost")),
-        "cost": _filled(run.get("cost"), _PARTS["cost"]),
+        "cost": cost,
+        "sampled": _sampled({"cost": cost, "curation": {"counts": run.get("origins") or {}}}),
+        "reports": [_report_link(d, name) for d in run.get("dirs") or []],
     }
+
+
+def _report_link(directory: str, comparison: str) -> str | None:
+    """The report of a run that lies inside the comparison's directory, from there; None of one that lies elsewhere."""
+    path = PurePath(directory)
+    return f"{path.name}/report.html" if path.parent.name == comparison else None
+
+
+def _side_by_side(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The questions that were answered differently, task by task."""
+    colours = {run["method"]: run["index"] for run in runs}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for question in compare.get("answers") or []:
+        answers = [{**answer, "index": colours.get(answer["method"])} for answer in question["answers"]]
+        groups.setdefault(question["task"], []).append({**question, "answers": answers})
+    labels = {task["name"]: task["label"] for task in compare["tasks"]}
+    return [{"label": labels.get(name, name), "questions": questions} for name, questions in groups.items()]
+
+
+def _compared_tasks(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tasks as on the page of a run: targets first, then from the most lost to the most gained, in the mean."""
+
+    def mean(name: str) -> float | None:
+        found = [
+            run["tasks"][name]["delta"] for run in runs if words.known((run["tasks"].get(name) or {}).get("delta"))
+        ]
+        return sum(found) / len(found) if found else None
+
+    told = {"recipe": compare.get("recipe"), "model": compare.get("model")}
+    return words.ordered(
+        [
+            _filled(task, ("role", "n", "base", "unit", "better", "kind"))
+            | {"delta": mean(task["name"]), "label": words.label_of(task, told["recipe"]), "about": _about(task, told)}
+            for task in compare["tasks"]
+        ]
+    )
 
 
 def render_compare(compare: dict[str, Any]) -> str:
     """The page of a comparison, from the content of `compare.json`; the same input always gives the same text."""
-    compare = {
-        "budget": "",
-        "created": "",
-        **compare,
-        "runs": compare.get("runs") or [],
-        "tasks": compare.get("tasks") or [],
-    }
-    runs = [_compared(run, i) for i, run in enumerate(compare["runs"])]
-    ranked = sorted(runs, key=lambda r: -r["gain"]["delta"] if r["gain"] else float("inf"))
-    scores = {t["name"] for t in compare["tasks"] if words.in_points(t)}
+    given = compare.get("runs") or []
+    compare = {"budget": "", "created": "", **compare, "runs": ranking.ranked(given)}
+    name = compare.get("name") or "comparison"
+    # Colours go by the order the methods were named in, so that a method keeps its own when results change places.
+    order = [next(i for i, other in enumerate(given) if other is run) for run in compare["runs"]]
+    runs = [_compared(run, i, name) for run, i in zip(compare["runs"], order, strict=True)]
+    compare["tasks"] = tasks = _compared_tasks({**compare, "tasks": compare.get("tasks") or []}, runs)
+    scores = {t["name"] for t in tasks if words.in_points(t)}
     biggest = [
         abs(t["delta"]) for r in runs for n, t in r["tasks"].items() if n in scores and words.known(t.get("delta"))
     ]
-    tasks = sorted(compare["tasks"], key=lambda t: t.get("role") != "target")
     return (
         _environment()
         .get_template("compare.html.j2")
         .render(
             compare=compare,
-            name=compare.get("name") or "comparison",
+            name=name,
             created=_when(compare.get("created", "")),
-            model=_filled(compare.get("model"), _PARTS["model"]),
-            tasks=[{"unit": None, "better": None, **task} for task in tasks],
-            target_unit=words.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
+            model=_model(compare),
+            tasks=tasks,
             runs=runs,
-            ranked=ranked,
+            target_unit=words.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
+            answers=_side_by_side(compare, runs),
             biggest=max(biggest, default=1.0) or 1.0,
             means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")},
-            verdict=words.compare_verdict(compare),
+            verdict=ranking.verdict(compare),
+            limits=ranking.limits(compare),
+            front=ranking.front_of(compare),
+            seeds=max((len(run["seeds"]) for run in runs), default=0),
             recipe=_yaml(compare.get("recipe")),
             versions=compare.get("versions") or {},
-            plots=_compare_plots(compare),
+            plots=_compare_plots(compare, order),
         )
     )
 

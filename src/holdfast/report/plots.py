@@ -42,12 +42,15 @@ from holdfast.report.words import (
     ordered,
     signed,
     span,
+    unit_of,
 )
+from holdfast.report.words import points as plain
 
 COLOURS = 8
-BITS = "bits per token"
 ORIGINS = ("model", "paraphrase", "gold", "replay")
 """Who can have written a row, in the order shown; any other origin follows."""
+SAMPLED = frozenset({"model", "paraphrase"})
+"""Origins of rows whose answer was sampled to be trained on."""
 
 
 @dataclass(slots=True)
@@ -73,8 +76,6 @@ def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
     gain, loss = run.get("gain"), run.get("loss")
     if gain is None or loss is None or change(gain) is None or change(loss) is None:
         return None
-    if not in_points(gain):
-        return None  # the plane's upward axis is in points
     seeds = [(p["loss"], p["gain"]) for p in run.get("points") or [] if known(p.get("loss")) and known(p.get("gain"))]
     front = bool(run.get("pareto"))
     return Point(
@@ -83,20 +84,24 @@ def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
 
 
 def _whiskers(point: Point, x: Scale, y: Scale) -> tuple[list[Markup], list[Box]]:
-    """Both intervals as capped lines, and the boxes that labels should keep out of."""
-    px, py, cap = x(point.lost), y(point.gain), 4
-    lines, boxes = [], []
+    """Both intervals as capped lines on a halo, and the boxes that labels should keep out of.
+
+    Without the halo the whisker of a method that lost nothing could not be told from the axis it lies on.
+    """
+    px, py, cap, clear = x(point.lost), y(point.gain), 4, 3
+    drawn, boxes = [], []
     if point.lost_span:
         a, b = (x(v) for v in point.lost_span)
         d = f"M{a:.1f} {py:.1f}H{b:.1f}M{a:.1f} {py - cap:.1f}v{2 * cap}M{b:.1f} {py - cap:.1f}v{2 * cap}"
-        lines.append(el("path", d=d, cls="whisker"))
-        boxes.append((a, py - cap, b, py + cap))
+        drawn.append((f"M{a:.1f} {py:.1f}H{b:.1f}", d))
+        boxes.append((a - clear, py - cap - clear, b + clear, py + cap + clear))
     if point.gain_span:
         a, b = (y(v) for v in point.gain_span)
         d = f"M{px:.1f} {a:.1f}V{b:.1f}M{px - cap:.1f} {a:.1f}h{2 * cap}M{px - cap:.1f} {b:.1f}h{2 * cap}"
-        lines.append(el("path", d=d, cls="whisker"))
-        boxes.append((px - cap, b, px + cap, a))
-    return lines, boxes
+        drawn.append((f"M{px:.1f} {a:.1f}V{b:.1f}", d))
+        boxes.append((px - cap - clear, b - clear, px + cap + clear, a + clear))
+    halos = [el("path", d=stem, cls="halo") for stem, _ in drawn]
+    return [*halos, *(el("path", d=d, cls="whisker") for _, d in drawn)], boxes
 
 
 def _front(points: Sequence[Point], x: Scale, y: Scale) -> Markup:
@@ -132,21 +137,24 @@ def _told(points: Sequence[Point]) -> str:
     for p in points:
         lost = f", interval {span(*p.lost_span)}" if p.lost_span else ""
         gain = f", interval {span(*p.gain_span)}" if p.gain_span else ""
-        parts.append(f"{p.name}: gain {signed(p.gain)}{gain}; lost {signed(p.lost)}{lost}.")
+        parts.append(f"{p.name}: gain {signed(p.gain)}{gain}; lost {plain(p.lost)}{lost}.")
     return " ".join(parts)
 
 
-def _draw_plane(points: Sequence[Point], way: Sequence[tuple[float, float]], name: str, width: float) -> Markup:
+def _draw_plane(
+    points: Sequence[Point], way: Sequence[tuple[float, float]], titles: tuple[str, str], name: str, width: float
+) -> Markup:
     height = 440 if width > 500 else 380
     spans_x = [v for p in points for v in (p.lost, *(p.lost_span or ()), *(s[0] for s in p.seeds))]
     spans_y = [v for p in points for v in (p.gain, *(p.gain_span or ()), *(s[1] for s in p.seeds))]
-    x = Scale(*extent([0, *spans_x, *(w[0] for w in way)]), 40, width - 10)
-    y = Scale(*extent([0, *spans_y, *(w[1] for w in way)]), height - 48, 30)
+    least = [4.0 if title.startswith(POINTS) else 0.05 for title in titles]
+    x = Scale(*extent([0, *spans_x, *(w[0] for w in way)], least=least[0]), 40, width - 10)
+    y = Scale(*extent([0, *spans_y, *(w[1] for w in way)], least=least[1]), height - 48, 30)
     bounds: Box = (x.start + 2, y.stop + 2, x.stop - 2, y.start - 2)
     obstacles: list[Box] = [(x.start, y(0) - 1, x.stop, y(0) + 1), (x(0) - 1, y.stop, x(0) + 1, y.start)]
     obstacles += _trail([(x(a), y(b)) for a, b in way])
     body = [el("rect", x=x.start, y=y.stop, width=max(0.0, x(0) - x.start), height=max(0.0, y(0) - y.stop), cls="good")]
-    body += [axes(x, y, "points lost elsewhere →", "points gained on the target ↑"), _front(points, x, y)]
+    body += [axes(x, y, f"{titles[0]} →", f"{titles[1]} ↑"), _front(points, x, y)]
     body.append(label("↖ better", x.stop, y.stop - 14, "title", "end"))
     if len(way) > 1:
         body.append(path([(x(a), y(b)) for a, b in way], cls="way"))
@@ -177,41 +185,82 @@ def _draw_plane(points: Sequence[Point], way: Sequence[tuple[float, float]], nam
         if abs(near[0] - px) + abs(near[1] - py) > 24:
             body.append(path([(px, py), near], cls=f"lead {colour}"))
         body.append(label(text, (box[0] + box[2]) / 2, box[3] - 3.5, f"name {colour}", "middle"))
-    text = "Gain on the target against points lost elsewhere; base is at zero, better is up and left. " + _told(points)
+    text = f"{titles[1]} against {titles[0]}; base is at zero, better is up and left. {_told(points)}"
     return svg(name, width, height, "Gain/loss plane", text, *body)
 
 
-def plane(points: Sequence[Point], name: str = "plane", way: Sequence[tuple[float, float]] = ()) -> Markup:
-    """The gain/loss plane: x = points lost elsewhere, y = points gained on the target, whiskers = 95 % intervals.
+AXES = ("points lost elsewhere", "points gained on the target")
+"""What the plane's axes count, unless a run counts in something else."""
+
+
+def axes_of(run: dict[str, Any]) -> tuple[str, str]:
+    """What a run's loss and gain are counted in."""
+    of = (run.get("loss") or {}).get("of") or "tasks"
+    lost = AXES[0] if of == "tasks" else f"{unit_of(run.get('loss'))} of {of} lost"
+    return lost, f"{unit_of(run.get('gain'))} gained on the target"
+
+
+def plane(
+    points: Sequence[Point],
+    name: str = "plane",
+    way: Sequence[tuple[float, float]] = (),
+    titles: tuple[str, str] = AXES,
+) -> Markup:
+    """The gain/loss plane: x = lost elsewhere, y = gained on the target, whiskers = 95 % intervals.
 
     Args:
         points: Methods; one given earlier gets the better place for its name.
         name: Unique on the page.
         way: (lost, gain) of the evaluations during training of a single run, drawn as a faint path.
+        titles: What x and y count.
     """
     if not points:
         return Markup("")
-    return responsive(lambda n, w: _draw_plane(points, way, n, w), name)
+    return responsive(lambda n, w: _draw_plane(points, way, titles, n, w), name)
 
 
-def way_of(curves: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(lost, gain) at each evaluation during training, against the one at step 0; empty if there was none there."""
+def way_of(curves: Sequence[dict[str, Any]], better: str = "higher") -> list[tuple[float, float]]:
+    """(lost, gain) at each evaluation during training, against the one at step 0; empty if there was none there.
+
+    Args:
+        better: Whether a "higher" or a "lower" figure of the target is better.
+    """
     seen = [c for c in curves if known(c.get("target")) and known(c.get("keep"))]
     if not seen or seen[0]["step"] != 0:
         return []
-    return [(seen[0]["keep"] - c["keep"], c["target"] - seen[0]["target"]) for c in seen]
+    sign = 1 if better == "higher" else -1
+    return [(seen[0]["keep"] - c["keep"], sign * (c["target"] - seen[0]["target"])) for c in seen]
 
 
 def run_plane(report: dict[str, Any]) -> Markup:
     """The plane of one run, with the way it took through training."""
     point = point_of(report, method_of(report))
-    return plane([point], way=way_of(report.get("curves") or [])) if point else Markup("")
+    if not point:
+        return Markup("")
+    better = "higher" if in_points(report.get("gain")) else "lower"
+    return plane([point], way=way_of(report.get("curves") or [], better), titles=axes_of(report))
 
 
-def compare_plane(compare: dict[str, Any]) -> Markup:
-    """The plane of all methods; the k-th run has colour `s{k mod 8}` on the whole page."""
-    found = [point_of(run, run["method"], i) for i, run in enumerate(compare.get("runs") or [])]
-    return plane([p for p in found if p])
+def compare_plane(compare: dict[str, Any], colours: Sequence[int] = ()) -> Markup:
+    """The plane of all methods.
+
+    Args:
+        colours: Of each run the number of its colour on the whole page; default: the k-th run has the k-th.
+    """
+    runs = compare.get("runs") or []
+    found = [point_of(run, run["method"], i) for run, i in zip(runs, colours or range(len(runs)), strict=True)]
+    return plane([p for p in found if p], titles=axes_of(runs[0])) if any(found) else Markup("")
+
+
+def _label(task: dict[str, Any]) -> str:
+    return str(task.get("label") or task["name"])
+
+
+def _value_text(task: dict[str, Any]) -> str:
+    """`+12.3 (+8.1 to +16.4)`."""
+    low, high = task.get("low"), task.get("high")
+    interval = f" ({span(low, high, sign=True)})" if known(low) and low != high else ""
+    return signed(task["delta"]) + interval
 
 
 def _delta_row(task: dict[str, Any], x: Scale, y: float, *, stacked: bool) -> list[Markup]:
@@ -221,11 +270,10 @@ def _delta_row(task: dict[str, Any], x: Scale, y: float, *, stacked: bool) -> li
     text_y, bar_y = (y + 13, y + 19) if stacked else (y + 18, y + 6)
     name_cls = "name" if task.get("role") == "target" else "task"
     a, b = sorted((x(0), x(delta)))
-    value = signed(delta) + (f"  ({span(low, high, sign=True)})" if known(low) else "")
+    value = _value_text(task)
     room = x.stop - 14 - text_width(value) if stacked else x.start - 16
-    out = [
-        label(fit(task["name"], room), 2 if stacked else x.start - 14, text_y, name_cls, "start" if stacked else "end")
-    ]
+    shown = fit(_label(task), room)
+    out = [label(shown, 2 if stacked else x.start - 14, text_y, name_cls, "start" if stacked else "end")]
     out.append(el("rect", x=a, y=float(bar_y), width=max(b - a, 1.0), height=16, rx=2, cls=f"bar {kind}"))
     if known(low) and known(high):
         c, d, m = x(low), x(high), bar_y + 8
@@ -237,9 +285,10 @@ def _delta_row(task: dict[str, Any], x: Scale, y: float, *, stacked: bool) -> li
 def _draw_deltas(tasks: Sequence[dict[str, Any]], name: str, width: float) -> Markup:
     stacked = width <= 500
     pitch, top = (50, 4) if stacked else (28, 4)
-    left = 2 if stacked else min(220.0, 24 + max(text_width(t["name"]) for t in tasks))
+    left = 2 if stacked else min(220.0, 24 + max(text_width(_label(t)) for t in tasks))
+    right = 2 if stacked else 16 + max(text_width(_value_text(t)) for t in tasks)
     ends = [v for t in tasks for v in (t["delta"], t.get("low"), t.get("high")) if known(v)]
-    x = Scale(*extent([0, *ends], pad=0.03), left, width - (2 if stacked else 160))
+    x = Scale(*extent([0, *ends], pad=0.03), left, width - right)
     targets = sum(t.get("role") == "target" for t in tasks)
     gap = 14 if 0 < targets < len(tasks) else 0
     bottom = top + pitch * len(tasks) + gap
@@ -255,14 +304,15 @@ def _draw_deltas(tasks: Sequence[dict[str, Any]], name: str, width: float) -> Ma
         body.append(el("line", x1=0, x2=width, y1=y, y2=y, cls="divide"))
     body.append(label("change in points, tuned \u2212 base", (x.start + x.stop) / 2, bottom + 36, "title", "middle"))
     spans = [span(t.get("low"), t.get("high"), sign=True) for t in tasks]
-    told = " ".join(f"{t['name']}: {signed(t['delta'])} ({s})." for t, s in zip(tasks, spans, strict=True))
+    told = " ".join(f"{_label(t)}: {signed(t['delta'])} ({s})." for t, s in zip(tasks, spans, strict=True))
     return svg(name, width, bottom + 44, "Change per task", "Tuned minus base with 95 % intervals. " + told, *body)
 
 
 def deltas(tasks: Sequence[dict[str, Any]], name: str = "deltas") -> Markup:
-    """Change per task in points as bars with interval whiskers: targets first, then kept tasks from worst to best.
+    """Change in points per task as bars with interval whiskers: targets first, then kept tasks from worst to best.
 
-    A bar is filled only where the interval leaves out 0.
+    Tasks that are counted in something else have no place on the same axis. A bar is filled only where the interval
+    leaves out 0.
     """
     shown = [t for t in ordered(list(tasks)) if known(t.get("delta")) and in_points(t)]
     return responsive(lambda n, w: _draw_deltas(shown, n, w), name) if shown else Markup("")
@@ -296,8 +346,15 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Markup]:
     return out
 
 
-def lines_plot(lines: Iterable[Line], name: str, title: str, unit: str, *, named: bool = True) -> Markup:
-    """Curves over training steps, in one size that suits half a desk and a whole phone."""
+def lines_plot(
+    lines: Iterable[Line], name: str, title: str, unit: str, *, named: bool = True, last: float = 0, least: float = 4.0
+) -> Markup:
+    """Curves over training steps, in one size that suits half a desk and a whole phone.
+
+    Args:
+        last: The last step of training, to which the axis goes even if the curves end before.
+        least: The values' axis covers at least this much.
+    """
     lines = [line for line in lines if line.points]
     if not lines:
         return Markup("")
@@ -305,8 +362,9 @@ def lines_plot(lines: Iterable[Line], name: str, title: str, unit: str, *, named
     right = 18 + max(text_width(line.name) for line in lines) if named else 14
     steps = [p[0] for line in lines for p in line.points]
     values = [p[1] for line in lines for p in line.points]
-    lo, hi = extent(values, least=0.02 if unit in ("loss", BITS) else 4.0)
-    x = Scale(min(steps), max(max(steps), min(steps) + 1), 46, width - min(right, 150))
+    lo, hi = extent(values, least=least)
+    first = min(0, *steps)
+    x = Scale(first, max(last, *steps, first + 1), 46, width - min(right, 150))
     y = Scale(lo, hi, height - 44, 30)
     body = [axes(x, y, "step", unit, zero=False, x_ticks=5)]
     for line in lines:
@@ -323,17 +381,26 @@ def _series(curves: Sequence[dict[str, Any]], key: str) -> list[tuple[float, flo
     return [(c["step"], c[key]) for c in curves if known(c.get(key))]
 
 
+def _last(curves: Sequence[dict[str, Any]]) -> float:
+    """The last step of training."""
+    return max((c["step"] for c in curves if known(c.get("step"))), default=0)
+
+
 def run_curves(report: dict[str, Any]) -> list[Markup]:
-    """Panels for one run: training loss; held-out loss; target and kept score. Those without data are left out."""
+    """The panels of one run that have data: training loss, held-out loss, scores, bits of the kept texts."""
     curves = report.get("curves") or []
+    last = _last(curves)
     loss = [Line("training loss", 3, _thin(_series(curves, "loss")), dots=False)]
     held_out = [Line("held-out loss", 0, _series(curves, "held_out"))]
-    target = _series(curves, "target") if in_points(report.get("gain")) else []
-    scores = [Line("target", 0, target), Line("kept", 1, _series(curves, "keep"))]
+    scores = [Line("target", 0, _series(curves, "target") if in_points(report.get("gain")) else [])]
+    scores.append(Line("kept", 1, _series(curves, "keep")))
+    text = [Line("kept text", 1, _series(curves, "text"))]
+    bits = {"named": False, "last": last, "least": 0.05}
     panels = [
-        lines_plot(loss, "curve-loss", "Training loss", "loss", named=False),
-        lines_plot(held_out, "curve-held-out", "Loss of the held-out answers", BITS, named=False),
-        lines_plot(scores, "curve-scores", "Scores during training", "score in points"),
+        lines_plot(loss, "curve-loss", "Training loss", "training loss", **{**bits, "least": 0.02}),
+        lines_plot(held_out, "curve-held-out", "Held-out loss", "held-out loss, bits per token", **bits),
+        lines_plot(scores, "curve-scores", "Scores during training", "score in points", last=last),
+        lines_plot(text, "curve-text", "Bits of the kept text", "kept text, bits per byte", **bits),
     ]
     return [p for p in panels if p]
 
@@ -345,19 +412,27 @@ def _mean_series(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> list[tu
     return [(step, sum(t[step] for t in tables) / len(tables)) for step in shared]
 
 
-def compare_curves(compare: dict[str, Any]) -> list[Markup]:
-    """Target and kept score and held-out loss of every method, mean over seeds.
+def compare_curves(compare: dict[str, Any], colours: Sequence[int] = ()) -> list[Markup]:
+    """Target, kept score, held-out loss and text of every method, mean over seeds.
 
     Training losses of different objectives do not compare.
     """
-    panels, runs = [], compare.get("runs") or []
-    names = [("target", "Target score", POINTS), ("keep", "Kept score", POINTS), ("held_out", "Held-out loss", BITS)]
-    if not all(in_points(run.get("gain")) for run in runs):
-        names = names[1:]
-    for key, title, unit in names:
-        lines = [Line(run["method"], i, _mean_series(run.get("curves") or [], key)) for i, run in enumerate(runs)]
-        said = f"{title.lower()} in points" if unit == POINTS else unit
-        panels.append(lines_plot(lines, f"curve-{key.replace('_', '-')}", f"{title} during training", said))
+    runs = compare.get("runs") or []
+    scored = all(in_points(run.get("gain")) for run in runs)
+    kinds = [
+        ("target", "Target score", "target score in points", 4.0),
+        ("keep", "Kept score", "kept score in points", 4.0),
+        ("held_out", "Held-out loss", "held-out loss, bits per token", 0.05),
+        ("text", "Bits of the kept text", "kept text, bits per byte", 0.05),
+    ]
+    last = max((_last(curves) for run in runs for curves in run.get("curves") or []), default=0)
+    panels = []
+    for key, title, unit, least in kinds[0 if scored else 1 :]:
+        lines = [
+            Line(run["method"], i, _mean_series(run.get("curves") or [], key))
+            for run, i in zip(runs, colours or range(len(runs)), strict=True)
+        ]
+        panels.append(lines_plot(lines, f"curve-{key}", f"{title} during training", unit, last=last, least=least))
     return [p for p in panels if p]
 
 

@@ -1,14 +1,15 @@
 """Numbers and sentences of the report, so that page, card and terminal say the same thing in the same words.
 
 Scores are points (0 to 100, higher is better), likelihoods are bits (lower is better); what does not say its unit is in
-points. The change of a task is tuned minus base; in `report.json` a loss is base minus tuned, so it is shown here with
-its sign turned: what was lost always carries a minus. A gain is positive where the target became better.
+points. A change is tuned minus base and carries its sign; what was *lost* is a positive number (below 0 it was gained),
+in tiles, plane, tables and sentences alike. A gain is positive where the target became better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 MISSING = "\u2013"
@@ -63,38 +64,37 @@ def span(low: float | None, high: float | None, *, sign: bool = False, unit: str
     return f"{show(low, digits(unit))} to {show(high, digits(unit))}"
 
 
-def bracket(low: float | None, high: float | None, unit: str = POINTS) -> str:
-    """An interval in brackets, signed: `[+8.1, +16.4]`; empty when there is none."""
-    places = digits(unit)
-    return f"[{signed(low, places)}, {signed(high, places)}]" if known(low) and known(high) else ""
+def bracket(low: float | None, high: float | None, unit: str = POINTS, *, sign: bool = True) -> str:
+    """An interval in brackets: `[+8.1, +16.4]`; empty when there is none, or no answer flipped to make one of."""
+    if not (known(low) and known(high)) or low == high:
+        return ""
+    show = signed if sign else points
+    return f"[{show(low, digits(unit))}, {show(high, digits(unit))}]"
 
 
-def change(part: dict[str, Any] | None, *, lost: bool = False) -> dict[str, Any] | None:
-    """A gain (or, with `lost`, a loss turned to a change) as {"delta", "low", "high", "unit"}; None if not measured."""
+def change(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A gain, a loss or a task's change as {"delta", "low", "high", "unit"}; None when it was not measured."""
     if not part or not known(part.get("delta")):
         return None
-    delta, low, high, unit = part["delta"], part.get("low"), part.get("high"), unit_of(part)
-    if not lost:
-        return {"delta": delta, "low": low, "high": high, "unit": unit}
-    low, high = None if high is None else -high, None if low is None else -low
-    return {"delta": -delta, "low": low, "high": high, "unit": unit}
+    return {"delta": part["delta"], "low": part.get("low"), "high": part.get("high"), "unit": unit_of(part)}
 
 
-def direction(low: float | None, high: float | None) -> str:
-    """`up` or `down` when the interval leaves out 0, else `flat`: not to be told from no change."""
+def direction(low: float | None, high: float | None, *, lost: bool = False) -> str:
+    """`up` (better) or `down` (worse) when the interval leaves out 0, else `flat`: not to be told from no change.
+
+    Args:
+        lost: The interval is of a loss, of which more is worse.
+    """
     if known(low) and low > 0:
-        return "up"
+        return "down" if lost else "up"
     if known(high) and high < 0:
-        return "down"
+        return "up" if lost else "down"
     return "flat"
 
 
 def way(part: Mapping[str, Any]) -> str:
     """`direction` of a task or a gain: `up` where it became better, whichever way its unit counts."""
-    low, high = part.get("low"), part.get("high")
-    if part.get("better") == "lower" and known(low) and known(high):
-        low, high = -high, -low
-    return direction(low, high)
+    return direction(part.get("low"), part.get("high"), lost=part.get("better") == "lower")
 
 
 def pvalue(value: float | None) -> str:
@@ -119,6 +119,14 @@ def count(value: float | None) -> str:
         if abs(value) >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value:,.0f}"
+
+
+def epochs(value: float | None) -> str:
+    """`1 epoch`, `2.86 epochs`."""
+    if not known(value):
+        return MISSING
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{text} epoch{'' if text == '1' else 's'}"
 
 
 def duration(seconds: float | None) -> str:
@@ -165,8 +173,37 @@ def method_of(report: dict[str, Any]) -> str:
     return str(report.get("method") or (report.get("recipe") or {}).get("method") or report.get("name") or "run")
 
 
+def sentence(text: str) -> str:
+    """A reason as a sentence of the page: a capital, real minus signs, a full stop."""
+    text = re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
+def label_of(task: dict[str, Any], recipe: dict[str, Any] | None) -> str:
+    """What a task is called: by its name, and the held-out rows by the data they come from."""
+    if task["name"] not in ("test", "held_out"):
+        return str(task["name"])
+    data = (recipe or {}).get("data") or {}
+    own = data.get("test")
+    source = _file_name(own if isinstance(own, str) else data.get("train"))
+    if not source:
+        return str(task["name"])
+    rows = source if isinstance(own, str) else f"held-out rows of {source}"
+    return f"loss on {rows}" if task["name"] == "held_out" else rows
+
+
+def _file_name(source: Any) -> str:
+    """The last part of a path, of a setting that may also be a list or a mapping with a path."""
+    if isinstance(source, dict):
+        source = source.get("path")
+    if isinstance(source, (list, tuple)):
+        names = [name for name in map(_file_name, source) if name]
+        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
+    return str(source).rstrip("/").rpartition("/")[2] if source else ""
+
+
 def worst_of(report: dict[str, Any]) -> dict[str, Any] | None:
-    """The kept task that fell furthest; None when none fell."""
+    """The kept task that lost most; None when none lost anything."""
     name = (report.get("loss") or {}).get("worst")
     for task in report.get("tasks") or []:
         if task["name"] == name and known(task.get("delta")) and task["delta"] < 0:
@@ -174,23 +211,42 @@ def worst_of(report: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _target_words(gain: dict[str, Any] | None) -> str:
+FEW = 60
+"""Questions below which it means little that no answer flipped: one in twenty could flip and seldom be among them."""
+
+
+def nothing_flipped(part: dict[str, Any], n: int | None, where: str) -> str | None:
+    """What to say where no answer flipped, which leaves no interval to speak of; None where some did."""
+    if not part["delta"] == part["low"] == part["high"] == 0:
+        return None
+    if n is not None and 0 < n < FEW:
+        return f"flipped no answer {where} ({count(n)} question{'s are' if n > 1 else ' is'} too few to tell)"
+    return f"changed nothing {where}"
+
+
+def asked(report: dict[str, Any], role: str) -> int | None:
+    """Questions of all tasks of a role; None when there are none, or a text, which asks nothing, is among them."""
+    tasks = [task for task in report.get("tasks") or [] if task.get("role") == role and in_points(task)]
+    if not tasks or any(task.get("kind") == "perplexity" or not known(task.get("n")) for task in tasks):
+        return None
+    return sum(task["n"] for task in tasks)
+
+
+def _target_words(gain: dict[str, Any] | None, n: int | None) -> str:
     if gain is None:
         return "no target was measured"
     if not in_points(gain):
         return _target_bits(gain)
     low, high = gain["low"], gain["high"]
-    inside = f"95 % interval {span(low, high)}"
-    if not known(low):
+    if not known(low) or not known(high):
         return f"changed the target by {signed(gain['delta'])} points (no interval)"
     match direction(low, high):
         case "up":
-            return f"gained {points(gain['delta'])} points on the target ({inside})"
+            return f"gained {points(gain['delta'])} points on the target (95 % interval {span(low, high)})"
         case "down":
             return f"lost {points(-gain['delta'])} points on the target (95 % interval {span(-high, -low)})"
-    if low == high == 0:
-        return "changed nothing on the target"
-    return f"shows no clear change on the target ({signed(gain['delta'])}, {inside})"
+    interval = f"{signed(gain['delta'])} points, 95 % interval {span(low, high, sign=True)}"
+    return nothing_flipped(gain, n, "on the target") or f"shows no clear change on the target ({interval})"
 
 
 def _target_bits(gain: dict[str, Any]) -> str:
@@ -223,66 +279,29 @@ def text_words(text: Mapping[str, Any] | None) -> str:
     return f"the kept texts show no clear change ({signed(value)} % bits, {span(low, high, sign=True)})"
 
 
-def _kept_words(loss: dict[str, Any] | None) -> str:
-    if loss is None or not known(loss.get("delta")):
+def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
+    if loss is None:
         return "what it lost elsewhere was not measured"
-    low, high = loss.get("low"), loss.get("high")
-    if not (known(low) and known(high)):
-        return f"changed the kept tasks by {signed(-loss['delta'])} points (no interval)"
-    match direction(low, high):
-        case "up":
-            return f"lost {points(loss['delta'])} elsewhere ({span(low, high)})"
+    low, high = loss["low"], loss["high"]
+    if not known(low) or not known(high):
+        return f"lost {points(loss['delta'])} points elsewhere (no interval)"
+    match direction(low, high, lost=True):
         case "down":
+            return f"lost {points(loss['delta'])} elsewhere ({span(low, high)})"
+        case "up":
             return f"gained {points(-loss['delta'])} elsewhere ({span(-high, -low)})"
-    if low == high == 0:
-        return "changed nothing elsewhere"
-    return f"shows no clear loss elsewhere ({signed(-loss['delta'])}, {span(-high, -low)})"
+    interval = f"{points(loss['delta'])} lost, {span(low, high)}"
+    return nothing_flipped(loss, n, "elsewhere") or f"shows no clear loss elsewhere ({interval})"
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """The result in one plain sentence: gain with interval, loss with interval, worst kept task."""
-    gain, loss, bits = change(report.get("gain")), report.get("loss"), text_words(report.get("text"))
-    measured = gain is not None and change(loss) is not None
-    text = _target_words(gain)
-    if measured or not bits:
-        text += f"{' and' if measured else ';'} {_kept_words(loss)}"
+    """The result in one plain sentence: gain with interval, loss with interval, the kept task that lost most, text."""
+    gain, loss, bits = change(report.get("gain")), change(report.get("loss")), text_words(report.get("text"))
+    text = _target_words(gain, asked(report, "target"))
+    if loss or not bits:
+        text += f"{' and' if gain and loss else ';'} {_kept_words(loss, asked(report, 'keep'))}"
     worst = worst_of(report)
-    if worst:
-        text += f"; worst: {worst['name']} {signed(worst['delta'])}"
+    if worst and sum(task.get("role") == "keep" and in_points(task) for task in report["tasks"]) > 1:
+        text += f"; most on {worst['name']}: {points(-worst['delta'])}"
     text += f"; {bits}" if bits else ""
     return text[0].upper() + text[1:] + "."
-
-
-def compare_verdict(compare: dict[str, Any]) -> str:
-    """Which methods lie on the gain/loss front, in one or two plain sentences."""
-    placed = [r for r in compare.get("runs") or [] if change(r.get("gain")) and change(r.get("loss"))]
-    if not placed:
-        return "No method has both a gain and a loss, so none can be placed on the plane."
-    front = sorted((r for r in placed if r.get("pareto")), key=lambda r: r["loss"]["delta"])
-
-    def told(run: dict[str, Any]) -> str:
-        unit = unit_of(run["gain"])
-        gain = signed(run["gain"]["delta"], digits(unit)) + ("" if unit == POINTS else f" {unit} better")
-        loss = signed(-run["loss"]["delta"])
-        return f"{run['method']} ({gain} on the target, {loss} elsewhere)"
-
-    if not front:
-        return f"No method is ahead of the base, by their means: {', '.join(map(told, placed))}."
-    worse = [r for r in placed if r["gain"]["delta"] <= 0 <= r["loss"]["delta"] and not r.get("pareto")]
-    behind = [r for r in placed if not r.get("pareto") and r not in worse]
-    if len(front) == 1:
-        if not worse:
-            rest = "; no other method gains more or loses less" if behind else ""
-            return f"{'Ahead' if behind else 'Measured'}: {told(front[0])}{rest}."
-        text = f"Ahead: {told(front[0])}."
-    else:
-        least = "Loses least of those that gain" if worse else "Loses least"
-        text = f"Gains most: {told(front[-1])}. {least}: {told(front[0])}."
-        if front[1:-1]:
-            text += f" Between them on the front: {', '.join(told(r) for r in front[1:-1])}."
-    text += f" Behind the front: {_listed(behind)}." if behind else ""
-    return text + (f" Behind the base, with nothing gained: {', '.join(map(told, worse))}." if worse else "")
-
-
-def _listed(runs: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(run["method"] for run in runs)

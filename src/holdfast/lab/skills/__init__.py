@@ -41,3 +41,10 @@ def skill(name: str) -> Skill:
         raise UserError(f"lab:{name} is not a laboratory skill{nearest(name, SKILLS)}")
     module = importlib.import_module(f"holdfast.lab.skills.{name}")
     return getattr(module, SKILLS[name])()
+
+
+def about(name: str) -> str:
+    """What a skill asks for, in one sentence; empty for a name that is no skill."""
+    if name not in SKILLS:
+        return ""
+    return (importlib.import_module(f"holdfast.lab.skills.{name}").__doc__ or "").partition("\n")[0]

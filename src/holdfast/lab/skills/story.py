@@ -87,7 +87,7 @@ class Story(Skill):
     def judge(self, answer: Answer) -> Verdict:
         marked = re.search(r"####\s*(-?\d+)", answer.response)
         found = int(marked.group(1)) if marked else last_number(answer.response)
-        return right(found == answer.reference, f"{found} for {answer.reference}")
+        return right(found == answer.reference, f"{found}, expected {answer.reference}")
 
 
 def write(steps: list[Step], style: str) -> str:

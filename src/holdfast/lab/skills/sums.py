@@ -49,4 +49,4 @@ class Sums(Skill):
 
     def judge(self, answer: Answer) -> Verdict:
         found = last_number(answer.response)
-        return right(found == answer.reference, f"{found} for {answer.reference}")
+        return right(found == answer.reference, f"{found}, expected {answer.reference}")

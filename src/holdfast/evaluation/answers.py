@@ -1,0 +1,56 @@
+"""The same question answered by the base and by every method of a comparison, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.evaluation.base import Item, TaskInfo
+from holdfast.evaluation.summary import Run
+
+QUESTIONS = 3
+"""Questions shown of a task."""
+TASKS = 4
+"""Tasks shown: the targets, then the kept tasks on which most verdicts differ."""
+
+
+def side_by_side(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """The part `answers` of compare.json: a few questions whose verdicts differ, with everybody's answer.
+
+    Args:
+        runs: By method, one run of each.
+    Returns:
+        Per question `{"task", "role", "id", "prompt", "reference", "answers"}`; each answer is `{"method", "text",
+        "passed"}`, the base's first, its method "base". Questions on which the methods differ most come first.
+    """
+    first = next(iter(runs.values()))
+    shown = []
+    for task in first.tasks:
+        info = task.info
+        if info.kind in ("generate", "choice") and all(info.name in run.tuned for run in runs.values()):
+            questions = _questions(info, first, runs)
+            shown.append((info.role != "target", -len(questions), questions[:QUESTIONS]))
+    shown.sort(key=lambda entry: entry[:2])
+    return [question for *_, questions in shown[:TASKS] for question in questions]
+
+
+def _questions(info: TaskInfo, first: Run, runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """Every question of a task on which a verdict differs, the most divided first."""
+    tuned = {method: {item.id: item for item in run.tuned[info.name]} for method, run in runs.items()}
+    found = []
+    for item in first.base[info.name]:
+        answers = {"base": item, **{method: items[item.id] for method, items in tuned.items() if item.id in items}}
+        passed = sum(answer.passed for answer in answers.values())
+        if 0 < passed < len(answers):
+            found.append((-min(passed, len(answers) - passed), _question(info, item, answers)))
+    found.sort(key=lambda entry: entry[0])
+    return [question for _, question in found]
+
+
+def _question(info: TaskInfo, item: Item, answers: Mapping[str, Item]) -> dict[str, Any]:
+    return {
+        "task": info.name, "role": info.role, "id": item.id, "prompt": item.prompt, "reference": item.reference,
+        "answers": [
+            {"method": method, "text": answer.response, "passed": answer.passed} for method, answer in answers.items()
+        ],
+    }  # fmt: skip

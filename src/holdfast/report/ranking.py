@@ -1,0 +1,119 @@
+"""What a comparison says in words: who is ahead, who is not, and what its few seeds and wide intervals leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from holdfast.report.words import change, digits, direction, figure, in_points, known, points, signed, unit_of
+
+Methods = Sequence[dict[str, Any]]
+
+
+def ranked(runs: Methods) -> list[dict[str, Any]]:
+    """The methods in the one order they are shown in everywhere: by gain, those without one last."""
+    return sorted(runs, key=lambda run: -gain["delta"] if (gain := change(run.get("gain"))) else float("inf"))
+
+
+def overlap(a: dict[str, Any], b: dict[str, Any], part: str) -> bool:
+    """Whether two methods' intervals of "gain" or "loss" overlap, or one of them has none."""
+    ends = [run[part].get(end) for run in (a, b) for end in ("low", "high")]
+    if not all(map(known, ends)):
+        return True
+    low, high, other_low, other_high = ends
+    return low <= other_high and other_low <= high
+
+
+def placed(compare: dict[str, Any]) -> list[dict[str, Any]]:
+    """The methods that have a place on the plane: both a gain and a loss."""
+    return [run for run in compare.get("runs") or [] if change(run.get("gain")) and change(run.get("loss"))]
+
+
+def front_of(compare: dict[str, Any]) -> list[dict[str, Any]]:
+    """The methods on the gain/loss front, from the one that loses least to the one that gains most."""
+    return sorted((run for run in placed(compare) if run.get("pareto")), key=lambda run: run["loss"]["delta"])
+
+
+def verdict(compare: dict[str, Any]) -> str:
+    """Which methods lie on the gain/loss front and which behind it, in a few plain sentences."""
+    runs, front = placed(compare), front_of(compare)
+    if not runs:
+        return "No method has both a gain and a loss, so none can be placed on the plane."
+    if not front:
+        return f"No method is ahead of the base: {'; '.join(map(_outcome, ranked(runs)))}."
+    rest = [run for run in ranked(runs) if not run.get("pareto")]
+    worse = [run for run in rest if run["gain"]["delta"] <= 0 <= run["loss"]["delta"]]
+    rest = [run for run in rest if run not in worse]
+    behind = [run for run in rest if any(_clearly_behind(run, best) for best in front)]
+    near = [run for run in rest if run not in behind]
+    parts = [_ahead(front, alone=len(runs) == 1)]
+    if behind:
+        parts.append(f"Behind: {_names(behind)}.")
+    if near:
+        whom = front[0]["method"] if len(front) == 1 else "those"
+        parts.append(f"{_names(near)} cannot be told apart from {whom}: the intervals overlap.")
+    if worse:
+        parts.append(f"Behind the base: {'; '.join(map(_outcome, worse))}.")
+    return " ".join(parts)
+
+
+def limits(compare: dict[str, Any]) -> str:
+    """What the comparison cannot settle, in a sentence; empty when every method ran with several seeds."""
+    runs = compare.get("runs") or []
+    if len(runs) < 2 or any(len(run.get("seeds") or [0]) > 1 for run in runs):
+        return ""
+    return "One seed each: the intervals are of the questions alone, and another seed may order the methods otherwise."
+
+
+def _ahead(front: Methods, *, alone: bool) -> str:
+    if len(front) == 1:
+        return f"{'Measured' if alone else 'Ahead'}: {_told(front[0])}."
+    text = f"Gains most: {_told(front[-1])}. Loses least of those that gain: {_told(front[0])}."
+    same = [what for part, what in (("gain", "gains"), ("loss", "losses")) if overlap(front[0], front[-1], part)]
+    if same:
+        text = f"{text[:-1]}; their {' and '.join(same)} cannot be told apart."
+    if front[1:-1]:
+        text += f" Between them: {', '.join(map(_told, front[1:-1]))}."
+    return text
+
+
+def _clearly_behind(run: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether `best` is not worse on either axis by the means, and on one of them the intervals do not meet."""
+    if best["gain"]["delta"] < run["gain"]["delta"] or best["loss"]["delta"] > run["loss"]["delta"]:
+        return False
+    return not (overlap(run, best, "gain") and overlap(run, best, "loss"))
+
+
+def _told(run: dict[str, Any]) -> str:
+    """`s3ft (+17.6 on the target, 1.9 lost elsewhere)`."""
+    gain, lost = run["gain"], run["loss"]["delta"]
+    unit = unit_of(gain)
+    better = "" if in_points(gain) else f" {unit} better"
+    doubt = "" if direction(gain.get("low"), gain.get("high")) != "flat" else ", which may be chance"
+    elsewhere = f"{points(-lost)} gained" if points(lost).startswith("\u2212") else f"{points(lost)} lost"
+    return (
+        f"{run['method']} ({signed(gain['delta'], digits(unit))}{better} on the target{doubt}, {elsewhere} elsewhere)"
+    )
+
+
+def _outcome(run: dict[str, Any]) -> str:
+    """`sft lost 30.8 on the target and 12.0 elsewhere`; what the intervals do not settle is said to be not clear."""
+    gain, loss = run["gain"], run["loss"]
+    unit = unit_of(gain)
+    bits = "" if in_points(gain) else f" {unit}"
+    moved = {"up": f"gained {figure(gain['delta'], unit)}", "down": f"lost {figure(-gain['delta'], unit)}"}
+    way = direction(gain.get("low"), gain.get("high"))
+    shown = signed(gain["delta"], digits(unit)) + bits
+    target = f"{moved[way]}{bits} on the target" if way in moved else _unclear("change on the target", shown)
+    moved = {"up": f"gained {points(-loss['delta'])}", "down": f"lost {points(loss['delta'])}"}
+    way = direction(loss.get("low"), loss.get("high"), lost=True)
+    kept = f"{moved[way]} elsewhere" if way in moved else _unclear("loss elsewhere", points(loss["delta"]))
+    return f"{run['method']} {target} and {kept}"
+
+
+def _unclear(what: str, value: str) -> str:
+    return f"shows no clear {what} ({value})"
+
+
+def _names(runs: Methods) -> str:
+    return ", ".join(run["method"] for run in runs)
