@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from holdfast.errors import UserError
 from holdfast.evaluation.answers import side_by_side
 from holdfast.evaluation.summary import compare_summary, read_run
-from holdfast.folder import replace_json, short_name, versions
+from holdfast.folder import (
+    MARK,
+    free_name,
+    held_by,
+    move_aside,
+    output_of,
+    outputs_of,
+    replace_json,
+    short_name,
+    versions,
+)
 from holdfast.recipe import Recipe
+from holdfast.recipe_changes import differences, in_short
 from holdfast.recipe_file import Resolved, as_resolved, for_method
 from holdfast.run import Run, train
+from holdfast.shorthand import AXES
 from holdfast.stages import before_curation, encode, trained
 from holdfast.ui import Progress
+
+REPORT = "compare.json"
 
 
 def compare(
@@ -26,18 +44,25 @@ def compare(
     out: str | Path | None = None,
     steps: int | None = None,
     ui: Progress | None = None,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Run every method with every seed and write `compare.json` and `report.html`.
+
+    A recipe's gate is held against every run; `gate` of a method says whether all its seeds passed.
 
     Args:
         recipe: What the methods have in common.
         methods: Names (`s3ft`, `s3ft+half`), or labels with the overrides that make them: `{"dial": ["tuner=half"]}`.
         seeds: How many, or which.
-        out: Directory; default `runs/compare-DATA`. Finished runs in it are not repeated.
+        out: Directory; default: the recipe's `output`, with OUTPUT-compare where a run of the recipe alone is, or
+            `runs/compare-DATA` where the recipe says none. Finished runs in it are not repeated.
         steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows.
         ui: Where progress is shown.
+        restart: Begin anew where the directory holds a comparison, which is kept as `DIRECTORY.old-1`.
     Returns:
-        The content of `compare.json`.
+        The content of `compare.json`, and its `directory`.
+    Raises:
+        UserError: If the directory holds a comparison of another recipe, with what differs.
     """
     ui, resolved = ui or Progress.silent(), as_resolved(recipe)
     if not methods:
@@ -46,10 +71,16 @@ def compare(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
-    root = Path(out or f"runs/compare-{short_name(resolved.recipe.data.train)}")
-    root.mkdir(parents=True, exist_ok=True)
+    root = Path(out).expanduser() if out else directory_of(resolved.recipe)
+    if restart and holds_comparison(root):
+        ui.line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
     steps = steps or resolved.recipe.train.max_steps or budget(resolved.recipe)
     plans = [(label, seed, _plan(arm, label, seed, steps, root)) for label, arm in arms.items() for seed in chosen]
+    refuse_another(root, resolved.recipe, [plan for _, _, plan in plans])
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); set another output") from error
     runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
     for number, (label, seed, plan) in enumerate(plans, 1):
         ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
@@ -58,7 +89,72 @@ def compare(
     from holdfast.report.page import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
-    return report
+    return {**report, "directory": str(root)}
+
+
+def directory_of(recipe: Recipe) -> Path:
+    """Where a comparison goes by its recipe: `output`, beside a run that is there already, or `runs/compare-DATA`.
+
+    In `output`, {method} stands for "compare"; {time} for that of the newest comparison that is not finished.
+    """
+    if "output" not in recipe.model_fields_set:
+        return Path(f"runs/compare-{short_name(recipe.data.train)}")
+    path = output_of(recipe, method="compare")
+    if "{time}" in recipe.output:
+        begun = [p for p in outputs_of(recipe, method="compare") if holds_comparison(p)]
+        path = next((p for p in begun if not (p / REPORT).exists()), path)
+    return path if not (path / MARK).exists() else path.with_name(f"{path.name}-compare")
+
+
+def holds_comparison(root: Path) -> bool:
+    """Whether there is a comparison in a directory, finished or begun."""
+    return (root / REPORT).exists() or (not (root / MARK).exists() and any(root.glob(f"*/{MARK}")))
+
+
+def refuse_another(root: Path, recipe: Recipe, plans: Sequence[Resolved]) -> None:
+    """Stop where a directory holds a comparison of another recipe, before anything is written.
+
+    Raises:
+        UserError: With what differs.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is a file, and a comparison needs a directory; set another output, or move it away")
+    if (root / MARK).exists():
+        raise UserError(f"{root}: holds a run; a comparison needs a directory of its own, set another --out")
+    end = f"; set another output (or --out), or add --restart, which keeps the old ones as {free_name(root)}"
+    for plan in plans:
+        path = Path(plan.recipe.output)
+        if text := held_by(path, plan.recipe):
+            raise UserError(f"{root}: holds another comparison, whose run {path.name} is {text}{end}")
+    if (root / REPORT).exists():
+        changed = [text for text in differences(recipe, _common(root)) if not _varied(text)]
+        if changed:
+            raise UserError(f"{root}: holds another comparison: {in_short(changed)}{end}")
+
+
+def _varied(difference: str) -> bool:
+    """Whether a setting is one that methods choose themselves."""
+    return re.split(r"[. ]", difference, maxsplit=1)[0] in {"method", "stages", *AXES}
+
+
+def _common(root: Path) -> Recipe:
+    """The recipe of the comparison in a directory."""
+    known = json.loads((root / REPORT).read_text(encoding="utf-8"))["recipe"]
+    try:
+        return Recipe.model_validate(known)
+    except ValidationError as error:
+        raise UserError(
+            f"{root / REPORT}: its recipe cannot be read, an older version may have written it; set another output"
+        ) from error
+
+
+def gate_of(seeds: Sequence[int], reports: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Whether the runs of all seeds passed the recipe's gate, and why not; `None` without a gate."""
+    found = [(seed, report["gate"]) for seed, report in zip(seeds, reports, strict=True) if report.get("gate")]
+    if not found:
+        return None
+    reasons = [f"seed {seed}: {reason}" for seed, gate in found for reason in gate["reasons"]]
+    return {"passed": all(gate["passed"] for _, gate in found), "reasons": reasons}
 
 
 def _arms(resolved: Resolved, methods: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Resolved]:
@@ -114,6 +210,7 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         origins: Counter[str] = Counter()
         for report in reports:
             origins.update(report["curation"]["counts"])
+        entry["gate"] = gate_of([seed for seed, _ in runs[entry["method"]]], reports)
         entry["dirs"] = [str(run.path) for _, run in runs[entry["method"]]]
         entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
         entry["cost"] = _mean_cost(reports)
@@ -129,7 +226,7 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         **measured,
         "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
     }
-    replace_json(root / "compare.json", report)
+    replace_json(root / REPORT, report)
     return report
 
 

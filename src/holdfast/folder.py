@@ -94,7 +94,7 @@ class Folder:
             UserError: If the output holds another run or other files, or cannot be written.
         """
         recipe, key = resolved.recipe, recipe_key(resolved.recipe)
-        path = _output(recipe) if restart else _find(recipe, key)
+        path = output_of(recipe) if restart else _find(recipe, key)
         found, notes = _read_mark(path), []
         try:
             if found is not None and restart:
@@ -164,24 +164,33 @@ def _now() -> str:
 
 def _find(recipe: Recipe, key: str) -> Path:
     """The directory `output` stands for: with `{time}` in it, that of an unfinished run of the same recipe, if any."""
-    if "{time}" in recipe.output:
-        pattern = recipe.output.format(**{k: glob.escape(str(v)) for k, v in _parts(recipe).items()}, time="*")
-        for candidate in sorted(map(Path, glob.glob(pattern)), reverse=True):
-            found = _read_mark(candidate)
-            if found and found["recipe"] == key and not found["finished"]:
-                return candidate
-    return _output(recipe)
+    for candidate in outputs_of(recipe) if "{time}" in recipe.output else ():
+        found = _read_mark(candidate)
+        if found and found["recipe"] == key and not found["finished"]:
+            return candidate
+    return output_of(recipe)
 
 
-def _output(recipe: Recipe) -> Path:
-    """The directory `output` names now."""
-    return Path(recipe.output.format(**_parts(recipe), time=datetime.now().strftime("%m%d-%H%M%S"))).expanduser()
+def output_of(recipe: Recipe, method: str = "") -> Path:
+    """The directory that `output` names now.
+
+    Args:
+        method: What stands for {method}; default: the recipe's.
+    """
+    time = datetime.now().strftime("%m%d-%H%M%S")
+    return Path(recipe.output.format(**_parts(recipe, method), time=time)).expanduser()
 
 
-def _parts(recipe: Recipe) -> dict[str, Any]:
+def outputs_of(recipe: Recipe, method: str = "") -> list[Path]:
+    """What is there of the directories that `output` names at one time or another, the newest first."""
+    parts = {key: glob.escape(str(value)) for key, value in _parts(recipe, method).items()}
+    return sorted(map(Path, glob.glob(recipe.output.format(**parts, time="*"))), reverse=True)
+
+
+def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
     """What stands in the braces of `output`, but for the time."""
     return {
-        "method": short_name(recipe.label.replace("+", "-")),
+        "method": method or short_name(recipe.label.replace("+", "-")),
         "data": short_name(recipe.data.train),
         "model": short_name(recipe.model),
         "seed": recipe.train.seed,
@@ -216,13 +225,12 @@ def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[
     Raises:
         UserError: If the run has something worth keeping.
     """
-    old = _recipe_of(path)
-    changed = f": {in_short(differences(recipe, old))}" if old else ""
+    changed = _changed(path, recipe)
     what = _worth_keeping(path, found, bool(recipe.stages))
     if what:
         raise UserError(
             f"{path}: holds another run, {what}{changed}; set another output, or add --restart, which keeps the old "
-            f"run as {_free(path)}"
+            f"run as {free_name(path)}"
         )
     _refuse_in_use(path)
     note = f"{path}: takes the place of a run that had trained nothing yet{changed}" if _began(path) else ""
@@ -235,9 +243,24 @@ def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[
     return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now()}, note
 
 
+def held_by(path: Path, recipe: Recipe) -> str:
+    """What run of another recipe a directory holds that does not give way, and how it differs; "" for none."""
+    found = _read_mark(path)
+    if found is None or _same(path, found, recipe):
+        return ""
+    what = _worth_keeping(path, found, bool(recipe.stages))
+    return what and f"{what}{_changed(path, recipe)}"
+
+
+def _changed(path: Path, recipe: Recipe) -> str:
+    """ ": train.seed is 1 here and 0 there", of the run in a directory; "" where its recipe cannot be read."""
+    old = _recipe_of(path)
+    return f": {in_short(differences(recipe, old))}" if old else ""
+
+
 def _set_aside(path: Path) -> Path:
     """Put what a diverged run had trained, and the recipe it had, into a directory of its own; which one."""
-    aside = _free(path / "diverged")
+    aside = free_name(path / "diverged")
     aside.mkdir()
     shutil.copyfile(path / "resolved.yaml", aside / "resolved.yaml")
     for name in TRAINED:
@@ -278,6 +301,8 @@ def _began(path: Path) -> bool:
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, and a run needs a directory; set another output, or move the file away")
+    if (path / "compare.json").exists():
+        raise UserError(f"{path}: holds a comparison; set another output")
     if path.exists() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run of holdfast; set another output")
 
@@ -297,12 +322,12 @@ def move_aside(path: Path) -> Path:
         UserError: If another process is at work in it.
     """
     _refuse_in_use(path)
-    aside = _free(path)
+    aside = free_name(path)
     os.replace(path, aside)
     return aside
 
 
-def _free(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     """The first of `NAME.old-1`, `NAME.old-2`, ... that is not taken."""
     return next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.old-{n}")).exists())
 

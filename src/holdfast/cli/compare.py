@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, numbers, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, numbers, speaking
 
 METHODS_HELP = "Methods, separated by commas; `+` joins axes."
 STEPS_HELP = "Steps of every run; default: those of the recipe's epochs."
 
 Methods = Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)]
 Steps = Annotated[int | None, typer.Option(min=1, help=STEPS_HELP, show_default=False)]
-Out = Annotated[Path | None, typer.Option(help="Directory; default: runs/compare-DATA.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Directory; default: the recipe's output, else runs/compare-DATA.", show_default=False),
+]
 
 
 def compare(
@@ -24,6 +27,7 @@ def compare(
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list of them: 0,1,7.")] = "1",
     steps: Steps = None,
     out: Out = None,
+    restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -35,9 +39,12 @@ def compare(
 
     Run each method with each seed on the same data, budget and evaluation; one table, one report with the gain/loss
     plane and its Pareto front. Finished runs are skipped when the command is repeated.
+
+    The recipe's gate is held against every run, and a method passes it if all its seeds do. Exit code 3: no method
+    passed; the others as of `train`.
     """
     with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import comparison, resolution
+        from holdfast.cli.render import comparison, refuse_if_none_passed, resolution
         from holdfast.errors import UserError
         from holdfast.recipe_file import read_recipe
         from holdfast.shorthand import expand
@@ -52,5 +59,6 @@ def compare(
         chosen = numbers(seeds, "--seeds")
         from holdfast.compare import compare as compare_runs
 
-        found = compare_runs(resolved, names, seeds=chosen, out=out, steps=steps, ui=ui)
-        ui.result(comparison(found, out or Path("runs") / found["name"]), **found)
+        found = compare_runs(resolved, names, seeds=chosen, out=out, steps=steps, ui=ui, restart=restart)
+        ui.result(comparison(found, found["directory"]), **found)
+        refuse_if_none_passed(found)

@@ -91,6 +91,22 @@ def refuse_if_gated(report: dict[str, Any]) -> None:
         raise GateRefused("the gate refused this result: " + "; ".join(gate["reasons"]))
 
 
+def gates(compare: dict[str, Any]) -> list[str]:
+    """Which methods of a comparison passed the recipe's gate, and why the others did not."""
+    runs = [run for run in compare["runs"] if run.get("gate")]
+    passed = [run["method"] for run in runs if run["gate"]["passed"]]
+    lines = [f"gate: refused {run['method']}, {'; '.join(run['gate']['reasons'])}" for run in runs]
+    lines = [line for line, run in zip(lines, runs, strict=True) if not run["gate"]["passed"]]
+    return [*([f"gate: passed by {', '.join(passed)}"] if passed else []), *lines]
+
+
+def refuse_if_none_passed(compare: dict[str, Any]) -> None:
+    """Raise `GateRefused` if the recipe's gate let no method through."""
+    gates_there = [run["gate"] for run in compare["runs"] if run.get("gate")]
+    if gates_there and not any(gate["passed"] for gate in gates_there):
+        raise GateRefused("the gate refused every method")
+
+
 def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
     """Every method with gain and loss, by gain; `*` marks the Pareto front."""
     rows = []
@@ -112,7 +128,7 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
     budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
-        "\n".join(part for part in (foot, budget) if part),
+        "\n".join(part for part in (foot, budget, *gates(compare)) if part),
         "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
     ]
     return "\n\n".join(parts) + where(directory)

@@ -1,0 +1,109 @@
+"""`holdfast compare` as a user types it: where it writes, what it refuses, and the gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from holdfast.cli.app import app
+
+RECIPE = """\
+model: lab-small
+data: {train: lab:sums, limit: 16}
+train: {max_steps: 1, batch_tokens: 256, precision: fp32}
+evaluate: {keep: [lab:strings], items: 4, live_items: 0, every: 0, max_tokens: 16}
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+def said(*arguments: str, code: int = 2) -> str:
+    return run(*arguments, code=code).stderr.splitlines()[-1].removeprefix("holdfast: ")
+
+
+def test_it_writes_where_the_recipe_or_the_command_line_says(place: Path) -> None:
+    assert "report: runs/compare-sums/report.html" in run("compare", "run.yaml", "-m", "sft").stdout
+    assert "report: mine/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout
+    assert (place / "mine" / "sft-seed0" / "report.json").exists()
+    both = run("compare", "run.yaml", "-m", "sft", "output=mine", "--out", "there")
+    assert "report: there/report.html" in both.stdout
+    named = run("compare", "run.yaml", "-m", "sft", "output=runs/{method}-{data}-{model}").stdout
+    assert "report: runs/compare-sums-lab-small/report.html" in named
+    for _ in range(2):  # finished, one with the time in its name is not found again: a repeated command begins another
+        run("compare", "run.yaml", "-m", "sft", "output=timed/{data}-{time}")
+    dated = sorted((place / "timed").iterdir())
+    (dated[-1] / "compare.json").unlink()
+    again = run("compare", "run.yaml", "-m", "sft", "output=timed/{data}-{time}")
+    assert f"report: timed/{dated[-1].name}/report.html" in again.stdout
+    assert "already finished" in again.stderr, "an unfinished one goes on"
+
+
+def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
+    run("train", "run.yaml", "output=mine")
+    assert "report: mine-compare/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout
+    assert said("compare", "run.yaml", "-m", "sft", "--out", "mine") == (
+        "mine: holds a run; a comparison needs a directory of its own, set another --out"
+    )
+    assert said("train", "run.yaml", "output=mine-compare") == "mine-compare: holds a comparison; set another output"
+
+
+def test_another_recipe_is_refused_by_what_differs_or_begins_anew(place: Path) -> None:
+    run("compare", "run.yaml", "-m", "sft", "output=mine")
+    assert "already finished" in run("compare", "run.yaml", "-m", "sft", "output=mine").stderr
+    run("compare", "run.yaml", "-m", "sft,half", "output=mine")
+    end = "; set another output (or --out), or add --restart, which keeps the old ones as mine.old-1"
+    assert said("compare", "run.yaml", "-m", "sft", "output=mine", "data.limit=12") == (
+        "mine: holds another comparison, whose run sft-seed0 is a finished one: data.limit is 12 here and 16 there"
+        + end
+    )
+    assert said("compare", "run.yaml", "-m", "lora", "output=mine", "data.limit=12") == (
+        "mine: holds another comparison: data.limit is 12 here and 16 there" + end
+    )
+    anew = run("compare", "run.yaml", "-m", "sft", "output=mine", "data.limit=12", "--restart")
+    assert "mine: begun anew; the comparison that was there is now mine.old-1" in anew.stderr
+    assert (place / "mine.old-1" / "half-seed0" / "report.json").exists()
+    assert json.loads((place / "mine" / "compare.json").read_text())["recipe"]["data"]["limit"] == 12
+    (place / "file").write_text("x")
+    assert said("compare", "run.yaml", "-m", "sft", "output=file").startswith("file: is a file, and a comparison needs")
+
+
+def test_the_gate_is_held_against_every_method(place: Path) -> None:
+    gate = "evaluate.gate.min_gain"
+    none = run("compare", "run.yaml", "-m", "sft,half", f"{gate}=101", "output=none", code=3)
+    assert none.stderr.splitlines()[-1] == "holdfast: the gate refused every method"
+    assert "gate: refused sft, seed 0: " in none.stdout
+    assert "gate: refused half, seed 0: " in none.stdout
+    found = json.loads((place / "none" / "compare.json").read_text())
+    assert [entry["gate"]["passed"] for entry in found["runs"]] == [False, False]
+    assert "gate: passed by sft" in run("compare", "run.yaml", "-m", "sft", f"{gate}=-101", "output=all").stdout
+
+
+def test_one_method_that_passes_is_enough() -> None:
+    from holdfast.cli.render import gates, refuse_if_none_passed
+    from holdfast.compare import gate_of
+
+    good, bad = ({"gate": {"passed": p, "reasons": [] if p else ["lost 9"]}} for p in (True, False))
+    runs = [
+        {"method": "sft", "gate": gate_of([0, 7], [good, bad])},
+        {"method": "s3ft", "gate": gate_of([0, 7], [good, good])},
+    ]
+    assert gates({"runs": runs}) == ["gate: passed by s3ft", "gate: refused sft, seed 7: lost 9"]
+    refuse_if_none_passed({"runs": runs})
+    assert gate_of([0], [{"gate": None}]) is None
+    refuse_if_none_passed({"runs": [{"method": "sft", "gate": None}]})
