@@ -41,7 +41,7 @@ def recipe(size: dict[str, int], output: str, tokens: int = 0) -> Any:
             "data": {"train": "lab:story", "limit": size["limit"]},
             "optimizer": {"learning_rate": 1e-3},
             "sampling": {"max_tokens": ANSWER},
-            "train": {"max_steps": size["steps"], "epochs": 1000, "batch_tokens": tokens or 16384, "save_every": 1.0},
+            "train": {"max_steps": size["steps"], "batch_tokens": tokens or 16384, "save_every": 1.0},
             "evaluate": {"items": size["items"], "live_items": 0, "every": 0, "max_tokens": ANSWER},
             "output": output,
         }

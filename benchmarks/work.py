@@ -107,7 +107,7 @@ class Case:
 
 def recipe(table: TokenTable, per_step: int, steps: int, **axes: Any) -> Recipe:
     """A recipe of so many steps over `table`, of `per_step` rows each on average."""
-    train = {"max_steps": steps, "epochs": 1000, "save_every": 1.0, "max_length": int(table.widths.max())}
+    train = {"max_steps": steps, "save_every": 1.0, "max_length": int(table.widths.max())}
     budget = int(table.lengths.sum() / (len(table) // per_step)) + int(table.lengths.max()) // 2
     return Recipe.model_validate(
         {

@@ -87,7 +87,7 @@ def test_defaults_follow_the_model_at_the_beginning_of_the_chain() -> None:
     rates = [stage.optimizer.learning_rate for stage in staged(*stages, model="lab").stages]
     sizes = [stage.train.batch_tokens for stage in staged(*stages, model="lab").stages]
     assert rates == [3e-4, 3e-4, 2e-5, 2e-5]
-    assert sizes == [2048, 2048, 32768, 32768]
+    assert sizes == [2048, 2048, "auto", "auto"]
 
 
 def test_knobs_of_another_method_are_not_inherited() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from holdfast.data.batches import Encoded, TokenTable
     from holdfast.data.chat import Chat
     from holdfast.models import Loaded
+    from holdfast.trainer.plan import Plan
 
 SHOWN = 3
 PASSES = 3
@@ -31,7 +32,7 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     resolved = as_resolved(recipe)
     if resolved.recipe.stages:
         return {"stages": _stages(resolved, ui)}
-    return check_one(resolved.recipe, ui or Progress.silent())
+    return check_one(resolved, ui or Progress.silent())
 
 
 def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
@@ -43,11 +44,11 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
     for number, stage in enumerate(recipe.stages):
         plan = planned(resolved, number, Path(recipe.output), descends(recipe, stage))
         what = f"method {stage.chosen}, data {stage.data.train}, from {stage.model}"
-        found.append({"name": stage.name, "what": what, **check_one(plan.recipe, ui or Progress.silent())})
+        found.append({"name": stage.name, "what": what, **check_one(plan, ui or Progress.silent())})
     return found
 
 
-def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
+def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat import Chat
     from holdfast.evaluation.summary import refuse_gate
@@ -55,8 +56,9 @@ def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
     from holdfast.models import load
     from holdfast.sources import read_sources
     from holdfast.stages import before_curation, encode, trained
+    from holdfast.trainer.plan import plan_training
 
-    warnings: list[str] = []
+    recipe, warnings = resolved.recipe, list[str]()
     ui.phase("check data")
     sources = read_sources(recipe, ui.line, warnings.append)
     base = load(recipe.model)
@@ -66,6 +68,8 @@ def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
     table, told = encode(as_read, trained(as_read, rows), chat)
+    plan = plan_training(as_read, base.model, table, resolved.sources)
+    warnings += plan.warnings
     ui.phase("estimate")
     return {
         "rows": {
@@ -77,7 +81,7 @@ def check_one(recipe: Recipe, ui: Progress) -> dict[str, Any]:
             "counts": [n for _, n in told.histogram],
         },
         "examples": [pieces(table.sequences(i)[0], chat) for i in range(min(SHOWN, len(table)))],
-        **_costs(recipe, base, table),
+        **_costs(recipe, base, table, plan),
         "warnings": warnings,
     }  # fmt: skip
 
@@ -94,29 +98,22 @@ def pieces(sequence: Encoded, chat: Chat) -> list[dict[str, Any]]:
     return out
 
 
-def _costs(recipe: Recipe, base: Loaded, table: TokenTable) -> dict[str, Any]:
+def _costs(recipe: Recipe, base: Loaded, table: TokenTable, plan: Plan) -> dict[str, Any]:
     """Steps, and time and memory from one measured forward pass and the sizes of what must be held."""
-    import numpy as np
-
     from holdfast.trainer.memory import activation_bytes, first_micro_tokens
 
     train, device = recipe.train, base.model.device
     tuned = recipe.tuner.apply(base.model, train.seed)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
-    micro = train.micro_tokens or first_micro_tokens(
-        base.model, device, train.batch_tokens, train.gradient_checkpointing
-    )
-    table = table.firsts(recipe.objective.in_steps())
-    sampler = table.sampler(batch_tokens=train.batch_tokens, seed=train.seed)
-    steps = sampler.steps(train.epochs, train.max_steps)
-    tokens = int(np.sum(table.lengths)) / max(1, sampler.steps(1.0)) * steps
+    micro = train.micro_tokens or first_micro_tokens(base.model, device, plan.size.tokens, train.gradient_checkpointing)
+    tokens = plan.size.row_tokens * plan.size.rows * plan.steps
     states = 2 if recipe.optimizer.in_backward else 4
     held = 4 * total + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
     return {
         "plan": {
-            "steps": steps, "batch_tokens": train.batch_tokens, "micro_tokens": micro,
-            "trainable": trainable, "parameters": total,
+            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
+            "learning_rate": plan.learning_rate, "trainable": trainable, "parameters": total,
         },
         "estimate": {"seconds": PASSES * tokens * _seconds_per_token(tuned, micro), "memory_gib": held / 2**30},
     }  # fmt: skip

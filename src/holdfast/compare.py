@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from holdfast.folder import (
     short_name,
     versions,
 )
-from holdfast.recipe import Recipe
+from holdfast.recipe import Recipe, Train
 from holdfast.recipe_changes import differences, in_short
 from holdfast.recipe_file import Resolved, as_resolved, for_method
 from holdfast.run import Run, train
@@ -74,8 +75,8 @@ def compare(
     root = Path(out).expanduser() if out else directory_of(resolved.recipe)
     if restart and holds_comparison(root):
         ui.line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
-    steps = steps or resolved.recipe.train.max_steps or budget(resolved.recipe)
-    plans = [(label, seed, _plan(arm, label, seed, steps, root)) for label, arm in arms.items() for seed in chosen]
+    budget = budget_of(resolved.recipe, steps)
+    plans = [(label, seed, _plan(arm, label, seed, budget, root)) for label, arm in arms.items() for seed in chosen]
     refuse_another(root, resolved.recipe, [plan for _, _, plan in plans])
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def compare(
     for number, (label, seed, plan) in enumerate(plans, 1):
         ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
         runs[label].append((seed, train(plan, ui=ui)))
-    report = summarise_runs(resolved.recipe, runs, steps, root)
+    report = summarise_runs(resolved.recipe, runs, budget, root)
     from holdfast.report.page import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
@@ -164,19 +165,34 @@ def _arms(resolved: Resolved, methods: Sequence[str] | Mapping[str, Sequence[str
     return {name: for_method(resolved, name, among=methods) for name in methods}
 
 
-def _plan(arm: Resolved, label: str, seed: int, steps: int, root: Path) -> Resolved:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What every method gets: a number of steps, each of so many tokens."""
+
+    steps: int
+    batch_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps of {self.batch_tokens:,} tokens"
+
+
+def _plan(arm: Resolved, label: str, seed: int, budget: Budget, root: Path) -> Resolved:
     """One run: the arm with its seed, the common budget and a directory of its own. Stages share the budget."""
     folder = root / f"{label.replace(' ', '-')}-seed{seed}"
-    settings = [f"output={folder}", *_limits("train", seed, steps)]
+    settings = [f"output={folder}"]
     if arm.recipe.stages:
-        settings = settings[:1]
-        for number, part in enumerate(_shares(arm.recipe, steps)):
-            settings += _limits(f"stages.{number}.train", seed, part)
-    return as_resolved(arm, settings)
+        shares = _shares(arm.recipe, budget.steps)
+        for number, (stage, steps) in enumerate(zip(arm.recipe.stages, shares, strict=True)):
+            settings += _limits(f"stages.{number}.train", stage.train, seed, replace(budget, steps=steps))
+    else:
+        settings += _limits("train", arm.recipe.train, seed, budget)
+    return replace(as_resolved(arm, settings), notes=())  # what the recipe says of its steps is not what runs here
 
 
-def _limits(train: str, seed: int, steps: int) -> list[str]:
-    return [f"{train}.seed={seed}", f"{train}.max_steps={steps}", f"{train}.epochs=1000"]
+def _limits(key: str, train: Train, seed: int, budget: Budget) -> list[str]:
+    """Overrides of `train`; a size of steps that an arm gives itself stays."""
+    size = [f"{key}.batch_tokens={budget.batch_tokens}"] if train.batch_tokens == "auto" else []
+    return [f"{key}.seed={seed}", f"{key}.max_steps={budget.steps}", *size]
 
 
 def _shares(recipe: Recipe, steps: int) -> list[int]:
@@ -187,9 +203,17 @@ def _shares(recipe: Recipe, steps: int) -> list[int]:
     return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def budget(recipe: Recipe) -> int:
-    """Steps of the recipe's epochs over the rows as they come, which every method then gets."""
+def budget_of(recipe: Recipe, steps: int | None) -> Budget:
+    """The recipe's steps and their size, derived where it leaves them open from the rows as they come.
+
+    Args:
+        steps: Wanted instead of the recipe's.
+    """
+    steps, tokens = steps or recipe.train.max_steps, recipe.train.batch_tokens
+    if steps is not None and tokens != "auto":
+        return Budget(steps, tokens)
     from holdfast.data.chat import Chat
+    from holdfast.data.step_size import step_size
     from holdfast.models import load_tokenizer
     from holdfast.sources import read_sources
 
@@ -197,11 +221,14 @@ def budget(recipe: Recipe) -> int:
     recipe, rows = before_curation(recipe, read_sources(recipe, ignore, ignore).train)
     chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
     table, _ = encode(recipe, trained(recipe, rows), chat)
-    table = table.firsts(recipe.objective.in_steps())
-    return table.sampler(batch_tokens=recipe.train.batch_tokens, seed=recipe.train.seed).steps(recipe.train.epochs)
+    table, train = table.firsts(recipe.objective.in_steps()), recipe.train
+    size = step_size(tokens, table, train.seed).tokens
+    return Budget(steps or table.sampler(batch_tokens=size, seed=train.seed).steps(train.epochs), size)
 
 
-def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], steps: int, root: Path) -> dict[str, Any]:
+def summarise_runs(
+    recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], budget: Budget, root: Path
+) -> dict[str, Any]:
     """`compare.json`: measurements of all runs, what they cost, and where their rows came from."""
     items = {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
     measured = compare_summary(items)
@@ -220,7 +247,7 @@ def summarise_runs(recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], st
         "name": root.name,
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
-        "budget": f"{steps} steps of {recipe.train.batch_tokens:,} tokens",
+        "budget": str(budget),
         "versions": versions(),
         "model": first["model"],
         **measured,

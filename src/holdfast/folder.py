@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ class Folder:
             folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
             folder.save()
-            replace_text(path / "resolved.yaml", resolved_yaml(resolved))
+            if not folder.finished:
+                folder.write_resolved(resolved, {})
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); set another output") from error
         return folder
@@ -119,6 +120,11 @@ class Folder:
     @property
     def finished(self) -> bool:
         return bool(self.state["finished"])
+
+    def write_resolved(self, resolved: Resolved, sources: dict[str, str]) -> None:
+        """Write `resolved.yaml`, with other words for where some settings came from."""
+        known = replace(resolved, sources={**resolved.sources, **sources})
+        replace_text(self.path / "resolved.yaml", resolved_yaml(known))
 
     def save(self) -> None:
         """Write `run.json`."""

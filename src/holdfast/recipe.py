@@ -186,9 +186,17 @@ class Sampling(Section):
 class Train(Section):
     """The loop."""
 
-    epochs: float = Field(3.0, gt=0, description="Passes over the curated rows.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, whatever the epochs.")
-    batch_tokens: int = Field(32768, ge=1, description="Tokens per step, over all ranks and micro-batches.")
+    epochs: float = Field(3.0, gt=0, description="Passes over the curated rows; not used where max_steps is given.")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps of the run, however many passes over the rows that takes; goes before epochs.",
+    )
+    batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Tokens per step, over all ranks and micro-batches. auto = derived from the rows: 16 to 64 rows of "
+        "mean length, at least 30 steps an epoch where there are rows for it, at most 32,768 tokens.",
+    )
     micro_tokens: int | None = Field(
         None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits."
     )

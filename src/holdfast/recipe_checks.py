@@ -42,7 +42,9 @@ def pairs_and_answers(recipe: Common) -> None:
 def one_pass(recipe: Common) -> None:
     """An optimizer that updates inside the backward pass takes a step's rows in one pass."""
     train = recipe.train
-    if recipe.optimizer.in_backward and train.micro_tokens is not None and train.micro_tokens < train.batch_tokens:
+    tokens = train.batch_tokens
+    open_size = train.micro_tokens is not None and (tokens == "auto" or train.micro_tokens < tokens)
+    if recipe.optimizer.in_backward and open_size:
         raise ValueError(
             f"optimizer {name_of(recipe.optimizer)} updates inside the backward pass and cannot accumulate; remove "
             "train.micro_tokens, or set train.batch_tokens to the same"

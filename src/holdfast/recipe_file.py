@@ -19,7 +19,7 @@ from holdfast import recipe_peers as peers
 from holdfast import recipe_text, recipe_yaml
 from holdfast.errors import UserError
 from holdfast.method import Method
-from holdfast.recipe import Recipe
+from holdfast.recipe import Recipe, Train
 from holdfast.recipe_errors import explain
 from holdfast.recipe_overrides import COMMAND_LINE, override, replaced
 from holdfast.recipe_stages import (
@@ -132,7 +132,26 @@ def resolve(
     if found or recipe is None:
         raise UserError("\n".join([*peers.introduction(data, read.moved, name), *_sorted_lines(found, labels, given)]))
     filled.origins |= read.origins
-    return Resolved(recipe, _sources(recipe, given, labels, filled), tuple(notes), name)
+    sources = _sources(recipe, given, labels, filled)
+    return Resolved(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
+
+
+def _epochs_not_used(recipe: Recipe, sources: dict[str, str]) -> list[str]:
+    """A note for each place that says epochs where max_steps is said as well."""
+    parts = [("", recipe.train), *((f"stages.{i}.", stage.train) for i, stage in enumerate(recipe.stages))]
+    notes: dict[tuple[str, str], str] = {}
+    for at, train in parts:
+        epochs, steps = (sources.get(f"{at}train.{key}", "default") for key in ("epochs", "max_steps"))
+        usual = train.epochs == Train.model_fields["epochs"].default  # as the resolved recipe of a run spells it out
+        if train.max_steps is not None and not usual and is_written(epochs) and is_written(steps):
+            text = f"train.epochs {train.epochs:g} is not used: train.max_steps {train.max_steps} goes before it"
+            notes.setdefault((epochs, steps), f"{epochs}: {text}")
+    return list(notes.values())
+
+
+def is_written(source: str) -> bool:
+    """Whether a setting with this source was given by the user, not by a default, a method or another setting."""
+    return source not in ("default", "paper") and not source.startswith(("derived: ", "method "))
 
 
 def _validated(given: dict[str, Any], filled: Filled, found: list[tuple[Path, str]]) -> Recipe | None:

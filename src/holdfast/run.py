@@ -22,8 +22,10 @@ from holdfast.ui import Progress
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Rows
+    from holdfast.data.table import TableReport
     from holdfast.evaluation.base import Item, Task
     from holdfast.trainer.events import StepLog, TrainResult
+    from holdfast.trainer.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
         if not ranks.main:
             rows, before = curate(work), {}
         with work.folder.timed("train"), marking_divergence(work.folder, ranks):
-            result, table = fit(work, rows, before, again)
+            result, table, plan = fit(resolved, work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
         if work.recipe.inference is not None:
@@ -98,7 +100,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
             subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
         save_model(work, result, after if hand_on else {})
-        return finish(work, rows, result, table, before, after)
+        return finish(work, rows, result, table, plan, before, after)
 
 
 class Ranks:
@@ -182,22 +184,33 @@ def refuse_adapter(path: Path, name: str) -> None:
         )
 
 
-def fit(work: Work, rows: Rows, before: dict[str, list[Item]], again: str) -> tuple[TrainResult, Any]:
+def fit(
+    resolved: Resolved, work: Work, rows: Rows, before: dict[str, list[Item]], again: str
+) -> tuple[TrainResult, TableReport, Plan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
     from holdfast.trainer.loop import Trainer
+    from holdfast.trainer.plan import plan_training
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
     rows = trained(recipe, rows)
     table, told = encode(recipe, rows, work.chat, folder.path / "cache")
     for line in told.lines():
         ui.line(line)
+    plan = plan_training(recipe, work.base.model, table, resolved.sources)
+    for line in plan.lines():
+        ui.line(line)
+    for line in plan.warnings:
+        ui.warn(line)
+    if Ranks().main and plan.size.derived:
+        source = resolved.sources.get("train.batch_tokens", "default")
+        folder.write_resolved(resolved, {"train.batch_tokens": f"{source}: {plan.size.text}"})
     ui.phase("train")
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
         pad_id=work.chat.pad_id, hooks=_hooks(work, before), again=again,
         name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].id})",
     )  # fmt: skip
-    return trainer.fit(), told
+    return trainer.fit(), told, plan
 
 
 def after_training(work: Work, tuned: Any) -> Any:
@@ -272,7 +285,8 @@ def finish(
     work: Work,
     rows: Rows,
     result: TrainResult,
-    told: Any,
+    told: TableReport,
+    plan: Plan,
     before: dict[str, list[Item]],
     after: dict[str, list[Item]],
 ) -> Run:
@@ -297,6 +311,8 @@ def finish(
         "training": {
             "rows": told.kept, "steps": result.steps, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
+            "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
+            "warnings": list(plan.warnings),
         },
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,

@@ -283,7 +283,9 @@ def _curation(done: list[Done]) -> dict[str, Any]:
 def _training(done: list[Done]) -> dict[str, Any]:
     parts = [stage.report["training"] for stage in done]
     sums = {key: sum(part[key] for part in parts) for key in ("rows", "steps", "tokens", "trained_tokens")}
-    return {**sums, "dropped": dict(sum((Counter(part["dropped"]) for part in parts), Counter()))}
+    warnings = [f"stage {stage.stage.name}: {text}" for stage in done for text in stage.report["training"]["warnings"]]
+    dropped = dict(sum((Counter(part["dropped"]) for part in parts), Counter()))
+    return {**sums, "dropped": dropped, "warnings": warnings}
 
 
 def _cost(work: Work, done: list[Done]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import pytest
 
 from holdfast.data.batches import BatchSampler
 from holdfast.data.sampler import StepPlan
+from holdfast.data.step_size import count_steps
 from holdfast.errors import UserError
+from holdfast.recipe import Train
 
 LENGTHS = np.random.default_rng(0).integers(4, 60, 500)
 
@@ -113,12 +115,19 @@ def test_parts_of_epochs() -> None:
         sampler(np.array([], dtype=np.int64))
 
 
-def test_no_more_epochs_are_planned_than_there_are_steps() -> None:
-    one, whole = sampler(), sampler().steps(1)
-    for epochs in (0.5, 1.0, 2.5):
-        for most in (1, whole - 1, whole, whole + 1, 3 * whole):
-            assert sampler().steps(epochs, most) == min(most, sampler().steps(epochs))
-    assert one.steps(1e9, whole + 1) == whole + 1
+def test_max_steps_go_before_epochs_and_no_epoch_beyond_them_is_planned() -> None:
+    whole = sampler().steps(1)
+    for steps in (1, whole, 3 * whole + 1):
+        one = sampler()
+        assert count_steps(Train(epochs=1e9, max_steps=steps), one) == steps
+        assert one._first == [0]
+    assert count_steps(Train(epochs=2), sampler()) == sampler().steps(2)
+
+
+def test_a_thousand_short_epochs_are_the_passes_they_are() -> None:
+    one = sampler(np.full(64, 10), batch_tokens=640)
+    assert one.steps(1000) == 1000
+    assert one.progress(1000) == 1000
 
 
 def test_steps_are_of_like_size() -> None:

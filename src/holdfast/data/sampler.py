@@ -107,18 +107,11 @@ class BatchSampler:
             self._first.append(self._first[-1] + len(self.plan(len(self._first) - 1)))
         return self._first[epoch]
 
-    def steps(self, epochs: float, most: int | None = None) -> int:
-        """Steps in this many passes over the rows, at least 1; a part of an epoch is rounded to whole steps.
-
-        Args:
-            most: There are no more than these; epochs beyond them are not planned.
-        """
+    def steps(self, epochs: float) -> int:
+        """Steps in this many passes over the rows, at least 1; a part of an epoch is rounded to whole steps."""
         whole = int(epochs)
         part = epochs - whole
-        if most is not None and any(self._start(epoch) >= most for epoch in range(1, whole + 1)):
-            return most
-        full = max(1, self._start(whole) + (round(part * len(self.plan(whole))) if part > 0 else 0))
-        return full if most is None else min(full, most)
+        return max(1, self._start(whole) + (round(part * len(self.plan(whole))) if part > 0 else 0))
 
     def locate(self, step: int) -> tuple[int, int]:
         """`(epoch, step within the epoch)` of a global step."""

@@ -186,6 +186,7 @@ def _limits(report: dict[str, Any]) -> str:
     counts = (report.get("curation") or {}).get("counts") or {}
     if counts.get("model") or counts.get("paraphrase"):
         lines.append(_OWN_WORDS)
+    lines += [f"{_cell(text)}." for text in (report.get("training") or {}).get("warnings") or []]
     for reason, n in ((report.get("training") or {}).get("dropped") or {}).items():
         if n:
             lines.append(f"{words.count(n)} row{'' if n == 1 else 's'} left out of training: {_cell(reason)}.")

@@ -108,7 +108,17 @@ _CURVES = ("target", "keep", "text", "held_out")
 _STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
 _PARTS = {
     "curation": ("counts", "notes", "examples"),
-    "training": ("rows", "steps", "tokens", "trained_tokens", "dropped", "epochs"),
+    "training": (
+        "rows",
+        "steps",
+        "tokens",
+        "trained_tokens",
+        "dropped",
+        "epochs",
+        "batch",
+        "learning_rate",
+        "warnings",
+    ),
     "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training"),
     "gate": ("passed", "reasons"),
     "model": ("name", "fingerprint", "parameters", "trainable"),

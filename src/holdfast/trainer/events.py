@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.data.step_size import StepSize
     from holdfast.models import Model
 
 
@@ -84,6 +85,7 @@ class TrainResult:
         loss: Of the last step.
         tokens_per_second: Real tokens by the time spent in steps.
         peak_memory_gib: Of the accelerator, or of the process on a CPU; this session.
+        step_size: Of a step in tokens, and what it came from.
         micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
         trainable: Parameters that moved.
         resumed_from: Steps found done at the start.
@@ -98,6 +100,7 @@ class TrainResult:
     loss: float
     tokens_per_second: float
     peak_memory_gib: float
+    step_size: StepSize
     micro_tokens: int
     layout: str
     precision: str

@@ -84,13 +84,13 @@ class Trainer:
             Interrupted: After Ctrl-C; everything is saved.
         """
         machine = self.machine = Machine(self.recipe.train.precision)
-        made_by = settings(self.recipe, self.table)
+        self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
+        made_by = settings(self.recipe, self.table, self.bench.step_size.tokens)
         found = checkpoint.newest(self.root)
         saved = checkpoint.load(found, made_by) if found else None
         if machine.main:
             checkpoint.sweep(self.root)
         self.interrupts = Interrupts(machine.world, self._note)
-        self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
         self.bench.build(saved.state if saved else {})
         self.model = self.bench.model
         if self.recipe.objective.needs_reference:
@@ -325,7 +325,8 @@ class Trainer:
             loss=totals.loss,
             tokens_per_second=totals.tokens / max(totals.seconds, 1e-9),
             peak_memory_gib=memory.peak_gib(self.machine.device),
-            micro_tokens=min(self.bench.micro_tokens, self.recipe.train.batch_tokens),
+            micro_tokens=min(self.bench.micro_tokens, self.bench.step_size.tokens),
+            step_size=self.bench.step_size,
             layout=self.bench.layout,
             precision=self.machine.precision,
             trainable=sum(p.numel() for p in self.bench.trained.values()),

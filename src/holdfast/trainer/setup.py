@@ -16,6 +16,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
 from holdfast.data.batches import Batch, Layout, TokenTable
+from holdfast.data.step_size import count_steps, step_size
 from holdfast.errors import RunError, UserError
 from holdfast.models import fingerprint_of, locate
 from holdfast.objectives.base import surveyed
@@ -36,14 +37,19 @@ SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "preci
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
 
 
-def settings(recipe: Recipe, table: TokenTable) -> dict[str, Any]:
-    """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused."""
+def settings(recipe: Recipe, table: TokenTable, batch_tokens: int) -> dict[str, Any]:
+    """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused.
+
+    Args:
+        batch_tokens: Of a step as it is used, also where the recipe says `auto`.
+    """
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
     for axis in ("objective", "tuner", "optimizer"):
         method = getattr(recipe, axis)
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
-    return flat | {f"train.{name}": getattr(recipe.train, name) for name in SHAPING}
+    shaping = {name: getattr(recipe.train, name) for name in SHAPING} | {"batch_tokens": batch_tokens}
+    return flat | {f"train.{name}": value for name, value in shaping.items()}
 
 
 def recompute(model: PreTrainedModel) -> None:
@@ -82,6 +88,7 @@ class Bench:
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.whole, self.table = table, table.firsts(recipe.objective.in_steps())
+        self.step_size = step_size(recipe.train.batch_tokens, self.table, recipe.train.seed)
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
@@ -150,7 +157,7 @@ class Bench:
         asked, found = state.get("micro_tokens", (None, None))
         if found is not None and asked == train.micro_tokens:
             return found
-        share = max(1, train.batch_tokens // self.machine.world)
+        share = max(1, self.step_size.tokens // self.machine.world)
         causal, checkpointing = self.policy.causal, train.gradient_checkpointing
         return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, checkpointing)
 
@@ -159,7 +166,7 @@ class Bench:
         train = self.recipe.train
         self.micro_tokens = micro_tokens
         self.sampler = self.table.sampler(
-            batch_tokens=train.batch_tokens,
+            batch_tokens=self.step_size.tokens,
             micro_tokens=micro_tokens,
             layout=self.layout,
             seed=train.seed,
@@ -168,8 +175,7 @@ class Bench:
         )
 
     def _count_steps(self) -> None:
-        train = self.recipe.train
-        self.steps = self.sampler.steps(train.epochs, train.max_steps)
+        self.steps = count_steps(self.recipe.train, self.sampler)
         self.epochs = self.sampler.progress(self.steps)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
@@ -178,7 +184,7 @@ class Bench:
 
     def longest(self) -> list[int]:
         """The rows of the largest micro-batch there can be."""
-        limit = min(self.micro_tokens, self.recipe.train.batch_tokens)
+        limit = min(self.micro_tokens, self.step_size.tokens)
         return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
 
     def groups(self, table: TokenTable) -> list[list[int]]:
@@ -328,7 +334,7 @@ def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) ->
     policy.reference = reference
     before = set(reference.values)
     while not _fill_all(bench):
-        bench.resize(max(1, min(bench.micro_tokens, bench.recipe.train.batch_tokens) // 2))
+        bench.resize(max(1, min(bench.micro_tokens, bench.step_size.tokens) // 2))
     if machine.world > 1:
         mine: list[tuple[tuple[int, int], Tensor]] = [kv for kv in reference.values.items() if kv[0] not in before]
         reference.values.update(gather_object(mine))
@@ -345,7 +351,7 @@ def prepare(bench: Bench, out: Path) -> None:
         RunError: If memory is short.
     """
     machine, table = bench.machine, bench.whole
-    made_by = json.dumps(settings(bench.recipe, table), sort_keys=True, default=str)
+    made_by = json.dumps(settings(bench.recipe, table, bench.step_size.tokens), sort_keys=True, default=str)
     others = [fingerprint_of(locate(name)) for name in bench.recipe.objective.models()]
     kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision, *others)
     if not kept.found:

@@ -31,6 +31,10 @@ class Tuner(Method):
         """
         raise NotImplementedError
 
+    def cautions(self, model: Model) -> list[str]:
+        """What about these settings looks wrong for `model`, before `apply`: one line each, with what to do."""
+        return []
+
     def base(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None

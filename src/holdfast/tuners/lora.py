@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -85,6 +86,41 @@ class LoRA(Tuner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return get_peft_model(model, config)
+
+    def cautions(self, model: Model) -> list[str]:
+        """A line when the rank is above that of matrices it updates: more parameters than the whole matrix has."""
+        smaller = [shape for shape in self._shapes(model) if min(shape) < self.r]
+        if not smaller:
+            return []
+        least = min(smaller, key=min)
+        return [
+            f"tuner.r {self.r:,} is larger than {len(smaller):,} of the matrices it updates (the smallest is "
+            f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
+            "or tuner: full"
+        ]
+
+    def _shapes(self, model: Model) -> list[tuple[int, int]]:
+        """Shapes of the linear maps that are adapted."""
+        from torch import nn
+
+        head = model.get_output_embeddings()
+        out = []
+        for name, module in model.named_modules():
+            # GPT-2's linear maps are of a class of their own.
+            if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and self._adapts(
+                name, module is head
+            ):
+                rows, columns = module.weight.shape  # type: ignore[union-attr]
+                out.append((int(rows), int(columns)))
+        return out
+
+    def _adapts(self, name: str, head: bool) -> bool:
+        """Whether PEFT puts an adapter beside the module of this name."""
+        if self.target_modules == "all-linear":
+            return not head
+        if isinstance(self.target_modules, str):
+            return re.fullmatch(self.target_modules, name) is not None
+        return any(name == target or name.endswith(f".{target}") for target in self.target_modules)
 
     def _check(self, model: Model, targets: list[str]) -> None:
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
