@@ -63,7 +63,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     sources = read_sources(recipe, ui.line, warnings.append)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    refuse_gate(recipe.evaluate.gate, build_tasks(recipe, sources.test, sources.judge, lab=base.lab))
+    refuse_gate(recipe.evaluate.gate, build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line))
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")

@@ -44,6 +44,9 @@ def evaluate(
     """
     ui = ui or Progress.silent()
     wanted = _tasks(model, tasks, judge, items, max_tokens)
+    for task in wanted:
+        if "why" in task.meta:
+            ui.line(task.meta["why"])
     tuned = _measured(model, wanted, "tuned", out, ui)
     if against is None:
         report: dict[str, Any] = {
@@ -106,7 +109,7 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     unit = task.info.unit
     return {
         "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
-        "n": len(items), "tuned": score(task, items),
+        "judge": task.info.judge or None, "n": len(items), "tuned": score(task, items),
     }  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if trains:
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab)
+    tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line)
     refuse_gate(recipe.evaluate.gate, tasks)
     folder = open_folder(resolved, ranks, ui, restart)
     aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing

@@ -9,12 +9,14 @@ from typing import Any
 from holdfast.data.formats import duplicates, open_rows, split
 from holdfast.data.kinds import takes_pairs
 from holdfast.data.rows import Rows
+from holdfast.errors import UserError
 from holdfast.judges.base import Judge
 from holdfast.judges.fit import check_fit, guess
 from holdfast.lab.skills.base import Form, SkillJudge
 from holdfast.lab.tasks import FRESH, lab_rows, skill_of
 from holdfast.objectives.base import Objective
 from holdfast.recipe import Recipe
+from holdfast.registry import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,13 @@ class Sources:
     Args:
         train: To train on, before curation.
         test: Held out; may be empty.
-        judge: Decides whether an answer to them is right.
+        judge: Decides whether an answer to them is right; `None` where the references are free text and the recipe
+            names no judge.
     """
 
     train: Rows
     test: Rows
-    judge: Judge
+    judge: Judge | None
 
 
 def is_lab(source: str) -> bool:
@@ -111,14 +114,32 @@ def _needs_judge(recipe: Recipe) -> bool:
 
 def settle_judge(
     recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], needed: bool = True
-) -> Judge:
-    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if needed."""
+) -> Judge | None:
+    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if needed.
+
+    Raises:
+        UserError: If the references are free text, no judge is named, and a curator needs one.
+    """
     skill = skill_of(recipe.data.train)
     judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
     if judge is None:
         judge, why = guess(rows)
-        if needed:
+        if judge is None:
+            _refuse_to_guess(recipe)
+        elif needed:
             say(f"{why}; name another under judge if that is wrong")
-    if needed and (text := check_fit(judge, rows)):
+    if needed and judge is not None and (text := check_fit(judge, rows)):
         warn(text)
     return judge
+
+
+def _refuse_to_guess(recipe: Recipe) -> None:
+    """A curator that keeps the answers a judge passes cannot do without one."""
+    needing = next((curator for curator in recipe.curate if curator.judges), None)
+    if needing is None:
+        return
+    raise UserError(
+        f"{recipe.data.train}: the references are free text, and curator {name_of(needing)} keeps the answers that a "
+        "judge passes; name one: judge: overlap (words in common), judge: {name: llm} (a model decides), "
+        "judge: {name: python, function: FILE.py:FUNCTION}, or judge: exact if an answer must equal its reference"
+    )

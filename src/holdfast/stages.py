@@ -125,7 +125,7 @@ def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Row
         name = type(curator).__name__
         bench = Workbench(
             draw=_drawing(work, name) if curator.samples else _no_draw,
-            judge=judging(work.sources.judge, work),
+            judge=judging(work.sources.judge, work) if work.sources.judge else _no_judge,
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
             load=partial(open_beside, work.recipe),
@@ -146,6 +146,10 @@ def sampling_params(recipe: Recipe) -> SamplingParams:
         stop=s.stop,
         seed=recipe.train.seed,
     )
+
+
+def _no_judge(answers: Sequence[Answer]) -> list[Verdict]:
+    raise AssertionError("a curator that says it does not judge asked for verdicts")
 
 
 def _no_draw(*args: Any, **kwargs: Any) -> Any:

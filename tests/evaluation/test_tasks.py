@@ -14,7 +14,7 @@ import pytest
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Task
-from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks, sample
+from holdfast.evaluation.tasks import Settings, answer_rows, build_tasks, named_tasks, sample
 from holdfast.judges.exact import Exact
 from holdfast.judges.number import Number
 from holdfast.judges.overlap import Overlap
@@ -43,7 +43,8 @@ def names(tasks: Sequence[Task]) -> dict[str, str]:
 
 
 def test_held_out_rows_are_the_target():
-    (task,) = build_tasks(recipe(items=7), rows(20), Number())
+    task, beside = build_tasks(recipe(items=7), rows(20), Number())
+    assert (beside.name, beside.kind, beside.role, beside.rows) == ("held-out loss", "held_out", "watch", task.rows)
     assert (task.name, task.kind, task.role, task.judge, task.max_tokens) == (
         "test",
         "generate",
@@ -52,7 +53,8 @@ def test_held_out_rows_are_the_target():
         64,
     )
     assert len(task.rows) == 7
-    assert build_tasks(recipe(), [], Number()) == build_tasks(recipe("none"), rows(2)) == []
+    assert build_tasks(recipe(), [], Number()) == []
+    assert [t.role for t in build_tasks(recipe("none"), rows(2))] == ["watch"]
 
 
 def test_files_of_every_kind(tmp_path: Path):
@@ -80,16 +82,45 @@ def test_files_of_every_kind(tmp_path: Path):
 
 def test_given_judge_is_for_the_target_only(tmp_path: Path):
     other = write(tmp_path / "other.jsonl", [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(5)])
-    target, kept = build_tasks(recipe(keep=[other]), rows(4), Exact())
+    target, _, kept = build_tasks(recipe(keep=[other]), rows(4), Exact())
     assert isinstance(target.judge, Exact)
     assert isinstance(kept.judge, Number)
 
 
-def test_sentences_are_judged_by_overlap(tmp_path: Path):
+def test_the_loss_of_sentences_is_measured(tmp_path: Path):
     free = [{"instruction": f"Tell me {i}.", "output": f"Well, I would say that it is rather {i}."} for i in range(5)]
     short = [{"instruction": f"Tell me {w}.", "output": w} for w in ("north", "south", "east")]
-    judges = [named_tasks(write(tmp_path / f"{n}.jsonl", r))[0].judge for n, r in (("free", free), ("short", short))]
-    assert [type(judge) for judge in judges] == [Overlap, Exact]
+    files = [write(tmp_path / f"{name}.jsonl", r) for name, r in (("free", free), ("short", short))]
+    tasks = [named_tasks(file)[0] for file in files]
+    assert [(task.kind, task.judge) for task in tasks] == [("held_out", None), ("generate", Exact())]
+    assert tasks[0].meta["why"].startswith(f"{files[0]}: the references are free text")
+    (judged,) = named_tasks(files[0], judge=Overlap())
+    assert (judged.kind, judged.judge) == ("generate", Overlap())
+    said: list[str] = []
+    held_out = [
+        Row([{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["output"]}])
+        for r in free
+    ]
+    (target,) = build_tasks(recipe(), held_out, say=said.append)
+    assert (target.name, target.kind, target.role) == ("held-out loss", "held_out", "target")
+    assert said == [
+        "the references are free text and no judge is named: the target is the loss of the held-out answers, in bits "
+        "per token; name a judge to score answers"
+    ]
+
+
+def test_answers_are_measured_as_they_would_be_trained_on():
+    asked = [{"role": "user", "content": "q"}]
+    earlier = [*asked, {"role": "assistant", "content": "a"}, *asked]
+    whole = Row([*earlier, {"role": "assistant", "content": "b"}])
+    found = answer_rows([
+        whole, Row(earlier, chosen="good", rejected="bad"), Row(asked, reference="gold"), Row(asked, reference=7),
+        replace(whole, label=False), Row([{"role": "assistant", "content": "plain text"}]),
+    ])  # fmt: skip
+    assert [row.answer for row in found] == ["b", "good", "gold"]
+    assert [[m.get("weight", 1) for m in row.messages if m["role"] == "assistant"] for row in found] == [
+        [1, 1], [0, 1], [1],
+    ]  # fmt: skip
 
 
 def test_laboratory():
@@ -102,7 +133,7 @@ def test_laboratory():
     held_out = build_tasks(recipe(keep=["auto"], items=5), rows(9, skill="story"), Number(), lab=True)
     assert [t.name for t in held_out if t.role == "target"] == ["story"]
     assert names(held_out)["sums"] == "keep"
-    assert names(build_tasks(recipe(keep=["auto"]), rows(9), Number())) == {"test": "target"}
+    assert names(build_tasks(recipe(keep=["auto"]), rows(9), Number())) == {"test": "target", "held-out loss": "watch"}
     with pytest.raises(UserError, match="did you mean story"):
         named_tasks("lab:stori")
 

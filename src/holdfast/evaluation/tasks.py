@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from holdfast.data.formats import open_rows
 from holdfast.data.readers import SUFFIXES, kind_of, open_source
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
-from holdfast.evaluation.base import Task
+from holdfast.evaluation.base import Role, Task
 from holdfast.evaluation.choices import choice_rows, is_choice
 from holdfast.evaluation.perplexity import text_rows
 from holdfast.judges.base import Judge
+from holdfast.judges.fit import guess
 
-Role = Literal["target", "keep"]
 LAB = "lab"
+HELD_OUT = "held-out loss"
+"""The task of the held-out answers' likelihood."""
 SEED = 0
 """Of the draw of questions. Not the run's seed: runs with different seeds answer the same questions."""
 
@@ -54,15 +56,22 @@ class Settings:
 
 
 def build_tasks(
-    recipe: Wanted, test: Rows | None = None, judge: Judge | None = None, *, lab: bool = False
+    recipe: Wanted,
+    test: Rows | None = None,
+    judge: Judge | None = None,
+    *,
+    lab: bool = False,
+    say: Callable[[str], Any] | None = None,
 ) -> list[Task]:
-    """The tasks of a run: the target first, then what is kept.
+    """The tasks of a run: the target first, then the loss of the held-out answers, then what is kept.
 
     Args:
         recipe: Of which `evaluate` is read.
         test: The held-out rows that `target: test` means; `None` or empty when there are none.
-        judge: The recipe's judge, used for the target; guessed from the references when `None`.
+        judge: The recipe's judge, used for the target; guessed from the references when `None`, and where these are
+            free text, the target is the loss of the held-out answers.
         lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`.
+        say: Called with one line for each task whose way of measuring was found from its rows.
     Raises:
         UserError: If a file is missing or unreadable, or a name is no task.
     """
@@ -70,24 +79,58 @@ def build_tasks(
     settings = Settings(wanted.items, wanted.max_tokens)
     target: list[Task] = []
     if wanted.target == "test":
-        target = [_held_out(test, settings, judge)] if test else []
+        target = [_judged_rows(test, settings, judge)] if test else []
     elif wanted.target != "none":
         target = named_tasks(wanted.target, settings, role="target", judge=judge)
     learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
+    beside = [] if any(task.meta["source"] == "test" and not task.judge for task in target) else _beside(test, settings)
     kept: list[Task] = []
     for source in wanted.keep:
         source = (LAB if lab else "none") if source == "auto" else source
         if source != "none":
             kept += named_tasks(source, settings, role="keep", without=learned)
-    return _distinct([*target, *kept])
+    tasks = _distinct([*target, *beside, *kept])
+    for task in tasks:
+        if say and "why" in task.meta:
+            say(task.meta["why"])
+    return tasks
 
 
-def _held_out(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
-    """The held-out rows, called by their skill when they are of one."""
+def _judged_rows(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
+    """The held-out rows as the target, called by their skill when they are of one."""
     task = rows_task("test", rows, settings, role="target", judge=judge)
+    if task.kind == "held_out":
+        return replace(task, name=HELD_OUT)
     skills = {row.meta.get("skill") for row in task.rows}
     skill = skills.pop() if len(skills) == 1 else None
     return task if skill is None else replace(task, name=skill)
+
+
+def _beside(rows: Rows | None, settings: Settings) -> list[Task]:
+    """The loss of the held-out answers beside a judged target: on the same rows, those of them that have an answer."""
+    if not rows:
+        return []
+    answers = answer_rows(sample(rows, settings.items))
+    return [Task(HELD_OUT, "held_out", answers, role="watch", meta={"source": "test"})] if answers else []
+
+
+def answer_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a conversation whose answers can be measured, as they would be trained on.
+
+    That is the whole conversation where it ends with an answer (unless it is labelled as a bad one), else its prompt
+    with the preferred answer, or with the reference where that is text.
+    """
+    found = []
+    for row in rows:
+        if not row.prompt or row.label is False:
+            continue
+        gold = row.chosen if row.chosen is not None else row.reference
+        if row.answer is not None:
+            found.append(row)
+        elif isinstance(gold, str):
+            prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
+            found.append(replace(row, messages=[*prompt, {"role": "assistant", "content": gold}]))
+    return found
 
 
 def _distinct(tasks: Sequence[Task]) -> list[Task]:
@@ -179,7 +222,11 @@ def _file_task(path: Path, settings: Settings, role: Role, judge: Judge | None) 
 def rows_task(
     name: str, rows: Rows, settings: Settings, *, role: Role = "keep", judge: Judge | None = None, source: str = ""
 ) -> Task:
-    """Rows as a task: questions whose answers are judged, or text (nothing is asked) whose likelihood is measured."""
+    """Rows as a task: questions whose answers are judged, or answers or text whose likelihood is measured.
+
+    Text is where nothing is asked. The likelihood of answers is measured where they are free text and no judge is
+    given.
+    """
     chosen = sample(rows, settings.items)
     meta = {"source": source or name}
     if not chosen:
@@ -198,24 +245,25 @@ def rows_task(
                 f"evaluate: {source or name}: row {row.id} has no {'reference' if row.prompt else 'question'}"
             )
     if judge is None:
-        judge, meta["why"] = guessed_judge(chosen)
+        judge, why = guess(chosen)
+        if judge is None:
+            return _free_text(name, chosen, role, meta, why)
+        if role != "target" or meta["source"] != "test":
+            meta["why"] = f"{meta['source']}: {why}"
     return Task(name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens, meta=meta)
 
 
-SENTENCE = 5
-"""Words from which on a reference is free text that no other answer equals."""
-
-
-def guessed_judge(rows: Sequence[Row]) -> tuple[Judge, str]:
-    """The judge the references call for, and why; word overlap for sentences, which `exact` would never pass."""
-    from holdfast.judges.exact import Exact
-    from holdfast.judges.fit import guess
-    from holdfast.judges.overlap import Overlap
-
-    judge, why = guess(rows)
-    if isinstance(judge, Exact) and np.mean([len(str(row.gold).split()) for row in rows]) >= SENTENCE:
-        return Overlap(), "judge overlap: the references are sentences"
-    return judge, why
+def _free_text(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:
+    """Questions whose references no answer can be expected to equal: the likelihood of these is measured."""
+    answers = answer_rows(rows)
+    if not answers:
+        raise UserError(
+            f"evaluate: {meta['source']}: {why}; name one, since no row has an answer whose loss can be told"
+        )
+    what = "the target is the loss of the held-out answers" if role == "target" else "what is measured is their loss"
+    place = "" if meta["source"] == "test" else f"{meta['source']}: "
+    said = f"{place}{why}: {what}, in bits per token; name a judge to score answers"
+    return Task(name, "held_out", answers, role=role, meta={**meta, "why": said})
 
 
 def sample(rows: Rows, items: int, seed: int = SEED) -> list[Row]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -42,8 +43,16 @@ def check_fit(judge: Judge, rows: Iterable[Row]) -> str | None:
     return f"judge {name} cannot use the reference of {bad} of {total} rows, e.g. {first}" if bad else None
 
 
-def guess(rows: Iterable[Row], look: int = 200) -> tuple[Judge, str]:
-    """The judge that the references of the first `look` rows call for, and why in one line."""
+FEW_WORDS, FEW_LETTERS, MOST = 4, 60, 0.9
+"""A short answer has at most so many words and letters; this share of the answers must be short."""
+
+
+def guess(rows: Iterable[Row], look: int = 200) -> tuple[Judge | None, str]:
+    """The judge that the references of the first `look` rows call for, and why in one line.
+
+    `None` for free text, which no judge may be guessed for: references are free text unless they are tests, options,
+    numbers or labels. They are labels if fewer than half of them are distinct, or nine in ten of them are short.
+    """
     seen = [row for row in islice(rows, look) if row.gold is not None]
     for judge, test, what in (
         (Code(), is_tests, "unit tests"),
@@ -56,7 +65,21 @@ def guess(rows: Iterable[Row], look: int = 200) -> tuple[Judge, str]:
                 judge,
                 f"judge {type(judge).__name__.lower()}: the references are {what} ({fitting} of {len(seen)} looked at)",
             )
-    return Exact(), "judge exact: the references are free text, so an answer must equal its reference"
+    if not seen or labels([row.gold for row in seen]):
+        return Exact(), "judge exact: the references are labels or short answers, which an answer must equal"
+    return None, "the references are free text and no judge is named"
+
+
+def labels(references: Sequence[Any]) -> bool:
+    """Whether the references are labels or short answers, which another answer can equal: see `guess`."""
+    texts = [" ".join(str(reference).split()) for reference in references]
+    return 2 * len(set(texts)) < len(texts) or sum(map(_is_short, texts)) >= MOST * len(texts)
+
+
+def _is_short(text: str) -> bool:
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    # Chinese and Japanese write no spaces: two letters make up a word.
+    return len(text.split()) + wide // 2 <= FEW_WORDS and len(text) <= FEW_LETTERS
 
 
 def is_tests(row: Row) -> bool:
