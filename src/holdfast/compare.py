@@ -72,6 +72,7 @@ def compare(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
+    look_over_arms(arms)
     root = Path(out).expanduser() if out else directory_of(resolved.recipe)
     if restart and holds_comparison(root):
         ui.line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
@@ -174,6 +175,26 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.steps} steps of {self.batch_tokens:,} tokens"
+
+
+def look_over_arms(arms: Mapping[str, Resolved]) -> None:
+    """Open every arm's rows, so that none is refused after another has trained.
+
+    Raises:
+        UserError: What the arm would raise in its turn; it names the arm.
+    """
+    from holdfast.sources import read_sources
+    from holdfast.staged import look_over
+
+    ignore = lambda text: None  # noqa: E731
+    for label, arm in arms.items():
+        try:
+            if arm.recipe.stages:
+                look_over(arm)
+            else:
+                read_sources(arm.recipe, ignore, ignore)
+        except UserError as error:
+            raise UserError(f"{label}: {error}") from error
 
 
 def _plan(arm: Resolved, label: str, seed: int, budget: Budget, root: Path) -> Resolved:

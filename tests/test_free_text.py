@@ -1,0 +1,126 @@
+"""Free text, labels and text through the command line: what is measured, and what is refused, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from holdfast.cli.app import app
+from holdfast.lab.tasks import lab_rows
+
+WORDS = ["the", "fox", "saw", "a", "lake", "and", "walked", "slowly", "around", "it", "because", "cold", "today"]
+MODEL = "lab-small"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh directory with its own cache, a free-text file in alpaca's shape, a file of labels and a text."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    told = [{"instruction": f"Tell me of {w} {i}", "input": "", "output": f"{' '.join(WORDS[i % 5 :])} number {i}."}
+            for i, w in enumerate(WORDS * 2)]  # fmt: skip
+    asked = [{"instruction": f"Play song {i}" if i % 2 else f"Book table {i}", "output": "Music" if i % 2 else "Table"}
+             for i in range(30)]  # fmt: skip
+    for name, rows in (("free.jsonl", told), ("labels.jsonl", asked)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    known = [row.messages[-1]["content"] for row in lab_rows("lab:story", n=40)]  # text that the model knows well
+    (tmp_path / "prose.txt").write_text("\n".join(known), encoding="utf-8")
+    return tmp_path
+
+
+def cli(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def recipe(data: str, **changes: Any) -> str:
+    """Write a quick recipe on a file."""
+    evaluate = {"keep": ["none"], "items": 8, "live_items": 0, "max_tokens": 8, **changes.pop("evaluate", {})}
+    train = {"max_steps": 4, "batch_tokens": 512, "precision": "fp32", **changes.pop("train", {})}
+    told = {"model": MODEL, "data": {"train": data, "test": 0.3}, "train": train, "evaluate": evaluate,
+            "sampling": {"max_tokens": 8}, "output": "out", **changes}  # fmt: skip
+    Path("run.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    return "run.yaml"
+
+
+def report_of(run: str = "out") -> dict[str, Any]:
+    return json.loads((Path(run) / "report.json").read_text(encoding="utf-8"))
+
+
+def test_the_target_of_free_text_is_the_loss_of_its_answers() -> None:
+    result = cli("train", recipe("free.jsonl", optimizer={"name": "adamw", "learning_rate": 1e-3}))
+    assert result.exit_code == 0, result.output
+    said = "the target is the loss of the held-out answers, in bits per token; name a judge to score answers"
+    assert result.output.count(said) == 1
+    report = report_of()
+    (task,) = report["tasks"]
+    assert (task["kind"], task["role"], task["unit"], task["better"]) == (
+        "held_out", "target", "bits per token", "lower",
+    )  # fmt: skip
+    assert task["tuned"] < task["base"]
+    assert report["gain"]["delta"] == pytest.approx(task["base"] - task["tuned"])
+    assert report["held_out"]["tuned"] == task["tuned"]
+    assert "lowered the target's loss by" in result.output.replace("Lowered", "lowered")
+    assert "points" not in result.output.split("95 % interval")[0]
+    assert said in cli("check", "run.yaml").output
+    judged = cli("train", "run.yaml", "judge=overlap", "output=judged")
+    assert judged.exit_code == 0, judged.output
+    found = {task["kind"]: task["role"] for task in report_of("judged")["tasks"]}
+    assert found == {"generate": "target", "held_out": "watch"}
+    assert report_of("judged")["held_out"]["base"] == pytest.approx(task["base"], rel=1e-6)
+
+
+def test_a_method_that_needs_a_judge_refuses_to_guess_one() -> None:
+    file = recipe("free.jsonl")
+    for verb in ("check", "train"):
+        for method in ("s3ft", "dpo+pairs") if verb == "check" else ("s3ft",):
+            result = cli(verb, file, f"method={method}")
+            assert result.exit_code == 2, result.output
+            assert "judge: overlap" in result.output
+            assert "{name: llm}" in result.output
+    assert not Path("out").exists()
+    assert cli("check", file, "method=s3ft", "judge=overlap").exit_code == 0
+    assert cli("check", file, "method=lora").exit_code == 0
+    compared = cli("compare", file, "-m", "sft,s3ft")
+    assert compared.exit_code == 2, compared.output
+    assert not list(Path("runs").glob("*/sft-*")), "it is refused before the first method has trained"
+
+
+def test_labels_are_judged_exactly() -> None:
+    result = cli("check", recipe("labels.jsonl"))
+    assert result.exit_code == 0, result.output
+    assert "judge exact: the references are labels or short answers" in result.output
+    assert cli("check", "run.yaml", "method=s3ft").exit_code == 0
+
+
+def test_eval_says_how_a_file_is_measured() -> None:
+    free = cli("eval", MODEL, "free.jsonl", "--items", "4")
+    assert free.exit_code == 0, free.output
+    assert "free.jsonl: the references are free text and no judge is named" in free.output
+    assert "bits per token" in free.output.splitlines()[-1]
+    labels = cli("eval", MODEL, "labels.jsonl", "--items", "4", "--max-tokens", "4")
+    assert "labels.jsonl: judge exact: the references are labels" in labels.output
+    same = cli("eval", MODEL, "free.jsonl", "prose.txt", "--items", "4", "--against", MODEL, "--out", "same")
+    assert same.exit_code == 0, same.output
+    report = report_of("same")
+    assert [(t["delta"], t["low"], t["high"], t["percent"]) for t in report["tasks"]] == [(0, 0, 0, 0)] * 2
+    assert report["text"] == {"percent": 0.0, "low": 0.0, "high": 0.0, "worst": report["text"]["worst"]}
+
+
+def test_a_catastrophe_of_text_is_refused() -> None:
+    evaluate = {"keep": ["text:prose.txt"], "gate": {"max_loss": 3.5}}
+    file = recipe("labels.jsonl", evaluate=evaluate, optimizer={"name": "adamw", "learning_rate": 1e-2})
+    for verb in ("check", "train"):
+        result = cli(verb, file)
+        assert result.exit_code == 2, result.output
+        assert "max_loss is in points" in result.output
+        assert "max_bits" in result.output
+    result = cli("train", file, "evaluate.gate={max_bits: 5}")
+    assert result.exit_code == 3, result.output
+    text = report_of()["text"]
+    assert text["percent"] > 5
+    assert "% bits" in report_of()["gate"]["reasons"][0]
