@@ -113,7 +113,7 @@ def test_eval_says_how_a_file_is_measured() -> None:
 
 def test_a_catastrophe_of_text_is_refused() -> None:
     evaluate = {"keep": ["text:prose.txt"], "gate": {"max_loss": 3.5}}
-    file = recipe("labels.jsonl", evaluate=evaluate, optimizer={"name": "adamw", "learning_rate": 1e-2})
+    file = recipe("labels.jsonl", evaluate=evaluate, optimizer={"name": "adamw", "learning_rate": 0.3})
     for verb in ("check", "train"):
         result = cli(verb, file)
         assert result.exit_code == 2, result.output
