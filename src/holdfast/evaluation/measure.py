@@ -95,7 +95,11 @@ def drawing(engine: Engine) -> Draw:
 
 def measurement(task: Task, subject: Subject) -> str:
     """Fingerprint of everything the items depend on: weights, template, questions, judge, settings."""
-    how = {"perplexity": [subject.window, "every byte"], "generate": task.max_tokens}.get(task.kind)
+    how: Any = None
+    if task.kind == "perplexity":
+        how = [subject.window, "every byte"]
+    elif task.kind == "generate":
+        how = task.max_tokens
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
     settings = [VERSION, task.kind, how, meta, _identity(task.judge), subject.extra]
     return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
