@@ -294,6 +294,8 @@ def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "keep": None,
         "pareto": False,
         "points": [],
+        "text": None,
+        "held_out": None,
         **run,
         "index": index % plots.COLOURS,
         "gain": words.change(run.get("gain")),
@@ -315,9 +317,11 @@ def _report_link(directory: str, comparison: str) -> str | None:
 def _side_by_side(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The questions that were answered differently, task by task."""
     colours = {run["method"]: run["index"] for run in runs}
+    places = ["base", *colours]
     groups: dict[str, list[dict[str, Any]]] = {}
     for question in compare.get("answers") or []:
         answers = [{**answer, "index": colours.get(answer["method"])} for answer in question["answers"]]
+        answers.sort(key=lambda answer: places.index(answer["method"]) if answer["method"] in places else len(places))
         groups.setdefault(question["task"], []).append({**question, "answers": answers})
     labels = {task["name"]: task["label"] for task in compare["tasks"]}
     return [{"label": labels.get(name, name), "questions": questions} for name, questions in groups.items()]
@@ -368,7 +372,9 @@ def render_compare(compare: dict[str, Any]) -> str:
             target_unit=words.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
             answers=_side_by_side(compare, runs),
             biggest=max(biggest, default=1.0) or 1.0,
-            means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")},
+            target_in_bits=not all(words.in_points(run["gain"]) for run in runs if run["gain"]),
+            means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")}
+            | {"held_out": next((t["base"] for t in tasks if t["kind"] == "held_out"), None)},
             verdict=ranking.verdict(compare),
             limits=ranking.limits(compare),
             front=ranking.front_of(compare),

@@ -83,25 +83,26 @@ def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
     )
 
 
-def _whiskers(point: Point, x: Scale, y: Scale) -> tuple[list[Markup], list[Box]]:
-    """Both intervals as capped lines on a halo, and the boxes that labels should keep out of.
+def _whiskers(point: Point, x: Scale, y: Scale) -> tuple[list[Markup], list[Markup], list[Box]]:
+    """Both intervals as capped lines, their halos, and the boxes that labels should keep out of.
 
     Without the halo the whisker of a method that lost nothing could not be told from the axis it lies on.
     """
     px, py, cap, clear = x(point.lost), y(point.gain), 4, 3
-    drawn, boxes = [], []
+    lines, halos, boxes = [], [], []
     if point.lost_span:
         a, b = (x(v) for v in point.lost_span)
         d = f"M{a:.1f} {py:.1f}H{b:.1f}M{a:.1f} {py - cap:.1f}v{2 * cap}M{b:.1f} {py - cap:.1f}v{2 * cap}"
-        drawn.append((f"M{a:.1f} {py:.1f}H{b:.1f}", d))
+        lines.append(el("path", d=d, cls="whisker"))
+        halos.append(el("path", d=f"M{a:.1f} {py:.1f}H{b:.1f}", cls="halo"))
         boxes.append((a - clear, py - cap - clear, b + clear, py + cap + clear))
     if point.gain_span:
         a, b = (y(v) for v in point.gain_span)
         d = f"M{px:.1f} {a:.1f}V{b:.1f}M{px - cap:.1f} {a:.1f}h{2 * cap}M{px - cap:.1f} {b:.1f}h{2 * cap}"
-        drawn.append((f"M{px:.1f} {a:.1f}V{b:.1f}", d))
+        lines.append(el("path", d=d, cls="whisker"))
+        halos.append(el("path", d=f"M{px:.1f} {a:.1f}V{b:.1f}", cls="halo"))
         boxes.append((px - cap - clear, b - clear, px + cap + clear, a + clear))
-    halos = [el("path", d=stem, cls="halo") for stem, _ in drawn]
-    return [*halos, *(el("path", d=d, cls="whisker") for _, d in drawn)], boxes
+    return lines, halos, boxes
 
 
 def _front(points: Sequence[Point], x: Scale, y: Scale) -> Markup:
@@ -159,9 +160,10 @@ def _draw_plane(
     if len(way) > 1:
         body.append(path([(x(a), y(b)) for a, b in way], cls="way"))
         body += [el("circle", cx=x(a), cy=y(b), r=2.5, cls="way-dot") for a, b in way]
-    marks = []
+    marks, under = [], []
     for p in points:
-        lines, boxes = _whiskers(p, x, y)
+        lines, halos, boxes = _whiskers(p, x, y)
+        under += halos  # all of them below all marks
         obstacles += boxes
         dots = [el("circle", cx=x(a), cy=y(b), r=3.0, cls="seed") for a, b in p.seeds]
         tip = el("title", _told([p]))
@@ -177,7 +179,7 @@ def _draw_plane(
         )
     anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in points]
     anchors.append((x(0), y(0), "base"))
-    body += marks
+    body += [*under, *marks]
     body.append(el("circle", cx=x(0), cy=y(0), r=4.5, cls="base"))
     for i, (box, (px, py, text)) in enumerate(zip(place(anchors, obstacles, bounds), anchors, strict=True)):
         colour = "soft" if i == len(points) else f"s{points[i].colour % COLOURS}"
@@ -278,6 +280,9 @@ def _delta_row(task: dict[str, Any], x: Scale, y: float, *, stacked: bool) -> li
     if known(low) and known(high):
         c, d, m = x(low), x(high), bar_y + 8
         out.append(el("path", d=f"M{c:.1f} {m}H{d:.1f}M{c:.1f} {m - 4}v8M{d:.1f} {m - 4}v8", cls="whisker dark"))
+    if stacked:  # the value stands in the plot, where a line of the grid would run through it
+        size = text_width(value)
+        out.append(el("rect", x=x.stop - size, y=float(text_y - 13), width=size, height=16, cls="clear"))
     out.append(label(value, x.stop + (0 if stacked else 14), text_y, "value", "end" if stacked else "start"))
     return out
 
