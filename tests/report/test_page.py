@@ -195,6 +195,18 @@ def test_the_gate_is_a_band_under_the_headline(report: dict[str, Any]) -> None:
     assert "Gate passed." in Page(render_run(report)).text
 
 
+def test_a_comparison_says_whom_the_gate_refused(compare: dict[str, Any]) -> None:
+    assert "gate" not in Page(render_compare(compare)).text.partition("Recipe and versions")[0].lower()
+    for run in compare["runs"]:
+        passed = run["method"] == "s3ft"
+        run["gate"] = {"passed": passed, "reasons": [] if passed else ["seed 0: lost -4.1 points"]}
+    text = Page(render_compare(compare)).text
+    assert "The gate refused sft, ssr, half, lora. Passed: s3ft. Why sft Seed 0: lost \u22124.1 points." in text
+    for run in compare["runs"]:
+        run["gate"]["passed"] = False
+    assert "The gate refused every method." in Page(render_compare(compare)).text
+
+
 def test_rows_are_known_by_their_question_and_show_what_the_model_had_answered(report: dict[str, Any]) -> None:
     report["curation"]["examples"][0]["prompt"] = "Which is it? " * 40
     html = render_run(report)

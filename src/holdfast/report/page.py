@@ -48,7 +48,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs"):
+    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs", "sentence"):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
     env.globals |= {
@@ -296,6 +296,7 @@ def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "points": [],
         "text": None,
         "held_out": None,
+        "gate": None,
         **run,
         "index": index % plots.COLOURS,
         "gain": words.change(run.get("gain")),
