@@ -11,7 +11,7 @@ from holdfast.data.rows import Rows
 from holdfast.judges.base import Judge
 from holdfast.registry import name_of
 
-Kind = Literal["generate", "choice", "perplexity", "held_out"]
+Kind = Literal["generate", "choice", "perplexity", "held_out", "probe"]
 """How a task is measured. Stored with every measurement, so that these names do not change ("perplexity" is shown as
 text, whose figure is bits per byte)."""
 Role = Literal["target", "keep", "watch"]
@@ -39,12 +39,14 @@ class Unit:
 
 POINTS = Unit("points", 100.0)
 BITS_PER_BYTE = Unit("bits per byte", -1 / log(2), "byte")
+AGREEMENT = Unit("% agreement", 100.0)
 BITS_PER_TOKEN = Unit("bits per token", -1 / log(2), "token")
 UNITS: Mapping[str, Unit] = {
     "generate": POINTS,
     "choice": POINTS,
     "perplexity": BITS_PER_BYTE,
     "held_out": BITS_PER_TOKEN,
+    "probe": AGREEMENT,
 }
 """The unit of every kind of task; figures of different units are never averaged."""
 
@@ -57,13 +59,14 @@ class Task:
         name: Unique in a run; file name of its items.
         kind: "generate": sample an answer, judge it; "choice": pick the likeliest of `row.meta["choices"]`
             (gold index in `row.reference`); "perplexity": log-likelihood of plain text; "held_out": log-likelihood of
-            the rows' own answers, as they would be trained on.
+            the rows' own answers, as they would be trained on; "probe": agreement with the base on its own answers.
         rows: The questions.
         judge: For "generate".
         role: "target" (what is being learned), "keep" (what must not be lost) or "watch" (measured beside the target).
         max_tokens: Longest answer.
         meta: What one kind needs more: `normalise` ("none" or "length") for "choice", `stop` (strings) for "generate",
-            `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from.
+            `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from;
+            `live`, the most rows of an evaluation during training.
     """
 
     name: str
@@ -122,6 +125,8 @@ class Item:
     tokens: int
     reason: str = ""
     bytes: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What one kind of task knows more of it, by name."""
 
     def size(self, per: Literal["item", "byte", "token"]) -> int:
         """How much the item counts in a figure per item, byte or token."""

@@ -27,6 +27,7 @@ from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
     from holdfast.data.chat import Chat
+    from holdfast.evaluation.probe import Reference
     from holdfast.policy import Policy
 
 T = TypeVar("T")
@@ -63,11 +64,15 @@ class Subject:
     micro_tokens: int = 8192
     extra: dict[str, Any] = field(default_factory=dict)
     """Anything else the figures depend on (precision, adapter state); part of the fingerprint."""
+    reference: Reference | None = None
+    """What the base did on the probe; `None` for the base itself."""
+    recorded: Reference | None = None
+    """What `measure_all` learned of a base on the probe: the reference of those it is compared with."""
 
     @property
     def window(self) -> int:
         """Tokens of a perplexity window for this model."""
-        return min(self.width, _context(self) or self.width)
+        return min(self.width, context_of(self) or self.width)
 
 
 def need(part: T | None, name: str) -> T:
@@ -100,6 +105,8 @@ def measurement(task: Task, subject: Subject) -> str:
         how = [subject.window, "every byte"]
     elif task.kind == "generate":
         how = task.max_tokens
+    elif task.kind == "probe":
+        how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
     settings = [VERSION, task.kind, how, meta, _identity(task.judge), subject.extra]
     return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
@@ -144,15 +151,16 @@ def measure_all(
     prints = {task.name: measurement(task, subject) for task in tasks}
     found: dict[str, list[Item]] = {}
     for task in tasks:
-        items = _known(task, prints[task.name], store, shared)
+        items = _known(task, prints[task.name], subject, store, shared)
         if items is not None:
             found[task.name] = items
             tick(len(task.rows))
     with _quiet(subject):
         for task, items in _measure([t for t in tasks if t.name not in found], subject, tick):
             found[task.name] = items
+            tensors = subject.recorded.tensors() if _is_reference(task, subject) and subject.recorded else None
             for place in filter(None, (store, shared)):
-                place.write(task, prints[task.name], items)
+                place.write(task, prints[task.name], items, tensors)
     return {name: found[name] for name in names}
 
 
@@ -161,11 +169,26 @@ def items_in(tasks: Sequence[Task]) -> int:
     return sum(len(task.rows) for task in tasks)
 
 
-def _known(task: Task, key: str, store: Store | None, shared: Store | None) -> list[Item] | None:
-    items = store.read(task, key) if store else None
-    if items is None and shared and (items := shared.read(task, key)) is not None and store:
-        store.write(task, key, items)  # so that the run directory is whole without the cache
-    return items
+def _is_reference(task: Task, subject: Subject) -> bool:
+    """Whether measuring the task makes the subject the reference of the models it will be compared with."""
+    return task.kind == "probe" and subject.reference is None
+
+
+def _known(task: Task, key: str, subject: Subject, store: Store | None, shared: Store | None) -> list[Item] | None:
+    """The items of a measurement that one of the stores holds; of a base's probe also the reference (`recorded`)."""
+    for place in filter(None, (store, shared)):
+        items, tensors = place.read(task, key), None
+        if items is not None and _is_reference(task, subject):
+            from holdfast.evaluation.probe import Reference
+
+            if (tensors := place.tensors(task, key)) is None:
+                continue
+            subject.recorded = Reference.of(key, items, tensors)
+        if items is not None and place is shared and store:
+            store.write(task, key, items, tensors)  # so that the run directory is whole without the cache
+        if items is not None:
+            return items
+    return None
 
 
 @contextlib.contextmanager
@@ -184,6 +207,10 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
 
             yield task, measure_harness(task, subject)
             tick(len(task.rows))
+        elif task.kind == "probe":
+            from holdfast.evaluation.probe import measure_probe
+
+            yield task, measure_probe(task, subject, tick)
         elif task.kind == "generate":
             by_settings.setdefault(sampling_of(task).model_dump_json(), []).append(task)
         else:
@@ -272,7 +299,7 @@ def choice_tokens(chat: Chat, prompt: Sequence[Message], choice: str, row: int) 
 
 def fit(sequence: Encoded, subject: Subject) -> Encoded:
     """The sequence with its beginning cut off where it is longer than the model's context."""
-    limit = _context(subject)
+    limit = context_of(subject)
     if limit is None or len(sequence.ids) <= limit:
         return sequence
     trained = sequence.trained[-limit:].copy()
@@ -280,7 +307,8 @@ def fit(sequence: Encoded, subject: Subject) -> Encoded:
     return Encoded(ids=sequence.ids[-limit:], trained=trained, row=sequence.row)
 
 
-def _context(subject: Subject) -> int | None:
+def context_of(subject: Subject) -> int | None:
+    """Tokens that fit into the model; `None` where it has no limit."""
     config = need(subject.policy, "policy").config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, Task, TaskInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cache_dir() -> Path:
@@ -28,6 +32,7 @@ class Store:
     """The directory `eval/<when>`: `TASK.jsonl` holds one item a line, `TASK.json` what was measured.
 
     The second file is written last and holds the hash of the first: a measurement cut off by a crash is no measurement.
+    A task that keeps numbers beside its items has them in `TASK.safetensors`, hashed and written likewise.
 
     Args:
         directory: Made when something is written.
@@ -53,13 +58,34 @@ class Store:
             _replace(path.with_suffix(".json"), json.dumps({**found[0], "task": asdict(task.info)}))
         return found[1]
 
-    def write(self, task: Task, fingerprint: str, items: list[Item]) -> None:
-        """Keep a finished measurement."""
+    def tensors(self, task: Task, fingerprint: str) -> dict[str, Tensor] | None:
+        """The numbers kept beside the items of exactly this measurement, or `None` when they are not there."""
+        from safetensors.torch import load
+
+        path = self.path(task.name, fingerprint)
+        found, file = _load(path), path.with_suffix(".safetensors")
+        if found is None or found[0]["fingerprint"] != fingerprint or not file.exists():
+            return None
+        data = file.read_bytes()
+        return load(data) if hashlib.sha256(data).hexdigest() == found[0].get("tensors") else None
+
+    def write(
+        self, task: Task, fingerprint: str, items: list[Item], tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep a finished measurement, with numbers beside its items where the task has some."""
         path = self.path(task.name, fingerprint)
         text = "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
         header = {"task": asdict(task.info), "n": len(items), "fingerprint": fingerprint, "sha256": _sha256(text)}
+        data = b""
+        if tensors is not None:
+            from safetensors.torch import save
+
+            data = save(dict(tensors))
+            header["tensors"] = hashlib.sha256(data).hexdigest()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            if tensors is not None:
+                _replace(path.with_suffix(".safetensors"), data)
             _replace(path, text)
             _replace(path.with_suffix(".json"), json.dumps(header))
         except OSError as error:
@@ -92,7 +118,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     side = path.with_name(f".{path.name}.{os.getpid()}")
-    side.write_text(text, encoding="utf-8", newline="\n")
+    side.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(side, path)

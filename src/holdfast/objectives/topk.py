@@ -30,7 +30,7 @@ def likeliest(logits: Tensor, top: int, temperature: float = 1.0) -> Tensor:
     if not 0 < top < logits.shape[-1]:
         return logps
     found, ids = logps.topk(top, -1)
-    return torch.cat([found, _others(logps, ids), ids.to(logps.dtype)], -1)
+    return torch.cat([found, others(logps, ids), ids.to(logps.dtype)], -1)
 
 
 def divergence(
@@ -67,10 +67,10 @@ def _buckets(kept: Tensor, logits: Tensor, top: int, tail: bool) -> tuple[Tensor
     if not tail:
         return kept[:, :top].log_softmax(-1), found.log_softmax(-1)
     whole = logits.logsumexp(-1, keepdim=True)
-    return kept[:, : top + 1], torch.cat([found, _others(logits, ids)], -1) - whole
+    return kept[:, : top + 1], torch.cat([found, others(logits, ids)], -1) - whole
 
 
-def _others(logits: Tensor, ids: Tensor) -> Tensor:
+def others(logits: Tensor, ids: Tensor) -> Tensor:
     """log sum exp over all tokens but `ids`, [m, 1]: not 1 - sum, which loses a small rest to rounding."""
     return logits.scatter(-1, ids, -math.inf).logsumexp(-1, keepdim=True)
 
