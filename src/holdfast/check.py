@@ -24,8 +24,9 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     """Read everything, validate every row, and describe the plan.
 
     Returns:
-        `rows` (counts), `lengths` (histogram), `examples` (pieces of text, trained or not), `plan` (steps,
-        micro-batch), `estimate` (seconds, memory) and `warnings`; of a recipe with stages `stages`, a list of these.
+        `rows` (counts), `lengths` (histogram), `measured` (tasks), `examples` (pieces of text, trained or not), `plan`
+        (steps, micro-batch), `estimate` (seconds, memory) and `warnings`; of a recipe with stages `stages`, a list of
+        these.
     Raises:
         UserError: Whatever a run would refuse.
     """
@@ -51,8 +52,9 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
 def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat import Chat
+    from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.summary import refuse_gate
-    from holdfast.evaluation.tasks import build_tasks
+    from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
     from holdfast.sources import read_sources
     from holdfast.stages import before_curation, encode, trained
@@ -63,7 +65,10 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     sources = read_sources(recipe, ui.line, warnings.append)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    refuse_gate(recipe.evaluate.gate, build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line))
+    tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
+    refuse_gate(recipe.evaluate.gate, tasks)
+    if warning := nothing_kept(tasks):
+        warnings.append(warning)
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
@@ -80,6 +85,9 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
             "edges": [1, *(upper + 1 for upper, _ in told.histogram)],
             "counts": [n for _, n in told.histogram],
         },
+        "measured": [
+            {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
+        ],
         "examples": [pieces(table.sequences(i)[0], chat) for i in range(min(SHOWN, len(table)))],
         **_costs(recipe, base, table, plan),
         "warnings": warnings,

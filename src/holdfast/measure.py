@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
-from holdfast.evaluation.summary import gate, score, summarise
+from holdfast.evaluation.summary import gate, refuse_gate, score, summarise
 from holdfast.folder import replace_json, versions
 from holdfast.recipe import Gate
-from holdfast.shorthand import LAB_MODELS
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
     from holdfast.evaluation.base import Item, Task
+    from holdfast.evaluation.probe import Reference
     from holdfast.judges.base import Judge
+    from holdfast.models import Loaded
 
 
 def evaluate(
@@ -27,6 +29,7 @@ def evaluate(
     max_tokens: int = 128,
     max_loss: float | None = None,
     max_bits: float | None = None,
+    max_kl: float | None = None,
     out: str | Path | None = None,
     ui: Progress | None = None,
 ) -> dict[str, Any]:
@@ -34,41 +37,109 @@ def evaluate(
 
     Args:
         model, against: Names as in a recipe.
-        tasks: Names as in `evaluate.keep`; default: a run's own tasks, or all skills for a laboratory model.
+        tasks: Names as in `evaluate.keep`; default: a run's own tasks, all skills for a laboratory model,
+            the probe for any other. Without `against`, a run or an adapter is compared on the probe with its own base.
         judge: For files; default: found from the rows.
         max_loss: Gate on the mean drop, in points.
         max_bits: Gate on the mean rise of the texts' bits, in per cent.
+        max_kl: Gate on the divergence from the base on the probe, in bits per token.
         out: Directory for items and report.
     Returns:
         The parts of `report.json` that come from measuring.
     """
+    from holdfast.evaluation.probe import affordable
+    from holdfast.models import load
+
     ui = ui or Progress.silent()
     wanted = _tasks(model, tasks, judge, items, max_tokens)
+    limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
     for task in wanted:
         if "why" in task.meta:
             ui.line(task.meta["why"])
-    tuned = _measured(model, wanted, "tuned", out, ui)
-    if against is None:
-        report: dict[str, Any] = {
-            "tasks": [_alone(task, tuned[task.name]) for task in wanted],
-            "gain": None,
-            "loss": None,
-            "text": None,
-            "held_out": None,
-            "gate": None,
-        }
+    if against is not None:
+        refuse_gate(limits, wanted)
+    base = against if against is not None else _own_base(model, wanted, ui)
+    if base is not None:
+        wanted = _comparable(model, base, wanted, ui)
+    loaded = load(model if base is None else base)
+    wanted = affordable(wanted, loaded.model)
+    before: dict[str, list[Item]] = {}
+    reference = None
+    if base is not None:
+        paired = [task for task in wanted if against is not None or task.kind == "probe"]
+        before, reference = _measured(loaded, base, paired, "base", out, ui)
+        loaded = load(model)
+    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference)
+    if against is not None:
+        report = summarise(wanted, before, after) | {"gate": None}
+        report["gate"] = gate(limits, report)
     else:
-        base = _measured(against, wanted, "base", out, ui)
-        report = summarise(wanted, base, tuned)
-        report["gate"] = gate(Gate(max_loss=max_loss, max_bits=max_bits), report)
+        report = _unpaired(wanted, before, after)
+    if report["probe"]:
+        report["probe"]["base"] = base
     report |= {"name": Path(model).name, "model": {"name": against or model}, "versions": versions()}
     if out is not None:
         _write(Path(out), report, paired=against is not None)
     return report
 
 
+def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
+    """The model that a run or an adapter started from, where the probe needs it and it is there."""
+    from holdfast.models import adapter_base, locate
+
+    if not any(task.kind == "probe" for task in tasks):
+        return None
+    if (Path(model) / "report.json").exists():
+        from holdfast.recipe_file import read_recipe
+
+        base = read_recipe(Path(model)).recipe.model
+    elif ((path := locate(model)) / "adapter_config.json").exists():
+        base = str(adapter_base(path))
+    else:
+        return None
+    try:
+        locate(base)
+    except UserError as error:
+        ui.warn(f"the probe is measured without its base: {error}; name one with --against")
+        return None
+    return base
+
+
+def _comparable(model: str, base: str, tasks: list[Task], ui: Progress) -> list[Task]:
+    """The tasks without the probe, if the two models do not share the tokens it compares."""
+    from holdfast.models import load_tokenizer
+
+    if not any(task.kind == "probe" for task in tasks):
+        return tasks
+    one, other = (load_tokenizer(name).get_vocab() for name in (model, base))
+    if one == other:
+        return tasks
+    rest = [task for task in tasks if task.kind != "probe"]
+    told = f"the probe compares token by token and needs one tokenizer, but those of {model} and {base} differ"
+    if not rest:
+        raise UserError(f"{told}; name other tasks")
+    ui.warn(f"{told}; it is left out")
+    return rest
+
+
+def _unpaired(tasks: Sequence[Task], base: dict[str, list[Item]], items: dict[str, list[Item]]) -> dict[str, Any]:
+    """The report of a model that is compared with nothing, but on the probe with its base if it has one."""
+    from holdfast.evaluation.probe_summary import probe_part
+
+    probes = [
+        probe_part(base.get(t.name, items[t.name]), items[t.name]) for t in tasks if t.kind == "probe" and items[t.name]
+    ]
+    alone = [task for task in tasks if task.kind != "probe" or base.get(task.name)]
+    return {
+        "tasks": [_alone(task, items[task.name]) for task in alone],
+        **dict.fromkeys(("gain", "loss", "text", "held_out", "gate")),
+        "probe": probes[0] if probes else None,
+    }
+
+
 def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int, max_tokens: int) -> list[Task]:
     from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks
+    from holdfast.models import is_lab
 
     run = Path(model)
     if names:
@@ -80,28 +151,28 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
 
         recipe = read_recipe(run).recipe
         sources = read_sources(recipe, lambda text: None, lambda text: None)
-        lab = recipe.model in LAB_MODELS
-        return build_tasks(recipe, sources.test, sources.judge, lab=lab)
-    if model not in LAB_MODELS:
-        raise UserError(f"{model}: name the tasks to measure: files, lab, lab:SKILL, text:FILE or lm-eval tasks")
-    return named_tasks("lab", Settings(items, max_tokens))
+        return build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))
+    return named_tasks("lab" if is_lab(model) else "probe", Settings(items, max_tokens))
 
 
-def _measured(name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress) -> dict[str, list[Item]]:
+def _measured(
+    loaded: Loaded, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
+    reference: Reference | None = None,
+) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
+    """The items of every task, and what the model did on the probe if it is itself the reference."""
     from holdfast.data.chat import Chat
     from holdfast.evaluation.measure import Subject, drawing, items_in, measure_all
     from holdfast.evaluation.store import Store, shared_store
-    from holdfast.models import load
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
 
-    loaded = load(name)
     chat = Chat(loaded.tokenizer)
     engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
-    subject = Subject(loaded.fingerprint, chat, drawing(engine), Policy(loaded.model))
+    subject = Subject(loaded.fingerprint, chat, drawing(engine), Policy(loaded.model), reference=reference)
     ui.phase(f"measure {name}", items_in(tasks))
     store = Store(Path(out) / "eval" / when) if out is not None else None
-    return measure_all(tasks, subject, store=store, shared=shared_store(), progress=lambda n: ui.advance(n))
+    found = measure_all(tasks, subject, store=store, shared=shared_store(), progress=lambda n: ui.advance(n))
+    return found, subject.recorded
 
 
 def _alone(task: Task, items: list[Item]) -> dict[str, Any]:

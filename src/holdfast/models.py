@@ -73,6 +73,14 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
     return Loaded(model.eval(), tokenizer, path, fingerprint_of(path), lab)
 
 
+def is_lab(name: str | Path) -> bool:
+    """Whether a model called as in `load` is the laboratory model or descends from it; nothing is loaded."""
+    path = locate(name)
+    path = adapter_base(path) if (path / "adapter_config.json").exists() else path
+    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
+
+
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone of a model called as in `load`."""
     return _tokenizer(_tokenizer_path(locate(name)))

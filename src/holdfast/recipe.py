@@ -220,6 +220,9 @@ class Gate(Section):
     max_bits: float | None = Field(
         None, ge=0, description="Largest mean rise of the kept texts' bits per byte, in per cent."
     )
+    max_kl: float | None = Field(
+        None, ge=0, description="Largest divergence from the base on the probe, KL in bits per token."
+    )
     min_gain: float | None = Field(
         None, description="Smallest gain on the target: in points, or for a target in bits in per cent of them."
     )
@@ -233,8 +236,9 @@ class Evaluate(Section):
     )
     keep: Texts = Field(
         ("auto",),
-        description="What must not be lost: files, `lab` (all skills but the target), `lab:SKILL`, `text:FILE` "
-        "(perplexity), lm-eval tasks; `auto` = `lab` for laboratory models, none otherwise.",
+        description="What must not be lost: `probe` (bundled prompts and text, with the base as the reference), files, "
+        "`text:FILE` (bits per byte), lm-eval tasks, `lab` (all skills but the target), `lab:SKILL`, `none`; `auto` = "
+        "`lab` for laboratory models, `probe` for all others.",
     )
     every: float = Field(
         0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end."

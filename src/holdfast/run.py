@@ -87,6 +87,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
             with work.folder.timed("evaluate"):
                 subject = subject_of(work, work.base.model, work.base.fingerprint)
                 before = measured(work, "measure base", work.tasks, subject, "base", shared=True)
+                work.reference = subject.recorded
         ranks.wait()
         if not ranks.main:
             rows, before = curate(work), {}
@@ -140,7 +141,8 @@ def marking_divergence(folder: Folder, ranks: Ranks) -> Iterator[None]:
 def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False) -> Work:
     """Everything that can be refused is looked at here, before anything is written."""
     from holdfast.data.chat import Chat
-    from holdfast.evaluation.tasks import build_tasks
+    from holdfast.evaluation.probe import affordable
+    from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
     from holdfast.sampling.journal import Journal
     from holdfast.sources import read_sources
@@ -154,8 +156,10 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if trains:
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
-    tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line)
+    tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_gate(recipe.evaluate.gate, tasks)
+    if trains and (warning := nothing_kept(tasks)):
+        ui.warn(warning)
     folder = open_folder(resolved, ranks, ui, restart)
     aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)
@@ -355,7 +359,7 @@ def curves(work: Work, before: dict[str, list[Item]], after: dict[str, list[Item
 def live_tasks(work: Work) -> list[Task]:
     """The few questions of every task that are asked during training."""
     few = work.recipe.evaluate.live_items
-    return [task.head(few) for task in work.tasks] if few else []
+    return [task.head(min(few, task.meta.get("live", few))) for task in work.tasks] if few else []
 
 
 def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:

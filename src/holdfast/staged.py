@@ -21,7 +21,6 @@ from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_file import Resolved
 from holdfast.recipe_stages import BASE, REFERENCE
 from holdfast.run import Ranks, Run, open_folder, prepare, refuse_adapter, train_one, write_report
-from holdfast.shorthand import LAB_MODELS
 from holdfast.stages import EXAMPLES, Work, measured, subject_of
 from holdfast.ui import Progress
 
@@ -158,12 +157,13 @@ def look_over(resolved: Resolved, each: bool = True) -> None:
 def _read(recipe: Recipe, measured: list[Any]) -> None:
     """Open the rows, and the tasks unless they are among those `measured` by recipes before."""
     from holdfast.evaluation.tasks import build_tasks
+    from holdfast.models import is_lab
     from holdfast.sources import read_sources
 
     sources = read_sources(recipe, lambda text: None, lambda text: None)
     tasks = (recipe.data, recipe.evaluate, recipe.judge)
     if tasks not in measured:
-        found = build_tasks(recipe, sources.test, sources.judge, lab=recipe.model in LAB_MODELS)
+        found = build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))
         refuse_gate(recipe.evaluate.gate, found)
         measured.append(tasks)
 
@@ -200,6 +200,7 @@ def finish(resolved: Resolved, root: Path, ui: Progress) -> Run:
         with work.folder.timed("evaluate"):
             subject = subject_of(work, work.base.model, work.base.fingerprint)
             base = measured(work, "measure base", work.tasks, subject, "base", shared=True)
+            work.reference = subject.recorded
             done = [_measured(work, base, home(root, stages, i), i) for i in range(len(stages))]
         link_tree(home(root, stages, len(stages) - 1) / "model", root / "model")
         report = _report(work, base, done)

@@ -29,6 +29,7 @@ from holdfast.ui import Progress
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
     from holdfast.data.table import TableReport, TokenTable
+    from holdfast.evaluation.probe import Reference
     from holdfast.models import Loaded, Model
     from holdfast.sampling.journal import Journal
 
@@ -63,6 +64,8 @@ class Work:
     sources: Sources
     tasks: list[Task]
     journal: Journal
+    reference: Reference | None = None
+    """What the base did on the probe, once it is measured."""
     shown: dict[str, Any] = field(default_factory=dict)
     """Scores that stay on the live line."""
 
@@ -242,7 +245,10 @@ def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
 
 
 def subject_of(work: Work, model: Model, name: str) -> Subject:
-    """A model ready to be measured: `name` is the fingerprint its figures are kept under."""
+    """A model ready to be measured: `name` is the fingerprint its figures are kept under.
+
+    On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
+    """
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
 
@@ -253,6 +259,7 @@ def subject_of(work: Work, model: Model, name: str) -> Subject:
         draw=work.journal.draw(engine),
         policy=Policy(model),
         judge=lambda judge, answers: judging(judge, work)(answers),
+        reference=work.reference,
     )
 
 

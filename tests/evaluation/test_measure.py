@@ -123,7 +123,7 @@ def test_law_1(taught: tuple[Any, Any]):
     assert lost["tasks"][-1]["delta"] > 0, "more bits"
     assert lost["tasks"][0]["lost"] == 3
     assert lost["tasks"][0]["flips"][0]["base"] == "3"
-    refused = gate(SimpleNamespace(max_loss=2.0, max_bits=None, min_gain=None), lost)
+    refused = gate(SimpleNamespace(max_loss=2.0, max_bits=None, max_kl=None, min_gain=None), lost)
     assert not refused["passed"]
     assert "lost" in refused["reasons"][0]
 

@@ -147,8 +147,13 @@ def test_other_questions_are_refused():
     assert pairs(KEEP, items([1, 0]), shuffled).tuned.tolist() == [1.0, 0.0]  # matched by id, not by place
 
 
-def limits(max_loss: float | None = None, min_gain: float | None = None, max_bits: float | None = None) -> Any:
-    return SimpleNamespace(max_loss=max_loss, min_gain=min_gain, max_bits=max_bits)
+def limits(
+    max_loss: float | None = None,
+    min_gain: float | None = None,
+    max_bits: float | None = None,
+    max_kl: float | None = None,
+) -> Any:
+    return SimpleNamespace(max_loss=max_loss, min_gain=min_gain, max_bits=max_bits, max_kl=max_kl)
 
 
 def test_gate():
@@ -160,7 +165,7 @@ def test_gate():
     assert len(said["reasons"]) == 2
     assert "worst: old" in said["reasons"][0]
     nothing = summarise([], {}, {})
-    assert nothing == {"tasks": [], "gain": None, "loss": None, "text": None, "held_out": None}
+    assert nothing == {"tasks": [], "gain": None, "loss": None, "text": None, "held_out": None, "probe": None}
     assert len(gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
     spoilt = {**lost["loss"], "delta": float("nan")}
     assert not gate(limits(2.0), {"gain": None, "loss": spoilt, "text": None})["passed"]

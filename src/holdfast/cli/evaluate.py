@@ -12,7 +12,7 @@ from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
 if TYPE_CHECKING:
     from holdfast.judges.base import Judge
 
-TASK_HELP = "File, lab, lab:SKILL, text:FILE, or an lm-eval task."
+TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, or an lm-eval task."
 JUDGE_HELP = "Judge for files, as in a recipe; default: found from the rows."
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help=TASK_HELP, show_default=False)]
@@ -22,6 +22,10 @@ MaxLoss = Annotated[float | None, typer.Option(min=0, help="Gate: largest mean d
 MaxBits = Annotated[
     float | None,
     typer.Option(min=0, help="Gate: largest mean rise of the texts' bits, in per cent.", show_default=False),
+]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(min=0, help="Gate: largest divergence on the probe, in bits per token.", show_default=False),
 ]
 Out = Annotated[Path | None, typer.Option(help="Directory for items and report.", show_default=False)]
 
@@ -35,6 +39,7 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     max_loss: MaxLoss = None,
     max_bits: MaxBits = None,
+    max_kl: MaxKl = None,
     out: Out = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -46,7 +51,8 @@ def evaluate(
     holdfast eval Qwen/Qwen3-0.6B test.jsonl text:prose.txt --judge number
 
     Measure a model on tasks, paired with another model on the same items: differences with 95 % intervals, answers won
-    and lost. Without tasks a run is measured on its own, a laboratory model on all skills.
+    and lost. Without tasks a run is measured on its own, a laboratory model on all skills, any other on the probe
+    (a run or an adapter against the model it started from).
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import refuse_if_gated, summary
@@ -56,7 +62,7 @@ def evaluate(
 
         found = measure(
             model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens, max_loss=max_loss,
-            max_bits=max_bits, out=out, ui=ui,
+            max_bits=max_bits, max_kl=max_kl, out=out, ui=ui,
         )  # fmt: skip
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)

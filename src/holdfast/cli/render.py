@@ -42,7 +42,10 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     if all(row[-1] == words.POINTS for row in rows):
         rows, head = [row[:-1] for row in rows], head[:-1]
     parts = [words.verdict(report)] if paired else []
-    parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
+    if rows:
+        parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
+    if report.get("probe"):
+        parts.append("\n".join(f"probe: {line}" for line in words.probe_words(report["probe"])))
     if report.get("stages"):
         parts.append(stages(report["stages"]))
     gate = report.get("gate")
@@ -154,6 +157,8 @@ def checked(found: dict[str, Any]) -> str:
     ]
     dropped = [(f"dropped: {reason}", f"{n:,}") for reason, n in (rows.get("dropped") or {}).items() if n]
     parts = [title("Rows"), table([*counts, *dropped])]
+    if found.get("measured"):
+        parts += [title("Measured before and after"), table(map(measured_task, found["measured"]), right=(2,))]
     parts += [title("Lengths in tokens"), histogram(found["lengths"])]
     parts += [title("What is trained (coloured, or between » and «)")]
     parts += [masked(pieces) for pieces in found["examples"]]
@@ -165,6 +170,12 @@ def checked(found: dict[str, Any]) -> str:
     parts += [title("Plan"), table(costs)] if costs else []
     parts += [f"{paint('warning:', 'yellow', sys.stdout)} {text}" for text in found.get("warnings") or []]
     return "\n\n".join(parts)
+
+
+def measured_task(task: dict[str, Any]) -> tuple[str, str, str, str]:
+    """One task of the plan: what it is for, its name, how many questions and in what it is counted."""
+    unit = "agreement with the base's answers, KL in bits per token" if task["kind"] == "probe" else task["unit"]
+    return task["role"], task["name"], f"{task['n']:,}", unit
 
 
 def shown(key: str, value: Any) -> str:

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from holdfast.models import Model
 
-PROBE, PROBE_TEXT = "probe", "probe-text"
-"""Names of the two tasks: the prompts and the text."""
 DATA = Path(__file__).parent / "probe_data"
 SEED = 0
 """Of the order of prompts and passages."""
@@ -69,14 +67,20 @@ def prompt_limit(model: Model) -> int | None:
     return max(FEWEST, CPU_BUDGET // max(1, sum(p.numel() for p in model.parameters())))
 
 
+def affordable(tasks: Sequence[Task], model: Model) -> list[Task]:
+    """The tasks, those of the probe cut to `prompt_limit`."""
+    limit = prompt_limit(model)
+    return [task.head(limit) if limit is not None and task.meta.get("source") == "probe" else task for task in tasks]
+
+
 def probe_tasks(limit: int) -> list[Task]:
     """The task of the prompts and that of the text, at most `limit` rows each.
 
     A smaller limit gives the beginning of what a larger one gives.
     """
     return [
-        Task(PROBE, "probe", prompts()[:limit], max_tokens=LONGEST, meta={"source": PROBE, "live": LIVE}),
-        Task(PROBE_TEXT, "perplexity", passages()[:limit], meta={"source": PROBE, "live": LIVE}),
+        Task("probe", "probe", prompts()[:limit], max_tokens=LONGEST, meta={"source": "probe", "live": LIVE}),
+        Task("probe-text", "perplexity", passages()[:limit], meta={"source": "probe", "live": LIVE}),
     ]
 
 
@@ -276,10 +280,15 @@ def _keep(logits: Tensor, part: slice) -> Tensor:
     logps = logits.log_softmax(-1)
     top = min(TOP, logits.shape[-1] - 1)
     found, ids = logps.topk(top, -1)
-    rest, best = others(logps, ids), logits.argmax(-1, keepdim=True)  # not ids[:, 0]: of equal ones another may be first
+    rest, best = (
+        others(logps, ids),
+        logits.argmax(-1, keepdim=True),
+    )  # not ids[:, 0]: of equal ones another may be first
     found = torch.nn.functional.pad(found, (0, TOP - top), value=-math.inf)
     ids = torch.cat([ids, ids[:, :1].expand(-1, TOP - top)], -1)
-    return torch.cat([found, rest, ids.to(found.dtype), best.to(found.dtype)], -1)  # ids to 16 million are exact in fp32
+    return torch.cat(
+        [found, rest, ids.to(found.dtype), best.to(found.dtype)], -1
+    )  # ids to 16 million are exact in fp32
 
 
 def compare(answers: Sequence[Recorded], subject: Subject) -> list[tuple[float, float, bool]]:

@@ -2,7 +2,8 @@
 
 Of a task, differences are tuned minus base, in its unit. Of a whole run, `gain` is positive where the target became
 better, and a *loss* is positive where something was lost: both whichever way the unit counts. Tasks in points (`loss`)
-and tasks in bits (`text`, in per cent) are never averaged with each other.
+and tasks in bits (`text`, in per cent) are never averaged with each other. Where no kept task is in points, the loss is
+that of agreement with the base on the probe.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import POINTS, Item, Task, TaskInfo, Unit
+from holdfast.evaluation.base import AGREEMENT, POINTS, Item, Task, TaskInfo, Unit
+from holdfast.evaluation.probe_summary import probe_part
 from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 from holdfast.evaluation.store import Store
 
@@ -33,6 +35,8 @@ class Gate(Protocol):
     def max_loss(self) -> float | None: ...
     @property
     def max_bits(self) -> float | None: ...
+    @property
+    def max_kl(self) -> float | None: ...
     @property
     def min_gain(self) -> float | None: ...
 
@@ -89,16 +93,16 @@ def score(task: Task | TaskInfo, items: Sequence[Item]) -> float:
 def figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float | None]:
     """What the live line and the curves show: `target`, `keep`, `text` and `held_out`.
 
-    The target in its own unit, the mean of the kept tasks in points, the mean of those in bits, and bits per token on
-    the held-out answers. `None` when there are no such tasks, or not all of them were measured (a run was killed in
-    between).
+    The target in its own unit, the mean of the kept tasks in points (for want of them agreement on the probe), the mean
+    of those in bits, and bits per token on the held-out answers. `None` when there are no such tasks, or not all of
+    them were measured (a run was killed in between).
     """
     kept = _with_role(tasks, "keep")
-    parts = {"target": _with_role(tasks, "target"), "keep": _in_points(kept), "text": _in_bits(kept)}
+    parts = {"target": _with_role(tasks, "target"), "keep": _losing(kept), "text": _in_bits(kept)}
     parts["held_out"] = [found] if (found := held_out_of(tasks)) else []
     return {
         part: float(np.mean([score(task, items[task.name]) for task in some]))
-        if some and all(task.name in items for task in some)
+        if some and all(items.get(task.name) for task in some)
         else None
         for part, some in parts.items()
     }
@@ -111,10 +115,17 @@ def held_out_of(tasks: Sequence[Task | TaskInfo]) -> Task | TaskInfo | None:
 
 
 def summarise(tasks: Sequence[Task | TaskInfo], base: Items, tuned: Items) -> dict[str, Any]:
-    """The parts `tasks`, `gain`, `loss`, `text` and `held_out` of report.json."""
+    """The parts `tasks`, `gain`, `loss`, `text`, `held_out` and `probe` of report.json."""
+    tasks = [task for task in tasks if base[task.name] or task.info.kind != "probe"]  # too long for the model: no item
     matched = {task.name: pairs(task, base[task.name], tuned[task.name]) for task in tasks}
     rows = [_task(task, matched[task.name], base[task.name], tuned[task.name]) for task in tasks]
-    return {"tasks": rows, **_parts(tasks, [matched]), "held_out": _held_out(tasks, rows)}
+    probes = [probe_part(base[task.name], tuned[task.name]) for task in tasks if task.info.kind == "probe"]
+    return {
+        "tasks": rows,
+        **_parts(tasks, [matched]),
+        "held_out": _held_out(tasks, rows),
+        "probe": probes[0] if probes else None,
+    }
 
 
 def _parts(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any]:
@@ -126,7 +137,7 @@ def _parts(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]
     kept = _with_role(tasks, "keep")
     return {
         "gain": _gain(_with_role(tasks, "target"), seeds),
-        "loss": _loss(_in_points(kept), seeds),
+        "loss": _loss(_losing(kept), seeds),
         "text": _text(_in_bits(kept), seeds),
     }
 
@@ -137,6 +148,11 @@ def _with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[Task | TaskI
 
 def _in_points(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
     return [task for task in tasks if task.info.unit is POINTS]
+
+
+def _losing(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
+    """The tasks that make the loss: those in points; for want of them the probe, whose unit is points of agreement."""
+    return _in_points(tasks) or [task for task in tasks if task.info.unit is AGREEMENT]
 
 
 def _in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
@@ -168,11 +184,12 @@ def _gain(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]
 
 
 def _loss(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
-    """The mean drop over kept tasks in points."""
+    """The mean drop over kept tasks in points, or of agreement with the base on the probe."""
     if not tasks:
         return None
     worst = min(tasks, key=lambda task: sum(matched[task.name].delta() for matched in seeds))
-    return {**_scaled(_over(tasks, seeds), -POINTS.scale), "worst": worst.name, "unit": POINTS.name, "of": "tasks"}
+    of = "tasks" if tasks[0].info.unit is POINTS else "probe"
+    return {**_scaled(_over(tasks, seeds), -POINTS.scale), "worst": worst.name, "unit": POINTS.name, "of": of}
 
 
 def _text(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
@@ -264,6 +281,14 @@ def refuse_gate(limits: Gate, tasks: Sequence[Task | TaskInfo]) -> None:
         UserError: If a limit has no task to be held against.
     """
     kept = _with_role(tasks, "keep")
+    probed = any(task.info.kind == "probe" for task in kept)
+    if limits.max_kl is not None and not probed:
+        raise UserError("evaluate.gate.max_kl needs the probe, but it is not kept; add probe to evaluate.keep")
+    if limits.max_loss is not None and probed and not _in_points(kept):
+        raise UserError(
+            "evaluate.gate.max_loss is in points of kept tasks, but what is kept is the probe, where the base is the "
+            "reference; set evaluate.gate.max_kl (bits per token), or keep a task with scores"
+        )
     if limits.max_loss is not None and kept and not _in_points(kept):
         raise UserError(
             "evaluate.gate.max_loss is in points, but what is kept is text, measured in bits; set "
@@ -282,9 +307,10 @@ def gate(limits: Gate, summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
     The limits are held against the measured figures; the intervals are given with the reasons.
     """
-    if limits.max_loss is None and limits.max_bits is None and limits.min_gain is None:
+    if all(limit is None for limit in (limits.max_loss, limits.max_bits, limits.max_kl, limits.min_gain)):
         return None
-    checks = (_gate_loss(limits, summary), _gate_bits(limits, summary), _gate_gain(limits, summary))
+    rules = (_gate_loss, _gate_bits, _gate_kl, _gate_gain)
+    checks = [rule(limits, summary) for rule in rules]
     reasons = [reason for reason in checks if reason]
     return {"passed": not reasons, "reasons": reasons}
 
@@ -293,7 +319,7 @@ def _gate_loss(limits: Gate, summary: Mapping[str, Any]) -> str | None:
     loss, most = summary["loss"], limits.max_loss
     if most is None:
         return None
-    if loss is None:
+    if loss is None or loss.get("of") == "probe":
         return f"max_loss is {most:g} points, but no kept task has points"
     if loss["delta"] <= most:  # not the other way round, so that NaN does not pass
         return None
@@ -311,6 +337,20 @@ def _gate_bits(limits: Gate, summary: Mapping[str, Any]) -> str | None:
         return None
     said = f"{text['percent']:+.1f} % bits (95 %: {text['low']:+.1f} to {text['high']:+.1f})"
     return f"the kept texts take {said}, worst: {text['worst']}; max_bits is {most:g} %"
+
+
+def _gate_kl(limits: Gate, summary: Mapping[str, Any]) -> str | None:
+    most = limits.max_kl
+    if most is None:
+        return None
+    probe = summary["probe"]
+    if probe is None:
+        return f"max_kl is {most:g} bits per token, but the probe was not measured"
+    kl = probe["kl"]
+    if kl["value"] <= most:
+        return None
+    said = f"{kl['value']:.3f} bits per token from the base (95 %: {kl['low']:.3f} to {kl['high']:.3f})"
+    return f"the probe is {said}; max_kl is {most:g}"
 
 
 def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
@@ -362,7 +402,7 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]:
     matched = [{t.name: pairs(t, run.base[t.name], run.tuned[t.name]) for t in tasks} for run in seeds]
-    targets, kept = _with_role(tasks, "target"), _in_points(_with_role(tasks, "keep"))
+    targets, kept = _with_role(tasks, "target"), _losing(_with_role(tasks, "keep"))
     means = [figures(tasks, run.tuned) for run in seeds]
     return {
         "seeds": [run.seed for run in seeds],

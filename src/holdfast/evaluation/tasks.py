@@ -1,4 +1,4 @@
-"""Tasks by the names recipes use: `test`, a file, `text:FILE`, `lab`, `lab:SKILL`, or a task of lm-eval."""
+"""Tasks by the names recipes use: `test`, a file, `text:FILE`, `probe`, `lab`, `lab:SKILL`, or a task of lm-eval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from holdfast.evaluation.perplexity import text_rows
 from holdfast.judges.base import Judge
 from holdfast.judges.fit import guess
 
-LAB = "lab"
+LAB, PROBE = "lab", "probe"
 HELD_OUT = "held-out loss"
 """The task of the held-out answers' likelihood."""
 SEED = 0
@@ -70,7 +70,7 @@ def build_tasks(
         test: The held-out rows that `target: test` means; `None` or empty when there are none.
         judge: The recipe's judge, used for the target; guessed from the references when `None`, and where these are
             free text, the target is the loss of the held-out answers.
-        lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`.
+        lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`; for others it is `probe`.
         say: Called with one line for each task whose way of measuring was found from its rows.
     Raises:
         UserError: If a file is missing or unreadable, or a name is no task.
@@ -85,8 +85,8 @@ def build_tasks(
     learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
     beside = [] if any(task.meta["source"] == "test" and not task.judge for task in target) else _beside(test, settings)
     kept: list[Task] = []
-    for source in wanted.keep:
-        source = (LAB if lab else "none") if source == "auto" else source
+    auto = LAB if lab else PROBE
+    for source in dict.fromkeys(auto if name == "auto" else name for name in wanted.keep):
         if source != "none":
             kept += named_tasks(source, settings, role="keep", without=learned)
     tasks = _distinct([*target, *beside, *kept])
@@ -151,12 +151,15 @@ def named_tasks(
     """The tasks a name stands for: one, or all skills for `lab`.
 
     Args:
-        source: A data file, `text:FILE`, `lab`, `lab:SKILL`, or `NAME[:METRIC[,FILTER]]` (or a YAML file) of lm-eval.
+        source: A data file, `text:FILE`, `probe`, `lab`, `lab:SKILL`, or `NAME[:METRIC[,FILTER]]` (or a YAML file) of
+            lm-eval.
         judge: For a file's answers; guessed from its references when `None`. Skills and lm-eval bring their own.
         without: Skills that `lab` leaves out.
     """
     if source == LAB or source.startswith("lab:"):
         return _lab_tasks(source, settings, role, without)
+    if source == PROBE:
+        return _probe_tasks(settings, role)
     if source.startswith("text:"):
         return [_text_task(source.removeprefix("text:"), settings, role)]
     if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
@@ -191,6 +194,23 @@ def _lab_tasks(source: str, settings: Settings, role: Role, without: set[str]) -
     return [
         replace(task, role=role, max_tokens=settings.max_tokens, meta={**task.meta, "source": source}) for task in tasks
     ]
+
+
+def _probe_tasks(settings: Settings, role: Role) -> list[Task]:
+    from holdfast.evaluation.probe import probe_tasks
+
+    if role == "target":
+        raise UserError(
+            "evaluate.target: the probe compares with the base and cannot be learned; put it in evaluate.keep"
+        )
+    return probe_tasks(settings.items)
+
+
+def nothing_kept(tasks: Sequence[Task]) -> str | None:
+    """A warning where no task shows what training loses."""
+    if any(task.role == "keep" for task in tasks):
+        return None
+    return "nothing is kept: what training loses will not be measured; evaluate.keep: [probe] works for any model"
 
 
 def _text_task(file: str, settings: Settings, role: Role) -> Task:

@@ -48,7 +48,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs", "sentence"):
+    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_words"):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
     env.globals |= {
@@ -137,7 +137,7 @@ def _complete(report: dict[str, Any]) -> dict[str, Any]:
         _filled(task, _TASK) | {"label": words.label_of(task, report.get("recipe")), "about": _about(task, report)}
         for task in words.ordered(report.get("tasks") or [])
     ]
-    top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "recipe", "versions"))
+    top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "probe", "recipe", "versions"))
     top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
     curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
     return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}

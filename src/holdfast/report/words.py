@@ -43,7 +43,7 @@ def unit_of(part: Mapping[str, Any] | None) -> str:
 
 def digits(unit: str) -> int:
     """Decimals that figures of a unit are shown with."""
-    return 1 if unit in (POINTS, "%") else 3
+    return 1 if unit in (POINTS, "%", "% agreement") else 3
 
 
 def in_points(part: Mapping[str, Any] | None) -> bool:
@@ -73,10 +73,14 @@ def bracket(low: float | None, high: float | None, unit: str = POINTS, *, sign: 
 
 
 def change(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A gain, a loss or a task's change as {"delta", "low", "high", "unit"}; None when it was not measured."""
+    """A gain, a loss or a task's change as {"delta", "low", "high", "unit"}; None when it was not measured.
+
+    A loss also says what it is of ("tasks" or "probe").
+    """
     if not part or not known(part.get("delta")):
         return None
-    return {"delta": part["delta"], "low": part.get("low"), "high": part.get("high"), "unit": unit_of(part)}
+    found = {"delta": part["delta"], "low": part.get("low"), "high": part.get("high"), "unit": unit_of(part)}
+    return found | {"of": part["of"]} if "of" in part else found
 
 
 def direction(low: float | None, high: float | None, *, lost: bool = False) -> str:
@@ -203,8 +207,9 @@ def _file_name(source: Any) -> str:
 
 
 def worst_of(report: dict[str, Any]) -> dict[str, Any] | None:
-    """The kept task that lost most; None when none lost anything."""
-    name = (report.get("loss") or {}).get("worst")
+    """The kept task that lost most; None when none lost anything, or the loss is of the probe."""
+    loss = report.get("loss") or {}
+    name = None if loss.get("of") == "probe" else loss.get("worst")
     for task in report.get("tasks") or []:
         if task["name"] == name and known(task.get("delta")) and task["delta"] < 0:
             return task
@@ -279,10 +284,35 @@ def text_words(text: Mapping[str, Any] | None) -> str:
     return f"the kept texts show no clear change ({signed(value)} % bits, {span(low, high, sign=True)})"
 
 
+def probe_words(probe: Mapping[str, Any]) -> list[str]:
+    """What the probe showed, in short lines: divergence and agreement with intervals, ends and lengths of answers."""
+    kl, agreement = probe["kl"], probe["agreement"]
+    if probe.get("base", "") is None:  # measured alone: nothing to compare with
+        return [
+            f"{percent(probe['stop_tuned'])} of its {count(probe['n'])} answers end by themselves, "
+            f"{points(probe['length_tuned'])} tokens long in the mean"
+        ]
+    lines = [
+        f"agrees with the base at {points(agreement['value'])} % of the tokens "
+        f"({span(agreement['low'], agreement['high'])}), {percent(probe['same_answers'])} of "
+        f"{count(probe['n'])} answers are the same",
+        f"{kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
+        f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of the answers end by themselves, "
+        f"{points(probe['length_base'])} → {points(probe['length_tuned'])} tokens long",
+    ]
+    if known(kl.get("noise")) and known(agreement.get("noise")):
+        lines[1] += f"; arithmetic alone: {kl['noise']:.1g} bits, {agreement['noise']:.2g} % of the tokens"
+    return lines
+
+
 def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
     if loss is None:
         return "what it lost elsewhere was not measured"
     low, high = loss["low"], loss["high"]
+    if loss.get("of") == "probe":
+        if low == high == 0:
+            return "answers the probe exactly as the base"
+        return f"departs from the base at {points(loss['delta'])} % of the probe's tokens ({span(low, high)})"
     if not known(low) or not known(high):
         return f"lost {points(loss['delta'])} points elsewhere (no interval)"
     match direction(low, high, lost=True):
