@@ -58,7 +58,7 @@ def test_all_errors_at_once_each_with_its_line(write) -> None:
         "recipe.yaml:10: train.layout must be auto, padded or packed, not 'pakced'; did you mean packed?",
         "recipe.yaml:11: optimizer.weight_deccay is not a setting; did you mean optimizer.weight_decay?",
         "recipe.yaml:12: tuner.rnak is not a setting; did you mean tuner.r?",
-        "recipe.yaml:13: evaluate.gate must be a mapping of `max_loss`, `max_bits`, `min_gain`, not 3",
+        "recipe.yaml:13: evaluate.gate must be a mapping of `max_loss`, `max_bits`, `max_kl`, `min_gain`, not 3",
         "recipe.yaml:13: evaluate.keep must be a list, not a mapping",
     ]
 

@@ -115,7 +115,7 @@ def test_names():
     assert all(task.kind == "generate" for task in build_tasks(recipe("auto"), lab=True)), "the laboratory's own skills"
     assert "probe" in [task.name for task in build_tasks(recipe("probe", "lab:sums"), lab=True)]
     assert "not be measured" in (nothing_kept(build_tasks(recipe("none"))) or "")
-    with pytest.raises(UserError, match="evaluate[.]keep"):
+    with pytest.raises(UserError, match=r"evaluate\.keep"):
         named_tasks("probe", Settings(), role="target")
 
 

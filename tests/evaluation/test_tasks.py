@@ -133,7 +133,9 @@ def test_laboratory():
     held_out = build_tasks(recipe(keep=["auto"], items=5), rows(9, skill="story"), Number(), lab=True)
     assert [t.name for t in held_out if t.role == "target"] == ["story"]
     assert names(held_out)["sums"] == "keep"
-    assert names(build_tasks(recipe(keep=["auto"]), rows(9), Number())) == {"test": "target", "held-out loss": "watch"}
+    other = names(build_tasks(recipe(keep=["auto"]), rows(9), Number()))
+    beside = {"held-out loss": "watch", "probe": "keep", "probe-text": "keep"}
+    assert other == {"test": "target", **beside}, "any other model"
     with pytest.raises(UserError, match="did you mean story"):
         named_tasks("lab:stori")
 

@@ -50,7 +50,7 @@ LONGEST = 48
 """Most tokens of an answer."""
 LIVE = 16
 """Prompts, and passages, of an evaluation during training."""
-APART = 16
+APART = 8
 """Prompts on which the base is computed a second time, each by itself, to see what arithmetic alone changes."""
 CPU_BUDGET, FEWEST = 16_000_000_000, 48
 """Without an accelerator: parameters times prompts, which bounds the minutes; and the least number of prompts."""
