@@ -263,6 +263,7 @@ def test_the_loss_is_of_the_tasks_in_points_and_for_want_of_them_of_the_probe():
     assert [change["id"] for change in alone["probe"]["changed"]] == ["1"]
     assert figures([NEW, PROBE], tuned)["keep"] == 75
     (run,) = compare_summary({"sft": [Run([NEW, PROBE], base, tuned)]})["runs"]
+    assert run["probe"]["kl"] == pytest.approx(0.25)
     assert (run["loss"]["delta"], run["points"][0]["loss"], run["pareto"]) == (25, 25, True)
 
 

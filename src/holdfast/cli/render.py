@@ -158,7 +158,10 @@ def checked(found: dict[str, Any]) -> str:
     dropped = [(f"dropped: {reason}", f"{n:,}") for reason, n in (rows.get("dropped") or {}).items() if n]
     parts = [title("Rows"), table([*counts, *dropped])]
     if found.get("measured"):
-        parts += [title("Measured before and after"), table(map(measured_task, found["measured"]), right=(2,))]
+        parts += [
+            title("Measured before and after"),
+            table([measured_task(task) for task in found["measured"]], right=(2,)),
+        ]
     parts += [title("Lengths in tokens"), histogram(found["lengths"])]
     parts += [title("What is trained (coloured, or between » and «)")]
     parts += [masked(pieces) for pieces in found["examples"]]

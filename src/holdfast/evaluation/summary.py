@@ -375,7 +375,7 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         methods: Label to its runs, one per seed. Only tasks that every run measured are compared.
     """
     every = [run for runs in methods.values() for run in runs]
-    names = [t.name for t in every[0].tasks if all(t.name in run.tuned and t.name in run.base for run in every)]
+    names = [t.name for t in every[0].tasks if all(run.tuned.get(t.name) and run.base.get(t.name) for run in every)]
     tasks = [t.info for t in every[0].tasks if t.name in names]
     runs = [{"method": label, **_compared(tasks, seeds)} for label, seeds in methods.items()]
     known = [run for run in runs if run["gain"] and run["loss"]]
@@ -413,7 +413,19 @@ def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]
         **_parts(tasks, matched),
         **{part: _mean([found[part] for found in means]) for part in ("target", "keep", "held_out")},
         "tasks": {task.name: _compared_task(task, seeds, matched) for task in tasks},
+        "probe": _compared_probe(tasks, seeds),
     }
+
+
+def _compared_probe(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, float] | None:
+    """The figures of the probe, means over seeds; the interval of agreement is in `tasks`."""
+    name = next((task.name for task in tasks if task.kind == "probe"), None)
+    if name is None:
+        return None
+    parts = [probe_part(run.base[name], run.tuned[name]) for run in seeds]
+    means = {key: float(np.mean([part[key]["value"] for part in parts])) for key in ("kl", "agreement")}
+    rest = ("same_answers", "stop_base", "stop_tuned", "length_base", "length_tuned")
+    return means | {key: float(np.mean([part[key] for part in parts])) for key in rest}
 
 
 def _compared_task(task: TaskInfo, seeds: Sequence[Run], matched: Sequence[Mapping[str, Pairs]]) -> dict[str, Any]:
@@ -429,9 +441,9 @@ def _compared_task(task: TaskInfo, seeds: Sequence[Run], matched: Sequence[Mappi
     }
 
 
-def _mean_delta(tasks: Sequence[TaskInfo], matched: Mapping[str, Pairs], sign: int = 1) -> float | None:
+def _mean_delta(tasks: Sequence[Task | TaskInfo], matched: Mapping[str, Pairs], sign: int = 1) -> float | None:
     """Mean difference over tasks of one unit, in that unit; with sign -1 a loss."""
-    deltas = [abs(task.unit.scale) * matched[task.name].delta() for task in tasks]
+    deltas = [abs(task.info.unit.scale) * matched[task.name].delta() for task in tasks]
     return 0.0 + sign * float(np.mean(deltas)) if deltas else None
 
 
