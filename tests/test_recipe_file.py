@@ -67,7 +67,7 @@ def test_what_is_missing_is_described(write) -> None:
     assert errors(write("method: sft\ndata:\n  test: 0.2\n")) == [
         "recipe.yaml: model is missing: Path, run directory, Hugging Face name, `lab` or `lab-small`.",
         "recipe.yaml:2: data.train is missing: Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging "
-        "Face data set name.",
+        "Face data set name; or `{path, split, columns, share, ...}`; or a list of these.",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.data.entries import data_label
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.ui import Progress
@@ -44,25 +45,29 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
     recipe, found = resolved.recipe, []
     for number, stage in enumerate(recipe.stages):
         plan = planned(resolved, number, Path(recipe.output), descends(recipe, stage))
-        what = f"method {stage.chosen}, data {stage.data.train}, from {stage.model}"
+        what = f"method {stage.chosen}, data {data_label(stage.data)}, from {stage.model}"
         found.append({"name": stage.name, "what": what, **check_one(plan, ui or Progress.silent())})
     return found
 
 
 def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
+    from holdfast.curators.replay import Replay
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.summary import refuse_gate
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
-    from holdfast.sources import read_sources
-    from holdfast.stages import before_curation, encode, trained
+    from holdfast.sources import open_beside, read_sources
+    from holdfast.stages import before_curation, curators_of, encode, trained
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
     ui.phase("check data")
-    sources = read_sources(recipe, ui.line, warnings.append)
+    sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
+    for curator in curators_of(recipe):
+        if isinstance(curator, Replay):
+            open_beside(recipe, curator.path, curator.columns, ui.line)
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)

@@ -17,13 +17,13 @@ from holdfast.evaluation.answers import side_by_side
 from holdfast.evaluation.summary import compare_summary, read_run
 from holdfast.folder import (
     MARK,
+    data_name,
     free_name,
     held_by,
     move_aside,
     output_of,
     outputs_of,
     replace_json,
-    short_name,
     versions,
 )
 from holdfast.recipe import Recipe, Train
@@ -100,7 +100,7 @@ def directory_of(recipe: Recipe) -> Path:
     In `output`, {method} stands for "compare"; {time} for that of the newest comparison that is not finished.
     """
     if "output" not in recipe.model_fields_set:
-        return Path(f"runs/compare-{short_name(recipe.data.train)}")
+        return Path(f"runs/compare-{data_name(recipe)}")
     path = output_of(recipe, method="compare")
     if "{time}" in recipe.output:
         begun = [p for p in outputs_of(recipe, method="compare") if holds_comparison(p)]

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from holdfast.data.entries import train_files
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
 from holdfast.recipe import Recipe
@@ -60,6 +61,12 @@ def short_name(source: str) -> str:
     """A data or model source as a part of a file name."""
     stem = source.removeprefix("lab:") if source.startswith("lab") else Path(source).stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem) or "data"
+
+
+def data_name(recipe: Recipe) -> str:
+    """The training data as a part of a file name: its first files, and how many more."""
+    names = [short_name(file.path) for file in train_files(recipe.data)]
+    return "-".join(names[:3]) + (f"-and-{len(names) - 3}-more" if len(names) > 3 else "")
 
 
 def recipe_key(recipe: Recipe) -> str:
@@ -197,7 +204,7 @@ def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
     """What stands in the braces of `output`, but for the time."""
     return {
         "method": method or short_name(recipe.label.replace("+", "-")),
-        "data": short_name(recipe.data.train),
+        "data": data_name(recipe),
         "model": short_name(recipe.model),
         "seed": recipe.train.seed,
     }

@@ -15,11 +15,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
     PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    Tag,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -122,6 +124,51 @@ def read_columns(value: Any) -> Any:
 Columns = Annotated[dict[str, int | str] | None, BeforeValidator(read_columns)]
 
 
+class DataFile(Section):
+    """A file of rows with what must be known to read it; wherever it is needed, its path alone will do."""
+
+    path: str = Field(
+        description="File, pattern (`parts/*.jsonl`), folder, `lab:SKILL` or Hugging Face data set; also `PATH:SPLIT`."
+    )
+    config: str | None = Field(None, description="Configuration of a Hugging Face data set.")
+    split: str | None = Field(None, description="Split of a data set or folder, or a list inside a JSON file.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face data set.")
+    columns: Columns = Field(None, description="Its columns; default: those of `data.columns`.")
+    limit: int | None = Field(None, ge=1, description="Use only its first rows.")
+
+    @model_serializer(mode="wrap")
+    def _only_what_it_has(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+
+class TrainFile(DataFile):
+    """One of the files to train on."""
+
+    share: float | None = Field(
+        None, gt=0, le=1, description="Its share of all training rows; default: all it has, in proportion to its size."
+    )
+
+
+def kind_of_entry(value: Any) -> str:
+    """Whether a data source is written as a mapping, a list, or a text."""
+    listed = "|list" if isinstance(value, (list, tuple)) else "|text"
+    return "|file" if isinstance(value, (dict, DataFile)) else listed
+
+
+TrainEntry = Annotated[Annotated[str, Tag("|text")] | Annotated[TrainFile, Tag("|file")], Discriminator(kind_of_entry)]
+TestEntry = Annotated[Annotated[str, Tag("|text")] | Annotated[DataFile, Tag("|file")], Discriminator(kind_of_entry)]
+TrainFiles = Annotated[
+    Annotated[str, Tag("|text")] | Annotated[TrainFile, Tag("|file")] | Annotated[tuple[TrainEntry, ...], Tag("|list")],
+    Discriminator(kind_of_entry),
+]
+TestFiles = Annotated[
+    Annotated[float | str, Tag("|text")]
+    | Annotated[DataFile, Tag("|file")]
+    | Annotated[tuple[TestEntry, ...], Tag("|list")],
+    Discriminator(kind_of_entry),
+]
+
+
 class ReplayData(Section):
     """General rows mixed into training so that old skills are rehearsed."""
 
@@ -133,10 +180,11 @@ class ReplayData(Section):
 class Data(Section):
     """Where the rows come from."""
 
-    train: str = Field(
-        description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name."
+    train: TrainFiles = Field(
+        description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name; or "
+        "`{path, split, columns, share, ...}`; or a list of these."
     )
-    test: float | str = Field(0.1, description="Held-out rows: a share of `train`, or a file. 0 = none.")
+    test: TestFiles = Field(0.1, description="Held-out rows: a share of `train`, or a file as in `train`. 0 = none.")
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "preference", "kto", "text"] = Field(
         "auto", description="auto, alpaca, sharegpt, messages, prompt, preference, kto or text."
     )
@@ -149,15 +197,26 @@ class Data(Section):
         "worst", description="Of several ranked answers: the lowest is rejected, or a random one below the best."
     )
     replay: ReplayData | None = Field(None, description="General rows to rehearse.")
-    limit: int | None = Field(None, ge=1, description="Use only the first rows.")
+    limit: int | None = Field(None, ge=1, description="Use only the first rows; of several files so many in all.")
     on_long: Literal["drop", "truncate", "error"] = Field(
         "drop", description="Rows longer than train.max_length: drop (counted), truncate the answer's end, or refuse."
     )
     system: str | None = Field(None, description="System message put before conversations that have none.")
 
+    @field_validator("train", "test")
+    @classmethod
+    def _some_files(cls, value: Any) -> Any:
+        if value == ():
+            raise ValueError("must not be an empty list")
+        if isinstance(value, TrainFile) and value.share is not None:
+            raise ValueError(
+                "must not have a share where no other file stands beside it; give a list, or leave the share out"
+            )
+        return value
+
     @field_validator("test")
     @classmethod
-    def _share_or_file(cls, value: float | str) -> float | str:
+    def _share_or_file(cls, value: Any) -> Any:
         if isinstance(value, float) and not 0 <= value < 1:
             raise ValueError(f"must be a share from 0 to below 1, or a file, not {value:g}")
         return value

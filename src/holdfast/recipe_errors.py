@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import recipe_peers as peers
 from holdfast.method import Method
-from holdfast.recipe import Recipe, Stage
+from holdfast.recipe import DataFile, Recipe, Stage
 from holdfast.registry import REGISTRY, find, name_of
 from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
 
@@ -53,6 +53,8 @@ def _real_path(item: ErrorDetails, data: Any) -> Path:
     path: list[str | int] = []
     here = data
     for step in item["loc"]:
+        if isinstance(step, str) and step.startswith("|"):  # the tag of a union's member
+            continue
         last = item["type"] in ("missing", "extra_forbidden") and step == item["loc"][-1]
         listed = isinstance(here, (list, tuple)) and isinstance(step, int)
         inside = listed or (isinstance(here, dict) and step in here)
@@ -140,7 +142,7 @@ def settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe)
                 continue
             out[prefix + name] = info.description or ""
             inner = section_of(info.annotation)
-            if inner is not None:
+            if inner is not None and inner is not DataFile:  # as the files of data.train
                 visit(inner, f"{prefix}{name}.")
 
     visit(root, "")
@@ -152,7 +154,7 @@ def settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe)
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section class behind a field's annotation (`X` or `X | None`), if it is one."""
-    options = [annotation, *getattr(annotation, "__args__", ())]
+    options = [getattr(o, "__origin__", o) for o in (annotation, *getattr(annotation, "__args__", ()))]
     models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
     return next((m for m in models if not issubclass(m, Method)), None)
 

@@ -5,6 +5,7 @@ Relative paths in a recipe are looked for in the current directory first, then i
 
 from __future__ import annotations
 
+import glob
 import inspect
 import pathlib
 import re
@@ -213,13 +214,15 @@ def _find_beside(given: dict[str, Any], folder: pathlib.Path) -> list[str]:
     """Replace, in place, relative paths that only exist in the recipe's folder; a note for each."""
     notes: list[str] = []
 
-    def beside(text: Any) -> Any:
-        if not isinstance(text, str) or not text:
-            return text
-        prefix, path = ("text:", text[5:]) if text.startswith("text:") else ("", text)
+    def beside(entry: Any) -> Any:
+        if isinstance(entry, dict):
+            return {key: beside(value) if key == "path" else value for key, value in entry.items()}
+        if not isinstance(entry, str) or not entry:
+            return entry
+        prefix, path = ("text:", entry[5:]) if entry.startswith("text:") else ("", entry)
         candidate = folder / path
-        if pathlib.Path(path).is_absolute() or pathlib.Path(path).exists() or not candidate.exists() or path == "..":
-            return text
+        if pathlib.Path(path).is_absolute() or _there(path) or not _there(str(candidate)) or path == "..":
+            return entry
         notes.append(f"{path} is read from {candidate}")
         return f"{prefix}{candidate}"
 
@@ -243,6 +246,12 @@ def _find_beside(given: dict[str, Any], folder: pathlib.Path) -> list[str]:
         for curator in curate if isinstance(curate, list) else [curate]:
             visit(curator, ["path"])
     return notes
+
+
+def _there(name: str) -> bool:
+    """Whether a name means something on the disk: a path, one with a split behind a colon, or a pattern."""
+    whole = pathlib.Path(name).exists() or (":" in name and pathlib.Path(name.rpartition(":")[0]).exists())
+    return whole or (glob.has_magic(name) and any(glob.iglob(name, recursive=True)))
 
 
 def _sources(recipe: Recipe, given: dict[str, Any], labels: dict[Path, str], filled: Filled) -> dict[str, str]:

@@ -60,7 +60,8 @@ def _lines(section: type[Section], given: Any, filled: Any, path: Path, indent: 
         on = isinstance(given, dict) and name in given
         mark = "" if on or "#" in indent else "# "
         inner = section_of(info.annotation)
-        if inner is not None and issubclass(inner, Section) and key not in EXAMPLES:
+        whole = inner is not None and (info.annotation is inner or isinstance(info.default, Section))
+        if whole and inner is not None and issubclass(inner, Section) and key not in EXAMPLES:
             yield f"{indent}{mark}{name}:", info.description or ""
             below = indent + "  " if on or "#" in indent else indent + "#   "
             yield from _lines(inner, given.get(name) if on else None, _part(filled, name), (*path, name), below)

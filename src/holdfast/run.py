@@ -151,7 +151,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     ui.phase("load")
     for note in resolved.notes:
         ui.line(note)
-    sources = read_sources(recipe, ui.line, ui.warn)
+    sources = read_sources(recipe, ui.line, ui.warn, resolved.sources)
     base = load(recipe.model)
     if trains:
         refuse_adapter(base.path, recipe.model)

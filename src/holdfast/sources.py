@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.data.entries import data_label, entry_name, test_files, train_files
 from holdfast.data.formats import duplicates, open_rows, split
+from holdfast.data.join import Part, chain, join
 from holdfast.data.kinds import takes_pairs
+from holdfast.data.readers import MissingFile, files_of
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
 from holdfast.judges.base import Judge
@@ -15,7 +18,7 @@ from holdfast.judges.fit import check_fit, guess
 from holdfast.lab.skills.base import Form, SkillJudge
 from holdfast.lab.tasks import FRESH, lab_rows, skill_of
 from holdfast.objectives.base import Objective
-from holdfast.recipe import Recipe
+from holdfast.recipe import DataFile, Recipe, TrainFile
 from holdfast.registry import name_of
 
 
@@ -40,17 +43,6 @@ def is_lab(source: str) -> bool:
     return source == "lab" or source.startswith("lab:")
 
 
-def open_source(
-    source: str, *, limit: int | None = None, format: str = "auto", form: Form = "answer", **more: Any
-) -> Rows:
-    """The rows of a data name: `lab`, `lab:SKILL` (in the form asked for), a file or a data set.
-
-    Args:
-        more: What else `open_rows` should know of a file.
-    """
-    return lab_rows(source, "train", limit, form=form) if is_lab(source) else open_rows(source, format, limit, **more)
-
-
 def lab_form(recipe: Recipe) -> Form:
     """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
     return "answer" if makes_pairs(recipe) else _form(recipe.objective)
@@ -69,14 +61,21 @@ def _form(objective: Objective) -> Form:
     return "pair" if takes_pairs(kind, objective.columns()) else "answer"
 
 
-def open_beside(recipe: Recipe, source: str, columns: Mapping[str, str | int] | None = None) -> Rows:
+def open_beside(
+    recipe: Recipe,
+    source: str,
+    columns: dict[str, int | str] | None = None,
+    say: Callable[[str], Any] = lambda text: None,
+) -> Rows:
     """Rows to train on beside the recipe's own: they must be what its objective takes.
 
     Args:
         columns: Which column is what, as in `data.columns`.
+        say: Called with a line on how they were read.
     """
-    taken = _taken(recipe.objective)
-    return open_source(source, form=_form(recipe.objective), rejected=recipe.data.rejected, mapping=columns, **taken)
+    reader = _Reader(recipe, None, say, {})
+    entry = DataFile(path=source, columns=columns)
+    return reader.rows(entry, "data.replay", _form(recipe.objective), **_taken(recipe.objective))
 
 
 def _taken(objective: Objective) -> dict[str, Any]:
@@ -84,28 +83,107 @@ def _taken(objective: Objective) -> dict[str, Any]:
     return {"kind": objective.kind(), "columns": objective.columns()}
 
 
-def read_sources(recipe: Recipe, say: Callable[[str], Any], warn: Callable[[str], Any]) -> Sources:
+def read_sources(
+    recipe: Recipe,
+    say: Callable[[str], Any],
+    warn: Callable[[str], Any],
+    where: Mapping[str, str] | None = None,
+) -> Sources:
     """Open and split the recipe's data, and settle its judge.
 
     Args:
         say, warn: Called with one line each for what the user should know.
+        where: Dotted setting to where it stands (`Resolved.sources`), for errors about files that are not there.
     """
     data = recipe.data
-    asked: dict[str, Any] = {"rejected": data.rejected, "mapping": data.columns, "say": say}
-    if not recipe.curate and data.replay is None:
-        asked |= _taken(recipe.objective)  # with curators the rows are not yet those that are trained on
-    train = open_source(data.train, limit=data.limit, format=data.format, form=lab_form(recipe), **asked)
+    taken = (
+        {} if recipe.curate or data.replay else _taken(recipe.objective)
+    )  # curated rows are not yet those trained on
+    reader = _Reader(recipe, data.columns, say, where or {})
+    entries, form = train_files(data), lab_form(recipe)
+    if len(entries) == 1:
+        train = reader.rows(entries[0], "data.train", form, data.limit, **taken)
+    else:
+        parts = [
+            Part(entry_name(entry), reader.rows(entry, f"data.train.{number}", form, **taken), entry.share)
+            for number, entry in enumerate(entries)
+        ]
+        train, lines = join(parts, data.limit)
+        for line in lines:
+            say(line)
     test: Rows = []
-    if isinstance(data.test, str):
-        test = open_source(data.test, format=data.format, rejected=data.rejected, mapping=data.columns, say=say)
-    elif data.test > 0 and is_lab(data.train):
-        test = lab_rows(data.train, "test", recipe.evaluate.items, seed=FRESH)
-    elif data.test > 0:
+    held_out = test_files(data)
+    if held_out:
+        test = chain([reader.rows(entry, "data.test", "answer") for entry in held_out])
+    elif data.test and len(entries) == 1 and is_lab(entries[0].path):
+        test = lab_rows(entries[0].path, "test", recipe.evaluate.items, seed=FRESH)
+    elif isinstance(data.test, float) and data.test > 0:
         train, test = split(train, data.test, seed=0)
     shared = duplicates(train, test)
     if shared:
-        warn(f"{data.train}: {shared} of the {len(test)} test questions also stand among the training rows")
+        warn(f"{data_label(data)}: {shared} of the {len(test)} test questions also stand among the training rows")
     return Sources(train, test, settle_judge(recipe, train, say, warn, needed=_needs_judge(recipe)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Opens the files of a recipe.
+
+    Args:
+        recipe: Whose they are.
+        columns: Which column is what, of files that do not say it themselves.
+        say: Called with a line on each file.
+        where: Dotted setting to where it stands.
+    """
+
+    recipe: Recipe
+    columns: Mapping[str, str | int] | None
+    say: Callable[[str], Any]
+    where: Mapping[str, str]
+
+    def rows(self, entry: DataFile | TrainFile, key: str, form: Form, limit: int | None = None, **taken: Any) -> Rows:
+        """The rows of an entry: of one file, or of all that its pattern or folder stands for, one after another.
+
+        Args:
+            key: The setting that names it.
+            form: What laboratory rows hold.
+            limit: Most rows; the entry's own limit goes before.
+            taken: What an objective asks of every row.
+        """
+        data, left = self.recipe.data, entry.limit or limit
+        if is_lab(entry.path):
+            return lab_rows(entry.path, "train", left, form=form)
+        asked: dict[str, Any] = {"mapping": entry.columns or self.columns, "revision": entry.revision, **taken}
+        found: list[Rows] = []
+        lines: list[tuple[str, str]] = []
+        try:
+            for name in files_of(entry_name(entry)):
+                if left == 0:
+                    break
+                told = lambda text, name=name: lines.append((name, text))  # noqa: E731
+                found.append(open_rows(name, data.format, left, rejected=data.rejected, say=told, **asked))
+                left = None if left is None else left - len(found[-1])
+        except MissingFile as error:
+            raise UserError(f"{self._place(key)}{error}") from error
+        self._tell(entry_name(entry), lines)
+        return chain(found)
+
+    def _tell(self, whole: str, lines: list[tuple[str, str]]) -> None:
+        """What there is to say of the files; what is the same of several is said once."""
+        same: dict[str, list[str]] = {}
+        for name, text in lines:
+            same.setdefault(text.removeprefix(name), []).append(name)
+        for text, names in same.items():
+            self.say((names[0] if len(names) == 1 else f"{whole} ({len(names)} files)") + text)
+
+    def _place(self, key: str) -> str:
+        """`run.yaml:3: `: where a setting, or the nearest part of the recipe around it, stands."""
+        steps = key.split(".")
+        known = (
+            self.where.get(".".join((*steps[:n], *end))) for n in range(len(steps), 1, -1) for end in ((), ("path",))
+        )
+        place = next(filter(None, known), "")
+        return f"{place}: " if place and place != "default" else ""
 
 
 def _needs_judge(recipe: Recipe) -> bool:
@@ -120,7 +198,7 @@ def settle_judge(
     Raises:
         UserError: If the references are free text, no judge is named, and a curator needs one.
     """
-    skill = skill_of(recipe.data.train)
+    skill = skill_of(data_label(recipe.data))
     judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
     if judge is None:
         judge, why = guess(rows)
@@ -139,7 +217,7 @@ def _refuse_to_guess(recipe: Recipe) -> None:
     if needing is None:
         return
     raise UserError(
-        f"{recipe.data.train}: the references are free text, and curator {name_of(needing)} keeps the answers that a "
+        f"{data_label(recipe.data)}: the references are free text, and curator {name_of(needing)} keeps the answers that a "
         "judge passes; name one: judge: overlap (words in common), judge: {name: llm} (a model decides), "
         "judge: {name: python, function: FILE.py:FUNCTION}, or judge: exact if an answer must equal its reference"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.curators.base import Curator, Workbench
+from holdfast.data.entries import data_label
 from holdfast.data.kinds import rows_for
 from holdfast.data.rowfile import RowFile
 from holdfast.data.rows import Row, RowMap, Rows, fingerprint, rows_fingerprint
@@ -84,12 +85,12 @@ def curate(work: Work) -> Rows:
     told = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
     if not len(rows):
         raise UserError(
-            f"{recipe.data.train}: the curators left no row to train on ({told or 'nothing was sampled'}); look at "
-            f"{folder.path / 'samples.jsonl'}"
+            f"{data_label(recipe.data)}: the curators left no row to train on ({told or 'nothing was sampled'}); "
+            f"look at {folder.path / 'samples.jsonl'}"
         )
     counts = _write_rows(path, rows)
     about = {
-        "key": key, "train": recipe.data.train,
+        "key": key, "train": data_label(recipe.data),
         "rows": len(work.sources.train), "curated": len(rows),
         "test": len(work.sources.test),
         "fingerprint": source, "counts": dict(counts), "notes": dict(notes),
@@ -131,7 +132,7 @@ def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Row
             judge=judging(work.sources.judge, work) if work.sources.judge else _no_judge,
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
-            load=partial(open_beside, work.recipe),
+            load=partial(open_beside, work.recipe, say=work.ui.line),
             note=note,
         )
         rows = curator.curate(rows, bench)

@@ -404,7 +404,10 @@ def test_bad_files(here: Path) -> None:
     (here / "rows.xlsx").write_text("x")
     fails("rows.xlsx: unknown kind of file; known: .jsonl, .json, .csv, .tsv, .parquet, .txt (also .gz)", "rows.xlsx")
     (here / "o.json").write_text('{\n "version": 1,\n "data": [{"a": 1}]\n}')
-    fails("o.json: the file is one object, not a list of rows or one row per line (are they under data?)", "o.json")
+    fails(
+        "o.json: the file is one object, not a list of rows or one row per line; it holds data (1 row): write o.json:data",
+        "o.json",
+    )
     (here / "p.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(UserError, match=r"^p\.parquet: not a readable Parquet file"):
         open_rows("p.parquet")

@@ -117,7 +117,7 @@ def settings_page(shown: dict[str, str]) -> str:
 def default_of(key: str) -> str:
     """The default of a dotted setting; empty for whole sections."""
     from holdfast.method import Method
-    from holdfast.recipe import Recipe
+    from holdfast.recipe import Recipe, Section
     from holdfast.recipe_errors import section_of
     from holdfast.recipe_text import write_scalar
 
@@ -128,8 +128,8 @@ def default_of(key: str) -> str:
     info = model.model_fields[last]
     default = info.get_default(call_default_factory=True)
     if info.is_required():
-        return "(required)" if section_of(info.annotation) is None else ""
-    if section_of(info.annotation) is not None and default is not None:
+        return "" if info.annotation is section_of(info.annotation) else "(required)"
+    if isinstance(default, Section):
         return ""
     return (
         default if isinstance(info.annotation, type) and issubclass(info.annotation, Method) else write_scalar(default)

@@ -29,7 +29,7 @@ from holdfast.data.convert import (
 )
 from holdfast.data.kinds import Column, Kind, require
 from holdfast.data.preferences import Rejected, Tie, kto, label_kind, preference, ranked_column
-from holdfast.data.readers import ROWS_IN_MEMORY, ByPlace, Source, open_source
+from holdfast.data.readers import ROWS_IN_MEMORY, ByPlace, Source, open_source, refuse_splits
 from holdfast.data.rowfile import RowFile, RowView, prompt_keys
 from holdfast.data.rows import Row, Rows, fingerprint
 from holdfast.errors import UserError
@@ -78,18 +78,21 @@ def open_rows(
     kind: Kind | None = None,
     columns: Sequence[Column] = (),
     mapping: Mapping[str, str | int] | None = None,
+    revision: str | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Rows:
     """The validated rows of a data file or Hugging Face data set.
 
     Args:
-        source: A JSONL, JSON, CSV, TSV, Parquet or text file (also .gz), or `owner/name[:config[:split]]`.
+        source: A JSONL, JSON, CSV, TSV, Parquet or text file (also .gz), `file.json:split`, a folder that `datasets`
+            saved, or `owner/name[:config[:split]]` of the Hugging Face hub.
         format: `auto` (from the columns of all rows), or alpaca, sharegpt, messages, prompt, preference, kto, text.
         limit: Only the first rows.
         cache: Directory for the rows of large files; default `$HOLDFAST_CACHE`, else `~/.cache/holdfast`.
         rejected: Which of several ranked answers is: the "worst", or a "random" one of the lower.
         kind, columns: What an objective asks of every row; default: not looked at.
         mapping: Which column is the prompt, which the answer, ... (`data.columns`); default: their names say it.
+        revision: Branch, tag or commit of a Hugging Face data set.
         say: Called with a line on how the columns were read, and one about rows that were left out.
     Returns:
         A list; for more than 32 MiB a `RowFile`, which reads rows on demand.
@@ -98,7 +101,7 @@ def open_rows(
     """
     if format != "auto" and format not in FORMATS:
         raise UserError(f"data.format: {format} is not a format{nearest(format, ['auto', *FORMATS])}")
-    found = open_source(str(source))
+    found = open_source(str(source), revision)
     lines: list[str] = []
     mapped = ColumnMap.of(mapping) if mapping else None
     rows = _rows(found, format, limit, rejected, kind, columns, mapped, lines.append)
@@ -307,6 +310,7 @@ def _detect(source: Source, limit: int | None, mapped: ColumnMap | None = None) 
     if not formats:
         keys, number = min(seen.items(), key=lambda item: item[1])
         names = ", ".join(sorted(k for k in keys if "=" not in k))
+        refuse_splits(source)
         raise UserError(
             f"{source.at(number)}: no known format has the columns {names or '(none)'}; say which is which, as in "
             f"data.columns: {{prompt: question, answer: label}}, or rename them to those of {KNOWN}"

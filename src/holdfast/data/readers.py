@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import difflib
+import glob
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -63,19 +65,24 @@ ROWS_IN_MEMORY = 50_000
 """The same for data sets, in rows."""
 
 
-def open_source(name: str) -> Source:
-    """The file or Hugging Face data set called `name`.
+SPLITS = ("test", "valid", "validation", "val", "dev", "eval", "evaluation", "holdout")
+"""How a file's name begins that is not for training."""
 
+
+def open_source(name: str, revision: str | None = None) -> Source:
+    """The file or data set called `name`, or one of its splits: `data.json:train`, `owner/name:config:split`.
+
+    Args:
+        name: A file, a folder that `datasets` saved, or a Hugging Face data set.
+        revision: Branch, tag or commit of a Hugging Face data set.
     Raises:
         UserError: There is no such file (the nearest name is given) and it cannot be a data set.
     """
-    path = Path(name).expanduser()
+    path, split = part_of(name)
     if path.is_dir():
-        files = sorted(f.name for f in path.iterdir() if kind_of(f) in SUFFIXES)[:5]
-        inside = f"; give one of its files: {', '.join(files)}" if files else " without data files"
-        raise UserError(f"{name}: is a directory{inside}")
+        return _saved(name, path, split)
     if not path.exists():
-        return _hub(name)
+        return _hub(name, revision)
     kind, size = kind_of(path), path.stat().st_size
     if size == 0:
         raise UserError(f"{name}: the file is empty; write one example per line")
@@ -89,10 +96,57 @@ def open_source(name: str) -> Source:
     }
     if kind not in readers:
         raise UserError(f"{name}: unknown kind of file; known: {', '.join(SUFFIXES)} (also .gz)")
-    by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not _is_array(name, path))
-    return Source(
-        name, by_line, size > IN_MEMORY, lambda: readers[kind](name, path), lambda: _digest(path), kind == ".txt"
-    )
+    read = readers[kind]
+    if split and kind not in (".json", ".jsonl"):
+        raise UserError(f"{name}: only JSON files and data sets have splits; name the file alone")
+    if split:
+        read, by_line = partial(_split_of_object, split=split), False
+    else:
+        by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not _is_array(name, path))
+    return Source(name, by_line, size > IN_MEMORY, lambda: read(name, path), lambda: _digest(path), kind == ".txt")
+
+
+def part_of(name: str) -> tuple[Path, str]:
+    """The path of a name, and the split behind a colon of a file or folder that is there; else ""."""
+    path = Path(name).expanduser()
+    base, colon, split = name.rpartition(":")
+    if colon and base and not path.exists() and Path(base).expanduser().exists():
+        return Path(base).expanduser(), split
+    return path, ""
+
+
+def files_of(name: str) -> list[str]:
+    """The files that a pattern (`parts/*.jsonl`) or a folder (`parts`, `parts:train`) stands for; else the name alone.
+
+    Raises:
+        UserError: If there are none, or a folder's files are of several splits and none was chosen.
+    """
+    path, split = part_of(name)
+    if not path.exists() and glob.has_magic(name):
+        return _known_files(name, sorted(glob.glob(str(path), recursive=True)), "no data file fits the pattern")
+    if not path.is_dir() or _is_saved(path):
+        return [name]
+    found = _known_files(name, sorted(map(str, path.iterdir())), "is a directory without data files")
+    of_split = {file: re.split(r"[-_.]", Path(file).name.lower())[0] for file in found}
+    others = sorted({word for word in of_split.values() if word in SPLITS})
+    if split:
+        chosen = [file for file, word in of_split.items() if word == split.lower()]
+        if not chosen:
+            names = ", ".join(Path(file).name for file in found[:5])
+            raise UserError(f"{name}: no file there has a name that begins with {split}; there are {names}")
+        return chosen
+    if others and len({*of_split.values()}) > 1:
+        words = list(dict.fromkeys(of_split.values()))
+        one = "train" if "train" in words else words[0]
+        raise UserError(f"{name}: its files are of several splits ({', '.join(words)}); write {name}:{one}")
+    return found
+
+
+def _known_files(name: str, paths: list[str], missing: str) -> list[str]:
+    found = [path for path in paths if kind_of(Path(path)) in SUFFIXES and Path(path).is_file()]
+    if not found:
+        raise UserError(f"{name}: {missing}")
+    return found
 
 
 def kind_of(path: Path) -> str:
@@ -192,29 +246,90 @@ def describe(value: Any) -> str:
 
 def _array(name: str, path: Path) -> Iterator[Record]:
     """The elements of one big array, decoded as they are read, so that the file never lies in memory as a whole."""
-    decoder = json.JSONDecoder()
     with _open(path) as handle:
         text = _Window(name, handle)
-        if text.skip(" \t\r\n") != "[":
-            raise UserError(f"{name}: the file is one object, not a list of rows or one row per line{_hint(path)}")
+        if text.skip(BLANK) != "[":
+            raise UserError(
+                f"{name}: the file is one object, not a list of rows or one row per line{_hint(name, path)}"
+            )
+        yield from _elements(name, text)
+
+
+BLANK = " \t\r\n"
+
+
+def _elements(name: str, text: _Window) -> Iterator[Record]:
+    """The records of an array that `text` stands before; afterwards it stands behind it."""
+    text.take(1)
+    number = 0
+    while (char := text.skip(BLANK)) != "]":
+        if number and char != ",":
+            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or ] after row {number}); mend it")
+        if number:
+            text.take(1)
+            text.skip(BLANK)
+        number += 1
+        yield number, _object(f"{name} row {number}", text.value())
+    text.take(1)
+
+
+def _members(text: _Window) -> Iterator[str]:
+    """The keys of an object that `text` stands before; it stands before the value, which is to be read at each."""
+    text.take(1)
+    begun = False
+    while (char := text.skip(BLANK)) != "}":
+        if begun and char != ",":
+            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or }}); mend it")
+        if begun:
+            text.take(1)
+            text.skip(BLANK)
+        begun = True
+        key = text.value()
+        if not isinstance(key, str) or text.skip(BLANK) != ":":
+            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a name and a colon); mend it")
         text.take(1)
-        number = 0
-        while (char := text.skip(" \t\r\n")) != "]":
-            if number and char != ",":
-                raise UserError(f"{name}:{text.line}: broken JSON (expected a comma or ] after row {number}); mend it")
-            if number:
-                text.take(1)
-                text.skip(" \t\r\n")
-            number += 1
-            yield number, _object(f"{name} row {number}", text.value(decoder))
+        text.skip(BLANK)
+        yield key
 
 
-def _hint(path: Path) -> str:
-    """Where in a file that is one object the rows may be."""
+def _split_of_object(name: str, path: Path, split: str) -> Iterator[Record]:
+    """The records of one of the lists that an object holds."""
     with _open(path) as handle:
-        head = handle.read(1 << 20).decode("utf-8-sig", errors="replace")
-    keys = re.findall(r'"([^"\\]+)"\s*:\s*\[', head)
-    return f" (are they under {keys[0]}?)" if keys else ""
+        text = _Window(str(path), handle)
+        if text.skip(BLANK) == "{":
+            for key in _members(text):
+                if key == split and text.skip(BLANK) == "[":
+                    yield from _elements(name, text)
+                    return
+                text.value()
+    raise UserError(f"{name}: {path.name} has no list {split}{_hint(str(path), path)}")
+
+
+def refuse_splits(source: Source) -> None:
+    """Say how to name a list inside a JSON file that is one object, and no row.
+
+    Raises:
+        UserError: If the first record of the source is such an object.
+    """
+    path, split = part_of(source.name)
+    if not split and kind_of(path) == ".json" and (hint := _hint(source.name, path)):
+        raise UserError(f"{source.name}: the file is one object, not a list of rows{hint}")
+
+
+def _hint(name: str, path: Path) -> str:
+    """Which lists of rows a file that is one object holds, and how to name one."""
+    sizes: dict[str, int] = {}
+    with _open(path) as handle:
+        text = _Window(name, handle)
+        if text.skip(BLANK) == "{":
+            for key in _members(text):
+                value = text.value()
+                if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+                    sizes[key] = len(value)
+    if not sizes:
+        return ""
+    lists = ", ".join(f"{key} ({count:,} row{'s' * (count > 1)})" for key, count in sizes.items())
+    return f"; it holds {lists}: write {name}:{'train' if 'train' in sizes else next(iter(sizes))}"
 
 
 class _Window:
@@ -224,6 +339,7 @@ class _Window:
         self.name, self.handle = name, handle
         self.text, self.at, self.line = "", 0, 1
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self.json = json.JSONDecoder()
 
     def grow(self, size: int = 1 << 20) -> bool:
         with _unpacking(self.name):
@@ -250,11 +366,12 @@ class _Window:
             if not self.grow():
                 raise UserError(f"{self.name}:{self.line}: broken JSON (the file ends inside the list); mend its end")
 
-    def value(self, decoder: json.JSONDecoder) -> Any:
+    def value(self) -> Any:
+        """The JSON value that begins here."""
         size = 1 << 20
         while True:
             try:
-                value, end = decoder.raw_decode(self.text, self.at)
+                value, end = self.json.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 line = self.line + self.text.count("\n", self.at, error.pos)
                 # It may only be that the value goes on beyond the window: look again with twice as much text.
@@ -332,29 +449,81 @@ def _in_blocks(name: str, path: Path) -> bool:
     return False
 
 
-def _hub(name: str) -> Source:
+SAVED = ("dataset_dict.json", "state.json")
+"""Files that `save_to_disk` of a DatasetDict or a Dataset leaves."""
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder holds a data set that `datasets` saved."""
+    return any((path / name).is_file() for name in SAVED)
+
+
+def _saved(name: str, path: Path, split: str) -> Source:
+    """A data set as `save_to_disk` left it."""
+    import datasets
+
+    if not _is_saved(path):
+        raise UserError(f"{name}: is a directory; give one of its files: {', '.join(files_of(name)[:5])}")
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: the saved data set cannot be read ({_first_line(error)})") from error
+    if not isinstance(found, datasets.Dataset):
+        found = _choose_split(name, str(path), found, split)
+    elif split:
+        raise UserError(f"{name}: the saved data set has no splits; write {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _of_dataset(name, found, lambda: fingerprint([split, *map(_digest, files)]))
+
+
+def _hub(name: str, revision: str | None) -> Source:
     """`owner/name`, `owner/name:config` or `owner/name:config:split` of the Hugging Face hub; default split: train."""
     missing = _missing(name)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}", name) or kind_of(Path(name)) in SUFFIXES:
-        raise UserError(missing)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]*){0,2}", name) or kind_of(Path(name)) in SUFFIXES:
+        raise MissingFile(missing)
     if "/" not in name and "did you mean" in missing:
-        raise UserError(missing)
+        raise MissingFile(missing)
     import datasets
 
     repo, config, split = [*name.split(":"), "", ""][:3]
     try:
-        found = datasets.load_dataset(repo, config or None)
+        found = datasets.load_dataset(repo, config or None, revision=revision)
     except (OSError, ValueError) as error:  # not there, no network, several configurations
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{missing}; and the Hugging Face data set cannot be loaded: {reason}") from error
+        raise MissingFile(f"{missing}; and the Hugging Face data set cannot be loaded: {_first_line(error)}") from error
+    rows = _choose_split(name, f"{repo}:{config}", found, split)
+    sums = sorted(rows.info.download_checksums or {})
+    made = fingerprint([name, revision, rows.num_rows, str(rows.features), sums])
+    return _of_dataset(name, rows, lambda: made)
+
+
+def _choose_split(name: str, whole: str, found: Any, split: str) -> Any:
+    """One split of a `DatasetDict`, by default `train`."""
     split = split or ("train" if "train" in found else next(iter(found)))
     if split not in found:
-        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(found)}")
-    rows = found[split]
-    made = fingerprint([name, split, rows.num_rows, str(rows.features), sorted(rows.info.download_checksums or {})])
-    return Source(
-        name, False, rows.num_rows > ROWS_IN_MEMORY, lambda: ((i, dict(r)) for i, r in enumerate(rows, 1)), lambda: made
-    )
+        one = next(iter(found))
+        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(found)}: write {whole}:{one}")
+    return found[split]
+
+
+def _of_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
+    """A `datasets.Dataset`; its class labels become their names."""
+    labels = {key: feature for key, feature in rows.features.items() if hasattr(feature, "int2str")}
+
+    def records() -> Iterator[Record]:
+        for number, row in enumerate(rows, 1):
+            known = {key: row[key] for key in labels if isinstance(row[key], int) and row[key] >= 0}
+            yield number, dict(row) | {key: labels[key].int2str(value) for key, value in known.items()}
+
+    return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, records, digest)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+class MissingFile(UserError):
+    """A data file that is not there."""
 
 
 def _missing(name: str) -> str:
