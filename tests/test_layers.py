@@ -14,11 +14,11 @@ LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
      "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
      "recipe_stages", "recipe_layers", "presets", "ui"},
-    {"data", "models", "head", "body", "policy"},
+    {"data", "hub", "models", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},
-    {"folder", "sources", "stages", "run", "staged", "compare", "check", "export", "measure", "lab"},
+    {"folder", "readiness", "sources", "stages", "run", "staged", "compare", "check", "export", "measure", "lab"},
     {"cli"},
 ]  # fmt: skip
 """From the bottom up."""

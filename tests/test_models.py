@@ -143,9 +143,9 @@ def complaint(name) -> str:
 
 
 def test_what_is_not_a_model_is_named(tiny, tiny_dir, tmp_path):
-    assert "neither a folder nor a model that can be downloaded" in complaint("nobody/has-this-model")
-    assert "neither a folder nor a model that can be downloaded" in complaint("./no/such/folder")
-    assert "neither a folder" in complaint("/no/such/folder")
+    assert "no such folder, and not in the cache" in complaint("nobody/has-this-model")
+    assert "no such folder; give that of a model" in complaint("./no/such/folder")
+    assert "no such folder" in complaint("/no/such/folder")
     assert "config.json is missing" in complaint(tmp_path)
     (tmp_path / "resolved.yaml").write_text("")
     assert "no model yet" in complaint(tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.entries import data_label
+from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.ui import Progress
@@ -74,6 +75,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     refuse_gate(recipe.evaluate.gate, tasks)
     if warning := nothing_kept(tasks):
         warnings.append(warning)
+    look_ahead(recipe, sources.judge, base.model)
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")

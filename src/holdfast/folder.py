@@ -216,6 +216,13 @@ def is_finished(path: Path, recipe: Recipe) -> bool:
     return found is not None and bool(found["finished"]) and _same(path, found, recipe)
 
 
+def is_curated(recipe: Recipe) -> bool:
+    """Whether there is a run of this recipe that has its rows, so that nothing is sampled any more."""
+    path = _find(recipe, recipe_key(recipe))
+    found = _read_mark(path)
+    return found is not None and _same(path, found, recipe) and (path / "data.json").exists()
+
+
 def _same(path: Path, found: dict[str, Any], recipe: Recipe) -> bool:
     """Whether a run is one of this recipe; one of an older version, by all the settings it had."""
     if found["recipe"] == recipe_key(recipe):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import UserError
 from holdfast.evaluation.summary import gate, refuse_gate, score, summarise
 from holdfast.folder import replace_json, versions
+from holdfast.models import locate
 from holdfast.recipe import Gate
 from holdfast.ui import Progress
 
@@ -51,6 +52,9 @@ def evaluate(
     from holdfast.models import load
 
     ui = ui or Progress.silent()
+    for name in (model, against):
+        if name is not None:
+            locate(name)  # what is no model is said first, not after the tasks
     wanted = _tasks(model, tasks, judge, items, max_tokens)
     limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
     for task in wanted:

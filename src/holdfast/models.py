@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import UserError
+from holdfast.hub import fetch
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 LAB = ("lab", "lab-small")
 LAB_DIRECTORY = Path(__file__).parent / "lab" / "models"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
 
@@ -103,14 +101,7 @@ def locate(name: str | Path) -> Path:
         return _directory(LAB_DIRECTORY / text, text)
     if Path(text).expanduser().exists():
         return _directory(Path(text).expanduser().resolve(), text)
-    if not HUB_NAME.fullmatch(text):
-        raise UserError(f"{text} is neither a folder nor a model that can be downloaded; check the path")
-    try:
-        fetched = snapshot_download(text, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{text} is neither a folder nor a model that can be downloaded: {reason}") from error
-    return _directory(Path(fetched), text)
+    return _directory(fetch(text, HUB_FILES), text)
 
 
 def _directory(path: Path, name: str) -> Path:
@@ -147,6 +138,8 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
+    except SafetensorError as error:
+        raise UserError(broken_weights(path, error)) from error
     except (ValueError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not a causal language model that transformers can load: {reason}") from error
@@ -157,6 +150,16 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
             f"{path}: the weights lack {missing[0]} ({len(missing)} missing); the language model is incomplete"
         )
     return model
+
+
+def broken_weights(path: Path, error: SafetensorError) -> str:
+    """Which file of a model directory cannot be read, and what to do."""
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            safe_open(file, framework="pt")
+        except SafetensorError as found:
+            return f"{file}: broken weights ({found}); it may have been cut off: copy or download it again"
+    return f"{path}: broken weights ({error}); they may have been cut off: copy or download them again"
 
 
 def adapter_base(path: Path) -> Path:

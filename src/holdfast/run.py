@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import Diverged, UserError
 from holdfast.evaluation.base import POINTS
 from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
-from holdfast.folder import Folder, environment, replace_text, versions
+from holdfast.folder import Folder, environment, is_curated, replace_text, versions
+from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.stages import Work, curate, encode, measured, preview, subject_of, trained
@@ -160,6 +161,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     refuse_gate(recipe.evaluate.gate, tasks)
     if trains and (warning := nothing_kept(tasks)):
         ui.warn(warning)
+    if ranks.main and not recipe.stages:
+        look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe))
     folder = open_folder(resolved, ranks, ui, restart)
     aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)

@@ -161,7 +161,9 @@ def _leave_out(out: Filled) -> None:
     dropped: list[tuple[Path, str]] = []
     for place in ("", "train"):
         part = out.data if not place else out.data.get(place)
-        for key in list(part) if isinstance(part, dict) else ():
+        if not isinstance(part, dict):
+            continue
+        for key in list(part):
             off = (key in peers.INSTEAD or key in peers.SAME) and peers.switched_off(part[key])
             if off or key in peers.NO_EFFECT:
                 del part[key]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
 from holdfast.folder import is_finished, link_tree, versions
+from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_file import Resolved
 from holdfast.recipe_stages import BASE, REFERENCE
@@ -161,6 +162,8 @@ def _read(recipe: Recipe, measured: list[Any]) -> None:
     from holdfast.sources import read_sources
 
     sources = read_sources(recipe, lambda text: None, lambda text: None)
+    if not recipe.stages:
+        look_ahead(recipe, sources.judge, samples=False)  # a server may be there only when a stage needs it
     tasks = (recipe.data, recipe.evaluate, recipe.judge)
     if tasks not in measured:
         found = build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))

@@ -49,6 +49,13 @@ class Judge(Method):
         """This judge, able to sample through `draw`; itself for judges that need no engine."""
         return self
 
+    def look_ahead(self) -> None:
+        """See that this judge can work here, before there is anything to judge.
+
+        Raises:
+            UserError: If not.
+        """
+
     def judge(self, answer: Answer) -> Verdict:
         """The verdict on one answer."""
         raise NotImplementedError

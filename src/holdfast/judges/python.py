@@ -41,6 +41,11 @@ class Python(Judge):
             raise ValueError("must be module:function or file.py:function")
         return function
 
+    def look_ahead(self) -> None:
+        target, path = self._locate()
+        with Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers=1) as sandbox:
+            sandbox.load(target)
+
     def judge(self, answer: Answer) -> Verdict:
         return self.judge_all([answer])[0]
 

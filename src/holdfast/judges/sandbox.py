@@ -218,6 +218,15 @@ class Sandbox:
             waiting = [group for group in again if group]
         return results
 
+    def load(self, target: str) -> None:
+        """Load the function `target` and call nothing.
+
+        Raises:
+            UserError: If it cannot be loaded.
+        """
+        ((_, reply),) = self._ask_all([self._call(target, [])])
+        self._values(target, reply)
+
     def _job(self, program: Program) -> dict[str, Any]:
         what = {"kind": "run", "candidates": program.candidates, "checks": program.checks}
         return {**what, **self._bounds(wall=self.limits.seconds, answer=65536)}

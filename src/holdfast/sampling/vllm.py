@@ -19,6 +19,16 @@ CHUNK = 512
 """Samples handed to vLLM at a time. Only whole chunks reach the journal, so a kill loses at most this many."""
 
 
+def need_vllm() -> None:
+    """See that vLLM is installed.
+
+    Raises:
+        UserError: If not.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("sampling.engine: vllm is not installed; pip install 'holdfast[vllm]', or use native")
+
+
 class VLLMEngine:
     """Samples with vLLM.
 
@@ -35,8 +45,7 @@ class VLLMEngine:
     """
 
     def __init__(self, path: str, chat: Chat, *, fingerprint: str, **options: Any) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise UserError("sampling.engine: vllm is not installed; pip install 'holdfast[vllm]', or use native")
+        need_vllm()
         import vllm
 
         self.chat = chat

@@ -20,6 +20,13 @@ class Tuner(Method):
     mergeable: ClassVar[bool] = False
     """True when an adapter can be folded into the base weights."""
 
+    def look_ahead(self, model: Model) -> None:
+        """See that these settings fit the modules of `model`, whose weights are not looked at.
+
+        Raises:
+            UserError: If not.
+        """
+
     def apply(self, model: Model, seed: int) -> Model:
         """Prepare `model` for training in place (or wrapped), setting `requires_grad` on exactly what trains.
 

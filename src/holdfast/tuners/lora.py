@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.errors import UserError
 from holdfast.tuners.base import Tuner
+from holdfast.tuners.modules import see_names, see_targets, shapes, targets_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +66,8 @@ class LoRA(Tuner):
         import torch
         from peft import LoraConfig, get_peft_model
 
-        targets: Any = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        self.look_ahead(model)
+        targets = targets_of(self.target_modules)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
@@ -81,15 +81,18 @@ class LoRA(Tuner):
             # GPT-2 stores its linear maps transposed; PEFT asks to be told.
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         )
-        if isinstance(targets, list):
-            self._check(model, targets)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return get_peft_model(model, config)
 
+    def look_ahead(self, model: Model) -> None:
+        """See that every name is that of a module, and that an expression matches some."""
+        see_targets(model, targets_of(self.target_modules))
+        see_names("modules_to_save", model, list(self.modules_to_save))
+
     def cautions(self, model: Model) -> list[str]:
         """A line when the rank is above that of matrices it updates: more parameters than the whole matrix has."""
-        smaller = [shape for shape in self._shapes(model) if min(shape) < self.r]
+        smaller = [shape for shape in shapes(model, targets_of(self.target_modules)) if min(shape) < self.r]
         if not smaller:
             return []
         least = min(smaller, key=min)
@@ -98,38 +101,6 @@ class LoRA(Tuner):
             f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
             "or tuner: full"
         ]
-
-    def _shapes(self, model: Model) -> list[tuple[int, int]]:
-        """Shapes of the linear maps that are adapted."""
-        from torch import nn
-
-        head = model.get_output_embeddings()
-        out = []
-        for name, module in model.named_modules():
-            # GPT-2's linear maps are of a class of their own.
-            if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and self._adapts(
-                name, module is head
-            ):
-                rows, columns = module.weight.shape  # type: ignore[union-attr]
-                out.append((int(rows), int(columns)))
-        return out
-
-    def _adapts(self, name: str, head: bool) -> bool:
-        """Whether PEFT puts an adapter beside the module of this name."""
-        if self.target_modules == "all-linear":
-            return not head
-        if isinstance(self.target_modules, str):
-            return re.fullmatch(self.target_modules, name) is not None
-        return any(name == target or name.endswith(f".{target}") for target in self.target_modules)
-
-    def _check(self, model: Model, targets: list[str]) -> None:
-        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        missing = [t for t in targets if t.rsplit(".", 1)[-1] not in names]
-        if missing:
-            raise UserError(
-                f"tuner.target_modules: {', '.join(missing)} not found in {type(model).__name__}; use all-linear, or "
-                f"names such as {', '.join(sorted(n for n in names if n.endswith(('_proj', 'c_attn', 'c_fc')))[:4])}"
-            )
 
     def base(self, model: Model) -> AbstractContextManager[None]:
         """A context with the adapter switched off."""

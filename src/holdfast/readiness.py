@@ -1,0 +1,60 @@
+"""What can only be found out by trying: looked at before a run writes anything, and by `holdfast check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.judges.base import Judge
+from holdfast.recipe import Recipe
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
+
+
+def look_ahead(recipe: Recipe, judge: Judge | None, model: Model | None = None, *, samples: bool = True) -> None:
+    """Try the engine, the judge and the tuner's module names, none of which is needed before the base is measured.
+
+    Args:
+        judge: The recipe's, or the one found for its rows, if any.
+        model: The base; default: the shape of the recipe's, without weights.
+        samples: Whether rows are still to be sampled, so that the engine is needed.
+    Raises:
+        UserError: What the run would have raised after its first hours.
+    """
+    judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
+    if samples and any(curator.samples for curator in recipe.curate):
+        try_engine(recipe.sampling.engine, recipe.sampling.model)
+    if judge is not None and judged:
+        judge.look_ahead()
+        if judge.needs_engine and (kind := getattr(judge, "engine", None)):
+            try_engine(kind, getattr(judge, "model", None))
+    recipe.tuner.look_ahead(model if model is not None else skeleton(recipe.model))
+
+
+def try_engine(kind: str, name: str | None) -> None:
+    """See that an engine is installed, or that a server answers and knows the model.
+
+    Raises:
+        UserError: If not.
+    """
+    if kind == "vllm":
+        from holdfast.sampling.vllm import need_vllm
+
+        need_vllm()
+    elif kind.startswith("http"):
+        from holdfast.sampling.endpoint import EndpointEngine
+
+        _ = EndpointEngine(kind, name).model
+
+
+def skeleton(name: str) -> Model:
+    """A model with its modules and shapes, and no weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from holdfast.models import adapter_base, locate
+
+    path = locate(name)
+    path = adapter_base(path) if (path / "adapter_config.json").exists() else path
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=False))
