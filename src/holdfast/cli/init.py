@@ -27,10 +27,12 @@ def init(
     with speaking() as ui:
         from holdfast.errors import UserError
         from holdfast.recipe_template import template
+        from holdfast.shorthand import LAB_MODELS
 
         text = template(model, data, method, str(file))
         if file.exists() and not force:
             raise UserError(f"{file} exists; give another name, or --force to replace it")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        ui.result(f"{file} written; next: holdfast check {file}")
+        kept = "the laboratory's other skills" if model in LAB_MODELS else "the probe, bundled prompts and text"
+        ui.result(f"{file} written; what training may lose is measured on {kept}; next: holdfast check {file}")
