@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,55 @@ def test_a_catastrophe_of_text_is_refused() -> None:
     text = report_of()["text"]
     assert text["percent"] > 5
     assert "% bits" in report_of()["gate"]["reasons"][0]
+
+
+def test_the_held_out_loss_is_the_training_loss_of_the_same_rows() -> None:
+    Path("other.jsonl").write_text(Path("free.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    one_step = {"max_steps": 1, "batch_tokens": 100_000}
+    file = recipe("free.jsonl", train=one_step, evaluate={"items": 100})
+    result = cli("train", file, "data.test=other.jsonl")
+    assert result.exit_code == 0, result.output
+    (step,) = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert report_of()["held_out"]["base"] == pytest.approx(step["loss"] / math.log(2), rel=1e-4)
+
+
+def test_the_held_out_loss_is_followed_through_training_and_its_best_step_kept() -> None:
+    """The rate is so high that training soon spoils the model: the best step is not the last."""
+    train = {"max_steps": 8, "keep": "best", "save_every": 0.5}
+    changes = {"evaluate": {"every": 0.25, "items": 12}, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
+    result = cli("train", recipe("free.jsonl", train=train, **changes))
+    assert result.exit_code == 0, result.output
+    report = report_of()
+    curve = {point["step"]: point["held_out"] for point in report["curves"] if point["held_out"] is not None}
+    assert list(curve) == [0, 2, 4, 6, 8]
+    logged = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {e["step"]: e["held_out"] for e in logged if "held_out" in e} == {s: v for s, v in curve.items() if s}
+    kept = report["training"]["kept_step"]
+    assert curve[kept] == min(value for step, value in curve.items() if step)
+    assert report["held_out"]["tuned"] == pytest.approx(curve[kept], rel=1e-6), "what is measured is what is kept"
+    assert report["held_out"]["base"] == pytest.approx(curve[0], rel=1e-6)
+    saved = cli("eval", "out", "--against", MODEL, "--out", "again")
+    assert saved.exit_code == 0, saved.output
+    assert report_of("again")["held_out"]["tuned"] == pytest.approx(curve[kept], rel=1e-4), "and what is saved"
+    if kept != 8:
+        assert f"step {kept} kept" in result.output
+        assert f"step {kept} kept" in Path("out/report.html").read_text(encoding="utf-8")
+
+
+def test_choosing_a_step_needs_something_to_choose_by() -> None:
+    file = recipe("free.jsonl", train={"keep": "best"})
+    for settings in (["evaluate.every=0"], ["data.test=0", "evaluate.target=none"]):
+        result = cli("check", file, *settings)
+        assert result.exit_code == 2, result.output
+        assert "train.keep: best" in result.output
+
+
+def test_a_comparison_says_which_method_stopped_early() -> None:
+    train = {"max_steps": 8, "patience": 1}
+    changes = {"evaluate": {"every": 0.25}, "optimizer": {"name": "adamw", "learning_rate": 0.3}}
+    result = cli("compare", recipe("free.jsonl", train=train, **changes), "-m", "sft", "--out", "cmp")
+    assert result.exit_code == 0, result.output
+    (run,) = json.loads(Path("cmp/compare.json").read_text(encoding="utf-8"))["runs"]
+    assert run["stopped_early"]
+    assert run["steps"][0] < 8
+    assert f"steps of sft: {run['steps'][0]}" in result.output

@@ -56,9 +56,9 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.curators.replay import Replay
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import affordable
-    from holdfast.evaluation.summary import refuse_gate
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
+    from holdfast.run import refuse_unmeasured
     from holdfast.sources import open_beside, read_sources
     from holdfast.stages import before_curation, curators_of, encode, trained
     from holdfast.trainer.plan import plan_training
@@ -72,7 +72,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     base = load(recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
-    refuse_gate(recipe.evaluate.gate, tasks)
+    refuse_unmeasured(recipe, tasks)
     if warning := nothing_kept(tasks):
         warnings.append(warning)
     look_ahead(recipe, sources.judge, base.model)

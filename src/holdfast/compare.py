@@ -263,6 +263,9 @@ def summarise_runs(
         entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
         entry["cost"] = _mean_cost(reports)
         entry["curves"] = [report["curves"] for report in reports]
+        entry["steps"] = [report["training"]["steps"] for report in reports]
+        entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)
+        entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
     report = {
         "name": root.name,

@@ -163,12 +163,15 @@ class Folder:
             handle.write(json.dumps(entry) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The lines of `log.jsonl` by step; of a step run twice (before and after a kill) the later one."""
+        """`log.jsonl` by step: what each step logged and what was measured after it; of a step run twice the later."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return []
         whole = [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
-        return sorted({entry["step"]: entry for entry in map(json.loads, whole)}.values(), key=lambda e: e["step"])
+        steps: dict[int, dict[str, Any]] = {}
+        for entry in map(json.loads, whole):
+            steps[entry["step"]] = {**steps.get(entry["step"], {}), **entry}
+        return [steps[step] for step in sorted(steps)]
 
 
 def _now() -> str:

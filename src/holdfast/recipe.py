@@ -268,6 +268,14 @@ class Train(Section):
     )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Weights the run ends with: the last step's, or those of the best evaluation during training "
+        "(lowest held-out loss; without held-out answers the best target).",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations in a row that are no better than the best before."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 

@@ -60,6 +60,9 @@ def measured(recipe: Common) -> None:
         )
     if evaluate.target == "none" and gate.min_gain is not None:
         raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
+    for name, asked in (("keep: best", recipe.train.keep == "best"), ("patience", recipe.train.patience is not None)):
+        if asked and evaluate.every == 0:
+            raise ValueError(f"train.{name} needs evaluations during training; set evaluate.every above 0")
     for name, limit in (("max_loss", gate.max_loss), ("max_bits", gate.max_bits), ("max_kl", gate.max_kl)):
         if not evaluate.keep and limit is not None:
             raise ValueError(f"evaluate.gate.{name} needs something to keep, but evaluate.keep is empty")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Diverged, UserError
 from holdfast.evaluation.base import POINTS
-from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
+from holdfast.evaluation.summary import figures, gate, held_out_of, refuse_gate, summarise
 from holdfast.folder import Folder, environment, is_curated, replace_text, versions
 from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe
@@ -158,9 +158,10 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
-    refuse_gate(recipe.evaluate.gate, tasks)
-    if trains and (warning := nothing_kept(tasks)):
-        ui.warn(warning)
+    if trains:
+        refuse_unmeasured(recipe, tasks)
+        if warning := nothing_kept(tasks):
+            ui.warn(warning)
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe))
     folder = open_folder(resolved, ranks, ui, restart)
@@ -233,7 +234,7 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
     from holdfast.trainer.events import Hooks
 
-    live = live_tasks(work)
+    live = live_tasks(work.recipe, work.tasks)
     base = _roles(live, before) if before else {}
 
     def on_step(log: StepLog) -> None:
@@ -255,16 +256,23 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
             loss=log.loss, **work.shown, tokens_per_second=log.tokens_per_second, memory_gib=log.memory_gib,
         )  # fmt: skip
 
-    def on_evaluate(step: int, model: Any) -> None:
+    def show(now: dict[str, float | None]) -> None:
+        for role, value in now.items():
+            if value is not None:
+                work.shown[_shown_as(role, live)] = (value, value - (base.get(role) or 0.0))
+
+    def on_evaluate(step: int, model: Any) -> float | None:
         if not live:
-            return
+            return None
         subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
-        for role, now in _roles(live, items).items():
-            if now is not None:
-                work.shown[_shown_as(role, live)] = (now, now - (base.get(role) or 0.0))
+        now = _roles(live, items)
+        show(now)
+        work.folder.append_log({"step": step, **{role: value for role, value in now.items() if value is not None}})
         work.ui.phase("train")
+        return compared_by(live, now)
 
+    show({"held_out": base.get("held_out")})
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
 
 
@@ -313,10 +321,11 @@ def finish(
         },
         **summary,
         "gate": gate(recipe.evaluate.gate, summary),
-        "curves": curves(work, before, after),
+        "curves": curves(work, before, after, result.kept_step),
         "curation": _curation(work, rows),
         "training": {
-            "rows": told.kept, "steps": result.steps, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
+            "rows": told.kept, "steps": result.steps, "planned_steps": plan.steps, "kept_step": result.kept_step,
+            "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
             "warnings": list(plan.warnings),
@@ -339,30 +348,66 @@ def _curation(work: Work, rows: Rows) -> dict[str, Any]:
     return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows)}
 
 
-def curves(work: Work, before: dict[str, list[Item]], after: dict[str, list[Item]]) -> list[dict[str, Any]]:
-    """Loss of every step, with target and keep scores where they were measured.
+def curves(
+    work: Work, before: dict[str, list[Item]], after: dict[str, list[Item]], kept_step: int
+) -> list[dict[str, Any]]:
+    """Loss of every step, with held-out loss, target and keep scores where they were measured.
 
-    Step 0 is the base; the last step is the finished model, by its answers to the same few questions.
+    Step 0 is the base; the step whose weights were kept is the finished model, by its answers to the same questions.
     """
     from holdfast.evaluation.store import Store
 
-    live = live_tasks(work)
+    live = live_tasks(work.recipe, work.tasks)
     out = []
     if live:
         out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **_roles(live, before)})
     for entry in work.folder.read_log():
+        if "loss" not in entry:
+            continue  # measured of a step that a killed run has not logged yet
         found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
         scores = _roles(live, {name: items for name, (_, items) in found.items()})
         out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
-    if live and len(out) > 1:
-        out[-1] |= _roles(live, after)
+    for entry in out[1:] if live else ():
+        if entry["step"] == kept_step:
+            entry |= _roles(live, after)
     return out
 
 
-def live_tasks(work: Work) -> list[Task]:
-    """The few questions of every task that are asked during training."""
-    few = work.recipe.evaluate.live_items
-    return [task.head(min(few, task.meta.get("live", few))) for task in work.tasks] if few else []
+LEAST_ANSWERS = 64
+"""Held-out answers measured during training at least: they cost one forward pass, and their loss decides."""
+
+
+def live_tasks(recipe: Recipe, tasks: list[Task]) -> list[Task]:
+    """The few questions of every task that are asked during training, and of the held-out answers rather more."""
+    few, beside = recipe.evaluate.live_items, held_out_of(tasks)
+    counts = [max(few, LEAST_ANSWERS) if task is beside else min(few, task.meta.get("live", few)) for task in tasks]
+    return [task.head(count) for task, count in zip(tasks, counts, strict=True) if count]
+
+
+def compared_by(live: list[Task], now: dict[str, float | None]) -> float | None:
+    """The loss by which steps are compared: that of the held-out answers, else the target, lower being better."""
+    if now["held_out"] is not None or now["target"] is None:
+        return now["held_out"]
+    target = next(task for task in live if task.role == "target")
+    return -now["target"] if target.info.unit.better == "higher" else now["target"]
+
+
+def refuse_unmeasured(recipe: Recipe, tasks: list[Task]) -> None:
+    """Refuse a gate, or a choice among steps, that nothing measured could decide.
+
+    Raises:
+        UserError: With what is missing.
+    """
+    refuse_gate(recipe.evaluate.gate, tasks)
+    train, live = recipe.train, live_tasks(recipe, tasks)
+    if train.keep == "last" and train.patience is None:
+        return
+    if not any(task.role == "target" for task in live) and held_out_of(live) is None:
+        asked = "train.keep: best" if train.keep == "best" else "train.patience"
+        raise UserError(
+            f"{asked} compares steps by the held-out answers or the target, and neither is measured during training; "
+            "give data.test some rows with answers, or evaluate.live_items more than 0"
+        )
 
 
 def _roles(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:

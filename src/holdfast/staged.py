@@ -21,7 +21,7 @@ from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_file import Resolved
 from holdfast.recipe_stages import BASE, REFERENCE
-from holdfast.run import Ranks, Run, open_folder, prepare, refuse_adapter, train_one, write_report
+from holdfast.run import Ranks, Run, open_folder, prepare, refuse_adapter, refuse_unmeasured, train_one, write_report
 from holdfast.stages import EXAMPLES, Work, measured, subject_of
 from holdfast.ui import Progress
 
@@ -167,7 +167,10 @@ def _read(recipe: Recipe, measured: list[Any]) -> None:
     tasks = (recipe.data, recipe.evaluate, recipe.judge)
     if tasks not in measured:
         found = build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))
-        refuse_gate(recipe.evaluate.gate, found)
+        if not recipe.stages:
+            refuse_unmeasured(recipe, found)
+        else:
+            refuse_gate(recipe.evaluate.gate, found)
         measured.append(tasks)
 
 

@@ -48,6 +48,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         parts.append("\n".join(f"probe: {line}" for line in words.probe_words(report["probe"])))
     if report.get("stages"):
         parts.append(stages(report["stages"]))
+    if words.chose_a_step(report.get("training")):
+        parts.append(f"{words.steps(report['training'])}: the model, and what is said of it, are of that step")
     gate = report.get("gate")
     if gate:
         parts.append(paint("gate: passed", "green", sys.stdout) if gate["passed"] else "gate: refused")
@@ -58,7 +60,7 @@ def _task_change(task: dict[str, Any], unit: str) -> list[str]:
     """Change (of bits also in per cent) and interval; where no answer flipped, that instead of an interval."""
     percent = f" ({words.signed(task['percent'])} %)" if words.known(task.get("percent")) else ""
     change = words.signed(task["delta"], words.digits(unit)) + percent
-    flipped = not words.known(task.get("low")) or task["low"] != task["high"]
+    flipped = not words.known(task.get("low")) or task["low"] != task["high"] or not words.in_points(task)
     return [change, words.bracket(task.get("low"), task.get("high"), unit) if flipped else "none flipped"]
 
 
@@ -129,9 +131,10 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
     said = "in points" if unit == words.POINTS else f"on the target in {unit} saved, elsewhere in points"
     foot = f"{front}change from the base {said}, {seeds} seed{'s' * (seeds > 1)} each"
     budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
+    early = [f"steps of {run['method']}: {text}" for run in compare["runs"] if (text := words.steps_compared(run))]
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
-        "\n".join(part for part in (foot, budget, *gates(compare)) if part),
+        "\n".join(part for part in (foot, budget, *early, *gates(compare)) if part),
         "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
     ]
     return "\n\n".join(parts) + where(directory)

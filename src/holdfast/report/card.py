@@ -153,7 +153,7 @@ def _training(report: dict[str, Any]) -> str:
     t = report.get("training") or {}
     if t:
         parts.append(
-            f"Trained on {words.count(t.get('rows'))} rows for {words.count(t.get('steps'))} steps "
+            f"Trained on {words.count(t.get('rows'))} rows for {words.steps(t)} "
             f"({words.count(t.get('tokens'))} tokens, {words.count(t.get('trained_tokens'))} of them predicted)."
         )
     seconds = words.total_seconds(report.get("cost"))

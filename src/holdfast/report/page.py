@@ -48,7 +48,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in (*_NUMBERS, "pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_words"):
+    more = ("pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_words", "steps", "chose_a_step")
+    for name in (*_NUMBERS, *more):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
     env.globals |= {
@@ -111,6 +112,9 @@ _PARTS = {
     "training": (
         "rows",
         "steps",
+        "planned_steps",
+        "kept_step",
+        "stopped_early",
         "tokens",
         "trained_tokens",
         "dropped",

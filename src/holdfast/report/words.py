@@ -133,6 +133,30 @@ def epochs(value: float | None) -> str:
     return f"{text} epoch{'' if text == '1' else 's'}"
 
 
+def steps(training: Mapping[str, Any]) -> str:
+    """`240 steps`; `180 of 240 steps, stopped early, step 120 kept`."""
+    done, kept = training.get("steps"), training.get("kept_step")
+    text = f"{count(done)} steps"
+    if training.get("stopped_early"):
+        text = f"{count(done)} of {count(training.get('planned_steps'))} steps, stopped early"
+    return text if kept in (None, done) else f"{text}, step {count(kept)} kept"
+
+
+def chose_a_step(part: Mapping[str, Any] | None) -> bool:
+    """Whether a run ended otherwise than with the last of its planned steps."""
+    known_of = part or {}
+    return bool(known_of.get("stopped_early")) or known_of.get("kept_step") not in (None, known_of.get("steps"))
+
+
+def steps_compared(run: Mapping[str, Any]) -> str:
+    """The steps of each seed of a method: `180, 240 (kept 120, 240)`; empty where all are the budget's."""
+    done, kept = run.get("steps") or [], run.get("kept_steps") or []
+    if not run.get("stopped_early") and all(k in (None, d) for d, k in zip(done, kept, strict=False)):
+        return ""
+    text = ", ".join(map(count, done))
+    return text if list(kept) == list(done) else f"{text} (kept {', '.join(map(count, kept))})"
+
+
 def duration(seconds: float | None) -> str:
     """`42 s`, `3 min 12 s`, `1 h 04 min`."""
     if not known(seconds):

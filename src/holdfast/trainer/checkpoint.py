@@ -5,6 +5,7 @@ checkpoints/step-000400/
   optimizer.safetensors  its state, flat names starting with the parameter's
   rng.safetensors        states of the random generators as byte tensors
   state.json             step, counters, metrics, what made it, and the SHA-256 of each file beside it
+checkpoints/best-000300/ the trained weights alone, of the best step so far (`train.keep: best`)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from holdfast.errors import RunError, UserError
 
 COMPLETE = re.compile(r"step-(\d{6,})")
+BEST = re.compile(r"best-(\d{6,})")
 PARTIAL = ".partial"
 STATE = "state.json"
 
@@ -53,6 +55,37 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
         RunError: If it cannot be written; what was there before is intact.
     """
     final = root / f"step-{checkpoint.step:06d}"
+    _write(final, checkpoint)
+    for old in complete(root)[:-keep]:
+        _remove(old)
+    return final
+
+
+def best_at(root: Path, step: int) -> Path:
+    """Where the weights of a step are that was the best when it was measured."""
+    return root / f"best-{step:06d}"
+
+
+def save_best(root: Path, checkpoint: Checkpoint) -> Path:
+    """Write the weights of a step that is the best so far, beside those of earlier best steps (`sweep_best`).
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    final = best_at(root, checkpoint.step)
+    _clear(final)  # of a run that was killed after it
+    _write(final, checkpoint)
+    return final
+
+
+def sweep_best(root: Path, keep: int | None) -> None:
+    """Remove the weights of all best steps but `keep`; to be called once a checkpoint on disk knows of that one."""
+    for path in root.glob("best-*"):
+        if (match := BEST.fullmatch(path.name)) and int(match[1]) != keep:
+            _remove(path)
+
+
+def _write(final: Path, checkpoint: Checkpoint) -> None:
     side = final.with_name(final.name + PARTIAL)
     try:
         if not (final / STATE).is_file():
@@ -61,16 +94,13 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
             side.mkdir(parents=True)
             _fill(side, checkpoint)
             os.rename(side, final)
-            _sync(root)
-        for old in complete(root)[:-keep]:
-            _remove(old)
+            _sync(final.parent)
     except (OSError, SafetensorError) as error:
         size = sum(t.numel() * t.element_size() for group in checkpoint.tensors.values() for t in group.values())
         raise RunError(
             f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free space or mend "
             "the directory, then run the same command again: earlier checkpoints are intact"
         ) from error
-    return final
 
 
 def check_room(root: Path, size: int) -> None:

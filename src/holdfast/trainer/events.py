@@ -54,13 +54,15 @@ class Hooks:
 
     Args:
         on_step: After every step.
-        on_evaluate: At each boundary of `evaluate.every` inside the run, with the steps done and the model in eval
-            mode. A run resumed from there or before calls it again for that step.
+        on_evaluate: At each boundary of `evaluate.every` inside the run (and at its end, where `train.keep` or
+            `train.patience` need that), with the steps done and the model in eval mode. A run resumed from there or
+            before calls it again for that step. Returns the loss by which steps are compared, lower being better, or
+            `None` when there is nothing to compare by.
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 
     on_step: Callable[[StepLog], Any] = _ignore
-    on_evaluate: Callable[[int, Model], Any] = _ignore
+    on_evaluate: Callable[[int, Model], float | None] = _ignore
     on_note: Callable[[str], Any] = _ignore
 
 
@@ -89,6 +91,7 @@ class TrainResult:
         micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
         trainable: Parameters that moved.
         resumed_from: Steps found done at the start.
+        kept_step: The step whose weights `model` has. stopped_early: Whether steps were left out for want of progress.
     """
 
     model: Model
@@ -106,3 +109,5 @@ class TrainResult:
     precision: str
     trainable: int
     resumed_from: int = 0
+    kept_step: int = 0
+    stopped_early: bool = False

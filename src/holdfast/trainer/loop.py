@@ -22,6 +22,7 @@ from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
 from holdfast.trainer.interrupts import Interrupts
 from holdfast.trainer.lanes import side_by_side
 from holdfast.trainer.machine import Machine, like, whole
+from holdfast.trainer.selection import Selection
 from holdfast.trainer.setup import Bench, fill_reference, prepare, probe, settings
 from holdfast.trainer.watch import APART, SHARE, Watch
 
@@ -44,7 +45,8 @@ class Trainer:
     deterministic).
 
     Args:
-        recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read.
+        recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read. With `train.keep: best` the
+            model ends with the weights of the step whose loss, as `hooks.on_evaluate` gives it, was lowest.
         model: The base model, plain; it is changed in place.
         table: The encoded rows.
         out: The run's directory; checkpoints go to `out/checkpoints`.
@@ -74,6 +76,7 @@ class Trainer:
         self.reference = reference
         self.name_row, self.again = name_row, again
         self.totals = Totals()
+        self.selection = Selection(recipe.train.keep, recipe.train.patience)
 
     def fit(self) -> TrainResult:
         """Train to the end.
@@ -100,25 +103,31 @@ class Trainer:
         self.watch = None if machine.sharded else Watch(self.bench.policy, self.bench.few())
         (self.bench.filler,) = self.bench.survey([self.bench.filler])  # type: ignore[assignment]
         start = self._restore(saved)
-        steps = self.bench.steps
+        done = steps = self.bench.steps
         if start < steps:
             if machine.main:
-                checkpoint.check_room(self.root, self.bench.checkpoint_bytes())
+                best = self.recipe.train.keep == "best"
+                checkpoint.check_room(self.root, self.bench.checkpoint_bytes(with_best=best))
             unreached = probe(self.bench, self._note)
             self.module = machine.spread(self.bench.scorer, unreached)
             try:
                 with self.interrupts.watched():
-                    self._run(start, steps, made_by)
+                    done = self._run(start, steps, made_by)
             finally:
                 del self.module  # what DDP wraps would keep the processes' connection open for as long as this lives
-        return self._result(start)
+        elif self.selection.decides:
+            self._evaluate(steps, steps, made_by)
+        self._put_back_best(done, made_by)
+        return self._result(start, done)
 
-    def _run(self, start: int, steps: int, made_by: dict[str, Any]) -> None:
+    def _run(self, start: int, steps: int, made_by: dict[str, Any]) -> int:
+        """Train from step `start` on; how many steps the run then has, fewer than `steps` where it stops early."""
         saves = boundaries(self.recipe.train.save_every, steps) | {steps}
         self.watched = boundaries(max(SHARE, min(1.0, APART / steps)), steps) | {steps}
-        looks = boundaries(self.recipe.evaluate.every, steps) - {steps}
-        if start in looks:
-            self._evaluate(start)
+        looks = boundaries(self.recipe.evaluate.every, steps)
+        looks = looks | {steps} if self.selection.decides else looks - {steps}
+        if start in looks and self._evaluate(start, steps, made_by):
+            return start
         for step in range(start, steps):
             stop = self._step(step, steps)
             done = step + 1
@@ -126,8 +135,11 @@ class Trainer:
                 self._save(done, made_by)
             if stop:
                 raise Interrupted(f"stopped after step {done} of {steps}, all saved; run {self.again} to go on")
-            if done in looks:
-                self._evaluate(done)
+            if done in looks and self._evaluate(done, steps, made_by):
+                if done not in saves:
+                    self._save(done, made_by)
+                return done
+        return steps
 
     def _step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
@@ -271,40 +283,81 @@ class Trainer:
             )
         )
 
-    def _evaluate(self, done: int) -> None:
+    def _evaluate(self, done: int, steps: int, made_by: dict[str, Any]) -> bool:
+        """Let the model be measured; whether the run stops here. All processes come to the same decision."""
         model = self.bench.plain() if self.machine.sharded else self.model
+        loss = None
         if self.machine.main:
             with evaluating(model), self.machine.same_random():
-                self.hooks.on_evaluate(done, model)
+                loss = self.hooks.on_evaluate(done, model)
+        # The loss is the main process's; to the others it comes as a sum with zeros.
+        known, value = self.machine.sum([float(loss is not None), 0.0 if loss is None else loss])
         self.machine.accelerator.wait_for_everyone()
+        if not known:
+            return False
+        selection = self.selection
+        selection.add(done, value)
+        if selection.keep == "best" and selection.best == done and done < steps:
+            self._save_best(done, made_by)
+        if not selection.exhausted or done == steps:
+            return False
+        self._note(f"stopped after step {done} of {steps}: the loss of step {selection.best} was not bettered since")
+        return True
+
+    @property
+    def _stem(self) -> str:
+        """What the trained weights are called in a checkpoint."""
+        return "adapter" if self.recipe.tuner.adapter else "model"
+
+    def _save_best(self, done: int, made_by: dict[str, Any]) -> None:
+        """The weights alone, of a step that is the best so far."""
+        if self.machine.main or self.machine.sharded:
+            tensors = {self._stem: {name: whole(p) for name, p in self.bench.trained.items()}}
+            if self.machine.main:
+                checkpoint.save_best(self.root, checkpoint.Checkpoint(done, tensors, made_by, {}))
+        self.machine.accelerator.wait_for_everyone()
+
+    def _put_back_best(self, done: int, made_by: dict[str, Any]) -> None:
+        """Give the model the weights of the step that is kept, where that is not the last one."""
+        step = self.selection.kept(done)
+        if step == done:
+            return
+        saved = checkpoint.load(checkpoint.best_at(self.root, step), made_by)
+        self._put(saved.tensors[self._stem])
+        self._note(f"the weights of step {step} are kept, whose loss was the lowest of {len(self.selection.losses)}")
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        """Put stored weights in place."""
+        with torch.no_grad():
+            for name, parameter in self.bench.trained.items():
+                parameter.copy_(like(tensors[name], parameter))
 
     def _save(self, done: int, made_by: dict[str, Any]) -> None:
         """A checkpoint of `done` steps; every process takes part in making shards whole, the main one writes."""
         bench = self.bench
         if self.machine.main or self.machine.sharded:
-            stem = "adapter" if self.recipe.tuner.adapter else "model"
             tensors = {
-                stem: {name: whole(p) for name, p in bench.trained.items()},
+                self._stem: {name: whole(p) for name, p in bench.trained.items()},
                 "optimizer": {name: whole(t) for name, t in bench.rule.state().items()},
                 "rng": random_states(),
             }
             state = {
                 "totals": asdict(self.totals),
                 "micro_tokens": [self.recipe.train.micro_tokens, bench.micro_tokens],
+                "losses": self.selection.to_json(),
             }
             if self.machine.main:
                 keep = self.recipe.train.keep_checkpoints
                 checkpoint.save(self.root, checkpoint.Checkpoint(done, tensors, made_by, state), keep)
+                checkpoint.sweep_best(self.root, self.selection.best)
         self.machine.accelerator.wait_for_everyone()
 
     def _restore(self, saved: checkpoint.Checkpoint | None) -> int:
         """Put a checkpoint's weights, optimizer state and counters in place; the steps it had done."""
         if saved is None:
             return 0
-        stem = "adapter" if self.recipe.tuner.adapter else "model"
-        with torch.no_grad():
-            for name, parameter in self.bench.trained.items():
-                parameter.copy_(like(saved.tensors[stem][name], parameter))
+        self._put(saved.tensors[self._stem])
+        self.selection.restore(saved.state.get("losses", []))
         stored = saved.tensors["optimizer"]
         self.bench.rule.load({name: like(stored[name], t) for name, t in self.bench.rule.state().items()})
         set_random_states(saved.tensors["rng"])
@@ -312,13 +365,13 @@ class Trainer:
         self._note(f"resumed after step {saved.step} of {self.bench.steps}")
         return saved.step
 
-    def _result(self, start: int) -> TrainResult:
+    def _result(self, start: int, done: int) -> TrainResult:
         model = self.bench.plain() if self.machine.sharded else self.model
         totals = self.totals
         return TrainResult(
             model=model.eval(),
-            steps=self.bench.steps,
-            epochs=self.bench.epochs,
+            steps=done,
+            epochs=self.bench.sampler.progress(done),
             tokens=totals.tokens,
             trained_tokens=totals.trained_tokens,
             seconds=totals.seconds,
@@ -331,6 +384,8 @@ class Trainer:
             precision=self.machine.precision,
             trainable=sum(p.numel() for p in self.bench.trained.values()),
             resumed_from=start,
+            kept_step=self.selection.kept(done),
+            stopped_early=done < self.bench.steps,
         )
 
     def _note(self, line: str) -> None:

@@ -49,6 +49,10 @@ def settings(recipe: Recipe, table: TokenTable, batch_tokens: int) -> dict[str, 
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
     shaping = {name: getattr(recipe.train, name) for name in SHAPING} | {"batch_tokens": batch_tokens}
+    train = recipe.train
+    if train.keep != "last" or train.patience is not None:  # else evaluations change nothing
+        shaping |= {"keep": train.keep, "patience": train.patience}
+        flat["evaluate.every"] = recipe.evaluate.every
     return flat | {f"train.{name}": value for name, value in shaping.items()}
 
 
@@ -231,9 +235,9 @@ class Bench:
         done = iter(surveyed(parts, self.machine.rank if len(parts) > 1 else 0, real) if real else [])
         return [None if batch is None else next(done) for batch in batches]
 
-    def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint: what trains, and the optimizer's state."""
-        tensors = [*self.trained.values(), *self.rule.state().values()]
+    def checkpoint_bytes(self, with_best: bool = False) -> int:
+        """Size of a checkpoint: what trains, and the optimizer's state; and once more what trains, of the best step."""
+        tensors = [*self.trained.values(), *self.rule.state().values(), *(self.trained.values() if with_best else ())]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def advice(self, rows: int) -> str:
