@@ -85,6 +85,7 @@ def compare(
         raise UserError(f"{root}: cannot be written ({error.strerror}); set another output") from error
     runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
     for number, (label, seed, plan) in enumerate(plans, 1):
+        ui.close()  # the last line of what was before comes first
         ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
         runs[label].append((seed, train(plan, ui=ui)))
     report = summarise_runs(resolved.recipe, runs, budget, root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -13,6 +13,7 @@ from holdfast.recipe import Recipe, Section
 from holdfast.recipe_errors import section_of
 from holdfast.recipe_stages import fill_in
 from holdfast.recipe_text import write_scalar
+from holdfast.registry import find
 from holdfast.shorthand import Path, dotted, expand
 
 HEAD = """\
@@ -33,19 +34,34 @@ COLUMN = 46
 """Where the descriptions start."""
 
 
-def template(model: str = "lab", train: str = "lab:story", method: str = "s3ft", file: str = "run.yaml") -> str:
-    """A commented recipe.
+def template(
+    model: str = "lab",
+    train: str = "lab:story",
+    method: str = "s3ft",
+    file: str = "run.yaml",
+    *,
+    columns: Mapping[str, str] | None = None,
+    judge: str = "",
+) -> str:
+    """A commented recipe that trains and measures.
 
+    Args:
+        columns: Role to column, if their names do not say it.
+        judge: Name of the judge; "" leaves the choice to the rows.
     Raises:
-        UserError: If there is no such method.
+        UserError: If there is no such method or judge.
     """
     expand(method)
-    given = {
+    given: dict[str, Any] = {
         "model": model,
         "method": method,
-        "data": {"train": train},
+        "data": {"train": train, **({"columns": dict(columns)} if columns else {})},
+        "evaluate": {"target": "test", "keep": ["auto"]},
         "output": Recipe.model_fields["output"].default,
     }
+    if judge:
+        find("judges", judge)
+        given["judge"] = judge
     lines: list[str] = []
     for left, description in _lines(Recipe, given, fill_in(given).data, (), ""):
         first, *more = textwrap.wrap(description, width=116 - COLUMN)

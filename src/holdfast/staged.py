@@ -48,6 +48,7 @@ def train_stages(resolved: Resolved, ui: Progress, again: str, *, restart: bool 
     for number, stage in enumerate(stages):
         told = f"stage {number + 1} of {len(stages)}, {stage.name}"
         plan = planned(resolved, number, folder.path, _start(resolved, number, folder.path, ranks))
+        ui.close()  # the last line of what was before comes first
         if is_finished(Path(plan.recipe.output), plan.recipe):
             ui.line(f"{told}: already finished")
         else:

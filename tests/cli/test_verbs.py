@@ -280,3 +280,24 @@ def test_env_names_versions() -> None:
     text = run("env").stdout
     for name in ("holdfast", "python", "torch", "cores"):
         assert f"\n{name} " in f"\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dry-run"], "--dry-run: holdfast check RECIPE looks at everything and trains nothing"),
+        (["--learning_rate", "1e-4"], "in dotted names: optimizer.learning_rate=1e-4"),
+        (["--learning-rate=1e-4"], "in dotted names: optimizer.learning_rate=1e-4"),
+        (["--lora_r", "8"], "--lora_r: settings stand without dashes, in dotted names: tuner.r=8"),
+        (["--train.epochs", "2"], "in dotted names: train.epochs=2"),
+        (["--epochs"], "in dotted names: train.epochs=VALUE"),
+        (["--deepspeed", "z.json"], "--deepspeed: not supported: several GPUs are used by `accelerate launch"),
+    ],
+)
+def test_settings_written_as_options(arguments: list[str], said: str) -> None:
+    for verb in ("train", "check", "compare", "curate"):
+        assert said in run(verb, "r.yaml", *arguments, code=2).stderr
+
+
+def test_completion_can_be_installed() -> None:
+    assert "--install-completion" in run("--help").stdout

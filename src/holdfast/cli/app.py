@@ -25,10 +25,10 @@ from holdfast.cli import (
     show,
     train,
 )
+from holdfast.cli.common import Verb
 
 app = typer.Typer(
     name="holdfast",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -78,6 +78,6 @@ VERBS = (
 )
 
 for _name, _function, _help in VERBS:
-    app.command(_name, short_help=_help)(_function)
+    app.command(_name, short_help=_help, cls=Verb)(_function)
 
 app.add_typer(lab.app, name="lab", short_help="Build or describe the laboratory models.")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from holdfast.errors import HoldfastError, Interrupted, UserError
 from holdfast.ui import Progress, paint
@@ -40,6 +41,46 @@ OS_ERRORS = {
     errno.ENOTDIR: ("is a file, a directory is needed", 2),
 }
 """What the operating system refuses most: the line for the user and the exit code."""
+
+
+class Verb(TyperCommand):
+    """A verb that knows what is meant by options of other tools, and by settings written as options."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        known = {option for parameter in self.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        takes_settings = any(parameter.name == "settings" for parameter in self.params)
+        for number, word in enumerate(args):
+            option, _, value = word.partition("=")
+            if word == "--":
+                break
+            if takes_settings and option.startswith("--") and option not in known:
+                following = args[number + 1] if number + 1 < len(args) else ""
+                if text := meant(option, value or following):
+                    print(f"{paint('holdfast:', 'red', sys.stderr)} {text}", file=sys.stderr)
+                    raise typer.Exit(2)
+        return super().parse_args(ctx, args)  # type: ignore[arg-type]
+
+
+def meant(option: str, value: str) -> str:
+    """What to write in place of an option that there is not; "" where nothing is like it.
+
+    Args:
+        value: What was given with it, or the word after it.
+    """
+    from holdfast import recipe_peers as peers
+    from holdfast.recipe_errors import settings
+    from holdfast.shorthand import ALIASES
+
+    name = option.removeprefix("--").replace("-", "_")
+    if name == "dry_run":
+        return "--dry-run: holdfast check RECIPE looks at everything and trains nothing"
+    if text := peers.instead(name) or peers.NO_EFFECT.get(name):
+        return f"{option}: {text}"
+    known = {"tuner": "lora", "objective": "dpo"}
+    ours = [key for key in settings(known) if key == name or (key.rpartition(".")[2] == name and name != "name")]
+    setting = ALIASES[name][0] if name in ALIASES else min(ours, key=len, default="")
+    shown = value if value and not value.startswith("-") else "VALUE"
+    return setting and f"{option}: settings stand without dashes, in dotted names: {setting}={shown}"
 
 
 @contextmanager

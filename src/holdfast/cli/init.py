@@ -2,37 +2,110 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli.common import speaking
 
+if TYPE_CHECKING:
+    from holdfast.first_look import FirstLook
+    from holdfast.ui import Progress
+
+MODEL, DATA = "lab", "lab:story"
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE ROLE=COLUMN", help="Recipe to write; default: run.yaml.", show_default=False),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="What a column is: prompt=question, answer=label.", show_default=False),
+]
+
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Recipe to write.")] = Path("run.yaml"),
-    model: Annotated[str, typer.Option(help="Model: path, Hugging Face name, or `lab`.")] = "lab",
-    data: Annotated[str, typer.Option(help="Training rows: file, data set name, or `lab:SKILL`.")] = "lab:story",
-    method: Annotated[str, typer.Option(help="Method; see `holdfast list`.")] = "s3ft",
+    words: Words = None,
+    model: Annotated[str | None, typer.Option(help="Path, Hugging Face name, or lab.", show_default=False)] = None,
+    data: Annotated[str | None, typer.Option(help="Rows: file, data set, lab:SKILL.", show_default=False)] = None,
+    columns: Columns = None,
+    judge: Annotated[str | None, typer.Option(help="See `holdfast list judges`.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Option(help="See `holdfast list`.", show_default=False)] = None,
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """
     \b
     holdfast init
-    holdfast init mine.yaml --model Qwen/Qwen3-0.6B --data train.jsonl --method s3ft
+    holdfast init mine.yaml --model Qwen/Qwen3-0.6B --data train.jsonl
+    holdfast init --data train.csv --columns prompt=question answer=label --judge exact
 
-    Write a minimal recipe with every other setting in comments, each with its default and what it does.
+    Write a minimal recipe with every other setting in comments, each with its default and what it does. A file is
+    looked at: how its columns are read, which judge and method its rows call for. On a terminal it asks for what is
+    not given.
     """
     with speaking() as ui:
         from holdfast.errors import UserError
         from holdfast.recipe_template import template
         from holdfast.shorthand import LAB_MODELS
 
-        text = template(model, data, method, str(file))
+        file, mapping = told_apart([*(columns or ()), *(words or ())])
         if file.exists() and not force:
             raise UserError(f"{file} exists; give another name, or --force to replace it")
+        asks = sys.stdin.isatty() and sys.stderr.isatty()
+        model = model or (ask("Model: a folder, a Hugging Face name, or lab", MODEL) if asks else MODEL)
+        data = data or (ask("Training rows: a file, a data set, or lab:SKILL", DATA) if asks else DATA)
+        found, mapping = looked_at(data, mapping, asks, ui)
+        if asks and judge is None and found.judge:
+            judge = ask("Judge of the answers", found.judge)
+        method = method or found.method
+        text = template(model, data, method, str(file), columns=mapping, judge=judge or found.judge)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         kept = "the laboratory's other skills" if model in LAB_MODELS else "the probe, bundled prompts and text"
         ui.result(f"{file} written; what training may lose is measured on {kept}; next: holdfast check {file}")
+
+
+def ask(question: str, default: str) -> str:
+    """An answer typed on the terminal; Enter takes the default. Questions go to standard error."""
+    return str(typer.prompt(question, default=default, err=True))
+
+
+def told_apart(words: list[str]) -> tuple[Path, dict[str, str]]:
+    """The file to write, and role to column of every ROLE=COLUMN.
+
+    Raises:
+        UserError: If there are two files, or a role is none.
+    """
+    from holdfast.data.columns import ColumnMap
+    from holdfast.errors import UserError
+
+    files = [word for word in words if "=" not in word]
+    mapping = {role.strip(): column for role, _, column in (word.partition("=") for word in words if "=" in word)}
+    if len(files) > 1:
+        raise UserError(f"one recipe at a time, not {' and '.join(files)}; columns are given as ROLE=COLUMN")
+    if mapping:
+        try:
+            ColumnMap.of(mapping)
+        except ValueError as error:
+            raise UserError(f"--columns: {error}") from None
+    return Path(files[0] if files else "run.yaml"), mapping
+
+
+def looked_at(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:
+    """What is in the data, which is said; on a terminal the columns are asked for if no format has them."""
+    from holdfast.first_look import FirstLook, first_look, is_here, unknown_columns
+
+    if data == "lab" or data.startswith("lab:"):
+        return FirstLook(), mapping
+    if not is_here(data):
+        ui.line(f"{data}: not here, so not looked at; `holdfast check` will")
+        return FirstLook(), mapping
+    if asks and not mapping and (names := unknown_columns(data)):
+        ui.line(f"{data}: its columns are {', '.join(names)}")
+        mapping = {"prompt": ask("Which one is the prompt", names[0]), "answer": ask("Which one the answer", names[-1])}
+    found = first_look(data, mapping)
+    for line in found.lines:
+        ui.line(line)
+    return found, mapping

@@ -109,6 +109,8 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
     """Measure with every seed; intervals are 95 % of the mean over seeds (Student)."""
     from scipy import stats
 
+    if ui and seeds < study.seeds:
+        ui.line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing, and a table takes seconds")
     seeds = max(seeds, study.seeds)
     found: dict[str, list[float]] = {}
     if ui:
