@@ -18,7 +18,8 @@ LEVELS = [
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},
-    {"first_look", "folder", "readiness", "sources", "stages", "run", "staged", "compare", "check", "export", "measure", "lab"},
+    {"first_look", "folder", "readiness", "sources", "stages", "run", "staged", "compare", "check", "export",
+     "measure", "lab"},
     {"cli"},
 ]  # fmt: skip
 """From the bottom up."""

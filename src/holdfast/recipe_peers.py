@@ -158,9 +158,9 @@ INSTEAD: dict[str, str] = {
     "pissa_init": "not supported: tuner.init is default, gaussian or orthogonal",
     "val_file": "data.test is a file or a share of the rows",
     "test_datasets": "data.test is a file or a share of the rows",
-    "load_best_model_at_end": "not supported under this name; see holdfast show train",
-    "metric_for_best_model": "not supported under this name; see holdfast show train",
-    "early_stopping_patience": "not supported under this name; see holdfast show train",
+    "load_best_model_at_end": "train.keep: best ends with the weights of the best evaluation",
+    "metric_for_best_model": "train.keep: best goes by the target, less what is lost elsewhere",
+    "early_stopping_patience": "train.patience is the number of evaluations without progress",
 }  # fmt: skip
 """Names that mean something else here, or nothing: what to do instead. One switched off is left out, which is said."""
 

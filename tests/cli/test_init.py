@@ -18,8 +18,8 @@ from holdfast.registry import name_of
 FILES = {
     "number": '{"question": "2+2", "answer": "4"}\n{"question": "2+3", "answer": "5"}\n',
     "label": '{"text_a": "I am glad", "kind": "joy"}\n{"text_a": "I am sad", "kind": "grief"}\n',
-    "free": '{"instruction": "Greet", "output": "%s"}\n' % " ".join(["Hello there, my friend"] * 9)
-    + '{"instruction": "Part", "output": "%s"}\n' % " ".join(["Good bye then, my friend"] * 9),
+    "free": '{"instruction": "Greet", "output": "' + "Hello there, my friend, " * 9 + 'sit down."}\n'
+    '{"instruction": "Part", "output": "' + "Good bye then, my friend, " * 9 + 'take care."}\n',
     "pairs": '{"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}\n' * 2,
     "marked": '{"prompt": "Hi", "completion": "Hello!", "label": true}\n{"prompt": "Hi", "completion": "No.", "label": '
     "false}\n",
@@ -59,7 +59,8 @@ def run(*arguments: str, code: int = 0) -> Result:
 def test_the_recipe_fits_the_file(name: str, method: str, judge: str | None, line: str) -> None:
     done = run("r.yaml", "--data", f"{name}.jsonl", "--model", "lab-small")
     assert line in done.stderr
-    assert done.stdout == "r.yaml written; next: holdfast check r.yaml\n"
+    assert done.stdout.startswith("r.yaml written; ")
+    assert done.stdout.endswith("; next: holdfast check r.yaml\n")
     recipe = read_recipe("r.yaml").recipe
     assert (recipe.model, recipe.method) == ("lab-small", method)
     assert (recipe.judge and name_of(recipe.judge)) == judge
@@ -67,7 +68,7 @@ def test_the_recipe_fits_the_file(name: str, method: str, judge: str | None, lin
 
 
 def test_columns_are_given_and_said() -> None:
-    assert "label.jsonl:1: no known format has the columns text_a, kind" in run("--data", "label.jsonl", code=2).stderr
+    assert "label.jsonl:1: no known format has the columns kind, text_a" in run("--data", "label.jsonl", code=2).stderr
     assert not Path("run.yaml").exists()
     done = run("--data", "label.jsonl", "--columns", "prompt=text_a", "answer=kind", "--judge", "overlap")
     assert "label.jsonl: text_a -> prompt, kind -> answer" in done.stderr
