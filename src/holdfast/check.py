@@ -95,10 +95,18 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         "measured": [
             {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
         ],
-        "examples": [pieces(table.sequences(i)[0], chat) for i in range(min(SHOWN, len(table)))],
+        **_examples(as_read, table, chat),
         **_costs(recipe, base, table, plan),
         "warnings": warnings,
     }  # fmt: skip
+
+
+def _examples(recipe: Recipe, table: TokenTable, chat: Chat) -> dict[str, Any]:
+    """The first rows as `examples`, every answer of them, and in `answers` which one of its row each is."""
+    shown = [sequence for i in range(min(SHOWN, len(table))) for sequence in table.sequences(i)]
+    pairs = recipe.objective.kind() == "pair"
+    names = [("chosen", "rejected")[s.role] if pairs and s.role < 2 else f"answer {s.role + 1}" for s in shown]
+    return {"examples": [pieces(sequence, chat) for sequence in shown], "answers": names}
 
 
 def pieces(sequence: Encoded, chat: Chat) -> list[dict[str, Any]]:

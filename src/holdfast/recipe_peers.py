@@ -159,7 +159,7 @@ INSTEAD: dict[str, str] = {
     "val_file": "data.test is a file or a share of the rows",
     "test_datasets": "data.test is a file or a share of the rows",
     "load_best_model_at_end": "train.keep: best ends with the weights of the best evaluation",
-    "metric_for_best_model": "train.keep: best goes by the target, less what is lost elsewhere",
+    "metric_for_best_model": "train.keep: best goes by the held-out loss, without one by the target",
     "early_stopping_patience": "train.patience is the number of evaluations without progress",
 }  # fmt: skip
 """Names that mean something else here, or nothing: what to do instead. One switched off is left out, which is said."""

@@ -118,3 +118,10 @@ def test_a_broken_file_of_weights_is_named(place: Path) -> None:
     line = said("check", "run.yaml", "model=m")
     assert line.startswith(f"{weights}: broken weights (")
     assert line.endswith("); it may have been cut off: copy or download it again")
+
+
+def test_check_shows_the_rejected_answer_too() -> None:
+    text = run("check", "run.yaml", "method=dpo").stdout
+    shown = text[text.index("What is trained") : text.index("\nPlan\n")]
+    assert (shown.count("\nchosen:\n"), shown.count("\nrejected:\n")) == (3, 3)
+    assert "chosen:" not in run("check", "run.yaml").stdout

@@ -167,7 +167,9 @@ def checked(found: dict[str, Any]) -> str:
         ]
     parts += [title("Lengths in tokens"), histogram(found["lengths"])]
     parts += [title("What is trained (coloured, or between » and «)")]
-    parts += [masked(pieces) for pieces in found["examples"]]
+    names = found.get("answers") or []
+    several = any(name != "answer 1" for name in names)  # of a row with one answer its name says nothing
+    parts += [(f"{names[i]}:\n" if several else "") + masked(pieces) for i, pieces in enumerate(found["examples"])]
     costs = [
         (COST_NAMES.get(key) or key.replace("_", " "), shown(key, value))
         for key, value in {**plan, **estimate}.items()
