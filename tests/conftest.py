@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("HOLDFAST_DEVICE", "cpu")  # results are compared with others made on the CPU
 
 from collections.abc import Callable
 from pathlib import Path

@@ -14,7 +14,7 @@ LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
      "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
      "recipe_stages", "recipe_layers", "presets", "ui"},
-    {"data", "hub", "models", "head", "body", "policy"},
+    {"data", "hub", "placement", "models", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},

@@ -58,18 +58,20 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
+    from holdfast.placement import choose_device
     from holdfast.run import refuse_unmeasured
     from holdfast.sources import open_beside, read_sources
     from holdfast.stages import before_curation, curators_of, encode, trained
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
+    device = choose_device(recipe.device)
     ui.phase("check data")
     sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
     for curator in curators_of(recipe):
         if isinstance(curator, Replay):
             open_beside(recipe, curator.path, curator.columns, ui.line)
-    base = load(recipe.model)
+    base = load(recipe.model, device=device)
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
@@ -132,7 +134,8 @@ def _costs(recipe: Recipe, base: Loaded, table: TokenTable, plan: Plan) -> dict[
     micro = train.micro_tokens or first_micro_tokens(base.model, device, plan.size.tokens, train.gradient_checkpointing)
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
     states = 2 if recipe.optimizer.in_backward else 4
-    held = 4 * total + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
+    weights = sum(p.numel() * (4 if p.requires_grad else p.element_size()) for p in tuned.parameters())
+    held = weights + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
     return {
         "plan": {
             "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
@@ -148,6 +151,8 @@ def _seconds_per_token(model: Any, micro: int) -> float:
 
     import torch
 
+    from holdfast.placement import wait_for
+
     length = min(128, model.config.get_text_config().max_position_embeddings or 128)
     ids = torch.zeros(max(1, min(micro, 2048) // length), length, dtype=torch.long, device=model.device)
     took = []
@@ -155,5 +160,6 @@ def _seconds_per_token(model: Any, micro: int) -> float:
         for _ in range(3):
             began = time.perf_counter()
             model.base_model(input_ids=ids)
+            wait_for(model.device)
             took.append(time.perf_counter() - began)
     return min(took) / ids.numel()

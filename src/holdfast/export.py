@@ -18,7 +18,13 @@ PROBES = 32
 
 
 def export(
-    run: str | Path, out: str | Path, *, dial: float | None = None, merge: bool = False, ui: Progress | None = None
+    run: str | Path,
+    out: str | Path,
+    *,
+    dial: float | None = None,
+    merge: bool = False,
+    device: str = "auto",
+    ui: Progress | None = None,
 ) -> Path:
     """Write the model of a run to `out`.
 
@@ -26,6 +32,7 @@ def export(
         run: Directory of a finished run.
         dial: Point on the line from base (0) to tuned (1); an adapter is folded in.
         merge: Fold an adapter into the base weights.
+        device: Where this is computed, as in a recipe.
     Raises:
         UserError: If `run` is not a finished run.
         RunError: If what was written does not give the live model's log-probabilities.
@@ -39,17 +46,17 @@ def export(
     if not report.exists():
         raise UserError(f"{run}: not a finished run; train it first (holdfast train), or give another directory")
     ui.phase("load")
-    tuned = load(run)
+    tuned = load(run, device=device)
     model: Model = tuned.model
     if dial is not None:
-        base = load(json.loads(report.read_text(encoding="utf-8"))["recipe"]["model"])
+        base = load(json.loads(report.read_text(encoding="utf-8"))["recipe"]["model"], device=tuned.device)
         model = Dial(point=dial).apply(base.model, tuned.model)  # type: ignore[arg-type]
     elif merge:
         model = merged_copy(tuned.model)  # type: ignore[arg-type]
     ui.phase("write")
     path = save(model, tuned.tokenizer, out, stop_ids=Chat(tuned.tokenizer).stop_ids)
     ui.phase("verify")
-    worst = difference(model, load(path).model)
+    worst = difference(model, load(path, device=tuned.device).model)
     if worst > TOLERANCE:
         raise RunError(
             f"{path}: read back, its log-probabilities differ by {worst:.1e} from the live model's; do not use it"

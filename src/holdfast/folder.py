@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.data.entries import train_files
 from holdfast.data.rows import fingerprint
@@ -23,6 +23,9 @@ from holdfast.errors import UserError
 from holdfast.recipe import Recipe
 from holdfast.recipe_changes import content, differences, in_short
 from holdfast.recipe_file import Resolved, read_recipe, resolved_yaml
+
+if TYPE_CHECKING:
+    import torch
 
 MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
@@ -383,14 +386,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def environment() -> dict[str, Any]:
-    """Content of `env.json`: versions and machine."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """Content of `env.json`: versions, and the machine with the device that models live on."""
     import torch
 
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
+    from holdfast.placement import describe
+
     return {
         "versions": versions(),
         "platform": platform.platform(),
-        "device": device,
+        "device": describe(device),
+        "place": str(device),
         "threads": torch.get_num_threads(),
     }

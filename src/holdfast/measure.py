@@ -31,6 +31,7 @@ def evaluate(
     max_loss: float | None = None,
     max_bits: float | None = None,
     max_kl: float | None = None,
+    device: str = "auto",
     out: str | Path | None = None,
     ui: Progress | None = None,
 ) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def evaluate(
         max_loss: Gate on the mean drop, in points.
         max_bits: Gate on the mean rise of the texts' bits, in per cent.
         max_kl: Gate on the divergence from the base on the probe, in bits per token.
+        device: Where the models live, as in a recipe.
         out: Directory for items and report.
     Returns:
         The parts of `report.json` that come from measuring.
@@ -65,14 +67,14 @@ def evaluate(
     base = against if against is not None else _own_base(model, wanted, ui)
     if base is not None:
         wanted = _comparable(model, base, wanted, ui)
-    loaded = load(model if base is None else base)
+    loaded = load(model if base is None else base, device=device)
     wanted = affordable(wanted, loaded.model)
     before: dict[str, list[Item]] = {}
     reference = None
     if base is not None:
         paired = [task for task in wanted if against is not None or task.kind == "probe"]
         before, reference = _measured(loaded, base, paired, "base", out, ui)
-        loaded = load(model)
+        loaded = load(model, device=device)
     after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference)
     if against is not None:
         report = summarise(wanted, before, after) | {"gate": None}
@@ -165,14 +167,15 @@ def _measured(
 ) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference."""
     from holdfast.data.chat import Chat
-    from holdfast.evaluation.measure import Subject, drawing, items_in, measure_all
+    from holdfast.evaluation.measure import Subject, drawing, items_in, measure_all, precision_of
     from holdfast.evaluation.store import Store, shared_store
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
 
     chat = Chat(loaded.tokenizer)
     engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
-    subject = Subject(loaded.fingerprint, chat, drawing(engine), Policy(loaded.model), reference=reference)
+    policy, extra = Policy(loaded.model), precision_of(loaded.model)
+    subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)
     ui.phase(f"measure {name}", items_in(tasks))
     store = Store(Path(out) / "eval" / when) if out is not None else None
     found = measure_all(tasks, subject, store=store, shared=shared_store(), progress=lambda n: ui.advance(n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -20,9 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from holdfast.errors import UserError
 from holdfast.hub import fetch
+from holdfast.placement import choose_device, weights_dtype
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedConfig
     from typing_extensions import TypeIs
 
     Model = PreTrainedModel | PeftModel
@@ -38,11 +41,13 @@ class Loaded:
     """A model ready for use.
 
     Args:
-        model: In eval mode on the CPU; a `PeftModel` when `path` holds an adapter.
+        model: In eval mode on its device; a `PeftModel` when `path` holds an adapter.
         tokenizer: Its tokenizer.
         path: The directory it was read from.
         fingerprint: SHA-256 of its configuration and weights; for an adapter, of adapter and base.
         lab: Whether it is the laboratory model or descends from it.
+        dtype: Of the weights in its files (of an adapter: in those of its base), whatever `model` holds them in.
+        device: Where it was put.
     """
 
     model: Model
@@ -50,25 +55,36 @@ class Loaded:
     path: Path
     fingerprint: str
     lab: bool
+    dtype: torch.dtype
+    device: torch.device
 
 
-def load(name: str | Path, dtype: torch.dtype | None = None) -> Loaded:
+def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.device | str = "auto") -> Loaded:
     """Load a model and its tokenizer by name.
 
     Args:
         name: A model directory, a run directory, a PEFT adapter directory, `lab`, `lab-small` or a hub name.
-        dtype: Of the weights; default fp32, which training needs for its master weights.
+        dtype: In which the weights are held; default as `weights_dtype` says for this model and device.
+        device: Where it shall live, or as `choose_device` takes it.
     Raises:
-        UserError: If there is no such model, or what is there is not a causal language model in safetensors.
+        UserError: If there is no such model or device, or what is there is not a causal language model in safetensors.
     """
+    device = choose_device(device) if isinstance(device, str) else device
     path = locate(name)
     adapter = (path / "adapter_config.json").exists()
+    own = own_dtype(adapter_base(path) if adapter else path)
+    dtype = dtype or weights_dtype(own, device)
     model = _adapter(path, dtype) if adapter else _plain(path, dtype)
     tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
     lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
     if adapter:
         lab = lab or LAB_DIRECTORY in adapter_base(path).parents
-    return Loaded(model.eval(), tokenizer, path, fingerprint_of(path), lab)
+    return Loaded(put(model, device).eval(), tokenizer, path, fingerprint_of(path), lab, own, device)
+
+
+def put(model: Model, device: torch.device) -> Model:
+    """`model`, moved to `device`."""
+    return model.to(device)  # type: ignore[arg-type]  # its wrapper hides the type
 
 
 def is_lab(name: str | Path) -> bool:
@@ -125,15 +141,39 @@ def _directory(path: Path, name: str) -> Path:
     return path
 
 
-def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
+def own_dtype(path: Path) -> torch.dtype:
+    """The dtype of a plain model's files: as its configuration says, or else as its first weights are."""
+    config = _config(path)
+    said = config.dtype or config.get_text_config().dtype
+    if said is not None:
+        return said if isinstance(said, torch.dtype) else getattr(torch, str(said).removeprefix("torch."))
+    try:
+        with safe_open(sorted(path.glob("*.safetensors"))[0], "pt") as file:
+            return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
+    except SafetensorError as error:
+        raise UserError(broken_weights(path, error)) from error
+
+
+def _config(path: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise _unloadable(path, error) from error
+
+
+def _unloadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(f"{path}: not a causal language model that transformers can load: {reason}")
+
+
+def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of a directory; weights missing from the files are an error, not noise."""
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         # The stub forgets that output_loading_info makes it a pair.
         loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             path,
-            config=config,
-            dtype=dtype or torch.float32,
+            config=_config(path),
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -141,8 +181,7 @@ def _plain(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     except SafetensorError as error:
         raise UserError(broken_weights(path, error)) from error
     except (ValueError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: not a causal language model that transformers can load: {reason}") from error
+        raise _unloadable(path, error) from error
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -175,11 +214,12 @@ def adapter_base(path: Path) -> Path:
         raise UserError(f"{path}/adapter_config.json: base model: {error}") from error
 
 
-def _adapter(path: Path, dtype: torch.dtype | None) -> PeftModel:
+def _adapter(path: Path, dtype: torch.dtype) -> PeftModel:
     from peft import PeftModel
 
     base = _plain(adapter_base(path), dtype)
-    return PeftModel.from_pretrained(base, str(path), is_trainable=False)
+    # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
+    return PeftModel.from_pretrained(base, str(path), is_trainable=False, torch_device="cpu")
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -198,6 +238,47 @@ def adapted(model: Model) -> TypeIs[PeftModel]:
 def merged(model: Model) -> PreTrainedModel:
     """The plain transformers model with adapters folded into its weights; a model without adapter is returned as is."""
     return model.merge_and_unload() if adapted(model) else model
+
+
+def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+    """Make the weights of a trained model, in place, what they will be once they were saved and loaded again.
+
+    fp32 master weights are rounded to what the files hold, so that what is measured is what others will load.
+
+    Args:
+        saved: The dtype of the files.
+        held: The dtype in which a loaded model is held (`weights_dtype`).
+    Returns:
+        `model`.
+    """
+    for parameter, value in _unsettled(model, saved, held):
+        parameter.grad, parameter.data = None, value
+    return model
+
+
+def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+    """A copy of a model in training as `settle` would make it, sharing what that leaves alone; or `model` itself."""
+    changed = {id(p): nn.Parameter(value, requires_grad=False) for p, value in _unsettled(model, saved, held)}
+    if not changed:
+        return model
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()} | changed)
+
+
+def _unsettled(model: Model, saved: torch.dtype, held: torch.dtype) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Parameters that are not as they will be once loaded, with their values then."""
+    for name, parameter in model.named_parameters():
+        if _of_adapter(model, name):
+            continue  # matrices of an adapter are stored and used in fp32
+        value = parameter.detach()
+        if parameter.requires_grad:  # what is frozen is as it was loaded
+            value = value.to(saved)
+        if value.dtype != parameter.dtype or held != parameter.dtype:
+            yield parameter, value.to(held)
+
+
+def _of_adapter(model: Model, name: str) -> bool:
+    """Whether a parameter belongs to an adapter, and is no copy of a module of the model beneath (modules_to_save)."""
+    return adapted(model) and str(model.base_model.prefix) in name and "modules_to_save" not in name
 
 
 def fingerprint_of(model: Model | Path) -> str:
@@ -239,6 +320,7 @@ def save(
     *,
     stop_ids: Iterable[int] = (),
     state_dict: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a model that transformers, PEFT and vLLM load as it is; nobody ever sees it half written.
 
@@ -248,6 +330,7 @@ def save(
         directory: Replaced if it exists.
         stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
         state_dict: The gathered weights, when `model` holds only shards of them.
+        dtype: Of the weights in the files; default: as they are. The matrices of an adapter stay as they are.
     Returns:
         The directory.
     """
@@ -257,13 +340,16 @@ def save(
         if leftover.exists():
             shutil.rmtree(leftover)
     side.mkdir(parents=True)
-    extra: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
     if adapted(model):
+        weights = _adapter_weights(model, dtype) if state_dict is None else dict(state_dict)
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
-        model.save_pretrained(str(side), save_embedding_layers=False, **extra)
+        model.save_pretrained(str(side), save_embedding_layers=False, state_dict=weights)
+    elif state_dict is None:
+        _set_stops(model, tokenizer, stop_ids)
+        _copy_to_save(model, dtype or model.dtype).save_pretrained(side)
     else:
         _set_stops(model, tokenizer, stop_ids)
-        model.save_pretrained(side, **extra)
+        model.save_pretrained(side, state_dict=dict(state_dict))
     tokenizer.save_pretrained(side)
     if directory.exists():
         os.replace(directory, old)
@@ -271,6 +357,27 @@ def save(
     if old.exists():
         shutil.rmtree(old)
     return directory
+
+
+def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a plain model on the CPU with weights of `dtype`; or the model itself, if it is like that."""
+    if model.device.type == "cpu" and all(p.dtype == dtype for p in model.parameters()):
+        return model
+    weights = {id(p): nn.Parameter(p.detach().to("cpu", dtype), requires_grad=False) for p in model.parameters()}
+    made = copy.deepcopy(model, weights)
+    made.to("cpu")  # type: ignore[arg-type]  # buffers; its wrapper hides the type
+    return made
+
+
+def _adapter_weights(model: PeftModel, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """What PEFT stores of an adapter, on the CPU; modules that are trained in full in `dtype`, if that is given."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if _of_adapter(model, name):
+            found[name] = tensor.cpu()
+        elif "modules_to_save" in name:
+            found[name] = tensor.to("cpu", dtype)
+    return found
 
 
 def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> None:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from holdfast.models import Model
     from holdfast.objectives.base import Objective
 
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+CHUNK_BYTES = {"cpu": 64 << 20, "mps": 128 << 20}
 """fp32 logits held at a time: enough rows for the products over the vocabulary to be worth reading its weights."""
+CHUNK_BYTES_OF_CARDS = 256 << 20
 
 
 class RowValues:
@@ -179,7 +180,7 @@ class Policy:
         self.base = base
         self.autocast, self.recompute = autocast, recompute
         self.head = Head(self.causal)
-        size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES["cuda"])
+        size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
         self.rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
         self.packs: bool = self._isolates()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+DEVICE = re.compile(r"[a-z]+(:\d+)?")
 OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
 
@@ -338,6 +339,18 @@ class Common(Section):
     sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
     train: Train = Field(Train(), description="The loop.")
     evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
+    device: str = Field(
+        "auto",
+        description="Where models live: auto (HOLDFAST_DEVICE, else an accelerator, else the CPU), cpu, cuda, cuda:1, "
+        "mps, xpu, ...",
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _like_a_device(cls, value: str) -> str:
+        if not DEVICE.fullmatch(value):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:1, mps, xpu or the like, not {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -76,7 +76,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
     Args:
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
-    ranks = Ranks()
+    ranks = Ranks(resolved.recipe.device)
     work = prepare(resolved, ui, ranks, restart=restart)
     if work.folder.finished:
         ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
@@ -96,8 +96,7 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
             result, table, plan = fit(resolved, work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
-        if work.recipe.inference is not None:
-            result = replace(result, model=after_training(work, result.model))
+        result = replace(result, model=after_training(work, result.model))
         with work.folder.timed("evaluate"):
             subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
@@ -106,25 +105,31 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
 
 
 class Ranks:
-    """The processes `accelerate launch` started; one when there is no launcher."""
+    """The processes `accelerate launch` started; one when there is no launcher.
 
-    def __init__(self) -> None:
+    Args:
+        device: The recipe's.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = device
         self.world, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         self.main = self.rank == 0
 
     @classmethod
-    def one(cls) -> Ranks:
+    def one(cls, device: str = "auto") -> Ranks:
         """This process, whatever others there are: for what is done by the first alone."""
-        ranks = cls()
+        ranks = cls(device)
         ranks.world, ranks.rank, ranks.main = 1, 0, True
         return ranks
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:
+            from holdfast.placement import choose_device
             from holdfast.trainer.machine import meet
 
-            meet()
+            meet(choose_device(self.device))
 
 
 @contextlib.contextmanager
@@ -145,15 +150,17 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import load
+    from holdfast.placement import choose_device
     from holdfast.sampling.journal import Journal
     from holdfast.sources import read_sources
 
     recipe = resolved.recipe
+    device = choose_device(recipe.device)
     ui.phase("load")
     for note in resolved.notes:
         ui.line(note)
     sources = read_sources(recipe, ui.line, ui.warn, resolved.sources)
-    base = load(recipe.model)
+    base = load(recipe.model, device=device)
     if trains:
         refuse_adapter(base.path, recipe.model)
     chat = Chat(base.tokenizer, recipe.data.system)
@@ -172,13 +179,15 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
 
 def open_folder(resolved: Resolved, ranks: Ranks, ui: Progress, restart: bool = False) -> Folder:
     """The run's directory, made by the first process and found by the others."""
+    from holdfast.placement import choose_device
+
     if not ranks.main:
         ranks.wait()
     folder = Folder.open(resolved, restart=restart and ranks.main)
     if ranks.main:
         for note in folder.notes:
             ui.line(note)
-        folder.write_json("env.json", environment())
+        folder.write_json("env.json", environment(choose_device(resolved.recipe.device)))
         ranks.wait()
     return folder
 
@@ -222,16 +231,28 @@ def fit(
 
 
 def after_training(work: Work, tuned: Any) -> Any:
-    """The model that the recipe's inference method makes of the base and the tuned one."""
-    from holdfast.models import load
+    """The model that is measured and saved: settled, and what the recipe's inference method makes of it and the base.
 
-    assert work.recipe.inference is not None
-    base = load(work.recipe.model).model if work.recipe.inference.needs_base else None
-    return work.recipe.inference.apply(base, tuned)  # type: ignore[arg-type]
+    Memory that only training needed is given back first.
+    """
+    from holdfast.models import load, put, settle
+    from holdfast.placement import give_back_memory, weights_dtype
+
+    device, saved = work.base.device, work.base.dtype
+    held, inference = weights_dtype(saved, device), work.recipe.inference
+    give_back_memory(device)
+    tuned = put(settle(tuned, held, held), device)
+    if inference is not None:
+        base = load(work.recipe.model, device=device).model if inference.needs_base else None
+        tuned = settle(inference.apply(base, tuned), held, held)  # type: ignore[arg-type]
+    give_back_memory(device)
+    return tuned
 
 
 def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
+    from holdfast.models import put, settled_copy
+    from holdfast.placement import give_back_memory, weights_dtype
     from holdfast.trainer.events import Hooks
 
     live = live_tasks(work.recipe, work.tasks)
@@ -264,6 +285,9 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     def on_evaluate(step: int, model: Any) -> float | None:
         if not live:
             return None
+        give_back_memory(work.base.device)
+        held = weights_dtype(work.base.dtype, work.base.device)
+        model = put(settled_copy(model, held, held), work.base.device)
         subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         now = _roles(live, items)
@@ -435,7 +459,8 @@ def curate_only(
             f"{resolved.name}: has stages, and each curates rows with the model of the one before; train it, then look "
             "at OUTPUT/stages/*/curated.jsonl"
         )
-    work = prepare(resolved, ui or Progress.silent(), Ranks(), trains=False, restart=restart)
+    ranks = Ranks(resolved.recipe.device)
+    work = prepare(resolved, ui or Progress.silent(), ranks, trains=False, restart=restart)
     with work.journal, work.folder.timed("curate"):
         curate(work)
     path = work.folder.path / "curated.jsonl"

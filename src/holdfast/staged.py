@@ -37,7 +37,7 @@ def train_stages(resolved: Resolved, ui: Progress, again: str, *, restart: bool 
     Raises:
         UserError, RunError, Interrupted, GateRefused: As `run.train`.
     """
-    ranks, stages = Ranks(), resolved.recipe.stages
+    ranks, stages = Ranks(resolved.recipe.device), resolved.recipe.stages
     for note in resolved.notes:
         ui.line(note)
     look_over(resolved)
@@ -121,7 +121,7 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
         from holdfast.data.chat import Chat
         from holdfast.models import load, merged, save
 
-        loaded = load(left)
+        loaded = load(left, device=stage.device)
         save(merged(loaded.model), loaded.tokenizer, left / "merged", stop_ids=Chat(loaded.tokenizer).stop_ids)
     ranks.wait()
     return str(left / "merged")
@@ -136,6 +136,7 @@ def look_over(resolved: Resolved, each: bool = True) -> None:
         UserError: What the stage would raise in its turn.
     """
     from holdfast.models import load_tokenizer, locate
+    from holdfast.placement import choose_device
 
     recipe = resolved.recipe
     plans = [recipe]
@@ -148,6 +149,8 @@ def look_over(resolved: Resolved, each: bool = True) -> None:
                 "adapter cannot be folded into the weights; let it start from model: base, or choose another tuner"
             )
         plans.append(planned(resolved, number, Path(recipe.output), descends(recipe, stage)).recipe)
+    for device in sorted({plan.device for plan in plans}):
+        choose_device(device)
     for model in sorted({plan.model for plan in plans}):
         refuse_adapter(locate(model), model)
         load_tokenizer(model)
@@ -201,7 +204,7 @@ class Done:
 
 def finish(resolved: Resolved, root: Path, ui: Progress) -> Run:
     """Measure the base and every stage's model on the recipe's tasks, and report the last against the base."""
-    work = prepare(resolved, Progress.silent(), Ranks.one(), trains=False)
+    work = prepare(resolved, Progress.silent(), Ranks.one(resolved.recipe.device), trains=False)
     work.ui, stages = ui, resolved.recipe.stages
     with work.journal:
         with work.folder.timed("evaluate"):
@@ -223,7 +226,7 @@ def _measured(work: Work, base: Items, path: Path, number: int) -> Done:
     from holdfast.models import load
 
     stages = work.recipe.stages
-    loaded = load(path)
+    loaded = load(path, device=work.base.device)
     subject = subject_of(work, loaded.model, loaded.fingerprint)
     when = path.name if number + 1 < len(stages) else "final"
     items = measured(work, f"measure {stages[number].name}", work.tasks, subject, when, shared=True)

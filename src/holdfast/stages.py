@@ -197,7 +197,7 @@ def _judge_draw(judge: Judge, work: Work) -> Draw:
     from holdfast.models import load
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
-    base = load(name) if name and not kind.startswith("http") else work.base
+    base = load(name, device=work.base.device) if name and not kind.startswith("http") else work.base
     return work.journal.draw(_engine(work, kind, base, name or work.recipe.sampling.model))
 
 
@@ -250,12 +250,14 @@ def subject_of(work: Work, model: Model, name: str) -> Subject:
 
     On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
     """
+    from holdfast.evaluation.measure import precision_of
     from holdfast.policy import Policy
     from holdfast.sampling.native import NativeEngine
 
     engine = NativeEngine(model, work.chat, slots=work.recipe.sampling.slots, fingerprint=name)
     return Subject(
         model=name,
+        extra=precision_of(model),
         chat=work.chat,
         draw=work.journal.draw(engine),
         policy=Policy(model),

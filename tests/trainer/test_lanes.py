@@ -79,7 +79,7 @@ def test_an_error_in_a_thread_is_raised():
 )
 def test_only_where_nothing_random_is_drawn(axes, kind, lanes):
     recipe = material.recipe(**axes)
-    bench = Bench(recipe, material.model(kind), material.table(), Machine("fp32"), 0)
+    bench = Bench(recipe, material.model(kind), material.table(), Machine("fp32", torch.device("cpu")), 0)
     bench.build({})
     probe(bench, print)
     assert (bench.lanes > 1) == lanes

@@ -233,7 +233,7 @@ def weights(result) -> dict[str, torch.Tensor]:
 def bench(tmp_path, **train) -> Bench:
     made = recipe()
     made = made.model_copy(update={"train": made.train.model_copy(update=train)})
-    built = Bench(made, material.model(), table(), Machine("fp32"), 0)
+    built = Bench(made, material.model(), table(), Machine("fp32", torch.device("cpu")), 0)
     built.build({})
     return built
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import Verbose, speaking
+from holdfast.cli.common import Device, Verbose, speaking
 
 if TYPE_CHECKING:
     from holdfast.sampling.base import Engine, SamplingParams
@@ -19,6 +19,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     once: Annotated[bool, typer.Option("--once", help="Every line is a new conversation.")] = False,
+    device: Device = "auto",
     verbose: Verbose = False,
 ) -> None:
     """
@@ -35,7 +36,7 @@ def chat(
         from holdfast.sampling.native import NativeEngine
 
         ui.phase("loading")
-        loaded = load(model)
+        loaded = load(model, device=device)
         engine = NativeEngine(loaded.model, Chat(loaded.tokenizer), slots=1, fingerprint=loaded.fingerprint)
         ui.close()
         converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once)

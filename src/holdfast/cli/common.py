@@ -25,6 +25,8 @@ Settings = Annotated[
     typer.Argument(metavar="[SETTING=VALUE]...", help="Settings to change, in dotted names.", show_default=False),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; tracebacks of errors.")]
+DEVICE_HELP = "Where models live: cpu, cuda, cuda:1, mps, ...; default: HOLDFAST_DEVICE, else an accelerator."
+Device = Annotated[str, typer.Option(help=DEVICE_HELP, show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew where the output holds a run; it is kept as OUTPUT.old-1.")

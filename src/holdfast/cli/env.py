@@ -46,6 +46,8 @@ def machine() -> dict[str, str]:
     """Processor, cores, memory and accelerators."""
     import torch
 
+    from holdfast.placement import GIB, choose_device, describe, good_at_bf16, memory_bytes
+
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     found = {
         "platform": platform.platform(),
@@ -54,9 +56,13 @@ def machine() -> dict[str, str]:
         "memory": f"{pages / 2**30:.1f} GiB",
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        found[f"cuda:{i}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if not torch.cuda.is_available():
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    for i in range(torch.accelerator.device_count() if kind else 0):
+        device = torch.device(kind.type, i)  # type: ignore[union-attr]
+        memory = memory_bytes(device)
+        bf16 = ", bf16" if good_at_bf16(device) else ""
+        found[str(device)] = describe(device) + (f", {memory / GIB:.0f} GiB" if memory else "") + bf16
+    found["device"] = str(choose_device())
+    if kind is None:
         found["accelerator"] = "none"
     return found

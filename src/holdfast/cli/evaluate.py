@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Device, Quiet, Verbose, speaking
 
 if TYPE_CHECKING:
     from holdfast.judges.base import Judge
@@ -41,6 +41,7 @@ def evaluate(
     max_bits: MaxBits = None,
     max_kl: MaxKl = None,
     out: Out = None,
+    device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -62,7 +63,7 @@ def evaluate(
 
         found = measure(
             model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens, max_loss=max_loss,
-            max_bits=max_bits, max_kl=max_kl, out=out, ui=ui,
+            max_bits=max_bits, max_kl=max_kl, out=out, device=device, ui=ui,
         )  # fmt: skip
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)

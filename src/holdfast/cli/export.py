@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Device, Quiet, Verbose, speaking
 
 
 def export(
@@ -17,6 +17,7 @@ def export(
         float | None, typer.Option(min=0, max=1, help="Point between base (0) and tuned (1).", show_default=False)
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold an adapter into the base weights.")] = False,
+    device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -39,5 +40,5 @@ def export(
             raise UserError(f"{out} exists and is not empty; choose another directory")
         from holdfast.export import export as export_run
 
-        path = export_run(run, out, dial=dial, merge=merge, ui=ui)
+        path = export_run(run, out, dial=dial, merge=merge, device=device, ui=ui)
         ui.result(f"model: {path}", path=str(path))

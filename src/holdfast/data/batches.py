@@ -106,7 +106,7 @@ class Batch:
     def labels_of(self, *roles: int) -> float:
         """The weighted number of labels in sequences of these roles."""
         wanted = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
-        return float(self.weights[wanted[self.sequence]].sum(dtype=torch.float64))
+        return _exact_sum(self.weights[wanted[self.sequence]])
 
     def per_sequence(self, values: Tensor) -> Tensor:
         """Sums of per-label `values` [N] over each sequence, [S]; differentiable."""
@@ -166,7 +166,7 @@ class Batch:
             roles=self.roles[keep],
             n_sequences=len(lengths),
             tokens=int(lengths.sum()),
-            weight=float(self.weights[labels].sum(dtype=torch.float64)),
+            weight=_exact_sum(self.weights[labels]),
             cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
             values={name: value[keep] for name, value in self.values.items()},
         )
@@ -185,8 +185,13 @@ class Batch:
             where=where,
             sequence=sequence,
             weights=weights,
-            weight=float(weights.sum(dtype=torch.float64)),
+            weight=_exact_sum(weights),
         )
+
+
+def _exact_sum(values: Tensor) -> float:
+    """The sum in fp64, which not every device has."""
+    return float(values.cpu().sum(dtype=torch.float64))
 
 
 def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:

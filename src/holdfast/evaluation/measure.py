@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.data.batches import Batch
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import Reference
+    from holdfast.models import Model
     from holdfast.policy import Policy
 
 T = TypeVar("T")
@@ -73,6 +74,12 @@ class Subject:
     def window(self) -> int:
         """Tokens of a perplexity window for this model."""
         return min(self.width, context_of(self) or self.width)
+
+
+def precision_of(model: Model) -> dict[str, Any]:
+    """What `Subject.extra` says of a model's precision: nothing for fp32."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {} if dtype == "float32" else {"dtype": dtype}
 
 
 def need(part: T | None, name: str) -> T:
@@ -379,7 +386,7 @@ def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]
     with evaluating(policy.model):
         for numbers in by_area(encoded, subject.micro_tokens):
             batch = batch_of([encoded[i] for i in numbers], subject)
-            logps = policy.token_logps(batch).double().cpu().numpy()  # [N]
+            logps = policy.token_logps(batch).cpu().double().numpy()  # [N]
             sums = np.bincount(batch.sequence.cpu().numpy(), weights=logps, minlength=len(numbers))
             for i, value in zip(numbers, sums, strict=True):
                 found[i] = float(value)

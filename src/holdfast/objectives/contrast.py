@@ -48,11 +48,10 @@ def scored(name: str, policy: Policy, batches: Batches) -> RowValues:
     from holdfast.models import load
     from holdfast.policy import Policy, RowValues
 
-    model = load(name, policy.causal.dtype).model
+    model = load(name, device=policy.causal.device).model
     ours, theirs = policy.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size
     if ours != theirs:
         raise UserError(f"{name} has a vocabulary of {theirs} tokens, the model that is trained {ours}; use its kin")
-    model.to(policy.causal.device)  # type: ignore[arg-type]  # its wrapper hides the type
     other, found = Policy(model, autocast=policy.autocast), RowValues()
     for batch in batches():
         found.put(batch, other.token_logps(batch))

@@ -79,7 +79,7 @@ class UAL(Objective):
 
         found = []
         for batch in batches():
-            found.append(self.uncertainty(policy, batch).double())
+            found.append(self.uncertainty(policy, batch).cpu().double())  # some devices have no fp64
             kept.rows["uncertainty"].put(batch, found[-1].float(), by="sequence")
         every = torch.cat(found)
         kept.tensors["uncertainty"] = torch.stack([every.mean(), every.min(), every.max()]).float()

@@ -58,7 +58,7 @@ class AdamWRule:
         decayed = [p for p in params.values() if p.ndim >= 2]
         plain = [p for p in params.values() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": knobs.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        fused = all(p.device.type in ("cpu", "cuda") for p in params.values())
+        fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in params.values())
         self.optimizer = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=knobs.learning_rate, betas=knobs.betas, eps=knobs.eps, fused=fused
         )

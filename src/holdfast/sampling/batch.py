@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from holdfast.placement import widest_dtype
 from holdfast.sampling.base import Sample, SamplingParams
 from holdfast.sampling.cache import GROWTH, Prefilled, SlotCache
 from holdfast.sampling.draw import choose, uniforms
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 REFILL = 8
 """Free slots are filled (dropped, where nothing waits) once one in this many is free: one by one would cost more."""
-PREFILL_TOKENS = {"cpu": 768, "cuda": 16384}
+PREFILL_TOKENS = {"cpu": 768, "mps": 4096}
 """Prompt tokens (with padding) read in one forward pass, by device: on a CPU, activations should stay in its cache."""
+PREFILL_TOKENS_OF_CARDS = 16384
 
 
 Step = tuple[list[Sample], Counter[str]]
@@ -122,7 +124,8 @@ class Batch:
         mask = np.arange(past + 1) >= past - self.past[:, None]  # [slots, columns in use]
         ids, positions = self._tensor(self.current[:, None]), self._tensor(self.past[:, None])
         logits = self.forward.decode(ids, positions, self._tensor(mask), cache)
-        uniform = self._tensor(uniforms(self.seeds, self.made)) if self.params.temperature else None
+        drawn = torch.from_numpy(uniforms(self.seeds, self.made)).to(widest_dtype(self.device))
+        uniform = drawn.to(self.device) if self.params.temperature else None
         return choose(logits, uniform, self.params).cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -158,7 +161,7 @@ class Batch:
     def _prefill(self) -> None:
         """Read the next prompts, without their last tokens, in one batch padded right (no mask is needed then)."""
         width = max(1, len(self.waiting[0].prompt) - 1)
-        most = max(1, PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS["cpu"]) // width)
+        most = max(1, PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS_OF_CARDS) // width)
         prompts: list[list[int]] = []
         taken: list[tuple[Pending, int]] = []
         while self.waiting:

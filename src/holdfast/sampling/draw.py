@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast.placement import widest_dtype
 from holdfast.sampling.base import SamplingParams
 
 
@@ -22,7 +23,7 @@ def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Te
 
     Args:
         logits: [n, vocabulary].
-        uniform: One number in [0, 1) a sequence, fp64 [n]; not needed when greedy.
+        uniform: One number in [0, 1) a sequence, [n], fp64 where the device has it; not needed when greedy.
         params: `temperature` first, then `top_k`, then `top_p`; tokens as likely as the last one kept are kept too.
     """
     if params.temperature == 0 or uniform is None:
@@ -37,7 +38,7 @@ def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Te
         needed = ordered.cumsum(-1) - ordered < params.top_p  # the mass before it is still too little
         least = ordered.gather(-1, needed.sum(-1, keepdim=True) - 1)
         chances = chances.where(chances >= least, 0.0)
-    mass = chances.cumsum(-1, dtype=torch.float64)
+    mass = chances.cumsum(-1, dtype=widest_dtype(chances.device))
     total = mass[:, -1:]
     target = (uniform.to(mass.dtype)[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(mass, target, right=True)[:, 0]

@@ -162,8 +162,10 @@ class _Norm:
 
 
 def _fits(model: Model) -> bool:
-    """Whether `Fused` computes what the model does."""
+    """Whether `Fused` computes what the model does, and a second copy of its weights costs no card's memory."""
     config = model.config
+    if model.device.type != "cpu":
+        return False
     if getattr(config, "model_type", None) not in SHAPES or model.dtype != torch.float32:
         return False
     if config.hidden_act != "silu" or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:

@@ -79,6 +79,8 @@ class NativeEngine:
         self.counts: Counter[str] = Counter()
         self._enders: dict[tuple[str, ...], np.ndarray] = {}
         self._fingerprint = f"native:{fingerprint}:{chat.fingerprint}"
+        if model.dtype != torch.float32:  # answers in another precision are others
+            self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
         self._context: int | None = getattr(config, "max_position_embeddings", None)
 
     @property

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import UserError
+from holdfast.placement import choose_device, free_bytes, give_back_memory, memory_bytes
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.engines import prompt_ids
 from holdfast.sampling.journal import sample_seed
 
 if TYPE_CHECKING:
+    import torch
+
     from holdfast.data.chat import Chat
 
 CHUNK = 512
@@ -29,6 +32,13 @@ def need_vllm() -> None:
         raise UserError("sampling.engine: vllm is not installed; pip install 'holdfast[vllm]', or use native")
 
 
+def share_of_free_memory(device: torch.device) -> float:
+    """The share of a card's memory that vLLM may take, which is checked against what is free: 0.9 of an empty card."""
+    give_back_memory(device)
+    free, memory = free_bytes(device), memory_bytes(device)
+    return min(0.9, 0.95 * free / memory) if free and memory else 0.9
+
+
 class VLLMEngine:
     """Samples with vLLM.
 
@@ -39,15 +49,19 @@ class VLLMEngine:
         path: Model directory or hub name. vLLM loads its own copy of the model.
         chat: Renders prompts and knows what ends a turn.
         fingerprint: Of the model's weights.
-        options: Handed to `vllm.LLM` as they are (`gpu_memory_utilization`, `tensor_parallel_size`, ...).
+        options: Handed to `vllm.LLM` as they are (`gpu_memory_utilization`, `tensor_parallel_size`, ...). By default it
+            takes no more of the card than is free: the model of the run lives there too.
     Raises:
         UserError: If vLLM is not installed.
     """
 
     def __init__(self, path: str, chat: Chat, *, fingerprint: str, **options: Any) -> None:
         need_vllm()
+        import torch
         import vllm
 
+        if "gpu_memory_utilization" not in options and torch.accelerator.is_available():
+            options["gpu_memory_utilization"] = share_of_free_memory(choose_device())
         self.chat = chat
         self.counts: Counter[str] = Counter()
         self._params = vllm.SamplingParams

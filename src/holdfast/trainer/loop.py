@@ -16,6 +16,7 @@ from torch import Tensor
 from holdfast.data.batches import Batch, TokenTable
 from holdfast.errors import Diverged, Interrupted, RunError
 from holdfast.models import evaluating
+from holdfast.placement import peak_gib, random_states, set_random_states
 from holdfast.policy import ReferenceCache
 from holdfast.trainer import checkpoint, memory
 from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
@@ -86,7 +87,7 @@ class Trainer:
             RunError: If loss or gradient stop being numbers, memory is short, or a checkpoint cannot be written.
             Interrupted: After Ctrl-C; everything is saved.
         """
-        machine = self.machine = Machine(self.recipe.train.precision)
+        machine = self.machine = Machine(self.recipe.train.precision, self.model.device)
         self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
         made_by = settings(self.recipe, self.table, self.bench.step_size.tokens)
         found = checkpoint.newest(self.root)
@@ -224,7 +225,7 @@ class Trainer:
         self, step: int, batches: list[Batch | None], sums: Tensor, counts: dict[str, float]
     ) -> dict[str, float]:
         """Each term over all processes; the run ends here if one is not a number, before anything is updated."""
-        totals = self.machine.sum(sums.double().sum(0).tolist())
+        totals = self.machine.sum(sums.cpu().double().sum(0).tolist())  # some devices have no fp64
         if not all(map(math.isfinite, totals)):
             bad = (~sums.isfinite().all(1)).tolist()
             self._not_a_number(
@@ -277,7 +278,7 @@ class Trainer:
                 tokens=totals.tokens,
                 trained_tokens=totals.trained_tokens,
                 tokens_per_second=counts["real tokens"] / seconds,
-                memory_gib=memory.peak_gib(self.machine.device),
+                memory_gib=peak_gib(self.machine.device),
                 seconds=totals.seconds,
                 remaining=totals.seconds / done * (steps - done),
             )
@@ -339,7 +340,7 @@ class Trainer:
             tensors = {
                 self._stem: {name: whole(p) for name, p in bench.trained.items()},
                 "optimizer": {name: whole(t) for name, t in bench.rule.state().items()},
-                "rng": random_states(),
+                "rng": random_states(self.machine.device),
             }
             state = {
                 "totals": asdict(self.totals),
@@ -360,7 +361,7 @@ class Trainer:
         self.selection.restore(saved.state.get("losses", []))
         stored = saved.tensors["optimizer"]
         self.bench.rule.load({name: like(stored[name], t) for name, t in self.bench.rule.state().items()})
-        set_random_states(saved.tensors["rng"])
+        set_random_states(saved.tensors["rng"], self.machine.device)
         self.totals = Totals(**saved.state["totals"])
         self._note(f"resumed after step {saved.step} of {self.bench.steps}")
         return saved.step
@@ -377,7 +378,7 @@ class Trainer:
             seconds=totals.seconds,
             loss=totals.loss,
             tokens_per_second=totals.tokens / max(totals.seconds, 1e-9),
-            peak_memory_gib=memory.peak_gib(self.machine.device),
+            peak_memory_gib=peak_gib(self.machine.device),
             micro_tokens=min(self.bench.micro_tokens, self.bench.step_size.tokens),
             step_size=self.bench.step_size,
             layout=self.bench.layout,
@@ -410,19 +411,3 @@ def boundaries(share: float, steps: int) -> set[int]:
 def seed_for(*numbers: int) -> None:
     """Seed torch's generators from a few whole numbers."""
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
-
-
-def random_states() -> dict[str, Tensor]:
-    """The states of torch's generators as byte tensors."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def set_random_states(states: dict[str, Tensor]) -> None:
-    """The inverse of `random_states`; generators this machine does not have are left out."""
-    torch.set_rng_state(states["cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda{i}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{i}"], i)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,9 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, pa
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from holdfast import placement
 from holdfast.errors import UserError
+from holdfast.models import put
 
 if TYPE_CHECKING:
     from holdfast.models import Model
@@ -24,14 +28,13 @@ PATIENCE = timedelta(hours=6)
 SPREAD = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def alone() -> bool:
-    """Whether there is no accelerator: processes then compute on the CPU, which accelerate wants to be told."""
-    return not torch.accelerator.is_available()
+def meet(device: torch.device) -> None:
+    """Wait until every process of the launch is here; the first call joins them.
 
-
-def meet() -> None:
-    """Wait until every process of the launch is here; the first call joins them."""
-    PartialState(cpu=alone(), timeout=PATIENCE).wait_for_everyone()
+    Args:
+        device: Where this process computes.
+    """
+    PartialState(cpu=device.type == "cpu", timeout=PATIENCE).wait_for_everyone()
 
 
 def part() -> None:
@@ -52,13 +55,18 @@ class Machine:
     The processes are those that `accelerate launch` or `torchrun` started; the precision is the recipe's, whatever
     the launcher says. FSDP2 is asked for by the launcher: `--use_fsdp --fsdp_version 2`.
 
+    Args:
+        precision: `train.precision`.
+        device: Where the model is (`placement.choose_device`).
     Raises:
         UserError: For a way of distributing that the trainer does not know.
     """
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, device: torch.device) -> None:
         patient = InitProcessGroupKwargs(timeout=PATIENCE)
-        self.accelerator = Accelerator(mixed_precision="no", cpu=alone(), kwargs_handlers=[patient])
+        # Of a process that is alone accelerate need not know the device: it computes nothing then.
+        cpu = device.type == "cpu" and "LOCAL_RANK" in os.environ
+        self.accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patient])
         kind = self.accelerator.distributed_type
         self.plugin = self.accelerator.state.fsdp_plugin if kind == DistributedType.FSDP else None
         if kind == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
@@ -69,15 +77,15 @@ class Machine:
             )
         if self.plugin is not None and self.plugin.fsdp_version != 2:
             raise UserError("accelerate: FSDP version 1 is not supported; launch with --fsdp_version 2")
-        self.device = self.accelerator.device
+        self.device = device
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
-        self.autocast = torch.bfloat16 if self._bf16(precision) else None
-
-    def _bf16(self, precision: str) -> bool:
-        good = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return good if precision == "auto" else precision == "bf16"
+        there = self.accelerator.device
+        if self.world > 1 and (there.type != device.type or device.index not in (None, there.index)):
+            raise UserError(f"accelerate: it computes on {there}, and the model is on {device}")
+        bf16 = placement.good_at_bf16(device) if precision == "auto" else precision == "bf16"
+        self.autocast = torch.bfloat16 if bf16 else None
 
     @property
     def sharded(self) -> bool:
@@ -88,14 +96,19 @@ class Machine:
         return "fp32" if self.autocast is None else "bf16"
 
     def place(self, model: Model, in_backward: bool) -> Model:
-        """Move and cast: fp32 throughout (the master weights), unless bf16 is wanted and only adapters, which are fp32
-        already, train on a frozen model; that stays as loaded. So do weights updated inside the backward pass, which is
-        done for memory's sake. A model to be sharded stays on the CPU until then.
+        """Move, and cast to fp32 (the master weights), where it must be.
+
+        A frozen model below adapters, which are fp32 already, stays as it was loaded where bf16 is computed in. So do
+        weights updated inside the backward pass, for memory's sake. Of models that train in part everything is fp32:
+        outside of autocast, layers of two types do not fit together. A model to be sharded is fp32, since shards have
+        one dtype, and waits for that on the CPU.
         """
+        if self.sharded:
+            return put(model, torch.device("cpu")).float()
         masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         if self.autocast is None or not (in_backward or masters):
             model.float()
-        return model if self.sharded else model.to(self.device)
+        return put(model, self.device)
 
     def shard(self, scorer: nn.Module, layers: list[nn.Module]) -> None:
         """Shard in place (FSDP2): each transformer layer is gathered when it runs, the rest with the whole."""
@@ -119,7 +132,7 @@ class Machine:
         """
         if self.sharded or self.world == 1:
             return scorer
-        ids = [self.device.index] if self.device.type == "cuda" else None
+        ids = None if self.device.index is None else [self.device.index]
         return nn.parallel.DistributedDataParallel(
             scorer,
             device_ids=ids,
@@ -134,15 +147,21 @@ class Machine:
             return wrapped.no_sync()
         return nullcontext()
 
-    def same_random(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def same_random(self) -> Iterator[None]:
         """A context that leaves torch's random generators as they were."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+        states = placement.random_states(self.device)
+        try:
+            yield
+        finally:
+            placement.set_random_states(states, self.device)
 
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sums over all processes."""
-        kind = torch.float32 if self.device.type == "mps" else torch.float64
-        tensor = torch.tensor(values, dtype=kind, device=self.device)
-        return self.accelerator.reduce(tensor, "sum").tolist() if self.world > 1 else tensor.tolist()
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=placement.widest_dtype(self.device), device=self.device)
+        return self.accelerator.reduce(tensor, "sum").tolist()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import TYPE_CHECKING
 
 import torch
+
+from holdfast.placement import GIB, free_bytes, give_back_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
     from holdfast.models import Model
 
-GIB = 2**30
 SMALL = 16_000_000
 """Parameters up to which a model counts as small on a CPU; it was measured at 2, 12 and 30 million."""
 
@@ -37,14 +36,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def peak_gib(device: torch.device) -> float:
-    """Peak memory so far: allocated on the accelerator, resident in the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-
-
 def first_micro_tokens(model: Model, device: torch.device, share: int, checkpointing: bool) -> int:
     """Tokens per forward pass to try first; the probe halves what does not fit.
 
@@ -52,9 +43,10 @@ def first_micro_tokens(model: Model, device: torch.device, share: int, checkpoin
         share: Tokens of a step for this process; more would never be used.
         checkpointing: Whether activations are recomputed.
     """
-    if device.type != "cuda":
+    give_back_memory(device)  # what sampling took is free again, but its allocator keeps it
+    free = free_bytes(device)
+    if free is None:
         return min(share, CPU_TOKENS if is_small(model) else CPU_TOKENS_OF_LARGE)
-    free, _ = torch.cuda.mem_get_info(device)
     free -= sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     fitting = int(0.7 * free / activation_bytes(model, checkpointing))
     return max(1, min(share, fitting))

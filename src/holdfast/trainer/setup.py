@@ -20,6 +20,7 @@ from holdfast.data.step_size import count_steps, step_size
 from holdfast.errors import RunError, UserError
 from holdfast.models import fingerprint_of, locate
 from holdfast.objectives.base import surveyed
+from holdfast.placement import give_back_memory
 from holdfast.policy import Kept, Policy, ReferenceCache, Scorer, evaluating
 from holdfast.trainer import memory
 from holdfast.trainer.lanes import deal
@@ -150,7 +151,7 @@ class Bench:
             return wanted
         # Pairs can share their prompts in padded lines, which a compact model does not pay for; shards are not compact.
         compact = self.policy.compact and not self.machine.sharded
-        free = self.machine.device.type == "cuda" or (compact and self.table.per_row == 1)
+        free = self.machine.device.type != "cpu" or (compact and self.table.per_row == 1)
         return "packed" if free and self.policy.packs else "padded"
 
     def _first_size(self, state: dict[str, Any]) -> int:
@@ -290,8 +291,7 @@ def probe(bench: Bench, note: Callable[[str], None]) -> bool:
         if not failed:
             break
         bench.rule.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory(bench.machine.device)
         if len(rows) == 1 or bench.recipe.optimizer.in_backward:
             raise RunError(bench.advice(len(rows)))
         bench.resize(max(1, min(bench.micro_tokens, int(bench.table.lengths[rows].max()) * len(rows)) // 2))

@@ -1,0 +1,25 @@
+"""Every objective computes where the model is: on a card that refuses to meet tensors of the CPU."""
+
+from __future__ import annotations
+
+import material
+import pytest
+
+import card
+from holdfast.data.batches import TokenTable
+from holdfast.models import put
+from holdfast.registry import REGISTRY, find
+from holdfast.trainer.loop import Trainer
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
+def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
+    table = TokenTable.of(rows_of(find("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name)
+    recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name})
+    with card.card() as counter:
+        model = put(material.model(), card.CARD)
+        result = Trainer(recipe, model, table, tmp_path, pad_id=0).fit()
+    assert result.steps == 1
+    assert result.model.device == card.CARD
+    assert counter.counts["card product"] > 50
+    assert counter.counts["cpu product"] == 0
