@@ -22,6 +22,11 @@ def report() -> dict[str, Any]:
 
 
 @pytest.fixture
+def free_text() -> dict[str, Any]:
+    return SAMPLE.free_text()
+
+
+@pytest.fixture
 def compare() -> dict[str, Any]:
     return SAMPLE.compare()
 

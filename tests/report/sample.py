@@ -212,6 +212,34 @@ def report(seed: int = 0) -> dict[str, Any]:
     }
 
 
+def free_text(seed: int = 0) -> dict[str, Any]:
+    """A run on free text: the target is the loss of the held-out answers, and all that is kept is a text."""
+    whole = report(seed)
+    bits = {"better": "lower", "judge": None, "p": None, "won": None, "lost": None, "flips": [], "extra": {}}
+    bits |= {"stop_base": None, "stop_tuned": None, "length_base": None, "length_tuned": None}
+    target = {
+        **whole["tasks"][0], **bits, "name": "held-out loss", "kind": "held_out", "unit": "bits per token", "n": 40,
+        "base": 2.0, "tuned": 1.75, "delta": -0.25, "low": -0.375, "high": -0.125, "percent": -12.5, "noise": 0.2,
+    }  # fmt: skip
+    text = {
+        **target, "name": "prose", "kind": "perplexity", "role": "keep", "unit": "bits per byte", "n": 7,
+        "base": 1.25, "tuned": 1.5, "delta": 0.25, "low": 0.125, "high": 0.375, "percent": 20.0,
+        "extra": {"perplexity_base": 12.5, "perplexity_tuned": 20.25},
+    }  # fmt: skip
+    shown = ("base", "tuned", "delta", "low", "high", "n", "unit", "percent")
+    steps = [
+        {"step": s, "tokens": s, "loss": 3.0, "target": b, "held_out": b, "keep": None, "text": t}
+        for s, b, t in ((0, 2.0, 1.25), (5, 1.875, 1.375), (10, 1.75, 1.5))
+    ]
+    return {
+        **whole, "recipe": {"model": "m", "method": "sft", "data": {"train": "alpaca.json", "test": 0.1}},
+        "tasks": [target, text],
+        "gain": {"delta": 0.25, "low": 0.125, "high": 0.375, "percent": 12.5, "n": 40, "unit": "bits per token"},
+        "loss": None, "text": {"percent": 20.0, "low": 10.0, "high": 30.0, "worst": "prose"},
+        "held_out": {key: target[key] for key in shown}, "curves": steps,
+    }  # fmt: skip
+
+
 def compared(rng: random.Random, method: str) -> dict[str, Any]:
     gain, loss, curate, origins = METHODS[method]
     weights = {name: rng.uniform(0.0, 2.0) for name in KEPT}

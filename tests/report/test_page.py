@@ -195,6 +195,36 @@ def test_the_gate_is_a_band_under_the_headline(report: dict[str, Any]) -> None:
     assert "Gate passed." in Page(render_run(report)).text
 
 
+def test_bits_are_never_called_points(free_text: dict[str, Any]) -> None:
+    page = Page(render_run(free_text))
+    text = page.text.partition("Where the rows came from")[0]
+    assert "Lowered the loss on the target by 0.250 bits per token, 12.5 % (95 % interval 0.125 to 0.375)" in text
+    assert "the kept texts take 20.0 % more bits (10.0 to 30.0)" in text
+    assert "+0.250 bits per token saved, 12.5 %; 95 % interval +0.125 to +0.375 2.000 → 1.750, n = 40" in text
+    assert "Bits of kept text +20.0 % 95 % interval +10.0 to +30.0" in text
+    assert "prose keep, bits per byte 7 1.250 1.500 +0.250 [+0.125, +0.375] +20.0 %" in text
+    assert "Lost elsewhere" not in text
+    assert "points" not in text.replace("in points from 0 to 100", "")
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_held_out_loss_has_a_tile_beside_a_judged_target(report: dict[str, Any], free_text: dict[str, Any]) -> None:
+    assert "Held-out loss" not in Page(render_run(report)).text.partition("Through training")[0]
+    text = Page(render_run({**report, "held_out": free_text["held_out"]})).text
+    assert "Held-out loss \u22120.250 bits per token, \u221212.5 % 2.000 → 1.750, n = 40; less is better" in text
+
+
+def test_a_comparison_against_text_alone(free_text: dict[str, Any], compare: dict[str, Any]) -> None:
+    compare["tasks"] = [{k: t[k] for k in ("name", "role", "unit", "better", "base", "n")} for t in free_text["tasks"]]
+    for run in compare["runs"]:
+        run |= {key: free_text[key] for key in ("gain", "loss", "text")} | {"held_out": 1.75, "keep": None}
+        run |= {"target": 1.75, "pareto": False, "tasks": {t["name"]: t for t in free_text["tasks"]}, "points": []}
+    text = Page(render_compare(compare)).text.partition("Who wrote the rows")[0]
+    assert "By gain: sft (+0.250 bits per token better on the target, 20.0 % more bits for the kept text)" in text
+    assert "No front is drawn against text." in text
+    assert "+20.0 % [+10.0, +30.0]" in text
+
+
 def test_a_comparison_says_whom_the_gate_refused(compare: dict[str, Any]) -> None:
     assert "gate" not in Page(render_compare(compare)).text.partition("Recipe and versions")[0].lower()
     for run in compare["runs"]:

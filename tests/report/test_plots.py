@@ -119,6 +119,40 @@ def test_way_needs_an_evaluation_at_step_zero() -> None:
     assert plots.way_of(curves[1:]) == []
 
 
+def test_the_plane_counts_in_the_units_of_the_run(report: dict[str, Any], free_text: dict[str, Any]) -> None:
+    titles = [e.text for e in _pictures(plots.run_plane(free_text))[0].iter("text") if e.get("class") == "title"]
+    assert titles[:2] == ["% more bits for the kept text →", "bits per token saved on the target ↑"]
+    assert plots.run_way(free_text) == [(0.0, 0.0), pytest.approx((10.0, 0.125)), pytest.approx((20.0, 0.25))]
+    report["loss"]["of"] = "probe"
+    assert plots.axes_of(report) == ("points of agreement with the base lost", "points gained on the target")
+
+
+def test_curves_in_bits_have_panels_of_their_own(free_text: dict[str, Any]) -> None:
+    names = [e.text for panel in plots.run_curves(free_text) for e in _pictures(panel)[0].iter("title")]
+    assert names == ["Training loss", "Held-out loss", "Bits of the kept text"]
+
+
+def test_curves_go_to_the_last_step_of_training() -> None:
+    curves = [{"step": i, "loss": 1.0, "target": 50.0 if i < 3 else None} for i in range(11)]
+    picture = _pictures(plots.run_curves({"curves": curves})[1])[0]
+    ticks = {e.text: float(e.get("x") or 0) for e in picture.iter("text") if e.get("class") == "tick"}
+    dots = [float(e.get("cx") or 0) for e in picture.iter("circle")]
+    assert max(dots) == pytest.approx(ticks["0"] + (ticks["10"] - ticks["0"]) * 0.2, abs=0.2)
+
+
+def test_a_value_ends_inside_the_picture(report: dict[str, Any]) -> None:
+    report["tasks"][0] |= {"delta": -36.7, "low": -56.7, "high": -16.7}
+    wide, _ = _pictures(plots.deltas(report["tasks"]))
+    for text in wide.iter("text"):
+        if text.get("class") == "value":
+            assert float(text.get("x") or 0) + svg.text_width(text.text or "") <= float(wide.get("width") or 0) + 0.1
+
+
+def test_halos_lie_below_every_mark(compare: dict[str, Any]) -> None:
+    order = [e.get("class") for e in _pictures(plots.compare_plane(compare))[0].iter()]
+    assert max(i for i, name in enumerate(order) if name == "halo") < order.index("mark")
+
+
 def test_long_names_are_cut_in_the_middle_but_told_whole(report: dict[str, Any]) -> None:
     name = "a-very-long-task-name-" * 6 + ".jsonl"
     report["tasks"][0]["name"] = name

@@ -219,7 +219,7 @@ def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
     seconds = {k: v for k, v in ((report.get("cost") or {}).get("seconds") or {}).items() if words.known(v)}
     return {
         "plane": plots.run_plane(report),
-        "way": len(plots.way_of(report.get("curves") or [])) > 1,
+        "way": len(plots.run_way(report)) > 1,
         "deltas": plots.deltas(report["tasks"]),
         "curves": plots.run_curves(report),
         "origins": plots.shares([("", counts)], plots.origin_names([counts])),
@@ -382,6 +382,7 @@ def render_compare(compare: dict[str, Any]) -> str:
             | {"held_out": next((t["base"] for t in tasks if t["kind"] == "held_out"), None)},
             verdict=ranking.verdict(compare),
             limits=ranking.limits(compare),
+            against_text=ranking.against_text(compare),
             front=ranking.front_of(compare),
             seeds=max((len(run["seeds"]) for run in runs), default=0),
             recipe=_yaml(compare.get("recipe")),

@@ -32,12 +32,12 @@ from holdfast.report.svg import (
 )
 from holdfast.report.words import (
     MISSING,
-    POINTS,
     change,
     count,
     direction,
     in_points,
     known,
+    lost_part,
     method_of,
     ordered,
     signed,
@@ -73,8 +73,8 @@ def _span(part: dict[str, Any]) -> tuple[float, float] | None:
 
 def point_of(run: dict[str, Any], name: str, colour: int = 0) -> Point | None:
     """The point of a run (of `report.json`, or one of `compare.json`); None if gain or loss was not measured."""
-    gain, loss = run.get("gain"), run.get("loss")
-    if gain is None or loss is None or change(gain) is None or change(loss) is None:
+    gain, loss = change(run.get("gain")), lost_part(run)
+    if gain is None or loss is None:
         return None
     seeds = [(p["loss"], p["gain"]) for p in run.get("points") or [] if known(p.get("loss")) and known(p.get("gain"))]
     front = bool(run.get("pareto"))
@@ -148,7 +148,7 @@ def _draw_plane(
     height = 440 if width > 500 else 380
     spans_x = [v for p in points for v in (p.lost, *(p.lost_span or ()), *(s[0] for s in p.seeds))]
     spans_y = [v for p in points for v in (p.gain, *(p.gain_span or ()), *(s[1] for s in p.seeds))]
-    least = [4.0 if title.startswith(POINTS) else 0.05 for title in titles]
+    least = [0.05 if title.startswith("bits") else 4.0 for title in titles]
     x = Scale(*extent([0, *spans_x, *(w[0] for w in way)], least=least[0]), 40, width - 10)
     y = Scale(*extent([0, *spans_y, *(w[1] for w in way)], least=least[1]), height - 48, 30)
     bounds: Box = (x.start + 2, y.stop + 2, x.stop - 2, y.start - 2)
@@ -197,9 +197,10 @@ AXES = ("points lost elsewhere", "points gained on the target")
 
 def axes_of(run: dict[str, Any]) -> tuple[str, str]:
     """What a run's loss and gain are counted in."""
-    of = (run.get("loss") or {}).get("of") or "tasks"
-    lost = AXES[0] if of == "tasks" else f"{unit_of(run.get('loss'))} of {of} lost"
-    return lost, f"{unit_of(run.get('gain'))} gained on the target"
+    of = (lost_part(run) or {}).get("of")
+    lost = {"probe": "points of agreement with the base lost", "text": "% more bits for the kept text"}
+    gained = "gained" if in_points(run.get("gain")) else "saved"
+    return lost.get(str(of), AXES[0]), f"{unit_of(run.get('gain'))} {gained} on the target"
 
 
 def plane(
@@ -221,17 +222,19 @@ def plane(
     return responsive(lambda n, w: _draw_plane(points, way, titles, n, w), name)
 
 
-def way_of(curves: Sequence[dict[str, Any]], better: str = "higher") -> list[tuple[float, float]]:
+def way_of(curves: Sequence[dict[str, Any]], better: str = "higher", kept: str = "keep") -> list[tuple[float, float]]:
     """(lost, gain) at each evaluation during training, against the one at step 0; empty if there was none there.
 
     Args:
         better: Whether a "higher" or a "lower" figure of the target is better.
+        kept: The figure that tells what was lost: "keep" (points) or "text" (bits, of which the rise in per cent).
     """
-    seen = [c for c in curves if known(c.get("target")) and known(c.get("keep"))]
-    if not seen or seen[0]["step"] != 0:
+    seen = [c for c in curves if known(c.get("target")) and known(c.get(kept))]
+    if not seen or seen[0]["step"] != 0 or (kept == "text" and not seen[0]["text"]):
         return []
-    sign = 1 if better == "higher" else -1
-    return [(seen[0]["keep"] - c["keep"], sign * (c["target"] - seen[0]["target"])) for c in seen]
+    first, sign = seen[0], 1 if better == "higher" else -1
+    lost = [100 * (c["text"] / first["text"] - 1) if kept == "text" else first["keep"] - c["keep"] for c in seen]
+    return [(x, sign * (c["target"] - first["target"])) for x, c in zip(lost, seen, strict=True)]
 
 
 def run_plane(report: dict[str, Any]) -> Markup:
@@ -239,8 +242,14 @@ def run_plane(report: dict[str, Any]) -> Markup:
     point = point_of(report, method_of(report))
     if not point:
         return Markup("")
+    return plane([point], way=run_way(report), titles=axes_of(report))
+
+
+def run_way(report: dict[str, Any]) -> list[tuple[float, float]]:
+    """`way_of` a run, in the units of its plane."""
     better = "higher" if in_points(report.get("gain")) else "lower"
-    return plane([point], way=way_of(report.get("curves") or [], better), titles=axes_of(report))
+    kept = "text" if (lost_part(report) or {}).get("of") == "text" else "keep"
+    return way_of(report.get("curves") or [], better, kept)
 
 
 def compare_plane(compare: dict[str, Any], colours: Sequence[int] = ()) -> Markup:

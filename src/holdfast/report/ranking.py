@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.report.words import change, digits, direction, figure, in_points, known, points, signed, unit_of
+from holdfast.report.words import (
+    change,
+    digits,
+    direction,
+    figure,
+    in_points,
+    known,
+    lost_part,
+    points,
+    signed,
+    unit_of,
+)
 
 Methods = Sequence[dict[str, Any]]
 
@@ -17,7 +28,8 @@ def ranked(runs: Methods) -> list[dict[str, Any]]:
 
 def overlap(a: dict[str, Any], b: dict[str, Any], part: str) -> bool:
     """Whether two methods' intervals of "gain" or "loss" overlap, or one of them has none."""
-    ends = [run[part].get(end) for run in (a, b) for end in ("low", "high")]
+    parts = [(lost_part(run) if part == "loss" else run[part]) or {} for run in (a, b)]
+    ends = [found.get(end) for found in parts for end in ("low", "high")]
     if not all(map(known, ends)):
         return True
     low, high, other_low, other_high = ends
@@ -25,13 +37,23 @@ def overlap(a: dict[str, Any], b: dict[str, Any], part: str) -> bool:
 
 
 def placed(compare: dict[str, Any]) -> list[dict[str, Any]]:
-    """The methods that have a place on the plane: both a gain and a loss."""
-    return [run for run in compare.get("runs") or [] if change(run.get("gain")) and change(run.get("loss"))]
+    """The methods that have a place on the plane: both a gain and something lost or kept."""
+    return [run for run in compare.get("runs") or [] if change(run.get("gain")) and lost_part(run)]
 
 
 def front_of(compare: dict[str, Any]) -> list[dict[str, Any]]:
     """The methods on the gain/loss front, from the one that loses least to the one that gains most."""
-    return sorted((run for run in placed(compare) if run.get("pareto")), key=lambda run: run["loss"]["delta"])
+    return sorted((run for run in placed(compare) if run.get("pareto")), key=_lost)
+
+
+def _lost(run: dict[str, Any]) -> float:
+    found = lost_part(run)
+    return found["delta"] if found else float("inf")
+
+
+def against_text(compare: dict[str, Any]) -> bool:
+    """Whether all that was kept is text, in per cent of bits: then there is no front, which is drawn in points."""
+    return all((lost_part(run) or {}).get("of") == "text" for run in placed(compare))
 
 
 def verdict(compare: dict[str, Any]) -> str:
@@ -39,10 +61,12 @@ def verdict(compare: dict[str, Any]) -> str:
     runs, front = placed(compare), front_of(compare)
     if not runs:
         return "No method has both a gain and a loss, so none can be placed on the plane."
+    if against_text(compare):
+        return f"By gain: {'; '.join(map(_told, ranked(runs)))}."
     if not front:
         return f"No method is ahead of the base: {'; '.join(map(_outcome, ranked(runs)))}."
     rest = [run for run in ranked(runs) if not run.get("pareto")]
-    worse = [run for run in rest if run["gain"]["delta"] <= 0 <= run["loss"]["delta"]]
+    worse = [run for run in rest if run["gain"]["delta"] <= 0 <= _lost(run)]
     rest = [run for run in rest if run not in worse]
     behind = [run for run in rest if any(_clearly_behind(run, best) for best in front)]
     near = [run for run in rest if run not in behind]
@@ -79,35 +103,48 @@ def _ahead(front: Methods, *, alone: bool) -> str:
 
 def _clearly_behind(run: dict[str, Any], best: dict[str, Any]) -> bool:
     """Whether `best` is not worse on either axis by the means, and on one of them the intervals do not meet."""
-    if best["gain"]["delta"] < run["gain"]["delta"] or best["loss"]["delta"] > run["loss"]["delta"]:
+    if best["gain"]["delta"] < run["gain"]["delta"] or _lost(best) > _lost(run):
         return False
     return not (overlap(run, best, "gain") and overlap(run, best, "loss"))
 
 
 def _told(run: dict[str, Any]) -> str:
     """`s3ft (+17.6 on the target, 1.9 lost elsewhere)`."""
-    gain, lost = run["gain"], run["loss"]["delta"]
+    gain = run["gain"]
     unit = unit_of(gain)
     better = "" if in_points(gain) else f" {unit} better"
     doubt = "" if direction(gain.get("low"), gain.get("high")) != "flat" else ", which may be chance"
-    elsewhere = f"{points(-lost)} gained" if points(lost).startswith("\u2212") else f"{points(lost)} lost"
-    return (
-        f"{run['method']} ({signed(gain['delta'], digits(unit))}{better} on the target{doubt}, {elsewhere} elsewhere)"
-    )
+    gained = f"{signed(gain['delta'], digits(unit))}{better} on the target{doubt}"
+    return f"{run['method']} ({gained}, {_elsewhere(lost_part(run) or {})})"
+
+
+def _elsewhere(lost: dict[str, Any]) -> str:
+    """`1.9 lost elsewhere`, `0.4 gained elsewhere`, `4.1 points of agreement lost`, `2.5 % fewer bits for the text`."""
+    value, less = points(abs(lost["delta"])), points(lost["delta"]).startswith("\u2212")
+    match lost["of"]:
+        case "text":
+            return f"{value} % {'fewer' if less else 'more'} bits for the kept text"
+        case "probe":
+            return f"{value} points of agreement with the base lost"
+    return f"{value} {'gained' if less else 'lost'} elsewhere"
 
 
 def _outcome(run: dict[str, Any]) -> str:
-    """`sft lost 30.8 on the target and 12.0 elsewhere`; what the intervals do not settle is said to be not clear."""
-    gain, loss = run["gain"], run["loss"]
+    """`sft lost 30.8 on the target and lost 12.0 elsewhere`; what intervals do not settle is said to be not clear."""
+    gain, lost = run["gain"], lost_part(run) or {}
     unit = unit_of(gain)
     bits = "" if in_points(gain) else f" {unit}"
     moved = {"up": f"gained {figure(gain['delta'], unit)}", "down": f"lost {figure(-gain['delta'], unit)}"}
     way = direction(gain.get("low"), gain.get("high"))
     shown = signed(gain["delta"], digits(unit)) + bits
     target = f"{moved[way]}{bits} on the target" if way in moved else _unclear("change on the target", shown)
-    moved = {"up": f"gained {points(-loss['delta'])}", "down": f"lost {points(loss['delta'])}"}
-    way = direction(loss.get("low"), loss.get("high"), lost=True)
-    kept = f"{moved[way]} elsewhere" if way in moved else _unclear("loss elsewhere", points(loss["delta"]))
+    where = "agreement with the base" if lost["of"] == "probe" else "elsewhere"
+    moved = {"up": f"gained {points(-lost['delta'])}", "down": f"lost {points(lost['delta'])}"}
+    way = direction(lost.get("low"), lost.get("high"), lost=True)
+    if way in moved:
+        kept = f"{moved[way]} {'points of ' if where != 'elsewhere' else ''}{where}"
+    else:
+        kept = _unclear(f"loss {'of ' if where != 'elsewhere' else ''}{where}", points(lost["delta"]))
     return f"{run['method']} {target} and {kept}"
 
 

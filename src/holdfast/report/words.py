@@ -75,12 +75,25 @@ def bracket(low: float | None, high: float | None, unit: str = POINTS, *, sign: 
 def change(part: dict[str, Any] | None) -> dict[str, Any] | None:
     """A gain, a loss or a task's change as {"delta", "low", "high", "unit"}; None when it was not measured.
 
-    A loss also says what it is of ("tasks" or "probe").
+    A gain in bits also says "percent", a loss what it is "of" ("tasks" or "probe").
     """
     if not part or not known(part.get("delta")):
         return None
     found = {"delta": part["delta"], "low": part.get("low"), "high": part.get("high"), "unit": unit_of(part)}
-    return found | {"of": part["of"]} if "of" in part else found
+    return found | {key: part[key] for key in ("percent", "of") if part.get(key) is not None}
+
+
+def lost_part(run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run lost, as `change` gives it: in points of its kept tasks, else in per cent of its kept texts' bits.
+
+    `of` says of what: "tasks", "probe" (agreement with the base) or "text".
+    """
+    loss, text = change(run.get("loss")), run.get("text")
+    if loss:
+        return {"of": "tasks", **loss}
+    if text and known(text.get("percent")):
+        return {"delta": text["percent"], "low": text.get("low"), "high": text.get("high"), "unit": "%", "of": "text"}
+    return None
 
 
 def direction(low: float | None, high: float | None, *, lost: bool = False) -> str:
@@ -209,15 +222,14 @@ def sentence(text: str) -> str:
 
 def label_of(task: dict[str, Any], recipe: dict[str, Any] | None) -> str:
     """What a task is called: by its name, and the held-out rows by the data they come from."""
-    if task["name"] not in ("test", "held_out"):
+    if task["name"] != "test":
         return str(task["name"])
     data = (recipe or {}).get("data") or {}
     own = data.get("test")
     source = _file_name(own if isinstance(own, str) else data.get("train"))
     if not source:
         return str(task["name"])
-    rows = source if isinstance(own, str) else f"held-out rows of {source}"
-    return f"loss on {rows}" if task["name"] == "held_out" else rows
+    return source if isinstance(own, str) else f"held-out rows of {source}"
 
 
 def _file_name(source: Any) -> str:
@@ -281,16 +293,17 @@ def _target_words(gain: dict[str, Any] | None, n: int | None) -> str:
 def _target_bits(gain: dict[str, Any]) -> str:
     """A target in bits: its loss is lowered or raised."""
     low, high, unit = gain["low"], gain["high"], gain["unit"]
-    by = figure(abs(gain["delta"]), unit)
+    share = f", {points(abs(gain['percent']))} %" if known(gain.get("percent")) else ""
+    by = f"{figure(abs(gain['delta']), unit)} {unit}{share}"
     match direction(low, high):
         case "up":
-            return f"lowered the target's loss by {by} {unit} (95 % interval {span(low, high, unit=unit)})"
+            return f"lowered the loss on the target by {by} (95 % interval {span(low, high, unit=unit)})"
         case "down":
-            return f"raised the target's loss by {by} {unit} (95 % interval {span(-high, -low, unit=unit)})"
+            return f"raised the loss on the target by {by} (95 % interval {span(-high, -low, unit=unit)})"
     if low == high == 0:
         return "changed nothing on the target"
     inside = f"95 % interval {span(-high, -low, sign=True, unit=unit)}"
-    return f"shows no clear change of the target's loss ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
+    return f"shows no clear change of the loss on the target ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
 
 
 def text_words(text: Mapping[str, Any] | None) -> str:
