@@ -163,7 +163,18 @@ def test_gate():
     said = gate(limits(2.0, 90), lost)
     assert not said["passed"]
     assert len(said["reasons"]) == 2
-    assert "worst: old" in said["reasons"][0]
+    loss, gain = lost["loss"], lost["gain"]
+    assert said["reasons"] == [
+        f"lost {loss['delta']:.1f} points on the kept tasks (95 % interval {loss['low']:.1f} to {loss['high']:.1f}; "
+        "most on old), where max_loss allows 2",
+        f"gained {gain['delta']:.1f} points on the target (95 % interval {gain['low']:.1f} to {gain['high']:.1f}), "
+        "where min_gain asks for 90",
+    ]
+    fell = {"gain": {"delta": -20.5, "low": -46.7, "high": 3.3}, "loss": {**loss, "delta": 1.004}, "text": None}
+    assert gate(limits(1.0, 5), fell)["reasons"][0].startswith("lost 1.004 points")
+    assert gate(limits(None, 5), fell)["reasons"] == [
+        "lost 20.5 points on the target (95 % interval -3.3 to 46.7), where min_gain asks for a gain of 5"
+    ]
     nothing = summarise([], {}, {})
     assert nothing == {"tasks": [], "gain": None, "loss": None, "text": None, "held_out": None, "probe": None}
     assert len(gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
@@ -178,7 +189,7 @@ def test_a_catastrophe_of_text_cannot_pass_a_gate():
     assert found["text"]["percent"] == pytest.approx(57.2, abs=0.1)
     assert gate(limits(max_bits=60), found)["passed"]
     (reason,) = gate(limits(max_bits=5), found)["reasons"]
-    assert "+57.2 % bits" in reason
+    assert reason.startswith("the kept texts take 57.2 % more bits (95 % interval")
     assert not gate(limits(3.5), found)["passed"]
     with pytest.raises(UserError, match="max_bits"):
         refuse_gate(limits(3.5), [TEXT])

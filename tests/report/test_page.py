@@ -198,7 +198,7 @@ def test_the_gate_is_a_band_under_the_headline(report: dict[str, Any]) -> None:
 def test_bits_are_never_called_points(free_text: dict[str, Any]) -> None:
     page = Page(render_run(free_text))
     text = page.text.partition("Where the rows came from")[0]
-    assert "Lowered the loss on the target by 0.250 bits per token, 12.5 % (95 % interval 0.125 to 0.375)" in text
+    assert "Lowered the target's loss by 0.250 bits per token, 12.5 % (95 % interval 0.125 to 0.375)" in text
     assert "the kept texts take 20.0 % more bits (10.0 to 30.0)" in text
     assert "+0.250 bits per token saved, 12.5 %; 95 % interval +0.125 to +0.375 2.000 → 1.750, n = 40" in text
     assert "Bits of kept text +20.0 % 95 % interval +10.0 to +30.0" in text

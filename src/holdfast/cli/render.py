@@ -124,7 +124,9 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
             ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
             duration(words.total_seconds(run.get("cost")) or 0),
         ])  # fmt: skip
-    head = ("  method", *GAINED_AND_LOST, "rows from", "time")
+    of = next((part["of"] for run in compare["runs"] if (part := words.lost_part(run))), "tasks")
+    lost = "agreement lost" if of == "probe" else GAINED_AND_LOST[2]
+    head = ("  method", *GAINED_AND_LOST[:2], lost, GAINED_AND_LOST[3], "rows from", "time")
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
     front = "* on the gain/loss front; " if ranking.front_of(compare) else ""
     unit = words.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))

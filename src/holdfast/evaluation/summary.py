@@ -323,8 +323,8 @@ def _gate_loss(limits: Gate, summary: Mapping[str, Any]) -> str | None:
         return f"max_loss is {most:g} points, but no kept task has points"
     if loss["delta"] <= most:  # not the other way round, so that NaN does not pass
         return None
-    said = f"{loss['delta']:.2f} points (95 %: {loss['low']:.2f} to {loss['high']:.2f})"
-    return f"lost {said} on the kept tasks (worst: {loss['worst']}); max_loss is {most:g}"
+    said = f"{_beside(loss['delta'], most)} points on the kept tasks ({_between(loss)}; most on {loss['worst']})"
+    return f"lost {said}, where max_loss allows {most:g}"
 
 
 def _gate_bits(limits: Gate, summary: Mapping[str, Any]) -> str | None:
@@ -335,8 +335,8 @@ def _gate_bits(limits: Gate, summary: Mapping[str, Any]) -> str | None:
         return f"max_bits is {most:g} %, but no text is kept"
     if text["percent"] <= most:
         return None
-    said = f"{text['percent']:+.1f} % bits (95 %: {text['low']:+.1f} to {text['high']:+.1f})"
-    return f"the kept texts take {said}, worst: {text['worst']}; max_bits is {most:g} %"
+    said = f"{_beside(text['percent'], most)} % more bits ({_between(text)}; most: {text['worst']})"
+    return f"the kept texts take {said}, where max_bits allows {most:g} %"
 
 
 def _gate_kl(limits: Gate, summary: Mapping[str, Any]) -> str | None:
@@ -349,8 +349,8 @@ def _gate_kl(limits: Gate, summary: Mapping[str, Any]) -> str | None:
     kl = probe["kl"]
     if kl["value"] <= most:
         return None
-    said = f"{kl['value']:.3f} bits per token from the base (95 %: {kl['low']:.3f} to {kl['high']:.3f})"
-    return f"the probe is {said}; max_kl is {most:g}"
+    said = f"{_beside(kl['value'], most, 3)} bits per token from the base on the probe ({_between(kl, 3)})"
+    return f"the model is {said}, where max_kl allows {most:g}"
 
 
 def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
@@ -362,10 +362,23 @@ def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
     value, unit = (gain["percent"], "%") if "percent" in gain else (gain["delta"], "points")
     if value >= least:
         return None
+    size, less = _beside(abs(value), abs(least)), value < 0
     if unit == "%":
-        return f"the target takes {value:.1f} % fewer bits; min_gain is {least:g} (per cent, for a target in bits)"
-    said = f"{value:.2f} points (95 %: {gain['low']:.2f} to {gain['high']:.2f})"
-    return f"gained {said} on the target; min_gain is {least:g}"
+        said = f"the target takes {size} % {'more' if less else 'fewer'} bits"
+        return f"{said}, where min_gain asks for {least:g} % fewer"
+    ends = {"low": -gain["high"], "high": -gain["low"]} if less else gain
+    said = f"{'lost' if less else 'gained'} {size} points on the target ({_between(ends)})"
+    return f"{said}, where min_gain asks for {'a gain of ' if less else ''}{least:g}"
+
+
+def _beside(value: float, limit: float, digits: int = 1) -> str:
+    """A figure with so many decimals that it does not look like the limit it is beyond."""
+    texts = [f"{value:.{places}f}" for places in range(digits, 8)]
+    return next((text for text in texts if float(text) != limit), texts[-1])
+
+
+def _between(part: Mapping[str, float], digits: int = 1) -> str:
+    return f"95 % interval {part['low']:.{digits}f} to {part['high']:.{digits}f}"
 
 
 def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:

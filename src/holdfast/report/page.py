@@ -48,7 +48,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    more = ("pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_words", "steps", "chose_a_step")
+    more = ("pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_sentences", "steps", "chose_a_step")
     for name in (*_NUMBERS, *more):
         env.filters[name] = getattr(words, name)
         env.globals[name] = getattr(words, name)
@@ -264,6 +264,7 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
             sampled=_sampled(report),
             kept=[t for t in tasks if t.get("role") == "keep" and words.in_points(t)],
             means={r: {f: words.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
+            probed=next((t for t in tasks if t["kind"] == "probe"), None),
             flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
             origins=_origins((report["curation"] or {}).get("counts")),
             times=_origins({k: v for k, v in seconds.items() if words.known(v)}),
@@ -300,6 +301,7 @@ def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "points": [],
         "text": None,
         "held_out": None,
+        "probe": None,
         "gate": None,
         **run,
         "index": index % plots.COLOURS,
@@ -378,8 +380,9 @@ def render_compare(compare: dict[str, Any]) -> str:
             answers=_side_by_side(compare, runs),
             biggest=max(biggest, default=1.0) or 1.0,
             target_in_bits=not all(words.in_points(run["gain"]) for run in runs if run["gain"]),
+            lost_of=next((part["of"] for run in runs if (part := words.lost_part(run))), "tasks"),
             means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")}
-            | {"held_out": next((t["base"] for t in tasks if t["kind"] == "held_out"), None)},
+            | {kind: next((t["base"] for t in tasks if t["kind"] == kind), None) for kind in ("held_out", "probe")},
             verdict=ranking.verdict(compare),
             limits=ranking.limits(compare),
             against_text=ranking.against_text(compare),

@@ -47,6 +47,7 @@ from holdfast.report.words import (
 from holdfast.report.words import points as plain
 
 COLOURS = 8
+AGREEMENT = "agreement with the base, %"
 ORIGINS = ("model", "paraphrase", "gold", "replay")
 """Who can have written a row, in the order shown; any other origin follows."""
 SAMPLED = frozenset({"model", "paraphrase"})
@@ -407,13 +408,16 @@ def run_curves(report: dict[str, Any]) -> list[Markup]:
     loss = [Line("training loss", 3, _thin(_series(curves, "loss")), dots=False)]
     held_out = [Line("held-out loss", 0, _series(curves, "held_out"))]
     scores = [Line("target", 0, _series(curves, "target") if in_points(report.get("gain")) else [])]
-    scores.append(Line("kept", 1, _series(curves, "keep")))
+    probed = (lost_part(report) or {}).get("of") == "probe"
+    scores.append(Line("kept", 1, [] if probed else _series(curves, "keep")))
+    agreement = [Line("agreement", 1, _series(curves, "keep") if probed else [])]
     text = [Line("kept text", 1, _series(curves, "text"))]
     bits = {"named": False, "last": last, "least": 0.05}
     panels = [
         lines_plot(loss, "curve-loss", "Training loss", "training loss", **{**bits, "least": 0.02}),
         lines_plot(held_out, "curve-held-out", "Held-out loss", "held-out loss, bits per token", **bits),
         lines_plot(scores, "curve-scores", "Scores during training", "score in points", last=last),
+        lines_plot(agreement, "curve-probe", "Agreement on the probe", AGREEMENT, named=False, last=last),
         lines_plot(text, "curve-text", "Bits of the kept text", "kept text, bits per byte", **bits),
     ]
     return [p for p in panels if p]
@@ -439,6 +443,8 @@ def compare_curves(compare: dict[str, Any], colours: Sequence[int] = ()) -> list
         ("held_out", "Held-out loss", "held-out loss, bits per token", 0.05),
         ("text", "Bits of the kept text", "kept text, bits per byte", 0.05),
     ]
+    if any((lost_part(run) or {}).get("of") == "probe" for run in runs):
+        kinds[1] = ("keep", "Agreement on the probe", AGREEMENT, 4.0)
     last = max((_last(curves) for run in runs for curves in run.get("curves") or []), default=0)
     panels = []
     for key, title, unit, least in kinds[0 if scored else 1 :]:

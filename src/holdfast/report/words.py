@@ -297,13 +297,13 @@ def _target_bits(gain: dict[str, Any]) -> str:
     by = f"{figure(abs(gain['delta']), unit)} {unit}{share}"
     match direction(low, high):
         case "up":
-            return f"lowered the loss on the target by {by} (95 % interval {span(low, high, unit=unit)})"
+            return f"lowered the target's loss by {by} (95 % interval {span(low, high, unit=unit)})"
         case "down":
-            return f"raised the loss on the target by {by} (95 % interval {span(-high, -low, unit=unit)})"
+            return f"raised the target's loss by {by} (95 % interval {span(-high, -low, unit=unit)})"
     if low == high == 0:
         return "changed nothing on the target"
     inside = f"95 % interval {span(-high, -low, sign=True, unit=unit)}"
-    return f"shows no clear change of the loss on the target ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
+    return f"shows no clear change of the target's loss ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
 
 
 def text_words(text: Mapping[str, Any] | None) -> str:
@@ -330,16 +330,21 @@ def probe_words(probe: Mapping[str, Any]) -> list[str]:
             f"{points(probe['length_tuned'])} tokens long in the mean"
         ]
     lines = [
-        f"agrees with the base at {points(agreement['value'])} % of the tokens "
+        f"the tuned model agrees with the base at {points(agreement['value'])} % of the tokens "
         f"({span(agreement['low'], agreement['high'])}), {percent(probe['same_answers'])} of "
         f"{count(probe['n'])} answers are the same",
-        f"{kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
-        f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of the answers end by themselves, "
+        f"it is {kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
+        f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of its answers end by themselves, "
         f"{points(probe['length_base'])} → {points(probe['length_tuned'])} tokens long",
     ]
     if known(kl.get("noise")) and known(agreement.get("noise")):
         lines[1] += f"; arithmetic alone: {kl['noise']:.1g} bits, {agreement['noise']:.2g} % of the tokens"
     return lines
+
+
+def probe_sentences(probe: Mapping[str, Any]) -> str:
+    """`probe_words` as sentences of the page."""
+    return " ".join(sentence(line) for line in probe_words(probe))
 
 
 def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
