@@ -124,7 +124,7 @@ def test_a_catastrophe_of_text_is_refused() -> None:
     assert result.exit_code == 3, result.output
     text = report_of()["text"]
     assert text["percent"] > 5
-    assert "% bits" in report_of()["gate"]["reasons"][0]
+    assert "% more bits" in report_of()["gate"]["reasons"][0]
 
 
 def test_the_held_out_loss_is_the_training_loss_of_the_same_rows() -> None:

@@ -27,6 +27,11 @@ def free_text() -> dict[str, Any]:
 
 
 @pytest.fixture
+def probed() -> dict[str, Any]:
+    return SAMPLE.probed()
+
+
+@pytest.fixture
 def compare() -> dict[str, Any]:
     return SAMPLE.compare()
 

@@ -240,6 +240,30 @@ def free_text(seed: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def probed(seed: int = 0) -> dict[str, Any]:
+    """A run on free text by which the probe is what was kept."""
+    whole = free_text(seed)
+    row = {"n": 30, "kl": 0.125, "agreement": 87.5, "same_answers": 0.5, "stop_base": 1.0, "stop_tuned": 0.8}
+    row |= {"length_base": 20.0, "length_tuned": 31.5}
+    task = {
+        **whole["tasks"][0], "name": "probe", "kind": "probe", "role": "keep", "unit": "% agreement",
+        "better": "higher", "n": 60, "base": 100.0, "tuned": 87.5, "delta": -12.5, "low": -15.0, "high": -10.0,
+        "percent": None, "noise": 0.0,
+    }  # fmt: skip
+    changed = {"id": "code-3", "prompt": "Write", "base": "one", "tuned": "two", "kl": 1.25, "agreement": 20.0}
+    return {
+        **whole, "tasks": [whole["tasks"][0], task],
+        "loss": {"delta": 12.5, "low": 10.0, "high": 15.0, "worst": "probe", "unit": "points", "of": "probe"},
+        "text": None,
+        "probe": {
+            **row, "n": 60,
+            "kl": {"value": 0.125, "low": 0.1, "high": 0.15, "unit": "bits per token", "noise": 1e-9},
+            "agreement": {"value": 87.5, "low": 85.0, "high": 90.0, "unit": "%", "noise": 0.0},
+            "by": {"kind": [{**row, "name": "code"}], "language": [{**row, "name": "ja"}]}, "changed": [changed],
+        },
+    }  # fmt: skip
+
+
 def compared(rng: random.Random, method: str) -> dict[str, Any]:
     gain, loss, curate, origins = METHODS[method]
     weights = {name: rng.uniform(0.0, 2.0) for name in KEPT}

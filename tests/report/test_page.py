@@ -214,6 +214,36 @@ def test_the_held_out_loss_has_a_tile_beside_a_judged_target(report: dict[str, A
     assert "Held-out loss \u22120.250 bits per token, \u221212.5 % 2.000 → 1.750, n = 40; less is better" in text
 
 
+def test_the_probe_has_a_section_and_is_the_loss_where_nothing_else_is(probed: dict[str, Any]) -> None:
+    page = Page(render_run(probed))
+    assert "departs from the base at 12.5 % of the probe's tokens (10.0 to 15.0)" in page.text
+    assert "Agreement lost 12.5 95 % interval 10.0 to 15.0 100.0 → 87.5 % of the base's tokens, 60 prompts" in page.text
+    assert (
+        "The tuned model agrees with the base at 87.5 % of the tokens (85.0 to 90.0); 50 % of 60 answers" in page.text
+    )
+    assert "code by kind 30 87.5 % 0.125 50 % 100 % → 80 % 20.0 → 31.5" in page.text
+    assert "Japanese by language" in page.text
+    assert "code-3: 20.0 % agreement, 1.25 bits per token" in page.text
+    assert "1e-09" not in page.text
+    assert "#probe" in page.links
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_comparison_against_the_probe(probed: dict[str, Any], compare: dict[str, Any]) -> None:
+    compare["tasks"] = [
+        {key: task[key] for key in ("name", "role", "kind", "unit", "better", "base", "n")} for task in probed["tasks"]
+    ]
+    for run in compare["runs"]:
+        run |= {key: probed[key] for key in ("gain", "loss", "text")} | {"held_out": 1.75, "keep": 87.5}
+        run |= {"target": 1.75, "tasks": {t["name"]: t for t in probed["tasks"]}, "points": []}
+        run["probe"] = {"kl": 0.125, "agreement": 87.5}
+    text = Page(render_compare(compare)).text.partition("Who wrote the rows")[0]
+    assert "12.5 points of agreement with the base lost" in text
+    assert "Agreement with the base, %" in text
+    assert "base 2.000 100.0" in text
+    assert "87.5 12.5 [10.0, 15.0] 0.125" in text
+
+
 def test_a_comparison_against_text_alone(free_text: dict[str, Any], compare: dict[str, Any]) -> None:
     compare["tasks"] = [{k: t[k] for k in ("name", "role", "unit", "better", "base", "n")} for t in free_text["tasks"]]
     for run in compare["runs"]:

@@ -148,6 +148,22 @@ def test_a_value_ends_inside_the_picture(report: dict[str, Any]) -> None:
             assert float(text.get("x") or 0) + svg.text_width(text.text or "") <= float(wide.get("width") or 0) + 0.1
 
 
+def test_the_kept_step_is_marked_where_it_is_not_the_last(free_text: dict[str, Any]) -> None:
+    for kept, marks in ((10, 0), (5, 1), (None, 0)):
+        free_text["training"]["kept_step"] = kept
+        picture = _pictures(plots.run_curves(free_text)[1])[0]
+        lines = [e for e in picture.iter("line") if e.get("class") == "kept"]
+        assert len(lines) == marks
+        dots = [e.get("cx") for e in picture.iter("circle")]
+        assert [line.get("x1") for line in lines] == dots[1:2][:marks]
+
+
+def test_agreement_on_the_probe_is_not_called_a_score(report: dict[str, Any]) -> None:
+    report["loss"]["of"] = "probe"
+    names = [e.text for panel in plots.run_curves(report) for e in _pictures(panel)[0].iter("title")]
+    assert names == ["Training loss", "Scores during training", "Agreement on the probe"]
+
+
 def test_halos_lie_below_every_mark(compare: dict[str, Any]) -> None:
     order = [e.get("class") for e in _pictures(plots.compare_plane(compare))[0].iter()]
     assert max(i for i, name in enumerate(order) if name == "halo") < order.index("mark")

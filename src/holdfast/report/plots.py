@@ -362,13 +362,22 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Markup]:
 
 
 def lines_plot(
-    lines: Iterable[Line], name: str, title: str, unit: str, *, named: bool = True, last: float = 0, least: float = 4.0
+    lines: Iterable[Line],
+    name: str,
+    title: str,
+    unit: str,
+    *,
+    named: bool = True,
+    last: float = 0,
+    least: float = 4.0,
+    kept: float | None = None,
 ) -> Markup:
     """Curves over training steps, in one size that suits half a desk and a whole phone.
 
     Args:
         last: The last step of training, to which the axis goes even if the curves end before.
         least: The values' axis covers at least this much.
+        kept: The step whose weights were kept, marked where it is not the last.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -382,6 +391,9 @@ def lines_plot(
     x = Scale(first, max(last, *steps, first + 1), 46, width - min(right, 150))
     y = Scale(lo, hi, height - 44, 30)
     body = [axes(x, y, "step", unit, zero=False, x_ticks=5)]
+    if kept is not None and kept < x.high:
+        body.append(el("line", x1=x(kept), x2=x(kept), y1=y.start, y2=y.stop, cls="kept"))
+        body.append(label("kept", x(kept) + 5, y.stop + 10, "tick"))
     for line in lines:
         marks = [el("circle", cx=x(a), cy=y(b), r=3.0, cls="dot") for a, b in line.points] if line.dots else []
         body.append(
@@ -412,12 +424,13 @@ def run_curves(report: dict[str, Any]) -> list[Markup]:
     scores.append(Line("kept", 1, [] if probed else _series(curves, "keep")))
     agreement = [Line("agreement", 1, _series(curves, "keep") if probed else [])]
     text = [Line("kept text", 1, _series(curves, "text"))]
-    bits = {"named": False, "last": last, "least": 0.05}
+    kept = (report.get("training") or {}).get("kept_step")
+    bits = {"named": False, "last": last, "least": 0.05, "kept": kept}
     panels = [
         lines_plot(loss, "curve-loss", "Training loss", "training loss", **{**bits, "least": 0.02}),
         lines_plot(held_out, "curve-held-out", "Held-out loss", "held-out loss, bits per token", **bits),
-        lines_plot(scores, "curve-scores", "Scores during training", "score in points", last=last),
-        lines_plot(agreement, "curve-probe", "Agreement on the probe", AGREEMENT, named=False, last=last),
+        lines_plot(scores, "curve-scores", "Scores during training", "score in points", last=last, kept=kept),
+        lines_plot(agreement, "curve-probe", "Agreement on the probe", AGREEMENT, **{**bits, "least": 4.0}),
         lines_plot(text, "curve-text", "Bits of the kept text", "kept text, bits per byte", **bits),
     ]
     return [p for p in panels if p]

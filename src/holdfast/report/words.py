@@ -331,14 +331,15 @@ def probe_words(probe: Mapping[str, Any]) -> list[str]:
         ]
     lines = [
         f"the tuned model agrees with the base at {points(agreement['value'])} % of the tokens "
-        f"({span(agreement['low'], agreement['high'])}), {percent(probe['same_answers'])} of "
+        f"({span(agreement['low'], agreement['high'])}); {percent(probe['same_answers'])} of "
         f"{count(probe['n'])} answers are the same",
         f"it is {kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
         f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of its answers end by themselves, "
         f"{points(probe['length_base'])} → {points(probe['length_tuned'])} tokens long",
     ]
     if known(kl.get("noise")) and known(agreement.get("noise")):
-        lines[1] += f"; arithmetic alone: {kl['noise']:.1g} bits, {agreement['noise']:.2g} % of the tokens"
+        noise = points(kl["noise"], 3) if kl["noise"] >= 0.0005 else "less than 0.001"
+        lines[1] += f"; rounding in other batches alone makes {noise} bits and {agreement['noise']:.2g} % of the tokens"
     return lines
 
 
