@@ -61,7 +61,7 @@ def test_a_model_of_ones_own_is_measured_elsewhere_by_default(place: Path) -> No
     assert any((point["keep"] or 100) < 100 for point in report["curves"]), "it is watched during training"
     assert "departs from the base at" in done.output
     assert "probe: agrees with the base at" in done.output
-    assert "The base's own behaviour" in (place / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Against the base's own answers" in (place / "out" / "report.html").read_text(encoding="utf-8")
 
     # The run without a word more: against the model it started from, whose answers are not asked for again.
     alone = run("eval", "out", "--out", "again")

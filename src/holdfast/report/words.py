@@ -330,10 +330,10 @@ def probe_words(probe: Mapping[str, Any]) -> list[str]:
             f"{points(probe['length_tuned'])} tokens long in the mean"
         ]
     lines = [
-        f"the tuned model agrees with the base at {points(agreement['value'])} % of the tokens "
+        f"agrees with the base at {points(agreement['value'])} % of the tokens "
         f"({span(agreement['low'], agreement['high'])}); {percent(probe['same_answers'])} of "
         f"{count(probe['n'])} answers are the same",
-        f"it is {kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
+        f"{kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
         f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of its answers end by themselves, "
         f"{points(probe['length_base'])} → {points(probe['length_tuned'])} tokens long",
     ]
@@ -345,7 +345,10 @@ def probe_words(probe: Mapping[str, Any]) -> list[str]:
 
 def probe_sentences(probe: Mapping[str, Any]) -> str:
     """`probe_words` as sentences of the page."""
-    return " ".join(sentence(line) for line in probe_words(probe))
+    lines = probe_words(probe)
+    if len(lines) > 1:
+        lines = [f"the tuned model {lines[0]}", f"it is {lines[1]}", *lines[2:]]
+    return " ".join(map(sentence, lines))
 
 
 def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
