@@ -14,6 +14,7 @@ from holdfast.ui import Progress
 if TYPE_CHECKING:
     from holdfast.data.batches import Encoded, TokenTable
     from holdfast.data.chat import Chat
+    from holdfast.data.table import TableReport
     from holdfast.models import Loaded
     from holdfast.trainer.plan import Plan
 
@@ -90,10 +91,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
             "train": told.rows, "kept": told.kept, "test": len(sources.test), "tokens": told.tokens,
             "trained_share": f"{told.trained_share:.0%}", "truncated": told.truncated, "dropped": told.dropped,
         },
-        "lengths": {
-            "edges": [1, *(upper + 1 for upper, _ in told.histogram)],
-            "counts": [n for _, n in told.histogram],
-        },
+        "lengths": _lengths(told),
         "measured": [
             {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
         ],
@@ -101,6 +99,14 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         **_costs(recipe, base, table, plan),
         "warnings": warnings,
     }  # fmt: skip
+
+
+def _lengths(told: TableReport) -> dict[str, list[int]]:
+    """The histogram of row lengths: `edges` are n + 1 bounds, `counts` n numbers."""
+    return {
+        "edges": [1, *(upper + 1 for upper, _ in told.histogram)],
+        "counts": [n for _, n in told.histogram],
+    }
 
 
 def _examples(recipe: Recipe, table: TokenTable, chat: Chat) -> dict[str, Any]:
