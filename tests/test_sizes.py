@@ -55,6 +55,11 @@ def training_of(run: str) -> dict[str, Any]:
     return json.loads((Path(run) / "report.json").read_text(encoding="utf-8"))["training"]
 
 
+def warnings_of(file: str) -> list[str]:
+    """What `check` warns of, but for nothing being kept: these recipes measure nothing."""
+    return [text for text in check(file)["warnings"] if not text.startswith("nothing is kept")]
+
+
 def spaced(result: Result) -> str:
     """What was said, without line breaks."""
     return " ".join(result.output.split())
@@ -66,7 +71,7 @@ def test_three_thousand_short_rows_make_enough_steps_and_every_verb_says_the_sam
     plan = found["plan"]
     assert plan["steps"] >= 30
     assert 16 <= found["rows"]["kept"] / plan["steps"] <= 64
-    assert found["warnings"] == []
+    assert warnings_of(file) == []
     assert str(budget_of(read_recipe(file).recipe, None)) == f"{plan['steps']} steps of {plan['batch_tokens']:,} tokens"
 
     done = cli("train", file)
@@ -98,8 +103,8 @@ def test_few_steps_are_warned_of_by_check_train_and_report(tiny_dir: TinyDir) ->
     assert training_of("out")["warnings"][0].startswith(text)
     for page in ("report.html", "README.md"):
         assert "only 2 steps: little will be learned" in (Path("out") / page).read_text(encoding="utf-8")
-    assert "only 29 steps" in check(recipe("lab-small", sums(20), train={"max_steps": 29}))["warnings"][0]
-    assert check(recipe("lab-small", sums(20), train={"max_steps": 30}))["warnings"] == []
+    assert "only 29 steps" in warnings_of(recipe("lab-small", sums(20), train={"max_steps": 29}))[0]
+    assert warnings_of(recipe("lab-small", sums(20), train={"max_steps": 30})) == []
 
 
 def test_max_steps_go_before_epochs(tiny_dir: TinyDir) -> None:
@@ -165,20 +170,119 @@ def test_the_laboratory_keeps_its_step(model: str) -> None:
 
 def test_settings_that_do_not_fit_the_model_or_the_rows_are_warned_of() -> None:
     steps = {"max_steps": 30}
-    found = check(recipe("lab-small", sums(40), tuner={"name": "lora", "r": 1024}, train=steps))["warnings"]
+    found = warnings_of(recipe("lab-small", sums(40), tuner={"name": "lora", "r": 1024}, train=steps))
     assert len(found) == 1
     assert found[0].startswith("tuner.r 1,024 is larger than ")
     assert "set a smaller r, or tuner: full" in found[0]
-    assert check(recipe("lab-small", "rows.jsonl", tuner="lora", train=steps))["warnings"] == []
+    assert warnings_of(recipe("lab-small", "rows.jsonl", tuner="lora", train=steps)) == []
 
-    found = check(recipe("lab-small", "rows.jsonl", train={"batch_tokens": 4, **steps}))["warnings"]
+    found = warnings_of(recipe("lab-small", "rows.jsonl", train={"batch_tokens": 4, **steps}))
     assert len(found) == 1
     assert found[0].startswith("train.batch_tokens 4 is smaller than 40 of the rows")
 
     rows = [{"prompt": f"Say {i}", "completion": str(i), "label": True} for i in range(40)]
     Path("kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = check(recipe("lab-small", "kto.jsonl", method="kto", train=steps))["warnings"]
+    found = warnings_of(recipe("lab-small", "kto.jsonl", method="kto", train=steps))
     assert found == [
         "label is true in all 40 rows: objective kto learns from the difference; add rows with label false, or use "
         "objective sft"
     ]
+
+
+# ---- rows that are too long ----------------------------------------------------------------------------------------
+
+CONTEXT = 64
+
+
+def long_rows(count: int, words: int, short: int = 0) -> str:
+    """A file of rows whose answers have about four tokens a word, and short ones behind them."""
+    rows = [{"prompt": f"Write {i}.", "completion": "zebra " * words} for i in range(count)]
+    rows += [{"prompt": f"Say {i}.", "completion": str(i)} for i in range(short)]
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return "long.jsonl"
+
+
+def small(tiny_dir: TinyDir) -> Path:
+    """A model with learned positions: there is no embedding beyond its context."""
+    return tiny_dir("gpt2", n_positions=CONTEXT)
+
+
+@pytest.mark.parametrize("policy", ["auto", "drop", "cut", "window", "error"])
+def test_rows_longer_than_the_context_are_never_trained_beyond_it(policy: str, tiny_dir: TinyDir) -> None:
+    train_settings = {"max_length": 512, "max_steps": 2, "precision": "fp32"}
+    data = {"train": long_rows(8, 50, short=4), "test": 0, "too_long": policy}
+    file = recipe(small(tiny_dir), "", data=data, train=train_settings)
+    checked, done = cli("check", file), cli("train", file)
+    for result in (checked, done):
+        assert "train.max_length 512 is more than the model's context: the limit is 64 tokens" in spaced(result)
+        assert result.exit_code == (2 if policy == "error" else 0), result.output
+    if policy == "error":
+        for result in (checked, done):
+            assert "8 rows are longer than 64 tokens, the model's context, the longest (row 1) has" in result.output
+        assert not Path("out").exists()
+        return
+    training = training_of("out")
+    warning = "8 of 12 rows (67%) are longer than 64 tokens, the model's context, and are left out; set data.too_long"
+    if policy in ("auto", "drop"):
+        assert training["dropped"] == {"longer than the model's context": 8}
+        assert training["rows"] == 4
+        for result in (checked, done):
+            assert warning in spaced(result)
+        assert "8 of 12 rows (67%) are longer" in Path("out/report.html").read_text(encoding="utf-8")
+    else:
+        assert (training["rows"], training["dropped"]) == (12, {})
+        assert "left out" not in done.output
+    assert training["windows"] == 0
+
+
+def test_nothing_is_measured_or_written_when_no_row_fits(tiny_dir: TinyDir) -> None:
+    """Told before the base is measured, and by `check` in the same words."""
+    data = {"train": long_rows(12, 50), "test": 0.2}
+    file = recipe(small(tiny_dir), "", data=data, evaluate={"keep": [], "items": 2, "max_tokens": 4})
+    checked, done = cli("check", file), cli("train", file)
+    assert checked.exit_code == done.exit_code == 2
+    for result in (checked, done):
+        (line,) = [line for line in result.output.splitlines() if line.startswith("holdfast:")]
+        assert line.startswith("holdfast: none of the 10 rows can be trained on (10 longer than the model's context)")
+        assert line.endswith("set data.too_long to cut, which trains on their beginnings")
+    assert "measure base" not in done.output
+    assert not Path("out").exists()
+    prompts = [{"prompt": "zebra " * 50, "completion": "Yes."} for _ in range(4)]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
+    said = cli("check", file, "data.train=prompts.jsonl", "data.test=0", "evaluate.target=none", "data.too_long=cut")
+    assert "(4 answer cut to nothing)" in said.output
+    assert "the prompt alone is too long: shorten the prompts, or take a model with a longer context" in said.output
+
+
+def test_few_long_rows_are_counted_without_a_warning(tiny_dir: TinyDir) -> None:
+    file = recipe(small(tiny_dir), long_rows(2, 50, short=40), train={"max_steps": 30})
+    found = check(file)
+    assert found["rows"]["dropped"] == {"longer than the model's context": 2}
+    assert warnings_of(file) == []
+    assert found["rows"]["limit"] == "64 tokens, the model's context"
+    within = check(recipe(small(tiny_dir), "long.jsonl", train={"max_steps": 30, "max_length": 32}))
+    assert within["rows"]["limit"] == "32 tokens, train.max_length"
+    assert within["rows"]["dropped"] == {"longer than max_length": 2}
+
+
+@pytest.mark.parametrize("policy", ["auto", "window"])
+def test_long_plain_text_trains_in_windows_by_default(policy: str, tiny_dir: TinyDir) -> None:
+    text = "".join(f"Line {i} of a long story about a zebra.\n" for i in range(40))
+    Path("text.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "Short."}) + "\n")
+    data = {"train": "text.jsonl", "test": 0, "too_long": policy}
+    file = recipe(small(tiny_dir), "", data=data, train={"max_steps": 3, "precision": "fp32"})
+    done = cli("train", file)
+    assert done.exit_code == 0, done.output
+    training = training_of("out")
+    assert (training["rows"], training["dropped"]) == (2, {})
+    assert training["windows"] > 10
+    assert f"1 long text is cut into {training['windows']} windows of at most 64 tokens" in done.output
+    assert check(file)["rows"]["windows"] == training["windows"]
+    dropped = check(recipe(small(tiny_dir), "", data=data | {"too_long": "drop"}, train={"max_steps": 3}))
+    assert dropped["rows"]["dropped"] == {"longer than the model's context": 1}
+
+
+def test_the_old_name_of_the_setting_is_read() -> None:
+    resolved = read_recipe(recipe("lab-small", "", data={"train": "lab:sums", "on_long": "truncate"}))
+    assert resolved.recipe.data.too_long == "cut"
+    assert "data.on_long is read as data.too_long" in resolved.notes[0]

@@ -58,11 +58,11 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
-    from holdfast.models import load
+    from holdfast.models import context_length, load
     from holdfast.placement import choose_device
     from holdfast.run import refuse_unmeasured
     from holdfast.sources import open_beside, read_sources
-    from holdfast.stages import before_curation, curators_of, encode, trained
+    from holdfast.stages import before_curation, beyond_context, curators_of, encode, trained
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
@@ -82,14 +82,18 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
-    table, told = encode(as_read, trained(as_read, rows), chat)
-    plan = plan_training(as_read, base.model, table, resolved.sources)
+    context = context_length(base.model.config)
+    for line in beyond_context(recipe, context):
+        ui.line(line)
+    table, told = encode(as_read, trained(as_read, rows), chat, context)
+    plan = plan_training(as_read, base.model, table, told, resolved.sources)
     warnings += plan.warnings
     ui.phase("estimate")
     return {
         "rows": {
             "train": told.rows, "kept": told.kept, "test": len(sources.test), "tokens": told.tokens,
-            "trained_share": f"{told.trained_share:.0%}", "truncated": told.truncated, "dropped": told.dropped,
+            "trained_share": f"{told.trained_share:.0%}", "limit": told.limit, "truncated": told.truncated,
+            **({"windows": told.windows} if told.windowed else {}), "dropped": told.dropped,
         },
         "lengths": _lengths(told),
         "measured": [
@@ -111,10 +115,17 @@ def _lengths(told: TableReport) -> dict[str, list[int]]:
 
 def _examples(recipe: Recipe, table: TokenTable, chat: Chat) -> dict[str, Any]:
     """The first rows as `examples`, every answer of them, and in `answers` which one of its row each is."""
-    shown = [sequence for i in range(min(SHOWN, len(table))) for sequence in table.sequences(i)]
+    shown = [sequence for i in _first_of_each(table)[:SHOWN] for sequence in table.sequences(i)]
     pairs = recipe.objective.kind() == "pair"
     names = [("chosen", "rejected")[s.role] if pairs and s.role < 2 else f"answer {s.role + 1}" for s in shown]
     return {"examples": [pieces(sequence, chat) for sequence in shown], "answers": names}
+
+
+def _first_of_each(table: TokenTable) -> list[int]:
+    """The first entry of each row: of a text in windows its beginning."""
+    import numpy as np
+
+    return np.unique(table.source, return_index=True)[1].tolist()
 
 
 def pieces(sequence: Encoded, chat: Chat) -> list[dict[str, Any]]:
@@ -157,9 +168,10 @@ def _seconds_per_token(model: Any, micro: int) -> float:
 
     import torch
 
+    from holdfast.models import context_length
     from holdfast.placement import wait_for
 
-    length = min(128, model.config.get_text_config().max_position_embeddings or 128)
+    length = min(128, context_length(model.config) or 128)
     ids = torch.zeros(max(1, min(micro, 2048) // length), length, dtype=torch.long, device=model.device)
     took = []
     with torch.no_grad():

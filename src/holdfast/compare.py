@@ -236,13 +236,13 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
         return Budget(steps, tokens)
     from holdfast.data.chat import Chat
     from holdfast.data.step_size import step_size
-    from holdfast.models import load_tokenizer
+    from holdfast.models import load_context, load_tokenizer
     from holdfast.sources import read_sources
 
     ignore = lambda text: None  # noqa: E731
     recipe, rows = before_curation(recipe, read_sources(recipe, ignore, ignore).train)
     chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
-    table, _ = encode(recipe, trained(recipe, rows), chat)
+    table, _ = encode(recipe, trained(recipe, rows), chat, load_context(recipe.model))
     table, train = table.firsts(recipe.objective.in_steps()), recipe.train
     size = step_size(tokens, table, train.seed).tokens
     return Budget(steps or table.sampler(batch_tokens=size, seed=train.seed).steps(train.epochs), size)

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from holdfast.errors import UserError
 from holdfast.hub import fetch
@@ -93,6 +100,33 @@ def is_lab(name: str | Path) -> bool:
     path = adapter_base(path) if (path / "adapter_config.json").exists() else path
     settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Most tokens a model of this configuration reads at once; `None` where nothing limits them.
+
+    `max_position_embeddings` of the language model: positions beyond it have no embedding (GPT-2), or were never seen
+    in training (rotary ones). It means nothing where positions are not embedded (ALiBi); recurrent models have none.
+    """
+    text = config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None)
+    if getattr(text, "alibi", False) or not isinstance(found, int) or found < 2:
+        return None
+    return found
+
+
+def load_context(name: str | Path) -> int | None:
+    """`context_length` of a model called as in `load`, without its weights."""
+    path = locate(name)
+    base = adapter_base(path) if (path / "adapter_config.json").exists() else path
+    try:
+        return context_length(AutoConfig.from_pretrained(base, trust_remote_code=False))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{base}: no configuration that transformers can read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

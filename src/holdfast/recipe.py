@@ -199,8 +199,11 @@ class Data(Section):
     )
     replay: ReplayData | None = Field(None, description="General rows to rehearse.")
     limit: int | None = Field(None, ge=1, description="Use only the first rows; of several files so many in all.")
-    on_long: Literal["drop", "truncate", "error"] = Field(
-        "drop", description="Rows longer than train.max_length: drop (counted), truncate the answer's end, or refuse."
+    too_long: Literal["auto", "drop", "cut", "window", "error"] = Field(
+        "auto",
+        description="Rows longer than train.max_length or the model's context: drop (counted), cut the answer's end, "
+        "window (plain text in windows that train every token once, conversations as cut), or error; auto = window for "
+        "plain text, drop otherwise.",
     )
     system: str | None = Field(None, description="System message put before conversations that have none.")
 
@@ -260,7 +263,9 @@ class Train(Section):
     micro_tokens: int | None = Field(
         None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits."
     )
-    max_length: int = Field(2048, ge=2, description="Longest row in tokens.")
+    max_length: int | None = Field(
+        None, ge=2, description="Longest row in tokens, at most the model's context; default: that, at most 2,048."
+    )
     layout: Literal["auto", "padded", "packed"] = Field(
         "auto", description="packed on GPU, rows of like length padded on CPU."
     )

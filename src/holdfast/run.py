@@ -18,7 +18,17 @@ from holdfast.folder import Folder, environment, is_curated, replace_text, versi
 from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
-from holdfast.stages import Work, curate, encode, measured, preview, subject_of, trained
+from holdfast.stages import (
+    Work,
+    beyond_context,
+    curate,
+    encode,
+    look_at_lengths,
+    measured,
+    preview,
+    subject_of,
+    trained,
+)
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -149,7 +159,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
-    from holdfast.models import load
+    from holdfast.models import context_length, load
     from holdfast.placement import choose_device
     from holdfast.sampling.journal import Journal
     from holdfast.sources import read_sources
@@ -169,6 +179,11 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         refuse_unmeasured(recipe, tasks)
         if warning := nothing_kept(tasks):
             ui.warn(warning)
+        context = context_length(base.model.config)
+        for line in beyond_context(recipe, context):
+            ui.line(line)
+        for line in look_at_lengths(recipe, sources, chat, context):
+            ui.warn(line)
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe))
     folder = open_folder(resolved, ranks, ui, restart)
@@ -205,15 +220,17 @@ def fit(
     resolved: Resolved, work: Work, rows: Rows, before: dict[str, list[Item]], again: str
 ) -> tuple[TrainResult, TableReport, Plan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
+    from holdfast.models import context_length
     from holdfast.trainer.loop import Trainer
     from holdfast.trainer.plan import plan_training
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
     rows = trained(recipe, rows)
-    table, told = encode(recipe, rows, work.chat, folder.path / "cache")
+    context = context_length(work.base.model.config)
+    table, told = encode(recipe, rows, work.chat, context, folder.path / "cache")
     for line in told.lines():
         ui.line(line)
-    plan = plan_training(recipe, work.base.model, table, resolved.sources)
+    plan = plan_training(recipe, work.base.model, table, told, resolved.sources)
     for line in plan.lines():
         ui.line(line)
     for line in plan.warnings:
@@ -352,7 +369,7 @@ def finish(
             "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "warnings": list(plan.warnings),
+            "windows": told.windows, "warnings": list(plan.warnings),
         },
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,

@@ -90,6 +90,7 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "val_size": ("data.test", None),
     "system_prompt": ("data.system", None),
     "max_train_samples": ("data.limit", None),
+    "on_long": ("data.too_long", _renamed(truncate="cut")),
     "num_train_epochs": ("train.epochs", None),
     "num_epochs": ("train.epochs", None),
     "max_steps": ("train.max_steps", _no_limit),
@@ -210,7 +211,7 @@ def _read_device_batch(out: Filled) -> None:
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts.values()):
         out.problems.append((old, "must be a whole number above 0; better give train.batch_tokens"))
         return
-    length = train.get("max_length", 2048) if isinstance(train, dict) else 2048
+    length = (train.get("max_length") or 2048) if isinstance(train, dict) else 2048
     rows = counts.get(DEVICE_BATCH[0], counts.get(DEVICE_BATCH[1], 8)) * counts.get(DEVICE_BATCH[2], 1)
     if not isinstance(length, int):
         return

@@ -212,20 +212,48 @@ def _engine(work: Work, kind: str, base: Loaded, name: str | None) -> Engine:
     )  # fmt: skip
 
 
-def encode(recipe: Recipe, rows: Rows, chat: Chat, cache: Path | None = None) -> tuple[TokenTable, TableReport]:
+LONGEST = 2048
+"""Most tokens of a row where the recipe says nothing."""
+
+
+def encode(
+    recipe: Recipe, rows: Rows, chat: Chat, context: int | None, cache: Path | None = None
+) -> tuple[TokenTable, TableReport]:
     """The rows tokenised as the recipe says, and what became of each; of many rows the tokens are kept in `cache`.
 
     Args:
         rows: As `trained` gives them.
+        context: Most tokens the model can read, if there is a limit.
     """
     from holdfast.data.table import build_table
 
     return build_table(
         rows, chat,
-        max_length=recipe.train.max_length, on_long=recipe.data.on_long,
+        max_length=recipe.train.max_length or LONGEST, context=context, too_long=recipe.data.too_long,
         kind=recipe.objective.kind(), columns=recipe.objective.columns(), prompts=recipe.objective.prompts(),
         cache=cache if len(rows) > MANY else None,
     )  # fmt: skip
+
+
+def look_at_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int | None) -> list[str]:
+    """Look at the rows' lengths before anything is measured or sampled, as far as they are known then; the warnings.
+
+    Of many rows, as many are looked at as are kept in memory, spread evenly. Curators may still change the answers.
+
+    Raises:
+        UserError: If no row can be trained on, or one is too long and must not be.
+    """
+    as_read, rows = before_curation(recipe, sources.train)
+    _, report = encode(as_read, trained(as_read, rows[:: max(1, -(-len(rows) // MANY))]), chat, context)
+    return report.warnings()
+
+
+def beyond_context(recipe: Recipe, context: int | None) -> list[str]:
+    """A line when the recipe asks for longer rows than the model can read."""
+    asked = recipe.train.max_length
+    if asked is None or context is None or asked <= context:
+        return []
+    return [f"train.max_length {asked:,} is more than the model's context: the limit is {context:,} tokens"]
 
 
 def trained(recipe: Recipe, rows: Rows) -> Rows:

@@ -10,6 +10,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
+from holdfast.recipe_file import read_recipe
+from holdfast.run import train
+from holdfast.ui import Progress
 
 RECIPE = """\
 model: lab-small
@@ -41,16 +44,35 @@ def said(*arguments: str, code: int = 2) -> str:
     return line.removeprefix("holdfast: ")
 
 
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class EndsBeforeTraining(Progress):
+    """A voice that ends the run when the base is measured and the first step is next."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        if name == "train":
+            raise Killed
+        super().phase(name, total)
+
+
+def killed(*settings: str) -> None:
+    """Run as far as the first step."""
+    with pytest.raises(Killed):
+        train(read_recipe("run.yaml", settings), ui=EndsBeforeTraining("silent"))
+
+
 def samples(path: str) -> int:
     return sum('"kind": "sample"' in line for line in (Path(path) / "samples.jsonl").read_text().splitlines())
 
 
 def test_a_run_that_failed_before_its_first_step_gives_way(place: Path) -> None:
-    assert "train.max_length" in said("train", "run.yaml", "train.max_length=4", "evaluate.every=0")
+    killed("train.max_length=64", "evaluate.every=0")
     drawn = samples("out")
     mended = run("train", "run.yaml", "train.max_length=128", "evaluate.every=0")
     assert (
-        "out: takes the place of a run that had trained nothing yet: train.max_length is 128 here and 4 there"
+        "out: takes the place of a run that had trained nothing yet: train.max_length is 128 here and 64 there"
         in mended.stderr
     )
     assert json.loads((place / "out" / "report.json").read_text())["training"]["steps"] == 2
@@ -113,7 +135,7 @@ def test_an_unfinished_run_with_checkpoints_is_refused(place: Path) -> None:
 def test_a_run_at_work_is_left_alone(place: Path) -> None:
     from holdfast.sampling.journal import Journal
 
-    said("train", "run.yaml", "train.max_length=4")
+    killed("train.max_length=64")
     with Journal(place / "out" / "samples.jsonl"):
         for more in ((), ("--restart",)):
             assert "another run is writing it" in said("train", "run.yaml", "train.seed=1", *more)
@@ -140,11 +162,11 @@ def test_curate_restarts_too(place: Path) -> None:
 
 
 def test_stages_give_way_too(place: Path) -> None:
-    stages = "stages=[{name: one, train: {max_length: 4}}, {name: two, method: sft}]"
-    said("train", "run.yaml", stages)
-    mended = run("train", "run.yaml", stages.replace("max_length: 4", "max_length: 128"))
+    stages = "stages=[{name: one, train: {max_length: 32}}, {name: two, method: sft}]"
+    killed(stages)
+    mended = run("train", "run.yaml", stages.replace("max_length: 32", "max_length: 128"))
     assert "out/stages/1-one: takes the place of a run that had trained nothing yet" in mended.stderr
-    line = said("train", "run.yaml", stages.replace("max_length: 4", "max_length: 64"))
+    line = said("train", "run.yaml", stages.replace("max_length: 32", "max_length: 64"))
     assert line.startswith("out: holds another run, a finished one: stages.one.train.max_length is 64 here and 128 ")
     run("train", "run.yaml", stages, "stages.one.train.max_length=64", "--restart")
     assert (place / "out.old-1" / "stages" / "2-two" / "report.json").exists()

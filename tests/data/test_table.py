@@ -114,7 +114,7 @@ def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
     rows = [row("Paris."), row("Paris " * 50)]
     prompt = len(chat.prompt_ids(rows[0].prompt))
     limit = size(chat, rows[0]) + 3
-    table, report = build_table(rows, chat, max_length=limit, on_long="truncate")
+    table, report = build_table(rows, chat, max_length=limit, too_long="cut")
     assert (report.kept, report.truncated, report.dropped) == (2, 1, {})
     (cut,) = table.sequences(1)
     assert cut.ids.tolist() == chat.encode(rows[1].messages)[0][:limit].tolist()
@@ -122,9 +122,28 @@ def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
     assert int(cut.ids[-1]) not in chat.stop_ids
 
     long_prompt = Row([{"role": "user", "content": "word " * 90}, {"role": "assistant", "content": "Yes."}])
-    table, report = build_table([*rows, long_prompt], chat, max_length=limit, on_long="truncate")
+    table, report = build_table([*rows, long_prompt], chat, max_length=limit, too_long="cut")
     assert table.source.tolist() == [0, 1]
     assert (report.dropped, report.named) == ({"answer cut to nothing": 1}, {"answer cut to nothing": [3]})
+
+
+@pytest.mark.parametrize("limit", [2, 3, 10, 64, 150])
+def test_windows_train_every_token_of_a_long_text_exactly_once(limit: int, chat: Chat) -> None:
+    text = "The capital of France is Paris. " * 6
+    ids, trained = chat.encode_text(text)
+    rows = [Row([{"role": "assistant", "content": text}]), row("Paris.")]
+    table, report = build_table(rows, chat, max_length=limit, context=limit, too_long="window")
+    parts = [table.sequences(i)[0] for i in np.flatnonzero(table.source == 0)]
+    assert max(len(part.ids) for part in parts) <= limit
+    learned = np.concatenate([part.ids[part.trained] for part in parts])
+    assert learned.tolist() == ids[trained].tolist()
+    assert not any(part.trained[0] for part in parts)  # a label needs a token before it
+    begins = np.cumsum([0, *(len(part.ids) - 1 for part in parts)])
+    for begin, part in zip(begins, parts, strict=False):
+        assert part.ids.tolist() == ids[begin : begin + len(part.ids)].tolist()
+    long = len(ids) > limit
+    assert (report.windowed, report.windows) == ((1, len(parts)) if long else (0, 0))
+    assert len(parts) == -(-(len(ids) - 1) // (limit - 1))
 
 
 def test_truncated_pairs_lose_both_or_none(chat: Chat) -> None:
@@ -133,7 +152,7 @@ def test_truncated_pairs_lose_both_or_none(chat: Chat) -> None:
         Row(prompt, chosen="Paris " * 40, rejected="Rome"),
         Row([{"role": "user", "content": "w " * 99}], chosen="A", rejected="B"),
     ]
-    table, report = build_table(rows, chat, max_length=40, on_long="truncate", kind="pair")
+    table, report = build_table(rows, chat, max_length=40, too_long="cut", kind="pair")
     assert (len(table), report.truncated, report.named) == (1, 1, {"answer cut to nothing": [2]})
     assert [len(e.ids) for e in table.sequences(0)] == [
         40,
@@ -151,13 +170,14 @@ def raised(rows: list[Row], chat: Chat, **options: object) -> str:
 def test_errors(chat: Chat, tmp_path: Path) -> None:
     rows = [row("Paris."), row("Paris " * 50)]
     most, least = size(chat, rows[1]), size(chat, rows[0])
-    assert raised(rows, chat, on_long="error") == (
-        f"1 rows are longer than train.max_length 40, the longest (row 2) has {most} tokens; "
-        f"set train.max_length to {most}, or data.on_long to drop or truncate"
+    assert raised(rows, chat, too_long="error") == (
+        f"1 rows are longer than 40 tokens, train.max_length, the longest (row 2) has {most} tokens; "
+        f"set train.max_length to {most}, or set data.too_long to cut or drop"
     )
     assert raised(rows, chat, max_length=5, cache=tmp_path) == (
-        f"none of the 2 rows can be trained on (2 longer than max_length); train.max_length is 5, the rows "
-        f"have {least} to {most} tokens (median {most}); set train.max_length to {most}"
+        f"none of the 2 rows can be trained on (2 longer than max_length); the limit is 5 tokens, train.max_length, "
+        f"the rows have {least} to {most} tokens (median {most}); set train.max_length to {most}, or set data.too_long "
+        "to cut, which trains on their beginnings"
     )
     assert list(tmp_path.iterdir()) == []
     assert raised([], chat) == "there is no row to train on; the data or the curation left none"
@@ -187,6 +207,6 @@ def test_the_disk_table_is_made_once_and_keyed_by_everything(chat: Chat, tmp_pat
     assert isinstance(table.ids, np.memmap)
     assert np.array_equal(table.ids, again.ids)
     assert report == in_memory
-    others = [build(max_length=65), build(on_long="truncate"), build(rows[:4]), build(who=Chat(chat.tokenizer, "S"))]
+    others = [build(max_length=65), build(too_long="cut"), build(rows[:4]), build(who=Chat(chat.tokenizer, "S"))]
     assert len({first, *others}) == 5
     assert len(list(tmp_path.iterdir())) == 5

@@ -31,7 +31,7 @@ METHODS = {  # gain, mean loss, seconds of curation, origins
 RECIPE: dict[str, Any] = {
     "model": "lab",
     "method": "s3ft",
-    "data": {"train": "lab:story", "test": 0.1, "format": "auto", "on_long": "drop"},
+    "data": {"train": "lab:story", "test": 0.1, "format": "auto", "too_long": "drop"},
     "judge": {"name": "number"},
     "curate": [{"name": "s3ft", "paraphrase": True}],
     "objective": {"name": "sft"},

@@ -127,8 +127,8 @@ class Chat:
         self, conversations: Sequence[Sequence[Message]], names: Sequence[str] | None = None
     ) -> list[Encoding]:
         """`encode` for many conversations with one call of the tokenizer; `names` say in errors which one it was."""
-        prepared = [self.template.prepare(m, None if _is_text(m) else self.system) for m in conversations]
-        chats = [k for k, messages in enumerate(prepared) if not _is_text(messages)]
+        prepared = [self.template.prepare(m, None if is_text(m) else self.system) for m in conversations]
+        chats = [k for k, messages in enumerate(prepared) if not is_text(messages)]
         rendered = dict(zip(chats, self._render([prepared[k] for k in chats]), strict=True))
         many = []
         for k, messages in enumerate(prepared):
@@ -250,5 +250,6 @@ class Chat:
         return np.array(ids, dtype=np.int32), mask
 
 
-def _is_text(messages: Sequence[Message]) -> bool:
+def is_text(messages: Sequence[Message]) -> bool:
+    """Whether a conversation is plain text: a single message of the assistant."""
     return len(messages) == 1 and messages[0]["role"] == "assistant"

@@ -1,4 +1,4 @@
-"""Building the `TokenTable`: rows tokenised in shards; long ones dropped, cut or refused; all counted and named."""
+"""Building the `TokenTable`: rows tokenised in shards; long ones windowed, dropped, cut or refused; all counted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from holdfast.data.batches import TokenTable
-from holdfast.data.chat import Chat, Encoding
+from holdfast.data.chat import Chat, Encoding, is_text
 from holdfast.data.kinds import Column, Kind, conversations
 from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 
 __all__ = ["TableReport", "TokenTable", "build_table"]
 
-OnLong = Literal["drop", "truncate", "error"]
+TooLong = Literal["auto", "drop", "cut", "window", "error"]
+"""What becomes of rows that are too long; `auto`: plain text is cut into windows, other rows are dropped."""
 
-VERSION = 3
+VERSION = 4
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -33,6 +34,10 @@ NAMED = 10
 """Row numbers listed per reason."""
 
 LONG, CUT, UNTRAINED, WEIGHTLESS = "longer than max_length", "answer cut to nothing", "nothing trained", "weight 0"
+BEYOND = "longer than the model's context"
+
+MANY_DROPPED = 0.05
+"""Share of rows left out for their length from which on it is warned of."""
 
 
 @dataclass(slots=True)
@@ -43,7 +48,9 @@ class TableReport:
         rows, kept: How many there were, and are.
         dropped: Reason to number of rows; named: reason to the first row numbers.
         truncated: Rows whose answer lost its end.
+        windowed, windows: Long texts that were cut into windows, and how many windows they became.
         max_length: The limit, in tokens.
+        context: Most tokens the model can read, if there is a limit; `max_length` is never above it.
         tokens, trained_tokens: Of the kept rows.
         lengths: Tokens of the longest sequence of each row given: shortest, median, p90, p99, longest.
         longest: `(row number, tokens)` of the longest rows given.
@@ -56,7 +63,10 @@ class TableReport:
     dropped: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[int]] = field(default_factory=dict)
     truncated: int = 0
+    windowed: int = 0
+    windows: int = 0
     max_length: int = 0
+    context: int | None = None
     tokens: int = 0
     trained_tokens: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
@@ -83,7 +93,47 @@ class TableReport:
             out.append(f"left out {count}: {reason} (rows {names})")
         if self.truncated:
             out.append(f"{self.truncated} answers lost their end at {self.max_length} tokens")
+        if self.windowed:
+            texts = "1 long text is" if self.windowed == 1 else f"{self.windowed} long texts are"
+            out.append(f"{texts} cut into {self.windows} windows of at most {self.max_length} tokens")
         return out
+
+    def warnings(self) -> list[str]:
+        """A line when many rows are left out because they are too long, with what to do."""
+        long = self.dropped.get(LONG, 0) + self.dropped.get(BEYOND, 0)
+        if long <= MANY_DROPPED * self.rows:
+            return []
+        return [
+            f"{long:,} of {self.rows:,} rows ({long / self.rows:.0%}) are longer than {self.limit}, and are left out; "
+            f"{self.mend()}"
+        ]
+
+    @property
+    def limit(self) -> str:
+        """The limit and whose it is, as `512 tokens, the model's context`."""
+        return f"{self.max_length:,} tokens, {self._whose}"
+
+    @property
+    def _whose(self) -> str:
+        return "the model's context" if self.max_length == self.context else "train.max_length"
+
+    @property
+    def reason(self) -> str:
+        """Why a long row is left out."""
+        return BEYOND if self.max_length == self.context else LONG
+
+    def mend(self) -> str:
+        """What to do about rows that are too long."""
+        most = min(self.lengths["longest"], self.context or self.lengths["longest"])
+        if CUT in self.dropped:
+            more = f"set train.max_length to {most}" if most > self.max_length else "take a model with a longer context"
+            return f"of some the prompt alone is too long: shorten the prompts, or {more}"
+        return f"{self.longer()}data.too_long to cut, which trains on their beginnings"
+
+    def longer(self) -> str:
+        """The beginning of that sentence: a greater length, if the model can read more."""
+        most = min(self.lengths["longest"], self.context or self.lengths["longest"])
+        return f"set train.max_length to {most}, or set " if most > self.max_length else "set "
 
 
 def build_table(
@@ -91,7 +141,8 @@ def build_table(
     chat: Chat,
     *,
     max_length: int,
-    on_long: OnLong = "drop",
+    context: int | None = None,
+    too_long: TooLong = "auto",
     kind: Kind = "answer",
     columns: Sequence[Column] = (),
     prompts: Sequence[str] = (),
@@ -103,9 +154,11 @@ def build_table(
     Args:
         rows: Rows of the kind.
         chat: Renders and tokenises.
-        max_length: Most tokens of a sequence.
-        on_long: Longer rows are dropped; or `truncate`d, which cuts the end of the answer (with its end of turn) and
-            drops the row if nothing of the answer is left; or an `error`.
+        max_length: Most tokens of a sequence; no more than `context` where that is less.
+        context: Most tokens the model can read (`models.context_length`); `None`: any number.
+        too_long: Longer rows are dropped (`drop`); lose the end of the answer with its end of turn, or are dropped if
+            nothing of the answer is left (`cut`); are cut into windows which train every token once if they are plain
+            text, else as with `cut` (`window`); or are an error. `auto`: windows for plain text, else `drop`.
         kind: Which sequences a row has: see `data.kinds`.
         columns: Numbers that rows must carry.
         prompts: System prompts under which a row's sequences follow once more.
@@ -115,13 +168,14 @@ def build_table(
         UserError: A row is of the wrong kind, the template refuses it, or no row is left.
     """
     asked = [asdict(column) for column in columns]
+    max_length = min(max_length, context or max_length)
     name = fingerprint(
-        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, on_long, kind, asked, list(prompts)]
+        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, too_long, kind, asked, list(prompts)]
     )
     names = [column.name for column in columns]
     if cache is None:
         memory = _Writer(None)
-        report = _fill(memory, rows, chat, max_length, on_long, kind, columns, prompts, progress)
+        report = _fill(memory, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
         table = memory.table(names, name)
         _measure(report, table)
         return table, report
@@ -132,7 +186,7 @@ def build_table(
         try:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
                 writer = _Writer((ids, trained))
-                report = _fill(writer, rows, chat, max_length, on_long, kind, columns, prompts, progress)
+                report = _fill(writer, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
             writer.save(side)
             _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
@@ -203,15 +257,16 @@ def _fill(
     rows: Rows,
     chat: Chat,
     max_length: int,
-    on_long: OnLong,
+    context: int | None,
+    too_long: TooLong,
     kind: Kind,
     columns: Sequence[Column],
     prompts: Sequence[str],
     progress: Callable[[int], object] | None,
 ) -> TableReport:
-    report = TableReport(rows=len(rows), max_length=max_length)
-    if on_long == "truncate" and (kind == "taught" or prompts):
-        on_long = "drop"  # the same answer would be cut at different places
+    report = TableReport(rows=len(rows), max_length=max_length, context=context)
+    cuts = too_long in ("cut", "window") and kind != "taught" and not prompts  # or one answer is cut at two places
+    in_windows = too_long in ("auto", "window")
     lengths = np.zeros(len(rows), dtype=np.int64)
     start = 0
     for shard in _shards(rows):
@@ -221,19 +276,26 @@ def _fill(
             if kind == "shifted":  # the answer of another row is only looked at: what is too long of it is not needed
                 sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
             lengths[index] = max(len(ids) for ids, _ in sequences)
-            kept, reason = _fit(sequences, max_length, on_long)
+            values, long = list(zip(*numbers, strict=True)), bool(lengths[index] > max_length)
+            if long and in_windows and is_text(row.messages) and len(sequences) == 1 and row.weight:
+                parts = windows(sequences[0], max_length)
+                for part in parts:
+                    writer.add([part], row.weight, index, values)
+                report.windowed, report.windows = report.windowed + 1, report.windows + len(parts)
+                continue
+            kept, reason = _fit(sequences, max_length, cuts, report.reason)
             if row.weight == 0:
                 kept, reason = [], WEIGHTLESS
             if not kept:
                 report.drop(index + 1, reason)
                 continue
-            report.truncated += bool(lengths[index] > max_length)
-            writer.add(kept, row.weight, index, list(zip(*numbers, strict=True)))
+            report.truncated += long
+            writer.add(kept, row.weight, index, values)
         writer.flush()
         start += len(shard)
         if progress:
             progress(len(shard))
-    _check(report, lengths, len(writer.source), on_long)
+    _check(report, lengths, too_long)
     return report
 
 
@@ -254,20 +316,35 @@ def _encode(
         yield start + k, row, [next(encoded) for _ in by_row[k]]
 
 
-def _fit(sequences: list[Encoding], max_length: int, on_long: OnLong) -> tuple[list[Encoding], str]:
+def windows(sequence: Encoding, width: int) -> list[Encoding]:
+    """Cut a sequence into windows of at most `width` tokens, each label in exactly one of them.
+
+    Every window but the first begins with the last token of the one before, which is only read: without it the first
+    token of a window would never be predicted.
+    """
+    ids, trained = sequence
+    out = []
+    for start in range(0, len(ids) - 1, width - 1):
+        part = trained[start : start + width].copy()
+        part[0] = False
+        out.append((ids[start : start + width], part))
+    return out
+
+
+def _fit(sequences: list[Encoding], max_length: int, cuts: bool, too_long: str) -> tuple[list[Encoding], str]:
     """The sequences within `max_length`, or none and why."""
     long = any(len(ids) > max_length for ids, _ in sequences)
-    if long and on_long != "truncate":
-        return [], LONG
+    if long and not cuts:
+        return [], too_long
     cut = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences]
     if all(trained.any() for _, trained in cut):
         return cut, ""
     return [], CUT if long else UNTRAINED
 
 
-def _check(report: TableReport, lengths: np.ndarray, kept: int, on_long: OnLong) -> None:
+def _check(report: TableReport, lengths: np.ndarray, too_long: TooLong) -> None:
     """Fill in the lengths, and refuse a table that is empty or must not have long rows."""
-    report.kept = kept
+    report.kept = report.rows - sum(report.dropped.values())
     if not len(lengths):
         raise UserError("there is no row to train on; the data or the curation left none")
     quantiles = np.quantile(lengths, [0, 0.5, 0.9, 0.99, 1], method="higher").tolist()
@@ -278,18 +355,18 @@ def _check(report: TableReport, lengths: np.ndarray, kept: int, on_long: OnLong)
     counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
     report.histogram = [[int(e), int(c)] for e, c in zip(edges, counts, strict=True) if c]
     number, most = report.longest[0]
-    if on_long == "error" and LONG in report.dropped:
+    if too_long == "error" and report.reason in report.dropped:
         raise UserError(
-            f"{report.dropped[LONG]} rows are longer than train.max_length {report.max_length}, the longest "
-            f"(row {number}) has {most} tokens; set train.max_length to {most}, or data.on_long to drop or truncate"
+            f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest (row {number}) has "
+            f"{most} tokens; {report.longer()}data.too_long to cut or drop"
         )
-    if kept == 0:
+    if report.kept == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-        long = report.dropped.keys() & {LONG, CUT}
-        mend = f"set train.max_length to {most}" if long else "give answers that are trained on"
+        long = report.dropped.keys() & {LONG, BEYOND, CUT}
         raise UserError(
-            f"none of the {report.rows} rows can be trained on ({why}); train.max_length is {report.max_length}, "
-            f"the rows have {report.lengths['shortest']} to {most} tokens (median {report.lengths['median']}); {mend}"
+            f"none of the {report.rows} rows can be trained on ({why}); the limit is {report.limit}, the rows have "
+            f"{report.lengths['shortest']} to {most} tokens (median {report.lengths['median']}); "
+            f"{report.mend() if long else 'give answers that are trained on'}"
         )
 
 

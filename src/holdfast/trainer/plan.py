@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.data.batches import TokenTable
+    from holdfast.data.table import TableReport
     from holdfast.models import Model
     from holdfast.recipe import Recipe
 
@@ -41,10 +42,13 @@ class Plan:
         ]
 
 
-def plan_training(recipe: Recipe, model: Model, table: TokenTable, sources: Mapping[str, str]) -> Plan:
+def plan_training(
+    recipe: Recipe, model: Model, table: TokenTable, report: TableReport, sources: Mapping[str, str]
+) -> Plan:
     """Plan the training of `model`, before its tuner is applied, on the rows of a table.
 
     Args:
+        report: What became of the rows on their way into the table.
         sources: Dotted setting to where it came from (`Resolved.sources`).
     """
     train = recipe.train
@@ -53,7 +57,7 @@ def plan_training(recipe: Recipe, model: Model, table: TokenTable, sources: Mapp
     steps = count_steps(train, table.sampler(batch_tokens=size.tokens, seed=train.seed))
     source = sources.get("optimizer.learning_rate", "default")
     rate = f"{recipe.optimizer.learning_rate:g} ({_origin(source, name_of(recipe.optimizer))})"
-    warnings = (*_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
+    warnings = (*report.warnings(), *_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
     return Plan(steps, size, rate, (*warnings, *recipe.tuner.cautions(model)))
 
 
