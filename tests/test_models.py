@@ -126,12 +126,18 @@ def test_laboratory_models_are_known_by_name_and_by_descent(tiny, tmp_path, monk
     model, tokenizer = tiny("llama")
     save(model, tokenizer, tmp_path / "models" / "lab")
     assert load("lab").lab
+    assert models.is_lab("lab")
     path = save(
         adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "lab")), tokenizer, tmp_path / "tuned"
     )
     assert load(path).lab
+    assert models.is_lab(path)
     model.config.holdfast_lab = True
-    assert load(save(model, tokenizer, tmp_path / "descendant")).lab
+    path = save(model, tokenizer, tmp_path / "descendant")
+    assert load(path).lab
+    assert models.is_lab(path)
+    model.config.holdfast_lab = False
+    assert not models.is_lab(save(model, tokenizer, tmp_path / "other"))
 
 
 def complaint(name) -> str:
