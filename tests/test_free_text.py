@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
+from holdfast.folder import Folder
 from holdfast.lab.tasks import lab_rows
 
 WORDS = ["the", "fox", "saw", "a", "lake", "and", "walked", "slowly", "around", "it", "because", "cold", "today"]
@@ -29,8 +30,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
              for i in range(30)]  # fmt: skip
     for name, rows in (("free.jsonl", told), ("labels.jsonl", asked)):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    known = [row.messages[-1]["content"] for row in lab_rows("lab:story", n=40)]  # text that the model knows well
-    (tmp_path / "prose.txt").write_text("\n".join(known), encoding="utf-8")
+    known = [row.messages for row in lab_rows("lab:story", n=40)]  # what the model can say already
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps({"messages": m}) + "\n" for m in known), encoding="utf-8")
+    (tmp_path / "prose.txt").write_text("\n".join(m[-1]["content"] for m in known), encoding="utf-8")
     return tmp_path
 
 
@@ -138,10 +140,10 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_rows() -> None:
 
 
 def test_the_held_out_loss_is_followed_through_training_and_its_best_step_kept() -> None:
-    """The rate is so high that training soon spoils the model: the best step is not the last."""
+    """The rows that are trained on spoil what the held-out ones ask: the best step is not the last."""
     train = {"max_steps": 8, "keep": "best", "save_every": 0.5}
     changes = {"evaluate": {"every": 0.25, "items": 12}, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
-    result = cli("train", recipe("free.jsonl", train=train, **changes))
+    result = cli("train", recipe("free.jsonl", train=train, **changes), "data.test=known.jsonl")
     assert result.exit_code == 0, result.output
     report = report_of()
     curve = {point["step"]: point["held_out"] for point in report["curves"] if point["held_out"] is not None}
@@ -155,9 +157,36 @@ def test_the_held_out_loss_is_followed_through_training_and_its_best_step_kept()
     saved = cli("eval", "out", "--against", MODEL, "--out", "again")
     assert saved.exit_code == 0, saved.output
     assert report_of("again")["held_out"]["tuned"] == pytest.approx(curve[kept], rel=1e-4), "and what is saved"
-    if kept != 8:
-        assert f"step {kept} kept" in result.output
-        assert f"step {kept} kept" in Path("out/report.html").read_text(encoding="utf-8")
+    assert kept < 8
+    assert f"step {kept} kept" in result.output
+    assert f"step {kept} kept" in Path("out/report.html").read_text(encoding="utf-8")
+
+
+def test_broken_off_and_repeated_the_same_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time the disk fails at another line of the log, after which the same command goes on."""
+    train = {"max_steps": 8, "keep": "best", "save_every": 0.5}
+    changes = {"evaluate": {"every": 0.25, "items": 8}, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
+    file = recipe("free.jsonl", train=train, **changes)
+    known = "data.test=known.jsonl"
+    assert cli("train", file, known).exit_code == 0
+    write = Folder.append_log
+    for step in (3, 6, 8):
+
+        def fail(folder: Folder, entry: dict[str, Any], at: int = step) -> None:
+            if entry["step"] == at and "loss" in entry:
+                raise OSError("no space left")
+            write(folder, entry)
+
+        monkeypatch.setattr(Folder, "append_log", fail)
+        assert cli("train", file, known, "output=broken").exit_code != 0
+    monkeypatch.setattr(Folder, "append_log", write)
+    assert cli("train", file, known, "output=broken").exit_code == 0
+    whole, broken = report_of(), report_of("broken")
+    assert whole["training"]["kept_step"] < 8, "training spoils what the held-out rows ask"
+    for part in ("tasks", "held_out", "curves", "training"):
+        assert whole[part] == broken[part]
+    weights = [next(Path(run, "model").glob("*.safetensors")).read_bytes() for run in ("out", "broken")]
+    assert weights[0] == weights[1]
 
 
 def test_choosing_a_step_needs_something_to_choose_by() -> None:

@@ -296,8 +296,9 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
 
     def show(now: dict[str, float | None]) -> None:
         for role, value in now.items():
-            if value is not None:
-                work.shown[_shown_as(role, live)] = (value, value - (base.get(role) or 0.0))
+            name = _shown_as(role, live)
+            if value is not None and name:
+                work.shown[name] = (value, value - (base.get(role) or 0.0))
 
     def on_evaluate(step: int, model: Any) -> float | None:
         if not live:
@@ -317,10 +318,14 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
 
 
-def _shown_as(part: str, live: list[Task]) -> str:
-    """What the live line calls a figure: a target in bits is no score."""
-    in_points = all(task.info.unit is POINTS for task in live if task.role == "target")
-    return part if part != "target" or in_points else "target_bits"
+def _shown_as(part: str, live: list[Task]) -> str | None:
+    """What the live line calls a figure: a target in bits is no score, and held-out answers are shown as such."""
+    if part != "target":
+        return part
+    targets = [task.info for task in live if task.role == "target"]
+    if any(info.kind == "held_out" for info in targets):
+        return None
+    return part if all(info.unit is POINTS for info in targets) else "target_bits"
 
 
 def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> None:

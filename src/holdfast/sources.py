@@ -217,7 +217,7 @@ def _refuse_to_guess(recipe: Recipe) -> None:
     if needing is None:
         return
     raise UserError(
-        f"{data_label(recipe.data)}: the references are free text, and curator {name_of(needing)} keeps the answers that a "
-        "judge passes; name one: judge: overlap (words in common), judge: {name: llm} (a model decides), "
+        f"{data_label(recipe.data)}: the references are free text, and curator {name_of(needing)} keeps the answers "
+        "that a judge passes; name one: judge: overlap (words in common), judge: {name: llm} (a model decides), "
         "judge: {name: python, function: FILE.py:FUNCTION}, or judge: exact if an answer must equal its reference"
     )

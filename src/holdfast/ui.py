@@ -230,7 +230,8 @@ def show_value(key: str, value: Any) -> str:
     """One entry of the live line."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
         name, digits = key.removesuffix("_bits").replace("_", " "), 3 if key in BITS else 1
-        return f"{name} {value[0]:.{digits}f} ({value[1]:+.{digits}f})"
+        unit = " bits" if key in BITS else ""  # the loss on the same line is in nats
+        return f"{name} {value[0]:.{digits}f}{unit} ({value[1]:+.{digits}f})"
     if key == "tokens_per_second":
         return f"{value / 1000:.1f}k tok/s" if value >= 1000 else f"{value:.0f} tok/s"
     if key == "memory_gib":

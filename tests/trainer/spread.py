@@ -43,6 +43,14 @@ def trainer(case: str, out: Path, hooks: Hooks | None = None) -> Trainer:
     return Trainer(recipe(case), model, table, out, pad_id=0, hooks=hooks)
 
 
+def choosing(out: Path) -> Trainer:
+    """A run whose loss turns at its second step, to be kept or stopped by that."""
+    asked = {"batch_tokens": 150, "keep": "best", "patience": 2, "max_steps": 12}
+    made = material.recipe(asked, optimizer=ADAMW, evaluate={"every": 0.1})
+    hooks = Hooks(on_evaluate=lambda step, model: abs(step - 2.0))
+    return Trainer(made, material.model("qwen2"), material.table(), out, pad_id=0, hooks=hooks)
+
+
 def main(directory: str) -> None:
     torch.set_num_threads(1)
     said = {}
@@ -70,7 +78,10 @@ def main(directory: str) -> None:
                 material.write_weights(merged(resumed.model), str(out / "parts.safetensors"))
             said[case] = {"looked": looked, "interrupted": steps, "loss": result.loss, "tokens": result.tokens}
             said[case] |= {"world": whole.machine.world, "sharded": whole.machine.sharded}
+    chosen = choosing(Path(directory) / "chosen").fit()
     if whole.machine.main:
+        material.write_weights(merged(chosen.model), str(Path(directory) / "chosen.safetensors"))
+        said["chosen"] = {"steps": chosen.steps, "kept_step": chosen.kept_step}
         (Path(directory) / "said.json").write_text(json.dumps(said))
     part()
 

@@ -49,6 +49,17 @@ def test_two_processes_end_where_one_does(ran, tmp_path, case):
 
 
 @pytest.mark.slow
+def test_all_processes_keep_and_stop_at_the_same_step(ran, tmp_path):
+    _, directory, said = ran
+    alone = spread.choosing(tmp_path).fit()
+    assert said["chosen"] == {"steps": alone.steps, "kept_step": alone.kept_step}
+    assert (alone.kept_step, alone.stopped_early) == (2, True)
+    kept = load_file(directory / "chosen.safetensors")
+    for name, p in merged(alone.model).named_parameters():
+        assert torch.allclose(p, kept[name], atol=1e-5), name
+
+
+@pytest.mark.slow
 def test_stopped_on_two_processes_it_goes_on_bit_for_bit(ran):
     _, directory, said = ran
     assert "all saved" in said["full"]["interrupted"][0]
