@@ -90,8 +90,8 @@ def _results(report: dict[str, Any]) -> str:
     if gain:
         unit = words.unit_of(gain)
         title = "gained on the target" if words.in_points(gain) else f"gained on the target, {unit} less"
-        value, span = words.signed(gain["delta"], words.digits(unit)), (gain["low"], gain["high"])
-        lines.append(_sum(title, value, words.span(*span, sign=True, unit=unit)))
+        span = words.span(gain["low"], gain["high"], sign=True, unit=unit)
+        lines.append(_sum(title, words.signed(gain["delta"], words.digits(unit)), span))
     if loss:
         lines.append(_sum("lost elsewhere", words.points(loss["delta"]), words.span(loss["low"], loss["high"])))
     if text:

@@ -425,7 +425,7 @@ def run_curves(report: dict[str, Any]) -> list[Markup]:
     agreement = [Line("agreement", 1, _series(curves, "keep") if probed else [])]
     text = [Line("kept text", 1, _series(curves, "text"))]
     kept = (report.get("training") or {}).get("kept_step")
-    bits = {"named": False, "last": last, "least": 0.05, "kept": kept}
+    bits: dict[str, Any] = {"named": False, "last": last, "least": 0.05, "kept": kept}
     panels = [
         lines_plot(loss, "curve-loss", "Training loss", "training loss", **{**bits, "least": 0.02}),
         lines_plot(held_out, "curve-held-out", "Held-out loss", "held-out loss, bits per token", **bits),

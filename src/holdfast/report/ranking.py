@@ -29,10 +29,9 @@ def ranked(runs: Methods) -> list[dict[str, Any]]:
 def overlap(a: dict[str, Any], b: dict[str, Any], part: str) -> bool:
     """Whether two methods' intervals of "gain" or "loss" overlap, or one of them has none."""
     parts = [(lost_part(run) if part == "loss" else run[part]) or {} for run in (a, b)]
-    ends = [found.get(end) for found in parts for end in ("low", "high")]
-    if not all(map(known, ends)):
+    (low, high), (other_low, other_high) = ((found.get("low"), found.get("high")) for found in parts)
+    if not (known(low) and known(high) and known(other_low) and known(other_high)):
         return True
-    low, high, other_low, other_high = ends
     return low <= other_high and other_low <= high
 
 

@@ -315,7 +315,8 @@ def text_words(text: Mapping[str, Any] | None) -> str:
         case "up":
             return f"the kept texts take {points(value)} % more bits ({span(low, high)})"
         case "down":
-            return f"the kept texts take {points(-value)} % fewer bits ({span(-high, -low)})"
+            ends = (-high, -low) if known(low) and known(high) else (None, None)
+            return f"the kept texts take {points(-value)} % fewer bits ({span(*ends)})"
     if low == high == 0:
         return "the kept texts are as likely as before"
     return f"the kept texts show no clear change ({signed(value)} % bits, {span(low, high, sign=True)})"
