@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "__version__", "compare", "evaluate", "train"]
+__all__ = ["Recipe", "__version__", "check", "compare", "curate", "evaluate", "train"]
 
 if TYPE_CHECKING:
-    from holdfast.compare import compare
-    from holdfast.measure import evaluate
+    from holdfast.api import check, compare, curate, evaluate, train
     from holdfast.recipe import Recipe
-    from holdfast.run import train
 
-HOMES = {"train": "run", "evaluate": "measure", "compare": "compare", "Recipe": "recipe"}
+HOMES = {**dict.fromkeys(("check", "compare", "curate", "evaluate", "train"), "api"), "Recipe": "recipe"}
 """Public name to the module that defines it."""
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.data.entries import train_files
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
+from holdfast.memory import keep_copies
 from holdfast.recipe import Recipe
 from holdfast.recipe_changes import content, differences, in_short
 from holdfast.recipe_file import Resolved, read_recipe, resolved_yaml
@@ -120,6 +121,7 @@ class Folder:
             folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
             folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
+            keep_copies(path, recipe.model_dump(mode="json"))
             folder.save()
             if not folder.finished:
                 folder.write_resolved(resolved, {})

@@ -28,6 +28,7 @@ from transformers import (
 
 from holdfast.errors import UserError
 from holdfast.hub import fetch
+from holdfast.memory import is_memory, model_path
 from holdfast.placement import choose_device, weights_dtype
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def locate(name: str | Path) -> Path:
     text = str(name)
     if text in LAB:
         return _directory(LAB_DIRECTORY / text, text)
+    if is_memory(text):
+        return _directory(model_path(text), text)
     if Path(text).expanduser().exists():
         return _directory(Path(text).expanduser().resolve(), text)
     return _directory(fetch(text, HUB_FILES), text)
@@ -339,7 +342,9 @@ def _file_fingerprint(path: Path) -> str:
 
 
 def _tensor_fingerprint(model: Model) -> str:
-    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    # What saving writes into the configuration says nothing that class, names and dtypes of the weights do not.
+    written = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in written}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -32,6 +32,7 @@ from holdfast.curators.base import Curator
 from holdfast.errors import UserError
 from holdfast.inference.base import Inference
 from holdfast.judges.base import Judge
+from holdfast.memory import named as named_objects
 from holdfast.method import Method
 from holdfast.objectives.base import Objective
 from holdfast.optimizers.base import Optimizer
@@ -414,6 +415,7 @@ class Recipe(Common):
         if not isinstance(data, dict):
             return handler(data)
         filled = (info.context or {}).get("filled")
+        data = named_objects(data) if filled is None else data
         if filled is None:  # `recipe_file.py` has done it and tells the user of all problems itself
             read = read_aliases(data)
             data, filled = read.data, fill_in(read.data)

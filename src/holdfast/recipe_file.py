@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast import memory, recipe_text, recipe_yaml
 from holdfast import recipe_peers as peers
-from holdfast import recipe_text, recipe_yaml
 from holdfast.errors import UserError
 from holdfast.method import Method
 from holdfast.recipe import Recipe, Train
@@ -126,6 +126,7 @@ def resolve(
     notes = [f"{place(labels, where)}: {dotted(where)} {text}" for where, text in read.notes]
     given = read.data
     if folder is not None:
+        memory.offer_copies(folder, given)
         notes += _find_beside(given, folder)
     filled = fill_in(given)
     found += filled.problems + _without_effect(labels, filled)

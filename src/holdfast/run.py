@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import shutil
 import tempfile
@@ -50,6 +51,19 @@ class Run:
 
     path: Path
     report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self._outcome()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the outcome, and a link to the report."""
+        page = html.escape(str(self.path / "report.html"), quote=True)
+        return f'<p><b>{html.escape(self._outcome())}</b><br><a href="{page}" target="_blank">{page}</a></p>'
+
+    def _outcome(self) -> str:
+        from holdfast.report.words import verdict
+
+        return verdict(self.report) if self.report else "not measured in this process"
 
 
 def train(

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -17,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from holdfast.errors import HoldfastError, Interrupted, UserError
+from holdfast.quiet import quiet_process
 from holdfast.ui import Progress, paint
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]
@@ -143,10 +143,7 @@ def _calm(verbose: bool) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     if not verbose:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        warnings.filterwarnings("ignore")
+        quiet_process()
 
 
 def numbers(text: str, what: str) -> int | list[int]:

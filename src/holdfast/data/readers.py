@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
+from holdfast.memory import is_memory, rows_path
 
 Record = tuple[int, dict[str, Any]]
 """Where it stands (line or row number, from 1), and its columns."""
@@ -78,6 +79,9 @@ def open_source(name: str, revision: str | None = None) -> Source:
     Raises:
         UserError: There is no such file (the nearest name is given) and it cannot be a data set.
     """
+    if is_memory(name):
+        path = rows_path(name)
+        return Source(name, False, path.stat().st_size > IN_MEMORY, lambda: _jsonl(name, path), lambda: name)
     path, split = part_of(name)
     if path.is_dir():
         return _saved(name, path, split)
@@ -122,6 +126,8 @@ def files_of(name: str) -> list[str]:
         UserError: If there are none, or a folder's files are of several splits and none was chosen.
     """
     path, split = part_of(name)
+    if is_memory(name):
+        return [name]
     if not path.exists() and glob.has_magic(name):
         return _known_files(name, sorted(glob.glob(str(path), recursive=True)), "no data file fits the pattern")
     if not path.is_dir() or _is_saved(path):
