@@ -180,10 +180,16 @@ def _directory(path: Path, name: str) -> Path:
 
 def own_dtype(path: Path) -> torch.dtype:
     """The dtype of a plain model's files: as its configuration says, or else as its first weights are."""
-    config = _config(path)
+    found = _said_dtype(_config(path)) or _first_dtype(path)
+    return found if found in STORED else torch.float32
+
+
+def _said_dtype(config: PreTrainedConfig) -> torch.dtype | None:
     said = config.dtype or config.get_text_config().dtype
-    if said is not None:
-        return said if isinstance(said, torch.dtype) else getattr(torch, str(said).removeprefix("torch."))
+    return getattr(torch, said.removeprefix("torch.")) if isinstance(said, str) else said
+
+
+def _first_dtype(path: Path) -> torch.dtype:
     try:
         with safe_open(sorted(path.glob("*.safetensors"))[0], "pt") as file:
             return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
@@ -273,8 +279,25 @@ def adapted(model: Model) -> TypeIs[PeftModel]:
 
 
 def merged(model: Model) -> PreTrainedModel:
-    """The plain transformers model with adapters folded into its weights; a model without adapter is returned as is."""
-    return model.merge_and_unload() if adapted(model) else model
+    """The plain model with adapters folded into its weights; a model without adapter is returned as is.
+
+    The sum is made in fp32 and rounded once, to the type of the weights.
+    """
+    if not adapted(model):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        beneath: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
+        if isinstance(layer, BaseTunerLayer) and (own := beneath.weight.dtype) != torch.float32:
+            beneath.float()
+            layer.merge(safe_merge=True)
+            beneath.to(own)
+    return model.merge_and_unload(safe_merge=True)
+
+
+STORED = (torch.float32, torch.bfloat16, torch.float16)
+"""Types that models are saved in; of others, such as fp64 or fp8, fp32 is made."""
 
 
 def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
@@ -288,26 +311,34 @@ def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
     Returns:
         `model`.
     """
-    for parameter, value in _unsettled(model, saved, held):
+    for parameter, value in _unsettled(model, saved, held, frozen=True):
         parameter.grad, parameter.data = None, value
     return model
 
 
 def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
     """A copy of a model in training as `settle` would make it, sharing what that leaves alone; or `model` itself."""
-    changed = {id(p): nn.Parameter(value, requires_grad=False) for p, value in _unsettled(model, saved, held)}
+    changed = {
+        id(p): nn.Parameter(value, requires_grad=False) for p, value in _unsettled(model, saved, held, frozen=False)
+    }
     if not changed:
         return model
     return copy.deepcopy(model, {id(p): p for p in model.parameters()} | changed)
 
 
-def _unsettled(model: Model, saved: torch.dtype, held: torch.dtype) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
-    """Parameters that are not as they will be once loaded, with their values then."""
+def _unsettled(
+    model: Model, saved: torch.dtype, held: torch.dtype, frozen: bool
+) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Parameters that are not as they will be once loaded, with their values then.
+
+    Args:
+        frozen: Whether those that do not train may have changed since they were loaded, as by merging.
+    """
     for name, parameter in model.named_parameters():
         if _of_adapter(model, name):
             continue  # matrices of an adapter are stored and used in fp32
         value = parameter.detach()
-        if parameter.requires_grad:  # what is frozen is as it was loaded
+        if parameter.requires_grad or frozen:
             value = value.to(saved)
         if value.dtype != parameter.dtype or held != parameter.dtype:
             yield parameter, value.to(held)
@@ -390,12 +421,25 @@ def save(
         _set_stops(model, tokenizer, stop_ids)
         model.save_pretrained(side, state_dict=dict(state_dict))
     tokenizer.save_pretrained(side)
+    (side / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    give_rights(side)
     if directory.exists():
         os.replace(directory, old)
     os.replace(side, directory)
     if old.exists():
         shutil.rmtree(old)
     return directory
+
+
+def give_rights(directory: Path) -> None:
+    """Let the files of a directory be read by whom the umask lets; safetensors writes them for their owner alone."""
+    probe = directory / ".rights"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in directory.iterdir():
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

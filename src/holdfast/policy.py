@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from holdfast.body import LlamaBody, fits
 from holdfast.errors import RunError, UserError
 from holdfast.head import Head
-from holdfast.models import adapted, evaluating
+from holdfast.models import adapted, evaluating, give_rights
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
@@ -137,6 +137,7 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
     side = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, side)
     os.replace(side, path)
+    give_rights(path.parent)
 
 
 def _keys(batch: Batch) -> list[tuple[int, int]]:

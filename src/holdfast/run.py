@@ -272,10 +272,10 @@ def after_training(work: Work, tuned: Any) -> Any:
     device, saved = work.base.device, work.base.dtype
     held, inference = weights_dtype(saved, device), work.recipe.inference
     give_back_memory(device)
-    tuned = put(settle(tuned, held, held), device)
+    tuned = put(settle(tuned, saved, held), device)
     if inference is not None:
         base = load(work.recipe.model, device=device).model if inference.needs_base else None
-        tuned = settle(inference.apply(base, tuned), held, held)  # type: ignore[arg-type]
+        tuned = settle(inference.apply(base, tuned), saved, held)  # type: ignore[arg-type]
     give_back_memory(device)
     return tuned
 
@@ -318,8 +318,8 @@ def _hooks(work: Work, before: dict[str, list[Item]]) -> Any:
         if not live:
             return None
         give_back_memory(work.base.device)
-        held = weights_dtype(work.base.dtype, work.base.device)
-        model = put(settled_copy(model, held, held), work.base.device)
+        saved = work.base.dtype
+        model = put(settled_copy(model, saved, weights_dtype(saved, work.base.device)), work.base.device)
         subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         now = _roles(live, items)
@@ -349,7 +349,7 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
     from holdfast.models import fingerprint_of, save
 
     path = work.folder.path / "model"
-    save(result.model, work.base.tokenizer, path, stop_ids=work.chat.stop_ids)
+    save(result.model, work.base.tokenizer, path, stop_ids=work.chat.stop_ids, dtype=work.base.dtype)
     subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
     for task in work.tasks:
         if subject is not None and task.name in known:
@@ -377,7 +377,7 @@ def finish(
         "versions": known,
         "model": {
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
-            "parameters": sum(p.numel() for p in result.model.parameters()),
+            "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
         },
         **summary,
         "gate": gate(recipe.evaluate.gate, summary),
@@ -401,6 +401,15 @@ def finish(
     folder.state["finished"] = True
     folder.save()
     return Run(folder.path, report)
+
+
+def _types(work: Work) -> dict[str, str]:
+    """The type of the weights in the files, and in which they were measured."""
+    from holdfast.placement import weights_dtype
+
+    saved = work.base.dtype
+    names = {"dtype": saved, "measured_dtype": weights_dtype(saved, work.base.device)}
+    return {key: str(dtype).removeprefix("torch.") for key, dtype in names.items()}
 
 
 def _curation(work: Work, rows: Rows) -> dict[str, Any]:
@@ -515,3 +524,5 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
     write_page(path / "report.html", render_run(report))
     replace_text(path / "README.md", render_card(report))
+    if (path / "model").is_dir():
+        replace_text(path / "model" / "README.md", render_card(report, "."))

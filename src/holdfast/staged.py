@@ -122,7 +122,8 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
         from holdfast.models import load, merged, save
 
         loaded = load(left, device=stage.device)
-        save(merged(loaded.model), loaded.tokenizer, left / "merged", stop_ids=Chat(loaded.tokenizer).stop_ids)
+        stops = Chat(loaded.tokenizer).stop_ids
+        save(merged(loaded.model), loaded.tokenizer, left / "merged", stop_ids=stops, dtype=loaded.dtype)
     ranks.wait()
     return str(left / "merged")
 

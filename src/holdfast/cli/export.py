@@ -17,6 +17,9 @@ def export(
         float | None, typer.Option(min=0, max=1, help="Point between base (0) and tuned (1).", show_default=False)
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold an adapter into the base weights.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16; default: as the run saved it.", show_default=False)
+    ] = None,
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -40,5 +43,5 @@ def export(
             raise UserError(f"{out} exists and is not empty; choose another directory")
         from holdfast.export import export as export_run
 
-        path = export_run(run, out, dial=dial, merge=merge, device=device, ui=ui)
+        path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, device=device, ui=ui)
         ui.result(f"model: {path}", path=str(path))

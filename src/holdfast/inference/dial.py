@@ -65,5 +65,6 @@ class Dial(Inference):
 
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of `model`, with its adapter, if it has one, folded in."""
-    model = copy.deepcopy(model)
-    return model.merge_and_unload(safe_merge=True) if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    from holdfast.models import merged
+
+    return merged(copy.deepcopy(model))

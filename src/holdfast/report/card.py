@@ -16,13 +16,13 @@ PEFT_TUNERS = frozenset({"lora", "longlora", "ia3", "prompt", "prefix"})
 
 _TRANSFORMERS = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("model")
+model = AutoModelForCausalLM.from_pretrained("model", dtype="DTYPE")
 tokenizer = AutoTokenizer.from_pretrained("model")"""
 
 _PEFT = """from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
-model = AutoPeftModelForCausalLM.from_pretrained("model")
+model = AutoPeftModelForCausalLM.from_pretrained("model", dtype="DTYPE")
 tokenizer = AutoTokenizer.from_pretrained("model")"""
 
 _SAME_SOURCE = "The target questions come from the same source as the training rows; elsewhere the gain may be smaller."
@@ -126,17 +126,23 @@ def _stages(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
-def _loading(report: dict[str, Any]) -> str:
+def _loading(report: dict[str, Any], place: str) -> str:
+    """How to load the weights that lie at `place`, in the type in which they were measured."""
     adapter = _library(report) == "peft"
     if adapter:
         python = _PEFT
-        serve = f"vllm serve {_base(report) or 'BASE'} --enable-lora --lora-modules tuned=model"
+        serve = f"vllm serve {_base(report) or 'BASE'} --enable-lora --lora-modules tuned={place}"
     else:
         python = _TRANSFORMERS
-        serve = "vllm serve model"
+        serve = f"vllm serve {place}"
     what = "weights of the adapter" if adapter else "weights"
+    types = report.get("model") or {}
+    saved, measured = types.get("dtype"), types.get("measured_dtype") or "auto"
+    python = python.replace('"DTYPE"', f'"{measured}"').replace('"model"', f'"{place}"')
+    lies = "in `model/` beside this file" if place == "model" else "in this folder"
+    kind = f" They are {saved}, and were measured in {measured}." if saved and not adapter else ""
     parts = [
-        f"The {what} are in `model/` beside this file.",
+        f"The {what} are {lies}.{kind}",
         _fence(python, "python"),
         "With vLLM:",
         _fence(serve, "sh"),
@@ -199,8 +205,13 @@ def _versions(report: dict[str, Any]) -> str:
     return ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in versions.items()) or "Not recorded."
 
 
-def render_card(report: dict[str, Any]) -> str:
-    """README.md of a run from the content of `report.json`; the same input always gives the same text."""
+def render_card(report: dict[str, Any], place: str = "model") -> str:
+    """README.md of a run from the content of `report.json`; the same input always gives the same text.
+
+    Args:
+        place: Where the weights are, seen from the card: `model` in a run's directory, `.` beside them.
+    """
+    beside = "beside this file" if place == "model" else "in the run's directory"
     matter = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True)
     method, base = words.method_of(report), _base(report)
     intro = f"`{base or 'A model'}` fine-tuned with {_cell(method)}. {_cell(words.verdict(report))}"
@@ -210,8 +221,8 @@ def render_card(report: dict[str, Any]) -> str:
         intro,
         "## What it gained and lost\n\n" + _results(report),
         *(["## The stages\n\n" + _stages(report)] if report.get("stages") else []),
-        "`report.html` beside this file shows every task, the answers that flipped and where the rows came from.",
-        "## How to load it\n\n" + _loading(report),
+        f"`report.html` {beside} shows every task, the answers that flipped and where the rows came from.",
+        "## How to load it\n\n" + _loading(report, place),
         "## How it was trained\n\n" + _training(report),
         "## What this does not tell\n\n" + _limits(report),
         "## Versions\n\n" + _versions(report),

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdfast.errors import RunError, UserError
+from holdfast.models import give_rights
 
 COMPLETE = re.compile(r"step-(\d{6,})")
 BEST = re.compile(r"best-(\d{6,})")
@@ -136,6 +137,7 @@ def _fill(side: Path, checkpoint: Checkpoint) -> None:
         json.dump(state, handle, indent=1)
         handle.flush()
         os.fsync(handle.fileno())
+    give_rights(side)
     _sync(side)
 
 
