@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
-from holdfast.evaluation.summary import gate, refuse_gate, score, summarise
+from holdfast.evaluation.gate import gate, refuse_gate
+from holdfast.evaluation.summary import score, summarise
 from holdfast.folder import replace_json, versions
 from holdfast.models import locate
 from holdfast.recipe import Gate
@@ -167,9 +168,10 @@ def _measured(
 ) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference."""
     from holdfast.data.chat import Chat
-    from holdfast.evaluation.measure import Subject, drawing, items_in, measure_all, precision_of
+    from holdfast.evaluation.measure import Subject, items_in, measure_all, precision_of
     from holdfast.evaluation.store import Store, shared_store
     from holdfast.policy import Policy
+    from holdfast.sampling.engines import drawing
     from holdfast.sampling.native import NativeEngine
 
     chat = Chat(loaded.tokenizer)

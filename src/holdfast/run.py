@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Diverged, UserError
 from holdfast.evaluation.base import POINTS
-from holdfast.evaluation.summary import figures, gate, held_out_of, refuse_gate, summarise
+from holdfast.evaluation.gate import gate, refuse_gate
+from holdfast.evaluation.summary import figures, held_out_of, summarise
 from holdfast.folder import Folder, environment, is_curated, replace_text, versions
 from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe

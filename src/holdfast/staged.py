@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import GateRefused, UserError
-from holdfast.evaluation.summary import figures, gate, refuse_gate, summarise
+from holdfast.evaluation.gate import gate, refuse_gate
+from holdfast.evaluation.summary import figures, summarise
 from holdfast.folder import is_finished, link_tree, versions
 from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe, Stage

@@ -238,12 +238,12 @@ def test_all_kinds_of_file_give_the_same_rows(here: Path) -> None:
 
 
 def test_a_json_array_is_read_in_windows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from holdfast.data.readers import _Window
+    from holdfast.data.json_stream import TextWindow
 
     (here / "a.json").write_text(json.dumps(RECORDS, indent=1, ensure_ascii=False), encoding="utf-8")
     wanted = open_rows("a.json")
-    grow = _Window.grow
-    monkeypatch.setattr(_Window, "grow", lambda self, size=1: grow(self, max(1, size >> 19)))
+    grow = TextWindow.grow
+    monkeypatch.setattr(TextWindow, "grow", lambda self, size=1: grow(self, max(1, size >> 19)))
     assert open_rows("a.json") == wanted
 
 

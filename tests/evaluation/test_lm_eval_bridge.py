@@ -15,10 +15,11 @@ pytest.importorskip("lm_eval")
 from holdfast.data.chat import Chat
 from holdfast.errors import UserError
 from holdfast.evaluation.lm_eval_bridge import HarnessModel, harness_task
-from holdfast.evaluation.measure import Subject, drawing, measure_all
+from holdfast.evaluation.measure import Subject, measure_all
 from holdfast.evaluation.store import Store
 from holdfast.evaluation.summary import summarise
 from holdfast.policy import Policy
+from holdfast.sampling.engines import drawing
 from holdfast.sampling.native import NativeEngine
 
 QUESTIONS = [{"q": f"Add {a} and {a + 2}", "choices": [str(a), str(2 * a + 2)], "gold": 1} for a in range(1, 9)]

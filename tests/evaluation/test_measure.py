@@ -19,13 +19,15 @@ from holdfast.data.chat import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.base import Task
-from holdfast.evaluation.measure import Subject, choice_tokens, drawing, items_in, measure, measure_all, measurement
+from holdfast.evaluation.gate import gate
+from holdfast.evaluation.measure import Subject, choice_tokens, items_in, measure, measure_all, measurement
 from holdfast.evaluation.perplexity import text_rows
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.summary import gate, summarise
+from holdfast.evaluation.summary import summarise
 from holdfast.judges.exact import Exact
 from holdfast.policy import Policy
 from holdfast.sampling.base import Request, Sample, SamplingParams
+from holdfast.sampling.engines import drawing
 from holdfast.sampling.journal import Journal
 from holdfast.sampling.native import NativeEngine
 

@@ -17,7 +17,8 @@ import torch
 from holdfast.data.chat import Chat
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, TaskInfo
-from holdfast.evaluation.measure import Subject, drawing, measure_all, measurement
+from holdfast.evaluation.gate import gate, refuse_gate
+from holdfast.evaluation.measure import Subject, measure_all, measurement
 from holdfast.evaluation.probe import (
     DATA,
     FEWEST,
@@ -31,9 +32,10 @@ from holdfast.evaluation.probe import (
     prompts,
 )
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.summary import Run, compare_summary, figures, gate, refuse_gate, summarise
+from holdfast.evaluation.summary import Run, compare_summary, figures, summarise
 from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks, nothing_kept
 from holdfast.policy import Policy
+from holdfast.sampling.engines import drawing
 from holdfast.sampling.native import NativeEngine
 
 

@@ -11,18 +11,9 @@ import pytest
 
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.base import Item, Task, TaskInfo
+from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.summary import (
-    Run,
-    compare_summary,
-    figures,
-    gate,
-    pairs,
-    read_run,
-    refuse_gate,
-    score,
-    summarise,
-)
+from holdfast.evaluation.summary import Run, compare_summary, figures, pairs, read_run, score, summarise
 
 TARGET, KEEP, TEXT = (
     TaskInfo("new", "generate", "target", "exact"),

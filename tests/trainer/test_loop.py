@@ -18,7 +18,8 @@ from holdfast.objectives.sft import SFT
 from holdfast.optimizers.adamw import AdamW, AdamWRule
 from holdfast.trainer import checkpoint
 from holdfast.trainer.events import Hooks
-from holdfast.trainer.loop import Trainer, boundaries
+from holdfast.trainer.loop import Trainer
+from holdfast.trainer.plan import boundaries
 from holdfast.tuners.half import Half
 
 

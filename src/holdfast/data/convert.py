@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.data.readers import describe
+from holdfast.data.json_stream import describe
 from holdfast.data.rows import Message, Row
 
 ROLES = {

@@ -27,9 +27,10 @@ from holdfast.data.convert import (
     number_of,
     plain,
 )
+from holdfast.data.json_stream import ByPlace
 from holdfast.data.kinds import Column, Kind, require
 from holdfast.data.preferences import Rejected, Tie, kto, label_kind, preference, ranked_column
-from holdfast.data.readers import ROWS_IN_MEMORY, ByPlace, Source, open_source, refuse_splits
+from holdfast.data.readers import ROWS_IN_MEMORY, Source, open_source, refuse_splits
 from holdfast.data.rowfile import RowFile, RowView, prompt_keys
 from holdfast.data.rows import Row, Rows, fingerprint
 from holdfast.errors import UserError

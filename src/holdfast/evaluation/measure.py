@@ -22,7 +22,7 @@ from holdfast.evaluation.store import Store
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.models import evaluating
 from holdfast.registry import name_of
-from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
+from holdfast.sampling.base import Draw, Request, Sample, SamplingParams
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
@@ -87,22 +87,6 @@ def need(part: T | None, name: str) -> T:
     if part is None:
         raise RunError(f"this task cannot be measured without a {name}")
     return part
-
-
-def drawing(engine: Engine) -> Draw:
-    """`Draw` straight from an engine, without a journal."""
-
-    def draw(
-        requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
-    ) -> dict[str, list[Sample]]:
-        found: dict[str, list[Sample]] = {request.key: [] for request in requests}
-        for sample in engine.sample([(request, range(params.n)) for request in requests], params):
-            found[sample.key].append(sample)
-            if on_sample:
-                on_sample(sample)
-        return {key: sorted(samples, key=lambda s: s.index) for key, samples in found.items()}
-
-    return draw
 
 
 def measurement(task: Task, subject: Subject) -> str:

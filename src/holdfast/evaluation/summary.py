@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +26,6 @@ MOST_NATS = 700.0
 """Nats per token above which a perplexity is no floating-point number."""
 Items = Mapping[str, Sequence[Item]]
 """Measured items by task name."""
-
-
-class Gate(Protocol):
-    """When a result is refused (`recipe.Gate`)."""
-
-    @property
-    def max_loss(self) -> float | None: ...
-    @property
-    def max_bits(self) -> float | None: ...
-    @property
-    def max_kl(self) -> float | None: ...
-    @property
-    def min_gain(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +84,8 @@ def figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float |
     of those in bits, and bits per token on the held-out answers. `None` when there are no such tasks, or not all of
     them were measured (a run was killed in between).
     """
-    kept = _with_role(tasks, "keep")
-    parts = {"target": _with_role(tasks, "target"), "keep": _losing(kept), "text": _in_bits(kept)}
+    kept = tasks_with_role(tasks, "keep")
+    parts = {"target": tasks_with_role(tasks, "target"), "keep": _losing(kept), "text": tasks_in_bits(kept)}
     parts["held_out"] = [found] if (found := held_out_of(tasks)) else []
     return {
         part: float(np.mean([score(task, items[task.name]) for task in some]))
@@ -134,28 +121,28 @@ def _parts(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]
     Args:
         seeds: Of each seed the paired scores by task.
     """
-    kept = _with_role(tasks, "keep")
+    kept = tasks_with_role(tasks, "keep")
     return {
-        "gain": _gain(_with_role(tasks, "target"), seeds),
+        "gain": _gain(tasks_with_role(tasks, "target"), seeds),
         "loss": _loss(_losing(kept), seeds),
-        "text": _text(_in_bits(kept), seeds),
+        "text": _text(tasks_in_bits(kept), seeds),
     }
 
 
-def _with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[Task | TaskInfo]:
+def tasks_with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[Task | TaskInfo]:
     return [task for task in tasks if task.info.role == role]
 
 
-def _in_points(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
+def tasks_in_points(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
     return [task for task in tasks if task.info.unit is POINTS]
 
 
 def _losing(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
     """The tasks that make the loss: those in points; for want of them the probe, whose unit is points of agreement."""
-    return _in_points(tasks) or [task for task in tasks if task.info.unit is AGREEMENT]
+    return tasks_in_points(tasks) or [task for task in tasks if task.info.unit is AGREEMENT]
 
 
-def _in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
+def tasks_in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
     return [task for task in tasks if task.info.unit.better == "lower"]
 
 
@@ -274,113 +261,6 @@ def _flips(changed: Sequence[tuple[Item, Item]]) -> list[dict[str, Any]]:
     ]
 
 
-def refuse_gate(limits: Gate, tasks: Sequence[Task | TaskInfo]) -> None:
-    """Refuse a gate that nothing measured could trip, before anything is trained.
-
-    Raises:
-        UserError: If a limit has no task to be held against.
-    """
-    kept = _with_role(tasks, "keep")
-    probed = any(task.info.kind == "probe" for task in kept)
-    if limits.max_kl is not None and not probed:
-        raise UserError("evaluate.gate.max_kl needs the probe, but it is not kept; add probe to evaluate.keep")
-    if limits.max_loss is not None and probed and not _in_points(kept):
-        raise UserError(
-            "evaluate.gate.max_loss is in points of kept tasks, but what is kept is the probe, where the base is the "
-            "reference; set evaluate.gate.max_kl (bits per token), or keep a task with scores"
-        )
-    if limits.max_loss is not None and kept and not _in_points(kept):
-        raise UserError(
-            "evaluate.gate.max_loss is in points, but what is kept is text, measured in bits; set "
-            "evaluate.gate.max_bits (per cent of bits it may rise), or keep a task with scores"
-        )
-    if limits.max_loss is not None and not kept:
-        raise UserError("evaluate.gate.max_loss needs something to keep, but evaluate.keep names nothing to measure")
-    if limits.max_bits is not None and not _in_bits(kept):
-        raise UserError("evaluate.gate.max_bits needs a kept text, but none is kept; add text:FILE to evaluate.keep")
-    if limits.min_gain is not None and not _with_role(tasks, "target"):
-        raise UserError("evaluate.gate.min_gain needs a target, but no target is measured; give data.test some rows")
-
-
-def gate(limits: Gate, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The part `gate` of report.json: whether the result passes `evaluate.gate`, and why not; `None` without limits.
-
-    The limits are held against the measured figures; the intervals are given with the reasons.
-    """
-    if all(limit is None for limit in (limits.max_loss, limits.max_bits, limits.max_kl, limits.min_gain)):
-        return None
-    rules = (_gate_loss, _gate_bits, _gate_kl, _gate_gain)
-    checks = [rule(limits, summary) for rule in rules]
-    reasons = [reason for reason in checks if reason]
-    return {"passed": not reasons, "reasons": reasons}
-
-
-def _gate_loss(limits: Gate, summary: Mapping[str, Any]) -> str | None:
-    loss, most = summary["loss"], limits.max_loss
-    if most is None:
-        return None
-    if loss is None or loss.get("of") == "probe":
-        return f"max_loss is {most:g} points, but no kept task has points"
-    if loss["delta"] <= most:  # not the other way round, so that NaN does not pass
-        return None
-    said = f"{_beside(loss['delta'], most)} points on the kept tasks ({_between(loss)}; most on {loss['worst']})"
-    return f"lost {said}, where max_loss allows {most:g}"
-
-
-def _gate_bits(limits: Gate, summary: Mapping[str, Any]) -> str | None:
-    text, most = summary["text"], limits.max_bits
-    if most is None:
-        return None
-    if text is None:
-        return f"max_bits is {most:g} %, but no text is kept"
-    if text["percent"] <= most:
-        return None
-    said = f"{_beside(text['percent'], most)} % more bits ({_between(text)}; most: {text['worst']})"
-    return f"the kept texts take {said}, where max_bits allows {most:g} %"
-
-
-def _gate_kl(limits: Gate, summary: Mapping[str, Any]) -> str | None:
-    most = limits.max_kl
-    if most is None:
-        return None
-    probe = summary["probe"]
-    if probe is None:
-        return f"max_kl is {most:g} bits per token, but the probe was not measured"
-    kl = probe["kl"]
-    if kl["value"] <= most:
-        return None
-    said = f"{_beside(kl['value'], most, 3)} bits per token from the base on the probe ({_between(kl, 3)})"
-    return f"the model is {said}, where max_kl allows {most:g}"
-
-
-def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
-    gain, least = summary["gain"], limits.min_gain
-    if least is None:
-        return None
-    if gain is None:
-        return f"min_gain is {least:g}, but no target was measured"
-    value, unit = (gain["percent"], "%") if "percent" in gain else (gain["delta"], "points")
-    if value >= least:
-        return None
-    size, less = _beside(abs(value), abs(least)), value < 0
-    if unit == "%":
-        said = f"the target takes {size} % {'more' if less else 'fewer'} bits"
-        return f"{said}, where min_gain asks for {least:g} % fewer"
-    ends = {"low": -gain["high"], "high": -gain["low"]} if less else gain
-    said = f"{'lost' if less else 'gained'} {size} points on the target ({_between(ends)})"
-    return f"{said}, where min_gain asks for {'a gain of ' if less else ''}{least:g}"
-
-
-def _beside(value: float, limit: float, digits: int = 1) -> str:
-    """A figure with so many decimals that it does not look like the limit it is beyond."""
-    texts = [f"{value:.{places}f}" for places in range(digits, 8)]
-    return next((text for text in texts if float(text) != limit), texts[-1])
-
-
-def _between(part: Mapping[str, float], digits: int = 1) -> str:
-    return f"95 % interval {part['low']:.{digits}f} to {part['high']:.{digits}f}"
-
-
 def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """The parts `tasks` and `runs` of compare.json that come from measurements.
 
@@ -415,7 +295,7 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]:
     matched = [{t.name: pairs(t, run.base[t.name], run.tuned[t.name]) for t in tasks} for run in seeds]
-    targets, kept = _with_role(tasks, "target"), _losing(_with_role(tasks, "keep"))
+    targets, kept = tasks_with_role(tasks, "target"), _losing(tasks_with_role(tasks, "keep"))
     means = [figures(tasks, run.tuned) for run in seeds]
     return {
         "seeds": [run.seed for run in seeds],

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from holdfast.data.file_records import kind_of
 from holdfast.data.formats import open_rows
-from holdfast.data.readers import SUFFIXES, kind_of, open_source
+from holdfast.data.readers import SUFFIXES, open_source
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Role, Task

@@ -20,8 +20,9 @@ def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None
         `{"model", "parameters", "skills": [{"name", "accuracy", "n", "threshold", "about"}]}`, accuracy in points.
     """
     from holdfast.data.chat import Chat
-    from holdfast.evaluation.measure import Subject, drawing, items_in, measure_all
+    from holdfast.evaluation.measure import Subject, items_in, measure_all
     from holdfast.models import load
+    from holdfast.sampling.engines import drawing
     from holdfast.sampling.native import NativeEngine
 
     loaded = load(model)

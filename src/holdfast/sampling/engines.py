@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
-from holdfast.sampling.base import Engine, Request
+from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
@@ -76,3 +76,19 @@ def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:
         if not ids:
             raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
     return found
+
+
+def drawing(engine: Engine) -> Draw:
+    """`Draw` straight from an engine, without a journal."""
+
+    def draw(
+        requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+    ) -> dict[str, list[Sample]]:
+        found: dict[str, list[Sample]] = {request.key: [] for request in requests}
+        for sample in engine.sample([(request, range(params.n)) for request in requests], params):
+            found[sample.key].append(sample)
+            if on_sample:
+                on_sample(sample)
+        return {key: sorted(samples, key=lambda s: s.index) for key, samples in found.items()}
+
+    return draw

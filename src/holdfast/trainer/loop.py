@@ -23,6 +23,7 @@ from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
 from holdfast.trainer.interrupts import Interrupts
 from holdfast.trainer.lanes import side_by_side
 from holdfast.trainer.machine import Machine, like, whole
+from holdfast.trainer.plan import boundaries
 from holdfast.trainer.selection import Selection
 from holdfast.trainer.setup import Bench, fill_reference, prepare, probe, settings
 from holdfast.trainer.watch import APART, SHARE, Watch
@@ -399,13 +400,6 @@ def _add(metrics: dict[str, tuple[float, float]], more: dict[str, tuple[float, f
     for name, (total, count) in more.items():
         so_far = metrics.get(name, (0.0, 0.0))
         metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)
-
-
-def boundaries(share: float, steps: int) -> set[int]:
-    """The steps at which each `share` of the run is done; none for 0."""
-    if not share:
-        return set()
-    return {min(steps, max(1, round(k * share * steps))) for k in range(1, math.floor(1 / share + 1e-9) + 1)}
 
 
 def seed_for(*numbers: int) -> None:

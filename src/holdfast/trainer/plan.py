@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,3 +99,10 @@ def _labels_alike(recipe: Recipe, table: TokenTable) -> Iterator[str]:
                 f"{column.name} is {one} in all {len(table):,} rows: objective {name_of(recipe.objective)} learns from "
                 f"the difference; add rows with {column.name} {other}, or use objective sft"
             )
+
+
+def boundaries(share: float, steps: int) -> set[int]:
+    """The steps at which each `share` of the run is done; none for 0."""
+    if not share:
+        return set()
+    return {min(steps, max(1, round(k * share * steps))) for k in range(1, math.floor(1 / share + 1e-9) + 1)}
