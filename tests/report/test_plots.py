@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.report import plots, svg
+from holdfast.report import curve_plots, plots, svg
 
 
 def _pictures(markup: str) -> list[ET.Element]:
@@ -16,8 +16,8 @@ def _pictures(markup: str) -> list[ET.Element]:
 
 
 def test_every_picture_is_well_formed_named_and_described(report: dict[str, Any], compare: dict[str, Any]) -> None:
-    drawn = [plots.run_plane(report), plots.deltas(report["tasks"]), *plots.run_curves(report)]
-    drawn += [plots.compare_plane(compare), *plots.compare_curves(compare), plots.shares([("", {"gold": 3})], ["gold"])]
+    drawn = [plots.run_plane(report), plots.deltas(report["tasks"]), *curve_plots.run_curves(report)]
+    drawn += [plots.compare_plane(compare), *curve_plots.compare_curves(compare), plots.shares([("", {"gold": 3})], ["gold"])]
     for markup in drawn:
         for picture in _pictures(markup):
             names = (picture.get("aria-labelledby") or "").split()
@@ -84,7 +84,7 @@ def test_bars_are_filled_only_where_the_interval_leaves_out_zero(report: dict[st
 
 def test_long_curves_are_thinned_to_their_means() -> None:
     curves = [{"step": i, "loss": float(i % 2)} for i in range(10_000)]
-    picture = _pictures(plots.run_curves({"curves": curves})[0])[0]
+    picture = _pictures(curve_plots.run_curves({"curves": curves})[0])[0]
     (curve,) = (e for e in picture.iter("path") if e.get("class") == "curve")
     assert (curve.get("d") or "").count("L") < 160
 
@@ -93,7 +93,7 @@ def test_nothing_to_draw_draws_nothing() -> None:
     assert plots.plane([]) == ""
     assert plots.deltas([]) == ""
     assert plots.shares([("", {})], []) == ""
-    assert plots.run_curves({"curves": []}) == []
+    assert curve_plots.run_curves({"curves": []}) == []
     assert plots.run_plane({"gain": None, "loss": None}) == ""
 
 
@@ -128,13 +128,13 @@ def test_the_plane_counts_in_the_units_of_the_run(report: dict[str, Any], free_t
 
 
 def test_curves_in_bits_have_panels_of_their_own(free_text: dict[str, Any]) -> None:
-    names = [e.text for panel in plots.run_curves(free_text) for e in _pictures(panel)[0].iter("title")]
+    names = [e.text for panel in curve_plots.run_curves(free_text) for e in _pictures(panel)[0].iter("title")]
     assert names == ["Training loss", "Held-out loss", "Bits of the kept text"]
 
 
 def test_curves_go_to_the_last_step_of_training() -> None:
     curves = [{"step": i, "loss": 1.0, "target": 50.0 if i < 3 else None} for i in range(11)]
-    picture = _pictures(plots.run_curves({"curves": curves})[1])[0]
+    picture = _pictures(curve_plots.run_curves({"curves": curves})[1])[0]
     ticks = {e.text: float(e.get("x") or 0) for e in picture.iter("text") if e.get("class") == "tick"}
     dots = [float(e.get("cx") or 0) for e in picture.iter("circle")]
     assert max(dots) == pytest.approx(ticks["0"] + (ticks["10"] - ticks["0"]) * 0.2, abs=0.2)
@@ -151,7 +151,7 @@ def test_a_value_ends_inside_the_picture(report: dict[str, Any]) -> None:
 def test_the_kept_step_is_marked_where_it_is_not_the_last(free_text: dict[str, Any]) -> None:
     for kept, marks in ((10, 0), (5, 1), (None, 0)):
         free_text["training"]["kept_step"] = kept
-        picture = _pictures(plots.run_curves(free_text)[1])[0]
+        picture = _pictures(curve_plots.run_curves(free_text)[1])[0]
         lines = [e for e in picture.iter("line") if e.get("class") == "kept"]
         assert len(lines) == marks
         dots = [e.get("cx") for e in picture.iter("circle")]
@@ -160,7 +160,7 @@ def test_the_kept_step_is_marked_where_it_is_not_the_last(free_text: dict[str, A
 
 def test_agreement_on_the_probe_is_not_called_a_score(report: dict[str, Any]) -> None:
     report["loss"]["of"] = "probe"
-    names = [e.text for panel in plots.run_curves(report) for e in _pictures(panel)[0].iter("title")]
+    names = [e.text for panel in curve_plots.run_curves(report) for e in _pictures(panel)[0].iter("title")]
     assert names == ["Training loss", "Scores during training", "Agreement on the probe"]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from holdfast.report import plots, ranking, words
+from holdfast.report import curve_plots, plots, ranking, words
 from holdfast.shorthand import LAB_MODELS
 
 MOST_FLIPS = 100
@@ -221,7 +221,7 @@ def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
         "plane": plots.run_plane(report),
         "way": len(plots.run_way(report)) > 1,
         "deltas": plots.deltas(report["tasks"]),
-        "curves": plots.run_curves(report),
+        "curves": curve_plots.run_curves(report),
         "origins": plots.shares([("", counts)], plots.origin_names([counts])),
         "time": plots.shares([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
     }
@@ -282,7 +282,7 @@ def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str,
     kinds = plots.origin_names([counts for _, counts in bars])
     return {
         "plane": plots.compare_plane(compare, colours),
-        "curves": plots.compare_curves(compare, colours),
+        "curves": curve_plots.compare_curves(compare, colours),
         "origins": plots.shares(bars, kinds),
         "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
     }
