@@ -23,7 +23,8 @@ def run(items: int, steps: int) -> dict[str, Any]:
     """A run with its phases, the report alone, and the engine alone on the same questions."""
     from holdfast.folder import replace_json
     from holdfast.recipe import Recipe
-    from holdfast.run import train, write_report
+    from holdfast.run import train
+    from holdfast.run_results import write_report
 
     with tempfile.TemporaryDirectory() as directory:
         os.environ["HOLDFAST_CACHE"] = str(Path(directory) / "cache")

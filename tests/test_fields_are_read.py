@@ -17,13 +17,15 @@ import pytest
 
 import holdfast
 from holdfast.method import Method
-from holdfast.recipe import Common, Recipe, Section, Stage
+from holdfast.recipe import Common, Recipe, Stage
+from holdfast.recipe_data import Section
 from holdfast.recipe_errors import section_of
 from holdfast.registry import REGISTRY, find
 
 SOURCE = Path(holdfast.__file__).parent
 SCHEMA = {
     "recipe.py",
+    "recipe_data.py",
     "recipe_file.py",
     "recipe_errors.py",
     "recipe_template.py",

@@ -13,12 +13,13 @@ AXES = {"curators", "objectives", "tuners", "optimizers", "inference"}
 LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
      "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
-     "recipe_stages", "recipe_layers", "presets", "ui", "memory", "quiet"},
-    {"data", "hub", "placement", "models", "head", "body", "policy"},
+     "recipe_stages", "recipe_layers", "presets", "recipe_data", "ui", "memory", "quiet"},
+    {"data", "hub", "placement", "models", "saving", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},
-    {"first_look", "folder", "readiness", "sources", "stages", "run", "staged", "compare", "check", "export",
+    {"first_look", "folder", "readiness", "sources", "stages", "run", "run_results", "live_evaluation", "staged",
+     "compare", "check", "export",
      "measure", "lab", "api"},
     {"cli"},
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast import models
 from holdfast.errors import UserError
-from holdfast.models import fingerprint_of, load, merged, save
+from holdfast.models import fingerprint_of, load, merged
+from holdfast.saving import save
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 IDS = torch.tensor([[5, 40, 7, 250, 9, 1, 2]])

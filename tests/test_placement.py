@@ -14,10 +14,11 @@ import card
 from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.folder import recipe_key
-from holdfast.models import load, settle, settled_copy
+from holdfast.models import load
 from holdfast.placement import choose_device, weights_dtype
 from holdfast.recipe import Recipe
 from holdfast.registry import find
+from holdfast.saving import settle, settled_copy
 from holdfast.trainer.machine import Machine
 
 RECIPE = {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.judges.base import Judge
     from holdfast.recipe import Recipe
     from holdfast.recipe_file import Resolved
-    from holdfast.run import Run
+    from holdfast.run_results import Run
 
     AnyRecipe = Resolved | Recipe | dict[str, Any] | str | Path
 

@@ -58,9 +58,9 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.data.chat import Chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
+    from holdfast.live_evaluation import refuse_unmeasured
     from holdfast.models import context_length, load
     from holdfast.placement import choose_device
-    from holdfast.run import refuse_unmeasured
     from holdfast.sources import open_beside, read_sources
     from holdfast.stages import before_curation, beyond_context, curators_of, encode, trained
     from holdfast.trainer.plan import plan_training
@@ -90,11 +90,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     warnings += plan.warnings
     ui.phase("estimate")
     return {
-        "rows": {
-            "train": told.rows, "kept": told.kept, "test": len(sources.test), "tokens": told.tokens,
-            "trained_share": f"{told.trained_share:.0%}", "limit": told.limit, "truncated": told.truncated,
-            **({"windows": told.windows} if told.windowed else {}), "dropped": told.dropped,
-        },
+        "rows": _counts(told, len(sources.test)),
         "lengths": _lengths(told),
         "measured": [
             {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
@@ -102,6 +98,15 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         **_examples(as_read, table, chat),
         **_costs(recipe, base, table, plan),
         "warnings": warnings,
+    }  # fmt: skip
+
+
+def _counts(told: TableReport, test: int) -> dict[str, Any]:
+    """What became of the rows."""
+    return {
+        "train": told.rows, "kept": told.kept, "test": test, "tokens": told.tokens,
+        "trained_share": f"{told.trained_share:.0%}", "limit": told.limit, "truncated": told.truncated,
+        **({"windows": told.windows} if told.windowed else {}), "dropped": told.dropped,
     }  # fmt: skip
 
 

@@ -29,7 +29,8 @@ from holdfast.folder import (
 from holdfast.recipe import Recipe, Train
 from holdfast.recipe_changes import differences, in_short
 from holdfast.recipe_file import Resolved, as_resolved, for_method
-from holdfast.run import Run, train
+from holdfast.run import train
+from holdfast.run_results import Run
 from holdfast.shorthand import AXES
 from holdfast.stages import before_curation, encode, trained
 from holdfast.ui import Progress

@@ -44,8 +44,9 @@ def export(
     """
     from holdfast.data.chat import Chat
     from holdfast.inference.dial import Dial, merged_copy
-    from holdfast.models import adapted, load, save, settle
+    from holdfast.models import adapted, load
     from holdfast.placement import weights_dtype
+    from holdfast.saving import save, settle
 
     wanted = _dtype(dtype)
     ui, run = ui or Progress.silent(), Path(run)

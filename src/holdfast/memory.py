@@ -87,7 +87,7 @@ def _entry(value: Any, where: str) -> Any:
 
 def _is_rows(items: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list is of rows rather than of entries."""
-    from holdfast.recipe import TrainFile
+    from holdfast.recipe_data import TrainFile
 
     def entry(item: Any) -> bool:
         if isinstance(item, Mapping):

@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from holdfast.body import LlamaBody, fits
 from holdfast.errors import RunError, UserError
 from holdfast.head import Head
-from holdfast.models import adapted, evaluating, give_rights
+from holdfast.models import adapted, evaluating
+from holdfast.saving import give_rights
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch

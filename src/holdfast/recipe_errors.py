@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import recipe_peers as peers
 from holdfast.method import Method
-from holdfast.recipe import DataFile, Recipe, Stage
+from holdfast.recipe import Recipe, Stage
+from holdfast.recipe_data import DataFile
 from holdfast.registry import REGISTRY, find, name_of
 from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
 

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from holdfast.method import Method
-from holdfast.recipe import Recipe, Section
+from holdfast.recipe import Recipe
+from holdfast.recipe_data import Section
 from holdfast.recipe_errors import section_of
 from holdfast.recipe_stages import fill_in
 from holdfast.recipe_text import write_scalar

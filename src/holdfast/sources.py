@@ -18,7 +18,8 @@ from holdfast.judges.fit import check_fit, guess
 from holdfast.lab.skills.base import Form, SkillJudge
 from holdfast.lab.tasks import FRESH, lab_rows, skill_of
 from holdfast.objectives.base import Objective
-from holdfast.recipe import DataFile, Recipe, TrainFile
+from holdfast.recipe import Recipe
+from holdfast.recipe_data import DataFile, TrainFile
 from holdfast.registry import name_of
 
 

@@ -18,11 +18,13 @@ from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import figures, summarise
 from holdfast.folder import is_finished, link_tree, versions
+from holdfast.live_evaluation import refuse_unmeasured
 from holdfast.readiness import look_ahead
 from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_file import Resolved
 from holdfast.recipe_stages import BASE, REFERENCE
-from holdfast.run import Ranks, Run, open_folder, prepare, refuse_adapter, refuse_unmeasured, train_one, write_report
+from holdfast.run import Ranks, open_folder, prepare, refuse_adapter, train_one
+from holdfast.run_results import Run, write_report
 from holdfast.stages import EXAMPLES, Work, measured, subject_of
 from holdfast.ui import Progress
 
@@ -120,7 +122,8 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
         return str(left)
     if ranks.main and not (left / "merged").exists():
         from holdfast.data.chat import Chat
-        from holdfast.models import load, merged, save
+        from holdfast.models import load, merged
+        from holdfast.saving import save
 
         loaded = load(left, device=stage.device)
         stops = Chat(loaded.tokenizer).stop_ids

@@ -17,7 +17,11 @@ def _pictures(markup: str) -> list[ET.Element]:
 
 def test_every_picture_is_well_formed_named_and_described(report: dict[str, Any], compare: dict[str, Any]) -> None:
     drawn = [plots.run_plane(report), plots.deltas(report["tasks"]), *curve_plots.run_curves(report)]
-    drawn += [plots.compare_plane(compare), *curve_plots.compare_curves(compare), plots.shares([("", {"gold": 3})], ["gold"])]
+    drawn += [
+        plots.compare_plane(compare),
+        *curve_plots.compare_curves(compare),
+        plots.shares([("", {"gold": 3})], ["gold"]),
+    ]
     for markup in drawn:
         for picture in _pictures(markup):
             names = (picture.get("aria-labelledby") or "").split()

@@ -38,7 +38,7 @@ def write_again(directory: Path) -> tuple[str, Path]:
     """
     from holdfast.cli.render import comparison, summary
     from holdfast.report.page import render_compare, write_page
-    from holdfast.run import write_report
+    from holdfast.run_results import write_report
 
     page = directory / "report.html"
     if (directory / "compare.json").exists():

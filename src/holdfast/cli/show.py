@@ -117,7 +117,8 @@ def settings_page(shown: dict[str, str]) -> str:
 def default_of(key: str) -> str:
     """The default of a dotted setting; empty for whole sections."""
     from holdfast.method import Method
-    from holdfast.recipe import Recipe, Section
+    from holdfast.recipe import Recipe
+    from holdfast.recipe_data import Section
     from holdfast.recipe_errors import section_of
     from holdfast.recipe_text import write_scalar
 

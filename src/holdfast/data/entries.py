@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from holdfast.recipe import Data, DataFile, TrainFile
+from holdfast.recipe_data import Data, DataFile, TrainFile
 
 File = TypeVar("File", bound=DataFile)
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdfast.errors import RunError, UserError
-from holdfast.models import give_rights
+from holdfast.saving import give_rights
 
 COMPLETE = re.compile(r"step-(\d{6,})")
 BEST = re.compile(r"best-(\d{6,})")
