@@ -66,7 +66,8 @@ def template(
     lines: list[str] = []
     for left, description in _lines(Recipe, given, fill_in(given).data, (), ""):
         first, *more = textwrap.wrap(description, width=116 - COLUMN)
-        lines += [f"{left:<{COLUMN}}# {first}", *(" " * COLUMN + f"#   {text}" for text in more)]
+        # In YAML a # is a comment only behind a space: a path that reaches the column must not run into it.
+        lines += [f"{left:<{COLUMN - 1}} # {first}", *(" " * COLUMN + f"#   {text}" for text in more)]
     return "\n".join([HEAD.format(file=file), *lines, ""])
 
 

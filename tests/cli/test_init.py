@@ -111,3 +111,11 @@ def test_on_a_terminal_it_asks(place: Path) -> None:
     recipe = read_recipe("asked.yaml").recipe
     assert (recipe.model, recipe.data.train) == ("lab-small", "label.jsonl")
     assert recipe.data.columns == {"prompt": "text_a", "answer": "kind"}
+
+
+def test_a_long_path_does_not_run_into_its_comment(place: Path) -> None:
+    for length in range(30, 50):
+        model = "m" * length
+        run("long.yaml", "--model", model, "--data", "label.jsonl", "--columns", "prompt=text_a", "--columns",
+            "answer=kind", "--force")  # fmt: skip
+        assert read_recipe(place / "long.yaml").recipe.model == model
