@@ -45,3 +45,13 @@ def test_threads_share_one_heap(tmp_path):
         subprocess.run([sys.executable, "-c", HEAPS, how, str(tmp_path / how)], check=True)
         heaps[how] = (tmp_path / how).read_text().count("<heap nr=")
     assert heaps["shared"] == 1 < heaps["own"]
+
+
+def test_the_heap_is_left_alone_beside_an_accelerator(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOLDFAST_DEVICE", raising=False)
+    monkeypatch.setattr(cores, "ACCELERATORS", (str(tmp_path / "nothing"),))
+    assert cores.computes_on_cpu()
+    monkeypatch.setattr(cores, "ACCELERATORS", (str(tmp_path),))
+    assert not cores.computes_on_cpu()
+    monkeypatch.setenv("HOLDFAST_DEVICE", "cpu")
+    assert cores.computes_on_cpu()

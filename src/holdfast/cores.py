@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Names of glibc's malloc.h."""
 HEAP, APART = 256 << 20, 32 << 20
 """Bytes that the heap may keep at its end before they are given back; blocks from this size on lie outside of it."""
+
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel")
+"""What Linux shows of a CUDA, ROCm or other accelerator."""
+
+
+def computes_on_cpu() -> bool:
+    """Tell whether this machine shows no accelerator, or is told to use none; asked before torch is imported."""
+    return os.environ.get("HOLDFAST_DEVICE") == "cpu" or not any(Path(path).exists() for path in ACCELERATORS)
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def main_help(
 
     Fine-tune language models and keep what they already knew.
     """
-    cores.share_memory()
+    if cores.computes_on_cpu():
+        cores.share_memory()
     if context.invoked_subcommand is None:
         print(context.get_help())
 
