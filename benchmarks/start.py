@@ -124,10 +124,10 @@ def first_step_script(directory: Path, model: str) -> float:
 
 def lab_model(directory: Path) -> str:
     """The laboratory model in fp32 with a chat template of TRL's liking, saved for both sides."""
-    from holdfast import models
+    from holdfast import models, saving
 
     loaded = models.load("lab")
-    return str(models.save(loaded.model, loaded.tokenizer, directory / "model"))
+    return str(saving.save(loaded.model, loaded.tokenizer, directory / "model"))
 
 
 def turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, Any]]:

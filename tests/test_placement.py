@@ -120,7 +120,7 @@ def test_every_process_has_its_own_device(monkeypatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert choose_device(card.NAME) == card.CARD
     with pytest.raises(
-        UserError, match="device: maia:0 is one device, and there are several processes; set it to card"
+        UserError, match="device: maia:0 is one device, and there are several processes; set it to maia"
     ):
         choose_device(str(card.CARD))
     monkeypatch.setenv("LOCAL_RANK", "1")

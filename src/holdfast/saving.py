@@ -36,7 +36,12 @@ def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
         `model`.
     """
     for parameter, value in _unsettled(model, saved, held, frozen=True):
-        parameter.grad, parameter.data = None, value
+        parameter.grad = None
+        if parameter.dtype == held:
+            with torch.no_grad():
+                parameter.copy_(value)
+        else:
+            parameter.data = value
     return model
 
 

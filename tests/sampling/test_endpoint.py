@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,9 +71,11 @@ class Handler(BaseHTTPRequestHandler):
             self.server.flying += 1
             self.server.most = max(self.server.most, self.server.flying)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(0.002)  # long enough for all that may fly to be seen together
         with self.server.lock:
             self.server.bodies.append(body)
             code = self.server.fail.pop(0) if self.server.fail else 200
+            self.server.flying -= 1  # before the answer, upon which the client may send its next request at once
         text = body["messages"][-1]["content"]
         if code == 0:
             self.close_connection = True  # the connection just ends
@@ -88,8 +91,6 @@ class Handler(BaseHTTPRequestHandler):
                 "finish_reason": "length" if "cut" in text else "stop",
             }
             self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
-        with self.server.lock:
-            self.server.flying -= 1
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from holdfast import models
+from holdfast import models, saving
 from holdfast.data.batches import Encoded, TokenTable
 from holdfast.policy import Policy
 from holdfast.recipe import Recipe
@@ -88,7 +88,7 @@ def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabil
     base = tiny_dir(kind)
     model, tokenizer = models.load(base).model, tiny(kind)[1]
     result = train(tmp_path / "run", model, tokenizer, name)
-    saved = models.save(result.model, tokenizer, tmp_path / "model")
+    saved = saving.save(result.model, tokenizer, tmp_path / "model")
     here = logps(result.model, tokenizer)
     if find("tuners", name).adapter:
         elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
