@@ -166,6 +166,17 @@ def test_s3ft_end_to_end_and_the_dial(place: Path) -> None:
         assert torch.allclose(half[name], (weight + tuned[name]) / 2, atol=1e-7)
 
 
+def test_a_run_is_evaluated_with_its_own_system_message(place: Path) -> None:
+    data = {"train": "lab:strings", "limit": 24, "system": "Answer each question twice, in capital letters."}
+    file = recipe(place / "run.yaml", data=data, evaluate__keep=["lab:sums"], output="out")
+    assert cli("train", file).exit_code == 0
+    assert cli("eval", "out", "--against", MODEL, "--out", "again").exit_code == 0
+    for when, then in (("final", "tuned"), ("base", "base")):
+        texts = [(place / folder / "eval" / name / "strings.jsonl").read_text(encoding="utf-8")
+                 for folder, name in (("out", when), ("again", then))]  # fmt: skip
+        assert texts[0] == texts[1]
+
+
 def test_compare_skips_what_is_done(place: Path) -> None:
     file = recipe(place / "run.yaml", data={"train": "lab:strings", "limit": 24}, evaluate__keep=["lab:sums"])
     first = cli("compare", file, "--methods", "sft,half", "--seeds", "2", "--out", "cmp")

@@ -71,7 +71,7 @@ def write_snips(source: Path, out: Path) -> Path:
 
 
 def write_banking(source: Path, out: Path) -> Path:
-    """Intents of a bank's customers, not listed in the prompt; an answer in a sentence that names the right one counts."""
+    """Intents of a bank's customers, not listed in the prompt; any sentence that names the right one is right."""
     splits = json.loads(source.read_text(encoding="utf-8"))
     names = list(BANKING.values())
     rows = [

@@ -68,15 +68,16 @@ def evaluate(
     base = against if against is not None else _own_base(model, wanted, ui)
     if base is not None:
         wanted = _comparable(model, base, wanted, ui)
+    system = _system_message(model, against)
     loaded = load(model if base is None else base, device=device)
     wanted = affordable(wanted, loaded.model)
     before: dict[str, list[Item]] = {}
     reference = None
     if base is not None:
         paired = [task for task in wanted if against is not None or task.kind == "probe"]
-        before, reference = _measured(loaded, base, paired, "base", out, ui)
+        before, reference = _measured(loaded, base, paired, "base", out, ui, system=system)
         loaded = load(model, device=device)
-    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference)
+    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference, system)
     if against is not None:
         report = summarise(wanted, before, after) | {"gate": None}
         report["gate"] = gate(limits, report)
@@ -88,6 +89,14 @@ def evaluate(
     if out is not None:
         _write(Path(out), report, paired=against is not None)
     return report
+
+
+def _system_message(*names: str | None) -> str | None:
+    """The system message of the first run among `names`, with which it was trained and both models are measured."""
+    from holdfast.recipe_file import read_recipe
+
+    runs = [Path(name) for name in names if name is not None and (Path(name) / "resolved.yaml").exists()]
+    return read_recipe(runs[0]).recipe.data.system if runs else None
 
 
 def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
@@ -164,7 +173,7 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
 
 def _measured(
     loaded: Loaded, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
-    reference: Reference | None = None,
+    reference: Reference | None = None, system: str | None = None,
 ) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference."""
     from holdfast.data.chat import Chat
@@ -174,7 +183,7 @@ def _measured(
     from holdfast.sampling.engines import drawing
     from holdfast.sampling.native import NativeEngine
 
-    chat = Chat(loaded.tokenizer)
+    chat = Chat(loaded.tokenizer, system)
     engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
     policy, extra = Policy(loaded.model), precision_of(loaded.model)
     subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)
