@@ -31,21 +31,23 @@ def main() -> None:
 def print_changes(compare: dict[str, Any]) -> None:
     """Each method against the base: means over seeds, intervals where the comparison has them."""
     names = [task["name"] for task in compare["tasks"]]
+    units = {task["name"]: task["unit"] for task in compare["tasks"]}
     print("| method | " + " | ".join([*names, "probe: KL, bits", "probe: length", "rows"]) + " |")
     print("|---" * (len(names) + 4) + "|")
     base = " | ".join(f"{task['base']:.2f}" for task in compare["tasks"])
     print(f"| base | {base} | 0 | {compare['runs'][0]['probe']['length_base']:.0f} | |")
     for run in compare["runs"]:
-        cells = [span(run["tasks"][name]) for name in names]
+        cells = [span(run["tasks"][name], units[name]) for name in names]
         probe, origins = run["probe"], sum(run["origins"].values())
         rows = ", ".join(f"{count / origins:.0%} {origin}" for origin, count in run["origins"].items())
         cells += [f"{probe['kl']:.3f}", f"{probe['length_tuned']:.0f}", rows]
         print(f"| {run['method']} | " + " | ".join(cells) + " |")
 
 
-def span(part: dict[str, float]) -> str:
-    """A change with its interval."""
-    return f"{part['delta']:+.2f} [{part['low']:+.2f}, {part['high']:+.2f}]"
+def span(part: dict[str, float], unit: str) -> str:
+    """A change with its interval; bits per byte are small numbers."""
+    digits = 3 if unit == "bits per byte" else 1
+    return f"{part['delta']:+.{digits}f} [{part['low']:+.{digits}f}, {part['high']:+.{digits}f}]"
 
 
 def print_differences(runs: dict[str, list[Run]], against: str) -> None:
@@ -62,7 +64,7 @@ def print_differences(runs: dict[str, list[Run]], against: str) -> None:
             found = interval([[pairs(task, a.tuned[task.name], b.tuned[task.name])] for a, b in both])
             scale = task.info.unit.scale
             ends = sorted((scale * found.low, scale * found.high))
-            cells.append(span({"delta": scale * found.value, "low": ends[0], "high": ends[1]}))
+            cells.append(span({"delta": scale * found.value, "low": ends[0], "high": ends[1]}, task.info.unit.name))
         print(f"| {method} | " + " | ".join(cells) + " |")
 
 
