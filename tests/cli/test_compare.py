@@ -107,3 +107,15 @@ def test_one_method_that_passes_is_enough() -> None:
     refuse_if_none_passed({"runs": runs})
     assert gate_of([0], [{"gate": None}]) is None
     refuse_if_none_passed({"runs": [{"method": "sft", "gate": None}]})
+
+
+def test_the_demo_ends_with_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holdfast.lab import demo
+
+    small = {"model": "lab-small", "data": {"train": "lab:story", "limit": 16}, "train": {"max_steps": 1},
+             "evaluate": {"keep": ["lab:sums"], "items": 4, "live_items": 0, "max_tokens": 8}}  # fmt: skip
+    monkeypatch.setattr(demo, "RECIPE", small)
+    monkeypatch.setattr(demo, "METHODS", ("sft", "half"))
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"report: {tmp_path / 'demo' / 'report.html'}" in done.stdout

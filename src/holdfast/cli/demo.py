@@ -29,4 +29,4 @@ def demo(
         from holdfast.lab.demo import demo as run_demo
 
         found = run_demo(out=out, ui=ui)
-        ui.result(comparison(found, out), directory=str(out), **found)
+        ui.result(comparison(found, found["directory"]), **found)
