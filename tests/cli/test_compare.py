@@ -19,12 +19,7 @@ evaluate: {keep: [lab:strings], items: 4, live_items: 0, every: 0, max_tokens: 1
 """
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def run(*arguments: str, code: int = 0) -> Result:

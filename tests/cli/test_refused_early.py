@@ -21,12 +21,7 @@ output: out
 HERE = "http://127.0.0.1:9/v1"
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def run(*arguments: str, code: int = 0) -> Result:
