@@ -35,3 +35,9 @@ class Interrupted(HoldfastError):
     """The user pressed Ctrl-C; the state is saved and the same command goes on from there."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what another library says of its error, or the error's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 from holdfast.hub import fetch
 from holdfast.memory import is_memory, model_path
 from holdfast.placement import choose_device, weights_dtype
@@ -122,11 +122,7 @@ def load_context(name: str | Path) -> int | None:
     try:
         return context_length(AutoConfig.from_pretrained(base, trust_remote_code=False))
     except (ValueError, OSError) as error:
-        raise UserError(f"{base}: no configuration that transformers can read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        raise UserError(f"{base}: no configuration that transformers can read: {first_line(error)}") from error
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -204,7 +200,7 @@ def _config(path: Path) -> PreTrainedConfig:
 
 
 def _unloadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     return UserError(f"{path}: not a causal language model that transformers can load: {reason}")
 
 

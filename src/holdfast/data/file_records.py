@@ -20,7 +20,7 @@ from holdfast.data.json_stream import (
     object_members,
     unpacking,
 )
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 
 
 def kind_of(path: Path) -> str:
@@ -120,7 +120,7 @@ def parquet_records(name: str, path: Path) -> Iterator[Record]:
                 number += 1
                 yield number, record
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
 
 
 def text_records(name: str, path: Path) -> Iterator[Record]:

@@ -27,7 +27,7 @@ from holdfast.data.json_stream import (
     Record,
 )
 from holdfast.data.rows import fingerprint
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 from holdfast.memory import is_memory, rows_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -197,7 +197,7 @@ def _saved(name: str, path: Path, split: str) -> Source:
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: the saved data set cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{name}: the saved data set cannot be read ({first_line(error)})") from error
     if not isinstance(found, datasets.Dataset):
         found = _choose_split(name, str(path), found, split)
     elif split:
@@ -219,7 +219,7 @@ def _hub(name: str, revision: str | None) -> Source:
     try:
         found = datasets.load_dataset(repo, config or None, revision=revision)
     except (OSError, ValueError) as error:  # not there, no network, several configurations
-        raise MissingFile(f"{missing}; and the Hugging Face data set cannot be loaded: {_first_line(error)}") from error
+        raise MissingFile(f"{missing}; and the Hugging Face data set cannot be loaded: {first_line(error)}") from error
     rows = _choose_split(name, f"{repo}:{config}", found, split)
     sums = sorted(rows.info.download_checksums or {})
     made = fingerprint([name, revision, rows.num_rows, str(rows.features), sums])
@@ -245,11 +245,6 @@ def _of_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
             yield number, dict(row) | {key: labels[key].int2str(value) for key, value in known.items()}
 
     return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, records, digest)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 class MissingFile(UserError):

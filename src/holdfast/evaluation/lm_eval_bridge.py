@@ -16,7 +16,7 @@ import numpy as np
 
 from holdfast.data.batches import Encoded
 from holdfast.data.rows import Message, Row, fingerprint
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.measure import (
     Subject,
@@ -83,7 +83,7 @@ def _load(name: str) -> dict[str, Any]:
     try:
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError, KeyError, ConnectionError) as error:
-        raise UserError(f"{name}: lm-eval cannot load it: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{name}: lm-eval cannot load it: {first_line(error)}") from error
     for task in tasks.values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
