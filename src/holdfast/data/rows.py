@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+from holdfast.data.thoughts import final_answer
+
 Message = dict[str, Any]
 """`{"role": "system" | "user" | "assistant", "content": str}`; an assistant message may carry `"weight": 0`
 (as in the OpenAI format) to be read but not trained on."""
@@ -58,10 +60,11 @@ class Row:
 
     @property
     def gold(self) -> Any:
-        """What a judge compares with: `reference` if given, else the answer (or `chosen`)."""
+        """What a judge compares with: `reference` if given, else the answer (or `chosen`) without its thought."""
         if self.reference is not None:
             return self.reference
-        return self.answer if self.answer is not None else self.chosen
+        answer = self.answer if self.answer is not None else self.chosen
+        return answer and (final_answer(answer) or answer)
 
     @property
     def replayed(self) -> bool:
