@@ -560,6 +560,18 @@ def test_a_stages_own_gate_stops_the_run_there(place: Path) -> None:
     assert not Path("gated/report.json").exists()
 
 
+def test_a_comparison_goes_on_without_the_method_that_a_stages_gate_stops(place: Path) -> None:
+    common = {k: v for k, v in THREE.items() if k != "stages"} | {"evaluate": {**THREE["evaluate"], "live_items": 0}}
+    stopped = '[{name: one, evaluate: {gate: {min_gain: 200}}}, dpo]'
+    report = compare(common, {"two": [f"stages={stopped}"], "sft": ["method=sft"]}, steps=2, out="between")
+    assert [run["method"] for run in report["runs"]] == ["sft"]
+    assert list(report["refused"]) == ["two"]
+    assert report["refused"]["two"][0].startswith("seed 0, stage 1 of 2, one: the gate refused this result: ")
+    assert "two is left out, a stage&#39;s own gate stopped it" in Path("between/report.html").read_text("utf-8")
+    with pytest.raises(GateRefused, match="^two: seed 0, stage 1 of 2"):
+        compare(common, {"two": [f"stages={stopped}"]}, steps=2, out="between")
+
+
 def test_what_a_later_stage_names_is_looked_at_first(place: Path) -> None:
     for wrong, text in (
         ({"method": "dpo", "data": {"train": "none.jsonl"}}, "none.jsonl"),

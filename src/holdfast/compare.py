@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.errors import UserError
+from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import side_by_side
 from holdfast.evaluation.summary import compare_summary, read_run
 from holdfast.folder import (
@@ -50,7 +50,8 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method with every seed and write `compare.json` and `report.html`.
 
-    A recipe's gate is held against every run; `gate` of a method says whether all its seeds passed.
+    A recipe's gate is held against every run; `gate` of a method says whether all its seeds passed. A method that a
+    stage's own gate stops is left out of `runs`; `refused` says why.
 
     Args:
         recipe: What the methods have in common.
@@ -65,6 +66,7 @@ def compare(
         The content of `compare.json`, and its `directory`.
     Raises:
         UserError: If the directory holds a comparison of another recipe, with what differs.
+        GateRefused: If stages' own gates stopped every method.
     """
     ui, resolved = ui or Progress.silent(), as_resolved(recipe)
     if not methods:
@@ -85,11 +87,19 @@ def compare(
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); set another output") from error
     runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
+    refused: dict[str, list[str]] = {}
     for number, (label, seed, plan) in enumerate(plans, 1):
         ui.close()  # the last line of what was before comes first
         ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
-        runs[label].append((seed, train(plan, ui=ui)))
-    report = summarise_runs(resolved.recipe, runs, budget, root)
+        try:
+            runs[label].append((seed, train(plan, ui=ui)))
+        except GateRefused as error:  # of a stage: what comes after it was not run, so there is nothing to compare
+            refused.setdefault(label, []).append(f"seed {seed}, {error}")
+            ui.line(f"{label}, seed {seed}: {error}")
+    runs = {label: group for label, group in runs.items() if label not in refused}
+    if not runs:
+        raise GateRefused("; ".join(f"{label}: {reason}" for label, told in refused.items() for reason in told))
+    report = summarise_runs(resolved.recipe, runs, budget, root, refused)
     from holdfast.report.page import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
@@ -250,9 +260,17 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
 
 
 def summarise_runs(
-    recipe: Recipe, runs: Mapping[str, list[tuple[int, Run]]], budget: Budget, root: Path
+    recipe: Recipe,
+    runs: Mapping[str, list[tuple[int, Run]]],
+    budget: Budget,
+    root: Path,
+    refused: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """`compare.json`: measurements of all runs, what they cost, and where their rows came from."""
+    """`compare.json`: measurements of all runs, what they cost, and where their rows came from.
+
+    Args:
+        refused: Methods that a stage's own gate stopped, and why.
+    """
     items = {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
     measured = compare_summary(items)
     for entry in measured["runs"]:
@@ -276,6 +294,7 @@ def summarise_runs(
         "budget": str(budget),
         "versions": versions(),
         "model": first["model"],
+        "refused": {label: list(told) for label, told in refused.items()},
         **measured,
         "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
     }

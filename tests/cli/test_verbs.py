@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
-from holdfast.cli.chat import converse
+from holdfast.cli.chat import Answer, converse
 from holdfast.cli.common import numbers, speaking
 from holdfast.cli.evaluate import judge_of
 from holdfast.cli.text import cells, table
@@ -274,6 +274,18 @@ def test_chat_keeps_the_conversation(
         monkeypatch.setattr("sys.stdin", stdin)
         converse(Echo(), SamplingParams(max_tokens=8), "be brief", once)
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_chat_shows_an_answer_as_it_grows(capsys: pytest.CaptureFixture[str]) -> None:
+    printed, answer = [], Answer()
+    for so_far in ("", "4", "4 \ufffd", "4 € ", "4 € a"):
+        answer.grow(so_far)
+        printed.append(capsys.readouterr().out)
+    answer.end("4 € a cup", " [cut]")
+    assert [*printed, capsys.readouterr().out] == ["", "4", "", " € ", "a", " cup [cut]\n"]
+    answer.grow("next")
+    answer.end("other", "")
+    assert capsys.readouterr().out == "next\nother\n"
 
 
 def test_env_names_versions() -> None:

@@ -287,3 +287,13 @@ def test_choose_never_takes_a_token_that_was_cut() -> None:
     logits = torch.tensor([[0.0, 1.0, -torch.inf, -torch.inf]])
     for edge in (0.0, 1 - 2**-53):
         assert choose(logits, torch.tensor([edge], dtype=torch.float64), SamplingParams(temperature=1)) < 2
+
+
+def test_the_text_so_far_grows_into_the_answer(tiny: Any) -> None:
+    seen: list[str] = []
+    engine = engine_of(*tiny(), slots=1, stops=False, on_text=seen.append)
+    (sample,) = engine.sample([(requests(1)[0], [0])], SamplingParams(max_tokens=8, temperature=1.0))
+    whole = [text for text in seen if text]
+    assert len(whole) >= 3, "one text a step, but for the last"
+    assert all(sample.text.startswith(text.rstrip("\ufffd")) for text in whole)
+    assert [len(text) for text in whole] == sorted(len(text) for text in whole)

@@ -37,17 +37,44 @@ def chat(
 
         ui.phase("loading")
         loaded = load(model, device=device)
-        engine = NativeEngine(loaded.model, Chat(loaded.tokenizer), slots=1, fingerprint=loaded.fingerprint)
+        answer = Answer()
+        chat = Chat(loaded.tokenizer)
+        engine = NativeEngine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
         ui.close()
-        converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once)
+        converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once, answer)
 
 
-def converse(engine: Engine, params: SamplingParams, system: str | None, once: bool) -> None:
-    """Read questions from standard input and print answers until it ends."""
+class Answer:
+    """Prints an answer while it grows."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+
+    def grow(self, text: str) -> None:
+        """Print what `text`, the answer so far, has beyond what is shown; half a character waits for its other half."""
+        if text.startswith(self.shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            print(text[len(self.shown) :], end="", flush=True)
+            self.shown = text
+
+    def end(self, text: str, mark: str) -> None:
+        """Print the rest of the whole answer; all of it again where its beginning came to read otherwise."""
+        rest = text[len(self.shown) :] if text.startswith(self.shown) else f"\n{text}"
+        print(rest + mark, flush=True)
+        self.shown = ""
+
+
+def converse(
+    engine: Engine, params: SamplingParams, system: str | None, once: bool, answer: Answer | None = None
+) -> None:
+    """Read questions from standard input and print answers until it ends.
+
+    Args:
+        answer: Where the engine shows an answer as it grows; default: answers are printed once they are whole.
+    """
     from holdfast.sampling.base import Request
 
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages = list(start)
+    messages, answer = list(start), answer or Answer()
     turn = 0
     while (question := _ask()) is not None:
         if once or not question:
@@ -58,7 +85,7 @@ def converse(engine: Engine, params: SamplingParams, system: str | None, once: b
         (sample,) = engine.sample([(Request(f"chat-{turn}", messages), [0])], params)
         messages = [*messages, {"role": "assistant", "content": sample.text}]
         turn += 1
-        print(sample.text + (" [cut]" if sample.finish == "length" else ""), flush=True)
+        answer.end(sample.text, " [cut]" if sample.finish == "length" else "")
 
 
 def _ask() -> str | None:

@@ -81,11 +81,17 @@ def verdict(compare: dict[str, Any]) -> str:
 
 
 def limits(compare: dict[str, Any]) -> str:
-    """What the comparison cannot settle, in a sentence; empty when every method ran with several seeds."""
+    """What the comparison cannot settle, in sentences; empty when every method ran to its end with several seeds."""
     runs = compare.get("runs") or []
-    if len(runs) < 2 or any(len(run.get("seeds") or [0]) > 1 for run in runs):
-        return ""
-    return "One seed each: the intervals are of the questions alone, and another seed may order the methods otherwise."
+    told = [
+        f"{method} is left out, a stage's own gate stopped it ({'; '.join(reasons)})."
+        for method, reasons in (compare.get("refused") or {}).items()
+    ]
+    if len(runs) > 1 and all(len(run.get("seeds") or [0]) < 2 for run in runs):
+        told.append(
+            "One seed each: the intervals are of the questions alone, and another seed may order the methods otherwise."
+        )
+    return " ".join(told)
 
 
 def _ahead(front: Methods, *, alone: bool) -> str:

@@ -212,6 +212,10 @@ class Batch:
         self.past[done] = 0
         return samples
 
+    def unfinished(self, row: int) -> str:
+        """The text so far of the sequence in a slot; "" where none is."""
+        return self._text(row, self.made[row]) if row < len(self.live) and self.live[row] else ""
+
     def _text(self, row: int, length: int) -> str:
         return decoded(self.task.chat.tokenizer, self.tokens[row, :length].tolist())
 

@@ -50,6 +50,8 @@ class NativeEngine:
         slots: Sequences decoded together. More is faster, until the processor is busy or its memory full.
         fingerprint: Of the model's weights.
         progress: Called after every step with the number of tokens it sampled.
+        on_text: Called after every step with the text so far of the first sequence, while one batch decodes alone:
+            with one request its answer as it grows (stop strings are not cut from it yet).
 
     Attributes:
         counts: Running totals: "prompt tokens" read, "tokens" sampled, "steps" taken, "too long" prompts (they do not
@@ -66,6 +68,7 @@ class NativeEngine:
         slots: int = 128,
         fingerprint: str,
         progress: Callable[[int], Any] | None = None,
+        on_text: Callable[[str], Any] | None = None,
     ) -> None:
         config = model.config.get_text_config()
         odd = set(getattr(config, "layer_types", None) or ()) - ATTENTION
@@ -76,6 +79,7 @@ class NativeEngine:
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise UserError("sampling.engine: native cannot sample through a soft prompt; merge or remove the adapter")
         self.model, self.chat, self.slots, self.progress = model, chat, slots, progress
+        self.on_text = on_text
         self.counts: Counter[str] = Counter()
         self._enders: dict[tuple[str, ...], np.ndarray] = {}
         self._fingerprint = f"native:{fingerprint}:{chat.fingerprint}"
@@ -140,7 +144,10 @@ class NativeEngine:
     def _serial(self, batch: Batch) -> Iterator[Sample]:
         # The generator is suspended between steps, so nothing here may hold a context manager such as no_grad.
         while batch.busy:
-            yield from self._counted(batch.step())
+            step = batch.step()
+            if self.on_text:
+                self.on_text(batch.unfinished(0))
+            yield from self._counted(step)
 
     def _parallel(self, batches: list[Batch]) -> Iterator[Sample]:
         """Each batch in a thread of its own, on one core; PyTorch holds no lock while it computes."""
