@@ -228,7 +228,7 @@ def fit(
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
         pad_id=work.chat.pad_id, hooks=training_hooks(work, before), again=again,
-        name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].id})",
+        name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].beginning!r})",
     )  # fmt: skip
     return trainer.fit(), told, plan
 

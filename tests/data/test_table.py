@@ -104,7 +104,10 @@ def test_drop_counts_and_names(chat: Chat) -> None:
     assert report.dropped == {"longer than max_length": 2, "weight 0": 1}
     assert report.named == {"longer than max_length": [2, 4], "weight 0": [5]}
     assert [number for number, _ in report.longest[:2]] == [4, 2]
-    assert report.lines()[1:] == ["left out 2: longer than max_length (rows 2, 4)", "left out 1: weight 0 (rows 5)"]
+    asked = repr(rows[1].messages[-2]["content"])
+    assert report.lines()[1:] == [
+        f"left out 2: longer than max_length (rows 2 {asked}, 4)", f"left out 1: weight 0 (row 5 {asked})"
+    ]  # fmt: skip
     (found,) = table.sequences(1)
     assert found.row == 1
     assert chat.tokenizer.decode(found.ids[found.trained]) == "Rome.<|im_end|>"
@@ -171,8 +174,8 @@ def test_errors(chat: Chat, tmp_path: Path) -> None:
     rows = [row("Paris."), row("Paris " * 50)]
     most, least = size(chat, rows[1]), size(chat, rows[0])
     assert raised(rows, chat, too_long="error") == (
-        f"1 rows are longer than 40 tokens, train.max_length, the longest (row 2) has {most} tokens; "
-        f"set train.max_length to {most}, or set data.too_long to cut or drop"
+        f"1 rows are longer than 40 tokens, train.max_length, the longest (row 2, 'What is the capital of France?') has {most} "
+        f"tokens; set train.max_length to {most}, or set data.too_long to cut or drop"
     )
     assert raised(rows, chat, max_length=5, cache=tmp_path) == (
         f"none of the 2 rows can be trained on (2 longer than max_length); the limit is 5 tokens, train.max_length, "

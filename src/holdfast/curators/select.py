@@ -54,7 +54,7 @@ def curate(name: str, rows: Sequence[Row], stages: Sequence[Stage], bench: Workb
     for number, row in enumerate(rows, 1):
         if not row.answer and row.origin != "replay":
             raise UserError(
-                f"row {number} ({row.id}): has no answer; {name} needs rows that end with an assistant turn"
+                f"row {number} ({row.beginning!r}): has no answer; {name} needs rows that end with an assistant turn"
             )
     out = list(rows)
     attempts: list[list[dict[str, Any]]] = [[] for _ in rows]

@@ -15,6 +15,10 @@ Message = dict[str, Any]
 (as in the OpenAI format) to be read but not trained on."""
 
 
+BEGINNING = 48
+"""Characters of a row that are quoted where it is named."""
+
+
 @dataclass(slots=True)
 class Row:
     """One example.
@@ -65,6 +69,13 @@ class Row:
             return self.reference
         answer = self.answer if self.answer is not None else self.chosen
         return answer and (final_answer(answer) or answer)
+
+    @property
+    def beginning(self) -> str:
+        """How its last question begins (of a text its own first words): what a reader of a message can search for."""
+        asked = [message for message in self.messages if message["role"] == "user"] or self.messages
+        line = " ".join(str(asked[-1]["content"]).split())
+        return line if len(line) <= BEGINNING else f"{line[: BEGINNING - 1]}…"
 
     @property
     def replayed(self) -> bool:

@@ -24,7 +24,7 @@ __all__ = ["TableReport", "TokenTable", "build_table"]
 TooLong = Literal["auto", "drop", "cut", "window", "error"]
 """What becomes of rows that are too long; `auto`: plain text is cut into windows, other rows are dropped."""
 
-VERSION = 4
+VERSION = 5
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -46,7 +46,8 @@ class TableReport:
 
     Args:
         rows, kept: How many there were, and are.
-        dropped: Reason to number of rows; named: reason to the first row numbers.
+        dropped: Reason to number of rows; named: reason to the first row numbers; begins: reason to how the first of
+            them begins.
         truncated: Rows whose answer lost its end.
         windowed, windows: Long texts that were cut into windows, and how many windows they became.
         max_length: The limit, in tokens.
@@ -62,6 +63,7 @@ class TableReport:
     kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[int]] = field(default_factory=dict)
+    begins: dict[str, str] = field(default_factory=dict)
     truncated: int = 0
     windowed: int = 0
     windows: int = 0
@@ -79,8 +81,9 @@ class TableReport:
         """Share of the kept tokens that are trained on."""
         return self.trained_tokens / max(1, self.tokens)
 
-    def drop(self, number: int, reason: str) -> None:
+    def drop(self, number: int, row: Row, reason: str) -> None:
         """Count a row that is left out, and name it."""
+        self.begins.setdefault(reason, row.beginning)
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         if len(names := self.named.setdefault(reason, [])) < NAMED:
             names.append(number)
@@ -89,8 +92,9 @@ class TableReport:
         """The report in sentences, for the terminal."""
         out = [f"{self.kept} of {self.rows} rows, training on {self.trained_share:.0%} of {self.tokens} tokens"]
         for reason, count in self.dropped.items():
-            names = ", ".join(map(str, self.named[reason])) + (", ..." if count > NAMED else "")
-            out.append(f"left out {count}: {reason} (rows {names})")
+            first, *more = self.named[reason]
+            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more)]) + (", ..." if count > NAMED else "")
+            out.append(f"left out {count}: {reason} (row{'s' * (count > 1)} {names})")
         if self.truncated:
             out.append(f"{self.truncated} answers lost their end at {self.max_length} tokens")
         if self.windowed:
@@ -287,7 +291,7 @@ def _fill(
             if row.weight == 0:
                 kept, reason = [], WEIGHTLESS
             if not kept:
-                report.drop(index + 1, reason)
+                report.drop(index + 1, row, reason)
                 continue
             report.truncated += long
             writer.add(kept, row.weight, index, values)
@@ -295,7 +299,7 @@ def _fill(
         start += len(shard)
         if progress:
             progress(len(shard))
-    _check(report, lengths, too_long)
+    _check(report, rows, lengths, too_long)
     return report
 
 
@@ -342,7 +346,7 @@ def _fit(sequences: list[Encoding], max_length: int, cuts: bool, too_long: str) 
     return [], CUT if long else UNTRAINED
 
 
-def _check(report: TableReport, lengths: np.ndarray, too_long: TooLong) -> None:
+def _check(report: TableReport, rows: Rows, lengths: np.ndarray, too_long: TooLong) -> None:
     """Fill in the lengths, and refuse a table that is empty or must not have long rows."""
     report.kept = report.rows - sum(report.dropped.values())
     if not len(lengths):
@@ -357,8 +361,8 @@ def _check(report: TableReport, lengths: np.ndarray, too_long: TooLong) -> None:
     number, most = report.longest[0]
     if too_long == "error" and report.reason in report.dropped:
         raise UserError(
-            f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest (row {number}) has "
-            f"{most} tokens; {report.longer()}data.too_long to cut or drop"
+            f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest (row {number}, "
+            f"{rows[number - 1].beginning!r}) has {most} tokens; {report.longer()}data.too_long to cut or drop"
         )
     if report.kept == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())

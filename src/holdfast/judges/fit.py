@@ -34,7 +34,7 @@ def check_fit(judge: Judge, rows: Iterable[Row]) -> str | None:
         why = judge.usable(row.gold)
         if why is not None:
             bad += 1
-            first = first or f"row {number} ({row.id}): {why}: {short(row.gold, 60)!r}"
+            first = first or f"row {number} ({row.beginning!r}): {why}: {short(row.gold, 60)!r}"
     name = type(judge).__name__.lower()
     if total and bad == total:
         raise UserError(
