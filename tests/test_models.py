@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast import models
 from holdfast.errors import UserError
-from holdfast.models import fingerprint_of, load, merged
+from holdfast.merging import merged
+from holdfast.models import fingerprint_of, load
 from holdfast.saving import save
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")

@@ -1,4 +1,4 @@
-"""Models by name: load, fingerprint, save, merge. Safetensors only; no code from a model's repository is ever run."""
+"""Models by name: load and fingerprint. Safetensors only; no code from a model's repository is ever run."""
 
 from __future__ import annotations
 
@@ -271,24 +271,6 @@ def adapted(model: Model) -> TypeIs[PeftModel]:
     """Whether `model` has an adapter around it. PEFT takes a second to import; who has not, has no adapter."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
-
-
-def merged(model: Model) -> PreTrainedModel:
-    """The plain model with adapters folded into its weights; a model without adapter is returned as is.
-
-    The sum is made in fp32 and rounded once, to the type of the weights.
-    """
-    if not adapted(model):
-        return model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in model.modules():
-        beneath: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
-        if isinstance(layer, BaseTunerLayer) and (own := beneath.weight.dtype) != torch.float32:
-            beneath.float()
-            layer.merge(safe_merge=True)
-            beneath.to(own)
-    return model.merge_and_unload(safe_merge=True)
 
 
 def fingerprint_of(model: Model | Path) -> str:

@@ -122,12 +122,13 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
         return str(left)
     if ranks.main and not (left / "merged").exists():
         from holdfast.data.chat import Chat
-        from holdfast.models import load, merged
+        from holdfast.merging import fold
+        from holdfast.models import load
         from holdfast.saving import save
 
         loaded = load(left, device=stage.device)
         stops = Chat(loaded.tokenizer).stop_ids
-        save(merged(loaded.model), loaded.tokenizer, left / "merged", stop_ids=stops, dtype=loaded.dtype)
+        save(fold(loaded.model), loaded.tokenizer, left / "merged", stop_ids=stops, dtype=loaded.dtype)
     ranks.wait()
     return str(left / "merged")
 

@@ -15,7 +15,7 @@ import material
 import torch
 
 from holdfast.errors import Interrupted
-from holdfast.models import merged
+from holdfast.merging import merged
 from holdfast.recipe import Recipe
 from holdfast.trainer.events import Hooks
 from holdfast.trainer.loop import Trainer

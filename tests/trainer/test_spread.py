@@ -13,7 +13,7 @@ import spread
 import torch
 from safetensors.torch import load_file
 
-from holdfast.models import merged
+from holdfast.merging import merged
 
 SCRIPT = Path(__file__).with_name("spread.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -39,8 +39,6 @@ def export(
 
         if not run.is_dir():
             raise UserError(f"{run}: no such run directory")
-        if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-            raise UserError(f"{out} exists and is not empty; choose another directory")
         from holdfast.export import export as export_run
 
         path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, device=device, ui=ui)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -42,19 +41,24 @@ class Dial(Inference):
 
         Raises:
             UserError: If a weight has another name or shape in one of the two.
+            RunError: If an adapter cannot be folded into the weights.
         """
         import torch
 
+        from holdfast.merging import merged_copy
+
         model = merged_copy(tuned)
-        origin = dict((merged_copy(base) if hasattr(base, "peft_config") else base).named_parameters())
-        moved = dict(model.named_parameters())
-        for name in sorted(origin.keys() ^ moved.keys()) or (n for n in moved if origin[n].shape != moved[n].shape):
+        base = merged_copy(base) if hasattr(base, "peft_config") else base
+        # A weight that two modules share counts by both names: folding an adapter in may have parted the two.
+        origin = dict(base.named_parameters(remove_duplicate=False))
+        named = dict(model.named_parameters(remove_duplicate=False))
+        for name in sorted(origin.keys() ^ named.keys()) or (n for n in named if origin[n].shape != named[n].shape):
             raise UserError(
                 f"inference.dial: weight {name} is not the same in base and tuned model; the dial needs the model that "
                 "the tuned one was trained from"
             )
         with torch.no_grad():
-            for name, weight in moved.items():
+            for name, weight in model.named_parameters():
                 start = origin[name].to(weight.device)
                 if self.point == 0 and start.dtype == weight.dtype:
                     weight.copy_(start)
@@ -62,9 +66,3 @@ class Dial(Inference):
                     weight.copy_(torch.lerp(start.float(), weight.float(), self.point))
         return model
 
-
-def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of `model`, with its adapter, if it has one, folded in."""
-    from holdfast.models import merged
-
-    return merged(copy.deepcopy(model))

@@ -112,4 +112,6 @@ class LoRA(Tuner):
         Raises:
             ValueError: By PEFT, if the merged weights are not finite.
         """
-        return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        from holdfast.merging import merged
+
+        return merged(model)
