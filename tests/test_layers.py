@@ -19,7 +19,7 @@ LEVELS = [
     {"evaluation", "analysis", *AXES},
     {"report"},
     {"first_look", "folder", "readiness", "sources", "stages", "run", "run_results", "live_evaluation", "staged",
-     "compare", "check", "export",
+     "compare", "check", "estimate", "export",
      "measure", "lab", "api"},
     {"cli"},
 ]  # fmt: skip

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from holdfast.data.batches import Encoded, TokenTable
     from holdfast.data.chat import Chat
     from holdfast.data.table import TableReport
-    from holdfast.models import Loaded
-    from holdfast.trainer.plan import Plan
 
 SHOWN = 3
-PASSES = 3
-"""A training step costs about three forward passes."""
 
 
 def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | None = None) -> dict[str, Any]:
@@ -56,6 +52,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.curators.replay import Replay
     from holdfast.data.chat import Chat
+    from holdfast.estimate import estimate_costs
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.live_evaluation import refuse_unmeasured
@@ -66,13 +63,12 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
-    device = choose_device(recipe.device)
     ui.phase("check data")
     sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
     for curator in curators_of(recipe):
         if isinstance(curator, Replay):
             open_beside(recipe, curator.path, curator.columns, ui.line)
-    base = load(recipe.model, device=device)
+    base = load(recipe.model, device=choose_device(recipe.device))
     chat = Chat(base.tokenizer, recipe.data.system)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
@@ -96,7 +92,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
             {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
         ],
         **_examples(as_read, table, chat),
-        **_costs(recipe, base, table, plan),
+        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows)),
         "warnings": warnings,
     }  # fmt: skip
 
@@ -143,46 +139,3 @@ def pieces(sequence: Encoded, chat: Chat) -> list[dict[str, Any]]:
             out.append({"text": text, "trained": bool(sequence.trained[start])})
             start = end
     return out
-
-
-def _costs(recipe: Recipe, base: Loaded, table: TokenTable, plan: Plan) -> dict[str, Any]:
-    """Steps, and time and memory from one measured forward pass and the sizes of what must be held."""
-    from holdfast.trainer.memory import activation_bytes, first_micro_tokens
-
-    train, device = recipe.train, base.model.device
-    tuned = recipe.tuner.apply(base.model, train.seed)
-    trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in tuned.parameters())
-    micro = train.micro_tokens or first_micro_tokens(base.model, device, plan.size.tokens, train.gradient_checkpointing)
-    tokens = plan.size.row_tokens * plan.size.rows * plan.steps
-    states = 2 if recipe.optimizer.in_backward else 4
-    weights = sum(p.numel() * (4 if p.requires_grad else p.element_size()) for p in tuned.parameters())
-    held = weights + 4 * (states - 1) * trainable + micro * activation_bytes(base.model, train.gradient_checkpointing)
-    return {
-        "plan": {
-            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
-            "learning_rate": plan.learning_rate, "trainable": trainable, "parameters": total,
-        },
-        "estimate": {"seconds": PASSES * tokens * _seconds_per_token(tuned, micro), "memory_gib": held / 2**30},
-    }  # fmt: skip
-
-
-def _seconds_per_token(model: Any, micro: int) -> float:
-    """Of one forward pass, measured on a small batch after a warm-up."""
-    import time
-
-    import torch
-
-    from holdfast.models import context_length
-    from holdfast.placement import wait_for
-
-    length = min(128, context_length(model.config) or 128)
-    ids = torch.zeros(max(1, min(micro, 2048) // length), length, dtype=torch.long, device=model.device)
-    took = []
-    with torch.no_grad():
-        for _ in range(3):
-            began = time.perf_counter()
-            model.base_model(input_ids=ids)
-            wait_for(model.device)
-            took.append(time.perf_counter() - began)
-    return min(took) / ids.numel()

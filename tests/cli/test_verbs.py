@@ -230,13 +230,23 @@ def test_a_check_shows_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
         "lengths": {"edges": [0, 10, 20], "counts": [5, 10]},
         "examples": [[{"text": "user: hi\n", "trained": False}, {"text": "hello<eot>", "trained": True}]],
         "plan": {"steps": 120},
-        "estimate": {"memory_gib": 2.5, "seconds": 300},
+        "estimate": {"memory_gib": 2.5, "seconds": 300, "sampling_seconds": 7200, "measuring_seconds": None},
         "warnings": ["2 rows of train are in test too"],
     }
     text = render.checked(found)
     assert "user: hi\n»hello<eot>«" in text
-    for part in ("900", "12,345", "dropped: too long", "2.50 GiB", "5m", "120", "warning: 2 rows"):
+    for part in (
+        "900",
+        "12,345",
+        "dropped: too long",
+        "2.50 GiB",
+        "about 5m",
+        "at most 2h 00m",
+        "120",
+        "warning: 2 rows",
+    ):
         assert part in text
+    assert "measuring" not in text
     assert "dropped: empty" not in text
     bars = [line.count("█") for line in text.splitlines() if "█" in line]
     assert bars[1] == 2 * bars[0]

@@ -97,6 +97,8 @@ def test_declares_what_it_needs(name, world):
     )
     curator.curate(world.rows, bench)
     assert bool(world.journal.drawn) is curator.samples
+    assert len(world.journal.drawn) <= curator.draws() * len(world.rows)
+    assert bool(curator.draws()) is curator.samples
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if find("curators", n).samples])

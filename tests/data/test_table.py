@@ -174,8 +174,8 @@ def test_errors(chat: Chat, tmp_path: Path) -> None:
     rows = [row("Paris."), row("Paris " * 50)]
     most, least = size(chat, rows[1]), size(chat, rows[0])
     assert raised(rows, chat, too_long="error") == (
-        f"1 rows are longer than 40 tokens, train.max_length, the longest (row 2, 'What is the capital of France?') has {most} "
-        f"tokens; set train.max_length to {most}, or set data.too_long to cut or drop"
+        f"1 rows are longer than 40 tokens, train.max_length, the longest (row 2, 'What is the capital of "
+        f"France?') has {most} tokens; set train.max_length to {most}, or set data.too_long to cut or drop"
     )
     assert raised(rows, chat, max_length=5, cache=tmp_path) == (
         f"none of the 2 rows can be trained on (2 longer than max_length); the limit is 5 tokens, train.max_length, "

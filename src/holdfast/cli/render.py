@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from holdfast.recipe_file import Resolved
 
 
-COST_NAMES = {"seconds": "time", "memory_gib": "memory"}
+COST_NAMES = {
+    "seconds": "training", "sampling_seconds": "sampling", "measuring_seconds": "measuring", "memory_gib": "memory",
+}  # fmt: skip
 
 
 def resolution(resolved: Resolved, ui: Progress, notes: bool = True) -> None:
@@ -191,7 +193,9 @@ def measured_task(task: dict[str, Any]) -> tuple[str, str, str, str]:
 def shown(key: str, value: Any) -> str:
     """One figure of the plan in its unit."""
     if key == "seconds":
-        return duration(value)
+        return f"about {duration(value)}"
+    if key.endswith("_seconds"):
+        return f"at most {duration(value)}, with every answer as long as it may be"
     if key.endswith("gib"):
         return f"{value:.2f} GiB"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -45,6 +45,10 @@ class Curator(Method):
     writes: ClassVar[Literal["answers", "pairs"]] = "answers"
     """What its rows are trained on: their answer, or chosen and rejected with the scores of both in `meta`."""
 
+    def draws(self) -> int:
+        """Most answers it samples for a row, by which `check` estimates the time that takes."""
+        return 0
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision.
 

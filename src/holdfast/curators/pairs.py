@@ -60,6 +60,9 @@ class Pairs(Curator):
     min_gap: float = Field(0.0, ge=0, le=1, description="Least difference between the two scores.")
     gold: bool = Field(False, description="Let the gold answer compete with the model's own.")
 
+    def draws(self) -> int:
+        return self.n
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         asked = [row for row in rows if row.origin != "replay"]
         params = bench.sampling.model_copy(update={"n": self.n, "temperature": self.temperature, "seed": bench.seed})

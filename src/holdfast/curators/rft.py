@@ -44,6 +44,9 @@ class RFT(Curator):
     temperature: float = Field(0.7, ge=0, description="Sampling temperature.")
     distinct: bool = Field(True, description="Keep one answer per list of equations; false keeps every right one.")
 
+    def draws(self) -> int:
+        return self.k
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         asked = [row for row in rows if row.origin != "replay"] if self.k else []
         params = bench.sampling.model_copy(

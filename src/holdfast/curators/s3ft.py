@@ -50,6 +50,9 @@ class S3FT(Curator):
     def _has_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "answer")
 
+    def draws(self) -> int:
+        return self.n * (1 + self.paraphrase)
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         stages = [select.own(self.n)]
         if self.paraphrase:

@@ -43,5 +43,8 @@ class SDFT(Curator):
     def _has_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "answer")
 
+    def draws(self) -> int:
+        return self.n
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         return select.curate("sdft", rows, [select.paraphrase(self.paraphrase_prompt, self.n)], bench)

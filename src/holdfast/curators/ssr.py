@@ -36,5 +36,8 @@ class SSR(Curator):
         1, ge=1, description="Answers drawn per prompt, the first right one taken; above 1 needs a temperature."
     )
 
+    def draws(self) -> int:
+        return self.n
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         return select.curate("ssr", rows, [select.own(self.n)], bench)

@@ -93,7 +93,7 @@ class TableReport:
         out = [f"{self.kept} of {self.rows} rows, training on {self.trained_share:.0%} of {self.tokens} tokens"]
         for reason, count in self.dropped.items():
             first, *more = self.named[reason]
-            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more)]) + (", ..." if count > NAMED else "")
+            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more), *["..."] * (count > NAMED)])
             out.append(f"left out {count}: {reason} (row{'s' * (count > 1)} {names})")
         if self.truncated:
             out.append(f"{self.truncated} answers lost their end at {self.max_length} tokens")
