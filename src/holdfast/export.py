@@ -56,9 +56,9 @@ def export(
 
     wanted = _dtype(dtype)
     ui, run, out = ui or Progress.silent(), Path(run), Path(out)
-    known = _report(run)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out} exists and is not empty; choose another directory")
+    known = _report(run)
     ui.phase("load")
     # What is folded in is added in fp32, proven in fp32, and rounded once.
     folds = merge or dial is not None
