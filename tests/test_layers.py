@@ -13,7 +13,8 @@ AXES = {"curators", "objectives", "tuners", "optimizers", "inference"}
 LEVELS = [
     {"errors", "method", "registry", "shorthand", "recipe", "recipe_file", "recipe_yaml", "recipe_text",
      "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
-     "recipe_stages", "recipe_layers", "presets", "recipe_data", "ui", "memory", "quiet"},
+     "recipe_stages", "recipe_layers", "presets", "recipe_data", "ui", "memory", "quiet",
+     "safe_text"},
     {"data", "hub", "placement", "models", "merging", "saving", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},

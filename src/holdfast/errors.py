@@ -15,6 +15,10 @@ class UserError(HoldfastError):
     exit_code = 2
 
 
+class UserErrors(UserError):
+    """Several mistakes in one recipe, one on each line of the message."""
+
+
 class RunError(HoldfastError):
     """A run that had to stop by itself: a loss that is not a number, no memory, a full disk."""
 

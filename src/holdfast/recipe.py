@@ -37,6 +37,7 @@ from holdfast.recipe_checks import measured, one_pass, pairs_and_answers
 from holdfast.recipe_data import Data, Section, Texts, refuse_bool
 from holdfast.recipe_stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
 from holdfast.registry import find, name_of
+from holdfast.safe_text import published
 from holdfast.shorthand import AXIS_DEFAULTS, Filled
 from holdfast.tuners.base import Tuner
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
+WITH_KEYS = {"keys": True}
+"""Context of a dump that is run, not kept: an address with a key in it stays as it is."""
 OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
 
@@ -91,7 +94,11 @@ OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimize
 class Sampling(Section):
     """How the base model answers while rows are curated."""
 
-    engine: str = Field("native", description="native, vllm, or the URL of an OpenAI-compatible server.")
+    engine: str = Field(
+        "native",
+        description="native, vllm, or the URL of an OpenAI-compatible server, its key in OPENAI_API_KEY. ${NAME} in "
+        "the URL is taken from the environment; keys written there are kept in no file.",
+    )
     model: str | None = Field(None, description="Model name at the endpoint; default: its first.")
     temperature: float = Field(0.0, ge=0, description="0 = greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set of tokens with this mass.")
@@ -288,9 +295,11 @@ class Recipe(Common):
         return recipe
 
     @model_serializer(mode="wrap")
-    def _without_what_only_stages_use(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _to_be_kept(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Without what only stages use; and, as files of a run are shared, without the keys in addresses."""
         unused = [key for key in OF_STAGES if key not in self.model_fields_set] if self.stages else ["stages"]
-        return {key: value for key, value in handler(self).items() if key not in unused}
+        data = {key: value for key, value in handler(self).items() if key not in unused}
+        return data if info.context is WITH_KEYS else published(data)
 
     @field_validator("output")
     @classmethod
@@ -311,7 +320,7 @@ class Recipe(Common):
 
     def given(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
-        out = self.model_dump(mode="json", exclude_unset=True)
+        out = self.model_dump(mode="json", exclude_unset=True, context=WITH_KEYS)
         if "stages" not in self.model_fields_set:
             changed = {stage.name: stage.model_dump(mode="json", exclude_unset=True) for stage in self.stages}
             changed = {name: own for name, own in changed.items() if own}

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from holdfast import memory, recipe_text, recipe_yaml
 from holdfast import recipe_peers as peers
-from holdfast.errors import UserError
+from holdfast.errors import UserError, UserErrors
 from holdfast.method import Method
 from holdfast.recipe import Recipe, Train
 from holdfast.recipe_errors import explain
@@ -33,7 +33,11 @@ from holdfast.recipe_stages import (
     read_aliases,
     written,
 )
+from holdfast.safe_text import printable
 from holdfast.shorthand import METHODS, Filled, Path, dotted, expand
+
+MOST_PROBLEMS = 50
+"""Problems of one recipe that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ def resolve(
     found += filled.problems + _without_effect(labels, filled)
     recipe = _validated(given, filled, found)
     if found or recipe is None:
-        raise UserError("\n".join([*peers.introduction(data, read.moved, name), *_sorted_lines(found, labels, given)]))
+        lines = [*peers.introduction(data, read.moved, name), *_sorted_lines(found, labels, given)]
+        raise UserErrors("\n".join(lines))
     filled.origins |= read.origins
     sources = _sources(recipe, given, labels, filled)
     return Resolved(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
@@ -202,7 +207,9 @@ def _sorted_lines(found: list[tuple[Path, str]], labels: dict[Path, str], given:
         natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line[0])]
         return line[0] == COMMAND_LINE, natural, line[1]
 
-    return [f"{label}: {sentence}" for label, sentence in sorted(lines, key=order)]
+    texts = [printable(f"{label}: {sentence}", one_line=True) for label, sentence in sorted(lines, key=order)]
+    more = len(texts) - MOST_PROBLEMS
+    return texts[:MOST_PROBLEMS] + ([f"and {more:,} more problems like these"] if more > 0 else [])
 
 
 def _sentence(key: str, text: str) -> str:

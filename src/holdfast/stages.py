@@ -178,7 +178,7 @@ def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdi
 
     def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
         keys = [[name, answer.prompt, answer.response, answer.reference] for answer in answers]
-        known = [work.journal.recall("verdict", key) for key in keys]
+        known = [_usable(work.journal.recall("verdict", key)) for key in keys]
         new = [i for i, verdict in enumerate(known) if verdict is None]
         found: list[Verdict | None] = [None if v is None else Verdict(*v) for v in known]
         for i, verdict in zip(new, ready.judge_all([answers[i] for i in new]), strict=True):
@@ -190,6 +190,12 @@ def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdi
         return [v for v in found if v is not None]
 
     return verdicts
+
+
+def _usable(value: Any) -> list[Any] | None:
+    """A verdict from the journal; `None`, so that it is judged again, where a damaged line holds something else."""
+    right = isinstance(value, list) and len(value) > 2 and isinstance(value[1], (int, float))
+    return value if right and isinstance(value[2], str) else None
 
 
 def _judge_draw(judge: Judge, work: Work) -> Draw:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal
+
+from holdfast.safe_text import CONTROL, printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -176,7 +179,7 @@ class Progress:
         if self._live is None:
             self._live = Live(console=Console(file=self._err), refresh_per_second=8, transient=True)
             self._live.start()
-        self._live.update(Text(self._sentence(self._clock()), no_wrap=True, overflow="ellipsis"))
+        self._live.update(Text(printable(self._sentence(self._clock())), no_wrap=True, overflow="ellipsis"))
 
     def _sentence(self, now: float, finished: bool = False) -> str:
         count = (
@@ -203,11 +206,14 @@ class Progress:
         return max(0.0, (now - since) / (self.done - before) * (self.total - self.done))
 
     def _json(self, event: str, /, **data: Any) -> None:
-        self._write(self._out, json.dumps({"event": event, **data}, ensure_ascii=False, default=str))
+        text = json.dumps({"event": event, **data}, ensure_ascii=False, default=str)
+        # JSON escapes only some of what a terminal obeys; inside its strings the rest can be escaped likewise.
+        self._write(self._out, CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
     def _write(self, stream: IO[str], text: str) -> None:
         if self.mode == "silent":
             return
+        text = shown_text(text, stream)
         if self._live is not None:
             from rich.text import Text
 
@@ -265,5 +271,21 @@ COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", 
 
 def paint(text: str, colour: str, stream: IO[str]) -> str:
     """`text` in a colour where the stream is a terminal that wants colours."""
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" or not stream.isatty()
-    return text if plain else f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if _coloured(stream) else text
+
+
+def _coloured(stream: IO[str]) -> bool:
+    return not ("NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" or not stream.isatty())
+
+
+OWN_COLOURS = re.compile(f"(\x1b\\[(?:0|{'|'.join(COLOURS.values())})m)")
+
+
+def shown_text(text: str, stream: IO[str]) -> str:
+    """Text as a terminal may have it: rows, names and other people's errors are shown, not obeyed.
+
+    Only the colours of `paint` are left, where the stream has colours at all.
+    """
+    if not _coloured(stream):
+        return printable(text)
+    return "".join(part if n % 2 else printable(part) for n, part in enumerate(OWN_COLOURS.split(text)))

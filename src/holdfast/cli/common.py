@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from holdfast.errors import HoldfastError, Interrupted, UserError
+from holdfast.errors import HoldfastError, Interrupted, UserError, UserErrors
 from holdfast.quiet import quiet_process
+from holdfast.safe_text import hide_keys, printable
 from holdfast.ui import Progress, paint
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]
@@ -41,6 +42,8 @@ OS_ERRORS = {
     errno.ENOENT: ("no such file or directory", 2),
     errno.EISDIR: ("is a directory, a file is needed", 2),
     errno.ENOTDIR: ("is a file, a directory is needed", 2),
+    errno.ENAMETOOLONG: ("a part of this path, or all of it, is longer than the file system allows; shorten it", 2),
+    errno.ELOOP: ("links that lead to each other; mend the link", 2),
 }
 """What the operating system refuses most: the line for the user and the exit code."""
 
@@ -58,6 +61,7 @@ class Verb(TyperCommand):
             if takes_settings and option.startswith("--") and option not in known:
                 following = args[number + 1] if number + 1 < len(args) else ""
                 if text := meant(option, value or following):
+                    text = printable(text, one_line=True)
                     print(f"{paint('holdfast:', 'red', sys.stderr)} {text}", file=sys.stderr)
                     raise typer.Exit(2)
         return super().parse_args(ctx, args)  # type: ignore[arg-type]
@@ -104,8 +108,8 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
         if isinstance(error, Interrupted):
             _part()
         if verbose:
-            traceback.print_exc()
-        for line in text.splitlines():
+            print(hide_keys(printable(traceback.format_exc())), end="", file=sys.stderr)
+        for line in text.split("\n"):
             print(f"{paint('holdfast:', 'red', sys.stderr)} {line}", file=sys.stderr)
         if as_json:
             print(json.dumps({"event": "error", "text": text, "code": code}), flush=True)
@@ -113,7 +117,17 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
 
 
 def explained(error: BaseException) -> tuple[str, int]:
-    """The line for the user, and the exit code."""
+    """The line for the user, of several mistakes one line each, and the exit code.
+
+    What it quotes (names, rows, a server's words) can neither steer the terminal, nor pose as a line of its own, nor
+    hold the key of an address.
+    """
+    text, code = _explained(error)
+    lines = text.split("\n") if isinstance(error, UserErrors) else [text]
+    return "\n".join(hide_keys(printable(line, one_line=True)) for line in lines), code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HoldfastError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -134,7 +148,8 @@ def _part() -> None:
 
 def again() -> str:
     """The command line of this process, to be run once more; it goes on, so it does not begin anew."""
-    return shlex.join(["holdfast", *(word for word in sys.argv[1:] if word != "--restart")])
+    words = (word for word in sys.argv[1:] if word != "--restart")
+    return hide_keys(shlex.join(["holdfast", *words]))
 
 
 def _calm(verbose: bool) -> None:

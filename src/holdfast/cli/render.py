@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli.text import table, title, width
 from holdfast.errors import GateRefused
 from holdfast.report import ranking, words
+from holdfast.safe_text import printable
 from holdfast.ui import Progress, duration, paint
 
 if TYPE_CHECKING:
@@ -215,11 +216,9 @@ def histogram(lengths: dict[str, Any]) -> str:
 def masked(pieces: list[dict[str, Any]]) -> str:
     """A rendered row: trained pieces coloured, or between marks where there is no colour."""
     coloured = paint("x", "green", sys.stdout) != "x"
+    shown = [(printable(piece["text"]), piece["trained"]) for piece in pieces]  # a row paints nothing itself
     texts = [
-        (paint(piece["text"], "green", sys.stdout) if coloured else f"»{piece['text']}«")
-        if piece["trained"]
-        else piece["text"]
-        for piece in pieces
+        (paint(text, "green", sys.stdout) if coloured else f"»{text}«") if trained else text for text, trained in shown
     ]
     return "".join(texts).rstrip("\n")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -12,17 +14,24 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http.client import HTTPException
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from holdfast.errors import RunError, UserError
 from holdfast.registry import nearest
+from holdfast.safe_text import HIDDEN, hide_keys, printable, published_address, split_address
 from holdfast.sampling.base import Request, Sample, SamplingParams
+from holdfast.sampling.http_client import LARGEST, LARGEST_ERROR, TooLarge, fetch, make_opener, read_bounded
 from holdfast.sampling.journal import sample_seed
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT = 60.0
+MOST_TOKENS = 10**7
+"""Tokens of one answer that are believed."""
 TOO_LONG = ("context length", "context_length", "context window", "maximum context", "too long")
 """Words by which servers say that a prompt does not fit; they have no common code for it."""
+
+SHORTEST_KEY = 8
+"""Characters from which on a key is hidden in what a server says; servers without keys are given words like EMPTY."""
 
 Job = tuple[Request, int]
 
@@ -38,8 +47,8 @@ class EndpointEngine:
         model: Its name there; default: the first the server lists.
         concurrency: Requests in flight.
         attempts: Tries of one request before giving up; waits double from half a second between them.
-        timeout: Seconds to wait for one answer.
-        key: API key; default: the environment variable OPENAI_API_KEY.
+        timeout: Seconds to wait for one whole answer.
+        key: API key; default: user and password of the address, else the environment variable OPENAI_API_KEY.
 
     Attributes:
         counts: Running totals: "tokens" sampled (as far as the server says), "retries", "too long" prompts.
@@ -55,18 +64,21 @@ class EndpointEngine:
         timeout: float = 600.0,
         key: str | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"sampling.engine: {url} is not an address like http://localhost:8000/v1")
-        self.url = url.rstrip("/") + ("/v1" if parts.path in ("", "/") else "")
+        parts = split_address(url, "sampling.engine")
+        path = parts.path.rstrip("/") or "/v1"
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+        self.url = published_address(f"{url.partition('?')[0].rstrip('/')}{'/v1' if parts.path in ('', '/') else ''}")
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
         self.counts: Counter[str] = Counter()
-        self._key = os.environ.get("OPENAI_API_KEY", "") if key is None else key
         self._model = model
         self._known = False
-        # A proxy set in the environment cannot reach a server on this very machine.
-        local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
-        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+        self._authorization, self._keys = _authorization(parts.username, parts.password, key)
+        # What the published address leaves out is hidden wherever else it may turn up.
+        shown = re.split(r"[/?&=@:]", published_address(url))
+        inside = re.split(r"[/?&=]", f"{parts.path}?{parts.query}")
+        self._keys += [part for part in inside if len(part) >= SHORTEST_KEY and part not in shown]
+        self._opener = make_opener(parts.hostname or "")
 
     @property
     def model(self) -> str:
@@ -116,14 +128,26 @@ class EndpointEngine:
             answer, retries = self._ask("/chat/completions", _body(model, request, index, params))
         except _TooLong:
             return Sample(request.key, index, "", "length", 0), {"too long": 1}
-        try:
-            choice = answer["choices"][0]
-            text = choice["message"].get("content") or ""
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.url} does not answer as a chat-completions server: {str(answer)[:200]}") from error
-        tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
+        text, finish = self._read(answer)
+        usage = answer.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        tokens = tokens if type(tokens) is int and 0 <= tokens <= MOST_TOKENS else 0  # what servers say is theirs
         return Sample(request.key, index, text, finish, tokens), {"tokens": tokens, "retries": retries}
+
+    def _read(self, answer: Any) -> tuple[str, Literal["stop", "length"]]:
+        """The text of an answer and why it ended; looked at before it is recorded, so that no journal holds another.
+
+        Raises:
+            UserError: If it is not an answer of a chat-completions server.
+        """
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        text = (message.get("content") or "") if isinstance(message, dict) else None
+        if not isinstance(choice, dict) or not isinstance(text, str):
+            said = self._safe(json.dumps(answer)[:200])
+            raise UserError(f"{self.url} does not answer as a chat-completions server: {said}")
+        return self._hide(text), "length" if choice.get("finish_reason") == "length" else "stop"
 
     def _resolve(self, wanted: str | None) -> str:
         try:
@@ -132,29 +156,39 @@ class EndpointEngine:
             if wanted is None:
                 raise UserError(f"{self.url} lists no models; name one: sampling.model") from error
             return wanted
-        names = [entry["id"] for entry in listed.get("data") or []]
+        entries = (listed.get("data") or []) if isinstance(listed, dict) else None
+        if not isinstance(entries, list):
+            said = self._safe(json.dumps(listed)[:200])
+            raise UserError(f"{self.url}/models does not list models as a chat-completions server does: {said}")
+        names = [e["id"] for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str) and e["id"]]
         if wanted is None and not names:
             raise UserError(f"{self.url} lists no models; name one: sampling.model")
         if wanted is not None and names and wanted not in names:
-            raise UserError(f"{wanted} is not a model of {self.url}{nearest(wanted, names)}")
+            raise UserError(f"{wanted} is not a model of {self.url}{nearest(wanted, map(self._safe, names))}")
         return wanted or names[0]
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
         """Send one request, again after passing failures; the answer and the number of retries."""
         pause, attempts = 0.5, self.attempts if self._known else min(4, self.attempts)
+        patience = time.monotonic() + 2 * self.timeout  # a server that never answers is not asked seven times
         for attempt in range(attempts):
             try:
                 return self._send(path, body), attempt
             except urllib.error.HTTPError as error:
-                text = error.read().decode(errors="replace")
+                text = _error_text(error)
                 if error.code not in RETRIED:
-                    raise self._refused(error.code, text, path) from error
-                failure = f"answers {error.code}: {text[:200]}"
+                    raise self._refused(error, text, path) from error
+                failure = f"answers {error.code}: {self._safe(text[:200])}"
                 pause = max(pause, _retry_after(error))
             except (OSError, HTTPException) as error:
-                failure = f"cannot be reached: {getattr(error, 'reason', error)}"
-                if not self._known and isinstance(getattr(error, "reason", error), ConnectionRefusedError):
+                reason = getattr(error, "reason", error)
+                failure = f"cannot be reached: {self._safe(str(reason))}"
+                if isinstance(reason, TimeoutError):
+                    failure = f"gives no whole answer within {self.timeout:g} seconds"
+                if not self._known and isinstance(reason, ConnectionRefusedError):
                     break  # nothing listens there: it never worked, so waiting is no help
+            if time.monotonic() > patience:
+                break
             if attempt + 1 < attempts:
                 time.sleep(min(pause, LONGEST_WAIT))
                 pause *= 2
@@ -162,22 +196,39 @@ class EndpointEngine:
             raise RunError(f"{self.url} {failure}; what was sampled is kept, run the same command to go on")
         raise UserError(f"{self.url} {failure}; is the server running, and sampling.engine its address?")
 
-    def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+    def _send(self, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization}
         data = None if body is None else json.dumps(body).encode()
-        message = urllib.request.Request(self.url + path, data=data, headers=headers)
-        with self._opener.open(message, timeout=self.timeout) as response:
-            raw = response.read()
+        message = urllib.request.Request(self._address + path + self._query, data=data, headers=headers)
         try:
-            return json.loads(raw)
-        except ValueError as error:
+            return json.loads(fetch(self._opener, message, self.timeout))
+        except TooLarge as error:
+            raise UserError(
+                f"{self.url}{path} answers with more than {LARGEST >> 20} MiB, which no model does; is sampling.engine "
+                "its address?"
+            ) from error
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self.url}{path} does not answer in JSON; is sampling.engine its address?") from error
 
-    def _refused(self, code: int, text: str, path: str) -> Exception:
+    def _hide(self, text: str) -> str:
+        """Text of the server without the key, should it repeat that."""
+        for key in self._keys:
+            text = text.replace(key, HIDDEN)
+        return text
+
+    def _safe(self, text: str) -> str:
+        """Text of the server as a part of one line."""
+        return hide_keys(printable(" ".join(self._hide(text).split()), one_line=True))
+
+    def _refused(self, error: urllib.error.HTTPError, text: str, path: str) -> Exception:
         """The error for an answer that trying again would not change."""
-        said = _message(text)
+        said, code = self._safe(_message(text)), error.code
+        if 300 <= code < 400:
+            target = self._safe(error.headers.get("Location") or "nowhere")[:200]
+            return UserError(
+                f"{self.url}{path} sends to another address ({code}: {target}), where the key and the prompts would "
+                "go; if that is the server you mean, set sampling.engine to it"
+            )
         if code in (401, 403):
             return UserError(f"{self.url} refuses the key ({code}): set the environment variable OPENAI_API_KEY")
         if code in (404, 405) and path == "/models":
@@ -220,14 +271,36 @@ def _body(model: str, request: Request, index: int, params: SamplingParams) -> d
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
     value = (error.headers.get("Retry-After") or "") if error.headers else ""
-    return float(value) if value.replace(".", "", 1).isdigit() else 0.0
+    return float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value) else 0.0
+
+
+def _error_text(error: urllib.error.HTTPError) -> str:
+    """The beginning of an error page; "" where the server breaks off or writes on and on."""
+    try:
+        return read_bounded(error, LARGEST_ERROR).decode(errors="replace")
+    except (OSError, HTTPException, TooLarge):
+        return ""
+
+
+def _authorization(user: str | None, password: str | None, key: str | None) -> tuple[dict[str, str], list[str]]:
+    """The header that says who asks, and what of it is hidden wherever a server repeats it."""
+    if user and key is None:
+        pair = f"{unquote(user)}:{unquote(password or '')}"
+        code = base64.b64encode(pair.encode()).decode()
+        return {"Authorization": f"Basic {code}"}, [code, *(p for p in pair.split(":") if len(p) >= SHORTEST_KEY)]
+    key = os.environ.get("OPENAI_API_KEY", "") if key is None else key
+    if not key:
+        return {}, []
+    if not re.fullmatch(r"[\x21-\x7e]+", key.strip()):
+        raise UserError("OPENAI_API_KEY: holds characters that no key has (a line end, a space, an accent); mend it")
+    return {"Authorization": f"Bearer {key.strip()}"}, [key.strip()] if len(key.strip()) >= SHORTEST_KEY else []
 
 
 def _message(text: str) -> str:
     """The server's own words, on one line."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = text
     for name in ("error", "message", "detail"):
         if isinstance(found, dict) and name in found:

@@ -32,7 +32,8 @@ class Journal:
     """Append-only record of samples and judgements.
 
     Args:
-        path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off.
+        path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off, and
+            lines whose parts are of the wrong types are removed.
     Raises:
         UserError: If another process has the journal open, or a line in it is not one the journal wrote.
     """
@@ -121,6 +122,8 @@ class Journal:
         return names
 
     def _record(self, name: str, sample: Sample) -> None:
+        if not is_sample(sample):  # nothing could read it, now or after the next start
+            raise TypeError(f"the engine gave what is no sample: {sample!r}")
         if name in self._samples:
             raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
         shown = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
@@ -141,29 +144,58 @@ class Journal:
 
     def _read(self) -> None:
         self._file.seek(0)
-        whole = 0
+        whole, bad = 0, []
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):  # the process was killed in the middle of writing it
                 self._file.truncate(whole)
                 break
+            if not self._take(line, number):
+                bad.append((whole, whole + len(line)))
             whole += len(line)
-            self._take(line, number)
         self._file.seek(0, os.SEEK_END)
+        if bad:
+            self._drop(bad)
 
-    def _take(self, line: bytes, number: int) -> None:
+    def _take(self, line: bytes, number: int) -> bool:
+        """Hold what a line records; whether it is a sample or a fact that can be used.
+
+        Raises:
+            UserError: If it is no line of a journal at all.
+        """
         mend = f"{self.path}:{number}: not a line of a sample journal; remove the line or the file"
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(mend) from error
         if not isinstance(entry, dict) or not {"kind", "id"} <= entry.keys():
             raise UserError(mend)
+        if not isinstance(entry["id"], str):
+            return False
         if entry["kind"] != "sample":
             self._facts[entry["id"]] = entry.get("value")
-        elif Sample.__dataclass_fields__.keys() <= entry.keys():
-            self._hold(entry["id"], Sample(**{name: entry[name] for name in Sample.__dataclass_fields__}))
-        else:
+            return True
+        if not Sample.__dataclass_fields__.keys() <= entry.keys():
             raise UserError(mend)
+        sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__})
+        if is_sample(sample):
+            self._hold(entry["id"], sample)
+        return is_sample(sample)
+
+    def _drop(self, bad: Sequence[tuple[int, int]]) -> None:
+        """Write the journal again without some lines, given by where they begin and end: they are drawn again."""
+        self._file.seek(0)
+        data = self._file.read()
+        ends = [0, *(end for _, end in bad)]
+        kept = b"".join(data[end:begin] for end, (begin, _) in zip(ends, bad, strict=False)) + data[ends[-1] :]
+        side = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with open(side, "wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()
+        os.replace(side, self.path)
+        self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._lock()
 
     def _lock(self) -> None:
         """Refuse a second writer; the lock ends with the process, however it ends."""
@@ -175,3 +207,12 @@ class Journal:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{self.path}: another run is writing it; wait for it, or choose another output") from error
+
+
+def is_sample(sample: Sample) -> bool:
+    """Whether the parts of a sample are of the types that all its readers take for granted."""
+    index, tokens = sample.index, sample.tokens
+    numbers = all(type(value) is int and value >= 0 for value in (index, tokens))
+    return (
+        isinstance(sample.key, str) and isinstance(sample.text, str) and numbers and sample.finish in ("stop", "length")
+    )

@@ -1,0 +1,113 @@
+"""Text that is safe to show and to publish: without control characters of a terminal, without keys in addresses."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from holdfast.errors import UserError
+
+HIDDEN = "***"
+"""What stands for a key that was left out."""
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal may obey instead of showing it (C0 but for tab and line end, DEL, C1), and half characters."""
+
+ADDRESS = re.compile(r"https?:/{0,2}[^\s'\"<>`]+", re.IGNORECASE)
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A part of an address that stands in the environment, so that it stands in no recipe: `?key=${MY_KEY}`."""
+
+WORD = re.compile(r"[A-Z]?[a-z]{1,15}|[A-Z]{1,4}|v?\d{1,4}[A-Za-z]{0,3}|[A-Z][a-z]+[A-Z][a-z]+")
+"""A part of a name that people choose: `openai`, `API`, `v1`, `70B`, `LiteLlm`; a key is made of others."""
+KEY_BEGINS = re.compile(r"(sk|pk|rk|gsk|hf|xai|key|token|secret|bearer|pat)(?![a-z])", re.IGNORECASE)
+KEY_NAMES = re.compile(r"key|token|secret|sig|auth|pass|cred|code", re.IGNORECASE)
+"""Parameters of an address whose value is hidden whatever it looks like."""
+
+
+def printable(text: str, *, one_line: bool = False) -> str:
+    """Replace every character that a terminal would obey.
+
+    Args:
+        one_line: Also line ends and tabs, in what is a part of a line (a key, a name, a server's message).
+    """
+    shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+    return re.sub(r"[\n\t\u2028\u2029]", "\N{REPLACEMENT CHARACTER}", shown) if one_line else shown
+
+
+def published_address(address: str) -> str:
+    """An http(s) address without what may be a key in it: user and password, parameters, odd parts of the path.
+
+    A part that names an environment variable (`${NAME}`) stays, and so does what people choose as names.
+    """
+    scheme, colon, rest = address.partition(":")
+    slashes = rest[: len(rest) - len(rest.lstrip("/"))]
+    place, question, query = rest.lstrip("/").partition("#")[0].partition("?")
+    host, slash, path = place.partition("/")
+    user, at, server = host.rpartition("@")
+    user = user if not user or VARIABLE.fullmatch(user.rpartition(":")[2]) else HIDDEN
+    parts = "/".join(_published(part) for part in path.split("/"))
+    parameters = "&".join(map(_published_parameter, query.split("&"))) if question else ""
+    return f"{scheme}{colon}{slashes}{user}{at}{server}{slash}{parts}{question}{parameters}"
+
+
+def _published_parameter(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not equals:
+        return _published(name)
+    kept = VARIABLE.fullmatch(value) or not (KEY_NAMES.search(name) or _published(value) == HIDDEN)
+    return f"{name}={value if kept else HIDDEN}"
+
+
+def _published(part: str) -> str:
+    """A part of a path as it is, if it is made of words that people choose; else `HIDDEN`."""
+    plain = all(WORD.fullmatch(word) for word in re.split(r"[-_.:+~%]+", part) if word)
+    return part if VARIABLE.fullmatch(part) or (plain and not KEY_BEGINS.match(part)) else HIDDEN
+
+
+def hide_keys(text: str) -> str:
+    """Text with every address in it as `published_address` gives it."""
+
+    def shown(found: re.Match[str]) -> str:
+        address = found[0].rstrip(".,;:!?)]")  # of the sentence around it
+        return published_address(address) + found[0][len(address) :]
+
+    return ADDRESS.sub(shown, text)
+
+
+def published(value: Any) -> Any:
+    """Plain data, such as a recipe's, in which every text that is an address is a published one."""
+    if isinstance(value, dict):
+        return {key: published(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(published(inner) for inner in value)
+    return published_address(value) if isinstance(value, str) and ADDRESS.fullmatch(value) else value
+
+
+def split_address(address: str, setting: str) -> SplitResult:
+    """The parts of a server's address, what it takes from the environment put in.
+
+    Raises:
+        UserError: If it is no http(s) address, a variable is missing, or its key was left out of a published recipe.
+    """
+    shown = published_address(address)
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise UserError(f"{setting}: the environment has no {found[1]}, which {shown} needs; export it")
+        return os.environ[found[1]]
+
+    if HIDDEN in address:
+        raise UserError(
+            f"{setting}: the key was left out of {shown} when this recipe was kept; give the whole address again, or "
+            "write ${NAME} in its place and export NAME"
+        )
+    try:
+        parts = urlsplit(VARIABLE.sub(value, address))
+        _ = parts.port
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{setting}: {shown} is not an address like http://localhost:8000/v1")
+    return parts
