@@ -51,7 +51,7 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
 def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.curators.replay import Replay
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat_settings import make_chat
     from holdfast.estimate import estimate_costs
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
@@ -69,7 +69,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         if isinstance(curator, Replay):
             open_beside(recipe, curator.path, curator.columns, ui.line)
     base = load(recipe.model, device=choose_device(recipe.device))
-    chat = Chat(base.tokenizer, recipe.data.system)
+    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=warnings.append)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
     if warning := nothing_kept(tasks):

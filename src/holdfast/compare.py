@@ -245,14 +245,15 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
     steps, tokens = steps or recipe.train.max_steps, recipe.train.batch_tokens
     if steps is not None and tokens != "auto":
         return Budget(steps, tokens)
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat_settings import make_chat
     from holdfast.data.step_size import step_size
     from holdfast.models import load_context, load_tokenizer
     from holdfast.sources import read_sources
 
     ignore = lambda text: None  # noqa: E731
-    recipe, rows = before_curation(recipe, read_sources(recipe, ignore, ignore).train)
-    chat = Chat(load_tokenizer(recipe.model), recipe.data.system)
+    sources = read_sources(recipe, ignore, ignore)
+    chat = make_chat(recipe.data, load_tokenizer(recipe.model), sources.train, sources.test)
+    recipe, rows = before_curation(recipe, sources.train)
     table, _ = encode(recipe, trained(recipe, rows), chat, load_context(recipe.model))
     table, train = table.firsts(recipe.objective.in_steps()), recipe.train
     size = step_size(tokens, table, train.seed).tokens

@@ -101,23 +101,22 @@ def _refuse_other_base(report: dict[str, Any], base: Loaded) -> None:
         )
 
 
-def _write(
-    model: Model, tuned: Loaded, out: Path, saved: torch.dtype, wanted: Tensor, card: str, ui: Progress
-) -> None:
+def _write(model: Model, tuned: Loaded, out: Path, saved: torch.dtype, wanted: Tensor, card: str, ui: Progress) -> None:
     """Write `model` beside `out`, see that it is read back as it was, and give it its name.
 
     Args:
         tuned: What was exported, for its tokenizer and device.
         wanted: Log-probabilities it must give, as of `probe_logps`.
     """
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat_settings import ChatSettings, settings_of
     from holdfast.merging import distance, probe_logps
     from holdfast.models import load
     from holdfast.saving import save
 
     ui.phase("write")
     side = out.with_name(f".{out.name}.unverified")  # one that a killed export left is replaced
-    save(model, tuned.tokenizer, side, stop_ids=Chat(tuned.tokenizer).stop_ids, dtype=saved)
+    chat = (settings_of(tuned.path) or ChatSettings()).chat(tuned.tokenizer)
+    save(model, tuned.tokenizer, side, dtype=saved, chat=chat)
     replace_text(side / "README.md", card)
     ui.phase("verify")
     worst = distance(wanted, probe_logps(load(side, device=tuned.device).model)).most
@@ -154,4 +153,3 @@ def _card(report: dict[str, Any], model: Model, saved: torch.dtype, dial: float 
         return card
     note = f"These weights lie at {dial:g} of the way from base to tuned model; figures below are of the run's model."
     return card.replace("\n## What it gained", f"\n{note}\n\n## What it gained", 1)
-

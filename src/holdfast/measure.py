@@ -15,6 +15,7 @@ from holdfast.recipe import Gate
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
+    from holdfast.data.chat_settings import ChatSettings
     from holdfast.evaluation.base import Item, Task
     from holdfast.evaluation.probe import Reference
     from holdfast.judges.base import Judge
@@ -68,16 +69,16 @@ def evaluate(
     base = against if against is not None else _own_base(model, wanted, ui)
     if base is not None:
         wanted = _comparable(model, base, wanted, ui)
-    system = _system_message(model, against)
+    settings = _chat_settings(model, against)
     loaded = load(model if base is None else base, device=device)
     wanted = affordable(wanted, loaded.model)
     before: dict[str, list[Item]] = {}
     reference = None
     if base is not None:
         paired = [task for task in wanted if against is not None or task.kind == "probe"]
-        before, reference = _measured(loaded, base, paired, "base", out, ui, system=system)
+        before, reference = _measured(loaded, base, paired, "base", out, ui, settings=settings)
         loaded = load(model, device=device)
-    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference, system)
+    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference, settings)
     if against is not None:
         report = summarise(wanted, before, after) | {"gate": None}
         report["gate"] = gate(limits, report)
@@ -91,12 +92,16 @@ def evaluate(
     return report
 
 
-def _system_message(*names: str | None) -> str | None:
-    """The system message of the first run among `names`, with which it was trained and both models are measured."""
+def _chat_settings(*names: str | None) -> ChatSettings:
+    """How the first among `names` was trained to be asked that says so; both models are measured like that."""
+    from holdfast.data.chat_settings import ChatSettings, settings_of
     from holdfast.recipe_file import read_recipe
 
-    runs = [Path(name) for name in names if name is not None and (Path(name) / "resolved.yaml").exists()]
-    return read_recipe(runs[0]).recipe.data.system if runs else None
+    known = [name for name in names if name is not None]
+    if found := next(filter(None, map(settings_of, known)), None):
+        return found
+    runs = [Path(name) for name in known if (Path(name) / "resolved.yaml").exists()]  # of a version that kept none
+    return ChatSettings(read_recipe(runs[0]).recipe.data.system if runs else None)
 
 
 def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
@@ -173,17 +178,17 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
 
 def _measured(
     loaded: Loaded, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
-    reference: Reference | None = None, system: str | None = None,
+    reference: Reference | None = None, settings: ChatSettings | None = None,
 ) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference."""
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat_settings import ChatSettings
     from holdfast.evaluation.measure import Subject, items_in, measure_all, precision_of
     from holdfast.evaluation.store import Store, shared_store
     from holdfast.policy import Policy
     from holdfast.sampling.engines import drawing
     from holdfast.sampling.native import NativeEngine
 
-    chat = Chat(loaded.tokenizer, system)
+    chat = (settings or ChatSettings()).chat(loaded.tokenizer)
     engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
     policy, extra = Policy(loaded.model), precision_of(loaded.model)
     subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)

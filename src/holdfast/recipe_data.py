@@ -137,6 +137,21 @@ class Data(Section):
         "plain text, drop otherwise.",
     )
     system: str | None = Field(None, description="System message put before conversations that have none.")
+    chat_template: str | None = Field(
+        None,
+        description="A .jinja file, or the name of one of the tokenizer's templates; default: the tokenizer's own.",
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None,
+        description="What the chat template is given besides the messages, as a server's chat_template_kwargs: "
+        "`{enable_thinking: true}`. Default: derived from the rows: a template that can be told not to think is told "
+        "so where no row holds a thought. `{}` = nothing.",
+    )
+    thoughts: Literal["train", "mask", "strip"] = Field(
+        "train",
+        description="Thoughts in answers (`<think>...</think>`): train on them, mask (read, but not trained on), or "
+        "strip (taken out of the rows).",
+    )
 
     @field_validator("train", "test")
     @classmethod

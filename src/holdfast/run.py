@@ -142,7 +142,7 @@ def marking_divergence(folder: Folder, ranks: Ranks) -> Iterator[None]:
 
 def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False) -> Work:
     """Everything that can be refused is looked at here, before anything is written."""
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat_settings import make_chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.models import context_length, load
@@ -159,7 +159,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     base = load(recipe.model, device=device)
     if trains:
         refuse_adapter(base.path, recipe.model)
-    chat = Chat(base.tokenizer, recipe.data.system)
+    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=ui.warn)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     if trains:
         refuse_unmeasured(recipe, tasks)

@@ -59,7 +59,7 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
     from holdfast.saving import save
 
     path = work.folder.path / "model"
-    save(result.model, work.base.tokenizer, path, stop_ids=work.chat.stop_ids, dtype=work.base.dtype)
+    save(result.model, work.base.tokenizer, path, dtype=work.base.dtype, chat=work.chat)
     subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
     for task in work.tasks:
         if subject is not None and task.name in known:

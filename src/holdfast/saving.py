@@ -16,10 +16,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from holdfast.data.chat_settings import write_settings
 from holdfast.models import adapted
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from holdfast.data.chat import Chat
 
     Model = PreTrainedModel | PeftModel
 
@@ -81,6 +84,7 @@ def save(
     stop_ids: Iterable[int] = (),
     state_dict: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    chat: Chat | None = None,
 ) -> Path:
     """Write a model that transformers, PEFT and vLLM load as it is; nobody ever sees it half written.
 
@@ -91,6 +95,8 @@ def save(
         stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
         state_dict: The gathered weights, when `model` holds only shards of them.
         dtype: Of the weights in the files; default: as they are. The matrices of an adapter stay as they are.
+        chat: How the model was trained to be asked: its template is written with the tokenizer, its end tokens join
+            `stop_ids`, its settings stand in `chat_settings.json`.
     Returns:
         The directory.
     """
@@ -100,6 +106,10 @@ def save(
         if leftover.exists():
             shutil.rmtree(leftover)
     side.mkdir(parents=True)
+    if chat is not None:
+        tokenizer, stop_ids = copy.copy(tokenizer), {*stop_ids, *chat.stop_ids}
+        tokenizer.chat_template = chat.template.text
+        write_settings(side, chat)
     if adapted(model):
         weights = _adapter_weights(model, dtype) if state_dict is None else dict(state_dict)
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.

@@ -121,14 +121,14 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
     if not (left / "model" / "adapter_config.json").exists():
         return str(left)
     if ranks.main and not (left / "merged").exists():
-        from holdfast.data.chat import Chat
+        from holdfast.data.chat_settings import ChatSettings, settings_of
         from holdfast.merging import fold
         from holdfast.models import load
         from holdfast.saving import save
 
         loaded = load(left, device=stage.device)
-        stops = Chat(loaded.tokenizer).stop_ids
-        save(fold(loaded.model), loaded.tokenizer, left / "merged", stop_ids=stops, dtype=loaded.dtype)
+        chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
+        save(fold(loaded.model), loaded.tokenizer, left / "merged", dtype=loaded.dtype, chat=chat)
     ranks.wait()
     return str(left / "merged")
 

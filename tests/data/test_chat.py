@@ -28,7 +28,9 @@ END = {
     "bare": "</s>",
     "plain": "</s>",
 }
-LEAD = {"mistral": " "}  # Mistral's space before an answer is not in its prompt: it is generated
+LEAD = {"mistral": " ", "deepseek": "\n</think>\n\n"}
+"""Generated before an answer: Mistral's space is not in its prompt; DeepSeek-R1's prompt opens a thought."""
+KWARGS = {"qwen3": {"enable_thinking": False}}
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 MORE = {"role": "user", "content": "And of Spain?"}
@@ -57,7 +59,7 @@ ANSWERS = [
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_single_turn(tokenizer_of: TokenizerOf, name: str, answer: str, system: str | None) -> None:
-    chat = Chat(tokenizer_of(name), system)
+    chat = Chat(tokenizer_of(name), system, kwargs=KWARGS.get(name))
     ids, trained = chat.encode([USER, said(answer)])
     assert trained_texts(chat, ids, trained) == [LEAD.get(name, "") + answer + END[name]]
     assert trained[-1]
@@ -74,7 +76,7 @@ def test_single_turn(tokenizer_of: TokenizerOf, name: str, answer: str, system: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_trained_is_tokenised_as_what_is_generated(tokenizer_of: TokenizerOf, name: str) -> None:
-    chat = Chat(tokenizer_of(name))
+    chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
     ids, trained = chat.encode([USER, said("The capital of France is Paris.")])
     text = LEAD.get(name, "") + "The capital of France is Paris." + END[name]
     assert ids[trained].tolist() == chat.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -82,16 +84,17 @@ def test_what_is_trained_is_tokenised_as_what_is_generated(tokenizer_of: Tokeniz
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_turns(tokenizer_of: TokenizerOf, name: str) -> None:
-    chat = Chat(tokenizer_of(name))
+    chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
     ids, trained = chat.encode([USER, said("Paris."), MORE, said("Madrid.")])
     lead, end = LEAD.get(name, ""), END[name]
     inner = "<|end|>" if name == "harmony" else end  # ends a turn inside a conversation
-    assert trained_texts(chat, ids, trained) == [f"{lead}Paris.{inner}", f"{lead}Madrid.{end}"]
+    earlier = "" if name == "deepseek" else lead  # before earlier answers it writes no prompt
+    assert trained_texts(chat, ids, trained) == [f"{earlier}Paris.{inner}", f"{lead}Madrid.{end}"]
     prompt = chat.prompt_ids([USER, said("Paris."), MORE])
     assert ids[: len(prompt)].tolist() == prompt
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("bare",)])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("bare", "deepseek")])
 def test_pieces_make_up_the_full_rendering(tokenizer_of: TokenizerOf, name: str) -> None:
     tokenizer = tokenizer_of(name)
     chat = Chat(tokenizer)
@@ -102,7 +105,7 @@ def test_pieces_make_up_the_full_rendering(tokenizer_of: TokenizerOf, name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_zero_is_read_but_not_trained(tokenizer_of: TokenizerOf, name: str) -> None:
-    chat = Chat(tokenizer_of(name))
+    chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
     first, _ = [USER, said("Paris.", weight=0), MORE, said("Madrid.")], None
     ids, trained = chat.encode(first)
     both, _ = chat.encode([USER, said("Paris."), MORE, said("Madrid.")])
@@ -116,7 +119,7 @@ def test_weight_zero_is_read_but_not_trained(tokenizer_of: TokenizerOf, name: st
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_holding_the_templates_own_markers(tokenizer_of: TokenizerOf, name: str) -> None:
     tokenizer = tokenizer_of(name)
-    chat = Chat(tokenizer)
+    chat = Chat(tokenizer, kwargs=KWARGS.get(name))
     marks = " ".join(m for m in tokenizer.all_special_tokens)
     answer = f"A turn ends with {marks} and then goes on."
     ids, trained = chat.encode([USER, said(answer)])
@@ -127,14 +130,14 @@ def test_answers_holding_the_templates_own_markers(tokenizer_of: TokenizerOf, na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_end_token_written_into_the_data_is_not_doubled(tokenizer_of: TokenizerOf, name: str) -> None:
-    chat = Chat(tokenizer_of(name))
+    chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
     wanted = chat.encode([USER, said("Paris.")])[0].tolist()
     assert chat.encode([USER, said("Paris." + str(chat.tokenizer.eos_token) + "\n")])[0].tolist() == wanted
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("chatml", "qwen3", "harmony", "bare")])
 def test_exactly_one_beginning_of_sequence(tokenizer_of: TokenizerOf, name: str) -> None:
-    chat = Chat(tokenizer_of(name))
+    chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
     bos = chat.tokenizer.bos_token_id
     for turns in ([USER, said("Paris.")], [{**USER, "content": f"{chat.tokenizer.bos_token}Hi"}, said("Paris.")]):
         ids = chat.encode(turns)[0].tolist()
@@ -148,7 +151,7 @@ def test_exactly_one_beginning_of_sequence(tokenizer_of: TokenizerOf, name: str)
 
 def test_templates_that_trim(tokenizer_of: TokenizerOf) -> None:
     for name in ("llama3", "gemma"):
-        chat = Chat(tokenizer_of(name))
+        chat = Chat(tokenizer_of(name), kwargs=KWARGS.get(name))
         ids, trained = chat.encode([USER, said("\n  Paris. \n")])
         assert trained_texts(chat, ids, trained) == ["Paris." + END[name]]
     chat = Chat(tokenizer_of("chatml"))
@@ -167,25 +170,52 @@ def test_gemma_has_no_system_role(tokenizer_of: TokenizerOf) -> None:
 
 def test_qwen_thinking(tokenizer_of: TokenizerOf) -> None:
     tokenizer = tokenizer_of("qwen3")
-    chat, thinking = Chat(tokenizer), Chat(tokenizer, thinking=True)
+    chat, thinking = Chat(tokenizer, kwargs=KWARGS["qwen3"]), Chat(tokenizer)
     assert chat.prompt_text([USER]).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert thinking.prompt_text([USER]).endswith("<|im_start|>assistant\n")
     turns = [USER, said("<think>\nFrance.\n</think>\n\nParis.")]
-    for one in (chat, thinking):
-        ids, trained = one.encode(turns)
-        assert trained_texts(one, ids, trained) == ["<think>\nFrance.\n</think>\n\nParis.<|im_end|>"]
+    with pytest.raises(UserError, match=r"message 2 holds a thought, but the prompt says not to think; set data\.thou"):
+        chat.encode(turns)
+    ids, trained = thinking.encode(turns)
+    assert trained_texts(thinking, ids, trained) == ["<think>\nFrance.\n</think>\n\nParis.<|im_end|>"]
     ids, trained = thinking.encode([USER, said("Paris.")])
     assert trained_texts(thinking, ids, trained) == ["<think>\n\n</think>\n\nParis.<|im_end|>"]
-    # In an earlier turn the template drops the reasoning; the answer that is left is trained.
-    ids, trained = chat.encode([*turns, MORE, said("Madrid.")])
-    assert trained_texts(chat, ids, trained) == ["Paris.<|im_end|>", "Madrid.<|im_end|>"]
+    stripped = Chat(tokenizer, kwargs=KWARGS["qwen3"], thoughts="strip")
+    ids, trained = stripped.encode(turns)
+    assert trained_texts(stripped, ids, trained) == ["Paris.<|im_end|>"]
 
 
-def test_deepseek_prompt_ends_where_answers_begin(tokenizer_of: TokenizerOf) -> None:
+def test_thoughts_of_earlier_turns_are_trained_apart(tokenizer_of: TokenizerOf) -> None:
+    """Qwen3 cuts them out of the conversation, so that what is left would be taught as an answer without a thought."""
+    chat = Chat(tokenizer_of("qwen3"))
+    turns = [USER, said("<think>\nFrance.\n</think>\n\nParis."), MORE, said("Madrid.")]
+    ids, trained = chat.encode(turns)
+    assert trained_texts(chat, ids, trained) == ["<think>\n\n</think>\n\nMadrid.<|im_end|>"]
+    parts = [chat.encode(part) for part in chat.unrolled(turns)]
+    assert [trained_texts(chat, ids, trained) for ids, trained in parts] == [
+        ["<think>\nFrance.\n</think>\n\nParis.<|im_end|>"],
+        ["<think>\n\n</think>\n\nMadrid.<|im_end|>"],
+    ]
+    prompt = chat.prompt_ids(turns[:3])
+    assert parts[1][0][: len(prompt)].tolist() == prompt
+    assert chat.unrolled([USER, said("Paris."), MORE, said("Madrid.")]) == [
+        [USER, said("Paris."), MORE, said("Madrid.")]
+    ]
+
+
+def test_deepseek_thoughts_are_trained_behind_the_prompt_that_opens_them(tokenizer_of: TokenizerOf) -> None:
     chat = Chat(tokenizer_of("deepseek"))
-    assert chat.prompt_text([USER]).endswith("<｜Assistant｜>")
-    ids, trained = chat.encode([USER, said("<think>hm</think>Paris.")])
-    assert trained_texts(chat, ids, trained) == ["Paris.<｜end▁of▁sentence｜>"]
+    assert chat.prompt_text([USER]).endswith("<｜Assistant｜><think>\n")
+    assert chat.opening == "<think>\n"
+    for text in ("<think>\nhm\n</think>\n\nParis.", "hm\n</think>\n\nParis."):
+        ids, trained = chat.encode([USER, said(text)])
+        assert trained_texts(chat, ids, trained) == ["hm\n</think>\n\nParis.<｜end▁of▁sentence｜>"]
+        prompt = chat.prompt_ids([USER])
+        assert ids[: len(prompt)].tolist() == prompt
+    masked = Chat(tokenizer_of("deepseek"), thoughts="mask")
+    ids, trained = masked.encode([USER, said("<think>\nParis? hm\n</think>\n\nParis.")])
+    assert trained_texts(masked, ids, trained) == ["Paris.<｜end▁of▁sentence｜>"]
+    assert masked.tokenizer.decode(ids).endswith("<think>\nParis? hm\n</think>\n\nParis.<｜end▁of▁sentence｜>")
 
 
 def test_a_template_without_generation_prompt_gets_one(tokenizer_of: TokenizerOf) -> None:

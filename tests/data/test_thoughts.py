@@ -27,8 +27,9 @@ CASES = [
     ("See </thinking>.", "", "See </thinking>.", True),
     (
         "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>7",
-        "a<|end|><|start|>assistant", "7", True,
+        "a", "7", True,
     ),
+    ("<|channel|>final<|message|>7", "", "7", True),
 ]  # fmt: skip
 
 

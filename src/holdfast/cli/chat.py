@@ -30,7 +30,7 @@ def chat(
     Talk to a model. An empty line starts a new conversation; Ctrl-D ends.
     """
     with speaking(verbose) as ui:
-        from holdfast.data.chat import Chat
+        from holdfast.data.chat_settings import ChatSettings, settings_of
         from holdfast.models import load
         from holdfast.sampling.base import SamplingParams
         from holdfast.sampling.native import NativeEngine
@@ -38,7 +38,7 @@ def chat(
         ui.phase("loading")
         loaded = load(model, device=device)
         answer = Answer()
-        chat = Chat(loaded.tokenizer)
+        chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
         engine = NativeEngine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
         ui.close()
         converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once, answer)

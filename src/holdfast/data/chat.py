@@ -8,15 +8,16 @@ a model generates: what is trained is exactly what would have to be generated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from holdfast.data.rows import Message, fingerprint
 from holdfast.data.template import Template
+from holdfast.data.thoughts import final_answer, split_thought
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,15 +30,29 @@ Encoding = tuple[np.ndarray, np.ndarray]
 """`(ids int32 [n], trained bool [n])`."""
 
 
+Thoughts = Literal["train", "mask", "strip"]
+"""Whether the thoughts in answers are trained, only read, or taken out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that is tokenised by itself: a prompt, or an answer with the text and the ids that end it."""
+    """Text that is tokenised by itself: a prompt, or an answer with the text and the ids that end it.
+
+    Args:
+        written: The parts of an answer, each with whether it is the writer's (and not a mark of the template's);
+            empty: all of it is.
+    """
 
     text: str
     end: str = ""
     answer: bool = False
     trained: bool = False
     close: tuple[int, ...] = ()
+    written: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, bool], ...]:
+        return self.written or ((self.text, True),)
 
 
 class Chat:
@@ -47,11 +62,16 @@ class Chat:
         tokenizer: Any transformers tokenizer. Without a chat template, contents are put on lines of their own and
             answers end with the end-of-sequence token (`data.template.PLAIN`).
         system: System message put before conversations that have none.
-        thinking: Whether the model is asked to reason first, for templates that know `enable_thinking`. By default the
-            prompt asks for the bare answer; answers that hold `</think>` are still trained with their reasoning.
+        kwargs: What the template is given besides the messages (`enable_thinking`, ...); default: nothing, as a server
+            does by itself.
+        thoughts: Whether thoughts in answers are trained ("train"), read but not trained ("mask"), or taken out of the
+            rows ("strip").
+        source: Jinja source instead of the tokenizer's template.
 
     Attributes:
         template: `data.template.Template`.
+        opening: What the prompt has opened when the model begins to write (`<think>` and a line break), or nothing. It
+            is put before what was sampled, so that an answer's text says whether its thought ended.
         stop_ids: Tokens that end an answer: end of turn and end of sequence.
         pad_id: Fills batches. It may equal a real token: padding is known by position, never by id.
         fingerprint: Names template, special tokens, vocabulary and settings.
@@ -61,10 +81,18 @@ class Chat:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, system: str | None = None, *, thinking: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str | None = None,
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+        thoughts: Thoughts = "train",
+        source: str | None = None,
     ) -> None:
-        self.tokenizer, self.system = tokenizer, system
-        self.template = Template(tokenizer, thinking)
+        self.tokenizer, self.system, self.thoughts = tokenizer, system, thoughts
+        self.template = Template(tokenizer, kwargs, source)
+        self.opening = self.template.opening
+        self._kept = tokenizer.convert_tokens_to_ids(list(self.template.kept))
         eos = tokenizer.eos_token_id
         # Without a special token in the template, only the end-of-sequence token can stop a model.
         self._close: tuple[int, ...] = () if self.template.special_end else (int(eos),)
@@ -79,8 +107,11 @@ class Chat:
         self._anchors = self._call(list(ANCHORS))
         self._anchored = self._writes_space()
         self.fingerprint: str = fingerprint(
-            [self.template.text, tokenizer.special_tokens_map, tokenizer.get_vocab(), system, thinking]
-        )
+            [
+                self.template.text, tokenizer.special_tokens_map, tokenizer.get_vocab(), system, self.template.kwargs,
+                thoughts,
+            ]
+        )  # fmt: skip
 
     def _writes_space(self) -> bool:
         """Whether the tokenizer writes a space before any text it is given, as SentencePiece ones do."""
@@ -95,7 +126,7 @@ class Chat:
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The text a model is given to answer `messages`, which end with a user's turn."""
-        return self.template.prompts([self.template.prepare(messages, self.system)])[0]
+        return self.template.prompts([self._prepare(messages)])[0]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids a model is given to answer `messages`: the very ids that precede the answer in `encode`."""
@@ -103,7 +134,7 @@ class Chat:
 
     def prompt_ids_many(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """`prompt_ids` for many conversations with one call of the tokenizer."""
-        prepared = [self.template.prepare(messages, self.system) for messages in conversations]
+        prepared = [self._prepare(messages) for messages in conversations]
         texts = self.template.prompts(prepared)
         many = [self._cut_up(messages, text, generation=True) for messages, text in zip(prepared, texts, strict=True)]
         return [ids.tolist() for ids, _ in self._ids(many)]
@@ -127,7 +158,7 @@ class Chat:
         self, conversations: Sequence[Sequence[Message]], names: Sequence[str] | None = None
     ) -> list[Encoding]:
         """`encode` for many conversations with one call of the tokenizer; `names` say in errors which one it was."""
-        prepared = [self.template.prepare(m, None if is_text(m) else self.system) for m in conversations]
+        prepared = [self._prepare(messages) for messages in conversations]
         chats = [k for k, messages in enumerate(prepared) if not is_text(messages)]
         rendered = dict(zip(chats, self._render([prepared[k] for k in chats]), strict=True))
         many = []
@@ -138,7 +169,37 @@ class Chat:
                 raise UserError(f"{names[k]}: {error}" if names else str(error)) from error
         return self._ids(many)
 
+    def unrolled(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
+        """The conversation; or one for every trained answer, where the template cuts the thoughts of earlier ones.
+
+        Each ends with its answer, behind the very prompt a server makes of the turns before it.
+        """
+        if self.template.thoughts.earlier or self.thoughts == "strip" or is_text(messages):
+            return [messages]
+        trained = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
+        if not any(split_thought(messages[i]["content"]).thought for i in trained[:-1]):
+            return [messages]
+        return [[*unweighted(messages[:i]), messages[i]] for i in trained]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids, without special tokens but for those that mark a thought."""
+        if not self._kept:
+            return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        special = set(self.tokenizer.all_special_ids) - set(self._kept)
+        ids = [i for i in ids if i not in special]
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     # ---- pieces ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the template takes them, thoughts taken out if they are to be stripped."""
+        if is_text(messages):
+            return self.template.prepare(messages)
+        if self.thoughts == "strip":
+            messages = [
+                {**m, "content": final_answer(m["content"])} if m["role"] == "assistant" else m for m in messages
+            ]
+        return self.template.prepare(messages, self.system)
 
     def _render(self, prepared: list[list[Message]]) -> list[Any]:
         """All renderings at once; where one is refused, each by itself, and None for those refused."""
@@ -159,17 +220,37 @@ class Chat:
         """Prompt, answer, prompt, answer...; what follows the last answer is dropped unless it is the next prompt."""
         if rendered is None:
             rendered = self.template.render([prepared])[0]
+        spans = self.template.spans(prepared, rendered, True) if generation else []
+        if not generation:
+            rendered, spans = self.template.write(prepared, rendered)
         pieces, at = [], 0
         turns = [m for m in prepared if m["role"] == "assistant"]
-        for message, span in zip(turns, self.template.spans(prepared, rendered, generation), strict=True):
+        for message, span in zip(turns, spans, strict=True):
             pieces.append(Piece(rendered[at : span.begin]))
             text, end = rendered[span.begin : span.end], rendered[span.end : span.close]
-            trained = message.get("weight", 1) != 0
-            pieces.append(Piece(text, end, answer=True, trained=trained, close=self._close))
+            pieces += self._answer(message, text, end)
             at = span.close
         if generation:
             pieces.append(Piece(rendered[at:]))
         return pieces
+
+    def _answer(self, message: Message, text: str, end: str) -> list[Piece]:
+        """The pieces of an answer that stands as `text` in a rendering: one, or thought and answer apart."""
+        trained, reply, form = message.get("weight", 1) != 0, split_thought(message["content"]), self.template.thoughts
+        if reply.marks is None and not form.opens:
+            return [Piece(text, end, answer=True, trained=trained, close=self._close)]
+        if reply.thought not in text:  # cut by the template: what is left would be taught as an answer without thought
+            trained = trained and not reply.thought
+        start = text.find(reply.thought) if reply.thought else 0
+        inner = max(start, 0) + (len(reply.thought) if start >= 0 else 0)
+        begin = text.rfind(reply.answer.strip()) if reply.answer.strip() else len(text)
+        begin = max(begin, inner) if reply.ended else len(text)
+        written = ((text[: max(start, 0)], False), (text[max(start, 0) : inner], True), (text[inner:begin], False))
+        if self.thoughts != "mask":
+            whole = (*written, (text[begin:], True))
+            return [Piece(text, end, answer=True, trained=trained, close=self._close, written=whole)]
+        thought = Piece(text[:begin], answer=True, written=written)
+        return [thought, Piece(text[begin:], end, answer=True, trained=trained and reply.ended, close=self._close)]
 
     # ---- tokens ---------------------------------------------------------------------------------------------------
 
@@ -224,17 +305,25 @@ class Chat:
         tokens = self._tokenize([piece.text + piece.end for piece in flat], first)
         # An answer may hold one of the template's own markers as text. Were it made that marker's token, the model
         # would be taught to go on after its end of turn.
-        markers = self.template.markers
-        odd = [k for k, p in enumerate(flat) if p.answer and k not in first and any(m in p.text for m in markers)]
-        bodies = self._tokenize([flat[k].text for k in odd], split=True) if odd else []
-        ends = self._tokenize([flat[k].end for k in odd])
-        for k, body, end in zip(odd, bodies, ends, strict=True):
-            tokens[k] = body + end
+        for k, piece in enumerate(flat):
+            if piece.answer and k not in first and self._quotes(piece):
+                tokens[k] = self._without_markers(piece)
         out, at = [], 0
         for pieces in many:
             out.append(self._join(pieces, tokens[at : at + len(pieces)]))
             at += len(pieces)
         return out
+
+    def _quotes(self, piece: Piece) -> bool:
+        """Whether the writer's own text in an answer holds a marker of the template's."""
+        return any(own and marker in text for text, own in piece.parts for marker in self.template.markers)
+
+    def _without_markers(self, piece: Piece) -> list[int]:
+        """The ids of an answer whose markers are plain text, where its writer wrote them."""
+        ids: list[int] = []
+        for text, own in (*piece.parts, (piece.end, False)):
+            ids += self._tokenize([text], split=own)[0] if text else []
+        return ids
 
     def _join(self, pieces: list[Piece], tokens: list[list[int]]) -> Encoding:
         ids: list[int] = []
@@ -253,3 +342,8 @@ class Chat:
 def is_text(messages: Sequence[Message]) -> bool:
     """Whether a conversation is plain text: a single message of the assistant."""
     return len(messages) == 1 and messages[0]["role"] == "assistant"
+
+
+def unweighted(messages: Sequence[Message]) -> list[Message]:
+    """Messages of which no answer is trained."""
+    return [{**m, "weight": 0} if m["role"] == "assistant" else m for m in messages]

@@ -16,7 +16,7 @@ import numpy as np
 from holdfast.data.batches import TokenTable
 from holdfast.data.chat import Chat, Encoding, is_text
 from holdfast.data.kinds import Column, Kind, conversations
-from holdfast.data.rows import Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import Message, Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 
 __all__ = ["TableReport", "TokenTable", "build_table"]
@@ -49,6 +49,8 @@ class TableReport:
         dropped: Reason to number of rows; named: reason to the first row numbers; begins: reason to how the first of
             them begins.
         truncated: Rows whose answer lost its end.
+        unrolled, parts: Conversations whose answers are trained apart, because the chat template cuts the thoughts of
+            all but the last, and how many answers these are.
         windowed, windows: Long texts that were cut into windows, and how many windows they became.
         max_length: The limit, in tokens.
         context: Most tokens the model can read, if there is a limit; `max_length` is never above it.
@@ -67,6 +69,8 @@ class TableReport:
     truncated: int = 0
     windowed: int = 0
     windows: int = 0
+    unrolled: int = 0
+    parts: int = 0
     max_length: int = 0
     context: int | None = None
     tokens: int = 0
@@ -100,6 +104,11 @@ class TableReport:
         if self.windowed:
             texts = "1 long text is" if self.windowed == 1 else f"{self.windowed} long texts are"
             out.append(f"{texts} cut into {self.windows} windows of at most {self.max_length} tokens")
+        if self.unrolled:
+            out.append(
+                f"{self.unrolled} conversations hold thoughts in earlier answers, which the chat template cuts: their "
+                f"{self.parts} answers are trained one by one, each with its thought, behind the prompt a server makes"
+            )
         return out
 
     def warnings(self) -> list[str]:
@@ -272,15 +281,16 @@ def _fill(
     cuts = too_long in ("cut", "window") and kind != "taught" and not prompts  # or one answer is cut at two places
     in_windows = too_long in ("auto", "window")
     lengths = np.zeros(len(rows), dtype=np.int64)
-    start = 0
+    start, dropped = 0, -1
     for shard in _shards(rows):
-        for index, row, sequences in _encode(shard, start, chat, kind, prompts):
+        for index, row, sequences in _encode(shard, start, chat, kind, prompts, report):
             plain = len(sequences) // (1 + len(prompts))
             numbers = [column.of_each(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
             if kind == "shifted":  # the answer of another row is only looked at: what is too long of it is not needed
                 sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
-            lengths[index] = max(len(ids) for ids, _ in sequences)
-            values, long = list(zip(*numbers, strict=True)), bool(lengths[index] > max_length)
+            longest = max(len(ids) for ids, _ in sequences)
+            lengths[index] = max(lengths[index], longest)  # of a row in several parts, the longest counts
+            values, long = list(zip(*numbers, strict=True)), longest > max_length
             if long and in_windows and is_text(row.messages) and len(sequences) == 1 and row.weight:
                 parts = windows(sequences[0], max_length)
                 for part in parts:
@@ -291,7 +301,9 @@ def _fill(
             if row.weight == 0:
                 kept, reason = [], WEIGHTLESS
             if not kept:
-                report.drop(index + 1, row, reason)
+                if index != dropped:  # a row in several parts counts once
+                    report.drop(index + 1, row, reason)
+                dropped = index
                 continue
             report.truncated += long
             writer.add(kept, row.weight, index, values)
@@ -310,14 +322,21 @@ def _shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _encode(
-    shard: list[Row], start: int, chat: Chat, kind: Kind, prompts: Sequence[str]
+    shard: list[Row], start: int, chat: Chat, kind: Kind, prompts: Sequence[str], report: TableReport
 ) -> Iterator[tuple[int, Row, list[Encoding]]]:
-    """`(index, row, sequences)` of each row of a shard."""
-    by_row = list(conversations(shard, start, kind, prompts))
-    names = [f"row {start + k + 1}" for k, some in enumerate(by_row) for _ in some]
-    encoded = iter(chat.encode_many([one for some in by_row for one in some], names))
-    for k, row in enumerate(shard):
-        yield start + k, row, [next(encoded) for _ in by_row[k]]
+    """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
+    entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
+    for k, some in enumerate(conversations(shard, start, kind, prompts)):
+        parts = chat.unrolled(some[0]) if kind == "answer" and len(some) == 1 else []
+        if len(parts) > 1:
+            report.unrolled, report.parts = report.unrolled + 1, report.parts + len(parts)
+            entries += [(k, shard[k], [part]) for part in parts]
+        else:
+            entries.append((k, shard[k], list(some)))
+    names = [f"row {start + k + 1}" for k, _, some in entries for _ in some]
+    encoded = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
+    for k, row, some in entries:
+        yield start + k, row, [next(encoded) for _ in some]
 
 
 def windows(sequence: Encoding, width: int) -> list[Encoding]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 
 from holdfast.data.rows import Message
+from holdfast.data.template_source import PLAIN, refuse_unread, source_of
+from holdfast.data.thought_form import ThoughtForm, learn_form
+from holdfast.data.thoughts import Reply, join_thought, split_thought
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN = (
-    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
-)
-"""For tokenizers without a chat template (base models): contents on lines of their own, the end token after answers."""
-
 STANDIN = "holdfast{}standin"
 """Rendered in place of contents; templates that trim or split contents leave it as it is."""
+SYSTEM: Message = {"role": "system", "content": STANDIN.format("system")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +61,42 @@ class Skeleton:
 class Template:
     """A tokenizer's chat template.
 
+    The prompt it writes for the next answer is taken as it is: that is what a server makes of the same messages.
+
     Args:
         tokenizer: Any transformers tokenizer; without a chat template `PLAIN` is used.
-        thinking: Given to the template as `enable_thinking`.
+        kwargs: What the template is given besides the messages, as a server's `chat_template_kwargs`.
+        text: Jinja source to be used instead of the tokenizer's.
 
     Attributes:
-        text: The Jinja source in use.
+        text: The Jinja source in use. One without a generation prompt gets one: what stands before its answers.
         eot: What it writes to end an answer, up to and including a special token; without one, any visible text.
         special_end: Whether `eot` ends in a special token; if not, the end-of-sequence token must be added.
         markers: The control tokens it writes around contents, and the end-of-sequence token.
         ends: Those that end an answer.
+        kept: Control tokens that the text of a sampled answer must hold, because they mark its thought.
+        thoughts: What it does with thoughts (`data.thought_form`).
+        opening: What its prompt opens a thought with, or nothing.
 
     Raises:
-        UserError: The template does not write the answer, or nothing can end it.
+        UserError: The template does not write the answer, or nothing can end it, or `kwargs` holds what it never reads.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, thinking: bool = False) -> None:
-        self.tokenizer, self.thinking = tokenizer, thinking
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any] | None = None, text: str | None = None
+    ) -> None:
+        self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
         self.name = tokenizer.name_or_path or "tokenizer"
-        self.text: str = tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN
-        if not tokenizer.chat_template and tokenizer.eos_token is None:
+        self.text: str = source_of(tokenizer) if text is None else text
+        refuse_unread(self.kwargs, self.text, self.name)
+        if self.text == PLAIN and tokenizer.eos_token is None:
             raise UserError(self._cannot_end())
         added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values() if str(token).strip()}
         longest_first = sorted(added, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._control = {text for text, special in added.items() if special}
         self._skeletons: dict[tuple[object, ...], Skeleton | None] = {}
-        self._suffix, self._cut = "", ""
+        self.thoughts = ThoughtForm()
         self._probe()
 
     def _cannot_end(self) -> str:
@@ -99,10 +107,11 @@ class Template:
     # ---- what the template does, found out once -------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """Learn how the template ends a turn, asks for an answer and treats a system message."""
+        """Learn how the template ends a turn, asks for an answer and treats a system message and thoughts."""
         user = {"role": "user", "content": STANDIN.format("user")}
         answer = {"role": "assistant", "content": STANDIN.format("answer")}
-        full = self.render([[user, answer]])[0]
+        before = next((some for some in self._beginnings(user) if self._writes([*some, answer])), [user])
+        full = self.render([[*before, answer]])[0]
         head, found, self._tail = full.partition(answer["content"])
         if not found or answer["content"] in self._tail:
             raise UserError(f"{self.name}: the chat template does not write the assistant's answer; nothing to train")
@@ -112,58 +121,83 @@ class Template:
         eos = self.tokenizer.eos_token
         if not end and eos is None:
             raise UserError(self._cannot_end())
-        prompt = self.render([[user]], generation=True)[0]
-        if not self.thinking:
-            self._learn_prompt(prompt, head)
-        self.folds_system = self._drops_system([user, answer])
+        self._complete(before, head)
+        self.folds_system = len(before) == 1 and self._drops_system([user, answer])
         self.ends = tuple({t for t in (end.strip(), str(eos or "")) if t})
+        prompt = self.prompts([before])[0]
+        self.thoughts = replace(ThoughtForm.of(self.text, prompt), listed=self.thoughts.listed)
+        self.thoughts = learn_form(self, before, answer["content"])
+        begin = self.thoughts.marks[0].rstrip()
+        self.opening = prompt[prompt.rindex(begin) :] if self.thoughts.opens else ""
         self.markers = tuple(sorted({*self._special.findall(full), *self.ends} & self._control))
+        # A server's text leaves special tokens out; where thoughts are marked by some, these must stay.
+        marked = self._control & set(self._special.findall("".join(self.thoughts.marks)))
+        self.kept = tuple(sorted(marked | set(self.markers) - set(self.ends))) if marked else ()
+
+    def _beginnings(self, user: Message) -> Iterator[list[Message]]:
+        """What may stand before an answer, the usual first: few need contents in parts or a system message."""
+        for listed in (False, True):
+            self.thoughts = ThoughtForm(listed=listed)
+            yield [user]
+            yield [SYSTEM, user]
+        self.thoughts = ThoughtForm()
+
+    def _writes(self, messages: list[Message]) -> bool:
+        """Whether the template takes these messages and writes the last."""
+        try:
+            return messages[-1]["content"] in self.render([messages])[0]
+        except UserError:
+            return False
 
     def _special_at(self, text: str) -> str:
         """The special token that `text` starts with, white space before it included, or nothing."""
         found = self._special.match(text, len(text) - len(text.lstrip()))
         return text[: found.end()] if found else ""
 
-    def _learn_prompt(self, prompt: str, head: str) -> None:
-        """Make the generation prompt end where answers really begin: some templates write too little, some too much."""
-        if head.startswith(prompt) and head[len(prompt) :].strip():
-            self._suffix = head[len(prompt) :]
-        elif prompt != head and prompt.startswith(head):
-            self._cut = prompt[len(head) :]
+    def _complete(self, before: list[Message], head: str) -> None:
+        """Give a template that has no generation prompt the one its answers stand behind."""
+        plain, prompt = self.render([before])[0], self.prompts([before])[0]
+        missing = head[len(prompt) :] if head.startswith(prompt) else ""
+        if prompt == plain and missing.strip():
+            # Jinja drops one line break at the end of a template, which is now in the middle.
+            text = json.dumps(missing, ensure_ascii=False)
+            self.text = self.text.removesuffix("\n") + "{% if add_generation_prompt %}{{ " + text + " }}{% endif %}"
 
     def _drops_system(self, turns: list[Message]) -> bool:
-        system = {"role": "system", "content": STANDIN.format("system")}
         try:
-            return system["content"] not in self.render([[system, *turns]])[0]
+            return SYSTEM["content"] not in self.render([[SYSTEM, *turns]])[0]
         except UserError:  # the template refuses system messages, as Gemma's does
             return True
 
     # ---- rendering ------------------------------------------------------------------------------------------------
 
     def render(
-        self, conversations: Sequence[Sequence[Message]], generation: bool = False, thinking: bool | None = None
+        self, conversations: Sequence[Sequence[Message]], generation: bool = False, form: ThoughtForm | None = None
     ) -> list[str]:
-        """The renderings of prepared conversations, as the template writes them."""
-        plain = [[{"role": m["role"], "content": m["content"]} for m in messages] for messages in conversations]
+        """The renderings of prepared conversations, as the template writes them.
+
+        Args:
+            generation: With the prompt for the next answer at the end.
+            form: How thoughts are given to the template; default: as it takes them.
+        """
+        form = form or self.thoughts
+        plain = [[form.message(m) for m in messages] for messages in conversations]
         try:
             texts = self.tokenizer.apply_chat_template(
-                plain,
-                tokenize=False,
-                chat_template=self.text,
-                add_generation_prompt=generation,
-                enable_thinking=self.thinking if thinking is None else thinking,
+                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **self.kwargs
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise UserError(f"the chat template refuses this conversation ({error}); mend its turns") from error
         return cast("list[str]", texts)  # tokenize=False, several conversations
 
-    def prompts(self, conversations: Sequence[Sequence[Message]], thinking: bool | None = None) -> list[str]:
-        """The renderings up to where the next answer begins."""
-        return [t.removesuffix(self._cut) + self._suffix for t in self.render(conversations, True, thinking)]
+    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+        """The renderings up to where the next answer begins: the prompts a server makes."""
+        return self.render(conversations, generation=True)
 
     def prepare(self, messages: Sequence[Message], system: str | None = None) -> list[Message]:
         """The messages as the template takes them: a system message added if there is none, or folded into the first
-        user turn if the template has no place for it; end tokens that people wrote into answers themselves dropped."""
+        user turn if the template has no place for it; end tokens that people wrote into answers themselves dropped, and
+        thoughts between the template's own marks."""
         out = list(messages)
         if system is not None and out[0]["role"] != "system":
             out.insert(0, {"role": "system", "content": system})
@@ -171,8 +205,8 @@ class Template:
             first, user = out[0]["content"], out[1]
             out[:2] = [{**user, "content": f"{first}\n\n{user['content']}"}]
         for index, message in enumerate(out):
-            if message["role"] == "assistant" and message["content"].rstrip().endswith(self.ends):
-                out[index] = {**message, "content": self.without_end(message["content"])}
+            if message["role"] == "assistant":
+                out[index] = {**message, "content": self.thoughts.content(self.without_end(message["content"]))}
         return out
 
     def without_end(self, text: str) -> str:
@@ -183,12 +217,66 @@ class Template:
 
     # ---- where the answers lie ------------------------------------------------------------------------------------
 
+    def write(self, prepared: list[Message], rendered: str) -> tuple[str, list[Span]]:
+        """The conversation as it is trained on, and the span of every assistant turn in it.
+
+        That is `rendered`, with one exception: where the last answer would not follow the very prompt a server makes,
+        or would lose its thought, it is written behind that prompt by hand.
+
+        Args:
+            rendered: Of `render`.
+        Raises:
+            UserError: An answer cannot be told from the rest, or holds a thought where the prompt forbids one.
+        """
+        last = max(i for i, m in enumerate(prepared) if m["role"] == "assistant")
+        reply = split_thought(prepared[last]["content"])
+        if reply.thought and self.thoughts.closes:
+            raise UserError(
+                f"message {last + 1} holds a thought, but the prompt says not to think; set data.thoughts to strip, or "
+                "data.chat_template_kwargs so that the model is asked to think"
+            )
+        plain = self._by_skeleton(prepared, rendered, False)
+        if plain is not None and not self.thoughts.opens:
+            return rendered, plain
+        if reply.marks is None and not self.thoughts.opens:
+            return rendered, self.spans(prepared, rendered)
+        prompt = self.prompts([prepared[:last]])[0]
+        earlier = self.spans(prepared[:last], prompt, True)
+        span = self._by_prefix(prepared, last, rendered)
+        if span is not None and span.begin == len(prompt) and holds(rendered[span.begin : span.end], reply):
+            return rendered, [*earlier, span]
+        text = prompt + self._behind(prompt, prepared[last]["content"], reply)
+        return text + self.eot, [*earlier, Span(len(prompt), len(text), len(text) + len(self.eot))]
+
+    def _behind(self, prompt: str, content: str, reply: Reply) -> str:
+        """An answer as it goes on from its prompt, which may have opened the thought already."""
+        begin, end = self.thoughts.marks
+        if reply.marks is None:
+            return f"\n{end}\n\n{content}" if self.thoughts.opens else content
+        if reply.marks != self.thoughts.marks:
+            content = join_thought(reply.thought, reply.answer, self.thoughts.marks) if reply.ended else content
+        opened = content.lstrip().startswith(begin)
+        if not self.thoughts.opens:
+            return content if opened else f"{begin}\n{content}"
+        body = content.lstrip().removeprefix(begin) if opened else content
+        return body.removeprefix(prompt[len(prompt.rstrip()) :])  # the line break that the prompt has already
+
     def spans(self, prepared: list[Message], rendered: str, generation: bool = False) -> list[Span]:
         """The span of every assistant turn in `rendered` (of `render` or `prompts`), proven on this very rendering.
 
         Raises:
             UserError: An answer cannot be told from the rest.
         """
+        found = self._by_skeleton(prepared, rendered, generation)
+        if found is not None:
+            return found
+        turns = [i for i, m in enumerate(prepared) if m["role"] == "assistant"]
+        return [
+            self._by_prefix(prepared, i, rendered) or self._by_standin(prepared, i, rendered, generation) for i in turns
+        ]
+
+    def _by_skeleton(self, prepared: list[Message], rendered: str, generation: bool) -> list[Span] | None:
+        """The spans, where what the template writes does not depend on the contents."""
         if prepared[0]["role"] == "assistant":
             raise UserError("the conversation begins with an assistant turn; put the user's turn before it")
         key = (generation, *(m["role"] for m in prepared))
@@ -197,13 +285,7 @@ class Template:
                 self._skeletons.clear()
             self._skeletons[key] = self._skeleton(prepared, generation)
         skeleton = self._skeletons[key]
-        found = skeleton.spans([m["content"] for m in prepared], rendered) if skeleton else None
-        if found is not None:
-            return found
-        turns = [i for i, m in enumerate(prepared) if m["role"] == "assistant"]
-        return [
-            self._by_prefix(prepared, i, rendered) or self._by_standin(prepared, i, rendered, generation) for i in turns
-        ]
+        return skeleton.spans([m["content"] for m in prepared], rendered) if skeleton else None
 
     def _skeleton(self, prepared: list[Message], generation: bool) -> Skeleton | None:
         """Render stand-ins for all contents and see what the template writes around them."""
@@ -239,12 +321,8 @@ class Template:
         close = end + len(self.eot)
         if not with_turn.endswith(self._tail) or not rendered.startswith(with_turn[:close]):
             return None
-        modes = [self.thinking] + [not self.thinking] * ("</think>" in prepared[turn]["content"])
-        for thinking in modes:
-            prompt = self.prompts([prepared[:turn]], thinking)[0]
-            if len(prompt) < end and with_turn.startswith(prompt):
-                return Span(len(prompt), end, close)
-        return None
+        prompt = self.prompts([prepared[:turn]])[0]
+        return Span(len(prompt), end, close) if len(prompt) < end and with_turn.startswith(prompt) else None
 
     def _by_standin(self, prepared: list[Message], turn: int, rendered: str, generation: bool) -> Span:
         """Render with a stand-in for this answer only; what differs is the answer."""
@@ -257,3 +335,9 @@ class Template:
                 f"the chat template leaves nothing of message {turn + 1} to train on; mend the message or the template"
             )
         return Span(len(head), end, end + len(self._end_of(tail)))
+
+
+def holds(text: str, reply: Reply) -> bool:
+    """Whether a text has thought and answer of a reply, white space aside."""
+    squeezed = "".join(text.split())
+    return all("".join(part.split()) in squeezed for part in (reply.thought, reply.answer))

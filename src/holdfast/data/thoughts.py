@@ -7,6 +7,7 @@ text alone says whether its thought came to an end.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 MARKS: tuple[tuple[str, str], ...] = (
@@ -20,11 +21,20 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A reasoning
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
     ("<|channel>thought\n", "<channel|>"),  # Gemma 4
+    ("to=self<|message|>", "to=user<|message|>"),  # Muse
 )
 """Opening and closing mark of a thought, by family."""
 
-STRAY = frozenset({"</think>", "</seed:think>", "[/THINK]", "◁/think▷", "<|END_THINKING|>"})
+STRAY = frozenset(
+    {"</think>", "</seed:think>", "[/THINK]", "◁/think▷", "<|END_THINKING|>"}
+    | {"<|channel|>final<|message|>", "to=user<|message|>"}
+)
 """Closing marks that end a thought though none was opened: data and servers often leave out what the prompt wrote."""
+TURN = re.compile(r"(?:<\|e[a-z]+\|>)?<\|start\|>assistant *\Z")
+"""What gpt-oss and its like write between thought and answer besides the marks: a thought is a turn of its own."""
+CLOSE = {"<channel|>": ""}
+"""What stands between the closing mark and the answer, where that is not an empty line."""
+BLANK = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ def split_thought(text: str) -> Reply:
     thoughts: list[str] = []
     while True:
         thought, closed, rest = body.partition(marks[1])
-        thoughts.append(thought.strip())
+        thoughts.append(without_turn(thought).strip())
         if not closed:
             return Reply("\n\n".join(thoughts), "", ended=False, marks=marks)
         following = rest.lstrip()
@@ -76,6 +86,18 @@ def split_thought(text: str) -> Reply:
 def final_answer(text: str) -> str:
     """What a text says after its thought; the whole text where there is none, "" where the thought never ended."""
     return split_thought(text).answer
+
+
+def join_thought(thought: str, answer: str, marks: tuple[str, str] = MARKS[0]) -> str:
+    """Thought and answer as one text, in the form in which rows hold them."""
+    begin, end = marks
+    return f"{begin.rstrip()}\n{thought.strip()}\n{end}{CLOSE.get(end, BLANK)}{answer}"
+
+
+def without_turn(thought: str) -> str:
+    """A thought without the beginning of the next turn at its end."""
+    tail = thought[-64:]
+    return thought[: len(thought) - len(tail)] + TURN.sub("", tail)
 
 
 def opened_by(text: str) -> tuple[str, str] | None:
