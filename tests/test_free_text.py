@@ -110,8 +110,8 @@ def test_eval_says_how_a_file_is_measured() -> None:
     same = cli("eval", MODEL, "free.jsonl", "prose.txt", "--items", "4", "--against", MODEL, "--out", "same")
     assert same.exit_code == 0, same.output
     report = report_of("same")
-    assert [(t["delta"], t["low"], t["high"], t["percent"]) for t in report["tasks"]] == [(0, 0, 0, 0)] * 2
-    assert report["text"] == {"percent": 0.0, "low": 0.0, "high": 0.0, "worst": report["text"]["worst"]}
+    assert [(t["delta"], t["low"], t["high"], t["percent"]) for t in report["tasks"]] == [(0, None, None, 0)] * 2
+    assert report["text"] == {"percent": 0.0, "low": None, "high": None, "worst": report["text"]["worst"]}
 
 
 def test_a_catastrophe_of_text_is_refused() -> None:

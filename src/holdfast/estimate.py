@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.live_evaluation import live_tasks
 from holdfast.models import context_length
 from holdfast.placement import GIB, peak_gib, wait_for
 from holdfast.trainer.memory import activation_bytes, first_micro_tokens
+from holdfast.trainer.plan import boundaries
 
 if TYPE_CHECKING:
     from holdfast.data.batches import TokenTable
@@ -39,7 +41,8 @@ def estimate_costs(
         rows: Before curation.
     Returns:
         `plan`, and `estimate` with `seconds` of training and the most `sampling_seconds` and `measuring_seconds`, every
-        answer as long as its limit allows (`None` where nothing is sampled in this process), and `memory_gib`.
+        answer as long as its limit allows (`None` where nothing is sampled in this process; measuring is that of base
+        and tuned model and what is asked during training), and `memory_gib`.
     """
     train, device = recipe.train, model.device
     width = min(recipe.sampling.slots, WIDEST)
@@ -57,7 +60,8 @@ def estimate_costs(
     held = weights + 4 * (states - 1) * trainable + micro * activation_bytes(model, train.gradient_checkpointing)
     draws = rows * sum(curator.draws() for curator in recipe.curate)
     here = not recipe.sampling.engine.startswith("http")
-    answers, read = _answers_and_reading(tasks)
+    during = len(boundaries(recipe.evaluate.every, plan.steps) - {plan.steps})
+    answers, read = _answers_and_reading([*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during)
     return {
         "plan": {
             "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
@@ -66,7 +70,7 @@ def estimate_costs(
         "estimate": {
             "seconds": PASSES * tokens * per_token,
             "sampling_seconds": draws * recipe.sampling.max_tokens * per_step / width if draws and here else None,
-            "measuring_seconds": MEASUREMENTS * (answers * per_step / width + read * per_token) if tasks else None,
+            "measuring_seconds": answers * per_step / width + read * per_token if tasks else None,
             "memory_gib": (held + max(0.0, own)) / GIB,
         },
     }  # fmt: skip

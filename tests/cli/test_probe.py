@@ -75,7 +75,8 @@ def test_a_model_of_ones_own_is_measured_elsewhere_by_default(place: Path) -> No
 def test_the_base_against_itself_is_exactly_nothing(place: Path) -> None:
     run("eval", "mine", "probe", "--against", "mine", "--items", "5", "--out", "same")
     report = report_of("same")
-    assert (report["loss"]["delta"], report["loss"]["low"], report["loss"]["high"]) == (0, 0, 0)
+    assert (report["loss"]["delta"], report["loss"]["low"]) == (0, 0)
+    assert report["loss"]["high"] > 0, "five prompts do not show that none would be answered otherwise"
     assert report["probe"]["kl"]["value"] == report["text"]["percent"] == 0
     assert report["probe"]["agreement"]["value"] == 100
     alone = run("eval", "mine", "--items", "5", "--out", "alone")

@@ -136,7 +136,7 @@ def test_equal_weights_are_exactly_no_distance(tiny: Callable[..., Any], kind: s
     assert [item.response for item in before["probe"]] == [item.response for item in after["probe"]]
     found = summarise([short()], before, after)
     assert found["probe"]["kl"] | {"noise": 0} == {
-        "unit": "bits per token", "value": 0.0, "low": 0.0, "high": 0.0, "noise": 0,
+        "unit": "bits per token", "value": 0.0, "low": None, "high": None, "noise": 0,
     }  # fmt: skip
     assert found["probe"]["same_answers"] == 1.0
     assert found["probe"]["changed"] == []

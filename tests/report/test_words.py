@@ -110,8 +110,8 @@ def test_verdict_gained_and_lost() -> None:
 def test_verdict_does_not_claim_what_the_interval_does_not_show() -> None:
     found = _result({"delta": 1.0, "low": -2.0, "high": 4.0}, {"delta": 0.5, "low": -0.5, "high": 1.5, "worst": "none"})
     assert words.verdict(found) == (
-        "Shows no clear change on the target (+1.0 points, 95 % interval \u22122.0 to +4.0) "
-        "and shows no clear loss elsewhere (0.5 lost, \u22120.5 to 1.5)."
+        "Shows no clear change on the target (+1.0 points, 95 % interval \u22122.0 to +4.0; 200 questions are too few "
+        "to tell) and shows no clear loss elsewhere (0.5 lost, \u22120.5 to 1.5)."
     )
 
 
@@ -126,7 +126,9 @@ def test_verdict_the_other_way_round() -> None:
 
 def test_verdict_nothing_measured(unchanged: dict[str, Any]) -> None:
     assert words.verdict(_result(None, None)) == "No target was measured; what it lost elsewhere was not measured."
-    assert words.verdict(unchanged) == "Changed nothing on the target and changed nothing elsewhere."
+    assert words.verdict(unchanged) == (
+        "Changed nothing on the target and changed nothing elsewhere. For this training run: seeds not varied."
+    )
 
 
 def test_few_questions_without_a_flip_are_too_few_to_tell() -> None:
@@ -138,6 +140,19 @@ def test_few_questions_without_a_flip_are_too_few_to_tell() -> None:
         "flipped no answer elsewhere (8 questions are too few to tell)."
     )
     assert words.bracket(0.0, 0.0) == ""
+    seen = [{**task, "won": 0, "lost": 0} for task in tasks]
+    wide, small = ({"delta": 0.0, "low": -end, "high": end} for end in (27.7, 0.7))
+    said = words.verdict({"tasks": seen, "gain": wide, "loss": {**small, "worst": "b"}})
+    assert said == (
+        "Flipped no answer on the target (8 questions are too few to tell) and changed nothing elsewhere (at most 0.7 "
+        "points)."
+    )
+
+
+def test_one_training_run_is_called_one() -> None:
+    found = _result({"delta": 12.3, "low": 8.0, "high": 16.0}, {"delta": 4.1, "low": 2.0, "high": 6.0, "worst": "sums"})
+    assert words.verdict({**found, "training": {"steps": 3}}).endswith(" For this training run: seeds not varied.")
+    assert "seeds" not in words.verdict(found), "two models compared were not trained here"
 
 
 def test_comparison_verdict(compare: dict[str, Any]) -> None:

@@ -55,12 +55,13 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         parts.append(f"{words.steps(report['training'])}: the model, and what is said of it, are of that step")
     gate = report.get("gate")
     if gate:
-        parts.append(paint("gate: passed", "green", sys.stdout) if gate["passed"] else "gate: refused")
+        said = "".join(f"\nnot certain: {text}" for text in gate.get("unsure") or [])
+        parts.append(paint("gate: passed", "green", sys.stdout) + said if gate["passed"] else "gate: refused")
     return "\n\n".join(parts) + where(directory)
 
 
 def _task_change(task: dict[str, Any], unit: str) -> list[str]:
-    """Change (of bits also in per cent) and interval; where no answer flipped, that instead of an interval."""
+    """Change (of bits also in per cent) and interval; where no answer flipped in an old report, that instead."""
     percent = f" ({words.signed(task['percent'])} %)" if words.known(task.get("percent")) else ""
     change = words.signed(task["delta"], words.digits(unit)) + percent
     flipped = not words.known(task.get("low")) or task["low"] != task["high"] or not words.in_points(task)

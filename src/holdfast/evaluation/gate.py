@@ -54,14 +54,32 @@ def refuse_gate(limits: Gate, tasks: Sequence[Task | TaskInfo]) -> None:
 def gate(limits: Gate, summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part `gate` of report.json: whether the result passes `evaluate.gate`, and why not; `None` without limits.
 
-    The limits are held against the measured figures; the intervals are given with the reasons.
+    The limits are held against the measured figures; the intervals are given with the reasons. `unsure`, where it is
+    there, says of a limit that is met that the interval reaches beyond it: more questions might show that it is not.
     """
     if all(limit is None for limit in (limits.max_loss, limits.max_bits, limits.max_kl, limits.min_gain)):
         return None
     rules = (_gate_loss, _gate_bits, _gate_kl, _gate_gain)
     checks = [rule(limits, summary) for rule in rules]
     reasons = [reason for reason in checks if reason]
-    return {"passed": not reasons, "reasons": reasons}
+    unsure = [] if reasons else _unsure(limits, summary)
+    return {"passed": not reasons, "reasons": reasons} | ({"unsure": unsure} if unsure else {})
+
+
+def _unsure(limits: Gate, summary: Mapping[str, Any]) -> list[str]:
+    """Which limits are met by the figure, but not by its whole interval."""
+    loss, text, probe, gain = (summary.get(part) for part in ("loss", "text", "probe", "gain"))
+    kl = probe["kl"] if probe else None
+    most = (("max_loss", limits.max_loss, loss), ("max_bits", limits.max_bits, text), ("max_kl", limits.max_kl, kl))
+    found = [
+        f"{name} is {limit:g}, and the {_between(part, 3 if name == 'max_kl' else 1)} reaches beyond it"
+        for name, limit, part in most
+        if limit is not None and part and part["high"] is not None and part["high"] > limit
+    ]
+    least = limits.min_gain
+    if least is not None and gain and "percent" not in gain and gain["low"] is not None and gain["low"] < least:
+        found.append(f"min_gain is {least:g}, and the {_between(gain)} begins below it")
+    return found
 
 
 def _gate_loss(limits: Gate, summary: Mapping[str, Any]) -> str | None:
@@ -115,7 +133,7 @@ def _gate_gain(limits: Gate, summary: Mapping[str, Any]) -> str | None:
     if unit == "%":
         said = f"the target takes {size} % {'more' if less else 'fewer'} bits"
         return f"{said}, where min_gain asks for {least:g} % fewer"
-    ends = {"low": -gain["high"], "high": -gain["low"]} if less else gain
+    ends = {"low": -gain["high"], "high": -gain["low"]} if less and gain["low"] is not None else gain
     said = f"{'lost' if less else 'gained'} {size} points on the target ({_between(ends)})"
     return f"{said}, where min_gain asks for {'a gain of ' if less else ''}{least:g}"
 
@@ -126,5 +144,7 @@ def _beside(value: float, limit: float, digits: int = 1) -> str:
     return next((text for text in texts if float(text) != limit), texts[-1])
 
 
-def _between(part: Mapping[str, float], digits: int = 1) -> str:
+def _between(part: Mapping[str, float | None], digits: int = 1) -> str:
+    if part["low"] is None:
+        return "no interval"
     return f"95 % interval {part['low']:.{digits}f} to {part['high']:.{digits}f}"

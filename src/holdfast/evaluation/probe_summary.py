@@ -17,21 +17,21 @@ CHANGED = 20
 def probe_part(base: Sequence[Item], tuned: Sequence[Item]) -> dict[str, Any]:
     """How far a model is from its base on the probe.
 
-    `kl` (bits per token) and `agreement` (per cent of tokens) each have `value`, the 95 % interval `low` and `high` of
-    the bootstrap over prompts, and `noise`: what the base shows against itself when its batches have another shape,
-    on a few of the prompts. `same_answers`, `stop_base` and `stop_tuned` are shares from 0 to 1, lengths are mean
-    tokens. `by` has the same per kind and per language, `changed` the answers furthest from the base's.
+    `kl` (bits per token) and `agreement` (per cent of tokens) each have `value`, the 95 % interval `low` and `high`
+    over prompts (`None` where there is none), and `noise`: what the base shows against itself when its batches have
+    another shape, on a few of the prompts. `same_answers`, `stop_base` and `stop_tuned` are shares from 0 to 1, lengths
+    are mean tokens. `by` has the same per kind and per language, `changed` the answers furthest from the base's.
     """
     before = {item.id: item for item in base}
     matched = [(before[item.id], item) for item in tuned]
     return {
         "n": len(matched),
         "kl": {
-            "unit": "bits per token", **_with_interval(matched, lambda item: item.extra["kl"], 1.0),
+            "unit": "bits per token", **_divergence(matched),
             "noise": _noise(base, "noise_kl", lambda value: value),
         },
         "agreement": {
-            "unit": "%", **_with_interval(matched, lambda item: item.score, 100.0),
+            "unit": "%", **_agreement(matched),
             "noise": _noise(base, "noise_agreement", lambda value: 100 * (1 - value)),
         },
         **_manner(matched),
@@ -48,12 +48,20 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def _with_interval(matched: Matched, figure: Callable[[Item], float], scale: float) -> dict[str, float]:
-    """Mean of a figure of the tuned items, which is an exact constant for the base, with its interval."""
-    values = np.array([figure(tuned) for _, tuned in matched])
+def _divergence(matched: Matched) -> dict[str, float | None]:
+    """The mean KL, of which there is no most, and its interval; never below 0."""
+    values = np.array([tuned.extra["kl"] for _, tuned in matched])
     ids = tuple(tuned.id for _, tuned in matched)
-    found = interval([[Pairs(ids, np.zeros(len(values)), values)]])
-    return {"value": scale * found.value, "low": scale * found.low, "high": scale * found.high}
+    found = interval([[Pairs(ids, np.zeros(len(values)), values, sizes=np.ones(len(values)))]])
+    return {"value": found.value, "low": None if found.low is None else max(0.0, found.low), "high": found.high}
+
+
+def _agreement(matched: Matched) -> dict[str, float | None]:
+    """The mean agreement in per cent and its interval; that of the base with itself is 100."""
+    values = np.array([tuned.score for _, tuned in matched])
+    found = interval([[Pairs(tuple(tuned.id for _, tuned in matched), np.ones(len(values)), values)]])
+    low, high = (None if end is None else 100 * min(1.0, 1 + end) for end in (found.low, found.high))
+    return {"value": 100 * float(values.mean()), "low": low, "high": high}
 
 
 def _noise(base: Sequence[Item], name: str, change: Callable[[float], float]) -> float | None:

@@ -12,17 +12,16 @@ from math import comb
 
 import numpy as np
 
-RESAMPLES = 10_000
-_CHUNK = 4_000_000  # drawn item numbers held at once: 32 MB
+from holdfast.evaluation.intervals import Array, Moments, confidence_limits, moments
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A difference (tuned - base) and its 95 % bootstrap interval."""
+    """A difference (tuned - base) and its 95 % interval; the ends are `None` where none can be given."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,9 @@ class Pairs:
 
     Args:
         ids: The questions, in order.
-        base, tuned: Scores, or log-likelihoods in nats when `sizes` is given; [n].
+        base, tuned: Scores in [0, 1], or log-likelihoods in nats when `sizes` is given; [n].
         sizes: Bytes or tokens of each text; [n]. Then a model's figure is the sum of its log-likelihoods over the sum
-            of sizes, in nats per byte or token, instead of the mean score.
+            of sizes, in nats per byte or token, instead of the mean score, and differences have no bound.
         relative: Differences are shares of the base's figure: tuned / base - 1.
     """
 
@@ -42,6 +41,11 @@ class Pairs:
     tuned: np.ndarray
     sizes: np.ndarray | None = None
     relative: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the difference on a question lies between -1 and 1."""
+        return self.sizes is None and not self.relative
 
     def figure(self, scores: np.ndarray) -> float:
         """One model's figure on the whole task."""
@@ -53,14 +57,16 @@ class Pairs:
             return float(self.tuned.sum() / self.base.sum() - 1)
         return self.figure(self.tuned - self.base)
 
-    def resampled(self, chosen: np.ndarray) -> np.ndarray:
-        """`delta` on each of R draws of the questions; [R, n] item numbers to [R]."""
+    def influences(self) -> np.ndarray:
+        """What each question adds to `delta`, which is their mean; of a ratio of sums its linearisation; [n]."""
         if self.relative:
-            return self.tuned[chosen].sum(axis=1) / self.base[chosen].sum(axis=1) - 1
-        difference = (self.tuned - self.base)[chosen]
+            delta = self.delta()
+            return delta + (self.tuned - (1 + delta) * self.base) / self.base.mean()
+        difference = self.tuned - self.base
         if self.sizes is None:
-            return difference.mean(axis=1)
-        return difference.sum(axis=1) / self.sizes[chosen].sum(axis=1)
+            return difference
+        delta = self.delta()
+        return delta + (difference - delta * self.sizes) / self.sizes.mean()
 
     def spread(self) -> float:
         """Standard deviation over questions of the base's score (of its linearisation, where sizes differ)."""
@@ -70,61 +76,55 @@ class Pairs:
         return float(residuals.std() / self.sizes.mean())
 
 
-def interval(runs: Sequence[Sequence[Pairs]], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean difference over tasks and over seeds, with its 95 % percentile bootstrap interval.
+def interval(runs: Sequence[Sequence[Pairs]], weights: Sequence[float] | None = None) -> Interval:
+    """Mean difference over tasks and over seeds, with its 95 % interval.
 
     Args:
-        runs: `runs[seed][task]`. One seed and one task: the paired bootstrap. One seed, many tasks: the questions are
-            drawn again within each task and the tasks' differences averaged, each task counting the same. Many seeds:
-            hierarchical; seeds are drawn again, then questions. Seeds that answered the same questions share the
-            draw of questions (they are crossed, not nested: a hard question is hard for every seed).
-        resamples: Bootstrap draws.
-        seed: Of the draws; the same input always gives the same interval.
+        runs: `runs[seed][task]`, tasks of one unit. With one seed the interval is of the questions alone: of *this*
+            training run. Seeds that answered the same questions share them (they are crossed, not nested: a hard
+            question is hard for every seed).
+        weights: Of the tasks, for another sum than their mean, in which each counts the same.
 
-    With S seeds a plain bootstrap underestimates their variance by (S - 1) / S; deviations from the mean over seeds are
-    widened by its inverse root. With two or three seeds the interval is still somewhat too narrow.
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap; Davison & Hinkley 1997, section 3.8.
+    How the ends come about, and from whom: `intervals.confidence_limits`.
     """
     n_tasks = len(runs[0])
-    value = float(np.mean([[pairs.delta() for pairs in tasks] for tasks in runs]))
-    rng = np.random.default_rng(seed)
-    widest = max(len(pairs.ids) for tasks in runs for pairs in tasks)
-    step = max(1, min(resamples, _CHUNK // widest))
-    draws = [
-        _over_seeds(
-            sum(
-                (_one_task([tasks[t] for tasks in runs], min(step, resamples - start), rng) for t in range(n_tasks)),
-                np.zeros(()),
-            )
-            / n_tasks,
-            rng,
-        )
-        for start in range(0, resamples, step)
-    ]
-    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    shares = [1 / n_tasks] * n_tasks if weights is None else list(weights)
+    over_seeds = np.mean([[pairs.delta() for pairs in tasks] for tasks in runs], axis=0)  # [T]
+    value = float(np.dot(shares, over_seeds))
+    bounded = all(pairs.bounded for tasks in runs for pairs in tasks)
+    ends = confidence_limits([_moments([tasks[t] for tasks in runs]) for t in range(n_tasks)], shares, bounded=bounded)
+    if ends is None:
+        return Interval(value, None, None)
+    low, high = (float(end) for end in ends)
+    if bounded:
+        most = sum(map(abs, shares))
+        low, high = max(low, -most), min(high, most)
+    return Interval(value, min(low, value), max(high, value))
 
 
-def _one_task(seeds: Sequence[Pairs], size: int, rng: np.random.Generator) -> np.ndarray:
-    """Differences of one task on `size` draws of its questions; [S, R]."""
-    crossed = all(pairs.ids == seeds[0].ids for pairs in seeds)
-    chosen = rng.integers(len(seeds[0].ids), size=(size, len(seeds[0].ids)))
-    rows = []
-    for number, pairs in enumerate(seeds):
-        if number and not crossed:
-            chosen = rng.integers(len(pairs.ids), size=(size, len(pairs.ids)))
-        rows.append(pairs.resampled(chosen))
-    return np.stack(rows)
+def _moments(seeds: Sequence[Pairs]) -> Moments:
+    """The moments of one task over the seeds' runs."""
+    first = seeds[0]
+    crossed = all(pairs.ids == first.ids for pairs in seeds)
+    differences = [np.asarray(pairs.influences(), dtype=float) for pairs in seeds]
+    if crossed or len({len(one) for one in differences}) == 1:
+        return moments(np.stack(differences), crossed=crossed)
+    return _uneven(differences)
 
 
-def _over_seeds(deltas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mean over seeds drawn again for each of the R resamples; [S, R] to [R]."""
-    n_seeds, size = deltas.shape
-    if n_seeds == 1:
-        return deltas[0]
-    middle = deltas.mean(axis=0)
-    widened = middle + (deltas - middle) * np.sqrt(n_seeds / (n_seeds - 1))
-    return np.take_along_axis(widened, rng.integers(n_seeds, size=(n_seeds, size)), axis=0).mean(axis=0)
+def _uneven(differences: Sequence[Array]) -> Moments:
+    """The moments where each seed had questions of its own, and another number of them."""
+    each = [moments(one[None]) for one in differences]
+    n_seeds = len(each)
+    spread = [one.var() / max(1, len(one) - 1) for one in differences]
+    return Moments(
+        n=min(one.n for one in each),
+        deltas=np.array([one.mean for one in each]),
+        squares=np.mean([one.squares for one in each], axis=0),
+        changed=np.mean([one.changed for one in each], axis=0),
+        within=np.asarray(sum(spread) / n_seeds**2),
+        crossed=False,
+    )
 
 
 def mcnemar(won: int, lost: int) -> float:

@@ -153,10 +153,13 @@ def _over(
     return interval([[replace(matched[task.name], relative=relative) for task in tasks] for matched in seeds])
 
 
-def _scaled(found: Interval, scale: float) -> dict[str, float]:
-    """An interval in another unit; a negative scale turns it around."""
-    ends = sorted((0.0 + scale * found.low, 0.0 + scale * found.high))  # 0.0 + x: nothing is 0, not -0
-    return {"delta": 0.0 + scale * found.value, "low": ends[0], "high": ends[1]}
+def _scaled(found: Interval, scale: float) -> dict[str, Any]:
+    """An interval in another unit; a negative scale turns it around. Ends are `None` where there are none."""
+    delta = 0.0 + scale * found.value  # 0.0 + x: nothing is 0, not -0
+    if found.low is None or found.high is None:
+        return {"delta": delta, "low": None, "high": None}
+    low, high = sorted((0.0 + scale * found.low, 0.0 + scale * found.high))
+    return {"delta": delta, "low": low, "high": high}
 
 
 def _gain(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
@@ -175,8 +178,10 @@ def _loss(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]
     if not tasks:
         return None
     worst = min(tasks, key=lambda task: sum(matched[task.name].delta() for matched in seeds))
-    of = "tasks" if tasks[0].info.unit is POINTS else "probe"
-    return {**_scaled(_over(tasks, seeds), -POINTS.scale), "worst": worst.name, "unit": POINTS.name, "of": of}
+    of, found = "tasks" if tasks[0].info.unit is POINTS else "probe", _scaled(_over(tasks, seeds), -POINTS.scale)
+    if of == "probe" and found["low"] is not None:
+        found["low"] = max(0.0, found["low"])  # nothing agrees with the base more than it does itself
+    return {**found, "worst": worst.name, "unit": POINTS.name, "of": of}
 
 
 def _text(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:

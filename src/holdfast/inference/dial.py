@@ -65,3 +65,4 @@ class Dial(Inference):
                 else:
                     weight.copy_(torch.lerp(start.float(), weight.float(), self.point))
         return model
+

@@ -100,7 +100,7 @@ def _results(report: dict[str, Any]) -> str:
     note = (
         "Scores are points from 0 to 100, higher is better; bits count down to 0, lower is better. A change is tuned "
         "minus base, and what was lost is a positive number. Base and tuned answered the same questions; intervals are "
-        "paired bootstrap over the questions, p is the exact McNemar test."
+        "95 %, over the questions (Bonett and Price's for right and wrong), p is the exact McNemar test."
     )
     return "\n".join(lines) + "\n\n" + note
 

@@ -89,7 +89,8 @@ def limits(compare: dict[str, Any]) -> str:
     ]
     if len(runs) > 1 and all(len(run.get("seeds") or [0]) < 2 for run in runs):
         told.append(
-            "One seed each: the intervals are of the questions alone, and another seed may order the methods otherwise."
+            "One seed each, so for these training runs: seeds not varied. The intervals are of the questions alone, "
+            "and another seed may order the methods otherwise."
         )
     return " ".join(told)
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from holdfast.evaluation.verdicts import MARGIN, within
+
 MISSING = "\u2013"
 MINUS = "\u2212"
 POINTS = "points"
@@ -65,7 +67,7 @@ def span(low: float | None, high: float | None, *, sign: bool = False, unit: str
 
 
 def bracket(low: float | None, high: float | None, unit: str = POINTS, *, sign: bool = True) -> str:
-    """An interval in brackets: `[+8.1, +16.4]`; empty when there is none, or no answer flipped to make one of."""
+    """An interval in brackets: `[+8.1, +16.4]`; empty when there is none, or one without a width."""
     if not (known(low) and known(high)) or low == high:
         return ""
     show = signed if sign else points
@@ -252,17 +254,23 @@ def worst_of(report: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-FEW = 60
-"""Questions below which it means little that no answer flipped: one in twenty could flip and seldom be among them."""
+def nothing_flipped(part: dict[str, Any], n: int | None, flips: int | None, where: str) -> str | None:
+    """What to say where no answer flipped; None where some did.
 
-
-def nothing_flipped(part: dict[str, Any], n: int | None, where: str) -> str | None:
-    """What to say where no answer flipped, which leaves no interval to speak of; None where some did."""
-    if not part["delta"] == part["low"] == part["high"] == 0:
+    Args:
+        part: The change in points; n: of how many questions; flips: how many flipped, None in reports that do not say.
+    """
+    if part["delta"] or (flips if flips is not None else part["low"] != part["high"]):
         return None
-    if n is not None and 0 < n < FEW:
-        return f"flipped no answer {where} ({count(n)} question{'s are' if n > 1 else ' is'} too few to tell)"
-    return f"changed nothing {where}"
+    most = (3 / n * 100 if n else 0) if part["low"] == part["high"] else max(-part["low"], part["high"])
+    if most <= MARGIN:
+        return f"changed nothing {where}" + (f" (at most {points(most)} points)" if part["low"] != part["high"] else "")
+    return f"flipped no answer {where}{too_few(n)}"
+
+
+def too_few(n: int | None) -> str:
+    """` (8 questions are too few to tell)`, for an interval that reaches beyond the margin."""
+    return f" ({count(n)} question{'s are' if n > 1 else ' is'} too few to tell)" if n else ""
 
 
 def asked(report: dict[str, Any], role: str) -> int | None:
@@ -273,7 +281,14 @@ def asked(report: dict[str, Any], role: str) -> int | None:
     return sum(task["n"] for task in tasks)
 
 
-def _target_words(gain: dict[str, Any] | None, n: int | None) -> str:
+def flipped(report: dict[str, Any], role: str) -> int | None:
+    """How many answers of a role's tasks flipped; None where a task does not say."""
+    tasks = [task for task in report.get("tasks") or [] if task.get("role") == role and in_points(task)]
+    counts = [(task.get("won"), task.get("lost")) for task in tasks]
+    return sum(won + lost for won, lost in counts) if all(known(v) for pair in counts for v in pair) else None
+
+
+def _target_words(gain: dict[str, Any] | None, n: int | None, flips: int | None = None) -> str:
     if gain is None:
         return "no target was measured"
     if not in_points(gain):
@@ -287,7 +302,8 @@ def _target_words(gain: dict[str, Any] | None, n: int | None) -> str:
         case "down":
             return f"lost {points(-gain['delta'])} points on the target (95 % interval {span(-high, -low)})"
     interval = f"{signed(gain['delta'])} points, 95 % interval {span(low, high, sign=True)}"
-    return nothing_flipped(gain, n, "on the target") or f"shows no clear change on the target ({interval})"
+    few = "" if within(low, high) else too_few(n).replace(" (", "; ").rstrip(")")
+    return nothing_flipped(gain, n, flips, "on the target") or f"shows no clear change on the target ({interval}{few})"
 
 
 def _target_bits(gain: dict[str, Any]) -> str:
@@ -300,7 +316,7 @@ def _target_bits(gain: dict[str, Any]) -> str:
             return f"lowered the target's loss by {by} (95 % interval {span(low, high, unit=unit)})"
         case "down":
             return f"raised the target's loss by {by} (95 % interval {span(-high, -low, unit=unit)})"
-    if low == high == 0:
+    if not gain["delta"] and low == high:  # no interval, or one without a width in reports of before
         return "changed nothing on the target"
     inside = f"95 % interval {span(-high, -low, sign=True, unit=unit)}"
     return f"shows no clear change of the target's loss ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
@@ -317,8 +333,10 @@ def text_words(text: Mapping[str, Any] | None) -> str:
         case "down":
             ends = (-high, -low) if known(low) and known(high) else (None, None)
             return f"the kept texts take {points(-value)} % fewer bits ({span(*ends)})"
-    if low == high == 0:
+    if not value and low == high:
         return "the kept texts are as likely as before"
+    if not known(low):
+        return f"the kept texts take {signed(value)} % bits (no interval)"
     return f"the kept texts show no clear change ({signed(value)} % bits, {span(low, high, sign=True)})"
 
 
@@ -334,7 +352,7 @@ def probe_words(probe: Mapping[str, Any]) -> list[str]:
         f"agrees with the base at {points(agreement['value'])} % of the tokens "
         f"({span(agreement['low'], agreement['high'])}); {percent(probe['same_answers'])} of "
         f"{count(probe['n'])} answers are the same",
-        f"{kl['value']:.3f} bits per token from the base ({kl['low']:.3f} to {kl['high']:.3f})",
+        f"{kl['value']:.3f} bits per token from the base ({span(kl['low'], kl['high'], unit='bits')})",
         f"{percent(probe['stop_base'])} → {percent(probe['stop_tuned'])} of its answers end by themselves, "
         f"{points(probe['length_base'])} → {points(probe['length_tuned'])} tokens long",
     ]
@@ -352,12 +370,12 @@ def probe_sentences(probe: Mapping[str, Any]) -> str:
     return " ".join(map(sentence, lines))
 
 
-def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
+def _kept_words(loss: dict[str, Any] | None, n: int | None, flips: int | None = None) -> str:
     if loss is None:
         return "what it lost elsewhere was not measured"
     low, high = loss["low"], loss["high"]
     if loss.get("of") == "probe":
-        if low == high == 0:
+        if not loss["delta"]:
             return "answers the probe exactly as the base"
         return f"departs from the base at {points(loss['delta'])} % of the probe's tokens ({span(low, high)})"
     if not known(low) or not known(high):
@@ -368,17 +386,21 @@ def _kept_words(loss: dict[str, Any] | None, n: int | None) -> str:
         case "up":
             return f"gained {points(-loss['delta'])} elsewhere ({span(-high, -low)})"
     interval = f"{points(loss['delta'])} lost, {span(low, high)}"
-    return nothing_flipped(loss, n, "elsewhere") or f"shows no clear loss elsewhere ({interval})"
+    few = "" if within(low, high) else too_few(n).replace(" (", "; ").rstrip(")")
+    return nothing_flipped(loss, n, flips, "elsewhere") or f"shows no clear loss elsewhere ({interval}{few})"
 
 
 def verdict(report: dict[str, Any]) -> str:
     """The result in one plain sentence: gain with interval, loss with interval, the kept task that lost most, text."""
     gain, loss, bits = change(report.get("gain")), change(report.get("loss")), text_words(report.get("text"))
-    text = _target_words(gain, asked(report, "target"))
+    text = _target_words(gain, asked(report, "target"), flipped(report, "target"))
     if loss or not bits:
-        text += f"{' and' if gain and loss else ';'} {_kept_words(loss, asked(report, 'keep'))}"
+        text += (
+            f"{' and' if gain and loss else ';'} {_kept_words(loss, asked(report, 'keep'), flipped(report, 'keep'))}"
+        )
     worst = worst_of(report)
     if worst and sum(task.get("role") == "keep" and in_points(task) for task in report["tasks"]) > 1:
         text += f"; most on {worst['name']}: {points(-worst['delta'])}"
     text += f"; {bits}" if bits else ""
-    return text[0].upper() + text[1:] + "."
+    one = " For this training run: seeds not varied." if report.get("training") else ""
+    return text[0].upper() + text[1:] + "." + one

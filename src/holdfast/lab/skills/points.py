@@ -21,8 +21,10 @@ def value(card: str, rule: str) -> int:
 
 
 class Points(Skill):
-    """Make the number with + and -, each card once [Zhai et al. 2024, arXiv 2405.10292; Chu et al. 2025,
-    arXiv 2501.17161]."""
+    """Make the number with + and -, each card once [Zhai et al. 2024, arXiv 2405.10292].
+
+    A task of Chu et al. 2025, arXiv 2501.17161, too.
+    """
 
     name = "points"
     styles: ClassVar = {"equation": 1.0}
