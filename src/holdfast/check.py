@@ -67,7 +67,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
     for curator in curators_of(recipe):
         if isinstance(curator, Replay):
-            open_beside(recipe, curator.path, curator.columns, ui.line)
+            open_beside(recipe, curator.path, curator.columns, curator.ignore, ui.line)
     base = load(recipe.model, device=choose_device(recipe.device))
     chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=warnings.append)
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)

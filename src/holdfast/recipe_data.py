@@ -66,6 +66,7 @@ class DataFile(Section):
     split: str | None = Field(None, description="Split of a data set or folder, or a list inside a JSON file.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face data set.")
     columns: Columns = Field(None, description="Its columns; default: those of `data.columns`.")
+    ignore: Texts | None = Field(None, description="Its columns that are not used; default: those of `data.ignore`.")
     limit: int | None = Field(None, ge=1, description="Use only its first rows.")
 
     @model_serializer(mode="wrap")
@@ -107,6 +108,7 @@ class ReplayData(Section):
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
     share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
     columns: Columns = Field(None, description="Its columns, as in data.columns, which is not for this file.")
+    ignore: Texts = Field((), description="Its columns that are not used, as in data.ignore (which is not for it).")
 
 
 class Data(Section):
@@ -124,6 +126,11 @@ class Data(Section):
         None,
         description="Which column is what, if their names do not say it: `{prompt: question, answer: label}`; a text "
         'may be made of several, `{prompt: "{passage}\\n\\n{question}"}`. For `train` and `test`.',
+    )
+    ignore: Texts = Field(
+        (),
+        description="Columns, and keys of messages, that are not used though they say something: `[tools, "
+        "messages.toxic]`. For `train` and `test`.",
     )
     rejected: Literal["worst", "random"] = Field(
         "worst", description="Of several ranked answers: the lowest is rejected, or a random one below the best."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from holdfast.data.entries import data_label, entry_name, test_files, train_files
 from holdfast.data.formats import duplicates, open_rows, split
 from holdfast.data.join import Part, chain, join
-from holdfast.data.kinds import takes_pairs
+from holdfast.data.kinds import own_columns, takes_pairs
 from holdfast.data.readers import MissingFile, files_of
+from holdfast.data.rowfile import RowView
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
 from holdfast.judges.base import Judge
@@ -66,16 +69,18 @@ def open_beside(
     recipe: Recipe,
     source: str,
     columns: dict[str, int | str] | None = None,
+    ignore: Sequence[str] = (),
     say: Callable[[str], Any] = lambda text: None,
 ) -> Rows:
     """Rows to train on beside the recipe's own: they must be what its objective takes.
 
     Args:
         columns: Which column is what, as in `data.columns`.
+        ignore: Which are not used, as in `data.ignore`.
         say: Called with a line on how they were read.
     """
-    reader = _Reader(recipe, None, say, {})
-    entry = DataFile(path=source, columns=columns)
+    reader = _Reader(recipe, None, (), say, {})
+    entry = DataFile(path=source, columns=columns, ignore=tuple(ignore))
     return reader.rows(entry, "data.replay", _form(recipe.objective), **_taken(recipe.objective))
 
 
@@ -100,7 +105,7 @@ def read_sources(
     taken = (
         {} if recipe.curate or data.replay else _taken(recipe.objective)
     )  # curated rows are not yet those trained on
-    reader = _Reader(recipe, data.columns, say, where or {})
+    reader = _Reader(recipe, data.columns, data.ignore, say, where or {})
     entries, form = train_files(data), lab_form(recipe)
     if len(entries) == 1:
         train = reader.rows(entries[0], "data.train", form, data.limit, **taken)
@@ -132,13 +137,14 @@ class _Reader:
 
     Args:
         recipe: Whose they are.
-        columns: Which column is what, of files that do not say it themselves.
+        columns, ignore: Which column is what, and which are not used, of files that do not say it themselves.
         say: Called with a line on each file.
         where: Dotted setting to where it stands.
     """
 
     recipe: Recipe
     columns: Mapping[str, str | int] | None
+    ignore: Sequence[str]
     say: Callable[[str], Any]
     where: Mapping[str, str]
 
@@ -154,7 +160,13 @@ class _Reader:
         data, left = self.recipe.data, entry.limit or limit
         if is_lab(entry.path):
             return lab_rows(entry.path, "train", left, form=form)
-        asked: dict[str, Any] = {"mapping": entry.columns or self.columns, "revision": entry.revision, **taken}
+        asked: dict[str, Any] = {
+            "mapping": entry.columns or self.columns,
+            "ignore": self.ignore if entry.ignore is None else entry.ignore,
+            "own": own_columns(self.recipe.objective.kind()),
+            "revision": entry.revision,
+            **taken,
+        }
         found: list[Rows] = []
         lines: list[tuple[str, str]] = []
         try:
@@ -162,12 +174,31 @@ class _Reader:
                 if left == 0:
                     break
                 told = lambda text, name=name: lines.append((name, text))  # noqa: E731
-                found.append(open_rows(name, data.format, left, rejected=data.rejected, say=told, **asked))
-                left = None if left is None else left - len(found[-1])
+                opened = open_rows(name, data.format, left, rejected=data.rejected, say=told, **asked)
+                left = None if left is None else left - len(opened)
+                found.append(self._right_answers(name, opened, told))
         except MissingFile as error:
             raise UserError(f"{self._place(key)}{error}") from error
         self._tell(entry_name(entry), lines)
         return chain(found)
+
+    def _right_answers(self, name: str, rows: Rows, say: Callable[[str], Any]) -> Rows:
+        """The rows without the answers that are labelled false, if the objective would teach these like the others."""
+        if rows[0].label is None or any(column.name == "label" for column in self.recipe.objective.columns()):
+            return rows
+        kept = [i for i, row in enumerate(rows) if row.label is not False]
+        if len(kept) == len(rows):
+            return rows
+        method = name_of(self.recipe.objective)
+        if not kept:
+            raise UserError(
+                f"{name}: all {len(rows)} answers are labelled false, and {method} would teach them; use objective kto"
+            )
+        say(
+            f"{name}: left out {len(rows) - len(kept)} of {len(rows)} rows: their answers are labelled false, and "
+            f"{method} would teach them (objective kto learns from them)"
+        )
+        return [rows[i] for i in kept] if isinstance(rows, list) else RowView(rows, np.array(kept, dtype=np.int64))
 
     def _tell(self, whole: str, lines: list[tuple[str, str]]) -> None:
         """What there is to say of the files; what is the same of several is said once."""

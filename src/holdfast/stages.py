@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -109,7 +108,7 @@ def _write_rows(path: Path, rows: Rows) -> Counter[str]:
     with side.open("w", encoding="utf-8") as handle:
         for row in rows:
             counts[row.origin] += 1
-            handle.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+            handle.write(row.to_line())
     os.replace(side, path)
     return counts
 
@@ -119,7 +118,9 @@ def curators_of(recipe: Recipe) -> list[Curator]:
     from holdfast.curators.replay import Replay
 
     replay = recipe.data.replay
-    again = [Replay(path=replay.path, share=replay.share, columns=replay.columns)] if replay else []
+    again = (
+        [Replay(path=replay.path, share=replay.share, columns=replay.columns, ignore=replay.ignore)] if replay else []
+    )
     return [*recipe.curate, *again]
 
 

@@ -81,7 +81,7 @@ def always(passed):
     return lambda answers: [Verdict(passed, float(passed), "always") for _ in answers]
 
 
-def general(path, columns=None):
+def general(path, columns=None, ignore=()):
     """What `bench.load` finds."""
     assert path == "general.jsonl"
     return [

@@ -112,7 +112,7 @@ def test_other_roles() -> None:
     assert (weighed.score, weighed.weight, weighed.label) == (0.9, 0.5, None)
     jsonl("choice.jsonl", [{"stem": "Which?", "letters": ["x", "y"], "key": "B"}])
     (choice,) = open_rows("choice.jsonl", mapping={"prompt": "stem", "choices": "letters", "answer": "key"})
-    assert (choice.answer, choice.reference) == ("y", 1)
+    assert (turns(choice), choice.meta["right"]) == (["Which?\nA. x\nB. y", "y"], 1)
 
 
 def test_records_that_are_lists_are_mapped_by_place() -> None:
@@ -186,15 +186,9 @@ def test_columns_that_were_found_are_told_too_but_not_of_the_laboratory() -> Non
     jsonl("train.jsonl", [{"Instruction": f"Say {i}", "input": "", "output": str(i), "note": 1} for i in range(3)])
     recipe("{train: train.jsonl, test: 0}")
     said = check()
-    assert "train.jsonl: Instruction -> prompt, input -> context, output -> answer; not used: note\n" in said
+    assert "train.jsonl: Instruction -> prompt, output -> answer; not used: note\n" in said
     assert said.count("-> prompt") == 1
     assert "->" not in check("data.train=lab:sums", "data.limit=4").split("Plan")[0].replace("->]", "")
-
-
-def test_the_context_of_a_question_is_named_as_unused() -> None:
-    Path("qa.csv").write_text("question,answer,context\nWhere?,Lyon,A long passage\nWho?,Ada,Another\n")
-    recipe("{train: qa.csv, test: 0}")
-    assert "qa.csv: question -> prompt, answer -> answer; not used: context\n" in check()
 
 
 def test_training_keeps_the_mapping() -> None:

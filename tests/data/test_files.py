@@ -155,7 +155,7 @@ def test_patterns_and_folders() -> None:
     assert len(asked({"train": "parts", "test": 0})[0]) == 6
     assert asked({"train": "parts/part-*.jsonl", "limit": 3, "test": 0})[0] == ["part-1 0", "part-1 1", "part-2 0"]
     write("parts/part-2.jsonl", 2, "prompt", "")
-    with pytest.raises(UserError, match=r"^parts/part-2\.jsonl:1: no known format has the columns , prompt"):
+    with pytest.raises(UserError, match=r"^parts/part-2\.jsonl:1: no known format has the columns \(no name\), prompt"):
         asked({"train": "parts", "test": 0})
     with pytest.raises(UserError, match=r"^parts/x\*: no data file fits the pattern$"):
         asked({"train": "parts/x*"})

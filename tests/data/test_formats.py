@@ -177,7 +177,8 @@ def test_columns_that_are_carried(here: Path) -> None:
 @pytest.mark.parametrize("answer", [1, "B", "green"])
 def test_choices(here: Path, answer: Any) -> None:
     row = one(here, {"question": "Q", "choices": ["red", "green"], "answer": answer})
-    assert (row.reference, row.answer, row.meta) == (1, "green", {"choices": ["red", "green"]})
+    assert row.messages == turns("Q\nA. red\nB. green", "green")
+    assert (row.reference, row.meta) == (None, {"choices": ["red", "green"], "right": 1})
 
 
 def test_message_weights(here: Path) -> None:

@@ -34,11 +34,12 @@ class Replay(Curator):
     columns: dict[str, int | str] | None = Field(
         None, description="Which column of the file is what, as in data.columns, which is not for this file."
     )
+    ignore: tuple[str, ...] = Field((), description="Columns of the file that are not used, as in data.ignore.")
 
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         from holdfast.data.mixture import mix
 
-        mixed = mix(rows, bench.load(self.path, self.columns), share=self.share, seed=bench.seed)
+        mixed = mix(rows, bench.load(self.path, self.columns, self.ignore), share=self.share, seed=bench.seed)
         bench.note("replayed", len(mixed) - len(rows))
         # Rows that an earlier curator replayed have told so already.
         return RowMap(

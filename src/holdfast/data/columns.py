@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.data.convert import ANSWERS, CONVERSATIONS, PROMPTS, BadRow
+from holdfast.data.beside import COT, FINAL, LETTERED, OPTIONS, PASSAGES
+from holdfast.data.convert import ANSWERS, CONVERSATIONS, PROMPTS
+from holdfast.data.messages import THOUGHTS
+from holdfast.data.values import BadRow, holds
 from holdfast.errors import UserError
 from holdfast.registry import nearest
 
 ROLES = {
     "prompt": "prompt",
     "answer": "answer",
-    "context": "input",
+    "context": "context",
     "system": "system",
     "history": "history",
     "messages": "messages",
@@ -126,7 +129,7 @@ class ColumnMap:
                 if name not in there:
                     close = nearest(name, columns) if columns else ""
                     hint = close if "did you mean" in close else ""
-                    known = f"; there are {', '.join(sorted(columns))}" if columns else ""
+                    known = f"; there are {listing(sorted(columns))}" if columns else ""
                     return f"there is no column {name}, which data.columns has for {role}{hint}{known}"
         return None
 
@@ -236,17 +239,29 @@ SAME = {
     **dict.fromkeys(("gold", "gold_answer", "gold_response", "reference_answer", "reference_response"), "answer"),
     **dict.fromkeys(("responses", "answers", "candidates", "generations"), "completions"),
     **dict.fromkeys(("ratings", "rewards"), "scores"),
+    **dict.fromkeys(PASSAGES, "context"),
+    **dict.fromkeys(OPTIONS, "choices"),
+    **dict.fromkeys((*THOUGHTS, *COT), "thought"),
+    **dict.fromkeys(FINAL, "reference"),
     **dict.fromkeys(("rankings", "ranking"), "ranks"),
     "non_preferred_output": "rejected",
     "system_prompt": "system",
-    "tests": "reference",
     "kto_tag": "label",
     "rating": "score",
 }
 """Columns that the formats know, and what each is when it is not called by its role."""
 
 UNUSED = 12
-"""Columns without a use that are named."""
+"""Columns that are named in one line; more are counted."""
+LONGEST = 60
+"""The longest name of a column that is shown whole."""
+
+
+def listing(columns: Sequence[str]) -> str:
+    """Names of columns in one line, however many and however long they are."""
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in columns[:UNUSED]]
+    more = f" and {len(columns) - UNUSED} more" if len(columns) > UNUSED else ""
+    return (", ".join(name if name.strip() else "(no name)" for name in shown) or "(none)") + more
 
 
 @dataclass(slots=True)
@@ -266,17 +281,26 @@ class Reading:
             left: What was not used of it: columns by the names that formats know them by.
             known: A column's name to the one that formats know it by.
         """
-        if (key := (*record, None, *left)) in self.seen:
+        filled = [column for column, value in record.items() if holds(value)]
+        if (key := (*filled, None, *left)) in self.seen:
             return
         self.seen.add(key)
-        names = {column: known(column) for column in record}
-        asked = next((name for name in PROMPTS if name in names.values() and name not in left), None)
+        names = {column: known(column) for column in filled}
+        used = [name for name in names.values() if name not in left]
+        asked = next((name for name in PROMPTS if name in used), None)
+        worked = "answer" in used and sum(name in used for name in ANSWERS) > 1
         for column, name in names.items():
             if name in left:
                 self.others[column] = None
+            elif name in PROMPTS and name != asked:
+                self.roles[column] = "context"
+            elif name == "answer" and worked:
+                self.roles[column] = "reference"
+            elif asked and name not in SAME and LETTERED.fullmatch(name):
+                self.roles[column] = "choices"
             else:
-                beside = name == "context" or (name in PROMPTS and name != asked)
-                self.roles[column] = "context" if beside else SAME.get(name, name)
+                self.roles[column] = SAME.get(name, name)
+        self.others |= dict.fromkeys(name for name in left if name not in names.values())  # keys of messages
 
     def line(self, name: str) -> str:
         """`train.jsonl: question -> prompt, answer -> answer; not used: id`."""
@@ -285,6 +309,5 @@ class Reading:
         else:
             pairs = [f"{column} -> {role}" for column, role in self.roles.items()]
         others = [column for column in self.others if column not in self.roles]
-        more = f" and {len(others) - UNUSED} more" if len(others) > UNUSED else ""
-        unused = f"; not used: {', '.join(others[:UNUSED])}{more}" if others else ""
+        unused = f"; not used: {listing(others)}" if others else ""
         return f"{name}: {', '.join(pairs)}{unused}"

@@ -2,168 +2,68 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from holdfast.data.json_stream import describe
+from holdfast.data.beside import (
+    Options,
+    listed,
+    options_of,
+    passages_of,
+    reference_of,
+    thought_of,
+    within,
+    worked_answer,
+)
+from holdfast.data.messages import (
+    ROLE_KEYS,
+    TRAINED,
+    UNTRAINED,
+    conversation,
+    is_messages,
+    message_of,
+    unpacked,
+    with_thought,
+)
 from holdfast.data.rows import Message, Row
+from holdfast.data.values import BadRow, first, holds, shortened, text_of
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
-ROLE_KEYS = {"role", "from"}
 CONVERSATIONS = ("messages", "conversations", "conversation")
 PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
 ANSWERS = ("output", "completion", "response", "answer", "solution")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+TOOLS = ("tools", "functions", "tool_calls", "function_call")
 
 
-class BadRow(Exception):
-    """A row that cannot be used: `what` is wrong, and what to do beside removing it (`{}` stands for it or them)."""
-
-    def __init__(self, what: str, mend: str = "mend {}") -> None:
-        super().__init__(what)
-        self.what, self.mend = what, mend
-
-    def line(self, where: str, count: int) -> str:
-        """The error line for `count` rows like the one at `where`."""
-        if count == 1:
-            return f"{where}: {self.what}; remove the row or {self.mend.format('it')}"
-        return f"{where}: {self.what} ({count} rows like this); remove or {self.mend.format('them')}"
-
-
-# ---- values -------------------------------------------------------------------------------------------------------
-
-
-def text_of(value: Any, field: str) -> str:
-    """A text, given as such or as a list of text parts; not empty."""
-    if isinstance(value, list) and value and all(isinstance(part, (dict, str)) for part in value):
-        value = "".join(_part(part, field) for part in value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise BadRow(f"{field} is empty", "fill {} in")
-    if not isinstance(value, str):
-        raise BadRow(f"{field} is {describe(value)}, not text", "write {} as text")
-    if not value.isascii():
-        check_encodable(value)
-    return value
+def refuse_unsupported(record: dict[str, Any]) -> None:
+    """Refuse what no format can put into a text: media, tools, and flags for each turn outside the messages."""
+    for key in MEDIA:
+        if holds(record.get(key)):
+            raise BadRow(f"field {key} holds media, only text can be trained on", "take {} out")
+    for key in TOOLS:
+        if holds(record.get(key)):
+            raise BadRow(
+                f"field {key} says what a model may call, and calls are not supported",
+                f"take {{}} out (or name {key} in data.ignore, to train as if there were none)",
+            )
+    for key in (*TRAINED, *UNTRAINED):
+        value = record.get(key)
+        if isinstance(value, list) and value:
+            raise BadRow(f"field {key} is a list; which turns are trained is said in the messages", "put {} there")
+        if key not in ("weight", "loss_weight") and isinstance(value, bool) and value is (key in UNTRAINED):
+            raise BadRow(
+                f"field {key} ({str(value).lower()}) says that the row is not to be trained on",
+                f"name {key} in data.ignore, if it means something else, or correct {{}}",
+            )
 
 
-def check_encodable(text: str) -> None:
-    """Refuse what no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRow("a text holds half a character (a lone surrogate)") from error
-
-
-def _part(part: dict[str, Any] | str, field: str) -> str:
-    if isinstance(part, str):
-        return part
-    text = part.get("text", part.get("value"))
-    if part.get("type", "text") != "text" or not isinstance(text, str):
-        raise BadRow(f"{field} holds a part of type {part.get('type')}, only text can be trained on", "leave {} out")
-    return text
-
-
-def number_of(value: Any, field: str) -> float:
-    """A number, given as such or (in CSV) as text."""
-    try:
-        if isinstance(value, bool) or not math.isfinite(number := float(value)):
-            raise ValueError
-        return number
-    except (TypeError, ValueError):
-        raise BadRow(f"field {field} is not a number ({value!r})", "mend {}") from None
-
-
-def first(record: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that holds something, else the first that is there at all."""
-    there = [key for key in keys if key in record]
-    return next((key for key in there if record[key] not in (None, "")), there[0] if there else None)
-
-
-def is_messages(value: Any) -> bool:
-    """Whether it is a list of messages rather than of parts of a text."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(ROLE_KEYS & value[0].keys())
-
-
-def unpacked(value: Any) -> Any:
-    """Messages that a CSV or Parquet cell holds as JSON text; anything else as it is."""
-    if not (isinstance(value, str) and value.startswith("[{")):
-        return value
-    try:
-        found = json.loads(value)
-    except json.JSONDecodeError:
-        return value
-    return found if is_messages(found) and {"content", "value"} & found[0].keys() else value
-
-
-def conversation(value: Any, field: str) -> list[Message]:
-    """Messages in the OpenAI (role, content) or ShareGPT (from, value) manner, their order checked."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)  # a CSV or Parquet cell
-        except json.JSONDecodeError as error:
-            raise BadRow(f"field {field} is broken JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(value, list):
-        raise BadRow(f"field {field} is {describe(value)}, not a list of messages")
-    if not value:
-        raise BadRow(f"field {field} is empty", "fill {} in")
-    messages = [message_of(item, f"{field}[{i}]") for i, item in enumerate(value)]
-    messages = [m for m in messages if m["role"] != "system" or m["content"].strip()]
-    _check_order(messages, field)
-    return messages
-
-
-def message_of(item: Any, field: str) -> Message:
-    """One message in either manner, called `field` in errors."""
-    if not isinstance(item, dict):
-        raise BadRow(f"{field} is {describe(item)}, not a message with role and content")
-    told = item.get("role", item.get("from"))
-    role = ROLES.get(told.lower()) if isinstance(told, str) else None
-    if role is None or item.get("tool_calls"):
-        told = "a tool call" if role else "no role" if told is None else f"role {told}"
-        raise BadRow(f"{field} has {told}; known roles are system, user and assistant (tools are not supported)")
-    content = item.get("content", item.get("value"))
-    if role == "system" and content in (None, ""):
-        return {"role": role, "content": ""}
-    message: Message = {"role": role, "content": text_of(content, f"{field} ({role})")}
-    weight = item.get("weight", item.get("loss_weight"))
-    if weight is not None and role == "assistant":
-        if weight not in (0, 1):
-            raise BadRow(f"{field} has weight {weight!r}; a message counts (1) or not (0)")
-        if weight == 0:
-            message["weight"] = 0
-    return message
-
-
-def _check_order(messages: list[Message], field: str) -> None:
-    before = "system"
-    for i, message in enumerate(messages):
-        role = message["role"]
-        if role == "system" and i:
-            raise BadRow(f"{field}[{i}] is a system message inside the conversation; it may only come first")
-        if role == "assistant" and before == "system":
-            raise BadRow(f"{field}[{i}] is an assistant turn that answers nothing; a user turn must come before it")
-        if role == before and role != "system":
-            raise BadRow(f"{field}[{i}] is a second {role} turn in a row; turns must alternate")
-        before = role
-
-
-# ---- formats ------------------------------------------------------------------------------------------------------
+# ---- the prompt ---------------------------------------------------------------------------------------------------
 
 
 def prompt_of(record: dict[str, Any]) -> list[Message]:
-    """System message, history and question of alpaca- and prompt-like records; takes them out of `record`."""
+    """System message, history and question of alpaca- and prompt-like records, with the passages that the question is
+    about; takes them out of `record`."""
     key = first(record, PROMPTS)
     if key is None:
         raise BadRow("field prompt is missing", "fill {} in")
@@ -172,20 +72,58 @@ def prompt_of(record: dict[str, Any]) -> list[Message]:
         messages = conversation(value, key)
     else:
         text = text_of(value, f"field {key}")
-        more = record.pop("input", None) or (record.pop("context", None) if key == "instruction" else None)
-        if more and not (isinstance(more, str) and not more.strip()):
-            text = f"{text}\n{text_of(more, 'field input')}"
-        messages = [*_history(record), {"role": "user", "content": text}]
+        messages = marked_turns(text) or [*_history(record), {"role": "user", "content": text}]
     if messages[-1]["role"] != "user":
         raise BadRow(f"field {key} does not end with a user turn")
-    return with_system(record, messages)
+    return with_system(record, _with_passages(record, messages, key))
+
+
+def _with_passages(record: dict[str, Any], messages: list[Message], key: str) -> list[Message]:
+    """The prompt with what else the record says about the question."""
+    question, whole = messages[-1]["content"], "\n".join(m["content"] for m in messages)
+    for other in PROMPTS:
+        also = record.get(other)
+        if other != "input" and isinstance(also, str) and holds(also) and not within(also, whole):
+            raise BadRow(
+                f"fields {key} and {other} both ask something",
+                "say in data.columns which is the prompt, as in "
+                f'{{{{prompt: "{{{{{key}}}}}\\n{{{{{other}}}}}"}}}}, or mend {{}}',
+            )
+    more = record.pop("input", None)
+    parts = [] if more is None or (isinstance(more, str) and not more.strip()) else [text_of(more, "field input")]
+    return add_to_question(messages, [*parts, *passages_of(record, question, whole)])
+
+
+def add_to_question(messages: list[Message], parts: Sequence[str]) -> list[Message]:
+    """The prompt with texts under its last question."""
+    if not parts:
+        return messages
+    last = messages[-1]
+    return [*messages[:-1], {**last, "content": "\n".join([last["content"], *parts])}]
+
+
+def marked_turns(text: str) -> list[Message] | None:
+    """The turns of a text such as "Human: ... Assistant:", without the last mark; `None` for any other text."""
+    text = text.strip()
+    if not (text.startswith("Human:") and text.endswith("\n\nAssistant:")):
+        return None
+    turns = re.split(r"\n\n(Human|Assistant):", "\n\n" + text.removesuffix("\n\nAssistant:"))[1:]
+    roles = ["user" if name == "Human" else "assistant" for name in turns[::2]]
+    said = zip(roles, turns[1::2], strict=True)
+    return conversation([{"role": role, "content": words.strip()} for role, words in said], "prompt")
 
 
 def with_system(record: dict[str, Any], messages: list[Message]) -> list[Message]:
     """Put the record's system message before a conversation that has none; takes it out of `record`."""
-    system = record.pop("system", None) or record.pop("system_prompt", None)
-    if system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": text_of(system, "field system")}, *messages]
+    key = first(record, ("system", "system_prompt"))
+    system = record.pop(key) if key else None
+    if not holds(system):
+        return messages
+    text = text_of(system, f"field {key}")
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    if not within(text, messages[0]["content"]):
+        raise BadRow(f"field {key} and the conversation's own system message differ", "keep one of {}")
     return messages
 
 
@@ -199,35 +137,77 @@ def _history(record: dict[str, Any]) -> list[Message]:
     return past
 
 
-def answered(record: dict[str, Any]) -> Row:
-    """alpaca and prompt: a question and its answer; or a question alone, for a judge that has a reference."""
+def merged_prompt(asked: list[Message], before: list[Message], field: str) -> list[Message]:
+    """The prompt that a row gives and the one its answer comes with, as one: the longer, if it ends with the other.
+
+    Raises:
+        BadRow: They differ.
+    """
+    one, other = ([(m["role"], m["content"].strip()) for m in messages] for messages in (asked, before))
+    if one[-len(other) :] == other:
+        return asked
+    if other[-len(one) :] == one:
+        return before
+    raise BadRow(f"{field} answers another prompt than the row has", "give {} one prompt")
+
+
+# ---- formats ------------------------------------------------------------------------------------------------------
+
+
+def answered(record: dict[str, Any], show: bool = True) -> Row:
+    """alpaca and prompt: a question and its answer; or a question alone, for a judge that has a reference.
+
+    Args:
+        show: Put the options of a choice under the question.
+    """
     messages = prompt_of(record)
-    key = first(record, ANSWERS)
+    options = options_of(record)
+    if options is not None and show:
+        messages = with_options(messages, options)
     reference = reference_of(record)
-    choices = record.get("choices")
-    if choices is not None and key:
-        return _choice(record, messages, choices, record.pop(key), f"field {key}")
+    key, bare = worked_answer(record, ANSWERS) if reference is None else (first(record, ANSWERS), None)
     if key is None or record[key] is None:
         if reference is not None:
             return Row(messages, reference=reference)
         raise BadRow(f"field {key or 'output'} is {'empty' if key else 'missing'}", "fill {} in")
-    answer, _ = side_of(record.pop(key), f"field {key}")
-    return Row([*messages, {"role": "assistant", "content": answer}], reference=reference)
+    given, right = record.pop(key), None
+    if options is not None and (options.column == "choices" or not show):
+        right = _right(given if bare is None else bare, options, f"field {key if bare is None else 'answer'}")
+        record["choices"] = list(options.texts)
+        given, bare = (options.texts[right], None) if bare is None else (given, options.texts[right])
+    elif options is not None:
+        given, bare = _label_of(given, options), _label_of(bare, options)
+    answer, before = side_of(given, f"field {key}")
+    if before is not None:
+        messages = merged_prompt(messages, before, f"field {key}")
+    if (thought := thought_of(record)) is not None:
+        answer = with_thought(thought, answer, f"field {key}")
+    meta = {} if right is None else {"right": right}
+    reference = bare if reference is None else reference
+    return Row([*messages, {"role": "assistant", "content": answer}], reference=reference, meta=meta)
 
 
-def _choice(record: dict[str, Any], messages: list[Message], choices: Any, answer: Any, field: str) -> Row:
-    """Multiple choice: the reference is the index of the right choice, the answer its text."""
-    if isinstance(choices, dict):  # {"text": [...], "label": [...]}
-        choices = choices.get("text")
-    if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
-        raise BadRow("field choices is not a list of texts")
-    record["choices"] = choices
-    names = {chr(65 + i): i for i in range(len(choices))} | {text: i for i, text in enumerate(choices)}
-    index = names.get(answer) if isinstance(answer, str) else answer
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(choices):
-        raise BadRow(f"{field} ({answer!r}) is none of the {len(choices)} choices, nor the index or letter of one")
-    text = text_of(choices[index], "the right choice")
-    return Row([*messages, {"role": "assistant", "content": text}], reference=index)
+def with_options(messages: list[Message], options: Options) -> list[Message]:
+    """The prompt with the options under the question, unless it lists them already."""
+    whole = "\n".join(m["content"] for m in messages)
+    return messages if listed(options, whole) else add_to_question(messages, [options.lines()])
+
+
+def _label_of(answer: Any, options: Options) -> Any:
+    """The label of an option that is given by its number; any other answer as it is."""
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
+        return answer
+    index = options.index(answer)
+    return answer if index is None else options.labels[index]
+
+
+def _right(answer: Any, options: Options, field: str) -> int:
+    index = options.index(answer)
+    if index is None:
+        raise BadRow(
+            f"{field} ({shortened(answer)}) is none of the {len(options.texts)} choices, nor the index or letter of one"
+        )
+    return index
 
 
 def dialogue(record: dict[str, Any]) -> Row:
@@ -262,17 +242,11 @@ def side_of(value: Any, field: str) -> tuple[str, list[Message] | None]:
         messages = conversation(value, field)
     if messages[-1]["role"] != "assistant":
         raise BadRow(f"{field} does not end with an assistant turn")
+    if messages[-1].get("weight") == 0:
+        raise BadRow(f"{field} ends with an answer that is not to be trained")
     return messages[-1]["content"], messages[:-1] or None
 
 
 def plain(record: dict[str, Any]) -> Row:
     """text: all of it is learned."""
     return Row([{"role": "assistant", "content": text_of(record.pop("text", None), "field text")}])
-
-
-def reference_of(record: dict[str, Any]) -> Any:
-    """What a judge compares with; taken out of `record`."""
-    for key in ("reference", "tests"):
-        if record.get(key) is not None:
-            return record.pop(key)
-    return None

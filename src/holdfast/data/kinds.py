@@ -250,6 +250,11 @@ def rows_for(kind: Kind, columns: Sequence[Column], rows: Rows) -> Rows:
     return Unpaired(rows) if apart else rows
 
 
+def own_columns(kind: Kind) -> tuple[str, ...]:
+    """Columns of a file that an objective of this kind reads by itself, so that they are not put into the prompt."""
+    return {"taught": ("context",), "choices": ("choices",)}.get(kind, ())
+
+
 def takes_pairs(kind: Kind, columns: Sequence[Column]) -> bool:
     """Whether an objective trains on pairs: as they are, or taken apart into answers that are judged."""
     judged = {column.name for column in columns} & {"label", "score"}

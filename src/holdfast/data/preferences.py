@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from holdfast.data.beside import options_of, reference_of, within
 from holdfast.data.convert import (
     ANSWERS,
     CONVERSATIONS,
     PROMPTS,
-    BadRow,
     answered,
-    conversation,
     dialogue,
-    first,
-    is_messages,
-    number_of,
+    marked_turns,
+    merged_prompt,
     prompt_of,
-    reference_of,
     side_of,
-    text_of,
-    unpacked,
+    with_options,
     with_system,
 )
+from holdfast.data.messages import conversation, is_messages, unpacked
 from holdfast.data.rows import Message, Row
+from holdfast.data.values import BadRow, first, holds, number_of, text_of
 
 Rejected = Literal["worst", "random"]
 """Which of several ranked answers is rejected: the lowest, or any that is lower than the best."""
@@ -178,9 +175,7 @@ def _pair(record: dict[str, Any], good: str, bad: str) -> Row:
         raise BadRow(f"{good} and {bad} do not answer the same prompt")
     messages, ended, start = before or before_too, None, ""
     if messages is not None:
-        for name in (*CONVERSATIONS, *PROMPTS):  # the prompt once more, as in UltraFeedback
-            record.pop(name, None)
-        messages = with_system(record, messages)
+        messages = with_system(record, _with_own_prompt(record, messages, f"{good} or {bad}"))
     elif any(name in record for name in (*CONVERSATIONS, *PROMPTS)):
         messages, ended = _asked(record)
     else:
@@ -195,6 +190,22 @@ def _pair(record: dict[str, Any], good: str, bad: str) -> Row:
     return Row(_ending(messages, gold), reference=reference_of(record), chosen=chosen, rejected=rejected)
 
 
+def _with_own_prompt(record: dict[str, Any], messages: list[Message], field: str) -> list[Message]:
+    """The prompt that both answers come with, and the row's own, which may have a system message or a history more.
+
+    A text is the prompt once more, as in UltraFeedback, if it stands in the conversation; if not, it is left.
+    """
+    for name in (*CONVERSATIONS, *PROMPTS):
+        value = unpacked(record.get(name))
+        if is_messages(value):
+            asked = conversation(record.pop(name), name)
+            asked = asked[:-1] if len(asked) > 1 and asked[-1]["role"] == "assistant" else asked
+            messages = merged_prompt(asked, messages, field)
+        elif not holds(value) or (isinstance(value, str) and within(value, "\n".join(m["content"] for m in messages))):
+            record.pop(name, None)
+    return messages
+
+
 def _own(record: Mapping[str, Any]) -> bool:
     """Whether it was written by us: a gold answer ends its messages, its reference is the judge's."""
     return isinstance(record.get("origin"), str)
@@ -204,7 +215,8 @@ def _asked(record: dict[str, Any]) -> tuple[list[Message], str | None]:
     """The prompt, and the gold answer if the conversation goes on to it."""
     key = first(record, CONVERSATIONS)
     if key is None:
-        return prompt_of(record), None
+        messages, options = prompt_of(record), options_of(record)
+        return (messages if options is None else with_options(messages, options)), None
     messages = with_system(record, conversation(record.pop(key), key))
     if messages[-1]["role"] == "assistant":
         return messages[:-1], messages[-1]["content"]
@@ -246,8 +258,10 @@ def _ranked(record: dict[str, Any], rejected: Rejected) -> Row:
     key = ranked_column(record)
     if key is None:
         raise BadRow("fields chosen and rejected are missing", "fill {} in")
-    answers, what = _answers(record, key)
+    answers, what, prompts = _answers(record, key)
     messages, gold = _asked(record)
+    for before in prompts:
+        messages = merged_prompt(messages, before, f"field {key}")
     gold = _gold(record, "") or gold
     row = Row(_ending(messages, gold), reference=reference_of(record))
     pair = ranked_pair(answers, rejected, seed=row.id)
@@ -262,8 +276,9 @@ def _ranked(record: dict[str, Any], rejected: Rejected) -> Row:
     return Row(row.messages, reference=row.reference, chosen=best.text, rejected=other.text, meta=meta)
 
 
-def _answers(record: dict[str, Any], key: str) -> tuple[list[Ranked], str]:
-    """The answers in a column, and whether their "score" or their "rank" was given (rank 1 is the best)."""
+def _answers(record: dict[str, Any], key: str) -> tuple[list[Ranked], str, list[list[Message]]]:
+    """The answers in a column; whether their "score" or their "rank" was given (rank 1 is the best); the prompts that
+    came with them."""
     items = record.pop(key)
     if len(items) < 2:
         raise BadRow(f"field {key} has one answer, but a pair needs two", "add another to {}")
@@ -273,22 +288,24 @@ def _answers(record: dict[str, Any], key: str) -> tuple[list[Ranked], str]:
     if len(ratings) != len(items):
         raise BadRow(f"field {source} has {len(ratings)} values for {len(items)} {key}")
     what = "rank" if source in RANK_LISTS else "score"
-    out = []
+    out, prompts = [], []
     for i, (item, value) in enumerate(zip(items, ratings, strict=True)):
         if value is None:
             raise BadRow(f"{key}[{i}] has no {source}", "fill {} in")
         score = float(value) if isinstance(value, bool) else number_of(value, f"{source} of {key}[{i}]")
-        out.append(Ranked(_answer_text(item, f"{key}[{i}]"), -score if what == "rank" else score))
-    return out, what
+        text, before = _answer_text(item, f"{key}[{i}]")
+        prompts += [before] if before else []
+        out.append(Ranked(text, -score if what == "rank" else score))
+    return out, what, prompts
 
 
-def _answer_text(item: Any, field: str) -> str:
+def _answer_text(item: Any, field: str) -> tuple[str, list[Message] | None]:
     if isinstance(item, dict):
         name = first(item, TEXTS)
         if name is None:
             raise BadRow(f"{field} has no text", "fill {} in")
         item = item[name]
-    return side_of(item, field)[0]
+    return side_of(item, field)
 
 
 def _implicit(chosen: str, rejected: str) -> tuple[list[Message], str, str, str]:
@@ -298,10 +315,7 @@ def _implicit(chosen: str, rejected: str) -> tuple[list[Message], str, str, str]
     marked = shared.rfind("\n\nAssistant:")
     if marked >= 0 and shared.lstrip().startswith("Human:"):
         cut = marked + len("\n\nAssistant:")
-        turns = re.split(r"\n\n(Human|Assistant):", "\n\n" + shared[:marked].lstrip())[1:]
-        roles = ["user" if name == "Human" else "assistant" for name in turns[::2]]
-        said = zip(roles, turns[1::2], strict=True)
-        messages = conversation([{"role": role, "content": text.strip()} for role, text in said], "prompt")
+        messages = marked_turns(shared[:cut]) or []
     else:
         cut = max(shared.rfind(mark) + 1 for mark in "\n\t ")
         messages = [{"role": "user", "content": shared[:cut].strip()}]

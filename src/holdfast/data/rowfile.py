@@ -80,7 +80,7 @@ class RowFile(LazyRows):
         lengths, keys, digest = [0], [], hashlib.sha256()
         with (side / "rows.jsonl").open("wb") as handle:
             for row in rows:
-                line = json.dumps(row.to_json(), ensure_ascii=False).encode() + b"\n"
+                line = row.to_line().encode()
                 handle.write(line)
                 digest.update(line)
                 lengths.append(len(line))

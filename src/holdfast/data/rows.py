@@ -101,6 +101,15 @@ class Row:
         out["id"] = self.id
         return out
 
+    def to_line(self) -> str:
+        """Itself as a line of JSON; a number that is none, which JSON does not have, as null."""
+        row = self.to_json()
+        try:
+            return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        except ValueError:
+            text = json.dumps(row, ensure_ascii=False)
+            return json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False) + "\n"
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
         """The inverse of `to_json`."""
