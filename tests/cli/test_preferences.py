@@ -157,8 +157,8 @@ def test_pairs_uses_the_recipes_own_curator_or_adds_one() -> None:
     assert [type(c).__name__ for c in made.curate] == ["Pairs"]
     assert (type(made.objective).__name__, made.output) == ("DPO", "out-pairs")
     after = with_pairs(read_recipe(recipe(data=STORY, method="s3ft")), "random").recipe
-    assert [type(c).__name__ for c in after.curate] == ["S3FT", "Pairs"]
-    assert after.curate[1].rejected == "random"  # type: ignore[attr-defined]
+    assert [type(c).__name__ for c in after.curate] == ["Pairs"]
+    assert after.curate[0].rejected == "random"  # type: ignore[attr-defined]
     own = read_recipe(recipe(data=STORY, objective="ipo", curate={"name": "pairs", "n": 8}))
     assert with_pairs(own).recipe == own.recipe
     changed = with_pairs(own, "random").recipe

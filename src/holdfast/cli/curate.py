@@ -59,6 +59,8 @@ def curate(
 def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
     """The recipe with curator `pairs`: its own, or one more and the objective and output that go with it.
 
+    Curators that sample answers go: both sides of a pair are sampled anew, and theirs would be thrown away.
+
     Args:
         rejected: "worst" or "random"; default: as the recipe has it.
     """
@@ -67,10 +69,11 @@ def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
     from holdfast.registry import name_of
 
     recipe = resolved.recipe
+    used = [c for c in recipe.curate if c.writes == "pairs" or not c.samples]
     curators: list[dict[str, Any]] = [
-        {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in recipe.curate
+        {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in used
     ]
-    known = [curators[i] for i, c in enumerate(recipe.curate) if c.writes == "pairs"]
+    known = [curators[i] for i, c in enumerate(used) if c.writes == "pairs"]
     changes = []
     if not known:
         known = [{"name": "pairs"}]
