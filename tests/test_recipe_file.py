@@ -266,3 +266,31 @@ def test_the_template_is_a_recipe_commented_and_uncommented(write, method: str) 
     whole = read_recipe(everything, [f"curate={curate}", "stages=[]"])
     assert whole.recipe.train == plain.train
     assert whole.recipe.data.replay is not None
+
+
+def test_recipes_have_a_size(tmp_path: Path) -> None:
+    def bomb(leaf: str, inner: str) -> str:
+        lines = [f"a0: &a0 {leaf}"]
+        return "\n".join([*lines, *(f"a{i}: &a{i} " + inner.replace("*", f"*a{i - 1}") for i in range(1, 10))])
+
+    unknown = "".join(f"k{i}: 1\n" for i in range(300))
+    for text, words in (
+        (bomb("[x, x, x, x, x, x]", "[*, *, *, *, *, *]"), "has more than 10,000 values"),
+        (bomb("{x: 1}", "{a: *, b: *, c: *, d: *, e: *, f: *}"), "has more than 10,000 values"),
+        ("model: &m [*m]", ":1: an alias inside of what it stands for"),
+        ("train: &a {model: *a}", ":1: an alias inside of what it stands for"),
+        ("a: " + "[" * 500 + "]" * 500, ":1: more than 50 values inside each other"),
+        ("a: " + "{b: " * 500, ":1: more than 50 values inside each other"),
+        ("[" * 300_000, "is larger than 256 KiB"),
+        ("model: lab-small\ntrain:\n  max_steps: " + "9" * 5000, ":3: train.max_steps: a number of 5,000 digits"),
+        (unknown, "and 252 more problems like these"),
+        ("k" * 900 + ": 1", "is not a setting"),
+        ("model: lab-small\noutput: \"a\\0b\"", ":2: output: holds a NUL or half a character"),
+    ):  # fmt: skip
+        (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError) as error:
+            read_recipe(tmp_path / "r.yaml")
+        assert words in str(error.value)
+        assert len(str(error.value)) < 100_000
+    with pytest.raises(UserError, match="larger than"):
+        read_recipe("/dev/zero")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast.damage import read_report
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import side_by_side
 from holdfast.evaluation.summary import compare_summary, read_run
@@ -153,7 +153,7 @@ def _varied(difference: str) -> bool:
 
 def _common(root: Path) -> Recipe:
     """The recipe of the comparison in a directory."""
-    known = json.loads((root / REPORT).read_text(encoding="utf-8"))["recipe"]
+    known = read_report(root / REPORT).get("recipe")
     try:
         return Recipe.model_validate(known)
     except ValidationError as error:

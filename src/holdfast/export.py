@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.damage import lacks, read_report
 from holdfast.errors import RunError, UserError
-from holdfast.folder import replace_text
+from holdfast.files import fresh_directory
 from holdfast.ui import Progress
 
 if TYPE_CHECKING:
@@ -55,9 +54,7 @@ def export(
     from holdfast.saving import settle
 
     wanted = _dtype(dtype)
-    ui, run, out = ui or Progress.silent(), Path(run), Path(out)
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out} exists and is not empty; choose another directory")
+    ui, run, out = ui or Progress.silent(), Path(run), _free(Path(out))
     known = _report(run)
     ui.phase("load")
     # What is folded in is added in fp32, proven in fp32, and rounded once.
@@ -83,12 +80,27 @@ def export(
     return out
 
 
+def _free(out: Path) -> Path:
+    """The directory that `out` names, at the end of a link where it is one.
+
+    Raises:
+        UserError: If it is not empty, or there is nothing where the link leads.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out} exists and is not empty; choose another directory")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} is a link to {os.readlink(out)}, which is not there; choose another directory")
+    return out.resolve() if out.is_symlink() else out
+
+
 def _report(run: Path) -> dict[str, Any]:
     """The report of a finished run."""
     report = run / "report.json"
     if not report.exists():
         raise UserError(f"{run}: not a finished run; train it first (holdfast train), or give another directory")
-    return json.loads(report.read_text(encoding="utf-8"))
+    if what := lacks(run):
+        raise UserError(f"{what}; the command that trained this run makes it again (holdfast train {run})")
+    return read_report(report)
 
 
 def _refuse_other_base(report: dict[str, Any], base: Loaded) -> None:
@@ -111,24 +123,20 @@ def _write(model: Model, tuned: Loaded, out: Path, saved: torch.dtype, wanted: T
     from holdfast.data.chat_settings import ChatSettings, settings_of
     from holdfast.merging import distance, probe_logps
     from holdfast.models import load
-    from holdfast.saving import save
+    from holdfast.saving import fill
 
     ui.phase("write")
-    side = out.with_name(f".{out.name}.unverified")  # one that a killed export left is replaced
     chat = (settings_of(tuned.path) or ChatSettings()).chat(tuned.tokenizer)
-    save(model, tuned.tokenizer, side, dtype=saved, chat=chat)
-    replace_text(side / "README.md", card)
-    ui.phase("verify")
-    worst = distance(wanted, probe_logps(load(side, device=tuned.device).model)).most
-    if not worst <= TOLERANCE:
-        shutil.rmtree(side)
-        raise RunError(
-            f"{out}: not written: read back, its log-probabilities differ by {worst:.1e} from those of the model it "
-            "was made from"
-        )
-    if out.is_dir():
-        out.rmdir()  # an empty one
-    os.replace(side, out)
+    with fresh_directory(out) as side:  # whatever goes wrong in here leaves nothing behind
+        fill(side, model, tuned.tokenizer, dtype=saved, chat=chat)
+        (side / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        ui.phase("verify")
+        worst = distance(wanted, probe_logps(load(side, device=tuned.device).model)).most
+        if not worst <= TOLERANCE:
+            raise RunError(
+                f"{out}: not written: read back, its log-probabilities differ by {worst:.1e} from those of the model "
+                "it was made from"
+            )
     ui.line(f"verified: log-probabilities of the written model agree to {worst:.1e}")
 
 

@@ -17,9 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.damage import lacks, mend_note, refuse_link
 from holdfast.data.entries import train_files
 from holdfast.data.rows import fingerprint
-from holdfast.errors import UserError
+from holdfast.errors import RunError, UserError
+from holdfast.files import append_line, fresh_directory, json_lines, read_json, remove, replace_file
 from holdfast.memory import keep_copies
 from holdfast.recipe import Recipe
 from holdfast.recipe_changes import content, differences, in_short
@@ -32,26 +34,15 @@ MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file under a side name, then rename it into place."""
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    side.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(side, path)
-
-
 def replace_json(path: Path, value: Any) -> None:
     """Write a value as a JSON file, whole or not at all."""
-    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def link_tree(source: Path, target: Path) -> None:
     """The files of a folder at a second place, without a second copy where the disk can do that; all or nothing."""
-    side = target.with_name(f".{target.name}.partial")
-    for old in (side, target):
-        if old.exists():
-            shutil.rmtree(old)
-    shutil.copytree(source, side, copy_function=_link)
-    os.replace(side, target)
+    with fresh_directory(target) as side:
+        shutil.copytree(source, side, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:
@@ -113,11 +104,14 @@ class Folder:
                 found = None
             elif found is not None and _same(path, found, recipe):
                 found.pop("diverged", None)
+                notes.append(mend_note(path, found))
             elif found is not None:
                 found, note = _given_way(path, found, recipe)
                 notes.append(note)
             if found is None:
                 _refuse_foreign(path)
+            if found is None or not found["finished"]:
+                refuse_link(path / "model")
             folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
             folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
@@ -131,12 +125,13 @@ class Folder:
 
     @property
     def finished(self) -> bool:
-        return bool(self.state["finished"])
+        """Whether the run came to its end, and what it left is there and whole."""
+        return bool(self.state["finished"]) and not lacks(self.path)
 
     def write_resolved(self, resolved: Resolved, sources: dict[str, str]) -> None:
         """Write `resolved.yaml`, with other words for where some settings came from."""
         known = replace(resolved, sources={**resolved.sources, **sources})
-        replace_text(self.path / "resolved.yaml", resolved_yaml(known))
+        replace_file(self.path / "resolved.yaml", resolved_yaml(known))
 
     def save(self) -> None:
         """Write `run.json`."""
@@ -147,9 +142,8 @@ class Folder:
         replace_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of the directory, or `None`."""
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """A JSON file of the directory, or `None`: a damaged one is made again like one that is not there."""
+        return read_json(self.path / name)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -163,19 +157,24 @@ class Folder:
             self.save()
 
     def append_log(self, entry: dict[str, Any]) -> None:
-        """One line of `log.jsonl`."""
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry) + "\n")
+        """One line of `log.jsonl`.
+
+        Raises:
+            RunError: If the directory was removed while the run was at work in it.
+        """
+        if not (self.path / MARK).exists():
+            raise RunError(f"{self.path}: was removed while the run worked in it; the same command begins anew")
+        append_line(self.path / "log.jsonl", entry)
 
     def read_log(self) -> list[dict[str, Any]]:
         """`log.jsonl` by step: what each step logged and what was measured after it; of a step run twice the later."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return []
-        whole = [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
         steps: dict[int, dict[str, Any]] = {}
-        for entry in map(json.loads, whole):
-            steps[entry["step"]] = {**steps.get(entry["step"], {}), **entry}
+        for entry in json_lines(path):
+            if isinstance(step := entry.get("step"), int):
+                steps[step] = {**steps.get(step, {}), **entry}
         return [steps[step] for step in sorted(steps)]
 
 
@@ -221,7 +220,7 @@ def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
 def is_finished(path: Path, recipe: Recipe) -> bool:
     """Whether a directory holds the finished run of this recipe."""
     found = _read_mark(path)
-    return found is not None and bool(found["finished"]) and _same(path, found, recipe)
+    return found is not None and bool(found["finished"]) and _same(path, found, recipe) and not lacks(path)
 
 
 def is_curated(recipe: Recipe) -> bool:
@@ -266,7 +265,7 @@ def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[
         aside = _set_aside(path)
         note = f"{path}: takes the place of a run that diverged{changed}; what it had trained is now in {aside}"
     for old_result in [*(path / name for name in TRAINED), *path.glob("eval/step-*"), path / "eval" / "final"]:
-        _remove(old_result)
+        remove(old_result)
     seconds = {phase: spent for phase, spent in found["seconds"].items() if phase != "train"}
     return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now()}, note
 
@@ -360,22 +359,14 @@ def free_name(path: Path) -> Path:
     return next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.old-{n}")).exists())
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _read_mark(path: Path) -> dict[str, Any] | None:
     mark = path / MARK
     if not mark.is_file():
         return None
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not {"recipe", "finished", "seconds"} <= found.keys():
+    found = read_json(mark)
+    kinds = {"recipe": str, "finished": bool, "seconds": dict, "created": str}
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    if not whole or not all(isinstance(spent, (int, float)) for spent in found["seconds"].values()):
         raise UserError(f"{mark}: damaged; set another output, or remove the directory")
     return found
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UserError
+from holdfast.files import fresh_file
 
 PREFIX = "memory:"
 ROW_PLACES = (("data", "train"), ("data", "test"), ("data", "replay", "path"))
@@ -214,9 +215,8 @@ def keep_copies(directory: Path, given: Any) -> None:
     for name in names_in(given):
         copy = copy_in(directory, name)
         if not copy.exists():
-            side = copy.with_name(f".{copy.name}.{os.getpid()}")
-            shutil.copyfile(rows_path(name), side)
-            os.replace(side, copy)
+            with fresh_file(copy) as side:
+                shutil.copyfile(rows_path(name), side)
 
 
 def names_in(given: Any) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel
 
 from holdfast.body import LlamaBody, fits
 from holdfast.errors import RunError, UserError
+from holdfast.files import fresh_file
 from holdfast.head import Head
 from holdfast.models import adapted, evaluating
 from holdfast.saving import give_rights
@@ -135,9 +135,8 @@ def _name(fingerprints: Iterable[str]) -> str:
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, side)
-    os.replace(side, path)
+    with fresh_file(path) as side:
+        save_file(tensors, side)
     give_rights(path.parent)
 
 

@@ -11,7 +11,7 @@ from holdfast import recipe_peers as peers
 from holdfast.method import Method
 from holdfast.recipe import Recipe, Stage
 from holdfast.recipe_data import DataFile
-from holdfast.registry import REGISTRY, find, name_of
+from holdfast.registry import LONGEST_NAME, REGISTRY, find, name_of
 from holdfast.shorthand import ALIASES, AXES, Path, chosen_class, dotted
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ EXPECTED = {
 """First word of pydantic's error type to what should have been given."""
 
 
+MOST_NAMED = 20
+"""Unknown settings for which the nearest name is looked for."""
+
+
 BESIDE = 0.15
 """How much likelier a setting of the same section is meant than one elsewhere."""
 
@@ -46,7 +50,14 @@ def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any
     grouped: dict[Path, list[dict[str, Any]]] = {}
     for item in error.errors(include_url=False):
         grouped.setdefault(_real_path(item, filled), []).append(dict(item))
-    return [(path, _text(path, items, filled)) for path, items in grouped.items()]
+    named = 0
+    out = []
+    for path, items in grouped.items():
+        unknown = items[0]["type"] == "extra_forbidden"
+        named += unknown
+        many = unknown and (named > MOST_NAMED or len(str(path[-1])) > LONGEST_NAME)
+        out.append((path, "is not a setting" if many else _text(path, items, filled)))
+    return out
 
 
 def _real_path(item: ErrorDetails, data: Any) -> Path:
@@ -77,7 +88,7 @@ def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
     if kind == "literal_error":
         allowed = items[0]["ctx"]["expected"].replace("'", "")
         names = allowed.replace(" or ", ", ").split(", ")
-        close = difflib.get_close_matches(str(items[0]["input"]), names, n=1)
+        close = difflib.get_close_matches(str(items[0]["input"])[:LONGEST_NAME], names, n=1)
         return f"must be {allowed}, not {shown(items[0]['input'])}" + (f"; did you mean {close[0]}?" if close else "")
     if kind in ("model_type", "dict_type") and (keys := _keys_of(path, data)):
         return f"must be a mapping of {keys}, not {shown(items[0]['input'])}"

@@ -33,11 +33,13 @@ from holdfast.recipe_stages import (
     read_aliases,
     written,
 )
-from holdfast.safe_text import printable
+from holdfast.safe_text import printable, unusable_texts
 from holdfast.shorthand import METHODS, Filled, Path, dotted, expand
 
 MOST_PROBLEMS = 50
 """Problems of one recipe that are listed."""
+LONGEST_PROBLEM = 2000
+"""Characters of one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,12 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
             f"{path}: no such recipe"
             + (f"; here are {', '.join(near[:5])}" if near else "; `holdfast init` writes one")
         )
+    with file.open("rb") as handle:  # which may be a pipe, or a device without an end
+        raw = handle.read(4 * recipe_yaml.LARGEST + 1)
+    if len(raw) > 4 * recipe_yaml.LARGEST:
+        raise recipe_yaml.too_large(str(file))
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     data, lines, problems = recipe_yaml.parse(text, str(file))
@@ -129,6 +135,8 @@ def resolve(
     found += read.problems
     notes = [f"{place(labels, where)}: {dotted(where)} {text}" for where, text in read.notes]
     given = read.data
+    if unusable := unusable_texts(given):
+        raise UserErrors("\n".join(_sorted_lines(unusable, labels, given)))
     if folder is not None:
         memory.offer_copies(folder, given)
         notes += _find_beside(given, folder)
@@ -208,6 +216,7 @@ def _sorted_lines(found: list[tuple[Path, str]], labels: dict[Path, str], given:
         return line[0] == COMMAND_LINE, natural, line[1]
 
     texts = [printable(f"{label}: {sentence}", one_line=True) for label, sentence in sorted(lines, key=order)]
+    texts = [text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]}..." for text in texts]
     more = len(texts) - MOST_PROBLEMS
     return texts[:MOST_PROBLEMS] + ([f"and {more:,} more problems like these"] if more > 0 else [])
 

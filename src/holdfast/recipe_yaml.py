@@ -11,10 +11,17 @@ from typing import Any
 import yaml
 
 from holdfast.errors import UserError
-from holdfast.shorthand import Path
+from holdfast.shorthand import Path, dotted
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+LARGEST = 2**18
+"""Characters of a recipe; the longest that people write have a few thousand."""
+MOST = 10_000
+"""Values of a recipe, aliases written out."""
+DEEPEST = 50
+LONGEST_NUMBER = 60
+"""Characters of a number; Python's own conversion gives up at 4,300 digits, and is slow before."""
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
@@ -22,18 +29,53 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path, int], list[tuple[Path, 
     """The data of a YAML text, the 1-based line of every key and list item, and what is wrong (keys given twice).
 
     Raises:
-        UserError: If it is not YAML; the message names `file` and the line.
+        UserError: If it is not YAML, or larger or deeper than any recipe; the message names `file` and the line.
     """
+    if len(text) > LARGEST:
+        raise too_large(file)
+    loader = _Bounded(text, file)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line, what = explain(error, text)
         raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
     except yaml.YAMLError:
         raise UserError(f"{file}: not valid YAML: unreadable character") from None
-    lines: dict[Path, int] = {}
-    problems: list[tuple[Path, str]] = []
-    return (None if node is None else _value(node, (), lines, problems)), lines, problems
+    finally:
+        loader.dispose()
+    read = _Values(file)
+    return (None if node is None else read.value(node, ())), read.lines, read.problems
+
+
+def too_large(file: str) -> UserError:
+    """The error for a text that is no recipe, whatever is in it."""
+    return UserError(f"{file}: is larger than {LARGEST >> 10} KiB, which no recipe is; is it a file of rows?")
+
+
+class _Bounded(yaml.SafeLoader):
+    """YAML's own reader of nodes, which stops where the nesting is deeper, or the nodes are more, than a recipe's."""
+
+    def __init__(self, text: str, file: str) -> None:
+        super().__init__(text)
+        self.file, self.depth, self.nodes = file, 0, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > DEEPEST:
+            line = self.peek_event().start_mark.line + 1
+            raise UserError(f"{self.file}:{line}: more than {DEEPEST} values inside each other, which no recipe has")
+        if self.nodes > MOST:
+            raise _too_many(self.file)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _too_many(file: str) -> UserError:
+    return UserError(
+        f"{file}: has more than {MOST:,} values (an alias counts as what it stands for), which no recipe has; put what "
+        "is long into a file, and name that"
+    )
 
 
 OPENERS = {"while parsing a flow mapping": ("{", "}"), "while parsing a flow sequence": ("[", "]")}
@@ -85,24 +127,57 @@ def _value_above(lines: list[str], line: int) -> str:
     return f"{name.strip()}:" if colon and value.strip() and deeper else ""
 
 
-def _value(node: yaml.Node, path: Path, lines: dict[Path, int], problems: list[tuple[Path, str]]) -> Any:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.ScalarNode):
+class _Values:
+    """Turns nodes into plain data, aliases written out, and notes where each value stands.
+
+    Args:
+        file: The name in messages.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[Path, int] = {}
+        self.problems: list[tuple[Path, str]] = []
+        self._left = MOST
+        self._around: list[yaml.Node] = []
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        """The value of a node, which stands at `path`."""
+        line = node.start_mark.line + 1
+        self.lines.setdefault(path, line)
+        self._left -= 1
+        if self._left < 0:
+            raise _too_many(self.file)
+        if any(node is outer for outer in self._around) or len(self._around) > DEEPEST:
+            raise UserError(f"{self.file}:{line}: an alias inside of what it stands for, which has no end; remove it")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        self._around.append(node)
+        inside = self._sequence if isinstance(node, yaml.SequenceNode) else self._mapping
+        data = inside(node, path)
+        self._around.pop()
+        return data
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        if node.style is None and len(node.value) > LONGEST_NUMBER and NUMBER.fullmatch(node.value):
+            at = f"{self.file}:{node.start_mark.line + 1}: {dotted(path)}"
+            raise UserError(f"{at}: a number of {len(node.value):,} digits, and none needs as many")
         return scalar(node.value) if node.style is None else node.value
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, i), lines, problems) for i, item in enumerate(node.value)]
-    data: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        inner = (*path, key)
-        if key in data:
-            problems.append(
-                (inner, f"is given twice (lines {lines[inner]} and {key_node.start_mark.line + 1}); keep one")
-            )
-            continue
-        lines[inner] = key_node.start_mark.line + 1
-        data[key] = _value(value_node, inner, lines, problems)
-    return data
+
+    def _sequence(self, node: yaml.Node, path: Path) -> list[Any]:
+        return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            inner = (*path, key)
+            if key in data:
+                self.problems.append((inner, f"is given twice (lines {self.lines[inner]} and {line}); keep one"))
+                continue
+            self.lines[inner] = line
+            data[key] = self.value(value_node, inner)
+        return data
 
 
 def scalar(text: str) -> Any:

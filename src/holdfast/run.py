@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Diverged, UserError
+from holdfast.files import fresh_file, sweep
 from holdfast.folder import Folder, environment, is_curated
 from holdfast.live_evaluation import refuse_unmeasured, training_hooks
 from holdfast.readiness import look_ahead
@@ -173,8 +173,10 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe))
     folder = open_folder(resolved, ranks, ui, restart)
-    aside = Path(tempfile.gettempdir()) / f"holdfast-{os.getpid()}.jsonl"  # other processes sample nothing
-    journal = Journal(folder.path / "samples.jsonl" if ranks.main else aside)
+    journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
+    if ranks.main:  # whoever holds the journal is alone here
+        for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
+            sweep(place, everyone=True)
     return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
 
 
@@ -279,7 +281,6 @@ def curate_only(
     path = work.folder.path / "curated.jsonl"
     if out is None:
         return path
-    side = Path(f"{out}.{os.getpid()}")
-    shutil.copyfile(path, side)
-    os.replace(side, out)
+    with fresh_file(Path(out)) as side:
+        shutil.copyfile(path, side)
     return Path(out)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.gate import gate
 from holdfast.evaluation.summary import summarise
-from holdfast.folder import replace_text, versions
+from holdfast.files import replace_file
+from holdfast.folder import versions
 from holdfast.live_evaluation import live_figures, live_tasks
 from holdfast.stages import (
     Work,
@@ -141,7 +142,7 @@ def curves(
     if live:
         out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **live_figures(live, before)})
     for entry in work.folder.read_log():
-        if "loss" not in entry:
+        if not {"tokens", "loss", "learning_rate"} <= entry.keys():
             continue  # measured of a step that a killed run has not logged yet
         found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
         scores = live_figures(live, {name: items for name, (_, items) in found.items()})
@@ -158,6 +159,6 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     from holdfast.report.page import render_run, write_page
 
     write_page(path / "report.html", render_run(report))
-    replace_text(path / "README.md", render_card(report))
+    replace_file(path / "README.md", render_card(report))
     if (path / "model").is_dir():
-        replace_text(path / "model" / "README.md", render_card(report, "."))
+        replace_file(path / "model" / "README.md", render_card(report, "."))

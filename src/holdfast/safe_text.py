@@ -15,6 +15,8 @@ HIDDEN = "***"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal may obey instead of showing it (C0 but for tab and line end, DEL, C1), and half characters."""
 
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
 ADDRESS = re.compile(r"https?:/{0,2}[^\s'\"<>`]+", re.IGNORECASE)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A part of an address that stands in the environment, so that it stands in no recipe: `?key=${MY_KEY}`."""
@@ -111,3 +113,13 @@ def split_address(address: str, setting: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{setting}: {shown} is not an address like http://localhost:8000/v1")
     return parts
+
+
+def unusable_texts(given: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where plain data holds texts that no file or path of a run could hold, and what is wrong with each."""
+    if isinstance(given, (dict, list, tuple)):
+        items = given.items() if isinstance(given, dict) else enumerate(given)
+        return [problem for key, value in items for problem in unusable_texts(value, (*path, key))]
+    if isinstance(given, str) and UNUSABLE.search(given):
+        return [(path, "holds a NUL or half a character, which no file can keep; remove it")]
+    return []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from transformers import (
 )
 
 from holdfast.data.chat_settings import write_settings
+from holdfast.files import fresh_directory
 from holdfast.models import adapted
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def save(
     Args:
         model: Plain, or a `PeftModel` (then only the adapter is written).
         tokenizer: Written beside it with its chat template.
-        directory: Replaced if it exists.
+        directory: Replaced if it exists; of a link only the link.
         stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
         state_dict: The gathered weights, when `model` holds only shards of them.
         dtype: Of the weights in the files; default: as they are. The matrices of an adapter stay as they are.
@@ -100,12 +99,22 @@ def save(
     Returns:
         The directory.
     """
-    directory = Path(directory)
-    side, old = (directory.with_name(f".{directory.name}.{end}") for end in ("partial", "old"))
-    for leftover in (side, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    side.mkdir(parents=True)
+    with fresh_directory(Path(directory)) as side:
+        fill(side, model, tokenizer, stop_ids=stop_ids, state_dict=state_dict, dtype=dtype, chat=chat)
+    return Path(directory)
+
+
+def fill(
+    side: Path,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_ids: Iterable[int] = (),
+    state_dict: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    chat: Chat | None = None,
+) -> None:
+    """Write a model into the empty directory `side`; the rest as `save`."""
     if chat is not None:
         tokenizer, stop_ids = copy.copy(tokenizer), {*stop_ids, *chat.stop_ids}
         tokenizer.chat_template = chat.template.text
@@ -123,12 +132,6 @@ def save(
     tokenizer.save_pretrained(side)
     (side / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     give_rights(side)
-    if directory.exists():
-        os.replace(directory, old)
-    os.replace(side, directory)
-    if old.exists():
-        shutil.rmtree(old)
-    return directory
 
 
 def give_rights(directory: Path) -> None:

@@ -8,12 +8,12 @@ OUTPUT/
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.damage import read_report
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import figures, summarise
@@ -186,7 +186,7 @@ def _read(recipe: Recipe, measured: list[Any]) -> None:
 
 def _pass_gate(told: str, path: Path) -> None:
     """Go no further from a stage that a gate of its own refused."""
-    report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    report = read_report(path / "report.json")
     if report["gate"] and not report["gate"]["passed"]:
         raise GateRefused(f"{told}: the gate refused this result: {'; '.join(report['gate']['reasons'])}")
 
@@ -236,7 +236,7 @@ def _measured(work: Work, base: Items, path: Path, number: int) -> Done:
     subject = subject_of(work, loaded.model, loaded.fingerprint)
     when = path.name if number + 1 < len(stages) else "final"
     items = measured(work, f"measure {stages[number].name}", work.tasks, subject, when, shared=True)
-    report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    report = read_report(path / "report.json")
     return Done(stages[number], report, items, summarise(work.tasks, base, items))
 
 

@@ -18,7 +18,8 @@ from holdfast.data.rows import Row, RowMap, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.measure import Subject, items_in, measure_all
-from holdfast.folder import Folder
+from holdfast.files import fresh_file, sha256_of
+from holdfast.folder import Folder, free_name
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.recipe import Recipe
 from holdfast.registry import find
@@ -75,10 +76,9 @@ def curate(work: Work) -> Rows:
     folder, recipe = work.folder, work.recipe
     source = rows_fingerprint(work.sources.train)
     key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling])
-    known = folder.read_json("data.json")
     path = folder.path / "curated.jsonl"
-    if known and known.get("key") == key and path.exists():
-        return RowFile(path)
+    if (rows := _curated(folder, key, work.ui)) is not None:
+        return rows
     notes: Counter[str] = Counter()
     rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}))
     told = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
@@ -93,7 +93,7 @@ def curate(work: Work) -> Rows:
         "rows": len(work.sources.train), "curated": len(rows),
         "test": len(work.sources.test),
         "fingerprint": source, "counts": dict(counts), "notes": dict(notes),
-        "sampled_tokens": work.journal.sampled_tokens,
+        "sampled_tokens": work.journal.sampled_tokens, "sha256": sha256_of(path),
     }  # fmt: skip
     folder.write_json("data.json", about)
     if told:
@@ -101,15 +101,28 @@ def curate(work: Work) -> Rows:
     return RowFile(path)
 
 
+def _curated(folder: Folder, key: str, ui: Progress) -> RowFile | None:
+    """The rows that were curated before, as they were written; one that was changed since is put aside."""
+    known, path = folder.read_json("data.json"), folder.path / "curated.jsonl"
+    if not path.exists() or not isinstance(known, dict) or known.get("key") != key:
+        return None
+    rows = RowFile(path)
+    if known.get("sha256") == rows.fingerprint:
+        return rows
+    if "sha256" in known:
+        aside = free_name(path)
+        os.replace(path, aside)
+        ui.warn(f"{path}: is not as it was written; the rows are curated again, and what was there is now {aside}")
+    return None
+
+
 def _write_rows(path: Path, rows: Rows) -> Counter[str]:
     """Write rows as JSON lines, whole or not at all, as they come; how many there are of each origin."""
     counts: Counter[str] = Counter()
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    with side.open("w", encoding="utf-8") as handle:
+    with fresh_file(path) as side, side.open("w", encoding="utf-8") as handle:
         for row in rows:
             counts[row.origin] += 1
             handle.write(row.to_line())
-    os.replace(side, path)
     return counts
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,16 +36,17 @@ def write_again(directory: Path) -> tuple[str, Path]:
         UserError: If the directory holds no finished report.
     """
     from holdfast.cli.render import comparison, summary
+    from holdfast.damage import read_report
     from holdfast.report.page import render_compare, write_page
     from holdfast.run_results import write_report
 
     page = directory / "report.html"
     if (directory / "compare.json").exists():
-        found = _read(directory / "compare.json")
+        found = read_report(directory / "compare.json")
         write_page(page, render_compare(found))
         return comparison(found, directory), page
     if (directory / "report.json").exists():
-        found = _read(directory / "report.json")
+        found = read_report(directory / "report.json")
         write_report(directory, found)
         return summary(found, directory), page
     from holdfast.errors import UserError
@@ -56,12 +56,3 @@ def write_again(directory: Path) -> tuple[str, Path]:
     raise UserError(
         f"{directory}: neither report.json nor compare.json is here; give the directory of a run or comparison"
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from holdfast.errors import UserError
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None

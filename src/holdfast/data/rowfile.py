@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.data.rows import LazyRows, Row, Rows, fingerprint
+from holdfast.files import fresh_directory
 
 
 class RowFile(LazyRows):
@@ -65,14 +64,8 @@ class RowFile(LazyRows):
     @classmethod
     def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
         """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
-        side = directory.with_name(f".{directory.name}.{os.getpid()}")
-        side.mkdir(parents=True, exist_ok=True)
-        try:
+        with fresh_directory(directory, replace=False) as side:
             cls._fill(rows, side)
-            if not directory.exists():
-                os.replace(side, directory)
-        finally:
-            shutil.rmtree(side, ignore_errors=True)
         return cls.open(directory)
 
     @staticmethod

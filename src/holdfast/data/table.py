@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -18,6 +16,7 @@ from holdfast.data.chat import Chat, Encoding, is_text
 from holdfast.data.kinds import Column, Kind, conversations
 from holdfast.data.rows import Message, Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
+from holdfast.files import fresh_directory
 
 __all__ = ["TableReport", "TokenTable", "build_table"]
 
@@ -194,19 +193,13 @@ def build_table(
         return table, report
     directory = Path(cache) / f"table-{name[:24]}"
     if not directory.exists():
-        side = directory.with_name(f".{directory.name}.{os.getpid()}")
-        side.mkdir(parents=True, exist_ok=True)
-        try:
+        with fresh_directory(directory, replace=False) as side:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
                 writer = _Writer((ids, trained))
                 report = _fill(writer, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
             writer.save(side)
             _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
-            if not directory.exists():
-                os.replace(side, directory)
-        finally:
-            shutil.rmtree(side, ignore_errors=True)
     table = TokenTable.open(directory, columns=names, fingerprint=name)
     return table, TableReport(**json.loads((directory / "report.json").read_text()))
 

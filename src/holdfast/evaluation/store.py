@@ -7,12 +7,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
-from holdfast.evaluation.base import Item, Task, TaskInfo
+from holdfast.evaluation.base import UNITS, Item, Task, TaskInfo
+from holdfast.files import read_json, replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,7 @@ class Store:
         if found is None or found[0]["fingerprint"] != fingerprint:
             return None
         if not self.keyed and found[0]["task"] != asdict(task.info):  # another role; the figures are the same
-            _replace(path.with_suffix(".json"), json.dumps({**found[0], "task": asdict(task.info)}))
+            replace_file(path.with_suffix(".json"), json.dumps({**found[0], "task": asdict(task.info)}))
         return found[1]
 
     def tensors(self, task: Task, fingerprint: str) -> dict[str, Tensor] | None:
@@ -84,10 +85,11 @@ class Store:
             header["tensors"] = hashlib.sha256(data).hexdigest()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            patience = 60.0 if self.keyed else 0.0  # processes of other machines and containers may write here too
             if tensors is not None:
-                _replace(path.with_suffix(".safetensors"), data)
-            _replace(path, text)
-            _replace(path.with_suffix(".json"), json.dumps(header))
+                replace_file(path.with_suffix(".safetensors"), data, patience=patience)
+            replace_file(path, text, patience=patience)
+            replace_file(path.with_suffix(".json"), json.dumps(header), patience=patience)
         except OSError as error:
             hint = "; set HOLDFAST_CACHE to a directory that can be written" if self.keyed else ""
             raise UserError(f"{path}: cannot be written ({error.strerror}){hint}") from error
@@ -104,21 +106,29 @@ class Store:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], list[Item]] | None:
-    header = path.with_suffix(".json")
-    if not (path.exists() and header.exists()):
+    """What was measured and its items; `None` where either file is missing or damaged, so that it is measured again."""
+    known = read_json(path.with_suffix(".json"))
+    whole = isinstance(known, dict) and isinstance(known.get("fingerprint"), str) and _is_info(known.get("task"))
+    if not whole or not path.exists():
         return None
-    known, text = json.loads(header.read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
-    if known["sha256"] != _sha256(text):
+    data = path.read_bytes()
+    if known.get("sha256") != hashlib.sha256(data).hexdigest():
         return None
+    text = data.decode()
     # Not splitlines(): answers may hold other Unicode line separators.
     return known, [Item.from_json(json.loads(line)) for line in text.split("\n") if line]
 
 
+def _is_info(task: Any) -> bool:
+    """Whether plain data is what a `TaskInfo` is made of."""
+    names = {part.name for part in fields(TaskInfo)}
+    return (
+        isinstance(task, dict)
+        and {"name", "kind"} <= set(task) <= names
+        and all(isinstance(value, str) for value in task.values())
+        and task["kind"] in UNITS
+    )
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _replace(path: Path, content: str | bytes) -> None:
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    side.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(side, path)

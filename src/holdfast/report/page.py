@@ -6,7 +6,6 @@ always text. A content policy in the page forbids scripts and loads besides.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from holdfast.files import replace_file
 from holdfast.report import curve_plots, plots, ranking, words
 from holdfast.shorthand import LAB_MODELS
 
@@ -401,8 +401,5 @@ def write_page(path: str | Path, html: str) -> Path:
     Raises:
         OSError: The directory does not exist or cannot be written.
     """
-    path = Path(path)
-    side = path.with_name(f".{path.name}.part")
-    side.write_text(html, encoding="utf-8")
-    os.replace(side, path)
-    return path
+    replace_file(Path(path), html)
+    return Path(path)

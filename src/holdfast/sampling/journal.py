@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
+from holdfast.files import replace_file
 from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 
 SYNC_SECONDS = 5.0
@@ -33,18 +35,22 @@ class Journal:
 
     Args:
         path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off, and
-            lines whose parts are of the wrong types are removed.
+            lines whose parts are of the wrong types are removed. `None` for one that ends with the process.
     Raises:
         UserError: If another process has the journal open, or a line in it is not one the journal wrote.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = Path("journal" if path is None else path)
         self._samples: dict[str, Sample] = {}
         self._facts: dict[str, Any] = {}
         self._tokens = 0
-        self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._file: IO[bytes]
+        if path is None:
+            self._file = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by close()
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
         self._synced = time.monotonic()
         try:
             self._lock()
@@ -187,13 +193,8 @@ class Journal:
         data = self._file.read()
         ends = [0, *(end for _, end in bad)]
         kept = b"".join(data[end:begin] for end, (begin, _) in zip(ends, bad, strict=False)) + data[ends[-1] :]
-        side = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with open(side, "wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
         self._file.close()
-        os.replace(side, self.path)
+        replace_file(self.path, kept)
         self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
         self._lock()
 

@@ -4,7 +4,7 @@ checkpoints/step-000400/
   model.safetensors      the trained weights (adapter.safetensors when an adapter is trained)
   optimizer.safetensors  its state, flat names starting with the parameter's
   rng.safetensors        states of the random generators as byte tensors
-  state.json             step, counters, metrics, what made it, and the SHA-256 of each file beside it
+  state.json             step, counters, metrics, what made it, the SHA-256 of each file beside it and of all this
 checkpoints/best-000300/ the trained weights alone, of the best step so far (`train.keep: best`)
 """
 
@@ -24,12 +24,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdfast.errors import RunError, UserError
+from holdfast.files import read_json, remove, sha256_of
 from holdfast.saving import give_rights
 
 COMPLETE = re.compile(r"step-(\d{6,})")
 BEST = re.compile(r"best-(\d{6,})")
 PARTIAL = ".partial"
 STATE = "state.json"
+DIGEST = "sha256"
+"""Key under which the rest of `state.json` is hashed."""
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ def save_best(root: Path, checkpoint: Checkpoint) -> Path:
         RunError: If they cannot be written.
     """
     final = best_at(root, checkpoint.step)
-    _clear(final)  # of a run that was killed after it
+    remove(final)  # of a run that was killed after it
     _write(final, checkpoint)
     return final
 
@@ -90,8 +93,8 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     side = final.with_name(final.name + PARTIAL)
     try:
         if not (final / STATE).is_file():
-            _clear(final)
-            _clear(side)
+            remove(final)
+            remove(side)
             side.mkdir(parents=True)
             _fill(side, checkpoint)
             os.rename(side, final)
@@ -131,8 +134,10 @@ def _fill(side: Path, checkpoint: Checkpoint) -> None:
         path = side / f"{stem}.safetensors"
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
         _sync(path)
-        hashes[path.name] = _sha256(path)
+        hashes[path.name] = sha256_of(path)
     state = {"step": checkpoint.step, "made_by": checkpoint.made_by, "files": hashes, **checkpoint.state}
+    state = json.loads(json.dumps(state))  # as it is read back
+    state[DIGEST] = _digest(state)
     with (side / STATE).open("w", encoding="utf-8") as handle:
         json.dump(state, handle, indent=1)
         handle.flush()
@@ -156,7 +161,7 @@ def newest(root: Path) -> Path | None:
 def sweep(root: Path) -> None:
     """Remove what a killed writer left half done."""
     for path in root.glob(f"*{PARTIAL}"):
-        _clear(path)
+        remove(path)
 
 
 def load(path: Path, made_by: dict[str, Any]) -> Checkpoint:
@@ -165,16 +170,35 @@ def load(path: Path, made_by: dict[str, Any]) -> Checkpoint:
     Raises:
         UserError: If it was made with other settings (they are named), or a file is damaged.
     """
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    state = _read_state(path)
     _check_maker(path, state["made_by"], made_by)
     tensors = {}
     for name, digest in state["files"].items():
         file = path / name
-        if not file.is_file() or _sha256(file) != digest:
-            raise UserError(f"{file}: missing or damaged; remove {path} to go on from the checkpoint before it, if any")
+        if not file.is_file() or sha256_of(file) != digest:
+            raise _damaged(path, file)
         tensors[file.stem] = load_file(file)
     rest = {k: v for k, v in state.items() if k not in ("step", "made_by", "files")}
     return Checkpoint(state["step"], tensors, state["made_by"], rest)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """`state.json` of a checkpoint; one that does not fit its own hash is no better than none."""
+    state = read_json(path / STATE)
+    kinds = {"step": int, "made_by": dict, "files": dict}
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+        raise _damaged(path, path / STATE)
+    if state.pop(DIGEST, None) not in (None, _digest(state)):  # older versions wrote none
+        raise _damaged(path, path / STATE)
+    return state
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, file: Path) -> UserError:
+    return UserError(f"{file}: missing or damaged; remove {path} to go on from the checkpoint before it, if any")
 
 
 def _check_maker(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -192,12 +216,7 @@ def _remove(path: Path) -> None:
     """Renamed first, so that a kill in the middle leaves no half checkpoint under a complete one's name."""
     side = path.with_name(path.name + PARTIAL)
     os.rename(path, side)
-    _clear(side)
-
-
-def _clear(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
+    remove(side)
 
 
 def _sync(path: Path) -> None:
@@ -206,14 +225,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 22):
-            digest.update(block)
-        return digest.hexdigest()
 
 
 def _reason(error: Exception) -> str:

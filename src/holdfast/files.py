@@ -1,0 +1,207 @@
+"""Files and directories that are whole or absent: filled under a side name, synced, renamed; leftovers are swept.
+
+A side name is `.NAME.PID` (a directory: `.NAME.PID.partial`), so that two processes never write into one. A process
+that is killed leaves its own behind; whoever writes NAME next removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SIDE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(\.partial|\.old)?", re.DOTALL)
+ABANDONED = 24 * 3600.0
+"""Seconds after which a side file is nobody's, where it cannot be known whether its writer still runs."""
+
+
+def side_name(path: Path, end: str = "") -> Path:
+    """Where this process writes what `path` will be."""
+    return path.with_name(f".{path.name}.{os.getpid()}{end}")
+
+
+def replace_file(path: Path, content: str | bytes, *, patience: float = 0.0) -> None:
+    """Write a file, whole or not at all; a text as UTF-8 with its line ends as they are."""
+    with fresh_file(path, patience=patience) as side:
+        side.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def fresh_file(path: Path, *, patience: float = 0.0) -> Iterator[Path]:
+    """The side name of a file to write inside; after that it is synced and renamed, or removed if anything failed.
+
+    Args:
+        patience: As `sweep` takes it.
+    """
+    side = side_name(path)
+    sweep(path.parent, path.name, patience=patience)
+    try:
+        yield side
+        _sync(side)
+        os.replace(side, path)
+    except BaseException:
+        side.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def fresh_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """An empty directory to fill inside; after that it is synced and has the name `target`, or is removed.
+
+    Args:
+        target: A directory or link of that name gives way; what a link leads to stays as it is.
+        replace: Whether it gives way; else what was made is dropped, as another process has made the same.
+    """
+    side, old = side_name(target, ".partial"), side_name(target, ".old")
+    sweep(target.parent, target.name)
+    remove(side)
+    side.mkdir(parents=True)
+    try:
+        yield side
+        for path in [*side.rglob("*"), side]:
+            _sync(path)
+        if replace or not os.path.lexists(target):
+            _put(side, target, old)
+    finally:
+        remove(side)
+
+
+def _put(side: Path, target: Path, old: Path) -> None:
+    """Let `side` take the place of what `target` names; if that fails, that stays."""
+    there = os.path.lexists(target)
+    if there:
+        remove(old)
+        os.replace(target, old)
+    try:
+        os.replace(side, target)
+    except OSError:
+        if there:
+            os.replace(old, target)
+        raise
+    remove(old)
+
+
+def sweep(directory: Path, name: str | None = None, *, everyone: bool = False, patience: float = 0.0) -> None:
+    """Remove what killed processes left half written in a directory.
+
+    Args:
+        name: Only what was to have this name.
+        everyone: Also what seems to be of a process that runs: only this process writes here.
+        patience: Seconds that pass before anything is removed, where machines share the directory.
+    """
+    if not directory.is_dir():
+        return
+    for path in directory.glob(".*"):
+        found = SIDE.fullmatch(path.name)
+        if (
+            found
+            and (name is None or found["name"] == name)
+            and (everyone or _abandoned(path, int(found["pid"]), patience))
+        ):
+            remove(path)
+
+
+def _abandoned(path: Path, pid: int, patience: float) -> bool:
+    """Whether a side file has no writer any more; a number is used again, and says nothing of another machine."""
+    try:
+        age = time.time() - path.lstat().st_mtime
+    except OSError:  # its writer has just renamed it
+        return False
+    return age > ABANDONED or (age >= patience and not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is a process of this number on this machine; this process has no part in what was left over."""
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a whole directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; `None` where there is no file, or what is there is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):  # cut off, zeroed by a crash of the machine, not text
+        return None
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; lines that hold none (torn, zeroed, joined with another) are passed over."""
+    with path.open("rb") as handle:
+        for line in handle:
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                yield found
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add an object to a JSON-lines file, on a line of its own even where the last one was torn."""
+    with path.open("a+b") as handle:
+        torn = False
+        if handle.tell():
+            handle.seek(-1, os.SEEK_END)
+            torn = handle.read(1) != b"\n"
+        handle.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+
+
+def cut_off(weights: Path) -> str:
+    """What is wrong with the length of a safetensors file; "" where its header and its size agree."""
+    size = weights.stat().st_size
+    with weights.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or length > size - 8:
+            return f"cut off after {size:,} bytes"
+        try:
+            header = json.loads(handle.read(length))
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return "its header is damaged"
+    wanted = 8 + length + max(ends, default=0)
+    return "" if wanted == size else f"has {size:,} of {wanted:,} bytes"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk."""
+    if path.is_symlink() or sys.platform == "win32":  # which syncs only what was opened for writing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
