@@ -65,4 +65,3 @@ class Dial(Inference):
                 else:
                     weight.copy_(torch.lerp(start.float(), weight.float(), self.point))
         return model
-
