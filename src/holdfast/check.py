@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from holdfast.data.batches import Encoded, TokenTable
     from holdfast.data.chat import Chat
     from holdfast.data.table import TableReport
+    from holdfast.evaluation.base import Task
 
 SHOWN = 3
 
@@ -50,26 +51,24 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
 
 def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
-    from holdfast.curators.replay import Replay
     from holdfast.data.chat_settings import make_chat
     from holdfast.estimate import estimate_costs
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
     from holdfast.live_evaluation import refuse_unmeasured
-    from holdfast.models import context_length, load
+    from holdfast.models import context_length, embeddings_of, load
     from holdfast.placement import choose_device
-    from holdfast.sources import open_beside, read_sources
-    from holdfast.stages import before_curation, beyond_context, curators_of, encode, trained
+    from holdfast.sources import read_sources
+    from holdfast.stages import before_curation, beyond_context, encode, trained
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
     ui.phase("check data")
     sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
-    for curator in curators_of(recipe):
-        if isinstance(curator, Replay):
-            open_beside(recipe, curator.path, curator.columns, curator.ignore, ui.line)
+    _open_beside(recipe, ui)
     base = load(recipe.model, device=choose_device(recipe.device))
     chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=warnings.append)
+    chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
     if warning := nothing_kept(tasks):
@@ -84,17 +83,33 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     table, told = encode(as_read, trained(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)
     warnings += plan.warnings
+    for line in plan.remarks:
+        ui.line(line)
     ui.phase("estimate")
     return {
         "rows": _counts(told, len(sources.test)),
         "lengths": _lengths(told),
-        "measured": [
-            {"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks
-        ],
+        "measured": _measurements(tasks),
         **_examples(as_read, table, chat),
         **estimate_costs(recipe, base.model, table, plan, tasks, len(rows)),
         "warnings": warnings,
     }  # fmt: skip
+
+
+def _open_beside(recipe: Recipe, ui: Progress) -> None:
+    """Open what is trained on beside the recipe's own rows."""
+    from holdfast.curators.replay import Replay
+    from holdfast.sources import open_beside
+    from holdfast.stages import curators_of
+
+    for curator in curators_of(recipe):
+        if isinstance(curator, Replay):
+            open_beside(recipe, curator.path, curator.columns, curator.ignore, ui.line)
+
+
+def _measurements(tasks: list[Task]) -> list[dict[str, Any]]:
+    """What is measured before and after."""
+    return [{"role": t.role, "name": t.name, "kind": t.kind, "unit": t.info.unit.name, "n": len(t.rows)} for t in tasks]
 
 
 def _counts(told: TableReport, test: int) -> dict[str, Any]:

@@ -184,11 +184,13 @@ def _measured(
     from holdfast.data.chat_settings import ChatSettings
     from holdfast.evaluation.measure import Subject, items_in, measure_all, precision_of
     from holdfast.evaluation.store import Store, shared_store
+    from holdfast.models import embeddings_of
     from holdfast.policy import Policy
     from holdfast.sampling.engines import drawing
     from holdfast.sampling.native import NativeEngine
 
     chat = (settings or ChatSettings()).chat(loaded.tokenizer)
+    chat.limit_to(embeddings_of(loaded.model))
     engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
     policy, extra = Policy(loaded.model), precision_of(loaded.model)
     subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)

@@ -89,6 +89,12 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
     return Loaded(put(model, device).eval(), tokenizer, path, fingerprint_of(path), lab, own, device)
 
 
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """A model with the modules and shapes of a configuration, and no memory for weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def put(model: Model, device: torch.device) -> Model:
     """`model`, moved to `device`."""
     return model.to(device)  # type: ignore[arg-type]  # its wrapper hides the type
@@ -115,14 +121,21 @@ def context_length(config: PretrainedConfig) -> int | None:
     return found
 
 
+def embeddings_of(model: Model) -> int:
+    """How many token ids the model has an input embedding for."""
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]  # of any module, says the stub
+
+
+def load_skeleton(name: str | Path) -> PreTrainedModel:
+    """The modules and shapes of a model called as in `load`, without its weights (and without its adapter)."""
+    path = locate(name)
+    return skeleton(_config(adapter_base(path) if (path / "adapter_config.json").exists() else path))
+
+
 def load_context(name: str | Path) -> int | None:
     """`context_length` of a model called as in `load`, without its weights."""
     path = locate(name)
-    base = adapter_base(path) if (path / "adapter_config.json").exists() else path
-    try:
-        return context_length(AutoConfig.from_pretrained(base, trust_remote_code=False))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{base}: no configuration that transformers can read: {first_line(error)}") from error
+    return context_length(_config(adapter_base(path) if (path / "adapter_config.json").exists() else path))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -21,6 +21,8 @@ def look_ahead(recipe: Recipe, judge: Judge | None, model: Model | None = None, 
     Raises:
         UserError: What the run would have raised after its first hours.
     """
+    from holdfast.models import load_skeleton
+
     judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
     if samples and any(curator.samples for curator in recipe.curate):
         try_engine(recipe.sampling.engine, recipe.sampling.model)
@@ -28,7 +30,7 @@ def look_ahead(recipe: Recipe, judge: Judge | None, model: Model | None = None, 
         judge.look_ahead()
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
-    recipe.tuner.look_ahead(model if model is not None else skeleton(recipe.model))
+    recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))
 
 
 def try_engine(kind: str, name: str | None) -> None:
@@ -45,16 +47,3 @@ def try_engine(kind: str, name: str | None) -> None:
         from holdfast.sampling.endpoint import EndpointEngine
 
         _ = EndpointEngine(kind, name).model
-
-
-def skeleton(name: str) -> Model:
-    """A model with its modules and shapes, and no weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from holdfast.models import adapter_base, locate
-
-    path = locate(name)
-    path = adapter_base(path) if (path / "adapter_config.json").exists() else path
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=False))

@@ -145,7 +145,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     from holdfast.data.chat_settings import make_chat
     from holdfast.evaluation.probe import affordable
     from holdfast.evaluation.tasks import build_tasks, nothing_kept
-    from holdfast.models import context_length, load
+    from holdfast.models import context_length, embeddings_of, load
     from holdfast.placement import choose_device
     from holdfast.sampling.journal import Journal
     from holdfast.sources import read_sources
@@ -160,6 +160,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if trains:
         refuse_adapter(base.path, recipe.model)
     chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=ui.warn)
+    chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     if trains:
         refuse_unmeasured(recipe, tasks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
@@ -51,6 +53,10 @@ WRONG = {
         ["tuner={name: lora, target_modules: '.*\\.wq'}"], "tuner.target_modules: .*\\.wq matches no module of Llama"),
     "no expression": (
         ["tuner={name: lora, target_modules: '*_proj('}"], "tuner.target_modules: *_proj( is not a regular expression"),
+    "modules that have no weights to adapt": (
+        ["tuner={name: lora, target_modules: norm}"], "tuner: PEFT cannot adapt this model so: Target module Llama"),
+    "experts that are not there": (
+        ["tuner={name: lora, target_parameters: [mlp.experts.down_proj]}"], "tuner.target_parameters: mlp.experts"),
     "modules to save that are not there": (
         ["tuner={name: lora, modules_to_save: [score]}"], "tuner.modules_to_save: score not found in LlamaForCausalLM"),
 }  # fmt: skip
@@ -63,6 +69,31 @@ def test_check_and_train_refuse_alike_and_write_nothing(name: str, place: Path) 
     for verb in ("check", "train"):
         assert said(verb, "run.yaml", *settings).startswith(text)
     assert not (place / "out").exists()
+
+
+def odd_tokenizer(folder: Path, tiny_dir) -> None:
+    """A model whose tokenizer has a token, used by its template or for padding only, that it has no embedding for."""
+    shutil.copytree(tiny_dir("gpt2", n_positions=512), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|extra|>"], "pad_token": "<|padding|>"})
+    tokenizer.save_pretrained(folder)
+
+
+def test_tokens_without_an_embedding_are_refused_and_may_pad(place: Path, tiny_dir) -> None:
+    odd_tokenizer(place / "odd", tiny_dir)
+    rows = [{"prompt": f"Add {i} and 2.", "completion": f"The answer is {i + 2}."} for i in range(8)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = ["model=odd", "data={train: rows.jsonl, test: 0.25}", "judge=number", "evaluate.keep=[]"]
+    run("check", "run.yaml", *settings)
+    run("train", "run.yaml", *settings)
+    rows[3]["completion"] = "It is <|extra|>."
+    rows[3]["prompt"] = "<|extra|> " * 2
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for verb in ("check", "train"):
+        text = said(verb, "run.yaml", *settings, "output=other")
+        assert text.startswith("token 321 (<|extra|>) is unknown to the model, which has 320 embeddings")
+    assert not (place / "other").exists()
+    assert said("eval", "odd", "rows.jsonl", "--judge", "number").startswith("token 321")
 
 
 @pytest.mark.parametrize("given", ["q_proj", "'q_proj, v_proj'", "[q_proj]", "'.*\\.q_proj'"])

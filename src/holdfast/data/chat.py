@@ -102,6 +102,7 @@ class Chat:
             self.stop_ids.add(int(end))  # type: ignore[arg-type]  # the stub forgets that one token gives one id
         pad = tokenizer.pad_token_id
         self.pad_id: int = int(pad) if pad is not None else min(self.stop_ids)
+        self._embeddings: int | None = None
         self._backend: Tokenizer | None = None
         self._backend = self._fast_backend()
         self._anchors = self._call(list(ANCHORS))
@@ -188,6 +189,29 @@ class Chat:
         special = set(self.tokenizer.all_special_ids) - set(self._kept)
         ids = [i for i in ids if i not in special]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def limit_to(self, embeddings: int) -> None:
+        """Refuse, from now on, tokens that a model with this many input embeddings does not know.
+
+        A padding token may lie beyond them, as in tokenizers that were given one: another pads then.
+        """
+        self._embeddings = embeddings
+        if self.pad_id >= embeddings:
+            self.pad_id = 0
+
+    def refuse_unknown(self, ids: np.ndarray) -> None:
+        """See that the model of `limit_to` has an embedding for every token of `ids` [n].
+
+        Raises:
+            UserError: With the first token it has none for.
+        """
+        if self._embeddings is not None and len(ids) and ids.max() >= self._embeddings:
+            token = int(ids[ids >= self._embeddings][0])
+            raise UserError(
+                f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)}) is unknown to the model, which has "
+                f"{self._embeddings:,} embeddings: the tokenizer beside it has tokens too many; put the model's own "
+                "tokenizer there, or a model with enlarged embeddings (resize_token_embeddings)"
+            )
 
     # ---- pieces ---------------------------------------------------------------------------------------------------
 
@@ -336,7 +360,9 @@ class Chat:
             trained += [piece.trained] * (len(part) + len(piece.close))
         mask = np.array(trained, dtype=np.bool_)
         mask[:1] = False  # nothing stands before the first token to predict it from
-        return np.array(ids, dtype=np.int32), mask
+        found = np.array(ids, dtype=np.int32)
+        self.refuse_unknown(found)
+        return found, mask
 
 
 def is_text(messages: Sequence[Message]) -> bool:

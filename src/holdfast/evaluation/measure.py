@@ -368,6 +368,8 @@ def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]
     policy = need(subject.policy, "policy")
     found = [0.0] * len(encoded)
     with evaluating(policy.model):
+        for sequence in encoded:
+            subject.chat.refuse_unknown(sequence.ids)
         for numbers in by_area(encoded, subject.micro_tokens):
             batch = batch_of([encoded[i] for i in numbers], subject)
             logps = policy.token_logps(batch).cpu().double().numpy()  # [N]

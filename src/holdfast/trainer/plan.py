@@ -28,18 +28,21 @@ class Plan:
         size: Of each, in tokens.
         learning_rate: The rate and where it comes from, in words.
         warnings: One line each, with what to do.
+        remarks: What the tuner comes to, one line each.
     """
 
     steps: int
     size: StepSize
     learning_rate: str
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The plan in sentences, for the log."""
         return [
             f"{self.steps:,} step{'' if self.steps == 1 else 's'}, {self.size.text}",
             f"learning rate {self.learning_rate}, for steps of {self.size.tokens:,} tokens: change both together",
+            *self.remarks,
         ]
 
 
@@ -59,7 +62,7 @@ def plan_training(
     source = sources.get("optimizer.learning_rate", "default")
     rate = f"{recipe.optimizer.learning_rate:g} ({_origin(source, name_of(recipe.optimizer))})"
     warnings = (*report.warnings(), *_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
-    return Plan(steps, size, rate, (*warnings, *recipe.tuner.cautions(model)))
+    return Plan(steps, size, rate, (*warnings, *recipe.tuner.cautions(model)), tuple(recipe.tuner.remarks(model)))
 
 
 def _origin(source: str, optimizer: str) -> str:

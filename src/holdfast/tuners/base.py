@@ -42,6 +42,10 @@ class Tuner(Method):
         """What about these settings looks wrong for `model`, before `apply`: one line each, with what to do."""
         return []
 
+    def remarks(self, model: Model) -> list[str]:
+        """What these settings come to for `model`, before `apply`: one line each."""
+        return []
+
     def base(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.tuners.base import Tuner
-from holdfast.tuners.modules import see_names, see_targets, shapes, targets_of
+from holdfast.tuners.modules import ALL, see_names, see_parameters, see_targets, shapes, targets_of
+from holdfast.tuners.reach import Reach, adapters_of, reach_of
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel
 
     from holdfast.models import Model
@@ -50,6 +52,9 @@ class LoRA(Tuner):
         "all-linear",
         description="Names of the adapted modules, a regular expression, or all-linear (all but the head).",
     )
+    target_parameters: tuple[str, ...] = Field(
+        (), description="Beside them, tensors of experts that are no modules, such as mlp.experts.gate_up_proj."
+    )
     modules_to_save: tuple[str, ...] = Field((), description="Modules trained in full and stored with the adapter.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
     dora: bool = Field(False, description="Weight-decomposed LoRA.")
@@ -64,16 +69,23 @@ class LoRA(Tuner):
             UserError: If `target_modules` matches nothing in the model.
         """
         import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
-        self.look_ahead(model)
-        targets = targets_of(self.target_modules)
-        config = LoraConfig(
+        self._see(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return get_peft_model(model, self._config(model))
+
+    def _config(self, model: Model) -> LoraConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
             lora_dropout=self.dropout,
-            target_modules=targets,
+            target_modules=targets_of(self.target_modules),
+            target_parameters=list(self.target_parameters) or None,
             modules_to_save=list(self.modules_to_save) or None,
             use_rslora=self.rslora,
             use_dora=self.dora,
@@ -81,17 +93,34 @@ class LoRA(Tuner):
             # GPT-2 stores its linear maps transposed; PEFT asks to be told.
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, config)
 
     def look_ahead(self, model: Model) -> None:
-        """See that every name is that of a module, and that an expression matches some."""
+        """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
+        self._see(model)
+        self._reach(model)
+
+    def _see(self, model: Model) -> None:
         see_targets(model, targets_of(self.target_modules))
         see_names("modules_to_save", model, list(self.modules_to_save))
+        see_parameters(model, self.target_parameters)
+
+    def _reach(self, model: Model) -> Reach:
+        config = self._config(model)
+        if self.init != "default":
+            config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
+        return reach_of(adapters_of(model, config))
+
+    def remarks(self, model: Model) -> list[str]:
+        """A line with the share of the weights that adapters sit beside."""
+        found = self._reach(model)
+        return [f"adapters sit beside {found.adapted / found.weights:.0%} of the model's {found.weights:,} weights"]
 
     def cautions(self, model: Model) -> list[str]:
-        """A line when the rank is above that of matrices it updates: more parameters than the whole matrix has."""
+        """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
+        return [*self._high_rank(model), *(self._reach(model).left_out() if self.target_modules == ALL else ())]
+
+    def _high_rank(self, model: Model) -> list[str]:
+        """More parameters than the whole matrix has."""
         smaller = [shape for shape in shapes(model, targets_of(self.target_modules)) if min(shape) < self.r]
         if not smaller:
             return []

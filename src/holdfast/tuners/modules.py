@@ -65,6 +65,22 @@ def see_names(key: str, model: Model, wanted: list[str]) -> None:
         )
 
 
+def see_parameters(model: Model, wanted: tuple[str, ...]) -> None:
+    """See that every name is the end of a parameter's path.
+
+    Raises:
+        UserError: If not.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    missing = [name for name in wanted if not any(path == name or path.endswith(f".{name}") for path in names)]
+    if missing:
+        some = sorted({name.split(".", 3)[-1] for name in names if ".experts." in name})[:2]
+        raise UserError(
+            f"tuner.target_parameters: {', '.join(missing)} not found in {type(model).__name__}; "
+            + (f"use names such as {', '.join(some)}" if some else "it keeps no experts as tensors: leave it out")
+        )
+
+
 def shapes(model: Model, targets: str | list[str]) -> list[tuple[int, int]]:
     """Shapes of the linear maps that `targets` names."""
     from torch import nn
