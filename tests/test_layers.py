@@ -21,7 +21,7 @@ LEVELS = [
     {"report"},
     {"damage", "first_look", "folder", "readiness", "sources", "stages", "run", "run_results", "live_evaluation",
      "staged",
-     "compare", "check", "estimate", "export",
+     "compare", "comparability", "check", "estimate", "export",
      "measure", "lab", "api"},
     {"cli"},
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast.comparability import doubts
 from holdfast.damage import read_report
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import side_by_side
@@ -286,6 +287,7 @@ def summarise_runs(
         entry["curves"] = [report["curves"] for report in reports]
         entry["steps"] = [report["training"]["steps"] for report in reports]
         entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)
+        entry["doubts"] = doubts(entry, reports)
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
     report = {

@@ -61,7 +61,13 @@ def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
 def test_another_recipe_is_refused_by_what_differs_or_begins_anew(place: Path) -> None:
     run("compare", "run.yaml", "-m", "sft", "output=mine")
     assert "already finished" in run("compare", "run.yaml", "-m", "sft", "output=mine").stderr
-    run("compare", "run.yaml", "-m", "sft,half", "output=mine")
+    both = run("compare", "run.yaml", "-m", "sft,half", "output=mine").stdout
+    assert "against sft, paired" in both
+    assert "not to be judged here: sft: the target did not clearly move at learning rate 0.0003" in both
+    (sft, half), page = json.loads((place / "mine/compare.json").read_text())["runs"], place / "mine/report.html"
+    assert sft["versus"]["half"]["gain"]["delta"] == -half["versus"]["sft"]["gain"]["delta"]
+    assert half["versus"]["sft"]["loss"]["reading"] == "cannot tell", "four questions"
+    assert "Against sft, paired" in page.read_text(encoding="utf-8")
     end = "; set another output (or --out), or add --restart, which keeps the old ones as mine.old-1"
     assert said("compare", "run.yaml", "-m", "sft", "output=mine", "data.limit=12") == (
         "mine: holds another comparison, whose run sft-seed0 is a finished one: data.limit is 12 here and 16 there"

@@ -140,10 +140,31 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
     early = [f"steps of {run['method']}: {text}" for run in compare["runs"] if (text := words.steps_compared(run))]
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
+        *contrasts(compare),
         "\n".join(part for part in (foot, budget, *early, *gates(compare)) if part),
         "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
+        "\n".join(f"not to be judged here: {text}" for text in ranking.doubted(compare)),
     ]
-    return "\n\n".join(parts) + where(directory)
+    return "\n\n".join(part for part in parts if part) + where(directory)
+
+
+def contrasts(compare: dict[str, Any]) -> list[str]:
+    """The table of paired differences from the first method, where there is a second."""
+    found = ranking.contrasts(compare)
+    if not found:
+        return []
+    rows = [[one["method"], *_contrast(one["gain"]), *_contrast(one["loss"])] for one in found]
+    part = ("95 % interval", "")
+    head = (f"against {found[0]['than']}, paired", "gained more", *part, "lost more", *part)
+    return [table(rows, head, right=(1, 2, 4, 5)), f"differences below {found[0]['margin']:g} points count as none"]
+
+
+def _contrast(part: dict[str, Any] | None) -> list[str]:
+    """Difference, interval, and what they say."""
+    if part is None:
+        return [words.MISSING, "", ""]
+    unit = " %" if part["unit"] == "%" else ""
+    return [words.signed(part["delta"]) + unit, words.bracket(part["low"], part["high"]), part["reading"]]
 
 
 def where(directory: Path | str | None) -> str:
@@ -231,14 +252,29 @@ def reproduction(found: dict[str, Any]) -> str:
         (row["what"], str(row["paper"]), str(row["ours"]), bracket(row.get("low"), row.get("high")))
         for row in found["rows"]
     ]
-    held = (
-        paint("held here", "green", sys.stdout) if found["held"] else paint("did not hold here", "yellow", sys.stdout)
-    )
+    said = {"held": ("held here", "green"), "refuted": ("was refuted here", "yellow")}
+    held = paint(*said.get(found["outcome"], ("cannot be told here", "yellow")), sys.stdout)
+    checks = [(check["what"], *_checked(check, found["points"])) for check in found["checks"]]
     parts = [
         f"{title(found['name'])}: {found['claim']}",
         table(rows, ("", "paper", "ours", "95 % interval"), right=(1, 2, 3)),
+        table(checks, ("part of the claim", "difference", "95 % interval", "must be above", ""), right=(1, 2, 3)),
+        *(["\n".join(f"cannot be told: {text}" for text in reasons)] if (reasons := _reasons(found)) else []),
     ]
     return "\n\n".join([*parts, f"The claim {held}. {found.get('verdict', '')}".rstrip()])
+
+
+def _checked(check: dict[str, Any], in_points: bool) -> tuple[str, str, str, str]:
+    """Difference, interval, the line it must be above, and the outcome of a part of a claim."""
+    line = check["margin"] if check["by"] == "more" else -check["margin"]
+    if in_points:
+        span = words.bracket(check["low"], check["high"])
+        return words.signed(check["delta"]), span, words.signed(line), check["outcome"]
+    return f"{check['delta']:.3g}", _bracket(check["low"], check["high"]), f"{line:g}", check["outcome"]
+
+
+def _reasons(found: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(reason for check in found["checks"] for reason in check["reasons"]))
 
 
 def _bracket(low: float, high: float) -> str:

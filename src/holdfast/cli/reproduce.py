@@ -26,7 +26,8 @@ def reproduce(
     holdfast reproduce            lists what can be reproduced
 
     Run a paper's main claim at laboratory scale, print the paper's numbers beside ours with intervals, and say whether
-    the claim held here. "Did not hold" is a result too.
+    the claim held here, was refuted, or cannot be told, and why: by the paired difference of the arms against a stated
+    margin. "Refuted" is a result too.
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import reproduction

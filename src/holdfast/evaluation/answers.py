@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.evaluation.base import Item, TaskInfo
-from holdfast.evaluation.summary import Run
+from holdfast.evaluation.paired import Run
 
 QUESTIONS = 3
 """Questions shown of a task."""

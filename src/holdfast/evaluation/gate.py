@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Task, TaskInfo
-from holdfast.evaluation.summary import tasks_in_bits, tasks_in_points, tasks_with_role
+from holdfast.evaluation.paired import tasks_in_bits, tasks_in_points, tasks_with_role
 
 
 class Gate(Protocol):

@@ -9,14 +9,24 @@ that of agreement with the base on the probe.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import AGREEMENT, POINTS, Item, Task, TaskInfo, Unit
+from holdfast.errors import UserError
+from holdfast.evaluation.base import POINTS, Item, Task, TaskInfo, Unit
+from holdfast.evaluation.paired import (
+    Items,
+    Run,
+    losing_tasks,
+    pairs,
+    scaled,
+    tasks_in_bits,
+    tasks_with_role,
+    versus,
+)
 from holdfast.evaluation.probe_summary import probe_part
 from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 from holdfast.evaluation.store import Store
@@ -24,18 +34,6 @@ from holdfast.evaluation.store import Store
 MOST_FLIPS = 20
 MOST_NATS = 700.0
 """Nats per token above which a perplexity is no floating-point number."""
-Items = Mapping[str, Sequence[Item]]
-"""Measured items by task name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a comparison: its tasks, the items before and after, its seed."""
-
-    tasks: Sequence[Task | TaskInfo]
-    base: Items
-    tuned: Items
-    seed: int = 0
 
 
 def read_run(directory: str | Path, seed: int = 0, tuned: str = "final") -> Run:
@@ -52,25 +50,6 @@ def read_run(directory: str | Path, seed: int = 0, tuned: str = "final") -> Run:
     return Run(list(both.values()), base, final, seed)
 
 
-def pairs(task: Task | TaskInfo, base: Sequence[Item], tuned: Sequence[Item]) -> Pairs:
-    """The paired scores of a task, matched by question.
-
-    Tokens are the base's on both sides, so that models with different tokenizers compare on one text.
-
-    Raises:
-        RunError: If the two did not answer the same questions.
-    """
-    after, per = {item.id: item for item in tuned}, task.info.unit.per
-    if not base or len(base) != len(tuned) or any(item.id not in after for item in base):
-        raise RunError(f"{task.name}: base and tuned model were not measured on the same questions")
-    return Pairs(
-        ids=tuple(item.id for item in base),
-        base=np.array([item.score for item in base]),
-        tuned=np.array([after[item.id].score for item in base]),
-        sizes=None if per == "item" else np.array([item.size(per) for item in base], dtype=float),
-    )
-
-
 def score(task: Task | TaskInfo, items: Sequence[Item]) -> float:
     """A model's figure on one task, in the task's unit."""
     unit = task.info.unit
@@ -85,7 +64,7 @@ def figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float |
     them were measured (a run was killed in between).
     """
     kept = tasks_with_role(tasks, "keep")
-    parts = {"target": tasks_with_role(tasks, "target"), "keep": _losing(kept), "text": tasks_in_bits(kept)}
+    parts = {"target": tasks_with_role(tasks, "target"), "keep": losing_tasks(kept), "text": tasks_in_bits(kept)}
     parts["held_out"] = [found] if (found := held_out_of(tasks)) else []
     return {
         part: float(np.mean([score(task, items[task.name]) for task in some]))
@@ -124,26 +103,9 @@ def _parts(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]
     kept = tasks_with_role(tasks, "keep")
     return {
         "gain": _gain(tasks_with_role(tasks, "target"), seeds),
-        "loss": _loss(_losing(kept), seeds),
+        "loss": _loss(losing_tasks(kept), seeds),
         "text": _text(tasks_in_bits(kept), seeds),
     }
-
-
-def tasks_with_role(tasks: Sequence[Task | TaskInfo], role: str) -> list[Task | TaskInfo]:
-    return [task for task in tasks if task.info.role == role]
-
-
-def tasks_in_points(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
-    return [task for task in tasks if task.info.unit is POINTS]
-
-
-def _losing(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
-    """The tasks that make the loss: those in points; for want of them the probe, whose unit is points of agreement."""
-    return tasks_in_points(tasks) or [task for task in tasks if task.info.unit is AGREEMENT]
-
-
-def tasks_in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
-    return [task for task in tasks if task.info.unit.better == "lower"]
 
 
 def _over(
@@ -153,21 +115,12 @@ def _over(
     return interval([[replace(matched[task.name], relative=relative) for task in tasks] for matched in seeds])
 
 
-def _scaled(found: Interval, scale: float) -> dict[str, Any]:
-    """An interval in another unit; a negative scale turns it around. Ends are `None` where there are none."""
-    delta = 0.0 + scale * found.value  # 0.0 + x: nothing is 0, not -0
-    if found.low is None or found.high is None:
-        return {"delta": delta, "low": None, "high": None}
-    low, high = sorted((0.0 + scale * found.low, 0.0 + scale * found.high))
-    return {"delta": delta, "low": low, "high": high}
-
-
 def _gain(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]) -> dict[str, Any] | None:
     """How much better the target became, in its unit; for a target in bits also in per cent."""
     if not tasks:
         return None
     unit = tasks[0].info.unit
-    gain: dict[str, Any] = _scaled(_over(tasks, seeds), abs(unit.scale))
+    gain: dict[str, Any] = scaled(_over(tasks, seeds), abs(unit.scale))
     if unit.better == "lower":
         gain["percent"] = 0.0 - 100 * _over(tasks, seeds, relative=True).value
     return {**gain, "n": sum(len(seeds[0][task.name].ids) for task in tasks), "unit": unit.name}
@@ -178,7 +131,7 @@ def _loss(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]
     if not tasks:
         return None
     worst = min(tasks, key=lambda task: sum(matched[task.name].delta() for matched in seeds))
-    of, found = "tasks" if tasks[0].info.unit is POINTS else "probe", _scaled(_over(tasks, seeds), -POINTS.scale)
+    of, found = "tasks" if tasks[0].info.unit is POINTS else "probe", scaled(_over(tasks, seeds), -POINTS.scale)
     if of == "probe" and found["low"] is not None:
         found["low"] = max(0.0, found["low"])  # nothing agrees with the base more than it does itself
     return {**found, "worst": worst.name, "unit": POINTS.name, "of": of}
@@ -188,7 +141,7 @@ def _text(tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, Pairs]]
     """By how many per cent the bits of the kept texts rose, in the mean."""
     if not tasks:
         return None
-    found = _scaled(_over(tasks, seeds, relative=True), 100.0)
+    found = scaled(_over(tasks, seeds, relative=True), 100.0)
     worst = max(tasks, key=lambda task: sum(replace(m[task.name], relative=True).delta() for m in seeds))
     return {"percent": found["delta"], "low": found["low"], "high": found["high"], "worst": worst.name}
 
@@ -214,7 +167,7 @@ def _task(task: Task | TaskInfo, both: Pairs, base: Sequence[Item], tuned: Seque
         "name": info.name, "role": info.role, "kind": info.kind, "judge": info.judge or None, "n": len(both.ids),
         "unit": unit.name, "better": unit.better,
         "base": 0.0 + unit.scale * both.figure(both.base), "tuned": 0.0 + unit.scale * both.figure(both.tuned),
-        **_scaled(interval([[both]]), unit.scale), **_percent(unit, both), **flips,
+        **scaled(interval([[both]]), unit.scale), **_percent(unit, both), **flips,
         "noise": abs(unit.scale) * noise_floor(both),
         **_manner(info, "base", base), **_manner(info, "tuned", tuned), "flips": _flips(changed),
         "extra": _extra(unit, both, base),
@@ -275,7 +228,10 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     every = [run for runs in methods.values() for run in runs]
     names = [t.name for t in every[0].tasks if all(run.tuned.get(t.name) and run.base.get(t.name) for run in every)]
     tasks = [t.info for t in every[0].tasks if t.name in names]
-    runs = [{"method": label, **_compared(tasks, seeds)} for label, seeds in methods.items()]
+    runs = [
+        {"method": label, **_compared(tasks, seeds), "versus": _versus(tasks, label, methods)}
+        for label, seeds in methods.items()
+    ]
     known = [run for run in runs if run["gain"] and run["loss"]]
     untouched = (0.0, 0.0)  # the base competes too: what gains nothing and loses something is behind it
     _, *front = pareto([untouched, *((run["gain"]["delta"], run["loss"]["delta"]) for run in known)])
@@ -298,9 +254,16 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     }
 
 
+def _versus(tasks: Sequence[TaskInfo], label: str, methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """The paired difference of a method from every other, by its label; from those it shares a seed with."""
+    mine = {run.seed for run in methods[label]}
+    others = {name: runs for name, runs in methods.items() if name != label and mine & {run.seed for run in runs}}
+    return {name: versus(tasks, methods[label], runs) for name, runs in others.items()}
+
+
 def _compared(tasks: Sequence[TaskInfo], seeds: Sequence[Run]) -> dict[str, Any]:
     matched = [{t.name: pairs(t, run.base[t.name], run.tuned[t.name]) for t in tasks} for run in seeds]
-    targets, kept = tasks_with_role(tasks, "target"), _losing(tasks_with_role(tasks, "keep"))
+    targets, kept = tasks_with_role(tasks, "target"), losing_tasks(tasks_with_role(tasks, "keep"))
     means = [figures(tasks, run.tuned) for run in seeds]
     return {
         "seeds": [run.seed for run in seeds],
@@ -334,7 +297,7 @@ def _compared_task(task: TaskInfo, seeds: Sequence[Run], matched: Sequence[Mappi
     return {
         "base": float(np.mean(before)),
         "tuned": float(np.mean(after)),
-        **_scaled(_over([task], matched), task.unit.scale),
+        **scaled(_over([task], matched), task.unit.scale),
         **percent,
     }
 

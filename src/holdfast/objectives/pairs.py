@@ -41,6 +41,8 @@ def row_weights(batch: Batch) -> Tensor:
 def watched(s: Tensor, rewards: Tensor | None = None) -> dict[str, tuple[float, float]]:
     """Metrics of pairs: log-probabilities, and how often and by how much chosen is rewarded above rejected.
 
+    `logps/accuracy` is how often chosen is the likelier; at the first step it is what the base thinks of the pairs.
+
     Args:
         s: Log-probabilities [R, 2 or more], chosen first, rejected second.
         rewards: What the objective compares, [R, 2]; default `s`.
@@ -51,6 +53,7 @@ def watched(s: Tensor, rewards: Tensor | None = None) -> dict[str, tuple[float, 
     return {
         "logps/chosen": (s[:, 0].sum().item(), count),
         "logps/rejected": (s[:, 1].sum().item(), count),
+        "logps/accuracy": ((s[:, 0] > s[:, 1]).sum().item(), count),
         "rewards/accuracy": ((margins > 0).sum().item(), count),
         "rewards/margin": (margins.sum().item(), count),
         "rewards/chosen": (rewards[:, 0].sum().item(), count),

@@ -385,6 +385,8 @@ def render_compare(compare: dict[str, Any]) -> str:
             | {kind: next((t["base"] for t in tasks if t["kind"] == kind), None) for kind in ("held_out", "probe")},
             verdict=ranking.verdict(compare),
             limits=ranking.limits(compare),
+            doubted=ranking.doubted(compare),
+            contrasts=ranking.contrasts({"runs": given}),
             against_text=ranking.against_text(compare),
             front=ranking.front_of(compare),
             seeds=max((len(run["seeds"]) for run in runs), default=0),

@@ -27,7 +27,13 @@ def ranked(runs: Methods) -> list[dict[str, Any]]:
 
 
 def overlap(a: dict[str, Any], b: dict[str, Any], part: str) -> bool:
-    """Whether two methods' intervals of "gain" or "loss" overlap, or one of them has none."""
+    """Whether "gain" or "loss" of two methods cannot be told apart.
+
+    By the interval of their paired difference; in comparisons of before that has none, by whether their own overlap.
+    """
+    paired = ((a.get("versus") or {}).get(b["method"]) or {}).get(part)
+    if paired:
+        return not (known(paired["low"]) and known(paired["high"])) or paired["low"] <= 0 <= paired["high"]
     parts = [(lost_part(run) if part == "loss" else run[part]) or {} for run in (a, b)]
     (low, high), (other_low, other_high) = ((found.get("low"), found.get("high")) for found in parts)
     if not (known(low) and known(high) and known(other_low) and known(other_high)):
@@ -74,10 +80,37 @@ def verdict(compare: dict[str, Any]) -> str:
         parts.append(f"Behind: {_names(behind)}.")
     if near:
         whom = front[0]["method"] if len(front) == 1 else "those"
-        parts.append(f"{_names(near)} cannot be told apart from {whom}: the intervals overlap.")
+        why = "the paired differences may be 0" if near[0].get("versus") else "the intervals overlap"
+        parts.append(f"{_names(near)} cannot be told apart from {whom}: {why}.")
     if worse:
         parts.append(f"Behind the base: {'; '.join(map(_outcome, worse))}.")
     return " ".join(parts)
+
+
+def contrasts(compare: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every method but the first beside the first, on the same questions and seeds: `method`, `than`, `gain`, `loss`.
+
+    `loss` is of the kept texts where nothing was kept in points; a part is None where it was not measured.
+    """
+    first, *rest = compare.get("runs") or [{}]
+    found = [(run["method"], (run.get("versus") or {}).get(first.get("method"))) for run in rest]
+    return [
+        {
+            "method": method,
+            "than": first["method"],
+            "margin": one["margin"],
+            "gain": one["gain"],
+            "loss": one["loss"] or one["text"],
+        }
+        for method, one in found
+        if one
+    ]
+
+
+def doubted(compare: dict[str, Any]) -> list[str]:
+    """Of each method why its figures do not answer what was asked: `dpo: the target did not clearly move`."""
+    runs = compare.get("runs") or []
+    return [f"{run['method']}: {'; '.join(run['doubts'].values())}" for run in runs if run.get("doubts")]
 
 
 def limits(compare: dict[str, Any]) -> str:

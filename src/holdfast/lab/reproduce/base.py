@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.evaluation.verdicts import MARGIN
 from holdfast.folder import replace_json, versions
+from holdfast.lab.reproduce.rule import Expectation, Reading, arms_of, outcome_of_all, read, student, weigh
 from holdfast.ui import Progress
 
 COMMON: dict[str, Any] = {
@@ -57,8 +59,9 @@ class Claim:
         paper: Authors, year, arXiv number.
         arms: Label to recipe overrides.
         figures: What is shown.
-        held: Whether the claim held, from the same arms.
-        verdict: What to say of the result in words, from the same arms.
+        expects: The parts of the claim, each decided by the one rule (`rule.weigh`); all must hold.
+        verdict: What else to say of the result in words, from the same arms.
+        margin: In points: what smaller a difference counts as none.
         common: What differs from `COMMON`, as a nested mapping.
         files: Writes what the arms need into a directory; gives what that changes in the recipe.
     """
@@ -67,8 +70,9 @@ class Claim:
     paper: str
     arms: Mapping[str, Sequence[str]]
     figures: Sequence[Figure]
-    held: Callable[[Mapping[str, dict[str, Any]]], bool]
+    expects: Sequence[Expectation]
     verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=gained_and_lost)
+    margin: float = MARGIN
     common: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path], Mapping[str, Any]] | None = None
 
@@ -82,7 +86,7 @@ class Study:
         paper: Authors, year, arXiv number.
         measure: From a seed to named quantities.
         figures: What is shown: in words, the paper's number, the quantity.
-        held: Whether the claim held, from each quantity's values over the seeds.
+        expects: The parts of the claim, each decided over the seeds (`rule.read`); all must hold.
         verdict: What to say of the result in words, from the same.
         seeds: How many at least.
     """
@@ -91,7 +95,7 @@ class Study:
     paper: str
     measure: Callable[[int], dict[str, float]]
     figures: Sequence[tuple[str, str, str]]
-    held: Callable[[Mapping[str, list[float]]], bool]
+    expects: Sequence[Reading]
     verdict: Callable[[Mapping[str, list[float]]], str] = field(default=lambda found: "")
     seeds: int = 5
 
@@ -107,8 +111,6 @@ def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Pro
 
 def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str, Any]:
     """Measure with every seed; intervals are 95 % of the mean over seeds (Student)."""
-    from scipy import stats
-
     if ui and seeds < study.seeds:
         ui.line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing, and a table takes seconds")
     seeds = max(seeds, study.seeds)
@@ -122,12 +124,11 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
             ui.advance()
     rows = []
     for what, paper, quantity in study.figures:
-        values = found[quantity]
-        mean = sum(values) / seeds
-        wide = float(stats.t.ppf(0.975, seeds - 1) * stats.sem(values))
-        rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": mean - wide, "high": mean + wide})
+        mean, low, high = student(found[quantity])
+        rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": low, "high": high})
+    checks = [read(reading, found) for reading in study.expects]
     return {
-        "rows": rows, "held": bool(study.held(found)), "verdict": study.verdict(found), "seeds": seeds,
+        "rows": rows, **decision(checks), "verdict": study.verdict(found), "seeds": seeds,
         "budget": "a table instead of a model", "points": False, "versions": versions(),
     }  # fmt: skip
 
@@ -145,10 +146,18 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     for figure in claim.figures:
         text, low, high = figure.ours(arms)
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
+    known = arms_of(found["runs"])
+    checks = [weigh(part, known, claim.margin) for part in claim.expects]
     return {
-        "rows": rows, "held": bool(claim.held(arms)), "verdict": claim.verdict(arms), "seeds": seeds,
+        "rows": rows, **decision(checks), "verdict": claim.verdict(arms), "seeds": seeds,
         "budget": found["budget"], "points": True, "versions": found["versions"],
     }  # fmt: skip
+
+
+def decision(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The outcome of a claim, its parts, and for older readers whether it held."""
+    outcome = outcome_of_all(checks)
+    return {"outcome": outcome, "held": outcome == "held", "checks": list(checks)}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,13 +194,3 @@ def lost(arms: Mapping[str, dict[str, Any]], label: str) -> float:
 def gained(arms: Mapping[str, dict[str, Any]], label: str) -> float:
     """Points gained on the target."""
     return arms[label]["gain"]["delta"]
-
-
-def clearly_less(arms: Mapping[str, dict[str, Any]], less: str, more: str, key: str = "loss") -> bool:
-    """Whether one arm's figure is below another's by more than both intervals' overlap allows."""
-    return arms[less][key]["high"] < arms[more][key]["low"]
-
-
-def not_worse(arms: Mapping[str, dict[str, Any]], one: str, other: str) -> bool:
-    """Whether the gain of `one` is within the interval of `other`'s, or above."""
-    return gained(arms, one) >= arms[other]["gain"]["low"]

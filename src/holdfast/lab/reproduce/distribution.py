@@ -11,7 +11,8 @@ from pydantic import Field
 from holdfast.curators.base import Curator, Workbench
 from holdfast.data.kinds import conversations
 from holdfast.data.rows import Row, Rows
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, not_worse, remarked, task
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked, task
+from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, loses_less, loses_no_more
 from holdfast.lab.skills.base import Split
 from holdfast.sampling.base import Request
 
@@ -25,7 +26,7 @@ DFT = Claim(
         Figure("lost elsewhere, SFT", "not measured", loss("sft")),
         Figure("lost elsewhere, DFT", "not measured", loss("dft")),
     ),
-    held=lambda arms: arms["dft"]["gain"]["low"] > max(0, gained(arms, "sft")),
+    expects=(gains_more("dft", "sft"), loses_no_more("dft", "sft")),
 )
 
 _ANCHORS = {"kl": "kl", "l2sp": "l2sp, strength: 0.1", "ewc": "ewc"}
@@ -54,7 +55,7 @@ ANCHOR = Claim(
         Figure("lost elsewhere, 10 % replay", "not compared", loss("replay")),
         Figure("lost elsewhere, 10 % replay, held by KL", "not compared", loss("kl on replay")),
     ),
-    held=lambda arms: all(not_worse(arms, name, "sft") and clearly_less(arms, name, "sft") for name in ("kl", "ewc")),
+    expects=tuple(part(name, "sft") for name in ("kl", "ewc") for part in (gains_as_much, loses_less)),
     verdict=remarked("No strength was chosen by its result."),
 )
 
@@ -130,9 +131,10 @@ PROMPT_DISTILLATION = Claim(
         Figure("lost elsewhere, SFT on the model's answers", "not measured", loss("sft")),
         Figure("lost elsewhere, prompt distillation", "not measured", loss("prompt distillation")),
     ),
-    held=lambda arms: (
-        arms["prompt distillation"]["gain"]["low"] > max(0, gained(arms, "sft"))
-        and arms["prompt distillation"]["tasks"]["facts"]["delta"] >= arms["sft"]["tasks"]["facts"]["delta"]
+    expects=(
+        gains_more("prompt distillation", "sft"),
+        Expectation("prompt distillation", "sft", "facts", "more"),
+        loses_no_more("prompt distillation", "sft"),
     ),
     common={"data": {"limit": None}, "judge": {"name": "lab", "skill": "reading"}},
     files=write,

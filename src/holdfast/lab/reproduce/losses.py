@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, lost, not_worse, remarked
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 IFT = Claim(
     claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target "
@@ -15,7 +16,7 @@ IFT = Claim(
         Figure("lost elsewhere, SFT", "Open-LLM mean 58.65", loss("sft")),
         Figure("lost elsewhere, IFT", "Open-LLM mean 59.61", loss("ift")),
     ),
-    held=lambda arms: not_worse(arms, "ift", "sft") and lost(arms, "ift") <= lost(arms, "sft"),
+    expects=(gains_as_much("ift", "sft"), loses_no_more("ift", "sft")),
 )
 
 NEFTUNE = Claim(
@@ -28,7 +29,7 @@ NEFTUNE = Claim(
         Figure("lost elsewhere, SFT", "unchanged", loss("sft small")),
         Figure("lost elsewhere, NEFTune", "unchanged", loss("neftune small")),
     ),
-    held=lambda arms: gained(arms, "neftune small") > arms["sft small"]["gain"]["high"],
+    expects=(gains_more("neftune small", "sft small"), loses_no_more("neftune small", "sft small")),
     verdict=remarked("The paper's gain is in how a judge likes long answers; here an answer is right or wrong."),
 )
 
@@ -40,6 +41,6 @@ DPO = Claim(
         Figure("target, DPO", "61 % win rate (TL;DR)", gain("dpo")),
         Figure("lost elsewhere, DPO", "not measured", loss("dpo")),
     ),
-    held=lambda arms: arms["dpo"]["gain"]["low"] > 0,
+    expects=(gains_more("dpo"),),
     common={"optimizer": {"learning_rate": 1e-4}},
 )

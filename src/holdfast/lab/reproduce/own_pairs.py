@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
+from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
 PAIRS = Claim(
     claim="DPO on pairs of the model's own answers, ranked by a judge, gains on the target without losing elsewhere.",
@@ -20,7 +21,7 @@ PAIRS = Claim(
         Figure("lost elsewhere, pairs", "little", loss("pairs")),
         Figure("lost elsewhere, random rejected", "not measured", loss("pairs random")),
     ),
-    held=lambda arms: arms["pairs"]["gain"]["low"] > 0 and arms["pairs"]["loss"]["low"] <= 0,
+    expects=(gains_more("pairs"), loses_no_more("pairs")),
 )
 
 GRPO = Claim(
@@ -36,5 +37,5 @@ GRPO = Claim(
         Figure("lost elsewhere, RFT", "not measured", loss("rft")),
         Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss("grpo")),
     ),
-    held=lambda arms: arms["grpo"]["gain"]["low"] > gained(arms, "rft") and arms["grpo"]["loss"]["low"] <= 0,
+    expects=(gains_more("grpo", "rft"), loses_no_more("grpo")),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, lost
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 RFT = Claim(
     claim="RFT gains more on the target than SFT on the gold answers alone, at equal steps.",
@@ -14,7 +15,7 @@ RFT = Claim(
         Figure("lost elsewhere, SFT", "not measured", loss("sft")),
         Figure("lost elsewhere, RFT", "not measured", loss("rft")),
     ),
-    held=lambda arms: arms["rft"]["gain"]["low"] > gained(arms, "sft"),
+    expects=(gains_more("rft", "sft"),),
 )
 
 REPLAY = Claim(
@@ -27,7 +28,7 @@ REPLAY = Claim(
         Figure("lost elsewhere, SFT", "catastrophic", loss("sft")),
         Figure("lost elsewhere, 10 % replay", "nearly none", loss("replay")),
     ),
-    held=lambda arms: not_worse(arms, "replay", "sft") and clearly_less(arms, "replay", "sft"),
+    expects=(gains_as_much("replay", "sft"), loses_no_more("replay", "sft", share=0.5)),
     verdict=lambda arms: (
         f"With replay {lost(arms, 'replay'):.1f} points were lost elsewhere, without {lost(arms, 'sft'):.1f}."
     ),

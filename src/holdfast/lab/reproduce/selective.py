@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, loss, lost, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
+from holdfast.lab.reproduce.rule import gains_as_much, loses_less, loses_no_more
 
 _SFT, _SDFT, _SSR, _S3FT = (["method=" + name] for name in ("sft", "sdft", "ssr", "s3ft"))
 
@@ -30,9 +31,7 @@ S3FT = Claim(
         Figure("rows from paraphrases", "42.1 %", _share("paraphrase")),
         Figure("rows left as gold", "8.4 %", _share("gold")),
     ),
-    held=lambda arms: (
-        not_worse(arms, "s3ft", "sft") and lost(arms, "s3ft") <= 0.57 * lost(arms, "sft") and lost(arms, "sft") > 0
-    ),
+    expects=(gains_as_much("s3ft", "sft"), loses_less("s3ft", "sft"), loses_no_more("s3ft", "sft", share=0.57)),
 )
 
 SSR = Claim(
@@ -45,7 +44,7 @@ SSR = Claim(
         Figure("lost elsewhere, SFT", "up to 16.7", loss("sft")),
         Figure("lost elsewhere, SSR", "about 2", loss("ssr")),
     ),
-    held=lambda arms: not_worse(arms, "ssr", "sft") and clearly_less(arms, "ssr", "sft"),
+    expects=(gains_as_much("ssr", "sft"), loses_less("ssr", "sft")),
 )
 
 SDFT = Claim(
@@ -58,5 +57,5 @@ SDFT = Claim(
         Figure("lost elsewhere, SFT", "not given here", loss("sft")),
         Figure("lost elsewhere, SDFT", "less", loss("sdft")),
     ),
-    held=lambda arms: not_worse(arms, "sdft", "sft") and clearly_less(arms, "sdft", "sft"),
+    expects=(gains_as_much("sdft", "sft"), loses_less("sdft", "sft")),
 )

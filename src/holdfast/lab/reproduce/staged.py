@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, gained, loss, remarked
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.rule import gains_more
 
 DPO_RATE = "2.5e-5"
 """A fortieth of the rate of SFT, as in the paper."""
@@ -25,7 +26,7 @@ ZEPHYR = Claim(
         Figure("lost elsewhere, DPO without SFT", "not measured", loss("pairs without sft")),
         Figure("lost elsewhere, Zephyr", "not measured", loss("zephyr")),
     ),
-    held=lambda arms: gained(arms, "zephyr") > arms["sft"]["gain"]["high"]
-    and gained(arms, "sft") > gained(arms, "pairs without sft"),
-    verdict=remarked("Zephyr's two stages share the steps that the others have alone."),
+    expects=(gains_more("zephyr", "sft"), gains_more("sft", "pairs without sft")),
+    verdict=remarked("Zephyr's SFT has the usual 120 steps and DPO as many after it; the others train for all 240."),
+    common={"train": {"max_steps": 240}},
 )  # fmt: skip

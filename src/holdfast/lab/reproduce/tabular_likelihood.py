@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.lab.reproduce.base import Study
+from holdfast.lab.reproduce.rule import Reading, above, below
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -22,14 +23,6 @@ LAST = 14
 DISCOUNT, DEMOS, NOISE, LONGEST = 0.99, 200, 0.2, 20
 WIDTH, STEPS, RATE = 32, 500, 0.01
 METHODS = ("dpo", "ift", "orpo", "sft")
-
-
-def clearly_below(less: Sequence[float], more: Sequence[float]) -> bool:
-    """Whether the mean difference, seed by seed, is more than two standard errors."""
-    from scipy import stats
-
-    apart = [b - a for a, b in zip(less, more, strict=True)]
-    return sum(apart) / len(apart) > 2 * float(stats.sem(apart))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -210,10 +203,6 @@ def _lake(seed: int) -> dict[str, float]:
     return out
 
 
-def _nearer(found: Found) -> bool:
-    return all(clearly_below(found[f"{d} ift"], found[f"{d} {o}"]) for d in ("one", "many") for o in ("sft", "orpo"))
-
-
 def _ranked(found: Found, data: str) -> str:
     ranked = sorted(METHODS, key=lambda name: mean(found[f"{data} {name}"]))
     return ", ".join(f"{name} {mean(found[f'{data} {name}']):.4f}" for name in ranked)
@@ -236,7 +225,11 @@ IFT = Study(
         ("the same in the last cell before the goal, IFT", "not tried", "many ift last"),
         ("the same in the last cell before the goal, SFT", "not tried", "many sft last"),
     ),
-    held=_nearer,
+    expects=tuple(
+        below(f"{data} ift", f"{data} {other}", f"IFT is nearer than {other.upper()} {words}")
+        for data, words in (("one", "from one pair"), ("many", "from 200 pairs"))
+        for other in ("sft", "orpo")
+    ),
     verdict=lambda found: (
         f"From near to far: from one pair {_ranked(found, 'one')}; from 200 pairs {_ranked(found, 'many')}. "
         "In the last cell before the goal, whose error nothing follows, IFT then has "
@@ -301,15 +294,6 @@ def _keys(seed: int) -> dict[str, float]:
     return out
 
 
-def _gain_follows_uncertainty(found: Found) -> bool:
-    gain = mean(found["sft error"]) - mean(found["ual error"])
-    return (
-        clearly_below(found["ual error"], found["sft error"])
-        and abs(mean(found["ual sure"]) - mean(found["sft sure"])) <= 1
-        and mean(found["sft error"]) - mean(found["shuffled error"]) < gain / 2
-    )
-
-
 UAL = Study(
     claim="Smoothing the rows that are truly uncertain calibrates the model and costs no accuracy on the others; the "
     "same smoothing on random rows does not.",
@@ -323,7 +307,14 @@ UAL = Study(
         ("accuracy on keys of one value, SFT", "reference", "sft sure"),
         ("accuracy on keys of one value, UAL", "+1.81 % MetaMath and GSM8K", "ual sure"),
     ),
-    held=_gain_follows_uncertainty,
+    expects=(
+        below("ual error", "sft error", "UAL is better calibrated than SFT"),
+        above("ual sure", "sft sure", "and no less accurate on keys of one value", by=-1.0),
+        Reading(
+            "with uncertainty shuffled less than half of that is gained",
+            {"shuffled error": 1.0, "sft error": -0.5, "ual error": -0.5},
+        ),
+    ),
     verdict=lambda found: (
         f"Error {mean(found['sft error']):.3f} by SFT, {mean(found['ual error']):.3f} by UAL, "
         f"{mean(found['shuffled error']):.3f} with uncertainty shuffled, {mean(found['even error']):.3f} if even."

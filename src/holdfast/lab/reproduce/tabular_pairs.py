@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from holdfast.lab.reproduce.base import Study
+from holdfast.lab.reproduce.rule import above, below
 from holdfast.lab.reproduce.tables import random_policy, rank_correlation, seeded, trained
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ IPO = Study(
         ("probability of the best action in the end, DPO", "towards 1 for every beta", "dpo best"),
         ("probability of the best action in the end, IPO", "below 1, by tau", "ipo best"),
     ),
-    held=lambda found: (
-        max(found["apart"]) < 1e-3
-        and all(b > a + 1 for a, b in zip(found["dpo 300"], found["dpo 1200"], strict=True))
-        and all(abs(b - a) < 1e-3 for a, b in zip(found["ipo 300"], found["ipo 1200"], strict=True))
+    expects=(
+        below("apart", 1e-3, "IPO's margins end at (2p - 1) / (2 tau)"),
+        above("dpo 1200", "dpo 300", "DPO's margin goes on growing", by=1.0),
+        below("ipo 1200", "ipo 300", "IPO's does not", by=-1e-3),
     ),
     verdict=lambda found: (
         f"From 300 to 1200 steps DPO's margin goes from {mean(found['dpo 300']):.1f} to "
@@ -142,9 +143,10 @@ GEOMETRIC = Study(
         ("with beta 0.1: GDPO, 300 steps", "not given", "gdpo free mass"),
         ("with beta 0.1: conservative DPO", "not given", "cdpo free mass"),
     ),
-    held=lambda found: (
-        all(g > c for g, c in zip(found["gdpo mass"], found["cdpo mass"], strict=True))
-        and min(found["gdpo mode"]) > 0.5 > max(found["cdpo mode"])
+    expects=(
+        above("gdpo mass", "cdpo mass", "GDPO puts more on high rewards"),
+        above("gdpo mode", 0.5, "GDPO's likeliest action has a high reward"),
+        below("cdpo mode", 0.5, "conservative DPO's has a low one"),
     ),
     verdict=lambda found: (
         "Conservative DPO stands still at reference * exp(reward / beta), which is what it should find; GDPO has no "
@@ -207,8 +209,9 @@ ADA_DPO = Study(
         ("clear by unclear, Ada-DPO", "larger", "ada ratio"),
         ("rank correlation of the scale with |logit| of the true share", "positive", "rank"),
     ),
-    held=lambda found: (
-        all(a > d for a, d in zip(found["ada ratio"], found["dpo ratio"], strict=True)) and min(found["rank"]) > 0.5
+    expects=(
+        above("ada ratio", "dpo ratio", "clear pairs get wider margins over unclear ones than by DPO"),
+        above("rank", 0.5, "scales follow how clear a pair is"),
     ),
     verdict=lambda found: (
         f"Clear margins are {mean(found['ada ratio']):.0f} times the unclear ones, against "
@@ -259,6 +262,7 @@ def _davir(seed: int) -> dict[str, float]:
             policy, margin = _by_length(reference, train, test, relative=name == "davir")
             raw = (test @ (policy - reference)).diff(dim=1)[:, 0].neg()
             out[f"{name}{arm} rank"], out[f"{name}{arm} raw"] = (rank_correlation(m, longer) for m in (margin, raw))
+            out[f"{name}{arm} tie"] = abs(out[f"{name}{arm} rank"])
             out[f"{name}{arm} length"] = 1 / policy[-1].exp().item()
             out[f"{name}{arm} right"] = (margin > 0).double().mean().item()
     return out
@@ -298,9 +302,9 @@ DAVIR_DPO = Study(
         ("rank correlation where length does not count, DPO", "not given", "dpo fair rank"),
         ("rank correlation where length does not count, DavIR-DPO", "not given", "davir fair rank"),
     ),
-    held=lambda found: all(
-        mean([abs(r) for r in found[f"davir{arm} rank"]]) < mean([abs(r) for r in found[f"dpo{arm} rank"]])
-        for arm in ("", " fair")
+    expects=tuple(
+        below(f"davir{arm} tie", f"dpo{arm} tie", f"margins go less by length than DPO's{words}")
+        for arm, words in (("", ""), (" fair", " where length does not count"))
     ),
     verdict=lambda found: (
         f"With labels that favour length the correlation falls from {mean(found['dpo rank']):.2f} to "

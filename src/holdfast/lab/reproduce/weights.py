@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, clearly_less, gain, gained, loss, lost, not_worse, remarked
+from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_less
 
 HALF = Claim(
     claim="Freezing half of the weights keeps more of what the model knew, at a like gain.",
@@ -14,7 +15,7 @@ HALF = Claim(
         Figure("lost elsewhere, full", "8.2 (knowledge 22.9 to 14.7)", loss("sft")),
         Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss("half")),
     ),
-    held=lambda arms: not_worse(arms, "half", "sft") and lost(arms, "half") < lost(arms, "sft"),
+    expects=(gains_as_much("half", "sft"), loses_less("half", "sft")),
 )
 
 LORA = Claim(
@@ -27,7 +28,7 @@ LORA = Claim(
         Figure("lost elsewhere, full", "more", loss("sft")),
         Figure("lost elsewhere, LoRA", "less", loss("lora")),
     ),
-    held=lambda arms: gained(arms, "lora") <= gained(arms, "sft") and clearly_less(arms, "lora", "sft"),
+    expects=(gains_more("sft", "lora"), loses_less("lora", "sft")),
 )
 
 LOMO = Claim(
@@ -40,7 +41,7 @@ LOMO = Claim(
         Figure("lost elsewhere, AdamW", "not measured", loss("sft")),
         Figure("lost elsewhere, LOMO", "not measured", loss("lomo")),
     ),
-    held=lambda arms: not_worse(arms, "lomo", "sft"),
+    expects=(gains_as_much("lomo", "sft"),),
     verdict=remarked("The paper itself warns that plain SGD, which LOMO is, fails on small models."),
 )
 
@@ -54,5 +55,5 @@ DIAL = Claim(
         Figure("lost elsewhere, tuned", "reference", loss("sft")),
         Figure("lost elsewhere, half way", "4 to 6 points better", loss("dial 0.5")),
     ),
-    held=lambda arms: gained(arms, "dial 0.5") >= 0.5 * gained(arms, "sft") and clearly_less(arms, "dial 0.5", "sft"),
+    expects=(gains_as_much("dial 0.5", "sft", share=0.5), loses_less("dial 0.5", "sft")),
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, gained, loss, not_worse
+from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss
+from holdfast.lab.reproduce.rule import above, below, gains_as_much, gains_more
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-
-Arms = Mapping[str, dict[str, Any]]
 
 
 def beside(
@@ -25,12 +24,9 @@ def beside(
 
     Args:
         rival, method: Label, overrides, and the paper's number.
-        better: The claim is to gain more than the rival's interval; else not to gain less than it.
+        better: The claim is to gain more than the rival; else as much.
     """
     (other, _, theirs), (name, _, its) = rival, method
-
-    def held(arms: Arms) -> bool:
-        return gained(arms, name) > arms[other]["gain"]["high"] if better else not_worse(arms, name, other)
 
     return Claim(
         claim=claim,
@@ -42,7 +38,7 @@ def beside(
             Figure(f"lost elsewhere, {other}", "not measured", loss(other)),
             Figure(f"lost elsewhere, {name}", "not measured", loss(name)),
         ),
-        held=held,
+        expects=(gains_more(name, other) if better else gains_as_much(name, other),),
         common={"optimizer": {"learning_rate": 1e-4}},
     )
 
@@ -142,7 +138,11 @@ UNA = Study(
         ("divergence, scores shifted by c", "0 (theorem)", "shifted"),
         ("divergence, scores as they are (c = 0)", "not 0", "as they are"),
     ),
-    held=lambda found: max(found["shifted"] + found["pairs"]) < 1e-3 < min(found["as they are"]),
+    expects=(
+        below("shifted", 1e-3, "scores shifted by c lead to the optimum"),
+        below("pairs", 1e-3, "pairs lead to the optimum"),
+        above("as they are", 1e-3, "scores as they are do not"),
+    ),
     verdict=lambda found: (
         f"With c the optimum is met to {max(found['shifted']):.1g}; without, which is what is run in practice, scores "
         f"leave a divergence of {mean(found['as they are']):.2g}, {100 * _left(found):.0f} % of the reference's."
@@ -152,14 +152,6 @@ UNA = Study(
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def clearly_above(more: Sequence[float], less: Sequence[float]) -> bool:
-    """Whether the mean difference, seed by seed, is more than two standard errors."""
-    from scipy import stats
-
-    apart = [a - b for a, b in zip(more, less, strict=True)]
-    return mean(apart) > 2 * float(stats.sem(apart))
 
 
 def _left(found: Mapping[str, list[float]]) -> float:
@@ -246,9 +238,9 @@ UFT = Study(
         ("rank correlation with fresh scores, SFT then UNA", "not given", "sequential rank"),
         ("rank correlation with fresh scores, UFT", "not given", "joint rank"),
     ),
-    held=lambda found: (
-        clearly_above(found["joint kept"], found["sequential kept"])
-        and mean(found["joint rank"]) >= mean(found["sequential rank"]) - 0.05
+    expects=(
+        above("joint kept", "sequential kept", "one stage keeps more of what was taught", by=2.0),
+        above("joint rank", "sequential rank", "one stage aligns no worse", by=-0.05),
     ),
     verdict=lambda found: (
         f"SFT taught {mean(found['sft kept']):.0f} %; alignment after it left {mean(found['sequential kept']):.0f} %. "
@@ -348,7 +340,7 @@ TFEW = Study(
         ("accuracy, likelihood alone, language known exactly, %", "not given", "exact lm"),
         ("accuracy, all three, language known exactly, %", "not given", "exact all"),
     ),
-    held=lambda found: clearly_above(found["rough all"], found["rough lm"]),
+    expects=(above("rough all", "rough lm", "all three rank better than the likelihood alone", by=2.0),),
     verdict=lambda found: (
         f"Likelihood alone {mean(found['rough lm']):.1f} %, with the softmax {mean(found['rough ln']):.1f} %, all "
         f"three {mean(found['rough all']):.1f} %. Where the likelihood is exactly right: {mean(found['exact lm']):.1f} "

@@ -1,0 +1,217 @@
+"""The one rule by which every claim is decided: a paired difference against a stated margin, with three outcomes.
+
+A part of a claim *holds* where the whole 95 % interval of the difference lies beyond its line, is *refuted* where the
+whole interval lies on the other side, and else *cannot be told here*. "More" means by more than the margin, "as much"
+not less by more than it. It cannot be told either where the runs could not have shown it (`comparability.doubts`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast.evaluation.paired import Run, difference, losing_tasks, scaled, tasks_with_role
+from holdfast.evaluation.verdicts import MARGIN, Outcome, outcome_of
+
+By = Literal["more", "as much"]
+Found = Mapping[str, Sequence[float]]
+"""What a study measured, by quantity, of every seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A part of a claim about two arms: that one gains, or keeps, more or as much as another.
+
+    Args:
+        arm: The label the claim speaks for.
+        than: The label it is held against; `None`: the untouched base.
+        of: "gain" (the target's score), "kept" (the mean score of the kept tasks), the name of one task, or "log:NAME":
+            a share that the training logged, over its last quarter.
+        by: "more": by more than the margin; "as much": not less by more than the margin.
+        share: Of what the rival changed, 0.5: half of the rival's gain or loss is what is held against.
+        margin: In points; default: the claim's.
+    """
+
+    arm: str
+    than: str | None
+    of: str = "gain"
+    by: By = "as much"
+    share: float = 1.0
+    margin: float | None = None
+
+    def sentence(self) -> str:
+        """`s3ft gains as much as sft`, `s3ft loses less elsewhere than 57 % of what sft does`."""
+        whom = self.than or "the base"
+        whom = f"{100 * self.share:g} % of what {whom} does" if self.share != 1 else whom
+        if self.of not in ("gain", "kept"):
+            of = self.of.removeprefix("log:")
+            return f"{self.arm} has {self.by} {'than' if self.by == 'more' else 'as'} {whom} of {of}"
+        if self.than is None:
+            nothing = "loses nothing elsewhere" if self.of == "kept" else "does not fall on the target"
+            return f"{self.arm} {'gains' if self.by == 'more' else nothing}"
+        if self.of == "gain":
+            return f"{self.arm} gains {self.by} {'than' if self.by == 'more' else 'as'} {whom}"
+        return f"{self.arm} loses {'less' if self.by == 'more' else 'no more'} elsewhere than {whom}"
+
+
+def gains_more(arm: str, than: str | None = None, **more: Any) -> Expectation:
+    """That an arm gains more on the target than another, or than the base."""
+    return Expectation(arm, than, "gain", "more", **more)
+
+
+def gains_as_much(arm: str, than: str, **more: Any) -> Expectation:
+    """That an arm does not gain less on the target than another."""
+    return Expectation(arm, than, "gain", "as much", **more)
+
+
+def loses_less(arm: str, than: str, **more: Any) -> Expectation:
+    """That an arm loses less elsewhere than another."""
+    return Expectation(arm, than, "kept", "more", **more)
+
+
+def loses_no_more(arm: str, than: str | None = None, **more: Any) -> Expectation:
+    """That an arm does not lose more elsewhere than another, or than the base, which loses nothing."""
+    return Expectation(arm, than, "kept", "as much", **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Of an arm of a claim its runs, one per seed, and why they may say nothing (`comparability.doubts`)."""
+
+    runs: Sequence[Run]
+    doubts: Mapping[str, str]
+    dirs: Sequence[str] = ()
+
+
+def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
+    """Decide a part of a claim.
+
+    Returns:
+        `{"what", "delta", "low", "high", "margin", "outcome", "measured", "reasons"}`: the paired difference in points,
+        what it says, and, in `outcome`, what is left of that after the reasons for which it cannot be told.
+    """
+    margin = margin if expectation.margin is None else expectation.margin
+    arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
+    tasks, reasons = arm.runs[0].tasks, _reasons(expectation, arms)
+    if expectation.of.startswith("log:") and rival is not None:
+        name = expectation.of.removeprefix("log:")
+        apart = [100 * (logged(a, name) - logged(b, name)) for a, b in zip(arm.dirs, rival.dirs, strict=True)]
+        parts = dict(zip(("delta", "low", "high"), student(apart), strict=True))
+        return _decided(expectation.sentence(), parts, margin, expectation.by, reasons)
+    if expectation.of == "gain":
+        tasks = tasks_with_role(tasks, "target")
+    elif expectation.of == "kept":
+        tasks = losing_tasks(tasks_with_role(tasks, "keep"))
+    else:
+        tasks = [task for task in tasks if task.info.name == expectation.of]
+    paired = difference(tasks, arm.runs, rival and rival.runs, share=expectation.share)
+    return _decided(expectation.sentence(), scaled(paired, 100.0), margin, expectation.by, reasons)
+
+
+def logged(folder: str, name: str) -> float:
+    """What a run logged under a name, over the last quarter of its entries."""
+    lines = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    values = [line[name] for line in map(json.loads, lines) if name in line]
+    last = values[-(len(values) // 4 or 1) :]
+    return float(sum(last) / len(last))
+
+
+def _decided(what: str, found: Mapping[str, Any], margin: float, by: By, reasons: Sequence[str]) -> dict[str, Any]:
+    measured = outcome_of(found["low"], found["high"], margin if by == "more" else -margin)
+    outcome: Outcome = "cannot tell" if reasons else measured
+    return {
+        "what": what, **found, "margin": margin, "by": by, "outcome": outcome, "measured": measured,
+        "reasons": list(reasons),
+    }  # fmt: skip
+
+
+def _reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
+    """Why a part of a claim cannot be told from these runs, whatever their difference.
+
+    The target's ceiling matters to gains only: "more" cannot be seen above a rival that is there, and "as much" says
+    nothing where both are.
+    """
+    names = [name for name in (expectation.arm, expectation.than) if name is not None]
+    found = []
+    for kind in ("pairs", "groups", "rate"):
+        found += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
+    high = [name for name in names if "ceiling" in arms[name].doubts]
+    if expectation.of == "gain" and expectation.than is not None:
+        rival = [expectation.than] if expectation.by == "more" else names
+        found += [f"{name}: {arms[name].doubts['ceiling']}" for name in rival if set(rival) <= set(high)]
+    return found
+
+
+def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Arm]:
+    """The arms of a comparison's `runs`, read from their directories."""
+    from holdfast.evaluation.summary import read_run
+
+    return {
+        run["method"]: Arm(
+            [read_run(folder, seed) for folder, seed in zip(run["dirs"], run["seeds"], strict=True)],
+            run["doubts"],
+            run["dirs"],
+        )
+        for run in runs
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A part of a study's claim: that a sum of quantities lies beyond a line, over the seeds.
+
+    Args:
+        what: In words.
+        terms: What each quantity counts in the sum: `{"ift": -1, "sft": 1}`.
+        line: What the sum must be above, in the quantities' unit; the margin is in it.
+    """
+
+    what: str
+    terms: Mapping[str, float]
+    line: float = 0.0
+
+
+def above(one: str, other: str | float, what: str, by: float = 0.0) -> Reading:
+    """That a quantity is above another, or above a number, by more than `by` (below 0: not below by more than that)."""
+    if isinstance(other, str):
+        return Reading(what, {one: 1.0, other: -1.0}, by)
+    return Reading(what, {one: 1.0}, other + by)
+
+
+def below(one: str, other: str | float, what: str, by: float = 0.0) -> Reading:
+    """That a quantity is below another, or below a number, by more than `by`."""
+    if isinstance(other, str):
+        return above(other, one, what, by)
+    return Reading(what, {one: -1.0}, by - other)
+
+
+def student(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of values over seeds and its 95 % interval by Student's t; [S] to (mean, low, high)."""
+    from scipy import stats
+
+    mean = sum(values) / len(values)
+    wide = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, mean - wide, mean + wide
+
+
+def read(reading: Reading, found: Found) -> dict[str, Any]:
+    """Decide a part of a study's claim; the result is as of `weigh`, `delta` in the quantities' unit."""
+    seeds = len(next(iter(found.values())))
+    sums = [sum(weight * found[name][k] for name, weight in reading.terms.items()) for k in range(seeds)]
+    mean, low, high = student(sums)
+    outcome = outcome_of(low, high, reading.line)
+    return {
+        "what": reading.what, "delta": mean, "low": low, "high": high, "margin": reading.line, "by": "more",
+        "outcome": outcome, "measured": outcome, "reasons": [],
+    }  # fmt: skip
+
+
+def outcome_of_all(checks: Sequence[Mapping[str, Any]]) -> Outcome:
+    """A claim holds if all of its parts do, and is refuted if one is."""
+    outcomes = {check["outcome"] for check in checks}
+    if "refuted" in outcomes:
+        return "refuted"
+    return "cannot tell" if "cannot tell" in outcomes else "held"
