@@ -1,4 +1,4 @@
-"""A JSON file read element by element, so that one larger than the memory can be."""
+"""JSON without surprises: read element by element, so that a file may be larger than the memory, and in bounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
@@ -16,6 +17,75 @@ Record = tuple[int, dict[str, Any]]
 """Where it stands (line or row number, from 1), and its columns."""
 BLANK = " \t\r\n"
 
+LONGEST = 16 << 20
+"""Most bytes of one row. In memory a row takes up to a hundred times as much; a book has less than 2 MiB."""
+DEEPEST = 100
+"""Most lists and objects inside each other. Deeper ones overflow the stack of one library or another."""
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+class JsonFault(ValueError):
+    """What is wrong with a JSON text, in words; `at` is where in it."""
+
+    def __init__(self, what: str, at: int = 0) -> None:
+        super().__init__(what)
+        self.at = at
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no key stands twice: all but one of the values would be lost."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JsonFault(f"the key {twice[:40]!r} stands twice in one object")
+    return out
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text is in JSON.
+
+    Raises:
+        JsonFault: It is none, has a key twice in one object, is nested too deeply, or has a number of thousands of
+            digits.
+    """
+    _check_depth(text)
+    with in_words():
+        return DECODER.decode(text)
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """What a decoder of JSON says, as a `JsonFault`."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise JsonFault(f"{error.msg} at column {error.colno}", error.pos) from error
+    except RecursionError as error:
+        raise JsonFault(f"nested more than {DEEPEST} deep") from error
+    except JsonFault:
+        raise
+    except ValueError as error:  # a whole number of more than 4,300 digits
+        raise JsonFault(str(error).split(";")[0]) from error
+
+
+def _check_depth(text: str, at: int = 0, end: int | None = None) -> None:
+    """Refuse deep nesting; few texts have so many brackets that it must be looked for."""
+    end = len(text) if end is None else end
+    if text.count("[", at, end) + text.count("{", at, end) <= DEEPEST:
+        return
+    depth = 0
+    for match in BRACKETS.finditer(text, at, end):
+        if (mark := match[0]) in "[{":
+            depth += 1
+            if depth > DEEPEST:
+                raise JsonFault(f"nested more than {DEEPEST} deep")
+        elif mark in "]}":
+            depth -= 1
+
 
 class ByPlace(dict[str, Any]):
     """A record that is a list: its columns are called "0", "1", ..."""
@@ -23,6 +93,45 @@ class ByPlace(dict[str, Any]):
 
 def array_elements(name: str, text: TextWindow) -> Iterator[Record]:
     """The records of an array that `text` stands before; afterwards it stands behind it."""
+    for number, value in _elements(name, text):
+        yield number, as_object(f"{name} row {number}", value)
+
+
+def object_members(text: TextWindow) -> Iterator[str]:
+    """The keys of an object that `text` stands before; it stands before the value, which is to be read at each."""
+    text.take(1)
+    seen: set[str] = set()
+    while (char := text.skip(BLANK)) != "}":
+        if seen and char != ",":
+            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or }}); mend it")
+        if seen:
+            text.take(1)
+            text.skip(BLANK)
+        key = text.value("the name")
+        if not isinstance(key, str) or text.skip(BLANK) != ":":
+            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a name and a colon); mend it")
+        if key in seen:
+            raise UserError(f"{text.name}:{text.line}: the key {key[:40]!r} stands twice in one object; rename one")
+        seen.add(key)
+        text.take(1)
+        text.skip(BLANK)
+        yield key
+    text.take(1)
+
+
+def skip_value(name: str, text: TextWindow) -> tuple[int, Any]:
+    """Pass over a value however long it is: how many elements a list has, and its first one; (0, None) of others."""
+    if text.skip(BLANK) != "[":
+        text.value("a value")
+        return 0, None
+    count, first = 0, None
+    for count, record in _elements(name, text):
+        first = record if count == 1 else first
+    return count, first
+
+
+def _elements(name: str, text: TextWindow) -> Iterator[tuple[int, Any]]:
+    """The elements of an array that `text` stands before, whatever they are; afterwards it stands behind it."""
     text.take(1)
     number = 0
     while (char := text.skip(BLANK)) != "]":
@@ -32,27 +141,8 @@ def array_elements(name: str, text: TextWindow) -> Iterator[Record]:
             text.take(1)
             text.skip(BLANK)
         number += 1
-        yield number, as_object(f"{name} row {number}", text.value())
+        yield number, text.value(f"row {number}")
     text.take(1)
-
-
-def object_members(text: TextWindow) -> Iterator[str]:
-    """The keys of an object that `text` stands before; it stands before the value, which is to be read at each."""
-    text.take(1)
-    begun = False
-    while (char := text.skip(BLANK)) != "}":
-        if begun and char != ",":
-            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or }}); mend it")
-        if begun:
-            text.take(1)
-            text.skip(BLANK)
-        begun = True
-        key = text.value()
-        if not isinstance(key, str) or text.skip(BLANK) != ":":
-            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a name and a colon); mend it")
-        text.take(1)
-        text.skip(BLANK)
-        yield key
 
 
 class TextWindow:
@@ -62,7 +152,6 @@ class TextWindow:
         self.name, self.handle = name, handle
         self.text, self.at, self.line = "", 0, 1
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self.json = json.JSONDecoder()
 
     def grow(self, size: int = 1 << 20) -> bool:
         with unpacking(self.name):
@@ -89,23 +178,58 @@ class TextWindow:
             if not self.grow():
                 raise UserError(f"{self.name}:{self.line}: broken JSON (the file ends inside the list); mend its end")
 
-    def value(self) -> Any:
-        """The JSON value that begins here."""
+    def value(self, what: str) -> Any:
+        """The JSON value that begins here, called `what` in errors."""
         size = 1 << 20
         while True:
             try:
-                value, end = self.json.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                line = self.line + self.text.count("\n", self.at, error.pos)
-                # It may only be that the value goes on beyond the window: look again with twice as much text.
-                if self.grow(size):
-                    size *= 2
-                    continue
-                raise UserError(f"{self.name}:{line}: broken JSON ({json_fault(error)}); mend it") from error
-            except ValueError as error:  # a whole number of more than 4,300 digits
-                raise UserError(f"{self.name}:{self.line}: {str(error).split(';')[0]}; mend it") from error
+                with in_words():
+                    value, end = DECODER.raw_decode(self.text, self.at)
+                _check_depth(self.text, self.at, end)
+            except JsonFault as fault:
+                line = self.line + self.text.count("\n", self.at, max(self.at, fault.at))
+                if self._cut_off(fault):  # by the window only, perhaps: look again with twice as much text
+                    if len(self.text) - self.at > LONGEST:
+                        raise UserError(f"{self.name}:{self.line}: {too_long(what)}") from fault
+                    if self.grow(size):
+                        size *= 2
+                        continue
+                raise UserError(f"{self.name}:{line}: broken JSON ({fault}); mend it") from fault
+            if end == len(self.text) and self.grow(size):
+                continue  # a number may go on
+            if end - self.at > LONGEST:
+                raise UserError(f"{self.name}:{self.line}: {too_long(what)}")
             self.take(end - self.at)
             return value
+
+    def _cut_off(self, fault: JsonFault) -> bool:
+        """Whether a fault may come of the end of the window rather than of what stands before it."""
+        cause = fault.__cause__
+        if not isinstance(cause, json.JSONDecodeError):
+            return False
+        return cause.pos > len(self.text) - len("-Infinity") - 9 or cause.msg.startswith("Unterminated string")
+
+    def finish(self, what: str) -> None:
+        """Read to the end of the file.
+
+        Raises:
+            UserError: If something stands there, after `what`.
+        """
+        while True:
+            while self.at < len(self.text):
+                if self.text[self.at] not in BLANK:
+                    raise UserError(
+                        f"{self.name}:{self.line}: there is more after the end of the {what}; nothing of it would be "
+                        "read: put all rows into one list, or one a line"
+                    )
+                self.take(1)
+            if not self.grow():
+                return
+
+
+def too_long(what: str) -> str:
+    """The complaint about a row of more than `LONGEST` bytes."""
+    return f"{what} is longer than {LONGEST >> 20} MiB; cut it into several rows"
 
 
 @contextlib.contextmanager
@@ -115,10 +239,6 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{name}: broken or cut-off gzip file ({error}); pack or fetch it once more") from error
-
-
-def json_fault(error: json.JSONDecodeError) -> str:
-    return f"{error.msg} at column {error.colno}"
 
 
 def as_object(where: str, record: Any) -> dict[str, Any]:

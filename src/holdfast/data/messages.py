@@ -6,11 +6,10 @@ any other key that holds something is refused, since it may change what should b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from holdfast.data.json_stream import describe
+from holdfast.data.json_stream import JsonFault, describe, parse_json
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import split_thought
 from holdfast.data.values import BadRow, flag_of, holds, shortened, text_of
@@ -62,8 +61,8 @@ def unpacked(value: Any) -> Any:
     if not (isinstance(value, str) and value.startswith("[{")):
         return value
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = parse_json(value)
+    except JsonFault:
         return value
     return found if is_messages(found) and {"content", "value"} & found[0].keys() else value
 
@@ -72,11 +71,9 @@ def conversation(value: Any, field: str) -> list[Message]:
     """Messages in the OpenAI (role, content) or ShareGPT (from, value) manner, their order checked."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)  # a CSV or Parquet cell
-        except json.JSONDecodeError as error:
-            raise BadRow(f"field {field} is broken JSON ({error.msg} at column {error.colno})") from error
-        except (ValueError, RecursionError) as error:
-            raise BadRow(f"field {field} is broken JSON ({str(error).split(';')[0]})") from error
+            value = parse_json(value)  # a CSV or Parquet cell
+        except JsonFault as fault:
+            raise BadRow(f"field {field} is broken JSON ({fault})") from fault
     if not isinstance(value, list):
         raise BadRow(f"field {field} is {describe(value)}, not a list of messages")
     if not value:

@@ -16,16 +16,17 @@ from holdfast.data.file_records import (
     csv_records,
     hint_of_splits,
     is_array,
+    is_larger,
     json_records,
     jsonl_records,
     kind_of,
-    parquet_records,
     split_records,
     text_records,
 )
 from holdfast.data.json_stream import (
     Record,
 )
+from holdfast.data.parquet import parquet_records
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError, first_line
 from holdfast.memory import is_memory, rows_path
@@ -106,7 +107,8 @@ def open_source(name: str, revision: str | None = None) -> Source:
         read, by_line = partial(split_records, split=split), False
     else:
         by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not is_array(name, path))
-    return Source(name, by_line, size > IN_MEMORY, lambda: read(name, path), lambda: _digest(path), kind == ".txt")
+    large = is_larger(name, path, IN_MEMORY)
+    return Source(name, by_line, large, lambda: read(name, path), lambda: _digest(path), kind == ".txt")
 
 
 def part_of(name: str) -> tuple[Path, str]:
@@ -196,8 +198,8 @@ def _saved(name: str, path: Path, split: str) -> Source:
         raise UserError(f"{name}: is a directory; give one of its files: {', '.join(files_of(name)[:5])}")
     try:
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: the saved data set cannot be read ({first_line(error)})") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # its JSON may lack anything
+        raise UserError(f"{name}: the saved data set cannot be read ({first_line(error)}); save it anew") from error
     if not isinstance(found, datasets.Dataset):
         found = _choose_split(name, str(path), found, split)
     elif split:
@@ -240,11 +242,23 @@ def _of_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
     labels = {key: feature for key, feature in rows.features.items() if hasattr(feature, "int2str")}
 
     def records() -> Iterator[Record]:
-        for number, row in enumerate(rows, 1):
+        for number, row in _readable(name, rows):
             known = {key: row[key] for key in labels if isinstance(row[key], int) and row[key] >= 0}
             yield number, dict(row) | {key: labels[key].int2str(value) for key, value in known.items()}
 
     return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, records, digest)
+
+
+def _readable(name: str, rows: Any) -> Iterator[tuple[int, Any]]:
+    """The rows of a data set, numbered; one that cannot be read is named."""
+    import pyarrow
+
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} row {number + 1}: cannot be read ({first_line(error)}); save it anew") from error
 
 
 class MissingFile(UserError):
