@@ -29,6 +29,12 @@ class Diverged(RunError):
     """Training whose loss or gradient is no longer a number: another recipe may take its place."""
 
 
+class BrokenWeights(Diverged):
+    """Weights that a step has made infinite or no numbers at all: the recipe's step size is too large."""
+
+    exit_code = 2
+
+
 class GateRefused(HoldfastError):
     """The evaluation gate of the recipe said no: the run finished, but lost more than was allowed."""
 

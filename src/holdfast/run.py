@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Diverged, UserError
+from holdfast.errors import BrokenWeights, Diverged, UserError
 from holdfast.files import fresh_file, sweep
 from holdfast.folder import Folder, environment, is_curated
 from holdfast.live_evaluation import refuse_unmeasured, training_hooks
@@ -244,6 +244,7 @@ def after_training(work: Work, tuned: Any) -> Any:
     from holdfast.models import load, put
     from holdfast.placement import give_back_memory, weights_dtype
     from holdfast.saving import settle
+    from holdfast.trainer.broken_weights import count_broken
 
     device, saved = work.base.device, work.base.dtype
     held, inference = weights_dtype(saved, device), work.recipe.inference
@@ -253,6 +254,11 @@ def after_training(work: Work, tuned: Any) -> Any:
         base = load(work.recipe.model, device=device).model if inference.needs_base else None
         tuned = settle(inference.apply(base, tuned), saved, held)  # type: ignore[arg-type]
     give_back_memory(device)
+    if broken := count_broken(tuned.parameters()):
+        raise BrokenWeights(
+            f"{work.folder.path}: {broken:,} of the model's weights are no finite numbers in {saved}; it is not saved: "
+            "lower optimizer.learning_rate, or start from the model in fp32"
+        )
     return tuned
 
 

@@ -79,6 +79,9 @@ def finish(
     """Write report and card, and hold the result against the gate."""
     folder, recipe = work.folder, work.recipe
     summary, known = summarise(work.tasks, before, after), versions()
+    warnings = [*plan.warnings, *_still(folder.read_log())]
+    for line in warnings[len(plan.warnings) :]:
+        work.ui.warn(line)
     report = {
         "holdfast": known["holdfast"],
         "name": folder.path.name,
@@ -99,7 +102,7 @@ def finish(
             "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "windows": told.windows, "warnings": list(plan.warnings),
+            "windows": told.windows, "warnings": warnings,
         },
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
@@ -112,6 +115,17 @@ def finish(
     folder.state["finished"] = True
     folder.save()
     return Run(folder.path, report)
+
+
+def _still(log: list[dict[str, Any]]) -> list[str]:
+    """A warning where no step had anything to learn from."""
+    norms = [entry["grad_norm"] for entry in log if "grad_norm" in entry]
+    if not norms or any(norms):
+        return []
+    return [
+        "the gradient was exactly 0 in every step, so nothing was learned from the rows: the objective does not "
+        "see them (a beta or weight too small for its type), or the model's weights are all zero"
+    ]
 
 
 def _types(work: Work) -> dict[str, str]:

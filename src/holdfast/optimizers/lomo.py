@@ -97,10 +97,14 @@ class LOMORule:
                 self._update(p, grad if self.coefficient is None else grad * self.coefficient)
 
     def _update(self, p: Parameter, grad: Tensor) -> None:
+        import torch
+
         weight = p.float()  # the weight itself when it is fp32
+        # Of a number beyond the type torch raises; as infinity it makes the weights overflow, which is found and said.
+        lr = self.lr if self.lr <= torch.finfo(weight.dtype).max else math.inf
         if self.knobs.weight_decay:
-            weight.mul_(1 - self.lr * self.knobs.weight_decay)
-        weight.add_(grad, alpha=-self.lr)
+            weight.mul_(1 - lr * self.knobs.weight_decay)
+        weight.add_(grad, alpha=-lr)
         if weight.data_ptr() != p.data_ptr():
             p.copy_(weight)
 

@@ -58,11 +58,16 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     Raises:
         RunError: If it cannot be written; what was there before is intact.
     """
-    final = root / f"step-{checkpoint.step:06d}"
+    final = step_at(root, checkpoint.step)
     _write(final, checkpoint)
     for old in complete(root)[:-keep]:
         _remove(old)
     return final
+
+
+def step_at(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return root / f"step-{step:06d}"
 
 
 def best_at(root: Path, step: int) -> Path:

@@ -18,7 +18,7 @@ from holdfast.errors import Diverged, Interrupted, RunError
 from holdfast.models import evaluating
 from holdfast.placement import peak_gib, random_states, set_random_states
 from holdfast.policy import ReferenceCache
-from holdfast.trainer import checkpoint, memory
+from holdfast.trainer import broken_weights, checkpoint, memory
 from holdfast.trainer.events import Hooks, StepLog, Totals, TrainResult
 from holdfast.trainer.interrupts import Interrupts
 from holdfast.trainer.lanes import side_by_side
@@ -313,6 +313,7 @@ class Trainer:
 
     def _save_best(self, done: int, made_by: dict[str, Any]) -> None:
         """The weights alone, of a step that is the best so far."""
+        broken_weights.refuse(self.bench.trained, self.machine, self.root, done)
         if self.machine.main or self.machine.sharded:
             tensors = {self._stem: {name: whole(p) for name, p in self.bench.trained.items()}}
             if self.machine.main:
@@ -337,6 +338,7 @@ class Trainer:
     def _save(self, done: int, made_by: dict[str, Any]) -> None:
         """A checkpoint of `done` steps; every process takes part in making shards whole, the main one writes."""
         bench = self.bench
+        broken_weights.refuse(bench.trained, self.machine, self.root, done)
         if self.machine.main or self.machine.sharded:
             tensors = {
                 self._stem: {name: whole(p) for name, p in bench.trained.items()},
@@ -358,6 +360,7 @@ class Trainer:
         """Put a checkpoint's weights, optimizer state and counters in place; the steps it had done."""
         if saved is None:
             return 0
+        broken_weights.refuse_checkpoint(checkpoint.step_at(self.root, saved.step), saved.tensors[self._stem])
         self._put(saved.tensors[self._stem])
         self.selection.restore(saved.state.get("losses", []))
         stored = saved.tensors["optimizer"]
