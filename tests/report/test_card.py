@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -83,3 +84,18 @@ def test_least_report_and_same_text() -> None:
     assert _matter(render_card(bare))["tags"] == ["holdfast", "fine-tuned", "bare"]
     assert "Nothing was measured." in render_card(bare)
     assert render_card(bare) == render_card(dict(bare))
+
+
+def test_no_name_leaves_its_code_or_its_line_to_copy(report: dict[str, Any]) -> None:
+    name = "a` <img src=x onerror=alert(1)> ``b; touch pwned"
+    report["model"]["name"] = name
+    card = render_card({**report, "recipe": {**report["recipe"], "tuner": {"name": "lora"}}})
+    assert f"\n``` {name} ``` fine-tuned" in card or f"\n```{name}``` fine-tuned" in card
+    (line,) = [line for line in card.splitlines() if line.startswith("vllm serve")]
+    assert shlex.split(line)[:4] == ["vllm", "serve", name, "--enable-lora"]
+    report["model"] |= {"name": "`", "dtype": "<b>", "measured_dtype": '"); import os; ("'}
+    card = render_card(report)
+    assert "\n`` ` `` fine-tuned" in card
+    assert "They are \\<b\\>" in card
+    (python,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    assert not any(isinstance(node, ast.Import) for node in ast.walk(ast.parse(python)))

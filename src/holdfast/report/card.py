@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from holdfast.report import words
+from holdfast.safe_text import printable
 
 PEFT_TUNERS = frozenset({"lora", "longlora", "ia3", "prompt", "prefix"})
 """Tuners whose result is an adapter beside the base; `report["model"]["library"]` overrides the guess."""
@@ -61,8 +64,16 @@ def front_matter(report: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(value: object) -> str:
     """Text that stays inside its cell and its line, and is not taken for markup."""
-    text = re.sub(r"\s+", " ", str(value))
+    text = re.sub(r"\s+", " ", printable(str(value)))
     return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """Text on one line as code, marked by more back ticks than any run of them inside."""
+    line = " ".join(printable(text, one_line=True).split())
+    marks = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
+    beside = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{marks}{beside}{line}{beside}{marks}"
 
 
 def _fence(text: str, language: str = "") -> str:
@@ -131,16 +142,16 @@ def _loading(report: dict[str, Any], place: str) -> str:
     adapter = _library(report) == "peft"
     if adapter:
         python = _PEFT
-        serve = f"vllm serve {_base(report) or 'BASE'} --enable-lora --lora-modules tuned={place}"
+        serve = f"vllm serve {shlex.quote(_base(report) or 'BASE')} --enable-lora --lora-modules tuned={place}"
     else:
         python = _TRANSFORMERS
         serve = f"vllm serve {place}"
     what = "weights of the adapter" if adapter else "weights"
     types = report.get("model") or {}
     saved, measured = types.get("dtype"), types.get("measured_dtype") or "auto"
-    python = python.replace('"DTYPE"', f'"{measured}"').replace('"model"', f'"{place}"')
+    python = python.replace('"DTYPE"', json.dumps(str(measured))).replace('"model"', f'"{place}"')
     lies = "in `model/` beside this file" if place == "model" else "in this folder"
-    kind = f" They are {saved}, and were measured in {measured}." if saved and not adapter else ""
+    kind = f" They are {_cell(saved)}, and were measured in {_cell(measured)}." if saved and not adapter else ""
     parts = [
         f"The {what} are {lies}.{kind}",
         _fence(python, "python"),
@@ -214,7 +225,7 @@ def render_card(report: dict[str, Any], place: str = "model") -> str:
     beside = "beside this file" if place == "model" else "in the run's directory"
     matter = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True)
     method, base = words.method_of(report), _base(report)
-    intro = f"`{base or 'A model'}` fine-tuned with {_cell(method)}. {_cell(words.verdict(report))}"
+    intro = f"{_code(base or 'A model')} fine-tuned with {_cell(method)}. {_cell(words.verdict(report))}"
     sections = [
         f"---\n{matter}---",
         f"# {_cell(report.get('name') or 'run')}",
