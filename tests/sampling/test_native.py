@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from holdfast.data.chat import Chat
+from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
+from holdfast.sampling.batch import Pending
 from holdfast.sampling.draw import choose, uniforms
 from holdfast.sampling.engines import prompt_ids
 from holdfast.sampling.native import NativeEngine
+from holdfast.sampling.thinking import ThoughtBudget, ThoughtState
 
 WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
@@ -297,3 +300,59 @@ def test_the_text_so_far_grows_into_the_answer(tiny: Any) -> None:
     assert len(whole) >= 3, "one text a step, but for the last"
     assert all(sample.text.startswith(text.rstrip("\ufffd")) for text in whole)
     assert [len(text) for text in whole] == sorted(len(text) for text in whole)
+
+
+THOUGHT = (
+    "{% for m in messages %}{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n<think>\n{% endif %}"
+)
+
+
+def test_thoughts_have_a_budget_of_their_own(tiny: Any) -> None:
+    """A random model never ends a thought: it is closed by force, counted, and the answer has its own tokens."""
+    model, tokenizer = tiny("llama")
+    chat = Chat(tokenizer, source=THOUGHT)
+    assert chat.opening == "<think>\n"
+    chat.stop_ids = set()
+    engine = NativeEngine(model, chat, slots=3, fingerprint="weights")
+    closing = len(chat.ids_of("\n</think>\n\n"))
+    params = SamplingParams(max_tokens=7, max_thinking_tokens=11)
+    found = collect(engine, requests(5), params)
+    for sample in found.values():
+        reply = split_thought(sample.text)
+        assert sample.text.startswith("<think>\n")
+        assert (reply.ended, sample.thought_cut, sample.finish) == (True, True, "length")
+        assert (sample.tokens, sample.thought_tokens) == (11 + closing + 7, 11 + closing)
+    request = requests(5)[2]
+    thought = collect(engine, [request], SamplingParams(max_tokens=11))[request.key, 0].text
+    assert found[request.key, 0].text.startswith(f"{thought}\n</think>\n\n")
+    # Without a budget the thought counts as a part of the answer, and never ends here.
+    plain = collect(engine, [request], SamplingParams(max_tokens=7))[request.key, 0]
+    assert (plain.tokens, plain.thought_tokens, split_thought(plain.text).ended) == (7, 0, False)
+
+
+def test_a_thought_ends_by_itself_and_stop_strings_are_for_answers(tiny: Any) -> None:
+    state = ThoughtState(
+        ThoughtBudget(Chat(tiny("llama")[1]), thinking=10, answer=3, closers=lambda: np.ones(9, bool)), "", 30
+    )
+    texts = ["<th", "<think>", "<think>a", "<think>ab", "<think>ab</think>"]
+    for made, text in enumerate(texts, start=1):
+        state.follow(made, 0, lambda text=text: text)
+        assert state.thinking is (None if made < 3 else made < 5)
+    assert (state.tokens, state.limit, state.cut) == (5, 8, False)
+    batch = engine_of(*tiny("llama"))._batches(
+        [Pending("a", 0, [1, 2], 4, 0, opening="<think>\n")], SamplingParams(stop=("STOP",))
+    )[0]
+    sequence = batch.waiting[0]
+    assert batch._stops_at("STOP and on", sequence) == -1
+    assert batch._stops_at("STOP</think>a STOP", sequence) == len("STOP</think>a ")
+
+
+def test_a_prefill_closes_the_thought_that_the_prompt_opens(tiny: Any) -> None:
+    tokenizer = tiny("llama")[1]
+    chat = Chat(tokenizer, source=THOUGHT)
+    user = requests(1)[0].messages
+    text = tokenizer.decode(prompt_ids(chat, [Request("a", user, prefill="the answer")])[0])
+    assert text.endswith("assistant\n<think>\n\n</think>\n\nthe answer")
+    text = tokenizer.decode(prompt_ids(chat, [Request("a", user, prefill="<think>\nsort")])[0])
+    assert text.endswith("assistant\n<think>\nsort")

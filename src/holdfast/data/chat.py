@@ -72,7 +72,9 @@ class Chat:
         template: `data.template.Template`.
         opening: What the prompt has opened when the model begins to write (`<think>` and a line break), or nothing. It
             is put before what was sampled, so that an answer's text says whether its thought ended.
+        closing: What stands between a thought and its answer.
         stop_ids: Tokens that end an answer: end of turn and end of sequence.
+        enders: Kept by engines: which tokens can complete one of some strings, bool [vocabulary].
         pad_id: Fills batches. It may equal a real token: padding is known by position, never by id.
         fingerprint: Names template, special tokens, vocabulary and settings.
 
@@ -92,6 +94,8 @@ class Chat:
         self.tokenizer, self.system, self.thoughts = tokenizer, system, thoughts
         self.template = Template(tokenizer, kwargs, source)
         self.opening = self.template.opening
+        self.enders: dict[tuple[str, ...], np.ndarray] = {}
+        self.closing = self.template.thoughts.closing
         self._kept = tokenizer.convert_tokens_to_ids(list(self.template.kept))
         eos = tokenizer.eos_token_id
         # Without a special token in the template, only the end-of-sequence token can stop a model.
@@ -181,6 +185,10 @@ class Chat:
         if not any(split_thought(messages[i]["content"]).thought for i in trained[:-1]):
             return [messages]
         return [[*unweighted(messages[:i]), messages[i]] for i in trained]
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a piece out of running text, control tokens in it being these tokens."""
+        return self._tokenize([text])[0]
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens but for those that mark a thought."""

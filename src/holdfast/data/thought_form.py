@@ -26,6 +26,7 @@ class ThoughtForm:
         closes: The prompt holds a thought that is over: the model is asked not to think (`enable_thinking: false`).
         listed: Contents are lists of parts, as models write them that see images too.
         keys: The thought is read from keys of the message, not from its content.
+        closing: What stands between a thought and its answer.
         last, earlier: Whether the thought of the last answer, and of answers before it, is written at all.
     """
 
@@ -35,6 +36,7 @@ class ThoughtForm:
     closes: bool = False
     listed: bool = False
     keys: bool = False
+    closing: str = "\n</think>\n\n"
     last: bool = True
     earlier: bool = True
 
@@ -89,12 +91,12 @@ def learn_form(template: Renders, before: list[Message], answer: str) -> Thought
     turn = {"role": "assistant", "content": join_thought(STANDIN, answer, known.marks)}
     for keys in (True, False):
         form = replace(known, keys=keys)
-        head, written, _ = _written(template, [*before, turn], form).partition(STANDIN)
+        head, written, rest = _written(template, [*before, turn], form).partition(STANDIN)
         if written:
-            form = replace(form, **_marks_behind(head, form))
+            form = replace(form, closing=rest.partition(answer)[0], **_marks_behind(head, form))
             more = [*before, turn, before[-1], {"role": "assistant", "content": "."}]
             return replace(form, earlier=STANDIN in _written(template, more, form))
-    return replace(known, last=False, earlier=False)
+    return replace(known, last=False, earlier=False, closing=f"\n{known.marks[1]}\n\n")
 
 
 def _marks_behind(head: str, form: ThoughtForm) -> dict[str, Any]:

@@ -17,6 +17,12 @@ class SamplingParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_tokens: int = Field(512, ge=1, description="Longest answer in tokens.")
+    max_thinking_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longest thought before the answer, whose tokens count apart; one that reaches it is closed, and "
+        "the model answers. Default: thoughts count as a part of the answer.",
+    )
     temperature: float = Field(0.0, ge=0, description="0 = greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: smallest set of tokens with this mass.")
     top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 = off.")
@@ -37,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One finished answer."""
+    """One finished answer; `text` begins with what the prompt had opened of a thought, if it had."""
 
     key: str
     index: int
@@ -45,6 +51,10 @@ class Sample:
     finish: Literal["stop", "length"]
     """"stop": the model ended its turn (or a stop string matched); "length": cut at `max_tokens`."""
     tokens: int
+    thought_tokens: int = 0
+    """Of these, tokens of the thought before the answer, where thoughts have a budget of their own."""
+    thought_cut: bool = False
+    """Whether the thought reached its budget and was closed by force."""
 
 
 class Engine(Protocol):

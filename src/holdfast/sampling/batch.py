@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from holdfast.data.thoughts import split_thought
 from holdfast.placement import widest_dtype
 from holdfast.sampling.base import Sample, SamplingParams
 from holdfast.sampling.cache import GROWTH, Prefilled, SlotCache
 from holdfast.sampling.draw import choose, uniforms
 from holdfast.sampling.forward import Forward
+from holdfast.sampling.thinking import ThoughtState
 
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
@@ -46,6 +49,9 @@ class Pending:
     prompt: list[int]
     limit: int
     seed: int
+    opening: str = ""
+    """What the prompt has opened of a thought."""
+    thought: ThoughtState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,33 @@ class Batch:
             self._shrink()
         tokens = self._decode()
         rows = np.flatnonzero(self.live)
+        self._force(rows, tokens)
         self.tokens[rows, self.made[rows]] = tokens[rows]
         self.made += self.live
+        self._follow(rows, tokens)
         self.past += self.live
         self.current = tokens
         self.cache.cursor += 1
         self.counts.update({"tokens": len(rows), "steps": 1})
         return self._finished(rows, tokens), self.counts
+
+    def _force(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """Put the marks that close a thought over budget in the place of what was drawn, one a step."""
+        for row in rows.tolist():
+            sequence = self.occupant[row]
+            if sequence and sequence.thought and sequence.thought.forced:
+                tokens[row], *rest = sequence.thought.forced
+                sequence.thought.forced = tuple(rest)
+
+    def _follow(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """See which thoughts begin, end or reach their budget, and what each sequence may still write."""
+        for row in rows.tolist():
+            sequence, made = self.occupant[row], int(self.made[row])
+            if tokens[row] in self.stops:
+                continue
+            if sequence and sequence.thought and sequence.thought.thinking is not False:
+                sequence.thought.follow(made, int(tokens[row]), partial(self._text, row, made))
+                self.limit[row] = sequence.thought.limit
 
     def _decode(self) -> np.ndarray:
         """One forward pass over all slots: the next token of each, [slots]."""
@@ -155,7 +181,7 @@ class Batch:
         self.past[row] = len(sequence.prompt) - 1
         self.current[row] = sequence.prompt[-1]
         self.made[row] = 0
-        self.limit[row] = sequence.limit
+        self.limit[row] = sequence.thought.limit if sequence.thought else sequence.limit
         self.seeds[row] = sequence.seed
 
     def _prefill(self) -> None:
@@ -196,8 +222,7 @@ class Batch:
         if self.task.ends is not None:
             for row in rows[self.task.ends[tokens[rows]] & ~stopped[rows]].tolist():
                 text = self._text(row, self.made[row])
-                place = min((text.find(stop) for stop in self.params.stop if stop and stop in text), default=-1)
-                if place >= 0:
+                if (place := self._stops_at(text, self.occupant[row])) >= 0:
                     cut[row] = text[:place]
                     done[row] = True
         samples = []
@@ -206,18 +231,25 @@ class Batch:
             assert sequence is not None
             text = cut[row] if row in cut else self._text(row, made - int(stopped[row]))
             finish: Literal["stop", "length"] = "stop" if stopped[row] or row in cut else "length"
-            samples.append(Sample(sequence.key, sequence.index, text, finish, made))
+            samples.append(_sample(sequence, text, finish, made))
             self.occupant[row] = None
         self.live &= ~done
         self.past[done] = 0
         return samples
+
+    def _stops_at(self, text: str, sequence: Pending | None) -> int:
+        """Where a stop string stands in an answer; they do not end thoughts. -1: nowhere."""
+        reply = split_thought((sequence.opening if sequence else "") + text)
+        begin = len(text) - len(reply.answer) if reply.marks else 0
+        places = [text.find(stop, begin) for stop in self.params.stop if stop]
+        return min((place for place in places if place >= 0), default=-1)
 
     def unfinished(self, row: int) -> str:
         """The text so far of the sequence in a slot; "" where none is."""
         return self._text(row, self.made[row]) if row < len(self.live) and self.live[row] else ""
 
     def _text(self, row: int, length: int) -> str:
-        return decoded(self.task.chat.tokenizer, self.tokens[row, :length].tolist())
+        return self.task.chat.text_of(self.tokens[row, :length].tolist())
 
 
 @torch.no_grad()
@@ -240,5 +272,10 @@ def read_prompts(
     return Prefilled.of(cache)
 
 
-def decoded(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def _sample(sequence: Pending, text: str, finish: Literal["stop", "length"], made: int) -> Sample:
+    """A finished sequence; all of it was thought, if that never ended."""
+    thought, text = sequence.thought, sequence.opening + text
+    if thought is None:
+        return Sample(sequence.key, sequence.index, text, finish, made)
+    spent = made if thought.thinking else thought.tokens
+    return Sample(sequence.key, sequence.index, text, finish, made, min(spent, made), thought.cut)

@@ -118,7 +118,7 @@ class Journal:
     def _names(self, engine: Engine, requests: Sequence[Request], params: SamplingParams) -> dict[tuple[str, int], str]:
         """The journal's name of each (request key, index)."""
         names: dict[tuple[str, int], str] = {}
-        shared = [engine.fingerprint, params.model_dump(exclude={"n"}, mode="json")]
+        shared = [engine.fingerprint, params.model_dump(exclude={"n"}, exclude_none=True, mode="json")]
         for request in requests:
             if (request.key, 0) in names:
                 raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
@@ -132,8 +132,10 @@ class Journal:
             raise TypeError(f"the engine gave what is no sample: {sample!r}")
         if name in self._samples:
             raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
-        shown = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
-        self._append({"kind": "sample", "id": name, **shown, "tokens": sample.tokens})
+        shown: dict[str, Any] = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
+        thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
+        shown |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
+        self._append({"kind": "sample", "id": name, **shown})
         self._hold(name, sample)
 
     def _hold(self, name: str, sample: Sample) -> None:
@@ -180,9 +182,9 @@ class Journal:
         if entry["kind"] != "sample":
             self._facts[entry["id"]] = entry.get("value")
             return True
-        if not Sample.__dataclass_fields__.keys() <= entry.keys():
+        if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
             raise UserError(mend)
-        sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__})
+        sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__ if name in entry})
         if is_sample(sample):
             self._hold(entry["id"], sample)
         return is_sample(sample)
@@ -213,7 +215,7 @@ class Journal:
 def is_sample(sample: Sample) -> bool:
     """Whether the parts of a sample are of the types that all its readers take for granted."""
     index, tokens = sample.index, sample.tokens
-    numbers = all(type(value) is int and value >= 0 for value in (index, tokens))
+    numbers = all(type(value) is int and value >= 0 for value in (index, tokens, sample.thought_tokens))
     return (
         isinstance(sample.key, str) and isinstance(sample.text, str) and numbers and sample.finish in ("stop", "length")
     )

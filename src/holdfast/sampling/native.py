@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
@@ -22,13 +23,15 @@ import numpy as np
 import torch
 
 from holdfast import cores
+from holdfast.data.thoughts import MARKS
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
-from holdfast.sampling.batch import Batch, Pending, Step, Task, decoded, read_prompts
+from holdfast.sampling.batch import Batch, Pending, Step, Task, read_prompts
 from holdfast.sampling.cache import Prefilled
-from holdfast.sampling.engines import prompt_ids
+from holdfast.sampling.engines import opening_of, prompt_ids
 from holdfast.sampling.forward import Forward, forward_of
 from holdfast.sampling.journal import sample_seed
+from holdfast.sampling.thinking import ThoughtBudget, ThoughtState
 
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
@@ -81,7 +84,6 @@ class NativeEngine:
         self.model, self.chat, self.slots, self.progress = model, chat, slots, progress
         self.on_text = on_text
         self.counts: Counter[str] = Counter()
-        self._enders: dict[tuple[str, ...], np.ndarray] = {}
         self._fingerprint = f"native:{fingerprint}:{chat.fingerprint}"
         if model.dtype != torch.float32:  # answers in another precision are others
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
@@ -95,15 +97,19 @@ class NativeEngine:
         """Yield one sample for each (request, index), as soon as it is finished."""
         sequences: list[Pending] = []
         prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
+        budget = self.budget(params)
+        most = budget.most if budget else params.max_tokens
         for (request, indexes), prompt in zip(requests, prompts, strict=True):
-            room = params.max_tokens if self._context is None else min(params.max_tokens, self._context - len(prompt))
+            room = most if self._context is None else min(most, self._context - len(prompt))
+            opening = opening_of(self.chat, request)
             for index in indexes:
                 if room < 1:
                     self.counts["too long"] += 1
                     yield Sample(request.key, index, "", "length", 0)
                 else:
                     seed = sample_seed(params.seed, request.key, index)
-                    sequences.append(Pending(request.key, index, prompt, room, seed))
+                    thought = ThoughtState(budget, opening, room) if budget else None
+                    sequences.append(Pending(request.key, index, prompt, room, seed, opening, thought))
         if not sequences:
             return
         training = self.model.training
@@ -182,17 +188,25 @@ class NativeEngine:
             self.progress(counts["tokens"])
         return samples
 
+    def budget(self, params: SamplingParams) -> ThoughtBudget | None:
+        """The budget of thoughts, if they have one."""
+        if params.max_thinking_tokens is None:
+            return None
+        closers = partial(self.enders, tuple(end for _, end in MARKS))
+        return ThoughtBudget(self.chat, params.max_thinking_tokens, params.max_tokens, closers)
+
     def enders(self, stop: tuple[str, ...]) -> np.ndarray:
         """Which tokens can complete one of the stop strings, bool [vocabulary]: those with the last character of one.
 
         Only sequences that just got such a token are decoded and searched. Tokens that are no whole characters count.
         """
-        if stop not in self._enders:
+        known = self.chat.enders
+        if stop not in known:
             last = {text[-1] for text in stop if text}
             found = np.ones(max(len(self.chat.tokenizer), self.model.config.get_text_config().vocab_size), dtype=bool)
             if not any(map(str.isspace, last)):  # some tokenizers decode a lone token without its spaces
                 for token in range(len(self.chat.tokenizer)):
-                    piece = decoded(self.chat.tokenizer, [token])
+                    piece = self.chat.text_of([token])
                     found[token] = "\ufffd" in piece or not last.isdisjoint(piece)
-            self._enders[stop] = found
-        return self._enders[stop]
+            known[stop] = found
+        return known[stop]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 from holdfast.placement import choose_device, free_bytes, give_back_memory, memory_bytes
 from holdfast.sampling.base import Request, Sample, SamplingParams
-from holdfast.sampling.engines import prompt_ids
+from holdfast.sampling.engines import opening_of, prompt_ids
 from holdfast.sampling.journal import sample_seed
 
 if TYPE_CHECKING:
@@ -80,34 +82,85 @@ class VLLMEngine:
             yield from self._chunk(jobs[start : start + CHUNK], params)
 
     def _chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
-        prompts, settings, asked = [], [], []
         found = prompt_ids(self.chat, [request for request, _ in jobs])
+        asked = []
         for (request, index), ids in zip(jobs, found, strict=True):
-            room = min(params.max_tokens, self._context - len(ids))
-            if room < 1:
+            if self._context - len(ids) < 1:
                 self.counts["too long"] += 1
                 yield Sample(request.key, index, "", "length", 0)
                 continue
-            prompts.append({"prompt_token_ids": ids})
-            settings.append(self._settings(params, room, sample_seed(params.seed, request.key, index)))
-            asked.append((request, index))
-        if not prompts:
-            return
-        for (request, index), output in zip(
-            asked, self._model.generate(prompts, settings, use_tqdm=False), strict=True
-        ):
-            answer = output.outputs[0]
-            self.counts["tokens"] += len(answer.token_ids)
-            finish: Literal["stop", "length"] = "length" if answer.finish_reason == "length" else "stop"
-            yield Sample(request.key, index, answer.text, finish, len(answer.token_ids))
+            seed = sample_seed(params.seed, request.key, index)
+            asked.append(_Asked(request, index, ids, seed, opening_of(self.chat, request)))
+        if params.max_thinking_tokens is not None:
+            self._think([one for one in asked if one.opening], params, params.max_thinking_tokens)
+        for one, output in self._generate([one for one in asked if not one.ended], params, params.max_tokens, {}):
+            one.text += output.text
+            one.made += len(output.token_ids)
+            one.finish = "length" if output.finish_reason == "length" else "stop"
+        for one in asked:
+            self.counts["tokens"] += one.made
+            text = one.opening + one.text
+            yield Sample(one.request.key, one.index, text, one.finish, one.made, one.thought, one.cut)
 
-    def _settings(self, params: SamplingParams, room: int, seed: int) -> Any:
+    def _think(self, asked: list[_Asked], params: SamplingParams, most: int) -> None:
+        """Let the thoughts that the prompts opened come to their end or budget; the answers then follow them."""
+        marks = {"stop": [self.chat.template.thoughts.marks[1]], "include_stop_str_in_output": True}
+        for one, output in self._generate(asked, params, most, marks):
+            ids, text = list(output.token_ids), output.text
+            over = split_thought(one.opening + text).ended
+            one.ended = not over and output.finish_reason != "length"  # it ended its turn in the middle of the thought
+            one.cut = not over and not one.ended
+            if one.cut:
+                ids, text = [*ids, *self.chat.ids_of(self.chat.closing)], text + self.chat.closing
+            one.ids, one.text = [*one.ids, *ids], text
+            one.made = one.thought = len(ids)
+
+    def _generate(
+        self, asked: list[_Asked], params: SamplingParams, most: int, more: dict[str, Any]
+    ) -> Iterator[tuple[_Asked, Any]]:
+        """Each sequence with what vLLM goes on with, where its context leaves room."""
+        fits = [one for one in asked if self._context > len(one.ids)]
+        if not fits:
+            return
+        prompts = [{"prompt_token_ids": one.ids} for one in fits]
+        rooms = [min(most, self._context - len(one.ids)) for one in fits]
+        settings = [self._settings(params, room, one.seed, more) for one, room in zip(fits, rooms, strict=True)]
+        for one, output in zip(fits, self._model.generate(prompts, settings, use_tqdm=False), strict=True):
+            yield one, output.outputs[0]
+
+    def _settings(self, params: SamplingParams, room: int, seed: int, more: dict[str, Any]) -> Any:
         return self._params(
             max_tokens=room,
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
-            stop=list(params.stop) or None,
             stop_token_ids=sorted(self.chat.stop_ids),
             seed=seed >> 1,  # 63 bits: a signed integer there
+            skip_special_tokens=not self.chat.template.kept,
+            **{"stop": list(params.stop) or None, **more},
         )
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A sequence on its way.
+
+    Args:
+        ids: What vLLM goes on from: the prompt, later the thought too.
+        opening: What the prompt opened of a thought.
+        made, thought: Tokens sampled, and of these of the thought.
+        cut: Whether the thought was closed by force.
+        ended: Whether nothing follows it.
+    """
+
+    request: Request
+    index: int
+    ids: list[int]
+    seed: int
+    opening: str
+    text: str = ""
+    made: int = 0
+    thought: int = 0
+    cut: bool = False
+    ended: bool = False
+    finish: Literal["stop", "length"] = "stop"
