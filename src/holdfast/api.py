@@ -130,6 +130,7 @@ def evaluate(
     judge: Judge | None = None,
     items: int = 200,
     max_tokens: int = 128,
+    max_thinking_tokens: int = 1024,
     max_loss: float | None = None,
     max_bits: float | None = None,
     out: str | Path | None = None,
@@ -143,6 +144,7 @@ def evaluate(
         model, against: Names as in a recipe, finished runs, or transformers models.
         tasks: Names as in `evaluate.keep`; default: a run's own tasks, or all skills for a laboratory model.
         judge: For files; default: found from the rows.
+        max_tokens, max_thinking_tokens: Longest answer, and longest thought before it.
         max_loss, max_bits: Gates: points on the mean drop, per cent on the mean rise of the texts' bits.
         out: Directory for items and report.
         tokenizer: Of models that are given as objects.
@@ -160,5 +162,6 @@ def evaluate(
             str(name(model)),
             against=None if against is None else str(name(against)),
             tasks=tasks, judge=judge, items=items, max_tokens=max_tokens,
+            max_thinking_tokens=max_thinking_tokens,
             max_loss=max_loss, max_bits=max_bits, out=out, ui=voice,
         )  # fmt: skip

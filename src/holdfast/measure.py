@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import score, summarise
+from holdfast.evaluation.tasks import Settings
+from holdfast.evaluation.thought_counts import count_thoughts
 from holdfast.folder import replace_json, versions
 from holdfast.models import locate
 from holdfast.recipe import Gate
@@ -30,6 +32,7 @@ def evaluate(
     judge: Judge | None = None,
     items: int = 200,
     max_tokens: int = 128,
+    max_thinking_tokens: int = 1024,
     max_loss: float | None = None,
     max_bits: float | None = None,
     max_kl: float | None = None,
@@ -44,6 +47,7 @@ def evaluate(
         tasks: Names as in `evaluate.keep`; default: a run's own tasks, all skills for a laboratory model,
             the probe for any other. Without `against`, a run or an adapter is compared on the probe with its own base.
         judge: For files; default: found from the rows.
+        max_tokens, max_thinking_tokens: Longest answer, and longest thought before it.
         max_loss: Gate on the mean drop, in points.
         max_bits: Gate on the mean rise of the texts' bits, in per cent.
         max_kl: Gate on the divergence from the base on the probe, in bits per token.
@@ -59,7 +63,7 @@ def evaluate(
     for name in (model, against):
         if name is not None:
             locate(name)  # what is no model is said first, not after the tasks
-    wanted = _tasks(model, tasks, judge, items, max_tokens)
+    wanted = _tasks(model, tasks, judge, Settings(items, max_tokens, max_thinking_tokens))
     limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
     for task in wanted:
         if "why" in task.meta:
@@ -158,13 +162,12 @@ def _unpaired(tasks: Sequence[Task], base: dict[str, list[Item]], items: dict[st
     }
 
 
-def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int, max_tokens: int) -> list[Task]:
-    from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks
+def _tasks(model: str, names: list[str] | None, judge: Judge | None, settings: Settings) -> list[Task]:
+    from holdfast.evaluation.tasks import build_tasks, named_tasks
     from holdfast.models import is_lab
 
     run = Path(model)
     if names:
-        settings = Settings(items, max_tokens)
         return [task for name in names for task in named_tasks(name, settings, judge=judge)]
     if (run / "report.json").exists():
         from holdfast.recipe_file import read_recipe
@@ -173,7 +176,7 @@ def _tasks(model: str, names: list[str] | None, judge: Judge | None, items: int,
         recipe = read_recipe(run).recipe
         sources = read_sources(recipe, lambda text: None, lambda text: None)
         return build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))
-    return named_tasks("lab" if is_lab(model) else "probe", Settings(items, max_tokens))
+    return named_tasks("lab" if is_lab(model) else "probe", settings)
 
 
 def _measured(
@@ -206,6 +209,7 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     return {
         "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
         "judge": task.info.judge or None, "n": len(items), "tuned": score(task, items),
+        "thoughts": {"tuned": count_thoughts(items)},
     }  # fmt: skip
 
 

@@ -104,6 +104,12 @@ class Sampling(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set of tokens with this mass.")
     top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest sampled answer.")
+    max_thinking_tokens: int = Field(
+        2048,
+        ge=1,
+        description="Longest thought before it, of a model that thinks; one that reaches this is closed with the "
+        "template's marks, and the answer follows.",
+    )
     stop: Texts = Field((), description="Strings that end an answer.")
     slots: int = Field(128, ge=1, description="Sequences decoded together by the native engine.")
 
@@ -188,6 +194,12 @@ class Evaluate(Section):
     items: int = Field(200, ge=1, description="Questions per task.")
     live_items: int = Field(40, ge=0, description="Questions per task for the evaluations during training.")
     max_tokens: int = Field(128, ge=1, description="Longest answer.")
+    max_thinking_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Longest thought before it, of a model that thinks; one that reaches this is closed, counted as a "
+        "thought that did not end, and the answer follows.",
+    )
     gate: Gate = Field(Gate(), description="When to refuse the result.")
 
 

@@ -93,6 +93,7 @@ def finish(
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
             "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
         },
+        "chat": _chat(work),
         **summary,
         "gate": gate(recipe.evaluate.gate, summary),
         "curves": curves(work, before, after, result.kept_step),
@@ -126,6 +127,14 @@ def _still(log: list[dict[str, Any]]) -> list[str]:
         "the gradient was exactly 0 in every step, so nothing was learned from the rows: the objective does not "
         "see them (a beta or weight too small for its type), or the model's weights are all zero"
     ]
+
+
+def _chat(work: Work) -> dict[str, Any]:
+    """How the model is asked, and whether its chat template is one the base's tokenizer does not have."""
+    from holdfast.data.chat_settings import ChatSettings
+
+    own = work.base.tokenizer.chat_template != work.chat.template.text
+    return {**ChatSettings.of(work.chat).to_json(), "own_template": own}
 
 
 def _types(work: Work) -> dict[str, str]:

@@ -255,6 +255,7 @@ def _report(work: Work, base: Items, done: list[Done]) -> dict[str, Any]:
             **last.report["model"], "name": recipe.model, "fingerprint": work.base.fingerprint,
             "library": "peft" if adapter else "transformers",
         },
+        "chat": last.report.get("chat"),
         **last.summary,
         "gate": gate(recipe.evaluate.gate, last.summary),
         "stages": [_row(work, stage, number) for number, stage in enumerate(done, 1)],

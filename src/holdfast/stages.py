@@ -75,7 +75,7 @@ def curate(work: Work) -> Rows:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
     source = rows_fingerprint(work.sources.train)
-    key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling])
+    key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling, work.chat.fingerprint])
     path = folder.path / "curated.jsonl"
     if (rows := _curated(folder, key, work.ui)) is not None:
         return rows
@@ -158,6 +158,7 @@ def sampling_params(recipe: Recipe) -> SamplingParams:
     s = recipe.sampling
     return SamplingParams(
         max_tokens=s.max_tokens,
+        max_thinking_tokens=s.max_thinking_tokens,
         temperature=s.temperature,
         top_p=s.top_p,
         top_k=s.top_k,
@@ -218,14 +219,15 @@ def _judge_draw(judge: Judge, work: Work) -> Draw:
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
     base = load(name, device=work.base.device) if name and not kind.startswith("http") else work.base
-    return work.journal.draw(_engine(work, kind, base, name or work.recipe.sampling.model))
+    return work.journal.draw(_engine(work, kind, base, name or work.recipe.sampling.model, judges=True))
 
 
-def _engine(work: Work, kind: str, base: Loaded, name: str | None) -> Engine:
-    from holdfast.data.chat import Chat
+def _engine(work: Work, kind: str, base: Loaded, name: str | None, judges: bool = False) -> Engine:
+    from holdfast.data.chat_settings import brief_chat
     from holdfast.sampling.engines import make_engine
 
-    chat = work.chat if base is work.base else Chat(base.tokenizer)
+    # A judge answers with a word; a server's own way of asking its model is left as it is.
+    chat = (None if kind.startswith("http") else brief_chat(base.tokenizer)) if judges else work.chat
     return make_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
         slots=work.recipe.sampling.slots,

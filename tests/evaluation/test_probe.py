@@ -106,7 +106,9 @@ def test_fewer_prompts_of_a_large_model_without_an_accelerator():
 
 def test_names():
     def recipe(*keep: str) -> Any:
-        return SimpleNamespace(evaluate=SimpleNamespace(target="none", keep=keep, items=20, max_tokens=16))
+        return SimpleNamespace(
+            evaluate=SimpleNamespace(target="none", keep=keep, items=20, max_tokens=16, max_thinking_tokens=16)
+        )
 
     for keep in (("auto",), ("probe",), ("auto", "probe")):
         tasks = build_tasks(recipe(*keep))

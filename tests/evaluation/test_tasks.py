@@ -34,7 +34,9 @@ def rows(n: int, **meta: Any) -> list[Row]:
 
 def recipe(target: str = "test", keep: Sequence[str] = (), items: int = 200, max_tokens: int = 64) -> Any:
     return SimpleNamespace(
-        evaluate=SimpleNamespace(target=target, keep=tuple(keep), items=items, max_tokens=max_tokens)
+        evaluate=SimpleNamespace(
+            target=target, keep=tuple(keep), items=items, max_tokens=max_tokens, max_thinking_tokens=9
+        )
     )
 
 

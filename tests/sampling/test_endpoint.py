@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from holdfast.data.chat import Chat
+from holdfast.data.thoughts import split_thought
 from holdfast.errors import RunError, UserError
 from holdfast.sampling import endpoint
 from holdfast.sampling.base import Request, Sample, SamplingParams
@@ -86,8 +88,10 @@ class Handler(BaseHTTPRequestHandler):
         elif len(text) > 1000:
             self.answer(400, {"error": {"message": "This model's maximum context length is 8 tokens."}})
         else:
+            thought = {"reasoning_content": "Hm."} if "think" in text else {}
+            said = "" if "endless" in text else f"{text}! {body['seed']}"
             choice = {
-                "message": {"content": f"{text}! {body['seed']}"},
+                "message": {"content": said, **thought},
                 "finish_reason": "length" if "cut" in text else "stop",
             }
             self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
@@ -207,3 +211,20 @@ def test_through_the_journal(server: Server, tmp_path: Path) -> None:
         first = journal.draw(EndpointEngine(server.url))(requests, SamplingParams(n=2))
         assert journal.draw(EndpointEngine(server.url))(requests, SamplingParams(n=2)) == first
     assert len(server.bodies) == 4
+
+
+def test_thoughts_the_server_tells_apart_are_put_back_and_it_is_told_how_to_ask(server: Server, tiny: Any) -> None:
+    tokenizer = tiny("llama")[1]
+    source = tokenizer.chat_template + "{% if enable_thinking %}<think>{% endif %}</think>"
+    chat = Chat(tokenizer, "Be brief.", kwargs={"enable_thinking": True}, source=source)
+    engine = EndpointEngine(server.url, chat=chat)
+    params = SamplingParams(max_tokens=7, max_thinking_tokens=5)
+    texts = {s.key: s.text for s in engine.sample(asked("think", "think cut", "cut endless think"), params)}
+    assert texts["think"].startswith("<think>\nHm.\n</think>\n\nthink! ")
+    assert split_thought(texts["think cut"]).ended
+    assert texts["cut endle"] == "<think>\nHm."
+    for body in server.bodies:
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert body["chat_template_kwargs"] == {"enable_thinking": True}
+        assert body["max_tokens"] == 7  # this template never asks for a thought
+    assert engine.fingerprint != EndpointEngine(server.url).fingerprint

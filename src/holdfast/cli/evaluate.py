@@ -37,6 +37,7 @@ def evaluate(
     judge: JudgeName = None,
     items: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 1024,
     max_loss: MaxLoss = None,
     max_bits: MaxBits = None,
     max_kl: MaxKl = None,
@@ -62,8 +63,9 @@ def evaluate(
         from holdfast.measure import evaluate as measure
 
         found = measure(
-            model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens, max_loss=max_loss,
-            max_bits=max_bits, max_kl=max_kl, out=out, device=device, ui=ui,
+            model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens,
+            max_thinking_tokens=max_thinking_tokens, max_loss=max_loss, max_bits=max_bits, max_kl=max_kl, out=out,
+            device=device, ui=ui,
         )  # fmt: skip
         ui.result(summary(found, out if against else None), report=found)
         refuse_if_gated(found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli.text import table, title, width
 from holdfast.errors import GateRefused
 from holdfast.report import ranking, words
+from holdfast.report.asked import unended_words
 from holdfast.safe_text import printable
 from holdfast.ui import Progress, duration, paint
 
@@ -47,6 +48,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     parts = [words.verdict(report)] if paired else []
     if rows:
         parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
+    if lines := unended_words(report["tasks"]):
+        parts.append("\n".join(lines))
     if report.get("probe"):
         parts.append("\n".join(f"probe: {line}" for line in words.probe_words(report["probe"])))
     if report.get("stages"):

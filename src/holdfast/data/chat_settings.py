@@ -139,6 +139,11 @@ def derive_settings(data: Data, tokenizer: PreTrainedTokenizerBase, *rows: Rows)
     return ChatSettings(data.system, dict(kwargs), data.thoughts, source, tuple(lines), tuple(warnings))
 
 
+def brief_chat(tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """A chat whose prompt asks for no thought, where the template can be told so."""
+    return Chat(tokenizer, kwargs=derive_kwargs(tokenizer, source_of(tokenizer), False))
+
+
 def derive_kwargs(tokenizer: PreTrainedTokenizerBase, source: str, thinks: bool) -> dict[str, Any]:
     """What a template must be given so that its prompt asks for a thought, or for none; nothing where it does already,
     or cannot be told."""
@@ -156,11 +161,12 @@ def derive_kwargs(tokenizer: PreTrainedTokenizerBase, source: str, thinks: bool)
 
 @dataclass(slots=True)
 class ThoughtCounts:
-    """How many rows hold a thought in an answer, and how many one that does not end."""
+    """How many rows hold a thought in an answer, how many one that does not end, and how many train earlier answers."""
 
     rows: int = 0
     held: int = 0
     unended: int = 0
+    earlier: int = 0
 
     @classmethod
     def of(cls, several: Iterable[Rows]) -> ThoughtCounts:
@@ -172,6 +178,8 @@ class ThoughtCounts:
                 counts.rows += 1
                 counts.held += any(reply.thought for reply in replies)
                 counts.unended += any(not reply.ended for reply in replies)
+                turns = [m for m in row.messages[:-1] if m["role"] == "assistant" and m.get("weight", 1) != 0]
+                counts.earlier += bool(turns) and row.answer is not None
         return counts
 
     def lines(self, thoughts: Thoughts, template: Template) -> list[str]:
@@ -189,6 +197,11 @@ class ThoughtCounts:
             out.append(
                 f"thoughts: the prompt opens one ({template.opening.strip()}), and {bare:,} of {self.rows:,} rows have "
                 "none; behind it their answers are trained to end it at once"
+            )
+        if self.earlier and not form.alike:
+            out.append(
+                f"chat template: earlier answers of a conversation ({self.earlier:,} rows) stand in it behind another "
+                "prompt than a server makes for them; there they are trained as they stand"
             )
         return out
 

@@ -27,6 +27,7 @@ class ThoughtForm:
         listed: Contents are lists of parts, as models write them that see images too.
         keys: The thought is read from keys of the message, not from its content.
         closing: What stands between a thought and its answer.
+        alike: Earlier answers without a thought stand behind the very prompt a server made for them.
         last, earlier: Whether the thought of the last answer, and of answers before it, is written at all.
     """
 
@@ -37,6 +38,7 @@ class ThoughtForm:
     listed: bool = False
     keys: bool = False
     closing: str = "\n</think>\n\n"
+    alike: bool = True
     last: bool = True
     earlier: bool = True
 
@@ -88,6 +90,9 @@ def learn_form(template: Renders, before: list[Message], answer: str) -> Thought
         answer: A stand-in that the template writes as it is.
     """
     known = template.thoughts
+    past = [*before, {"role": "assistant", "content": answer}, before[-1]]
+    asked = template.render([before], generation=True)[0]
+    known = replace(known, alike=_written(template, past, known).startswith(asked))
     turn = {"role": "assistant", "content": join_thought(STANDIN, answer, known.marks)}
     for keys in (True, False):
         form = replace(known, keys=keys)

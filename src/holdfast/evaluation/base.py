@@ -64,6 +64,7 @@ class Task:
         judge: For "generate".
         role: "target" (what is being learned), "keep" (what must not be lost) or "watch" (measured beside the target).
         max_tokens: Longest answer.
+        max_thinking_tokens: Longest thought before it; `None`: it counts as a part of the answer.
         meta: What one kind needs more: `normalise` ("none" or "length") for "choice", `stop` (strings) for "generate",
             `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from;
             `live`, the most rows of an evaluation during training.
@@ -75,6 +76,7 @@ class Task:
     judge: Judge | None = None
     role: Role = "keep"
     max_tokens: int = 128
+    max_thinking_tokens: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property

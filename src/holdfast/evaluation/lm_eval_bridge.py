@@ -16,6 +16,7 @@ import numpy as np
 
 from holdfast.data.batches import Encoded
 from holdfast.data.rows import Message, Row, fingerprint
+from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError, first_line
 from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.measure import (
@@ -48,6 +49,8 @@ KINDS = {
     "loglikelihood": "choice",
     "loglikelihood_rolling": "perplexity",
 }
+THINKING = 1024
+"""Longest thought before an answer, which the harness is given without it."""
 FEWSHOT_SEED = 1234
 """As in `lm_eval`: which examples are shown."""
 
@@ -251,7 +254,7 @@ class HarnessModel(LM):
             seen[key] += 1
         draw = need(self.subject.draw, "sampling engine")
         drawn = {params: draw(list(asked.values()), params) for params, asked in groups.items()}
-        return [drawn[params][key][index].text for params, key, index in places]
+        return [final_answer(drawn[params][key][index].text) for params, key, index in places]
 
 
 def _params(options: Mapping[str, Any], n: int) -> SamplingParams:
@@ -259,6 +262,7 @@ def _params(options: Mapping[str, Any], n: int) -> SamplingParams:
     warm = options.get("do_sample", False)
     return SamplingParams(
         max_tokens=options.get("max_gen_toks", 256),
+        max_thinking_tokens=THINKING,
         temperature=options.get("temperature", 1.0) if warm else 0.0,
         top_p=options.get("top_p", 1.0) if warm else 1.0,
         top_k=options.get("top_k", 0) if warm else 0,

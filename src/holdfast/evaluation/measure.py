@@ -19,6 +19,7 @@ from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.choices import continuation, decide
 from holdfast.evaluation.perplexity import windows
 from holdfast.evaluation.store import Store
+from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, thought_extra
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.models import evaluating
 from holdfast.registry import name_of
@@ -95,7 +96,7 @@ def measurement(task: Task, subject: Subject) -> str:
     if task.kind == "perplexity":
         how = [subject.window, "every byte"]
     elif task.kind == "generate":
-        how = task.max_tokens
+        how = task.max_tokens if task.max_thinking_tokens is None else [task.max_tokens, task.max_thinking_tokens]
     elif task.kind == "probe":
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
@@ -213,7 +214,11 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
 
 def sampling_of(task: Task) -> SamplingParams:
     """Greedy, as far as the task allows."""
-    return SamplingParams(max_tokens=task.max_tokens, stop=tuple(task.meta.get("stop", ())))
+    return SamplingParams(
+        max_tokens=task.max_tokens,
+        max_thinking_tokens=task.max_thinking_tokens,
+        stop=tuple(task.meta.get("stop", ())),
+    )
 
 
 def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any]) -> Iterator[tuple[Task, list[Item]]]:
@@ -229,11 +234,12 @@ def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any
 
 
 def _judged(row: Row, sample: Sample, verdict: Verdict) -> Item:
-    passed = verdict.passed and not verdict.failed
+    passed, extra = verdict.passed and not verdict.failed, thought_extra(sample)
+    reason = f"the thought did not end; {verdict.reason}" if extra.get(THOUGHT) == UNENDED else verdict.reason
     return Item(
         id=row.id, prompt=shown(row.prompt), response=sample.text, reference=as_text(row.gold),
         score=0.0 if verdict.failed else verdict.score, passed=passed, stopped=sample.finish == "stop",
-        tokens=sample.tokens, reason=verdict.reason,
+        tokens=sample.tokens - sample.thought_tokens, reason=reason, extra=extra,
     )  # fmt: skip
 
 
@@ -336,10 +342,11 @@ def _per_row(encoded: Sequence[Encoded], subject: Subject, rows: int) -> tuple[n
 
 def _answers(task: Task, subject: Subject) -> list[Item]:
     """Log-likelihood of the rows' own answers: the very tokens that training would have as labels."""
-    both = subject.chat.encode_many([row.messages for row in task.rows], [f"row {row.id}" for row in task.rows])
+    parts = [(number, part) for number, row in enumerate(task.rows) for part in subject.chat.unrolled(row.messages)]
+    both = subject.chat.encode_many([part for _, part in parts], [f"row {task.rows[number].id}" for number, _ in parts])
     encoded = [
         fit(Encoded(ids=np.asarray(ids, dtype=np.int32), trained=np.asarray(trained, dtype=bool), row=number), subject)
-        for number, (ids, trained) in enumerate(both)
+        for (number, _), (ids, trained) in zip(parts, both, strict=True)
     ]
     totals, tokens = _per_row(encoded, subject, len(task.rows))
     found = []

@@ -39,6 +39,8 @@ class Evaluate(Protocol):
     def items(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
+    @property
+    def max_thinking_tokens(self) -> int: ...
 
 
 class Wanted(Protocol):
@@ -50,10 +52,11 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all tasks of a run share: how many questions, and the longest answer."""
+    """What all tasks of a run share: how many questions, and the longest answer and thought."""
 
     items: int = 200
     max_tokens: int = 128
+    max_thinking_tokens: int = 1024
 
 
 def build_tasks(
@@ -77,7 +80,7 @@ def build_tasks(
         UserError: If a file is missing or unreadable, or a name is no task.
     """
     wanted = recipe.evaluate
-    settings = Settings(wanted.items, wanted.max_tokens)
+    settings = Settings(wanted.items, wanted.max_tokens, wanted.max_thinking_tokens)
     target: list[Task] = []
     if wanted.target == "test":
         target = [_judged_rows(test, settings, judge)] if test else []
@@ -271,7 +274,10 @@ def rows_task(
             return _free_text(name, chosen, role, meta, why)
         if role != "target" or meta["source"] != "test":
             meta["why"] = f"{meta['source']}: {why}"
-    return Task(name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens, meta=meta)
+    return Task(
+        name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens,
+        max_thinking_tokens=settings.max_thinking_tokens, meta=meta,
+    )  # fmt: skip
 
 
 def _free_text(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:

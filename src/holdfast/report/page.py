@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast.files import replace_file
-from holdfast.report import curve_plots, plots, ranking, words
+from holdfast.report import asked, curve_plots, plots, ranking, words
 from holdfast.shorthand import LAB_MODELS
 
 MOST_FLIPS = 100
@@ -54,6 +54,7 @@ def _environment() -> Environment:
         env.globals[name] = getattr(words, name)
     env.globals |= {
         "known": words.known,
+        "asking": asked,
         "DASH": words.MISSING,
         "LONG": _LONG,
         "FIRST": _FIRST,
@@ -101,6 +102,7 @@ _TASK = (
     "length_tuned",
     "flips",
     "extra",
+    "thoughts",
     "unit",
     "better",
     "percent",

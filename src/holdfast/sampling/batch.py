@@ -246,7 +246,8 @@ class Batch:
 
     def unfinished(self, row: int) -> str:
         """The text so far of the sequence in a slot; "" where none is."""
-        return self._text(row, self.made[row]) if row < len(self.live) and self.live[row] else ""
+        sequence = self.occupant[row] if row < len(self.live) else None
+        return sequence.opening + self._text(row, self.made[row]) if sequence else ""
 
     def _text(self, row: int, length: int) -> str:
         return self.task.chat.text_of(self.tokens[row, :length].tolist())

@@ -13,15 +13,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http.client import HTTPException
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
+from holdfast.data.rows import fingerprint
+from holdfast.data.thoughts import join_thought
 from holdfast.errors import RunError, UserError
 from holdfast.registry import nearest
 from holdfast.safe_text import HIDDEN, hide_keys, printable, published_address, split_address
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.http_client import LARGEST, LARGEST_ERROR, TooLarge, fetch, make_opener, read_bounded
 from holdfast.sampling.journal import sample_seed
+
+if TYPE_CHECKING:
+    from holdfast.data.chat import Chat
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT = 60.0
@@ -48,6 +53,7 @@ class EndpointEngine:
         concurrency: Requests in flight.
         attempts: Tries of one request before giving up; waits double from half a second between them.
         timeout: Seconds to wait for one whole answer.
+        chat: How the model is to be asked: its system message, and `chat_template_kwargs` (vLLM's and SGLang's name).
         key: API key; default: user and password of the address, else the environment variable OPENAI_API_KEY.
 
     Attributes:
@@ -63,6 +69,7 @@ class EndpointEngine:
         attempts: int = 7,
         timeout: float = 600.0,
         key: str | None = None,
+        chat: Chat | None = None,
     ) -> None:
         parts = split_address(url, "sampling.engine")
         path = parts.path.rstrip("/") or "/v1"
@@ -71,7 +78,7 @@ class EndpointEngine:
         self.url = published_address(f"{url.partition('?')[0].rstrip('/')}{'/v1' if parts.path in ('', '/') else ''}")
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
         self.counts: Counter[str] = Counter()
-        self._model = model
+        self._model, self._chat = model, chat
         self._known = False
         self._authorization, self._keys = _authorization(parts.username, parts.password, key)
         # What the published address leaves out is hidden wherever else it may turn up.
@@ -95,7 +102,8 @@ class EndpointEngine:
 
     @property
     def fingerprint(self) -> str:
-        return f"endpoint:{self.url}:{self.model}"
+        asked = [self._chat.system, self._chat.template.kwargs] if self._chat else [None, {}]
+        return f"endpoint:{self.url}:{self.model}" + (f":{fingerprint(asked)[:16]}" if any(asked) else "")
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as the answers come in.
@@ -125,7 +133,7 @@ class EndpointEngine:
     def _one(self, model: str, request: Request, index: int, params: SamplingParams) -> tuple[Sample, dict[str, int]]:
         """One sample and what is to be counted; runs in a thread."""
         try:
-            answer, retries = self._ask("/chat/completions", _body(model, request, index, params))
+            answer, retries = self._ask("/chat/completions", _body(model, request, index, params, self._chat))
         except _TooLong:
             return Sample(request.key, index, "", "length", 0), {"too long": 1}
         text, finish = self._read(answer)
@@ -144,6 +152,11 @@ class EndpointEngine:
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         text = (message.get("content") or "") if isinstance(message, dict) else None
+        if isinstance(message, dict) and isinstance(text, str):  # servers with a reasoning parser tell thoughts apart
+            thoughts = [message.get(key) for key in ("reasoning_content", "reasoning")]
+            thought = next((said for said in thoughts if isinstance(said, str) and said.strip()), "")
+            over = bool(text.strip()) or choice.get("finish_reason") != "length"
+            text = join_thought(thought, text) if thought and over else f"<think>\n{thought}" if thought else text
         if not isinstance(choice, dict) or not isinstance(text, str):
             said = self._safe(json.dumps(answer)[:200])
             raise UserError(f"{self.url} does not answer as a chat-completions server: {said}")
@@ -248,16 +261,22 @@ class _Missing(Exception):
     """The server has no list of models."""
 
 
-def _body(model: str, request: Request, index: int, params: SamplingParams) -> dict[str, Any]:
+def _body(model: str, request: Request, index: int, params: SamplingParams, chat: Chat | None = None) -> dict[str, Any]:
     messages = [{"role": m["role"], "content": m["content"]} for m in request.messages]
+    if chat is not None and chat.system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": chat.system})
+    thinks = chat is not None and chat.template.thoughts.known and not chat.template.thoughts.closes
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
-        "max_tokens": params.max_tokens,
+        # Servers count thought and answer together.
+        "max_tokens": params.max_tokens + (params.max_thinking_tokens or 0 if thinks else 0),
         "temperature": params.temperature,
         "top_p": params.top_p,
         "seed": sample_seed(params.seed, request.key, index) >> 33,  # 31 bits: what every server takes
     }
+    if chat is not None and chat.template.kwargs:
+        body["chat_template_kwargs"] = chat.template.kwargs
     if params.stop:
         body["stop"] = list(params.stop)
     if params.top_k:

@@ -31,7 +31,7 @@ def make_engine(
         spec: "native" (needs `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`, `fingerprint`), or the
             http(s) address of an OpenAI-compatible server (`name`: the model there; default its first).
         model: The model in this process.
-        chat: Its chat.
+        chat: Its chat; of it a server is told the system message and what its template is to be given.
         fingerprint: Of its weights.
         path: Directory of its weights.
         slots: Sequences the native engine decodes together.
@@ -42,7 +42,7 @@ def make_engine(
     if spec.startswith(("http://", "https://")):
         from holdfast.sampling.endpoint import EndpointEngine
 
-        return EndpointEngine(spec, name)
+        return EndpointEngine(spec, name, chat=chat)
     if spec == "native":
         if model is None or chat is None:
             raise ValueError("the native engine needs a model and its chat")

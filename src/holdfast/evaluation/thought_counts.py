@@ -1,0 +1,31 @@
+"""How many answers thought, and how many thoughts did not end: counted apart from right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.data.thoughts import split_thought
+from holdfast.evaluation.base import Item
+from holdfast.sampling.base import Sample
+
+THOUGHT, ENDED, UNENDED = "thought", "ended", "did not end"
+"""Key of `Item.extra` where an answer holds a thought, and its values."""
+
+
+def thought_extra(sample: Sample) -> dict[str, str | int]:
+    """What `Item.extra` says of an answer's thought; nothing where it has none.
+
+    A thought that was closed at its budget did not end.
+    """
+    reply = split_thought(sample.text)
+    if reply.marks is None or not (reply.thought or sample.thought_tokens):
+        return {}
+    ended = reply.ended and not sample.thought_cut
+    return {THOUGHT: ENDED if ended else UNENDED, "thought_tokens": sample.thought_tokens}
+
+
+def count_thoughts(items: Sequence[Item]) -> dict[str, int] | None:
+    """`{"thought": answers that hold a thought, "unended": of these, those whose thought did not end}`; `None` where no
+    answer thinks."""
+    said = [item.extra[THOUGHT] for item in items if THOUGHT in item.extra]
+    return {"thought": len(said), "unended": said.count(UNENDED)} if said else None

@@ -1,0 +1,50 @@
+"""How a model was asked, in words: what its chat template was given, system message, and thoughts that did not end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.report import words
+
+
+def asked_words(report: Mapping[str, Any]) -> list[str]:
+    """Sentences on what belongs to the numbers besides weights and questions."""
+    chat, out = report.get("chat") or {}, []
+    if chat.get("chat_template_kwargs"):
+        out.append(f"The chat template was given {json.dumps(chat['chat_template_kwargs'], ensure_ascii=False)}.")
+    if chat.get("system"):
+        out.append(f"Conversations without a system message had this one: {chat['system']!r}.")
+    if chat.get("thoughts") in ("mask", "strip"):
+        done = {"mask": "read, but not trained on", "strip": "taken out of the rows"}[chat["thoughts"]]
+        out.append(f"Thoughts in answers were {done}.")
+    if chat.get("own_template"):
+        out.append("The model it started from has no such chat template: it stands beside these weights.")
+    return out
+
+
+def serve_options(report: Mapping[str, Any], place: str, adapter: bool) -> str:
+    """What `vllm serve` needs besides the weights to ask the model as it was trained."""
+    chat, out = report.get("chat") or {}, ""
+    if adapter and chat.get("own_template"):
+        out += f" --chat-template {place}/chat_template.jinja"
+    if chat.get("chat_template_kwargs"):
+        out += f" --default-chat-template-kwargs {shlex.quote(json.dumps(chat['chat_template_kwargs']))}"
+    return out
+
+
+def unended_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every task on which thoughts did not end."""
+    out = []
+    for task in tasks:
+        base, tuned = ((task.get("thoughts") or {}).get(when) for when in ("base", "tuned"))
+        if any(part and part["unended"] for part in (base, tuned)):
+            before = f", {_share(base, task)} before" if "base" in task else ""
+            out.append(f"{task['name']}: thought did not end: {_share(tuned, task)}{before}")
+    return out
+
+
+def _share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
+    return f"{words.count(part['unended'] if part else 0)} of {words.count(task['n'])}"
