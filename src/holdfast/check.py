@@ -73,7 +73,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     refuse_unmeasured(recipe, tasks)
     if warning := nothing_kept(tasks):
         warnings.append(warning)
-    look_ahead(recipe, sources.judge, base.model)
+    look_ahead(recipe, sources.judge, base.model, say=ui.line)
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")

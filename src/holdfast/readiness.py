@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.judges.base import Judge
@@ -11,13 +12,21 @@ if TYPE_CHECKING:
     from holdfast.models import Model
 
 
-def look_ahead(recipe: Recipe, judge: Judge | None, model: Model | None = None, *, samples: bool = True) -> None:
+def look_ahead(
+    recipe: Recipe,
+    judge: Judge | None,
+    model: Model | None = None,
+    *,
+    samples: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> None:
     """Try the engine, the judge and the tuner's module names, none of which is needed before the base is measured.
 
     Args:
         judge: The recipe's, or the one found for its rows, if any.
         model: The base; default: the shape of the recipe's, without weights.
         samples: Whether rows are still to be sampled, so that the engine is needed.
+        say: Told what keeps code that the judge runs from harm.
     Raises:
         UserError: What the run would have raised after its first hours.
     """
@@ -28,6 +37,8 @@ def look_ahead(recipe: Recipe, judge: Judge | None, model: Model | None = None, 
         try_engine(recipe.sampling.engine, recipe.sampling.model)
     if judge is not None and judged:
         judge.look_ahead()
+        if say is not None and (line := judge.protection()):
+            say(line)
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
     recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))

@@ -172,7 +172,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         for line in look_at_lengths(recipe, sources, chat, context):
             ui.warn(line)
     if ranks.main and not recipe.stages:
-        look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe))
+        look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
     folder = open_folder(resolved, ranks, ui, restart)
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
     if ranks.main:  # whoever holds the journal is alone here

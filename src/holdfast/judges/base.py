@@ -56,6 +56,10 @@ class Judge(Method):
             UserError: If not.
         """
 
+    def protection(self) -> str | None:
+        """For judges that run code: a sentence about what keeps it from harm on this machine, and what does not."""
+        return None
+
     def judge(self, answer: Answer) -> Verdict:
         """The verdict on one answer."""
         raise NotImplementedError

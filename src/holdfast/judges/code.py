@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from holdfast.judges.backends import Backend, BackendName
 from holdfast.judges.base import Answer, Judge, Verdict
+from holdfast.judges.protection import describe_walls
 from holdfast.judges.sandbox import Limits, Outcome, Program, Sandbox
 from holdfast.judges.text import short
 
@@ -24,30 +26,49 @@ class Code(Judge):
 
     The reference is a list of `assert` statements, one string of them, or `{"tests": either, "setup": code run between
     program and tests}`. The program is taken from between [BEGIN] and [DONE], from a fenced block, or from the bare
-    answer. Only a program that reaches the end of every test passes; see `judges/sandbox.py` for what it is kept from.
+    answer. Program and tests run in two processes: a test calls the program's functions and gets plain values back, so
+    what `all` or `math` mean in a test, or whether an object equals 2, the program does not decide. Only a program with
+    which every test reaches its end passes; see docs/sandbox.md for what it is kept from.
     """
 
     seconds: float = Field(5.0, gt=0, description="Time for one program and its tests.")
     memory_mb: int = Field(512, ge=64, description="Memory for one program in MiB.")
     packages: bool = Field(False, description="Let programs import installed packages, not only the standard library.")
+    backend: BackendName = Field(
+        "own", description="`bwrap` or `docker`: what stands around the sandbox beside its own walls, where installed."
+    )
+    image: str = Field("", description="Image for `docker`; default: the official one of this Python's version.")
+
+    def look_ahead(self) -> None:
+        self._backend().look_ahead()
+
+    def protection(self) -> str | None:
+        with self._sandbox(workers=1) as sandbox:
+            return describe_walls(sandbox.walls, self.backend)
 
     def judge(self, answer: Answer) -> Verdict:
         return self.judge_all([answer])[0]
 
     def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        path = (sysconfig.get_path("purelib"),) if self.packages else ()
         programs = [Program(candidates(a.response), checks(a.reference)) for a in answers]
         testable = [program for program, a in zip(programs, answers, strict=True) if self.usable(a.reference) is None]
-        with Sandbox(Limits(self.seconds, self.memory_mb, path=path)) as sandbox:
+        with self._sandbox() as sandbox:
             outcomes = dict(zip(map(id, testable), sandbox.run_all(testable), strict=True))
         return [self._verdict(program, outcomes.get(id(program))) for program in programs]
+
+    def _sandbox(self, workers: int | None = None) -> Sandbox:
+        path = (sysconfig.get_path("purelib"),) if self.packages else ()
+        return Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers, self._backend())
+
+    def _backend(self) -> Backend:
+        return Backend(self.backend, self.image, 4 * self.memory_mb)
 
     def _verdict(self, program: Program, outcome: Outcome | None) -> Verdict:
         if outcome is None:
             return Verdict(False, 0.0, "no tests in the reference", failed=True)
         source = f" ({short(program.checks[outcome.check - 1])})" if outcome.check else ""
         passed = outcome.status == "passed"
-        return Verdict(passed, float(passed), outcome.reason + source, failed=outcome.status == "broken")
+        return Verdict(passed, float(passed), outcome.reason + source, failed=outcome.status in ("broken", "lost"))
 
     def usable(self, reference: Any) -> str | None:
         if isinstance(reference, str) and "assert" not in reference:

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 
 from holdfast.errors import UserError
 from holdfast.judges.base import Answer, Judge, Verdict
-from holdfast.judges.sandbox import Limits, Sandbox
+from holdfast.judges.protection import describe_own_function
+from holdfast.judges.sandbox import Limits, Sandbox, one_line
 
 
 class Python(Judge):
@@ -46,6 +47,10 @@ class Python(Judge):
         with Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers=1) as sandbox:
             sandbox.load(target)
 
+    def protection(self) -> str | None:
+        with Sandbox(Limits(self.seconds, self.memory_mb), workers=1) as sandbox:
+            return describe_own_function(sandbox.walls)
+
     def judge(self, answer: Answer) -> Verdict:
         return self.judge_all([answer])[0]
 
@@ -69,10 +74,10 @@ class Python(Judge):
     def read(self, result: dict[str, Any]) -> Verdict:
         """The verdict in what the function returned."""
         if "error" in result:
-            return Verdict(False, 0.0, result["error"], failed=True)
+            return Verdict(False, 0.0, one_line(result["error"]), failed=True)
         value, reason = result["value"], ""
         if isinstance(value, dict):
-            reason = str(value.get("reason", ""))
+            reason = one_line(str(value.get("reason", "")))
             passed, score = value.get("passed"), value.get("score")
             if isinstance(passed, bool) and score is None:
                 return Verdict(passed, float(passed), reason)

@@ -1,15 +1,16 @@
 """The sandbox: the only place where code written by a model, or a judge written by the user, runs.
 
-Every program gets a process of its own, forked from a small warmed interpreter: own process group, empty environment,
-an empty working directory that is removed afterwards, hard limits on CPU time, memory, written bytes (none), open
-files and processes, no network (a namespace with nothing in it where the system permits one), on Linux a system-call
-filter that refuses files for writing, processes, sockets and signals, an unprivileged user when started as root, and
-everywhere an audit hook that refuses the same. Past its wall-clock time its whole group is killed. A verdict comes
-back through a pipe with a token the program cannot reach, so printing, exiting early or changing built-ins fakes
-nothing; the sandbox only ever reads text and JSON.
+A program runs in one process and its tests in another, both forked from a small warmed interpreter. The tests see the
+program's functions as stand-ins, call them over a pipe, and receive plain values back: what `all` or `math.isclose`
+mean among the tests, whether an object equals 2, and what the verdict is, the program's process does not decide, and it
+never holds the text of the tests. See `contained/test_side.py` for what a test may do with a program's objects.
 
-What it cannot do: a program and its tests share one interpreter, so an object that claims to equal everything passes
-`assert f() == 1`. It contains mistakes and plain cheating; for code from a determined attacker, use a virtual machine.
+Walls around both, each standing by itself: mount, process and network namespaces with a file system that holds only
+the library, Landlock, a system-call filter, no capabilities, a user of their own when started as root, an empty
+environment, hard limits on CPU time, memory, written bytes (none), open files and processes, and everywhere an audit
+hook. What a machine does not offer is left out; `walls` says what stands, and docs/sandbox.md what that means. Past its
+wall-clock time everything is killed. The user's own function runs behind the same limits and the call filter, but may
+read files.
 """
 
 from __future__ import annotations
@@ -17,23 +18,21 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from holdfast.errors import RunError, UserError
+from holdfast.judges.backends import ENVIRONMENT, Backend
+from holdfast.judges.backends import ZYGOTE as ZYGOTE
 
-ZYGOTE = Path(__file__).parent / "contained" / "zygote.py"
 PATIENCE = 20.0
 """Seconds beyond a job's own time after which the sandbox's interpreter counts as lost."""
 
@@ -79,12 +78,13 @@ class Outcome:
     Args:
         status: "passed"; "failed": an exception; "exited": ended before its end; "timeout"; "output": printed too much;
             "crashed": killed by a limit or a fault; "broken": a check does not compile.
+            "lost": the sandbox's interpreter or the machine's memory ended under it, which says nothing about it.
         reason: One line.
         check: Number (from 1) of the check that was not passed; 0 = the program itself.
         output: What it printed.
     """
 
-    status: Literal["passed", "failed", "exited", "timeout", "output", "crashed", "broken"]
+    status: Literal["passed", "failed", "exited", "timeout", "output", "crashed", "broken", "lost"]
     reason: str
     check: int = 0
     output: str = ""
@@ -93,14 +93,14 @@ class Outcome:
 class Zygote:
     """One warmed interpreter and the pipe to it."""
 
-    def __init__(self, scratch: str) -> None:
+    def __init__(self, scratch: str, path: Sequence[str] = (), backend: Backend | None = None) -> None:
         self.log = tempfile.NamedTemporaryFile(dir=scratch, suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-B", "-u", str(ZYGOTE), scratch],
+            (backend or Backend()).command(tempfile.mkdtemp(dir=scratch), path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
+            env=ENVIRONMENT if backend is None else {**ENVIRONMENT, **backend.environment()},
             start_new_session=True,
             bufsize=0,
             cwd="/",
@@ -112,14 +112,21 @@ class Zygote:
         if walls is None:
             self.close()
             with open(self.log.name, encoding="utf-8", errors="replace") as log:
-                raise RunError(f"the sandbox does not start: {log.read().strip()[-500:]}")
+                why = one_line(log.read()[-300:])
+            self.log.close()
+            if backend is not None and backend.name != "own":
+                raise UserError(f"judge.backend: {backend.name} does not start the sandbox: {why}")
+            raise RunError(f"the sandbox does not start: {why}")
         self.walls = walls
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to one job; `None` if the interpreter is lost."""
-        data = json.dumps(job).encode()
+        parts = [job] if job["kind"] == "call" else [{k: v for k, v in job.items() if k != "checks"}, job["checks"]]
         try:
-            self._jobs.write(len(data).to_bytes(4, "big") + data)
+            for data in (json.dumps(part).encode() for part in parts):
+                left = memoryview(len(data).to_bytes(4, "big") + data)
+                while left:
+                    left = left[self._jobs.write(left) :]
         except BrokenPipeError:
             return None
         return self._receive(time.monotonic() + job["wall"] + PATIENCE)
@@ -157,15 +164,19 @@ class Sandbox:
     Args:
         limits: What each program may use.
         workers: Programs run at the same time; default: the number of CPUs, at most 8.
+        backend: What stands around the sandbox's own walls: nothing, bubblewrap or Docker.
 
     Raises:
         UserError: On systems without `fork` (Windows).
     """
 
-    def __init__(self, limits: Limits | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, workers: int | None = None, backend: Backend | None = None
+    ) -> None:
         if not hasattr(os, "fork"):
             raise UserError("the sandbox needs Linux or macOS; on Windows run Holdfast under WSL")
         self.limits = limits or Limits()
+        self.backend = backend
         self.workers = workers or min(8, os.cpu_count() or 1)
         self._idle: queue.SimpleQueue[Zygote] = queue.SimpleQueue()
         self._all: list[Zygote] = []
@@ -182,8 +193,12 @@ class Sandbox:
         self._scratch.cleanup()
 
     @property
-    def walls(self) -> dict[str, bool]:
-        """Which of the walls that not every system offers stand here: `network_namespace`, `call_filter`."""
+    def walls(self) -> dict[str, Any]:
+        """Which of the walls that not every system offers stand here.
+
+        `network_namespace`, `mount_namespace`, `process_namespace`, `call_filter`, `own_user` (started as root) are
+        true or false; `landlock` is the kernel's version of it, 0 where there is none.
+        """
         zygote = self._take()
         self._idle.put(zygote)
         return {k: v for k, v in zygote.walls.items() if k != "ready"}
@@ -246,7 +261,7 @@ class Sandbox:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            zygote = Zygote(self._scratch.name)
+            zygote = Zygote(self._scratch.name, self.limits.path, self.backend)
             self._all.append(zygote)
             return zygote
 
@@ -287,22 +302,32 @@ class Sandbox:
 
     def _outcome(self, job: dict[str, Any], reply: dict[str, Any] | None) -> Outcome:
         if reply is None:
-            return Outcome("crashed", "the sandbox was lost while it ran")
-        said, found, verdict = reply["said"].rpartition(reply["token"])
-        check_walls(said, found and verdict)
-        output = reply["output"]
-        if found and verdict == "P" and not reply["ending"]:
+            return Outcome("lost", "the sandbox was lost while it ran")
+        verdict, output = reply["verdict"], reply["output"]
+        if verdict is None:
+            return self._ended(reply, output)
+        check, reason = verdict["check"], one_line(verdict["reason"])
+        if verdict["status"] == "walls":
+            raise RunError(f"the sandbox cannot contain a process here: {reason}")
+        if verdict["status"] == "passed":
             return Outcome("passed", f"{len(job['checks'])} checks passed", output=output)
-        if found and verdict == "S":
-            return Outcome("broken" if said.startswith("broken") else "failed", one_line(said), output=output)
-        if found and (done := re.fullmatch(r"F(\d+)", verdict)):
-            check = max(
-                0, int(done[1]) - 1
-            )  # two steps, the program and the restoring of built-ins, come before the checks
-            where = f"check {check} of {len(job['checks'])}" if check else "program"
-            status: Literal["failed", "exited"] = "failed" if said else "exited"
-            return Outcome(status, f"{where}: {one_line(said) or 'ended before its end'}", check, output)
-        return self._ended(reply, output)
+        if verdict["status"] == "broken":
+            return Outcome("broken", reason, output=output)
+        where = f"check {check} of {len(job['checks'])}" if check else "program"
+        if verdict["status"] == "gone":
+            return self._gone(reply["program_status"], where, reason, check, output)
+        if verdict["status"] == "exited":
+            return Outcome("exited", f"{where}: ended before its end", check, output)
+        return Outcome("failed", f"{where}: {reason}", check, output)
+
+    def _gone(self, status: int, where: str, reason: str, check: int, output: str) -> Outcome:
+        """The outcome of a program whose process ended before the tests did."""
+        if not os.WIFSIGNALED(status):
+            ending = describe(status) if status else reason or "ended before its end"
+            return Outcome("exited", f"{where}: {ending}", check, output)
+        if os.WTERMSIG(status) == signal.SIGKILL:  # no limit of ours: the machine had no memory left
+            return Outcome("lost", f"{where}: {describe(status)} from outside", check, output)
+        return Outcome("crashed", f"{where}: {describe(status)}", check, output)
 
     def _ended(self, reply: dict[str, Any], output: str) -> Outcome:
         """The outcome of a process that gave no verdict."""
@@ -310,9 +335,7 @@ class Sandbox:
             return Outcome("timeout", f"stopped after {self.limits.seconds:g} seconds", output=output)
         if reply["ending"] == "output":
             return Outcome("output", f"printed more than {self.limits.output_kb} KiB", output=output)
-        return Outcome(
-            "crashed" if os.WIFSIGNALED(reply["status"]) else "exited", describe(reply["status"]), output=output
-        )
+        return Outcome("lost", describe(reply["status"]), output=output)
 
     def _values(self, target: str, reply: dict[str, Any] | None) -> tuple[list[dict[str, Any]], str]:
         """The values a `call` job brought back, and why there are no more."""
@@ -320,10 +343,11 @@ class Sandbox:
             return [], "the sandbox was lost while it ran"
         token = reply["token"]
         said, found, verdict = reply["said"].rpartition(token)
-        check_walls(said, found and verdict)
+        if found and verdict == "X":  # then it ran nothing, and no other would
+            raise RunError(f"the sandbox cannot contain a process here: {one_line(said)}")
         lines = [json.loads(line[len(token) :]) for line in reply["said"].split("\n")[:-1] if line.startswith(token)]
         if lines and "load" in lines[0]:
-            raise UserError(f"judge {target}: {lines[0]['load']}; correct the module or the function's name")
+            raise UserError(f"judge {target}: {one_line(lines[0]['load'])}; correct the module or the function's name")
         if not lines:
             raise UserError(f"judge {target}: loading it {self._ended(reply, '').reason}; correct the module")
         if reply["ending"]:
@@ -332,15 +356,9 @@ class Sandbox:
         return lines[1:], f"stopped after {self.limits.seconds:g} seconds" if late else describe(reply["status"])
 
 
-def check_walls(said: str, verdict: str) -> None:
-    """Stop if a process could not be contained: then it ran nothing, and no other would."""
-    if verdict == "X":
-        raise RunError(f"the sandbox cannot contain a process here: {one_line(said)}")
-
-
 def one_line(text: str) -> str:
-    """The text on one line, at most 300 characters."""
-    return " ".join(text.split())[:300]
+    """The text on one line, at most 300 characters, without characters that would steer a terminal or hide others."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())[:300]
 
 
 def describe(status: int) -> str:
