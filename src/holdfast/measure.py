@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def evaluate(
     for name in (model, against):
         if name is not None:
             locate(name)  # what is no model is said first, not after the tasks
-    wanted = _tasks(model, tasks, judge, Settings(items, max_tokens, max_thinking_tokens))
+    wanted = _tasks(model, tasks, judge, Settings(items, max_tokens, max_thinking_tokens), ui.line)
     limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
     for task in wanted:
         if "why" in task.meta:
@@ -162,13 +162,15 @@ def _unpaired(tasks: Sequence[Task], base: dict[str, list[Item]], items: dict[st
     }
 
 
-def _tasks(model: str, names: list[str] | None, judge: Judge | None, settings: Settings) -> list[Task]:
+def _tasks(
+    model: str, names: list[str] | None, judge: Judge | None, settings: Settings, say: Callable[[str], object]
+) -> list[Task]:
     from holdfast.evaluation.tasks import build_tasks, named_tasks
     from holdfast.models import is_lab
 
     run = Path(model)
     if names:
-        return [task for name in names for task in named_tasks(name, settings, judge=judge)]
+        return [task for name in names for task in named_tasks(name, settings, judge=judge, say=say)]
     if (run / "report.json").exists():
         from holdfast.recipe_file import read_recipe
         from holdfast.sources import read_sources

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from holdfast.data.entries import data_label, entry_name, test_files, train_files
 from holdfast.data.formats import duplicates, open_rows, split
 from holdfast.data.join import Part, chain, join
 from holdfast.data.kinds import own_columns, takes_pairs
+from holdfast.data.labels import without_bad_answers
 from holdfast.data.readers import MissingFile, files_of
-from holdfast.data.rowfile import RowView
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
 from holdfast.judges.base import Judge
@@ -184,13 +182,13 @@ class _Reader:
 
     def _right_answers(self, name: str, rows: Rows, say: Callable[[str], Any]) -> Rows:
         """The rows without the answers that are labelled false, if the objective would teach these like the others."""
-        if rows[0].label is None or any(column.name == "label" for column in self.recipe.objective.columns()):
+        if any(column.name == "label" for column in self.recipe.objective.columns()):
             return rows
-        kept = [i for i, row in enumerate(rows) if row.label is not False]
+        kept = without_bad_answers(rows)
         if len(kept) == len(rows):
             return rows
         method = name_of(self.recipe.objective)
-        if not kept:
+        if not len(kept):
             raise UserError(
                 f"{name}: all {len(rows)} answers are labelled false, and {method} would teach them; use objective kto"
             )
@@ -198,7 +196,7 @@ class _Reader:
             f"{name}: left out {len(rows) - len(kept)} of {len(rows)} rows: their answers are labelled false, and "
             f"{method} would teach them (objective kto learns from them)"
         )
-        return [rows[i] for i in kept] if isinstance(rows, list) else RowView(rows, np.array(kept, dtype=np.int64))
+        return kept
 
     def _tell(self, whole: str, lines: list[tuple[str, str]]) -> None:
         """What there is to say of the files; what is the same of several is said once."""

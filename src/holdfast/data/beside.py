@@ -25,7 +25,7 @@ UNSURE = ("text", "content", "body", "evidence", "facts", "knowledge", "schema",
 FEW_WORDS = 5
 """A text of fewer words is a name or a topic."""
 OPTIONS = ("choices", "options")
-LETTERED = re.compile(r"(?:(?:option|choice|opt|op)[ _-]?)?([a-h]|[1-8])", re.IGNORECASE)
+LETTERED = re.compile(r"(?:(?:option|choice|opt|op)[ _-]?)?([a-j]|[1-9])", re.IGNORECASE)
 """The name of a column that holds one option: `A`, `option_a`, `opa`, `choice1`."""
 COT = ("cot", "complex_cot", "chain_of_thought")
 FINAL = ("reference", "tests", "expected_answer", "final_answer", "ground_truth")
@@ -139,12 +139,15 @@ def options_of(record: dict[str, Any]) -> Options | None:
         return _lettered(record)
     value = record.pop(column)
     labels, texts = _labelled(value)
-    if texts is None or len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+    known = isinstance(texts, list) and all(isinstance(text, (str, int, float)) and holds(text) for text in texts)
+    if texts is None or not known:
         raise BadRow(f"field {column} is not a list of texts", "write {} as one, or name the column in data.ignore")
+    if len(texts) < 2:
+        raise BadRow(f"field {column} has fewer than two choices", "mend {}")
     names = [str(label).strip() for label in labels or string.ascii_uppercase[: len(texts)]]
     if len(names) != len(texts) or len(set(names)) < len(names):
         raise BadRow(f"field {column} has {len(texts)} texts and {len(set(names))} labels", "mend {}")
-    return Options(column, tuple(names), tuple(texts))
+    return Options(column, tuple(names), tuple(map(_as_text, texts)))
 
 
 def _labelled(value: Any) -> tuple[Sequence[Any] | None, list[Any] | None]:
@@ -163,7 +166,7 @@ def _labelled(value: Any) -> tuple[Sequence[Any] | None, list[Any] | None]:
 def _lettered(record: dict[str, Any]) -> Options | None:
     """Options in columns of their own: at least the first two of a row of letters or numbers."""
     found = {match[1].upper(): name for name in record if (match := LETTERED.fullmatch(name))}
-    for marks in (string.ascii_uppercase[:8], string.digits[1:9]):
+    for marks in (string.ascii_uppercase[:10], string.digits[1:]):
         names = [found[mark] for mark in marks if mark in found]
         texts = [(mark, record[found[mark]]) for mark in marks if mark in found and holds(record[found[mark]])]
         if {marks[0], marks[1]} <= found.keys() and len(texts) > 1:

@@ -191,7 +191,8 @@ def split_records(name: str, path: Path, split: str) -> Iterator[Record]:
                     yield from array_elements(name, text)
                 else:
                     skip_value(name, text)
-            text.finish("object")
+            if found:
+                text.finish("object")
     if not found:
         raise UserError(f"{name}: {path.name} has no list {split}{hint_of_splits(str(path), path)}")
 

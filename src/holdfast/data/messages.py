@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.data.json_stream import JsonFault, describe, parse_json
 from holdfast.data.rows import Message
-from holdfast.data.thoughts import split_thought
+from holdfast.data.thoughts import join_thought, split_thought
 from holdfast.data.values import BadRow, flag_of, holds, shortened, text_of
 
 ROLES = {
@@ -29,8 +29,6 @@ ROLE_KEYS = {"role", "from"}
 CONTENTS = ("content", "value")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thinking_content", "thought", "thoughts", "reasoning_text")
 """What the thought before an answer is called."""
-THOUGHT = "<think>\n{}\n</think>\n\n{}"
-"""How a message carries its thought: before the answer, as the templates of Qwen3 and others write it."""
 
 TRAINED = (
     *("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "compute_loss"),
@@ -164,7 +162,7 @@ def with_thought(thought: str, answer: str, field: str) -> str:
         if own.thought == thought.strip():
             return answer
         raise BadRow(f"{field} has a thought of its own and begins with another", "keep one of {}")
-    return THOUGHT.format(thought.strip("\n"), answer.lstrip("\n"))
+    return join_thought(thought, answer)
 
 
 def _thought(item: Mapping[str, Any], content: Any, field: str) -> tuple[str | None, Any]:

@@ -1,8 +1,9 @@
 """Multiple choice: the shapes such files come in, and the likeliest choice under a model.
 
-Understood, per record: `choices` as a list of texts with `answer` (number or letter); ARC's `choices: {text, label}` or
-`question: {stem, choices: [{text, label}]}` with `answerKey`; lettered columns `A, B, C, ...` with `answer` or
-`answerKey`; TruthfulQA's `mc1_targets` / `mc2_targets` and its CSV with `Best Answer` and `Incorrect Answers`.
+Understood, per record: `choices` in any shape that training reads (`data.beside`) with `answer` (number or letter);
+ARC's `question: {stem, choices: [{text, label}]}` with `answerKey`; lettered columns `A, B, C, ...` with `answer` or
+`answerKey`; TruthfulQA's `mc1_targets` / `mc2_targets` and its CSV with `Best Answer` and `Incorrect Answers`. A
+passage beside the question stands under it, as in training.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.data.beside import options_of, passages_of
+from holdfast.data.convert import add_to_question
+from holdfast.data.messages import conversation
 from holdfast.data.rows import Message, Row
+from holdfast.data.values import BadRow
 from holdfast.errors import UserError
 
 LETTERS = string.ascii_uppercase
@@ -41,16 +46,26 @@ def choice_rows(records: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
     Raises:
         UserError: If a record lacks its question, choices or answer.
     """
-    return [_row(where, record) for where, record in records]
+    found = []
+    for where, record in records:
+        try:
+            found.append(_row(where, dict(record)))
+        except BadRow as fault:
+            raise UserError(fault.line(where, 1)) from fault
+    return found
 
 
 def _row(where: str, record: dict[str, Any]) -> Row:
     if isinstance(record.get("question"), dict):  # ARC as published: {"question": {"stem", "choices"}, "answerKey"}
         nested = record["question"]
-        record = {**record, "question": nested.get("stem"), "choices": nested["choices"]}
+        record = {**record, "question": nested.get("stem"), "choices": nested.get("choices")}
     asked = next((record[k] for k in QUESTION if record.get(k)), None)
-    messages = record.get("messages") or ([{"role": "user", "content": str(asked)}] if asked else None)
-    if not messages:
+    if record.get("messages"):
+        messages = conversation(record["messages"], "messages")
+    elif asked:
+        messages = [{"role": "user", "content": str(asked)}]
+        messages = add_to_question(messages, passages_of(record, str(asked), str(asked)))
+    else:
         raise UserError(f"{where}: no question; name the column one of {', '.join(QUESTION[:3])}")
     choices, labels, reference = _choices(where, record)
     if reference is None:
@@ -64,23 +79,27 @@ def _choices(where: str, record: dict[str, Any]) -> tuple[list[str], list[str], 
     """`(texts, labels, gold)`; gold is None where a column of its own says it."""
     for key in ("mc1_targets", "mc2_targets"):
         if record.get(key):
-            right = [int(v) for v in record[key]["labels"]]
-            texts = [str(c) for c in record[key]["choices"]]
+            texts, right = _targets(where, key, record[key])
             return texts, [], right.index(1) if key == "mc1_targets" and 1 in right else right
     if record.get("Incorrect Answers"):
-        wrong = [c.strip() for c in record["Incorrect Answers"].split(";") if c.strip()]
-        return [record["Best Answer"].strip(), *wrong], [], 0
-    found = next((record[k] for k in COLUMNS[:3] if record.get(k)), None)
-    if isinstance(found, dict):
-        return [str(c) for c in found["text"]], [str(c) for c in found["label"]], None
-    if isinstance(found, list | tuple):
-        if found and isinstance(found[0], dict):
-            return [str(c["text"]) for c in found], [str(c["label"]) for c in found], None
-        return [str(c) for c in found], list(LETTERS[: len(found)]), None
-    letters = [c for c in LETTERS if record.get(c) not in (None, "")]
-    if not letters:
+        good, bad = (str(record.get(name) or "") for name in ("Best Answer", "Incorrect Answers"))
+        return [good.strip(), *(c.strip() for c in bad.split(";") if c.strip())], [], 0
+    if record.get("endings"):
+        record["options"] = record["endings"]
+    options = options_of(record)
+    if options is None:
         raise UserError(f"{where}: no choices; give a list `choices` or columns A, B, C, ...")
-    return [str(record[c]) for c in letters], letters, None
+    return list(options.texts), list(options.labels), None
+
+
+def _targets(where: str, key: str, value: Any) -> tuple[list[str], list[int]]:
+    """Choices of TruthfulQA, and for each of them 1 if it is true, else 0."""
+    texts, right = (value.get("choices"), value.get("labels")) if isinstance(value, dict) else (None, None)
+    if not isinstance(texts, list) or not isinstance(right, list) or len(texts) != len(right):
+        raise UserError(f"{where}: {key} must have choices and labels, as many of one as of the other")
+    if not all(label in (0, 1) for label in right):
+        raise UserError(f"{where}: a label of {key} is neither 0 nor 1")
+    return [str(text) for text in texts], [int(label) for label in right]
 
 
 def _gold(where: str, record: dict[str, Any], labels: Sequence[str], choices: Sequence[str]) -> int:

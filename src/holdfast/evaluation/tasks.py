@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from holdfast.data.file_records import kind_of
+from holdfast.data.file_records import file_lines, kind_of
 from holdfast.data.formats import open_rows
-from holdfast.data.readers import SUFFIXES, open_source
+from holdfast.data.labels import without_bad_answers
+from holdfast.data.readers import SUFFIXES, open_source, part_of
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.evaluation.base import Role, Task
@@ -75,7 +77,8 @@ def build_tasks(
         judge: The recipe's judge, used for the target; guessed from the references when `None`, and where these are
             free text, the target is the loss of the held-out answers.
         lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`; for others it is `probe`.
-        say: Called with one line for each task whose way of measuring was found from its rows.
+        say: Called with one line for each file on how its columns were read, and for each task whose way of measuring
+            was found from its rows.
     Raises:
         UserError: If a file is missing or unreadable, or a name is no task.
     """
@@ -85,14 +88,14 @@ def build_tasks(
     if wanted.target == "test":
         target = [_judged_rows(test, settings, judge)] if test else []
     elif wanted.target != "none":
-        target = named_tasks(wanted.target, settings, role="target", judge=judge)
+        target = named_tasks(wanted.target, settings, role="target", judge=judge, say=say)
     learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
     beside = [] if any(task.meta["source"] == "test" and not task.judge for task in target) else _beside(test, settings)
     kept: list[Task] = []
     auto = LAB if lab else PROBE
     for source in dict.fromkeys(auto if name == "auto" else name for name in wanted.keep):
         if source != "none":
-            kept += named_tasks(source, settings, role="keep", without=learned)
+            kept += named_tasks(source, settings, role="keep", without=learned, say=say)
     tasks = _distinct([*target, *beside, *kept])
     for task in tasks:
         if say and "why" in task.meta:
@@ -151,6 +154,7 @@ def _distinct(tasks: Sequence[Task]) -> list[Task]:
 def named_tasks(
     source: str, settings: Settings = Settings(), *, role: Role = "keep", judge: Judge | None = None,
     without: set[str] = frozenset(),  # type: ignore[assignment]
+    say: Callable[[str], Any] | None = None,
 ) -> list[Task]:  # fmt: skip
     """The tasks a name stands for: one, or all skills for `lab`.
 
@@ -159,18 +163,28 @@ def named_tasks(
             lm-eval.
         judge: For a file's answers; guessed from its references when `None`. Skills and lm-eval bring their own.
         without: Skills that `lab` leaves out.
+        say: Called with a line on how the columns of a file were read.
     """
     if source == LAB or source.startswith("lab:"):
         return _lab_tasks(source, settings, role, without)
     if source == PROBE:
         return _probe_tasks(settings, role)
     if source.startswith("text:"):
-        return [_text_task(source.removeprefix("text:"), settings, role)]
+        return [_text_task(source.removeprefix("text:"), settings, role, say)]
     if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
+        _refuse_misspelt(source)
         from holdfast.evaluation.lm_eval_bridge import harness_task
 
         return [harness_task(source, items=settings.items, role=role, seed=SEED)]
-    return [_file_task(Path(source), settings, role, judge)]
+    return [_file_task(source, settings, role, judge, say)]
+
+
+def _refuse_misspelt(source: str) -> None:
+    """Refuse a name that is nearly one of ours, rather than look for it among the tasks of lm-eval."""
+    name = source.strip().lower()
+    close = difflib.get_close_matches(name, (PROBE, LAB, "test", "none", "auto"), n=1, cutoff=0.75)
+    if close and source != close[0]:
+        raise UserError(f"evaluate: {source} is neither a file nor a task; did you mean {close[0]}?")
 
 
 def _is_file(source: str) -> bool:
@@ -179,7 +193,7 @@ def _is_file(source: str) -> bool:
     Raises:
         UserError: If it means a file that does not exist.
     """
-    path = Path(source)
+    path, _ = part_of(source)
     if path.is_file():
         return True
     if path.is_dir():
@@ -217,30 +231,38 @@ def nothing_kept(tasks: Sequence[Task]) -> str | None:
     return "nothing is kept: what training loses will not be measured; evaluate.keep: [probe] works for any model"
 
 
-def _text_task(file: str, settings: Settings, role: Role) -> Task:
+def _text_task(file: str, settings: Settings, role: Role, say: Callable[[str], Any] | None) -> Task:
     """Perplexity on a plain text file, or on the `text` of each record of a data file."""
     path = Path(file)
     if not path.is_file():
         raise UserError(f"evaluate: text:{file} does not exist; correct the path")
     if kind_of(path) in SUFFIXES and kind_of(path) != ".txt":
-        rows = text_rows([row.answer or "" for row in open_rows(file, "text")])
+        rows = text_rows([row.answer or "" for row in open_rows(file, "text", say=say or ignore)])
     else:
-        rows = text_rows([path.read_text(encoding="utf-8-sig")])
+        rows = text_rows(["".join(line for _, line in file_lines(file, path))])
     if not rows:
         raise UserError(f"evaluate: text:{file} holds no text")
     return Task(path.stem, "perplexity", sample(rows, settings.items), role=role, meta={"source": f"text:{file}"})
 
 
-def _file_task(path: Path, settings: Settings, role: Role, judge: Judge | None) -> Task:
+def ignore(text: str) -> None:
+    """Say nothing."""
+
+
+def _file_task(
+    file: str, settings: Settings, role: Role, judge: Judge | None, say: Callable[[str], Any] | None
+) -> Task:
     """A data file: multiple choice if its first record has choices, else questions with answers, else plain text."""
+    path, split = part_of(file)
+    name = f"{path.stem}:{split}" if split else path.stem
     if kind_of(path) == ".txt":
-        return _text_task(str(path), settings, role)
-    source = open_source(str(path))
+        return _text_task(file, settings, role, say)
+    source = open_source(file)
     first = next(source.records(), None)
     if first is not None and is_choice(first[1]):
         rows = choice_rows((source.at(number), record) for number, record in source.records())
-        return Task(path.stem, "choice", sample(rows, settings.items), role=role, meta={"source": str(path)})
-    return rows_task(path.stem, open_rows(str(path)), settings, role=role, judge=judge, source=str(path))
+        return Task(name, "choice", sample(rows, settings.items), role=role, meta={"source": file})
+    return rows_task(name, open_rows(file, say=say or ignore), settings, role=role, judge=judge, source=file)
 
 
 def rows_task(
@@ -251,8 +273,10 @@ def rows_task(
     Text is where nothing is asked. The likelihood of answers is measured where they are free text and no judge is
     given.
     """
-    chosen = sample(rows, settings.items)
+    chosen = sample(without_bad_answers(rows), settings.items)
     meta = {"source": source or name}
+    if not chosen and len(rows):
+        raise UserError(f"evaluate: {source or name}: all answers are labelled false; there is none to compare with")
     if not chosen:
         raise UserError(f"evaluate: {source or name} holds no rows")
     if all(not row.prompt for row in chosen):

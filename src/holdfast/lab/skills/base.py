@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pydantic import field_validator
+
 from holdfast.data.rows import Message, Row
 from holdfast.judges.base import Answer, Judge, Verdict
+from holdfast.registry import nearest
 
 Split = Literal["train", "test"]
 Form = Literal["answer", "pair", "triple", "choices"]
@@ -185,6 +188,15 @@ class SkillJudge(Judge):
     """The judge of a laboratory skill: any right answer passes, in whatever style [laboratory]."""
 
     skill: str
+
+    @field_validator("skill")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from holdfast.lab.skills import SKILLS
+
+        if name not in SKILLS:
+            raise ValueError(f"{name} is not a laboratory skill{nearest(name, SKILLS)}")
+        return name
 
     def judge(self, answer: Answer) -> Verdict:
         from holdfast.lab.skills import skill
