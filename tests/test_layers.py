@@ -21,7 +21,7 @@ LEVELS = [
     {"report"},
     {"damage", "first_look", "folder", "readiness", "sources", "stages", "run", "run_results", "live_evaluation",
      "staged",
-     "compare", "comparability", "check", "estimate", "export",
+     "compare", "comparability", "learning_rates", "check", "estimate", "export",
      "measure", "lab", "api"},
     {"cli"},
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from holdfast.folder import (
     replace_json,
     versions,
 )
+from holdfast.learning_rates import Families, at_rates, matched
 from holdfast.recipe import Recipe, Train
 from holdfast.recipe_changes import differences, in_short
 from holdfast.recipe_file import Resolved, as_resolved, for_method
@@ -46,6 +47,7 @@ def compare(
     seeds: int | Sequence[int] = 1,
     out: str | Path | None = None,
     steps: int | None = None,
+    learning_rates: Sequence[float] = (),
     ui: Progress | None = None,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def compare(
         out: Directory; default: the recipe's `output`, with OUTPUT-compare where a run of the recipe alone is, or
             `runs/compare-DATA` where the recipe says none. Finished runs in it are not repeated.
         steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows.
+        learning_rates: Run every method at each of these, and compare what is lost where all have gained the same
+            (`matched`).
         ui: Where progress is shown.
         restart: Begin anew where the directory holds a comparison, which is kept as `DIRECTORY.old-1`.
     Returns:
@@ -72,7 +76,9 @@ def compare(
     ui, resolved = ui or Progress.silent(), as_resolved(recipe)
     if not methods:
         raise UserError("--methods: name at least one method")
-    arms = _arms(resolved, methods)
+    arms, families = _arms(resolved, methods), {}
+    if learning_rates:
+        arms, families = at_rates(arms, learning_rates)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
@@ -100,7 +106,7 @@ def compare(
     runs = {label: group for label, group in runs.items() if label not in refused}
     if not runs:
         raise GateRefused("; ".join(f"{label}: {reason}" for label, told in refused.items() for reason in told))
-    report = summarise_runs(resolved.recipe, runs, budget, root, refused)
+    report = summarise_runs(resolved.recipe, runs, budget, root, refused, families)
     from holdfast.report.page import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
@@ -267,11 +273,13 @@ def summarise_runs(
     budget: Budget,
     root: Path,
     refused: Mapping[str, Sequence[str]],
+    families: Families,
 ) -> dict[str, Any]:
     """`compare.json`: measurements of all runs, what they cost, and where their rows came from.
 
     Args:
         refused: Methods that a stage's own gate stopped, and why.
+        families: Of each arm its method and learning rate, where methods run at several.
     """
     items = {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
     measured = compare_summary(items)
@@ -287,6 +295,8 @@ def summarise_runs(
         entry["curves"] = [report["curves"] for report in reports]
         entry["steps"] = [report["training"]["steps"] for report in reports]
         entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)
+        if entry["method"] in families:
+            entry["of"] = dict(zip(("method", "learning_rate"), families[entry["method"]], strict=True))
         entry["doubts"] = doubts(entry, reports)
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
@@ -299,6 +309,7 @@ def summarise_runs(
         "model": first["model"],
         "refused": {label: list(told) for label, told in refused.items()},
         **measured,
+        "matched": matched(items, families, [task["name"] for task in measured["tasks"]]),
         "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
     }
     replace_json(root / REPORT, report)

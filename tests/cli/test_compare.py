@@ -120,3 +120,20 @@ def test_the_demo_ends_with_its_table(tmp_path: Path, monkeypatch: pytest.Monkey
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
     assert done.exit_code == 0, (done.output, done.exception)
     assert f"report: {tmp_path / 'demo' / 'report.html'}" in done.stdout
+
+
+def test_methods_at_several_learning_rates_are_compared_at_equal_gain(place: Path) -> None:
+    done = run("compare", "run.yaml", "-m", "sft,half", "--learning-rates", "1e-4,1e-3", "output=rates").stdout
+    found = json.loads((place / "rates/compare.json").read_text())
+    assert [r["method"] for r in found["runs"]] == ["sft at 0.0001", "sft at 0.001", "half at 0.0001", "half at 0.001"]
+    assert [r["of"]["learning_rate"] for r in found["runs"]] == [1e-4, 1e-3] * 2
+    assert [[r["rate"] for r in m["rates"]] for m in found["matched"]["methods"]] == [[1e-4, 1e-3]] * 2
+    recipe = (place / "rates/half-at-0.001-seed0/resolved.yaml").read_text()
+    assert "learning_rate: 0.001" in recipe
+    assert "no gain that every method reaches" in done or "where all gain" in done
+    assert "At equal gain" in (place / "rates/report.html").read_text(encoding="utf-8")
+    assert said("compare", "run.yaml", "--learning-rates", "1e-4,fast") == (
+        "--learning-rates must be numbers, such as 1e-5,3e-5, not 1e-4,fast"
+    )
+    assert said("compare", "run.yaml", "--learning-rates", "1e-4").startswith("--learning-rates: name at least two")
+    assert "is no learning rate" in said("compare", "run.yaml", "--learning-rates", "1e-4,nan")

@@ -20,12 +20,29 @@ Out = Annotated[
 ]
 
 
+def _rates(text: str) -> list[float]:
+    """`3e-4,1e-3` as numbers; those that are no learning rate are refused where they are used."""
+    from holdfast.errors import UserError
+
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"--learning-rates must be numbers, such as 1e-5,3e-5, not {text}") from error
+
+
 def compare(
     recipe: RecipeFile,
     settings: Settings = None,
     methods: Methods = "sft,s3ft",
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list of them: 0,1,7.")] = "1",
     steps: Steps = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Run each method at each of these (3e-4,1e-3,3e-3) and compare losses at equal gain.",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = None,
     restart: Restart = False,
     verbose: Verbose = False,
@@ -36,6 +53,7 @@ def compare(
     \b
     holdfast compare run.yaml --methods sft,sdft,ssr,s3ft --seeds 3
     holdfast compare run.yaml -m sft,half,s3ft+half train.epochs=2
+    holdfast compare run.yaml -m sft,half --seeds 3 --learning-rates 1e-5,3e-5,1e-4
 
     Run each method with each seed on the same data, budget and evaluation; one table, one report with the gain/loss
     plane and its Pareto front. Finished runs are skipped when the command is repeated.
@@ -57,8 +75,11 @@ def compare(
         for name in names:
             expand(name)
         chosen = numbers(seeds, "--seeds")
+        rates = _rates(learning_rates) if learning_rates is not None else []
         from holdfast.compare import compare as compare_runs
 
-        found = compare_runs(resolved, names, seeds=chosen, out=out, steps=steps, ui=ui, restart=restart)
+        found = compare_runs(
+            resolved, names, seeds=chosen, out=out, steps=steps, learning_rates=rates, ui=ui, restart=restart
+        )
         ui.result(comparison(found, found["directory"]), **found)
         refuse_if_none_passed(found)

@@ -144,6 +144,7 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
         *contrasts(compare),
+        "\n".join(ranking.matched_words(compare)),
         "\n".join(part for part in (foot, budget, *early, *gates(compare)) if part),
         "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
         "\n".join(f"not to be judged here: {text}" for text in ranking.doubted(compare)),

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast.files import replace_file
 from holdfast.report import asked, curve_plots, plots, ranking, words
+from holdfast.report.matched_plot import matched_plane
 from holdfast.shorthand import LAB_MODELS
 
 MOST_FLIPS = 100
@@ -284,6 +285,7 @@ def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str,
     kinds = plots.origin_names([counts for _, counts in bars])
     return {
         "plane": plots.compare_plane(compare, colours),
+        "matched": matched_plane(compare.get("matched")),
         "curves": curve_plots.compare_curves(compare, colours),
         "origins": plots.shares(bars, kinds),
         "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
@@ -385,12 +387,7 @@ def render_compare(compare: dict[str, Any]) -> str:
             lost_of=next((part["of"] for run in runs if (part := words.lost_part(run))), "tasks"),
             means={role: words.mean_score(tasks, role, "base") for role in ("target", "keep")}
             | {kind: next((t["base"] for t in tasks if t["kind"] == kind), None) for kind in ("held_out", "probe")},
-            verdict=ranking.verdict(compare),
-            limits=ranking.limits(compare),
-            doubted=ranking.doubted(compare),
-            contrasts=ranking.contrasts({"runs": given}),
-            against_text=ranking.against_text(compare),
-            front=ranking.front_of(compare),
+            **ranking.sayings(compare, given),
             seeds=max((len(run["seeds"]) for run in runs), default=0),
             recipe=_yaml(compare.get("recipe")),
             versions=compare.get("versions") or {},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.report.words import (
+    bracket,
     change,
     digits,
     direction,
@@ -107,10 +108,46 @@ def contrasts(compare: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def matched_words(compare: dict[str, Any]) -> list[str]:
+    """What each method lost where all have gained the same, and beside the first; empty where each ran at one rate."""
+    found = compare.get("matched")
+    if not found:
+        return []
+    if found["gain"] is None:
+        return ["no gain that every method reaches: one gained nothing at any of its learning rates"]
+    first, *rest = found["methods"]
+    unit, bits = found["unit"], "" if found["unit"] == "points" else f" {found['unit']}"
+    lines = [f"where all gain {figure(found['gain'], unit)}{bits}: {first['method']} loses {points(first['loss'])}"]
+    for row in rest:
+        one = row["versus"][first["method"]]
+        lines.append(
+            f"{row['method']} loses {points(row['loss'])}, {signed(one['delta'])} {bracket(one['low'], one['high'])} "
+            f"beside {first['method']}: {one['reading']}"
+        )
+    return lines
+
+
 def doubted(compare: dict[str, Any]) -> list[str]:
     """Of each method why its figures do not answer what was asked: `dpo: the target did not clearly move`."""
     runs = compare.get("runs") or []
     return [f"{run['method']}: {'; '.join(run['doubts'].values())}" for run in runs if run.get("doubts")]
+
+
+def sayings(compare: dict[str, Any], given: Methods) -> dict[str, Any]:
+    """What the page says of a comparison, by the template's names.
+
+    Args:
+        given: The methods in the order they were named in: the first is what the others are held against.
+    """
+    return {
+        "verdict": verdict(compare),
+        "limits": limits(compare),
+        "doubted": doubted(compare),
+        "contrasts": contrasts({"runs": given}),
+        "matched_words": matched_words(compare),
+        "against_text": against_text(compare),
+        "front": front_of(compare),
+    }
 
 
 def limits(compare: dict[str, Any]) -> str:

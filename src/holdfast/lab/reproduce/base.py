@@ -62,6 +62,7 @@ class Claim:
         expects: The parts of the claim, each decided by the one rule (`rule.weigh`); all must hold.
         verdict: What else to say of the result in words, from the same arms.
         margin: In points: what smaller a difference counts as none.
+        rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain.
         common: What differs from `COMMON`, as a nested mapping.
         files: Writes what the arms need into a directory; gives what that changes in the recipe.
     """
@@ -73,6 +74,7 @@ class Claim:
     expects: Sequence[Expectation]
     verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=gained_and_lost)
     margin: float = MARGIN
+    rates: Sequence[float] = ()
     common: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path], Mapping[str, Any]] | None = None
 
@@ -140,18 +142,35 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     folder = out / ("shared" if not claim.common else name)
     if claim.files is not None:
         recipe = _merged(recipe, claim.files(folder / "data"))
-    found = compare(recipe, claim.arms, seeds=seeds, out=folder, ui=ui)
+    plans, families = _at_rates(claim, recipe)
+    found = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
     arms = {run["method"]: run for run in found["runs"]}
     rows = []
     for figure in claim.figures:
         text, low, high = figure.ours(arms)
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
-    known = arms_of(found["runs"])
+    known = arms_of(found["runs"], families)
     checks = [weigh(part, known, claim.margin) for part in claim.expects]
     return {
         "rows": rows, **decision(checks), "verdict": claim.verdict(arms), "seeds": seeds,
         "budget": found["budget"], "points": True, "versions": found["versions"],
     }  # fmt: skip
+
+
+def _at_rates(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
+    """The arms to run, and of each that is compared at equal gain its label at every learning rate."""
+    from holdfast.recipe_file import as_resolved
+
+    plans: dict[str, Sequence[str]] = dict(claim.arms)
+    families: dict[str, dict[float, str]] = {}
+    matched = {name for part in claim.expects if part.at != "rate" for name in (part.arm, part.than) if name}
+    for label in sorted(matched):
+        own = as_resolved(recipe, claim.arms[label]).recipe.optimizer.learning_rate
+        families[label] = {own: label}
+        for rate in (own * factor for factor in claim.rates if factor != 1):
+            families[label][rate] = f"{label} at {rate:g}"
+            plans[families[label][rate]] = [*claim.arms[label], f"optimizer.learning_rate={rate:g}"]
+    return plans, families
 
 
 def decision(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:

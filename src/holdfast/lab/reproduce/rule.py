@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from holdfast.evaluation.matched import common_gain, matched_difference, place, rungs
 from holdfast.evaluation.paired import Run, difference, losing_tasks, scaled, tasks_with_role
 from holdfast.evaluation.verdicts import MARGIN, Outcome, outcome_of
 
@@ -33,6 +34,8 @@ class Expectation:
         by: "more": by more than the margin; "as much": not less by more than the margin.
         share: Of what the rival changed, 0.5: half of the rival's gain or loss is what is held against.
         margin: In points; default: the claim's.
+        at: What is kept at the stated learning "rate", or where both have gained the same (of the claim's `rates`):
+            read off the line between two rates ("gain"), or at the best rate that gains enough ("front").
     """
 
     arm: str
@@ -41,6 +44,7 @@ class Expectation:
     by: By = "as much"
     share: float = 1.0
     margin: float | None = None
+    at: Literal["rate", "gain", "front"] = "rate"
 
     def sentence(self) -> str:
         """`s3ft gains as much as sft`, `s3ft loses less elsewhere than 57 % of what sft does`."""
@@ -54,7 +58,8 @@ class Expectation:
             return f"{self.arm} {'gains' if self.by == 'more' else nothing}"
         if self.of == "gain":
             return f"{self.arm} gains {self.by} {'than' if self.by == 'more' else 'as'} {whom}"
-        return f"{self.arm} loses {'less' if self.by == 'more' else 'no more'} elsewhere than {whom}"
+        at = "" if self.at == "rate" else " at equal gain"
+        return f"{self.arm} loses {'less' if self.by == 'more' else 'no more'} elsewhere than {whom}{at}"
 
 
 def gains_more(arm: str, than: str | None = None, **more: Any) -> Expectation:
@@ -84,6 +89,7 @@ class Arm:
     runs: Sequence[Run]
     doubts: Mapping[str, str]
     dirs: Sequence[str] = ()
+    by_rate: Mapping[float, Sequence[Run]] = field(default_factory=dict)
 
 
 def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
@@ -96,6 +102,8 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
     margin = margin if expectation.margin is None else expectation.margin
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
     tasks, reasons = arm.runs[0].tasks, _reasons(expectation, arms)
+    if expectation.at != "rate" and rival is not None:
+        return _at_equal_gain(expectation, arm, rival, margin, reasons)
     if expectation.of.startswith("log:") and rival is not None:
         name = expectation.of.removeprefix("log:")
         apart = [100 * (logged(a, name) - logged(b, name)) for a, b in zip(arm.dirs, rival.dirs, strict=True)]
@@ -109,6 +117,21 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
         tasks = [task for task in tasks if task.info.name == expectation.of]
     paired = difference(tasks, arm.runs, rival and rival.runs, share=expectation.share)
     return _decided(expectation.sentence(), scaled(paired, 100.0), margin, expectation.by, reasons)
+
+
+def _at_equal_gain(expectation: Expectation, arm: Arm, rival: Arm, margin: float, reasons: list[str]) -> dict[str, Any]:
+    """Decide what is kept where two arms have gained the same."""
+    tasks, at = arm.runs[0].tasks, "front" if expectation.at == "front" else "gain"
+    ladders = [rungs(tasks, one.by_rate) for one in (arm, rival)]
+    gain = common_gain(dict(enumerate(ladders)))
+    mine, theirs = (place(ladder, gain, at) if gain > 0 else None for ladder in ladders)
+    if mine is None or theirs is None:
+        nothing = {"delta": 0.0, "low": None, "high": None}
+        why = [*reasons, "there is no gain that both reach at these learning rates"]
+        return _decided(expectation.sentence(), nothing, margin, expectation.by, why)
+    found = scaled(matched_difference(tasks, (ladders[0], mine), (ladders[1], theirs)), 100.0)
+    what = f"{expectation.sentence()} of {gain:.1f} points"
+    return _decided(what, found, margin, expectation.by, reasons)
 
 
 def logged(folder: str, name: str) -> float:
@@ -136,7 +159,7 @@ def _reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
     found = []
-    for kind in ("pairs", "groups", "rate"):
+    for kind in ("pairs", "groups", *(["rate"] if expectation.at == "rate" else [])):
         found += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
     high = [name for name in names if "ceiling" in arms[name].doubts]
     if expectation.of == "gain" and expectation.than is not None:
@@ -145,11 +168,17 @@ def _reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
     return found
 
 
-def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Arm]:
-    """The arms of a comparison's `runs`, read from their directories."""
+def arms_of(
+    runs: Sequence[Mapping[str, Any]], families: Mapping[str, Mapping[float, str]] | None = None
+) -> dict[str, Arm]:
+    """The arms of a comparison's `runs`, read from their directories.
+
+    Args:
+        families: Of an arm that runs at several learning rates the label at each.
+    """
     from holdfast.evaluation.summary import read_run
 
-    return {
+    arms = {
         run["method"]: Arm(
             [read_run(folder, seed) for folder, seed in zip(run["dirs"], run["seeds"], strict=True)],
             run["doubts"],
@@ -157,6 +186,9 @@ def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Arm]:
         )
         for run in runs
     }
+    for label, rates in (families or {}).items():
+        arms[label] = replace(arms[label], by_rate={rate: arms[name].runs for rate, name in rates.items()})
+    return arms
 
 
 @dataclass(frozen=True, slots=True)

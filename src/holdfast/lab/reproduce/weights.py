@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked
-from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_less
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_less, loses_no_more
 
 HALF = Claim(
     claim="Freezing half of the weights keeps more of what the model knew, at a like gain.",
@@ -15,7 +15,8 @@ HALF = Claim(
         Figure("lost elsewhere, full", "8.2 (knowledge 22.9 to 14.7)", loss("sft")),
         Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss("half")),
     ),
-    expects=(gains_as_much("half", "sft"), loses_less("half", "sft")),
+    expects=(loses_less("half", "sft", at="gain"),),
+    rates=(0.3, 1, 2, 3),
 )
 
 LORA = Claim(
@@ -28,7 +29,8 @@ LORA = Claim(
         Figure("lost elsewhere, full", "more", loss("sft")),
         Figure("lost elsewhere, LoRA", "less", loss("lora")),
     ),
-    expects=(gains_more("sft", "lora"), loses_less("lora", "sft")),
+    expects=(gains_more("sft", "lora"), loses_less("lora", "sft"), loses_no_more("lora", "sft", at="gain")),
+    rates=(0.3, 1, 3),
 )
 
 LOMO = Claim(
