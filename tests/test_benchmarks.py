@@ -1,4 +1,4 @@
-"""The table that benchmarks print; nothing is measured here."""
+"""The tables that benchmarks print, and that of the claims' verdicts; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-common, curves = load("common"), load("curves")
+common, curves, verdicts = load("common"), load("curves"), load("verdicts")
 
 
 def test_ratio_of_rates_and_of_times() -> None:
@@ -68,3 +68,24 @@ def test_curves_are_one_svg(points: list[list[float | None]]) -> None:
     assert drawn.startswith("<svg")
     assert drawn.rstrip().endswith("</svg>")
     assert "A &lt; B" in drawn
+
+
+def test_the_table_of_verdicts_is_up_to_date() -> None:
+    text = verdicts.PAGE.read_text(encoding="utf-8")
+    assert text == verdicts.page(text), "python benchmarks/verdicts.py"
+
+
+def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
+    assert verdicts.line("half", None).endswith("| not run | |")
+    assert "| not run by the present rule |" in verdicts.line("half", {"held": True, "rows": []})
+    stuck = {"rows": [{"what": "target, dpo", "ours": "+0.0", "low": 0.0, "high": 0.0}]}
+    assert "**cannot tell** | dpo: the target did not clearly move (+0.0 [0.0, 0.0]);" in verdicts.line("tpo", stuck)
+    check = {
+        "what": "half loses less elsewhere than sft", "delta": 10.2, "low": 2.04, "high": 18.2, "margin": 2.0,
+        "by": "more", "outcome": "held", "reasons": [],
+    }  # fmt: skip
+    said = verdicts.line("half", {"outcome": "held", "points": True, "checks": [check]})
+    assert "| **held** | half loses less elsewhere than sft: held, 10.2 [2.0, 18.2], must be above 2 |" in said
+    doubted = {**check, "outcome": "cannot tell", "reasons": ["sft: the target fell"], "by": "as much"}
+    said = verdicts.line("half", {"outcome": "cannot tell", "points": True, "checks": [doubted]})
+    assert "cannot tell (sft: the target fell), 10.2 [2.0, 18.2], must be above -2" in said

@@ -1,0 +1,104 @@
+"""The table of all claims and their verdicts in docs/laboratory.md, from the recorded results.
+
+    python benchmarks/verdicts.py             write the table anew
+    python benchmarks/verdicts.py --studies [NAME ...]   run the studies first, which take seconds each, and record them
+    python benchmarks/verdicts.py --from runs/reproduce   record what `holdfast reproduce` left there first
+
+A verdict is of the rule in `holdfast.lab.reproduce.rule`, which needs every question's answer of every seed. Results
+that were recorded before it hold means and intervals of each arm alone; they are listed as not run by the present rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from holdfast.lab.reproduce import CLAIMS, claim_of
+from holdfast.lab.reproduce.base import Study, run_study
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "laboratory.md"
+BEGIN, END = "<!-- verdicts: benchmarks/verdicts.py -->", "<!-- end of verdicts -->"
+
+
+def record(name: str, result: dict[str, Any]) -> None:
+    """Keep a result beside the others."""
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (RESULTS / f"reproduce-{name}.json").write_text(text, encoding="utf-8")
+
+
+def recorded(name: str) -> dict[str, Any] | None:
+    """The recorded result of a claim, if there is one."""
+    path = RESULTS / f"reproduce-{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def line(name: str, result: dict[str, Any] | None) -> str:
+    """A line of the table: claim, verdict, and of each part the difference, its interval, the line it must be above."""
+    claim = claim_of(name).claim
+    if result is None:
+        return f"| `{name}` | {claim} | not run | |"
+    if "checks" not in result:
+        if stuck := unmoved(name, result):
+            return f"| `{name}` | {claim} | **cannot tell** | {'; '.join(stuck)}; recorded before the rule |"
+        return f"| `{name}` | {claim} | not run by the present rule | recorded before it, without the answers |"
+    digits = ".1f" if result["points"] else ".3g"
+    parts = []
+    for check in result["checks"]:
+        least = check["margin"] if check["by"] == "more" else -check["margin"]
+        ends = f"{check['delta']:{digits}} [{check['low']:{digits}}, {check['high']:{digits}}], must be above {least:g}"
+        why = f" ({'; '.join(check['reasons'])})" if check["reasons"] else ""
+        parts.append(f"{check['what']}: {check['outcome']}{why}, {ends}")
+    return f"| `{name}` | {claim} | **{result['outcome']}** | {'; '.join(parts)} |"
+
+
+def unmoved(name: str, result: dict[str, Any]) -> list[str]:
+    """Arms that every part of a claim is about and whose target did not clearly move: of these nothing can be told.
+
+    That much is seen in a result without answers, which has the interval of each arm's gain.
+    """
+    parts = [{part.arm, part.than} for part in getattr(claim_of(name), "expects", ()) if hasattr(part, "arm")]
+    everywhere = set.intersection(*parts) if parts else set()
+    found = []
+    for row in result["rows"]:
+        label = row["what"].removeprefix("target, ").lower()
+        if row["what"].startswith("target, ") and label in everywhere and row["low"] <= 0:
+            ends = f"{row['ours']} [{row['low']:.1f}, {row['high']:.1f}]"
+            found.append(f"{label}: the target did not clearly move ({ends})")
+    return found
+
+
+def table() -> str:
+    """The table of all registered claims."""
+    head = ["| `holdfast reproduce` | claim | verdict | parts of the claim |", "|---|---|---|---|"]
+    return "\n".join([*head, *(line(name, recorded(name)) for name in CLAIMS)])
+
+
+def page(text: str) -> str:
+    """The page with the table in its place."""
+    start, rest = text.split(BEGIN)
+    return f"{start}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--studies", action="store_true", help="run the studies and record them")
+    options.add_argument("--from", dest="source", type=Path, help="record the results in this directory")
+    options.add_argument("names", nargs="*", help="which claims to record; default: all")
+    chosen = options.parse_args()
+    for name in chosen.names or CLAIMS:
+        claim = claim_of(name)
+        if chosen.studies and isinstance(claim, Study):
+            print(name, flush=True)
+            result = run_study(claim, claim.seeds)
+            record(name, {"name": name, "claim": claim.claim, "paper": claim.paper, **result})
+        elif chosen.source and (found := chosen.source / f"{name}.json").exists():
+            record(name, json.loads(found.read_text(encoding="utf-8")))
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
