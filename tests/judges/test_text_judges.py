@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -11,7 +13,8 @@ from holdfast.errors import UserError
 from holdfast.judges.base import Answer
 from holdfast.judges.choice import Choice
 from holdfast.judges.exact import Exact
-from holdfast.judges.number import Number, final_number
+from holdfast.judges.final_number import find_number
+from holdfast.judges.number import Number
 from holdfast.judges.overlap import Overlap, rouge_l, token_f1
 
 
@@ -62,7 +65,7 @@ def test_exact_says_what_differs():
         ("10 - 5", 5),
         ("x = -5", -5),
         ("x = \u22125", -5),
-        ("10-5", 5),
+        ("10-5", None),  # a range as much as a difference
         ("- 5 apples", 5),
         ("-$5", -5),
         ("$-5", -5),
@@ -71,7 +74,7 @@ def test_exact_says_what_differs():
         ("3/4", 0.75),
         ("1.5e3", 1500),
         (".5", 0.5),
-        ("1,2,3", 3),
+        ("1,2,3", None),
         ("5km", 5),
         ("H2O", None),
         ("1/0", None),
@@ -81,7 +84,9 @@ def test_exact_says_what_differs():
     ],
 )
 def test_final_number(text, number):
-    assert final_number(text) == number
+    found = find_number(text)
+    value = found.quantity.value if found is not None and found.quantity is not None else None
+    assert value == (None if number is None else Fraction(str(number)))
 
 
 def test_number_compares_within_tolerance():
@@ -101,12 +106,20 @@ def test_number_names_unusable_references():
     assert verdict(Number(), "7", "seven").failed
 
 
-def test_math_verify_is_asked_for_by_name_when_missing():
-    if importlib.util.find_spec("math_verify"):
-        assert verdict(Number(math_verify=True), r"$\frac{1}{2}$", "$0.5$").passed
-    else:
-        with pytest.raises(UserError, match="pip install math-verify"):
-            verdict(Number(math_verify=True), "1", "1")
+def test_number_says_what_it_cannot_read():
+    judge = Number(math_verify=False)
+    assert verdict(judge, r"\boxed{2\sqrt5}", "5").reason == r"cannot read 2\sqrt5 (a root); expected 5"
+    assert verdict(judge, "(3, 4)", "5").outcome == "unreadable"
+    assert verdict(judge, "I do not know.", "5").reason == "no number in the answer; expected 5"
+    assert "a root" in judge.usable(r"\boxed{2\sqrt5}")
+    assert verdict(judge, "5 km", "5 m").reason == "5 kilometer and 5 meter have different units"
+
+
+def test_number_without_math_verify_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("sys.path", [p for p in sys.path if not (Path(p) / "math_verify").is_dir()])
+    assert Number().identity["math_verify"] is None
+    with pytest.raises(UserError, match="pip install math-verify"):
+        verdict(Number(math_verify=True), "1", "1")
 
 
 LISTED = "Which is a city?\nA. apple\nB. Paris\nC. New York\nD. York"
@@ -152,6 +165,16 @@ def test_choice_takes_options_from_the_reference():
     assert Choice().usable(["a"])
     assert Choice().usable("")
     assert not Choice().usable({"answer": 0})
+
+
+def test_choice_says_why_it_does_not_tell():
+    for response, why in [
+        ("A or B", "names A and B"), ("Is it B?", "no choice in the answer"), ("Not Paris.", "speaks against B"),
+        ("A is correct, and so is this: C is correct.", "calls A and C right"), ("A. Wait, no.", "takes back A"),
+    ]:  # fmt: skip
+        found = verdict(Choice(), response, "B", LISTED)
+        assert found.outcome == "unreadable", response
+        assert found.reason == f"{why}; expected B"
 
 
 def test_overlap_f1_is_squads():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sysconfig
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +10,27 @@ from pydantic import Field
 
 from holdfast.judges.backends import Backend, BackendName
 from holdfast.judges.base import Answer, Judge, Verdict
+from holdfast.judges.fences import candidates, has_code
 from holdfast.judges.protection import describe_walls
 from holdfast.judges.sandbox import Limits, Outcome, Program, Sandbox
 from holdfast.judges.text import short
 
-FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-TAGS = re.compile(r"\[BEGIN\]+(.*?)(?:\[+/?(?:DONE|END)\]|\Z)", re.DOTALL)
-CLOSING = re.compile(r"\[+/?(?:DONE|END)\]")
-START = re.compile(r"^(?:def|class|import|from|async|@)\b|^@", re.MULTILINE)
+MOST_READINGS = 12
+"""Readings of one answer that are tried."""
 
 
 class Code(Judge):
     """The program in the answer passes the unit tests of the reference. [Chen et al. 2021, arXiv 2107.03374]
 
     The reference is a list of `assert` statements, one string of them, or `{"tests": either, "setup": code run between
-    program and tests}`. The program is taken from between [BEGIN] and [DONE], from a fenced block, or from the bare
-    answer. Program and tests run in two processes: a test calls the program's functions and gets plain values back, so
-    what `all` or `math` mean in a test, or whether an object equals 2, the program does not decide. Only a program with
+    program and tests}`. The program is taken from between marks ([BEGIN] and [DONE], [PYTHON] and [/PYTHON]), from
+    fenced blocks of every shape (with ``` or ~~~, indented in a list, unclosed, closed but never opened), or from the
+    bare answer; of a model that thinks, from what it says after the thought. Of several readings (all blocks, those
+    that define something, each by itself) the first that compiles and runs to its end counts, so that a failing example
+    of use beside the program does no harm. An answer with nothing like a program in it is "unreadable".
+
+    Program and tests run in two processes: a test calls the program's functions and gets plain values back, so what
+    `all` or `math` mean in a test, or whether an object equals 2, the program does not decide. Only a program with
     which every test reaches its end passes; see docs/sandbox.md for what it is kept from.
     """
 
@@ -50,11 +53,20 @@ class Code(Judge):
         return self.judge_all([answer])[0]
 
     def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        programs = [Program(candidates(a.response), checks(a.reference)) for a in answers]
-        testable = [program for program, a in zip(programs, answers, strict=True) if self.usable(a.reference) is None]
+        readings = [candidates(a.final)[:MOST_READINGS] for a in answers]
+        tests = [checks(a.reference) for a in answers]
+        outcomes: dict[int, Outcome] = {}
+        waiting = [i for i, a in enumerate(answers) if self.usable(a.reference) is None]
         with self._sandbox() as sandbox:
-            outcomes = dict(zip(map(id, testable), sandbox.run_all(testable), strict=True))
-        return [self._verdict(program, outcomes.get(id(program))) for program in programs]
+            for turn in range(MOST_READINGS):
+                waiting = [i for i in waiting if turn < len(readings[i])]
+                programs = [Program((readings[i][turn],), tests[i]) for i in waiting]
+                for i, outcome in zip(waiting, sandbox.run_all(programs) if programs else (), strict=True):
+                    outcomes.setdefault(i, outcome)
+                    if not no_program(outcome):
+                        outcomes[i] = outcome
+                waiting = [i for i in waiting if no_program(outcomes[i])]
+        return [self._verdict(a, test, outcomes.get(i)) for i, (a, test) in enumerate(zip(answers, tests, strict=True))]
 
     def _sandbox(self, workers: int | None = None) -> Sandbox:
         path = (sysconfig.get_path("purelib"),) if self.packages else ()
@@ -63,10 +75,12 @@ class Code(Judge):
     def _backend(self) -> Backend:
         return Backend(self.backend, self.image, 4 * self.memory_mb)
 
-    def _verdict(self, program: Program, outcome: Outcome | None) -> Verdict:
+    def _verdict(self, answer: Answer, tests: Sequence[str], outcome: Outcome | None) -> Verdict:
         if outcome is None:
             return Verdict(False, 0.0, "no tests in the reference", failed=True)
-        source = f" ({short(program.checks[outcome.check - 1])})" if outcome.check else ""
+        if no_program(outcome) and answer.final.strip() and not has_code(answer.final):
+            return Verdict.doubt(f"no program in the answer: {short(answer.final, 40)!r}")
+        source = f" ({short(tests[outcome.check - 1])})" if outcome.check else ""
         passed = outcome.status == "passed"
         return Verdict(passed, float(passed), outcome.reason + source, failed=outcome.status in ("broken", "lost"))
 
@@ -74,6 +88,11 @@ class Code(Judge):
         if isinstance(reference, str) and "assert" not in reference:
             return "no assert in it"
         return None if any(c.strip() for c in checks(reference)) else "no tests in it"
+
+
+def no_program(outcome: Outcome) -> bool:
+    """Whether a reading did not compile or did not run to its end, before any test: another reading may be meant."""
+    return outcome.check == 0 and outcome.status in ("failed", "exited")
 
 
 def checks(reference: Any) -> tuple[str, ...]:
@@ -87,26 +106,3 @@ def checks(reference: Any) -> tuple[str, ...]:
     if isinstance(reference, (list, tuple)) and reference and all(isinstance(test, str) for test in reference):
         return (*setup, *reference)
     return ()
-
-
-def candidates(response: str) -> tuple[str, ...]:
-    """Readings of an answer as a program, likeliest first; the sandbox runs the first that compiles."""
-    found: list[str] = []
-    tagged = [m[1] for m in TAGS.finditer(response)] or CLOSING.split(response, maxsplit=1)[:-1]
-    for text in [*tagged, response]:
-        blocks = [(m[1].lower(), m[2]) for m in FENCE.finditer(text)]
-        python = [code for language, code in blocks if language in ("python", "py", "python3")]
-        fenced = python or [code for language, code in blocks if not language]
-        found += ["\n".join(fenced)] if len(fenced) > 1 else []
-        found += sorted(fenced, key=len, reverse=True)
-        found += [text, text.strip()] if not blocks else []
-        if not blocks and (start := START.search(text)):
-            found += prefixes(text[start.start() :])
-    unique = dict.fromkeys(code for code in found if code.strip())
-    return tuple(unique) or ("",)
-
-
-def prefixes(text: str, most: int = 20) -> list[str]:
-    """A text that starts with code, whole and then without its last paragraphs (which may be an explanation)."""
-    paragraphs = re.split(r"\n(?=\S)", text)
-    return ["\n".join(paragraphs[:n]) for n in range(len(paragraphs), max(0, len(paragraphs) - most), -1)]

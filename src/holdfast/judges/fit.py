@@ -14,7 +14,9 @@ from holdfast.judges.base import Judge
 from holdfast.judges.choice import Choice, options_of
 from holdfast.judges.code import Code, checks
 from holdfast.judges.exact import Exact
-from holdfast.judges.number import NUMBER, Number
+from holdfast.judges.final_number import DASHED, is_prose, strict
+from holdfast.judges.math_tokens import normalise, scan
+from holdfast.judges.number import Number
 from holdfast.judges.text import short
 
 ANNOUNCED = re.compile(
@@ -65,6 +67,13 @@ def guess(rows: Iterable[Row], look: int = 200) -> tuple[Judge | None, str]:
                 judge,
                 f"judge {type(judge).__name__.lower()}: the references are {what} ({fitting} of {len(seen)} looked at)",
             )
+    announced = [row.gold for row in seen if isinstance(row.gold, str) and is_mathematics(row.gold)]
+    unread = sum(Number().usable(gold) is not None for gold in announced)
+    if unread and len(announced) >= 0.95 * len(seen):
+        return None, (
+            f"the references are free text of mathematics, {unread} of {len(seen)} of which are no plain numbers "
+            "(judge number reads them with pip install 'holdfast[math]') and no judge is named"
+        )
     if not seen or labels([row.gold for row in seen]):
         return Exact(), "judge exact: the references are labels or short answers, which an answer must equal"
     return None, "the references are free text and no judge is named"
@@ -105,12 +114,19 @@ def is_choice(row: Row) -> bool:
 
 
 def is_number(row: Row) -> bool:
-    """Whether the reference is a bare number, or a text that announces a final one."""
+    """Whether the reference is a bare number, or a text that announces a final one, and can be read."""
     gold: Any = row.gold
     if isinstance(gold, bool) or not isinstance(gold, (str, int, float)):
         return False
-    return bool(
-        not isinstance(gold, str)
-        or NUMBER.fullmatch(gold.strip().rstrip("%."))
-        or (ANNOUNCED.search(gold) and Number().usable(gold) is None)
-    )
+    return not isinstance(gold, str) or (is_mathematics(gold) and Number().usable(gold) is None)
+
+
+def is_mathematics(gold: str) -> bool:
+    """Whether a text is one expression, or announces a final one."""
+    if ANNOUNCED.search(gold):
+        return True
+    text = normalise(gold.strip())
+    if not any(c.isdigit() for c in text) or DASHED.search(text) or any(map(is_prose, scan(text))):
+        return False
+    found = strict(text)
+    return found.quantity is not None or (found.mathematics and "\\" in text)

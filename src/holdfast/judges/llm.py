@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from holdfast.data.prompts import JUDGE, fill, plain, question_of, require_slots
 from holdfast.data.rows import fingerprint
+from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.sampling.base import Draw, Request, Sample, SamplingParams
@@ -66,7 +67,7 @@ class LLM(Judge):
     def question(self, answer: Answer) -> str:
         """The prompt put to the judging model."""
         reference = plain(answer.reference)
-        return fill(self.prompt, question=question_of(answer.prompt), reference=reference, response=answer.response)
+        return fill(self.prompt, question=question_of(answer.prompt), reference=reference, response=answer.final)
 
     def usable(self, reference: Any) -> str | None:
         return None if reference not in (None, "", [], {}) else "no reference"
@@ -75,7 +76,8 @@ class LLM(Judge):
 def read(reply: Sample, prompt: str) -> Verdict:
     """The verdict in a judging model's reply; the reason keeps reply and prompt."""
     reason = f"reply: {reply.text.strip()}\nprompt: {prompt}"
-    said = VERDICT.findall(reply.text)[-1:] or WORD.findall(reply.text)[:1]
+    text = final_answer(reply.text)
+    said = VERDICT.findall(text)[-1:] or WORD.findall(text)[:1]
     if not said:
         return Verdict(False, 0.0, f"neither yes nor no; {reason}", failed=True)
     passed = said[0].lower() == "yes"

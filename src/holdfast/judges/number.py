@@ -4,119 +4,162 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pydantic import Field
 
 from holdfast.errors import UserError
+from holdfast.judges import symbolic
+from holdfast.judges.arithmetic import Quantity
 from holdfast.judges.base import Answer, Judge, Verdict
+from holdfast.judges.final_number import Found, find_number
 from holdfast.judges.text import short
-
-CURRENCY = "$€£¥₹"
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?(?:[eE][-+]?\d{1,3})?|\.\d{1,300}"
-NUMBER = re.compile(
-    rf"""(?<![\w.]) (?P<sign>(?<!\d\s)[-+\u2212\u2013])? (?:[{CURRENCY}]\s?)? (?P<inner>[-\u2212])?
-    (?: \\[dt]?frac\s*\{{\s*(?P<top>[-\u2212]?(?:{DIGITS}))\s*\}}\s*\{{\s*(?P<bottom>{DIGITS})\s*\}}
-      | (?P<whole>{DIGITS}) (?:\s?/\s?(?P<under>{DIGITS}))? )""",
-    re.VERBOSE,
-)
-"""A number: sign, currency, thousands commas, decimals, exponent, fraction (3/4 or \\frac{3}{4}). Not inside a word."""
-
-FINAL = (
-    re.compile(r"####\s*([^\n]+)"),
-    re.compile(r"\banswer\b[^\n\d]{0,40}?(?:\bis\b|:|=)\s*([^\n]+)", re.IGNORECASE),
-)
-"""Where a final answer is announced, most certain first; the last occurrence counts."""
 
 
 class Number(Judge):
     r"""The final numbers of answer and reference are equal. [GSM8K: Cobbe et al. 2021, arXiv 2110.14168]
 
-    The final number is the first one after the last `####` (GSM8K), else in the last `\boxed{}`, else after the last
-    "answer is" or "answer:", else the last number of the text. Commas, signs, currency and percent signs (50% is 50),
-    decimals, exponents and fractions are understood. With `math_verify: true` the package math-verify compares the
-    expressions symbolically instead (sets, intervals, roots).
+    The final number stands in the last `\boxed{}`, `<answer>` or after the last `####` (GSM8K), else behind the last
+    "answer is" or "answer:" (also in other languages), else it is the last number of the text. Read exactly are signs,
+    decimals, thousands (1,234; `8{,}000`; `70\,000`; 1 234), fractions, mixed numbers (1 1/2), sums and products, whole
+    powers (`3\times10^5`), even roots, percent (50% is 50 or 0.5), currency and units (of which 5 km is not 5 m).
+
+    Other mathematics (roots, pi, variables, tuples, intervals, sets) is compared by the package math-verify where that
+    is installed (`pip install 'holdfast[math]'`), in a process of its own with a time limit. Without it the verdict is
+    "unreadable" unless both sides are written alike: no number is ever taken out of an expression. Unreadable answers
+    count as not right and are reported apart from wrong. Of a model that thinks, what it says after the thought is
+    read; of answers beyond 32,768 characters the end.
     """
 
     tolerance: float = Field(
         1e-6, ge=0, description="Largest difference from the reference that still counts as equal."
     )
-    math_verify: bool = Field(False, description="Compare symbolic expressions with the math-verify package.")
+    math_verify: bool | None = Field(
+        None,
+        description="Compare what is no plain number with the math-verify package; default: where it is installed.",
+    )
+    seconds: float = Field(5.0, gt=0, description="Time for one comparison by math-verify.")
+
+    @property
+    def identity(self) -> Any:
+        return {**self.model_dump(mode="json"), "math_verify": symbolic.version() if self.symbolic else None}
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether math-verify compares what is no plain number."""
+        return symbolic.installed() if self.math_verify is None else self.math_verify
+
+    def look_ahead(self) -> None:
+        if self.math_verify and not symbolic.installed():
+            raise UserError("judge number: math_verify needs a package; run pip install math-verify")
 
     def judge(self, answer: Answer) -> Verdict:
-        if self.math_verify:
-            return symbolic(answer)
-        said, meant = final_number(answer.response), reference_number(answer.reference)
+        return self.judge_all([answer])[0]
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        self.look_ahead()
+        verdicts = [self.compare(answer) for answer in answers]
+        open_ones = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Open)]
+        asked = [(verdict.meant.text, verdict.said.text) for verdict in verdicts if isinstance(verdict, Open)]
+        for i, verdict in zip(open_ones, symbolic.compare(asked, self.seconds) if asked else (), strict=True):
+            verdicts[i] = verdict
+        return [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+
+    def compare(self, answer: Answer) -> Verdict | Open:
+        """The verdict as far as exact arithmetic gives one."""
+        meant = find_reference(answer.reference)
         if meant is None:
             return Verdict(False, 0.0, f"no number in the reference {short(answer.reference)!r}", failed=True)
+        said = find_number(answer.final)
         if said is None:
-            return Verdict(False, 0.0, f"no number in the answer; expected {meant:.12g}")
-        same = said == meant or abs(said - meant) <= max(self.tolerance, 1e-12 * abs(meant))
-        return Verdict(same, float(same), f"{said:.12g} {'equals' if same else 'is not'} {meant:.12g}")
+            if not answer.final.strip():
+                return Verdict(False, 0.0, f"no answer; expected {short(meant.text)}")
+            return Verdict.doubt(f"no number in the answer; expected {short(meant.text)}")
+        if said.quantity is not None and meant.quantity is not None:
+            return self.decide(said.quantity, meant.quantity)
+        if canonical(said.text) == canonical(meant.text):
+            return Verdict(True, 1.0, f"{short(said.text)} is written as the reference")
+        if self.symbolic and comparable(said, meant):
+            return Open(said, meant)
+        doubtful = said if said.quantity is None else meant
+        whose = "" if doubtful is said else "the reference "
+        return Verdict.doubt(
+            f"cannot read {whose}{short(doubtful.text)} ({doubtful.why}); expected {short(meant.text)}"
+        )
+
+    def decide(self, said: Quantity, meant: Quantity) -> Verdict:
+        """The verdict on two numbers; doubt where only their units or scales tell them apart or make them equal."""
+        units = bool(said.unit and meant.unit and said.unit != meant.unit)
+        same = self.equal(said.value * said.scale, meant.value * meant.scale)
+        if units and not (same and said.value == 0):
+            return Verdict.doubt(f"{written(said)} and {written(meant)} have different units")
+        if not same and said.percent != meant.percent:  # 50% may be meant as 50 or as 0.5
+            one, other = (said, meant) if said.percent else (meant, said)
+            same = self.equal(one.value * one.scale / 100, other.value * other.scale)
+        if not same and (said.scale == 1) != (meant.scale == 1) and self.equal(said.value, meant.value):
+            return Verdict.doubt(f"{written(said)} and {written(meant)} may be the same")
+        return Verdict(same, float(same), f"{written(said)} {'equals' if same else 'is not'} {written(meant)}")
+
+    def equal(self, said: Fraction, meant: Fraction) -> bool:
+        """Whether two numbers are equal within the tolerance."""
+        return abs(said - meant) <= max(Fraction(self.tolerance), abs(meant) / 10**12)
 
     def usable(self, reference: Any) -> str | None:
-        if self.math_verify:
-            return None if isinstance(reference, (str, int, float)) else "no expression in it"
-        return None if reference_number(reference) is not None else "no number in it"
+        found = find_reference(reference)
+        if found is None:
+            return "no number in it"
+        if found.quantity is None and not (self.symbolic and found.mathematics):
+            more = (
+                ""
+                if self.symbolic or not found.mathematics
+                else "; with pip install 'holdfast[math]' it can be compared"
+            )
+            return f"no plain number in it ({found.why}{more})"
+        return None
 
 
-def reference_number(reference: Any) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An answer and a reference that are not both plain numbers."""
+
+    said: Found
+    meant: Found
+
+
+def find_reference(reference: Any) -> Found | None:
     """The number a reference stands for: itself, or the final number of its text."""
     if isinstance(reference, bool):
         return None
     if isinstance(reference, (int, float)):
-        return float(reference) if math.isfinite(reference) else None
-    return final_number(reference) if isinstance(reference, str) else None
+        return Found(str(reference), Quantity(Fraction(reference))) if math.isfinite(reference) else None
+    return find_number(reference) if isinstance(reference, str) else None
 
 
-def final_number(text: str) -> float | None:
-    """The number a text ends up with (see `Number`), or `None`."""
-    places = [FINAL[0].findall(text)[-1:], boxed(text)[-1:], FINAL[1].findall(text)[-1:]]
-    for place in places:
-        if place and (found := numbers(place[0])):
-            return found[-1] if "=" in place[0].split("\n")[0] else found[0]
-    found = numbers(text)
-    return found[-1] if found else None
+def comparable(said: Found, meant: Found) -> bool:
+    """Whether both are mathematics, of the same kind where one could be taken for another."""
+    if not (said.mathematics and meant.mathematics):
+        return False
+    if (said.why == "an equation") != (meant.why == "an equation"):
+        return False  # math-verify would take the right side of "2x + 3 = 7" for the answer
+    pairs = [re.fullmatch(r"\d+,\d+", one.text.strip()) is not None and one.quantity is None for one in (said, meant)]
+    return pairs[0] == pairs[1]  # "3,50" may be a pair, or a number as other countries write it
 
 
-def numbers(text: str) -> list[float]:
-    """All numbers of a text, in order."""
-    values = (value(match) for match in NUMBER.finditer(text))
-    return [v for v in values if v is not None and math.isfinite(v)]
+def canonical(text: str) -> str:
+    """An expression without what does not change it: spaces, sizes of brackets, the end of the sentence."""
+    text = re.sub(r"\\(?:left|right|[,;:!> ]|q?quad|displaystyle)(?![A-Za-z])|[\s$]", "", text)
+    return re.sub(r"\\[dtc]frac", r"\\frac", text).rstrip(".")
 
 
-def value(match: re.Match[str]) -> float | None:
-    """The value of a `NUMBER` match; `None` for a division by zero."""
-    top, bottom = match["top"] or match["whole"], match["bottom"] or match["under"] or "1"
-    negative = (match["sign"] or "") in "-\u2212\u2013" and match["sign"] is not None
-    negative ^= match["inner"] is not None
-    size, divisor = (float(part.replace(",", "").replace("\u2212", "-")) for part in (top, bottom))
-    return (-size if negative else size) / divisor if divisor else None
-
-
-def boxed(text: str) -> list[str]:
-    r"""The contents of every `\boxed{...}`, braces balanced."""
-    found = []
-    for match in re.finditer(r"\\boxed\s*\{", text):
-        depth, start = 1, match.end()
-        for end in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                found.append(text[start:end])
-                break
-    return found
-
-
-def symbolic(answer: Answer) -> Verdict:
-    """The verdict of math-verify.
-
-    Raises:
-        UserError: If the package is not installed.
-    """
+def written(quantity: Quantity) -> str:
+    """A quantity for people."""
+    value = quantity.value * quantity.scale
+    exact = str(value.numerator) if value.denominator == 1 and abs(value) < 10**15 else None
     try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise UserError("judge number: math_verify needs a package; run pip install math-verify") from error
-    meant, said = parse(str(answer.reference)), parse(answer.response)
-    same = bool(verify(meant, said))
-    return Verdict(same, float(same), f"{short(said)} {'equals' if same else 'is not'} {short(meant)}")
+        number = exact or f"{float(value):.12g}"
+    except OverflowError:
+        number = "a very large number"
+    return f"{number}{'%' if quantity.percent else ''}{' ' if quantity.unit else ''}{quantity.unit}"

@@ -21,9 +21,10 @@ from holdfast.judges.sandbox import Limits, Sandbox, one_line
 class Python(Judge):
     """A function of yours: `(prompt, response, reference) -> bool | float | dict`. [your own]
 
-    `prompt` is the list of messages before the answer, `response` the answer's text, `reference` what the row holds. A
-    bool is the verdict; a number in [0, 1] is the score, passing from `threshold` on; a dict has `passed` or `score`
-    (or both) and perhaps `reason`. The function runs in a contained process, like code written by a model: if it
+    `prompt` is the list of messages before the answer, `response` the answer's text (of a model that thinks, what it
+    says after the thought), `reference` what the row holds. A bool is the verdict; a number in [0, 1] is the score,
+    passing from `threshold` on; a dict has `passed` or `score` (or both) and perhaps `reason`, or `unreadable: True`
+    where the function cannot tell. The function runs in a contained process, like code written by a model: if it
     raises, hangs, takes all memory, starts processes, writes files or opens sockets, only that row's judging fails.
     """
 
@@ -55,7 +56,7 @@ class Python(Judge):
         return self.judge_all([answer])[0]
 
     def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        inputs = [json.loads(json.dumps([a.prompt, a.response, a.reference], default=str)) for a in answers]
+        inputs = [json.loads(json.dumps([a.prompt, a.final, a.reference], default=str)) for a in answers]
         target, path = self._locate()
         with Sandbox(Limits(self.seconds, self.memory_mb, path=path)) as sandbox:
             return [self.read(result) for result in sandbox.call_all(target, inputs)]
@@ -78,6 +79,8 @@ class Python(Judge):
         value, reason = result["value"], ""
         if isinstance(value, dict):
             reason = one_line(str(value.get("reason", "")))
+            if value.get("unreadable") is True:
+                return Verdict.doubt(reason or "the function cannot tell")
             passed, score = value.get("passed"), value.get("score")
             if isinstance(passed, bool) and score is None:
                 return Verdict(passed, float(passed), reason)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Any
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+LONGEST = 32_768
+"""Most characters of an answer in which a final answer is looked for: of a longer one its end."""
+SCRIPT_WITHOUT_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Letters of Japanese and Chinese, each of which counts as a word: these scripts put no spaces between words."""
+_LETTER = re.compile(f"([{SCRIPT_WITHOUT_SPACES}])")
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+
+
+def squad_words(text: str) -> list[str]:
+    """Words as SQuAD's evaluation compares them: lower case, no ASCII punctuation, no English articles.
+
+    Chinese and Japanese text, which SQuAD does not have, counts letter by letter, as in CMRC 2018.
+
+    Source: Rajpurkar et al. 2016 (arXiv 1606.05250), `normalize_answer` of the evaluation script.
+    """
+    return _LETTER.sub(r" \1 ", _ARTICLE.sub(" ", text.lower().translate(PUNCTUATION))).split()
 
 
 def texts(reference: Any) -> list[str]:

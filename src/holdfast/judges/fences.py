@@ -1,0 +1,211 @@
+"""Where the program stands in an answer: fenced blocks of every shape, marks such as [PYTHON], or bare code.
+
+One pass over the lines, so that the time is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PYTHON = frozenset(
+    [
+        "python",
+        "py",
+        "python3",
+        "python2",
+        "py3",
+        "ipython",
+        "ipython3",
+        "pycon",
+        "pyi",
+        "python-repl",
+        "pyodide",
+        "sage",
+    ]
+)
+DEFINES = re.compile(
+    r"^(?:def|class|import|from|async def|@)\b|^@|^[A-Za-z_]\w* *(?::[^=\n]{1,60})?=(?!=)", re.MULTILINE
+)
+"""A line that defines something, at the margin."""
+START = re.compile(r"^(?:def|class|import|from|async|@)\b|^@", re.MULTILINE)
+"""A line with which code begins."""
+_FENCE = re.compile(r"^(?P<lead>[ \t>]*(?:(?:[-*+\u2022]|\d{1,3}[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_CLOSING = re.compile(r"^[ \t>]*(?P<fence>`{3,}|~{3,})[ \t]*$")
+_ONE_LINE = re.compile(
+    r"^[ \t>]*```[ \t]*(?P<language>python3?|py)?[ \t]+(?P<code>[^`]+?)[ \t]*```[ \t]*$", re.IGNORECASE
+)
+_LANGUAGE = re.compile(r"[{.\s]*([\w+#.-]*)")
+_MARKS = re.compile(
+    r"(?P<open>\[{1,2}BEGIN\]{1,2}|\[PYTHON\]|\[CODE\]|<(?:code|python|solution|answer)>)"
+    r"|(?P<close>\[{1,2}/?(?:DONE|END)\]{1,2}|\[/(?:PYTHON|CODE)\]|</(?:code|python|solution|answer)>)",
+    re.IGNORECASE,
+)
+MOST_BLOCKS = 40
+MOST_ENDS = 20
+"""Ways of leaving out the end of bare code, which may be an explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block.
+
+    Args:
+        language: As the fence says, in lower case; "" where it does not.
+        code: What stands in it, without the indentation that all of it shares.
+    """
+
+    language: str
+    code: str
+
+    @property
+    def defines(self) -> bool:
+        """Whether it defines something, rather than only using or showing it."""
+        return DEFINES.search(self.code) is not None
+
+
+def candidates(response: str) -> tuple[str, ...]:
+    """Readings of an answer as a program, likeliest first; the first that compiles and runs to its end is meant."""
+    response = response.replace("\r\n", "\n").replace("\r", "\n")
+    found: list[str] = []
+    for text in [*marked(response), response]:
+        blocks, before = fenced(text)
+        python = [block for block in blocks if block.language in PYTHON]
+        unnamed = [block for block in blocks if not block.language]
+        if before and START.search(before) and not any(block.defines for block in python):
+            found += bare(before)  # the first fence closes code that no fence opened
+        for group in (python or unnamed, [b for b in blocks if b in python or b in unnamed], blocks):
+            found += joined(group)
+        if not blocks:
+            session = "\n".join(without_prompts(text.split("\n")))
+            found += [text, textwrap.dedent(text).strip(), *([session] if session != text else []), *bare(text)]
+        elif START.match(text.lstrip()):
+            found += bare(text)  # code that holds fences in a docstring
+        for outer in blocks:
+            if outer.language in ("markdown", "md"):
+                found += joined([b for b in fenced(outer.code)[0] if b.language in PYTHON or not b.language])
+    unique = dict.fromkeys(code for code in found if code.strip())
+    return tuple(unique) or ("",)
+
+
+def has_code(response: str) -> bool:
+    """Whether there is anything in an answer that looks like a program."""
+    return (
+        "```" in response
+        or "~~~" in response
+        or _MARKS.search(response) is not None
+        or ">>> " in response
+        or START.search(response) is not None
+    )
+
+
+def joined(blocks: Sequence[Block]) -> list[str]:
+    """Readings of several blocks: all as one program, those that define something, each by itself."""
+    if not blocks:
+        return []
+    every = [block.code for block in blocks]
+    defining = [block.code for block in blocks if block.defines]
+    return ["\n".join(every), "\n".join(defining), *sorted(defining or every, key=len, reverse=True)[:4]]
+
+
+def marked(text: str) -> list[str]:
+    """What stands between marks such as [PYTHON] and [/PYTHON]; where one is missing, what is before or after it."""
+    found, begun, unopened = [], None, None
+    for mark in _MARKS.finditer(text):
+        if mark["open"]:
+            begun = mark.end() if begun is None else begun
+        elif begun is not None:
+            found.append(text[begun : mark.start()])
+            begun = None
+        elif unopened is None and not found:
+            unopened = text[: mark.start()]
+    if begun is not None:
+        found.append(text[begun:])
+    return found[:MOST_BLOCKS] + ([unopened] if unopened is not None and not found else [])
+
+
+def fenced(text: str) -> tuple[list[Block], str]:
+    """The fenced blocks of a text, an unclosed one up to its end; the text before a first fence without language."""
+    blocks: list[Block] = []
+    lines = text.split("\n")
+    before, number = "", 0
+    while number < len(lines) and len(blocks) < MOST_BLOCKS:
+        line = lines[number]
+        if (whole := _ONE_LINE.match(line)) is not None:
+            blocks.append(Block((whole["language"] or "").lower(), whole["code"]))
+        elif (fence := _FENCE.match(line)) is not None:
+            info = fence["info"].strip()
+            if not blocks and not info:
+                before = "\n".join(lines[:number])
+            end = closing(lines, number, fence["fence"])
+            quoted = ">" in fence["lead"]
+            blocks.append(block(info, lines[number + 1 : end], lines[end] if end < len(lines) else "", quoted))
+            number = end
+        number += 1
+    return [b for b in blocks if b.code.strip()], before
+
+
+def closing(lines: Sequence[str], number: int, fence: str) -> int:
+    """The line that closes the fence opened on line `number`, the number of lines where none does.
+
+    A fence inside a docstring does not close: the quotes before it are open.
+    """
+    single = double = 0
+    for at in range(number + 1, len(lines)):
+        line = lines[at]
+        if single % 2 == 0 and double % 2 == 0:
+            mark = _CLOSING.match(line)
+            if mark is not None and mark["fence"].startswith(fence):
+                return at
+            if fence in line and line.rstrip().endswith(fence) and _FENCE.match(line) is None:
+                return at  # "    return x```"
+        single += line.count("'" * 3)
+        double += line.count('"' * 3)
+    if single % 2 or double % 2:  # the quotes never close: it was no docstring
+        for at in range(number + 1, len(lines)):
+            if _CLOSING.match(lines[at]):
+                return at
+    return len(lines)
+
+
+def block(info: str, lines: Sequence[str], last: str, quoted: bool) -> Block:
+    """A block by what its fence says, its lines and the line that closes it."""
+    lines = list(lines)
+    if not _CLOSING.match(last) and (tail := last.rstrip().rstrip("`~")).strip():
+        lines.append(tail)
+    if quoted:
+        lines = [re.sub(r"^[ \t]*> ?", "", line) for line in lines]
+    language = _LANGUAGE.match(info)[1].lower()  # type: ignore[index]
+    if START.match(info) and len(info.split()) > 1:  # "```def f(x):"
+        lines, language = [info, *lines], ""
+    elif (
+        language in PYTHON
+        and (rest := info[info.lower().index(language) + len(language) :].strip())
+        and START.match(rest)
+    ):
+        lines = [rest, *lines]
+    lines = without_prompts(lines)
+    return Block(language, textwrap.dedent("\n".join(lines)))
+
+
+def without_prompts(lines: Sequence[str]) -> list[str]:
+    """Lines of an interactive session as a program; other lines as they are."""
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if not first.startswith(">>> "):
+        return list(lines)
+    return [line.strip()[4:] for line in lines if line.strip()[:4] in (">>> ", "... ")]
+
+
+def bare(text: str) -> list[str]:
+    """Code that begins somewhere in a text, whole, then without its last paragraphs (they may explain)."""
+    start = START.search(text)
+    if start is None:
+        text = textwrap.dedent(text)
+        start = START.search(text)
+    if start is None:
+        return []
+    paragraphs = re.split(r"\n(?=\S)", text[start.start() :])
+    most = max(0, len(paragraphs) - MOST_ENDS)
+    return ["\n".join(paragraphs[:n]) for n in range(len(paragraphs), most, -1)]
