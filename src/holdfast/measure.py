@@ -212,6 +212,7 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
         "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
         "judge": task.info.judge or None, "n": len(items), "tuned": score(task, items),
         "thoughts": {"tuned": count_thoughts(items)},
+        "unreadable_tuned": sum(item.unreadable for item in items) if task.kind == "generate" else None,
     }  # fmt: skip
 
 

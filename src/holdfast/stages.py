@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,19 +189,17 @@ def _drawing(work: Work, name: str) -> Draw:
 def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdict]]:
     """Verdicts in order, each remembered in the journal so that a killed run does not judge again."""
     ready = judge.with_engine(_judge_draw(judge, work)) if judge.needs_engine else judge
-    name = [type(judge).__name__, judge.model_dump(mode="json")]
+    name = [type(judge).__name__, judge.identity]
 
     def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
         keys = [[name, answer.prompt, answer.response, answer.reference] for answer in answers]
         known = [_usable(work.journal.recall("verdict", key)) for key in keys]
         new = [i for i, verdict in enumerate(known) if verdict is None]
-        found: list[Verdict | None] = [None if v is None else Verdict(*v) for v in known]
+        found: list[Verdict | None] = [None if v is None else Verdict(*v[:5]) for v in known]
         for i, verdict in zip(new, ready.judge_all([answers[i] for i in new]), strict=True):
             found[i] = verdict
             if judge.needs_engine or hasattr(judge, "fingerprint"):  # the rest is quicker than reading it back
-                work.journal.remember(
-                    "verdict", keys[i], [verdict.passed, verdict.score, verdict.reason, verdict.failed]
-                )
+                work.journal.remember("verdict", keys[i], list(astuple(verdict)))
         return [v for v in found if v is not None]
 
     return verdicts

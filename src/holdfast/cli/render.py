@@ -50,6 +50,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
     if lines := unended_words(report["tasks"]):
         parts.append("\n".join(lines))
+    if unread := [line for task in report["tasks"] for line in unreadable_answers(task, report.get("recipe"))]:
+        parts.append("\n".join(unread))
     if report.get("probe"):
         parts.append("\n".join(f"probe: {line}" for line in words.probe_words(report["probe"])))
     if report.get("stages"):
@@ -61,6 +63,16 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         said = "".join(f"\nnot certain: {text}" for text in gate.get("unsure") or [])
         parts.append(paint("gate: passed", "green", sys.stdout) + said if gate["passed"] else "gate: refused")
     return "\n\n".join(parts) + where(directory)
+
+
+def unreadable_answers(task: dict[str, Any], recipe: Any = None) -> list[str]:
+    """A line on the answers of a task that its judge could not read, if there are any."""
+    counts = [(when, task.get(f"unreadable_{when}")) for when in ("base", "tuned")]
+    if not any(n for _, n in counts):
+        return []
+    both = ", ".join(f"{when} {n}" if task.get("base") is not None else str(n) for when, n in counts if n is not None)
+    name = words.label_of(task, recipe)
+    return [f"unreadable: {name}: {both} of {task['n']} answers, which judge {task.get('judge')} counts as not right"]
 
 
 def _task_change(task: dict[str, Any], unit: str) -> list[str]:

@@ -26,9 +26,10 @@ class Pairs(Curator):
                   with equal chances ("random")               answers came from four other models
 
     Prompts whose answers are all equally good (or less than `min_gap` apart) give no pair: they are left out, and
-    counted as ties. So are those with fewer than two answers that the judge could score; answers cut at the token
-    limit are never scored. The gold answer stays at the end of the row, where objectives of triples find it and others
-    do not look; with `gold` it also competes, after the model's own.
+    counted as ties. So are those with fewer than two answers that the judge could score; answers cut at the token limit
+    are never scored, and those that the judge could not read count as not scored. The gold answer stays at the end of
+    the row, where objectives of triples find it and others do not look; with `gold` it also competes, after the model's
+    own.
 
     When it helps: the model is right sometimes, and the judge can tell; both answers of a pair are then in the model's
     own words and differ in what the judge looks at, so little else is taught. Follow with `dpo` or any other objective
@@ -79,7 +80,7 @@ class Pairs(Curator):
 
     def pair(self, row: Row, tries: Sequence[dict[str, Any]], bench: Workbench) -> Row | None:
         """The row with chosen and rejected answers, or `None` if there is nothing to prefer."""
-        usable = [t for t in tries if t["finish"] != "length" and t["response"].strip() and not t["failed"]]
+        usable = [t for t in tries if t["finish"] != "length" and t["response"].strip() and is_judged(t)]
         answers = [Ranked(entry["response"], entry["score"]) for entry in usable]
         found = None
         if len(answers) > 1:
@@ -100,6 +101,11 @@ class Pairs(Curator):
         return record(new, "pairs", row, tries, reason=reason)
 
 
+def is_judged(entry: dict[str, Any]) -> bool:
+    """Whether the judge could tell how good an attempt is: one it cannot read may be right, and is not rejected."""
+    return not (entry["failed"] or entry.get("unreadable"))
+
+
 def judged(rows: Sequence[Row], bench: Workbench) -> list[list[dict[str, Any]]]:
     """The gold answer of each row as one more attempt; none for rows without."""
     texts = [row.chosen if row.answer is None else row.answer for row in rows]
@@ -111,6 +117,7 @@ def judged(rows: Sequence[Row], bench: Workbench) -> list[list[dict[str, Any]]]:
             out.append([])
             continue
         v = next(verdicts)
-        entry = {"kind": "gold", "index": 0, "response": text, "finish": "stop", "passed": v.passed and not v.failed}
+        entry = {"kind": "gold", "index": 0, "response": text, "finish": "stop", "passed": v.outcome == "right"}
+        entry |= {"unreadable": True} if v.unreadable else {}
         out.append([{**entry, "score": v.score, "reason": v.reason, "failed": v.failed}])
     return out

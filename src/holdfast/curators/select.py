@@ -84,7 +84,8 @@ def attempt(
     """Draw `params.n` answers per row and judge the finished ones against the row's gold answer.
 
     Returns:
-        Per row, its attempts by index: `kind`, `index`, `response`, `finish`, `passed`, `score`, `reason`, `failed`.
+        Per row, its attempts by index: `kind`, `index`, `response`, `finish`, `passed`, `score`, `reason`, `failed`,
+        and `unreadable` where the judge could not tell, which counts as not passed.
         Answers cut at the token limit and empty ones are never passed, and are not shown to the judge.
     """
     messages = [ask(row) for row in rows]
@@ -112,9 +113,12 @@ def attempt(
             tries.append(entry)
         out.append(tries)
     for entry, verdict in zip(waiting, bench.judge(answers) if answers else [], strict=True):
-        passed = verdict.passed and not verdict.failed
+        passed = verdict.outcome == "right"
+        entry |= {"unreadable": True} if verdict.unreadable else {}
         entry |= {"passed": passed, "score": verdict.score, "reason": verdict.reason, "failed": verdict.failed}
     bench.note("judge failed", sum(entry["failed"] for entry in waiting))
+    if unreadable := sum("unreadable" in entry for entry in waiting):
+        bench.note("unreadable", unreadable)
     return out
 
 

@@ -127,6 +127,8 @@ class Item:
     tokens: int
     reason: str = ""
     bytes: int = 0
+    unreadable: bool = False
+    """Whether the judge could not tell if the answer is right; it counts as not right."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What one kind of task knows more of it, by name."""
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from holdfast.policy import Policy
 
 T = TypeVar("T")
+JUDGES = 2
+"""Part of the fingerprint of every judged measurement; raised when judges read answers differently."""
 VERSION = 1
 """Part of every measurement's fingerprint; raised when the way of measuring changes."""
 
@@ -110,7 +112,7 @@ def _identity(judge: Judge | None) -> Any:
         return None
     file = Path(str(getattr(judge, "function", "")).rpartition(":")[0])
     own = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" and file.is_file() else None
-    return [name_of(judge), judge.model_dump(mode="json"), own]
+    return [name_of(judge), JUDGES, judge.identity, own]
 
 
 def measure(task: Task, subject: Subject, **options: Any) -> list[Item]:
@@ -234,12 +236,12 @@ def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any
 
 
 def _judged(row: Row, sample: Sample, verdict: Verdict) -> Item:
-    passed, extra = verdict.passed and not verdict.failed, thought_extra(sample)
+    told, extra = verdict.outcome != "unreadable", thought_extra(sample)
     reason = f"the thought did not end; {verdict.reason}" if extra.get(THOUGHT) == UNENDED else verdict.reason
     return Item(
         id=row.id, prompt=shown(row.prompt), response=sample.text, reference=as_text(row.gold),
-        score=0.0 if verdict.failed else verdict.score, passed=passed, stopped=sample.finish == "stop",
-        tokens=sample.tokens - sample.thought_tokens, reason=reason, extra=extra,
+        score=verdict.score if told else 0.0, passed=verdict.passed and told, stopped=sample.finish == "stop",
+        tokens=sample.tokens - sample.thought_tokens, reason=reason, unreadable=not told, extra=extra,
     )  # fmt: skip
 
 

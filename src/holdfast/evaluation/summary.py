@@ -195,11 +195,12 @@ def _extra(unit: Unit, both: Pairs, base: Sequence[Item]) -> dict[str, float | N
 
 
 def _manner(info: TaskInfo, when: str, items: Sequence[Item]) -> dict[str, float | None]:
-    """Share of answers the model ended by itself (0 to 1) and their mean length in tokens."""
+    """Share of answers the model ended by itself (0 to 1), their mean tokens, how many the judge could not read."""
     if info.kind != "generate":
-        return {f"stop_{when}": None, f"length_{when}": None}
+        return {f"stop_{when}": None, f"length_{when}": None, f"unreadable_{when}": None}
     stopped, length = (float(np.mean([getattr(i, name) for i in items])) for name in ("stopped", "tokens"))
-    return {f"stop_{when}": stopped, f"length_{when}": length}
+    unreadable = sum(item.unreadable for item in items)
+    return {f"stop_{when}": stopped, f"length_{when}": length, f"unreadable_{when}": unreadable}
 
 
 def _flips(changed: Sequence[tuple[Item, Item]]) -> list[dict[str, Any]]:

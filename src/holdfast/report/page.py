@@ -35,6 +35,7 @@ _TERMS = {
     "noise": "How far two measurements of the same model differ when each draws its own questions; what an unpaired "
     "comparison could not have seen.",
     "stopped": "Share of answers the model ended by itself, base \u2192 tuned.",
+    "unreadable": "Answers that the judge could not read, base \u2192 tuned; they count as not right.",
     "length": "Mean tokens per answer, base \u2192 tuned.",
 }
 _NUMBERS = ("points", "signed", "span", "bracket", "direction", "figure", "digits", "unit_of", "in_points", "way")
@@ -97,10 +98,7 @@ _TASK = (
     "won",
     "lost",
     "noise",
-    "stop_base",
-    "stop_tuned",
-    "length_base",
-    "length_tuned",
+    *(f"{what}_{when}" for what in ("stop", "length", "unreadable") for when in ("base", "tuned")),
     "flips",
     "extra",
     "thoughts",
