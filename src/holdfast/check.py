@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.entries import data_label
-from holdfast.readiness import look_ahead
+from holdfast.readiness import engine_note, look_ahead
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.ui import Progress
@@ -78,7 +78,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
     context = context_length(base.model.config)
-    for line in beyond_context(recipe, context):
+    for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)

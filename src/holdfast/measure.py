@@ -191,12 +191,11 @@ def _measured(
     from holdfast.evaluation.store import Store, shared_store
     from holdfast.models import embeddings_of
     from holdfast.policy import Policy
-    from holdfast.sampling.engines import drawing
-    from holdfast.sampling.native import NativeEngine
+    from holdfast.sampling.engines import drawing, local_engine
 
     chat = (settings or ChatSettings()).chat(loaded.tokenizer)
     chat.limit_to(embeddings_of(loaded.model))
-    engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
+    engine = local_engine(loaded.model, chat, fingerprint=loaded.fingerprint)
     policy, extra = Policy(loaded.model), precision_of(loaded.model)
     subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)
     ui.phase(f"measure {name}", items_in(tasks))

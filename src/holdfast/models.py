@@ -207,9 +207,14 @@ def _first_dtype(path: Path) -> torch.dtype:
 
 def _config(path: Path) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise _unloadable(path, error) from error
+    if config.model_type == "rwkv":
+        # It halves weights in place when it is put into eval mode, against overflow in fp16; saved then, they would be
+        # halved once more whenever they are loaded. Without, it computes the same.
+        config.rescale_every = 0
+    return config
 
 
 def _unloadable(path: Path, error: Exception) -> UserError:

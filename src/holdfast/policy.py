@@ -222,13 +222,18 @@ class Policy:
 
     def hidden(self, batch: Batch, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [B*L, D], after the last normalisation; `embeds` [B, L, D] replace the token ids."""
-        if batch.attention_mask is None and batch.n_sequences > len(batch.input_ids) and not self.packs:
-            raise UserError("this model cannot keep packed rows apart; set train.layout: padded")
+        self._refuse_mixing(batch)
         inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
         return self._body(batch.position_ids, batch.attention_mask, **inputs).flatten(0, 1)
 
+    def _refuse_mixing(self, batch: Batch) -> None:
+        """Packed rows would read one another in a model that restarting positions do not part."""
+        if batch.attention_mask is None and batch.n_sequences > len(batch.input_ids) and not self.packs:
+            raise UserError("this model cannot keep packed rows apart; set train.layout: padded")
+
     def _own_logits(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
+        self._refuse_mixing(batch)
         inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
         extra = self._placed(batch.position_ids, batch.attention_mask)
         with self._precision():

@@ -9,6 +9,9 @@ from holdfast.judges.base import Judge
 from holdfast.recipe import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.evaluation.base import Task
     from holdfast.models import Model
 
 
@@ -42,6 +45,19 @@ def look_ahead(
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
     recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))
+
+
+def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:
+    """A line when answers are sampled by another engine than the recipe names, because that cannot run the model."""
+    from holdfast.sampling.engines import native_lacks
+
+    samples = any(task.kind == "generate" for task in tasks) or any(curator.samples for curator in recipe.curate)
+    if not samples or recipe.sampling.engine == "transformers" or not (lacks := native_lacks(model)):
+        return []
+    return [
+        f"{model.config.model_type}: answers are sampled with transformers' generate, which is slower: the native "
+        f"engine does not know {lacks}"
+    ]
 
 
 def try_engine(kind: str, name: str | None) -> None:

@@ -96,8 +96,8 @@ class Sampling(Section):
 
     engine: str = Field(
         "native",
-        description="native, vllm, or the URL of an OpenAI-compatible server, its key in OPENAI_API_KEY. ${NAME} in "
-        "the URL is taken from the environment; keys written there are kept in no file.",
+        description="native, transformers, vllm, or the URL of an OpenAI-compatible server, its key in OPENAI_API_KEY. "
+        "${NAME} in the URL is taken from the environment; keys written there are kept in no file.",
     )
     model: str | None = Field(None, description="Model name at the endpoint; default: its first.")
     temperature: float = Field(0.0, ge=0, description="0 = greedy.")
@@ -116,8 +116,10 @@ class Sampling(Section):
     @field_validator("engine")
     @classmethod
     def _known_engine(cls, value: str) -> str:
-        if value not in ("native", "vllm") and not value.startswith(("http://", "https://")):
-            raise ValueError(f"must be native, vllm or an address starting with http:// or https://, not {value!r}")
+        if value not in ("native", "transformers", "vllm") and not value.startswith(("http://", "https://")):
+            raise ValueError(
+                f"must be native, transformers, vllm or an address starting with http:// or https://, not {value!r}"
+            )
         return value
 
 

@@ -14,7 +14,7 @@ from holdfast.errors import BrokenWeights, Diverged, UserError
 from holdfast.files import fresh_file, sweep
 from holdfast.folder import Folder, environment, is_curated
 from holdfast.live_evaluation import refuse_unmeasured, training_hooks
-from holdfast.readiness import look_ahead
+from holdfast.readiness import engine_note, look_ahead
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.run_results import Run, finish, save_model
@@ -167,7 +167,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         if warning := nothing_kept(tasks):
             ui.warn(warning)
         context = context_length(base.model.config)
-        for line in beyond_context(recipe, context):
+        for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
             ui.line(line)
         for line in look_at_lengths(recipe, sources, chat, context):
             ui.warn(line)

@@ -300,9 +300,10 @@ def subject_of(work: Work, model: Model, name: str) -> Subject:
     """
     from holdfast.evaluation.measure import precision_of
     from holdfast.policy import Policy
-    from holdfast.sampling.native import NativeEngine
+    from holdfast.sampling.engines import HERE, local_engine
 
-    engine = NativeEngine(model, work.chat, slots=work.recipe.sampling.slots, fingerprint=name)
+    kind, slots = work.recipe.sampling.engine, work.recipe.sampling.slots
+    engine = local_engine(model, work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name)
     return Subject(
         model=name,
         extra=precision_of(model),

@@ -15,7 +15,7 @@ from holdfast.data.chat import Chat
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
-from holdfast.sampling.batch import Pending
+from holdfast.sampling.batch import Pending, stops_at
 from holdfast.sampling.draw import choose, uniforms
 from holdfast.sampling.engines import prompt_ids
 from holdfast.sampling.native import NativeEngine
@@ -340,12 +340,9 @@ def test_a_thought_ends_by_itself_and_stop_strings_are_for_answers(tiny: Any) ->
         state.follow(made, 0, lambda text=text: text)
         assert state.thinking is (None if made < 3 else made < 5)
     assert (state.tokens, state.limit, state.cut) == (5, 8, False)
-    batch = engine_of(*tiny("llama"))._batches(
-        [Pending("a", 0, [1, 2], 4, 0, opening="<think>\n")], SamplingParams(stop=("STOP",))
-    )[0]
-    sequence = batch.waiting[0]
-    assert batch._stops_at("STOP and on", sequence) == -1
-    assert batch._stops_at("STOP</think>a STOP", sequence) == len("STOP</think>a ")
+    sequence = Pending("a", 0, [1, 2], 4, 0, opening="<think>\n")
+    assert stops_at("STOP and on", sequence, ("STOP",)) == -1
+    assert stops_at("STOP</think>a STOP", sequence, ("STOP",)) == len("STOP</think>a ")
 
 
 def test_a_prefill_closes_the_thought_that_the_prompt_opens(tiny: Any) -> None:

@@ -33,13 +33,13 @@ def chat(
         from holdfast.data.chat_settings import ChatSettings, settings_of
         from holdfast.models import load
         from holdfast.sampling.base import SamplingParams
-        from holdfast.sampling.native import NativeEngine
+        from holdfast.sampling.engines import local_engine
 
         ui.phase("loading")
         loaded = load(model, device=device)
         answer = Answer()
         chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
-        engine = NativeEngine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
+        engine = local_engine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
         ui.close()
         converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once, answer)
 

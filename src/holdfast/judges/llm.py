@@ -35,7 +35,9 @@ class LLM(Judge):
     needs_engine: ClassVar[bool] = True
 
     prompt: str = Field(JUDGE, description="The question; must contain {question}, {reference} and {response}.")
-    engine: str | None = Field(None, description="native, vllm or a URL; default: the engine that samples.")
+    engine: str | None = Field(
+        None, description="native, transformers, vllm or a URL; default: the engine that samples."
+    )
     model: str | None = Field(None, description="The judging model; default: the base model itself.")
     max_tokens: int = Field(64, ge=1, description="Longest reply.")
 

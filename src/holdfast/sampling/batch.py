@@ -222,7 +222,7 @@ class Batch:
         if self.task.ends is not None:
             for row in rows[self.task.ends[tokens[rows]] & ~stopped[rows]].tolist():
                 text = self._text(row, self.made[row])
-                if (place := self._stops_at(text, self.occupant[row])) >= 0:
+                if (place := stops_at(text, self.occupant[row], self.params.stop)) >= 0:
                     cut[row] = text[:place]
                     done[row] = True
         samples = []
@@ -231,18 +231,11 @@ class Batch:
             assert sequence is not None
             text = cut[row] if row in cut else self._text(row, made - int(stopped[row]))
             finish: Literal["stop", "length"] = "stop" if stopped[row] or row in cut else "length"
-            samples.append(_sample(sequence, text, finish, made))
+            samples.append(finished(sequence, text, finish, made))
             self.occupant[row] = None
         self.live &= ~done
         self.past[done] = 0
         return samples
-
-    def _stops_at(self, text: str, sequence: Pending | None) -> int:
-        """Where a stop string stands in an answer; they do not end thoughts. -1: nowhere."""
-        reply = split_thought((sequence.opening if sequence else "") + text)
-        begin = len(text) - len(reply.answer) if reply.marks else 0
-        places = [text.find(stop, begin) for stop in self.params.stop if stop]
-        return min((place for place in places if place >= 0), default=-1)
 
     def unfinished(self, row: int) -> str:
         """The text so far of the sequence in a slot; "" where none is."""
@@ -273,7 +266,15 @@ def read_prompts(
     return Prefilled.of(cache)
 
 
-def _sample(sequence: Pending, text: str, finish: Literal["stop", "length"], made: int) -> Sample:
+def stops_at(text: str, sequence: Pending | None, stop: tuple[str, ...]) -> int:
+    """Where a stop string stands in an answer; they do not end thoughts. -1: nowhere."""
+    reply = split_thought((sequence.opening if sequence else "") + text)
+    begin = len(text) - len(reply.answer) if reply.marks else 0
+    places = [text.find(end, begin) for end in stop if end]
+    return min((place for place in places if place >= 0), default=-1)
+
+
+def finished(sequence: Pending, text: str, finish: Literal["stop", "length"], made: int) -> Sample:
     """A finished sequence; all of it was thought, if that never ended."""
     thought, text = sequence.thought, sequence.opening + text
     if thought is None:

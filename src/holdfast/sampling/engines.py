@@ -1,4 +1,8 @@
-"""Engines by the name a recipe gives them (`native`, `vllm`, or the address of a server), and the prompt they share."""
+"""Engines by the name a recipe gives them, and the prompt they share.
+
+`native` and `transformers` sample from the model in this process, `vllm` loads its own copy of it, and an address is
+that of a server. Where the native engine cannot run a model, `native` means transformers' `generate`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ from holdfast.sampling.base import Draw, Engine, Request, Sample, SamplingParams
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
     from holdfast.models import Model
+
+HERE = ("native", "transformers")
+"""Engines that use the model in this process."""
+NAMES = (*HERE, "vllm")
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers that keep keys and values of the tokens they saw, and nothing else."""
 
 
 def make_engine(
@@ -28,8 +38,9 @@ def make_engine(
     """The engine `spec` names.
 
     Args:
-        spec: "native" (needs `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`, `fingerprint`), or the
-            http(s) address of an OpenAI-compatible server (`name`: the model there; default its first).
+        spec: "native" or "transformers" (need `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`,
+            `fingerprint`), or the http(s) address of an OpenAI-compatible server (`name`: the model there; default
+            its first).
         model: The model in this process.
         chat: Its chat; of it a server is told the system message and what its template is to be given.
         fingerprint: Of its weights.
@@ -43,19 +54,54 @@ def make_engine(
         from holdfast.sampling.endpoint import EndpointEngine
 
         return EndpointEngine(spec, name, chat=chat)
-    if spec == "native":
+    if spec in HERE:
         if model is None or chat is None:
-            raise ValueError("the native engine needs a model and its chat")
-        from holdfast.sampling.native import NativeEngine
-
-        return NativeEngine(model, chat, slots=slots, fingerprint=fingerprint, progress=progress)
+            raise ValueError("an engine in this process needs a model and its chat")
+        return local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress)
     if spec == "vllm":
         if path is None or chat is None:
             raise ValueError("vLLM needs the directory of a model, and its chat")
         from holdfast.sampling.vllm import VLLMEngine
 
         return VLLMEngine(str(path), chat, fingerprint=fingerprint)
-    raise UserError(f"sampling.engine: {spec} is not native, vllm or an address starting with http:// or https://")
+    raise UserError(
+        f"sampling.engine: {spec} is not {', '.join(NAMES)} or an address starting with http:// or https://"
+    )
+
+
+def local_engine(model: Model, chat: Chat, spec: str = "native", **options: Any) -> Engine:
+    """The engine that samples from a model in this process.
+
+    Args:
+        spec: "native", which is transformers' `generate` for a model that the native engine cannot run, or
+            "transformers".
+        options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`.
+    """
+    if spec == "transformers" or native_lacks(model):
+        from holdfast.sampling.generate import GenerateEngine
+
+        return GenerateEngine(model, chat, **options)
+    from holdfast.sampling.native import NativeEngine
+
+    return NativeEngine(model, chat, **options)
+
+
+def native_lacks(model: Model) -> str:
+    """What the native engine lacks for a model: what it keeps of a prompt beside keys and values; "" for nothing."""
+    import torch
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    from holdfast.models import evaluating
+
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+    if kinds:
+        return f"layers of {', '.join(sorted(kinds))}"
+    with evaluating(model):
+        output = model(input_ids=torch.tensor([[0, 1]], device=model.device), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None for layer in layers)
+    return "" if layers and plain else "the state it keeps"
 
 
 def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:

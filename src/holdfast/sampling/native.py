@@ -11,40 +11,34 @@ of fp32 models equal those of `transformers.generate` but for such ties.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from holdfast import cores
-from holdfast.data.thoughts import MARKS
 from holdfast.errors import UserError
 from holdfast.sampling.base import Request, Sample, SamplingParams
 from holdfast.sampling.batch import Batch, Pending, Step, Task, read_prompts
 from holdfast.sampling.cache import Prefilled
-from holdfast.sampling.engines import opening_of, prompt_ids
+from holdfast.sampling.engines import native_lacks
 from holdfast.sampling.forward import Forward, forward_of
-from holdfast.sampling.journal import sample_seed
-from holdfast.sampling.thinking import ThoughtBudget, ThoughtState
+from holdfast.sampling.local import LocalEngine
 
 if TYPE_CHECKING:
     from holdfast.data.chat import Chat
     from holdfast.models import Model
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 SHARED = 8
 """Least number of tokens that all prompts begin with for them to be read apart."""
 FEWEST = 8
 """Sequences a batch of its own should have."""
 
 
-class NativeEngine:
+class NativeEngine(LocalEngine):
     """Samples from a model in this process.
 
     Args:
@@ -73,43 +67,15 @@ class NativeEngine:
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
     ) -> None:
-        config = model.config.get_text_config()
-        odd = set(getattr(config, "layer_types", None) or ()) - ATTENTION
-        if odd:
-            raise UserError(
-                f"sampling.engine: native cannot run {config.model_type} ({', '.join(sorted(odd))}); use vllm"
-            )
-        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-            raise UserError("sampling.engine: native cannot sample through a soft prompt; merge or remove the adapter")
-        self.model, self.chat, self.slots, self.progress = model, chat, slots, progress
-        self.on_text = on_text
-        self.counts: Counter[str] = Counter()
-        self._fingerprint = f"native:{fingerprint}:{chat.fingerprint}"
-        if model.dtype != torch.float32:  # answers in another precision are others
-            self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
-        self._context: int | None = getattr(config, "max_position_embeddings", None)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        if lacks := native_lacks(model):
+            kind = model.config.model_type
+            raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
+        super().__init__("native", model, chat, slots, fingerprint, progress, on_text)
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
-        sequences: list[Pending] = []
-        prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
-        budget = self.budget(params)
-        most = budget.most if budget else params.max_tokens
-        for (request, indexes), prompt in zip(requests, prompts, strict=True):
-            room = most if self._context is None else min(most, self._context - len(prompt))
-            opening = opening_of(self.chat, request)
-            for index in indexes:
-                if room < 1:
-                    self.counts["too long"] += 1
-                    yield Sample(request.key, index, "", "length", 0)
-                else:
-                    seed = sample_seed(params.seed, request.key, index)
-                    thought = ThoughtState(budget, opening, room) if budget else None
-                    sequences.append(Pending(request.key, index, prompt, room, seed, opening, thought))
+        sequences, over = self.queue(requests, params)
+        yield from over
         if not sequences:
             return
         training = self.model.training
@@ -187,26 +153,3 @@ class NativeEngine:
         if self.progress:
             self.progress(counts["tokens"])
         return samples
-
-    def budget(self, params: SamplingParams) -> ThoughtBudget | None:
-        """The budget of thoughts, if they have one."""
-        if params.max_thinking_tokens is None:
-            return None
-        closers = partial(self.enders, tuple(end for _, end in MARKS))
-        return ThoughtBudget(self.chat, params.max_thinking_tokens, params.max_tokens, closers)
-
-    def enders(self, stop: tuple[str, ...]) -> np.ndarray:
-        """Which tokens can complete one of the stop strings, bool [vocabulary]: those with the last character of one.
-
-        Only sequences that just got such a token are decoded and searched. Tokens that are no whole characters count.
-        """
-        known = self.chat.enders
-        if stop not in known:
-            last = {text[-1] for text in stop if text}
-            found = np.ones(max(len(self.chat.tokenizer), self.model.config.get_text_config().vocab_size), dtype=bool)
-            if not any(map(str.isspace, last)):  # some tokenizers decode a lone token without its spaces
-                for token in range(len(self.chat.tokenizer)):
-                    piece = self.chat.text_of([token])
-                    found[token] = "\ufffd" in piece or not last.isdisjoint(piece)
-            known[stop] = found
-        return known[stop]
