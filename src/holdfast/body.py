@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from holdfast.models import intercepted
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -31,7 +33,10 @@ LIKE = 0.8
 
 
 def fits(causal: PreTrainedModel) -> bool:
-    """Whether `LlamaBody` computes what `causal` does, here and now (sharding replaces the classes of modules)."""
+    """Whether `LlamaBody` computes what `causal` does, here and now (sharding replaces the classes of modules).
+
+    Not where somebody's own code runs inside it: hooks, patched forwards.
+    """
     config, base = causal.config, cast(Any, causal.base_model)
     family = type(causal).__name__.removesuffix("ForCausalLM")
     if family not in FAMILIES or causal.device.type != "cpu":
@@ -45,7 +50,7 @@ def fits(causal: PreTrainedModel) -> bool:
     for layer in base.layers:
         parts += [(layer, "DecoderLayer"), (layer.self_attn, "Attention"), (layer.mlp, "MLP")]
         parts += [(layer.input_layernorm, "RMSNorm"), (layer.post_attention_layernorm, "RMSNorm")]
-    return all(type(part).__name__ == family + kind for part, kind in parts)
+    return all(type(part).__name__ == family + kind for part, kind in parts) and not intercepted(causal)
 
 
 class LlamaBody:

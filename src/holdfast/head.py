@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from holdfast.models import evaluating
+from holdfast.models import evaluating, intercepted, intercepted_alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -200,7 +200,7 @@ class Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.scale, self.cap, self.exact = 1.0, 0.0, False
+        self.scale, self.cap, self._known = 1.0, 0.0, False
         ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
         with evaluating(model):
             wanted = model(input_ids=ids, use_cache=False).logits[0].float()
@@ -209,7 +209,7 @@ class Head:
         for scale, cap in self._candidates():
             self.scale, self.cap = scale, cap
             if torch.dist(self.shape(raw.clone()), wanted) <= tolerance * wanted.norm():
-                self.exact = True
+                self._known = True
                 break
 
     def _candidates(self) -> list[tuple[float, float]]:
@@ -218,6 +218,16 @@ class Head:
         scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
         known = [float(s) for s in scales if s]
         return [(s, c) for c in dict.fromkeys((cap, 0.0)) for s in (*known, *(1 / s for s in known), 1.0)]
+
+    @property
+    def exact(self) -> bool:
+        """Whether logits are known from hidden states; not where somebody's own code runs around the whole model."""
+        return self._known and not intercepted_alone(self.model)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the weights of the output embedding say all it does: it is no adapter, and nobody hooked into it."""
+        return type(self.module) is nn.Linear and not intercepted(self.module)
 
     @property
     def module(self) -> nn.Module:
@@ -245,7 +255,7 @@ class Head:
     def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
         """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""
         module = self.module
-        if type(module) is nn.Linear:
+        if self._plain:
             weight = module.weight if weight is None else weight
             return _LabelLogps.apply(hidden, weight, module.bias, labels, self, rows)
         # An adapter or a quantised layer: only its own forward pass knows what it computes.
@@ -257,7 +267,7 @@ class Head:
     ) -> Tensor:
         """The scalar -sum_i coefficients_i log p(labels_i), as from `logps`."""
         module = self.module
-        if type(module) is nn.Linear and torch.is_grad_enabled():
+        if self._plain and torch.is_grad_enabled():
             weight = module.weight if weight is None else weight
             return _WeightedNLL.apply(hidden, weight, module.bias, labels, coefficients, self, rows)
         return -(self.logps(hidden, labels, rows) * coefficients).sum()

@@ -325,6 +325,30 @@ def _tensor_fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
+def intercepted(module: nn.Module) -> bool:
+    """Whether anyone's own code runs in the forward pass of a module or of those inside it.
+
+    That is a hook, a `forward` put in the place of an instance's or of its class's. Who computes the same mathematics
+    another way would leave it out.
+    """
+    return any(map(intercepted_alone, module.modules()))
+
+
+LIBRARIES = ("torch", "transformers")
+"""Whose decorators stand around the forward passes of models."""
+
+
+def intercepted_alone(module: nn.Module) -> bool:
+    """As `intercepted`, of the module itself."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(module):
+        return True
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    # A wrapper bears the name of what it wraps, but not the globals it was written among.
+    there = getattr(vars(owner)["forward"], "__globals__", {}).get("__name__", owner.__module__)
+    return there.partition(".")[0] not in (owner.__module__.partition(".")[0], *LIBRARIES)
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; every module gets its own mode back."""

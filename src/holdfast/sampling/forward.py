@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
 
+from holdfast.body import fits
+from holdfast.models import intercepted
+
 if TYPE_CHECKING:
     from holdfast.models import Model
 
@@ -164,7 +167,7 @@ class _Norm:
 def _fits(model: Model) -> bool:
     """Whether `Fused` computes what the model does, and a second copy of its weights costs no card's memory."""
     config = model.config
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or intercepted(model):
         return False
     if getattr(config, "model_type", None) not in SHAPES or model.dtype != torch.float32:
         return False
@@ -176,4 +179,4 @@ def _fits(model: Model) -> bool:
         return False
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     plain = all(type(m) is nn.Linear for m in linear) and not any(hasattr(m, "base_layer") for m in model.modules())
-    return plain and sum(p.numel() for p in model.parameters()) <= LARGEST
+    return plain and fits(model) and sum(p.numel() for p in model.parameters()) <= LARGEST
