@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.report import curve_plots, plots, svg
+from holdfast.report import curve_plots, plots, ranking, svg
 
 
 def _pictures(markup: str) -> list[ET.Element]:
@@ -182,3 +182,16 @@ def test_long_names_are_cut_in_the_middle_but_told_whole(report: dict[str, Any])
         assert shown.startswith("a-very")
         assert shown.endswith(".jsonl")
         assert name in (picture.findtext("desc") or "")
+
+
+def test_a_hundred_methods_are_drawn_and_few_are_named(compare: dict[str, Any]) -> None:
+    runs = compare["runs"]
+    compare["runs"] = [{**runs[n % len(runs)], "method": f"m{n}", "versus": {}} for n in range(100)]
+    plane = str(plots.compare_plane(compare))
+    assert plane.count('class="mark"') == 2 * 100, "two sizes"
+    assert plane.count('class="name ') == 2 * (plots.MOST_NAMES + 1)
+    front = {run["method"] for run in ranking.front_of(compare)}
+    assert any(f">{name}</text>" in plane for name in front)
+    said = ranking.verdict(compare)
+    assert "more" in said
+    assert len(said) < 1500

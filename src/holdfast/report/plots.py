@@ -177,12 +177,16 @@ def _draw_plane(
                 cls=f"s{p.colour % COLOURS}",
             )
         )
-    anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in points]
+    named = sorted(points, key=lambda p: not p.front)[
+        :MOST_NAMES
+    ]  # there is no room for more; a mark has its name, too
+    named = [p for p in points if any(p is other for other in named)]
+    anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in named]
     anchors.append((x(0), y(0), "base"))
     body += [*under, *marks]
     body.append(el("circle", cx=x(0), cy=y(0), r=4.5, cls="base"))
     for i, (box, (px, py, text)) in enumerate(zip(place(anchors, obstacles, bounds), anchors, strict=True)):
-        colour = "soft" if i == len(points) else f"s{points[i].colour % COLOURS}"
+        colour = "soft" if i == len(named) else f"s{named[i].colour % COLOURS}"
         near = (min(max(px, box[0]), box[2]), min(max(py, box[1]), box[3]))
         if abs(near[0] - px) + abs(near[1] - py) > 24:
             body.append(path([(px, py), near], cls=f"lead {colour}"))
@@ -190,6 +194,9 @@ def _draw_plane(
     text = f"{titles[1]} against {titles[0]}; base is at zero, better is up and left. {_told(points)}"
     return svg(name, width, height, "Gain/loss plane", text, *body)
 
+
+MOST_NAMES = 24
+"""Methods that the plane names, those on the front first; finding room for names takes time that grows faster."""
 
 AXES = ("points lost elsewhere", "points gained on the target")
 """What the plane's axes count, unless a run counts in something else."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.report.words import (
@@ -20,6 +20,8 @@ from holdfast.report.words import (
 )
 
 Methods = Sequence[dict[str, Any]]
+MOST_NAMED = 6
+"""Methods that one sentence of a verdict names."""
 
 
 def ranked(runs: Methods) -> list[dict[str, Any]]:
@@ -68,9 +70,9 @@ def verdict(compare: dict[str, Any]) -> str:
     if not runs:
         return "No method has both a gain and a loss, so none can be placed on the plane."
     if against_text(compare):
-        return f"By gain: {'; '.join(map(_told, ranked(runs)))}."
+        return f"By gain: {_listed(_told, ranked(runs), '; ')}."
     if not front:
-        return f"No method is ahead of the base: {'; '.join(map(_outcome, ranked(runs)))}."
+        return f"No method is ahead of the base: {_listed(_outcome, ranked(runs), '; ')}."
     rest = [run for run in ranked(runs) if not run.get("pareto")]
     worse = [run for run in rest if run["gain"]["delta"] <= 0 <= _lost(run)]
     rest = [run for run in rest if run not in worse]
@@ -84,7 +86,7 @@ def verdict(compare: dict[str, Any]) -> str:
         why = "the paired differences may be 0" if near[0].get("versus") else "the intervals overlap"
         parts.append(f"{_names(near)} cannot be told apart from {whom}: {why}.")
     if worse:
-        parts.append(f"Behind the base: {'; '.join(map(_outcome, worse))}.")
+        parts.append(f"Behind the base: {_listed(_outcome, worse, '; ')}.")
     return " ".join(parts)
 
 
@@ -173,7 +175,7 @@ def _ahead(front: Methods, *, alone: bool) -> str:
     if same:
         text = f"{text[:-1]}; their {' and '.join(same)} cannot be told apart."
     if front[1:-1]:
-        text += f" Between them: {', '.join(map(_told, front[1:-1]))}."
+        text += f" Between them: {_listed(_told, front[1:-1], ', ')}."
     return text
 
 
@@ -229,4 +231,10 @@ def _unclear(what: str, value: str) -> str:
 
 
 def _names(runs: Methods) -> str:
-    return ", ".join(run["method"] for run in runs)
+    return _listed(lambda run: str(run["method"]), runs, ", ")
+
+
+def _listed(say: Callable[[dict[str, Any]], str], runs: Methods, between: str) -> str:
+    """What is said of each of a few methods, and how many more there are: the table has them all."""
+    more = len(runs) - MOST_NAMED
+    return between.join(map(say, runs[:MOST_NAMED])) + (f"{between}and {more} more" if more > 0 else "")
