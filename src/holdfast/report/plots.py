@@ -142,6 +142,24 @@ def _told(points: Sequence[Point]) -> str:
     return " ".join(parts)
 
 
+def _names(points: Sequence[Point], x: Scale, y: Scale, obstacles: list[Box], bounds: Box) -> list[Markup]:
+    """The names beside the marks, with lines to those that found no room near; not more than `MOST_NAMES`."""
+    named = sorted(points, key=lambda p: not p.front)[
+        :MOST_NAMES
+    ]  # there is no room for more; a mark has its name, too
+    named = [p for p in points if any(p is other for other in named)]
+    anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in named]
+    anchors.append((x(0), y(0), "base"))
+    body: list[Markup] = []
+    for i, (box, (px, py, text)) in enumerate(zip(place(anchors, obstacles, bounds), anchors, strict=True)):
+        colour = "soft" if i == len(named) else f"s{named[i].colour % COLOURS}"
+        near = (min(max(px, box[0]), box[2]), min(max(py, box[1]), box[3]))
+        if abs(near[0] - px) + abs(near[1] - py) > 24:
+            body.append(path([(px, py), near], cls=f"lead {colour}"))
+        body.append(label(text, (box[0] + box[2]) / 2, box[3] - 3.5, f"name {colour}", "middle"))
+    return body
+
+
 def _draw_plane(
     points: Sequence[Point], way: Sequence[tuple[float, float]], titles: tuple[str, str], name: str, width: float
 ) -> Markup:
@@ -177,20 +195,9 @@ def _draw_plane(
                 cls=f"s{p.colour % COLOURS}",
             )
         )
-    named = sorted(points, key=lambda p: not p.front)[
-        :MOST_NAMES
-    ]  # there is no room for more; a mark has its name, too
-    named = [p for p in points if any(p is other for other in named)]
-    anchors = [(x(p.lost), y(p.gain), fit(p.name, 150)) for p in named]
-    anchors.append((x(0), y(0), "base"))
     body += [*under, *marks]
     body.append(el("circle", cx=x(0), cy=y(0), r=4.5, cls="base"))
-    for i, (box, (px, py, text)) in enumerate(zip(place(anchors, obstacles, bounds), anchors, strict=True)):
-        colour = "soft" if i == len(named) else f"s{named[i].colour % COLOURS}"
-        near = (min(max(px, box[0]), box[2]), min(max(py, box[1]), box[3]))
-        if abs(near[0] - px) + abs(near[1] - py) > 24:
-            body.append(path([(px, py), near], cls=f"lead {colour}"))
-        body.append(label(text, (box[0] + box[2]) / 2, box[3] - 3.5, f"name {colour}", "middle"))
+    body += _names(points, x, y, obstacles, bounds)
     text = f"{titles[1]} against {titles[0]}; base is at zero, better is up and left. {_told(points)}"
     return svg(name, width, height, "Gain/loss plane", text, *body)
 
