@@ -81,6 +81,8 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)
+    for line in told.unrolled_lines():
+        ui.line(line)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)
     warnings += plan.warnings
     for line in plan.remarks:
@@ -91,7 +93,7 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         "lengths": _lengths(told),
         "measured": _measurements(tasks),
         **_examples(as_read, table, chat),
-        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows)),
+        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), chat.template.thoughts.thinks),
         "warnings": warnings,
     }  # fmt: skip
 

@@ -32,13 +32,14 @@ WIDEST = 32
 
 
 def estimate_costs(
-    recipe: Recipe, model: Model, table: TokenTable, plan: Plan, tasks: Sequence[Task], rows: int
+    recipe: Recipe, model: Model, table: TokenTable, plan: Plan, tasks: Sequence[Task], rows: int, thinks: bool = False
 ) -> dict[str, Any]:
     """Steps of the plan, time and memory.
 
     Args:
         model: The base on its device; the tuner is applied to it.
         rows: Before curation.
+        thinks: Whether the model may think before its answers.
     Returns:
         `plan`, and `estimate` with `seconds` of training and the most `sampling_seconds` and `measuring_seconds`, every
         answer as long as its limit allows (`None` where nothing is sampled in this process; measuring is that of base
@@ -61,7 +62,9 @@ def estimate_costs(
     draws = rows * sum(curator.draws() for curator in recipe.curate)
     here = not recipe.sampling.engine.startswith("http")
     during = len(boundaries(recipe.evaluate.every, plan.steps) - {plan.steps})
-    answers, read = _answers_and_reading([*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during)
+    measured = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
+    answers, read = _answers_and_reading(measured, thinks)
+    longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
         "plan": {
             "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
@@ -69,16 +72,17 @@ def estimate_costs(
         },
         "estimate": {
             "seconds": PASSES * tokens * per_token,
-            "sampling_seconds": draws * recipe.sampling.max_tokens * per_step / width if draws and here else None,
+            "sampling_seconds": draws * longest * per_step / width if draws and here else None,
             "measuring_seconds": answers * per_step / width + read * per_token if tasks else None,
             "memory_gib": (held + max(0.0, own)) / GIB,
         },
     }  # fmt: skip
 
 
-def _answers_and_reading(tasks: Sequence[Task]) -> tuple[float, float]:
+def _answers_and_reading(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
     """Tokens that measuring may sample, and about how many it reads at least."""
-    sampled = sum(len(task.rows) * task.max_tokens for task in tasks if task.kind in ("generate", "probe"))
+    drawn = [task for task in tasks if task.kind in ("generate", "probe")]
+    sampled = sum(len(t.rows) * (t.max_tokens + (t.max_thinking_tokens or 0 if thinks else 0)) for t in drawn)
     read = 0
     for task in tasks:
         for row in task.rows:

@@ -97,7 +97,9 @@ def test_a_model_that_always_thinks_is_measured_exported_and_asked_like_that(mak
     run("export", "out", "copy")
     kept = json.loads(Path("copy/chat_settings.json").read_text())
     assert kept == {"system": "Be brief.", "chat_template_kwargs": {}, "thoughts": "train"}
-    said = run("chat", "out", "--max-tokens", "4", "--once", stdin="Add 1 and 2.\n").stdout
+    said = run(
+        "chat", "out", "--max-tokens", "4", "--max-thinking-tokens", "5", "--once", stdin="Add 1 and 2.\n"
+    ).stdout
     assert said.startswith("<think>\n")
     assert said.count("<think>") == 1
 

@@ -452,7 +452,9 @@ def test_files_that_are_no_longer_whole_are_named(here: Path) -> None:
             open_rows(name)
     for name, text in (("huge.jsonl", '{"prompt": "Q", "answer": "A", "n": %s}'), ("huge.json", '[\n{"n": %s}]')):
         (here / name).write_text(text % ("9" * 5000))
-        with pytest.raises(UserError, match=rf"^{name}:[12]: broken JSON \(Exceeds the limit \(4300 digits\) .*\); mend"):
+        with pytest.raises(
+            UserError, match=rf"^{name}:[12]: broken JSON \(Exceeds the limit \(4300 digits\) .*\); mend"
+        ):
             open_rows(name)
 
 

@@ -177,7 +177,9 @@ def test_the_command_ends_with_code_two_and_writes_nothing() -> None:
     def run(verb: str, file: str) -> Any:
         return CliRunner().invoke(app, [verb, "run.yaml", f"data.train={file}"])
 
-    Path("run.yaml").write_text("model: lab-small\ndata: {train: x, test: 0}\nevaluate: {target: none, keep: []}\noutput: out\n")
+    Path("run.yaml").write_text(
+        "model: lab-small\ndata: {train: x, test: 0}\nevaluate: {target: none, keep: []}\noutput: out\n"
+    )
     for name in ("cut.jsonl.gz", "nul.parquet", "deep.json", "digits.jsonl", "key-twice.jsonl", "list-and-more.json"):
         Path(name).write_bytes(REFUSED[name][0])
         for verb in ("check", "train"):

@@ -213,3 +213,26 @@ def test_the_disk_table_is_made_once_and_keyed_by_everything(chat: Chat, tmp_pat
     others = [build(max_length=65), build(too_long="cut"), build(rows[:4]), build(who=Chat(chat.tokenizer, "S"))]
     assert len({first, *others}) == 5
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_answers_with_thoughts_that_the_template_cuts_are_entries_of_their_own(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    source = (Path(__file__).parent / "templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    chat = Chat(tokenizer, source=source)
+    turns = []
+    for number in range(3):
+        turns.append({"role": "user", "content": f"Add {number} and 2."})
+        turns.append({"role": "assistant", "content": f"<think>\nI add {number}.\n</think>\n\n{number + 2}"})
+    plain = [{**m, "content": m["content"].rpartition("\n")[2]} for m in turns]
+    table, report = build_table([Row(turns), Row(plain)], chat, max_length=256)
+    assert (report.rows, report.kept, report.unrolled, report.parts) == (2, 2, 1, 3)
+    assert table.source.tolist() == [0, 0, 0, 1]
+    said = (
+        "1 conversation holds thoughts in earlier answers, which the chat template cuts: its 3 answers are trained one"
+    )
+    assert report.lines()[-1].startswith(said)
+    texts = [tokenizer.decode(s.ids[s.trained]) for i in range(3) for s in table.sequences(i)]
+    assert texts == [f"<think>\nI add {n}.\n</think>\n\n{n + 2}<|im_end|>" for n in range(3)]
+    _, short = build_table([Row(turns), Row(plain)], chat, max_length=int(table.lengths.max()) - 1, too_long="drop")
+    assert (short.kept, list(short.dropped.values())) == (1, [1])

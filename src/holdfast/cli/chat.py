@@ -18,6 +18,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 2048,
     once: Annotated[bool, typer.Option("--once", help="Every line is a new conversation.")] = False,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -41,7 +42,8 @@ def chat(
         chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
         engine = local_engine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
         ui.close()
-        converse(engine, SamplingParams(temperature=temperature, max_tokens=max_tokens), system, once, answer)
+        params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
+        converse(engine, params, system, once, answer)
 
 
 class Answer:

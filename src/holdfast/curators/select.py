@@ -13,9 +13,10 @@ from typing import Any
 from holdfast.curators.base import Workbench
 from holdfast.data.prompts import paraphrase_messages
 from holdfast.data.rows import Message, Row, fingerprint
+from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError
 from holdfast.judges.base import Answer
-from holdfast.sampling.base import Request, SamplingParams
+from holdfast.sampling.base import Request, Sample, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +95,19 @@ def attempt(
     samples = bench.draw(list(requests.values()), params) if requests else {}
     drawn = [sample for key in requests for sample in samples[key]]
     bench.note("sampled", len(drawn))
-    bench.note("cut off", sum(sample.finish == "length" for sample in drawn))
+    bench.note("cut off", sum(is_cut(sample) for sample in drawn))
     out, answers, waiting = [], [], []
     for row, key in zip(rows, keys, strict=True):
         tries = []
         for s in samples[key]:
             text = s.text.encode("utf-8", "replace").decode()  # endpoints may send half a character
             entry: dict[str, Any] = {
-                "kind": kind, "index": s.index, "response": text, "finish": s.finish, "passed": False, "score": 0.0,
+                "kind": kind, "index": s.index, "response": text, "finish": "length" if is_cut(s) else "stop",
+                "passed": False, "score": 0.0,
             }  # fmt: skip
-            if s.finish == "length":
+            if is_cut(s):
                 entry |= {"reason": f"cut off after {s.tokens} tokens", "failed": False}
-            elif not text.strip():
+            elif not final_answer(text).strip():
                 entry |= {"reason": "empty", "failed": False}
             else:
                 answers.append(Answer(row.prompt, text, row.gold))
@@ -120,6 +122,11 @@ def attempt(
     if unreadable := sum("unreadable" in entry for entry in waiting):
         bench.note("unreadable", unreadable)
     return out
+
+
+def is_cut(sample: Sample) -> bool:
+    """Whether an answer, or the thought before it, reached its limit: no model should learn to break off there."""
+    return sample.finish == "length" or sample.thought_cut
 
 
 def record(row: Row, name: str, source: Row, attempts: Sequence[dict[str, Any]] = (), **more: Any) -> Row:

@@ -8,9 +8,10 @@ a model generates: what is trained is exactly what would have to be generated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -96,7 +97,7 @@ class Chat:
         self.opening = self.template.opening
         self.enders: dict[tuple[str, ...], np.ndarray] = {}
         self.closing = self.template.thoughts.closing
-        self._kept = tokenizer.convert_tokens_to_ids(list(self.template.kept))
+        self._kept = {int(tokenizer.convert_tokens_to_ids(token)) for token in self.template.kept}  # type: ignore[arg-type]
         eos = tokenizer.eos_token_id
         # Without a special token in the template, only the end-of-sequence token can stop a model.
         self._close: tuple[int, ...] = () if self.template.special_end else (int(eos),)
@@ -190,13 +191,19 @@ class Chat:
         """Ids of a piece out of running text, control tokens in it being these tokens."""
         return self._tokenize([text])[0]
 
+    def masking(self) -> Chat:
+        """The same chat with thoughts, and the marks of empty ones, read but not trained."""
+        other = copy.copy(self)
+        other.thoughts = "mask"
+        return other
+
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens but for those that mark a thought."""
-        if not self._kept:
-            return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        special = set(self.tokenizer.all_special_ids) - set(self._kept)
-        ids = [i for i in ids if i not in special]
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        hidden = set(self.tokenizer.all_special_ids) - self._kept if self._kept else set()
+        rest = [i for i in ids if i not in hidden]
+        skip = not self._kept
+        text = self.tokenizer.decode(rest, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        return cast("str", text)  # one sequence gives one text
 
     def limit_to(self, embeddings: int) -> None:
         """Refuse, from now on, tokens that a model with this many input embeddings does not know.
@@ -269,7 +276,7 @@ class Chat:
     def _answer(self, message: Message, text: str, end: str) -> list[Piece]:
         """The pieces of an answer that stands as `text` in a rendering: one, or thought and answer apart."""
         trained, reply, form = message.get("weight", 1) != 0, split_thought(message["content"]), self.template.thoughts
-        if reply.marks is None and not form.opens:
+        if reply.marks is None and (not form.known or text.strip() == reply.answer.strip()):
             return [Piece(text, end, answer=True, trained=trained, close=self._close)]
         if reply.thought not in text:  # cut by the template: what is left would be taught as an answer without thought
             trained = trained and not reply.thought

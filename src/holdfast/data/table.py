@@ -103,12 +103,19 @@ class TableReport:
         if self.windowed:
             texts = "1 long text is" if self.windowed == 1 else f"{self.windowed} long texts are"
             out.append(f"{texts} cut into {self.windows} windows of at most {self.max_length} tokens")
-        if self.unrolled:
-            out.append(
-                f"{self.unrolled} conversations hold thoughts in earlier answers, which the chat template cuts: their "
-                f"{self.parts} answers are trained one by one, each with its thought, behind the prompt a server makes"
-            )
+        out += self.unrolled_lines()
         return out
+
+    def unrolled_lines(self) -> list[str]:
+        """A line when answers of a conversation are trained apart."""
+        if not self.unrolled:
+            return []
+        one = self.unrolled == 1
+        several, whose = ("1 conversation holds", "its") if one else (f"{self.unrolled} conversations hold", "their")
+        return [
+            f"{several} thoughts in earlier answers, which the chat template cuts: {whose} {self.parts} answers are "
+            "trained one by one, each with its thought, behind the prompt a server makes"
+        ]
 
     def warnings(self) -> list[str]:
         """A line when many rows are left out because they are too long, with what to do."""
@@ -319,13 +326,13 @@ def _encode(
 ) -> Iterator[tuple[int, Row, list[Encoding]]]:
     """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
     entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
-    for k, some in enumerate(conversations(shard, start, kind, prompts)):
-        parts = chat.unrolled(some[0]) if kind == "answer" and len(some) == 1 else []
+    for k, plain in enumerate(conversations(shard, start, kind, prompts)):
+        parts = chat.unrolled(plain[0]) if kind == "answer" and len(plain) == 1 else []
         if len(parts) > 1:
             report.unrolled, report.parts = report.unrolled + 1, report.parts + len(parts)
             entries += [(k, shard[k], [part]) for part in parts]
         else:
-            entries.append((k, shard[k], list(some)))
+            entries.append((k, shard[k], list(plain)))
     names = [f"row {start + k + 1}" for k, _, some in entries for _ in some]
     encoded = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
     for k, row, some in entries:

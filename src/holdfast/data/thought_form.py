@@ -42,6 +42,11 @@ class ThoughtForm:
     last: bool = True
     earlier: bool = True
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the prompt leaves room for a thought of a model that knows them."""
+        return self.known and not self.closes
+
     @classmethod
     def of(cls, text: str, prompt: str) -> ThoughtForm:
         """What the source of a template and a prompt it wrote say by themselves."""

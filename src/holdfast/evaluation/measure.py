@@ -287,8 +287,8 @@ def _choice(task: Task, subject: Subject) -> list[Item]:
 
 
 def choice_tokens(chat: Chat, prompt: Sequence[Message], choice: str, row: int) -> Encoded:
-    """The conversation that ends in `choice`; its tokens are scored, the end of turn after them is not."""
-    ids, trained = chat.encode(continuation(prompt, choice))
+    """The conversation that ends in `choice`; its tokens are scored, no marks before or after them."""
+    ids, trained = chat.masking().encode(continuation(prompt, choice))
     scored = np.asarray(trained, dtype=bool).copy()
     last = int(np.flatnonzero(scored)[-1])
     if int(ids[last]) in chat.stop_ids and scored.sum() > 1:

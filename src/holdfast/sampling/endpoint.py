@@ -152,15 +152,12 @@ class EndpointEngine:
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         text = (message.get("content") or "") if isinstance(message, dict) else None
-        if isinstance(message, dict) and isinstance(text, str):  # servers with a reasoning parser tell thoughts apart
-            thoughts = [message.get(key) for key in ("reasoning_content", "reasoning")]
-            thought = next((said for said in thoughts if isinstance(said, str) and said.strip()), "")
-            over = bool(text.strip()) or choice.get("finish_reason") != "length"
-            text = join_thought(thought, text) if thought and over else f"<think>\n{thought}" if thought else text
         if not isinstance(choice, dict) or not isinstance(text, str):
             said = self._safe(json.dumps(answer)[:200])
             raise UserError(f"{self.url} does not answer as a chat-completions server: {said}")
-        return self._hide(text), "length" if choice.get("finish_reason") == "length" else "stop"
+        return self._hide(_with_thought(message or {}, text)), "length" if choice.get(
+            "finish_reason"
+        ) == "length" else "stop"
 
     def _resolve(self, wanted: str | None) -> str:
         try:
@@ -265,7 +262,7 @@ def _body(model: str, request: Request, index: int, params: SamplingParams, chat
     messages = [{"role": m["role"], "content": m["content"]} for m in request.messages]
     if chat is not None and chat.system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": chat.system})
-    thinks = chat is not None and chat.template.thoughts.known and not chat.template.thoughts.closes
+    thinks = chat is not None and chat.template.thoughts.thinks
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -286,6 +283,16 @@ def _body(model: str, request: Request, index: int, params: SamplingParams, chat
         messages.append({"role": "assistant", "content": request.prefill})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
+
+
+def _with_thought(message: dict[str, Any], text: str) -> str:
+    """An answer with its thought before it, which servers with a reasoning parser tell apart; without an answer, that
+    thought never ended."""
+    thoughts = [message.get(key) for key in ("reasoning_content", "reasoning")]
+    thought = next((said for said in thoughts if isinstance(said, str) and said.strip()), "")
+    if not thought:
+        return text
+    return join_thought(thought, text) if text.strip() else f"<think>\n{thought}"
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
