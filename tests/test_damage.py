@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from holdfast import files
 from holdfast.cli.app import app
 from holdfast.errors import RunError
+from holdfast.policy import Kept, ReferenceCache
 from holdfast.recipe_file import read_recipe
 from holdfast.run import train
 from holdfast.sampling.journal import Journal
@@ -235,3 +237,30 @@ def test_a_journal_without_a_file_leaves_none(tmp_path: Path, monkeypatch: pytes
         journal.remember("verdict", 1, [True, 1.0, ""])
         assert journal.recall("verdict", 1) == [True, 1.0, ""]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_kept_of_rows_and_of_the_untouched_model(tmp_path: Path) -> None:
+    with files.fresh_directory(tmp_path / "rows") as side:
+        (side / "a").write_text("aaa", encoding="utf-8")
+        files.seal(side)
+    assert files.is_sealed(tmp_path / "rows")
+    for damage in ("aab", "aa", ""):
+        (tmp_path / "rows" / "a").write_text(damage, encoding="utf-8")
+        assert not files.is_sealed(tmp_path / "rows")
+    assert not files.is_sealed(tmp_path / "none")
+    cache = ReferenceCache.at(tmp_path, "model")
+    cache.values = {(0, 0): torch.tensor([-1.0, -2.0]), (1, 0): torch.tensor([-3.0])}
+    cache.save()
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    assert {key: v.tolist() for key, v in ReferenceCache.at(tmp_path, "model").values.items()} == {
+        (0, 0): [-1.0, -2.0], (1, 0): [-3.0],
+    }  # fmt: skip
+    for damage in (whole[:-4], whole[:-1] + bytes([whole[-1] ^ 1]), b"", b"\0" * 40):
+        path.write_bytes(damage)
+        assert not ReferenceCache.at(tmp_path, "model").values, "computed again"
+    kept = Kept(tmp_path / "kept", "model")
+    kept.tensors["half"] = torch.ones(3, dtype=torch.bfloat16)
+    kept.save()
+    assert Kept(tmp_path / "kept", "model").found
+    assert not Kept(tmp_path / "kept", "other").found

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 SIDE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(\.partial|\.old)?", re.DOTALL)
+SEAL = "sha256.json"
+HASHED = 2**30
+"""Bytes up to which a file is hashed whenever it is opened."""
 ABANDONED = 24 * 3600.0
 """Seconds after which a side file is nobody's, where it cannot be known whether its writer still runs."""
 
@@ -87,6 +90,24 @@ def _put(side: Path, target: Path, old: Path) -> None:
             os.replace(old, target)
         raise
     remove(old)
+
+
+def seal(directory: Path) -> None:
+    """Write down how long each file of a directory is, and its SHA-256."""
+    sizes = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
+    (directory / SEAL).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether the files of a directory are still as `seal` found them; of very large ones only the length is known."""
+    known = read_json(directory / SEAL)
+    if not isinstance(known, dict) or not all(isinstance(v, list) and len(v) == 2 for v in known.values()):
+        return False
+    for name, (size, digest) in known.items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != size or (size <= HASHED and sha256_of(path) != digest):
+            return False
+    return True
 
 
 def sweep(directory: Path, name: str | None = None, *, everyone: bool = False, patience: float = 0.0) -> None:

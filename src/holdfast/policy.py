@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -73,7 +74,7 @@ class ReferenceCache(RowValues):
 
     def __init__(self, path: Path | None = None) -> None:
         """`path`: a safetensors file, read if it exists; `at` names it by what the numbers depend on."""
-        super().__init__(load_file(path) if path is not None and path.exists() else None)
+        super().__init__(_stored(path) if path is not None else None)
         self.path = path
 
     @classmethod
@@ -102,10 +103,9 @@ class Kept:
         self.path = directory / f"prepared-{_name(fingerprints)}.safetensors" if directory else None
         self.tensors: dict[str, Tensor] = {}
         self.rows: defaultdict[str, RowValues] = defaultdict(RowValues)
-        self.found = self.path is not None and self.path.exists()
-        if self.found:
-            assert self.path is not None
-            self._read(load_file(self.path))
+        stored = _stored(self.path) if self.path is not None else None
+        self.found = stored is not None
+        self._read(stored or {})
 
     def _read(self, stored: dict[str, Tensor]) -> None:
         for key, value in stored.items():
@@ -136,8 +136,28 @@ def _name(fingerprints: Iterable[str]) -> str:
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(path) as side:
-        save_file(tensors, side)
+        save_file(tensors, side, metadata={"sha256": _digest(tensors)})
     give_rights(path.parent)
+
+
+def _stored(path: Path) -> dict[str, Tensor] | None:
+    """What `_write` wrote; `None`, so that it is computed again, where there is nothing, or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            digest = (file.metadata() or {}).get("sha256")
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return tensors if digest == _digest(tensors) else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _keys(batch: Batch) -> list[tuple[int, int]]:

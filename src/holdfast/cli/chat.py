@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli.common import Device, Verbose, speaking
+from holdfast.safe_text import printable
 
 if TYPE_CHECKING:
     from holdfast.sampling.base import Engine, SamplingParams
@@ -55,13 +56,13 @@ class Answer:
     def grow(self, text: str) -> None:
         """Print what `text`, the answer so far, has beyond what is shown; half a character waits for its other half."""
         if text.startswith(self.shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            print(text[len(self.shown) :], end="", flush=True)
+            print(printable(text[len(self.shown) :]), end="", flush=True)
             self.shown = text
 
     def end(self, text: str, mark: str) -> None:
         """Print the rest of the whole answer; all of it again where its beginning came to read otherwise."""
         rest = text[len(self.shown) :] if text.startswith(self.shown) else f"\n{text}"
-        print(rest + mark, flush=True)
+        print(printable(rest) + mark, flush=True)
         self.shown = ""
 
 

@@ -25,6 +25,7 @@ from holdfast.data.rows import Row, Rows, fingerprint
 from holdfast.data.splits import duplicates, split
 from holdfast.data.values import BadRow, check_encodable, holds, number_of
 from holdfast.errors import UserError
+from holdfast.files import is_sealed
 from holdfast.registry import nearest
 
 __all__ = ["RowFile", "RowView", "duplicates", "format_of", "open_rows", "signature", "split"]
@@ -116,7 +117,7 @@ def open_rows(
         read = [format, limit, rejected, mapping, *ignore, sorted(own), *needed]
         directory = home / f"rows-{fingerprint([VERSION, found.digest(), *read])[:24]}"
         said = directory / "said.txt"
-        if directory.exists():
+        if is_sealed(directory):
             out = RowFile.open(directory)
             lines = said.read_text(encoding="utf-8").splitlines() if said.exists() else []
         else:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.data.rows import LazyRows, Row, Rows, fingerprint
-from holdfast.files import fresh_directory
+from holdfast.files import fresh_directory, seal
 
 
 class RowFile(LazyRows):
@@ -64,8 +64,9 @@ class RowFile(LazyRows):
     @classmethod
     def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
         """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
-        with fresh_directory(directory, replace=False) as side:
+        with fresh_directory(directory) as side:
             cls._fill(rows, side)
+            seal(side)
         return cls.open(directory)
 
     @staticmethod

@@ -16,7 +16,7 @@ from holdfast.data.chat import Chat, Encoding, is_text
 from holdfast.data.kinds import Column, Kind, conversations
 from holdfast.data.rows import Message, Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
-from holdfast.files import fresh_directory
+from holdfast.files import fresh_directory, is_sealed, seal
 
 __all__ = ["TableReport", "TokenTable", "build_table"]
 
@@ -199,14 +199,15 @@ def build_table(
         _measure(report, table)
         return table, report
     directory = Path(cache) / f"table-{name[:24]}"
-    if not directory.exists():
-        with fresh_directory(directory, replace=False) as side:
+    if not is_sealed(directory):
+        with fresh_directory(directory) as side:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
                 writer = _Writer((ids, trained))
                 report = _fill(writer, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
             writer.save(side)
             _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
+            seal(side)
     table = TokenTable.open(directory, columns=names, fingerprint=name)
     return table, TableReport(**json.loads((directory / "report.json").read_text()))
 
