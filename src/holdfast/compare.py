@@ -76,7 +76,8 @@ def compare(
     ui, resolved = ui or Progress.silent(), as_resolved(recipe)
     if not methods:
         raise UserError("--methods: name at least one method")
-    arms, families = _arms(resolved, methods), {}
+    arms = _arms(resolved, methods)
+    families: Families = {}
     if learning_rates:
         arms, families = at_rates(arms, learning_rates)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)

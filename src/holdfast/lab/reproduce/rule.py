@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from holdfast.evaluation.matched import common_gain, matched_difference, place, rungs
+from holdfast.evaluation.matched import At, common_gain, matched_difference, place, rungs
 from holdfast.evaluation.paired import Run, difference, losing_tasks, scaled, tasks_with_role
 from holdfast.evaluation.verdicts import MARGIN, Outcome, outcome_of
 
@@ -115,15 +115,15 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
         tasks = losing_tasks(tasks_with_role(tasks, "keep"))
     else:
         tasks = [task for task in tasks if task.info.name == expectation.of]
-    paired = difference(tasks, arm.runs, rival and rival.runs, share=expectation.share)
+    paired = difference(tasks, arm.runs, rival.runs if rival else None, share=expectation.share)
     return _decided(expectation.sentence(), scaled(paired, 100.0), margin, expectation.by, reasons)
 
 
 def _at_equal_gain(expectation: Expectation, arm: Arm, rival: Arm, margin: float, reasons: list[str]) -> dict[str, Any]:
     """Decide what is kept where two arms have gained the same."""
-    tasks, at = arm.runs[0].tasks, "front" if expectation.at == "front" else "gain"
+    tasks, at = arm.runs[0].tasks, cast(At, expectation.at)
     ladders = [rungs(tasks, one.by_rate) for one in (arm, rival)]
-    gain = common_gain(dict(enumerate(ladders)))
+    gain = common_gain({str(k): ladder for k, ladder in enumerate(ladders)})
     mine, theirs = (place(ladder, gain, at) if gain > 0 else None for ladder in ladders)
     if mine is None or theirs is None:
         nothing = {"delta": 0.0, "low": None, "high": None}
