@@ -78,7 +78,7 @@ def test_three_thousand_short_rows_make_enough_steps_and_every_verb_says_the_sam
     assert done.exit_code == 0, done.output
     size = f"batch_tokens {plan['batch_tokens']:,} (derived): {plan['batch']}"
     assert f"{plan['steps']} steps, {size}" in done.output
-    assert "learning rate 2e-05 (derived: tuner full moves the base weights)" in done.output
+    assert "learning rate 2e-05 (derived: objective sft, Taori et al. 2023" in done.output
     training = training_of("out")
     assert (training["steps"], training["batch_tokens"], training["batch"]) == (
         plan["steps"], plan["batch_tokens"], size,

@@ -264,7 +264,7 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
     recipe, rows = before_curation(recipe, sources.train)
     table, _ = encode(recipe, trained(recipe, rows), chat, load_context(recipe.model))
     table, train = table.firsts(recipe.objective.in_steps()), recipe.train
-    size = step_size(tokens, table, train.seed).tokens
+    size = step_size(tokens, table, train.seed, recipe.objective.usual.batch).tokens
     return Budget(steps or table.sampler(batch_tokens=size, seed=train.seed).steps(train.epochs), size)
 
 

@@ -68,7 +68,8 @@ def estimate_costs(
     return {
         "plan": {
             "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
-            "learning_rate": plan.learning_rate, "trainable": trainable, "parameters": total,
+            "learning_rate": plan.learning_rate, "epochs": plan.epochs or None,
+            "trainable": trainable, "parameters": total,
         },
         "estimate": {
             "seconds": PASSES * tokens * per_token,

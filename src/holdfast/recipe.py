@@ -126,7 +126,12 @@ class Sampling(Section):
 class Train(Section):
     """The loop."""
 
-    epochs: float = Field(3.0, gt=0, description="Passes over the curated rows; not used where max_steps is given.")
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        description="Passes over the curated rows; default: what the objective's paper takes (`holdfast show dpo`: 1), "
+        "for laboratory models 3; not used where max_steps is given.",
+    )
     max_steps: int | None = Field(
         None,
         ge=1,
@@ -134,8 +139,9 @@ class Train(Section):
     )
     batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Tokens per step, over all ranks and micro-batches. auto = derived from the rows: 16 to 64 rows of "
-        "mean length, at least 30 steps an epoch where there are rows for it, at most 32,768 tokens.",
+        description="Tokens per step, over all ranks and micro-batches. auto = derived from the rows: 16 rows of mean "
+        "length or more, up to what the objective's paper takes (sft: 64), at least 30 steps an epoch where there are "
+        "rows for it, at most 32,768 tokens.",
     )
     micro_tokens: int | None = Field(
         None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits."

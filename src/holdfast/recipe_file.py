@@ -153,11 +153,13 @@ def resolve(
 
 def _epochs_not_used(recipe: Recipe, sources: dict[str, str]) -> list[str]:
     """A note for each place that says epochs where max_steps is said as well."""
-    parts = [("", recipe.train), *((f"stages.{i}.", stage.train) for i, stage in enumerate(recipe.stages))]
+    parts = [("", recipe), *((f"stages.{i}.", stage) for i, stage in enumerate(recipe.stages))]
     notes: dict[tuple[str, str], str] = {}
-    for at, train in parts:
+    for at, part in parts:
+        train = part.train
         epochs, steps = (sources.get(f"{at}train.{key}", "default") for key in ("epochs", "max_steps"))
-        usual = train.epochs == Train.model_fields["epochs"].default  # as the resolved recipe of a run spells it out
+        # As the resolved recipe of a run spells it out.
+        usual = train.epochs in (Train.model_fields["epochs"].default, part.objective.usual.epochs)
         if train.max_steps is not None and not usual and is_written(epochs) and is_written(steps):
             text = f"train.epochs {train.epochs:g} is not used: train.max_steps {train.max_steps} goes before it"
             notes.setdefault((epochs, steps), f"{epochs}: {text}")

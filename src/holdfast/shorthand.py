@@ -5,6 +5,7 @@ Everything here works on plain dictionaries, before the recipe is validated, and
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from holdfast import recipe_peers as peers
 from holdfast.errors import UserError
 from holdfast.method import Method
+from holdfast.objectives.base import Objective
 from holdfast.optimizers.base import Optimizer
 from holdfast.registry import REGISTRY, find, name_of, nearest
 
@@ -303,17 +305,40 @@ def fill_curate(out: Filled, choice: list[str], reason: str) -> None:
 
 
 def _derived(data: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any, str]]:
-    """`(path, value, reason)` of the defaults that depend on other settings; used where the recipe is silent."""
-    lab = data.get("model") in LAB_MODELS
-    tuner, optimizer = chosen_class(data, "tuner"), chosen_class(data, "optimizer")
-    if tuner and optimizer and generic_rate(optimizer):
-        adapter = getattr(tuner, "adapter", False)
-        if lab:
+    """`(path, value, reason)` of the defaults that depend on other settings; used where the recipe is silent.
+
+    This is the one place where the objective's learning rate and epochs (`Objective.settings`) become the recipe's.
+    Laboratory models, a thousandth of the size of those that papers train, have a rate of their own for all objectives.
+    """
+    tuner, optimizer, objective = (chosen_class(data, key) for key in ("tuner", "optimizer", "objective"))
+    adapter, own_rate = getattr(tuner, "adapter", False), optimizer is None or not generic_rate(optimizer)
+    if of_the_laboratory(data.get("model")):
+        if not own_rate:
             yield ("optimizer", "learning_rate"), 1e-3 if adapter else 3e-4, "laboratory model"
-        elif not adapter:
-            yield ("optimizer", "learning_rate"), 2e-5, f"tuner {name_of(tuner)} moves the base weights"
-    if lab:
         yield ("train", "batch_tokens"), 2048, "laboratory model"
+    elif objective is not None and issubclass(objective, Objective):
+        knobs = data["objective"]
+        usual = knobs.usual if isinstance(knobs, Objective) else objective.settings_of(_knobs(knobs))
+        rate, source = usual.learning_rate(adapter)
+        if not own_rate:
+            yield ("optimizer", "learning_rate"), rate, f"objective {name_of(objective)}, {source}"
+        yield ("train", "epochs"), usual.epochs, f"objective {name_of(objective)}, {usual.source}"
+
+
+def _knobs(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def of_the_laboratory(model: Any) -> bool:
+    """Whether a model is a laboratory model by name, or by the configuration in its folder or run directory."""
+    if not isinstance(model, (str, pathlib.Path)):
+        return False
+    if model in LAB_MODELS:
+        return True
+    folder = pathlib.Path(model).expanduser()
+    files = (folder / part / "config.json" for part in ("model", "."))
+    found = next((file for file in files if file.is_file()), None)
+    return found is not None and '"holdfast_lab": true' in found.read_text(encoding="utf-8", errors="replace")
 
 
 def generic_rate(optimizer: type[Method]) -> bool:

@@ -35,7 +35,7 @@ def show(
         for axis in homes:
             method = find(axis, name)
             known = {"axis": axis, "name": name, "page": method.page(), "paper": method.paper, "knobs": knobs(method)}
-            ui.result(page(axis, name, method), **known)
+            ui.result(page(axis, name, method), **known, **training_settings(method))
         if not homes:
             shown = settings_of(name)
             ui.result(settings_page(shown), settings=shown)
@@ -74,12 +74,39 @@ def page(axis: str, name: str, method: type[Method]) -> str:
     where = f"In a recipe:  {key[axis]}: {name}" if axis in key else ""
     if issubclass(method, Preset):
         where = f"In a recipe:  method: {name}\nIts stages:\n{stages(method)}"
+    if axis == "objectives":
+        where += "\n" + settings_line(training_settings(method)["settings"])
     rows = [(knob["name"], knob["default"], knob["description"]) for knob in knobs(method)]
     parts = [f"{title(name)} ({axis})", method.page(), where]
     parts.append(table(rows, ("knob", "default", "what it does"), wrap=(2,)) if rows else "It has no knobs.")
     if method.paper and method.paper.rpartition(" ")[2] not in method.page():
         parts.append(f"Paper: {method.paper}")
     return "\n\n".join(part for part in parts if part)
+
+
+def training_settings(method: type[Method]) -> dict[str, Any]:
+    """What training with an objective begins from where the recipe says nothing, as `settings`; empty for others."""
+    from holdfast.objectives.base import Objective
+
+    if not issubclass(method, Objective):
+        return {}
+    usual = method.settings
+    return {
+        "settings": {
+            "learning_rate": usual.rate, "adapter_learning_rate": usual.learning_rate(True)[0],
+            "epochs": usual.epochs, "batch": usual.batch, "source": usual.source,
+        }
+    }  # fmt: skip
+
+
+def settings_line(usual: dict[str, Any]) -> str:
+    """Learning rates, epochs and batch in one sentence."""
+    epochs = f"{usual['epochs']:g} epoch{'' if usual['epochs'] == 1 else 's'}"
+    return (
+        f"By default:   learning rate {usual['learning_rate']:g}, with an adapter {usual['adapter_learning_rate']:g}; "
+        f"{epochs}; steps of up to {usual['batch']} rows. From: {usual['source']}.\n"
+        "              Laboratory models have a learning rate of their own."
+    )
 
 
 def stages(preset: type[Preset]) -> str:

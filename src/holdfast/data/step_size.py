@@ -16,7 +16,7 @@ MOST_TOKENS = 32_768
 """No derived step is larger."""
 
 MOST_ROWS, FEWEST_ROWS = 64, 16
-"""Rows of a derived step: what fine-tuning is usually done with."""
+"""Rows of a derived step: what fine-tuning is usually done with. An objective's paper may say another most."""
 
 STEPS_PER_EPOCH = 60
 """A derived step takes more rows only where this many steps an epoch remain (30 in steps of the fewest rows)."""
@@ -25,18 +25,21 @@ FEW_STEPS = 30
 """A run of fewer steps learns little at the usual learning rates."""
 
 
-def rows_per_step(rows: int) -> int:
-    """Rows of a derived step: 64 from 3,840 rows on, 32 from 1,920 on, else 16.
+def rows_per_step(rows: int, most: int = MOST_ROWS) -> int:
+    """Rows of a derived step: 64 from 3,840 rows on, 32 from 1,920 on, else 16; 128 from 7,680 on where so many may be.
 
     So from 480 rows on an epoch has at least 30 steps.
+
+    Args:
+        most: What the objective's paper trains with (`Settings.batch`); where that is less than 16, it is taken.
     """
-    count = MOST_ROWS
+    count = most
     while count > FEWEST_ROWS and rows < STEPS_PER_EPOCH * count:
         count //= 2
     return count
 
 
-def derive_batch_tokens(lengths: np.ndarray) -> int:
+def derive_batch_tokens(lengths: np.ndarray, most: int = MOST_ROWS) -> int:
     """Derive `train.batch_tokens` from the rows alone, whatever the machine and the number of processes.
 
     Room for the rows of a step (`rows_per_step`) of mean length, and for half a row more: the row with which a step
@@ -44,8 +47,9 @@ def derive_batch_tokens(lengths: np.ndarray) -> int:
 
     Args:
         lengths: Tokens of each row over all its sequences, [rows].
+        most: Rows of a step at most.
     """
-    halves, total = 2 * rows_per_step(len(lengths)) + 1, int(np.sum(lengths, dtype=np.int64))
+    halves, total = 2 * rows_per_step(len(lengths), most) + 1, int(np.sum(lengths, dtype=np.int64))
     return max(1, min(MOST_TOKENS, -(-halves * total // (2 * len(lengths)))))
 
 
@@ -85,16 +89,17 @@ class StepSize:
         return f"batch_tokens {self.tokens:,}{' (derived)' if self.derived else ''}: {self.why}"
 
 
-def step_size(asked: int | Literal["auto"], table: TokenTable, seed: int) -> StepSize:
+def step_size(asked: int | Literal["auto"], table: TokenTable, seed: int, most: int = MOST_ROWS) -> StepSize:
     """The size of a step over the rows of a table.
 
     Args:
         asked: `train.batch_tokens`; `auto` derives it.
         table: With the sequences that steps hold (`TokenTable.firsts`).
         seed: `train.seed`, on which the order of the rows depends, and with it how many steps an epoch has.
+        most: Rows of a derived step at most (`Settings.batch` of the objective).
     """
     lengths = table.planned
-    tokens = derive_batch_tokens(lengths) if asked == "auto" else asked
+    tokens = derive_batch_tokens(lengths, most) if asked == "auto" else asked
     per_epoch = table.sampler(batch_tokens=tokens, seed=seed).steps(1.0)
     return StepSize(
         tokens=tokens, derived=asked == "auto", rows=len(table) / per_epoch, row_tokens=float(lengths.mean()),

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,7 @@ class AdaDPO(Objective):
     """
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2406.02764"
+    settings: ClassVar[Settings] = Settings(5e-6, 5e-5, 1.0, 64, "Hong et al. 2024 (adapters); base weights a tenth")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 

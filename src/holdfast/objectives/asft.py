@@ -9,6 +9,7 @@ from pydantic import Field
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.orpo import log_odds
 from holdfast.objectives.pairs import answers, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ class ASFT(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2409.10571"
+    settings: ClassVar[Settings] = Settings(1e-6, None, 1.0, 64, "Gorbatovski et al. 2025 (after SFT); epochs as dpo")
     rows: ClassVar[Kind] = "pair"
 
     weight: float = Field(1.0, ge=0, description="Weight of the alignment terms (lambda).")

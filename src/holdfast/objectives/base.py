@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.method import Method
+from holdfast.objectives.settings import SUPERVISED, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,9 @@ class Objective(Method):
     `survey` once a step from all its sequences.
     """
 
+    settings: ClassVar[Settings] = SUPERVISED
+    """Learning rate, epochs and batch of a recipe that says nothing of them."""
+
     rows: ClassVar[Kind] = "answer"
     """Which sequences a row has: see `holdfast.data.kinds`."""
 
@@ -53,6 +57,16 @@ class Objective(Method):
 
     prepares: ClassVar[bool] = False
     """Whether it has a `prepare`."""
+
+    @classmethod
+    def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
+        """`settings`, for objectives whose knobs decide; `knobs` as the recipe has them, not yet validated."""
+        return cls.settings
+
+    @property
+    def usual(self) -> Settings:
+        """What its paper trains with, for its knobs as they are."""
+        return self.settings_of(self.model_dump())
 
     def kind(self) -> Kind:
         """`rows`, for objectives whose knobs decide."""

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import by_row, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ class CPO(Objective):
     """
 
     paper: ClassVar[str] = "Xu et al. 2024, arXiv 2401.08417"
+    settings: ClassVar[Settings] = Settings(1e-6, 1e-4, 1.0, 64, "Xu et al. 2024 (adapters); base weights as TRL")
     rows: ClassVar[Kind] = "pair"
     learned: ClassVar[int] = 0
     """Role of the answer whose likelihood is raised."""

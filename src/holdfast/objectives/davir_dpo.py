@@ -9,6 +9,7 @@ from pydantic import Field
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.dpo import pair_losses
 from holdfast.objectives.pairs import against_reference, by_row, row_weights, watched
+from holdfast.objectives.settings import PREFERENCE, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,7 @@ class DavIRDPO(Objective):
     """
 
     paper: ClassVar[str] = "Zhou et al. 2023, arXiv 2310.13008"
+    settings: ClassVar[Settings] = PREFERENCE
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 

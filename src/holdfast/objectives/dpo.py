@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import PREFERENCE, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,7 @@ class DPO(Objective):
     """
 
     paper: ClassVar[str] = "Rafailov et al. 2023, arXiv 2305.18290"
+    settings: ClassVar[Settings] = PREFERENCE
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 

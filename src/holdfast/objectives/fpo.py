@@ -8,6 +8,7 @@ from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import against_reference, by_row, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ class FPO(Objective):
     """
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2411.07618"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
     prepares: ClassVar[bool] = True

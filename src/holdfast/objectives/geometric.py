@@ -10,6 +10,7 @@ from typing_extensions import Self
 from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import PREFERENCE, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,7 @@ class Geometric(Objective):
     """
 
     paper: ClassVar[str] = "Furuta et al. 2024, arXiv 2409.06691"
+    settings: ClassVar[Settings] = PREFERENCE
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 

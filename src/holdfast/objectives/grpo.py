@@ -10,6 +10,7 @@ from typing_extensions import Self
 from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import row_of
+from holdfast.objectives.settings import Settings
 from holdfast.objectives.sft import label_weights
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class GRPO(Objective):
     """
 
     paper: ClassVar[str] = "Shao et al. 2024, arXiv 2402.03300"
+    settings: ClassVar[Settings] = Settings(1e-6, None, 1.0, 16, "Shao et al. 2024")
     rows: ClassVar[Kind] = "group"
     needs_reference: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,7 @@ class IFT(Objective):
     """
 
     paper: ClassVar[str] = "Hua et al. 2024, arXiv 2405.11870"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 3.0, 512, "Hua et al. 2024")
 
     mix: float = Field(0.2, ge=0, le=1, description="Share of the model's own guess in each input embedding (lambda).")
     decay: float = Field(0.95, ge=0, le=1, description="How far errors are carried back to earlier tokens (gamma).")

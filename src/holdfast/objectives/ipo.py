@@ -9,6 +9,7 @@ from pydantic import Field
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.dpo import pair_losses
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import PREFERENCE, Settings
 
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
@@ -44,6 +45,7 @@ class IPO(Objective):
     """
 
     paper: ClassVar[str] = "Azar et al. 2023, arXiv 2310.12036"
+    settings: ClassVar[Settings] = PREFERENCE
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ class KTO(Objective):
     """
 
     paper: ClassVar[str] = "Ethayarajh et al. 2024, arXiv 2402.01306"
+    settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 64, "Ethayarajh et al. 2024")
     rows: ClassVar[Kind] = "shifted"
     needs_reference: ClassVar[bool] = True
     surveys: ClassVar[bool] = True

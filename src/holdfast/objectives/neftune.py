@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.objectives.base import Losses
+from holdfast.objectives.settings import Settings
 from holdfast.objectives.sft import SFT, label_weights
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class NEFTune(SFT):
     """
 
     paper: ClassVar[str] = "Jain et al. 2023, arXiv 2310.05914"
+    settings: ClassVar[Settings] = Settings(5e-5, 1e-4, 3.0, 128, "Jain et al. 2023; adapters as sft")
 
     alpha: float = Field(5.0, ge=0, description="Strength of the noise; the paper tries 5, 10 and 15.")
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import by_row, log1mexp, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,7 @@ class ORPO(Objective):
     """
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2403.07691"
+    settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 32, "Hong et al. 2024 (Mistral-7B); epochs as dpo")
     rows: ClassVar[Kind] = "pair"
 
     beta: float = Field(0.1, ge=0, description="Weight of the odds ratio (lambda in the paper, beta in TRL).")

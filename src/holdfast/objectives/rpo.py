@@ -9,6 +9,7 @@ from pydantic import Field
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.embeddings import by_encoder, by_model
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +58,7 @@ class RPO(Objective):
     """
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2402.10958"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
     surveys: ClassVar[bool] = True

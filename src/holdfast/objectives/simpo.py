@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.objectives.cpo import CPO
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,7 @@ class SimPO(CPO):
     """
 
     paper: ClassVar[str] = "Meng et al. 2024, arXiv 2405.14734"
+    settings: ClassVar[Settings] = Settings(6e-7, None, 1.0, 128, "Meng et al. 2024 (Llama-3-8B)")
 
     beta: float = Field(2.0, gt=0, description="How much a gap in mean log-probability counts.")
     gamma: float = Field(1.0, ge=0, description="Target margin, in units of beta times mean log-probability.")

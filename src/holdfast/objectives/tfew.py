@@ -8,6 +8,7 @@ from pydantic import Field
 
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.pairs import log1mexp, row_of, row_weights
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,9 @@ class TFew(Objective):
     """
 
     paper: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638"
+    settings: ClassVar[Settings] = Settings(
+        2e-5, 1e-4, 3.0, 8, "Liu et al. 2022 (batch); rates and epochs as sft, theirs go with (IA)^3"
+    )
     rows: ClassVar[Kind] = "choices"
 
     unlikelihood: float = Field(1.0, ge=0, description="Weight of what lowers wrong choices.")

@@ -11,6 +11,7 @@ from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.contrast import by_models, by_prompts, ranked, token_weights
 from holdfast.objectives.dpo import pair_losses
 from holdfast.objectives.pairs import by_row, row_weights, watched
+from holdfast.objectives.settings import Settings
 from holdfast.objectives.topk import check_room, distributions, divergence, recalled
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class TISDPO(Objective):
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2410.04350"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 32, "Liu et al. 2024")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
     prepares: ClassVar[bool] = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.objectives.cpo import CPO
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
     from holdfast.data.kinds import Kind
@@ -42,6 +43,7 @@ class TPO(CPO):
     """
 
     paper: ClassVar[str] = "Saeidi et al. 2024, arXiv 2405.16681"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
     rows: ClassVar[Kind] = "triple"
     learned: ClassVar[int] = 2
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from holdfast.objectives.settings import Settings
 from holdfast.objectives.simpo import SimPO
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TPOL(SimPO):
     """
 
     paper: ClassVar[str] = "Saeidi et al. 2024, arXiv 2405.16681"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
     rows: ClassVar[Kind] = "triple"
     learned: ClassVar[int] = 2
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
+from holdfast.objectives.settings import Settings
 from holdfast.objectives.una import scored
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class UFT(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2410.21438"
+    settings: ClassVar[Settings] = Settings(3e-6, 3e-5, 2.0, 64, "Wang et al. 2024 (adapters); base weights a tenth")
     rows: ClassVar[Kind] = "single"
     needs_reference: ClassVar[bool] = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -11,13 +11,22 @@ from holdfast.data.kinds import Column
 from holdfast.objectives.base import Losses, Objective
 from holdfast.objectives.dpo import pair_losses
 from holdfast.objectives.pairs import against_reference, row_weights, watched
+from holdfast.objectives.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
+
+
+AUTHORS = "Wang et al. 2024 (adapters); base weights a tenth"
+SCORES = Settings(3e-6, 3e-5, 2.0, 64, AUTHORS)
+LABELS = Settings(5e-7, 5e-6, 2.0, 64, AUTHORS)
+"""For pairs too."""
 
 
 class UNA(Objective):
@@ -51,6 +60,7 @@ class UNA(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2408.15339"
+    settings: ClassVar[Settings] = SCORES
     needs_reference: ClassVar[bool] = True
 
     form: Literal["score", "binary", "pair"] = Field("score", description="What is known of the answers.")
@@ -62,6 +72,10 @@ class UNA(Objective):
         if self.form == "pair" and self.loss != "mse":
             raise ValueError("loss has no effect on pairs; leave it out, or use form: binary")
         return self
+
+    @classmethod
+    def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
+        return SCORES if knobs.get("form", "score") == "score" else LABELS
 
     def kind(self) -> Kind:
         return "pair" if self.form == "pair" else "single"

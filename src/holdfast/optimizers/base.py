@@ -41,7 +41,11 @@ class Optimizer(Method):
     in_backward: ClassVar[bool] = False
     """True when weights change inside the backward pass: one micro-batch a step, no accumulation."""
 
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        description="Peak learning rate; default: what the objective's paper takes, which `holdfast show` of it says.",
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
     warmup: float = Field(0.03, ge=0, le=1, description="Share of the steps over which the rate rises from 0.")
     min_ratio: float = Field(0.0, ge=0, le=1, description="Final rate as a share of the peak.")

@@ -27,6 +27,7 @@ class Plan:
         steps: How many.
         size: Of each, in tokens.
         learning_rate: The rate and where it comes from, in words.
+        epochs: Likewise; empty where `train.max_steps` says how many steps.
         warnings: One line each, with what to do.
         remarks: What the tuner comes to, one line each.
     """
@@ -34,6 +35,7 @@ class Plan:
     steps: int
     size: StepSize
     learning_rate: str
+    epochs: str
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
@@ -57,16 +59,18 @@ def plan_training(
     """
     train = recipe.train
     table = table.firsts(recipe.objective.in_steps())
-    size = step_size(train.batch_tokens, table, train.seed)
+    size = step_size(train.batch_tokens, table, train.seed, recipe.objective.usual.batch)
     steps = count_steps(train, table.sampler(batch_tokens=size.tokens, seed=train.seed))
-    source = sources.get("optimizer.learning_rate", "default")
-    rate = f"{recipe.optimizer.learning_rate:g} ({_origin(source, name_of(recipe.optimizer))})"
+    origins = {key: sources.get(key, "default") for key in ("optimizer.learning_rate", "train.epochs")}
+    rate = f"{recipe.optimizer.learning_rate:g} ({_origin(origins['optimizer.learning_rate'], recipe)})"
+    epochs = "" if train.max_steps else f"{train.epochs:g} ({origins['train.epochs']})"
     warnings = (*report.warnings(), *_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
-    return Plan(steps, size, rate, (*warnings, *recipe.tuner.cautions(model)), tuple(recipe.tuner.remarks(model)))
+    cautions, remarks = recipe.tuner.cautions(model), tuple(recipe.tuner.remarks(model))
+    return Plan(steps, size, rate, epochs, (*warnings, *cautions), remarks)
 
 
-def _origin(source: str, optimizer: str) -> str:
-    return f"default of {optimizer}" if source in ("default", "paper") else source
+def _origin(source: str, recipe: Recipe) -> str:
+    return f"default of {name_of(recipe.optimizer)}" if source in ("default", "paper") else source
 
 
 def _few_steps(recipe: Recipe, steps: int, size: StepSize) -> Iterator[str]:

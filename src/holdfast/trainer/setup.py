@@ -93,7 +93,8 @@ class Bench:
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.whole, self.table = table, table.firsts(recipe.objective.in_steps())
-        self.step_size = step_size(recipe.train.batch_tokens, self.table, recipe.train.seed)
+        most = recipe.objective.usual.batch
+        self.step_size = step_size(recipe.train.batch_tokens, self.table, recipe.train.seed, most)
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
