@@ -30,7 +30,7 @@ from holdfast.folder import (
 from holdfast.learning_rates import Families, at_rates, matched
 from holdfast.recipe import Recipe, Train
 from holdfast.recipe_changes import differences, in_short
-from holdfast.recipe_file import Resolved, as_resolved, for_method
+from holdfast.recipe_file import Resolved, as_resolved, for_method, is_written
 from holdfast.run import train
 from holdfast.run_results import Run
 from holdfast.shorthand import AXES
@@ -87,7 +87,7 @@ def compare(
     root = Path(out).expanduser() if out else directory_of(resolved.recipe)
     if restart and holds_comparison(root):
         ui.line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
-    budget = budget_of(resolved.recipe, steps)
+    budget = budget_of(with_epochs_of(resolved, arms), steps)
     plans = [(label, seed, _plan(arm, label, seed, budget, root)) for label, arm in arms.items() for seed in chosen]
     refuse_another(root, resolved.recipe, [plan for _, _, plan in plans])
     try:
@@ -242,6 +242,14 @@ def _shares(recipe: Recipe, steps: int) -> list[int]:
     weights = wanted if all(wanted) else [1] * len(wanted)
     ends = [round(steps * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
     return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def with_epochs_of(resolved: Resolved, arms: Mapping[str, Resolved]) -> Recipe:
+    """The recipe with the epochs of its arms, where it says none itself and their objectives agree on a number."""
+    recipe, epochs = resolved.recipe, {arm.recipe.train.epochs for arm in arms.values()}
+    if len(epochs) > 1 or is_written(resolved.sources.get("train.epochs", "default")):
+        return recipe
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": epochs.pop()})})
 
 
 def budget_of(recipe: Recipe, steps: int | None) -> Budget:
