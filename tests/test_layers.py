@@ -20,7 +20,7 @@ LEVELS = [
     {"evaluation", "analysis", *AXES},
     {"report"},
     {"damage", "first_look", "folder", "readiness", "sources", "stages", "run", "run_results", "live_evaluation",
-     "staged",
+     "training_review", "staged",
      "compare", "comparability", "learning_rates", "check", "estimate", "export",
      "measure", "lab", "api"},
     {"cli"},

@@ -67,7 +67,8 @@ def log_entry(log: StepLog) -> dict[str, Any]:
     """The line of `log.jsonl` for a step."""
     return {
         "step": log.step, "tokens": log.tokens, "loss": log.loss, "learning_rate": log.learning_rate,
-        "grad_norm": log.grad_norm, **{f"term/{name}": value for name, value in log.terms.items()}, **log.metrics,
+        "grad_norm": log.grad_norm, "clipped": log.clipped,
+        **{f"term/{name}": value for name, value in log.terms.items()}, **log.metrics,
     }  # fmt: skip
 
 

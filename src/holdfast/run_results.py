@@ -17,6 +17,7 @@ from holdfast.stages import (
     preview,
     subject_of,
 )
+from holdfast.training_review import review
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Rows
@@ -79,7 +80,7 @@ def finish(
     """Write report and card, and hold the result against the gate."""
     folder, recipe = work.folder, work.recipe
     summary, known = summarise(work.tasks, before, after), versions()
-    warnings = [*plan.warnings, *_still(folder.read_log())]
+    warnings = [*plan.warnings, *_still(folder.read_log()), *review(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
     report = {
@@ -103,7 +104,7 @@ def finish(
             "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "windows": told.windows, "warnings": warnings,
+            "windows": told.windows, "clipped": result.clipped / max(1, result.steps), "warnings": warnings,
         },
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,

@@ -303,7 +303,8 @@ def _training(done: list[Done]) -> dict[str, Any]:
     sums = {key: sum(part[key] for part in parts) for key in ("rows", "steps", "tokens", "trained_tokens")}
     warnings = [f"stage {stage.stage.name}: {text}" for stage in done for text in stage.report["training"]["warnings"]]
     dropped = dict(sum((Counter(part["dropped"]) for part in parts), Counter()))
-    return {**sums, "dropped": dropped, "warnings": warnings}
+    clipped = sum(part.get("clipped", 0.0) * part["steps"] for part in parts) / max(1, sums["steps"])
+    return {**sums, "clipped": clipped, "dropped": dropped, "warnings": warnings}
 
 
 def _cost(work: Work, done: list[Done]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.text import table, title, width
 from holdfast.errors import GateRefused
-from holdfast.report import ranking, words
+from holdfast.report import clipping, ranking, words
 from holdfast.report.asked import unended_words
 from holdfast.safe_text import printable
 from holdfast.ui import Progress, duration, paint
@@ -58,6 +58,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         parts.append(stages(report["stages"]))
     if words.chose_a_step(report.get("training")):
         parts.append(f"{words.steps(report['training'])}: the model, and what is said of it, are of that step")
+    if text := clipping.clipped(report):
+        parts.append(text)
     gate = report.get("gate")
     if gate:
         said = "".join(f"\nnot certain: {text}" for text in gate.get("unsure") or [])

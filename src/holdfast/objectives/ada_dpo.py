@@ -93,7 +93,7 @@ class AdaDPO(Objective):
         steps = self.steps if self.solver == "newton" else None
         tau = scales(d.detach(), self.rho, self.form == "quadratic", self.tau_min, high, steps)
         pairs = scaled_losses(d, tau, self.rho, self.form == "quadratic")
-        metrics = watched(s, self.beta * gains) | {"tau": (tau.sum().item(), float(len(tau)))}
+        metrics = watched(s, self.beta * gains, gains) | {"tau": (tau.sum().item(), float(len(tau)))}
         return Losses({"preference": (pairs * row_weights(batch)).sum()}, metrics)
 
 

@@ -64,7 +64,7 @@ class DavIRDPO(Objective):
         reference = by_row(batch.per_sequence(policy.reference_logps(batch)), batch)  # [P, 2]
         shares = relative_gains(gains, reference, self.floor)
         pairs = pair_losses(shares, lengths, "sigmoid", self.beta)
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * shares))
+        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * shares, gains))
 
 
 def relative_gains(gains: Tensor, reference: Tensor, floor: float = 1e-3) -> Tensor:

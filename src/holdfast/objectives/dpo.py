@@ -71,7 +71,7 @@ class DPO(Objective):
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         gains, s, lengths = against_reference(policy, batch)  # [P, 2]
         pairs = pair_losses(gains, lengths, self.loss, self.beta, self.label_smoothing)
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains))
+        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, gains))
 
 
 def pair_losses(gains: Tensor, lengths: Tensor, loss: PairLoss, beta: float, smoothing: float = 0.0) -> Tensor:

@@ -99,7 +99,7 @@ class FPO(Objective):
             "features/explained": (kept.tensors["explained"].item() * count, count),
         }
         return Losses(
-            {"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains / lengths) | seen
+            {"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains / lengths, gains) | seen
         )
 
     def _features(self, states: Tensor, batch: Batch, kept: Kept) -> Tensor:

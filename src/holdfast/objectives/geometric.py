@@ -85,7 +85,7 @@ class Geometric(Objective):
         pairs = geometric_losses(h, preference, self.form, self.beta, self.alpha, self.gamma)
         turned = (preference < 0.5)[:, None]  # [P, 1]
         s, gains = s.where(~turned, s.flip(1)), gains.where(~turned, gains.flip(1))
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains))
+        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, gains))
 
 
 def geometric_losses(

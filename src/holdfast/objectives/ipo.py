@@ -63,4 +63,4 @@ class IPO(Objective):
         gains, s, lengths = against_reference(policy, batch)  # [P, 2]
         pairs = pair_losses(gains, lengths, "ipo" if self.form == "average" else "ipo_sum", self.tau)
         compared = gains / lengths if self.form == "average" else gains
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, compared))
+        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, compared, gains))

@@ -38,7 +38,11 @@ def row_weights(batch: Batch) -> Tensor:
     return batch.sequence_weights()[batch.roles == 0]
 
 
-def watched(s: Tensor, rewards: Tensor | None = None) -> dict[str, tuple[float, float]]:
+CHOSEN, CHANGE = "logps/chosen", "logps/chosen_change"
+"""Metrics: log-probability of chosen answers, and by how much it is above the reference's."""
+
+
+def watched(s: Tensor, rewards: Tensor | None = None, gains: Tensor | None = None) -> dict[str, tuple[float, float]]:
     """Metrics of pairs: log-probabilities, and how often and by how much chosen is rewarded above rejected.
 
     `logps/accuracy` is how often chosen is the likelier; at the first step it is what the base thinks of the pairs.
@@ -46,12 +50,14 @@ def watched(s: Tensor, rewards: Tensor | None = None) -> dict[str, tuple[float, 
     Args:
         s: Log-probabilities [R, 2 or more], chosen first, rejected second.
         rewards: What the objective compares, [R, 2]; default `s`.
+        gains: Log-probabilities less those of the reference, [R, 2], where there is one.
     """
     count = float(len(s))
     s, rewards = s.detach(), (s if rewards is None else rewards).detach()
     margins = rewards[:, 0] - rewards[:, 1]
-    return {
-        "logps/chosen": (s[:, 0].sum().item(), count),
+    change = {} if gains is None else {CHANGE: (gains[:, 0].detach().sum().item(), count)}
+    return change | {
+        CHOSEN: (s[:, 0].sum().item(), count),
         "logps/rejected": (s[:, 1].sum().item(), count),
         "logps/accuracy": ((s[:, 0] > s[:, 1]).sum().item(), count),
         "rewards/accuracy": ((margins > 0).sum().item(), count),

@@ -99,7 +99,7 @@ class RPO(Objective):
         total = each.sum()
         total = each[mine].sum().detach() + (total - total.detach())
         own = {"weights/own": (weights.diagonal()[mine].sum().item(), float(batch.n_rows))} if self.paired else {}
-        return Losses({"preference": total}, watched(s, self.beta * gains) | own)
+        return Losses({"preference": total}, watched(s, self.beta * gains, gains) | own)
 
 
 def contrast_weights(prompts: Tensor, temperature: float, paired: bool = True) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,7 @@ class UNA(Objective):
             return scored(policy, batch, batch.values[self.columns()[0].name], self.beta, self.loss)
         gains, s, lengths = against_reference(policy, batch)  # [P, 2]
         values = pair_losses(gains, lengths, "sigmoid", self.beta) * row_weights(batch)
-        return Losses({"reward": values.sum()}, watched(s, self.beta * gains))
+        return Losses({"reward": values.sum()}, watched(s, self.beta * gains, gains))
 
 
 def scored(policy: Policy, batch: Batch, scores: Tensor, beta: float, loss: Literal["mse", "bce"]) -> Losses:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.optimizers.base import Optimizer, UpdateRule
+from holdfast.optimizers.clipping import Clipping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,12 @@ class AdamW(Optimizer):
     Columns needed: none.
 
     Decay pulls weights towards zero, not towards the base model, so it is 0 here (as in the Hugging Face trainers), not
-    the 0.01 of PyTorch; when set, it leaves norms and biases alone.
+    the 0.01 of PyTorch; when set, it leaves norms and biases alone, but not embeddings, nor the two matrices of a LoRA,
+    whose product it pulls to zero, and with it the model towards its base.
+
+    Clipping is a second learning rate in disguise: after the square root of v, a gradient that is cut in every step
+    makes late steps larger than one that is left to shrink. `clip: running` cuts outliers only, whatever the scale of
+    the loss; `max_grad_norm: 0` cuts nothing. The log says of every step whether it was clipped, the report how many.
 
     Paper: Loshchilov and Hutter 2019, arXiv 1711.05101 (ICLR 2019); Adam: Kingma and Ba 2015, arXiv 1412.6980.
     """
@@ -54,7 +60,7 @@ class AdamWRule:
         import torch
 
         self.params = params
-        self.max_grad_norm = knobs.max_grad_norm
+        self.clipping = Clipping(knobs)
         decayed = [p for p in params.values() if p.ndim >= 2]
         plain = [p for p in params.values() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": knobs.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -91,17 +97,24 @@ class AdamWRule:
         total = get_total_norm([p.grad for p in present if p.grad is not None])
         norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
         if math.isfinite(norm):
-            if self.max_grad_norm:
-                clip_grads_with_norm_(present, self.max_grad_norm, total)
+            limit = self.clipping.limit()
+            if math.isfinite(limit):
+                clip_grads_with_norm_(present, limit, total)
+            self.clipping.record(norm)
             self.optimizer.step()
         return norm
+
+    @property
+    def clipped(self) -> bool:
+        return self.clipping.clipped
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """`NAME.exp_avg`, `NAME.exp_avg_sq` (shape of the weight) and `NAME.step` (scalar) for each weight."""
-        return {f"{name}.{key}": t for name, p in self.params.items() for key, t in self.optimizer.state[p].items()}
+        """`NAME.exp_avg`, `NAME.exp_avg_sq` (shape of the weight), `NAME.step` (scalar) of each weight; `clipping.`."""
+        states = {f"{name}.{key}": t for name, p in self.params.items() for key, t in self.optimizer.state[p].items()}
+        return states | self.clipping.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
         for key, tensor in self.state().items():

@@ -20,6 +20,8 @@ class UpdateRule(Protocol):
     lr: float
     passes: int
     """Forward and backward passes over the step's batch before `step` (2 when a norm must be known first)."""
+    clipped: bool
+    """Whether the gradient of the last step was clipped."""
 
     def begin(self, pass_index: int) -> None:
         """Called before each pass over the step's batch."""
@@ -30,7 +32,7 @@ class UpdateRule(Protocol):
     def zero_grad(self) -> None: ...
 
     def state(self) -> dict[str, Tensor]:
-        """Flat name-to-tensor state for safetensors; names start with the parameter's name."""
+        """Flat name-to-tensor state for safetensors; names start with the parameter's name, or with `clipping.`."""
 
     def load(self, state: dict[str, Tensor]) -> None: ...
 
@@ -50,18 +52,26 @@ class Optimizer(Method):
     warmup: float = Field(0.03, ge=0, le=1, description="Share of the steps over which the rate rises from 0.")
     min_ratio: float = Field(0.0, ge=0, le=1, description="Final rate as a share of the peak.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the global gradient norm to this; 0 = off.")
+    clip: Literal["fixed", "running"] = Field(
+        "fixed",
+        description="running: max_grad_norm is a multiple of the running mean of the norms before (2 cuts outliers "
+        "only), so that losses of any scale are clipped alike.",
+    )
 
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
         """The update rule over the trainable `(name, parameter)` pairs."""
         raise NotImplementedError
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of 0-based `step` out of `steps`."""
+        """Learning rate of 0-based `step` out of `steps`.
+
+        The steps of the warm-up are rounded up, so that a short run has one too; the first after them has the peak.
+        """
         import math
 
-        warm = round(self.warmup * steps)
+        warm = min(steps - 1, math.ceil(self.warmup * steps - 1e-9))
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
+            return self.learning_rate * (step + 1) / (warm + 1)
         done = (step - warm) / max(1, steps - warm)
         shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
         return self.learning_rate * (self.min_ratio + (1 - self.min_ratio) * shape)

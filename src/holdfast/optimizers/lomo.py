@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.optimizers.base import Optimizer, UpdateRule
+from holdfast.optimizers.clipping import ROUNDING, Clipping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ class LOMORule:
     """Hooks on every weight. Between `step` and the next `begin` gradients are only thrown away (probes)."""
 
     def __init__(self, knobs: LOMO, params: dict[str, Parameter]) -> None:
-        self.knobs = knobs
+        self.knobs, self.clipping = knobs, Clipping(knobs)
         self.lr = knobs.learning_rate
         self.passes = 2 if knobs.max_grad_norm else 1
         self.mode: Literal["discard", "measure", "update"] = "discard"
@@ -71,9 +72,9 @@ class LOMORule:
             self.coefficient = None
             self.mode = "measure" if self.passes == 2 else "update"
             return
-        total = self._norm()
+        total, limit = self._norm(), self.clipping.limit()
         self.mode = "update" if math.isfinite(total) else "discard"
-        self.coefficient = torch.clamp(self.knobs.max_grad_norm / (total + 1e-6), max=1.0)
+        self.coefficient = torch.clamp(limit / (total + ROUNDING), max=1.0)
 
     def _norm(self) -> Tensor:
         import torch
@@ -111,14 +112,21 @@ class LOMORule:
     def step(self) -> float:
         """The weights have moved already; returns the norm and sleeps until `begin`."""
         self.mode = "discard"
-        return float(self._norm())
+        norm = float(self._norm())
+        self.clipping.record(norm)
+        return norm
+
+    @property
+    def clipped(self) -> bool:
+        return self.clipping.clipped
 
     def zero_grad(self) -> None:
         """There are no gradients to clear."""
 
     def state(self) -> dict[str, Tensor]:
-        """Empty: nothing outlives a step."""
-        return {}
+        """What `clip: running` keeps; nothing of the weights outlives a step."""
+        return self.clipping.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to load."""
+        for key, tensor in self.state().items():
+            tensor.copy_(state[key])

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast.files import replace_file
-from holdfast.report import asked, curve_plots, plots, ranking, words
+from holdfast.report import asked, clipping, curve_plots, plots, ranking, words
 from holdfast.report.matched_plot import matched_plane
 from holdfast.shorthand import LAB_MODELS
 
@@ -253,6 +253,7 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
             model=_model(report),
             tasks=tasks,
             verdict=words.verdict(report),
+            clipped=words.sentence(clipping.clipped(report)),
             gain=words.change(report.get("gain")),
             loss=words.change(report.get("loss")),
             gate_reasons=[words.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ class StepLog:
         epoch: Passes over the rows so far.
         loss: Sum of `terms`. terms: Each term's sum divided by its count.
         metrics: Means of what the objective reports.
-        grad_norm: Before clipping. learning_rate: Of this step.
+        grad_norm: Before clipping. clipped: Whether it was clipped. learning_rate: Of this step.
         tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included.
         trained_tokens: Labels among those.
         tokens_per_second: Real tokens in this step by its time.
@@ -35,6 +35,7 @@ class StepLog:
     terms: dict[str, float]
     metrics: dict[str, float]
     grad_norm: float
+    clipped: bool
     learning_rate: float
     tokens: int
     trained_tokens: int
@@ -75,6 +76,17 @@ class Totals:
     sequences: int = 0
     seconds: float = 0.0
     loss: float = float("nan")
+    clipped: int = 0
+    """Steps whose gradient was clipped."""
+
+    def add(self, loss: float, counts: Mapping[str, float], seconds: float, clipped: bool) -> None:
+        """One step: its loss, what it held, the time it took, whether its gradient was clipped."""
+        self.loss = loss
+        self.tokens += int(counts["real tokens"])
+        self.trained_tokens += int(counts["labels"])
+        self.sequences += int(counts["rows"])
+        self.seconds += seconds
+        self.clipped += clipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class TrainResult:
         peak_memory_gib: Of the accelerator, or of the process on a CPU; this session.
         step_size: Of a step in tokens, and what it came from.
         micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
-        trainable: Parameters that moved.
+        trainable: Parameters that moved. clipped: Steps whose gradient was clipped.
         resumed_from: Steps found done at the start.
         kept_step: The step whose weights `model` has. stopped_early: Whether steps were left out for want of progress.
     """
@@ -108,6 +120,7 @@ class TrainResult:
     layout: str
     precision: str
     trainable: int
+    clipped: int = 0
     resumed_from: int = 0
     kept_step: int = 0
     stopped_early: bool = False

@@ -257,12 +257,8 @@ class Trainer:
         names = sorted(metrics)
         flat = self.machine.sum([x for name in names for x in metrics[name]]) if names else []
         means = {name: flat[2 * i] / (flat[2 * i + 1] or 1.0) for i, name in enumerate(names)}
-        totals = self.totals
-        totals.loss = sum(terms.values())
-        totals.tokens += int(counts["real tokens"])
-        totals.trained_tokens += int(counts["labels"])
-        totals.sequences += int(counts["rows"])
-        totals.seconds += seconds
+        totals, clipped = self.totals, self.bench.rule.clipped
+        totals.add(sum(terms.values()), counts, seconds, clipped)
         if not self.machine.main:
             return
         done = step + 1
@@ -275,6 +271,7 @@ class Trainer:
                 terms=terms,
                 metrics=means,
                 grad_norm=norm,
+                clipped=clipped,
                 learning_rate=self.bench.rule.lr,
                 tokens=totals.tokens,
                 trained_tokens=totals.trained_tokens,
@@ -388,6 +385,7 @@ class Trainer:
             layout=self.bench.layout,
             precision=self.machine.precision,
             trainable=sum(p.numel() for p in self.bench.trained.values()),
+            clipped=totals.clipped,
             resumed_from=start,
             kept_step=self.selection.kept(done),
             stopped_early=done < self.bench.steps,
