@@ -33,7 +33,7 @@ from holdfast.memory import named as named_objects
 from holdfast.method import Method
 from holdfast.objectives.base import Objective
 from holdfast.optimizers.base import Optimizer
-from holdfast.recipe_checks import measured, one_pass, pairs_and_answers
+from holdfast.recipe_checks import as_named, measured, one_pass, pairs_and_answers
 from holdfast.recipe_data import Data, Section, Texts, refuse_bool
 from holdfast.recipe_stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
 from holdfast.registry import find, name_of
@@ -249,7 +249,7 @@ class Common(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         stages = getattr(self, "stages", ())  # of these each is looked at; the recipe itself trains nothing then
-        for rule in (measured,) if stages else (pairs_and_answers, one_pass, measured):
+        for rule in (measured,) if stages else (pairs_and_answers, as_named, one_pass, measured):
             rule(self)
         return self
 

@@ -19,24 +19,45 @@ def pairs_and_answers(recipe: Common) -> None:
     if not writers:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
-    takes = {
-        "pair": "pairs (chosen, rejected)",
-        "triple": "pairs with a gold answer",
-        "group": "several scored answers",
-        "choices": "several choices",
-    }
-    needs = {column.name for column in objective.columns() if column.default is None}
-    if not (takes_pairs(kind, objective.columns()) if pairs else kind not in takes):
-        text = "pairs; choose an objective of pairs, such as dpo" if pairs else "single answers; remove one of them"
+    name, needs = name_of(objective), {column.name for column in objective.columns() if column.default is None}
+    fits = takes_pairs(kind, objective.columns()) if pairs else kind not in TAKES or writers[-1].fits(kind)
+    if not fits:
+        mend = MENDS.get("pairs" if pairs else kind, "").format(name=name)
         raise ValueError(
-            f"objective {name_of(objective)} trains on {takes.get(kind, 'answers')}, but curator {writer} writes {text}"
+            f"objective {name} trains on {TAKES.get(kind, 'answers')}, but curator {writer} writes "
+            f"{'pairs' if pairs else 'single answers'}; {mend}make them stages, one after the other "
+            f"(stages: [{{curate: {writer}}}, {{objective: {name}}}]), or remove one of them"
         )
     missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected", "scores"} if pairs else set()))
     if missing:
         raise ValueError(
-            f"objective {name_of(objective)} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "
-            f"curator {writer} writes {'pairs' if pairs else 'answers'} without; remove one of them"
+            f"objective {name} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "
+            f"curator {writer} writes {'pairs' if pairs else 'answers'} without; make them stages, one after the "
+            "other, or remove one of them"
         )
+
+
+TAKES = {
+    "pair": "pairs (chosen, rejected)",
+    "triple": "pairs with a gold answer",
+    "group": "several scored answers",
+    "choices": "several choices",
+}
+"""What objectives of these kinds train on."""
+
+MENDS = {
+    "pair": "let curator pairs write them (curate: pairs), ",
+    "triple": "use a curator that rewrites the gold answer of each row (s3ft, ssr, sdft), ",
+    "group": "let curator pairs write them (curate: {{name: pairs, n: 8, temperature: 1}}), ",
+    "pairs": "choose an objective of pairs, such as dpo, ",
+}
+"""The nearest recipe that works, by what the objective needs, or of curator pairs."""
+
+
+def as_named(recipe: Common) -> None:
+    """An objective must not turn into another one for want of a setting."""
+    if text := recipe.objective.objection(recipe.curate, recipe.sampling):
+        raise ValueError(f"objective {name_of(recipe.objective)} {text}")
 
 
 def one_pass(recipe: Common) -> None:

@@ -218,6 +218,7 @@ def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list
     pile.data |= {"method": method, "model": origins[-1]}
     if preset and "method" not in own:
         _paper_rate(pile, preset.rates.get(name), f"method {preset_name}")
+    _count(pile, len(names) - 1)
     out = shorthand.fill_in(pile.data)
     pile.came |= out.origins
     problems += [(pile.stands(path, entry.at), text) for path, text in out.problems]
@@ -306,6 +307,15 @@ def _paper_rate(pile: Pile, rates: tuple[float, float] | None, reason: str) -> N
         adapter = getattr(chosen_class(pile.data, "tuner"), "adapter", False)
         pile.data["optimizer"] = {**optimizer, "learning_rate": rates[1 if adapter else 0]}
         pile.came["optimizer", "learning_rate"] = reason
+
+
+def _count(pile: Pile, number: int) -> None:
+    """The number of the stage, for a tuner that wants to know it and is not told."""
+    tuner, own = chosen_class(pile.data, "tuner"), pile.data.get("tuner")
+    knob = getattr(tuner, "counts_stages", "")
+    if knob and isinstance(own, dict) and knob not in own and number:
+        pile.data["tuner"] = {**own, knob: number}
+        pile.came["tuner", knob] = f"derived: stage {number + 1}"
 
 
 def _whole(common: dict[str, Any], stages: list[Filled]) -> Filled:

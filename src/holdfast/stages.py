@@ -277,8 +277,15 @@ def beyond_context(recipe: Recipe, context: int | None) -> list[str]:
 
 
 def trained(recipe: Recipe, rows: Rows) -> Rows:
-    """The rows as the recipe's objective takes them."""
-    return rows_for(recipe.objective.kind(), recipe.objective.columns(), rows)
+    """The rows as the recipe's objective takes them.
+
+    Raises:
+        UserError: If it would not be what its name says with them.
+    """
+    rows = rows_for(recipe.objective.kind(), recipe.objective.columns(), rows)
+    if text := recipe.objective.objection_to(rows):
+        raise UserError(f"{data_label(recipe.data)} {text}")
+    return rows
 
 
 def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:

@@ -49,6 +49,13 @@ class Curator(Method):
         """Most answers it samples for a row, by which `check` estimates the time that takes."""
         return 0
 
+    rewrites: ClassVar[bool] = False
+    """Whether every row stays, and nothing but its answer becomes another."""
+
+    def fits(self, kind: str) -> bool:
+        """Whether rows of a kind that holds more than an answer (`holdfast.data.kinds`) are still of it afterwards."""
+        return self.rewrites and kind == "triple"  # the gold answer of a triple is the row's answer
+
     def curate(self, rows: Rows, bench: Workbench) -> Rows:
         """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision.
 

@@ -44,6 +44,8 @@ class RFT(Curator):
     temperature: float = Field(0.7, ge=0, description="Sampling temperature.")
     distinct: bool = Field(True, description="Keep one answer per list of equations; false keeps every right one.")
 
+    gold: bool = Field(True, description="Keep each row's own answer too; false trains on the model's alone.")
+
     def draws(self) -> int:
         return self.k
 
@@ -62,7 +64,7 @@ class RFT(Curator):
             kept = self.keep(tries)
             bench.note("accepted", sum(entry["passed"] for entry in tries))
             bench.note("paths kept", len(kept))
-            if row.answer is not None:
+            if row.answer is not None and self.gold:
                 bench.note("gold kept", 1)
                 out.append(record(row, "rft", row, tries))
             for entry in kept:

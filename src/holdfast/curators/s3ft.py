@@ -38,6 +38,7 @@ class S3FT(Curator):
     paper = "Gupta et al. 2025 (2502.08130)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = True
 
     paraphrase: bool = Field(True, description="Have the gold answer paraphrased where the model's own is wrong.")
     n: int = Field(

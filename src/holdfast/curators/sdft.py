@@ -32,6 +32,7 @@ class SDFT(Curator):
     paper = "Yang et al. 2024 (2402.13669)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = True
 
     n: int = Field(
         1, ge=1, description="Paraphrases drawn per row, the first right one taken; above 1 needs a temperature."

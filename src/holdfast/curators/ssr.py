@@ -31,6 +31,7 @@ class SSR(Curator):
     paper = "Gupta et al. 2024 (2409.04787)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    rewrites: ClassVar[bool] = True
 
     n: int = Field(
         1, ge=1, description="Answers drawn per prompt, the first right one taken; above 1 needs a temperature."

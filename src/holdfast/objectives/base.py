@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,8 +12,11 @@ from holdfast.objectives.settings import SUPERVISED, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from holdfast.curators.base import Curator
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Column, Kind
+    from holdfast.data.rows import Rows
+    from holdfast.optimizers.base import Optimizer
     from holdfast.policy import Kept, Policy
 
 Batches = Callable[[], "Iterable[Batch]"]
@@ -75,6 +78,22 @@ class Objective(Method):
     def columns(self) -> tuple[Column, ...]:
         """The numbers every row must carry; in `batch.values`."""
         return ()
+
+    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+        """Why it would not be what its name says in a recipe, and what to do; `None`: it is.
+
+        Args:
+            sampling: The recipe's sampling settings (`top_p`, `top_k`).
+        """
+        return None
+
+    def cautions(self, optimizer: Optimizer) -> list[str]:
+        """What about these settings looks wrong with an optimizer: one line each, with what to do."""
+        return []
+
+    def objection_to(self, rows: Rows) -> str | None:
+        """Likewise of the rows it is to be trained on, as `rows_for` gives them."""
+        return None
 
     def prompts(self) -> tuple[str, ...]:
         """System prompts under which `prepare` reads a row's sequences again: those follow, prompt by prompt."""

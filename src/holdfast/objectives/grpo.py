@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -14,8 +14,11 @@ from holdfast.objectives.settings import Settings
 from holdfast.objectives.sft import label_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from holdfast.curators.base import Curator
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Kind
     from holdfast.policy import Policy
@@ -52,9 +55,9 @@ class GRPO(Objective):
                 sum_it l_it / sum_i n_i              reduction="token" (DAPO) [Yu et al. 2025, 2503.14476]
                 sum_it l_it / (answers * longest)    reduction="constant" (Dr. GRPO) [Liu et al. 2025, 2503.20783]
 
-    The last two papers: clip_high 0.28 and beta 0; scale=false and beta 0. GSPO: clip 3e-4, clip_high 4e-4. TRL's
-    default is "token" with beta 0, and `correct` where beta is not; its "bnpo" is "token" over each micro-batch, here
-    always over the whole step.
+    The last two papers: clip_high 0.28 and beta 0; scale=false and beta 0. GSPO: clip 3e-4, clip_high 4e-4. TRL:
+    "token" with beta 0, and `correct` where beta is not; its "bnpo" is "token" over each micro-batch, here over the
+    step.
 
     Paper's settings: beta 0.04, 64 answers a prompt, learning rate 1e-6 for 7B, one update a sample.
     """
@@ -80,6 +83,15 @@ class GRPO(Objective):
         if self.correct and not self.beta:
             raise ValueError("correct has no effect without beta; leave it out")
         return self
+
+    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+        drawn = [getattr(curator, "temperature", 1.0) for curator in curators if curator.writes == "pairs"]
+        if not drawn or (drawn[-1] == 1 and sampling.top_p == 1 and not sampling.top_k):
+            return None
+        return (
+            f"takes answers for samples of the model as it is, but they are drawn at temperature {drawn[-1]:g}, top_p "
+            f"{sampling.top_p:g}, top_k {sampling.top_k}; set curate: {{name: pairs, temperature: 1}}, top_p 1, top_k 0"
+        )
 
     def columns(self) -> tuple[Column, ...]:
         return (Column("scores", each=True),)

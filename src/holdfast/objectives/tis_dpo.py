@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -15,8 +15,11 @@ from holdfast.objectives.settings import Settings
 from holdfast.objectives.topk import check_room, distributions, divergence, recalled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from holdfast.curators.base import Curator
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Kind
     from holdfast.objectives.base import Batches
@@ -30,10 +33,8 @@ class TISDPO(Objective):
     contrasting models say which matter: what is likelier under the positive than under the negative model counts more
     in chosen answers and less in rejected ones. Weights are estimated once, before training, and stay.
 
-    When it helps: answers that differ in few places, or pairs whose chosen answer has bad passages as well.
-
-    When it fails: two models that are alike, or wrong (random weights did worse than none). Without `estimate` all
-    weights are 1, which is `dpo`.
+    When it helps: answers that differ in few places, or pairs whose chosen answer has bad passages as well. When it
+    fails: two models that are alike, or wrong. `estimate` must be given; `ones` with eta 0 is `dpo`.
 
     Columns: prompts with `chosen` and `rejected`. The paper's three ways: `estimate: models`, trained beforehand by
     `sft` on the chosen and on the rejected answers, or by `dpo` on the pairs and on the pairs swapped; `prompts`, the
@@ -48,10 +49,9 @@ class TISDPO(Objective):
         v   = sum_t w_t KL(model || reference)_t over chosen   - the same over rejected
         L   = -log sigmoid(beta (u - eta v))
 
-    The paper has eta 1; the authors' code leaves v out (0.5 where it is on), and so does the default here: their
-    ablation found no effect, and it needs whole distributions: the reference's `top` likeliest tokens and a bucket for
-    all others are kept. Their code gives the end of turn no weight: `end_of_turn: false`. Their settings: learning
-    rate 5e-7 with RMSprop, batches of 32 pairs, 1 epoch.
+    The paper has eta 1; the authors' code leaves v out (0.5 where it is on), and their ablation found no effect:
+    `eta: 0` spares the reference's distributions, of which the `top` likeliest tokens and a bucket for all others are
+    kept. Their code gives the end of turn no weight: `end_of_turn: false`. They use RMSprop.
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2410.04350"
@@ -61,14 +61,14 @@ class TISDPO(Objective):
     prepares: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
-    estimate: Literal["ones", "models", "prompts"] = Field("ones", description="Whence weights come; ones: plain DPO.")
+    estimate: Literal["ones", "models", "prompts"] = Field("ones", description="Whence weights come; ones: all alike.")
     positive: str | None = Field(None, description="Model of good answers (folder, run, hub name), or system prompt.")
     negative: str | None = Field(None, description="Model of bad answers, or system prompt.")
     transform: Literal["exp", "rank"] = Field("exp", description="From log-ratios to weights: see the formula.")
     low: float = Field(-0.5, le=0, description="Least log-ratio that counts (L); for exp.")
     high: float = Field(1.5, ge=0, description="Greatest log-ratio that counts (U); for exp.")
     end_of_turn: bool = Field(True, description="false: the last label of each answer has weight 0.")
-    eta: float = Field(0.0, ge=0, description="Weight of the divergences from the reference; 1 in the paper's formula.")
+    eta: float = Field(1.0, ge=0, description="Weight of the divergences from the reference; 0 saves keeping them.")
     top: int = Field(64, ge=0, description="Likeliest tokens of the reference that are kept for eta; 0: all.")
 
     @model_validator(mode="after")
@@ -77,6 +77,13 @@ class TISDPO(Objective):
         if given != (0 if self.estimate == "ones" else 2):
             raise ValueError("estimate: models or prompts goes with positive and negative; give all three or none")
         return self
+
+    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+        text = (
+            "without estimate gives every token weight 1, which is plain dpo; set objective.estimate: models, with "
+            "positive and negative (trained by sft on the chosen and on the rejected answers), or prompts; or use dpo"
+        )
+        return None if "estimate" in self.model_fields_set else text
 
     def _given(self, estimate: str) -> tuple[str, ...]:
         return (self.positive or "", self.negative or "") if self.estimate == estimate else ()
@@ -116,11 +123,12 @@ class TISDPO(Objective):
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
         logps, away = logps_and_divergences(policy, batch, self.top) if self.eta else (policy.token_logps(batch), 0)
-        tokens = token_gains(weights, logps - policy.reference_logps(batch), away, self.eta)  # [N]
-        gains, s = by_row(batch.per_sequence(tokens), batch), by_row(batch.per_sequence(logps), batch)  # [P, 2]
+        above = logps - policy.reference_logps(batch)  # [N]
+        tokens = token_gains(weights, above, away, self.eta)  # [N]
+        gains, s, plain = (by_row(batch.per_sequence(values), batch) for values in (tokens, logps, above))  # [P, 2]
         pairs = pair_losses(gains, batch.lengths(), "sigmoid", self.beta)
         mean = {"weights/mean": (weights.sum().item(), float(len(weights)))}
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains) | mean)
+        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, plain) | mean)
 
 
 def token_gains(weights: Tensor, gains: Tensor, away: Tensor | float, eta: float) -> Tensor:

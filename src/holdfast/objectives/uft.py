@@ -14,6 +14,7 @@ from holdfast.objectives.una import scored
 if TYPE_CHECKING:
     from holdfast.data.batches import Batch
     from holdfast.data.kinds import Kind
+    from holdfast.data.rows import Rows
     from holdfast.policy import Policy
 
 
@@ -24,15 +25,18 @@ class UFT(Objective):
     alignment row has its own score, and the implicit reward of each is pulled to it as in `una`, in one stage from the
     pre-trained model, which is the reference. The aim is that alignment does not undo what demonstrations taught.
 
-    When it helps: both demonstrations and scored answers exist, and SFT followed by alignment forgets the first (so
-    the paper; on our small table it did not help: `holdfast reproduce uft`).
+    When it helps: both demonstrations and scored answers exist, and SFT followed by alignment forgets the first: on a
+    small table, with the paper's beta, two stages left 26 % of what was taught and one stage 67 % (`holdfast reproduce
+    uft`). Aligning as well (`uft-scores`) takes scores that agree with the demonstrations.
 
-    When it fails: nothing is learned from demonstrations as fast as by SFT: at the start the gradient is -beta / 4 per
-    token instead of -1, so use an adaptive optimizer and a larger learning rate; as beta D grows it fades, which keeps
-    the model near the reference. A mean over rows: the mixture decides what counts (the paper: one to one).
+    When it fails: a large beta, with which a demonstration's target of 1 pulls for ever (at 0.5 the table turns
+    round). Nothing is learned from demonstrations as fast as by SFT: at the start the gradient is -beta / 4 per token
+    instead of -1, so use an adaptive optimizer and a larger learning rate; as beta D grows it fades, which keeps the
+    model near the reference. A mean over rows: the mixture decides what counts (the paper: one to one).
 
     Columns: conversations with answers, and `score` from 0 to 1 where there is one; without it a row is a
-    demonstration, of score 1. Pairs are taken apart (their scores: `meta.score_chosen`, `meta.score_rejected`).
+    demonstration, of score 1. Pairs are taken apart (their scores: `meta.score_chosen`, `meta.score_rejected`). Rows
+    without any demonstration, and pairs without scores, are refused.
 
     Formula, with D(y) = sum_t log p(y_t | x, y_<t) - log p_ref(y_t | x, y_<t), r the score; one D per row [R]:
 
@@ -54,6 +58,20 @@ class UFT(Objective):
 
     def columns(self) -> tuple[Column, ...]:
         return (Column("score", low=0, high=1, default=1.0),)
+
+    def objection_to(self, rows: Rows) -> str | None:
+        unscored = [row for row in rows if row.score is None and "score" not in row.meta]
+        if any(row.label is False for row in unscored):
+            return (
+                "has rejected answers without a score, which uft would take for demonstrations; give pairs "
+                "score_chosen and score_rejected (from 0 to 1), or use dpo or kto"
+            )
+        if unscored:
+            return None
+        return (
+            "has a score for every answer and no demonstrations, without which uft is una with another beta; add rows "
+            "with an answer and no score (data.train takes several files), or use una"
+        )
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"reward": batch.n_rows}

@@ -65,8 +65,8 @@ def plan_training(
     rate = f"{recipe.optimizer.learning_rate:g} ({_origin(origins['optimizer.learning_rate'], recipe)})"
     epochs = "" if train.max_steps else f"{train.epochs:g} ({origins['train.epochs']})"
     warnings = (*report.warnings(), *_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
-    cautions, remarks = recipe.tuner.cautions(model), tuple(recipe.tuner.remarks(model))
-    return Plan(steps, size, rate, epochs, (*warnings, *cautions), remarks)
+    cautions = (*recipe.objective.cautions(recipe.optimizer), *recipe.tuner.cautions(model))
+    return Plan(steps, size, rate, epochs, (*warnings, *cautions), tuple(recipe.tuner.remarks(model)))
 
 
 def _origin(source: str, recipe: Recipe) -> str:

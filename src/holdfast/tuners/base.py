@@ -20,6 +20,9 @@ class Tuner(Method):
     mergeable: ClassVar[bool] = False
     """True when an adapter can be folded into the base weights."""
 
+    counts_stages: ClassVar[str] = ""
+    """The knob that is the number of the stage, from 0, where a recipe with stages does not say it."""
+
     def look_ahead(self, model: Model) -> None:
         """See that these settings fit the modules of `model`, whose weights are not looked at.
 

@@ -36,7 +36,8 @@ class Half(Tuner):
 
     Columns needed: none beyond the objective's.
 
-    Continual learning: every stage draws anew (`round: 1, 2, ...`); `complement` moves what the same draw had frozen.
+    Continual learning: every stage of a recipe draws anew, its number being the `round`; from run to run say `round: 1,
+    2, ...`. `complement` moves what the same draw had frozen.
 
     Stored: all weights. Not an adapter.
 
@@ -45,6 +46,7 @@ class Half(Tuner):
     """
 
     paper: ClassVar[str] = "Hui et al. 2024, arXiv 2404.18466"
+    counts_stages: ClassVar[str] = "round"
 
     share: float = Field(0.5, ge=0, le=1, description="Share of the matrices that move.")
     level: Literal["category", "layer", "model"] = Field(
@@ -52,7 +54,7 @@ class Half(Tuner):
         description="Draw within each layer's attention, MLP and norms, within each layer, or over the model.",
     )
     embeddings: bool = Field(True, description="Whether embeddings, head and the final norm move.")
-    round: int = Field(0, ge=0, description="Number of the stage in a sequence; each draws anew.")
+    round: int = Field(0, ge=0, description="Number of the draw in a sequence of trainings; default: the stage's.")
     complement: bool = Field(False, description="Move exactly the layers' weights that this draw would freeze.")
 
     def apply(self, model: Model, seed: int) -> Model:
