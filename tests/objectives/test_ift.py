@@ -101,7 +101,7 @@ def test_without_mixing_and_decay_it_is_sft_except_for_the_input_embeddings(tiny
     one.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
-    two = IFT(mix=0, decay=0).losses(policy, batch).sums["nll"]
+    two = IFT(form="authors", mix=0, decay=0).losses(policy, batch).sums["nll"]
     torch.testing.assert_close(two, one, rtol=1e-6, atol=0)
     two.backward()
     for name, p in model.named_parameters():
@@ -137,7 +137,7 @@ def test_order_of_the_rows_does_not_matter(tiny, make_rows, form):
 def test_forms_and_knobs_differ(tiny, make_rows):
     policy = Policy(tiny("llama")[0])
     batch = collate(make_rows(), "padded", 0)
-    settings = [IFT(), IFT(mix=0.5), IFT(decay=0.5), IFT(form="eq21"), IFT(mix=0, decay=0)]
+    settings = [IFT(), IFT(mix=0.5), IFT(decay=0.5), IFT(form="authors"), IFT(form="authors", mix=0, decay=0)]
     assert len({round(o.losses(policy, batch).sums["nll"].item(), 3) for o in settings}) == len(settings)
 
 
