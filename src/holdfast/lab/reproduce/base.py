@@ -16,12 +16,19 @@ from holdfast.ui import Progress
 COMMON: dict[str, Any] = {
     "model": "lab",
     "data": {"train": "lab:story", "limit": 1000},
-    "optimizer": {"learning_rate": 1e-3},
+    "optimizer": {"learning_rate": 1e-3, "clip": "running", "max_grad_norm": 2},
     "sampling": {"max_tokens": 80},
     "train": {"batch_tokens": 2048, "max_steps": 120},
     "evaluate": {"items": 200, "every": 0, "max_tokens": 80},
 }
-"""The work all reproductions share unless their claim says otherwise, so that arms they have in common are run once."""
+"""The work all reproductions share unless their claim says otherwise, so that arms they have in common are run once.
+
+Gradients are clipped at twice the running mean of their norms: a fixed norm cuts losses of another scale (sums, token
+means, sigmoids) more often or less, which is another learning rate for each method.
+"""
+
+CLIPPED = ("optimizer.clip=fixed", "optimizer.max_grad_norm=1")
+"""For arms that need every step cut to one norm."""
 
 
 @dataclass(frozen=True, slots=True)

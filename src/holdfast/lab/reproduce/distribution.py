@@ -136,6 +136,7 @@ PROMPT_DISTILLATION = Claim(
         Expectation("prompt distillation", "sft", "facts", "more"),
         loses_no_more("prompt distillation", "sft"),
     ),
+    verdict=remarked("Old facts are one skill of those kept; what is lost over all of them stands in the table above."),
     common={"data": {"limit": None}, "judge": {"name": "lab", "skill": "reading"}},
     files=write,
 )

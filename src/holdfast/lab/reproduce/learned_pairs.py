@@ -213,7 +213,7 @@ def _auc(one: Tensor, other: Tensor) -> float:
 
 TIS_DPO = Study(
     claim="Token weights from DPO and DPO on swapped pairs are larger on the one digit that differs than on those the "
-    "answers share, and with them training takes fewer steps than DPO.",
+    "answers share, and with them training takes fewer steps than DPO and than with shuffled weights.",
     paper="Liu et al. 2024, arXiv 2410.04350",
     measure=_tis_dpo,
     figures=(

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.base import CLIPPED, Claim, Figure, gain, loss, remarked
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
+OWN_PAIRS = {"data": {"train": "lab:points", "limit": 500}, "optimizer": {"learning_rate": 1e-4}}
+"""Where the model is right and wrong about the same questions: of `lab:points`, about every other one. The pairs that
+the generator of a skill writes are told apart by the untouched model already (99 to 100 %), and teach nothing."""
+
 IFT = Claim(
-    claim="IFT, from the same gold answers and without a reference model, does at least as well as SFT on target "
-    "and elsewhere.",
+    claim="IFT as printed (Eq. 21), from the same gold answers and without a reference model, does at least as well as "
+    "SFT on target and elsewhere.",
     paper="Hua et al. 2024, arXiv 2405.11870",
-    arms={"sft": ["method=sft"], "ift": ["method=ift"]},
+    arms={
+        "sft": ["method=sft", *CLIPPED],
+        "sft, every step clipped": ["method=sft", "optimizer.clip=fixed", "optimizer.max_grad_norm=0.01"],
+        "ift": ["objective={name: ift, form: eq21}", *CLIPPED],
+        "ift without mixing": ["objective={name: ift, form: eq21, mix: 0}", *CLIPPED],
+        "ift, authors' code": ["objective={name: ift, form: authors}", *CLIPPED],
+    },
     figures=(
         Figure("target, SFT", "42.84 (GSM8K)", gain("sft")),
-        Figure("target, IFT", "44.73 (GSM8K)", gain("ift")),
+        Figure("target, SFT, every step clipped", "not tried", gain("sft, every step clipped")),
+        Figure("target, IFT, Eq. 21", "44.73 (GSM8K)", gain("ift")),
+        Figure("target, IFT, Eq. 21 without mixing", "not tried", gain("ift without mixing")),
+        Figure("target, IFT, the authors' code", "44.73 (GSM8K)", gain("ift, authors' code")),
         Figure("lost elsewhere, SFT", "Open-LLM mean 58.65", loss("sft")),
-        Figure("lost elsewhere, IFT", "Open-LLM mean 59.61", loss("ift")),
+        Figure("lost elsewhere, SFT, every step clipped", "not tried", loss("sft, every step clipped")),
+        Figure("lost elsewhere, IFT, Eq. 21", "Open-LLM mean 59.61", loss("ift")),
+        Figure("lost elsewhere, IFT, Eq. 21 without mixing", "not tried", loss("ift without mixing")),
+        Figure("lost elsewhere, IFT, the authors' code", "Open-LLM mean 59.61", loss("ift, authors' code")),
     ),
     expects=(gains_as_much("ift", "sft"), loses_no_more("ift", "sft")),
+    verdict=remarked(
+        "The sum of Eq. 21 is so large that every step is clipped, so SFT has an arm with every step clipped too: the "
+        "clip explains a larger gain, not a smaller loss."
+    ),
 )
 
 NEFTUNE = Claim(
@@ -30,17 +50,25 @@ NEFTUNE = Claim(
         Figure("lost elsewhere, NEFTune", "unchanged", loss("neftune small")),
     ),
     expects=(gains_more("neftune small", "sft small"), loses_no_more("neftune small", "sft small")),
-    verdict=remarked("The paper's gain is in how a judge likes long answers; here an answer is right or wrong."),
+    verdict=remarked(
+        "The paper's gain is in how a judge likes long answers; here an answer is right or wrong, and noise "
+        "on 200 rows has no effect that could be seen."
+    ),
 )
 
 DPO = Claim(
-    claim="Preferring right answers over wrong ones raises the target without a style change.",
+    claim="Preferring the model's own right answers over its wrong ones raises the target without a style change.",
     paper="Rafailov et al. 2023, arXiv 2305.18290",
-    arms={"dpo": ["method=dpo"]},
+    arms={
+        "rft": ["curate={name: rft, k: 8, temperature: 1, distinct: false, gold: false}"],
+        "dpo": ["objective=dpo", "curate={name: pairs, n: 8, temperature: 1}"],
+    },
     figures=(
+        Figure("target, SFT on the right ones alone", "below DPO (TL;DR)", gain("rft")),
         Figure("target, DPO", "61 % win rate (TL;DR)", gain("dpo")),
+        Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss("rft")),
         Figure("lost elsewhere, DPO", "not measured", loss("dpo")),
     ),
-    expects=(gains_more("dpo"),),
-    common={"optimizer": {"learning_rate": 1e-4}},
+    expects=(gains_more("dpo"), gains_more("dpo", "rft")),
+    common=OWN_PAIRS,
 )

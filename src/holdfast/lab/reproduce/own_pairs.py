@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
+from holdfast.lab.reproduce.losses import OWN_PAIRS
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
+
+RIGHT_ALONE = ["curate={name: rft, k: 8, temperature: 1, distinct: false, gold: false}"]
+"""SFT on all the model's right answers, without the gold ones that the other arms do not see either."""
 
 PAIRS = Claim(
     claim="DPO on pairs of the model's own answers, ranked by a judge, gains on the target without losing elsewhere.",
     paper="Yuan et al. 2024, arXiv 2401.10020; Tunstall et al. 2023, arXiv 2310.16944",
     arms={
-        "sft": ["method=sft"],
-        "pairs": ["method=pairs", "optimizer.learning_rate=1e-4"],
-        "pairs random": ["method=pairs", "curate={rejected: random}", "optimizer.learning_rate=1e-4"],
+        "rft": RIGHT_ALONE,
+        "pairs": ["method=pairs", "curate={n: 8, temperature: 1}"],
+        "pairs random": ["method=pairs", "curate={n: 8, temperature: 1, rejected: random}"],
     },
     figures=(
-        Figure("target, SFT", "not comparable", gain("sft")),
+        Figure("target, SFT on the right ones alone", "not comparable", gain("rft")),
         Figure("target, pairs", "9.9 % to 15.4 % (AlpacaEval 2, one round)", gain("pairs")),
         Figure("target, random rejected", "90.6 % (AlpacaEval, Zephyr)", gain("pairs random")),
-        Figure("lost elsewhere, SFT", "not measured", loss("sft")),
+        Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss("rft")),
         Figure("lost elsewhere, pairs", "little", loss("pairs")),
         Figure("lost elsewhere, random rejected", "not measured", loss("pairs random")),
     ),
     expects=(gains_more("pairs"), loses_no_more("pairs")),
+    common=OWN_PAIRS,
 )
 
+_GRPO = "objective=grpo"
+_GROUPS = "curate={name: pairs, n: 8, temperature: 1}"
+
 GRPO = Claim(
-    claim="GRPO on the model's own scored answers gains more than RFT, and loses nothing elsewhere.",
+    claim="GRPO on the model's own scored answers gains more than SFT on the right ones (RFT), and loses nothing "
+    "elsewhere.",
     paper="Shao et al. 2024, arXiv 2402.03300",
     arms={
-        "rft": ["method=rft", "curate={name: rft, k: 8}"],
-        "grpo": ["objective=grpo", "curate={name: pairs, n: 8, temperature: 1}", "optimizer.learning_rate=1e-4"],
+        "rft": RIGHT_ALONE,
+        "dpo": ["method=pairs", "curate={n: 8, temperature: 1}"],
+        "grpo": [_GRPO, _GROUPS],
     },
     figures=(
         Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain("rft")),
+        Figure("target, DPO on the same samples", "not tried", gain("dpo")),
         Figure("target, GRPO", "82.9 to 88.2 (GSM8K, many rounds; here one)", gain("grpo")),
         Figure("lost elsewhere, RFT", "not measured", loss("rft")),
+        Figure("lost elsewhere, DPO on the same samples", "not measured", loss("dpo")),
         Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss("grpo")),
     ),
     expects=(gains_more("grpo", "rft"), loses_no_more("grpo")),
+    common=OWN_PAIRS,
 )

@@ -1,96 +1,108 @@
-"""CPO, SimPO, ORPO, ASFT, TPO and KTO beside rivals on the laboratory model; UNA, UFT and T-Few on something less."""
+"""CPO, SimPO, ORPO, ASFT, TPO and KTO beside rivals on the laboratory model; UNA and T-Few on something less."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss
+from holdfast.lab.reproduce.losses import OWN_PAIRS
 from holdfast.lab.reproduce.rule import above, below, gains_as_much, gains_more
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+Arm = tuple[str, Sequence[str], str]
+"""Label, overrides, and the paper's number."""
+
+
 def beside(
-    rival: tuple[str, Sequence[str], str],
-    method: tuple[str, Sequence[str], str],
-    *,
-    claim: str,
-    paper: str,
-    better: bool = True,
-) -> Claim:
+    rival: Arm, method: Arm, *, claim: str, paper: str, better: bool = True, control: Arm | None = None,
+    common: Mapping[str, Any] = OWN_PAIRS,
+) -> Claim:  # fmt: skip
     """A method and its rival on the same rows and steps.
 
     Args:
-        rival, method: Label, overrides, and the paper's number.
         better: The claim is to gain more than the rival; else as much.
+        control: An arm with what the method has beside the preference, which it must gain more than.
+        common: What differs from other reproductions; default: pairs of the model's own answers.
     """
-    (other, _, theirs), (name, _, its) = rival, method
+    arms = [rival, *([control] if control else []), method]
+    (other, _, _), (name, _, _) = rival, method
 
+    expects = [gains_more(name, other) if better else gains_as_much(name, other)]
+    expects += [gains_more(name, control[0])] if control else []
     return Claim(
         claim=claim,
         paper=paper,
-        arms={other: list(rival[1]), name: list(method[1])},
+        arms={label: list(overrides) for label, overrides, _ in arms},
         figures=(
-            Figure(f"target, {other}", theirs, gain(other)),
-            Figure(f"target, {name}", its, gain(name)),
-            Figure(f"lost elsewhere, {other}", "not measured", loss(other)),
-            Figure(f"lost elsewhere, {name}", "not measured", loss(name)),
+            *(Figure(f"target, {label}", number, gain(label)) for label, _, number in arms),
+            *(Figure(f"lost elsewhere, {label}", "not measured", loss(label)) for label, _, _ in arms),
         ),
-        expects=(gains_more(name, other) if better else gains_as_much(name, other),),
-        common={"optimizer": {"learning_rate": 1e-4}},
+        expects=expects,
+        common=common,
     )
 
 
+_PAIRS = "curate={name: pairs, n: 8, temperature: 1}"
+"""Pairs of the model's own answers: those that a skill's generator writes are told apart by the untouched model."""
+
 CPO = beside(
-    ("dpo", ["method=dpo"], "82.07 (KIWI-XXL, from English)"),
-    ("cpo", ["method=cpo"], "85.74 (KIWI-XXL, from English)"),
+    ("dpo", ["method=dpo", _PAIRS], "82.07 (KIWI-XXL, from English)"),
+    ("cpo", ["method=cpo", _PAIRS], "85.74 (KIWI-XXL, from English)"),
     claim="CPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Xu et al. 2024, arXiv 2401.08417",
 )
 
 SIMPO = beside(
-    ("dpo", ["method=dpo"], "18.2 % (AlpacaEval 2, Llama-3-Base)"),
-    ("simpo", ["method=simpo"], "22.0 % (AlpacaEval 2, Llama-3-Base)"),
+    ("dpo", ["method=dpo", _PAIRS], "18.2 % (AlpacaEval 2, Llama-3-Base)"),
+    ("simpo", ["method=simpo", _PAIRS], "22.0 % (AlpacaEval 2, Llama-3-Base)"),
     claim="SimPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Meng et al. 2024, arXiv 2405.14734",
 )
 
 ORPO = beside(
-    ("sft on chosen", ["method=orpo", "objective.beta=0"], "48.37 % (AlpacaEval 1, Phi-2)"),
-    ("orpo", ["method=orpo"], "71.80 % (AlpacaEval 1, Phi-2)"),
+    ("sft on chosen", ["method=orpo", "objective.beta=0", _PAIRS], "48.37 % (AlpacaEval 1, Phi-2)"),
+    ("orpo", ["method=orpo", _PAIRS], "71.80 % (AlpacaEval 1, Phi-2)"),
     claim="A small penalty on the odds of rejected answers gains more than SFT on the chosen ones alone.",
     paper="Hong et al. 2024, arXiv 2403.07691",
 )
 
 ASFT = beside(
-    ("dpo", ["method=dpo"], "23.4 % (AlpacaEval 2, in 2502.01237)"),
-    ("asft", ["method=asft"], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
+    ("dpo", ["method=dpo", _PAIRS], "23.4 % (AlpacaEval 2, in 2502.01237)"),
+    ("asft", ["method=asft", _PAIRS], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
     claim="Absolute likelihoods gain more from the same pairs than the margin of DPO (which others could not confirm).",
     paper="Wang et al. 2024, arXiv 2409.10571",
 )
 
-IMITATION = "optimizer.learning_rate=1e-3"
-"""The rate at which this model learns answers that are foreign to it; pairs alone are learned at a tenth of it."""
+_GOLD: Arm = ("sft on gold", ["method=sft"], "not tried")
+"""The control that imitation of a gold answer calls for: is there anything that the pairs add?"""
 
 TPO = beside(
     ("dpo", ["method=dpo"], "up to 19.0 points below (GSM8K)"),
-    ("tpo", ["method=tpo", IMITATION], "51.2 (GSM8K, Llama-3-8B)"),
-    claim="Imitating a gold answer while preferring chosen to rejected gains more than DPO on the pairs alone.",
+    ("tpo", ["method=tpo"], "51.2 (GSM8K, Llama-3-8B)"),
+    claim="Imitating a gold answer while preferring chosen to rejected gains more than DPO on the pairs, and more than "
+    "imitation alone.",
     paper="Saeidi et al. 2024, arXiv 2405.16681",
+    control=_GOLD,
+    common={},
 )
 
 TPO_L = beside(
     ("simpo", ["method=simpo"], "up to 19.2 points below TPO (GSM8K)"),
-    ("tpo_l", ["method=tpo_l", IMITATION], "52.4 (GSM8K, Llama-3-8B)"),
-    claim="Imitating a gold answer beside a length-normalised preference gains more than SimPO on the pairs alone.",
+    ("tpo_l", ["method=tpo_l"], "52.4 (GSM8K, Llama-3-8B)"),
+    claim="Imitating a gold answer beside a length-normalised preference gains more than SimPO on the pairs, and more "
+    "than imitation alone.",
     paper="Saeidi et al. 2024, arXiv 2405.16681",
+    control=_GOLD,
+    common={},
 )
 
 KTO = beside(
-    ("dpo", ["method=dpo"], "40.0 (GSM8K, Zephyr)"),
-    ("kto", ["method=kto"], "53.5 (GSM8K, Zephyr)"),
+    ("dpo", ["method=dpo", _PAIRS], "40.0 (GSM8K, Zephyr)"),
+    ("kto", ["method=kto", _PAIRS], "53.5 (GSM8K, Zephyr)"),
     claim="KTO, told only which answers are good and which bad, does not gain less than DPO on pairs.",
     paper="Ethayarajh et al. 2024, arXiv 2402.01306",
     better=False,
@@ -159,8 +171,6 @@ def _left(found: Mapping[str, list[float]]) -> float:
     return mean(found["as they are"]) / mean(found["untrained"])
 
 
-PROMPTS, ANSWERS, FEATURES = 48, 8, 32
-"""Of each of two tasks, demonstrations and scored answers; fewer features than prompts, so that the tasks collide."""
 STEPS = 300
 
 
@@ -176,80 +186,6 @@ def descended(start: Tensor, loss: Callable[[Tensor], Tensor], steps: int, rate:
         optimizer.step()
     return theta.detach()
 
-
-def _stages(seed: int) -> dict[str, float]:
-    """Demonstrations and scored answers taught to one log-linear policy, together or one after the other."""
-    import torch
-    from torch.nn.functional import nll_loss
-
-    from holdfast.lab.reproduce.tables import rank_correlation, seeded
-    from holdfast.objectives.una import score_losses
-
-    random = seeded(seed)
-    sizes = [(PROMPTS, ANSWERS, FEATURES)] * 3 + [(FEATURES,)] * 3
-    drawn = [torch.randn(size, generator=random, dtype=torch.float64) for size in sizes]
-    shown, judged, fresh, base, teacher, quality = drawn  # [P, A, F] three times, [F] three times
-    base, quality, rows = 0.3 * base, quality / FEATURES**0.5, torch.arange(PROMPTS)
-    gold = (shown @ teacher).argmax(-1)  # [P]
-    said = torch.randint(ANSWERS, (PROMPTS,), generator=random)
-    scores = torch.sigmoid(2 * judged[rows, said] @ quality)
-
-    def policy(theta: Tensor, features: Tensor) -> Tensor:
-        return (features @ theta).log_softmax(-1)  # [P, A]
-
-    def pulled(theta: Tensor, start: Tensor, features: Tensor, answers: Tensor, goal: Tensor) -> Tensor:
-        gains = policy(theta, features) - policy(start, features)
-        return score_losses(gains[rows, answers], goal, BETA).mean()
-
-    def sft(theta: Tensor) -> Tensor:
-        return nll_loss(policy(theta, shown), gold)
-
-    def taught(theta: Tensor) -> Tensor:
-        return pulled(theta, base, shown, gold, torch.ones_like(scores))
-
-    def aligned(theta: Tensor, start: Tensor) -> Tensor:
-        return pulled(theta, start, judged, said, scores)
-
-    first = descended(base, sft, STEPS, 0.01)
-    ends = {
-        "sft": (first, base),
-        "alone": (descended(base, taught, STEPS, 0.01), base),
-        "sequential": (descended(first, lambda theta: aligned(theta, first), STEPS, 0.01), first),
-        # Rows of both in equal number, and the steps of both stages.
-        "joint": (descended(base, lambda theta: (taught(theta) + aligned(theta, base)) / 2, 2 * STEPS, 0.01), base),
-    }
-    out = {}
-    for name, (theta, start) in ends.items():
-        out[f"{name} kept"] = 100 * policy(theta, shown).exp()[rows, gold].mean().item()
-        found = policy(theta, fresh) - policy(start, fresh)
-        out[f"{name} rank"] = rank_correlation(found[:, 0], fresh[:, 0] @ quality)
-    return out
-
-
-UFT = Study(
-    claim="Demonstrations and scored answers in one stage keep what the demonstrations taught better than SFT followed "
-    "by alignment, and align no worse.",
-    paper="Wang et al. 2024, arXiv 2410.21438",
-    measure=_stages,
-    figures=(
-        ("probability of taught answers, SFT alone, %", "29.87 (leaderboard)", "sft kept"),
-        ("probability of taught answers, UFT on demonstrations alone, %", "30.09 (leaderboard)", "alone kept"),
-        ("probability of taught answers, SFT then UNA, %", "29.16 (leaderboard)", "sequential kept"),
-        ("probability of taught answers, UFT, %", "32.81 (leaderboard)", "joint kept"),
-        ("rank correlation with fresh scores, SFT then UNA", "not given", "sequential rank"),
-        ("rank correlation with fresh scores, UFT", "not given", "joint rank"),
-    ),
-    expects=(
-        above("joint kept", "sequential kept", "one stage keeps more of what was taught", by=2.0),
-        above("joint rank", "sequential rank", "one stage aligns no worse", by=-0.05),
-    ),
-    verdict=lambda found: (
-        f"SFT taught {mean(found['sft kept']):.0f} %; alignment after it left {mean(found['sequential kept']):.0f} %. "
-        f"UFT taught {mean(found['alone kept']):.0f} % alone, {mean(found['joint kept']):.0f} % in one stage with the "
-        f"scores. Fresh scores are ranked at {mean(found['sequential rank']):.2f} by two stages, "
-        f"{mean(found['joint rank']):.2f} by one."
-    ),
-)
 
 TOKENS, LONGEST, CHOICES, TRAIN, TEST, SIZE = 12, 6, 4, 32, 2000, 8
 
