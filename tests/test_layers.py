@@ -15,7 +15,7 @@ LEVELS = [
      "recipe_changes", "recipe_errors", "recipe_overrides", "recipe_peers", "recipe_template", "recipe_checks",
      "recipe_stages", "recipe_layers", "presets", "recipe_data", "ui", "memory", "quiet",
      "safe_text", "files"},
-    {"data", "hub", "placement", "models", "merging", "saving", "head", "body", "policy"},
+    {"data", "hub", "placement", "models", "model_files", "merging", "saving", "head", "body", "policy"},
     {"trainer", "sampling", "judges"},
     {"evaluation", "analysis", *AXES},
     {"report"},

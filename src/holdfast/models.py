@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,9 +23,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from holdfast.errors import UserError, first_line
+from holdfast.errors import UserError
 from holdfast.hub import fetch
 from holdfast.memory import is_memory, model_path
+from holdfast.model_files import loading, refuse_no_numbers, refuse_odd_settings, weight_files
 from holdfast.placement import choose_device, weights_dtype
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
     adapter = (path / "adapter_config.json").exists()
     own = own_dtype(adapter_base(path) if adapter else path)
     dtype = dtype or weights_dtype(own, device)
+    if adapter:
+        refuse_other_base(path)
     model = _adapter(path, dtype) if adapter else _plain(path, dtype)
     tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
     lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
@@ -104,7 +107,7 @@ def is_lab(name: str | Path) -> bool:
     """Whether a model called as in `load` is the laboratory model or descends from it; nothing is loaded."""
     path = locate(name)
     path = adapter_base(path) if (path / "adapter_config.json").exists() else path
-    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    settings = _config(path).to_dict()
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
 
@@ -183,6 +186,7 @@ def _directory(path: Path, name: str) -> Path:
         raise UserError(f"{name}: config.json is missing, so this folder is not a model")
     if not any(path.glob("*.safetensors")):
         raise UserError(f"{name}: no .safetensors weights; pickled weights are not read, convert them first")
+    weight_files(path)
     return path
 
 
@@ -198,18 +202,14 @@ def _said_dtype(config: PreTrainedConfig) -> torch.dtype | None:
 
 
 def _first_dtype(path: Path) -> torch.dtype:
-    try:
-        with safe_open(sorted(path.glob("*.safetensors"))[0], "pt") as file:
-            return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
-    except SafetensorError as error:
-        raise UserError(broken_weights(path, error)) from error
+    with loading(path), safe_open(weight_files(path)[0], "pt") as file:
+        return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
 
 
 def _config(path: Path) -> PreTrainedConfig:
-    try:
+    refuse_odd_settings(path)
+    with loading(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise _unloadable(path, error) from error
     if config.model_type == "rwkv":
         # It halves weights in place when it is put into eval mode, against overflow in fp16; saved then, they would be
         # halved once more whenever they are loaded. Without, it computes the same.
@@ -217,14 +217,9 @@ def _config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def _unloadable(path: Path, error: Exception) -> UserError:
-    reason = first_line(error)
-    return UserError(f"{path}: not a causal language model that transformers can load: {reason}")
-
-
 def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of a directory; weights missing from the files are an error, not noise."""
-    try:
+    with loading(path):
         # The stub forgets that output_loading_info makes it a pair.
         loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             path,
@@ -234,34 +229,22 @@ def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise UserError(broken_weights(path, error)) from error
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _unloadable(path, error) from error
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(
             f"{path}: the weights lack {missing[0]} ({len(missing)} missing); the language model is incomplete"
         )
+    refuse_no_numbers(path, model)
     return model
-
-
-def broken_weights(path: Path, error: SafetensorError) -> str:
-    """Which file of a model directory cannot be read, and what to do."""
-    for file in sorted(path.glob("*.safetensors")):
-        try:
-            safe_open(file, framework="pt")
-        except SafetensorError as found:
-            return f"{file}: broken weights ({found}); it may have been cut off: copy or download it again"
-    return f"{path}: broken weights ({error}); they may have been cut off: copy or download them again"
 
 
 def adapter_base(path: Path) -> Path:
     """The directory of the base model of the adapter in `path`."""
     from peft import PeftConfig
 
-    base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    with loading(path):
+        base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if not base:
         raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; name the base model there")
     try:
@@ -270,19 +253,39 @@ def adapter_base(path: Path) -> Path:
         raise UserError(f"{path}/adapter_config.json: base model: {error}") from error
 
 
+BASE = "base_fingerprint.txt"
+"""Beside an adapter: the fingerprint of the weights it was trained on."""
+
+
+def refuse_other_base(path: Path) -> None:
+    """See that an adapter lies on the weights it was trained on, where its folder says which these are.
+
+    Raises:
+        UserError: If they have changed.
+    """
+    there = (path / BASE).read_text(encoding="utf-8").strip() if (path / BASE).exists() else None
+    base = adapter_base(path)
+    if there is not None and there != (here := _file_fingerprint(base)):
+        raise UserError(
+            f"{path}: this adapter was trained on other weights of {base} (fingerprint {there[:12]} then, {here[:12]} "
+            f"now); put the old ones back, or remove {BASE} if they are the same in another form"
+        )
+
+
 def _adapter(path: Path, dtype: torch.dtype) -> PeftModel:
     from peft import PeftModel
 
     base = _plain(adapter_base(path), dtype)
-    # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
-    return PeftModel.from_pretrained(base, str(path), is_trainable=False, torch_device="cpu")
+    with loading(path):
+        # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
+        model = PeftModel.from_pretrained(base, str(path), is_trainable=False, torch_device="cpu")
+    refuse_no_numbers(path, model)
+    return model
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    try:
+    with loading(path, "no tokenizer"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: no tokenizer that transformers can load; copy its files there") from error
 
 
 def adapted(model: Model) -> TypeIs[PeftModel]:
@@ -303,8 +306,7 @@ def _file_fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     adapter = (path / "adapter_config.json").exists()
     settings = path / ("adapter_config.json" if adapter else "config.json")
-    weights = [path / "adapter_model.safetensors"] if adapter else sorted(path.glob("*.safetensors"))
-    for file in [settings, *weights]:
+    for file in [settings, *weight_files(path)]:
         digest.update(file.name.encode())
         with file.open("rb") as handle:
             while block := handle.read(1 << 24):

@@ -149,6 +149,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     from holdfast.placement import choose_device
     from holdfast.sampling.journal import Journal
     from holdfast.sources import read_sources
+    from holdfast.trainer import checkpoint
 
     recipe = resolved.recipe
     device = choose_device(recipe.device)
@@ -174,6 +175,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
     folder = open_folder(resolved, ranks, ui, restart)
+    if trains and not folder.finished:
+        checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
     if ranks.main:  # whoever holds the journal is alone here
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
@@ -231,6 +234,7 @@ def fit(
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
         pad_id=work.chat.pad_id, hooks=training_hooks(work, before), again=again,
+        base=work.base.fingerprint,
         name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].beginning!r})",
     )  # fmt: skip
     return trainer.fit(), told, plan

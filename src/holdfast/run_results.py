@@ -57,11 +57,13 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
     """Write `model/`. The items in `known`, measured of it, are kept for all runs that start from it."""
     from holdfast.evaluation.measure import measurement
     from holdfast.evaluation.store import shared_store
-    from holdfast.models import fingerprint_of
+    from holdfast.models import BASE, adapted, fingerprint_of
     from holdfast.saving import save
 
     path = work.folder.path / "model"
     save(result.model, work.base.tokenizer, path, dtype=work.base.dtype, chat=work.chat)
+    if adapted(result.model):
+        (path / BASE).write_text(work.base.fingerprint + "\n", encoding="utf-8")
     subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
     for task in work.tasks:
         if subject is not None and task.name in known:

@@ -206,9 +206,28 @@ def _damaged(path: Path, file: Path) -> UserError:
     return UserError(f"{file}: missing or damaged; remove {path} to go on from the checkpoint before it, if any")
 
 
+def refuse_other_base(root: Path, model: str, base: str) -> None:
+    """See that what was trained under `root` began at the weights a model has now, before anything else is done.
+
+    Args:
+        model: Its name.
+        base: The fingerprint of its weights.
+    Raises:
+        UserError: If its weights have changed since.
+    """
+    found = newest(root) if root.is_dir() else None
+    there = _read_state(found)["made_by"].get("model weights", base) if found else base
+    if there != base:
+        raise UserError(
+            f"model: the weights of {model} are not those that {found} began at (fingerprint {there[:12]} there, "
+            f"{base[:12]} here); put the old ones back to go on, or begin anew with --restart"
+        )
+
+
 def _check_maker(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     here = json.loads(json.dumps(here))
-    changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    asked = here.keys() if "model weights" in there else here.keys() - {"model weights"}  # older ones do not say
+    changed = [key for key in sorted(there.keys() | asked) if there.get(key) != here.get(key)]
     if changed:
         shown = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in changed[:3])
         raise UserError(

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from holdfast.models import Model
     from holdfast.recipe import Recipe
 
-
 SURVEY = 1 << 20
 """Stands for the survey of a step where random numbers are seeded by micro-batch."""
 
@@ -55,8 +54,8 @@ class Trainer:
         pad_id: Token that fills lines up.
         hooks: Called on the main process.
         reference: Store of the base model's log-probabilities, for objectives that need one; default under `out`.
-        name_row: Row index to what an error calls it, such as "train.jsonl:12".
-        again: How to run this once more, as the message after Ctrl-C says it.
+        name_row, again: What an error calls the row of an index, and the message after Ctrl-C running this once more.
+        base: Fingerprint of the weights it starts from; a checkpoint of a run that started from others is refused.
     """
 
     def __init__(
@@ -71,12 +70,13 @@ class Trainer:
         reference: ReferenceCache | None = None,
         name_row: Callable[[int], str] = "row {}".format,
         again: str = "the same command",
+        base: str = "",
     ) -> None:
         self.recipe, self.model, self.table, self.pad_id = recipe, model, table, pad_id
         self.root = Path(out) / "checkpoints"
         self.hooks = hooks or Hooks()
         self.reference = reference
-        self.name_row, self.again = name_row, again
+        self.name_row, self.again, self.base = name_row, again, base
         self.totals = Totals()
         self.selection = Selection(recipe.train.keep, recipe.train.patience)
 
@@ -90,7 +90,7 @@ class Trainer:
         """
         machine = self.machine = Machine(self.recipe.train.precision, self.model.device)
         self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
-        made_by = settings(self.recipe, self.table, self.bench.step_size.tokens)
+        made_by = settings(self.recipe, self.table, self.bench.step_size.tokens, self.base)
         found = checkpoint.newest(self.root)
         saved = checkpoint.load(found, made_by) if found else None
         if machine.main:

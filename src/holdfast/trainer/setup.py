@@ -38,13 +38,15 @@ SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "preci
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
 
 
-def settings(recipe: Recipe, table: TokenTable, batch_tokens: int) -> dict[str, Any]:
+def settings(recipe: Recipe, table: TokenTable, batch_tokens: int, base: str = "") -> dict[str, Any]:
     """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused.
 
     Args:
         batch_tokens: Of a step as it is used, also where the recipe says `auto`.
+        base: Fingerprint of the weights it starts from: other weights may have the same name.
     """
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
+    flat |= {"model weights": base} if base else {}
     for axis in ("objective", "tuner", "optimizer"):
         method = getattr(recipe, axis)
         flat[axis] = type(method).__name__

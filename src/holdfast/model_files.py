@@ -1,0 +1,132 @@
+"""The files of a model folder: which of them are loaded, that they are what they should be, what is wrong if not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from holdfast.errors import UserError, first_line
+
+SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+ADVICE = {
+    "trust_remote_code": "it needs code of its own, and code from a model's folder is never run",
+    "ignore_mismatched_sizes": "the weights have other shapes than config.json says",
+    "weights_only": "the weights are pickled, and pickles are not read",
+}
+"""What other libraries advise, which would switch a safety off or hide a fault, and what is said in its place."""
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that are loaded of a model or an adapter folder, by name.
+
+    Raises:
+        UserError: If there are none, or the index names something that is no safetensors file of this folder.
+    """
+    if (path / "adapter_config.json").exists():
+        return [path / ADAPTER]
+    if (path / SINGLE).exists():
+        return [path / SINGLE]
+    if not (path / INDEX).exists():
+        raise UserError(f"{path}: no {SINGLE} and no {INDEX}; pickled weights are not read, convert them first")
+    found = _read_json(path / INDEX)
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{path / INDEX}: no index of weights (weight_map is missing); copy or download it again")
+    for name in sorted(set(names.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{path / INDEX}: names {name}, which is no .safetensors file of this folder; nothing else is loaded"
+            )
+        if not (path / name).exists():
+            raise UserError(f"{path}: {name} is missing, which {INDEX} names; copy or download it again")
+    return [path / name for name in sorted(set(names.values()))]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); copy or download it again") from error
+
+
+def refuse_odd_settings(path: Path) -> None:
+    """Look at what could not be loaded, or not in any time, before a library tries.
+
+    Raises:
+        UserError: If config.json is no mapping, points to other weights, or has more layers than there are tensors.
+    """
+    settings = _read_json(path / "config.json")
+    if not isinstance(settings, dict):
+        raise UserError(f"{path / 'config.json'}: no settings of a model in it; copy or download it again")
+    if settings.get("transformers_weights"):
+        raise UserError(f"{path / 'config.json'}: transformers_weights names other weights; remove it")
+    layers = settings.get("num_hidden_layers", settings.get("n_layer"))
+    if layers is None or isinstance(layers, bool) or not isinstance(layers, (int, float)):
+        return  # the library has its own name for it, or says what is wrong
+    tensors = sum(_count_tensors(file) for file in weight_files(path))
+    if not 0 < layers <= tensors:
+        raise UserError(
+            f"{path / 'config.json'}: says {layers:,} layers, and the weights are {tensors:,} tensors; put the "
+            "config.json there that belongs to them"
+        )
+
+
+def _count_tensors(file: Path) -> int:
+    with loading(file.parent), safe_open(file, framework="pt") as opened:
+        return len(opened.keys())
+
+
+@contextmanager
+def loading(path: Path, what: str = "not a causal language model") -> Iterator[None]:
+    """Say in one line, with the folder and what to do, what a library says while it reads a model.
+
+    Args:
+        path: The folder.
+        what: What it turned out not to hold.
+    Raises:
+        UserError: For any error inside but want of memory.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except SafetensorError as error:
+        raise UserError(broken_weights(path, error)) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = next((text for advice, text in ADVICE.items() if advice in str(error)), reason)
+        raise UserError(
+            f"{path}: {what} that transformers can load: {reason}; look at its config.json and "
+            "tokenizer files, or copy or download the folder again"
+        ) from error
+
+
+def broken_weights(path: Path, error: SafetensorError) -> str:
+    """Which file of a model directory cannot be read, and what to do."""
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as found:
+            return f"{file}: broken weights ({found}); it may have been cut off: copy or download it again"
+    return f"{path}: broken weights ({error}); they may have been cut off: copy or download them again"
+
+
+def refuse_no_numbers(path: Path, model: torch.nn.Module) -> None:
+    """See that every weight is a number.
+
+    Raises:
+        UserError: With the first that is not.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UserError(
+                f"{path}: weight {name} holds values that are no numbers (NaN or infinite); the files are damaged, or "
+                "come of a training that diverged: use others"
+            )
