@@ -223,7 +223,11 @@ def test_a_prompt_repeated_in_its_answers_stands_once() -> None:
     hh = "\n\nHuman: hi\n\nAssistant:"
     row, said = read({"prompt": hh, "chosen": f"{hh} hello", "rejected": f"{hh} bye"})
     assert (texts(row), row.chosen, row.rejected) == (["hi"], "hello", "bye")
-    assert said[1] == "train.jsonl: the answers of all rows begin with their prompt once more, which is taken off"
+    assert said[1] == "train.jsonl: the answers of 1 of 1 rows begin with their prompt once more: it is taken off"
+    listed = {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B"}]}
+    plain = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    row, _ = read({"prompt": hh, "chosen": f"{hh} hello", "rejected": f"{hh} bye"}, listed, plain)
+    assert (texts(row), row.chosen, row.rejected) == (["hi"], "hello", "bye")
     row, _ = read({"prompt": "What is 2 + 3?", "completion": "What is 2 + 3? 5"})
     assert texts(row) == ["What is 2 + 3?", "5"]
     short = {"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi you"}

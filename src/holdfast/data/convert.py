@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from holdfast.data.beside import (
     within,
     worked_answer,
 )
+from holdfast.data.json_stream import JsonFault, describe, parse_json
 from holdfast.data.messages import (
     ROLE_KEYS,
     TRAINED,
@@ -128,8 +130,21 @@ def with_system(record: dict[str, Any], messages: list[Message]) -> list[Message
 
 
 def _history(record: dict[str, Any]) -> list[Message]:
-    past: list[Message] = []
-    for i, turn in enumerate(record.pop("history", None) or []):
+    turns = record.pop("history", None)
+    if not holds(turns):
+        return []
+    if isinstance(turns, str) and turns.lstrip().startswith("["):  # a cell of a table
+        with contextlib.suppress(JsonFault):
+            turns = parse_json(turns)
+    if not isinstance(turns, list):
+        raise BadRow(f"field history is {describe(turns)}, not a list of turns")
+    if is_messages(turns):
+        past = conversation(turns, "history")
+        if past[-1]["role"] == "user":
+            raise BadRow("field history does not end with an answer")
+        return past
+    past = []
+    for i, turn in enumerate(turns):
         if not isinstance(turn, (list, tuple)) or len(turn) != 2:
             raise BadRow(f"field history[{i}] is not a pair of question and answer")
         past.append({"role": "user", "content": text_of(turn[0], f"field history[{i}]")})

@@ -134,25 +134,25 @@ def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterato
     if mapped is not None:
         check_columns(source, asked.limit, mapped)
     form = detect(source, asked.limit, mapped) if asked.format == "auto" else asked.format
-    doubled = form not in ("text", "messages", "sharegpt") and repeat_prompts(_first_records(source, asked))
+    prompted = form not in ("text", "messages", "sharegpt")
+    doubled = prompted and repeat_prompts(_first_records(source, asked))
     reading = Reading(mapped)
     faults: dict[str, list[tuple[int, BadRow]]] = {}
     ties: list[int] = []
-    total = 0
+    total = cut = 0
     for number, record in islice(source.records(), asked.limit):
         total += 1
         try:
-            known = mapped.apply(record) if mapped else named(record, source.at(number))
-            known = without_prompts(known) if doubled else known
-            row, left = convert(known, form, asked.rejected, asked.own)
+            known = _known(record, mapped, source.at(number))
+            once = without_prompts(known, doubled) if prompted else known
+            row, left = convert(once, form, asked.rejected, asked.own)
         except BadRow as fault:
-            if mapped:
-                fault.what = mapped.in_user_words(fault.what)
-            _note(faults, number, fault)
+            _note(faults, number, fault, mapped)
             continue
         except Tie:
             ties.append(number)
             continue
+        cut += once is not known
         if asked.kind and not faults:
             require(row, source.at(number), asked.kind, asked.columns)
         if mapped:
@@ -161,14 +161,11 @@ def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterato
         elif "origin" not in record:  # written by us, every column has its meaning
             reading.note(record, left, known_name)
         yield row
-    if faults:
-        raise UserError(_report(source, faults))
-    if total == 0:
-        raise UserError(f"{source.name}: there are no rows in it; write one example per line")
+    _refuse_faults(source, faults, total)
     if reading.seen and not source.plain:
         say(reading.line(source.name))
-    if doubled:
-        say(f"{source.name}: the answers of all rows begin with their prompt once more, which is taken off")
+    if cut:
+        say(f"{source.name}: the answers of {cut} of {total} rows begin with their prompt once more: it is taken off")
     if ties:
         what = f"none of the answers is rated below the best, the first at {source.at(ties[0])}"
         if len(ties) == total:
@@ -176,11 +173,23 @@ def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterato
         say(f"{source.name}: left out {len(ties)} of {total} rows ({what})")
 
 
+def _refuse_faults(source: Source, faults: dict[str, list[tuple[int, BadRow]]], total: int) -> None:
+    if faults:
+        raise UserError(_report(source, faults))
+    if total == 0:
+        raise UserError(f"{source.name}: there are no rows in it; write one example per line")
+
+
+def _known(record: Mapping[str, Any], mapped: ColumnMap | None, where: str) -> dict[str, Any]:
+    """A record by the names that formats know."""
+    return mapped.apply(record) if mapped else named(record, where)
+
+
 def _first_records(source: Source, asked: Asked) -> Iterator[dict[str, Any]]:
     """The first records by the names that formats know."""
     for number, record in islice(source.records(), min(LOOK, asked.limit or LOOK)):
         try:
-            yield asked.mapped.apply(record) if asked.mapped else named(record, source.at(number))
+            yield _known(record, asked.mapped, source.at(number))
         except BadRow:
             continue  # it is told when the rows are read
 
@@ -236,7 +245,10 @@ def _add_numbers(row: Row, rest: dict[str, Any]) -> None:
         raise BadRow(f"field weight is negative ({row.weight:g})")
 
 
-def _note(faults: dict[str, list[tuple[int, BadRow]]], number: int, fault: BadRow) -> None:
+def _note(faults: dict[str, list[tuple[int, BadRow]]], number: int, fault: BadRow, mapped: ColumnMap | None) -> None:
+    """Count a fault with those like it, in the words of the user's own columns."""
+    if mapped:
+        fault.what = mapped.in_user_words(fault.what)
     kind = re.sub(r"\[\d+\]|\(.*?\)", "", fault.what)
     faults.setdefault(kind, []).append((number, fault))
 
