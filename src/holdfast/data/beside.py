@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from holdfast.data.messages import THOUGHTS
@@ -22,6 +23,7 @@ PASSAGES = (
 """What a question is about; it is put under the question."""
 UNSURE = ("text", "content", "body", "evidence", "facts", "knowledge", "schema", "table", "dialogue", "transcript")
 """What may be a passage, the whole example once more, or neither."""
+_ABOUT = (*PASSAGES, *UNSURE)
 FEW_WORDS = 5
 """A text of fewer words is a name or a topic."""
 OPTIONS = ("choices", "options")
@@ -30,6 +32,7 @@ LETTERED = re.compile(r"(?:(?:option|choice|opt|op)[ _-]?)?([a-j]|[1-9])", re.IG
 COT = ("cot", "complex_cot", "chain_of_thought")
 FINAL = ("reference", "tests", "expected_answer", "final_answer", "ground_truth")
 """What a judge compares with."""
+_THINKING = (*THOUGHTS, *COT)
 SETTINGS = ("low", "medium", "high", "on", "off", "yes", "no", "true", "false", "auto")
 """What a column `reasoning` or `thinking` holds where it is a setting rather than a thought."""
 
@@ -51,8 +54,10 @@ def passages_of(record: dict[str, Any], question: str, whole: str) -> list[str]:
     Raises:
         BadRow: A passage that is no text, or a text of which nobody knows whether it belongs to the question.
     """
-    found = []
-    for name in (*PASSAGES, *UNSURE):
+    found: list[str] = []
+    if record.keys().isdisjoint(_ABOUT):
+        return found
+    for name in _ABOUT:
         value = record.get(name)
         if not holds(value):
             continue
@@ -163,9 +168,18 @@ def _labelled(value: Any) -> tuple[Sequence[Any] | None, list[Any] | None]:
     return None, value if isinstance(value, list) else None
 
 
+@lru_cache(4096)
+def letter_of(name: str) -> str:
+    """Which option the name of a column stands for; "" for any other name."""
+    match = LETTERED.fullmatch(name)
+    return match[1].upper() if match else ""
+
+
 def _lettered(record: dict[str, Any]) -> Options | None:
     """Options in columns of their own: at least the first two of a row of letters or numbers."""
-    found = {match[1].upper(): name for name in record if (match := LETTERED.fullmatch(name))}
+    found = {letter: name for name in record if (letter := letter_of(name))}
+    if len(found) < 2:
+        return None
     for marks in (string.ascii_uppercase[:10], string.digits[1:]):
         names = [found[mark] for mark in marks if mark in found]
         texts = [(mark, record[found[mark]]) for mark in marks if mark in found and holds(record[found[mark]])]
@@ -190,7 +204,9 @@ def listed(options: Options, asked: str) -> bool:
 
 def thought_of(record: dict[str, Any]) -> str | None:
     """The thought before a record's answer in a column of its own; taken out of it."""
-    for name in (*THOUGHTS, *COT):
+    if record.keys().isdisjoint(_THINKING):
+        return None
+    for name in _THINKING:
         value = record.get(name)
         if isinstance(value, str) and holds(value) and value.strip().lower() not in SETTINGS:
             return text_of(record.pop(name), f"field {name}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.data.beside import COT, FINAL, LETTERED, OPTIONS, PASSAGES
+from holdfast.data.beside import COT, FINAL, OPTIONS, PASSAGES, letter_of
 from holdfast.data.convert import ANSWERS, CONVERSATIONS, PROMPTS
 from holdfast.data.messages import THOUGHTS
 from holdfast.data.values import BadRow, holds
@@ -296,7 +296,7 @@ class Reading:
                 self.roles[column] = "context"
             elif name == "answer" and worked:
                 self.roles[column] = "reference"
-            elif asked and name not in SAME and LETTERED.fullmatch(name):
+            elif asked and name not in SAME and letter_of(name):
                 self.roles[column] = "choices"
             else:
                 self.roles[column] = SAME.get(name, name)

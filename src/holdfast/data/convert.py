@@ -37,9 +37,13 @@ ANSWERS = ("output", "completion", "response", "answer", "solution")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 TOOLS = ("tools", "functions", "tool_calls", "function_call")
 
+_UNSUPPORTED = {*MEDIA, *TOOLS, *TRAINED, *UNTRAINED}
+
 
 def refuse_unsupported(record: dict[str, Any]) -> None:
     """Refuse what no format can put into a text: media, tools, and flags for each turn outside the messages."""
+    if record.keys().isdisjoint(_UNSUPPORTED):
+        return
     for key in MEDIA:
         if holds(record.get(key)):
             raise BadRow(f"field {key} holds media, only text can be trained on", "take {} out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -39,6 +40,7 @@ LONGEST = 60
 """Longer names of columns are none that anybody knows."""
 
 
+@lru_cache(4096)
 def known_name(column: str) -> str:
     """The name of a column as it is known here: in lower case, if that is one of the names known."""
     return low if len(column) <= LONGEST and (low := column.strip().lower()) in COLUMNS else column

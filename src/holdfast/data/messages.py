@@ -46,6 +46,7 @@ INERT = {
 }
 ENDINGS = ("_id", "_at", "_time", "_date", "_hash", "_index", "_idx", "_timestamp", "_identifier")
 """Keys of these names, or that end so, name a message or date it."""
+_PLAIN = {*ROLE_KEYS, *CONTENTS}
 _READ = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAINED, *UNTRAINED}
 
 
@@ -92,17 +93,21 @@ def message_of(item: Any, field: str) -> Message:
         raise BadRow(f"{field} is {describe(item)}, not a message with role and content")
     named = item.get("role", item.get("from"))
     role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
-    calls = any(holds(item.get(key)) for key in TOOLS)
+    more = not item.keys() <= _PLAIN  # most messages have nothing else, and there are many
+    calls = more and any(holds(item.get(key)) for key in TOOLS)
     if role is None or calls:
         what = "a tool call" if role else "no role" if named is None else f"role {shortened(named).strip(chr(39))}"
         raise BadRow(f"{field} has {what}; known roles are system, user and assistant (tools are not supported)")
-    _check_keys(item, field)
+    if more:
+        _check_keys(item, field)
     content = _content(item, field)
     if role == "system" and content in (None, ""):
         return {"role": role, "content": ""}
-    thought, content = _thought(item, content, f"{field} ({role})")
+    thought = None
+    if more or isinstance(content, list):
+        thought, content = _thought(item, content, f"{field} ({role})")
     message: Message = {"role": role, "content": text_of(content, f"{field} ({role})")}
-    trained = _trained(item, role, field)
+    trained = _trained(item, role, field) if more else None
     if thought:
         if role != "assistant":
             raise BadRow(f"{field} is a {role} turn with a thought; only answers have one", "take {} out")
