@@ -24,7 +24,7 @@ from curves import draw
 
 README = HERE.parent / "README.md"
 MARKS = ("<!-- speed: written by make bench -->", "<!-- end -->")
-PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead")
+PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox")
 
 
 def run_part(name: str, tiny: bool) -> dict[str, Any] | None:

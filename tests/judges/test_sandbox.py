@@ -278,6 +278,54 @@ def test_kernel_filter_stands_without_the_hook(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+LANDLOCK = """
+    import ctypes, landlock
+    if landlock.version() < 1:
+        print("none")
+        raise SystemExit
+    assert landlock.restrict(landlock.make_rules([os.path.dirname(os.__file__)]))
+    libc = ctypes.CDLL(None, use_errno=True)
+    open(os.__file__).close()
+    for path in ({secret!r}, "/etc/passwd", "/proc/self/environ", "/"):
+        assert libc.open(path.encode(), 0) == -1 and ctypes.get_errno() == 13, path
+    if landlock.version() >= 6:
+        assert libc.kill({pid}, 0) == -1 and ctypes.get_errno() == 1
+    print("held")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is Linux's")
+def test_landlock_holds_against_native_code(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("canary")
+    done = guarded(LANDLOCK.format(secret=str(secret), pid=os.getpid()))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("held", "none")
+
+
+def test_foreign_code_keeps_no_capability(box):
+    source = """
+        import os
+        def f(x):
+            status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+            return status["CapEff"].strip()
+    """
+    # /proc is not there to be read: ask what a capability would allow instead
+    tries = """
+        import os
+        def f(x):
+            refused = 0
+            for act in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroups([0])):
+                try:
+                    act()
+                except OSError:
+                    refused += 1
+            return refused
+    """
+    assert outcome(box, source).status == "failed"
+    assert outcome(box, tries, ("assert f(1) == 3",)).status == "passed"
+
+
 def test_hook_stands_without_the_kernel(tmp_path):
     code = f"""
         guard.watch(None, True, False)

@@ -76,8 +76,8 @@ def filter_program() -> bytes | None:
     when(OPEN, 1, WRITING, set_is=refuse, clear_is=allow)
     when(OPENAT, 2, WRITING, set_is=refuse, clear_is=allow)
     when(PRLIMIT, 0, 0xFFFFFFFF, set_is=refuse, clear_is=allow)  # only its own limits
-    for call, commands in TO_OTHERS.items():
-        code += [(equal, 0, 2 + 2 * len(commands), call[column]), (load, 0, 0, 16 + 8)]
+    for own, commands in TO_OTHERS.items():
+        code += [(equal, 0, 2 + 2 * len(commands), own[column]), (load, 0, 0, 16 + 8)]
         code += [step for command in commands for step in ((equal, 0, 1, command), (give, 0, 0, refuse))]
         code.append((give, 0, 0, allow))
     code.append((equal, 0, 7, SENDTO[column]))  # to an address of its own choice, on a connected pair of sockets

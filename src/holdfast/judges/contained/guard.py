@@ -17,7 +17,16 @@ import sys
 from call_filter import WRITING, filter_calls, filter_program
 from libc import KEEP_CAPABILITIES, LIBC, LINUX, prctl
 
-__all__ = ["drop_capabilities", "drop_root", "filter_calls", "filter_program", "limit", "open_to_all", "watch"]
+__all__ = [
+    "drop_capabilities",
+    "drop_root",
+    "filter_calls",
+    "filter_program",
+    "forget_native",
+    "limit",
+    "open_to_all",
+    "watch",
+]
 
 READ_ANY = 2  # CAP_DAC_READ_SEARCH
 
@@ -116,12 +125,19 @@ CACHED = [names for names in gc.get_objects() if type(names) is dict and names.g
 """Where `_ctypes` keeps its names: the module's, and the copy of them in the interpreter."""
 
 
+def forget_native() -> None:
+    """Empty `_ctypes`: Python would give it again without asking the hook. What holds its names keeps them.
+
+    Once, in the interpreter that forks the programs: in each of them it would cost a copy of every page touched.
+    """
+    for names in CACHED:
+        names.clear()
+
+
 def forget_modules() -> None:
     """Take the sandbox's own modules, and what leads to the C library, out of where an import would find them."""
     for name in ("ctypes", "ctypes._endian", "_ctypes", *OURS):
         sys.modules.pop(name, None)
-    for names in CACHED:  # Python would give it again from there without asking the hook
-        names.clear()
 
 
 def watch(read: tuple[str, ...] | None, strict: bool, filtered: bool) -> None:

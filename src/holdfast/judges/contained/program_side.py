@@ -34,7 +34,7 @@ class ProgramEnd(Exchange):
         self.given: dict[str, object] = {}  # what the tests have by name
         self.printed: list[tuple[str, bytes]] = []
         self.size = 0
-        self.input = None
+        self.input: io.TextIOWrapper | None = None
 
     def send(self, **parts) -> None:
         if "told" not in parts and "ask" not in parts:
@@ -70,7 +70,7 @@ class ProgramEnd(Exchange):
         """Run the program; the names it uses and does not define."""
         code = self.compiled()
         exec(code, self.space)
-        names, codes = set(), [code]
+        names, codes = set[str](), [code]
         while codes:
             at = codes.pop()
             names.update(at.co_names)

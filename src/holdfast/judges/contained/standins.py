@@ -7,6 +7,8 @@ on to the process where the real object lives, through the one `Exchange` of the
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -46,7 +48,7 @@ OBJECT, HASH, TAINT = "_holdfast_object", "_holdfast_hash", "_holdfast_taint"
 class StandInType(type):
     """The class of the stand-ins for classes: calling one makes an object on the other side."""
 
-    exchange = None
+    exchange: Any = None
 
     def __new__(mcs, name, bases, space):
         if NUMBER not in space:  # a class statement of somebody's own

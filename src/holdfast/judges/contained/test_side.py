@@ -236,7 +236,8 @@ def look_at(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
         The built-in names that are what is tested (`assert sum(10, 15) == 6`): only where the tests use no other name
         of the program, the innermost of those called. And the names used for their attributes alone, with these.
     """
-    bound, loaded, used, bare = set(), set(), {}, set()
+    bound, loaded, bare = set[str](), set[str](), set[str]()
+    used: dict[str, set[str]] = {}
     trees = [ast.parse(check) for check in checks]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     owners = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
@@ -259,9 +260,9 @@ def look_at(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
     libraries = {name for name in attributes if SHORT.get(name, name) in values.STANDARD | {*SHORT.values()}}
     if loaded - bound - BUILTIN - libraries:
         return frozenset(), attributes
-    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    own = [call for call in calls if call.func.id in BUILTIN - bound]
-    inner = {call.func.id for call in own if not any(other is not call and other in own for other in ast.walk(call))}
+    own = {node: node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+           and node.func.id in BUILTIN - bound}  # fmt: skip
+    inner = {name for call, name in own.items() if not any(at is not call and at in own for at in ast.walk(call))}
     return frozenset(inner), attributes
 
 

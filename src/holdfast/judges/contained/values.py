@@ -12,6 +12,8 @@ import operator
 import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
 
 from standins import CHANGING, FIXED, FORWARDED
 
@@ -80,7 +82,7 @@ def encode_shared(exchange, value):
     return exchange.share(value)
 
 
-ENCODERS = {
+ENCODERS: dict[Any, Callable[..., Any]] = {
     int: encode_int,
     float: encode_float,
     complex: lambda exchange, value: ["c", encode_float(exchange, value.real), encode_float(exchange, value.imag)],
@@ -97,7 +99,7 @@ ENCODERS = {
     **dict.fromkeys((list, dict, set, bytearray, deque, OrderedDict, defaultdict, Counter), encode_shared),
 }
 
-VALUES = {
+VALUES: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
     "Decimal": ("decimal", str, lambda kind, text: kind(text)),
     "Fraction": ("fractions", lambda v: f"{v.numerator:x}/{v.denominator:x}",
                  lambda kind, text: kind(*(int(part, 16) for part in text.split("/")))),
@@ -113,7 +115,7 @@ VALUES = {
 """Other classes that travel by value: their module, to text, and from text."""
 
 
-def encode_other(exchange, value, kind):
+def encode_other(exchange: Any, value: Any, kind: Any) -> Any:
     """What is no plain value: by its name in the standard library, by value where `VALUES` knows how, or lent."""
     if issubclass(kind, BaseException):
         return encode_error(exchange, value, kind)
@@ -145,7 +147,7 @@ def lend(exchange, value, kind):
     return ["o", exchange.lend(value), number, exchange.encode(content), hashed]
 
 
-CONTENTS = {
+CONTENTS: dict[type, Callable[[Any], Any]] = {
     int: int.__index__,
     float: float.__float__,
     complex: lambda v: complex(complex.__add__(v, 0j)),
@@ -265,7 +267,7 @@ def many(value, exchange):
     return [exchange.decode(item) for item in value[1:]]
 
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., Any]] = {
     "i": lambda exchange, value: int(value[1], 16),
     "f": lambda exchange, value: float(value[1]),
     "c": lambda exchange, value: complex(*many(value, exchange)),
@@ -292,7 +294,16 @@ DECODERS = {
 
 # ---- containers
 
-LETTERS = {list: "l", set: "S", bytearray: "B", deque: "q", dict: "d", OrderedDict: "O", defaultdict: "D", Counter: "C"}
+LETTERS: dict[type, str] = {
+    list: "l",
+    set: "S",
+    bytearray: "B",
+    deque: "q",
+    dict: "d",
+    OrderedDict: "O",
+    defaultdict: "D",
+    Counter: "C",
+}
 KINDS = {letter: kind for kind, letter in LETTERS.items()}
 
 
@@ -341,7 +352,7 @@ def fill(exchange, container, state) -> None:
 
 # ---- doing what the other side asks
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "call": lambda target, *args, **named: target(*args, **named),
     "get": getattr,
     "set": setattr,
