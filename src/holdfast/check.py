@@ -59,15 +59,15 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     from holdfast.models import context_length, embeddings_of, load
     from holdfast.placement import choose_device
     from holdfast.sources import read_sources
-    from holdfast.stages import before_curation, beyond_context, encode, trained
+    from holdfast.stages import before_curation, beyond_context, encode, rows_beside, trained
     from holdfast.trainer.plan import plan_training
 
     recipe, warnings = resolved.recipe, list[str]()
     ui.phase("check data")
     sources = read_sources(recipe, ui.line, warnings.append, resolved.sources)
-    _open_beside(recipe, ui)
+    every = (sources.train, sources.test, *rows_beside(recipe, ui.line))
     base = load(recipe.model, device=choose_device(recipe.device))
-    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=warnings.append)
+    chat = make_chat(recipe.data, base.tokenizer, *every, say=ui.line, warn=warnings.append)
     chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
@@ -81,11 +81,9 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
     for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)
-    for line in told.unrolled_lines():
-        ui.line(line)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)
     warnings += plan.warnings
-    for line in plan.remarks:
+    for line in [*told.unrolled_lines(), *plan.remarks]:
         ui.line(line)
     ui.phase("estimate")
     return {
@@ -96,17 +94,6 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), chat.template.thoughts.thinks),
         "warnings": warnings,
     }  # fmt: skip
-
-
-def _open_beside(recipe: Recipe, ui: Progress) -> None:
-    """Open what is trained on beside the recipe's own rows."""
-    from holdfast.curators.replay import Replay
-    from holdfast.sources import open_beside
-    from holdfast.stages import curators_of
-
-    for curator in curators_of(recipe):
-        if isinstance(curator, Replay):
-            open_beside(recipe, curator.path, curator.columns, curator.ignore, ui.line)
 
 
 def _measurements(tasks: list[Task]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from holdfast.stages import (
     encode,
     look_at_lengths,
     measured,
+    rows_beside,
     subject_of,
     trained,
 )
@@ -160,7 +161,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     base = load(recipe.model, device=device)
     if trains:
         refuse_adapter(base.path, recipe.model)
-    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, say=ui.line, warn=ui.warn)
+    rows = (sources.train, sources.test, *rows_beside(recipe))
+    chat = make_chat(recipe.data, base.tokenizer, *rows, say=ui.line, warn=ui.warn)
     chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     if trains:

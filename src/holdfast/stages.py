@@ -137,6 +137,18 @@ def curators_of(recipe: Recipe) -> list[Curator]:
     return [*recipe.curate, *again]
 
 
+def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
+    """The rows that curators mix in as they are.
+
+    Args:
+        say: Called with a line on how each file was read.
+    """
+    from holdfast.curators.replay import Replay
+
+    found = [curator for curator in curators_of(recipe) if isinstance(curator, Replay)]
+    return [open_beside(recipe, r.path, r.columns, r.ignore, say) for r in found]
+
+
 def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Rows:
     """One curator after another."""
     for curator in curators_of(work.recipe):

@@ -55,6 +55,16 @@ def test_thoughts_that_the_template_would_cut_or_that_never_end_are_counted(toke
     assert found.warnings == ("1 of 3 rows hold a thought that does not end: no answer follows it",)
 
 
+def test_earlier_answers_behind_another_prompt_are_told(tokenizer_of: TokenizerOf) -> None:
+    turns = [*BARE.messages, *BARE.messages]
+    found = derive_settings(data(), tokenizer_of("qwen3"), [BARE, Row(turns)])
+    assert found.lines[-1] == (
+        "chat template: earlier answers of a conversation (rows: 1) stand in it behind another prompt than a server "
+        "makes for them; there they are trained as they stand"
+    )
+    assert derive_settings(data(), tokenizer_of("chatml"), [Row(turns)]).lines == ()
+
+
 def test_what_the_template_never_reads_is_refused(tokenizer_of: TokenizerOf) -> None:
     for kwargs, message in [
         ({"enable_thinkng": True}, "never reads enable_thinkng; it reads enable_thinking"),

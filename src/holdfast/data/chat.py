@@ -98,6 +98,7 @@ class Chat:
         self.enders: dict[tuple[str, ...], np.ndarray] = {}
         self.closing = self.template.thoughts.closing
         self._kept = {int(tokenizer.convert_tokens_to_ids(token)) for token in self.template.kept}  # type: ignore[arg-type]
+        self._hidden = set(tokenizer.all_special_ids) - self._kept if self._kept else set[int]()
         eos = tokenizer.eos_token_id
         # Without a special token in the template, only the end-of-sequence token can stop a model.
         self._close: tuple[int, ...] = () if self.template.special_end else (int(eos),)
@@ -199,8 +200,7 @@ class Chat:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens but for those that mark a thought."""
-        hidden = set(self.tokenizer.all_special_ids) - self._kept if self._kept else set()
-        rest = [i for i in ids if i not in hidden]
+        rest = [i for i in ids if i not in self._hidden]
         skip = not self._kept
         text = self.tokenizer.decode(rest, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         return cast("str", text)  # one sequence gives one text

@@ -200,7 +200,7 @@ class ThoughtCounts:
             )
         if self.earlier and not form.alike:
             out.append(
-                f"chat template: earlier answers of a conversation ({self.earlier:,} rows) stand in it behind another "
+                f"chat template: earlier answers of a conversation (rows: {self.earlier:,}) stand in it behind another "
                 "prompt than a server makes for them; there they are trained as they stand"
             )
         return out

@@ -71,8 +71,10 @@ class ThoughtForm:
 
     def content(self, text: str) -> str:
         """An answer with the marks this template has, where it holds a thought with others."""
+        if not self.known:
+            return text
         reply = split_thought(text)
-        if not self.known or not reply.thought or not reply.ended or reply.marks == self.marks:
+        if not reply.thought or not reply.ended or reply.marks == self.marks:
             return text
         return join_thought(reply.thought, reply.answer, self.marks)
 
