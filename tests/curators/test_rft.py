@@ -153,3 +153,8 @@ def test_rows_without_an_answer_get_samples_only(world):
     out = curate(world, A, WRONG, rows=[Row(QUESTION, reference=9)])
     assert [r.answer for r in out] == [A]
     assert out[0].reference == 9
+
+
+def test_without_gold_the_models_answers_stand_alone(world):
+    assert [r.answer for r in curate(world, A, WRONG, gold=False)] == [A]
+    assert curate(world, WRONG, gold=False) == []
