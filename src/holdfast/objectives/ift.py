@@ -43,11 +43,10 @@ class IFT(Objective):
     gradient flows through the weights C; Eq. 21 weighs later tokens more (undiscounted, e_i counts i + 1 times) and
     grows with the square of the length. With mix = 0, decay = 0, "authors" is `sft` with reduction="sequence".
 
-    Which form: what is printed, because it does better here and the code worse than SFT (`docs/laboratory.md`: Frozen
-    Lake and word problems). What keeps the rest of the model is the weight by position, not the mixing: `mix: 0` does
-    as well, and spares the first pass. Eq. 21 needs `max_grad_norm` (1, the default): unclipped, its first gradients
-    fill Adam's second moment and it hardly learns. The authors' weights starve the last tokens; their own results are
-    theirs.
+    Which form: what is printed. On Frozen Lake it does as SFT and on word problems it keeps more at the same gain,
+    where the authors' code is behind SFT in both (`docs/laboratory.md`): its weights starve the last tokens. What
+    keeps is the weight by position, not the mixing: `mix: 0` does as well. Eq. 21 needs `max_grad_norm` (1, the
+    default): unclipped, its first gradients fill Adam's second moment and it hardly learns.
 
     Paper's settings: 3 epochs, learning rate 5e-7, batches of 512 sequences, RMSprop, clipping at 10, 7B models.
     """

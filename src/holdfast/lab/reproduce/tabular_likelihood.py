@@ -247,7 +247,7 @@ IFT = Study(
         f"From near to far: from one pair {_ranked(found, 'one')}; from 200 pairs {_ranked(found, 'many')}. The "
         "authors' code weighs a move by the errors that follow it and so starves the last one: before the goal it "
         f"has {mean(found['many ift authors last']):.4f}, Eq. 21 {mean(found['many ift eq21 last']):.4f}, SFT "
-        f"{mean(found['many sft last']):.4f}. Mixed inputs alone do as Eq. 21 does here."
+        f"{mean(found['many sft last']):.4f}. Mixed inputs alone are as near."
     ),
     seeds=16,
 )
