@@ -62,7 +62,8 @@ def test_the_loss_falls_and_an_interrupted_run_ends_bit_equal(tmp_path, rows_of,
     """Through the real loop, on all rows at every step."""
     objective = find("objectives", name)()
     table = TokenTable.of(rows_of(objective, vocab=material.VOCABULARY), fingerprint=name)
-    axes = {"objective": {"name": name}, "tuner": tuner, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
+    axes = {"objective": {"name": name, **objective.model_dump()}, "tuner": tuner}
+    axes |= {"optimizer": {"name": "adamw", "learning_rate": 0.01}}
     recipe = material.recipe({"epochs": 12, "batch_tokens": 4000, "micro_tokens": 100}, **axes)
     losses = []
 

@@ -28,7 +28,7 @@ STEADY = ADAMW | {"eps": 1e-4}
 CASES = {
     "full": {"optimizer": ADAMW},
     "dpo with lora": {"objective": "dpo", "tuner": {"name": "lora", "r": 4}, "optimizer": STEADY},
-    "half without a head": {"tuner": "half", "objective": "ift", "optimizer": ADAMW},
+    "half without a head": {"tuner": "half", "objective": {"name": "ift", "form": "authors"}, "optimizer": ADAMW},
 }
 
 

@@ -69,7 +69,7 @@ def test_accumulation_packing_and_order_change_neither_loss_nor_gradient(tmp_pat
     table = material.table(per_row=2 if objective == "dpo" else 1)
     results = [gradients(tmp_path, table, objective, train) for train in LAYOUTS.values()]
     for (one, loss), (other, other_loss) in itertools.pairwise(results):
-        assert loss == pytest.approx(other_loss, abs=1e-6)
+        assert loss == pytest.approx(other_loss, abs=1e-6, rel=1e-6)  # the sums of Eq. 21 are in the hundreds
         assert one.keys() == other.keys()
         assert len(one) > 5
         for name, gradient in one.items():
