@@ -172,3 +172,11 @@ def test_a_notebook_sees_the_outcome_and_nothing_of_other_libraries(capfd: pytes
     assert 'href="out/report.html"' in run._repr_html_()
     holdfast.check(recipe(), progress=True)
     assert "question -> prompt, label -> answer; not used: id" in capfd.readouterr().err
+
+
+def test_the_function_compares_in_every_way_that_the_command_does() -> None:
+    from inspect import signature
+
+    from holdfast.compare import compare as run_compare
+
+    assert set(signature(run_compare).parameters) <= set(signature(holdfast.compare).parameters)

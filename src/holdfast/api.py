@@ -98,6 +98,7 @@ def compare(
     seeds: int | Sequence[int] = 1,
     out: str | Path | None = None,
     steps: int | None = None,
+    learning_rates: Sequence[float] = (),
     tokenizer: Any = None,
     progress: bool = False,
     restart: bool = False,
@@ -111,6 +112,7 @@ def compare(
         seeds: How many, or which.
         out: Directory; default as on the command line. Finished runs in it are not repeated.
         steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows.
+        learning_rates: Run every method at each of these, and compare what is lost where all have gained the same.
         restart: Begin anew where the directory holds a comparison, which is kept as `DIRECTORY.old-1`.
     Returns:
         The content of `compare.json`, and its `directory`.
@@ -119,7 +121,9 @@ def compare(
 
     with _speaking(progress, ui) as voice:
         given = named(recipe, tokenizer)
-        return run_compare(given, methods, seeds=seeds, out=out, steps=steps, ui=voice, restart=restart)
+        return run_compare(
+            given, methods, seeds=seeds, out=out, steps=steps, learning_rates=learning_rates, ui=voice, restart=restart
+        )
 
 
 def evaluate(
