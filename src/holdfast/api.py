@@ -56,19 +56,25 @@ def train(
 
 
 def check(
-    recipe: AnyRecipe, *, tokenizer: Any = None, progress: bool = False, ui: Progress | None = None
+    recipe: AnyRecipe,
+    *,
+    tokenizer: Any = None,
+    progress: bool = False,
+    ui: Progress | None = None,
+    judge: bool = False,
 ) -> dict[str, Any]:
     """Read everything, validate every row, and describe the plan; trains nothing.
 
     Args:
         recipe, tokenizer, progress, ui: As for `train`.
+        judge: Also try the judge on the answers of the first rows.
     Returns:
         `rows`, `lengths`, `examples`, `plan`, `estimate` and `warnings`; of a recipe with stages `stages`.
     """
     from holdfast.check import check as run_check
 
     with _speaking(progress, ui) as voice:
-        return run_check(named(recipe, tokenizer), ui=voice)
+        return run_check(named(recipe, tokenizer), ui=voice, judge=judge)
 
 
 def curate(

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from holdfast.data.chat import Chat
     from holdfast.data.table import TableReport
     from holdfast.evaluation.base import Task
+    from holdfast.sources import Sources
 
 SHOWN = 3
 
 
-def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | None = None) -> dict[str, Any]:
+def check(
+    recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | None = None, judge: bool = False
+) -> dict[str, Any]:
     """Read everything, validate every row, and describe the plan.
 
+    Args:
+        judge: Also try the judge on the first rows' own answers; the part `judge` (see `judges.trial.try_judge`).
     Returns:
         `rows` (counts), `lengths` (histogram), `measured` (tasks), `examples` (pieces of text, trained or not), `plan`
         (steps, micro-batch), `estimate` (seconds, memory) and `warnings`; of a recipe with stages `stages`, a list of
@@ -32,11 +37,11 @@ def check(recipe: Resolved | Recipe | dict[str, Any] | str, *, ui: Progress | No
     """
     resolved = as_resolved(recipe)
     if resolved.recipe.stages:
-        return {"stages": _stages(resolved, ui)}
-    return check_one(resolved, ui or Progress.silent())
+        return {"stages": _stages(resolved, ui, judge)}
+    return check_one(resolved, ui or Progress.silent(), judge)
 
 
-def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
+def _stages(resolved: Resolved, ui: Progress | None, judge: bool) -> list[dict[str, Any]]:
     """Each stage with the model at the beginning of its chain, since those that stages leave are not there yet."""
     from holdfast.staged import descends, look_over, planned
 
@@ -45,11 +50,11 @@ def _stages(resolved: Resolved, ui: Progress | None) -> list[dict[str, Any]]:
     for number, stage in enumerate(recipe.stages):
         plan = planned(resolved, number, Path(recipe.output), descends(recipe, stage))
         what = f"method {stage.chosen}, data {data_label(stage.data)}, from {stage.model}"
-        found.append({"name": stage.name, "what": what, **check_one(plan, ui or Progress.silent())})
+        found.append({"name": stage.name, "what": what, **check_one(plan, ui or Progress.silent(), judge)})
     return found
 
 
-def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
+def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat_settings import make_chat
     from holdfast.estimate import estimate_costs
@@ -92,8 +97,17 @@ def check_one(resolved: Resolved, ui: Progress) -> dict[str, Any]:
         "measured": _measurements(tasks),
         **_examples(as_read, table, chat),
         **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), chat.template.thoughts.thinks),
-        "warnings": warnings,
+        "warnings": warnings, **(_trial(sources) if judge else {}),
     }  # fmt: skip
+
+
+def _trial(sources: Sources) -> dict[str, Any]:
+    """How the judge reads the rows' own answers."""
+    from holdfast.judges.trial import try_judge
+
+    if sources.judge is None:
+        return {"judge": {"judge": None, "why": "the references are free text, for which no judge is named"}}
+    return {"judge": try_judge(sources.judge, sources.train)}
 
 
 def _measurements(tasks: list[Task]) -> list[dict[str, Any]]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, speaking
 
 
 def check(
     recipe: RecipeFile,
     settings: Settings = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Show how the judge reads the first 100 rows' answers.")
+    ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -16,6 +23,7 @@ def check(
     \b
     holdfast check run.yaml
     holdfast check run.yaml train.max_length=512
+    holdfast check run.yaml --judge
 
     Read the recipe strictly, validate every row, and show what training would see: the chat template with the trained
     part of three rows coloured, a histogram of lengths, what is dropped and why, steps, memory, time. Trains nothing.
@@ -28,5 +36,5 @@ def check(
         resolution(resolved, ui)
         from holdfast.check import check as check_run
 
-        found = check_run(resolved, ui=ui)
+        found = check_run(resolved, ui=ui, judge=judge)
         ui.result(checked(found), **found)

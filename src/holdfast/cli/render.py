@@ -221,8 +221,26 @@ def checked(found: dict[str, Any]) -> str:
         if value is not None
     ]
     parts += [title("Plan"), table(costs)] if costs else []
+    parts += judge_trial(found["judge"]) if found.get("judge") else []
     parts += [f"{paint('warning:', 'yellow', sys.stdout)} {text}" for text in found.get("warnings") or []]
     return "\n\n".join(parts)
+
+
+def judge_trial(trial: dict[str, Any]) -> list[str]:
+    """How the judge reads the first rows' own answers (`judges.trial.try_judge`)."""
+    head = title("What the judge says of the rows' own answers")
+    if "why" in trial:
+        return [head, f"judge {trial['judge'] or 'none'}: not tried, {trial['why']}"]
+    counts = [(outcome, str(trial[outcome])) for outcome in ("right", "wrong", "unreadable")]
+    lines = [
+        f"judge {trial['judge']}: {trial['right']} of {trial['rows']} answers pass against their own reference, "
+        f"{trial['mistaken']} of {trial['compared']} against that of another row"
+    ]
+    if trial["skipped"]:
+        lines.append(f"{trial['skipped']} rows not tried: no answer, or no reference that the judge can use")
+    shown_rows = [(f"row {e['row']}", e["outcome"], e["answer"], e["reason"]) for e in trial["examples"]]
+    examples = [table(shown_rows, ("", "", "answer", "why"), wrap=(2, 3))] if shown_rows else []
+    return [head, "\n".join(lines), table(counts, right=(1,)), *examples]
 
 
 def measured_task(task: dict[str, Any]) -> tuple[str, str, str, str]:
