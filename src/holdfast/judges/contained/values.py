@@ -126,9 +126,10 @@ def encode_other(exchange: Any, value: Any, kind: Any) -> Any:
         return ["m", value.__name__]
     if kind in FUNCTIONS and (name := standard_name(value, exchange.to_tests)):
         return ["g", *name]
-    known = VALUES.get(kind.__name__)
-    if known and getattr(sys.modules.get(known[0]), kind.__name__, None) is kind:
-        return ["v", kind.__name__, known[1](value)]
+    title = kind.__name__
+    known = VALUES.get(title)
+    if known and getattr(sys.modules.get(known[0]), title, None) is kind:
+        return ["v", title, known[1](value)]
     numpy = sys.modules.get("numpy")
     if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
         return encode_array(exchange, numpy.asarray(value), kind is numpy.ndarray)
