@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.entries import data_label
-from holdfast.readiness import engine_note, look_ahead
+from holdfast.readiness import engine_note, look_ahead, look_at_prompts
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.ui import Progress
@@ -87,7 +87,7 @@ def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)
-    warnings += plan.warnings
+    warnings += [*plan.warnings, *look_at_prompts(tasks, chat, context)]
     for line in [*told.unrolled_lines(), *plan.remarks]:
         ui.line(line)
     ui.phase("estimate")

@@ -10,7 +10,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import score, summarise
 from holdfast.evaluation.tasks import Settings
-from holdfast.evaluation.thought_counts import count_thoughts
+from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered
 from holdfast.folder import replace_json, versions
 from holdfast.models import locate
 from holdfast.recipe import Gate
@@ -210,7 +210,7 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     return {
         "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
         "judge": task.info.judge or None, "n": len(items), "tuned": score(task, items),
-        "thoughts": {"tuned": count_thoughts(items)},
+        "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(items)},
         "unreadable_tuned": sum(item.unreadable for item in items) if task.kind == "generate" else None,
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from holdfast.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.data.chat import Chat
     from holdfast.evaluation.base import Task
     from holdfast.models import Model
 
@@ -45,6 +46,25 @@ def look_ahead(
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
     recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))
+
+
+def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:
+    """A line for every task with questions that do not fit into the model's context.
+
+    Raises:
+        UserError: If one holds a token that the model does not know.
+    """
+    out = []
+    for task in tasks:
+        if task.kind == "generate" and len(task.rows):
+            lengths = [len(ids) for ids in chat.prompt_ids_many([row.prompt for row in task.rows])]
+            over = sum(length >= context for length in lengths) if context else 0
+            if over:
+                out.append(
+                    f"{task.name}: {over:,} of {len(lengths):,} prompts do not fit into the model's context of "
+                    f"{context:,} tokens (the longest has {max(lengths):,}): they get no answer and count as not right"
+                )
+    return out
 
 
 def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:

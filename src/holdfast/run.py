@@ -14,7 +14,7 @@ from holdfast.errors import BrokenWeights, Diverged, UserError
 from holdfast.files import fresh_file, sweep
 from holdfast.folder import Folder, environment, is_curated
 from holdfast.live_evaluation import refuse_unmeasured, training_hooks
-from holdfast.readiness import engine_note, look_ahead
+from holdfast.readiness import engine_note, look_ahead, look_at_prompts
 from holdfast.recipe import Recipe
 from holdfast.recipe_file import Resolved, as_resolved
 from holdfast.run_results import Run, finish, save_model
@@ -172,7 +172,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         context = context_length(base.model.config)
         for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
             ui.line(line)
-        for line in look_at_lengths(recipe, sources, chat, context):
+        for line in [*look_at_lengths(recipe, sources, chat, context), *look_at_prompts(tasks, chat, context)]:
             ui.warn(line)
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)

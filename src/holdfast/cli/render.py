@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli.text import table, title, width
 from holdfast.errors import GateRefused
 from holdfast.report import clipping, ranking, words
-from holdfast.report.asked import unended_words
+from holdfast.report.asked import unanswered_words, unended_words
 from holdfast.safe_text import printable
 from holdfast.ui import Progress, duration, paint
 
@@ -48,7 +48,7 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     parts = [words.verdict(report)] if paired else []
     if rows:
         parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
-    if lines := unended_words(report["tasks"]):
+    if lines := [*unended_words(report["tasks"]), *unanswered_words(report["tasks"])]:
         parts.append("\n".join(lines))
     if unread := [line for task in report["tasks"] for line in unreadable_answers(task, report.get("recipe"))]:
         parts.append("\n".join(unread))

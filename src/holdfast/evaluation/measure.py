@@ -19,7 +19,7 @@ from holdfast.evaluation.base import Item, Task
 from holdfast.evaluation.choices import continuation, decide
 from holdfast.evaluation.perplexity import windows
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, thought_extra
+from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, UNFIT, thought_extra
 from holdfast.judges.base import Answer, Judge, Verdict
 from holdfast.models import evaluating
 from holdfast.registry import name_of
@@ -238,6 +238,8 @@ def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any
 def _judged(row: Row, sample: Sample, verdict: Verdict) -> Item:
     told, extra = verdict.outcome != "unreadable", thought_extra(sample)
     reason = f"the thought did not end; {verdict.reason}" if extra.get(THOUGHT) == UNENDED else verdict.reason
+    if sample.finish == "length" and not sample.tokens:
+        extra, reason = extra | {UNFIT: True}, "the prompt does not fit into the model's context"
     return Item(
         id=row.id, prompt=shown(row.prompt), response=sample.text, reference=as_text(row.gold),
         score=verdict.score if told else 0.0, passed=verdict.passed and told, stopped=sample.finish == "stop",

@@ -30,7 +30,7 @@ from holdfast.evaluation.paired import (
 from holdfast.evaluation.probe_summary import probe_part
 from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 from holdfast.evaluation.store import Store
-from holdfast.evaluation.thought_counts import count_thoughts
+from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered
 
 MOST_FLIPS = 20
 MOST_NATS = 700.0
@@ -172,6 +172,7 @@ def _task(task: Task | TaskInfo, both: Pairs, base: Sequence[Item], tuned: Seque
         "noise": abs(unit.scale) * noise_floor(both),
         **_manner(info, "base", base), **_manner(info, "tuned", tuned), "flips": _flips(changed),
         "extra": _extra(unit, both, base), "thoughts": {"base": count_thoughts(base), "tuned": count_thoughts(tuned)},
+        "unanswered": {"base": count_unanswered(base), "tuned": count_unanswered(tuned)},
     }  # fmt: skip
 
 

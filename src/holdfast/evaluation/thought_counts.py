@@ -1,4 +1,4 @@
-"""How many answers thought, and how many thoughts did not end: counted apart from right and wrong."""
+"""Answers that came to no end, counted apart: thoughts, cut answers, prompts beyond the context."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from holdfast.sampling.base import Sample
 
 THOUGHT, ENDED, UNENDED = "thought", "ended", "did not end"
 """Key of `Item.extra` where an answer holds a thought, and its values."""
+
+
+UNFIT = "unfit"
+"""Key of `Item.extra` where a prompt did not fit into the model's context, so that there is no answer."""
+
+
+def count_unanswered(items: Sequence[Item]) -> dict[str, int] | None:
+    """`{"unfit": prompts beyond the context, "cut": answers cut at their longest}`; `None` where there are none."""
+    unfit = sum(UNFIT in item.extra for item in items)
+    cut = sum(not item.stopped for item in items) - unfit
+    return {"unfit": unfit, "cut": cut} if unfit or cut else None
 
 
 def thought_extra(sample: Sample) -> dict[str, str | int]:

@@ -46,5 +46,26 @@ def unended_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
     return out
 
 
+UNANSWERED = {
+    "unfit": "prompts that do not fit into the model's context",
+    "cut": "answers cut at their longest (max_tokens)",
+}
+"""Why there is no whole answer, in words."""
+
+
+def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every task with prompts that did not fit, and one with answers that were cut: none of them is right
+    or wrong by what the model knows, and all count as they are."""
+    out = []
+    for task in tasks:
+        for key, what in UNANSWERED.items():
+            base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
+            if base or tuned:
+                n = words.count(task["n"])
+                before = f", {words.count(base)} of {n} before" if "base" in task else ""
+                out.append(f"{task['name']}: {what}: {words.count(tuned)} of {n}{before}")
+    return out
+
+
 def _share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
     return f"{words.count(part['unended'] if part else 0)} of {words.count(task['n'])}"

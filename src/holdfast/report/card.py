@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from holdfast.report import words
-from holdfast.report.asked import asked_words, serve_options, unended_words
+from holdfast.report.asked import asked_words, serve_options, unanswered_words, unended_words
 from holdfast.safe_text import printable
 
 PEFT_TUNERS = frozenset({"lora", "longlora", "ia3", "prompt", "prefix"})
@@ -199,7 +199,7 @@ def _limits(report: dict[str, Any]) -> str:
         lines.append(f"Loss was measured on {names}; what these do not ask may have been lost unseen.")
     else:
         lines.append("No kept task was measured: what the model lost is unknown.")
-    lines += [f"{_cell(line)}." for line in unended_words(tasks)]
+    lines += [f"{_cell(line)}." for line in [*unended_words(tasks), *unanswered_words(tasks)]]
     lines.append("The intervals cover the choice of questions, not of the training seed: this is one run.")
     asked = ((report.get("recipe") or {}).get("evaluate") or {}).get("target", "test")
     if asked == "test" and len(kept) < len(tasks):

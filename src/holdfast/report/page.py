@@ -102,6 +102,7 @@ _TASK = (
     "flips",
     "extra",
     "thoughts",
+    "unanswered",
     "unit",
     "better",
     "percent",
