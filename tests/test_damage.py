@@ -188,6 +188,9 @@ def test_a_finished_run_is_made_whole_again(place: Path) -> None:
     assert "out/report.json: damaged" in run("report", "out", code=2)
     shutil.rmtree(out / "checkpoints")
     assert "no checkpoint is left to make it again from" in run("train", "run.yaml", code=2)
+    shutil.copyfile("whole/report.json", out / "report.json")
+    shutil.rmtree(out / "model")
+    assert "already finished" in run("train", "run.yaml"), "models and checkpoints may be removed to make room"
 
 
 def test_a_directory_that_is_removed_while_its_run_trains(place: Path) -> None:

@@ -13,9 +13,16 @@ def lacks(path: Path) -> str:
     """What a finished run no longer has whole, and why: its report or weights; "" for nothing."""
     if not isinstance(read_json(path / "report.json"), dict):
         return f"{path / 'report.json'} is {'damaged' if (path / 'report.json').exists() else 'missing'}"
-    weights = sorted((path / "model").glob("*.safetensors"))
+    if not (path / "model").exists() and not any(path.glob("checkpoints/step-*")):
+        return ""  # somebody has made room; the report stands
+    return weights_lack(path / "model")
+
+
+def weights_lack(directory: Path) -> str:
+    """What is wrong with the weights in a model's directory: none are there, or a file is cut; "" for nothing."""
+    weights = sorted(directory.glob("*.safetensors"))
     if not weights:
-        return f"{path / 'model'} has no weights"
+        return f"{directory} has no weights"
     return next((f"{file}: {what}" for file in weights if (what := cut_off(file))), "")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.damage import read_report
+from holdfast.damage import read_report, weights_lack
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import figures, summarise
@@ -120,7 +120,7 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
     left = home(root, recipe.stages, origin)
     if not (left / "model" / "adapter_config.json").exists():
         return str(left)
-    if ranks.main and not (left / "merged").exists():
+    if ranks.main and weights_lack(left / "merged"):
         from holdfast.data.chat_settings import ChatSettings, settings_of
         from holdfast.merging import fold
         from holdfast.models import load
