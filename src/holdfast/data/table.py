@@ -23,7 +23,7 @@ __all__ = ["TableReport", "TokenTable", "build_table"]
 TooLong = Literal["auto", "drop", "cut", "window", "error"]
 """What becomes of rows that are too long; `auto`: plain text is cut into windows, other rows are dropped."""
 
-VERSION = 5
+VERSION = 6
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -50,6 +50,7 @@ class TableReport:
         truncated: Rows whose answer lost its end.
         unrolled, parts: Conversations whose answers are trained apart, because the chat template cuts the thoughts of
             all but the last, and how many answers these are.
+        marked: Rows with a control token of the chat template in the text of a prompt.
         windowed, windows: Long texts that were cut into windows, and how many windows they became.
         max_length: The limit, in tokens.
         context: Most tokens the model can read, if there is a limit; `max_length` is never above it.
@@ -70,6 +71,7 @@ class TableReport:
     windows: int = 0
     unrolled: int = 0
     parts: int = 0
+    marked: int = 0
     max_length: int = 0
     context: int | None = None
     tokens: int = 0
@@ -118,13 +120,16 @@ class TableReport:
         ]
 
     def warnings(self) -> list[str]:
-        """A line when many rows are left out because they are too long, with what to do."""
+        """A line when prompts hold control tokens, and when many rows are left out because they are too long."""
+        marked = f"{self.marked:,} of {self.rows:,} rows have control tokens of the chat template in a prompt's text"
+        out = [f"{marked}, which are read as real turns, as a server reads them"] if self.marked else []
         long = self.dropped.get(LONG, 0) + self.dropped.get(BEYOND, 0)
         if long <= MANY_DROPPED * self.rows:
-            return []
+            return out
         return [
+            *out,
             f"{long:,} of {self.rows:,} rows ({long / self.rows:.0%}) are longer than {self.limit}, and are left out; "
-            f"{self.mend()}"
+            f"{self.mend()}",
         ]
 
     @property
@@ -328,6 +333,8 @@ def _encode(
     """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
     entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
     for k, plain in enumerate(conversations(shard, start, kind, prompts)):
+        asked = [m["content"] for m in plain[0] if m["role"] != "assistant"]
+        report.marked += any(mark in text for text in asked for mark in chat.template.markers)
         parts = chat.unrolled(plain[0]) if kind == "answer" and len(plain) == 1 else []
         if len(parts) > 1:
             report.unrolled, report.parts = report.unrolled + 1, report.parts + len(parts)
