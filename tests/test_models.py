@@ -69,8 +69,9 @@ def test_saving_replaces_and_leftovers_of_a_killed_save_do_no_harm(tiny, tmp_pat
     model, tokenizer = tiny("llama")
     other, _ = tiny("llama", seed=1)
     save(model, tokenizer, tmp_path / "model")
-    (tmp_path / ".model.partial").mkdir()
-    (tmp_path / ".model.partial" / "model.safetensors").write_text("half")
+    killed = tmp_path / f".model.{2**22 + 1}.partial"  # of a process that there cannot be any more
+    killed.mkdir()
+    (killed / "model.safetensors").write_text("half")
     save(other, tokenizer, tmp_path / "model")
     assert torch.equal(logps(load(tmp_path / "model").model), logps(other))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

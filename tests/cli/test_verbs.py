@@ -17,7 +17,7 @@ from holdfast.cli.chat import Answer, converse
 from holdfast.cli.common import numbers, speaking
 from holdfast.cli.evaluate import judge_of
 from holdfast.cli.text import cells, table
-from holdfast.errors import GateRefused, Interrupted, RunError, UserError
+from holdfast.errors import GateRefused, Interrupted, RunError, UserError, UserErrors
 from holdfast.recipe_file import read_recipe
 from holdfast.registry import REGISTRY, name_of
 from holdfast.sampling.base import Sample, SamplingParams
@@ -138,7 +138,8 @@ def test_export_never_writes_over_something(tmp_path: Path) -> None:
     ("error", "code", "line"),
     [
         (UserError("a.jsonl:3: broken"), 2, "holdfast: a.jsonl:3: broken\n"),
-        (UserError("one\ntwo"), 2, "holdfast: one\nholdfast: two\n"),
+        (UserErrors("one\ntwo"), 2, "holdfast: one\nholdfast: two\n"),
+        (UserError("a name\nin two lines"), 2, "holdfast: a name\N{REPLACEMENT CHARACTER}in two lines\n"),
         (RunError("loss is NaN"), 1, "holdfast: loss is NaN\n"),
         (GateRefused("no"), 3, "holdfast: no\n"),
         (Interrupted("saved; go on with: x"), 130, "holdfast: saved; go on with: x\n"),
@@ -202,7 +203,7 @@ def test_report_writes_the_page_again(tmp_path: Path) -> None:
     (tmp_path / "resolved.yaml").write_text("model: lab\n")
     assert "not finished" in run("report", str(tmp_path), code=2).stderr
     (tmp_path / "report.json").write_text("{")
-    assert "report.json:1: not valid JSON" in run("report", str(tmp_path), code=2).stderr
+    assert "report.json: damaged; the holdfast train command of" in run("report", str(tmp_path), code=2).stderr
 
 
 def test_a_comparison_marks_the_front() -> None:
