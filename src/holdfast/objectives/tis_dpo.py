@@ -33,8 +33,8 @@ class TISDPO(Objective):
     contrasting models say which matter: what is likelier under the positive than under the negative model counts more
     in chosen answers and less in rejected ones. Weights are estimated once, before training, and stay.
 
-    When it helps: answers that differ in few places, or pairs whose chosen answer has bad passages as well. When it
-    fails: two models that are alike, or wrong. `estimate` must be given; `ones` with eta 0 is `dpo`.
+    When it helps: answers that differ in few places, or pairs whose chosen answer has bad passages as well.
+    When it fails: two models that are alike, or wrong. `estimate` must be given; `ones` with eta 0 is `dpo`.
 
     Columns: prompts with `chosen` and `rejected`. The paper's three ways: `estimate: models`, trained beforehand by
     `sft` on the chosen and on the rejected answers, or by `dpo` on the pairs and on the pairs swapped; `prompts`, the
