@@ -5,6 +5,7 @@ Scalars follow YAML 1.2: `1e-4` is a number, `no`, `off` and `12:30` are text, a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -33,16 +34,14 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path, int], list[tuple[Path, 
     """
     if len(text) > LARGEST:
         raise too_large(file)
-    loader = _Bounded(text, file)
     try:
-        node = loader.get_single_node()
+        with contextlib.closing(_Bounded(text, file)) as loader:  # which looks at the characters as soon as it is made
+            node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line, what = explain(error, text)
         raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
     except yaml.YAMLError:
         raise UserError(f"{file}: not valid YAML: unreadable character") from None
-    finally:
-        loader.dispose()
     read = _Values(file)
     return (None if node is None else read.value(node, ())), read.lines, read.problems
 
@@ -58,6 +57,10 @@ class _Bounded(yaml.SafeLoader):
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text)
         self.file, self.depth, self.nodes = file, 0, 0
+
+    def close(self) -> None:
+        """Let go of the text."""
+        self.dispose()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth, self.nodes = self.depth + 1, self.nodes + 1
