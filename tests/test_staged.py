@@ -562,7 +562,7 @@ def test_a_stages_own_gate_stops_the_run_there(place: Path) -> None:
 
 def test_a_comparison_goes_on_without_the_method_that_a_stages_gate_stops(place: Path) -> None:
     common = {k: v for k, v in THREE.items() if k != "stages"} | {"evaluate": {**THREE["evaluate"], "live_items": 0}}
-    stopped = '[{name: one, evaluate: {gate: {min_gain: 200}}}, dpo]'
+    stopped = "[{name: one, evaluate: {gate: {min_gain: 200}}}, dpo]"
     report = compare(common, {"two": [f"stages={stopped}"], "sft": ["method=sft"]}, steps=2, out="between")
     assert [run["method"] for run in report["runs"]] == ["sft"]
     assert list(report["refused"]) == ["two"]

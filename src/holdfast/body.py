@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from holdfast.data.batches import Batch
+    from holdfast.models import Model
 
 FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
 """Prefixes of the classes with this one architecture: pre-norm, rotary positions, SwiGLU."""
@@ -32,7 +33,7 @@ LIKE = 0.8
 """Sequences attend together when the shorter is at least this share of the longer one."""
 
 
-def fits(causal: PreTrainedModel) -> bool:
+def fits(causal: Model) -> bool:
     """Whether `LlamaBody` computes what `causal` does, here and now (sharding replaces the classes of modules).
 
     Not where somebody's own code runs inside it: hooks, patched forwards.

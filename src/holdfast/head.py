@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -254,7 +254,7 @@ class Head:
 
     def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
         """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""
-        module = self.module
+        module = cast(nn.Linear, self.module)
         if self._plain:
             weight = module.weight if weight is None else weight
             return _LabelLogps.apply(hidden, weight, module.bias, labels, self, rows)
@@ -266,7 +266,7 @@ class Head:
         self, hidden: Tensor, labels: Tensor, coefficients: Tensor, rows: int, weight: Tensor | None = None
     ) -> Tensor:
         """The scalar -sum_i coefficients_i log p(labels_i), as from `logps`."""
-        module = self.module
+        module = cast(nn.Linear, self.module)
         if self._plain and torch.is_grad_enabled():
             weight = module.weight if weight is None else weight
             return _WeightedNLL.apply(hidden, weight, module.bias, labels, coefficients, self, rows)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -126,7 +126,7 @@ def context_length(config: PretrainedConfig) -> int | None:
 
 def embeddings_of(model: Model) -> int:
     """How many token ids the model has an input embedding for."""
-    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]  # of any module, says the stub
+    return len(cast(Any, model.get_input_embeddings()).weight)
 
 
 def load_skeleton(name: str | Path) -> PreTrainedModel:

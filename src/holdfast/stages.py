@@ -77,8 +77,8 @@ def curate(work: Work) -> Rows:
     source = rows_fingerprint(work.sources.train)
     key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling, work.chat.fingerprint])
     path = folder.path / "curated.jsonl"
-    if (rows := _curated(folder, key, work.ui)) is not None:
-        return rows
+    if (kept := _curated(folder, key, work.ui)) is not None:
+        return kept
     notes: Counter[str] = Counter()
     rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}))
     told = ", ".join(f"{name} {n}" for name, n in notes.items() if n)

@@ -322,7 +322,10 @@ def test_curated_rows_are_json() -> None:
 
 
 def test_files_that_are_measured_are_told_and_refused_alike() -> None:
-    write(*({"question": f"What is {i} + 1?", "context": "Count.", "answer": str(i + 1), "id": i} for i in range(4)), name="kept.jsonl")
+    write(
+        *({"question": f"What is {i} + 1?", "context": "Count.", "answer": str(i + 1), "id": i} for i in range(4)),
+        name="kept.jsonl",
+    )
     said = run("eval", "lab-small", "kept.jsonl", "--items", "2", "--max-tokens", "4")
     assert "kept.jsonl: question -> prompt, context -> context, answer -> answer; not used: id\n" in said
     write({"messages": [USER, ANSWER], "tools": TOOLS}, name="tools.jsonl")
@@ -332,17 +335,25 @@ def test_files_that_are_measured_are_told_and_refused_alike() -> None:
         "holdfast: latin.txt:1: not UTF-8 text (byte 2); save the file as UTF-8\n"
     )
     write({"question": "q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answer": "A"}, name="odd.jsonl")
-    assert run("eval", "lab-small", "odd.jsonl", code=2).startswith("holdfast: odd.jsonl:1: field choices has 2 texts and 1 labels")
+    assert run("eval", "lab-small", "odd.jsonl", code=2).startswith(
+        "holdfast: odd.jsonl:1: field choices has 2 texts and 1 labels"
+    )
     write({"question": "q", "mc1_targets": "x"}, name="odd.jsonl")
-    assert run("eval", "lab-small", "odd.jsonl", code=2).startswith("holdfast: odd.jsonl:1: mc1_targets must have choices and labels")
+    assert run("eval", "lab-small", "odd.jsonl", code=2).startswith(
+        "holdfast: odd.jsonl:1: mc1_targets must have choices and labels"
+    )
     write(*({"prompt": f"Q{i}", "completion": "A", "label": False} for i in range(3)), name="odd.jsonl")
-    assert "holdfast: evaluate: odd.jsonl: all answers are labelled false" in run("eval", "lab-small", "odd.jsonl", code=2)
+    assert "holdfast: evaluate: odd.jsonl: all answers are labelled false" in run(
+        "eval", "lab-small", "odd.jsonl", code=2
+    )
 
 
 def test_a_choice_is_measured_with_its_passage() -> None:
     from holdfast.evaluation.choices import choice_rows
 
-    (row,) = choice_rows([("f:1", {"question": "Which?", "article": "P", "options": {"A": "x", "B": "y"}, "answer": "B"})])
+    (row,) = choice_rows(
+        [("f:1", {"question": "Which?", "article": "P", "options": {"A": "x", "B": "y"}, "answer": "B"})]
+    )
     assert (texts(row), row.meta["choices"], row.reference) == (["Which?\nP"], ["x", "y"], 1)
 
 
@@ -361,10 +372,16 @@ def test_names_that_match_nothing_are_refused() -> None:
     for setting, says in (
         ("evaluate.keep=[probee]", "evaluate: probee is neither a file nor a task; did you mean probe?"),
         ("evaluate.target=tset", "evaluate: tset is neither a file nor a task; did you mean test?"),
-        ("evaluate.keep=[two.json:vall]", "two.json:vall: two.json has no list vall; it holds val (1 row): write two.json:val"),
+        (
+            "evaluate.keep=[two.json:vall]",
+            "two.json:vall: two.json has no list vall; it holds val (1 row): write two.json:val",
+        ),
         ("judge={name: lab, skill: sumz}", "judge.skill: sumz is not a laboratory skill; did you mean sums?"),
         ("data.train={path: train.jsonl, split: val}", "train.jsonl:val: train.jsonl has no list val"),
-        ("data.replay={path: train.jsonl, ignore: [nope]}", "train.jsonl: data.ignore names nope, which no row has; there are prompt, completion"),
+        (
+            "data.replay={path: train.jsonl, ignore: [nope]}",
+            "train.jsonl: data.ignore names nope, which no row has; there are prompt, completion",
+        ),
     ):
         assert says in run("check", "run.yaml", setting, code=2), setting
     assert "two.json:val: prompt -> prompt" in run("check", "run.yaml", "evaluate.keep=[two.json:val]")

@@ -20,8 +20,10 @@ class UpdateRule(Protocol):
     lr: float
     passes: int
     """Forward and backward passes over the step's batch before `step` (2 when a norm must be known first)."""
-    clipped: bool
-    """Whether the gradient of the last step was clipped."""
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the gradient of the last step was clipped."""
 
     def begin(self, pass_index: int) -> None:
         """Called before each pass over the step's batch."""
