@@ -61,6 +61,15 @@ class CardTensor(torch.Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return CARD
 
+    @property
+    def data(self) -> torch.Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, value: CardTensor) -> None:  # the numbers live in `elem`, which PyTorch's own setter leaves behind
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.elem = value.elem
+
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["elem"], None
 

@@ -191,7 +191,7 @@ def test_every_alias_means_a_setting_that_exists() -> None:
         ({"data": {"train": "a", "test": 1.5}}, "share from 0 to below 1"),
         ({"output": "runs/{name}"}, r"must not hold \{name\}"),
         ({"output": "runs/{"}, "not a pattern"),
-        ({"sampling": {"engine": "vlm"}}, "must be native, vllm or an address"),
+        ({"sampling": {"engine": "vlm"}}, "must be native, transformers, vllm or an address"),
         ({"train": {"seed": True}}, "must not be true"),
         ({"train": {"epochs": float("nan")}}, "finite|greater than 0"),
         ({"tuner": {"name": "lora", "r": True}}, "must not be true"),

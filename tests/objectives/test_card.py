@@ -12,10 +12,14 @@ from holdfast.registry import REGISTRY, find
 from holdfast.trainer.loop import Trainer
 
 
+NEEDED = {"tis_dpo": {"estimate": "ones"}}
+"""Knobs that must be given."""
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
 def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
     table = TokenTable.of(rows_of(find("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name)
-    recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name})
+    recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name} | NEEDED.get(name, {}))
     with card.card() as counter:
         model = put(material.model(), card.CARD)
         result = Trainer(recipe, model, table, tmp_path, pad_id=0).fit()

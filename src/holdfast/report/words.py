@@ -318,6 +318,8 @@ def _target_bits(gain: dict[str, Any]) -> str:
             return f"raised the target's loss by {by} (95 % interval {span(-high, -low, unit=unit)})"
     if not gain["delta"] and low == high:  # no interval, or one without a width in reports of before
         return "changed nothing on the target"
+    if not known(low) or not known(high):
+        return f"{'lowered' if gain['delta'] > 0 else 'raised'} the target's loss by {by} (no interval)"
     inside = f"95 % interval {span(-high, -low, sign=True, unit=unit)}"
     return f"shows no clear change of the target's loss ({signed(-gain['delta'], digits(unit))} {unit}, {inside})"
 
