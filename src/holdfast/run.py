@@ -180,9 +180,9 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if trains and not folder.finished:
         checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
-    if ranks.main:  # whoever holds the journal is alone here
+    if ranks.main:  # whoever holds the journal is alone here, but for the other processes of a launch
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
-            sweep(place, everyone=True)
+            sweep(place, everyone=Ranks().world == 1)
     return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
 
 
