@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -48,7 +47,7 @@ class Interrupts:
             self.note("stopping after this step; once more to stop at once")
         elif self.world == 1 or now - self._at > APART:
             self._restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # os.kill may reach another thread, and this one would go on for a while
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
