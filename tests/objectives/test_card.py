@@ -11,7 +11,6 @@ from holdfast.models import put
 from holdfast.registry import REGISTRY, find
 from holdfast.trainer.loop import Trainer
 
-
 NEEDED = {"tis_dpo": {"estimate": "ones"}}
 """Knobs that must be given."""
 
