@@ -49,6 +49,7 @@ def export(
 
     from holdfast.inference.dial import Dial
     from holdfast.merging import distance, fold, probe_logps
+    from holdfast.model_files import count_broken
     from holdfast.models import adapted, load
     from holdfast.placement import weights_dtype
     from holdfast.saving import settle
@@ -69,13 +70,13 @@ def export(
         model = Dial(point=dial).apply(base.model, tuned.model)  # type: ignore[arg-type]
     elif merge:
         model = fold(tuned.model)
-    exact = probe_logps(model)
+    exact = probe_logps(model) if folds else None
     model = settle(model, saved, weights_dtype(saved, tuned.device))
-    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+    if count_broken(model.parameters()):
         raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved}; use bf16 or fp32")
     rounded = probe_logps(model)
     _write(model, tuned, out, saved, rounded, _card(known, model, saved, dial), ui)
-    if folds and (moved := distance(exact, rounded).most) > TOLERANCE:
+    if exact is not None and (moved := distance(exact, rounded).most) > TOLERANCE:
         ui.line(f"rounding to {str(saved).removeprefix('torch.')} moved log-probabilities by up to {moved:.1e}")
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,26 @@ def broken_weights(path: Path, error: SafetensorError) -> str:
     return f"{path}: broken weights ({error}); they may have been cut off: copy or download them again"
 
 
-def refuse_no_numbers(path: Path, model: torch.nn.Module) -> None:
+def count_broken(tensors: Iterable[torch.Tensor]) -> int:
+    """How many values are infinite or no number; of a sharded tensor those of this process."""
+    found = 0
+    for tensor in tensors:
+        here: Any = tensor.detach()
+        here = here.to_local() if hasattr(here, "to_local") else here
+        # A sum is a number only where all are, and needs no second tensor; it may itself be too large for its type.
+        if here.is_floating_point() and not bool(here.sum().isfinite()):
+            found += int((~here.isfinite()).sum())
+    return found
+
+
+def refuse_no_numbers(path: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """See that every weight is a number.
 
     Raises:
         UserError: With the first that is not.
     """
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+    for name, weight in weights:
+        if count_broken([weight]):
             raise UserError(
                 f"{path}: weight {name} holds values that are no numbers (NaN or infinite); the files are damaged, or "
                 "come of a training that diverged: use others"

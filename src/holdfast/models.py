@@ -80,16 +80,18 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
     device = choose_device(device) if isinstance(device, str) else device
     path = locate(name)
     adapter = (path / "adapter_config.json").exists()
-    own = own_dtype(adapter_base(path) if adapter else path)
+    base = adapter_base(path) if adapter else path
+    own = own_dtype(base)
     dtype = dtype or weights_dtype(own, device)
+    beneath = _file_fingerprint(base) if adapter else ""  # once: reading all weights is most of the work
     if adapter:
-        refuse_other_base(path)
-    model = _adapter(path, dtype) if adapter else _plain(path, dtype)
-    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() or not adapter else adapter_base(path))
-    lab = LAB_DIRECTORY in path.parents or bool(getattr(model.config, "holdfast_lab", False))
-    if adapter:
-        lab = lab or LAB_DIRECTORY in adapter_base(path).parents
-    return Loaded(put(model, device).eval(), tokenizer, path, fingerprint_of(path), lab, own, device)
+        refuse_other_base(path, base, beneath)
+    model = _adapter(path, base, dtype) if adapter else _plain(path, dtype)
+    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() else base)
+    lab = any(LAB_DIRECTORY in place.parents for place in (path, base)) or bool(
+        getattr(model.config, "holdfast_lab", False)
+    )
+    return Loaded(put(model, device).eval(), tokenizer, path, _file_fingerprint(path, beneath), lab, own, device)
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
@@ -235,7 +237,7 @@ def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise UserError(
             f"{path}: the weights lack {missing[0]} ({len(missing)} missing); the language model is incomplete"
         )
-    refuse_no_numbers(path, model)
+    refuse_no_numbers(path, model.named_parameters())
     return model
 
 
@@ -257,29 +259,32 @@ BASE = "base_fingerprint.txt"
 """Beside an adapter: the fingerprint of the weights it was trained on."""
 
 
-def refuse_other_base(path: Path) -> None:
+def refuse_other_base(path: Path, base: Path, here: str) -> None:
     """See that an adapter lies on the weights it was trained on, where its folder says which these are.
 
+    Args:
+        base: The directory of its base.
+        here: The fingerprint of what is there now.
     Raises:
         UserError: If they have changed.
     """
     there = (path / BASE).read_text(encoding="utf-8").strip() if (path / BASE).exists() else None
-    base = adapter_base(path)
-    if there is not None and there != (here := _file_fingerprint(base)):
+    if there is not None and there != here:
         raise UserError(
             f"{path}: this adapter was trained on other weights of {base} (fingerprint {there[:12]} then, {here[:12]} "
             f"now); put the old ones back, or remove {BASE} if they are the same in another form"
         )
 
 
-def _adapter(path: Path, dtype: torch.dtype) -> PeftModel:
+def _adapter(path: Path, beneath: Path, dtype: torch.dtype) -> PeftModel:
     from peft import PeftModel
 
-    base = _plain(adapter_base(path), dtype)
+    base = _plain(beneath, dtype)
+    seen = set(map(id, base.parameters()))
     with loading(path):
         # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
         model = PeftModel.from_pretrained(base, str(path), is_trainable=False, torch_device="cpu")
-    refuse_no_numbers(path, model)
+    refuse_no_numbers(path, ((name, p) for name, p in model.named_parameters() if id(p) not in seen))
     return model
 
 
@@ -302,7 +307,8 @@ def fingerprint_of(model: Model | Path) -> str:
     return _file_fingerprint(model) if isinstance(model, Path) else _tensor_fingerprint(model)
 
 
-def _file_fingerprint(path: Path) -> str:
+def _file_fingerprint(path: Path, beneath: str = "") -> str:
+    """Of the files of a model; `beneath` is that of an adapter's base, where it is known."""
     digest = hashlib.sha256()
     adapter = (path / "adapter_config.json").exists()
     settings = path / ("adapter_config.json" if adapter else "config.json")
@@ -312,7 +318,7 @@ def _file_fingerprint(path: Path) -> str:
             while block := handle.read(1 << 24):
                 digest.update(block)
     if adapter:
-        digest.update(_file_fingerprint(adapter_base(path)).encode())
+        digest.update((beneath or _file_fingerprint(adapter_base(path))).encode())
     return digest.hexdigest()
 
 

@@ -247,10 +247,10 @@ def after_training(work: Work, tuned: Any) -> Any:
 
     Memory that only training needed is given back first.
     """
+    from holdfast.model_files import count_broken
     from holdfast.models import load, put
     from holdfast.placement import give_back_memory, weights_dtype
     from holdfast.saving import settle
-    from holdfast.trainer.broken_weights import count_broken
 
     device, saved = work.base.device, work.base.dtype
     held, inference = weights_dtype(saved, device), work.recipe.inference

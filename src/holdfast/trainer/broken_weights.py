@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from holdfast.errors import BrokenWeights, UserError
+from holdfast.model_files import count_broken
 from holdfast.trainer import checkpoint
 
 if TYPE_CHECKING:
     from holdfast.trainer.machine import Machine
-
-
-def count_broken(tensors: Iterable[Tensor]) -> int:
-    """How many values are infinite or no number; of a sharded tensor those of this process."""
-    found = 0
-    for tensor in tensors:
-        here: Any = tensor.detach()
-        here = here.to_local() if hasattr(here, "to_local") else here
-        # A sum is a number only where all are, and needs no second tensor; it may itself be too large for its type.
-        if here.is_floating_point() and not bool(here.sum().isfinite()):
-            found += int((~here.isfinite()).sum())
-    return found
 
 
 def refuse(weights: Mapping[str, Tensor], machine: Machine, root: Path, done: int) -> None:
