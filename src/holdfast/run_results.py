@@ -82,7 +82,7 @@ def finish(
     """Write report and card, and hold the result against the gate."""
     folder, recipe = work.folder, work.recipe
     summary, known = summarise(work.tasks, before, after), versions()
-    warnings = [*plan.warnings, *_still(folder.read_log()), *review(folder.read_log())]
+    warnings = [*plan.warnings, *review(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
     report = {
@@ -119,17 +119,6 @@ def finish(
     folder.state["finished"] = True
     folder.save()
     return Run(folder.path, report)
-
-
-def _still(log: list[dict[str, Any]]) -> list[str]:
-    """A warning where no step had anything to learn from."""
-    norms = [entry["grad_norm"] for entry in log if "grad_norm" in entry]
-    if not norms or any(norms):
-        return []
-    return [
-        "the gradient was exactly 0 in every step, so nothing was learned from the rows: the objective does not "
-        "see them (a beta or weight too small for its type), or the model's weights are all zero"
-    ]
 
 
 def _chat(work: Work) -> dict[str, Any]:

@@ -22,7 +22,19 @@ def review(log: Iterable[Mapping[str, Any]]) -> list[str]:
         log: The entries of `log.jsonl`; those of a step that was repeated after a kill stand in it twice.
     """
     steps = {entry["step"]: entry for entry in log if "loss" in entry}
-    return falling_chosen([steps[number] for number in sorted(steps)])
+    ordered = [steps[number] for number in sorted(steps)]
+    return [*no_gradient(ordered), *falling_chosen(ordered)]
+
+
+def no_gradient(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line where no step had anything to learn from."""
+    norms = [entry["grad_norm"] for entry in steps if "grad_norm" in entry]
+    if not norms or any(norms):
+        return []
+    return [
+        "the gradient was exactly 0 in every step, so nothing was learned from the rows: the objective does not "
+        "see them (a beta or weight too small for its type), or the model's weights are all zero"
+    ]
 
 
 def falling_chosen(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -81,6 +81,7 @@ class Batch:
         self.task, self.params, self.forward = task, task.params, task.forward
         self.device = task.model.device
         self.counts: Counter[str] = Counter()
+        self.thinks = any(sequence.thought for sequence in sequences)
         self.waiting = deque(sequences)
         self.ready: deque[tuple[Pending, Prefilled, int]] = deque()
         rows = min(slots, len(sequences))
@@ -113,10 +114,12 @@ class Batch:
             self._shrink()
         tokens = self._decode()
         rows = np.flatnonzero(self.live)
-        self._force(rows, tokens)
+        if self.thinks:
+            self._force(rows, tokens)
         self.tokens[rows, self.made[rows]] = tokens[rows]
         self.made += self.live
-        self._follow(rows, tokens)
+        if self.thinks:
+            self._follow(rows, tokens)
         self.past += self.live
         self.current = tokens
         self.cache.cursor += 1

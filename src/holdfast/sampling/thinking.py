@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ LOOKS = (1, 4, 16)
 """Tokens after which a text is looked at for the beginning of a thought that the prompt did not open."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ThoughtBudget:
     """What the sequences of one call have in common.
 
@@ -37,9 +38,9 @@ class ThoughtBudget:
     answer: int
     closers: Callable[[], np.ndarray]
 
-    @property
+    @cached_property
     def closing(self) -> int:
-        """Tokens that close a thought by force."""
+        """Tokens that close a thought by force; asked for at every token of one."""
         return len(self.chat.ids_of(self.chat.closing))
 
     @property
