@@ -99,14 +99,8 @@ def array_elements(name: str, text: TextWindow) -> Iterator[Record]:
 
 def object_members(text: TextWindow) -> Iterator[str]:
     """The keys of an object that `text` stands before; it stands before the value, which is to be read at each."""
-    text.take(1)
     seen: set[str] = set()
-    while (char := text.skip(BLANK)) != "}":
-        if seen and char != ",":
-            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or }}); mend it")
-        if seen:
-            text.take(1)
-            text.skip(BLANK)
+    for _ in _parts(text, "}"):
         key = text.value("the name")
         if not isinstance(key, str) or text.skip(BLANK) != ":":
             raise UserError(f"{text.name}:{text.line}: broken JSON (expected a name and a colon); mend it")
@@ -116,7 +110,6 @@ def object_members(text: TextWindow) -> Iterator[str]:
         text.take(1)
         text.skip(BLANK)
         yield key
-    text.take(1)
 
 
 def skip_value(name: str, text: TextWindow) -> tuple[int, Any]:
@@ -132,16 +125,23 @@ def skip_value(name: str, text: TextWindow) -> tuple[int, Any]:
 
 def _elements(name: str, text: TextWindow) -> Iterator[tuple[int, Any]]:
     """The elements of an array that `text` stands before, whatever they are; afterwards it stands behind it."""
+    for number in _parts(text, "]"):
+        yield number, text.value(f"row {number}")
+
+
+def _parts(text: TextWindow, end: str) -> Iterator[int]:
+    """Count what stands between commas up to `end`, from 1: `text` stands before each, which is to be read at once."""
     text.take(1)
     number = 0
-    while (char := text.skip(BLANK)) != "]":
-        if number and char != ",":
-            raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or ] after row {number}); mend it")
+    while (char := text.skip(BLANK)) != end:
         if number:
+            if char != ",":
+                after = f" after row {number}" if end == "]" else ""
+                raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or {end}{after}); mend it")
             text.take(1)
             text.skip(BLANK)
         number += 1
-        yield number, text.value(f"row {number}")
+        yield number
     text.take(1)
 
 

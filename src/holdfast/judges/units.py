@@ -50,53 +50,13 @@ UNITS = {
 }
 """Spelling to unit. What is not here says nothing: "5 apples" is 5."""
 
-TAKEN_OF = frozenset(
-    [
-        "root",
-        "square",
-        "cube",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fifth",
-        "fifths",
-        "log",
-        "logarithm",
-        "factorial",
-        "power",
-        "reciprocal",
-    ]
-)
+FRACTIONS = frozenset(["half", "halves", "third", "thirds", "quarter", "quarters", "fifths"])
+TAKEN_OF = FRACTIONS | {"root", "square", "cube", "fifth", "log", "logarithm", "factorial", "power", "reciprocal"}
 """Words before "of 5" that change what is meant."""
 COMPARING = frozenset(["between", "than", "least", "most", "fewer", "times", "plus", "divided", "modulo"])
 """Words right before a number that change what is meant."""
-ALTERING = frozenset(
-    [
-        "squared",
-        "cubed",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fifths",
-        "factorial",
-        "times",
-        "plus",
-        "minus",
-        "divided",
-        "multiplied",
-        "modulo",
-        "mod",
-        "choose",
-        "or",
-        "and",
-        "to",
-        "between",
-    ]
-)
+ALTERING = FRACTIONS | {
+    "squared", "cubed", "factorial", "times", "plus", "minus", "divided", "multiplied", "modulo", "mod", "choose",
+    "or", "and", "to", "between",
+}  # fmt: skip
 """Words right behind a number that change what is meant."""
