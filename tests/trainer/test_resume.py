@@ -74,7 +74,15 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, numbe
     assert same(result.model, fit(tmp_path / "whole").model)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
+@pytest.fixture
+def heard():
+    """Ctrl-C as in a terminal: what a shell starts in the background begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, heard):
     def on_step(log):
         if log.step == 2:
             for _ in range(2):  # one a round: the handler runs between rounds, where two at once may become one
