@@ -14,7 +14,7 @@ from holdfast.evaluation.base import Item, TaskInfo
 from holdfast.evaluation.paired import Run, reading_of, versus
 from holdfast.evaluation.summary import compare_summary
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import Claim, decision
+from holdfast.lab.reproduce.base import COMMON, Claim, decision, folder_of, merge_settings, plans_of
 from holdfast.lab.reproduce.rule import (
     Arm,
     Expectation,
@@ -175,3 +175,15 @@ def test_every_claim_is_decided_by_the_rule_on_arms_it_has():
             for part in claim.expects:
                 assert {part.arm, part.than} - {None} <= set(claim.arms), (name, part)
                 assert part.of in ("gain", "kept") or part.of.startswith("log:") or part.of == "facts"
+
+
+def test_claims_on_the_same_work_share_their_arms():
+    arms: dict[tuple[str, str], list[str]] = {}
+    for name, claim in ((name, claim_of(name)) for name in CLAIMS):
+        if isinstance(claim, Claim):
+            plans, _ = plans_of(claim, merge_settings(COMMON, claim.common))
+            for label, overrides in plans.items():
+                same = arms.setdefault((folder_of(name, claim), label), list(overrides))
+                assert same == list(overrides), f"{name}: another claim's {label} is in the same directory"
+    trained = [(folder, tuple(overrides)) for (folder, _), overrides in arms.items()]
+    assert len(trained) == len(set(trained)), "an arm is trained twice under two names"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import COMMON, Claim, _merged
+from holdfast.lab.reproduce.base import COMMON, Claim, merge_settings
 from holdfast.recipe_file import as_resolved
 from holdfast.recipe_file import resolve as resolve_mapping
 
@@ -128,5 +128,5 @@ def test_every_claims_arms_are_recipes() -> None:
     for name in CLAIMS:
         claim = claim_of(name)
         for label, overrides in claim.arms.items() if isinstance(claim, Claim) else ():
-            found = as_resolved(_merged(COMMON, claim.common), list(overrides)).recipe
+            found = as_resolved(merge_settings(COMMON, claim.common), list(overrides)).recipe
             assert found.optimizer.learning_rate, (name, label)

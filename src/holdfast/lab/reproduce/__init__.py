@@ -19,7 +19,7 @@ CLAIMS: dict[str, str] = {
     "sdft": "holdfast.lab.reproduce.selective:SDFT",
     "rft": "holdfast.lab.reproduce.sampled:RFT",
     "replay": "holdfast.lab.reproduce.sampled:REPLAY",
-    "pairs": "holdfast.lab.reproduce.own_pairs:PAIRS",
+    "pairs": "holdfast.lab.reproduce.own_pairs:OWN_RANKED",
     "grpo": "holdfast.lab.reproduce.own_pairs:GRPO",
     "zephyr": "holdfast.lab.reproduce.staged:ZEPHYR",
     "ift": "holdfast.lab.reproduce.tabular_likelihood:IFT",

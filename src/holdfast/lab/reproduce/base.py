@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.data.rows import fingerprint
 from holdfast.evaluation.verdicts import MARGIN
 from holdfast.folder import replace_json, versions
 from holdfast.lab.reproduce.rule import Expectation, Reading, arms_of, outcome_of_all, read, student, weigh
@@ -145,11 +146,11 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
 def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
     from holdfast.compare import compare
 
-    recipe = _merged(COMMON, claim.common)
-    folder = out / ("shared" if not claim.common else name)
+    recipe = merge_settings(COMMON, claim.common)
+    folder = out / folder_of(name, claim)
     if claim.files is not None:
-        recipe = _merged(recipe, claim.files(folder / "data"))
-    plans, families = _at_rates(claim, recipe)
+        recipe = merge_settings(recipe, claim.files(folder / "data"))
+    plans, families = plans_of(claim, recipe)
     found = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
     arms = {run["method"]: run for run in found["runs"]}
     rows = []
@@ -164,7 +165,14 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     }  # fmt: skip
 
 
-def _at_rates(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
+def folder_of(name: str, claim: Claim) -> str:
+    """The directory of a claim's runs: one for all claims on the same work, so that an arm they share is run once."""
+    if claim.files is not None:
+        return name
+    return f"shared-{fingerprint(claim.common)[:8]}" if claim.common else "shared"
+
+
+def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
     """The arms to run, and of each that is compared at equal gain its label at every learning rate."""
     from holdfast.recipe_file import as_resolved
 
@@ -186,10 +194,10 @@ def decision(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"outcome": outcome, "held": outcome == "held", "checks": list(checks)}
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     out = deepcopy(dict(base))
     for key, value in changes.items():
-        out[key] = _merged(out.get(key, {}), value) if isinstance(value, Mapping) else value
+        out[key] = merge_settings(out.get(key, {}), value) if isinstance(value, Mapping) else value
     return out
 
 

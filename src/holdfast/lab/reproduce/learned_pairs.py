@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss, lost
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS
 from holdfast.lab.reproduce.rule import Expectation, above, below, logged, loses_less
 from holdfast.lab.reproduce.tables import seeded
 
@@ -288,10 +289,10 @@ FPO = Claim(
     claim="At the same reward accuracy FPO loses less elsewhere than DPO, with alpha 0.5 and with alpha 5.",
     paper="Yin et al. 2024, arXiv 2411.07618",
     arms={
-        "dpo": ["method=dpo"],
-        "averages": ["method=fpo", "objective.alpha=0"],
-        "fpo": ["method=fpo"],
-        "fpo strong": ["method=fpo", "objective.alpha=5"],
+        "dpo": DPO_ARM,
+        "averages": ["method=fpo", PAIRS, "objective.alpha=0"],
+        "fpo": ["method=fpo", PAIRS],
+        "fpo strong": ["method=fpo", PAIRS, "objective.alpha=5"],
     },
     figures=tuple(
         Figure(f"{what}, {words}", paper.get(label, "not given"), ours(label))
@@ -309,5 +310,5 @@ FPO = Claim(
         f"{_accuracy(arms, 'fpo'):.0f}, {_accuracy(arms, 'fpo strong'):.0f}, {_accuracy(arms, 'averages'):.0f}, "
         f"{_accuracy(arms, 'dpo'):.0f} %. The arm without constraint shows what the constraint itself does."
     ),
-    common={"optimizer": {"learning_rate": 1e-4}},
+    common=OWN_PAIRS,
 )

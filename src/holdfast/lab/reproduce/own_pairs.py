@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
-from holdfast.lab.reproduce.losses import OWN_PAIRS
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
-RIGHT_ALONE = ["curate={name: rft, k: 8, temperature: 1, distinct: false, gold: false}"]
-"""SFT on all the model's right answers, without the gold ones that the other arms do not see either."""
-
-PAIRS = Claim(
+OWN_RANKED = Claim(
     claim="DPO on pairs of the model's own answers, ranked by a judge, gains on the target without losing elsewhere.",
     paper="Yuan et al. 2024, arXiv 2401.10020; Tunstall et al. 2023, arXiv 2310.16944",
     arms={
         "rft": RIGHT_ALONE,
-        "pairs": ["method=pairs", "curate={n: 8, temperature: 1}"],
-        "pairs random": ["method=pairs", "curate={n: 8, temperature: 1, rejected: random}"],
+        "dpo": DPO_ARM,
+        "dpo, random rejected": ["method=dpo", "curate={name: pairs, n: 8, temperature: 1, rejected: random}"],
     },
     figures=(
         Figure("target, SFT on the right ones alone", "not comparable", gain("rft")),
-        Figure("target, pairs", "9.9 % to 15.4 % (AlpacaEval 2, one round)", gain("pairs")),
-        Figure("target, random rejected", "90.6 % (AlpacaEval, Zephyr)", gain("pairs random")),
+        Figure("target, DPO on pairs", "9.9 % to 15.4 % (AlpacaEval 2, one round)", gain("dpo")),
+        Figure("target, random rejected", "90.6 % (AlpacaEval, Zephyr)", gain("dpo, random rejected")),
         Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss("rft")),
-        Figure("lost elsewhere, pairs", "little", loss("pairs")),
-        Figure("lost elsewhere, random rejected", "not measured", loss("pairs random")),
+        Figure("lost elsewhere, DPO on pairs", "little", loss("dpo")),
+        Figure("lost elsewhere, random rejected", "not measured", loss("dpo, random rejected")),
     ),
-    expects=(gains_more("pairs"), loses_no_more("pairs")),
+    expects=(gains_more("dpo"), loses_no_more("dpo")),
     common=OWN_PAIRS,
 )
-
-_GRPO = "objective=grpo"
-_GROUPS = "curate={name: pairs, n: 8, temperature: 1}"
 
 GRPO = Claim(
     claim="GRPO on the model's own scored answers gains more than SFT on the right ones (RFT), and loses nothing "
@@ -38,8 +32,8 @@ GRPO = Claim(
     paper="Shao et al. 2024, arXiv 2402.03300",
     arms={
         "rft": RIGHT_ALONE,
-        "dpo": ["method=pairs", "curate={n: 8, temperature: 1}"],
-        "grpo": [_GRPO, _GROUPS],
+        "dpo": DPO_ARM,
+        "grpo": ["objective=grpo", PAIRS],
     },
     figures=(
         Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain("rft")),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss
-from holdfast.lab.reproduce.losses import OWN_PAIRS
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS
 from holdfast.lab.reproduce.rule import above, below, gains_as_much, gains_more
 
 if TYPE_CHECKING:
@@ -46,38 +46,35 @@ def beside(
     )
 
 
-_PAIRS = "curate={name: pairs, n: 8, temperature: 1}"
-"""Pairs of the model's own answers: those that a skill's generator writes are told apart by the untouched model."""
-
 CPO = beside(
-    ("dpo", ["method=dpo", _PAIRS], "82.07 (KIWI-XXL, from English)"),
-    ("cpo", ["method=cpo", _PAIRS], "85.74 (KIWI-XXL, from English)"),
+    ("dpo", DPO_ARM, "82.07 (KIWI-XXL, from English)"),
+    ("cpo", ["method=cpo", PAIRS], "85.74 (KIWI-XXL, from English)"),
     claim="CPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Xu et al. 2024, arXiv 2401.08417",
 )
 
 SIMPO = beside(
-    ("dpo", ["method=dpo", _PAIRS], "18.2 % (AlpacaEval 2, Llama-3-Base)"),
-    ("simpo", ["method=simpo", _PAIRS], "22.0 % (AlpacaEval 2, Llama-3-Base)"),
+    ("dpo", DPO_ARM, "18.2 % (AlpacaEval 2, Llama-3-Base)"),
+    ("simpo", ["method=simpo", PAIRS], "22.0 % (AlpacaEval 2, Llama-3-Base)"),
     claim="SimPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Meng et al. 2024, arXiv 2405.14734",
 )
 
 ORPO = beside(
-    ("sft on chosen", ["method=orpo", "objective.beta=0", _PAIRS], "48.37 % (AlpacaEval 1, Phi-2)"),
-    ("orpo", ["method=orpo", _PAIRS], "71.80 % (AlpacaEval 1, Phi-2)"),
+    ("sft on chosen", ["method=orpo", "objective.beta=0", PAIRS], "48.37 % (AlpacaEval 1, Phi-2)"),
+    ("orpo", ["method=orpo", PAIRS], "71.80 % (AlpacaEval 1, Phi-2)"),
     claim="A small penalty on the odds of rejected answers gains more than SFT on the chosen ones alone.",
     paper="Hong et al. 2024, arXiv 2403.07691",
 )
 
 ASFT = beside(
-    ("dpo", ["method=dpo", _PAIRS], "23.4 % (AlpacaEval 2, in 2502.01237)"),
-    ("asft", ["method=asft", _PAIRS], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
+    ("dpo", DPO_ARM, "23.4 % (AlpacaEval 2, in 2502.01237)"),
+    ("asft", ["method=asft", PAIRS], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
     claim="Absolute likelihoods gain more from the same pairs than the margin of DPO (which others could not confirm).",
     paper="Wang et al. 2024, arXiv 2409.10571",
 )
 
-_GOLD: Arm = ("sft on gold", ["method=sft"], "not tried")
+_GOLD: Arm = ("sft", ["method=sft"], "not tried")
 """The control that imitation of a gold answer calls for: is there anything that the pairs add?"""
 
 TPO = beside(
@@ -101,8 +98,8 @@ TPO_L = beside(
 )
 
 KTO = beside(
-    ("dpo", ["method=dpo", _PAIRS], "40.0 (GSM8K, Zephyr)"),
-    ("kto", ["method=kto", _PAIRS], "53.5 (GSM8K, Zephyr)"),
+    ("dpo", DPO_ARM, "40.0 (GSM8K, Zephyr)"),
+    ("kto", ["method=kto", PAIRS], "53.5 (GSM8K, Zephyr)"),
     claim="KTO, told only which answers are good and which bad, does not gain less than DPO on pairs.",
     paper="Ethayarajh et al. 2024, arXiv 2402.01306",
     better=False,
