@@ -18,6 +18,10 @@ def ladder(*corners: tuple[float, float]) -> list[Rung]:
     return [Rung(k + 1.0, [], gain, loss) for k, (gain, loss) in enumerate(corners)]
 
 
+def arm_of(by_rate: dict[float, list[Run]], rate: float) -> Arm:
+    return Arm(by_rate[rate], {}, at_rates={other: Arm(runs, {}) for other, runs in by_rate.items()})
+
+
 def test_the_loss_is_read_off_the_line_or_at_the_best_rate():
     half, full = ladder((8, 1), (20, 8), (30, 22)), ladder((10, 2), (30, 9), (28, 20))
     assert common_gain({"half": half, "full": full}) == 30
@@ -61,7 +65,10 @@ def test_a_method_that_only_learns_less_does_not_keep_more_at_equal_gain():
     one = found["methods"][1]["versus"]["full"]
     assert one["low"] < 0 < one["high"]
     assert one["delta"] == pytest.approx(found["methods"][1]["loss"] - found["methods"][0]["loss"])
-    arms = {"full": Arm(full[2e-3], {}, by_rate=full), "half": Arm(half[2e-3], {}, by_rate=half)}
+    arms = {
+        "full": arm_of(full, 2e-3),
+        "half": arm_of(half, 2e-3),
+    }
     assert weigh(loses_less("half", "full"), arms)["outcome"] == "held"
     assert weigh(loses_less("half", "full", at="gain"), arms)["outcome"] != "held"
     assert "at equal gain of 3" in weigh(loses_no_more("half", "full", at="gain"), arms)["what"]
@@ -72,7 +79,10 @@ def test_a_method_that_keeps_more_does_so_at_equal_gain():
     found = at_matched_gain([TARGET, KEEP], {"bad": bad, "good": good})
     assert found is not None
     assert found["methods"][1]["versus"]["bad"]["reading"] == "less"
-    arms = {"bad": Arm(bad[1e-3], {}, by_rate=bad), "good": Arm(good[1e-3], {}, by_rate=good)}
+    arms = {
+        "bad": arm_of(bad, 1e-3),
+        "good": arm_of(good, 1e-3),
+    }
     for at in ("gain", "front"):
         assert weigh(loses_less("good", "bad", at=at), arms)["outcome"] == "held", at
 
@@ -83,7 +93,10 @@ def test_where_one_gains_nothing_there_is_no_equal_gain():
     assert found is not None
     assert found["gain"] is None
     assert [row["loss"] for row in found["methods"]] == [None, None]
-    arms = {"a": Arm(stuck[1e-4], {}, by_rate=stuck), "b": Arm(stuck[1e-4], {}, by_rate=stuck)}
+    arms = {
+        "a": arm_of(stuck, 1e-4),
+        "b": arm_of(stuck, 1e-4),
+    }
     said = weigh(loses_less("a", "b", at="gain"), arms)
     assert (said["outcome"], said["reasons"]) == (
         "cannot tell", ["there is no gain that both reach at these learning rates"],

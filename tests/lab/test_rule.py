@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from holdfast.lab.reproduce.rule import (
     Arm,
     Expectation,
     above,
+    at_best_rate,
     below,
     gains_as_much,
     gains_more,
@@ -78,6 +80,22 @@ def test_a_paired_difference_is_held_against_the_margin():
     assert loses_no_more("s3ft", "sft", share=0.57).sentence() == (
         "s3ft loses no more elsewhere than 57 % of what sft does"
     )
+
+
+def test_an_arm_at_its_best_rate_is_chosen_by_the_other_seeds():
+    steady, fell = arm(0.6, 0.9), arm(0.3, 0.9, rate="the target fell at learning rate 0.001")
+    arms = {
+        "dpo": replace(fell, at_rates={1e-4: steady, 1e-3: fell}),
+        "rft": replace(arm(0.5, 0.9), at_rates={1e-4: arm(0.5, 0.9), 1e-3: arm(0.4, 0.9)}),
+    }
+    found = weigh(gains_more("dpo", "rft", at="best"), arms)
+    assert (found["outcome"], found["reasons"]) == ("held", [])
+    assert found["delta"] == pytest.approx(10)
+    assert found["what"] == "dpo gains more than rft, each at its best rate"
+    assert weigh(gains_more("dpo", "rft"), arms)["reasons"] == ["dpo: the target fell at learning rate 0.001"]
+    lucky = Arm([arm(new, 0.9).runs[seed] for seed, new in enumerate((0.99, 0.4, 0.4))], {})
+    picked = at_best_rate(replace(steady, at_rates={1e-4: arm(0.55, 0.9), 1e-3: lucky}))
+    assert [run.tuned["new"][-1 - N // 2].score for run in picked.runs] == [1.0, 0.0, 0.0], "not chosen by its own luck"
 
 
 def test_paired_is_narrower_than_two_intervals_side_by_side():

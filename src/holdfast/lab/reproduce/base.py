@@ -70,7 +70,8 @@ class Claim:
         expects: The parts of the claim, each decided by the one rule (`rule.weigh`); all must hold.
         verdict: What else to say of the result in words, from the same arms.
         margin: In points: what smaller a difference counts as none.
-        rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain.
+        rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain or
+            at the best rate.
         common: What differs from `COMMON`, as a nested mapping.
         files: Writes what the arms need into a directory; gives what that changes in the recipe.
     """

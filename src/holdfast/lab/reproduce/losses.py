@@ -5,9 +5,14 @@ from __future__ import annotations
 from holdfast.lab.reproduce.base import CLIPPED, Claim, Figure, gain, loss, remarked
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
-OWN_PAIRS = {"data": {"train": "lab:points", "limit": 500}, "optimizer": {"learning_rate": 1e-4}}
+OWN_PAIRS = {
+    "data": {"train": "lab:points", "limit": 500}, "optimizer": {"learning_rate": 1e-4}, "train": {"max_steps": 40},
+}  # fmt: skip
 """Where the model is right and wrong about the same questions: of `lab:points`, about every other one. The pairs that
 the generator of a skill writes are told apart by the untouched model already (99 to 100 %), and teach nothing."""
+
+OWN_PAIRS_RATES = (0.3, 1, 3, 10)
+"""At one rate for all, a loss of pairs falls where one of scored groups does not move yet."""
 
 PAIRS = "curate={name: pairs, n: 8, temperature: 1}"
 """Those pairs."""
@@ -73,6 +78,7 @@ DPO = Claim(
         Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss("rft")),
         Figure("lost elsewhere, DPO", "not measured", loss("dpo")),
     ),
-    expects=(gains_more("dpo"), gains_more("dpo", "rft")),
+    expects=(gains_more("dpo", at="best"), gains_more("dpo", "rft", at="best")),
+    rates=OWN_PAIRS_RATES,
     common=OWN_PAIRS,
 )

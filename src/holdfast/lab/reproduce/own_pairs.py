@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
-from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS, RIGHT_ALONE
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
 OWN_RANKED = Claim(
@@ -22,7 +22,8 @@ OWN_RANKED = Claim(
         Figure("lost elsewhere, DPO on pairs", "little", loss("dpo")),
         Figure("lost elsewhere, random rejected", "not measured", loss("dpo, random rejected")),
     ),
-    expects=(gains_more("dpo"), loses_no_more("dpo")),
+    expects=(gains_more("dpo", at="best"), loses_no_more("dpo", at="best")),
+    rates=OWN_PAIRS_RATES,
     common=OWN_PAIRS,
 )
 
@@ -43,6 +44,7 @@ GRPO = Claim(
         Figure("lost elsewhere, DPO on the same samples", "not measured", loss("dpo")),
         Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss("grpo")),
     ),
-    expects=(gains_more("grpo", "rft"), loses_no_more("grpo")),
+    expects=(gains_more("grpo", "rft", at="best"), loses_no_more("grpo", at="best")),
+    rates=OWN_PAIRS_RATES,
     common=OWN_PAIRS,
 )

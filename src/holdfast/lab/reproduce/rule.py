@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from holdfast.evaluation.matched import At, common_gain, matched_difference, place, rungs
-from holdfast.evaluation.paired import Run, difference, losing_tasks, scaled, tasks_with_role
+from holdfast.evaluation.paired import Run, difference, losing_tasks, pairs, scaled, tasks_with_role
 from holdfast.evaluation.verdicts import MARGIN, Outcome, outcome_of
 
 By = Literal["more", "as much"]
@@ -34,8 +36,9 @@ class Expectation:
         by: "more": by more than the margin; "as much": not less by more than the margin.
         share: Of what the rival changed, 0.5: half of the rival's gain or loss is what is held against.
         margin: In points; default: the claim's.
-        at: What is kept at the stated learning "rate", or where both have gained the same (of the claim's `rates`):
-            read off the line between two rates ("gain"), or at the best rate that gains enough ("front").
+        at: At the stated learning "rate"; with the claim's `rates`, each arm at its "best", the one that gained most in
+            the other seeds; or what is kept where both have gained the same, read off the line between two rates
+            ("gain") or at the best rate that gains enough ("front").
     """
 
     arm: str
@@ -44,7 +47,7 @@ class Expectation:
     by: By = "as much"
     share: float = 1.0
     margin: float | None = None
-    at: Literal["rate", "gain", "front"] = "rate"
+    at: Literal["rate", "best", "gain", "front"] = "rate"
 
     def sentence(self) -> str:
         """`s3ft gains as much as sft`, `s3ft loses less elsewhere than 57 % of what sft does`."""
@@ -53,12 +56,12 @@ class Expectation:
         if self.of not in ("gain", "kept"):
             of = self.of.removeprefix("log:")
             return f"{self.arm} has {self.by} {'than' if self.by == 'more' else 'as'} {whom} of {of}"
+        at = {"rate": "", "best": f", {'each ' if self.than else ''}at its best rate"}.get(self.at, " at equal gain")
         if self.than is None:
             nothing = "loses nothing elsewhere" if self.of == "kept" else "does not fall on the target"
-            return f"{self.arm} {'gains' if self.by == 'more' else nothing}"
+            return f"{self.arm} {'gains' if self.by == 'more' else nothing}{at}"
         if self.of == "gain":
-            return f"{self.arm} gains {self.by} {'than' if self.by == 'more' else 'as'} {whom}"
-        at = "" if self.at == "rate" else " at equal gain"
+            return f"{self.arm} gains {self.by} {'than' if self.by == 'more' else 'as'} {whom}{at}"
         return f"{self.arm} loses {'less' if self.by == 'more' else 'no more'} elsewhere than {whom}{at}"
 
 
@@ -89,7 +92,7 @@ class Arm:
     runs: Sequence[Run]
     doubts: Mapping[str, str]
     dirs: Sequence[str] = ()
-    by_rate: Mapping[float, Sequence[Run]] = field(default_factory=dict)
+    at_rates: Mapping[float, Arm] = field(default_factory=dict)
 
 
 def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
@@ -100,9 +103,11 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
         what it says, and, in `outcome`, what is left of that after the reasons for which it cannot be told.
     """
     margin = margin if expectation.margin is None else expectation.margin
+    if expectation.at == "best":
+        arms = {name: at_best_rate(arms[name]) for name in (expectation.arm, expectation.than) if name is not None}
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
     tasks, reasons = arm.runs[0].tasks, _reasons(expectation, arms)
-    if expectation.at != "rate" and rival is not None:
+    if expectation.at in ("gain", "front") and rival is not None:
         return _at_equal_gain(expectation, arm, rival, margin, reasons)
     if expectation.of.startswith("log:") and rival is not None:
         name = expectation.of.removeprefix("log:")
@@ -119,10 +124,31 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
     return _decided(expectation.sentence(), scaled(paired, 100.0), margin, expectation.by, reasons)
 
 
+def at_best_rate(arm: Arm) -> Arm:
+    """An arm with, of each seed, the run at the learning rate that gained most in the other seeds.
+
+    A rate chosen by the very runs that are then judged would look better than it is.
+    """
+    if len(arm.runs) < 2 or not arm.at_rates:
+        return arm
+    gains = np.array([[_target_gain(run) for run in one.runs] for one in arm.at_rates.values()])  # [rates, seeds]
+    others = gains.sum(1, keepdims=True) - gains
+    chosen = [list(arm.at_rates.values())[rate] for rate in others.argmax(0)]
+    usual = list(arm.at_rates.values())[int(gains.sum(1).argmax())]
+    dirs = [one.dirs[seed] for seed, one in enumerate(chosen) if one.dirs]
+    return replace(arm, runs=[one.runs[seed] for seed, one in enumerate(chosen)], dirs=dirs, doubts=usual.doubts)
+
+
+def _target_gain(run: Run) -> float:
+    """The mean change of the target's score in one run."""
+    changes = [pairs(task, run.base[task.name], run.tuned[task.name]) for task in tasks_with_role(run.tasks, "target")]
+    return float(np.mean([np.mean(each.tuned - each.base) for each in changes]))
+
+
 def _at_equal_gain(expectation: Expectation, arm: Arm, rival: Arm, margin: float, reasons: list[str]) -> dict[str, Any]:
     """Decide what is kept where two arms have gained the same."""
     tasks, at = arm.runs[0].tasks, cast(At, expectation.at)
-    ladders = [rungs(tasks, one.by_rate) for one in (arm, rival)]
+    ladders = [rungs(tasks, {rate: at.runs for rate, at in one.at_rates.items()}) for one in (arm, rival)]
     gain = common_gain({str(k): ladder for k, ladder in enumerate(ladders)})
     mine, theirs = (place(ladder, gain, at) if gain > 0 else None for ladder in ladders)
     if mine is None or theirs is None:
@@ -159,7 +185,7 @@ def _reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
     found = []
-    for kind in ("pairs", "groups", *(["rate"] if expectation.at == "rate" else [])):
+    for kind in ("pairs", "groups", *(["rate"] if expectation.at in ("rate", "best") else [])):
         found += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
     high = [name for name in names if "ceiling" in arms[name].doubts]
     if expectation.of == "gain" and expectation.than is not None:
@@ -187,7 +213,7 @@ def arms_of(
         for run in runs
     }
     for label, rates in (families or {}).items():
-        arms[label] = replace(arms[label], by_rate={rate: arms[name].runs for rate, name in rates.items()})
+        arms[label] = replace(arms[label], at_rates={rate: arms[name] for rate, name in rates.items()})
     return arms
 
 

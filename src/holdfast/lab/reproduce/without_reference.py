@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss
-from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS
 from holdfast.lab.reproduce.rule import above, below, gains_as_much, gains_more
 
 if TYPE_CHECKING:
@@ -19,20 +19,21 @@ Arm = tuple[str, Sequence[str], str]
 
 def beside(
     rival: Arm, method: Arm, *, claim: str, paper: str, better: bool = True, control: Arm | None = None,
-    common: Mapping[str, Any] = OWN_PAIRS,
+    common: Mapping[str, Any] = OWN_PAIRS, rates: Sequence[float] = OWN_PAIRS_RATES,
 ) -> Claim:  # fmt: skip
-    """A method and its rival on the same rows and steps.
+    """A method and its rival on the same rows and steps, each at its best learning rate.
 
     Args:
         better: The claim is to gain more than the rival; else as much.
         control: An arm with what the method has beside the preference, which it must gain more than.
         common: What differs from other reproductions; default: pairs of the model's own answers.
+        rates: Multiples of the learning rate that every arm runs at.
     """
     arms = [rival, *([control] if control else []), method]
     (other, _, _), (name, _, _) = rival, method
 
-    expects = [gains_more(name, other) if better else gains_as_much(name, other)]
-    expects += [gains_more(name, control[0])] if control else []
+    expects = [(gains_more if better else gains_as_much)(name, other, at="best")]
+    expects += [gains_more(name, control[0], at="best")] if control else []
     return Claim(
         claim=claim,
         paper=paper,
@@ -43,6 +44,7 @@ def beside(
         ),
         expects=expects,
         common=common,
+        rates=rates,
     )
 
 
@@ -85,6 +87,7 @@ TPO = beside(
     paper="Saeidi et al. 2024, arXiv 2405.16681",
     control=_GOLD,
     common={},
+    rates=(0.1, 0.3, 1),
 )
 
 TPO_L = beside(
@@ -95,6 +98,7 @@ TPO_L = beside(
     paper="Saeidi et al. 2024, arXiv 2405.16681",
     control=_GOLD,
     common={},
+    rates=(0.1, 0.3, 1),
 )
 
 KTO = beside(
