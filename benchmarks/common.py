@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from holdfast.cores import share_memory
+from holdfast.core.threads import share_memory
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -19,9 +19,9 @@ from common import Line, alone, at_least, at_most, line, main, memory_mib, run_s
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from holdfast.data.chat import Chat
-from holdfast.data.formats import duplicates, open_rows, split
-from holdfast.data.table import build_table
+from holdfast.data.batching.tokenize import build_table
+from holdfast.data.chat.encoder import Chat
+from holdfast.data.reading.formats import duplicates, open_rows, split
 
 TEXT = (
     "the of and to in is that it was for on are as with they be at one have this from or had by word but what some we "

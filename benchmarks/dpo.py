@@ -47,8 +47,8 @@ def ours(case: dict[str, Any], setting: Setting, warm: int, steps: int, limit: f
     import numpy as np
     from work import holdfast_steps, random_llama, recipe
 
-    from holdfast.data.chat import Chat
-    from holdfast.data.table import build_table
+    from holdfast.data.batching.tokenize import build_table
+    from holdfast.data.chat.encoder import Chat
 
     rows, tokenizer = rows_of(case)
     chat = Chat(tokenizer)

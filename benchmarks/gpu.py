@@ -94,7 +94,7 @@ def token_table(part: Spec) -> Any:
     """Rows of one length of random tokens, half of each trained."""
     import numpy as np
 
-    from holdfast.data.batches import Encoded, TokenTable
+    from holdfast.data.batching.batches import Encoded, TokenTable
 
     rng = np.random.default_rng(0)
     trained = np.arange(part["length"]) >= part["length"] // 2
@@ -152,8 +152,8 @@ def dpo_ours(part: Spec, warm: int, steps: int) -> Spec:
     from dpo import whole_length
     from work import holdfast_steps, recipe
 
-    from holdfast.data.chat import Chat
-    from holdfast.data.table import build_table
+    from holdfast.data.batching.tokenize import build_table
+    from holdfast.data.chat.encoder import Chat
 
     rows, tokenizer = pairs_of(part)
     chat = Chat(tokenizer)
@@ -192,10 +192,10 @@ def sampling_side(part: Spec, ours: bool) -> Spec:
     """Answers of one length to random prompts: the native engine, or `generate`; the second of two runs."""
     import random
 
+    import sampling
     from work import word_tokenizer
 
-    import sampling
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat.encoder import Chat
 
     chat = Chat(word_tokenizer(sampling.WORDS if part["shape"]["vocab_size"] > sampling.WORDS else 512))
     chat.stop_ids = set()

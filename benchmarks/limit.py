@@ -105,10 +105,10 @@ def training(case: dict[str, Any], steps: int, rounds: int) -> dict[str, Any]:
 def sampling(name: str, prompts: int, tokens: int, slots: int) -> dict[str, Any]:
     """The engine's rate, its limit and its profile; answers have no end, so that the batch stays full."""
     import torch
-
-    from holdfast.sampling.base import Request, SamplingParams
-    from holdfast.sampling.native import NativeEngine
     from sampling import asking, load, questions
+
+    from holdfast.axes.engine import Request, SamplingParams
+    from holdfast.generation.native import NativeEngine
 
     model, chat = load(name)
     chat.stop_ids = set()

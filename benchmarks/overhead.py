@@ -21,10 +21,10 @@ from common import Line, alone, at_most, main, reason, run_side
 
 def run(items: int, steps: int) -> dict[str, Any]:
     """A run with its phases, the report alone, and the engine alone on the same questions."""
-    from holdfast.folder import replace_json
-    from holdfast.recipe import Recipe
-    from holdfast.run import train
-    from holdfast.run_results import write_report
+    from holdfast.pipeline.results import write_report
+    from holdfast.pipeline.run_dir import replace_json
+    from holdfast.pipeline.train import train
+    from holdfast.recipe.schema import Recipe
 
     with tempfile.TemporaryDirectory() as directory:
         os.environ["HOLDFAST_CACHE"] = str(Path(directory) / "cache")
@@ -51,12 +51,12 @@ def run(items: int, steps: int) -> dict[str, Any]:
 
 def engine(recipe: Any) -> float:
     """Seconds the engine takes for every question of every task."""
-    from holdfast.data.chat import Chat
-    from holdfast.evaluation.tasks import build_tasks
-    from holdfast.models import load
-    from holdfast.sampling.base import Request, SamplingParams
-    from holdfast.sampling.native import NativeEngine
-    from holdfast.sources import read_sources
+    from holdfast.axes.engine import Request, SamplingParams
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.evaluation.tasks.by_name import build_tasks
+    from holdfast.generation.native import NativeEngine
+    from holdfast.models.loading import load
+    from holdfast.pipeline.sources import read_sources
 
     sources = read_sources(recipe, str, str)
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=True)

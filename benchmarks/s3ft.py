@@ -32,7 +32,7 @@ BATCH = 64
 
 def recipe(size: dict[str, int], output: str, tokens: int = 0) -> Any:
     """The recipe of the work."""
-    from holdfast.recipe import Recipe
+    from holdfast.recipe.schema import Recipe
 
     return Recipe.model_validate(
         {
@@ -50,10 +50,10 @@ def recipe(size: dict[str, int], output: str, tokens: int = 0) -> Any:
 
 def tokens_per_step(size: dict[str, int]) -> int:
     """A token budget that gives `rows` rows a step on average."""
-    from holdfast.data.chat import Chat
-    from holdfast.data.table import build_table
-    from holdfast.lab.tasks import lab_rows
-    from holdfast.models import load_tokenizer
+    from holdfast.data.batching.tokenize import build_table
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import load_tokenizer
+    from holdfast.skills.rows import lab_rows
 
     table, _ = build_table(lab_rows("lab:story", "train", size["limit"]), Chat(load_tokenizer("lab")), max_length=512)
     return int(table.lengths.mean() * size["rows"]) + int(table.lengths.max()) // 2
@@ -68,7 +68,7 @@ def ours(size: dict[str, int], tokens: int) -> dict[str, Any]:
     """A run of Holdfast, with an empty cache."""
     with tempfile.TemporaryDirectory() as directory:
         os.environ["HOLDFAST_CACHE"] = str(Path(directory) / "cache")
-        from holdfast.run import train
+        from holdfast.pipeline.train import train
 
         began = time.perf_counter()
         run = train(recipe(size, str(Path(directory) / "run"), tokens))
@@ -83,8 +83,8 @@ def ours(size: dict[str, int], tokens: int) -> dict[str, Any]:
 
 def questions(size: dict[str, int]) -> tuple[list[Any], Any, list[Any]]:
     """Training rows, judge and evaluation tasks, as the recipe makes them."""
-    from holdfast.evaluation.tasks import build_tasks
-    from holdfast.sources import read_sources
+    from holdfast.evaluation.tasks.by_name import build_tasks
+    from holdfast.pipeline.sources import read_sources
 
     made = recipe(size, "unused")
     sources = read_sources(made, str, str)
@@ -97,7 +97,7 @@ def theirs(size: dict[str, int], tokens: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer  # noqa: F401 (imported before the clock starts)
 
-    from holdfast.models import locate
+    from holdfast.models.loading import locate
 
     rows, judge, tasks = questions(size)
     began = time.perf_counter()
@@ -151,7 +151,7 @@ def answer(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> list[
 
 def judged(judge: Any, prompts: list[Any], answers: list[str], references: list[Any]) -> list[bool]:
     """Whether each answer is right."""
-    from holdfast.judges.base import Answer
+    from holdfast.axes.judge import Answer
 
     asked = [Answer(*one) for one in zip(prompts, answers, references, strict=True)]
     return [verdict.passed for verdict in judge.judge_all(asked)]
@@ -170,7 +170,7 @@ def evaluate(model: Any, tokenizer: Any, tasks: list[Any]) -> dict[str, float]:
 
 def curate(model: Any, tokenizer: Any, rows: list[Any], judge: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Rows for TRL: the model's own right answer, else its right paraphrase, else the gold one."""
-    from holdfast.data.prompts import paraphrase_messages
+    from holdfast.data.chat.prompts import paraphrase_messages
 
     chosen: dict[int, str] = {}
     counts = {}

@@ -40,12 +40,12 @@ CACHES: list[dict[str, int]] = [
 
 def load(name: str, ends: bool = True) -> tuple[Any, Any]:
     """Model and chat; a random model's answers end at many tokens, or with `ends` off at none."""
-    from holdfast.data.chat import Chat
+    from holdfast.data.chat.encoder import Chat
 
     if name == "lab" and ends:
-        from holdfast import models
+        from holdfast.models import loading
 
-        loaded = models.load(name)
+        loaded = loading.load(name)
         return loaded.model, Chat(loaded.tokenizer)
     from work import random_llama, word_tokenizer
 
@@ -59,7 +59,7 @@ def load(name: str, ends: bool = True) -> tuple[Any, Any]:
 def questions(name: str, count: int) -> list[str]:
     """The laboratory's test questions, or random words."""
     if name == "lab":
-        from holdfast.lab.tasks import lab_rows
+        from holdfast.skills.rows import lab_rows
 
         return [row.prompt[-1]["content"] for row in lab_rows("lab", "test", count)]
     rng = random.Random(0)
@@ -78,8 +78,8 @@ def asking(text: str) -> list[dict[str, str]]:
 
 def native(model: Any, chat: Any, asked: list[str], how: Result, slots: int = 128) -> Result:
     """Our engine."""
-    from holdfast.sampling.base import Request, SamplingParams
-    from holdfast.sampling.native import NativeEngine
+    from holdfast.axes.engine import Request, SamplingParams
+    from holdfast.generation.native import NativeEngine
 
     began, first = time.perf_counter(), None
     engine = NativeEngine(model, chat, slots=slots, fingerprint="benchmark")

@@ -45,7 +45,7 @@ def measured(count: int) -> Iterator[dict[str, Any]]:
 
 def ours(count: int) -> dict[str, Any]:
     """The sandbox, its start included."""
-    from holdfast.judges.sandbox import Program, Sandbox
+    from holdfast.sandbox.pool import Program, Sandbox
 
     with measured(count) as found:
         with Sandbox() as sandbox:

@@ -28,7 +28,7 @@ def training(words: int, length: int, step: int, shape: dict[str, int], layout: 
     import numpy as np
     from work import holdfast_steps, random_llama, recipe
 
-    from holdfast.data.batches import Encoded, TokenTable
+    from holdfast.data.batching.batches import Encoded, TokenTable
 
     rng = np.random.default_rng(0)
     rows = max(4, 4 * step // length)
@@ -47,7 +47,7 @@ def data(rows: int) -> dict[str, Any]:
     """A table of rows of 60 tokens on average, and all its packed batches."""
     import numpy as np
 
-    from holdfast.data.batches import TokenTable
+    from holdfast.data.batching.batches import TokenTable
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(30, 91, rows)

@@ -88,7 +88,7 @@ def tool(name: str) -> str:
 
 def write_rows(path: Path) -> None:
     """200 conversations of the laboratory."""
-    from holdfast.lab.tasks import lab_rows
+    from holdfast.skills.rows import lab_rows
 
     with path.open("w", encoding="utf-8") as handle:
         for row in lab_rows("lab:story", "train", 200):
@@ -124,9 +124,9 @@ def first_step_script(directory: Path, model: str) -> float:
 
 def lab_model(directory: Path) -> str:
     """The laboratory model in fp32 with a chat template of TRL's liking, saved for both sides."""
-    from holdfast import models, saving
+    from holdfast.models import loading, saving
 
-    loaded = models.load("lab")
+    loaded = loading.load("lab")
     return str(saving.save(loaded.model, loaded.tokenizer, directory / "model"))
 
 
@@ -163,7 +163,9 @@ def measure(tiny: bool) -> tuple[list[Line], dict[str, Any]]:
             "help theirs": lambda: until([tool("trl"), "--help"], None),
             "import ours": lambda: until([python, "-c", "import holdfast"], None),
             "import theirs": lambda: until([python, "-c", "import trl"], None),
-            "training import ours": lambda: until([python, "-c", "from holdfast.trainer.loop import Trainer"], None),
+            "training import ours": lambda: until(
+                [python, "-c", "from holdfast.training.trainer import Trainer"], None
+            ),
             "training import theirs": lambda: until([python, "-c", "from trl import SFTTrainer"], None),
             "first step ours": lambda: first_step_ours(directory, model),
             "first step theirs": lambda: first_step_command(directory, model),

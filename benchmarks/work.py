@@ -17,15 +17,15 @@ from common import Clock, memory_mib
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from holdfast import models as library
-from holdfast.data.batches import Encoded, TokenTable
-from holdfast.data.chat import Chat
+from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.tokenize import build_table
+from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
-from holdfast.data.table import build_table
-from holdfast.lab.tasks import lab_rows
-from holdfast.recipe import Recipe
-from holdfast.trainer.events import Hooks, StepLog
-from holdfast.trainer.loop import Trainer
+from holdfast.models import loading
+from holdfast.recipe.schema import Recipe
+from holdfast.skills.rows import lab_rows
+from holdfast.training.callbacks import Hooks, StepLog
+from holdfast.training.trainer import Trainer
 
 RATE = 1e-4
 PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -87,11 +87,11 @@ class Case:
 
     def load(self) -> PreTrainedModel:
         """The model, in fp32."""
-        return library.load("lab").model if self.model == "lab" else random_llama(self.model)
+        return loading.load("lab").model if self.model == "lab" else random_llama(self.model)
 
     def tokenizer(self) -> Any:
         """Its tokenizer; for random models one that only knows how to pad."""
-        return library.load_tokenizer("lab") if self.model == "lab" else word_tokenizer()
+        return loading.load_tokenizer("lab") if self.model == "lab" else word_tokenizer()
 
     def table(self) -> TokenTable:
         """The tokenised rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from holdfast.registry import REGISTRY, find
+from holdfast.axes.registry import REGISTRY, find
 
 HEADS = {
     "curators": "which rows are trained on, and who wrote them",

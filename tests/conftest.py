@@ -125,7 +125,7 @@ def make_rows() -> Callable[..., list[Any]]:
     """
     import numpy as np
 
-    from holdfast.data.batches import Encoded
+    from holdfast.data.batching.batches import Encoded
 
     def make(n: int = 5, vocab: int = 320, seed: int = 0, pairs: bool = False) -> list[Encoded]:
         rng = np.random.default_rng(seed)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.judges.sandbox import Program
+from holdfast.sandbox.pool import Program
 
 
 def read_programs(name: str, tests: tuple[str, ...] = ()) -> dict[str, Program]:
-    """The programs of a file in `tests/judges` by name; `tests` for those that have none."""
+    """The programs of a file in `tests/sandbox` by name; `tests` for those that have none."""
     out = {}
-    for block in ("\n" + (Path(__file__).parent / "judges" / name).read_text(encoding="utf-8")).split("\n### ")[1:]:
+    for block in ("\n" + (Path(__file__).parent / "sandbox" / name).read_text(encoding="utf-8")).split("\n### ")[1:]:
         title, _, text = block.partition("\n")
         source, *own = text.split("\n--- test\n")
         out[title] = Program((source,), tuple(own) or tests)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.recipe_file import read_recipe
+from holdfast.recipe.loader import read_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

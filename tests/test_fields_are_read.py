@@ -16,22 +16,16 @@ from pathlib import Path
 import pytest
 
 import holdfast
-from holdfast.method import Method
-from holdfast.recipe import Common, Recipe, Stage
-from holdfast.recipe_data import Section
-from holdfast.recipe_errors import section_of
-from holdfast.registry import REGISTRY, find
+from holdfast.axes.method import Method
+from holdfast.axes.registry import REGISTRY, find
+from holdfast.recipe.data_section import Section
+from holdfast.recipe.messages import section_of
+from holdfast.recipe.schema import Common, Recipe, Stage
 
 SOURCE = Path(holdfast.__file__).parent
 SCHEMA = {
-    "recipe.py",
-    "recipe_data.py",
-    "recipe_file.py",
-    "recipe_errors.py",
-    "recipe_template.py",
-    "recipe_stages.py",
-    "recipe_layers.py",
-    "shorthand.py",
+    f"recipe/{name}.py"
+    for name in ("schema", "data_section", "loader", "messages", "template", "stages", "overlay", "shorthand")
 }
 AXIS_NAMES = {"curators": "curator", "objectives": "objective", "tuners": "tuner", "optimizers": "optimizer"}
 
@@ -91,7 +85,7 @@ def accesses(path: Path) -> Accesses:
 
 @cache
 def modules() -> list[Accesses]:
-    return [accesses(path) for path in SOURCE.rglob("*.py") if path.name not in SCHEMA]
+    return [accesses(path) for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).as_posix() not in SCHEMA]
 
 
 def unread(value: str, cls: type[Section]) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.axes.registry import REGISTRY, find
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.registry import REGISTRY, find
 
 ROOT = Path(__file__).parent.parent
 AXES = ("curators", "objectives", "tuners", "optimizers", "inference")
@@ -41,7 +41,7 @@ def test_the_docs_table_is_up_to_date() -> None:
 
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_is_tested_and_reproduced(axis: str, name: str) -> None:
-    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests" / axis).glob("test_*.py"))
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests" / "methods" / axis).glob("test_*.py"))
     assert find(axis, name).__name__ in tests
     if name not in BASELINES:
         claim = claim_of(name)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdfast.evaluation.statistics import interval
+from holdfast.evaluation.statistics.summary_statistics import interval
 from holdfast.evaluation.summary import Run, pairs, read_run
 
 

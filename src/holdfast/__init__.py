@@ -9,8 +9,6 @@ Everything is imported on first use, so `import holdfast` itself is instant.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -18,10 +16,13 @@ __version__ = "0.1.0"
 __all__ = ["Recipe", "__version__", "check", "compare", "curate", "evaluate", "train"]
 
 if TYPE_CHECKING:
-    from holdfast.api import check, compare, curate, evaluate, train
-    from holdfast.recipe import Recipe
+    from holdfast.pipeline.api import check, compare, curate, evaluate, train
+    from holdfast.recipe.schema import Recipe
 
-HOMES = {**dict.fromkeys(("check", "compare", "curate", "evaluate", "train"), "api"), "Recipe": "recipe"}
+HOMES = {
+    **dict.fromkeys(("check", "compare", "curate", "evaluate", "train"), "pipeline.api"),
+    "Recipe": "recipe.schema",
+}
 """Public name to the module that defines it."""
 
 
@@ -35,14 +36,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *HOMES])
-
-
-class _Package(ModuleType):
-    """`holdfast.compare` is the function, although importing the module of the same name would put the module there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -10,9 +10,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.recipe_file import read_recipe
-from holdfast.run import train
-from holdfast.ui import Progress
+from holdfast.core.progress import Progress
+from holdfast.pipeline.train import train
+from holdfast.recipe.loader import read_recipe
 
 RECIPE = """\
 model: lab-small
@@ -128,7 +128,7 @@ def test_an_unfinished_run_with_checkpoints_is_refused(place: Path) -> None:
 
 
 def test_a_run_at_work_is_left_alone(place: Path) -> None:
-    from holdfast.sampling.journal import Journal
+    from holdfast.generation.journal import Journal
 
     killed("train.max_length=64")
     with Journal(place / "out" / "samples.jsonl"):

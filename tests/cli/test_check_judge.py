@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from holdfast.cli.app import app
 from holdfast.data.rows import Row
-from holdfast.judges.choice import Choice
-from holdfast.judges.code import Code
-from holdfast.judges.exact import Exact
-from holdfast.judges.llm import LLM
-from holdfast.judges.number import Number
-from holdfast.judges.trial import try_judge
+from holdfast.methods.judges.choice import Choice
+from holdfast.methods.judges.code import Code
+from holdfast.methods.judges.exact import Exact
+from holdfast.methods.judges.llm import LLM
+from holdfast.methods.judges.number import Number
+from holdfast.methods.judges.trial import try_judge
 
 RECIPE = """model: lab-small
 method: sft

@@ -97,7 +97,7 @@ def test_the_gate_is_held_against_every_method(place: Path) -> None:
 
 def test_one_method_that_passes_is_enough() -> None:
     from holdfast.cli.render import gates, refuse_if_none_passed
-    from holdfast.compare import gate_of
+    from holdfast.pipeline.compare import gate_of
 
     good, bad = ({"gate": {"passed": p, "reasons": [] if p else ["lost 9"]}} for p in (True, False))
     runs = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from holdfast import export as exporting
 from holdfast.cli.app import app
+from holdfast.pipeline import export as exporting
 
 RECIPE = """\
 model: lab-small

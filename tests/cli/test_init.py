@@ -11,9 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import holdfast as package
+from holdfast.axes.registry import name_of
 from holdfast.cli.app import app
-from holdfast.recipe_file import read_recipe
-from holdfast.registry import name_of
+from holdfast.recipe.loader import read_recipe
 
 FILES = {
     "number": '{"question": "2+2", "answer": "4"}\n{"question": "2+3", "answer": "5"}\n',

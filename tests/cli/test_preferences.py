@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
 from holdfast.cli.curate import with_pairs
-from holdfast.data.formats import open_rows
-from holdfast.recipe_file import read_recipe
+from holdfast.data.reading.formats import open_rows
+from holdfast.recipe.loader import read_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_pairs_uses_the_recipes_own_curator_or_adds_one() -> None:
 @pytest.mark.parametrize("word", ["random", "worst"])
 def test_the_word_may_stand_behind_the_option(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("holdfast.run.curate_only", lambda made, **more: seen.append(made) or Path("x"))
+    monkeypatch.setattr("holdfast.pipeline.run.curate_only", lambda made, **more: seen.append(made) or Path("x"))
     cli("curate", recipe(data=STORY), "--pairs", word, "data.limit=3")
     assert (seen[0].recipe.curate[0].rejected, seen[0].recipe.data.limit) == (word, 3)
     assert "wrost is not setting=value" in cli("curate", "run.yaml", "--pairs", "wrost", code=2).stderr

@@ -111,8 +111,8 @@ def test_stages_are_looked_at_too(place: Path) -> None:
 def test_a_server_may_go_when_the_rows_are_there(place: Path) -> None:
     """Rows curated before are trained on without the engine that sampled them."""
     run("curate", "run.yaml", "method=sft")
-    from holdfast.folder import is_curated
-    from holdfast.recipe_file import read_recipe
+    from holdfast.pipeline.run_dir import is_curated
+    from holdfast.recipe.loader import read_recipe
 
     assert is_curated(read_recipe("run.yaml", ["method=sft"]).recipe)
     assert not is_curated(read_recipe("run.yaml", ["method=s3ft"]).recipe)
@@ -136,7 +136,7 @@ def test_models_that_are_not_there(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_broken_file_of_weights_is_named(place: Path) -> None:
-    from holdfast.models import LAB_DIRECTORY
+    from holdfast.models.loading import LAB_DIRECTORY
 
     shutil.copytree(LAB_DIRECTORY / "lab-small", place / "m")
     weights = place / "m" / "model.safetensors"

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.chat import Chat
+from holdfast.data.chat.encoder import Chat
 
 TEMPLATES = Path(__file__).parent.parent / "data" / "templates"
 RECIPE = """\

@@ -11,6 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from holdfast.axes.engine import Sample, SamplingParams
+from holdfast.axes.registry import REGISTRY, name_of
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
 from holdfast.cli.chat import Answer, converse
@@ -18,9 +20,7 @@ from holdfast.cli.common import numbers, speaking
 from holdfast.cli.evaluate import judge_of
 from holdfast.cli.text import cells, table
 from holdfast.errors import GateRefused, Interrupted, RunError, UserError, UserErrors
-from holdfast.recipe_file import read_recipe
-from holdfast.registry import REGISTRY, name_of
-from holdfast.sampling.base import Sample, SamplingParams
+from holdfast.recipe.loader import read_recipe
 
 runner = CliRunner()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batches import Batch, Encoded, TokenTable, collate
+from holdfast.data.batching.batches import Batch, Encoded, TokenTable, collate
 
 Layout = Literal["padded", "packed"]
 LAYOUTS: list[Layout] = ["padded", "packed"]

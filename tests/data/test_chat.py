@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from holdfast.data.chat import Chat
+from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
 
 TokenizerOf = Callable[[str], PreTrainedTokenizerBase]

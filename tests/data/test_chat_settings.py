@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from holdfast.data.chat_settings import ChatSettings, derive_settings, settings_of, write_settings
+from holdfast.data.chat.settings import ChatSettings, derive_settings, settings_of, write_settings
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.recipe_data import Data
+from holdfast.recipe.data_section import Data
 
 TokenizerOf = Callable[[str], PreTrainedTokenizerBase]
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.formats import open_rows
+from holdfast.data.reading.formats import open_rows
 from holdfast.errors import UserError
 
 

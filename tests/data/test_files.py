@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.formats import open_rows
-from holdfast.data.join import Joined, Part, allocate, join
-from holdfast.data.rowfile import RowFile, prompt_key
+from holdfast.data.reading.formats import open_rows
+from holdfast.data.reading.join import Joined, Part, allocate, join
+from holdfast.data.row_store import RowFile, prompt_key
 from holdfast.data.rows import Row, rows_fingerprint
 from holdfast.errors import UserError
-from holdfast.recipe import Recipe
-from holdfast.recipe_file import read_recipe
-from holdfast.sources import read_sources
+from holdfast.pipeline.sources import read_sources
+from holdfast.recipe.loader import read_recipe
+from holdfast.recipe.schema import Recipe
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.data.formats import RowFile, RowView, duplicates, open_rows, split
+from holdfast.data.reading.formats import RowFile, RowView, duplicates, open_rows, split
 from holdfast.data.rows import Row, rows_fingerprint
 from holdfast.errors import UserError
 
@@ -239,7 +239,7 @@ def test_all_kinds_of_file_give_the_same_rows(here: Path) -> None:
 
 
 def test_a_json_array_is_read_in_windows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from holdfast.data.json_stream import TextWindow
+    from holdfast.data.reading.json_stream import TextWindow
 
     (here / "a.json").write_text(json.dumps(RECORDS, indent=1, ensure_ascii=False), encoding="utf-8")
     wanted = open_rows("a.json")
@@ -485,7 +485,7 @@ def test_row_file_is_a_list_of_rows(here: Path) -> None:
 
 
 def test_big_files_go_to_disk_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import holdfast.data.readers as readers
+    import holdfast.data.reading.readers as readers
 
     monkeypatch.setattr(readers, "IN_MEMORY", 100)
     jsonl(here / "train.jsonl", [GOOD] * 20)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.formats import open_rows
+from holdfast.data.reading.formats import open_rows
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 
@@ -349,7 +349,7 @@ def test_files_that_are_measured_are_told_and_refused_alike() -> None:
 
 
 def test_a_choice_is_measured_with_its_passage() -> None:
-    from holdfast.evaluation.choices import choice_rows
+    from holdfast.evaluation.tasks.multiple_choice import choice_rows
 
     (row,) = choice_rows(
         [("f:1", {"question": "Which?", "article": "P", "options": {"A": "x", "B": "y"}, "answer": "B"})]

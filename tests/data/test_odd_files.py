@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.formats import RowFile, open_rows
-from holdfast.data.json_stream import DEEPEST, LONGEST
+from holdfast.data.reading.formats import RowFile, open_rows
+from holdfast.data.reading.json_stream import DEEPEST, LONGEST
 from holdfast.errors import UserError
 
 ROW = b'{"prompt": "Q", "completion": "A"}'
@@ -144,7 +144,7 @@ def test_a_broken_page_of_parquet_is_named() -> None:
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_read_on_disk(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import holdfast.data.readers as readers
+    import holdfast.data.reading.readers as readers
 
     monkeypatch.setattr(readers, "IN_MEMORY", 20_000)
     Path("small.jsonl.gz").write_bytes(gzip.compress((ROW + b"\n") * 1000))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data import pairs
-from holdfast.data.batches import Batch, Encoded, TokenTable
-from holdfast.data.pairs import SharedPairs, shared_prefixes, sight
+from holdfast.data.batching import shared_prefix
+from holdfast.data.batching.batches import Batch, Encoded, TokenTable
+from holdfast.data.batching.shared_prefix import SharedPairs, shared_prefixes, sight
 
 
 def pair(prompt: list[int], chosen: list[int], rejected: list[int], row: int = 0, other: list[int] | None = None):
@@ -118,7 +118,7 @@ def test_the_prefix_ends_before_the_first_label_and_the_first_difference() -> No
 
 
 def test_prefixes_against_the_definition_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "BLOCK", 7)
+    monkeypatch.setattr(shared_prefix, "BLOCK", 7)
     table = random_table(50, seed=1)
     for row, found in enumerate(shared_prefixes(table).tolist()):
         one, other = table.sequences(row)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.data.formats import RowFile, open_rows
-from holdfast.data.kinds import Column, conversations, rows_for
-from holdfast.data.preferences import Ranked, ranked_pair
+from holdfast.data.reading.formats import RowFile, open_rows
+from holdfast.data.reading.preferences import Ranked, ranked_pair
+from holdfast.data.row_shapes import Column, conversations, rows_for
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 
@@ -331,7 +331,7 @@ def test_ties_are_left_out_and_said(here: Path, monkeypatch: pytest.MonkeyPatch)
     told = "train.jsonl: left out 2 of 4 rows (none of the answers is rated below the best, the first at train.jsonl:2)"
     told = ["train.jsonl: prompt -> prompt, responses -> completions, scores -> scores", told]
     assert lines == told
-    monkeypatch.setattr("holdfast.data.readers.IN_MEMORY", 10)
+    monkeypatch.setattr("holdfast.data.reading.readers.IN_MEMORY", 10)
     for _ in range(2):  # written to disk, and read from there
         rows = open_rows("train.jsonl", cache=here / "cache", say=lines.append)
         assert isinstance(rows, RowFile)
@@ -527,6 +527,6 @@ def test_lines_are_those_of_the_file(here: Path, monkeypatch: pytest.MonkeyPatch
     wanted = {"kind": "pair", "columns": (Column("preference", 0, 1),)}
     line = "train.jsonl:5: preference 3 is not between 0 and 1; rescale the column"
     fails(line, **wanted)
-    monkeypatch.setattr("holdfast.data.readers.IN_MEMORY", 10)
+    monkeypatch.setattr("holdfast.data.reading.readers.IN_MEMORY", 10)
     assert len(open_rows("train.jsonl", cache=here / "cache")) == 2
     fails(line, cache=here / "cache", **wanted)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.data.batches import BatchSampler
-from holdfast.data.sampler import StepPlan
-from holdfast.data.step_size import count_steps
+from holdfast.data.batching.batch_sampler import StepPlan
+from holdfast.data.batching.batches import BatchSampler
+from holdfast.data.batching.step_size import count_steps
 from holdfast.errors import UserError
-from holdfast.recipe import Train
+from holdfast.recipe.schema import Train
 
 LENGTHS = np.random.default_rng(0).integers(4, 60, 500)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.data.batches import Encoded, TokenTable
-from holdfast.data.step_size import derive_batch_tokens, rows_per_step, step_size
+from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.step_size import derive_batch_tokens, rows_per_step, step_size
 
 
 def table_of(lengths: list[int], per_row: int = 1) -> TokenTable:

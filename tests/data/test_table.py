@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from holdfast.data.chat import Chat
-from holdfast.data.rowfile import RowFile
+from holdfast.data.batching.tokenize import build_table
+from holdfast.data.chat.encoder import Chat
+from holdfast.data.row_store import RowFile
 from holdfast.data.rows import Row
-from holdfast.data.table import build_table
 from holdfast.errors import UserError
 
 
@@ -56,7 +56,7 @@ def test_rows_come_through_as_the_chat_encodes_them(chat: Chat, tmp_path: Path) 
 
 
 def test_shards_do_not_matter(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    import holdfast.data.table as module
+    import holdfast.data.batching.tokenize as module
 
     done: list[int] = []
     whole, _ = build_table(rows_of(10), chat, max_length=512)

@@ -15,9 +15,9 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from holdfast.data.chat import Chat
-from holdfast.data.chat_settings import derive_kwargs
-from holdfast.data.template_source import source_of
+from holdfast.data.chat.encoder import Chat
+from holdfast.data.chat.settings import derive_kwargs
+from holdfast.data.chat.template_source import source_of
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 

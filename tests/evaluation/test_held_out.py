@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batches import Encoded, collate
-from holdfast.data.chat import Chat
+from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
-from holdfast.evaluation.base import Task
-from holdfast.evaluation.measure import Subject, measure
+from holdfast.evaluation.measure import measure
+from holdfast.evaluation.subject import Subject
 from holdfast.evaluation.summary import score
-from holdfast.policy import Policy
+from holdfast.evaluation.task import Task
+from holdfast.models.policy import Policy
 
 
 def turns(*texts: str, **last: Any) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from holdfast.evaluation.intervals import Array, Moments, confidence_limits, moments
-from holdfast.evaluation.statistics import Interval, Pairs, interval
+from holdfast.evaluation.statistics.intervals import Array, Moments, confidence_limits, moments
+from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval
 
 
 def covered(tasks: list[Moments], truth: float, *, bounded: bool = True) -> float:

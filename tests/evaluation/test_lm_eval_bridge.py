@@ -12,15 +12,16 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from holdfast.data.chat import Chat
+from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
-from holdfast.evaluation.lm_eval_bridge import HarnessModel, harness_task
-from holdfast.evaluation.measure import Subject, measure_all
-from holdfast.evaluation.store import Store
+from holdfast.evaluation.measure import measure_all
+from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.subject import Subject
 from holdfast.evaluation.summary import summarise
-from holdfast.policy import Policy
-from holdfast.sampling.engines import drawing
-from holdfast.sampling.native import NativeEngine
+from holdfast.evaluation.tasks.lm_eval_bridge import HarnessModel, harness_task
+from holdfast.generation.factory import drawing
+from holdfast.generation.native import NativeEngine
+from holdfast.models.policy import Policy
 
 QUESTIONS = [{"q": f"Add {a} and {a + 2}", "choices": [str(a), str(2 * a + 2)], "gold": 1} for a in range(1, 9)]
 HEAD = """
@@ -100,7 +101,8 @@ def test_items_of_every_kind(harness: Callable[[str], str], tiny: Callable[..., 
 
 
 def test_log_likelihoods_are_those_of_our_own_choice_tasks(tiny: Callable[..., Any]):
-    from holdfast.evaluation.measure import choice_tokens, score_sequences
+    from holdfast.evaluation.subject import score_sequences
+    from holdfast.evaluation.tasks.multiple_choice import choice_tokens
 
     whole = subject(tiny)
     model = HarnessModel(whole)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.evaluation.base import Item, TaskInfo
-from holdfast.evaluation.matched import Place, Rung, at_matched_gain, common_gain, place
-from holdfast.evaluation.paired import Run
+from holdfast.evaluation.statistics.matched import Place, Rung, at_matched_gain, common_gain, place
+from holdfast.evaluation.statistics.paired import Run
+from holdfast.evaluation.task import Item, TaskInfo
 from holdfast.lab.reproduce.rule import Arm, loses_less, loses_no_more, weigh
 
 TARGET, KEEP = TaskInfo("new", "generate", "target"), TaskInfo("old", "generate")

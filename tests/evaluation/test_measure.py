@@ -14,22 +14,24 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from holdfast.data.batches import Encoded, collate
-from holdfast.data.chat import Chat
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import Task
 from holdfast.evaluation.gate import gate
-from holdfast.evaluation.measure import Subject, choice_tokens, items_in, measure, measure_all, measurement
-from holdfast.evaluation.perplexity import text_rows
-from holdfast.evaluation.store import Store
+from holdfast.evaluation.measure import items_in, measure, measure_all
+from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.subject import Subject, measurement
 from holdfast.evaluation.summary import summarise
-from holdfast.judges.exact import Exact
-from holdfast.policy import Policy
-from holdfast.sampling.base import Request, Sample, SamplingParams
-from holdfast.sampling.engines import drawing
-from holdfast.sampling.journal import Journal
-from holdfast.sampling.native import NativeEngine
+from holdfast.evaluation.task import Task
+from holdfast.evaluation.tasks.multiple_choice import choice_tokens
+from holdfast.evaluation.tasks.perplexity import text_rows
+from holdfast.generation.factory import drawing
+from holdfast.generation.journal import Journal
+from holdfast.generation.native import NativeEngine
+from holdfast.methods.judges.exact import Exact
+from holdfast.models.policy import Policy
 
 FACTS = {"add 1 2": "3", "add 5 4": "9", "sort cab": "abc", "sort fed": "def", "user 7": "ok", "capital": "Paris"}
 

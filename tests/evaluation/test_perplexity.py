@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.chat import Chat
-from holdfast.evaluation.base import Task
-from holdfast.evaluation.measure import Subject, measure
-from holdfast.evaluation.perplexity import PASSAGE, passages, text_rows, windows
+from holdfast.data.chat.encoder import Chat
+from holdfast.evaluation.measure import measure
+from holdfast.evaluation.subject import Subject
 from holdfast.evaluation.summary import score
-from holdfast.policy import Policy
+from holdfast.evaluation.task import Task
+from holdfast.evaluation.tasks.perplexity import PASSAGE, passages, text_rows, windows
+from holdfast.models.policy import Policy
 
 TEXTS = [
     "The answer is 42.",

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.data.chat import Chat
+from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
-from holdfast.evaluation.base import Item, TaskInfo
 from holdfast.evaluation.gate import gate, refuse_gate
-from holdfast.evaluation.measure import Subject, measure_all, measurement
-from holdfast.evaluation.probe import (
+from holdfast.evaluation.measure import measure_all
+from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.subject import Subject, measurement
+from holdfast.evaluation.summary import Run, compare_summary, figures, summarise
+from holdfast.evaluation.task import Item, TaskInfo
+from holdfast.evaluation.tasks.by_name import Settings, build_tasks, named_tasks, nothing_kept
+from holdfast.evaluation.tasks.probe import (
     DATA,
     FEWEST,
     TOP,
@@ -31,12 +35,9 @@ from holdfast.evaluation.probe import (
     prompt_limit,
     prompts,
 )
-from holdfast.evaluation.store import Store
-from holdfast.evaluation.summary import Run, compare_summary, figures, summarise
-from holdfast.evaluation.tasks import Settings, build_tasks, named_tasks, nothing_kept
-from holdfast.policy import Policy
-from holdfast.sampling.engines import drawing
-from holdfast.sampling.native import NativeEngine
+from holdfast.generation.factory import drawing
+from holdfast.generation.native import NativeEngine
+from holdfast.models.policy import Policy
 
 
 def short(n: int = 12) -> Any:
@@ -188,7 +189,7 @@ def test_the_figures_are_the_definition(tiny: Callable[..., Any]):
 
 
 def test_a_tiny_vocabulary_is_kept_whole(tiny: Callable[..., Any]):
-    from holdfast.evaluation.probe import _keep
+    from holdfast.evaluation.tasks.probe import _keep
 
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     kept = _keep(logits, slice(0, 5))

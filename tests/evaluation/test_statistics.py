@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
+from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 
 
 def pairs(base: np.ndarray, tuned: np.ndarray, tokens: np.ndarray | None = None) -> Pairs:

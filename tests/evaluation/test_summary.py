@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import Item, Task, TaskInfo
 from holdfast.evaluation.gate import gate, refuse_gate
-from holdfast.evaluation.store import Store
+from holdfast.evaluation.results_store import Store
 from holdfast.evaluation.summary import Run, compare_summary, figures, pairs, read_run, score, summarise
+from holdfast.evaluation.task import Item, Task, TaskInfo
 
 TARGET, KEEP, TEXT = (
     TaskInfo("new", "generate", "target", "exact"),

@@ -13,11 +13,11 @@ import pytest
 
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.evaluation.base import Task
-from holdfast.evaluation.tasks import Settings, answer_rows, build_tasks, named_tasks, sample
-from holdfast.judges.exact import Exact
-from holdfast.judges.number import Number
-from holdfast.judges.overlap import Overlap
+from holdfast.evaluation.task import Task
+from holdfast.evaluation.tasks.by_name import Settings, answer_rows, build_tasks, named_tasks, sample
+from holdfast.methods.judges.exact import Exact
+from holdfast.methods.judges.number import Number
+from holdfast.methods.judges.overlap import Overlap
 
 
 def write(path: Path, records: Sequence[dict[str, Any]]) -> str:
@@ -126,7 +126,7 @@ def test_answers_are_measured_as_they_would_be_trained_on():
 
 
 def test_laboratory():
-    from holdfast.lab.tasks import skill_names
+    from holdfast.skills.rows import skill_names
 
     kept = build_tasks(recipe("lab:sums", ["auto"], items=5), lab=True)
     assert names(kept) == {"sums": "target", **{name: "keep" for name in skill_names() if name != "sums"}}
@@ -187,14 +187,14 @@ def test_equal_rows_are_asked_once_and_ids_differ():
 
 
 def test_settings_have_the_recipes_defaults():
-    from holdfast.recipe import Evaluate
+    from holdfast.recipe.schema import Evaluate
 
     assert (Settings().items, Settings().max_tokens) == (Evaluate().items, Evaluate().max_tokens)
 
 
 def test_lm_eval_names(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("lm_eval")
-    import holdfast.evaluation.lm_eval_bridge as bridge
+    import holdfast.evaluation.tasks.lm_eval_bridge as bridge
 
     seen = []
     monkeypatch.setattr(bridge, "harness_task", lambda spec, **options: seen.append((spec, options)) or spec)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.comparability import doubts
-from holdfast.evaluation.base import Item, TaskInfo
-from holdfast.evaluation.paired import Run, reading_of, versus
+from holdfast.evaluation.statistics.paired import Run, reading_of, versus
 from holdfast.evaluation.summary import compare_summary
+from holdfast.evaluation.task import Item, TaskInfo
 from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import COMMON, Claim, decision, folder_of, merge_settings, plans_of
 from holdfast.lab.reproduce.rule import (
@@ -30,6 +29,7 @@ from holdfast.lab.reproduce.rule import (
     read,
     weigh,
 )
+from holdfast.pipeline.comparability import doubts
 
 TARGET, KEEP, PROSE = (
     TaskInfo("new", "generate", "target"),

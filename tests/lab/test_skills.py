@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from holdfast.judges.base import Answer
-from holdfast.lab.skills import SKILLS, skill
-from holdfast.lab.skills.facts import LEVELS, Facts, level
+from holdfast.axes.judge import Answer
+from holdfast.skills import SKILLS, skill
+from holdfast.skills.facts import LEVELS, Facts, level
 
 ALL = sorted(SKILLS)
 

@@ -334,8 +334,8 @@ def compare(seed: int = 0) -> dict[str, Any]:
 
 
 def main(directory: str) -> None:
-    from holdfast.report.card import render_card
-    from holdfast.report.page import render_compare, render_run, write_page
+    from holdfast.report.html import render_compare, render_run, write_page
+    from holdfast.report.model_card import render_card
 
     out = Path(directory)
     out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import holdfast
-from holdfast import cores
 from holdfast.cli import (
     chat,
     check,
@@ -26,6 +25,7 @@ from holdfast.cli import (
     train,
 )
 from holdfast.cli.common import Verb
+from holdfast.core import threads
 
 app = typer.Typer(
     name="holdfast",
@@ -55,8 +55,8 @@ def main_help(
 
     Fine-tune language models and keep what they already knew.
     """
-    if cores.computes_on_cpu():
-        cores.share_memory()
+    if threads.computes_on_cpu():
+        threads.share_memory()
     if context.invoked_subcommand is None:
         print(context.get_help())
 

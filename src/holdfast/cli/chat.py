@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli.common import Device, Verbose, speaking
-from holdfast.safe_text import printable
+from holdfast.core.safe_text import printable
 
 if TYPE_CHECKING:
-    from holdfast.sampling.base import Engine, SamplingParams
+    from holdfast.axes.engine import Engine, SamplingParams
 
 
 def chat(
@@ -32,10 +32,10 @@ def chat(
     Talk to a model. An empty line starts a new conversation; Ctrl-D ends.
     """
     with speaking(verbose) as ui:
-        from holdfast.data.chat_settings import ChatSettings, settings_of
-        from holdfast.models import load
-        from holdfast.sampling.base import SamplingParams
-        from holdfast.sampling.engines import local_engine
+        from holdfast.axes.engine import SamplingParams
+        from holdfast.data.chat.settings import ChatSettings, settings_of
+        from holdfast.generation.factory import local_engine
+        from holdfast.models.loading import load
 
         ui.phase("loading")
         loaded = load(model, device=device)
@@ -74,7 +74,7 @@ def converse(
     Args:
         answer: Where the engine shows an answer as it grows; default: answers are printed once they are whole.
     """
-    from holdfast.sampling.base import Request
+    from holdfast.axes.engine import Request
 
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages, answer = list(start), answer or Answer()

@@ -30,11 +30,11 @@ def check(
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import checked, resolution
-        from holdfast.recipe_file import read_recipe
+        from holdfast.recipe.loader import read_recipe
 
         resolved = read_recipe(recipe, settings or ())
         resolution(resolved, ui)
-        from holdfast.check import check as check_run
+        from holdfast.pipeline.check import check as check_run
 
         found = check_run(resolved, ui=ui, judge=judge)
         ui.result(checked(found), **found)

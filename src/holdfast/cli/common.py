@@ -15,10 +15,10 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from holdfast.core.progress import Progress, paint
+from holdfast.core.quiet import quiet_process
+from holdfast.core.safe_text import hide_keys, printable
 from holdfast.errors import HoldfastError, Interrupted, UserError, UserErrors
-from holdfast.quiet import quiet_process
-from holdfast.safe_text import hide_keys, printable
-from holdfast.ui import Progress, paint
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]
 Settings = Annotated[
@@ -73,9 +73,9 @@ def meant(option: str, value: str) -> str:
     Args:
         value: What was given with it, or the word after it.
     """
-    from holdfast import recipe_peers as peers
-    from holdfast.recipe_errors import settings
-    from holdfast.shorthand import ALIASES
+    from holdfast.recipe import peers
+    from holdfast.recipe.messages import settings
+    from holdfast.recipe.shorthand import ALIASES
 
     name = option.removeprefix("--").replace("-", "_")
     if name == "dry_run":
@@ -142,8 +142,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 def _part() -> None:
     """Of several processes that a launcher started, none goes before the others are done."""
-    if "holdfast.trainer.machine" in sys.modules:
-        sys.modules["holdfast.trainer.machine"].part()
+    if "holdfast.training.distributed" in sys.modules:
+        sys.modules["holdfast.training.distributed"].part()
 
 
 def again() -> str:

@@ -64,8 +64,8 @@ def compare(
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import comparison, refuse_if_none_passed, resolution
         from holdfast.errors import UserError
-        from holdfast.recipe_file import read_recipe
-        from holdfast.shorthand import expand
+        from holdfast.recipe.loader import read_recipe
+        from holdfast.recipe.shorthand import expand
 
         resolved = read_recipe(recipe, settings or ())
         resolution(resolved, ui)
@@ -76,7 +76,7 @@ def compare(
             expand(name)
         chosen = numbers(seeds, "--seeds")
         rates = _rates(learning_rates) if learning_rates is not None else []
-        from holdfast.compare import compare as compare_runs
+        from holdfast.pipeline.compare import compare as compare_runs
 
         found = compare_runs(
             resolved, names, seeds=chosen, out=out, steps=steps, learning_rates=rates, ui=ui, restart=restart

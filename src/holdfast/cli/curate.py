@@ -11,7 +11,7 @@ import typer
 from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, speaking
 
 if TYPE_CHECKING:
-    from holdfast.recipe_file import Resolved
+    from holdfast.recipe.loader import Resolved
 
 REJECTED = ("worst", "random")
 
@@ -42,7 +42,7 @@ def curate(
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import resolution
-        from holdfast.recipe_file import read_recipe
+        from holdfast.recipe.loader import read_recipe
 
         given = list(settings or ())
         rejected = next((given.pop(i) for i, word in enumerate(given) if pairs and word in REJECTED), None)
@@ -50,7 +50,7 @@ def curate(
         if pairs:
             resolved = with_pairs(resolved, rejected)
         resolution(resolved, ui, notes=False)
-        from holdfast.run import curate_only
+        from holdfast.pipeline.run import curate_only
 
         path = curate_only(resolved, out=out, ui=ui, restart=restart)
         ui.result(f"rows: {path}", path=str(path))
@@ -64,9 +64,9 @@ def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
     Args:
         rejected: "worst" or "random"; default: as the recipe has it.
     """
-    from holdfast.data.kinds import takes_pairs
-    from holdfast.recipe_file import as_resolved
-    from holdfast.registry import name_of
+    from holdfast.axes.registry import name_of
+    from holdfast.data.row_shapes import takes_pairs
+    from holdfast.recipe.loader import as_resolved
 
     recipe = resolved.recipe
     used = [c for c in recipe.curate if c.writes == "pairs" or not c.samples]

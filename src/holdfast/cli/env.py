@@ -46,7 +46,7 @@ def machine() -> dict[str, str]:
     """Processor, cores, memory and accelerators."""
     import torch
 
-    from holdfast.placement import GIB, choose_device, describe, good_at_bf16, memory_bytes
+    from holdfast.models.placement import GIB, choose_device, describe, good_at_bf16, memory_bytes
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     found = {

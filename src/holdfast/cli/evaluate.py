@@ -10,7 +10,7 @@ import typer
 from holdfast.cli.common import AsJson, Device, Quiet, Verbose, speaking
 
 if TYPE_CHECKING:
-    from holdfast.judges.base import Judge
+    from holdfast.axes.judge import Judge
 
 TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, or an lm-eval task."
 JUDGE_HELP = "Judge for files, as in a recipe; default: found from the rows."
@@ -60,7 +60,7 @@ def evaluate(
         from holdfast.cli.render import refuse_if_gated, summary
 
         chosen = judge_of(judge) if judge else None
-        from holdfast.measure import evaluate as measure
+        from holdfast.pipeline.evaluate import evaluate as measure
 
         found = measure(
             model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens,
@@ -78,8 +78,8 @@ def judge_of(text: str) -> Judge:
         UserError: If there is no such judge, or its knobs are wrong.
     """
     from holdfast.errors import UserError
-    from holdfast.recipe import choose
-    from holdfast.recipe_yaml import parse
+    from holdfast.recipe.schema import choose
+    from holdfast.recipe.yaml_reader import parse
 
     try:
         return choose("judges", parse(text, "--judge")[0])

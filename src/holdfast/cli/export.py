@@ -39,7 +39,7 @@ def export(
 
         if not run.is_dir():
             raise UserError(f"{run}: no such run directory")
-        from holdfast.export import export as export_run
+        from holdfast.pipeline.export import export as export_run
 
         path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, device=device, ui=ui)
         ui.result(f"model: {path}", path=str(path))

@@ -11,8 +11,8 @@ import typer
 from holdfast.cli.common import speaking
 
 if TYPE_CHECKING:
-    from holdfast.first_look import FirstLook
-    from holdfast.ui import Progress
+    from holdfast.core.progress import Progress
+    from holdfast.pipeline.first_look import FirstLook
 
 MODEL, DATA = "lab", "lab:story"
 
@@ -47,8 +47,8 @@ def init(
     """
     with speaking() as ui:
         from holdfast.errors import UserError
-        from holdfast.recipe_template import template
-        from holdfast.shorthand import LAB_MODELS
+        from holdfast.recipe.shorthand import LAB_MODELS
+        from holdfast.recipe.template import template
 
         file, mapping = told_apart([*(columns or ()), *(words or ())])
         if file.exists() and not force:
@@ -78,7 +78,7 @@ def told_apart(words: list[str]) -> tuple[Path, dict[str, str]]:
     Raises:
         UserError: If there are two files, or a role is none.
     """
-    from holdfast.data.columns import ColumnMap
+    from holdfast.data.reading.columns import ColumnMap
     from holdfast.errors import UserError
 
     files = [word for word in words if "=" not in word]
@@ -95,7 +95,7 @@ def told_apart(words: list[str]) -> tuple[Path, dict[str, str]]:
 
 def looked_at(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:
     """What is in the data, which is said; on a terminal the columns are asked for if no format has them."""
-    from holdfast.first_look import FirstLook, first_look, is_here, unknown_columns
+    from holdfast.pipeline.first_look import FirstLook, first_look, is_here, unknown_columns
 
     if data == "lab" or data.startswith("lab:"):
         return FirstLook(), mapping

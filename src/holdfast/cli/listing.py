@@ -9,7 +9,7 @@ import typer
 from holdfast.cli.common import AsJson, Verbose, speaking
 
 if TYPE_CHECKING:
-    from holdfast.method import Method
+    from holdfast.axes.method import Method
 
 QUESTIONS = {
     "curators": "which rows are trained on, and who wrote them",
@@ -36,9 +36,10 @@ def list_methods(
     List every method: name, what it does, paper. More about one: `holdfast show NAME`.
     """
     with speaking(verbose, as_json=as_json) as ui:
+        from holdfast.axes.registry import REGISTRY, find
         from holdfast.cli.text import table, title
+        from holdfast.core.spelling import nearest
         from holdfast.errors import UserError
-        from holdfast.registry import REGISTRY, find, nearest
 
         if axis is not None and axis not in REGISTRY:
             raise UserError(f"{axis} is not an axis{nearest(axis, REGISTRY)}")

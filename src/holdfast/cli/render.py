@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.text import table, title, width
+from holdfast.core.progress import Progress, duration, paint
+from holdfast.core.safe_text import printable
 from holdfast.errors import GateRefused
-from holdfast.report import clipping, ranking, words
+from holdfast.report import clipping, phrasing, ranking
 from holdfast.report.asked import unanswered_words, unended_words
-from holdfast.safe_text import printable
-from holdfast.ui import Progress, duration, paint
 
 if TYPE_CHECKING:
-    from holdfast.recipe_file import Resolved
+    from holdfast.recipe.loader import Resolved
 
 
 COST_NAMES = {
@@ -27,25 +27,25 @@ def resolution(resolved: Resolved, ui: Progress, notes: bool = True) -> None:
     for note in resolved.notes if notes else ():
         ui.line(note)
     if ui.verbose:
-        from holdfast.recipe_file import resolved_yaml
+        from holdfast.recipe.loader import resolved_yaml
 
         ui.detail(resolved_yaml(resolved))
 
 
 def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     """A run or evaluation: the verdict, then every task."""
-    paired = any(words.known(task.get("delta")) for task in report["tasks"])
+    paired = any(phrasing.known(task.get("delta")) for task in report["tasks"])
     rows = []
-    for task in words.ordered(report["tasks"]):
-        unit, name = words.unit_of(task), words.label_of(task, report.get("recipe"))
-        start = [task["role"], name, *([words.figure(task.get("base"), unit)] if paired else [])]
+    for task in phrasing.ordered(report["tasks"]):
+        unit, name = phrasing.unit_of(task), phrasing.label_of(task, report.get("recipe"))
+        start = [task["role"], name, *([phrasing.figure(task.get("base"), unit)] if paired else [])]
         change = _task_change(task, unit) if paired else []
-        rows.append([*start, words.figure(task.get("tuned"), unit), *change, str(task["n"]), unit])
+        rows.append([*start, phrasing.figure(task.get("tuned"), unit), *change, str(task["n"]), unit])
     middle = ("base", "tuned", "change", "95 % interval") if paired else ("score",)
     head = ("", "task", *middle, "n", "")
-    if all(row[-1] == words.POINTS for row in rows):
+    if all(row[-1] == phrasing.POINTS for row in rows):
         rows, head = [row[:-1] for row in rows], head[:-1]
-    parts = [words.verdict(report)] if paired else []
+    parts = [phrasing.verdict(report)] if paired else []
     if rows:
         parts.append(table(rows, head, right=range(2, 4 + len(middle) - 1)))
     if lines := [*unended_words(report["tasks"]), *unanswered_words(report["tasks"])]:
@@ -53,11 +53,11 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
     if unread := [line for task in report["tasks"] for line in unreadable_answers(task, report.get("recipe"))]:
         parts.append("\n".join(unread))
     if report.get("probe"):
-        parts.append("\n".join(f"probe: {line}" for line in words.probe_words(report["probe"])))
+        parts.append("\n".join(f"probe: {line}" for line in phrasing.probe_words(report["probe"])))
     if report.get("stages"):
         parts.append(stages(report["stages"]))
-    if words.chose_a_step(report.get("training")):
-        parts.append(f"{words.steps(report['training'])}: the model, and what is said of it, are of that step")
+    if phrasing.chose_a_step(report.get("training")):
+        parts.append(f"{phrasing.steps(report['training'])}: the model, and what is said of it, are of that step")
     if text := clipping.clipped(report):
         parts.append(text)
     gate = report.get("gate")
@@ -73,27 +73,27 @@ def unreadable_answers(task: dict[str, Any], recipe: Any = None) -> list[str]:
     if not any(n for _, n in counts):
         return []
     both = ", ".join(f"{when} {n}" if task.get("base") is not None else str(n) for when, n in counts if n is not None)
-    name = words.label_of(task, recipe)
+    name = phrasing.label_of(task, recipe)
     return [f"unreadable: {name}: {both} of {task['n']} answers, which judge {task.get('judge')} counts as not right"]
 
 
 def _task_change(task: dict[str, Any], unit: str) -> list[str]:
     """Change (of bits also in per cent) and interval; where no answer flipped in an old report, that instead."""
-    percent = f" ({words.signed(task['percent'])} %)" if words.known(task.get("percent")) else ""
-    change = words.signed(task["delta"], words.digits(unit)) + percent
-    flipped = not words.known(task.get("low")) or task["low"] != task["high"] or not words.in_points(task)
-    return [change, words.bracket(task.get("low"), task.get("high"), unit) if flipped else "none flipped"]
+    percent = f" ({phrasing.signed(task['percent'])} %)" if phrasing.known(task.get("percent")) else ""
+    change = phrasing.signed(task["delta"], phrasing.digits(unit)) + percent
+    flipped = not phrasing.known(task.get("low")) or task["low"] != task["high"] or not phrasing.in_points(task)
+    return [change, phrasing.bracket(task.get("low"), task.get("high"), unit) if flipped else "none flipped"]
 
 
 def _gained_and_lost(part: dict[str, Any]) -> list[str]:
     """Four cells: gain and loss of a run or stage, each with its interval. A loss is a positive number."""
-    gain, loss = words.change(part.get("gain")), words.change(part.get("loss"))
-    unit = words.unit_of(gain)
+    gain, loss = phrasing.change(part.get("gain")), phrasing.change(part.get("loss"))
+    unit = phrasing.unit_of(gain)
     return [
-        words.signed(gain["delta"], words.digits(unit)) if gain else words.MISSING,
-        words.bracket(gain["low"], gain["high"], unit) if gain else "",
-        words.points(loss["delta"]) if loss else words.MISSING,
-        words.bracket(loss["low"], loss["high"], sign=False) if loss else "",
+        phrasing.signed(gain["delta"], phrasing.digits(unit)) if gain else phrasing.MISSING,
+        phrasing.bracket(gain["low"], gain["high"], unit) if gain else "",
+        phrasing.points(loss["delta"]) if loss else phrasing.MISSING,
+        phrasing.bracket(loss["low"], loss["high"], sign=False) if loss else "",
     ]
 
 
@@ -104,7 +104,7 @@ def stages(rows: list[dict[str, Any]]) -> str:
     """What each stage of a run left, against the model before the first."""
     lines = []
     for row in rows:
-        cells = [row["name"], row["method"], row["model"], words.count(row["rows"]), words.count(row["steps"])]
+        cells = [row["name"], row["method"], row["model"], phrasing.count(row["rows"]), phrasing.count(row["steps"])]
         lines.append([*cells, *_gained_and_lost(row)])
     head = ("after stage", "method", "from", "rows", "steps", *GAINED_AND_LOST)
     return table(lines, head, right=(3, 4, 5, 6, 7, 8))
@@ -143,18 +143,18 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
             ("* " if run.get("pareto") else "  ") + run["method"],
             *_gained_and_lost(run),
             ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
-            duration(words.total_seconds(run.get("cost")) or 0),
+            duration(phrasing.total_seconds(run.get("cost")) or 0),
         ])  # fmt: skip
-    of = next((part["of"] for run in compare["runs"] if (part := words.lost_part(run))), "tasks")
+    of = next((part["of"] for run in compare["runs"] if (part := phrasing.lost_part(run))), "tasks")
     lost = "agreement lost" if of == "probe" else GAINED_AND_LOST[2]
     head = ("  method", *GAINED_AND_LOST[:2], lost, GAINED_AND_LOST[3], "rows from", "time")
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
     front = "* on the gain/loss front; " if ranking.front_of(compare) else ""
-    unit = words.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))
-    said = "in points" if unit == words.POINTS else f"on the target in {unit} saved, elsewhere in points"
+    unit = phrasing.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))
+    said = "in points" if unit == phrasing.POINTS else f"on the target in {unit} saved, elsewhere in points"
     foot = f"{front}change from the base {said}, {seeds} seed{'s' * (seeds > 1)} each"
     budget = f"budget: {compare['budget']}" if compare.get("budget") else ""
-    early = [f"steps of {run['method']}: {text}" for run in compare["runs"] if (text := words.steps_compared(run))]
+    early = [f"steps of {run['method']}: {text}" for run in compare["runs"] if (text := phrasing.steps_compared(run))]
     parts = [
         table(rows, head, right=(1, 2, 3, 4, 6)),
         *contrasts(compare),
@@ -180,9 +180,9 @@ def contrasts(compare: dict[str, Any]) -> list[str]:
 def _contrast(part: dict[str, Any] | None) -> list[str]:
     """Difference, interval, and what they say."""
     if part is None:
-        return [words.MISSING, "", ""]
+        return [phrasing.MISSING, "", ""]
     unit = " %" if part["unit"] == "%" else ""
-    return [words.signed(part["delta"]) + unit, words.bracket(part["low"], part["high"]), part["reading"]]
+    return [phrasing.signed(part["delta"]) + unit, phrasing.bracket(part["low"], part["high"]), part["reading"]]
 
 
 def where(directory: Path | str | None) -> str:
@@ -191,7 +191,7 @@ def where(directory: Path | str | None) -> str:
 
 
 def checked(found: dict[str, Any]) -> str:
-    """What `holdfast.check.check` found, for people."""
+    """What `holdfast.pipeline.check.check` found, for people."""
     if "stages" in found:
         return "\n\n\n".join(
             f"{title(f'Stage {number}: ' + stage['name'])} ({stage['what']})\n\n{checked(stage)}"
@@ -283,7 +283,7 @@ def masked(pieces: list[dict[str, Any]]) -> str:
 
 def reproduction(found: dict[str, Any]) -> str:
     """The paper's numbers beside ours: points, or of a study whatever it measures."""
-    bracket = words.bracket if found["points"] else _bracket
+    bracket = phrasing.bracket if found["points"] else _bracket
     rows = [
         (row["what"], str(row["paper"]), str(row["ours"]), bracket(row.get("low"), row.get("high")))
         for row in found["rows"]
@@ -304,8 +304,8 @@ def _checked(check: dict[str, Any], in_points: bool) -> tuple[str, str, str, str
     """Difference, interval, the line it must be above, and the outcome of a part of a claim."""
     line = check["margin"] if check["by"] == "more" else -check["margin"]
     if in_points:
-        span = words.bracket(check["low"], check["high"])
-        return words.signed(check["delta"]), span, words.signed(line), check["outcome"]
+        span = phrasing.bracket(check["low"], check["high"])
+        return phrasing.signed(check["delta"]), span, phrasing.signed(line), check["outcome"]
     return f"{check['delta']:.3g}", _bracket(check["low"], check["high"]), f"{line:g}", check["outcome"]
 
 
@@ -320,7 +320,7 @@ def _bracket(low: float, high: float) -> str:
 def skills(found: dict[str, Any]) -> str:
     """What a laboratory model knows."""
     rows = [
-        (skill["name"], words.points(skill["accuracy"]), str(skill["n"]), skill.get("about", ""))
+        (skill["name"], phrasing.points(skill["accuracy"]), str(skill["n"]), skill.get("about", ""))
         for skill in found["skills"]
     ]
     head = ("skill", "right, %", "n", "what")

@@ -36,9 +36,9 @@ def write_again(directory: Path) -> tuple[str, Path]:
         UserError: If the directory holds no finished report.
     """
     from holdfast.cli.render import comparison, summary
-    from holdfast.damage import read_report
-    from holdfast.report.page import render_compare, write_page
-    from holdfast.run_results import write_report
+    from holdfast.pipeline.damage import read_report
+    from holdfast.pipeline.results import write_report
+    from holdfast.report.html import render_compare, write_page
 
     page = directory / "report.html"
     if (directory / "compare.json").exists():

@@ -11,8 +11,8 @@ from holdfast.cli.common import AsJson, Verbose, speaking
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from holdfast.method import Method
-    from holdfast.presets import Preset
+    from holdfast.axes.method import Method
+    from holdfast.axes.preset import Preset
 
 
 def show(
@@ -29,7 +29,7 @@ def show(
     their defaults. Or list the settings of the recipe, or of one part of it.
     """
     with speaking(verbose, as_json=as_json) as ui:
-        from holdfast.registry import REGISTRY, find
+        from holdfast.axes.registry import REGISTRY, find
 
         homes = [axis for axis, names in REGISTRY.items() if name in names]
         for axis in homes:
@@ -47,10 +47,11 @@ def settings_of(part: str) -> dict[str, str]:
     Raises:
         UserError: If there is no such part; all names that `show` knows are considered for the nearest.
     """
+    from holdfast.axes.registry import REGISTRY
+    from holdfast.core.spelling import nearest
     from holdfast.errors import UserError
-    from holdfast.recipe import Recipe
-    from holdfast.recipe_errors import section_of, settings
-    from holdfast.registry import REGISTRY, nearest
+    from holdfast.recipe.messages import section_of, settings
+    from holdfast.recipe.schema import Recipe
 
     sections = [key for key, info in Recipe.model_fields.items() if section_of(info.annotation)]
     if part not in ("recipe", *sections):
@@ -61,8 +62,8 @@ def settings_of(part: str) -> dict[str, str]:
 
 def page(axis: str, name: str, method: type[Method]) -> str:
     """The reference page of a method, for the terminal."""
+    from holdfast.axes.preset import Preset
     from holdfast.cli.text import table, title
-    from holdfast.presets import Preset
 
     key = {
         "curators": "curate",
@@ -86,7 +87,7 @@ def page(axis: str, name: str, method: type[Method]) -> str:
 
 def training_settings(method: type[Method]) -> dict[str, Any]:
     """What training with an objective begins from where the recipe says nothing, as `settings`; empty for others."""
-    from holdfast.objectives.base import Objective
+    from holdfast.axes.objective import Objective
 
     if not issubclass(method, Objective):
         return {}
@@ -111,14 +112,14 @@ def settings_line(usual: dict[str, Any]) -> str:
 
 def stages(preset: type[Preset]) -> str:
     """A preset's stages as a recipe would list them."""
-    from holdfast.recipe_text import emit
+    from holdfast.recipe.yaml_writer import emit
 
     return "\n".join(emit({"stages": [dict(stage) for stage in preset.stages]}, lambda path: "", indent="  "))
 
 
 def knobs(method: type[BaseModel]) -> list[dict[str, Any]]:
     """Name, default and description of each knob."""
-    from holdfast.recipe_text import write_scalar
+    from holdfast.recipe.yaml_writer import write_scalar
 
     return [
         {
@@ -143,11 +144,11 @@ def settings_page(shown: dict[str, str]) -> str:
 
 def default_of(key: str) -> str:
     """The default of a dotted setting; empty for whole sections."""
-    from holdfast.method import Method
-    from holdfast.recipe import Recipe
-    from holdfast.recipe_data import Section
-    from holdfast.recipe_errors import section_of
-    from holdfast.recipe_text import write_scalar
+    from holdfast.axes.method import Method
+    from holdfast.recipe.data_section import Section
+    from holdfast.recipe.messages import section_of
+    from holdfast.recipe.schema import Recipe
+    from holdfast.recipe.yaml_writer import write_scalar
 
     model: Any = Recipe
     *parents, last = key.split(".")

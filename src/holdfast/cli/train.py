@@ -28,11 +28,11 @@ def train(
     """
     with speaking(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import refuse_if_gated, resolution, summary
-        from holdfast.recipe_file import read_recipe
+        from holdfast.recipe.loader import read_recipe
 
         resolved = read_recipe(recipe, settings or ())
         resolution(resolved, ui, notes=False)
-        from holdfast.run import train as train_run
+        from holdfast.pipeline.train import train as train_run
 
         run = train_run(resolved, ui=ui, again=again(), restart=restart)
         if run.report:  # only the first process of several has one

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.evaluation.base import Item, TaskInfo
-from holdfast.evaluation.paired import Run
+from holdfast.evaluation.statistics.paired import Run
+from holdfast.evaluation.task import Item, TaskInfo
 
 QUESTIONS = 3
 """Questions shown of a task."""

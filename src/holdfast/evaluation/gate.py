@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from holdfast.errors import UserError
-from holdfast.evaluation.base import Task, TaskInfo
-from holdfast.evaluation.paired import tasks_in_bits, tasks_in_points, tasks_with_role
+from holdfast.evaluation.statistics.paired import tasks_in_bits, tasks_in_points, tasks_with_role
+from holdfast.evaluation.task import Task, TaskInfo
 
 
 class Gate(Protocol):

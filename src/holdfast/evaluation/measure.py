@@ -3,116 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from holdfast.data.batches import Encoded, collate
-from holdfast.data.rows import Message, Row, fingerprint, rows_fingerprint
+from holdfast.axes.engine import Request, Sample
+from holdfast.axes.judge import Answer, Verdict
+from holdfast.data.batching.batches import Encoded
+from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.base import Item, Task
-from holdfast.evaluation.choices import continuation, decide
-from holdfast.evaluation.perplexity import windows
-from holdfast.evaluation.store import Store
+from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.subject import (
+    Subject,
+    as_text,
+    begin_of_text,
+    fit,
+    measurement,
+    need,
+    sampling_of,
+    score_sequences,
+    shown,
+)
+from holdfast.evaluation.task import Item, Task
+from holdfast.evaluation.tasks.multiple_choice import choice_tokens, decide
+from holdfast.evaluation.tasks.perplexity import windows
 from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, UNFIT, thought_extra
-from holdfast.judges.base import Answer, Judge, Verdict
-from holdfast.models import evaluating
-from holdfast.registry import name_of
-from holdfast.sampling.base import Draw, Request, Sample, SamplingParams
-
-if TYPE_CHECKING:
-    from holdfast.data.batches import Batch
-    from holdfast.data.chat import Chat
-    from holdfast.evaluation.probe import Reference
-    from holdfast.models import Model
-    from holdfast.policy import Policy
-
-T = TypeVar("T")
-JUDGES = 2
-"""Part of the fingerprint of every judged measurement; raised when judges read answers differently."""
-VERSION = 1
-"""Part of every measurement's fingerprint; raised when the way of measuring changes."""
-
-
-def judge_with_itself(judge: Judge, answers: Sequence[Answer]) -> list[Verdict]:
-    """Verdicts of a judge that needs no engine."""
-    return judge.judge_all(answers)
-
-
-@dataclass(slots=True)
-class Subject:
-    """A model under measurement.
-
-    Args:
-        model: Fingerprint of its weights (`models.Loaded.fingerprint`); measurements are stored under it.
-        chat: Its tokenizer and template.
-        draw: Answers prompts (`drawing(engine)`, or a journal's `draw`, which survives a kill); `None` when no task
-            samples.
-        policy: Its log-probabilities; `None` when all tasks are "generate".
-        judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
-        width: Most tokens of a perplexity window; the model's context if that is shorter.
-        micro_tokens: Tokens of one forward pass, padding included.
-    """
-
-    model: str
-    chat: Chat
-    draw: Draw | None = None
-    policy: Policy | None = None
-    judge: Callable[[Judge, Sequence[Answer]], list[Verdict]] = judge_with_itself
-    width: int = 1024
-    micro_tokens: int = 8192
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Anything else the figures depend on (precision, adapter state); part of the fingerprint."""
-    reference: Reference | None = None
-    """What the base did on the probe; `None` for the base itself."""
-    recorded: Reference | None = None
-    """What `measure_all` learned of a base on the probe: the reference of those it is compared with."""
-
-    @property
-    def window(self) -> int:
-        """Tokens of a perplexity window for this model."""
-        return min(self.width, context_of(self) or self.width)
-
-
-def precision_of(model: Model) -> dict[str, Any]:
-    """What `Subject.extra` says of a model's precision: nothing for fp32."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {} if dtype == "float32" else {"dtype": dtype}
-
-
-def need(part: T | None, name: str) -> T:
-    """The part of a subject, or an error that it is missing."""
-    if part is None:
-        raise RunError(f"this task cannot be measured without a {name}")
-    return part
-
-
-def measurement(task: Task, subject: Subject) -> str:
-    """Fingerprint of everything the items depend on: weights, template, questions, judge, settings."""
-    how: Any = None
-    if task.kind == "perplexity":
-        how = [subject.window, "every byte"]
-    elif task.kind == "generate":
-        how = task.max_tokens if task.max_thinking_tokens is None else [task.max_tokens, task.max_thinking_tokens]
-    elif task.kind == "probe":
-        how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
-    meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
-    settings = [VERSION, task.kind, how, meta, _identity(task.judge), subject.extra]
-    return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
-
-
-def _identity(judge: Judge | None) -> Any:
-    """A judge by name and settings, and by the content of the user's own file where it runs one."""
-    if judge is None:
-        return None
-    file = Path(str(getattr(judge, "function", "")).rpartition(":")[0])
-    own = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" and file.is_file() else None
-    return [name_of(judge), JUDGES, judge.identity, own]
+from holdfast.models.loading import evaluating
 
 
 def measure(task: Task, subject: Subject, **options: Any) -> list[Item]:
@@ -173,7 +90,7 @@ def _known(task: Task, key: str, subject: Subject, store: Store | None, shared: 
     for place in filter(None, (store, shared)):
         items, tensors = place.read(task, key), None
         if items is not None and _is_reference(task, subject):
-            from holdfast.evaluation.probe import Reference
+            from holdfast.evaluation.tasks.probe import Reference
 
             if (tensors := place.tensors(task, key)) is None:
                 continue
@@ -197,12 +114,12 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
     by_settings: dict[str, list[Task]] = {}
     for task in tasks:
         if "lm_eval" in task.meta:
-            from holdfast.evaluation.lm_eval_bridge import measure_harness
+            from holdfast.evaluation.tasks.lm_eval_bridge import measure_harness
 
             yield task, measure_harness(task, subject)
             tick(len(task.rows))
         elif task.kind == "probe":
-            from holdfast.evaluation.probe import measure_probe
+            from holdfast.evaluation.tasks.probe import measure_probe
 
             yield task, measure_probe(task, subject, tick)
         elif task.kind == "generate":
@@ -212,15 +129,6 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
             tick(len(task.rows))
     for group in by_settings.values():
         yield from _generate(group, subject, tick)
-
-
-def sampling_of(task: Task) -> SamplingParams:
-    """Greedy, as far as the task allows."""
-    return SamplingParams(
-        max_tokens=task.max_tokens,
-        max_thinking_tokens=task.max_thinking_tokens,
-        stop=tuple(task.meta.get("stop", ())),
-    )
 
 
 def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any]) -> Iterator[tuple[Task, list[Item]]]:
@@ -245,18 +153,6 @@ def _judged(row: Row, sample: Sample, verdict: Verdict) -> Item:
         score=verdict.score if told else 0.0, passed=verdict.passed and told, stopped=sample.finish == "stop",
         tokens=sample.tokens - sample.thought_tokens, reason=reason, unreadable=not told, extra=extra,
     )  # fmt: skip
-
-
-def shown(prompt: Sequence[Message]) -> str:
-    """A prompt as one text for reports: the question alone, or the turns with their roles."""
-    if len(prompt) == 1:
-        return as_text(prompt[0]["content"])
-    return "\n".join(f"{m['role']}: {as_text(m['content'])}" for m in prompt)
-
-
-def as_text(value: Any) -> str:
-    """A string as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _choice(task: Task, subject: Subject) -> list[Item]:
@@ -288,32 +184,6 @@ def _choice(task: Task, subject: Subject) -> list[Item]:
     return found
 
 
-def choice_tokens(chat: Chat, prompt: Sequence[Message], choice: str, row: int) -> Encoded:
-    """The conversation that ends in `choice`; its tokens are scored, no marks before or after them."""
-    ids, trained = chat.masking().encode(continuation(prompt, choice))
-    scored = np.asarray(trained, dtype=bool).copy()
-    last = int(np.flatnonzero(scored)[-1])
-    if int(ids[last]) in chat.stop_ids and scored.sum() > 1:
-        scored[last] = False
-    return Encoded(ids=np.asarray(ids, dtype=np.int32), trained=scored, row=row)
-
-
-def fit(sequence: Encoded, subject: Subject) -> Encoded:
-    """The sequence with its beginning cut off where it is longer than the model's context."""
-    limit = context_of(subject)
-    if limit is None or len(sequence.ids) <= limit:
-        return sequence
-    trained = sequence.trained[-limit:].copy()
-    trained[0] = False
-    return Encoded(ids=sequence.ids[-limit:], trained=trained, row=sequence.row)
-
-
-def context_of(subject: Subject) -> int | None:
-    """Tokens that fit into the model; `None` where it has no limit."""
-    config = need(subject.policy, "policy").config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
-
-
 def _text(task: Task, subject: Subject) -> list[Item]:
     """Log-likelihood of plain text: all its bytes, the first token being predicted from what begins a text."""
     tokenizer, begin = subject.chat.tokenizer, begin_of_text(subject.chat)
@@ -327,12 +197,6 @@ def _text(task: Task, subject: Subject) -> list[Item]:
         for row, logp, n in zip(task.rows, totals, tokens, strict=True)
         if n
     ]
-
-
-def begin_of_text(chat: Chat) -> list[int]:
-    """What stands before a text: the begin token, or for want of one what ends the text before it."""
-    begin, end = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
-    return [begin if begin is not None else end if end is not None else min(chat.stop_ids)]
 
 
 def _per_row(encoded: Sequence[Encoded], subject: Subject, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -372,37 +236,3 @@ SCORED: dict[str, Callable[[Task, Subject], list[Item]]] = {
     "held_out": _answers,
 }
 """How tasks are measured that need no sampling."""
-
-
-def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]:
-    """Log-likelihood in nats of the `trained` tokens of each sequence, in the order given."""
-    policy = need(subject.policy, "policy")
-    found = [0.0] * len(encoded)
-    with evaluating(policy.model):
-        for sequence in encoded:
-            subject.chat.refuse_unknown(sequence.ids)
-        for numbers in by_area(encoded, subject.micro_tokens):
-            batch = batch_of([encoded[i] for i in numbers], subject)
-            logps = policy.token_logps(batch).cpu().double().numpy()  # [N]
-            sums = np.bincount(batch.sequence.cpu().numpy(), weights=logps, minlength=len(numbers))
-            for i, value in zip(numbers, sums, strict=True):
-                found[i] = float(value)
-    return found
-
-
-def by_area(encoded: Sequence[Encoded], micro_tokens: int) -> Iterator[list[int]]:
-    """Numbers of sequences of like length, longest first, whose padded area stays within `micro_tokens`."""
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-    start = 0
-    while start < len(order):
-        size = max(1, micro_tokens // len(encoded[order[start]].ids))
-        yield order[start : start + size]
-        start += size
-
-
-def batch_of(encoded: Sequence[Encoded], subject: Subject) -> Batch:
-    """Sequences as one batch padded on the right, on the model's device."""
-    policy, pad = need(subject.policy, "policy"), subject.chat.pad_id
-    batch = collate(list(encoded), "padded", pad)
-    assert batch is not None  # only nothing makes none
-    return batch.to(next(policy.model.parameters()).device)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from holdfast.errors import UserError
-from holdfast.evaluation.base import POINTS, Item, Task, TaskInfo, Unit
-from holdfast.evaluation.paired import (
+from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.statistics.paired import (
     Items,
     Run,
     losing_tasks,
@@ -27,9 +27,9 @@ from holdfast.evaluation.paired import (
     tasks_with_role,
     versus,
 )
-from holdfast.evaluation.probe_summary import probe_part
-from holdfast.evaluation.statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
-from holdfast.evaluation.store import Store
+from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
+from holdfast.evaluation.task import POINTS, Item, Task, TaskInfo, Unit
+from holdfast.evaluation.tasks.probe_summary import probe_part
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered
 
 MOST_FLIPS = 20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.axes.engine import Sample
 from holdfast.data.thoughts import split_thought
-from holdfast.evaluation.base import Item
-from holdfast.sampling.base import Sample
+from holdfast.evaluation.task import Item
 
 THOUGHT, ENDED, UNENDED = "thought", "ended", "did not end"
 """Key of `Item.extra` where an answer holds a thought, and its values."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
-from holdfast.registry import nearest
 
 if TYPE_CHECKING:
-    from holdfast.ui import Progress
+    from holdfast.core.progress import Progress
 
 
 def build(

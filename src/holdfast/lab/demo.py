@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.ui import Progress
+    from holdfast.core.progress import Progress
 
 METHODS = ("sft", "sdft", "ssr", "s3ft")
 RECIPE: dict[str, Any] = {
@@ -22,6 +22,6 @@ RECIPE: dict[str, Any] = {
 
 def demo(*, out: str | Path = "runs/demo", ui: Progress | None = None) -> dict[str, Any]:
     """Compare plain SFT with three methods that train on the model's own right answers; content of `compare.json`."""
-    from holdfast.compare import compare
+    from holdfast.pipeline.compare import compare
 
     return compare(RECIPE, METHODS, seeds=1, out=out, ui=ui)

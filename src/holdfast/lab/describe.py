@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.lab.skills import SKILLS, skill
-from holdfast.lab.tasks import FRESH, skill_task
+from holdfast.evaluation.tasks.skill import skill_task
+from holdfast.skills import SKILLS, skill
+from holdfast.skills.rows import FRESH
 
 if TYPE_CHECKING:
-    from holdfast.ui import Progress
+    from holdfast.core.progress import Progress
 
 
 def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None) -> dict[str, Any]:
@@ -19,11 +20,12 @@ def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None
     Returns:
         `{"model", "parameters", "skills": [{"name", "accuracy", "n", "threshold", "about"}]}`, accuracy in points.
     """
-    from holdfast.data.chat import Chat
-    from holdfast.evaluation.measure import Subject, items_in, measure_all
-    from holdfast.models import load
-    from holdfast.sampling.engines import drawing
-    from holdfast.sampling.native import NativeEngine
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.evaluation.measure import items_in, measure_all
+    from holdfast.evaluation.subject import Subject
+    from holdfast.generation.factory import drawing
+    from holdfast.generation.native import NativeEngine
+    from holdfast.models.loading import load
 
     loaded = load(model)
     chat = Chat(loaded.tokenizer)
@@ -40,9 +42,9 @@ def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None
 
 def fact_tasks(items: int) -> list[Any]:
     """Facts by the number of times they were seen in pre-training."""
-    from holdfast.evaluation.base import Task
-    from holdfast.lab.skills.base import SkillJudge
-    from holdfast.lab.skills.facts import LEVELS, Facts
+    from holdfast.evaluation.task import Task
+    from holdfast.skills.base import SkillJudge
+    from holdfast.skills.facts import LEVELS, Facts
 
     tasks = []
     for seen in LEVELS:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 
-from holdfast.lab.lexicon import CATEGORIES, LABELS, PEOPLE
-from holdfast.lab.skills.base import Question, ask
-from holdfast.lab.skills.examples import Examples, write
-from holdfast.lab.skills.reading import Asked, Reading
+from holdfast.skills.base import Question, ask
+from holdfast.skills.examples import Examples, write
+from holdfast.skills.lexicon import CATEGORIES, LABELS, PEOPLE
+from holdfast.skills.reading import Asked, Reading
 
 
 class NewLabels(Examples):

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.lab.drills import Listing, ManyPeople, NewLabels
-from holdfast.lab.skills import skill
-from holdfast.lab.skills.base import Skill
-from holdfast.lab.skills.facts import Facts
-from holdfast.lab.skills.story import BASIC, Story
 from holdfast.lab.tokenizer import CONTEXT, build_tokenizer
+from holdfast.skills import skill
+from holdfast.skills.base import Skill
+from holdfast.skills.facts import Facts
+from holdfast.skills.story import BASIC, Story
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

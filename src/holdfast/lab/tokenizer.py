@@ -61,9 +61,9 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
 def _texts(seed: int, sample: int) -> list[str]:
     """Prompts and answers of every skill, and every phrasing of every fact."""
     from holdfast.lab.drills import ManyPeople, NewLabels
-    from holdfast.lab.lexicon import SUBJECTS
-    from holdfast.lab.skills import SKILLS, skill
-    from holdfast.lab.skills.facts import OBJECTS, PHRASINGS
+    from holdfast.skills import SKILLS, skill
+    from holdfast.skills.facts import OBJECTS, PHRASINGS
+    from holdfast.skills.lexicon import SUBJECTS
 
     rng = random.Random(f"tokenizer/{seed}")
     instead, texts = {"examples": NewLabels(), "reading": ManyPeople()}, []  # as the first models were trained on them

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.report import words
+from holdfast.report import phrasing
 
 
 def asked_words(report: Mapping[str, Any]) -> list[str]:
@@ -61,11 +61,11 @@ def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, what in UNANSWERED.items():
             base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
             if base or tuned:
-                n = words.count(task["n"])
-                before = f", {words.count(base)} of {n} before" if "base" in task else ""
-                out.append(f"{task['name']}: {what}: {words.count(tuned)} of {n}{before}")
+                n = phrasing.count(task["n"])
+                before = f", {phrasing.count(base)} of {n} before" if "base" in task else ""
+                out.append(f"{task['name']}: {what}: {phrasing.count(tuned)} of {n}{before}")
     return out
 
 
 def _share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
-    return f"{words.count(part['unended'] if part else 0)} of {words.count(task['n'])}"
+    return f"{phrasing.count(part['unended'] if part else 0)} of {phrasing.count(task['n'])}"

@@ -8,6 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from holdfast.report.phrasing import (
+    in_points,
+    known,
+    lost_part,
+)
 from holdfast.report.plots import AGREEMENT, COLOURS
 from holdfast.report.svg import (
     Scale,
@@ -20,11 +25,6 @@ from holdfast.report.svg import (
     spread,
     svg,
     text_width,
-)
-from holdfast.report.words import (
-    in_points,
-    known,
-    lost_part,
 )
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from holdfast.report.phrasing import points as plain
+from holdfast.report.phrasing import signed
 from holdfast.report.plots import COLOURS
 from holdfast.report.svg import Scale, axes, el, extent, fit, label, marker, path, place, responsive, svg
-from holdfast.report.words import points as plain
-from holdfast.report.words import signed
 
 
 def matched_plane(matched: dict[str, Any] | None) -> Markup:

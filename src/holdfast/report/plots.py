@@ -13,6 +13,21 @@ from typing import Any
 
 from markupsafe import Markup
 
+from holdfast.report.phrasing import (
+    MISSING,
+    change,
+    count,
+    direction,
+    in_points,
+    known,
+    lost_part,
+    method_of,
+    ordered,
+    signed,
+    span,
+    unit_of,
+)
+from holdfast.report.phrasing import points as plain
 from holdfast.report.svg import (
     Box,
     Scale,
@@ -29,21 +44,6 @@ from holdfast.report.svg import (
     text_width,
     tick_text,
 )
-from holdfast.report.words import (
-    MISSING,
-    change,
-    count,
-    direction,
-    in_points,
-    known,
-    lost_part,
-    method_of,
-    ordered,
-    signed,
-    span,
-    unit_of,
-)
-from holdfast.report.words import points as plain
 
 COLOURS = 8
 AGREEMENT = "agreement with the base, %"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from holdfast.report.words import (
+from holdfast.report.phrasing import (
     bracket,
     change,
     digits,

@@ -6,12 +6,12 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
-from holdfast.registry import nearest
 
 if TYPE_CHECKING:
+    from holdfast.core.progress import Progress
     from holdfast.lab.reproduce.base import Claim, Study
-    from holdfast.ui import Progress
 
 CLAIMS: dict[str, str] = {
     "s3ft": "holdfast.lab.reproduce.selective:S3FT",

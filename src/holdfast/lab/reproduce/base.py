@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.core.progress import Progress
 from holdfast.data.rows import fingerprint
-from holdfast.evaluation.verdicts import MARGIN
-from holdfast.folder import replace_json, versions
+from holdfast.evaluation.statistics.verdicts import MARGIN
 from holdfast.lab.reproduce.rule import Expectation, Reading, arms_of, outcome_of_all, read, student, weigh
-from holdfast.ui import Progress
+from holdfast.pipeline.run_dir import replace_json, versions
 
 COMMON: dict[str, Any] = {
     "model": "lab",
@@ -145,7 +145,7 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
 
 
 def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
-    from holdfast.compare import compare
+    from holdfast.pipeline.compare import compare
 
     recipe = merge_settings(COMMON, claim.common)
     folder = out / folder_of(name, claim)
@@ -175,7 +175,7 @@ def folder_of(name: str, claim: Claim) -> str:
 
 def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
     """The arms to run, and of each that is compared at equal gain its label at every learning rate."""
-    from holdfast.recipe_file import as_resolved
+    from holdfast.recipe.loader import as_resolved
 
     plans: dict[str, Sequence[str]] = dict(claim.arms)
     families: dict[str, dict[float, str]] = {}

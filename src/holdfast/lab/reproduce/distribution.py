@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from holdfast.curators.base import Curator, Workbench
-from holdfast.data.kinds import conversations
+from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.engine import Request
+from holdfast.data.row_shapes import conversations
 from holdfast.data.rows import Row, Rows
 from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked, task
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, loses_less, loses_no_more
-from holdfast.lab.skills.base import Split
-from holdfast.sampling.base import Request
+from holdfast.skills.base import Split
 
 DFT = Claim(
     claim="Counting each token by the model's probability of it gains more on the target than SFT, and costs less.",
@@ -65,9 +65,9 @@ TOLD = (("home", "pet"), ("food", "job"))
 
 def closed_book(split: Split) -> Iterator[Row]:
     """Questions on facts the model was never shown, in the phrasings of a split, with the document that tells them."""
-    from holdfast.lab.lexicon import SUBJECTS
-    from holdfast.lab.skills.facts import PHRASINGS, Facts, known, level
-    from holdfast.lab.skills.reading import KINDS
+    from holdfast.skills.facts import PHRASINGS, Facts, known, level
+    from holdfast.skills.lexicon import SUBJECTS
+    from holdfast.skills.reading import KINDS
 
     facts = Facts()
     for subject in (s for s in SUBJECTS if level(s) == 0):

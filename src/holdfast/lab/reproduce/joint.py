@@ -49,7 +49,7 @@ def _taught_and_scored(seed: int, beta: float, agreement: float = 0.0) -> dict[s
     from torch.nn.functional import nll_loss
 
     from holdfast.lab.reproduce.tables import rank_correlation
-    from holdfast.objectives.una import score_losses
+    from holdfast.methods.objectives.scored.una import score_losses
 
     shown, judged, fresh, base, gold, said, scores, quality = _world(seed, agreement)
     rows = torch.arange(PROMPTS)
@@ -93,7 +93,7 @@ AGREEMENT = 0.7
 
 def _stages(seed: int) -> dict[str, float]:
     """The same with the paper's beta, with others, and with scores that agree with the demonstrations."""
-    from holdfast.objectives.uft import UFT as Objective
+    from holdfast.methods.objectives.scored.uft import UFT as Objective
 
     beta = Objective().beta
     out = _taught_and_scored(seed, beta)

@@ -74,7 +74,7 @@ def _relative(
     """
     import torch
 
-    from holdfast.objectives.rpo import contrast_weights, contrasts
+    from holdfast.methods.objectives.preference.rpo import contrast_weights, contrasts
 
     change = torch.zeros(features.shape[1], ANSWERS, dtype=torch.float64, requires_grad=True)
     rule = torch.optim.Adam([change], lr=0.05)
@@ -149,7 +149,7 @@ def _tuned(
     """The reference trained on weighted `pairs` until it tells `enough` of others apart; and how many steps it took."""
     import torch
 
-    from holdfast.objectives.dpo import pair_losses
+    from holdfast.methods.objectives.preference.dpo import pair_losses
 
     before = _spelt(reference, *pairs)
     tables = [table.clone().requires_grad_() for table in reference]
@@ -184,7 +184,7 @@ def _tis_dpo(seed: int) -> dict[str, float]:
     """Weights from DPO and from DPO on swapped pairs: are they larger where the answers differ, and do they help?"""
     import torch
 
-    from holdfast.objectives.contrast import token_weights
+    from holdfast.methods.objectives.terms.contrast import token_weights
 
     generator = seeded(seed)
     reference = [torch.randn(n, m, 10, generator=generator).double() for n, m in ((KEYS, DIGITS), (DIGITS, 11))]

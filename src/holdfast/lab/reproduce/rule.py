@@ -15,9 +15,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from holdfast.evaluation.matched import At, common_gain, matched_difference, place, rungs
-from holdfast.evaluation.paired import Run, difference, losing_tasks, pairs, scaled, tasks_with_role
-from holdfast.evaluation.verdicts import MARGIN, Outcome, outcome_of
+from holdfast.evaluation.statistics.matched import At, common_gain, matched_difference, place, rungs
+from holdfast.evaluation.statistics.paired import Run, difference, losing_tasks, pairs, scaled, tasks_with_role
+from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, outcome_of
 
 By = Literal["more", "as much"]
 Found = Mapping[str, Sequence[float]]

@@ -143,8 +143,8 @@ def ift_loss(states: nn.Embedding, body: nn.Module, walked: Walks, **form: Any) 
     """IFT: inputs mixed with where the policy's own moves would have led, no gradient to them."""
     import torch
 
-    from holdfast.objectives.ift import IFT as Objective
-    from holdfast.objectives.ift import eq21, propagated
+    from holdfast.methods.objectives.likelihood.ift import IFT as Objective
+    from holdfast.methods.objectives.likelihood.ift import eq21, propagated
 
     knobs, e = Objective(**form), states.weight.detach()  # [16, WIDTH]
     leads = torch.tensor([[arrival(s, m) for m in range(len(MOVES))] for s in range(len(MAP))])
@@ -161,8 +161,8 @@ def lake_losses(seed: int, good: Walks, bad: Walks) -> dict[str, Callable[[nn.Em
     import torch
     from torch.nn.functional import logsigmoid
 
-    from holdfast.objectives.dpo import pair_losses
-    from holdfast.objectives.pairs import log1mexp
+    from holdfast.methods.objectives.preference.dpo import pair_losses
+    from holdfast.methods.objectives.terms.pairs import log1mexp
 
     lengths = torch.stack([good.mask.sum(1), bad.mask.sum(1)], 1)  # [n, 2]
 
@@ -267,7 +267,7 @@ def fitted(keys: Tensor, values: Tensor, v: Tensor, seed: int) -> Tensor:
     """Probabilities [KEYS, TOKENS] of a small table of low rank, trained on rows of smoothing v [n]."""
     import torch
 
-    from holdfast.objectives.ual import label_and_mean, smoothed
+    from holdfast.methods.objectives.likelihood.ual import label_and_mean, smoothed
 
     random = torch.Generator().manual_seed(seed)
     left, right = (torch.randn(n, RANK, generator=random, dtype=torch.float64) / 4 for n in (KEYS, TOKENS))
@@ -285,7 +285,7 @@ def _keys(seed: int) -> dict[str, float]:
     """Calibration and accuracy after training on a few rows of every key, by what the smoothing follows."""
     import torch
 
-    from holdfast.objectives.ual import UAL as Objective
+    from holdfast.methods.objectives.likelihood.ual import UAL as Objective
 
     random = torch.Generator().manual_seed(seed)
     truth = torch.zeros(KEYS, TOKENS, dtype=torch.float64)

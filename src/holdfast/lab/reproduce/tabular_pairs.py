@@ -12,7 +12,7 @@ from holdfast.lab.reproduce.tables import random_policy, rank_correlation, seede
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from holdfast.objectives.geometric import Form
+    from holdfast.methods.objectives.preference.geometric import Form
 
 Found = Mapping[str, list[float]]
 
@@ -25,7 +25,7 @@ def _ipo(seed: int) -> dict[str, float]:
     """Two actions with a known preference; then three in a strict order, every comparison agreeing."""
     import torch
 
-    from holdfast.objectives.dpo import PairLoss, pair_losses
+    from holdfast.methods.objectives.preference.dpo import PairLoss, pair_losses
 
     tau, chance = 0.5, torch.tensor([0.6, 0.8, 0.95], dtype=torch.float64)  # one prompt each
     two, three = random_policy(3, 2, seed=seed), random_policy(3, seed=seed)
@@ -92,7 +92,7 @@ def _bandit(seed: int, spread: float, beta: float, runs: Mapping[str, int]) -> d
     """
     import torch
 
-    from holdfast.objectives.geometric import geometric_losses
+    from holdfast.methods.objectives.preference.geometric import geometric_losses
 
     place = torch.linspace(0, 1, 100, dtype=torch.float64)
     crowd, reward = (torch.exp(-((place - at) / 0.1).square() / 2) for at in (0.3, 0.75))
@@ -163,7 +163,7 @@ def _ada(seed: int) -> dict[str, float]:
     """200 prompts of two actions; of 50 comparisons each, the first wins a share that goes from 0.55 to 0.99."""
     import torch
 
-    from holdfast.objectives.ada_dpo import scaled_losses, scales
+    from holdfast.methods.objectives.preference.ada_dpo import scaled_losses, scales
 
     beta, rho = 0.1, 0.1
     low, high = torch.tensor([0.55, 0.99], dtype=torch.float64).logit().tolist()
@@ -270,8 +270,8 @@ def _davir(seed: int) -> dict[str, float]:
 
 def _by_length(reference: Tensor, train: Tensor, test: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
     """The policy trained on the pairs `train` [P, 2, V], and the margins [P] of what it was trained to compare."""
-    from holdfast.objectives.davir_dpo import relative_gains
-    from holdfast.objectives.dpo import pair_losses
+    from holdfast.methods.objectives.preference.davir_dpo import relative_gains
+    from holdfast.methods.objectives.preference.dpo import pair_losses
 
     beta = 0.1 * (train @ reference).abs().mean().item() if relative else 0.1
 

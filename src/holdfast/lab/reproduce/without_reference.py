@@ -117,8 +117,8 @@ def _optimum(seed: int) -> dict[str, float]:
     import torch
 
     from holdfast.lab.reproduce.tables import random_policy, seeded, trained
-    from holdfast.objectives.dpo import pair_losses
-    from holdfast.objectives.una import score_losses
+    from holdfast.methods.objectives.preference.dpo import pair_losses
+    from holdfast.methods.objectives.scored.una import score_losses
 
     reference = random_policy(ACTIONS, seed=seed)
     rewards = torch.randn(ACTIONS, generator=seeded(seed + 1000), dtype=torch.float64)
@@ -244,7 +244,7 @@ def _learned(language: Tensor, shown: Questions, choice: float, lowered: float) 
     """The tilt [SIZE, TOKENS] learned by likelihood and, so weighted, the other two terms of T-Few."""
     import torch
 
-    from holdfast.objectives.tfew import choice_losses, unlikelihood
+    from holdfast.methods.objectives.likelihood.tfew import choice_losses, unlikelihood
 
     questions, texts, mask = shown
     wrong = mask.clone()

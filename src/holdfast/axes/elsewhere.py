@@ -1,0 +1,31 @@
+"""Methods of other tools that are not here, and what is there instead."""
+
+from __future__ import annotations
+
+FOUR_BITS = "there is no training on 4-bit or 8-bit weights; lora holds the frozen weights in 16 bits"
+METHODS_ELSEWHERE: dict[str, str] = {
+    "qlora": FOUR_BITS,
+    "ppo": "there is no PPO; grpo trains on answers that are drawn before, and rounds of it are stages",
+    "rlhf": "there is no PPO; dpo trains on preferences, grpo on judged answers",
+    "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",
+    "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
+    "rloo": "grpo trains on judged answers",
+    "freeze": "half moves half of the matrices; lora adds small ones",
+    "dora": "it is a knob of lora: tuner {name: lora, dora: true}",
+    "rslora": "it is a knob of lora: tuner {name: lora, rslora: true}",
+    "pissa": "lora starts default, gaussian or orthogonal (tuner.init)",
+    "galore": "lomo is the optimizer that holds no states",
+    "prefix": "lora is the adapter there is",
+    "ia3": "lora is the adapter there is",
+    "llama-adapter": "lora is the adapter there is",
+    **dict.fromkeys(["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit",
+                     "lion_8bit", "adafactor", "sgd", "lion", "muon", "rmsprop", "adagrad"],
+                    "there are adamw and lomo, which holds no states at all"),
+}  # fmt: skip
+"""Names of methods that are not here: the nearest that is, or why there is none."""
+
+
+def method_elsewhere(name: str) -> str:
+    """Why a method of other tools is not here, as the end of a sentence; "" for other names."""
+    reason = METHODS_ELSEWHERE.get(name.lower())
+    return f": {reason}" if reason else ""

@@ -1,0 +1,102 @@
+"""The contract of a judge: (prompt, response, reference) to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from holdfast.axes.method import Method
+from holdfast.data.rows import Message
+from holdfast.data.thoughts import final_answer
+
+if TYPE_CHECKING:
+    from holdfast.axes.engine import Draw
+
+Outcome = Literal["right", "wrong", "unreadable"]
+"""What a verdict counts as in results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one answer.
+
+    Args:
+        passed: Whether the answer counts as right.
+        score: In [0, 1]; 1.0 or 0.0 for judges that only know right and wrong.
+        reason: Why, in a few words; shown in traces and reports.
+        failed: True when the judging itself broke (an exception or time-out in the user's function): never a pass.
+        unreadable: True when the judge cannot tell what the answer says, or whether that is the reference: never a
+            pass, and counted apart from wrong answers.
+    """
+
+    passed: bool
+    score: float
+    reason: str = ""
+    failed: bool = False
+    unreadable: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the verdict counts as."""
+        if self.failed or self.unreadable:
+            return "unreadable"
+        return "right" if self.passed else "wrong"
+
+    @classmethod
+    def doubt(cls, reason: str) -> Verdict:
+        """The verdict of a judge that cannot tell."""
+        return cls(False, 0.0, reason, unreadable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to be judged."""
+
+    prompt: list[Message]
+    response: str
+    reference: Any
+
+    @property
+    def final(self) -> str:
+        """What the response says after its thought, which is what is judged; "" where the thought never ended."""
+        return final_answer(self.response)
+
+
+class Judge(Method):
+    """Decides whether an answer is right."""
+
+    needs_engine: ClassVar[bool] = False
+    """True for judges that themselves sample from a model (`llm`)."""
+
+    @property
+    def identity(self) -> Any:
+        """What verdicts depend on beside the answer: the settings, and of some judges what is installed. JSON-able."""
+        return self.model_dump(mode="json")
+
+    def with_engine(self, draw: Draw) -> Judge:
+        """This judge, able to sample through `draw`; itself for judges that need no engine."""
+        return self
+
+    def look_ahead(self) -> None:
+        """See that this judge can work here, before there is anything to judge.
+
+        Raises:
+            UserError: If not.
+        """
+
+    def protection(self) -> str | None:
+        """For judges that run code: a sentence about what keeps it from harm on this machine, and what does not."""
+        return None
+
+    def judge(self, answer: Answer) -> Verdict:
+        """The verdict on one answer."""
+        raise NotImplementedError
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order; judges that start processes or call models override this to work on many at once."""
+        return [self.judge(a) for a in answers]
+
+    def usable(self, reference: Any) -> str | None:
+        """Why `reference` cannot be judged with (no number in it, no tests), or `None` when it can."""
+        return None

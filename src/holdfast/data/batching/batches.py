@@ -1,0 +1,404 @@
+"""Token tables and batches: tokenised sequences on disk or in memory, gathered into padded or packed micro-batches.
+
+No row ever attends to another. In the padded layout each sequence has a line of its own, padded on the right, where
+causal attention never looks. In the packed layout all sequences stand in one line and positions restart at 0. Pairs
+may share a line and their prompt in it: see `data.pairs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.batching.batch_sampler import BatchSampler, Layout, StepPlan
+
+__all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate"]
+
+
+@dataclass(slots=True)
+class StepValues:
+    """Figures of all sequences of a step, as an objective surveyed them, and where this micro-batch's stand.
+
+    Args:
+        all: Of the whole step, over all micro-batches and processes, [n].
+        mine: Which of them are this micro-batch's.
+    """
+
+    all: Tensor
+    mine: slice
+
+
+@dataclass(slots=True)
+class Encoded:
+    """One tokenised sequence.
+
+    Args:
+        ids: int32 [n].
+        trained: bool [n]; True where the token is a label, predicted from the tokens before it. The first token has
+            nothing before it, so `trained[0]` counts as False.
+        row: Index of the row in the table.
+        role: Its place among the sequences of its row (see `data.kinds`): 0 answer or chosen, 1 rejected, ...
+        weight: Weight of its labels in the loss.
+        values: Numbers the row carries, by column; its own where the column has one for each.
+    """
+
+    ids: np.ndarray
+    trained: np.ndarray
+    row: int
+    role: int = 0
+    weight: float = 1.0
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch of S sequences with N labels, on a device.
+
+    Args:
+        input_ids: [B, L] int64; padded: B = S lines; packed: B = 1; pairs that share their prompt: B = S / 2.
+        position_ids: [B, L] int64, from 0 for every sequence. In padded lines they run on through the padding, so that
+            nothing in a model takes the padding for another sequence; at the end of a shared line padding stands at 0.
+        labels: [N] int64 token ids of the trained positions, by sequence, then position.
+        where: [N] int64 flat index into B*L of the position that predicts each label: one to its left, but for the
+            first label behind a shared prompt, which the last token of the prompt predicts.
+        sequence: [N] int64 which sequence a label belongs to, 0..S-1.
+        weights: [N] fp32 weight of each label.
+        rows: [S] int64 row index in the table. The sequences of a row are adjacent, in the order of their roles.
+        roles: [S] int64 place of each sequence in its row: 0 answer or chosen, 1 rejected, ...
+        n_sequences: S.
+        tokens: Real (not padding) tokens computed; a shared prompt counts once.
+        weight: Sum of `weights`, known without asking the device.
+        cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences
+            are the sequence lengths, a shared prompt in both of its two.
+        attention_mask: None where the layout isolates. Pairs that share their prompt: bool [B, 1, L, L], True where a
+            position (third axis) looks at another (fourth); every position looks at itself at least.
+        values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
+        step: What the objective surveyed of the whole step, by name.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    where: Tensor
+    sequence: Tensor
+    weights: Tensor
+    rows: Tensor
+    roles: Tensor
+    n_sequences: int
+    tokens: int
+    weight: float
+    cu_seqlens: Tensor
+    attention_mask: Tensor | None = None
+    values: dict[str, Tensor] = field(default_factory=dict)
+    step: dict[str, StepValues] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        """R: every row has one sequence of role 0."""
+        return int((self.roles == 0).sum())
+
+    def labels_of(self, *roles: int) -> float:
+        """The weighted number of labels in sequences of these roles."""
+        wanted = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
+        return _exact_sum(self.weights[wanted[self.sequence]])
+
+    def per_sequence(self, values: Tensor) -> Tensor:
+        """Sums of per-label `values` [N] over each sequence, [S]; differentiable."""
+        return values.new_zeros(self.n_sequences).index_add(0, self.sequence, values)
+
+    def lengths(self) -> Tensor:
+        """Labels of each sequence, fp32 [S]; at least 1, so that it can divide."""
+        return self.per_sequence(torch.ones_like(self.weights)).clamp_min(1)
+
+    def sequence_weights(self) -> Tensor:
+        """The weight of each sequence, [S]: that of its row."""
+        return self.per_sequence(self.weights) / self.lengths()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """A copy on `device`."""
+        moved: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        moved["values"] = {name: value.to(device, non_blocking=True) for name, value in self.values.items()}
+        moved["step"] = {name: StepValues(v.all.to(device), v.mine) for name, v in self.step.items()}
+        return replace(self, **moved)
+
+    def owners(self) -> Tensor:
+        """The sequence each position of the flat lines belongs to, int64 [B * L]; -1 for padding. Not for shared lines.
+
+        In the padded layout line i is sequence i.
+        """
+        lengths = self.cu_seqlens.diff()
+        if len(self.input_ids) < self.n_sequences:
+            return torch.repeat_interleave(torch.arange(self.n_sequences, device=lengths.device), lengths)
+        width = self.input_ids.shape[1]
+        place = torch.arange(width, device=lengths.device)
+        line = torch.arange(self.n_sequences, device=lengths.device)[:, None]
+        return torch.where(place < lengths[:, None], line, -1).flatten()
+
+    def part(self, *roles: int) -> Batch:
+        """The sequences of these roles as a batch of their own, in the same layout. Not for shared lines."""
+        assert self.attention_mask is None
+        keep = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
+        padded = len(self.input_ids) == self.n_sequences
+        width = self.input_ids.shape[1]
+        places = keep.repeat_interleave(width) if padded else keep[self.owners()]  # [B * L]
+        labels, index, renamed = keep[self.sequence], places.cumsum(0) - 1, keep.cumsum(0) - 1
+        lengths = self.cu_seqlens.diff()[keep]
+        shape = (-1, width) if padded else (1, -1)
+        return replace(
+            self,
+            input_ids=self.input_ids.flatten()[places].view(shape),
+            position_ids=self.position_ids.flatten()[places].view(shape),
+            labels=self.labels[labels],
+            where=index[self.where[labels]],
+            sequence=renamed[self.sequence[labels]],
+            weights=self.weights[labels],
+            rows=self.rows[keep],
+            roles=self.roles[keep],
+            n_sequences=len(lengths),
+            tokens=int(lengths.sum()),
+            weight=_exact_sum(self.weights[labels]),
+            cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
+            values={name: value[keep] for name, value in self.values.items()},
+        )
+
+    def every_token(self) -> Batch:
+        """The same lines with every token but the first of each sequence a label. Not for shared lines."""
+        assert self.attention_mask is None
+        owner = self.owners()
+        following = torch.cat([owner[1:], owner.new_full((1,), -1)])
+        where = ((owner >= 0) & (owner == following)).nonzero()[:, 0]  # the right neighbour is of the same sequence
+        sequence = owner[where]
+        weights = self.sequence_weights()[sequence]
+        return replace(
+            self,
+            labels=self.input_ids.flatten()[where + 1],
+            where=where,
+            sequence=sequence,
+            weights=weights,
+            weight=_exact_sum(weights),
+        )
+
+
+def _exact_sum(values: Tensor) -> float:
+    """The sum in fp64, which not every device has."""
+    return float(values.cpu().sum(dtype=torch.float64))
+
+
+def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:
+    """The micro-batch of these sequences, or None when there are none (a rank that ran out of rows).
+
+    Args:
+        encoded: Sequences of any lengths; the two of a pair adjacent, chosen first.
+        layout: "padded" or "packed".
+        pad_id: Fills padded lines; it may equal any real token, since nothing is ever recognised by it.
+    """
+    if not encoded:
+        return None
+    return _assemble(
+        ids=np.concatenate([e.ids for e in encoded]),
+        trained=np.concatenate([e.trained for e in encoded]),
+        lengths=np.array([len(e.ids) for e in encoded]),
+        weights=np.array([e.weight for e in encoded], dtype=np.float32),
+        rows=np.array([e.row for e in encoded]),
+        roles=np.array([e.role for e in encoded]),
+        values={name: np.array([e.values[name] for e in encoded]) for name in encoded[0].values},
+        layout=layout,
+        pad_id=pad_id,
+    )
+
+
+def _assemble(
+    *,
+    ids: np.ndarray,  # [n] all sequences one after another
+    trained: np.ndarray,  # [n]
+    lengths: np.ndarray,  # [S]
+    weights: np.ndarray,  # [S]
+    rows: np.ndarray,  # [S]
+    roles: np.ndarray,  # [S]
+    values: dict[str, np.ndarray],  # [S] each
+    layout: Layout,
+    pad_id: int,
+) -> Batch:
+    total, count = len(ids), len(lengths)
+    begins = np.cumsum(lengths) - lengths  # [S]
+    sequence = np.repeat(np.arange(count), lengths)  # [n]
+    position = np.arange(total) - begins[sequence]  # [n]
+    packed = layout == "packed"
+    width = total if packed else int(lengths.max())
+    target = np.arange(total) if packed else sequence * width + position  # [n] flat index into B*L
+    lines = np.full(total if packed else count * width, pad_id, dtype=np.int64)
+    lines[target] = ids
+    positions = position if packed else np.tile(np.arange(width), count)
+    label = np.flatnonzero(trained & (position > 0))  # [N]
+    label_weights = weights[sequence[label]].astype(np.float32)
+    offsets = np.append(begins, total).astype(np.int32)
+    return Batch(
+        input_ids=torch.from_numpy(lines.reshape(-1, width)),
+        position_ids=torch.from_numpy(positions.reshape(-1, width)),
+        labels=torch.from_numpy(ids[label].astype(np.int64)),
+        where=torch.from_numpy(target[label] - 1),
+        sequence=torch.from_numpy(sequence[label]),
+        weights=torch.from_numpy(label_weights),
+        rows=torch.from_numpy(rows.astype(np.int64)),
+        roles=torch.from_numpy(roles.astype(np.int64)),
+        n_sequences=count,
+        tokens=total,
+        weight=float(label_weights.sum(dtype=np.float64)),
+        cu_seqlens=torch.from_numpy(offsets),
+        values={name: torch.from_numpy(value.astype(np.float32)) for name, value in values.items()},
+    )
+
+
+class TokenTable:
+    """The tokenised training rows as flat arrays, in memory or mapped from disk. `len()` is the number of rows.
+
+    Args:
+        ids: int32 [tokens], all sequences one after another.
+        trained: bool [tokens].
+        starts: int64 [sequences + 1], where each sequence begins in `ids`.
+        weights: fp32 [rows].
+        source: int64 [rows], the index of each row in the `Rows` the table was built from (dropped rows are missing).
+        first: int64 [rows + 1], where each row begins among the sequences.
+        values: fp32 [sequences, columns], the numbers that rows carry.
+        columns: Their names.
+        fingerprint: Names data, template and settings.
+    """
+
+    ARRAYS = ("ids", "trained", "starts", "weights", "source", "first", "values")
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        trained: np.ndarray,
+        starts: np.ndarray,
+        weights: np.ndarray,
+        source: np.ndarray,
+        first: np.ndarray,
+        values: np.ndarray,
+        *,
+        columns: Sequence[str] = (),
+        fingerprint: str = "",
+    ) -> None:
+        self.ids, self.trained, self.starts, self.weights, self.source = ids, trained, starts, weights, source
+        self.first, self.values, self.columns, self.fingerprint = first, values, tuple(columns), fingerprint
+        self._lengths = np.diff(starts)  # [sequences]
+        self._counts = np.diff(first)  # [rows]
+        self.per_row = int(self._counts.max(initial=1))
+        """Sequences per row, of the row that has most."""
+        begins = first[:-1]
+        self.lengths: np.ndarray = np.add.reduceat(self._lengths, begins) if len(source) else self._lengths
+        """Total tokens per row."""
+        self.widths: np.ndarray = np.maximum.reduceat(self._lengths, begins) if len(source) else self._lengths
+        """Tokens of each row's longest line when padded."""
+        self.planned: np.ndarray = self.lengths
+        """Tokens per row by which steps are cut."""
+        self.lines = self.per_row
+        """Lines per row when padded."""
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded], fingerprint: str = "") -> TokenTable:
+        """An in-memory table of sequences ordered by row, those of a row by role."""
+        lengths = [len(e.ids) for e in encoded]
+        rows = np.array([e.row for e in encoded])
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        heads = [encoded[i] for i in first.tolist()]
+        columns = list(heads[0].values) if heads else []
+        return cls(
+            np.concatenate([e.ids for e in encoded]).astype(np.int32),
+            np.concatenate([e.trained for e in encoded]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.array([e.weight for e in heads], dtype=np.float32),
+            np.arange(len(heads)),
+            np.append(first, len(encoded)).astype(np.int64),
+            np.array([[e.values[name] for name in columns] for e in encoded], dtype=np.float32),
+            columns=columns,
+            fingerprint=fingerprint,
+        )
+
+    @classmethod
+    def open(cls, directory: Path, *, columns: Sequence[str], fingerprint: str) -> TokenTable:
+        """A table written by `data.table.build_table`; ids and mask stay on disk."""
+        ids = np.memmap(directory / "ids.bin", dtype=np.int32, mode="r")
+        trained = np.memmap(directory / "trained.bin", dtype=np.bool_, mode="r")
+        small = [np.load(directory / f"{name}.npy", allow_pickle=False) for name in cls.ARRAYS[2:]]
+        return cls(ids, trained, *small, columns=columns, fingerprint=fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def firsts(self, count: int | None) -> TokenTable:
+        """The same rows with the first `count` of their sequences, held in memory; the table itself for None."""
+        if count is None:
+            return self
+        kept = np.flatnonzero(_ranges(self._counts) < count)  # [sequences kept]
+        lengths = self._lengths[kept]
+        index = np.repeat(self.starts[kept], lengths) + _ranges(lengths)
+        return TokenTable(
+            self.ids[index], self.trained[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
+            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values[kept],
+            columns=self.columns, fingerprint=self.fingerprint,
+        )  # fmt: skip
+
+    def sequences(self, row: int) -> list[Encoded]:
+        """The sequences of one row, in the order of their roles."""
+        found = []
+        for role, index in enumerate(range(self.first[row], self.first[row + 1])):
+            begin, end = self.starts[index : index + 2]
+            ids, trained = np.array(self.ids[begin:end]), np.array(self.trained[begin:end])
+            values = dict(zip(self.columns, self.values[index].tolist(), strict=True))
+            found.append(Encoded(ids, trained, row, role, float(self.weights[row]), values))
+        return found
+
+    def collate(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
+        """`collate` of these rows' sequences, gathered without touching them one by one; None for no rows."""
+        if len(rows) == 0:
+            return None
+        rows = np.asarray(rows)
+        counts = self._counts[rows]
+        roles = _ranges(counts)  # [S]
+        sequences = np.repeat(self.first[rows], counts) + roles
+        lengths = self._lengths[sequences]
+        index = np.repeat(self.starts[sequences], lengths) + _ranges(lengths)  # [n]
+        values = self.values[sequences]  # [S, columns]
+        return _assemble(
+            ids=np.asarray(self.ids[index]),
+            trained=np.asarray(self.trained[index]),
+            lengths=lengths,
+            weights=np.repeat(self.weights[rows], counts),
+            rows=np.repeat(rows, counts),
+            roles=roles,
+            values={name: values[:, i] for i, name in enumerate(self.columns)},
+            layout=layout,
+            pad_id=pad_id,
+        )
+
+    def sampler(
+        self,
+        *,
+        batch_tokens: int,
+        micro_tokens: int | None = None,
+        layout: Layout = "padded",
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> BatchSampler:
+        """The `BatchSampler` over this table's rows."""
+        return BatchSampler(
+            self.planned, batch_tokens=batch_tokens, micro_tokens=micro_tokens, layout=layout, seed=seed,
+            rank=rank, world=world, widths=self.widths, per_row=self.lines,
+        )  # fmt: skip
+
+
+def _ranges(counts: np.ndarray) -> np.ndarray:
+    """0 to counts[0] - 1, then 0 to counts[1] - 1, and so on."""
+    return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)

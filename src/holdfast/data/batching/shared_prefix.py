@@ -1,0 +1,98 @@
+"""Preference pairs that share their prompt: one line holds it once, then chosen's answer, then rejected's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.batching.batch_sampler import Layout
+from holdfast.data.batching.batches import Batch, TokenTable
+
+BLOCK = 1024
+"""Rows compared at a time."""
+
+
+class SharedPairs(TokenTable):
+    """A table of pairs whose padded lines hold a pair each: shared prefix, rest of chosen, rest of rejected.
+
+    The shared prefix is the longest common beginning of the two sequences without a label in either. The rest of
+    rejected looks at the prefix and at itself, never at chosen, and its positions go on from the prefix. So log-
+    probabilities and gradients are those of two lines (dropout, where there is any, draws once for the prefix), given
+    a model that obeys `Batch.attention_mask`.
+
+    Steps hold the rows that they hold without sharing: `batch_tokens` counts the prompt twice. Micro-batches are cut
+    by what is computed.
+
+    Args:
+        table: The pairs; its arrays are used, not copied.
+    """
+
+    def __init__(self, table: TokenTable) -> None:
+        assert table.per_row == 2
+        arrays = (getattr(table, name) for name in self.ARRAYS)
+        super().__init__(*arrays, columns=table.columns, fingerprint=table.fingerprint)
+        self.prefixes: np.ndarray = shared_prefixes(table)
+        """Tokens of each row's shared prefix."""
+        self.lengths = self.widths = self.lengths - self.prefixes
+        self.lines = 1
+
+    def collate(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
+        """As `TokenTable.collate` in all but the lines; `layout` must be "padded"."""
+        assert layout == "padded"
+        flat = super().collate(rows, "packed", pad_id)
+        if flat is None:
+            return None
+        lengths = flat.cu_seqlens.diff().numpy()  # [2 R]
+        prefixes, widths, chosen = self.prefixes[rows], self.widths[rows], lengths[::2]  # [R]
+        width = int(widths.max())
+        sequence = np.repeat(np.arange(len(lengths)), lengths)  # [n]
+        position, pair = flat.position_ids[0].numpy(), sequence // 2
+        moved = (sequence % 2 == 1) & (position >= prefixes[pair])  # the rest of rejected stands behind all of chosen
+        target = torch.from_numpy(pair * width + position + np.where(moved, (chosen - prefixes)[pair], 0))
+        lines = torch.full((len(widths) * width,), pad_id)
+        lines[target] = flat.input_ids[0]
+        positions = torch.zeros_like(lines)
+        positions[target] = flat.position_ids[0]
+        return replace(
+            flat,
+            input_ids=lines.view(-1, width),
+            position_ids=positions.view(-1, width),
+            where=target[flat.where],
+            tokens=int(widths.sum()),
+            attention_mask=sight(torch.from_numpy(prefixes), torch.from_numpy(chosen), width),
+        )
+
+
+def sight(prefixes: Tensor, chosen: Tensor, width: int) -> Tensor:
+    """Who looks where, bool [R, 1, width, width]: back to the start, but from rejected not at chosen's answer.
+
+    Args:
+        prefixes, chosen: Where chosen's answer begins and ends in each line, [R].
+    """
+    place = torch.arange(width)
+    answer = (place >= prefixes[:, None]) & (place < chosen[:, None])  # [R, width]
+    behind = place >= chosen[:, None]
+    return ((place[:, None] >= place) & ~(behind[:, :, None] & answer[:, None]))[:, None]
+
+
+def shared_prefixes(table: TokenTable) -> np.ndarray:
+    """Tokens of the longest common beginning of each pair without a label in either sequence, int64 [rows]."""
+    found = [_prefixes(table, start) for start in range(0, len(table), BLOCK)]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+def _prefixes(table: TokenTable, start: int) -> np.ndarray:
+    bounds = table.starts[2 * start : 2 * (start + BLOCK) + 1]
+    begins, lengths = bounds[:-1].reshape(-1, 2), np.diff(bounds).reshape(-1, 2)
+    shorter = lengths.min(axis=1)  # [R]
+    ends = np.cumsum(shorter)
+    row = np.repeat(np.arange(len(shorter)), shorter)
+    place = np.arange(len(row)) - (ends - shorter)[row]
+    one, other = begins[row, 0] + place, begins[row, 1] + place
+    apart = (table.ids[one] != table.ids[other]) | ((table.trained[one] | table.trained[other]) & (place > 0))
+    stops = np.append(np.flatnonzero(apart), len(row))
+    return np.minimum(stops[np.searchsorted(stops, ends - shorter)], ends) - (ends - shorter)

@@ -1,0 +1,343 @@
+"""`Template`: what a chat template writes, where answers lie in it, and what ends them, found by rendering alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import jinja2
+
+from holdfast.data.chat.template_source import PLAIN, refuse_unread, source_of
+from holdfast.data.chat.thought_form import ThoughtForm, learn_form
+from holdfast.data.rows import Message
+from holdfast.data.thoughts import Reply, join_thought, split_thought
+from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STANDIN = "holdfast{}standin"
+"""Rendered in place of contents; templates that trim or split contents leave it as it is."""
+SYSTEM: Message = {"role": "system", "content": STANDIN.format("system")}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An assistant turn in a rendering: `text[begin:end]` is what is generated, `text[end:close]` ends it."""
+
+    begin: int
+    end: int
+    close: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """What a template writes around the contents of one sequence of roles.
+
+    Args:
+        parts: `parts[i]` stands before content i; the last one after all.
+        turns: For each assistant turn: its index, the characters before its content that are generated too (Mistral's
+            space), and the characters after it that end the turn.
+    """
+
+    parts: tuple[str, ...]
+    turns: tuple[tuple[int, int, int], ...]
+
+    def spans(self, contents: Sequence[str], rendered: str) -> list[Span] | None:
+        """Where the assistant turns lie in `rendered`, or None if it is not these parts around these contents."""
+        pieces = [text for pair in zip(self.parts, contents, strict=False) for text in pair] + [self.parts[-1]]
+        if "".join(pieces) != rendered:
+            return None
+        ends, at = [], 0
+        for piece in pieces:
+            at += len(piece)
+            ends.append(at)
+        return [Span(ends[2 * i] - lead, ends[2 * i + 1], ends[2 * i + 1] + close) for i, lead, close in self.turns]
+
+
+class Template:
+    """A tokenizer's chat template.
+
+    The prompt it writes for the next answer is taken as it is: that is what a server makes of the same messages.
+
+    Args:
+        tokenizer: Any transformers tokenizer; without a chat template `PLAIN` is used.
+        kwargs: What the template is given besides the messages, as a server's `chat_template_kwargs`.
+        text: Jinja source to be used instead of the tokenizer's.
+
+    Attributes:
+        text: The Jinja source in use. One without a generation prompt gets one: what stands before its answers.
+        eot: What it writes to end an answer, up to and including a special token; without one, any visible text.
+        special_end: Whether `eot` ends in a special token; if not, the end-of-sequence token must be added.
+        markers: The control tokens it writes around contents, and the end-of-sequence token.
+        ends: Those that end an answer.
+        kept: Control tokens that the text of a sampled answer must hold, because they mark its thought.
+        thoughts: What it does with thoughts (`data.thought_form`).
+        opening: What its prompt opens a thought with, or nothing.
+
+    Raises:
+        UserError: The template does not write the answer, or nothing can end it, or `kwargs` holds what it never reads.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any] | None = None, text: str | None = None
+    ) -> None:
+        self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
+        self.name = tokenizer.name_or_path or "tokenizer"
+        self.text: str = source_of(tokenizer) if text is None else text
+        refuse_unread(self.kwargs, self.text, self.name)
+        if self.text == PLAIN and tokenizer.eos_token is None:
+            raise UserError(self._cannot_end())
+        added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values() if str(token).strip()}
+        longest_first = sorted(added, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._control = {text for text, special in added.items() if special}
+        self._skeletons: dict[tuple[object, ...], Skeleton | None] = {}
+        self.thoughts = ThoughtForm()
+        self._probe()
+
+    def _cannot_end(self) -> str:
+        return (
+            f"{self.name}: neither the chat template nor the tokenizer has a token that ends an answer; set eos_token"
+        )
+
+    # ---- what the template does, found out once -------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """Learn how the template ends a turn, asks for an answer and treats a system message and thoughts."""
+        user = {"role": "user", "content": STANDIN.format("user")}
+        answer = {"role": "assistant", "content": STANDIN.format("answer")}
+        before = next((some for some in self._beginnings(user) if self._writes([*some, answer])), [user])
+        full = self.render([[*before, answer]])[0]
+        head, found, self._tail = full.partition(answer["content"])
+        if not found or answer["content"] in self._tail:
+            raise UserError(f"{self.name}: the chat template does not write the assistant's answer; nothing to train")
+        end = self._special_at(self._tail)
+        self.special_end = bool(end)
+        self.eot = end or self._tail.rstrip()
+        eos = self.tokenizer.eos_token
+        if not end and eos is None:
+            raise UserError(self._cannot_end())
+        self._complete(before, head)
+        self.folds_system = len(before) == 1 and self._drops_system([user, answer])
+        self.ends = tuple({t for t in (end.strip(), str(eos or "")) if t})
+        prompt = self.prompts([before])[0]
+        self.thoughts = replace(ThoughtForm.of(self.text, prompt), listed=self.thoughts.listed)
+        self.thoughts = learn_form(self, before, answer["content"])
+        begin = self.thoughts.marks[0].rstrip()
+        self.opening = prompt[prompt.rindex(begin) :] if self.thoughts.opens else ""
+        self.markers = tuple(sorted({*self._special.findall(full), *self.ends} & self._control))
+        # A server's text leaves special tokens out; where thoughts are marked by some, these must stay.
+        marked = self._control & set(self._special.findall("".join(self.thoughts.marks)))
+        self.kept = tuple(sorted(marked | set(self.markers) - set(self.ends))) if marked else ()
+
+    def _beginnings(self, user: Message) -> Iterator[list[Message]]:
+        """What may stand before an answer, the usual first: few need contents in parts or a system message."""
+        for listed in (False, True):
+            self.thoughts = ThoughtForm(listed=listed)
+            yield [user]
+            yield [SYSTEM, user]
+        self.thoughts = ThoughtForm()
+
+    def _writes(self, messages: list[Message]) -> bool:
+        """Whether the template takes these messages and writes the last."""
+        try:
+            return messages[-1]["content"] in self.render([messages])[0]
+        except UserError:
+            return False
+
+    def _special_at(self, text: str) -> str:
+        """The special token that `text` starts with, white space before it included, or nothing."""
+        found = self._special.match(text, len(text) - len(text.lstrip()))
+        return text[: found.end()] if found else ""
+
+    def _complete(self, before: list[Message], head: str) -> None:
+        """Give a template that has no generation prompt the one its answers stand behind."""
+        plain, prompt = self.render([before])[0], self.prompts([before])[0]
+        missing = head[len(prompt) :] if head.startswith(prompt) else ""
+        if prompt == plain and missing.strip():
+            # Jinja drops one line break at the end of a template, which is now in the middle.
+            text = json.dumps(missing, ensure_ascii=False)
+            self.text = self.text.removesuffix("\n") + "{% if add_generation_prompt %}{{ " + text + " }}{% endif %}"
+
+    def _drops_system(self, turns: list[Message]) -> bool:
+        try:
+            return SYSTEM["content"] not in self.render([[SYSTEM, *turns]])[0]
+        except UserError:  # the template refuses system messages, as Gemma's does
+            return True
+
+    # ---- rendering ------------------------------------------------------------------------------------------------
+
+    def render(
+        self, conversations: Sequence[Sequence[Message]], generation: bool = False, form: ThoughtForm | None = None
+    ) -> list[str]:
+        """The renderings of prepared conversations, as the template writes them.
+
+        Args:
+            generation: With the prompt for the next answer at the end.
+            form: How thoughts are given to the template; default: as it takes them.
+        """
+        form = form or self.thoughts
+        plain = [[form.message(m) for m in messages] for messages in conversations]
+        try:
+            texts = self.tokenizer.apply_chat_template(
+                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **self.kwargs
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise UserError(f"the chat template refuses this conversation ({error}); mend its turns") from error
+        return cast("list[str]", texts)  # tokenize=False, several conversations
+
+    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+        """The renderings up to where the next answer begins: the prompts a server makes."""
+        return self.render(conversations, generation=True)
+
+    def prepare(self, messages: Sequence[Message], system: str | None = None) -> list[Message]:
+        """The messages as the template takes them: a system message added if there is none, or folded into the first
+        user turn if the template has no place for it; end tokens that people wrote into answers themselves dropped, and
+        thoughts between the template's own marks."""
+        out = list(messages)
+        if system is not None and out[0]["role"] != "system":
+            out.insert(0, {"role": "system", "content": system})
+        if self.folds_system and out[0]["role"] == "system" and len(out) > 1:
+            first, user = out[0]["content"], out[1]
+            out[:2] = [{**user, "content": f"{first}\n\n{user['content']}"}]
+        for index, message in enumerate(out):
+            if message["role"] == "assistant":
+                out[index] = {**message, "content": self.thoughts.content(self.without_end(message["content"]))}
+        return out
+
+    def without_end(self, text: str) -> str:
+        """`text` without the end tokens at its end."""
+        while (bare := text.rstrip()).endswith(self.ends):
+            text = next(bare.removesuffix(end) for end in self.ends if bare.endswith(end))
+        return text
+
+    # ---- where the answers lie ------------------------------------------------------------------------------------
+
+    def write(self, prepared: list[Message], rendered: str) -> tuple[str, list[Span]]:
+        """The conversation as it is trained on, and the span of every assistant turn in it.
+
+        That is `rendered`, with one exception: where the last answer would not follow the very prompt a server makes,
+        or would lose its thought, it is written behind that prompt by hand.
+
+        Args:
+            rendered: Of `render`.
+        Raises:
+            UserError: An answer cannot be told from the rest, or holds a thought where the prompt forbids one.
+        """
+        last = max(i for i, m in enumerate(prepared) if m["role"] == "assistant")
+        reply = split_thought(prepared[last]["content"])
+        if reply.thought and self.thoughts.closes:
+            raise UserError(
+                f"message {last + 1} holds a thought, but the prompt says not to think; set data.thoughts to strip, or "
+                "data.chat_template_kwargs so that the model is asked to think"
+            )
+        plain = self._by_skeleton(prepared, rendered, False)
+        if plain is not None and not self.thoughts.opens:
+            return rendered, plain
+        if reply.marks is None and not self.thoughts.opens:
+            return rendered, self.spans(prepared, rendered)
+        prompt = self.prompts([prepared[:last]])[0]
+        earlier = self.spans(prepared[:last], prompt, True)
+        span = self._by_prefix(prepared, last, rendered)
+        if span is not None and span.begin == len(prompt) and holds(rendered[span.begin : span.end], reply):
+            return rendered, [*earlier, span]
+        text = prompt + self._behind(prompt, prepared[last]["content"], reply)
+        return text + self.eot, [*earlier, Span(len(prompt), len(text), len(text) + len(self.eot))]
+
+    def _behind(self, prompt: str, content: str, reply: Reply) -> str:
+        """An answer as it goes on from its prompt, which may have opened the thought already."""
+        begin, end = self.thoughts.marks
+        if reply.marks is None:
+            return f"\n{end}\n\n{content}" if self.thoughts.opens else content
+        if reply.marks != self.thoughts.marks:
+            content = join_thought(reply.thought, reply.answer, self.thoughts.marks) if reply.ended else content
+        opened = content.lstrip().startswith(begin)
+        if not self.thoughts.opens:
+            return content if opened else f"{begin}\n{content}"
+        body = content.lstrip().removeprefix(begin) if opened else content
+        return body.removeprefix(prompt[len(prompt.rstrip()) :])  # the line break that the prompt has already
+
+    def spans(self, prepared: list[Message], rendered: str, generation: bool = False) -> list[Span]:
+        """The span of every assistant turn in `rendered` (of `render` or `prompts`), proven on this very rendering.
+
+        Raises:
+            UserError: An answer cannot be told from the rest.
+        """
+        found = self._by_skeleton(prepared, rendered, generation)
+        if found is not None:
+            return found
+        turns = [i for i, m in enumerate(prepared) if m["role"] == "assistant"]
+        return [
+            self._by_prefix(prepared, i, rendered) or self._by_standin(prepared, i, rendered, generation) for i in turns
+        ]
+
+    def _by_skeleton(self, prepared: list[Message], rendered: str, generation: bool) -> list[Span] | None:
+        """The spans, where what the template writes does not depend on the contents."""
+        if prepared[0]["role"] == "assistant":
+            raise UserError("the conversation begins with an assistant turn; put the user's turn before it")
+        key = (generation, *(m["role"] for m in prepared))
+        if key not in self._skeletons:
+            if len(self._skeletons) >= 1024:
+                self._skeletons.clear()
+            self._skeletons[key] = self._skeleton(prepared, generation)
+        skeleton = self._skeletons[key]
+        return skeleton.spans([m["content"] for m in prepared], rendered) if skeleton else None
+
+    def _skeleton(self, prepared: list[Message], generation: bool) -> Skeleton | None:
+        """Render stand-ins for all contents and see what the template writes around them."""
+        fake = [{"role": m["role"], "content": STANDIN.format(i)} for i, m in enumerate(prepared)]
+        whole = self._one(fake, generation)
+        parts: list[str] = []
+        turns, rest = [], whole
+        for index, message in enumerate(fake):
+            part, found, rest = rest.partition(message["content"])
+            if not found:
+                return None
+            parts.append(part)
+            if message["role"] == "assistant":
+                head = whole[: len(whole) - len(rest) - len(message["content"])]
+                prompt = self.prompts([fake[:index]])[0]
+                lead = len(head) - len(prompt) if head.startswith(prompt) else 0
+                turns.append((index, lead, len(self._end_of(rest))))
+        return Skeleton((*parts, rest), tuple(turns))
+
+    def _one(self, prepared: list[Message], generation: bool) -> str:
+        return (self.prompts if generation else self.render)([prepared])[0]
+
+    def _end_of(self, tail: str) -> str:
+        """The end of turn at the start of what follows an answer."""
+        if self.special_end:
+            return self._special_at(tail)
+        return self.eot if tail.startswith(self.eot) else ""
+
+    def _by_prefix(self, prepared: list[Message], turn: int, rendered: str) -> Span | None:
+        """Render up to the turn, and with it; the difference is the turn."""
+        with_turn = self.render([prepared[: turn + 1]])[0]
+        end = len(with_turn) - len(self._tail)
+        close = end + len(self.eot)
+        if not with_turn.endswith(self._tail) or not rendered.startswith(with_turn[:close]):
+            return None
+        prompt = self.prompts([prepared[:turn]])[0]
+        return Span(len(prompt), end, close) if len(prompt) < end and with_turn.startswith(prompt) else None
+
+    def _by_standin(self, prepared: list[Message], turn: int, rendered: str, generation: bool) -> Span:
+        """Render with a stand-in for this answer only; what differs is the answer."""
+        standin = STANDIN.format("answer")
+        changed = [*prepared[:turn], {**prepared[turn], "content": standin}, *prepared[turn + 1 :]]
+        head, found, tail = self._one(changed, generation).partition(standin)
+        end = len(rendered) - len(tail)
+        if not found or end <= len(head) or not (rendered.startswith(head) and rendered.endswith(tail)):
+            raise UserError(
+                f"the chat template leaves nothing of message {turn + 1} to train on; mend the message or the template"
+            )
+        return Span(len(head), end, end + len(self._end_of(tail)))
+
+
+def holds(text: str, reply: Reply) -> bool:
+    """Whether a text has thought and answer of a reply, white space aside."""
+    squeezed = "".join(text.split())
+    return all("".join(part.split()) in squeezed for part in (reply.thought, reply.answer))

@@ -1,0 +1,238 @@
+"""Messages of a conversation in every common manner: roles, texts, thoughts, and which answers are trained.
+
+What a message says beside these is never dropped in silence: keys that only name or date it are told as not used, and
+any other key that holds something is refused, since it may change what should be learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast.data.reading.json_stream import JsonFault, describe, parse_json
+from holdfast.data.reading.values import BadRow, flag_of, holds, shortened, text_of
+from holdfast.data.rows import Message
+from holdfast.data.thoughts import join_thought, split_thought
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+ROLE_KEYS = {"role", "from"}
+CONTENTS = ("content", "value")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thinking_content", "thought", "thoughts", "reasoning_text")
+"""What the thought before an answer is called."""
+
+TRAINED = (
+    *("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "compute_loss"),
+    *("train", "trained", "is_trained", "trainable", "training", "train_on", "supervised"),
+)
+"""Flags that say whether an answer is trained."""
+UNTRAINED = ("mask", "masked", "ignore", "ignored", "no_loss", "no_train", "untrained", "exclude", "mask_loss")
+"""Flags that say whether it is not."""
+USUAL = ("weight", "loss_weight", "loss_scale")
+"""Flags that software writes to every message, whoever speaks: 1 beside a user's turn asks for nothing."""
+TOOLS = ("tool_calls", "tool_call", "function_call", "function_calls")
+INERT = {
+    *("name", "id", "uuid", "index", "idx", "turn", "timestamp", "time", "date", "created", "model", "model_name"),
+    *("language", "lang", "source", "author", "hash", "token_count", "num_tokens", "metadata", "meta"),
+}
+ENDINGS = ("_id", "_at", "_time", "_date", "_hash", "_index", "_idx", "_timestamp", "_identifier")
+"""Keys of these names, or that end so, name a message or date it."""
+_PLAIN = {*ROLE_KEYS, *CONTENTS}
+_READ = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAINED, *UNTRAINED}
+
+
+def is_messages(value: Any) -> bool:
+    """Whether it is a list of messages rather than of parts of a text."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(ROLE_KEYS & value[0].keys())
+
+
+def unpacked(value: Any) -> Any:
+    """Messages that a CSV or Parquet cell holds as JSON text; anything else as it is."""
+    if not (isinstance(value, str) and value.startswith("[{")):
+        return value
+    try:
+        found = parse_json(value)
+    except JsonFault:
+        return value
+    return found if is_messages(found) and {"content", "value"} & found[0].keys() else value
+
+
+def conversation(value: Any, field: str) -> list[Message]:
+    """Messages in the OpenAI (role, content) or ShareGPT (from, value) manner, their order checked."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parse_json(value)  # a CSV or Parquet cell
+        except JsonFault as fault:
+            raise BadRow(f"field {field} is broken JSON ({fault})") from fault
+    if not isinstance(value, list):
+        raise BadRow(f"field {field} is {describe(value)}, not a list of messages")
+    if not value:
+        raise BadRow(f"field {field} is empty", "fill {} in")
+    messages = [message_of(item, f"{field}[{i}]") for i, item in enumerate(value)]
+    messages = [m for m in messages if m["role"] != "system" or m["content"].strip()]
+    _check_order(messages, field)
+    return messages
+
+
+def message_of(item: Any, field: str) -> Message:
+    """One message in either manner, called `field` in errors.
+
+    Raises:
+        BadRow: It has no role, no text, or a key that holds something nobody here understands.
+    """
+    if not isinstance(item, dict):
+        raise BadRow(f"{field} is {describe(item)}, not a message with role and content")
+    named = item.get("role", item.get("from"))
+    role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
+    more = not item.keys() <= _PLAIN  # most messages have nothing else, and there are many
+    calls = more and any(holds(item.get(key)) for key in TOOLS)
+    if role is None or calls:
+        what = "a tool call" if role else "no role" if named is None else f"role {shortened(named).strip(chr(39))}"
+        raise BadRow(f"{field} has {what}; known roles are system, user and assistant (tools are not supported)")
+    if more:
+        _check_keys(item, field)
+    content = _content(item, field)
+    if role == "system" and content in (None, ""):
+        return {"role": role, "content": ""}
+    thought = None
+    if more or isinstance(content, list):
+        thought, content = _thought(item, content, f"{field} ({role})")
+    message: Message = {"role": role, "content": text_of(content, f"{field} ({role})")}
+    trained = _trained(item, role, field) if more else None
+    if thought:
+        if role != "assistant":
+            raise BadRow(f"{field} is a {role} turn with a thought; only answers have one", "take {} out")
+        message["content"] = with_thought(thought, message["content"], field)
+    if role == "assistant" and trained is False:
+        message["weight"] = 0
+    return message
+
+
+def _check_keys(item: Mapping[str, Any], field: str) -> None:
+    """Refuse what would otherwise be dropped without anybody knowing what it says."""
+    for key, value in item.items():
+        if key not in _READ and not _inert(key) and holds(value):
+            place = f"{field.split('[')[0].removeprefix('field ')}.{key}"
+            raise BadRow(
+                f"{field} has a key {shortened(key).strip(chr(39))} that is not understood",
+                f"take {{}} out (or name {shortened(place).strip(chr(39))} in data.ignore)",
+            )
+
+
+def _inert(key: str) -> bool:
+    return key.lower() in INERT or key.lower().endswith(ENDINGS)
+
+
+def _content(item: Mapping[str, Any], field: str) -> Any:
+    """What is said, under either name."""
+    one, other = (item.get(key) for key in CONTENTS)
+    if holds(one) and holds(other) and one != other:
+        raise BadRow(f"{field} has both content and value, which differ", "keep one of {}")
+    return one if holds(one) or not holds(other) else other
+
+
+def _check_order(messages: list[Message], field: str) -> None:
+    before = "system"
+    for i, message in enumerate(messages):
+        role = message["role"]
+        if role == "system" and i:
+            raise BadRow(f"{field}[{i}] is a system message inside the conversation; it may only come first")
+        if role == "assistant" and before == "system":
+            raise BadRow(f"{field}[{i}] is an assistant turn that answers nothing; a user turn must come before it")
+        if role == before and role != "system":
+            raise BadRow(f"{field}[{i}] is a second {role} turn in a row; turns must alternate")
+        before = role
+
+
+# ---- thoughts -----------------------------------------------------------------------------------------------------
+
+
+def with_thought(thought: str, answer: str, field: str) -> str:
+    """An answer with the thought before it; as it is, if it begins with that thought.
+
+    Raises:
+        BadRow: The answer begins with another thought.
+    """
+    own = split_thought(answer)
+    if own.marks is not None:
+        if own.thought == thought.strip():
+            return answer
+        raise BadRow(f"{field} has a thought of its own and begins with another", "keep one of {}")
+    return join_thought(thought, answer)
+
+
+def _thought(item: Mapping[str, Any], content: Any, field: str) -> tuple[str | None, Any]:
+    """The thought that a message holds under a key or as parts of its content, and the content without it."""
+    found = [text_of(item[key], f"{field}, {key},") for key in THOUGHTS if holds(item.get(key))]
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")]
+        if parts:
+            found.append("\n".join(_thought_part(part, field) for part in parts))
+            content = [part for part in content if part not in parts]
+    if len({text.strip() for text in found}) > 1:
+        raise BadRow(f"{field} has several thoughts, which differ", "keep one of {}")
+    return (found[0] if found else None), content
+
+
+def _thought_part(part: Mapping[str, Any], field: str) -> str:
+    """The text of a part of type `thinking` (Anthropic's and Mistral's) or `reasoning`."""
+    return text_of(next((part[k] for k in (part["type"], "text", "content") if holds(part.get(k))), None), field)
+
+
+# ---- which answers are trained ------------------------------------------------------------------------------------
+
+
+def _trained(item: Mapping[str, Any], role: str, field: str) -> bool | None:
+    """Whether the flags of a message say that it is trained; `None` if they say nothing."""
+    said: dict[str, bool] = {}
+    for key in (*TRAINED, *UNTRAINED):
+        value = item.get(key)
+        if not holds(value):
+            continue
+        flag = flag_of(value)
+        if key == "mask" and role != "assistant":
+            continue
+        if flag is None or (key == "mask" and not _is_word(value)):  # a mask of numbers is as often 1 for what is kept
+            means = "; write weight 0 where it does not count" if key == "mask" else ""
+            raise BadRow(f"{field} has {key} {shortened(value)}; a message counts (1) or not (0){means}")
+        said[key] = flag if key in TRAINED else not flag
+    if role != "assistant":
+        if asking := next((key for key, flag in said.items() if flag and key in TRAINED and key not in USUAL), None):
+            raise BadRow(f"{field} ({role}) asks by {asking} to be trained on, but only answers are", "set {} to false")
+        return None
+    if len(set(said.values())) > 1:
+        raise BadRow(f"{field} has {' and '.join(said)}, which contradict each other", "keep one of {}")
+    return next(iter(said.values()), None)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false"))
+
+
+# ---- what is told -------------------------------------------------------------------------------------------------
+
+
+def unread_keys(record: Mapping[str, Any]) -> list[str]:
+    """Keys of a record's messages that hold something and are not read: `messages.name`."""
+    found: dict[str, None] = {}
+    for column, value in record.items():
+        for message in messages_in(value):
+            if not message.keys() <= _READ:
+                found |= {f"{column}.{key}": None for key in message if key not in _READ and holds(message[key])}
+    return list(found)
+
+
+def messages_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and ROLE_KEYS & value.keys():
+        yield value
+    elif is_messages(unpacked(value)):
+        yield from (item for item in unpacked(value) if isinstance(item, dict))

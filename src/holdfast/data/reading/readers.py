@@ -1,0 +1,275 @@
+"""Data as streams of records: JSONL, JSON, CSV, TSV, Parquet and text files, and Hugging Face data sets."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.in_memory import is_memory, rows_path
+from holdfast.data.reading.file_records import (
+    csv_records,
+    hint_of_splits,
+    is_array,
+    is_larger,
+    json_records,
+    jsonl_records,
+    kind_of,
+    split_records,
+    text_records,
+)
+from holdfast.data.reading.json_stream import (
+    Record,
+)
+from holdfast.data.reading.parquet import parquet_records
+from holdfast.data.rows import fingerprint
+from holdfast.errors import UserError, first_line
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something rows can be read from, as often as needed.
+
+    Args:
+        name: As the user wrote it.
+        by_line: Whether records are numbered by line rather than by row.
+        large: Whether its rows belong on disk rather than in memory.
+        records: Streams it from the start.
+        digest: Names its content.
+        plain: Whether it is a text, without columns of its own.
+    """
+
+    name: str
+    by_line: bool
+    large: bool
+    records: Callable[[], Iterator[Record]]
+    digest: Callable[[], str]
+    plain: bool = False
+
+    def at(self, number: int) -> str:
+        """How errors name a record: `train.jsonl:12` or `train.parquet row 12`."""
+        return f"{self.name}:{number}" if self.by_line else f"{self.name} row {number}"
+
+
+IN_MEMORY = 32 << 20
+"""Files up to this many bytes are kept in memory as a list of rows."""
+
+ROWS_IN_MEMORY = 50_000
+"""The same for data sets, in rows."""
+
+
+SPLITS = ("test", "valid", "validation", "val", "dev", "eval", "evaluation", "holdout")
+"""How a file's name begins that is not for training."""
+
+
+def open_source(name: str, revision: str | None = None) -> Source:
+    """The file or data set called `name`, or one of its splits: `data.json:train`, `owner/name:config:split`.
+
+    Args:
+        name: A file, a folder that `datasets` saved, or a Hugging Face data set.
+        revision: Branch, tag or commit of a Hugging Face data set.
+    Raises:
+        UserError: There is no such file (the nearest name is given) and it cannot be a data set.
+    """
+    if is_memory(name):
+        path = rows_path(name)
+        return Source(name, False, path.stat().st_size > IN_MEMORY, lambda: jsonl_records(name, path), lambda: name)
+    path, split = part_of(name)
+    if path.is_dir():
+        return _saved(name, path, split)
+    if not path.exists():
+        return _hub(name, revision)
+    kind, size = kind_of(path), path.stat().st_size
+    if size == 0:
+        raise UserError(f"{name}: the file is empty; write one example per line")
+    readers: dict[str, Callable[[str, Path], Iterator[Record]]] = {
+        ".csv": csv_records,
+        ".tsv": csv_records,
+        ".parquet": parquet_records,
+        ".txt": text_records,
+        ".jsonl": json_records,
+        ".json": json_records,
+    }
+    if kind not in readers:
+        raise UserError(f"{name}: unknown kind of file; known: {', '.join(SUFFIXES)} (also .gz)")
+    read = readers[kind]
+    if split and kind not in (".json", ".jsonl"):
+        raise UserError(f"{name}: only JSON files and data sets have splits; name the file alone")
+    if split:
+        read, by_line = partial(split_records, split=split), False
+    else:
+        by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not is_array(name, path))
+    large = is_larger(name, path, IN_MEMORY)
+    return Source(name, by_line, large, lambda: read(name, path), lambda: _digest(path), kind == ".txt")
+
+
+def part_of(name: str) -> tuple[Path, str]:
+    """The path of a name, and the split behind a colon of a file or folder that is there; else ""."""
+    path = Path(name).expanduser()
+    base, colon, split = name.rpartition(":")
+    if colon and base and not path.exists() and Path(base).expanduser().exists():
+        return Path(base).expanduser(), split
+    return path, ""
+
+
+def files_of(name: str) -> list[str]:
+    """The files that a pattern (`parts/*.jsonl`) or a folder (`parts`, `parts:train`) stands for; else the name alone.
+
+    Raises:
+        UserError: If there are none, or a folder's files are of several splits and none was chosen.
+    """
+    path, split = part_of(name)
+    if is_memory(name):
+        return [name]
+    if not path.exists() and glob.has_magic(name):
+        return _known_files(name, sorted(glob.glob(str(path), recursive=True)), "no data file fits the pattern")
+    if not path.is_dir() or _is_saved(path):
+        return [name]
+    found = _known_files(name, sorted(map(str, path.iterdir())), "is a directory without data files")
+    of_split = {file: re.split(r"[-_.]", Path(file).name.lower())[0] for file in found}
+    others = sorted({word for word in of_split.values() if word in SPLITS})
+    if split:
+        chosen = [file for file, word in of_split.items() if word == split.lower()]
+        if not chosen:
+            names = ", ".join(Path(file).name for file in found[:5])
+            raise UserError(f"{name}: no file there has a name that begins with {split}; there are {names}")
+        return chosen
+    if others and len({*of_split.values()}) > 1:
+        words = list(dict.fromkeys(of_split.values()))
+        one = "train" if "train" in words else words[0]
+        raise UserError(f"{name}: its files are of several splits ({', '.join(words)}); write {name}:{one}")
+    return found
+
+
+def _known_files(name: str, paths: list[str], missing: str) -> list[str]:
+    found = [path for path in paths if kind_of(Path(path)) in SUFFIXES and Path(path).is_file()]
+    if not found:
+        raise UserError(f"{name}: {missing}")
+    return found
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def refuse_splits(source: Source) -> None:
+    """Say how to name a list inside a JSON file that is one object, and no row.
+
+    Raises:
+        UserError: If the first record of the source is such an object.
+    """
+    path, split = part_of(source.name)
+    if not split and kind_of(path) == ".json" and (hint := hint_of_splits(source.name, path)):
+        raise UserError(f"{source.name}: the file is one object, not a list of rows{hint}")
+
+
+# ---- the others ---------------------------------------------------------------------------------------------------
+
+
+SAVED = ("dataset_dict.json", "state.json")
+"""Files that `save_to_disk` of a DatasetDict or a Dataset leaves."""
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder holds a data set that `datasets` saved."""
+    return any((path / name).is_file() for name in SAVED)
+
+
+def _saved(name: str, path: Path, split: str) -> Source:
+    """A data set as `save_to_disk` left it."""
+    import datasets
+
+    if not _is_saved(path):
+        raise UserError(f"{name}: is a directory; give one of its files: {', '.join(files_of(name)[:5])}")
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # its JSON may lack anything
+        raise UserError(f"{name}: the saved data set cannot be read ({first_line(error)}); save it anew") from error
+    if not isinstance(found, datasets.Dataset):
+        found = _choose_split(name, str(path), found, split)
+    elif split:
+        raise UserError(f"{name}: the saved data set has no splits; write {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _of_dataset(name, found, lambda: fingerprint([split, *map(_digest, files)]))
+
+
+def _hub(name: str, revision: str | None) -> Source:
+    """`owner/name`, `owner/name:config` or `owner/name:config:split` of the Hugging Face hub; default split: train."""
+    missing = _missing(name)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]*){0,2}", name) or kind_of(Path(name)) in SUFFIXES:
+        raise MissingFile(missing)
+    if "/" not in name and "did you mean" in missing:
+        raise MissingFile(missing)
+    import datasets
+
+    repo, config, split = [*name.split(":"), "", ""][:3]
+    try:
+        found = datasets.load_dataset(repo, config or None, revision=revision)
+    except (OSError, ValueError) as error:  # not there, no network, several configurations
+        raise MissingFile(f"{missing}; and the Hugging Face data set cannot be loaded: {first_line(error)}") from error
+    rows = _choose_split(name, f"{repo}:{config}", found, split)
+    sums = sorted(rows.info.download_checksums or {})
+    made = fingerprint([name, revision, rows.num_rows, str(rows.features), sums])
+    return _of_dataset(name, rows, lambda: made)
+
+
+def _choose_split(name: str, whole: str, found: Any, split: str) -> Any:
+    """One split of a `DatasetDict`, by default `train`."""
+    split = split or ("train" if "train" in found else next(iter(found)))
+    if split not in found:
+        one = next(iter(found))
+        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(found)}: write {whole}:{one}")
+    return found[split]
+
+
+def _of_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
+    """A `datasets.Dataset`; its class labels become their names."""
+    labels = {key: feature for key, feature in rows.features.items() if hasattr(feature, "int2str")}
+
+    def records() -> Iterator[Record]:
+        for number, row in _readable(name, rows):
+            known = {key: row[key] for key in labels if isinstance(row[key], int) and row[key] >= 0}
+            yield number, dict(row) | {key: labels[key].int2str(value) for key, value in known.items()}
+
+    return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, records, digest)
+
+
+def _readable(name: str, rows: Any) -> Iterator[tuple[int, Any]]:
+    """The rows of a data set, numbered; one that cannot be read is named."""
+    import pyarrow
+
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} row {number + 1}: cannot be read ({first_line(error)}); save it anew") from error
+
+
+class MissingFile(UserError):
+    """A data file that is not there."""
+
+
+def _missing(name: str) -> str:
+    path = Path(name).expanduser()
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{name}: no such file (there is no directory {folder})"
+    names = [f.name for f in folder.iterdir() if f.is_file()]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"{name}: no such file" + (f"; did you mean {folder / close[0]}?" if close else "")

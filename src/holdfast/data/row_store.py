@@ -1,0 +1,149 @@
+"""Rows on disk: `RowFile` reads them on demand, `RowView` is a selection; both behave like a list of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from holdfast.core.files import fresh_directory, seal
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint
+
+
+class RowFile(LazyRows):
+    """Rows in a JSONL file, one `Row.to_json` a line, read on demand; memory holds 8 bytes a row.
+
+    Args:
+        path: The file.
+        offsets: Where each line begins, and where the last one ends, int64 [rows + 1] bytes; default: found out.
+        keys: uint64 [rows], `prompt_key` of each row; default: computed when asked for.
+        fingerprint: Names the rows; default: of the file's bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        offsets: np.ndarray | None = None,
+        keys: np.ndarray | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.path = path
+        if offsets is None:
+            with path.open("rb") as handle:
+                offsets = np.cumsum(np.fromiter(chain([0], map(len, handle)), dtype=np.int64))
+        self.offsets, self._keys, self._fingerprint = offsets, keys, fingerprint
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def open(cls, directory: Path) -> RowFile:
+        """The rows that `write` left in a directory."""
+        offsets, keys = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in ("offsets", "keys"))
+        return cls(directory / "rows.jsonl", offsets, keys, (directory / "fingerprint").read_text())
+
+    @property
+    def keys(self) -> np.ndarray:
+        if self._keys is None:
+            self._keys = np.array([prompt_key(row) for row in self], dtype=np.uint64)
+        return self._keys
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            with self.path.open("rb") as handle:
+                for line in handle:
+                    digest.update(line)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @classmethod
+    def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
+        """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
+        with fresh_directory(directory) as side:
+            cls._fill(rows, side)
+            seal(side)
+        return cls.open(directory)
+
+    @staticmethod
+    def _fill(rows: Iterable[Row], side: Path) -> None:
+        lengths, keys, digest = [0], [], hashlib.sha256()
+        with (side / "rows.jsonl").open("wb") as handle:
+            for row in rows:
+                line = row.to_line().encode()
+                handle.write(line)
+                digest.update(line)
+                lengths.append(len(line))
+                keys.append(prompt_key(row))
+        np.save(side / "offsets.npy", np.cumsum(np.array(lengths, dtype=np.int64)))
+        np.save(side / "keys.npy", np.array(keys, dtype=np.uint64))
+        (side / "fingerprint").write_text(digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def _part(self, index: slice) -> Rows:
+        return RowView(self, np.arange(len(self))[index])
+
+    def _row(self, index: int) -> Row:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = index % len(self)
+        if self._map is None:
+            with self.path.open("rb") as handle:
+                self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        return Row.from_json(json.loads(self._map[int(self.offsets[index]) : int(self.offsets[index + 1])]))
+
+    def __iter__(self) -> Iterator[Row]:
+        with self.path.open("rb") as handle:
+            for line in handle:
+                yield Row.from_json(json.loads(line))
+
+
+class RowView(LazyRows):
+    """Some rows of another sequence, in any order."""
+
+    def __init__(self, rows: Rows, indices: np.ndarray) -> None:
+        self.rows, self.indices = rows, indices
+
+    @property
+    def keys(self) -> np.ndarray:
+        return prompt_keys(self.rows)[self.indices]
+
+    @property
+    def fingerprint(self) -> str:
+        known = getattr(self.rows, "fingerprint", None)
+        base = known if isinstance(known, str) else [row.to_json() for row in self.rows]
+        return fingerprint([base, hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def _part(self, index: slice) -> Rows:
+        return RowView(self.rows, self.indices[index])
+
+    def _row(self, index: int) -> Row:
+        return self.rows[int(self.indices[index])]
+
+    def __iter__(self) -> Iterator[Row]:
+        for index in self.indices.tolist():
+            yield self.rows[index]
+
+
+def prompt_key(row: Row) -> int:
+    """64 bits naming a row's prompt, white space aside; of plain text, the text."""
+    prompt = row.prompt or row.messages
+    text = "\0".join(f"{m['role']}:{' '.join(m['content'].split())}" for m in prompt)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def prompt_keys(rows: Rows) -> np.ndarray:
+    """`prompt_key` of each row, uint64 [rows]."""
+    known = getattr(rows, "keys", None)
+    if isinstance(known, np.ndarray):
+        return known
+    return np.array([prompt_key(row) for row in rows], dtype=np.uint64)

@@ -1,0 +1,347 @@
+"""Tasks by the names recipes use: `test`, a file, `text:FILE`, `probe`, `lab`, `lab:SKILL`, or a task of lm-eval."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from holdfast.axes.judge import Judge
+from holdfast.data.reading.file_records import file_lines, kind_of
+from holdfast.data.reading.formats import open_rows
+from holdfast.data.reading.labels import without_bad_answers
+from holdfast.data.reading.readers import SUFFIXES, open_source, part_of
+from holdfast.data.rows import Row, Rows
+from holdfast.errors import UserError
+from holdfast.evaluation.task import Role, Task
+from holdfast.evaluation.tasks.multiple_choice import choice_rows, is_choice
+from holdfast.evaluation.tasks.perplexity import text_rows
+from holdfast.methods.judges.selection import guess
+
+LAB, PROBE = "lab", "probe"
+HELD_OUT = "held-out loss"
+"""The task of the held-out answers' likelihood."""
+SEED = 0
+"""Of the draw of questions. Not the run's seed: runs with different seeds answer the same questions."""
+
+
+class Evaluate(Protocol):
+    """What is measured (`recipe.Evaluate`)."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def keep(self) -> Sequence[str]: ...
+    @property
+    def items(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def max_thinking_tokens(self) -> int: ...
+
+
+class Wanted(Protocol):
+    """What this module reads of a recipe."""
+
+    @property
+    def evaluate(self) -> Evaluate: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all tasks of a run share: how many questions, and the longest answer and thought."""
+
+    items: int = 200
+    max_tokens: int = 128
+    max_thinking_tokens: int = 1024
+
+
+def build_tasks(
+    recipe: Wanted,
+    test: Rows | None = None,
+    judge: Judge | None = None,
+    *,
+    lab: bool = False,
+    say: Callable[[str], Any] | None = None,
+) -> list[Task]:
+    """The tasks of a run: the target first, then the loss of the held-out answers, then what is kept.
+
+    Args:
+        recipe: Of which `evaluate` is read.
+        test: The held-out rows that `target: test` means; `None` or empty when there are none.
+        judge: The recipe's judge, used for the target; guessed from the references when `None`, and where these are
+            free text, the target is the loss of the held-out answers.
+        lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`; for others it is `probe`.
+        say: Called with one line for each file on how its columns were read, and for each task whose way of measuring
+            was found from its rows.
+    Raises:
+        UserError: If a file is missing or unreadable, or a name is no task.
+    """
+    wanted = recipe.evaluate
+    settings = Settings(wanted.items, wanted.max_tokens, wanted.max_thinking_tokens)
+    target: list[Task] = []
+    if wanted.target == "test":
+        target = [_judged_rows(test, settings, judge)] if test else []
+    elif wanted.target != "none":
+        target = named_tasks(wanted.target, settings, role="target", judge=judge, say=say)
+    learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
+    beside = [] if any(task.meta["source"] == "test" and not task.judge for task in target) else _beside(test, settings)
+    kept: list[Task] = []
+    auto = LAB if lab else PROBE
+    for source in dict.fromkeys(auto if name == "auto" else name for name in wanted.keep):
+        if source != "none":
+            kept += named_tasks(source, settings, role="keep", without=learned, say=say)
+    tasks = _distinct([*target, *beside, *kept])
+    for task in tasks:
+        if say and "why" in task.meta:
+            say(task.meta["why"])
+    return tasks
+
+
+def _judged_rows(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
+    """The held-out rows as the target, called by their skill when they are of one."""
+    task = rows_task("test", rows, settings, role="target", judge=judge)
+    if task.kind == "held_out":
+        return replace(task, name=HELD_OUT)
+    skills = {row.meta.get("skill") for row in task.rows}
+    skill = skills.pop() if len(skills) == 1 else None
+    return task if skill is None else replace(task, name=skill)
+
+
+def _beside(rows: Rows | None, settings: Settings) -> list[Task]:
+    """The loss of the held-out answers beside a judged target: on the same rows, those of them that have an answer."""
+    if not rows:
+        return []
+    answers = answer_rows(sample(rows, settings.items))
+    return [Task(HELD_OUT, "held_out", answers, role="watch", meta={"source": "test"})] if answers else []
+
+
+def answer_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a conversation whose answers can be measured, as they would be trained on.
+
+    That is the whole conversation where it ends with an answer (unless it is labelled as a bad one), else its prompt
+    with the preferred answer, or with the reference where that is text.
+    """
+    found = []
+    for row in rows:
+        if not row.prompt or row.label is False:
+            continue
+        gold = row.chosen if row.chosen is not None else row.reference
+        if row.answer is not None:
+            found.append(row)
+        elif isinstance(gold, str):
+            prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
+            found.append(replace(row, messages=[*prompt, {"role": "assistant", "content": gold}]))
+    return found
+
+
+def _distinct(tasks: Sequence[Task]) -> list[Task]:
+    """The same tasks with the source added to names that occur twice (two files called test.jsonl)."""
+    names = [task.name for task in tasks]
+    return [
+        task
+        if names.count(task.name) == 1
+        else replace(task, name=task.meta.get("source", f"{task.name} ({task.role})"))
+        for task in tasks
+    ]
+
+
+def named_tasks(
+    source: str, settings: Settings = Settings(), *, role: Role = "keep", judge: Judge | None = None,
+    without: set[str] = frozenset(),  # type: ignore[assignment]
+    say: Callable[[str], Any] | None = None,
+) -> list[Task]:  # fmt: skip
+    """The tasks a name stands for: one, or all skills for `lab`.
+
+    Args:
+        source: A data file, `text:FILE`, `probe`, `lab`, `lab:SKILL`, or `NAME[:METRIC[,FILTER]]` (or a YAML file) of
+            lm-eval.
+        judge: For a file's answers; guessed from its references when `None`. Skills and lm-eval bring their own.
+        without: Skills that `lab` leaves out.
+        say: Called with a line on how the columns of a file were read.
+    """
+    if source == LAB or source.startswith("lab:"):
+        return _lab_tasks(source, settings, role, without)
+    if source == PROBE:
+        return _probe_tasks(settings, role)
+    if source.startswith("text:"):
+        return [_text_task(source.removeprefix("text:"), settings, role, say)]
+    if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
+        _refuse_misspelt(source)
+        from holdfast.evaluation.tasks.lm_eval_bridge import harness_task
+
+        return [harness_task(source, items=settings.items, role=role, seed=SEED)]
+    return [_file_task(source, settings, role, judge, say)]
+
+
+def _refuse_misspelt(source: str) -> None:
+    """Refuse a name that is nearly one of ours, rather than look for it among the tasks of lm-eval."""
+    name = source.strip().lower()
+    close = difflib.get_close_matches(name, (PROBE, LAB, "test", "none", "auto"), n=1, cutoff=0.75)
+    if close and source != close[0]:
+        raise UserError(f"evaluate: {source} is neither a file nor a task; did you mean {close[0]}?")
+
+
+def _is_file(source: str) -> bool:
+    """Whether a name means a file.
+
+    Raises:
+        UserError: If it means a file that does not exist.
+    """
+    path, _ = part_of(source)
+    if path.is_file():
+        return True
+    if path.is_dir():
+        raise UserError(f"evaluate: {source} is a directory; name a file in it")
+    if kind_of(path) in SUFFIXES or os.sep in source or source.startswith("."):
+        raise UserError(f"evaluate: {source} does not exist; correct the path")
+    return False
+
+
+def _lab_tasks(source: str, settings: Settings, role: Role, without: set[str]) -> list[Task]:
+    from holdfast.evaluation.tasks.skill import skill_task
+    from holdfast.skills.rows import skill_names
+
+    names = [source.removeprefix("lab:")] if source != LAB else [n for n in skill_names() if n not in without]
+    tasks = [skill_task(name, settings.items, "test") for name in names]
+    # One longest answer for all, so that they go to the engine together.
+    return [
+        replace(task, role=role, max_tokens=settings.max_tokens, meta={**task.meta, "source": source}) for task in tasks
+    ]
+
+
+def _probe_tasks(settings: Settings, role: Role) -> list[Task]:
+    from holdfast.evaluation.tasks.probe import probe_tasks
+
+    if role == "target":
+        raise UserError(
+            "evaluate.target: the probe compares with the base and cannot be learned; put it in evaluate.keep"
+        )
+    return probe_tasks(settings.items)
+
+
+def nothing_kept(tasks: Sequence[Task]) -> str | None:
+    """A warning where no task shows what training loses."""
+    if any(task.role == "keep" for task in tasks):
+        return None
+    return "nothing is kept: what training loses will not be measured; evaluate.keep: [probe] works for any model"
+
+
+def _text_task(file: str, settings: Settings, role: Role, say: Callable[[str], Any] | None) -> Task:
+    """Perplexity on a plain text file, or on the `text` of each record of a data file."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"evaluate: text:{file} does not exist; correct the path")
+    if kind_of(path) in SUFFIXES and kind_of(path) != ".txt":
+        rows = text_rows([row.answer or "" for row in open_rows(file, "text", say=say or ignore)])
+    else:
+        rows = text_rows(["".join(line for _, line in file_lines(file, path))])
+    if not rows:
+        raise UserError(f"evaluate: text:{file} holds no text")
+    return Task(path.stem, "perplexity", sample(rows, settings.items), role=role, meta={"source": f"text:{file}"})
+
+
+def ignore(text: str) -> None:
+    """Say nothing."""
+
+
+def _file_task(
+    file: str, settings: Settings, role: Role, judge: Judge | None, say: Callable[[str], Any] | None
+) -> Task:
+    """A data file: multiple choice if its first record has choices, else questions with answers, else plain text."""
+    path, split = part_of(file)
+    name = f"{path.stem}:{split}" if split else path.stem
+    if kind_of(path) == ".txt":
+        return _text_task(file, settings, role, say)
+    source = open_source(file)
+    first = next(source.records(), None)
+    if first is not None and is_choice(first[1]):
+        rows = choice_rows((source.at(number), record) for number, record in source.records())
+        return Task(name, "choice", sample(rows, settings.items), role=role, meta={"source": file})
+    return rows_task(name, open_rows(file, say=say or ignore), settings, role=role, judge=judge, source=file)
+
+
+def rows_task(
+    name: str, rows: Rows, settings: Settings, *, role: Role = "keep", judge: Judge | None = None, source: str = ""
+) -> Task:
+    """Rows as a task: questions whose answers are judged, or answers or text whose likelihood is measured.
+
+    Text is where nothing is asked. The likelihood of answers is measured where they are free text and no judge is
+    given.
+    """
+    chosen = sample(without_bad_answers(rows), settings.items)
+    meta = {"source": source or name}
+    if not chosen and len(rows):
+        raise UserError(f"evaluate: {source or name}: all answers are labelled false; there is none to compare with")
+    if not chosen:
+        raise UserError(f"evaluate: {source or name} holds no rows")
+    if all(not row.prompt for row in chosen):
+        return Task(
+            name,
+            "perplexity",
+            sample(text_rows([r.answer or "" for r in chosen]), settings.items),
+            role=role,
+            meta=meta,
+        )
+    for row in chosen:
+        if not row.prompt or row.gold is None:
+            raise UserError(
+                f"evaluate: {source or name}: row {row.id} has no {'reference' if row.prompt else 'question'}"
+            )
+    if judge is None:
+        judge, why = guess(chosen)
+        if judge is None:
+            return _free_text(name, chosen, role, meta, why)
+        if role != "target" or meta["source"] != "test":
+            meta["why"] = f"{meta['source']}: {why}"
+    return Task(
+        name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens,
+        max_thinking_tokens=settings.max_thinking_tokens, meta=meta,
+    )  # fmt: skip
+
+
+def _free_text(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:
+    """Questions whose references no answer can be expected to equal: the likelihood of these is measured."""
+    answers = answer_rows(rows)
+    if not answers:
+        raise UserError(
+            f"evaluate: {meta['source']}: {why}; name one, since no row has an answer whose loss can be told"
+        )
+    what = "the target is the loss of the held-out answers" if role == "target" else "what is measured is their loss"
+    place = "" if meta["source"] == "test" else f"{meta['source']}: "
+    said = f"{place}{why}: {what}, in bits per token; name a judge to score answers"
+    return Task(name, "held_out", answers, role=role, meta={**meta, "why": said})
+
+
+def sample(rows: Rows, items: int, seed: int = SEED) -> list[Row]:
+    """`items` of the rows in a seeded random order, each with an id of its own; equal rows are asked once.
+
+    A smaller draw is the beginning of a larger one.
+    """
+    found: dict[str, Row] = {}
+    for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
+        if len(found) == items:
+            break
+        for name, row in _named(rows[number], found):
+            found[name] = row
+    return list(found.values())
+
+
+def _named(row: Row, found: dict[str, Row]) -> Iterator[tuple[str, Row]]:
+    """The row under an id not taken yet; nothing when it is there already."""
+    name, number = row.id, 1
+    while name in found:
+        if _content(found[name]) == _content(row):
+            return
+        number += 1
+        name = f"{row.id}-{number}"
+    yield name, replace(row, id=name)
+
+
+def _content(row: Row) -> Any:
+    return row.prompt, row.gold, row.meta.get("choices")

@@ -1,0 +1,101 @@
+"""Engines by the name a recipe gives them, and the prompt they share.
+
+`native` and `transformers` sample from the model in this process, `vllm` loads its own copy of it, and an address is
+that of a server. Where the native engine cannot run a model, `native` means transformers' `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
+from holdfast.errors import UserError
+from holdfast.generation.supported_models import native_lacks
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import Model
+
+HERE = ("native", "transformers")
+"""Engines that use the model in this process."""
+NAMES = (*HERE, "vllm")
+
+
+def make_engine(
+    spec: str,
+    *,
+    model: Model | None = None,
+    chat: Chat | None = None,
+    fingerprint: str = "",
+    path: str | Path | None = None,
+    name: str | None = None,
+    slots: int = 128,
+    progress: Callable[[int], Any] | None = None,
+) -> Engine:
+    """The engine `spec` names.
+
+    Args:
+        spec: "native" or "transformers" (need `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`,
+            `fingerprint`), or the http(s) address of an OpenAI-compatible server (`name`: the model there; default
+            its first).
+        model: The model in this process.
+        chat: Its chat; of it a server is told the system message and what its template is to be given.
+        fingerprint: Of its weights.
+        path: Directory of its weights.
+        slots: Sequences the native engine decodes together.
+        progress: Called by the native engine with the number of tokens of each step.
+    Raises:
+        UserError: If there is no such engine, or it cannot be started here.
+    """
+    if spec.startswith(("http://", "https://")):
+        from holdfast.generation.openai_endpoint import EndpointEngine
+
+        return EndpointEngine(spec, name, chat=chat)
+    if spec in HERE:
+        if model is None or chat is None:
+            raise ValueError("an engine in this process needs a model and its chat")
+        return local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress)
+    if spec == "vllm":
+        if path is None or chat is None:
+            raise ValueError("vLLM needs the directory of a model, and its chat")
+        from holdfast.generation.vllm import VLLMEngine
+
+        return VLLMEngine(str(path), chat, fingerprint=fingerprint)
+    raise UserError(
+        f"sampling.engine: {spec} is not {', '.join(NAMES)} or an address starting with http:// or https://"
+    )
+
+
+def local_engine(model: Model, chat: Chat, spec: str = "native", **options: Any) -> Engine:
+    """The engine that samples from a model in this process.
+
+    Args:
+        spec: "native", which is transformers' `generate` for a model that the native engine cannot run, or
+            "transformers".
+        options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`.
+    """
+    if spec == "transformers" or native_lacks(model):
+        from holdfast.generation.transformers_generate import GenerateEngine
+
+        return GenerateEngine(model, chat, **options)
+    from holdfast.generation.native import NativeEngine
+
+    return NativeEngine(model, chat, **options)
+
+
+def drawing(engine: Engine) -> Draw:
+    """`Draw` straight from an engine, without a journal."""
+
+    def draw(
+        requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+    ) -> dict[str, list[Sample]]:
+        found: dict[str, list[Sample]] = {request.key: [] for request in requests}
+        for sample in engine.sample([(request, range(params.n)) for request in requests], params):
+            found[sample.key].append(sample)
+            if on_sample:
+                on_sample(sample)
+        return {key: sorted(samples, key=lambda s: s.index) for key, samples in found.items()}
+
+    return draw

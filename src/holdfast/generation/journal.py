@@ -1,0 +1,221 @@
+"""The journal: every sample and judgement of a run on disk as it happens, so that a killed run repeats none of them.
+
+One JSON object a line, each flushed when it is written. A sample is identified by everything it depends on (engine,
+prompt, parameters, request key, index), so that one journal serves many passes over many prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
+from holdfast.core.files import replace_file
+from holdfast.data.rows import fingerprint
+from holdfast.errors import UserError
+
+SYNC_SECONDS = 5.0
+"""Longest time between two `fsync`s. A killed process loses nothing in any case; a power cut at most this much."""
+
+
+def sample_seed(seed: int, key: str, index: int) -> int:
+    """The 64-bit seed of one sample: it depends on nothing but the run's seed, the request's key and the index."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}\0{index}".encode(), digest_size=8).digest(), "little")
+
+
+class Journal:
+    """Append-only record of samples and judgements.
+
+    Args:
+        path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off, and
+            lines whose parts are of the wrong types are removed. `None` for one that ends with the process.
+    Raises:
+        UserError: If another process has the journal open, or a line in it is not one the journal wrote.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = Path("journal" if path is None else path)
+        self._samples: dict[str, Sample] = {}
+        self._facts: dict[str, Any] = {}
+        self._tokens = 0
+        self._file: IO[bytes]
+        if path is None:
+            self._file = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by close()
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._synced = time.monotonic()
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of all samples in the journal, drawn now or by an earlier run of the same directory."""
+        return self._tokens
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Bring everything to the disk and release the file."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def draw(self, engine: Engine) -> Draw:
+        """A `Draw` that asks `engine` only for what the journal does not hold.
+
+        `on_sample` is called once for every sample of the call: first for those held, then for the new ones as they
+        arrive, each after it is on record.
+        """
+
+        def call(
+            requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+        ) -> dict[str, list[Sample]]:
+            names = self._names(engine, requests, params)
+            held = [self._samples[name] for name in names.values() if name in self._samples]
+            for sample in held:
+                if on_sample:
+                    on_sample(sample)
+            missing = [(r, [i for i in range(params.n) if names[r.key, i] not in self._samples]) for r in requests]
+            missing = [(request, indexes) for request, indexes in missing if indexes]
+            for sample in engine.sample(missing, params) if missing else ():
+                self._record(names[sample.key, sample.index], sample)
+                if on_sample:
+                    on_sample(sample)
+            return {r.key: [self._samples[names[r.key, i]] for i in range(params.n)] for r in requests}
+
+        return call
+
+    def remember(self, kind: str, key: Any, value: Any) -> None:
+        """Put the JSON-able `value` of `key` on record, so that a run started again need not compute it again."""
+        name = fingerprint([kind, key])
+        self._facts[name] = value
+        self._append({"kind": kind, "id": name, "value": value})
+
+    def recall(self, kind: str, key: Any, default: Any = None) -> Any:
+        """What `remember` recorded for `key`, or `default`."""
+        return self._facts.get(fingerprint([kind, key]), default)
+
+    def _names(self, engine: Engine, requests: Sequence[Request], params: SamplingParams) -> dict[tuple[str, int], str]:
+        """The journal's name of each (request key, index)."""
+        names: dict[tuple[str, int], str] = {}
+        shared = [engine.fingerprint, params.model_dump(exclude={"n"}, exclude_none=True, mode="json")]
+        for request in requests:
+            if (request.key, 0) in names:
+                raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
+            prompt = fingerprint([*shared, request.key, request.messages, request.prefill])
+            for index in range(params.n):
+                names[request.key, index] = f"{prompt[:32]}-{index}"
+        return names
+
+    def _record(self, name: str, sample: Sample) -> None:
+        if not is_sample(sample):  # nothing could read it, now or after the next start
+            raise TypeError(f"the engine gave what is no sample: {sample!r}")
+        if name in self._samples:
+            raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
+        shown: dict[str, Any] = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
+        thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
+        shown |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
+        self._append({"kind": "sample", "id": name, **shown})
+        self._hold(name, sample)
+
+    def _hold(self, name: str, sample: Sample) -> None:
+        self._samples[name] = sample
+        self._tokens += sample.tokens
+
+    def _append(self, line: dict[str, Any]) -> None:
+        # A lone surrogate (half a character, which a model may write) has no UTF-8 form; JSON's escape keeps it.
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        whole, bad = 0, []
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):  # the process was killed in the middle of writing it
+                self._file.truncate(whole)
+                break
+            if not self._take(line, number):
+                bad.append((whole, whole + len(line)))
+            whole += len(line)
+        self._file.seek(0, os.SEEK_END)
+        if bad:
+            self._drop(bad)
+
+    def _take(self, line: bytes, number: int) -> bool:
+        """Hold what a line records; whether it is a sample or a fact that can be used.
+
+        Raises:
+            UserError: If it is no line of a journal at all.
+        """
+        mend = f"{self.path}:{number}: not a line of a sample journal; remove the line or the file"
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(mend) from error
+        if not isinstance(entry, dict) or not {"kind", "id"} <= entry.keys():
+            raise UserError(mend)
+        if not isinstance(entry["id"], str):
+            return False
+        if entry["kind"] != "sample":
+            self._facts[entry["id"]] = entry.get("value")
+            return True
+        if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
+            raise UserError(mend)
+        sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__ if name in entry})
+        if is_sample(sample):
+            self._hold(entry["id"], sample)
+        return is_sample(sample)
+
+    def _drop(self, bad: Sequence[tuple[int, int]]) -> None:
+        """Write the journal again without some lines, given by where they begin and end: they are drawn again."""
+        self._file.seek(0)
+        data = self._file.read()
+        ends = [0, *(end for _, end in bad)]
+        kept = b"".join(data[end:begin] for end, (begin, _) in zip(ends, bad, strict=False)) + data[ends[-1] :]
+        self._file.close()
+        replace_file(self.path, kept)
+        self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+        self._lock()
+
+    def _lock(self) -> None:
+        """Refuse a second writer; the lock ends with the process, however it ends."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{self.path}: another run is writing it; wait for it, or choose another output") from error
+
+
+def is_sample(sample: Sample) -> bool:
+    """Whether the parts of a sample are of the types that all its readers take for granted."""
+    index, tokens = sample.index, sample.tokens
+    numbers = all(type(value) is int and value >= 0 for value in (index, tokens, sample.thought_tokens))
+    return (
+        isinstance(sample.key, str) and isinstance(sample.text, str) and numbers and sample.finish in ("stop", "length")
+    )

@@ -1,0 +1,105 @@
+"""What the engines that sample from a model in this process share: prompts and their room, budgets of thoughts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.data.thoughts import MARKS
+from holdfast.errors import UserError
+from holdfast.generation.continuous_batch import Pending
+from holdfast.generation.journal import sample_seed
+from holdfast.generation.prompt_ids import opening_of, prompt_ids
+from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
+from holdfast.models.loading import adapted, context_length
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import Model
+
+
+class LocalEngine:
+    """A model in this process and its chat.
+
+    Args:
+        name: Of the engine, for fingerprints and messages.
+        fingerprint: Of the model's weights.
+    Raises:
+        UserError: If the model has a soft prompt.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        chat: Chat,
+        slots: int,
+        fingerprint: str,
+        progress: Callable[[int], Any] | None,
+        on_text: Callable[[str], Any] | None,
+    ) -> None:
+        if adapted(model) and model.active_peft_config.is_prompt_learning:
+            kind = name.partition(":")[0]
+            raise UserError(f"sampling.engine: {kind} cannot sample through a soft prompt; merge or remove the adapter")
+        self.model: Any = model
+        self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
+        self.counts: Counter[str] = Counter()
+        self._fingerprint = f"{name}:{fingerprint}:{chat.fingerprint}"
+        if model.dtype != torch.float32:  # answers in another precision are others
+            self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
+        self._context = context_length(model.config)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def queue(
+        self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams
+    ) -> tuple[list[Pending], list[Sample]]:
+        """The samples asked for, and those there already are: empty ones of prompts that do not fit the context."""
+        pending: list[Pending] = []
+        over: list[Sample] = []
+        prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
+        budget = self.budget(params)
+        most = budget.most if budget else params.max_tokens
+        for (request, indexes), prompt in zip(requests, prompts, strict=True):
+            room = most if self._context is None else min(most, self._context - len(prompt))
+            opening = opening_of(self.chat, request)
+            for index in indexes:
+                if room < 1:
+                    self.counts["too long"] += 1
+                    over.append(Sample(request.key, index, "", "length", 0))
+                else:
+                    seed = sample_seed(params.seed, request.key, index)
+                    thought = ThoughtState(budget, opening, room) if budget else None
+                    pending.append(Pending(request.key, index, prompt, room, seed, opening, thought))
+        return pending, over
+
+    def budget(self, params: SamplingParams) -> ThoughtBudget | None:
+        """The budget of thoughts, if they have one."""
+        if params.max_thinking_tokens is None:
+            return None
+        closers = partial(self.enders, tuple(end for _, end in MARKS))
+        return ThoughtBudget(self.chat, params.max_thinking_tokens, params.max_tokens, closers)
+
+    def enders(self, stop: tuple[str, ...]) -> np.ndarray:
+        """Which tokens can complete one of the stop strings, bool [vocabulary]: those with the last character of one.
+
+        Only sequences that just got such a token are decoded and searched. Tokens that are no whole characters count.
+        """
+        known = self.chat.enders
+        if stop not in known:
+            last = {text[-1] for text in stop if text}
+            found = np.ones(max(len(self.chat.tokenizer), self.model.config.get_text_config().vocab_size), dtype=bool)
+            if not any(map(str.isspace, last)):  # some tokenizers decode a lone token without its spaces
+                for token in range(len(self.chat.tokenizer)):
+                    piece = self.chat.text_of([token])
+                    found[token] = "\ufffd" in piece or not last.isdisjoint(piece)
+            known[stop] = found
+        return known[stop]

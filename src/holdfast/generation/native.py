@@ -1,0 +1,155 @@
+"""The native engine: continuous batching over any `transformers` causal language model, on CPU or GPU.
+
+On a CPU the sequences of a small model are dealt to several batches (`sampling.batch`), one a core, that decode side by
+side: its matrix products are too small to be split between cores without loss.
+
+The random numbers of a sample depend on (seed, request key, index, position) alone. What else is in the batch can
+change the logits in their last bits (matrix products round differently for different shapes); where a draw falls within
+that distance of the border between two tokens, or two logits tie, a sample can differ between batches. Greedy answers
+of fp32 models equal those of `transformers.generate` but for such ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, takewhile
+from queue import SimpleQueue
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.core import threads
+from holdfast.errors import UserError
+from holdfast.generation.continuous_batch import Batch, Pending, Step, Task, read_prompts
+from holdfast.generation.fused_decode import Forward, forward_of
+from holdfast.generation.kv_cache import Prefilled
+from holdfast.generation.local import LocalEngine
+from holdfast.generation.supported_models import native_lacks
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import Model
+
+SHARED = 8
+"""Least number of tokens that all prompts begin with for them to be read apart."""
+FEWEST = 8
+"""Sequences a batch of its own should have."""
+
+
+class NativeEngine(LocalEngine):
+    """Samples from a model in this process.
+
+    Args:
+        model: Any causal language model of `transformers` whose layers are all attention; its device is used as it is.
+        chat: Renders prompts and knows what ends a turn.
+        slots: Sequences decoded together. More is faster, until the processor is busy or its memory full.
+        fingerprint: Of the model's weights.
+        progress: Called after every step with the number of tokens it sampled.
+        on_text: Called after every step with the text so far of the first sequence, while one batch decodes alone:
+            with one request its answer as it grows (stop strings are not cut from it yet).
+
+    Attributes:
+        counts: Running totals: "prompt tokens" read, "tokens" sampled, "steps" taken, "too long" prompts (they do not
+            fit into the model's context and get an empty sample that finished by "length").
+    Raises:
+        UserError: If the model has layers that are no attention (state-space or linear ones), or a soft prompt.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        chat: Chat,
+        *,
+        slots: int = 128,
+        fingerprint: str,
+        progress: Callable[[int], Any] | None = None,
+        on_text: Callable[[str], Any] | None = None,
+    ) -> None:
+        if lacks := native_lacks(model):
+            kind = model.config.model_type
+            raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
+        super().__init__("native", model, chat, slots, fingerprint, progress, on_text)
+
+    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
+        """Yield one sample for each (request, index), as soon as it is finished."""
+        sequences, over = self.queue(requests, params)
+        yield from over
+        if not sequences:
+            return
+        training = self.model.training
+        self.model.eval()
+        try:
+            batches = self._batches(sequences, params)
+            yield from self._serial(batches[0]) if len(batches) == 1 else self._parallel(batches)
+        finally:
+            self.model.train(training)
+
+    def _batches(self, sequences: list[Pending], params: SamplingParams) -> list[Batch]:
+        """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
+        forward = forward_of(self.model)
+        sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
+        sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
+        hands: list[list[Pending]] = [[] for _ in range(sides)]
+        # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
+        sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
+        for number, (_, samples) in enumerate(groupby(sequences, key=lambda s: s.prompt)):
+            hands[number % sides].extend(samples)
+        ends = self.enders(params.stop) if any(params.stop) else None
+        task = Task(self.model, self.chat, forward, params, ends, self._shared(forward, sequences))
+        return [Batch(task, hand, -(-self.slots // sides)) for hand in hands if hand]
+
+    def _shared(self, forward: Forward, sequences: list[Pending]) -> Prefilled | None:
+        """What all prompts begin with (a system prompt, worked examples), read once; `None` if that is little."""
+        prompts = [s.prompt for s in sequences]
+        first, last = min(prompts), max(prompts)  # all share what these two share
+        if first == last:
+            return None
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        length = min(common, min(map(len, prompts)) - 1)
+        if length < SHARED:
+            return None
+        self.counts["prompt tokens"] += length
+        return read_prompts(forward, self.model.device, [first[: length + 1]])
+
+    def _serial(self, batch: Batch) -> Iterator[Sample]:
+        # The generator is suspended between steps, so nothing here may hold a context manager such as no_grad.
+        while batch.busy:
+            step = batch.step()
+            if self.on_text:
+                self.on_text(batch.unfinished(0))
+            yield from self._counted(step)
+
+    def _parallel(self, batches: list[Batch]) -> Iterator[Sample]:
+        """Each batch in a thread of its own, on one core; PyTorch holds no lock while it computes."""
+        steps: SimpleQueue[Step | None] = SimpleQueue()
+        stop = Event()
+
+        def run(batch: Batch) -> None:
+            try:
+                while batch.busy and not stop.is_set():
+                    steps.put(batch.step())
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                steps.put(None)
+
+        with threads.one_each(len(batches)) as pool:
+            try:
+                running = [pool.submit(run, batch) for batch in batches]
+                for _ in batches:
+                    for step in iter(steps.get, None):
+                        yield from self._counted(step)
+                for future in running:
+                    future.result()
+            finally:
+                stop.set()
+
+    def _counted(self, step: Step) -> list[Sample]:
+        samples, counts = step
+        self.counts.update(counts)
+        if self.progress:
+            self.progress(counts["tokens"])
+        return samples

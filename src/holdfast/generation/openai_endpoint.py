@@ -1,0 +1,334 @@
+"""Sampling from any server that speaks the OpenAI chat-completions protocol (vLLM, llama.cpp, Ollama, OpenAI...)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.core.safe_text import HIDDEN, hide_keys, printable, published_address, split_address
+from holdfast.core.spelling import nearest
+from holdfast.data.rows import fingerprint
+from holdfast.data.thoughts import join_thought
+from holdfast.errors import RunError, UserError
+from holdfast.generation.http_client import LARGEST, LARGEST_ERROR, TooLarge, fetch, make_opener, read_bounded
+from holdfast.generation.journal import sample_seed
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+
+RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+LONGEST_WAIT = 60.0
+MOST_TOKENS = 10**7
+"""Tokens of one answer that are believed."""
+TOO_LONG = ("context length", "context_length", "context window", "maximum context", "too long")
+"""Words by which servers say that a prompt does not fit; they have no common code for it."""
+
+SHORTEST_KEY = 8
+"""Characters from which on a key is hidden in what a server says; servers without keys are given words like EMPTY."""
+
+Job = tuple[Request, int]
+
+
+class EndpointEngine:
+    """Samples from a server, many requests at a time.
+
+    Whether the same seed gives the same sample is up to the server. Samples of a prompt are asked for one by one, so
+    that each has its own seed and is on record as soon as it is there.
+
+    Args:
+        url: Of the server, with or without `/v1`.
+        model: Its name there; default: the first the server lists.
+        concurrency: Requests in flight.
+        attempts: Tries of one request before giving up; waits double from half a second between them.
+        timeout: Seconds to wait for one whole answer.
+        chat: How the model is to be asked: its system message, and `chat_template_kwargs` (vLLM's and SGLang's name).
+        key: API key; default: user and password of the address, else the environment variable OPENAI_API_KEY.
+
+    Attributes:
+        counts: Running totals: "tokens" sampled (as far as the server says), "retries", "too long" prompts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        concurrency: int = 16,
+        attempts: int = 7,
+        timeout: float = 600.0,
+        key: str | None = None,
+        chat: Chat | None = None,
+    ) -> None:
+        parts = split_address(url, "sampling.engine")
+        path = parts.path.rstrip("/") or "/v1"
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+        self.url = published_address(f"{url.partition('?')[0].rstrip('/')}{'/v1' if parts.path in ('', '/') else ''}")
+        self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
+        self.counts: Counter[str] = Counter()
+        self._model, self._chat = model, chat
+        self._known = False
+        self._authorization, self._keys = _authorization(parts.username, parts.password, key)
+        # What the published address leaves out is hidden wherever else it may turn up.
+        shown = re.split(r"[/?&=@:]", published_address(url))
+        inside = re.split(r"[/?&=]", f"{parts.path}?{parts.query}")
+        self._keys += [part for part in inside if len(part) >= SHORTEST_KEY and part not in shown]
+        self._opener = make_opener(parts.hostname or "")
+
+    @property
+    def model(self) -> str:
+        """Name of the model at the server.
+
+        Raises:
+            UserError: If the server does not answer, or does not know the model.
+        """
+        if not self._known:
+            self._model = self._resolve(self._model)
+            self._known = True
+        assert self._model is not None
+        return self._model
+
+    @property
+    def fingerprint(self) -> str:
+        asked = [self._chat.system, self._chat.template.kwargs] if self._chat else [None, {}]
+        return f"endpoint:{self.url}:{self.model}" + (f":{fingerprint(asked)[:16]}" if any(asked) else "")
+
+    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
+        """Yield one sample for each (request, index), as the answers come in.
+
+        Raises:
+            UserError: If the server refuses a request, or cannot be reached.
+        """
+        jobs: Iterator[Job] = ((request, index) for request, indexes in requests for index in indexes)
+        model = self.model
+        pool = ThreadPoolExecutor(self.concurrency)
+        flying: set[Future[tuple[Sample, dict[str, int]]]] = set()
+        try:
+            while True:
+                # Only as many as fly are handed out, so that an error stops the rest at once.
+                while len(flying) < self.concurrency and (job := next(jobs, None)):
+                    flying.add(pool.submit(self._one, model, *job, params))
+                if not flying:
+                    return
+                landed, flying = wait(flying, return_when=FIRST_COMPLETED)
+                for future in landed:
+                    sample, counts = future.result()
+                    self.counts.update(counts)
+                    yield sample
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(self, model: str, request: Request, index: int, params: SamplingParams) -> tuple[Sample, dict[str, int]]:
+        """One sample and what is to be counted; runs in a thread."""
+        try:
+            answer, retries = self._ask("/chat/completions", _body(model, request, index, params, self._chat))
+        except _TooLong:
+            return Sample(request.key, index, "", "length", 0), {"too long": 1}
+        text, finish = self._read(answer)
+        usage = answer.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        tokens = tokens if type(tokens) is int and 0 <= tokens <= MOST_TOKENS else 0  # what servers say is theirs
+        return Sample(request.key, index, text, finish, tokens), {"tokens": tokens, "retries": retries}
+
+    def _read(self, answer: Any) -> tuple[str, Literal["stop", "length"]]:
+        """The text of an answer and why it ended; looked at before it is recorded, so that no journal holds another.
+
+        Raises:
+            UserError: If it is not an answer of a chat-completions server.
+        """
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        text = (message.get("content") or "") if isinstance(message, dict) else None
+        if not isinstance(choice, dict) or not isinstance(text, str):
+            said = self._safe(json.dumps(answer)[:200])
+            raise UserError(f"{self.url} does not answer as a chat-completions server: {said}")
+        return self._hide(_with_thought(message or {}, text)), "length" if choice.get(
+            "finish_reason"
+        ) == "length" else "stop"
+
+    def _resolve(self, wanted: str | None) -> str:
+        try:
+            listed, _ = self._ask("/models", None)
+        except _Missing as error:  # some servers list nothing; a wrong name then shows at the first request
+            if wanted is None:
+                raise UserError(f"{self.url} lists no models; name one: sampling.model") from error
+            return wanted
+        entries = (listed.get("data") or []) if isinstance(listed, dict) else None
+        if not isinstance(entries, list):
+            said = self._safe(json.dumps(listed)[:200])
+            raise UserError(f"{self.url}/models does not list models as a chat-completions server does: {said}")
+        names = [e["id"] for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str) and e["id"]]
+        if wanted is None and not names:
+            raise UserError(f"{self.url} lists no models; name one: sampling.model")
+        if wanted is not None and names and wanted not in names:
+            raise UserError(f"{wanted} is not a model of {self.url}{nearest(wanted, map(self._safe, names))}")
+        return wanted or names[0]
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
+        """Send one request, again after passing failures; the answer and the number of retries."""
+        pause, attempts = 0.5, self.attempts if self._known else min(4, self.attempts)
+        patience = time.monotonic() + 2 * self.timeout  # a server that never answers is not asked seven times
+        for attempt in range(attempts):
+            try:
+                return self._send(path, body), attempt
+            except urllib.error.HTTPError as error:
+                text = _error_text(error)
+                if error.code not in RETRIED:
+                    raise self._refused(error, text, path) from error
+                failure = f"answers {error.code}: {self._safe(text[:200])}"
+                pause = max(pause, _retry_after(error))
+            except (OSError, HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                failure = f"cannot be reached: {self._safe(str(reason))}"
+                if isinstance(reason, TimeoutError):
+                    failure = f"gives no whole answer within {self.timeout:g} seconds"
+                if not self._known and isinstance(reason, ConnectionRefusedError):
+                    break  # nothing listens there: it never worked, so waiting is no help
+            if time.monotonic() > patience:
+                break
+            if attempt + 1 < attempts:
+                time.sleep(min(pause, LONGEST_WAIT))
+                pause *= 2
+        if self._known:
+            raise RunError(f"{self.url} {failure}; what was sampled is kept, run the same command to go on")
+        raise UserError(f"{self.url} {failure}; is the server running, and sampling.engine its address?")
+
+    def _send(self, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization}
+        data = None if body is None else json.dumps(body).encode()
+        message = urllib.request.Request(self._address + path + self._query, data=data, headers=headers)
+        try:
+            return json.loads(fetch(self._opener, message, self.timeout))
+        except TooLarge as error:
+            raise UserError(
+                f"{self.url}{path} answers with more than {LARGEST >> 20} MiB, which no model does; is sampling.engine "
+                "its address?"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.url}{path} does not answer in JSON; is sampling.engine its address?") from error
+
+    def _hide(self, text: str) -> str:
+        """Text of the server without the key, should it repeat that."""
+        for key in self._keys:
+            text = text.replace(key, HIDDEN)
+        return text
+
+    def _safe(self, text: str) -> str:
+        """Text of the server as a part of one line."""
+        return hide_keys(printable(" ".join(self._hide(text).split()), one_line=True))
+
+    def _refused(self, error: urllib.error.HTTPError, text: str, path: str) -> Exception:
+        """The error for an answer that trying again would not change."""
+        said, code = self._safe(_message(text)), error.code
+        if 300 <= code < 400:
+            target = self._safe(error.headers.get("Location") or "nowhere")[:200]
+            return UserError(
+                f"{self.url}{path} sends to another address ({code}: {target}), where the key and the prompts would "
+                "go; if that is the server you mean, set sampling.engine to it"
+            )
+        if code in (401, 403):
+            return UserError(f"{self.url} refuses the key ({code}): set the environment variable OPENAI_API_KEY")
+        if code in (404, 405) and path == "/models":
+            return _Missing()
+        if code == 404:
+            return UserError(f"{self.url}{path} is not there (404): {said}; check sampling.engine and sampling.model")
+        if code in (400, 413, 422) and any(word in said.lower() for word in TOO_LONG):
+            return _TooLong()
+        return UserError(f"{self.url} refuses the request ({code}): {said}")
+
+
+class _TooLong(Exception):
+    """The server says that the prompt does not fit into the model's context."""
+
+
+class _Missing(Exception):
+    """The server has no list of models."""
+
+
+def _body(model: str, request: Request, index: int, params: SamplingParams, chat: Chat | None = None) -> dict[str, Any]:
+    messages = [{"role": m["role"], "content": m["content"]} for m in request.messages]
+    if chat is not None and chat.system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": chat.system})
+    thinks = chat is not None and chat.template.thoughts.thinks
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        # Servers count thought and answer together.
+        "max_tokens": params.max_tokens + (params.max_thinking_tokens or 0 if thinks else 0),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "seed": sample_seed(params.seed, request.key, index) >> 33,  # 31 bits: what every server takes
+    }
+    if chat is not None and chat.template.kwargs:
+        body["chat_template_kwargs"] = chat.template.kwargs
+    if params.stop:
+        body["stop"] = list(params.stop)
+    if params.top_k:
+        body["top_k"] = params.top_k
+    if request.prefill:
+        # vLLM's and SGLang's names; servers that go on from a last assistant message by themselves pass over them.
+        messages.append({"role": "assistant", "content": request.prefill})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body
+
+
+def _with_thought(message: dict[str, Any], text: str) -> str:
+    """An answer with its thought before it, which servers with a reasoning parser tell apart; without an answer, that
+    thought never ended."""
+    thoughts = [message.get(key) for key in ("reasoning_content", "reasoning")]
+    thought = next((said for said in thoughts if isinstance(said, str) and said.strip()), "")
+    if not thought:
+        return text
+    return join_thought(thought, text) if text.strip() else f"<think>\n{thought}"
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    value = (error.headers.get("Retry-After") or "") if error.headers else ""
+    return float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", value) else 0.0
+
+
+def _error_text(error: urllib.error.HTTPError) -> str:
+    """The beginning of an error page; "" where the server breaks off or writes on and on."""
+    try:
+        return read_bounded(error, LARGEST_ERROR).decode(errors="replace")
+    except (OSError, HTTPException, TooLarge):
+        return ""
+
+
+def _authorization(user: str | None, password: str | None, key: str | None) -> tuple[dict[str, str], list[str]]:
+    """The header that says who asks, and what of it is hidden wherever a server repeats it."""
+    if user and key is None:
+        pair = f"{unquote(user)}:{unquote(password or '')}"
+        code = base64.b64encode(pair.encode()).decode()
+        return {"Authorization": f"Basic {code}"}, [code, *(p for p in pair.split(":") if len(p) >= SHORTEST_KEY)]
+    key = os.environ.get("OPENAI_API_KEY", "") if key is None else key
+    if not key:
+        return {}, []
+    if not re.fullmatch(r"[\x21-\x7e]+", key.strip()):
+        raise UserError("OPENAI_API_KEY: holds characters that no key has (a line end, a space, an accent); mend it")
+    return {"Authorization": f"Bearer {key.strip()}"}, [key.strip()] if len(key.strip()) >= SHORTEST_KEY else []
+
+
+def _message(text: str) -> str:
+    """The server's own words, on one line."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = text
+    for name in ("error", "message", "detail"):
+        if isinstance(found, dict) and name in found:
+            found = found[name]
+    return " ".join(str(found).split())[:300]

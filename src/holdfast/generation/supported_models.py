@@ -1,0 +1,29 @@
+"""Which models the native engine can batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.models.loading import Model
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers that keep keys and values of the tokens they saw, and nothing else."""
+
+
+def native_lacks(model: Model) -> str:
+    """What the native engine lacks for a model: what it keeps of a prompt beside keys and values; "" for nothing."""
+    import torch
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    from holdfast.models.loading import evaluating
+
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+    if kinds:
+        return f"layers of {', '.join(sorted(kinds))}"
+    with evaluating(model):
+        output = model(input_ids=torch.tensor([[0, 1]], device=model.device), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None for layer in layers)
+    return "" if layers and plain else "the state it keeps"

@@ -1,0 +1,44 @@
+"""Drawing the next token: random numbers by counter, and the token they choose."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.axes.engine import SamplingParams
+from holdfast.models.placement import widest_dtype
+
+
+def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Random numbers in [0, 1) by counter: the `positions`-th of each of `seeds` (uint64), both [n]; SplitMix64."""
+    z = seeds + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Tensor:
+    """The next token of each sequence, int64 [n].
+
+    Args:
+        logits: [n, vocabulary].
+        uniform: One number in [0, 1) a sequence, [n], fp64 where the device has it; not needed when greedy.
+        params: `temperature` first, then `top_k`, then `top_p`; tokens as likely as the last one kept are kept too.
+    """
+    if params.temperature == 0 or uniform is None:
+        return logits.argmax(-1)
+    chances = torch.softmax(logits.float() / params.temperature, -1)
+    if 0 < params.top_k < chances.shape[-1]:
+        least = chances.topk(params.top_k).values[:, -1:]
+        chances = chances.where(chances >= least, 0.0)
+        chances = chances / chances.sum(-1, keepdim=True)
+    if params.top_p < 1:
+        ordered = chances.sort(-1, descending=True).values
+        needed = ordered.cumsum(-1) - ordered < params.top_p  # the mass before it is still too little
+        least = ordered.gather(-1, needed.sum(-1, keepdim=True) - 1)
+        chances = chances.where(chances >= least, 0.0)
+    mass = chances.cumsum(-1, dtype=widest_dtype(chances.device))
+    total = mass[:, -1:]
+    target = (uniform.to(mass.dtype)[:, None] * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, target, right=True)[:, 0]

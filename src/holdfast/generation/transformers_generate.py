@@ -1,0 +1,243 @@
+"""The fallback engine: `transformers`' own `generate`, for models that the native engine cannot batch.
+
+Every causal language model has it, state-space and hybrid ones included. Prompts of one length go through it together,
+which no architecture minds; prompts of different lengths are padded on the left only where the model was seen to give
+the same logits then. Tokens are drawn as the native engine draws them: by (seed, request key, index, position) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.generation.continuous_batch import Pending, finished, stops_at
+from holdfast.generation.local import LocalEngine
+from holdfast.generation.token_sampler import choose, uniforms
+from holdfast.models.loading import adapted
+from holdfast.models.placement import widest_dtype
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import Model
+
+WIDTH = {"cpu": 4096, "mps": 16384}
+"""Tokens of a batch of prompts with the answers they may get, by device."""
+WIDTH_OF_CARDS = 65536
+
+
+class GenerateEngine(LocalEngine):
+    """Samples from a model in this process with `model.generate`.
+
+    Args:
+        model: Any causal language model of `transformers`; its device is used as it is.
+        chat: Renders prompts and knows what ends a turn.
+        slots: Most sequences decoded together.
+        fingerprint: Of the model's weights.
+        progress: Called after every batch with the number of tokens it sampled.
+        on_text: Called after every token with the text so far, while one sequence decodes alone.
+
+    Attributes:
+        counts: Running totals: "tokens" sampled, "too long" prompts (they do not fit into the model's context and get
+            an empty sample that finished by "length").
+    Raises:
+        UserError: If the model has a soft prompt.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        chat: Chat,
+        *,
+        slots: int = 128,
+        fingerprint: str,
+        progress: Callable[[int], Any] | None = None,
+        on_text: Callable[[str], Any] | None = None,
+    ) -> None:
+        super().__init__(f"transformers:{version('transformers')}", model, chat, slots, fingerprint, progress, on_text)
+        self.causal: Any = model.get_base_model() if adapted(model) else model
+        self._pads: bool | None = None
+
+    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
+        """Yield one sample for each (request, index), a batch at a time."""
+        sequences, over = self.queue(requests, params)
+        yield from over
+        for batch in self._batches(sequences):
+            found = self._generate(batch, params)
+            tokens = sum(sample.tokens for sample in found)
+            self.counts["tokens"] += tokens
+            if self.progress:
+                self.progress(tokens)
+            yield from found
+
+    def _batches(self, sequences: list[Pending]) -> Iterator[list[Pending]]:
+        """Sequences that decode together, the longest prompts first: those of one length, or padded where that works.
+
+        Where the context cuts answers off, lengths are kept apart too: padding would move the shorter beyond its end.
+        """
+        ordered = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt, s.key, s.index))
+        limit = WIDTH.get(self.model.device.type, WIDTH_OF_CARDS)
+        batch: list[Pending] = []
+        for sequence in ordered:
+            if batch:
+                width = len(batch[0].prompt) + batch[0].limit
+                same = len(sequence.prompt) == len(batch[0].prompt)
+                fits = len(batch) < min(self.slots, max(1, limit // width))
+                if not fits or not (same or (sequence.limit == batch[0].limit and self._padding_is_harmless())):
+                    yield batch
+                    batch = []
+            batch.append(sequence)
+        if batch:
+            yield batch
+
+    def _padding_is_harmless(self) -> bool:
+        """Whether a prompt padded on the left is answered as the prompt alone: tried on a few tokens, once."""
+        if self._pads is None:
+            prompt = [i % self.model.config.get_text_config().vocab_size for i in (5, 6, 7)]
+            alone, padded = (self._scores(ids) for ids in ([prompt], [prompt, [*prompt, *prompt]]))
+            self._pads = bool(torch.dist(alone, padded) <= 1e-4 * alone.norm())
+        return self._pads
+
+    def _scores(self, prompts: list[list[int]]) -> Tensor:
+        """Logits [steps, V] of three tokens, the same whatever the model says, after the first of `prompts`."""
+        kept = _Keep([1, 2, 3])
+        self._call(prompts, 3, [kept], [])
+        return torch.stack(kept.scores)
+
+    def _generate(self, batch: list[Pending], params: SamplingParams) -> list[Sample]:
+        lines = _Lines(self, batch, params)
+        self._call([sequence.prompt for sequence in batch], batch[0].limit, [_Chooser(lines)], [_Ends(lines)])
+        return lines.samples
+
+    def _call(
+        self, prompts: list[list[int]], limit: int, choosers: list[LogitsProcessor], ends: list[StoppingCriteria]
+    ) -> None:
+        """`generate` on prompts padded to the left, with no setting of the model's own (penalties, beams)."""
+        width, device = max(map(len, prompts)), self.model.device
+        ids = torch.tensor([[self.chat.pad_id] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        settings = GenerationConfig(
+            max_new_tokens=limit, do_sample=False, pad_token_id=self.chat.pad_id, use_cache=True
+        )
+        own, training = self.causal.generation_config, self.causal.training
+        self.causal.generation_config = GenerationConfig()
+        self.causal.eval()
+        try:
+            with torch.no_grad():
+                self.causal.generate(
+                    ids, attention_mask=mask, generation_config=settings,
+                    logits_processor=LogitsProcessorList(choosers), stopping_criteria=StoppingCriteriaList(ends),
+                )  # fmt: skip
+        finally:
+            self.causal.generation_config = own
+            self.causal.train(training)
+
+
+class _Lines:
+    """The sequences of a batch while they decode.
+
+    Args:
+        engine: Whose.
+        batch: The sequences.
+        params: How they are drawn.
+    Attributes:
+        samples: Those that are finished.
+    """
+
+    def __init__(self, engine: GenerateEngine, batch: list[Pending], params: SamplingParams) -> None:
+        self.engine, self.batch, self.params = engine, batch, params
+        self.seeds = np.array([s.seed for s in batch], dtype=np.uint64)
+        self.ends = engine.enders(params.stop) if any(params.stop) else None
+        self.tokens: list[list[int]] = [[] for _ in batch]
+        self.done = [False] * len(batch)
+        self.samples: list[Sample] = []
+        self.made = 0
+
+    def draw(self, scores: Tensor) -> Tensor:
+        """The next token of each sequence [rows] by logits [rows, V]; what closes a thought goes before."""
+        uniform = None
+        if self.params.temperature:
+            drawn = torch.from_numpy(uniforms(self.seeds, np.full(len(self.seeds), self.made, dtype=np.int64)))
+            uniform = drawn.to(widest_dtype(scores.device)).to(scores.device)
+        tokens = choose(scores, uniform, self.params)
+        for row, sequence in enumerate(self.batch):
+            if sequence.thought and sequence.thought.forced and not self.done[row]:
+                tokens[row], *rest = sequence.thought.forced
+                sequence.thought.forced = tuple(rest)
+        return tokens
+
+    def take(self, tokens: list[int]) -> None:
+        """Take note of what was drawn, and finish what it ends."""
+        self.made += 1
+        for row, token in enumerate(tokens):
+            if not self.done[row]:
+                self.tokens[row].append(token)
+                self._follow(row, token)
+
+    def _follow(self, row: int, token: int) -> None:
+        sequence, stopped = self.batch[row], token in self.engine.chat.stop_ids
+        limit, text = sequence.limit, self._text(row, stopped)
+        if sequence.thought:
+            if not stopped and sequence.thought.thinking is not False:
+                sequence.thought.follow(self.made, token, lambda: text)
+            limit = sequence.thought.limit
+        cut = -1
+        if self.ends is not None and self.ends[token] and not stopped:
+            cut = stops_at(text, sequence, self.params.stop)
+        if stopped or cut >= 0 or self.made >= limit:
+            self.done[row] = True
+            shown = text[:cut] if cut >= 0 else text
+            self.samples.append(finished(sequence, shown, "stop" if stopped or cut >= 0 else "length", self.made))
+
+    def _text(self, row: int, stopped: bool = False) -> str:
+        return self.engine.chat.text_of(self.tokens[row][: -1 if stopped else None])
+
+    def show(self) -> None:
+        """Let the caller see the text so far, where one sequence decodes alone."""
+        if self.engine.on_text and len(self.batch) == 1 and not self.done[0]:
+            self.engine.on_text(self.batch[0].opening + self._text(0))
+
+
+class _Chooser(LogitsProcessor):
+    """Draws the next token of every row and leaves nothing else to choose."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self.lines = lines
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return _only(scores, self.lines.draw(scores))
+
+
+class _Keep(LogitsProcessor):
+    """Keeps the first row's logits, and chooses given tokens."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.scores = tokens, list[Tensor]()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.scores.append(scores[0].detach().float())
+        token = self.tokens[len(self.scores) - 1] % scores.shape[1]
+        return _only(scores, torch.full((len(scores),), token, device=scores.device))
+
+
+def _only(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Scores [rows, V] in which `tokens` [rows] are all there is."""
+    return torch.full_like(scores, float("-inf")).scatter_(1, tokens[:, None], 0.0)
+
+
+class _Ends(StoppingCriteria):
+    """Says which rows are finished."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self.lines = lines
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.lines.take(input_ids[:, -1].tolist())
+        self.lines.show()
+        return torch.tensor(self.lines.done, device=input_ids.device)

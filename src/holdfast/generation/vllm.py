@@ -1,0 +1,166 @@
+"""vLLM in this process, where it is installed: for models and sample counts that want a GPU to themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.data.thoughts import split_thought
+from holdfast.errors import UserError
+from holdfast.generation.journal import sample_seed
+from holdfast.generation.prompt_ids import opening_of, prompt_ids
+from holdfast.models.placement import choose_device, free_bytes, give_back_memory, memory_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from holdfast.data.chat.encoder import Chat
+
+CHUNK = 512
+"""Samples handed to vLLM at a time. Only whole chunks reach the journal, so a kill loses at most this many."""
+
+
+def need_vllm() -> None:
+    """See that vLLM is installed.
+
+    Raises:
+        UserError: If not.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("sampling.engine: vllm is not installed; pip install 'holdfast[vllm]', or use native")
+
+
+def share_of_free_memory(device: torch.device) -> float:
+    """The share of a card's memory that vLLM may take, which is checked against what is free: 0.9 of an empty card."""
+    give_back_memory(device)
+    free, memory = free_bytes(device), memory_bytes(device)
+    return min(0.9, 0.95 * free / memory) if free and memory else 0.9
+
+
+class VLLMEngine:
+    """Samples with vLLM.
+
+    The same seed gives the same sample as far as vLLM's kernels do not depend on the batch. Its prefix cache reads a
+    prompt once for all its samples.
+
+    Args:
+        path: Model directory or hub name. vLLM loads its own copy of the model.
+        chat: Renders prompts and knows what ends a turn.
+        fingerprint: Of the model's weights.
+        options: Handed to `vllm.LLM` as they are (`gpu_memory_utilization`, `tensor_parallel_size`, ...). By default it
+            takes no more of the card than is free: the model of the run lives there too.
+    Raises:
+        UserError: If vLLM is not installed.
+    """
+
+    def __init__(self, path: str, chat: Chat, *, fingerprint: str, **options: Any) -> None:
+        need_vllm()
+        import torch
+        import vllm
+
+        if "gpu_memory_utilization" not in options and torch.accelerator.is_available():
+            options["gpu_memory_utilization"] = share_of_free_memory(choose_device())
+        self.chat = chat
+        self.counts: Counter[str] = Counter()
+        self._params = vllm.SamplingParams
+        self._model = vllm.LLM(model=path, enable_prefix_caching=True, **options)
+        self._context = int(self._model.llm_engine.model_config.max_model_len)
+        self._fingerprint = f"vllm:{vllm.__version__}:{fingerprint}:{chat.fingerprint}"
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
+        """Yield one sample for each (request, index), a chunk at a time."""
+        jobs = [(request, index) for request, indexes in requests for index in indexes]
+        for start in range(0, len(jobs), CHUNK):
+            yield from self._chunk(jobs[start : start + CHUNK], params)
+
+    def _chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
+        found = prompt_ids(self.chat, [request for request, _ in jobs])
+        asked = []
+        for (request, index), ids in zip(jobs, found, strict=True):
+            if self._context - len(ids) < 1:
+                self.counts["too long"] += 1
+                yield Sample(request.key, index, "", "length", 0)
+                continue
+            seed = sample_seed(params.seed, request.key, index)
+            asked.append(_Asked(request, index, ids, seed, opening_of(self.chat, request)))
+        if params.max_thinking_tokens is not None:
+            self._think([one for one in asked if one.opening], params, params.max_thinking_tokens)
+        for one, output in self._generate([one for one in asked if not one.ended], params, params.max_tokens, {}):
+            one.text += output.text
+            one.made += len(output.token_ids)
+            one.finish = "length" if output.finish_reason == "length" else "stop"
+        for one in asked:
+            self.counts["tokens"] += one.made
+            text = one.opening + one.text
+            yield Sample(one.request.key, one.index, text, one.finish, one.made, one.thought, one.cut)
+
+    def _think(self, asked: list[_Asked], params: SamplingParams, most: int) -> None:
+        """Let the thoughts that the prompts opened come to their end or budget; the answers then follow them."""
+        marks = {"stop": [self.chat.template.thoughts.marks[1]], "include_stop_str_in_output": True}
+        for one, output in self._generate(asked, params, most, marks):
+            ids, text = list(output.token_ids), output.text
+            over = split_thought(one.opening + text).ended
+            one.ended = not over and output.finish_reason != "length"  # it ended its turn in the middle of the thought
+            one.cut = not over and not one.ended
+            if one.cut:
+                ids, text = [*ids, *self.chat.ids_of(self.chat.closing)], text + self.chat.closing
+            one.ids, one.text = [*one.ids, *ids], text
+            one.made = one.thought = len(ids)
+
+    def _generate(
+        self, asked: list[_Asked], params: SamplingParams, most: int, more: dict[str, Any]
+    ) -> Iterator[tuple[_Asked, Any]]:
+        """Each sequence with what vLLM goes on with, where its context leaves room."""
+        fits = [one for one in asked if self._context > len(one.ids)]
+        if not fits:
+            return
+        prompts = [{"prompt_token_ids": one.ids} for one in fits]
+        rooms = [min(most, self._context - len(one.ids)) for one in fits]
+        settings = [self._settings(params, room, one.seed, more) for one, room in zip(fits, rooms, strict=True)]
+        for one, output in zip(fits, self._model.generate(prompts, settings, use_tqdm=False), strict=True):
+            yield one, output.outputs[0]
+
+    def _settings(self, params: SamplingParams, room: int, seed: int, more: dict[str, Any]) -> Any:
+        return self._params(
+            max_tokens=room,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            stop_token_ids=sorted(self.chat.stop_ids),
+            seed=seed >> 1,  # 63 bits: a signed integer there
+            skip_special_tokens=not self.chat.template.kept,
+            **{"stop": list(params.stop) or None, **more},
+        )
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A sequence on its way.
+
+    Args:
+        ids: What vLLM goes on from: the prompt, later the thought too.
+        opening: What the prompt opened of a thought.
+        made, thought: Tokens sampled, and of these of the thought.
+        cut: Whether the thought was closed by force.
+        ended: Whether nothing follows it.
+    """
+
+    request: Request
+    index: int
+    ids: list[int]
+    seed: int
+    opening: str
+    text: str = ""
+    made: int = 0
+    thought: int = 0
+    cut: bool = False
+    ended: bool = False
+    finish: Literal["stop", "length"] = "stop"

@@ -1,1 +1,0 @@
-"""Code that runs in the sandbox's own interpreter: standard library only, imported by nobody but `zygote.py`."""

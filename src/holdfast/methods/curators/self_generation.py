@@ -1,0 +1,141 @@
+"""What S3FT, SSR and SDFT share: ask the model, judge what it says, take the first right answer, else keep the gold.
+
+The three methods differ only in what the model is asked (`Stage`s, in order), so that their identities hold by
+construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast.axes.curator import Workbench
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.axes.judge import Answer
+from holdfast.data.chat.prompts import paraphrase_messages
+from holdfast.data.rows import Message, Row, fingerprint
+from holdfast.data.thoughts import final_answer
+from holdfast.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One way of asking.
+
+    Args:
+        origin: Who wrote the answers it gives: "model" or "paraphrase".
+        ask: What the model is shown for a row.
+        accepted: Name of the counter of rows it decides.
+        n: Answers drawn per row; the first right one is taken.
+    """
+
+    origin: str
+    ask: Callable[[Row], list[Message]]
+    accepted: str
+    n: int = 1
+
+
+def own(n: int = 1) -> Stage:
+    """The model's own answer to the question, as it will be asked in training."""
+    return Stage("model", lambda row: row.prompt, "accepted", n)
+
+
+def paraphrase(template: str, n: int = 1) -> Stage:
+    """The gold answer in the model's own words."""
+    return Stage("paraphrase", lambda row: paraphrase_messages(row, template), "paraphrases accepted", n)
+
+
+def curate(name: str, rows: Sequence[Row], stages: Sequence[Stage], bench: Workbench) -> list[Row]:
+    """Give each row the first answer that is finished and judged right, stage after stage; rows without one stay.
+
+    Every row comes out once, in its place, with an entry in `meta["trace"]` (see `record`). Replayed rows of an earlier
+    curator pass untouched.
+    """
+    for number, row in enumerate(rows, 1):
+        if not row.answer and row.origin != "replay":
+            raise UserError(
+                f"row {number} ({row.beginning!r}): has no answer; {name} needs rows that end with an assistant turn"
+            )
+    out = list(rows)
+    attempts: list[list[dict[str, Any]]] = [[] for _ in rows]
+    open_rows = [i for i, row in enumerate(rows) if row.origin != "replay"]
+    for stage in stages:
+        asked = [rows[i] for i in open_rows]
+        params = bench.sampling.model_copy(update={"n": stage.n, "seed": bench.seed})
+        still = []
+        for i, tries in zip(open_rows, attempt(asked, stage.origin, stage.ask, params, bench), strict=True):
+            attempts[i] += tries
+            right = next((t for t in tries if t["passed"]), None)
+            if right is None:
+                still.append(i)
+                continue
+            out[i] = record(rows[i].with_answer(right["response"], stage.origin), name, rows[i], attempts[i])
+        bench.note(stage.accepted, len(open_rows) - len(still))
+        open_rows = still
+    bench.note("gold kept", len(open_rows))
+    for i in open_rows:
+        out[i] = record(rows[i], name, rows[i], attempts[i])
+    return out
+
+
+def attempt(
+    rows: Sequence[Row], kind: str, ask: Callable[[Row], list[Message]], params: SamplingParams, bench: Workbench
+) -> list[list[dict[str, Any]]]:
+    """Draw `params.n` answers per row and judge the finished ones against the row's gold answer.
+
+    Returns:
+        Per row, its attempts by index: `kind`, `index`, `response`, `finish`, `passed`, `score`, `reason`, `failed`,
+        and `unreadable` where the judge could not tell, which counts as not passed.
+        Answers cut at the token limit and empty ones are never passed, and are not shown to the judge.
+    """
+    messages = [ask(row) for row in rows]
+    keys = [f"{row.id}:{kind}:{fingerprint(m)[:16]}" for row, m in zip(rows, messages, strict=True)]
+    requests = {key: Request(key, m) for key, m in zip(keys, messages, strict=True)}  # equal rows share their samples
+    samples = bench.draw(list(requests.values()), params) if requests else {}
+    drawn = [sample for key in requests for sample in samples[key]]
+    bench.note("sampled", len(drawn))
+    bench.note("cut off", sum(is_cut(sample) for sample in drawn))
+    out, answers, waiting = [], [], []
+    for row, key in zip(rows, keys, strict=True):
+        tries = []
+        for s in samples[key]:
+            text = s.text.encode("utf-8", "replace").decode()  # endpoints may send half a character
+            entry: dict[str, Any] = {
+                "kind": kind, "index": s.index, "response": text, "finish": "length" if is_cut(s) else "stop",
+                "passed": False, "score": 0.0,
+            }  # fmt: skip
+            if is_cut(s):
+                entry |= {"reason": f"cut off after {s.tokens} tokens", "failed": False}
+            elif not final_answer(text).strip():
+                entry |= {"reason": "empty", "failed": False}
+            else:
+                answers.append(Answer(row.prompt, text, row.gold))
+                waiting.append(entry)
+            tries.append(entry)
+        out.append(tries)
+    for entry, verdict in zip(waiting, bench.judge(answers) if answers else [], strict=True):
+        passed = verdict.outcome == "right"
+        entry |= {"unreadable": True} if verdict.unreadable else {}
+        entry |= {"passed": passed, "score": verdict.score, "reason": verdict.reason, "failed": verdict.failed}
+    bench.note("judge failed", sum(entry["failed"] for entry in waiting))
+    if unreadable := sum("unreadable" in entry for entry in waiting):
+        bench.note("unreadable", unreadable)
+    return out
+
+
+def is_cut(sample: Sample) -> bool:
+    """Whether an answer, or the thought before it, reached its limit: no model should learn to break off there."""
+    return sample.finish == "length" or sample.thought_cut
+
+
+def record(row: Row, name: str, source: Row, attempts: Sequence[dict[str, Any]] = (), **more: Any) -> Row:
+    """`row` with this decision appended to `meta["trace"]`, which the report shows.
+
+    An entry holds `curator`, `origin` (of the answer now in the row), `source` (id of the row it came from), `gold`
+    (the answer that row had), `reason` (of the last verdict) and `attempts`.
+    """
+    reason = attempts[-1]["reason"] if attempts else "as given"
+    entry = {"curator": name, "origin": row.origin, "source": source.id, "gold": source.answer, "reason": reason}
+    trace = [*row.meta.get("trace", ()), {**entry, "attempts": list(attempts), **more}]
+    return replace(row, meta={**row.meta, "trace": trace})

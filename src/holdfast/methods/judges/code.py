@@ -1,0 +1,108 @@
+"""The `code` judge."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.methods.judges.fences import candidates, has_code
+from holdfast.methods.judges.text import short
+from holdfast.sandbox.backends import Backend, BackendName
+from holdfast.sandbox.pool import Limits, Outcome, Program, Sandbox
+from holdfast.sandbox.protection import describe_walls
+
+MOST_READINGS = 12
+"""Readings of one answer that are tried."""
+
+
+class Code(Judge):
+    """The program in the answer passes the unit tests of the reference. [Chen et al. 2021, arXiv 2107.03374]
+
+    The reference is a list of `assert` statements, one string of them, or `{"tests": either, "setup": code run between
+    program and tests}`. The program is taken from between marks ([BEGIN] and [DONE], [PYTHON] and [/PYTHON]), from
+    fenced blocks of every shape (with ``` or ~~~, indented in a list, unclosed, closed but never opened), or from the
+    bare answer; of a model that thinks, from what it says after the thought. Of several readings (all blocks, those
+    that define something, each by itself) the first that compiles and runs to its end counts, so that a failing example
+    of use beside the program does no harm. An answer with nothing like a program in it is "unreadable".
+
+    Program and tests run in two processes: a test calls the program's functions and gets plain values back, so what
+    `all` or `math` mean in a test, or whether an object equals 2, the program does not decide. Only a program with
+    which every test reaches its end passes; see docs/sandbox.md for what it is kept from.
+    """
+
+    seconds: float = Field(5.0, gt=0, description="Time for one program and its tests.")
+    memory_mb: int = Field(512, ge=64, description="Memory for one program in MiB.")
+    packages: bool = Field(False, description="Let programs import installed packages, not only the standard library.")
+    backend: BackendName = Field(
+        "own", description="`bwrap` or `docker`: what stands around the sandbox beside its own walls, where installed."
+    )
+    image: str = Field("", description="Image for `docker`; default: the official one of this Python's version.")
+
+    def look_ahead(self) -> None:
+        self._backend().look_ahead()
+
+    def protection(self) -> str | None:
+        with self._sandbox(workers=1) as sandbox:
+            return describe_walls(sandbox.walls, self.backend)
+
+    def judge(self, answer: Answer) -> Verdict:
+        return self.judge_all([answer])[0]
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        readings = [candidates(a.final)[:MOST_READINGS] for a in answers]
+        tests = [checks(a.reference) for a in answers]
+        outcomes: dict[int, Outcome] = {}
+        waiting = [i for i, a in enumerate(answers) if self.usable(a.reference) is None]
+        with self._sandbox() as sandbox:
+            for turn in range(MOST_READINGS):
+                waiting = [i for i in waiting if turn < len(readings[i])]
+                programs = [Program((readings[i][turn],), tests[i]) for i in waiting]
+                for i, outcome in zip(waiting, sandbox.run_all(programs) if programs else (), strict=True):
+                    outcomes.setdefault(i, outcome)
+                    if not no_program(outcome):
+                        outcomes[i] = outcome
+                waiting = [i for i in waiting if no_program(outcomes[i])]
+        return [self._verdict(a, test, outcomes.get(i)) for i, (a, test) in enumerate(zip(answers, tests, strict=True))]
+
+    def _sandbox(self, workers: int | None = None) -> Sandbox:
+        path = (sysconfig.get_path("purelib"),) if self.packages else ()
+        return Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers, self._backend())
+
+    def _backend(self) -> Backend:
+        return Backend(self.backend, self.image, 4 * self.memory_mb)
+
+    def _verdict(self, answer: Answer, tests: Sequence[str], outcome: Outcome | None) -> Verdict:
+        if outcome is None:
+            return Verdict(False, 0.0, "no tests in the reference", failed=True)
+        if no_program(outcome) and answer.final.strip() and not has_code(answer.final):
+            return Verdict.doubt(f"no program in the answer: {short(answer.final, 40)!r}")
+        source = f" ({short(tests[outcome.check - 1])})" if outcome.check else ""
+        passed = outcome.status == "passed"
+        return Verdict(passed, float(passed), outcome.reason + source, failed=outcome.status in ("broken", "lost"))
+
+    def usable(self, reference: Any) -> str | None:
+        if isinstance(reference, str) and "assert" not in reference:
+            return "no assert in it"
+        return None if any(c.strip() for c in checks(reference)) else "no tests in it"
+
+
+def no_program(outcome: Outcome) -> bool:
+    """Whether a reading did not compile or did not run to its end, before any test: another reading may be meant."""
+    return outcome.check == 0 and outcome.status in ("failed", "exited")
+
+
+def checks(reference: Any) -> tuple[str, ...]:
+    """The sources to run after the program: the setup if there is one, then each test."""
+    setup: tuple[str, ...] = ()
+    if isinstance(reference, dict):
+        setup = (reference["setup"],) if isinstance(reference.get("setup"), str) and reference["setup"].strip() else ()
+        reference = reference.get("tests")
+    if isinstance(reference, str):
+        return (*setup, reference) if reference.strip() else ()
+    if isinstance(reference, (list, tuple)) and reference and all(isinstance(test, str) for test in reference):
+        return (*setup, *reference)
+    return ()

@@ -1,0 +1,102 @@
+"""The `python` judge."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pydantic import Field, field_validator
+
+from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.errors import UserError
+from holdfast.sandbox.pool import Limits, Sandbox, one_line
+from holdfast.sandbox.protection import describe_own_function
+
+
+class Python(Judge):
+    """A function of yours: `(prompt, response, reference) -> bool | float | dict`. [your own]
+
+    `prompt` is the list of messages before the answer, `response` the answer's text (of a model that thinks, what it
+    says after the thought), `reference` what the row holds. A bool is the verdict; a number in [0, 1] is the score,
+    passing from `threshold` on; a dict has `passed` or `score` (or both) and perhaps `reason`, or `unreadable: True`
+    where the function cannot tell. The function runs in a contained process, like code written by a model: if it
+    raises, hangs, takes all memory, starts processes, writes files or opens sockets, only that row's judging fails.
+    """
+
+    function: str = Field(description="`module:function`, or `file.py:function` relative to the working directory.")
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="Smallest score that passes, where the function gives a number."
+    )
+    seconds: float = Field(10.0, gt=0, description="Time for one call.")
+    memory_mb: int = Field(4096, ge=64, description="Memory of the process in MiB.")
+
+    @field_validator("function")
+    @classmethod
+    def _has_both_parts(cls, function: str) -> str:
+        module, _, name = function.rpartition(":")
+        if not module or not name.isidentifier():
+            raise ValueError("must be module:function or file.py:function")
+        return function
+
+    def look_ahead(self) -> None:
+        target, path = self._locate()
+        with Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers=1) as sandbox:
+            sandbox.load(target)
+
+    def protection(self) -> str | None:
+        with Sandbox(Limits(self.seconds, self.memory_mb), workers=1) as sandbox:
+            return describe_own_function(sandbox.walls)
+
+    def judge(self, answer: Answer) -> Verdict:
+        return self.judge_all([answer])[0]
+
+    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+        inputs = [json.loads(json.dumps([a.prompt, a.final, a.reference], default=str)) for a in answers]
+        target, path = self._locate()
+        with Sandbox(Limits(self.seconds, self.memory_mb, path=path)) as sandbox:
+            return [self.read(result) for result in sandbox.call_all(target, inputs)]
+
+    def _locate(self) -> tuple[str, tuple[str, ...]]:
+        """The function's full name, and where imports are looked for."""
+        module, _, name = self.function.rpartition(":")
+        path = [os.getcwd(), *(str(Path(p).resolve()) for p in sys.path if p)]
+        if not module.endswith(".py"):
+            return self.function, tuple(dict.fromkeys(path))
+        file = Path(module).resolve()
+        if not file.is_file():
+            raise UserError(f"judge.function: {module} is not a file; correct the path")
+        return f"{file}:{name}", tuple(dict.fromkeys([str(file.parent), *path]))
+
+    def read(self, result: dict[str, Any]) -> Verdict:
+        """The verdict in what the function returned."""
+        if "error" in result:
+            return Verdict(False, 0.0, one_line(result["error"]), failed=True)
+        value, reason = result["value"], ""
+        if isinstance(value, dict):
+            reason = one_line(str(value.get("reason", "")))
+            if value.get("unreadable") is True:
+                return Verdict.doubt(reason or "the function cannot tell")
+            passed, score = value.get("passed"), value.get("score")
+            if isinstance(passed, bool) and score is None:
+                return Verdict(passed, float(passed), reason)
+            if isinstance(passed, bool) and usable_score(score):
+                return Verdict(passed, float(score), reason)
+            value = score if passed is None else None
+        if isinstance(value, bool):
+            return Verdict(value, float(value), reason)
+        if usable_score(value):
+            return Verdict(value >= self.threshold, float(value), reason or f"score {value:g}")
+        kind = result["type"] if value is None else repr(value)
+        return Verdict(
+            False, 0.0, f"returned {kind}; expected a bool, a number in [0, 1], or a dict of them", failed=True
+        )
+
+
+def usable_score(value: Any) -> TypeGuard[float]:
+    """Whether `value` is a number in [0, 1]."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

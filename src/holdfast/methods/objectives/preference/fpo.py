@@ -1,0 +1,139 @@
+"""FPO: DPO on averages, held to the reference's features instead of its whole distributions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from holdfast.axes.objective import Losses, Objective
+from holdfast.axes.objective_settings import Settings
+from holdfast.methods.objectives.terms.pairs import against_reference, by_row, row_weights, watched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.axes.objective import Batches
+    from holdfast.data.batching.batches import Batch
+    from holdfast.data.row_shapes import Kind
+    from holdfast.models.policy import Kept, Policy
+
+MOST = 1024
+"""Features of the reference kept for each answer: the strongest; all there are, unless answers are long and varied."""
+
+
+class FPO(Objective):
+    """Length-normalised DPO, held to the reference by sparse features of the answers. [Yin et al. 2024, 2411.07618]
+
+    What it does: token-wise constraints (as in TDPO) keep a model near its reference, but need the reference's whole
+    distributions. Here a sparse autoencoder turns final hidden states into few active features, and the answers'
+    averages of these stand for the distributions: small enough to be kept, and cheap to compare.
+
+    When it helps: the model should learn what is preferred and go on representing answers as it did; no reference
+    model fits beside it.
+
+    When it fails: the constraint sees the strongest features only, and only of rejected answers (chosen ones serve as
+    the measure, without gradient); with an autoencoder that explains little it is noise: watch `features/explained`.
+    It costs a second forward pass.
+
+    Columns: prompts with `chosen` and `rejected`. Rows may carry `weight`.
+
+    Formula, with a(y) the mean log-probability of answer y of n tokens, h_t [D] the final hidden state that predicts
+    token t, f(h_t) [F] its features, sg without gradient; a, E [pairs, 2]; mean over pairs:
+
+        f(h) = the `active` largest of max(0, h W + b), others 0          W [D, F], F = wider * D, frozen
+        F(y) = (1/n) sum_t f(h_t)                                         under model and reference, [F] each
+        E(y) = mean over the `top` largest features of the model's F(y) of (F_ref(y) - F(y))^2
+        L    = -log sigmoid(beta [(a - a_ref)(chosen) - (a - a_ref)(rejected) - alpha (E(rejected) - sg E(chosen))])
+
+    alpha = 0: `dpo` with loss sigmoid_norm. The authors' code divides F(y) by the padded length of the batch; here it
+    is n, so that neighbours do not matter. They use ready-made autoencoders (Gemma Scope, JumpReLU, 16 thousand
+    features of layer 25, fed with final states); here a small one is trained on the untouched model's final states at
+    answer tokens before the first step (see `autoencoder.py`), since most models have none.
+
+    Paper's settings: learning rate 5e-7, 150 warm-up steps, Gemma-2 2B and 9B.
+    """
+
+    paper: ClassVar[str] = "Yin et al. 2024, arXiv 2411.07618"
+    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
+    rows: ClassVar[Kind] = "pair"
+    needs_reference: ClassVar[bool] = True
+    prepares: ClassVar[bool] = True
+
+    beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
+    alpha: float = Field(0.5, ge=0, description="Weight of the features' distance; the paper tries 0.5 and 5.")
+    top: int = Field(50, ge=1, description="Features compared: the model's strongest.")
+    wider: int = Field(4, ge=1, description="Features for each number of a hidden state.")
+    active: int = Field(32, ge=1, description="Features active at a token.")
+    steps: int = Field(300, ge=1, description="Steps of the autoencoder's own training.")
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"preference": batch.n_rows}
+
+    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
+        import torch
+
+        from holdfast.methods.objectives.terms.autoencoder import drawn, trained
+
+        generator, device = torch.Generator().manual_seed(0), policy.causal.device
+        states = drawn(policy, batches, generator)
+        kept.tensors |= trained(
+            states, wider=self.wider, active=self.active, steps=self.steps, generator=generator, device=device
+        )
+        for batch in batches():
+            features = self._features(policy.states(batch, batch.where), batch, kept)  # [S, F]
+            found = features.topk(min(MOST, features.shape[1]), dim=1)
+            kept.rows["strengths"].put(batch, found.values, by="sequence")
+            kept.rows["features"].put(batch, found.indices.int(), by="sequence")
+
+    def losses(self, policy: Policy, batch: Batch) -> Losses:
+        states, kept = policy.states(batch, batch.where), policy.kept  # [N, D]
+        gains, s, lengths = against_reference(policy, batch, states)  # [P, 2]
+        ours = self._features(states, batch, kept)  # [S, F]
+        errors = by_row(feature_errors(ours, self._reference(batch, kept, ours), self.top), batch)  # [P, 2]
+        pairs = pair_losses(gains / lengths, errors, self.beta, self.alpha)
+        count = float(batch.n_rows)
+        seen = {
+            "features/chosen": (errors[:, 0].sum().item(), count),
+            "features/rejected": (errors[:, 1].sum().item(), count),
+            "features/explained": (kept.tensors["explained"].item() * count, count),
+        }
+        return Losses(
+            {"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains / lengths, gains) | seen
+        )
+
+    def _features(self, states: Tensor, batch: Batch, kept: Kept) -> Tensor:
+        """Features of `states` [N, D] averaged over each answer, [S, F]."""
+        from holdfast.methods.objectives.terms.autoencoder import encoded
+
+        strengths, places = encoded(states, kept.tensors, self.active)  # [N, active]
+        return averaged(strengths, places, batch.sequence, batch.lengths(), len(kept.tensors["bias"]))
+
+    def _reference(self, batch: Batch, kept: Kept, like: Tensor) -> Tensor:
+        """The reference's features averaged over each answer, [S, F]."""
+        strengths, places = (kept.rows[name].get(batch) for name in ("strengths", "features"))
+        assert strengths is not None  # `prepare` saw every row
+        assert places is not None
+        places = places.view(len(like), -1).long()
+        return like.new_zeros(like.shape).scatter(1, places, strengths.view(len(like), -1))
+
+
+def averaged(strengths: Tensor, places: Tensor, sequence: Tensor, lengths: Tensor, features: int) -> Tensor:
+    """Sums over each sequence of the labels' `strengths` at `places` [N, active], divided by `lengths` [S]: [S, F]."""
+    total = strengths.new_zeros(len(lengths) * features)
+    index = sequence[:, None] * features + places
+    return total.index_add(0, index.flatten(), strengths.flatten()).view(-1, features) / lengths[:, None]
+
+
+def feature_errors(ours: Tensor, reference: Tensor, top: int) -> Tensor:
+    """The mean squared difference [S] over each sequence's `top` largest features of `ours` [S, F]."""
+    largest = ours.detach().topk(min(top, ours.shape[1]), dim=1).indices
+    return (reference.gather(1, largest) - ours.gather(1, largest)).square().mean(1)
+
+
+def pair_losses(gains: Tensor, errors: Tensor, beta: float, alpha: float) -> Tensor:
+    """The loss [P] of each pair from gains per token and feature errors, [P, 2] each (chosen, rejected)."""
+    from torch.nn.functional import logsigmoid
+
+    constraint = errors[:, 1] - errors[:, 0].detach()
+    return -logsigmoid(beta * (gains[:, 0] - gains[:, 1] - alpha * constraint))

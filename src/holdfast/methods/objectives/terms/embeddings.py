@@ -1,0 +1,79 @@
+"""Directions of prompts, by which they can be compared: the model's own, or a sentence encoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.axes.objective import Batches
+    from holdfast.data.batching.batches import Batch
+    from holdfast.models.policy import Policy
+
+
+def by_model(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
+    """For every batch, in which direction [R, D] each row's prompt differs from the mean of all, in half precision."""
+    import torch
+
+    means = [prompt_means(policy, batch) for batch in batches()]
+    everywhere = torch.cat(means).mean(0)  # [D]
+    for batch, own in zip(batches(), means, strict=True):
+        yield batch, directed(own, everywhere)
+
+
+def by_encoder(name: str, policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
+    """For every batch, the directions [R, D] of its prompts by a sentence-transformers model, in half precision.
+
+    Raises:
+        UserError: If the package is not installed, or there is no such model.
+    """
+    from holdfast.models.loading import load_tokenizer
+
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError("rpo.embedder needs a package; run pip install 'holdfast[embed]'") from error
+    try:
+        encoder = SentenceTransformer(name, device=str(policy.causal.device), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"rpo.embedder: {name} cannot be loaded as a sentence-transformers model") from error
+    tokenizer = load_tokenizer(policy.causal.name_or_path or "")
+    for batch in batches():
+        texts = tokenizer.batch_decode(prompt_ids(batch), skip_special_tokens=True)
+        found = encoder.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+        yield batch, found.half()
+
+
+def prompt_ends(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The flat position of each row's last prompt token, and the prompt's length, [R]; the first label follows it."""
+    last = batch.where.new_full((batch.n_sequences,), batch.position_ids.numel())
+    last = last.scatter_reduce(0, batch.sequence, batch.where, "amin")[batch.roles == 0]
+    return last, batch.position_ids.flatten()[last] + 1
+
+
+def prompt_ids(batch: Batch) -> list[list[int]]:
+    """The tokens of each row's prompt."""
+    ids = batch.input_ids.flatten()
+    last, lengths = (found.tolist() for found in prompt_ends(batch))
+    return [ids[end + 1 - length : end + 1].tolist() for end, length in zip(last, lengths, strict=True)]
+
+
+def prompt_means(policy: Policy, batch: Batch) -> Tensor:
+    """Final hidden states averaged over each row's prompt, [R, D], fp32: the tokens before chosen's first label."""
+    import torch
+
+    last, lengths = prompt_ends(batch)  # [R]
+    row = torch.repeat_interleave(torch.arange(len(last), device=last.device), lengths)  # [prompt tokens]
+    back = lengths.cumsum(0)[row] - 1 - torch.arange(len(row), device=last.device)
+    states = policy.states(batch, last[row] - back).float()
+    return states.new_zeros(len(last), states.shape[1]).index_add(0, row, states) / lengths[:, None]
+
+
+def directed(embeddings: Tensor, everywhere: Tensor) -> Tensor:
+    """The directions [R, D], in half precision, in which embeddings differ from the mean; 0 where they hardly do."""
+    apart = embeddings - everywhere
+    return (apart / apart.norm(dim=-1, keepdim=True).clamp_min(1e-3 * everywhere.norm())).half()

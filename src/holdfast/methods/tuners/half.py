@@ -1,0 +1,116 @@
+"""Half fine-tuning (HFT): half of every layer moves, the other half stays what it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from holdfast.axes.tuner import Tuner
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from holdfast.models.loading import Model
+
+    Units = list[tuple[nn.Parameter, ...]]
+    """What is drawn together: a matrix with its bias, or a norm."""
+
+
+class Half(Tuner):
+    """Half of each layer's matrices move, the other half stay frozen. [Hui et al. 2024, arXiv 2404.18466]
+
+    What: a random 0/1 mask M over the matrices of the transformer layers, drawn once per round;
+    theta_t = theta_{t-1} - M * update(grad L), the same as penalising ||(1 - M)(theta - theta_0)||^2 without bound.
+    Per layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others;
+    1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2), a random
+    half of the layers moves the first and the others the second: half of the weights move, exactly, over an even number
+    of layers. With grouped-query attention K and V are smaller and the realised share differs (see `share_of`).
+    A bias goes with its matrix. Embeddings and head move. Frozen weights are out of the optimizer: no decay, momentum.
+
+    When it helps: the paper reports target scores at or above full fine-tuning, clearly less lost knowledge and about
+    30 % less time. One line, nothing to tune; shares from 0.4 to 0.6 do alike.
+
+    When it fails: very small models, where each matrix is needed; a tied embedding (it moves, and the head with it).
+
+    Columns needed: none beyond the objective's.
+
+    Continual learning: every stage of a recipe draws anew, its number being the `round`; from run to run say `round: 1,
+    2, ...`. `complement` moves what the same draw had frozen.
+
+    Stored: all weights. Not an adapter.
+
+    Paper: Hui, Zhang, Wang, Xu, Sun, Wu 2024, arXiv 2404.18466 (ACL 2025). Numbers there (Llama-2-7B, TRACE in
+    sequence): full 45.7, model 46.9, layer 47.9, category 51.3.
+    """
+
+    paper: ClassVar[str] = "Hui et al. 2024, arXiv 2404.18466"
+    counts_stages: ClassVar[str] = "round"
+
+    share: float = Field(0.5, ge=0, le=1, description="Share of the matrices that move.")
+    level: Literal["category", "layer", "model"] = Field(
+        "category",
+        description="Draw within each layer's attention, MLP and norms, within each layer, or over the model.",
+    )
+    embeddings: bool = Field(True, description="Whether embeddings, head and the final norm move.")
+    round: int = Field(0, ge=0, description="Number of the draw in a sequence of trainings; default: the stage's.")
+    complement: bool = Field(False, description="Move exactly the layers' weights that this draw would freeze.")
+
+    def apply(self, model: Model, seed: int) -> Model:
+        """Freeze, in place, all that the draw of (`seed`, `round`) does not move."""
+        import numpy as np
+
+        from holdfast.training.distributed import layers_of
+
+        generator = np.random.default_rng([seed, self.round])
+        layers = [categories(layer) for layer in layers_of(model)]
+        model.requires_grad_(self.embeddings)
+        for pool in self._pools(layers):
+            for units, moving in zip(pool, self._draw(pool, generator), strict=True):
+                for index, unit in enumerate(units):
+                    for parameter in unit:
+                        parameter.requires_grad_((index in moving) != self.complement)
+        return model
+
+    def _pools(self, layers: list[dict[str, Units]]) -> list[list[Units]]:
+        """Lists (over the layers) of the units one draw chooses from."""
+        if self.level == "category":
+            return [[layer[name] for layer in layers if name in layer] for name in ("attention", "mlp", "norm")]
+        joined = [[unit for units in layer.values() for unit in units] for layer in layers]
+        return [joined] if self.level == "layer" else [[[unit for layer in joined for unit in layer]]]
+
+    def _draw(self, pool: list[Units], generator: np.random.Generator) -> list[set[int]]:
+        """For each layer the indexes that move: round(share * all) in all, as evenly over the layers as can be."""
+        if not pool:
+            return []
+        order = generator.permutation(len(pool))
+        if self.share == 0.5 and {len(units) for units in pool} == {2}:
+            first = set(order[: len(pool) // 2].tolist())
+            return [{0} if layer in first else {1} for layer in range(len(pool))]
+        quota = [int(self.share * len(units)) for units in pool]
+        rest = round(self.share * sum(map(len, pool))) - sum(quota)
+        for layer in order[:rest]:
+            quota[layer] += 1
+        return [set(generator.permutation(len(units))[:n].tolist()) for units, n in zip(pool, quota, strict=True)]
+
+
+def categories(layer: nn.Module) -> dict[str, Units]:
+    """The layer's units by category: attention, mlp (all that is neither of the others), norm."""
+    found: dict[str, Units] = {}
+    for path, module in layer.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        lowered = f"{path} {type(module).__name__}".lower()
+        name = "norm" if "norm" in lowered else "attention" if "attn" in path or "attention" in path else "mlp"
+        # A module's weight and bias belong together; other names (fused experts) are matrices of their own.
+        together = tuple(own.pop(key) for key in ("weight", "bias") if key in own)
+        found.setdefault(name, []).extend(([together] if together else []) + [(p,) for p in own.values()])
+    return {name: units for name, units in found.items() if units}
+
+
+def share_of(model: Model) -> float:
+    """Realised share of the layers' parameters that move."""
+    from holdfast.training.distributed import layers_of
+
+    parameters = [p for layer in layers_of(model) for p in layer.parameters()]
+    return sum(p.numel() for p in parameters if p.requires_grad) / max(1, sum(p.numel() for p in parameters))

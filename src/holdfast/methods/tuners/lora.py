@@ -1,0 +1,146 @@
+"""LoRA: low-rank updates beside frozen weights, through PEFT."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from holdfast.axes.tuner import Tuner
+from holdfast.methods.tuners.modules import ALL, see_names, see_parameters, see_targets, shapes, targets_of
+from holdfast.methods.tuners.reach import Reach, adapters_of, reach_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+    from holdfast.models.loading import Model
+
+
+class LoRA(Tuner):
+    """Low-rank updates beside frozen weights. [Hu et al. 2021, arXiv 2106.09685]
+
+    What: a linear map W [out, in] becomes W + s B A with A [r, in] drawn at random, B [out, r] = 0 and s = alpha / r
+    (alpha / sqrt(r) with `rslora`). Only A and B move, so that the first step starts from exactly the base model.
+
+    When it helps: little memory (optimizer states for about 1 % of the weights), small files, forgets less than `full`
+    at the same target score, and comes off again: the base stays bit-identical. Reference log-probabilities cost
+    no second model (`dpo`).
+
+    When it fails: learning a lot of new material (low rank); it needs a learning rate about ten times that of `full`
+    (1e-4 to 3e-4), else it seems not to learn. New tokens need `modules_to_save: [embed_tokens, lm_head]`.
+
+    Columns needed: none beyond the objective's.
+
+    Knobs: `dora` trains direction and length of each column apart (Liu et al. 2024, arXiv 2402.09353), slower;
+    `rslora` keeps the update's size independent of r (Kalajdzievski 2023, arXiv 2312.03732), for r above 32.
+
+    Stored: A and B as a PEFT adapter. Merging adds s B A to W.
+
+    Paper: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen 2021, arXiv 2106.09685.
+    """
+
+    paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    adapter: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = True
+
+    r: int = Field(8, ge=1, description="Rank.")
+    alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A.")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="Names of the adapted modules, a regular expression, or all-linear (all but the head).",
+    )
+    target_parameters: tuple[str, ...] = Field(
+        (), description="Beside them, tensors of experts that are no modules, such as mlp.experts.gate_up_proj."
+    )
+    modules_to_save: tuple[str, ...] = Field((), description="Modules trained in full and stored with the adapter.")
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
+    dora: bool = Field(False, description="Weight-decomposed LoRA.")
+    init: Literal["default", "gaussian", "orthogonal"] = Field(
+        "default", description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B)."
+    )
+
+    def apply(self, model: Model, seed: int) -> Model:
+        """A `PeftModel` around `model`, whose A start from `seed`; the base weights are frozen.
+
+        Raises:
+            UserError: If `target_modules` matches nothing in the model.
+        """
+        import torch
+        from peft import get_peft_model
+
+        self._see(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return get_peft_model(model, self._config(model))
+
+    def _config(self, model: Model) -> LoraConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
+            lora_dropout=self.dropout,
+            target_modules=targets_of(self.target_modules),
+            target_parameters=list(self.target_parameters) or None,
+            modules_to_save=list(self.modules_to_save) or None,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=True if self.init == "default" else self.init,
+            # GPT-2 stores its linear maps transposed; PEFT asks to be told.
+            fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
+        )
+
+    def look_ahead(self, model: Model) -> None:
+        """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
+        self._see(model)
+        self._reach(model)
+
+    def _see(self, model: Model) -> None:
+        see_targets(model, targets_of(self.target_modules))
+        see_names("modules_to_save", model, list(self.modules_to_save))
+        see_parameters(model, self.target_parameters)
+
+    def _reach(self, model: Model) -> Reach:
+        config = self._config(model)
+        if self.init != "default":
+            config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
+        return reach_of(adapters_of(model, config))
+
+    def remarks(self, model: Model) -> list[str]:
+        """A line with the share of the weights that adapters sit beside."""
+        found = self._reach(model)
+        return [f"adapters sit beside {found.adapted / found.weights:.0%} of the model's {found.weights:,} weights"]
+
+    def cautions(self, model: Model) -> list[str]:
+        """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
+        return [*self._high_rank(model), *(self._reach(model).left_out() if self.target_modules == ALL else ())]
+
+    def _high_rank(self, model: Model) -> list[str]:
+        """More parameters than the whole matrix has."""
+        smaller = [shape for shape in shapes(model, targets_of(self.target_modules)) if min(shape) < self.r]
+        if not smaller:
+            return []
+        least = min(smaller, key=min)
+        return [
+            f"tuner.r {self.r:,} is larger than {len(smaller):,} of the matrices it updates (the smallest is "
+            f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
+            "or tuner: full"
+        ]
+
+    def base(self, model: Model) -> AbstractContextManager[None]:
+        """A context with the adapter switched off."""
+        return model.disable_adapter()  # type: ignore[operator]
+
+    def merge(self, model: Model) -> PreTrainedModel:
+        """The plain model with W + s B A in place of W (in place; `model` is used up).
+
+        Raises:
+            ValueError: By PEFT, if the merged weights are not finite.
+        """
+        from holdfast.models.merging import merged
+
+        return merged(model)

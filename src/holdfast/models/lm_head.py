@@ -1,0 +1,276 @@
+"""From final hidden states to log-probabilities, with logits a chunk of rows at a time and gradients made early.
+
+A row's gradient towards its hidden state is a number times one vector, whatever the loss, so with a frozen head that
+vector is made while the logits are there: two products over the vocabulary in all. The head's own gradient needs the
+numbers themselves; a loss that is a plain weighted sum knows them beforehand (`Head.nll`: three products), any other
+has the logits computed again (`Head.logps`: four).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from holdfast.models.loading import evaluating, intercepted, intercepted_alone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class _LabelLogps(torch.autograd.Function):
+    """log softmax(shape(h W' + b))[label], rows independent of one another.
+
+    What fits in one chunk is kept for the backward pass; otherwise each chunk is computed again, unless only the hidden
+    states need a gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: Head, rows: int
+    ) -> Tensor:
+        ctx.head, ctx.rows, ctx.dtype = head, rows, _compute_dtype(weight)
+        need_h, need_w, need_b = ctx.needs_input_grad[:3]
+        alone = need_h and not (need_w or need_b)
+        early = _Totals(head, hidden, weight, bias, (True, False, False), ctx.dtype) if alone else None
+        logps, kept = [], None
+        for chunk in _chunks(head, hidden, weight, bias, labels, rows, ctx.dtype):
+            logps.append(chunk.logps)
+            if early is not None:
+                early.add(chunk, None)
+            elif len(labels) <= rows:
+                kept = chunk
+        p, slope = (None, None) if kept is None else (kept.p, kept.slope)
+        ctx.save_for_backward(hidden, weight, bias, labels, p, slope, None if early is None else early.hidden)
+        return torch.cat(logps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels, p, slope, early = ctx.saved_tensors
+        if early is not None:
+            return ((early * grad[:, None]).to(hidden.dtype), None, None, None, None, None)
+        totals = _Totals(ctx.head, hidden, weight, bias, ctx.needs_input_grad, ctx.dtype)
+        again = _chunks(ctx.head, hidden, weight, bias, labels, ctx.rows, ctx.dtype)
+        for chunk in again if p is None else [_Chunk(slice(None), labels, grad, p, slope)]:
+            totals.add(chunk, grad[chunk.cut])
+        return (*totals.result(), None, None, None)
+
+
+class _WeightedNLL(torch.autograd.Function):
+    """-sum_i c_i log softmax(shape(h_i W' + b))[label_i]; gradients made going forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        coefficients: Tensor,
+        head: Head,
+        rows: int,
+    ) -> Tensor:
+        dtype = _compute_dtype(weight)
+        totals = _Totals(head, hidden, weight, bias, ctx.needs_input_grad, dtype)
+        total = torch.zeros((), dtype=totals.wide, device=hidden.device)
+        for chunk in _chunks(head, hidden, weight, bias, labels, rows, dtype):
+            total -= (chunk.logps * coefficients[chunk.cut]).sum()
+            totals.add(chunk, -coefficients[chunk.cut])
+        ctx.save_for_backward(*totals.result())
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        made = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.saved_tensors)
+        return (*made, None, None, None, None)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Some rows.
+
+    Args:
+        cut: Which.
+        labels: [rows].
+        logps: Their log-probabilities [rows].
+        p: All probabilities [rows, V], in fp32 or better; `_Totals.add` uses them up.
+        slope: The derivative of the soft cap there, [rows, V]; None without one.
+    """
+
+    cut: slice
+    labels: Tensor
+    logps: Tensor
+    p: Tensor
+    slope: Tensor | None
+
+
+def _chunks(
+    head: Head, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int, dtype: torch.dtype
+) -> Iterator[_Chunk]:
+    """The rows in turn, computed in `dtype`.
+
+    On a CPU, where fresh memory is dear, a chunk's probabilities stand where the next one's will.
+    """
+    w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
+    place = None
+    if hidden.device.type == "cpu" and b is None and hidden.dtype == dtype == torch.float32:
+        place = hidden.new_empty(min(rows, len(labels)), len(weight))
+    for start in range(0, max(len(labels), 1), rows):
+        cut = slice(start, start + rows)
+        h, y = hidden[cut], labels[cut, None]
+        raw = _linear(h, w, b) if place is None else torch.mm(h, w.t(), out=place[: len(h)])
+        z = head.shape(raw)  # [rows, V]
+        top, likeliest = z.max(-1, keepdim=True)
+        of_label, slope = z.gather(1, y), head.slope(z)
+        p = torch.softmax(z, -1) if place is None else torch.softmax(z, -1, out=z)
+        logps = of_label - top + p.gather(1, likeliest).log_()
+        yield _Chunk(cut, labels[cut], logps[:, 0], p, slope)
+
+
+class _Totals:
+    """Gradients of hidden states, weight and bias, those that are needed, summed over chunks in fp32 (or better)."""
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        needs: Sequence[bool],
+        dtype: torch.dtype,
+    ) -> None:
+        self.scale, self.inputs, self.dtype = head.scale, (hidden, weight, bias), dtype
+        self.wide = torch.promote_types(dtype, torch.float32)
+        self.hidden = torch.empty_like(hidden) if needs[0] else None
+        self.weight = torch.zeros_like(weight, dtype=self.wide) if needs[1] else None
+        self.bias = torch.zeros_like(bias, dtype=self.wide) if needs[2] and bias is not None else None
+
+    def add(self, chunk: _Chunk, grad: Tensor | None) -> None:
+        """Take in a chunk where dL/dlogp is `grad` [rows], or 1."""
+        rates = chunk.p.new_ones(len(chunk.p)) if grad is None else grad.to(self.wide)
+        rates = rates[:, None] * -self.scale  # [rows, 1]
+        d = chunk.p.scatter_add_(1, chunk.labels[:, None], torch.full_like(rates, -1.0))  # p - 1 at the label
+        d = (d if chunk.slope is None else d.mul_(chunk.slope)).to(self.dtype)
+        hidden, weight, _ = self.inputs
+        if self.hidden is not None:
+            self.hidden[chunk.cut] = (d @ weight.to(self.dtype)) * rates
+        if self.weight is not None:
+            states = (hidden[chunk.cut] * rates).to(self.dtype)
+            if self.dtype == self.wide:
+                self.weight.addmm_(d.t(), states)
+            else:
+                self.weight += d.t() @ states
+        if self.bias is not None:
+            self.bias += d.t().to(self.wide) @ rates[:, 0]
+
+    def result(self) -> tuple[Tensor | None, ...]:
+        """The gradients, in the dtypes of what they belong to."""
+        found = (self.hidden, self.weight, self.bias)
+        return tuple(
+            g if g is None or like is None else g.to(like.dtype) for g, like in zip(found, self.inputs, strict=True)
+        )
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """h W' + b in the weight's dtype, as fp32 (or better)."""
+    out = F.linear(hidden.to(weight.dtype), weight, bias)
+    return out.to(torch.promote_types(out.dtype, torch.float32))
+
+
+class Head:
+    """From final hidden states to logits: the output embedding, a scale and a soft cap.
+
+    What a family does after its output embedding (Gemma caps, Cohere multiplies, Granite divides) is proposed from the
+    configuration and proven by reproducing the model's own logits on four tokens. `exact` is False when nothing does:
+    then the model's own forward pass makes the logits.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.scale, self.cap, self._known = 1.0, 0.0, False
+        ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+        with evaluating(model):
+            wanted = model(input_ids=ids, use_cache=False).logits[0].float()
+            raw = self.module(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)[0].float()
+        tolerance = 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 3e-2
+        for scale, cap in self._candidates():
+            self.scale, self.cap = scale, cap
+            if torch.dist(self.shape(raw.clone()), wanted) <= tolerance * wanted.norm():
+                self._known = True
+                break
+
+    def _candidates(self) -> list[tuple[float, float]]:
+        config = self.model.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None) or 0.0
+        scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
+        known = [float(s) for s in scales if s]
+        return [(s, c) for c in dict.fromkeys((cap, 0.0)) for s in (*known, *(1 / s for s in known), 1.0)]
+
+    @property
+    def exact(self) -> bool:
+        """Whether logits are known from hidden states; not where somebody's own code runs around the whole model."""
+        return self._known and not intercepted_alone(self.model)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the weights of the output embedding say all it does: it is no adapter, and nobody hooked into it."""
+        return type(self.module) is nn.Linear and not intercepted(self.module)
+
+    @property
+    def module(self) -> nn.Module:
+        """The output embedding as it is now (sharding and adapters replace it)."""
+        return self.model.get_output_embeddings()
+
+    def shape(self, logits: Tensor) -> Tensor:
+        """Scale and cap `logits`, in place where no gradient is recorded."""
+        if self.scale != 1.0:
+            logits = logits * self.scale if logits.requires_grad else logits.mul_(self.scale)
+        if self.cap:
+            capped = logits / self.cap if logits.requires_grad else logits.div_(self.cap)
+            logits = capped.tanh() * self.cap if logits.requires_grad else capped.tanh_().mul_(self.cap)
+        return logits
+
+    def slope(self, z: Tensor) -> Tensor | None:
+        """The derivative of the soft cap where it gave `z`: 1 - (z / cap)^2; None without a cap."""
+        return 1 - (z / self.cap).square_() if self.cap else None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[M, D] to [M, V], fp32, differentiable."""
+        out = self.module(hidden)
+        return self.shape(out.to(torch.promote_types(out.dtype, torch.float32)))
+
+    def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
+        """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""
+        module = cast(nn.Linear, self.module)
+        if self._plain:
+            weight = module.weight if weight is None else weight
+            return _LabelLogps.apply(hidden, weight, module.bias, labels, self, rows)
+        # An adapter or a quantised layer: only its own forward pass knows what it computes.
+        chunks = zip(hidden.split(rows), labels.split(rows), strict=True)
+        return torch.cat([checkpoint(self._module_logps, h, y, use_reentrant=False) for h, y in chunks])
+
+    def nll(
+        self, hidden: Tensor, labels: Tensor, coefficients: Tensor, rows: int, weight: Tensor | None = None
+    ) -> Tensor:
+        """The scalar -sum_i coefficients_i log p(labels_i), as from `logps`."""
+        module = cast(nn.Linear, self.module)
+        if self._plain and torch.is_grad_enabled():
+            weight = module.weight if weight is None else weight
+            return _WeightedNLL.apply(hidden, weight, module.bias, labels, coefficients, self, rows)
+        return -(self.logps(hidden, labels, rows) * coefficients).sum()
+
+    def _module_logps(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return -F.cross_entropy(self.logits(hidden), labels, reduction="none")

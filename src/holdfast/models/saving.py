@@ -1,0 +1,181 @@
+"""Models on disk: written whole, in the dtype they came in, with one card and ordinary rights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from holdfast.core.files import fresh_directory
+from holdfast.data.chat.settings import write_settings
+from holdfast.models.loading import adapted
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from holdfast.data.chat.encoder import Chat
+
+    Model = PreTrainedModel | PeftModel
+
+
+def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+    """Make the weights of a trained model, in place, what they will be once they were saved and loaded again.
+
+    fp32 master weights are rounded to what the files hold, so that what is measured is what others will load.
+
+    Args:
+        saved: The dtype of the files.
+        held: The dtype in which a loaded model is held (`weights_dtype`).
+    Returns:
+        `model`.
+    """
+    for parameter, value in _unsettled(model, saved, held, frozen=True):
+        parameter.grad = None
+        if parameter.dtype == held:
+            with torch.no_grad():
+                parameter.copy_(value)
+        else:
+            parameter.data = value
+    return model
+
+
+def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+    """A copy of a model in training as `settle` would make it, sharing what that leaves alone; or `model` itself."""
+    changed = {
+        id(p): nn.Parameter(value, requires_grad=False) for p, value in _unsettled(model, saved, held, frozen=False)
+    }
+    if not changed:
+        return model
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()} | changed)
+
+
+def _unsettled(
+    model: Model, saved: torch.dtype, held: torch.dtype, frozen: bool
+) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Parameters that are not as they will be once loaded, with their values then.
+
+    Args:
+        frozen: Whether those that do not train may have changed since they were loaded, as by merging.
+    """
+    for name, parameter in model.named_parameters():
+        if _of_adapter(model, name):
+            continue  # matrices of an adapter are stored and used in fp32
+        value = parameter.detach()
+        if parameter.requires_grad or frozen:
+            value = value.to(saved)
+        if value.dtype != parameter.dtype or held != parameter.dtype:
+            yield parameter, value.to(held)
+
+
+def save(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    *,
+    stop_ids: Iterable[int] = (),
+    state_dict: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    chat: Chat | None = None,
+) -> Path:
+    """Write a model that transformers, PEFT and vLLM load as it is; nobody ever sees it half written.
+
+    Args:
+        model: Plain, or a `PeftModel` (then only the adapter is written).
+        tokenizer: Written beside it with its chat template.
+        directory: Replaced if it exists; of a link only the link.
+        stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
+        state_dict: The gathered weights, when `model` holds only shards of them.
+        dtype: Of the weights in the files; default: as they are. The matrices of an adapter stay as they are.
+        chat: How the model was trained to be asked: its template is written with the tokenizer, its end tokens join
+            `stop_ids`, its settings stand in `chat_settings.json`.
+    Returns:
+        The directory.
+    """
+    with fresh_directory(Path(directory)) as side:
+        fill(side, model, tokenizer, stop_ids=stop_ids, state_dict=state_dict, dtype=dtype, chat=chat)
+    return Path(directory)
+
+
+def fill(
+    side: Path,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_ids: Iterable[int] = (),
+    state_dict: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    chat: Chat | None = None,
+) -> None:
+    """Write a model into the empty directory `side`; the rest as `save`."""
+    if chat is not None:
+        tokenizer, stop_ids = copy.copy(tokenizer), {*stop_ids, *chat.stop_ids}
+        tokenizer.chat_template = chat.template.text
+        write_settings(side, chat)
+    if adapted(model):
+        weights = _adapter_weights(model, dtype) if state_dict is None else dict(state_dict)
+        # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
+        model.save_pretrained(str(side), save_embedding_layers=False, state_dict=weights)
+    elif state_dict is None:
+        _set_stops(model, tokenizer, stop_ids)
+        _copy_to_save(model, dtype or model.dtype).save_pretrained(side)
+    else:
+        _set_stops(model, tokenizer, stop_ids)
+        model.save_pretrained(side, state_dict=dict(state_dict))
+    tokenizer.save_pretrained(side)
+    (side / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    give_rights(side)
+
+
+def give_rights(directory: Path) -> None:
+    """Let the files of a directory be read by whom the umask lets; safetensors writes them for their owner alone."""
+    probe = directory / ".rights"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in directory.iterdir():
+        if file.is_file():
+            file.chmod(mode)
+
+
+def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a plain model on the CPU with weights of `dtype`; or the model itself, if it is like that."""
+    if model.device.type == "cpu" and all(p.dtype == dtype for p in model.parameters()):
+        return model
+    weights = {id(p): nn.Parameter(p.detach().to("cpu", dtype), requires_grad=False) for p in model.parameters()}
+    made = copy.deepcopy(model, weights)
+    made.to("cpu")  # type: ignore[arg-type]  # buffers; its wrapper hides the type
+    return made
+
+
+def _adapter_weights(model: PeftModel, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """What PEFT stores of an adapter, on the CPU; modules that are trained in full in `dtype`, if that is given."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if _of_adapter(model, name):
+            found[name] = tensor.cpu()
+        elif "modules_to_save" in name:
+            found[name] = tensor.to("cpu", dtype)
+    return found
+
+
+def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> None:
+    """Let `generation_config` end answers at the model's own eos ids, the tokenizer's and `stop_ids`."""
+    settings = model.generation_config
+    own = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    ids = sorted({i for i in [*own, tokenizer.eos_token_id, *stop_ids] if i is not None})
+    settings.eos_token_id = ids[0] if len(ids) == 1 else ids or None
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+
+
+def _of_adapter(model: Model, name: str) -> bool:
+    """Whether a parameter belongs to an adapter, and is no copy of a module of the model beneath (modules_to_save)."""
+    return adapted(model) and str(model.base_model.prefix) in name and "modules_to_save" not in name

@@ -1,0 +1,61 @@
+"""Files of a finished run that are gone or damaged: said by name, and made again from what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.files import cut_off, read_json
+from holdfast.errors import UserError
+
+
+def lacks(path: Path) -> str:
+    """What a finished run no longer has whole, and why: its report or weights; "" for nothing."""
+    if not isinstance(read_json(path / "report.json"), dict):
+        return f"{path / 'report.json'} is {'damaged' if (path / 'report.json').exists() else 'missing'}"
+    if not (path / "model").exists() and not any(path.glob("checkpoints/step-*")):
+        return ""  # somebody has made room; the report stands
+    return weights_lack(path / "model")
+
+
+def weights_lack(directory: Path) -> str:
+    """What is wrong with the weights in a model's directory: none are there, or a file is cut; "" for nothing."""
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        return f"{directory} has no weights"
+    return next((f"{file}: {what}" for file in weights if (what := cut_off(file))), "")
+
+
+def mend_note(path: Path, state: dict[str, Any]) -> str:
+    """What is said of a finished run that is no longer whole; "" of others.
+
+    Raises:
+        UserError: If nothing is left to make it from.
+    """
+    what = lacks(path) if state["finished"] else ""
+    if what and not (path / "stages").exists() and not any(path.glob("checkpoints/step-*")):
+        raise UserError(f"{what}, and no checkpoint is left to make it again from; add --restart to train anew")
+    return what and f"{what}; it is made again from what the run has kept"
+
+
+def refuse_link(path: Path) -> None:
+    """The model of a run is replaced as a whole, which a link in its place would make a question of what is replaced.
+
+    Raises:
+        UserError: If `path` is a link.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link, and a run replaces its model as a whole; remove it, or set another output")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a `report.json` or `compare.json` that is there.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        verb = "compare" if path.name == "compare.json" else "train"
+        raise UserError(f"{path}: damaged; the holdfast {verb} command of {path.parent} makes it again")
+    return found

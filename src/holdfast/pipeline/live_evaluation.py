@@ -1,0 +1,125 @@
+"""What is measured while a model trains: a few questions of every task, and the held-out loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import UserError
+from holdfast.evaluation.gate import refuse_gate
+from holdfast.evaluation.summary import figures, held_out_of
+from holdfast.evaluation.task import POINTS
+from holdfast.pipeline.phases import (
+    Work,
+    measured,
+    subject_of,
+)
+from holdfast.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from holdfast.evaluation.task import Item, Task
+    from holdfast.training.callbacks import StepLog
+
+
+def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
+    """Log every step, show it, and measure the live tasks at the points the recipe asks for."""
+    from holdfast.models.loading import put
+    from holdfast.models.placement import give_back_memory, weights_dtype
+    from holdfast.models.saving import settled_copy
+    from holdfast.training.callbacks import Hooks
+
+    live = live_tasks(work.recipe, work.tasks)
+    base = live_figures(live, before) if before else {}
+
+    def on_step(log: StepLog) -> None:
+        work.folder.append_log(log_entry(log))
+        if work.ui.total is None:
+            work.ui.phase("train", log.steps)
+        work.ui.advance(
+            log.step - work.ui.done,
+            loss=log.loss, **work.shown, tokens_per_second=log.tokens_per_second, memory_gib=log.memory_gib,
+        )  # fmt: skip
+
+    def show(now: dict[str, float | None]) -> None:
+        for role, value in now.items():
+            name = _shown_as(role, live)
+            if value is not None and name:
+                work.shown[name] = (value, value - (base.get(role) or 0.0))
+
+    def on_evaluate(step: int, model: Any) -> float | None:
+        if not live:
+            return None
+        give_back_memory(work.base.device)
+        saved = work.base.dtype
+        model = put(settled_copy(model, saved, weights_dtype(saved, work.base.device)), work.base.device)
+        subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
+        items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
+        now = live_figures(live, items)
+        show(now)
+        work.folder.append_log({"step": step, **{role: value for role, value in now.items() if value is not None}})
+        work.ui.phase("train")
+        return compared_by(live, now)
+
+    show({"held_out": base.get("held_out")})
+    return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
+
+
+def log_entry(log: StepLog) -> dict[str, Any]:
+    """The line of `log.jsonl` for a step."""
+    return {
+        "step": log.step, "tokens": log.tokens, "loss": log.loss, "learning_rate": log.learning_rate,
+        "grad_norm": log.grad_norm, "clipped": log.clipped,
+        **{f"term/{name}": value for name, value in log.terms.items()}, **log.metrics,
+    }  # fmt: skip
+
+
+def _shown_as(part: str, live: list[Task]) -> str | None:
+    """What the live line calls a figure: a target in bits is no score, and held-out answers are shown as such."""
+    if part != "target":
+        return part
+    targets = [task.info for task in live if task.role == "target"]
+    if any(info.kind == "held_out" for info in targets):
+        return None
+    return part if all(info.unit is POINTS for info in targets) else "target_bits"
+
+
+LEAST_ANSWERS = 64
+"""Held-out answers measured during training at least: they cost one forward pass, and their loss decides."""
+
+
+def live_tasks(recipe: Recipe, tasks: list[Task]) -> list[Task]:
+    """The few questions of every task that are asked during training, and of the held-out answers rather more."""
+    few, beside = recipe.evaluate.live_items, held_out_of(tasks)
+    counts = [max(few, LEAST_ANSWERS) if task is beside else min(few, task.meta.get("live", few)) for task in tasks]
+    return [task.head(count) for task, count in zip(tasks, counts, strict=True) if count]
+
+
+def compared_by(live: list[Task], now: dict[str, float | None]) -> float | None:
+    """The loss by which steps are compared: that of the held-out answers, else the target, lower being better."""
+    if now["held_out"] is not None or now["target"] is None:
+        return now["held_out"]
+    target = next(task for task in live if task.role == "target")
+    return -now["target"] if target.info.unit.better == "higher" else now["target"]
+
+
+def refuse_unmeasured(recipe: Recipe, tasks: list[Task]) -> None:
+    """Refuse a gate, or a choice among steps, that nothing measured could decide.
+
+    Raises:
+        UserError: With what is missing.
+    """
+    refuse_gate(recipe.evaluate.gate, tasks)
+    train, live = recipe.train, live_tasks(recipe, tasks)
+    if train.keep == "last" and train.patience is None:
+        return
+    if not any(task.role == "target" for task in live) and held_out_of(live) is None:
+        asked = "train.keep: best" if train.keep == "best" else "train.patience"
+        raise UserError(
+            f"{asked} compares steps by the held-out answers or the target, and neither is measured during training; "
+            "give data.test some rows with answers, or evaluate.live_items more than 0"
+        )
+
+
+def live_figures(live: list[Task], items: dict[str, list[Item]]) -> dict[str, float | None]:
+    """Figures on the live questions by part; `items` may hold the answers to more of them."""
+    few = {task.name: items[task.name][: len(task.rows)] for task in live if task.name in items}
+    return figures(live, few)

@@ -1,0 +1,96 @@
+"""What can only be found out by trying: looked at before a run writes anything, and by `holdfast check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from holdfast.axes.judge import Judge
+from holdfast.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.evaluation.task import Task
+    from holdfast.models.loading import Model
+
+
+def look_ahead(
+    recipe: Recipe,
+    judge: Judge | None,
+    model: Model | None = None,
+    *,
+    samples: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Try the engine, the judge and the tuner's module names, none of which is needed before the base is measured.
+
+    Args:
+        judge: The recipe's, or the one found for its rows, if any.
+        model: The base; default: the shape of the recipe's, without weights.
+        samples: Whether rows are still to be sampled, so that the engine is needed.
+        say: Told what keeps code that the judge runs from harm.
+    Raises:
+        UserError: What the run would have raised after its first hours.
+    """
+    from holdfast.models.loading import load_skeleton
+
+    judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
+    if samples and any(curator.samples for curator in recipe.curate):
+        try_engine(recipe.sampling.engine, recipe.sampling.model)
+    if judge is not None and judged:
+        judge.look_ahead()
+        if say is not None and (line := judge.protection()):
+            say(line)
+        if judge.needs_engine and (kind := getattr(judge, "engine", None)):
+            try_engine(kind, getattr(judge, "model", None))
+    recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))
+
+
+def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:
+    """A line for every task with questions that do not fit into the model's context.
+
+    Raises:
+        UserError: If one holds a token that the model does not know.
+    """
+    out = []
+    for task in tasks:
+        if task.kind == "generate" and len(task.rows):
+            lengths = [len(ids) for ids in chat.prompt_ids_many([row.prompt for row in task.rows])]
+            over = sum(length >= context for length in lengths) if context else 0
+            if over:
+                out.append(
+                    f"{task.name}: {over:,} of {len(lengths):,} prompts do not fit into the model's context of "
+                    f"{context:,} tokens (the longest has {max(lengths):,}): they get no answer and count as not right"
+                )
+    return out
+
+
+def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:
+    """A line when answers are sampled by another engine than the recipe names, because that cannot run the model."""
+    from holdfast.generation.supported_models import native_lacks
+
+    samples = any(task.kind == "generate" for task in tasks) or any(curator.samples for curator in recipe.curate)
+    if not samples or recipe.sampling.engine == "transformers" or not (lacks := native_lacks(model)):
+        return []
+    return [
+        f"{model.config.model_type}: answers are sampled with transformers' generate, which is slower: the native "
+        f"engine does not know {lacks}"
+    ]
+
+
+def try_engine(kind: str, name: str | None) -> None:
+    """See that an engine is installed, or that a server answers and knows the model.
+
+    Raises:
+        UserError: If not.
+    """
+    if kind == "vllm":
+        from holdfast.generation.vllm import need_vllm
+
+        need_vllm()
+    elif kind.startswith("http"):
+        from holdfast.generation.openai_endpoint import EndpointEngine
+
+        _ = EndpointEngine(kind, name).model

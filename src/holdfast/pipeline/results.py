@@ -1,0 +1,179 @@
+"""What a run leaves behind: its model, report, card and curves."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.core.files import replace_file
+from holdfast.evaluation.gate import gate
+from holdfast.evaluation.summary import summarise
+from holdfast.pipeline.live_evaluation import live_figures, live_tasks
+from holdfast.pipeline.phases import (
+    Work,
+    preview,
+    subject_of,
+)
+from holdfast.pipeline.run_dir import versions
+from holdfast.pipeline.training_review import review
+
+if TYPE_CHECKING:
+    from holdfast.data.batching.tokenize import TableReport
+    from holdfast.data.rows import Rows
+    from holdfast.evaluation.task import Item
+    from holdfast.training.callbacks import TrainResult
+    from holdfast.training.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run.
+
+    Args:
+        path: Its directory; accepted wherever a model is.
+        report: The content of `report.json`.
+    """
+
+    path: Path
+    report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self._outcome()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the outcome, and a link to the report."""
+        page = html.escape(str(self.path / "report.html"), quote=True)
+        return f'<p><b>{html.escape(self._outcome())}</b><br><a href="{page}" target="_blank">{page}</a></p>'
+
+    def _outcome(self) -> str:
+        from holdfast.report.phrasing import verdict
+
+        return verdict(self.report) if self.report else "not measured in this process"
+
+
+def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> None:
+    """Write `model/`. The items in `known`, measured of it, are kept for all runs that start from it."""
+    from holdfast.evaluation.results_store import shared_store
+    from holdfast.evaluation.subject import measurement
+    from holdfast.models.loading import BASE, adapted, fingerprint_of
+    from holdfast.models.saving import save
+
+    path = work.folder.path / "model"
+    save(result.model, work.base.tokenizer, path, dtype=work.base.dtype, chat=work.chat)
+    if adapted(result.model):
+        (path / BASE).write_text(work.base.fingerprint + "\n", encoding="utf-8")
+    subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
+    for task in work.tasks:
+        if subject is not None and task.name in known:
+            shared_store().write(task, measurement(task, subject), known[task.name])
+
+
+def finish(
+    work: Work,
+    rows: Rows,
+    result: TrainResult,
+    told: TableReport,
+    plan: Plan,
+    before: dict[str, list[Item]],
+    after: dict[str, list[Item]],
+) -> Run:
+    """Write report and card, and hold the result against the gate."""
+    folder, recipe = work.folder, work.recipe
+    summary, known = summarise(work.tasks, before, after), versions()
+    warnings = [*plan.warnings, *review(folder.read_log())]
+    for line in warnings[len(plan.warnings) :]:
+        work.ui.warn(line)
+    report = {
+        "holdfast": known["holdfast"],
+        "name": folder.path.name,
+        "created": folder.state["created"],
+        "method": recipe.label,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": known,
+        "model": {
+            "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
+            "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
+        },
+        "chat": _chat(work),
+        **summary,
+        "gate": gate(recipe.evaluate.gate, summary),
+        "curves": curves(work, before, after, result.kept_step),
+        "curation": _curation(work, rows),
+        "training": {
+            "rows": told.kept, "steps": result.steps, "planned_steps": plan.steps, "kept_step": result.kept_step,
+            "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
+            "dropped": dict(told.dropped), "epochs": result.epochs,
+            "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
+            "windows": told.windows, "clipped": result.clipped / max(1, result.steps), "warnings": warnings,
+        },
+        "cost": {
+            "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
+            "peak_memory_gib": result.peak_memory_gib, "sampled_tokens": work.journal.sampled_tokens,
+            "sampled_for_training": folder.read_json("data.json")["sampled_tokens"],
+        },
+    }  # fmt: skip
+    write_report(folder.path, report)
+    folder.write_json("report.json", report)
+    folder.state["finished"] = True
+    folder.save()
+    return Run(folder.path, report)
+
+
+def _chat(work: Work) -> dict[str, Any]:
+    """How the model is asked, and whether its chat template is one the base's tokenizer does not have."""
+    from holdfast.data.chat.settings import ChatSettings
+
+    own = work.base.tokenizer.chat_template != work.chat.template.text
+    return {**ChatSettings.of(work.chat).to_json(), "own_template": own}
+
+
+def _types(work: Work) -> dict[str, str]:
+    """The type of the weights in the files, and in which they were measured."""
+    from holdfast.models.placement import weights_dtype
+
+    saved = work.base.dtype
+    names = {"dtype": saved, "measured_dtype": weights_dtype(saved, work.base.device)}
+    return {key: str(dtype).removeprefix("torch.") for key, dtype in names.items()}
+
+
+def _curation(work: Work, rows: Rows) -> dict[str, Any]:
+    known = work.folder.read_json("data.json")
+    return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows)}
+
+
+def curves(
+    work: Work, before: dict[str, list[Item]], after: dict[str, list[Item]], kept_step: int
+) -> list[dict[str, Any]]:
+    """Loss of every step, with held-out loss, target and keep scores where they were measured.
+
+    Step 0 is the base; the step whose weights were kept is the finished model, by its answers to the same questions.
+    """
+    from holdfast.evaluation.results_store import Store
+
+    live = live_tasks(work.recipe, work.tasks)
+    out = []
+    if live:
+        out.append({"step": 0, "tokens": 0, "loss": None, "learning_rate": None, **live_figures(live, before)})
+    for entry in work.folder.read_log():
+        if not {"tokens", "loss", "learning_rate"} <= entry.keys():
+            continue  # measured of a step that a killed run has not logged yet
+        found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
+        scores = live_figures(live, {name: items for name, (_, items) in found.items()})
+        out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
+    for entry in out[1:] if live else ():
+        if entry["step"] == kept_step:
+            entry |= live_figures(live, after)
+    return out
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """`report.html` and the model card of a run directory."""
+    from holdfast.report.html import render_run, write_page
+    from holdfast.report.model_card import render_card
+
+    write_page(path / "report.html", render_run(report))
+    replace_file(path / "README.md", render_card(report))
+    if (path / "model").is_dir():
+        replace_file(path / "model" / "README.md", render_card(report, "."))

@@ -1,0 +1,394 @@
+"""The run directory: found again by a repeated command, refused when it holds another run, never half written."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.core.files import append_line, fresh_directory, json_lines, read_json, remove, replace_file
+from holdfast.core.in_memory import keep_copies
+from holdfast.data.rows import fingerprint
+from holdfast.errors import RunError, UserError
+from holdfast.pipeline.damage import lacks, mend_note, refuse_link
+from holdfast.recipe.changes import content, differences, in_short
+from holdfast.recipe.data_entries import train_files
+from holdfast.recipe.loader import Resolved, read_recipe, resolved_yaml
+from holdfast.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+MARK = "run.json"
+"""Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write a value as a JSON file, whole or not at all."""
+    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of a folder at a second place, without a second copy where the disk can do that; all or nothing."""
+    with fresh_directory(target) as side:
+        shutil.copytree(source, side, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def short_name(source: str) -> str:
+    """A data or model source as a part of a file name."""
+    stem = source.removeprefix("lab:") if source.startswith("lab") else Path(source).stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem) or "data"
+
+
+def data_name(recipe: Recipe) -> str:
+    """The training data as a part of a file name: its first files, and how many more."""
+    names = [short_name(file.path) for file in train_files(recipe.data)]
+    return "-".join(names[:3]) + (f"-and-{len(names) - 3}-more" if len(names) > 3 else "")
+
+
+def recipe_key(recipe: Recipe) -> str:
+    """What makes two runs the same: every setting that changes the result."""
+    return fingerprint(content(recipe))
+
+
+@dataclass(slots=True)
+class Folder:
+    """A run directory in use.
+
+    Args:
+        path: The directory.
+        state: Content of `run.json`.
+        notes: What became of a run that was there before, one line each.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, resolved: Resolved, *, restart: bool = False) -> Folder:
+        """The directory of this recipe: an unfinished or finished run of the same recipe is found again.
+
+        A run of another recipe that has trained nothing, or that diverged, gives way to this one. What it measured and
+        sampled stays: each of these is kept under what it depends on, and used where that is the same.
+
+        Args:
+            restart: Begin anew, and keep the run that is there under another name.
+        Raises:
+            UserError: If the output holds another run or other files, or cannot be written.
+        """
+        recipe, key = resolved.recipe, recipe_key(resolved.recipe)
+        path = output_of(recipe) if restart else _find(recipe, key)
+        found, notes = _read_mark(path), []
+        try:
+            if found is not None and restart:
+                notes.append(f"{path}: begun anew; the run that was there is now {move_aside(path)}")
+                found = None
+            elif found is not None and _same(path, found, recipe):
+                found.pop("diverged", None)
+                notes.append(mend_note(path, found))
+            elif found is not None:
+                found, note = _given_way(path, found, recipe)
+                notes.append(note)
+            if found is None:
+                _refuse_foreign(path)
+            if found is None or not found["finished"]:
+                refuse_link(path / "model")
+            folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
+            folder.notes = tuple(note for note in notes if note)
+            path.mkdir(parents=True, exist_ok=True)
+            keep_copies(path, recipe.model_dump(mode="json"))
+            folder.save()
+            if not folder.finished:
+                folder.write_resolved(resolved, {})
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); set another output") from error
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, and what it left is there and whole."""
+        return bool(self.state["finished"]) and not lacks(self.path)
+
+    def write_resolved(self, resolved: Resolved, sources: dict[str, str]) -> None:
+        """Write `resolved.yaml`, with other words for where some settings came from."""
+        known = replace(resolved, sources={**resolved.sources, **sources})
+        replace_file(self.path / "resolved.yaml", resolved_yaml(known))
+
+    def save(self) -> None:
+        """Write `run.json`."""
+        self.write_json(MARK, self.state)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file of the directory, whole or not at all."""
+        replace_json(self.path / name, value)
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the directory, or `None`: a damaged one is made again like one that is not there."""
+        return read_json(self.path / name)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to the run's cost, earlier sessions included."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.state["seconds"]
+            seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
+            self.save()
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        """One line of `log.jsonl`.
+
+        Raises:
+            RunError: If the directory was removed while the run was at work in it.
+        """
+        if not (self.path / MARK).exists():
+            raise RunError(f"{self.path}: was removed while the run worked in it; the same command begins anew")
+        append_line(self.path / "log.jsonl", entry)
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """`log.jsonl` by step: what each step logged and what was measured after it; of a step run twice the later."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return []
+        steps: dict[int, dict[str, Any]] = {}
+        for entry in json_lines(path):
+            if isinstance(step := entry.get("step"), int):
+                steps[step] = {**steps.get(step, {}), **entry}
+        return [steps[step] for step in sorted(steps)]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _find(recipe: Recipe, key: str) -> Path:
+    """The directory `output` stands for: with `{time}` in it, that of an unfinished run of the same recipe, if any."""
+    for candidate in outputs_of(recipe) if "{time}" in recipe.output else ():
+        found = _read_mark(candidate)
+        if found and found["recipe"] == key and not found["finished"]:
+            return candidate
+    return output_of(recipe)
+
+
+def output_of(recipe: Recipe, method: str = "") -> Path:
+    """The directory that `output` names now.
+
+    Args:
+        method: What stands for {method}; default: the recipe's.
+    """
+    time = datetime.now().strftime("%m%d-%H%M%S")
+    return Path(recipe.output.format(**_parts(recipe, method), time=time)).expanduser()
+
+
+def outputs_of(recipe: Recipe, method: str = "") -> list[Path]:
+    """What is there of the directories that `output` names at one time or another, the newest first."""
+    parts = {key: glob.escape(str(value)) for key, value in _parts(recipe, method).items()}
+    return sorted(map(Path, glob.glob(recipe.output.format(**parts, time="*"))), reverse=True)
+
+
+def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
+    """What stands in the braces of `output`, but for the time."""
+    return {
+        "method": method or short_name(recipe.label.replace("+", "-")),
+        "data": data_name(recipe),
+        "model": short_name(recipe.model),
+        "seed": recipe.train.seed,
+    }
+
+
+def is_finished(path: Path, recipe: Recipe) -> bool:
+    """Whether a directory holds the finished run of this recipe."""
+    found = _read_mark(path)
+    return found is not None and bool(found["finished"]) and _same(path, found, recipe) and not lacks(path)
+
+
+def is_curated(recipe: Recipe) -> bool:
+    """Whether there is a run of this recipe that has its rows, so that nothing is sampled any more."""
+    path = _find(recipe, recipe_key(recipe))
+    found = _read_mark(path)
+    return found is not None and _same(path, found, recipe) and (path / "data.json").exists()
+
+
+def _same(path: Path, found: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a run is one of this recipe; one of an older version, by all the settings it had."""
+    if found["recipe"] == recipe_key(recipe):
+        return True
+    old = _recipe_of(path)
+    return old is not None and not differences(recipe, old)
+
+
+def _recipe_of(path: Path) -> Recipe | None:
+    """The recipe of a run directory, or `None` if it cannot be read: an older version may have known other settings."""
+    try:
+        return read_recipe(path).recipe
+    except UserError:
+        return None
+
+
+def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], str]:
+    """Make room for another recipe in a run that has nothing which only its own can use: the new state, what to say.
+
+    Raises:
+        UserError: If the run has something worth keeping.
+    """
+    changed = _changed(path, recipe)
+    what = _worth_keeping(path, found, bool(recipe.stages))
+    if what:
+        raise UserError(
+            f"{path}: holds another run, {what}{changed}; set another output, or add --restart, which keeps the old "
+            f"run as {free_name(path)}"
+        )
+    _refuse_in_use(path)
+    note = f"{path}: takes the place of a run that had trained nothing yet{changed}" if _began(path) else ""
+    if found.get("diverged"):
+        aside = _set_aside(path)
+        note = f"{path}: takes the place of a run that diverged{changed}; what it had trained is now in {aside}"
+    for old_result in [*(path / name for name in TRAINED), *path.glob("eval/step-*"), path / "eval" / "final"]:
+        remove(old_result)
+    seconds = {phase: spent for phase, spent in found["seconds"].items() if phase != "train"}
+    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now()}, note
+
+
+def held_by(path: Path, recipe: Recipe) -> str:
+    """What run of another recipe a directory holds that does not give way, and how it differs; "" for none."""
+    found = _read_mark(path)
+    if found is None or _same(path, found, recipe):
+        return ""
+    what = _worth_keeping(path, found, bool(recipe.stages))
+    return what and f"{what}{_changed(path, recipe)}"
+
+
+def _changed(path: Path, recipe: Recipe) -> str:
+    """ ": train.seed is 1 here and 0 there", of the run in a directory; "" where its recipe cannot be read."""
+    old = _recipe_of(path)
+    return f": {in_short(differences(recipe, old))}" if old else ""
+
+
+def _set_aside(path: Path) -> Path:
+    """Put what a diverged run had trained, and the recipe it had, into a directory of its own; which one."""
+    aside = free_name(path / "diverged")
+    aside.mkdir()
+    shutil.copyfile(path / "resolved.yaml", aside / "resolved.yaml")
+    for name in TRAINED:
+        if (path / name).exists():
+            os.replace(path / name, aside / name)
+    return aside
+
+
+TRAINED = ("checkpoints", "log.jsonl", "model")
+"""What training leaves in a run directory."""
+
+
+def _worth_keeping(path: Path, found: dict[str, Any], staged: bool) -> str:
+    """What of a run is lost if a run of another recipe takes its place; "" for nothing.
+
+    Stages are kept for a recipe that has stages too; each is a run, and lets no other take its own place.
+    """
+    from holdfast.training.checkpoint import newest
+
+    if found["finished"]:
+        return "a finished one"
+    if (path / "stages").exists():
+        return "" if staged else "one of several stages"
+    if found.get("diverged"):
+        return ""
+    last = newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    if last is not None:
+        return f"unfinished, trained as far as {last.name}"
+    return "trained and not yet measured" if (path / "model").exists() else ""
+
+
+def _began(path: Path) -> bool:
+    """Whether a run left anything that may be used again."""
+    samples = path / "samples.jsonl"
+    return (path / "eval").exists() or (samples.exists() and samples.stat().st_size > 0)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, and a run needs a directory; set another output, or move the file away")
+    if (path / "compare.json").exists():
+        raise UserError(f"{path}: holds a comparison; set another output")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{path}: is not empty and not a run of holdfast; set another output")
+
+
+def _refuse_in_use(path: Path) -> None:
+    """Stop before the directory of a run that is at work in another process is touched."""
+    from holdfast.generation.journal import Journal
+
+    for journal in [*path.glob("samples.jsonl"), *path.glob("stages/*/samples.jsonl")]:
+        Journal(journal).close()
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a run directory to the first free of `NAME.old-1`, `NAME.old-2`, ...; the new name.
+
+    Raises:
+        UserError: If another process is at work in it.
+    """
+    _refuse_in_use(path)
+    aside = free_name(path)
+    os.replace(path, aside)
+    return aside
+
+
+def free_name(path: Path) -> Path:
+    """The first of `NAME.old-1`, `NAME.old-2`, ... that is not taken."""
+    return next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.old-{n}")).exists())
+
+
+def _read_mark(path: Path) -> dict[str, Any] | None:
+    mark = path / MARK
+    if not mark.is_file():
+        return None
+    found = read_json(mark)
+    kinds = {"recipe": str, "finished": bool, "seconds": dict, "created": str}
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    if not whole or not all(isinstance(spent, (int, float)) for spent in found["seconds"].values()):
+        raise UserError(f"{mark}: damaged; set another output, or remove the directory")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from importlib.metadata import version
+
+    names = ("holdfast", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Content of `env.json`: versions, and the machine with the device that models live on."""
+    import torch
+
+    from holdfast.models.placement import describe
+
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": describe(device),
+        "place": str(device),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,253 @@
+"""From the recipe's data names to rows: files, data sets, and the skills of the laboratory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.axes.judge import Judge
+from holdfast.axes.objective import Objective
+from holdfast.axes.registry import name_of
+from holdfast.data.reading.formats import duplicates, open_rows, split
+from holdfast.data.reading.join import Part, chain, join
+from holdfast.data.reading.labels import without_bad_answers
+from holdfast.data.reading.readers import MissingFile, files_of
+from holdfast.data.row_shapes import own_columns, takes_pairs
+from holdfast.data.rows import Rows
+from holdfast.errors import UserError
+from holdfast.methods.judges.selection import check_fit, guess
+from holdfast.recipe.data_entries import data_label, entry_name, test_files, train_files
+from holdfast.recipe.data_section import DataFile, TrainFile
+from holdfast.recipe.schema import Recipe
+from holdfast.skills.base import Form, SkillJudge
+from holdfast.skills.rows import FRESH, lab_rows, skill_of
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The rows of a run.
+
+    Args:
+        train: To train on, before curation.
+        test: Held out; may be empty.
+        judge: Decides whether an answer to them is right; `None` where the references are free text and the recipe
+            names no judge.
+    """
+
+    train: Rows
+    test: Rows
+    judge: Judge | None
+
+
+def is_lab(source: str) -> bool:
+    """Whether a data name means the laboratory."""
+    return source == "lab" or source.startswith("lab:")
+
+
+def lab_form(recipe: Recipe) -> Form:
+    """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
+    return "answer" if makes_pairs(recipe) else _form(recipe.objective)
+
+
+def makes_pairs(recipe: Recipe) -> bool:
+    """Whether a curator makes the pairs that are trained on."""
+    return any(curator.writes == "pairs" for curator in recipe.curate)
+
+
+def _form(objective: Objective) -> Form:
+    """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs."""
+    kind = objective.kind()
+    if kind == "triple" or kind == "choices":
+        return kind
+    return "pair" if takes_pairs(kind, objective.columns()) else "answer"
+
+
+def open_beside(
+    recipe: Recipe,
+    source: str,
+    columns: dict[str, int | str] | None = None,
+    ignore: Sequence[str] = (),
+    say: Callable[[str], Any] = lambda text: None,
+) -> Rows:
+    """Rows to train on beside the recipe's own: they must be what its objective takes.
+
+    Args:
+        columns: Which column is what, as in `data.columns`.
+        ignore: Which are not used, as in `data.ignore`.
+        say: Called with a line on how they were read.
+    """
+    reader = _Reader(recipe, None, (), say, {})
+    entry = DataFile(path=source, columns=columns, ignore=tuple(ignore))
+    return reader.rows(entry, "data.replay", _form(recipe.objective), **_taken(recipe.objective))
+
+
+def _taken(objective: Objective) -> dict[str, Any]:
+    """What rows of a file must be to be trained on as they are."""
+    return {"kind": objective.kind(), "columns": objective.columns()}
+
+
+def read_sources(
+    recipe: Recipe,
+    say: Callable[[str], Any],
+    warn: Callable[[str], Any],
+    where: Mapping[str, str] | None = None,
+) -> Sources:
+    """Open and split the recipe's data, and settle its judge.
+
+    Args:
+        say, warn: Called with one line each for what the user should know.
+        where: Dotted setting to where it stands (`Resolved.sources`), for errors about files that are not there.
+    """
+    data = recipe.data
+    taken = (
+        {} if recipe.curate or data.replay else _taken(recipe.objective)
+    )  # curated rows are not yet those trained on
+    reader = _Reader(recipe, data.columns, data.ignore, say, where or {})
+    entries, form = train_files(data), lab_form(recipe)
+    if len(entries) == 1:
+        train = reader.rows(entries[0], "data.train", form, data.limit, **taken)
+    else:
+        parts = [
+            Part(entry_name(entry), reader.rows(entry, f"data.train.{number}", form, **taken), entry.share)
+            for number, entry in enumerate(entries)
+        ]
+        train, lines = join(parts, data.limit)
+        for line in lines:
+            say(line)
+    test: Rows = []
+    held_out = test_files(data)
+    if held_out:
+        test = chain([reader.rows(entry, "data.test", "answer") for entry in held_out])
+    elif data.test and len(entries) == 1 and is_lab(entries[0].path):
+        test = lab_rows(entries[0].path, "test", recipe.evaluate.items, seed=FRESH)
+    elif isinstance(data.test, float) and data.test > 0:
+        train, test = split(train, data.test, seed=0)
+    shared = duplicates(train, test)
+    if shared:
+        warn(f"{data_label(data)}: {shared} of the {len(test)} test questions also stand among the training rows")
+    return Sources(train, test, settle_judge(recipe, train, say, warn, needed=_needs_judge(recipe)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Opens the files of a recipe.
+
+    Args:
+        recipe: Whose they are.
+        columns, ignore: Which column is what, and which are not used, of files that do not say it themselves.
+        say: Called with a line on each file.
+        where: Dotted setting to where it stands.
+    """
+
+    recipe: Recipe
+    columns: Mapping[str, str | int] | None
+    ignore: Sequence[str]
+    say: Callable[[str], Any]
+    where: Mapping[str, str]
+
+    def rows(self, entry: DataFile | TrainFile, key: str, form: Form, limit: int | None = None, **taken: Any) -> Rows:
+        """The rows of an entry: of one file, or of all that its pattern or folder stands for, one after another.
+
+        Args:
+            key: The setting that names it.
+            form: What laboratory rows hold.
+            limit: Most rows; the entry's own limit goes before.
+            taken: What an objective asks of every row.
+        """
+        data, left = self.recipe.data, entry.limit or limit
+        if is_lab(entry.path):
+            return lab_rows(entry.path, "train", left, form=form)
+        asked: dict[str, Any] = {
+            "mapping": entry.columns or self.columns,
+            "ignore": self.ignore if entry.ignore is None else entry.ignore,
+            "own": own_columns(self.recipe.objective.kind()),
+            "revision": entry.revision,
+            **taken,
+        }
+        found: list[Rows] = []
+        lines: list[tuple[str, str]] = []
+        try:
+            for name in files_of(entry_name(entry)):
+                if left == 0:
+                    break
+                told = lambda text, name=name: lines.append((name, text))  # noqa: E731
+                opened = open_rows(name, data.format, left, rejected=data.rejected, say=told, **asked)
+                left = None if left is None else left - len(opened)
+                found.append(self._right_answers(name, opened, told))
+        except MissingFile as error:
+            raise UserError(f"{self._place(key)}{error}") from error
+        self._tell(entry_name(entry), lines)
+        return chain(found)
+
+    def _right_answers(self, name: str, rows: Rows, say: Callable[[str], Any]) -> Rows:
+        """The rows without the answers that are labelled false, if the objective would teach these like the others."""
+        if any(column.name == "label" for column in self.recipe.objective.columns()):
+            return rows
+        kept = without_bad_answers(rows)
+        if len(kept) == len(rows):
+            return rows
+        method = name_of(self.recipe.objective)
+        if not len(kept):
+            raise UserError(
+                f"{name}: all {len(rows)} answers are labelled false, and {method} would teach them; use objective kto"
+            )
+        say(
+            f"{name}: left out {len(rows) - len(kept)} of {len(rows)} rows: their answers are labelled false, and "
+            f"{method} would teach them (objective kto learns from them)"
+        )
+        return kept
+
+    def _tell(self, whole: str, lines: list[tuple[str, str]]) -> None:
+        """What there is to say of the files; what is the same of several is said once."""
+        same: dict[str, list[str]] = {}
+        for name, text in lines:
+            same.setdefault(text.removeprefix(name), []).append(name)
+        for text, names in same.items():
+            self.say((names[0] if len(names) == 1 else f"{whole} ({len(names)} files)") + text)
+
+    def _place(self, key: str) -> str:
+        """`run.yaml:3: `: where a setting, or the nearest part of the recipe around it, stands."""
+        steps = key.split(".")
+        known = (
+            self.where.get(".".join((*steps[:n], *end))) for n in range(len(steps), 1, -1) for end in ((), ("path",))
+        )
+        place = next(filter(None, known), "")
+        return f"{place}: " if place and place != "default" else ""
+
+
+def _needs_judge(recipe: Recipe) -> bool:
+    return any(c.judges for c in recipe.curate) or recipe.evaluate.target == "test"
+
+
+def settle_judge(
+    recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], needed: bool = True
+) -> Judge | None:
+    """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if needed.
+
+    Raises:
+        UserError: If the references are free text, no judge is named, and a curator needs one.
+    """
+    skill = skill_of(data_label(recipe.data))
+    judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
+    if judge is None:
+        judge, why = guess(rows)
+        if judge is None:
+            _refuse_to_guess(recipe)
+        elif needed:
+            say(f"{why}; name another under judge if that is wrong")
+    if needed and judge is not None and (text := check_fit(judge, rows)):
+        warn(text)
+    return judge
+
+
+def _refuse_to_guess(recipe: Recipe) -> None:
+    """A curator that keeps the answers a judge passes cannot do without one."""
+    needing = next((curator for curator in recipe.curate if curator.judges), None)
+    if needing is None:
+        return
+    raise UserError(
+        f"{data_label(recipe.data)}: the references are free text, and curator {name_of(needing)} keeps the answers "
+        "that a judge passes; name one: judge: overlap (words in common), judge: {name: llm} (a model decides), "
+        "judge: {name: python, function: FILE.py:FUNCTION}, or judge: exact if an answer must equal its reference"
+    )

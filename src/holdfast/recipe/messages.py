@@ -1,0 +1,237 @@
+"""Pydantic's complaints about a recipe in the user's words: what a setting must be, what it is, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from holdfast.axes.method import Method
+from holdfast.axes.registry import REGISTRY, find, name_of
+from holdfast.core.spelling import LONGEST_NAME
+from holdfast.recipe import peers
+from holdfast.recipe.data_section import DataFile
+from holdfast.recipe.schema import Recipe, Stage
+from holdfast.recipe.shorthand import ALIASES, AXES, Path, chosen_class, dotted
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of `key: value`",
+    "model": "a mapping of `key: value`",
+    "finite": "a finite number",
+}
+"""First word of pydantic's error type to what should have been given."""
+
+
+MOST_NAMED = 20
+"""Unknown settings for which the nearest name is looked for."""
+
+
+BESIDE = 0.15
+"""How much likelier a setting of the same section is meant than one elsewhere."""
+
+
+def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any]) -> list[tuple[Path, str]]:
+    """`(path, what is wrong)` for each wrong setting.
+
+    Args:
+        error: What validating `Recipe` raised.
+        given: The mapping as written.
+        filled: The mapping after shorthands, whose paths the error speaks of.
+    """
+    grouped: dict[Path, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        grouped.setdefault(_real_path(item, filled), []).append(dict(item))
+    named = 0
+    out = []
+    for path, items in grouped.items():
+        unknown = items[0]["type"] == "extra_forbidden"
+        named += unknown
+        many = unknown and (named > MOST_NAMED or len(str(path[-1])) > LONGEST_NAME)
+        out.append((path, "is not a setting" if many else _text(path, items, filled)))
+    return out
+
+
+def _real_path(item: ErrorDetails, data: Any) -> Path:
+    """The error's location without pydantic's own steps (names of union members)."""
+    path: list[str | int] = []
+    here = data
+    for step in item["loc"]:
+        if isinstance(step, str) and step.startswith("|"):  # the tag of a union's member
+            continue
+        last = item["type"] in ("missing", "extra_forbidden") and step == item["loc"][-1]
+        listed = isinstance(here, (list, tuple)) and isinstance(step, int)
+        inside = listed or (isinstance(here, dict) and step in here)
+        if not inside and not last:
+            break
+        path.append(step)
+        here = here[step] if inside else None
+    return tuple(path)
+
+
+def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
+    kind = items[0]["type"]
+    if kind == "extra_forbidden":
+        return _not_a_setting(path, data)
+    if kind == "missing":
+        return f"is missing: {describe(path, data)}"
+    if kind == "value_error":
+        return str(items[0]["ctx"]["error"])
+    if kind == "literal_error":
+        allowed = items[0]["ctx"]["expected"].replace("'", "")
+        names = allowed.replace(" or ", ", ").split(", ")
+        close = difflib.get_close_matches(str(items[0]["input"])[:LONGEST_NAME], names, n=1)
+        return f"must be {allowed}, not {shown(items[0]['input'])}" + (f"; did you mean {close[0]}?" if close else "")
+    if kind in ("model_type", "dict_type") and (keys := _keys_of(path, data)):
+        return f"must be a mapping of {keys}, not {shown(items[0]['input'])}"
+    expected = [EXPECTED[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in EXPECTED]
+    if expected:
+        return f"must be {' or '.join(dict.fromkeys(expected))}, not {shown(items[0]['input'])}"
+    message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
+    return f"must be {message}, not {shown(items[0]['input'])}"
+
+
+def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
+    """What a name is that no setting has: another tool's, another method's knob, or nearly one of ours."""
+    name = str(path[-1])
+    if text := peers.instead(name):
+        return f"is {text}" if text.startswith("not supported") else f"is not a setting here: {text}"
+    if ":" in name:
+        return "is not a setting; is a space missing after the colon?"
+    return _knob_elsewhere(path, data) or f"is not a setting{nearest_setting(path, data)}"
+
+
+def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
+    """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
+    inside, here, _, prefix = _scope(path, data)
+    key, knob = str(inside[0]), str(inside[-1])
+    axis = {**AXES, "judge": "judges"}.get(key)
+    chosen = next((cls for at, cls in _chosen(here) if at == key), None)
+    if axis is None or chosen is None or key == "curate" or len(inside) != 2:
+        return ""
+    if difflib.get_close_matches(knob, chosen.model_fields, n=1, cutoff=0.7):
+        return ""
+    names = [name for name in REGISTRY[axis] if knob in find(axis, name).model_fields]
+    if not names:
+        return ""
+    have = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} {'has' if len(names) == 1 else 'have'}"
+    return f"{name_of(chosen)} has no {knob} ({have}); set {prefix}{key}.name to {names[0]}, or leave {knob} out"
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: short, and as YAML would have it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe) -> dict[str, str]:
+    """Every dotted setting to its description, with the knobs of the methods chosen in `data`.
+
+    Args:
+        root: `Recipe`, or `Stage`. Of a recipe's stages only what the recipe does not have itself is listed.
+    """
+    out: dict[str, str] = {}
+
+    def visit(model: type[BaseModel], prefix: str) -> None:
+        for name, info in model.model_fields.items():
+            if model is Stage is not root and name in Recipe.model_fields:
+                continue
+            out[prefix + name] = info.description or ""
+            inner = section_of(info.annotation)
+            if inner is not None and inner is not DataFile:  # as the files of data.train
+                visit(inner, f"{prefix}{name}.")
+
+    visit(root, "")
+    for key, cls in _chosen(data or {}):
+        out[f"{key}.name"] = "Which one."
+        out.update({f"{key}.{knob}": info.description or "" for knob, info in cls.model_fields.items()})
+    return out
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class behind a field's annotation (`X` or `X | None`), if it is one."""
+    options = [getattr(o, "__origin__", o) for o in (annotation, *getattr(annotation, "__args__", ()))]
+    models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+    return next((m for m in models if not issubclass(m, Method)), None)
+
+
+def _chosen(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
+    out = [(key, cls) for key in AXES if key != "curate" and (cls := chosen_class(data, key))]
+    for item in data.get("curate") or []:
+        cls = chosen_class({"curate": item}, "curate")
+        out += [("curate", cls)] if cls else []
+    judge = data.get("judge")
+    name = judge.get("name") if isinstance(judge, dict) else judge
+    if isinstance(name, str):
+        from holdfast.errors import UserError
+
+        try:
+            out.append(("judge", find("judges", name)))
+        except UserError:
+            return out
+    return out
+
+
+def _scope(path: Path, data: dict[str, Any]) -> tuple[Path, dict[str, Any], type[BaseModel], str]:
+    """Where names are looked for, the recipe or a stage: the path and the data there, and what the names begin with."""
+    if len(path) < 3 or path[0] != "stages":
+        return path, data, Recipe, ""
+    return path[2:], data["stages"][path[1]], Stage, f"stages.{path[1]}."
+
+
+def describe(path: Path, data: dict[str, Any]) -> str:
+    """The description of a setting."""
+    path, data, root, _ = _scope(path, data)
+    return settings(data, root).get(dotted(tuple(p for p in path if isinstance(p, str))), "needed here")
+
+
+def _keys_of(path: Path, data: dict[str, Any]) -> str:
+    """`path` and `share`: what the section at `path` holds, if it is a section."""
+    inside, here, root, _ = _scope(path, data)
+    start = ".".join(str(p) for p in inside if isinstance(p, str)) + "."
+    names = [name.removeprefix(start) for name in settings(here, root) if name.startswith(start)]
+    return ", ".join(f"`{name}`" for name in names if "." not in name)
+
+
+def nearest_setting(path: Path, data: dict[str, Any]) -> str:
+    """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
+    path, data, root, prefix = _scope(path, data)
+    known = settings(data, root)
+    names = {name: name for name in known} | {
+        alias: target for alias, (target, _) in ALIASES.items() if target in known and alias not in peers.TEXT_ONLY
+    }
+    steps = [str(p) for p in path if isinstance(p, str)]
+    written, parent = ".".join(steps), ".".join(steps[:-1])
+
+    def likeness(name: str) -> tuple[float, int]:
+        mine, theirs = steps[-1].lower(), name.rpartition(".")[2].lower()
+        last = difflib.SequenceMatcher(None, mine, theirs).ratio()
+        whole = difflib.SequenceMatcher(None, written.lower(), name.lower()).ratio()
+        beside = bool(parent) and names[name].rpartition(".")[0] == parent
+        if beside and min(len(mine), len(theirs)) > 3 and (mine in theirs or theirs in mine):
+            last = max(last, 0.9)  # `target` beside `target_modules` means that, and no `target` elsewhere
+        return max(last, whole) + BESIDE * beside, -len(name)
+
+    best = max(names, key=likeness)
+    if likeness(best)[0] >= 0.7:
+        return f"; did you mean {prefix}{names[best]}?"
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    inside = f" in {prefix}{parent}".rstrip(".") if prefix + parent else ""
+    return f"; known{inside}: {', '.join(beside)}" if beside else ""

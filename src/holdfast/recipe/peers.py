@@ -1,0 +1,218 @@
+"""Other tools' settings: which mean the same here, which have no effect, and what to use instead of the rest.
+
+Names are those of the trainers of Hugging Face (transformers, TRL, PEFT), LLaMA-Factory and Axolotl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from holdfast.axes.elsewhere import FOUR_BITS
+
+Path = tuple[str | int, ...]
+Convert = Callable[[Any], Any]
+
+
+def _renamed(**names: str) -> Convert:
+    return lambda value: names.get(value, value) if isinstance(value, str) else value
+
+
+def _modules(value: Any) -> Any:
+    """`q_proj,v_proj` as a list, `all` as PEFT's own word for it."""
+    if not isinstance(value, str):
+        return value
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    return "all-linear" if names == ["all"] else names[0] if len(names) == 1 else names
+
+
+def _files(value: Any) -> Any:
+    """Axolotl's list of data sets as their paths; how their rows are written is seen from the rows."""
+    if not isinstance(value, list):
+        return value
+    paths = [part.get("path") if isinstance(part, dict) else part for part in value]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _schedule(value: Any) -> Any:
+    return _renamed(constant_with_warmup="constant", cosine_with_min_lr="cosine")(value)
+
+
+SAME: dict[str, tuple[str, Convert | None]] = {
+    "finetuning_type": ("tuner.name", None),
+    "adapter": ("tuner.name", None),
+    "stage": ("method", _renamed(pt="sft")),
+    "rl": ("method", None),
+    "datasets": ("data.train", _files),
+    "eval_dataset": ("data.test", None),
+    "validation_file": ("data.test", None),
+    "val_set_size": ("data.test", None),
+    "default_system": ("data.system", None),
+    "max_samples": ("data.limit", None),
+    "sample_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
+    "neat_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
+    "lr_scheduler": ("optimizer.schedule", _schedule),
+    "lora_target": ("tuner.target_modules", _modules),
+    "lora_modules_to_save": ("tuner.modules_to_save", None),
+    "peft_use_dora": ("tuner.dora", None),
+    "use_dora": ("tuner.dora", None),
+    "use_rslora": ("tuner.rslora", None),
+    "neftune_noise_alpha": ("objective.alpha", None),
+    "beta": ("objective.beta", None),
+    "pref_beta": ("objective.beta", None),
+    "rl_beta": ("objective.beta", None),
+    "label_smoothing": ("objective.label_smoothing", None),
+    "max_completion_length": ("sampling.max_tokens", None),
+}
+"""Names that mean the same: where they live here, and how the value is translated."""
+
+IMPLIED = {
+    "lora_": ("tuner", "lora"),
+    "peft_use_dora": ("tuner", "lora"),
+    "use_dora": ("tuner", "lora"),
+    "use_rslora": ("tuner", "lora"),
+    "neftune_noise_alpha": ("objective", "neftune"),
+}
+"""Beginnings of names that speak of one method only: the axis it is chosen on, and the method."""
+
+TEXT_ONLY = frozenset({"stage", "rl", "finetuning_type", "adapter"})
+"""Names that are only those of the peers when their value is a text: a list at `stage` is meant for `stages`."""
+
+BY_SIZE = "batches are sized by themselves to fit the memory"
+SHARE = "counts in shares of the run, not in steps"
+NO_UPLOAD = "nothing is uploaded; OUTPUT/model is a plain model: hf upload USER/NAME OUTPUT/model"
+TRACKERS = "there are no trackers; every step is in OUTPUT/log.jsonl, and --json prints it"
+LAUNCHER = "several GPUs are used by `accelerate launch -m holdfast train`, with DDP or FSDP2"
+ONE_LOSS = "the preference losses are methods: dpo (objective.loss chooses among its losses), ipo, simpo, orpo, kto"
+
+NO_EFFECT: dict[str, str] = {
+    **dict.fromkeys(["do_train", "do_eval", "do_predict"], "train does both"),
+    **dict.fromkeys(["overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "dataset_num_proc",
+                     "dataset_processes", "dataloader_pin_memory", "dataset_prepared_path"],
+                    "rows are tokenised fast enough in one process"),
+    **dict.fromkeys(["per_device_eval_batch_size", "eval_batch_size"], BY_SIZE),
+    **dict.fromkeys(["logging_steps", "logging_strategy", "logging_first_step", "logging_dir"],
+                    "every step is in OUTPUT/log.jsonl"),
+    **dict.fromkeys(["eval_strategy", "evaluation_strategy"], "evaluate.every says when"),
+    "save_strategy": "train.save_every says when",
+    "save_safetensors": "models are always written so",
+    "resume_from_checkpoint": "the same command goes on where it was",
+    "plot_loss": "the report plots it",
+    **dict.fromkeys(["flash_attention", "flash_attn", "attn_implementation", "sdp_attention"],
+                    "torch's own fused attention is used"),
+    **dict.fromkeys(["tf32", "torch_compile", "use_liger_kernel", "liger_kernel", "enable_liger_kernel",
+                     "use_unsloth", "group_by_length", "eval_sample_packing", "pad_to_sequence_len",
+                     "gradient_checkpointing_kwargs", "remove_unused_columns", "ddp_timeout",
+                     "ddp_find_unused_parameters", "use_cache", "fp16_full_eval", "bf16_full_eval"],
+                    "speed is looked after here"),
+    **dict.fromkeys(["model_type", "tokenizer_type", "is_llama_derived_model", "use_fast_tokenizer"],
+                    "it is read from the model"),
+    "lora_target_linear": "all linear maps are the default",
+    "strict": "recipes are read strictly",
+}  # fmt: skip
+"""Names whose value changes no result: what takes care of it. They are left out, which is said."""
+
+INSTEAD: dict[str, str] = {
+    **dict.fromkeys(["load_in_4bit", "load_in_8bit", "quantization_bit", "quantization_method", "gptq",
+                     "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
+                     "double_quantization", "use_4bit", "use_8bit"], f"not supported: {FOUR_BITS}"),
+    **dict.fromkeys(["report_to", "wandb_project", "wandb_entity", "wandb_run_id", "wandb_watch", "wandb_name",
+                     "wandb_log_model", "run_name", "use_wandb", "mlflow_tracking_uri", "mlflow_experiment_name",
+                     "comet_project_name", "use_swanlab"], f"not supported: {TRACKERS}"),
+    **dict.fromkeys(["push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo"],
+                    f"not supported: {NO_UPLOAD}"),
+    **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config"], f"not supported: {LAUNCHER}"),
+    "fp16": "not supported: 16-bit floats overflow in training; train.precision is auto, fp32 or bf16",
+    "eval_steps": f"evaluate.every {SHARE}: 0.25 measures four times",
+    "evals_per_epoch": f"evaluate.every {SHARE}: 0.25 measures four times",
+    "save_steps": f"train.save_every {SHARE}: 0.25 saves four times",
+    "saves_per_epoch": f"train.save_every {SHARE}: 0.25 saves four times",
+    "warmup_steps": "optimizer.warmup is the share of the steps: 0.03",
+    "adam_beta1": "optimizer.betas holds both: [0.9, 0.999]",
+    "adam_beta2": "optimizer.betas holds both: [0.9, 0.999]",
+    "lr_scheduler_kwargs": "optimizer.min_ratio is the last rate as a share of the peak",
+    "overwrite_output_dir": "--restart begins anew and keeps the old run beside it",
+    "template": "not supported: the model's own chat template is used; leave it out",
+    "chat_template": "not supported: the model's own chat template is used; leave it out",
+    "special_tokens": "not supported: the tokenizer of the model is used as it is",
+    "resize_vocab": "not supported: the tokenizer of the model is used as it is",
+    "dataset_dir": "data.train is the path of the file itself",
+    "train_on_inputs": "not supported: only answers are trained on; of rows that are plain text, all of it",
+    "mask_history": "not supported: every answer of a conversation is trained on, but those with `weight: 0`",
+    "dataset_text_field": "data.columns says which column is what: {text: NAME}",
+    "prompt_column": "data.columns says which column is what: {prompt: NAME, answer: NAME}",
+    "response_column": "data.columns says which column is what: {prompt: NAME, answer: NAME}",
+    "text_column": "data.columns says which column is what: {text: NAME}",
+    "column_mapping": "data.columns says which column is what: {prompt: NAME, answer: NAME}",
+    "pref_loss": ONE_LOSS,
+    "loss_type": ONE_LOSS,
+    "num_generations": "the curators say how many answers they draw: holdfast show s3ft",
+    "max_prompt_length": "train.max_length is for prompt and answer together",
+    "trust_remote_code": "not supported: no code of a model's repository is ever run",
+    "torch_dtype": "train.precision is auto, fp32 or bf16",
+    "freeze_trainable_layers": "not supported: tuner half moves half of the matrices; lora adds small ones",
+    "unfrozen_parameters": "not supported: tuner half moves half of the matrices; lora adds small ones",
+    "lora_model_dir": "model may be an adapter's folder, once it is merged: holdfast export RUN MERGED --merge",
+    "use_galore": "not supported: lomo is the optimizer that holds no states",
+    "loraplus_lr_ratio": "not supported: lora has one learning rate",
+    "use_pissa": "not supported: tuner.init is default, gaussian or orthogonal",
+    "pissa_init": "not supported: tuner.init is default, gaussian or orthogonal",
+    "val_file": "data.test is a file or a share of the rows",
+    "test_datasets": "data.test is a file or a share of the rows",
+    "load_best_model_at_end": "train.keep: best ends with the weights of the best evaluation",
+    "metric_for_best_model": "train.keep: best goes by the held-out loss, without one by the target",
+    "early_stopping_patience": "train.patience is the number of evaluations without progress",
+}  # fmt: skip
+"""Names that mean something else here, or nothing: what to do instead. One switched off is left out, which is said."""
+
+
+LLAMA_FACTORY = {
+    "stage", "finetuning_type", "lora_target", "dataset_dir", "template", "cutoff_len", "overwrite_cache", "do_train",
+    "preprocessing_num_workers", "plot_loss", "pref_beta", "pref_loss", "max_samples", "val_size", "quantization_bit",
+}  # fmt: skip
+AXOLOTL = {
+    "base_model", "datasets", "val_set_size", "adapter", "sequence_len", "sample_packing", "micro_batch_size",
+    "lora_target_linear", "evals_per_epoch", "saves_per_epoch", "flash_attention", "pad_to_sequence_len",
+    "train_on_inputs", "dataset_prepared_path", "rl",
+}  # fmt: skip
+TRAINERS = {
+    "model_name_or_path", "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "num_train_epochs",
+    "dataset_name", "lr_scheduler_type", "logging_steps", "save_steps", "report_to", "push_to_hub", "save_strategy",
+    "eval_strategy", "dataset_text_field", "max_seq_length", "overwrite_output_dir",
+}  # fmt: skip
+
+
+def origin_of(keys: Iterable[str]) -> str:
+    """Whose recipe it is by its top-level keys: "a LLaMA-Factory", "an Axolotl", "a Hugging Face", or ""."""
+    keys = set(keys)
+    counts = {"a LLaMA-Factory": len(keys & LLAMA_FACTORY), "an Axolotl": len(keys & AXOLOTL)}
+    name = max(counts, key=counts.__getitem__)
+    if counts[name] >= 3:
+        return name
+    return "a Hugging Face" if len(keys & TRAINERS) >= 4 else ""
+
+
+def introduction(data: Mapping[str, Any], moved: Mapping[Path, Path], name: str) -> list[str]:
+    """A first line above what is wrong with another tool's recipe: what of it was understood, and as what.
+
+    Args:
+        data: The recipe as it was written.
+        moved: New path to old path of every name that was understood.
+        name: What the recipe is called in messages.
+    """
+    origin = origin_of(data)
+    if not origin:
+        return []
+    known = ", ".join(f"{'.'.join(map(str, old))} ({'.'.join(map(str, new))})" for new, old in moved.items())
+    return [f"{name}: this is {origin} recipe; understood: {known or 'nothing'}; the rest is to be changed:"]
+
+
+def switched_off(value: Any) -> bool:
+    """Whether a setting's value says that it is not wanted."""
+    return value is None or value is False or value in ("", "none", "no", "null", [], {})
+
+
+def instead(name: str) -> str | None:
+    """What to do instead of a peer's setting that has no counterpart of the same meaning."""
+    return INSTEAD.get(name)

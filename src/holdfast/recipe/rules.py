@@ -1,0 +1,89 @@
+"""What the parts of a recipe ask of each other, each rule a function that raises `ValueError`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.axes.registry import name_of
+
+if TYPE_CHECKING:
+    from holdfast.recipe.schema import Common
+
+
+def pairs_and_answers(recipe: Common) -> None:
+    """What the last curator that samples writes must be what the objective trains on."""
+    from holdfast.data.row_shapes import takes_pairs
+
+    objective, kind = recipe.objective, recipe.objective.kind()
+    writers = [c for c in recipe.curate if c.samples]
+    if not writers:
+        return
+    writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
+    name, needs = name_of(objective), {column.name for column in objective.columns() if column.default is None}
+    fits = takes_pairs(kind, objective.columns()) if pairs else kind not in TAKES or writers[-1].fits(kind)
+    if not fits:
+        mend = MENDS.get("pairs" if pairs else kind, "").format(name=name)
+        raise ValueError(
+            f"objective {name} trains on {TAKES.get(kind, 'answers')}, but curator {writer} writes "
+            f"{'pairs' if pairs else 'single answers'}; {mend}make them stages, one after the other "
+            f"(stages: [{{curate: {writer}}}, {{objective: {name}}}]), or remove one of them"
+        )
+    missing = sorted(needs - ({"label", "score", "score_chosen", "score_rejected", "scores"} if pairs else set()))
+    if missing:
+        raise ValueError(
+            f"objective {name} needs a {missing[0]} of every {'pair' if pairs else 'answer'}, but "
+            f"curator {writer} writes {'pairs' if pairs else 'answers'} without; make them stages, one after the "
+            "other, or remove one of them"
+        )
+
+
+TAKES = {
+    "pair": "pairs (chosen, rejected)",
+    "triple": "pairs with a gold answer",
+    "group": "several scored answers",
+    "choices": "several choices",
+}
+"""What objectives of these kinds train on."""
+
+MENDS = {
+    "pair": "let curator pairs write them (curate: pairs), ",
+    "triple": "use a curator that rewrites the gold answer of each row (s3ft, ssr, sdft), ",
+    "group": "let curator pairs write them (curate: {{name: pairs, n: 8, temperature: 1}}), ",
+    "pairs": "choose an objective of pairs, such as dpo, ",
+}
+"""The nearest recipe that works, by what the objective needs, or of curator pairs."""
+
+
+def as_named(recipe: Common) -> None:
+    """An objective must not turn into another one for want of a setting."""
+    if text := recipe.objective.objection(recipe.curate, recipe.sampling):
+        raise ValueError(f"objective {name_of(recipe.objective)} {text}")
+
+
+def one_pass(recipe: Common) -> None:
+    """An optimizer that updates inside the backward pass takes a step's rows in one pass."""
+    train = recipe.train
+    tokens = train.batch_tokens
+    open_size = train.micro_tokens is not None and (tokens == "auto" or train.micro_tokens < tokens)
+    if recipe.optimizer.in_backward and open_size:
+        raise ValueError(
+            f"optimizer {name_of(recipe.optimizer)} updates inside the backward pass and cannot accumulate; remove "
+            "train.micro_tokens, or set train.batch_tokens to the same"
+        )
+
+
+def measured(recipe: Common) -> None:
+    """What the evaluation is asked for must exist."""
+    evaluate, gate = recipe.evaluate, recipe.evaluate.gate
+    if evaluate.target == "test" and recipe.data.test == 0:
+        raise ValueError(
+            "evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none"
+        )
+    if evaluate.target == "none" and gate.min_gain is not None:
+        raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
+    for name, asked in (("keep: best", recipe.train.keep == "best"), ("patience", recipe.train.patience is not None)):
+        if asked and evaluate.every == 0:
+            raise ValueError(f"train.{name} needs evaluations during training; set evaluate.every above 0")
+    for name, limit in (("max_loss", gate.max_loss), ("max_bits", gate.max_bits), ("max_kl", gate.max_kl)):
+        if not evaluate.keep and limit is not None:
+            raise ValueError(f"evaluate.gate.{name} needs something to keep, but evaluate.keep is empty")

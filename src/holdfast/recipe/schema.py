@@ -1,0 +1,374 @@
+"""The recipe: the strict nested configuration of a run. Every key is documented here and nowhere else.
+
+`loader.py` reads recipes from YAML (line numbers, nearest names, overrides), `shorthand.py` expands what the user
+wrote; this module only says what a recipe is.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from holdfast.axes.curator import Curator
+from holdfast.axes.inference import Inference
+from holdfast.axes.judge import Judge
+from holdfast.axes.method import Method
+from holdfast.axes.objective import Objective
+from holdfast.axes.optimizer import Optimizer
+from holdfast.axes.registry import find, name_of
+from holdfast.axes.tuner import Tuner
+from holdfast.core.safe_text import published
+from holdfast.errors import UserError
+from holdfast.recipe.data_section import Data, Section, Texts, refuse_bool
+from holdfast.recipe.in_memory import named as named_objects
+from holdfast.recipe.rules import as_named, measured, one_pass, pairs_and_answers
+from holdfast.recipe.shorthand import AXIS_DEFAULTS, Filled
+from holdfast.recipe.stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+DEVICE = re.compile(r"[a-z]+(:\d+)?")
+WITH_KEYS = {"keys": True}
+"""Context of a dump that is run, not kept: an address with a key in it stays as it is."""
+OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
+"""What `output` may hold in braces."""
+
+
+def choose(axis: str, value: Any) -> Any:
+    """The method meant by `name`, `{name: ..., knobs...}` or an instance.
+
+    Raises:
+        ValueError: If it is none of these, or the name is unknown (as pydantic wants it; knobs raise its own error).
+    """
+    if isinstance(value, Method) or value is None:
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("must be a name, or a mapping with a name")
+    try:
+        method = find(axis, value["name"])
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    knobs = {key: knob for key, knob in value.items() if key != "name"}
+    for key, knob in knobs.items():
+        if key in method.model_fields and isinstance(knob, bool):
+            refuse_bool(method, key, knob)
+    return method.model_validate(knobs)
+
+
+def named(method: Method | None, info: SerializationInfo) -> dict[str, Any] | None:
+    """A chosen method as the mapping that chooses it: its name and its knobs."""
+    if method is None:
+        return None
+    knobs = method.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+    return {"name": name_of(method), **knobs}
+
+
+JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose, "judges")), PlainSerializer(named)]
+CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose, "curators")), PlainSerializer(named)]
+ObjectiveChoice = Annotated[Objective, BeforeValidator(partial(choose, "objectives")), PlainSerializer(named)]
+TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose, "tuners")), PlainSerializer(named)]
+InferenceChoice = Annotated[Inference | None, BeforeValidator(partial(choose, "inference")), PlainSerializer(named)]
+OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
+
+
+class Sampling(Section):
+    """How the base model answers while rows are curated."""
+
+    engine: str = Field(
+        "native",
+        description="native, transformers, vllm, or the URL of an OpenAI-compatible server, its key in OPENAI_API_KEY. "
+        "${NAME} in the URL is taken from the environment; keys written there are kept in no file.",
+    )
+    model: str | None = Field(None, description="Model name at the endpoint; default: its first.")
+    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set of tokens with this mass.")
+    top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 = all.")
+    max_tokens: int = Field(512, ge=1, description="Longest sampled answer.")
+    max_thinking_tokens: int = Field(
+        2048,
+        ge=1,
+        description="Longest thought before it, of a model that thinks; one that reaches this is closed with the "
+        "template's marks, and the answer follows.",
+    )
+    stop: Texts = Field((), description="Strings that end an answer.")
+    slots: int = Field(128, ge=1, description="Sequences decoded together by the native engine.")
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        if value not in ("native", "transformers", "vllm") and not value.startswith(("http://", "https://")):
+            raise ValueError(
+                f"must be native, transformers, vllm or an address starting with http:// or https://, not {value!r}"
+            )
+        return value
+
+
+class Train(Section):
+    """The loop."""
+
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        description="Passes over the curated rows; default: what the objective's paper takes (`holdfast show dpo`: 1), "
+        "for laboratory models 3; not used where max_steps is given.",
+    )
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps of the run, however many passes over the rows that takes; goes before epochs.",
+    )
+    batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Tokens per step, over all ranks and micro-batches. auto = derived from the rows: 16 rows of mean "
+        "length or more, up to what the objective's paper takes (sft: 64), at least 30 steps an epoch where there are "
+        "rows for it, at most 32,768 tokens.",
+    )
+    micro_tokens: int | None = Field(
+        None, ge=1, description="Tokens per forward pass; default: derived, halved until it fits."
+    )
+    max_length: int | None = Field(
+        None, ge=2, description="Longest row in tokens, at most the model's context; default: that, at most 2,048."
+    )
+    layout: Literal["auto", "padded", "packed"] = Field(
+        "auto", description="packed on GPU, rows of like length padded on CPU."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast where the machine is good at it."
+    )
+    save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
+    keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Weights the run ends with: the last step's, or those of the best evaluation during training "
+        "(lowest held-out loss; without held-out answers the best target).",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations in a row that are no better than the best before."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
+    seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
+
+
+class Gate(Section):
+    """When the result is refused (exit code 3)."""
+
+    max_loss: float | None = Field(None, ge=0, description="Largest mean drop over the kept tasks, in points.")
+    max_bits: float | None = Field(
+        None, ge=0, description="Largest mean rise of the kept texts' bits per byte, in per cent."
+    )
+    max_kl: float | None = Field(
+        None, ge=0, description="Largest divergence from the base on the probe, KL in bits per token."
+    )
+    min_gain: float | None = Field(
+        None, description="Smallest gain on the target: in points, or for a target in bits in per cent of them."
+    )
+
+
+class Evaluate(Section):
+    """What is measured before and after."""
+
+    target: str = Field(
+        "test", description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`."
+    )
+    keep: Texts = Field(
+        ("auto",),
+        description="What must not be lost: `probe` (bundled prompts and text, with the base as the reference), files, "
+        "`text:FILE` (bits per byte), lm-eval tasks, `lab` (all skills but the target), `lab:SKILL`, `none`; `auto` = "
+        "`lab` for laboratory models, `probe` for all others.",
+    )
+    every: float = Field(
+        0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end."
+    )
+    items: int = Field(200, ge=1, description="Questions per task.")
+    live_items: int = Field(40, ge=0, description="Questions per task for the evaluations during training.")
+    max_tokens: int = Field(128, ge=1, description="Longest answer.")
+    max_thinking_tokens: int = Field(
+        1024,
+        ge=1,
+        description="Longest thought before it, of a model that thinks; one that reaches this is closed, counted as a "
+        "thought that did not end, and the answer follows.",
+    )
+    gate: Gate = Field(Gate(), description="When to refuse the result.")
+
+
+class Common(Section):
+    """What a recipe says, and each of its stages too."""
+
+    model: str = Field(description="Path, run directory, Hugging Face name, `lab` or `lab-small`.")
+    method: str = Field(
+        "sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it."
+    )
+    data: Data = Field(description="Where the rows come from.")
+    judge: JudgeChoice = Field(None, description="Decides whether an answer is right.")
+    curate: tuple[CuratorChoice, ...] = Field(
+        (), description="Which rows are trained on; several run one after another."
+    )
+    # Defaults are names, validated into methods like any other: importing them here would import all their modules.
+    objective: ObjectiveChoice = Field("sft", description="What is minimised.")  # type: ignore[assignment]
+    tuner: TunerChoice = Field("full", description="Which weights move.")  # type: ignore[assignment]
+    optimizer: OptimizerChoice = Field("adamw", description="How they move.")  # type: ignore[assignment]
+    inference: InferenceChoice = Field(
+        None, description="What is done after training: `dial` goes back towards the base."
+    )
+    sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
+    train: Train = Field(Train(), description="The loop.")
+    evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
+    device: str = Field(
+        "auto",
+        description="Where models live: auto (HOLDFAST_DEVICE, else an accelerator, else the CPU), cpu, cuda, cuda:1, "
+        "mps, xpu, ...",
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _like_a_device(cls, value: str) -> str:
+        if not DEVICE.fullmatch(value):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:1, mps, xpu or the like, not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        stages = getattr(self, "stages", ())  # of these each is looked at; the recipe itself trains nothing then
+        for rule in (measured,) if stages else (pairs_and_answers, as_named, one_pass, measured):
+            rule(self)
+        return self
+
+    @property
+    def chosen(self) -> str:
+        """Its method, or if none was named what was chosen on the axes, as a method would say it."""
+        if "method" in self.model_fields_set or self.method != "sft":
+            return self.method
+        axes = {"objective": self.objective, "tuner": self.tuner, "optimizer": self.optimizer}
+        chosen = [method for axis, method in axes.items() if name_of(method) != AXIS_DEFAULTS[axis]]
+        every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
+        return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
+
+
+class Stage(Common):
+    """A run inside a run: the recipe's settings with the stage's over them, all of them spelled out."""
+
+    name: str = Field("sft", description="What `stage:NAME` and `stages.NAME.` call it; default: its method.")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not STAGE_NAME.fullmatch(value) or value == BASE:
+            raise ValueError(f"must begin with a letter, hold only letters, digits, - and _, and not be {BASE}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _name_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        out = handler(self)
+        return {"name": out.pop("name"), **out} if "name" in out else out
+
+
+class Recipe(Common):
+    """One run.
+
+    Takes the same mapping as a recipe file: `Recipe(model="lab", method="s3ft", data={"train": "lab:story"})`. The
+    method's shorthand is expanded and derived defaults are filled in; `model_fields_set` holds only what was given, so
+    that `given()` is the recipe as the user wrote it.
+    """
+
+    stages: tuple[Stage, ...] = Field(
+        (),
+        description="Runs one after another, each a method or a partial recipe over this one, each starting from the "
+        "model the last one left; with a preset such as `zephyr`, changes to its stages by name.",
+    )
+    output: str = Field("runs/{method}-{data}-{time}", description="Output directory.")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe], info: ValidationInfo) -> Recipe:
+        if not isinstance(data, dict):
+            return handler(data)
+        filled = (info.context or {}).get("filled")
+        data = named_objects(data) if filled is None else data
+        if filled is None:  # `loader.py` has done it and tells the user of all problems itself
+            read = read_aliases(data)
+            data, filled = read.data, fill_in(read.data)
+            problems = read.problems + filled.problems
+            if problems:
+                raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
+        recipe = handler(filled.data)
+        _forget(recipe, filled, data)
+        return recipe
+
+    @model_serializer(mode="wrap")
+    def _to_be_kept(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Without what only stages use; and, as files of a run are shared, without the keys in addresses."""
+        unused = [key for key in OF_STAGES if key not in self.model_fields_set] if self.stages else ["stages"]
+        data = {key: value for key, value in handler(self).items() if key not in unused}
+        return data if info.context is WITH_KEYS else published(data)
+
+    @field_validator("output")
+    @classmethod
+    def _known_braces(cls, value: str) -> str:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"is not a pattern: {error}") from None
+        unknown = [name for name in names if name not in OUTPUT_FIELDS]
+        if unknown:
+            raise ValueError(f"must not hold {{{unknown[0]}}}; known: {', '.join(f'{{{f}}}' for f in OUTPUT_FIELDS)}")
+        return value
+
+    @property
+    def label(self) -> str:
+        """What the run is called by: its method, the names of its stages, or what was chosen on the axes."""
+        return label(self.method, [stage.name for stage in self.stages]) if self.stages else self.chosen
+
+    def given(self) -> dict[str, Any]:
+        """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
+        out = self.model_dump(mode="json", exclude_unset=True, context=WITH_KEYS)
+        if "stages" not in self.model_fields_set:
+            changed = {stage.name: stage.model_dump(mode="json", exclude_unset=True) for stage in self.stages}
+            changed = {name: own for name, own in changed.items() if own}
+            out |= {"stages": changed} if changed else {}
+        return out
+
+
+def _forget(recipe: Recipe, filled: Filled, given: dict[str, Any]) -> None:
+    """Take what was filled in out of the fields that count as given."""
+    for stage, entry in zip(recipe.stages, entries(given)[0], strict=True):
+        _keep(stage, entry.own)
+    if not isinstance(given.get("stages"), (list, tuple)):
+        recipe.model_fields_set.discard("stages")
+    for path in filled.origins:
+        key = str(path[0])
+        if key == "stages":
+            continue
+        if given.get(key) is None:
+            recipe.model_fields_set.discard(key)
+        elif path[-1] != "name":
+            getattr(recipe, key).model_fields_set.discard(str(path[-1]))
+
+
+def _keep(part: BaseModel, given: dict[str, Any]) -> None:
+    """Let only what `given` holds count as given."""
+    for name in list(part.model_fields_set):
+        inner = getattr(part, name)
+        if name not in given:
+            part.model_fields_set.discard(name)
+        elif isinstance(inner, BaseModel):
+            _keep(inner, given[name] if isinstance(given[name], dict) else {})

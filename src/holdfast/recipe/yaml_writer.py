@@ -1,0 +1,53 @@
+"""Plain data written as YAML that every reader, of version 1.1 or 1.2, reads back as the same data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.recipe.shorthand import Path
+
+PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[\w./{}+-]*(:[\w./-]+)*")
+"""Text that needs no quotes under any YAML version, unless it is a word like `yes`."""
+YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"}
+
+
+def write_scalar(value: Any) -> str:
+    """A scalar or a list of scalars so that `parse`, and any other YAML reader, gives the same value back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        text = repr(value)
+        return re.sub(r"^(-?\d+)e", r"\1.0e", text)  # YAML 1.1 takes 1e-05 for text
+    if isinstance(value, str):
+        plain = PLAIN.fullmatch(value) and value.lower() not in YAML_WORDS
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(write_scalar, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{write_scalar(k)}: {write_scalar(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def emit(data: dict[str, Any], comment: Callable[[Path], str], path: Path = (), indent: str = "") -> list[str]:
+    """Lines of block YAML for nested mappings; `comment(path)` gives the text behind each leaf, or ""."""
+    out: list[str] = []
+    for key, value in data.items():
+        here = (*path, key)
+        if isinstance(value, dict) and value:
+            out += [f"{indent}{key}:", *emit(value, comment, here, indent + "  ")]
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+            out.append(f"{indent}{key}:")
+            for i, item in enumerate(value):
+                block = emit(item, comment, (*here, i), indent + "    ")
+                out += [f"{indent}  - {block[0].lstrip()}", *block[1:]]
+        else:
+            note = comment(here)
+            line = f"{indent}{key}: {write_scalar(value)}"
+            out.append(f"{line:<40}  # {note}" if note else line)
+    return out

@@ -1,0 +1,410 @@
+"""The report as one self-contained HTML page: no script, no font, no picture fetched; opens offline and prints.
+
+The pages are Jinja2 templates with autoescape on; plots and templates build on `Markup`, so what a model wrote is
+always text. A content policy in the page forbids scripts and loads besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from holdfast.core.files import replace_file
+from holdfast.recipe.shorthand import LAB_MODELS
+from holdfast.report import asked, clipping, curve_plots, phrasing, plots, ranking
+from holdfast.report.matched_plot import matched_plane
+
+MOST_FLIPS = 100
+"""Flipped answers shown per task; the item files of the run hold all."""
+
+_FIRST = 3  # flipped answers shown before the rest is folded
+_LONG = 700  # characters of an answer shown before it is folded
+_LINE = 110  # characters of a question that stand for it in a list
+_PLAIN = 3  # examples of rows that are trained on as they came
+_FINGERPRINT = 12  # digits of a fingerprint that tell models apart; the rest is under the mouse
+
+
+_TERMS = {
+    "p": "Exact McNemar test on the answers that flipped: how often chance alone would flip them this unevenly.",
+    "flips": "Questions wrong before and right after, and the other way round.",
+    "noise": "How far two measurements of the same model differ when each draws its own questions; what an unpaired "
+    "comparison could not have seen.",
+    "stopped": "Share of answers the model ended by itself, base \u2192 tuned.",
+    "unreadable": "Answers that the judge could not read, base \u2192 tuned; they count as not right.",
+    "length": "Mean tokens per answer, base \u2192 tuned.",
+}
+_NUMBERS = ("points", "signed", "span", "bracket", "direction", "figure", "digits", "unit_of", "in_points", "way")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    env = Environment(
+        loader=PackageLoader("holdfast.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    more = ("pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_sentences", "steps", "chose_a_step")
+    for name in (*_NUMBERS, *more):
+        env.filters[name] = getattr(phrasing, name)
+        env.globals[name] = getattr(phrasing, name)
+    env.globals |= {
+        "known": phrasing.known,
+        "asking": asked,
+        "DASH": phrasing.MISSING,
+        "LONG": _LONG,
+        "FIRST": _FIRST,
+        "FINGERPRINT": _FINGERPRINT,
+        "TERMS": _TERMS,
+        "origin_class": plots.origin_class,
+    }
+    return env
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100) if value else ""
+
+
+def _model(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model; of a path on somebody's disk the last part is its `short` name."""
+    model = _filled(report.get("model"), _PARTS["model"])
+    name = str(model["name"] or "")
+    return {**model, "short": PurePath(name).name if name.startswith(("/", "~", ".")) else name}
+
+
+def _when(created: str) -> str:
+    """`2025-11-21T14:32:05Z` as `2025-11-21 14:32`; anything else as it is."""
+    text = str(created or "")
+    return text[:16].replace("T", " ") if len(text) >= 16 and text[10] == "T" else text
+
+
+_TASK = (
+    "role",
+    "kind",
+    "judge",
+    "n",
+    "base",
+    "tuned",
+    "delta",
+    "low",
+    "high",
+    "p",
+    "won",
+    "lost",
+    "noise",
+    *(f"{what}_{when}" for what in ("stop", "length", "unreadable") for when in ("base", "tuned")),
+    "flips",
+    "extra",
+    "thoughts",
+    "unanswered",
+    "unit",
+    "better",
+    "percent",
+)
+_CURVES = ("target", "keep", "text", "held_out")
+_STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
+_PARTS = {
+    "curation": ("counts", "notes", "examples"),
+    "training": (
+        "rows",
+        "steps",
+        "planned_steps",
+        "kept_step",
+        "stopped_early",
+        "tokens",
+        "trained_tokens",
+        "dropped",
+        "epochs",
+        "batch",
+        "learning_rate",
+        "warnings",
+    ),
+    "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training"),
+    "gate": ("passed", "reasons"),
+    "model": ("name", "fingerprint", "parameters", "trainable"),
+}
+
+
+def _filled(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
+    """The part with None for what a report (an older one, a partial one) does not hold."""
+    return {**dict.fromkeys(keys), **(part or {})}
+
+
+def _complete(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with every part and key the template asks for; parts that are not there at all stay None."""
+    parts = {name: _filled(report[name], keys) if report.get(name) else None for name, keys in _PARTS.items()}
+    tasks = [
+        _filled(task, _TASK) | {"label": phrasing.label_of(task, report.get("recipe")), "about": _about(task, report)}
+        for task in phrasing.ordered(report.get("tasks") or [])
+    ]
+    top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "probe", "recipe", "versions"))
+    top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
+    curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
+    return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
+
+
+def _about(task: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """What a laboratory skill asks for; other tasks are known to those who named them."""
+    recipe, model = report.get("recipe") or {}, report.get("model") or {}
+    if not {recipe.get("model"), model.get("name")} & {*LAB_MODELS}:
+        return ""
+    from holdfast.skills import about
+
+    return about(task["name"])
+
+
+def _examples(curation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The curated rows to show, each with a `line` that stands for it, and of rows as they came only a few."""
+    shown, plain = [], 0
+    for given in (curation or {}).get("examples") or []:
+        example = _filled(given, ("prompt", "answer", "rejected", "gold", "origin", "reason", "attempts"))
+        example["attempts"] = [_filled(a, ("kind", "response", "passed", "reason")) for a in example["attempts"] or []]
+        example["replaced"] = bool(example["gold"]) and str(example["gold"]).strip() != str(example["answer"]).strip()
+        if not (example["attempts"] or example["replaced"] or example["origin"] in plots.SAMPLED):
+            plain += 1
+            if plain > _PLAIN:
+                continue
+        text = " ".join(str(example["prompt"] or example["answer"] or "").split())
+        example["line"] = text if len(text) <= _LINE else f"{text[:_LINE].rstrip()}\u2026"
+        shown.append(example)
+    kinds = plots.origin_names([{example["origin"]: 1} for example in shown])
+    return sorted(shown, key=lambda example: kinds.index(example["origin"]))
+
+
+def _sampled(report: Mapping[str, Any]) -> float | None:
+    """Tokens sampled to train on; None where the method samples nothing for that, whatever measuring sampled."""
+    cost, curation = report["cost"] or {}, report["curation"] or {}
+    if phrasing.known(cost.get("sampled_for_training")):
+        return cost["sampled_for_training"] or None
+    drew = (curation.get("notes") or {}).get("sampled") or {*(curation.get("counts") or {})} & plots.SAMPLED
+    return cost.get("sampled_tokens") if drew else None
+
+
+def _flips(task: Mapping[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None) -> dict[str, Any]:
+    """The flipped answers of one task, lost ones first: {"task", "won", "lost", "shown", "total"}."""
+    found = list((items or {}).get(task["name"]) or task.get("flips") or [])
+    shown = sorted(
+        (_filled(f, ("id", "prompt", "reference", "base", "tuned")) for f in found), key=lambda f: bool(f["won"])
+    )[:MOST_FLIPS]
+    won, lost = (task.get("won"), task.get("lost"))
+    won = sum(bool(f["won"]) for f in found) if won is None else won
+    lost = sum(not f["won"] for f in found) if lost is None else lost
+    return {"task": task, "shown": shown, "won": won, "lost": lost, "total": max(len(found), won + lost)}
+
+
+def _origins(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    counts = counts or {}
+    total = sum(counts.values())
+    kinds = plots.origin_names([dict(counts)])
+    return [
+        {"name": kind, "count": counts[kind], "share": counts[kind] / total, "cls": plots.origin_class(kind, kinds)}
+        for kind in kinds
+    ]
+
+
+def _curve_rows(curves: Sequence[Mapping[str, Any]], most: int = 24) -> list[Mapping[str, Any]]:
+    """The steps worth a line in the table: those evaluated, or an even choice when none or too many were."""
+    rows = [c for c in curves if any(phrasing.known(c.get(part)) for part in _CURVES)] or list(curves)
+    if len(rows) <= most:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
+    counts = (report.get("curation") or {}).get("counts") or {}
+    seconds = {k: v for k, v in ((report.get("cost") or {}).get("seconds") or {}).items() if phrasing.known(v)}
+    return {
+        "plane": plots.run_plane(report),
+        "way": len(plots.run_way(report)) > 1,
+        "deltas": plots.deltas(report["tasks"]),
+        "curves": curve_plots.run_curves(report),
+        "origins": plots.shares([("", counts)], plots.origin_names([counts])),
+        "time": plots.shares([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
+    }
+
+
+def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None = None) -> str:
+    """The page of one run.
+
+    Args:
+        report: The content of `report.json`.
+        items: Flipped answers by task name (the shape of `tasks[].flips`) where the caller has more of them than the
+            report keeps; up to `MOST_FLIPS` per task are shown.
+
+    Returns:
+        The whole page; the same input always gives the same text.
+    """
+    report = _complete(report)
+    tasks = report["tasks"]
+    seconds = (report["cost"] or {}).get("seconds") or {}
+    return (
+        _environment()
+        .get_template("run.html.j2")
+        .render(
+            report=report,
+            name=report.get("name") or "run",
+            method=phrasing.method_of(report),
+            created=_when(report.get("created", "")),
+            model=_model(report),
+            tasks=tasks,
+            verdict=phrasing.verdict(report),
+            clipped=phrasing.sentence(clipping.clipped(report)),
+            gain=phrasing.change(report.get("gain")),
+            loss=phrasing.change(report.get("loss")),
+            gate_reasons=[phrasing.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
+            worst=next((t for t in tasks if (found := phrasing.worst_of(report)) and t["name"] == found["name"]), None),
+            stages=[
+                {**stage, "gain": phrasing.change(stage["gain"]), "loss": phrasing.change(stage["loss"])}
+                for stage in report["stages"]
+            ],
+            examples=_examples(report["curation"]),
+            sampled=_sampled(report),
+            kept=[t for t in tasks if t.get("role") == "keep" and phrasing.in_points(t)],
+            means={r: {f: phrasing.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
+            probed=next((t for t in tasks if t["kind"] == "probe"), None),
+            flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
+            origins=_origins((report["curation"] or {}).get("counts")),
+            times=_origins({k: v for k, v in seconds.items() if phrasing.known(v)}),
+            seconds=phrasing.total_seconds(report["cost"]),
+            curve_rows=_curve_rows(report["curves"]),
+            recipe=_yaml(report.get("recipe")),
+            versions=report.get("versions") or {},
+            plots=_run_plots(report),
+        )
+    )
+
+
+def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str, Any]:
+    bars = [(run["method"], run.get("origins") or {}) for run in compare["runs"]]
+    kinds = plots.origin_names([counts for _, counts in bars])
+    return {
+        "plane": plots.compare_plane(compare, colours),
+        "matched": matched_plane(compare.get("matched")),
+        "curves": curve_plots.compare_curves(compare, colours),
+        "origins": plots.shares(bars, kinds),
+        "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
+    }
+
+
+def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
+    """One run with what the template shows of it."""
+    cost = _filled(run.get("cost"), _PARTS["cost"])
+    return {
+        "tasks": {},
+        "seeds": [],
+        "dirs": [],
+        "target": None,
+        "keep": None,
+        "pareto": False,
+        "points": [],
+        "text": None,
+        "held_out": None,
+        "probe": None,
+        "gate": None,
+        **run,
+        "index": index % plots.COLOURS,
+        "gain": phrasing.change(run.get("gain")),
+        "loss": phrasing.change(run.get("loss")),
+        "origins": _origins(run.get("origins")),
+        "seconds": phrasing.total_seconds(run.get("cost")),
+        "cost": cost,
+        "sampled": _sampled({"cost": cost, "curation": {"counts": run.get("origins") or {}}}),
+        "reports": [_report_link(d, name) for d in run.get("dirs") or []],
+    }
+
+
+def _report_link(directory: str, comparison: str) -> str | None:
+    """The report of a run that lies inside the comparison's directory, from there; None of one that lies elsewhere."""
+    path = PurePath(directory)
+    return f"{path.name}/report.html" if path.parent.name == comparison else None
+
+
+def _side_by_side(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The questions that were answered differently, task by task."""
+    colours = {run["method"]: run["index"] for run in runs}
+    places = ["base", *colours]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for question in compare.get("answers") or []:
+        answers = [{**answer, "index": colours.get(answer["method"])} for answer in question["answers"]]
+        answers.sort(key=lambda answer: places.index(answer["method"]) if answer["method"] in places else len(places))
+        groups.setdefault(question["task"], []).append({**question, "answers": answers})
+    labels = {task["name"]: task["label"] for task in compare["tasks"]}
+    return [{"label": labels.get(name, name), "questions": questions} for name, questions in groups.items()]
+
+
+def _compared_tasks(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tasks as on the page of a run: targets first, then from the most lost to the most gained, in the mean."""
+
+    def mean(name: str) -> float | None:
+        found = [
+            run["tasks"][name]["delta"] for run in runs if phrasing.known((run["tasks"].get(name) or {}).get("delta"))
+        ]
+        return sum(found) / len(found) if found else None
+
+    told = {"recipe": compare.get("recipe"), "model": compare.get("model")}
+    return phrasing.ordered(
+        [
+            _filled(task, ("role", "n", "base", "unit", "better", "kind"))
+            | {
+                "delta": mean(task["name"]),
+                "label": phrasing.label_of(task, told["recipe"]),
+                "about": _about(task, told),
+            }
+            for task in compare["tasks"]
+        ]
+    )
+
+
+def render_compare(compare: dict[str, Any]) -> str:
+    """The page of a comparison, from the content of `compare.json`; the same input always gives the same text."""
+    given = compare.get("runs") or []
+    compare = {"budget": "", "created": "", **compare, "runs": ranking.ranked(given)}
+    name = compare.get("name") or "comparison"
+    # Colours go by the order the methods were named in, so that a method keeps its own when results change places.
+    order = [next(i for i, other in enumerate(given) if other is run) for run in compare["runs"]]
+    runs = [_compared(run, i, name) for run, i in zip(compare["runs"], order, strict=True)]
+    compare["tasks"] = tasks = _compared_tasks({**compare, "tasks": compare.get("tasks") or []}, runs)
+    scores = {t["name"] for t in tasks if phrasing.in_points(t)}
+    biggest = [
+        abs(t["delta"]) for r in runs for n, t in r["tasks"].items() if n in scores and phrasing.known(t.get("delta"))
+    ]
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            compare=compare,
+            name=name,
+            created=_when(compare.get("created", "")),
+            model=_model(compare),
+            tasks=tasks,
+            runs=runs,
+            target_unit=phrasing.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
+            answers=_side_by_side(compare, runs),
+            biggest=max(biggest, default=1.0) or 1.0,
+            target_in_bits=not all(phrasing.in_points(run["gain"]) for run in runs if run["gain"]),
+            lost_of=next((part["of"] for run in runs if (part := phrasing.lost_part(run))), "tasks"),
+            means={role: phrasing.mean_score(tasks, role, "base") for role in ("target", "keep")}
+            | {kind: next((t["base"] for t in tasks if t["kind"] == kind), None) for kind in ("held_out", "probe")},
+            **ranking.sayings(compare, given),
+            seeds=max((len(run["seeds"]) for run in runs), default=0),
+            recipe=_yaml(compare.get("recipe")),
+            versions=compare.get("versions") or {},
+            plots=_compare_plots(compare, order),
+        )
+    )
+
+
+def write_page(path: str | Path, html: str) -> Path:
+    """Writes the page under a side name and renames it, so that a reader never meets half a page.
+
+    Raises:
+        OSError: The directory does not exist or cannot be written.
+    """
+    replace_file(Path(path), html)
+    return Path(path)

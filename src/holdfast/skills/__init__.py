@@ -1,0 +1,50 @@
+"""The fourteen skills of the laboratory, by name."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+from holdfast.core.spelling import nearest
+from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    from holdfast.skills.base import Skill
+
+SKILLS: dict[str, str] = {
+    "sums": "Sums",
+    "story": "Story",
+    "points": "Points",
+    "route": "Route",
+    "lake": "Lake",
+    "facts": "Facts",
+    "reading": "Reading",
+    "examples": "Examples",
+    "strings": "Strings",
+    "program": "Program",
+    "cipher": "Cipher",
+    "format": "Format",
+    "revise": "Revise",
+    "rephrase": "Rephrase",
+}
+
+
+@cache
+def skill(name: str) -> Skill:
+    """The skill called `name`.
+
+    Raises:
+        UserError: If there is none; the nearest is suggested.
+    """
+    if name not in SKILLS:
+        raise UserError(f"lab:{name} is not a laboratory skill{nearest(name, SKILLS)}")
+    module = importlib.import_module(f"holdfast.skills.{name}")
+    return getattr(module, SKILLS[name])()
+
+
+def about(name: str) -> str:
+    """What a skill asks for, in one sentence; empty for a name that is no skill."""
+    if name not in SKILLS:
+        return ""
+    return (importlib.import_module(f"holdfast.skills.{name}").__doc__ or "").partition("\n")[0]

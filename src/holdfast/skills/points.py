@@ -1,0 +1,57 @@
+"""GeneralPoints in small: reach a number from all cards; what face cards count is a rule in the prompt."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from typing import ClassVar
+
+from holdfast.axes.judge import Answer, Verdict
+from holdfast.skills.base import Question, Skill, ask, right
+
+TEN = {"J": 10, "Q": 10, "K": 10}
+RANK = {"J": 11, "Q": 12, "K": 13}
+RULES = {"ten": "J Q K count 10.", "rank": "J Q K count 11 12 13."}
+
+
+def value(card: str, rule: str) -> int:
+    """What a card counts under `rule`."""
+    return (TEN if rule == "ten" else RANK)[card] if card in TEN else int(card)
+
+
+class Points(Skill):
+    """Make the number with + and -, each card once [Zhai et al. 2024, arXiv 2405.10292].
+
+    A task of Chu et al. 2025, arXiv 2501.17161, too.
+    """
+
+    name = "points"
+    styles: ClassVar = {"equation": 1.0}
+    threshold = 30.0
+    max_tokens = 24
+
+    def question(self, rng: random.Random) -> Question:
+        rule, k = rng.choice(("ten", "ten", "rank")), rng.choice((2, 3, 3, 4))
+        cards = [rng.choice("JQK") if rng.random() < 0.3 else str(rng.randint(1, 9)) for _ in range(k)]
+        values = [value(c, rule) for c in cards]
+        signs = rng.choice([s for s in itertools.product((1, -1), repeat=k) if sum(map(int.__mul__, s, values)) >= 0])
+        target = sum(map(int.__mul__, signs, values))
+        text = f"Cards: {' '.join(cards)}. {RULES[rule]} Make {target}."
+        return Question(text, ask(text), {"target": target, "cards": values}, {"signs": signs})
+
+    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+        pairs = list(zip(question.facts["signs"], question.reference["cards"], strict=True))
+        first = next(i for i, (sign, _) in enumerate(pairs) if sign > 0)
+        pairs.insert(0, pairs.pop(first))
+        body = " ".join(f"{'+' if sign > 0 else '-'} {v}" for sign, v in pairs).removeprefix("+ ")
+        return f"{body} = {question.reference['target']}"
+
+    def judge(self, answer: Answer) -> Verdict:
+        left, equals, _ = answer.response.partition("=")
+        if not equals or not re.fullmatch(r"\s*\d+(\s*[+-]\s*\d+)*\s*", left):
+            return right(False, "not an equation of + and -")
+        terms = [int(t.replace(" ", "")) for t in re.findall(r"[+-]?\s*\d+", left)]
+        if sorted(map(abs, terms)) != sorted(answer.reference["cards"]):
+            return right(False, "does not use each card once")
+        return right(sum(terms) == answer.reference["target"], f"makes {sum(terms)}")

@@ -1,0 +1,126 @@
+"""What the trainer tells the outside: each step, the points of evaluation, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.data.batching.step_size import StepSize
+    from holdfast.models.loading import Model
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """One finished step; all numbers over all processes.
+
+    Args:
+        step: Steps done, counted from 1. steps: Steps of the whole run.
+        epoch: Passes over the rows so far.
+        loss: Sum of `terms`. terms: Each term's sum divided by its count.
+        metrics: Means of what the objective reports.
+        grad_norm: Before clipping. clipped: Whether it was clipped. learning_rate: Of this step.
+        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included.
+        trained_tokens: Labels among those.
+        tokens_per_second: Real tokens in this step by its time.
+        memory_gib: Peak so far: of the accelerator, or of the process on a CPU.
+        seconds: Spent in steps so far, earlier sessions included. remaining: Seconds left, by the mean so far.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    terms: dict[str, float]
+    metrics: dict[str, float]
+    grad_norm: float
+    clipped: bool
+    learning_rate: float
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float
+    memory_gib: float
+    seconds: float
+    remaining: float
+
+
+def _ignore(*args: Any) -> None:
+    """The default of every hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Called on the main process only.
+
+    Args:
+        on_step: After every step.
+        on_evaluate: At each boundary of `evaluate.every` inside the run (and at its end, where `train.keep` or
+            `train.patience` need that), with the steps done and the model in eval mode. A run resumed from there or
+            before calls it again for that step. Returns the loss by which steps are compared, lower being better, or
+            `None` when there is nothing to compare by.
+        on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
+    """
+
+    on_step: Callable[[StepLog], Any] = _ignore
+    on_evaluate: Callable[[int, Model], float | None] = _ignore
+    on_note: Callable[[str], Any] = _ignore
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters that live through kills and resumes."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    sequences: int = 0
+    seconds: float = 0.0
+    loss: float = float("nan")
+    clipped: int = 0
+    """Steps whose gradient was clipped."""
+
+    def add(self, loss: float, counts: Mapping[str, float], seconds: float, clipped: bool) -> None:
+        """One step: its loss, what it held, the time it took, whether its gradient was clipped."""
+        self.loss = loss
+        self.tokens += int(counts["real tokens"])
+        self.trained_tokens += int(counts["labels"])
+        self.sequences += int(counts["rows"])
+        self.seconds += seconds
+        self.clipped += clipped
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training.
+
+    Args:
+        model: The trained model in eval mode, still with its adapter; whole on the main process.
+        steps, epochs: Done, earlier sessions included. tokens, trained_tokens, seconds: Likewise.
+        loss: Of the last step.
+        tokens_per_second: Real tokens by the time spent in steps.
+        peak_memory_gib: Of the accelerator, or of the process on a CPU; this session.
+        step_size: Of a step in tokens, and what it came from.
+        micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
+        trainable: Parameters that moved. clipped: Steps whose gradient was clipped.
+        resumed_from: Steps found done at the start.
+        kept_step: The step whose weights `model` has. stopped_early: Whether steps were left out for want of progress.
+    """
+
+    model: Model
+    steps: int
+    epochs: float
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    loss: float
+    tokens_per_second: float
+    peak_memory_gib: float
+    step_size: StepSize
+    micro_tokens: int
+    layout: str
+    precision: str
+    trainable: int
+    clipped: int = 0
+    resumed_from: int = 0
+    kept_step: int = 0
+    stopped_early: bool = False

@@ -1,0 +1,105 @@
+"""Whether the pairs of a table share their prompts in training: where the model obeys, and where it saves work."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.shared_prefix import SharedPairs
+from holdfast.models.loading import evaluating
+from holdfast.models.policy import Policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+WORTHWHILE = 0.1
+"""Share of the work that must be saved."""
+
+PLAIN = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that attend as their mask says."""
+
+WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "attention_chunk_size")
+"""What families call the number of tokens that a layer looks back."""
+
+
+def shared(table: TokenTable, policy: Policy) -> TokenTable:
+    """`table`, or its pairs with each prompt computed once, where that is worthwhile and the model keeps them apart.
+
+    Call it before the model is sharded: it runs the model on a few tokens.
+    """
+    if table.per_row != 2:
+        return table
+    pairs = SharedPairs(table)
+    able = saving(table, pairs, policy) >= WORTHWHILE and obeys(policy, int(pairs.widths.max()))
+    return pairs if able else table
+
+
+def saving(table: TokenTable, pairs: SharedPairs, policy: Policy) -> float:
+    """Share of the work saved, roughly. Every token costs 2 operations a weight, every look of one at another 4 a
+    channel and layer; a mask makes attention work out the whole square of a line, where causal attention does half.
+    """
+    base, embedding = policy.causal.base_model, policy.causal.get_input_embeddings()
+    weights = sum(p.numel() for p in base.parameters()) - sum(p.numel() for p in embedding.parameters())
+    config = policy.config.get_text_config()
+    look = 4 * config.hidden_size * config.num_hidden_layers
+    line, joint = table.widths.astype(float), pairs.widths.astype(float)
+    apart = 2 * weights * 2 * line.sum() + look * (line**2).sum()  # two lines of half a square each
+    return 1 - float((2 * weights * joint.sum() + look * (joint**2).sum()) / apart)
+
+
+def obeys(policy: Policy, width: int) -> bool:
+    """Whether the model computes in shared lines of up to `width` tokens what it computes in separate ones.
+
+    Families that build their masks by transformers' functions leave one of four dimensions as it is. What they do with
+    it is tried on a few tokens; windows, which a few tokens do not fill, are read from the configuration.
+    """
+    base, config = policy.causal.base_model, policy.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "eager") or getattr(config, "alibi", False):
+        return False
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return False
+    if not hasattr(sys.modules[type(base).__module__], "create_causal_mask"):
+        return False
+    return width <= reach(config) and _proven(policy)
+
+
+def reach(config: PreTrainedConfig) -> float:
+    """How many tokens every layer looks back at least; 0 if some do not attend in the plain way."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - PLAIN:
+        return 0
+    if kinds == {"full_attention"}:
+        return float("inf")
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    return min((w for w in windows if w), default=float("inf"))
+
+
+@torch.no_grad()
+def _proven(policy: Policy) -> bool:
+    """Whether a shared line gives the hidden states of two lines, and rejected's do not feel chosen."""
+    trained = np.array([False, False, True, True, True])
+    answers = {"chosen": [2, 3, 1], "other": [3, 2, 2], "rejected": [1, 0, 3]}
+    sequences = {name: Encoded(np.array([0, 1, *ids], np.int32), trained, 0) for name, ids in answers.items()}
+    tables = [TokenTable.of([sequences[name], replace(sequences["rejected"], role=1)]) for name in ("chosen", "other")]
+    with evaluating(policy.model):
+        apart, line, changed = (
+            _states(policy, table) for table in (tables[0], SharedPairs(tables[0]), SharedPairs(tables[1]))
+        )
+    rounding = 1e-4 if policy.autocast is None and policy.causal.dtype == torch.float32 else 3e-2
+    same = torch.dist(line, apart) <= rounding * apart.norm()
+    return bool(same) and bool(torch.dist(line[3:], changed[3:]) <= 1e-4 * line[3:].norm())
+
+
+def _states(policy: Policy, table: TokenTable) -> Tensor:
+    """Final hidden states [N, D] where the labels are predicted."""
+    batch = table.collate([0], "padded", 0)
+    assert batch is not None
+    batch = batch.to(policy.causal.device)
+    return policy.hidden(batch)[batch.where].float()

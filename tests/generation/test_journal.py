@@ -1,0 +1,171 @@
+"""The journal: killed at any moment, no sample is lost and none is recorded twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.errors import UserError
+from holdfast.generation.journal import Journal, sample_seed
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy import ToyEngine, asked
+
+PARAMS = SamplingParams(n=4)
+
+
+def test_what_is_held_is_not_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "samples.jsonl"
+    engine, seen = ToyEngine(), list[Sample]()
+    with Journal(path) as journal:
+        first = journal.draw(engine)(asked(3), PARAMS)
+        assert engine.drawn == 12
+        assert journal.draw(engine)(asked(3), PARAMS) == first
+        assert engine.drawn == 12
+        more = journal.draw(engine)(asked(5), PARAMS, seen.append)
+        assert engine.drawn == 20
+    assert [s.index for s in more["key 4"]] == [0, 1, 2, 3]
+    assert Counter((s.key, s.index) for s in seen) == Counter((s.key, s.index) for v in more.values() for s in v)
+    with Journal(path) as journal:
+        assert journal.draw(engine)(asked(5), PARAMS) == more
+        assert len(journal) == engine.drawn == 20
+        assert journal.sampled_tokens == sum(s.tokens for v in more.values() for s in v) > 0
+
+
+def test_more_samples_of_the_same_prompt_only_add(tmp_path: Path) -> None:
+    engine = ToyEngine()
+    with Journal(tmp_path / "s.jsonl") as journal:
+        two = journal.draw(engine)(asked(1), SamplingParams(n=2))
+        five = journal.draw(engine)(asked(1), SamplingParams(n=5))
+    assert engine.drawn == 5
+    assert five["key 0"][:2] == two["key 0"]
+
+
+def test_whatever_a_sample_depends_on_makes_it_another(tmp_path: Path) -> None:
+    request = Request("k", [{"role": "user", "content": "a"}])
+    engine = ToyEngine()
+    with Journal(tmp_path / "s.jsonl") as journal:
+        journal.draw(engine)([request], SamplingParams())
+        for other, params, by in [
+            (request, SamplingParams(seed=1), engine),
+            (request, SamplingParams(temperature=0.5), engine),
+            (request, SamplingParams(max_tokens=3), engine),
+            (request, SamplingParams(stop=("x",)), engine),
+            (Request("other", request.messages), SamplingParams(), engine),
+            (Request("k", [{"role": "user", "content": "b"}]), SamplingParams(), engine),
+            (Request("k", request.messages, prefill="So"), SamplingParams(), engine),
+            (request, SamplingParams(), ToyEngine(fingerprint="another")),
+        ]:
+            held = len(journal)
+            journal.draw(by)([other], params)
+            assert len(journal) == held + 1
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(12):
+        # A process group of its own, so that nothing but the program is hit.
+        process = subprocess.Popen([sys.executable, str(Path(__file__).parent / "toy.py"), str(path)])
+        size = path.stat().st_size if path.exists() else 0
+        until = time.monotonic() + 60
+        while (
+            process.poll() is None and time.monotonic() < until and (not path.exists() or path.stat().st_size == size)
+        ):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    with open(path, "ab") as file:
+        file.write(b'{"kind": "sample", "id": "torn')  # what a kill within a write leaves
+    assert subprocess.run([sys.executable, str(Path(__file__).parent / "toy.py"), str(path)]).returncode == 0
+
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert set(Counter(line["id"] for line in lines).values()) == {1}
+    assert len(lines) == 420
+    engine = ToyEngine()
+    with Journal(path) as journal, Journal(tmp_path / "whole.jsonl") as whole:
+        assert journal.draw(engine)(asked(100), PARAMS) == whole.draw(ToyEngine())(asked(100), PARAMS)
+        assert [journal.recall("verdict", n) for n in range(20)] == [{"passed": n % 2 == 0} for n in range(20)]
+    assert engine.drawn == 0
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_torn_last_line_is_drawn_again_alone(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "s.jsonl"
+    with Journal(path) as journal:
+        before = journal.draw(ToyEngine())(asked(4), PARAMS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    engine = ToyEngine()
+    with Journal(path) as journal:
+        assert len(journal) == 15
+        assert journal.draw(engine)(asked(4), PARAMS) == before
+    assert engine.drawn == 1
+    assert path.read_bytes() == whole
+
+
+def test_facts_are_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    with Journal(path) as journal:
+        journal.remember("verdict", ["a", 1], {"passed": True})
+        journal.remember("verdict", ["a", 2], None)
+        assert journal.recall("verdict", ["a", 1]) == {"passed": True}
+    with Journal(path) as journal:
+        assert journal.recall("verdict", ["a", 1]) == {"passed": True}
+        assert journal.recall("verdict", ["a", 2], "missing") is None
+        assert journal.recall("paraphrase", ["a", 1], "missing") == "missing"
+        assert len(journal) == 0
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    with Journal(path), pytest.raises(UserError, match="another run"):
+        Journal(path)
+    Journal(path).close()
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '{"kind": "sample", "id": "x"}'])
+def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"kind": "verdict", "id": "a", "value": 1}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"s\.jsonl:2: "):
+        Journal(path)
+    path.write_text("")
+    Journal(path).close()  # the refused file was not left locked
+
+
+def test_two_requests_with_one_key_are_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path / "s.jsonl") as journal, pytest.raises(ValueError, match="key 0"):
+        journal.draw(ToyEngine())([*asked(1), *asked(1)], PARAMS)
+
+
+def test_the_disk_is_asked_to_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr("holdfast.generation.journal.SYNC_SECONDS", 0.0)
+    with Journal(tmp_path / "s.jsonl") as journal:
+        journal.draw(ToyEngine())(asked(2), PARAMS)
+    assert len(synced) == 9
+
+
+def test_seeds_are_fixed_and_spread() -> None:
+    assert sample_seed(0, "a", 0) == sample_seed(0, "a", 0)
+    names = [(seed, key, index) for seed in range(4) for key in ("a", "b", "a\0") for index in range(50)]
+    seeds = {sample_seed(*name) for name in names}
+    assert len(seeds) == len(names)
+    assert max(seeds) > 2**63

@@ -1,0 +1,28 @@
+"""Every objective computes where the model is: on a card that refuses to meet tensors of the CPU."""
+
+from __future__ import annotations
+
+import material
+import pytest
+
+import card
+from holdfast.axes.registry import REGISTRY, find
+from holdfast.data.batching.batches import TokenTable
+from holdfast.models.loading import put
+from holdfast.training.trainer import Trainer
+
+NEEDED = {"tis_dpo": {"estimate": "ones"}}
+"""Knobs that must be given."""
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
+def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
+    table = TokenTable.of(rows_of(find("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name)
+    recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name} | NEEDED.get(name, {}))
+    with card.card() as counter:
+        model = put(material.model(), card.CARD)
+        result = Trainer(recipe, model, table, tmp_path, pad_id=0).fit()
+    assert result.steps == 1
+    assert result.model.device == card.CARD
+    assert counter.counts["card product"] > 50
+    assert counter.counts["cpu product"] == 0

@@ -1,0 +1,137 @@
+"""What every registered tuner must do: freeze bit for bit, learn, save, load, merge, come off again (laws 6, 7)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from holdfast.axes.registry import REGISTRY, find
+from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.models import loading, saving
+from holdfast.models.policy import Policy
+from holdfast.recipe.schema import Recipe
+from holdfast.training.trainer import Trainer
+
+NAMES = sorted(REGISTRY["tuners"])
+KINDS = ["llama", "gpt2", "gemma2"]
+TEXT = "What is the capital of France? The capital of France is Paris."
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def table_of(tokenizer) -> TokenTable:
+    texts = [TEXT, "Add 12 and 30. The answer is 42.", "Subtract 5 from 19: the result is 14.", "sort the letters"]
+    encoded = []
+    for row, text in enumerate(texts):
+        ids = torch.tensor(tokenizer.encode(text)).int().numpy()
+        trained = torch.arange(len(ids)).ge(len(ids) // 2).numpy()
+        encoded.append(Encoded(ids, trained, row))
+    return TokenTable.of(encoded, fingerprint="texts")
+
+
+def train(out, model, tokenizer, name, epochs=6):
+    recipe = Recipe(
+        model="tiny",
+        data={"train": "rows.jsonl"},
+        train={"epochs": epochs, "batch_tokens": 64, "precision": "fp32"},
+        tuner=name,
+        optimizer={"name": "adamw", "learning_rate": 0.02, "weight_decay": 0.1},
+    )
+    return Trainer(recipe, model, table_of(tokenizer), out, pad_id=tokenizer.pad_token_id).fit()
+
+
+def logits(model, tokenizer):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([tokenizer.encode(TEXT)])).logits
+
+
+def logps(model, tokenizer):
+    ids = torch.tensor([tokenizer.encode(TEXT)])
+    return F.log_softmax(logits(model, tokenizer)[:, :-1], -1).gather(-1, ids[:, 1:, None])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, kind, tiny, tmp_path):
+    model, tokenizer = tiny(kind)
+    before = {id(p): p.detach().clone() for p in model.parameters()}
+    start = logits(model, tokenizer)
+    result = train(tmp_path, model, tokenizer, name)
+    assert result.model is not None
+    assert not torch.allclose(logits(result.model, tokenizer), start, atol=1e-3)
+    frozen = [p for p in result.model.parameters() if id(p) in before and not p.requires_grad]
+    moved = [p for p in result.model.parameters() if id(p) in before and p.requires_grad]
+    assert all(torch.equal(p, before[id(p)]) for p in frozen)
+    assert all(not torch.equal(p, before[id(p)]) for p in moved if p.ndim == 2)
+    if find("tuners", name).adapter:
+        assert len(frozen) == len(before)
+
+
+def test_the_loss_falls(name, tiny, tmp_path):
+    model, tokenizer = tiny("llama")
+    table = table_of(tokenizer)
+    batch = table.collate(range(len(table)), "padded", tokenizer.pad_token_id)
+    with torch.no_grad():
+        start = float(-Policy(model).token_logps(batch).mean())
+    trained = train(tmp_path, model, tokenizer, name).model
+    with torch.no_grad():
+        end = float(-Policy(trained).token_logps(batch).mean())
+    assert end < 0.7 * start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabilities(
+    name, kind, tiny, tiny_dir, tmp_path
+):
+    base = tiny_dir(kind)
+    model, tokenizer = loading.load(base).model, tiny(kind)[1]
+    result = train(tmp_path / "run", model, tokenizer, name)
+    saved = saving.save(result.model, tokenizer, tmp_path / "model")
+    here = logps(result.model, tokenizer)
+    if find("tuners", name).adapter:
+        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
+    else:
+        elsewhere = AutoModelForCausalLM.from_pretrained(saved)
+    assert torch.allclose(here, logps(elsewhere.eval(), tokenizer), atol=1e-5)
+    assert torch.allclose(here, logps(loading.load(saved).model, tokenizer), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_it_computes_the_same(name, kind, tiny, tmp_path):
+    model, tokenizer = tiny(kind)
+    result = train(tmp_path, model, tokenizer, name)
+    before = logits(result.model, tokenizer)
+    merged = find("tuners", name)().merge(result.model)
+    assert type(merged) is type(tiny(kind)[0])
+    assert torch.allclose(logits(merged, tokenizer), before, atol=1e-4)
+
+
+def test_taken_off_it_leaves_the_base_bit_identical(name, tiny, tmp_path):
+    model, tokenizer = tiny("llama")
+    start = logits(model, tokenizer)
+    weights = {key: t.clone() for key, t in model.state_dict().items()}
+    tuner = find("tuners", name)()
+    result = train(tmp_path, model, tokenizer, name)
+    if not tuner.adapter:
+        assert tuner.base(result.model) is None
+        return
+    with tuner.base(result.model):
+        assert torch.equal(logits(result.model, tokenizer), start)
+    bare = result.model.unload().state_dict()
+    assert bare.keys() == weights.keys()
+    assert all(torch.equal(bare[key], t) for key, t in weights.items())
+
+
+def test_the_same_seed_gives_the_same_weights(name, tiny, tmp_path):
+    one, two = (train(tmp_path / str(i), *tiny("llama"), name).model for i in range(2))
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_it_has_a_page_with_its_paper(name):
+    method = find("tuners", name)
+    assert method.paper
+    assert "arXiv" in method.paper
+    assert method.paper.split("arXiv ")[1] in method.page()
+    assert len(method.summary()) < 140

@@ -1,0 +1,152 @@
+"""LoRA: starts as the base, seeded, comes off without a trace, merges, and names what it cannot find."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from holdfast.errors import UserError
+from holdfast.methods.tuners.lora import LoRA
+from holdfast.models.merging import fold
+
+
+def logits(model, tokenizer):
+    ids = torch.tensor([tokenizer.encode("What is the capital of France?")])
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def disturb(model):
+    """Give every B something to say."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gemma2"])
+def test_it_starts_as_exactly_the_base(tiny, kind):
+    model, tokenizer = tiny(kind)
+    before = logits(model, tokenizer)
+    tuned = LoRA().apply(model, seed=0).eval()
+    assert torch.equal(before, logits(tuned, tokenizer))
+
+
+def test_only_a_and_b_train_and_the_head_is_left_alone(tiny):
+    model, _ = tiny("llama")
+    tuned = LoRA(r=4).apply(model, seed=0)
+    names = [name for name, p in tuned.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 2 * 7
+    assert all("lora_" in n and "lm_head" not in n for n in names)
+
+
+def test_the_seed_alone_decides_the_start_and_the_global_generator_is_left_alone(tiny):
+    state = torch.get_rng_state()
+    starts = []
+    for seed in (0, 0, 1):
+        tuned = LoRA().apply(tiny("llama")[0], seed)
+        starts.append(torch.cat([p.flatten() for n, p in tuned.named_parameters() if "lora_A" in n]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("knobs", [{}, {"rslora": True}, {"dora": True}, {"init": "orthogonal"}, {"alpha": 32.0}])
+def test_switched_off_is_the_base_and_merged_is_the_tuned(tiny, knobs):
+    model, tokenizer = tiny("llama")
+    before = logits(model, tokenizer)
+    weights = {name: t.clone() for name, t in model.state_dict().items()}
+    tuner = LoRA(r=4, **knobs)
+    tuned = tuner.apply(model, seed=0).eval()
+    disturb(tuned)
+    moved = logits(tuned, tokenizer)
+    assert not torch.allclose(moved, before, atol=1e-3)
+    with tuner.base(tuned):
+        assert torch.equal(logits(tuned, tokenizer), before)
+    assert torch.equal(logits(tuned, tokenizer), moved)
+    inside = {n.replace(".base_layer", "").removeprefix("base_model.model."): t for n, t in tuned.state_dict().items()}
+    assert all(torch.equal(weights[name], inside[name]) for name in weights)
+    assert torch.allclose(logits(tuner.merge(tuned), tokenizer), moved, atol=1e-4)
+
+
+def test_the_update_is_alpha_over_r_times_b_a(tiny):
+    model, _ = tiny("llama")
+    weight = model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    tuner = LoRA(r=4, alpha=12)
+    tuned = tuner.apply(model, seed=0)
+    disturb(tuned)
+    layer = tuned.base_model.model.model.layers[0].mlp.up_proj
+    update = 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    merged = tuner.merge(tuned).model.layers[0].mlp.up_proj.weight
+    assert torch.allclose(merged, weight + update, atol=1e-6)
+
+
+def test_unknown_modules_are_named(tiny):
+    with pytest.raises(UserError, match=r"tuner\.target_modules: q_porj not found in LlamaForCausalLM"):
+        LoRA(target_modules=("q_porj", "v_proj")).apply(tiny("llama")[0], 0)
+
+
+def experts(tokenizer, kind):
+    """A seeded random mixture of four experts."""
+    sizes = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, initializer_range=0.2, **sizes)).eval()
+
+
+def test_experts_that_stay_as_they_are_are_told_and_can_be_named(tokenizer):
+    model = experts(tokenizer, "gpt_oss")
+    (line,) = LoRA().cautions(model)
+    found = re.search(r"leaves the experts as they are, (\d+)% of the weights.*target_parameters: \[(.*)\]", line)
+    assert found, line
+    tensors = [p.numel() for name, p in model.named_parameters() if ".experts." in name and p.ndim > 2]
+    share = sum(tensors) / sum(p.numel() for p in model.parameters())
+    assert int(found[1]) == round(100 * share)
+    tuner = LoRA(target_parameters=tuple(found[2].split(", ")))
+    assert tuner.cautions(model) == []
+    (before,), (after,) = LoRA().remarks(model), tuner.remarks(model)
+    assert int(re.search(r"(\d+)%", after)[1]) == pytest.approx(
+        int(re.search(r"(\d+)%", before)[1]) + 100 * share, abs=1
+    )
+    tuned = tuner.apply(model, seed=0).eval()
+    disturb(tuned)
+    ids = torch.arange(3, 19)[None]
+    with torch.no_grad():
+        moved = tuned(input_ids=ids).logits
+        assert torch.allclose(fold(tuned)(input_ids=ids).logits, moved, atol=1e-4)
+    assert LoRA().cautions(experts(tokenizer, "mixtral")) == [], "PEFT knows where mixtral keeps its experts"
+
+
+UNFIT = {
+    "norm": r"tuner: PEFT cannot adapt this model so: Target module LlamaRMSNorm",
+    ".*_layernorm": r"tuner: PEFT cannot adapt this model so: Target module LlamaRMSNorm",
+    "((": r"tuner\.target_modules: \(\( is not a regular expression",
+    "q_porj, v_proj": r"tuner\.target_modules: q_porj not found",
+    ".*porj": r"tuner\.target_modules: \.\*porj matches no module",
+}
+
+
+@pytest.mark.parametrize("targets", UNFIT)
+def test_what_peft_would_refuse_is_refused_before_there_is_a_run(tiny, targets):
+    model, _ = tiny("llama")
+    with pytest.raises(UserError, match=UNFIT[targets]):
+        LoRA(target_modules=targets).look_ahead(model)
+    assert all(p.requires_grad for p in model.parameters()), "the model is left as it was"
+
+
+@pytest.mark.parametrize("knobs", [{"dora": True}, {"rslora": True}, {"init": "orthogonal"}, {"init": "gaussian"}])
+def test_what_peft_takes_is_let_through(tiny, knobs):
+    tuner = LoRA(**knobs, modules_to_save=("lm_head",))
+    tuner.look_ahead(tiny("gpt2")[0])
+    assert "beside 100%" not in tuner.remarks(tiny("llama")[0])[0]
+
+
+def test_parameters_that_are_not_there_are_named(tiny):
+    with pytest.raises(UserError, match=r"mlp\.experts\.up not found in LlamaForCausalLM; it keeps no experts"):
+        LoRA(target_parameters=("mlp.experts.up",)).look_ahead(tiny("llama")[0])

@@ -1,0 +1,142 @@
+"""What is wrong with a model's folder is said in one line, with the folder; the fingerprint sees what is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from holdfast.cli.app import app
+from holdfast.errors import UserError
+from holdfast.models.loading import fingerprint_of, load, load_skeleton
+
+
+def change(path: Path, **settings: Any) -> None:
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+
+
+def index(path: Path, name: str) -> None:
+    """An index in the place of the one file of weights, all of which are in `name`."""
+    weights = load_file(path / "model.safetensors")
+    text = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, name)})
+    (path / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    (path / "model.safetensors").rename(path / "other.safetensors")
+
+
+def no_number(path: Path, value: float) -> None:
+    weights = load_file(path / "model.safetensors")
+    weights["model.norm.weight"][3] = value
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut(path: Path, content: bytes) -> None:
+    (path / "model.safetensors").write_bytes(content)
+
+
+BAD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an index naming a pickle": (lambda p: index(p, "evil.bin"), "names evil.bin, which is no .safetensors file"),
+    "an index naming another folder": (lambda p: index(p, "../x.safetensors"), "names ../x.safetensors, which is no"),
+    "an index naming what is not there": (lambda p: index(p, "gone.safetensors"), "gone.safetensors is missing"),
+    "an index of nothing": (
+        lambda p: (index(p, "other.safetensors"), (p / "model.safetensors.index.json").write_text("[1]"))[0],
+        "no index of weights"),
+    "weights by another name": (lambda p: change(p, transformers_weights="other.safetensors"), "names other weights"),
+    "NaN": (lambda p: no_number(p, float("nan")), "weight model.norm.weight holds values that are no numbers"),
+    "infinity": (lambda p: no_number(p, float("inf")), "weight model.norm.weight holds values that are no numbers"),
+    "cut": (lambda p: cut(p, (p / "model.safetensors").read_bytes()[:-100]), "model.safetensors: broken weights"),
+    "empty": (lambda p: cut(p, b""), "model.safetensors: broken weights"),
+    "a huge header": (lambda p: cut(p, struct.pack("<Q", 2**63) + b"{}"), "model.safetensors: broken weights"),
+    "no header": (lambda p: cut(p, struct.pack("<Q", 4) + b"nope"), "model.safetensors: broken weights"),
+    "a million layers": (lambda p: change(p, num_hidden_layers=1_000_000), "says 1,000,000 layers"),
+    "no layers": (lambda p: change(p, num_hidden_layers=-1), "says -1 layers"),
+    "layers in words": (lambda p: change(p, num_hidden_layers="two"), "not a causal language model"),
+    "an unknown activation": (lambda p: change(p, hidden_act="evil"), "not a causal language model"),
+    "unknown rotary positions": (lambda p: change(p, rope_parameters={"rope_type": "evil"}), "not a causal"),
+    "another shape": (lambda p: change(p, intermediate_size=60), "the weights have other shapes than config.json says"),
+    "code of its own": (
+        lambda p: change(p, model_type="mine", auto_map={"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}),
+        "code from a model's folder is never run"),
+    "settings that are none": (lambda p: (p / "config.json").write_text("[]") and None, "no settings of a model in it"),
+    "settings nested deep": (lambda p: (p / "config.json").write_text("[" * 99_999) and None, "cannot be read"),
+    "a broken tokenizer": (lambda p: (p / "tokenizer.json").write_text('{"model": 5}') and None, "no tokenizer that"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_folders_are_refused_in_one_line(name: str, tiny_dir: Any) -> None:
+    path = tiny_dir("llama")
+    harm, text = BAD[name]
+    harm(path)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    said = str(caught.value)
+    assert text in said
+    assert str(path) in said
+    assert "\n" not in said
+    for advice in ("trust_remote_code=True", "ignore_mismatched_sizes=True", "weights_only=False"):
+        assert advice not in said
+
+
+def test_shards_are_loaded_by_the_index_and_seen_by_the_fingerprint(tiny_dir: Any) -> None:
+    path = tiny_dir("llama")
+    index(path, "other.safetensors")
+    before = fingerprint_of(path)
+    assert load(path).fingerprint == before
+    shutil.copy(path / "other.safetensors", path / "stray.safetensors")
+    assert fingerprint_of(path) == before, "what is not loaded says nothing"
+    weights = load_file(path / "other.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, path / "other.safetensors", metadata={"format": "pt"})
+    assert fingerprint_of(path) != before
+    assert load_skeleton(path).lm_head.weight.is_meta
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+@pytest.fixture
+def begun(tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a LoRA run of two of its four steps, as a kill leaves it, on the model in `base`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny_dir("llama"), "base")
+    rows = [{"prompt": f"Add {i} and 2.", "completion": f"The answer is {i + 2}."} for i in range(12)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = {
+        "model": "base", "method": "sft", "tuner": "lora", "data": {"train": "rows.jsonl", "test": 0},
+        "train": {"max_steps": 4, "epochs": 9, "batch_tokens": 128, "save_every": 0.25, "keep_checkpoints": 9},
+        "evaluate": {"target": "none", "keep": [], "every": 0}, "output": "out",
+    }  # fmt: skip
+    Path("run.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_run_does_not_go_on_and_an_adapter_does_not_lie_on_other_weights(begun: Path, tiny_dir: Any) -> None:
+    run("train", "run.yaml")
+    mark = json.loads(Path("out/run.json").read_text(encoding="utf-8"))
+    Path("out/run.json").write_text(json.dumps(mark | {"finished": False}), encoding="utf-8")
+    for step in ("step-000003", "step-000004"):
+        shutil.rmtree(Path("out/checkpoints") / step)
+    Path("base").rename("kept")
+    shutil.copytree(tiny_dir("llama", seed=7), "base")
+    said = run("train", "run.yaml", code=2)
+    assert "model: the weights of base are not those that out/checkpoints/step-000002 began at" in said
+    for verb in (["chat", "out", "--once"], ["eval", "out", "rows.jsonl", "--judge", "exact"]):
+        assert "this adapter was trained on other weights" in run(*verb, code=2)
+    shutil.rmtree("base")
+    Path("kept").rename("base")
+    assert "resumed after step 2 of 4" in run("train", "run.yaml")
+    assert isinstance(load("out").model, torch.nn.Module)

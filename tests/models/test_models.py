@@ -1,0 +1,186 @@
+"""Models by name, saved and loaded again: the same log-probabilities; one clear line for whatever is not a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from holdfast.errors import UserError
+from holdfast.models import loading
+from holdfast.models.loading import fingerprint_of, load
+from holdfast.models.merging import merged
+from holdfast.models.saving import save
+
+KINDS = ("llama", "qwen2", "gpt2", "gemma2")
+IDS = torch.tensor([[5, 40, 7, 250, 9, 1, 2]])
+
+
+def logps(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.log_softmax(-1)
+
+
+def adapted(model) -> PeftModel:
+    config = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(model, config).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_is_the_same(tiny, tmp_path, kind):
+    model, tokenizer = tiny(kind)
+    path = save(model, tokenizer, tmp_path / "model", stop_ids=[1])
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    loaded = load(path)
+    assert loaded.path == path
+    assert not loaded.lab
+    assert not loaded.model.training
+    assert loaded.model.dtype == torch.float32
+    plain = AutoModelForCausalLM.from_pretrained(path)
+    for other in (loaded.model, plain):
+        assert torch.equal(logps(other), logps(model))
+        assert sorted(other.generation_config.eos_token_id) == [1, tokenizer.eos_token_id]
+        assert other.generation_config.pad_token_id == tokenizer.pad_token_id
+    messages = [{"role": "user", "content": "héllo"}]
+    for other in (loaded.tokenizer, AutoTokenizer.from_pretrained(path)):
+        assert other.apply_chat_template(messages, tokenize=False) == tokenizer.apply_chat_template(
+            messages, tokenize=False
+        )
+
+
+def test_plain_generation_stops_at_the_stop_ids(tiny, tmp_path):
+    model, tokenizer = tiny("llama")
+    settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    answer = model.generate(IDS, attention_mask=torch.ones_like(IDS), **settings)[0, IDS.shape[1] :].tolist()
+    assert len(answer) == 5
+    end = answer[2]
+    path = save(model, tokenizer, tmp_path / "model", stop_ids=[end])
+    plain = AutoModelForCausalLM.from_pretrained(path)
+    shorter = plain.generate(IDS, attention_mask=torch.ones_like(IDS), **settings)[0, IDS.shape[1] :].tolist()
+    assert shorter == answer[: answer.index(end) + 1]
+    assert len(shorter) < 5
+
+
+def test_saving_replaces_and_leftovers_of_a_killed_save_do_no_harm(tiny, tmp_path):
+    model, tokenizer = tiny("llama")
+    other, _ = tiny("llama", seed=1)
+    save(model, tokenizer, tmp_path / "model")
+    killed = tmp_path / f".model.{2**22 + 1}.partial"  # of a process that there cannot be any more
+    killed.mkdir()
+    (killed / "model.safetensors").write_text("half")
+    save(other, tokenizer, tmp_path / "model")
+    assert torch.equal(logps(load(tmp_path / "model").model), logps(other))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_adapters_load_here_and_in_plain_peft_and_merge(tiny, tiny_dir, tmp_path):
+    base = tiny_dir("llama")
+    model = adapted(AutoModelForCausalLM.from_pretrained(base))
+    path = save(model, tiny()[1], tmp_path / "run" / "model")
+    assert not (path / "model.safetensors").exists()
+    loaded = load(tmp_path / "run")
+    assert isinstance(loaded.model, PeftModel)
+    assert loaded.path == path
+    assert torch.equal(logps(loaded.model), logps(model))
+    assert torch.equal(logps(AutoPeftModelForCausalLM.from_pretrained(path)), logps(model))
+    assert loaded.tokenizer.chat_template == tiny()[1].chat_template
+    whole = merged(loaded.model)
+    assert not isinstance(whole, PeftModel)
+    torch.testing.assert_close(logps(whole), logps(model), atol=1e-4, rtol=0)
+    assert merged(whole) is whole
+
+
+def test_fingerprints_follow_the_weights(tiny, tiny_dir, tmp_path):
+    model, tokenizer = tiny("gpt2")
+    one, two = save(model, tokenizer, tmp_path / "one"), save(model, tokenizer, tmp_path / "two")
+    assert load(one).fingerprint == load(two).fingerprint == fingerprint_of(one)
+    in_memory = fingerprint_of(model)
+    assert in_memory == fingerprint_of(load(one).model)
+    with torch.no_grad():
+        model.transformer.ln_f.bias[3] += 1e-6
+    assert fingerprint_of(model) != in_memory
+    assert load(save(model, tokenizer, tmp_path / "two")).fingerprint != fingerprint_of(one)
+    base = tiny_dir("llama")
+    adapter = save(adapted(AutoModelForCausalLM.from_pretrained(base)), tokenizer, tmp_path / "adapter")
+    before = fingerprint_of(adapter)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint_of(adapter) != before  # the base is part of what the adapter computes
+
+
+def test_bf16_and_sharded_state(tiny, tmp_path):
+    model, tokenizer = tiny("llama")
+    state = {k: v * 2 for k, v in model.state_dict().items()}
+    path = save(model, tokenizer, tmp_path / "m", state_dict=state)
+    got = load(path, torch.bfloat16).model
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got.lm_head.weight, (model.lm_head.weight * 2).bfloat16())
+
+
+def test_laboratory_models_are_known_by_name_and_by_descent(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "LAB_DIRECTORY", tmp_path / "models")
+    with pytest.raises(UserError, match="holdfast lab build"):
+        load("lab")
+    model, tokenizer = tiny("llama")
+    save(model, tokenizer, tmp_path / "models" / "lab")
+    assert load("lab").lab
+    assert loading.is_lab("lab")
+    path = save(
+        adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "lab")), tokenizer, tmp_path / "tuned"
+    )
+    assert load(path).lab
+    assert loading.is_lab(path)
+    model.config.holdfast_lab = True
+    path = save(model, tokenizer, tmp_path / "descendant")
+    assert load(path).lab
+    assert loading.is_lab(path)
+    model.config.holdfast_lab = False
+    assert not loading.is_lab(save(model, tokenizer, tmp_path / "other"))
+
+
+def complaint(name) -> str:
+    with pytest.raises(UserError) as caught:
+        load(name)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_what_is_not_a_model_is_named(tiny, tiny_dir, tmp_path):
+    assert "no such folder, and not in the cache" in complaint("nobody/has-this-model")
+    assert "no such folder; give that of a model" in complaint("./no/such/folder")
+    assert "no such folder" in complaint("/no/such/folder")
+    assert "config.json is missing" in complaint(tmp_path)
+    (tmp_path / "resolved.yaml").write_text("")
+    assert "no model yet" in complaint(tmp_path)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("")
+    assert "is a file" in complaint(file)
+    path = tiny_dir("llama")
+    (path / "tokenizer.json").unlink()
+    (path / "tokenizer_config.json").unlink()
+    assert "tokenizer" in complaint(path)
+    weights = load_file(path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight" in complaint(path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    assert "pickled weights are not read" in complaint(path)
+    (path / "pytorch_model.bin").rename(path / "model.safetensors")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "unheard-of"}))
+    assert "not a causal language model" in complaint(path)
+
+
+def test_an_adapter_without_its_base_says_so(tiny, tiny_dir, tmp_path):
+    base = tiny_dir("llama")
+    path = save(adapted(AutoModelForCausalLM.from_pretrained(base)), tiny()[1], tmp_path / "adapter")
+    base.rename(base.with_name("moved"))
+    assert "adapter_config.json: base model" in complaint(path)
+    (path / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors is missing" in complaint(path)
