@@ -1,0 +1,1 @@
+"""What a model can do, before and after, question by question."""

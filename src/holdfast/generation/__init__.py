@@ -1,0 +1,1 @@
+"""Sampling engines behind one interface, and the journal that loses no sample."""

@@ -1,0 +1,1 @@
+"""The laboratory: its models, how they are trained, and the reproductions of papers' claims."""

@@ -1,0 +1,1 @@
+"""Models: loaded, saved, merged, placed, and seen by objectives as log-probabilities."""

@@ -1,0 +1,1 @@
+"""What the user wrote, checked and completed: every value with its origin."""

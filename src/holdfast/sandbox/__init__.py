@@ -1,0 +1,1 @@
+"""The only place where code runs that a model wrote."""

@@ -1,4 +1,4 @@
-"""The fourteen skills of the laboratory, by name."""
+"""The fourteen skills of the laboratory, by name: seeded questions with a judge, each a task like any other."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Rows as token ids, and ids as the batches of a step."""

@@ -1,0 +1,1 @@
+"""Chat templates: what is written, where the answers lie, what becomes of thoughts."""

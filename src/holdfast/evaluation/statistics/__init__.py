@@ -1,0 +1,1 @@
+"""Error bars, paired differences and verdicts."""

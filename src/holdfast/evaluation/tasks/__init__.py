@@ -1,0 +1,1 @@
+"""What is measured: held-out rows, skills, choices, text, the probe, tasks of lm-eval."""

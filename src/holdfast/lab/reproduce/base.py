@@ -28,6 +28,11 @@ Gradients are clipped at twice the running mean of their norms: a fixed norm cut
 means, sigmoids) more often or less, which is another learning rate for each method.
 """
 
+RATES = (0.3, 1, 2)
+"""At 1e-3 SFT on the whole answers has half learned the new manner, at 2e-3 all of it; what is lost goes with that."""
+HIGH_RATES = (1, 2, 3)
+"""For what moves the weights less than SFT does at the same rate."""
+
 CLIPPED = ("optimizer.clip=fixed", "optimizer.max_grad_norm=1")
 """For arms that need every step cut to one norm."""
 

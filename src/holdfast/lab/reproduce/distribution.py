@@ -12,7 +12,7 @@ from holdfast.axes.curator import Curator, Workbench
 from holdfast.axes.engine import Request
 from holdfast.data.row_shapes import conversations
 from holdfast.data.rows import Row, Rows
-from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, remarked, task
+from holdfast.lab.reproduce.base import HIGH_RATES, RATES, Claim, Figure, gain, loss, remarked, task
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, loses_less, loses_no_more
 from holdfast.skills.base import Split
 
@@ -26,7 +26,8 @@ DFT = Claim(
         Figure("lost elsewhere, SFT", "not measured", loss("sft")),
         Figure("lost elsewhere, DFT", "not measured", loss("dft")),
     ),
-    expects=(gains_more("dft", "sft"), loses_no_more("dft", "sft")),
+    expects=(gains_more("dft", "sft", at="best"), loses_no_more("dft", "sft", at="best")),
+    rates=HIGH_RATES,
 )
 
 _ANCHORS = {"kl": "kl", "l2sp": "l2sp, strength: 0.1", "ewc": "ewc"}
@@ -55,7 +56,12 @@ ANCHOR = Claim(
         Figure("lost elsewhere, 10 % replay", "not compared", loss("replay")),
         Figure("lost elsewhere, 10 % replay, held by KL", "not compared", loss("kl on replay")),
     ),
-    expects=tuple(part(name, "sft") for name in ("kl", "ewc") for part in (gains_as_much, loses_less)),
+    expects=tuple(
+        part
+        for name in ("kl", "ewc")
+        for part in (gains_as_much(name, "sft", at="best"), loses_less(name, "sft", at="gain"))
+    ),
+    rates=RATES,
     verdict=remarked("No strength was chosen by its result."),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import CLIPPED, Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.base import CLIPPED, RATES, Claim, Figure, gain, loss, remarked
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 OWN_PAIRS = {
@@ -61,7 +61,11 @@ NEFTUNE = Claim(
         Figure("lost elsewhere, SFT", "unchanged", loss("sft small")),
         Figure("lost elsewhere, NEFTune", "unchanged", loss("neftune small")),
     ),
-    expects=(gains_more("neftune small", "sft small"), loses_no_more("neftune small", "sft small")),
+    expects=(
+        gains_more("neftune small", "sft small", at="best"),
+        loses_no_more("neftune small", "sft small", at="best"),
+    ),
+    rates=RATES,
     verdict=remarked(
         "The paper's gain is in how a judge likes long answers; here an answer is right or wrong, and noise "
         "on 200 rows has no effect that could be seen."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, loss, lost, remarked
+from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain, loss, lost, remarked
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 RFT = Claim(
@@ -15,7 +15,8 @@ RFT = Claim(
         Figure("lost elsewhere, SFT", "not measured", loss("sft")),
         Figure("lost elsewhere, RFT", "not measured", loss("rft")),
     ),
-    expects=(gains_more("rft", "sft"),),
+    expects=(gains_more("rft", "sft", at="best"),),
+    rates=RATES,
     verdict=remarked(
         "The paper's gain follows the number of different reasoning paths; a problem of this skill has one list of "
         "equations, whatever the model, so that cannot show here. At equal steps the gold rows of the hardest "
@@ -33,7 +34,8 @@ REPLAY = Claim(
         Figure("lost elsewhere, SFT", "catastrophic", loss("sft")),
         Figure("lost elsewhere, 10 % replay", "nearly none", loss("replay")),
     ),
-    expects=(gains_as_much("replay", "sft"), loses_no_more("replay", "sft", share=0.5)),
+    expects=(gains_as_much("replay", "sft", at="best"), loses_no_more("replay", "sft", share=0.5, at="best")),
+    rates=RATES,
     verdict=lambda arms: (
         f"With replay {lost(arms, 'replay'):.1f} points were lost elsewhere, without {lost(arms, 'sft'):.1f}."
     ),

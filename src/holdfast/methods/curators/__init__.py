@@ -1,0 +1,1 @@
+"""Which rows are trained on, and who wrote them."""

@@ -1,0 +1,1 @@
+"""How the letter that an answer states is found."""

@@ -1,0 +1,1 @@
+"""How a number is found in an answer, read, and compared."""

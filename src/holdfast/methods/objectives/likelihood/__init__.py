@@ -1,0 +1,1 @@
+"""Objectives on answers to imitate."""

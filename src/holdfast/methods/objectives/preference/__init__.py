@@ -1,0 +1,1 @@
+"""Objectives on answers of which one is better."""

@@ -1,0 +1,1 @@
+"""Objectives on answers with a score or a label."""
