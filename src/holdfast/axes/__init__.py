@@ -1,1 +1,1 @@
-"""The contracts: what a curator, objective, tuner, optimizer, inference method, judge and engine must do; and their names."""
+"""The contracts: what a method of each axis, a judge and an engine must do; and their names."""
