@@ -13,10 +13,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast.data.batching.batches import Batch, collate
-from holdfast.errors import RunError
+from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.models.loading import evaluating
-from holdfast.models.policy import Policy, ReferenceCache, Scorer, precompute
+from holdfast.models.policy import Policy, Scorer, precompute
+from holdfast.models.stored_values import ReferenceCache
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 
@@ -270,7 +271,7 @@ def test_reference_is_computed_once_stored_and_found_again(tiny, make_rows, tmp_
     wanted = plain_logps(model.eval(), rows)
     cache = ReferenceCache.at(tmp_path, "model", "data")
     policy = Policy(model.train(), reference=cache)
-    with pytest.raises(RunError, match="precompute"):
+    with pytest.raises(UserError, match="needs_reference"):
         policy.reference_logps(batches[0])
     precompute(policy, batches)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from holdfast.core import files
 from holdfast.core.progress import Progress
 from holdfast.errors import RunError
 from holdfast.generation.journal import Journal
-from holdfast.models.policy import Kept, ReferenceCache
+from holdfast.models.stored_values import Kept, ReferenceCache
 from holdfast.pipeline.train import train
 from holdfast.recipe.loader import read_recipe
 

@@ -19,7 +19,8 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import Interrupted
 from holdfast.methods.objectives.preference.dpo import DPO
-from holdfast.models.policy import Policy, ReferenceCache, precompute
+from holdfast.models.policy import Policy, precompute
+from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import setup
 from holdfast.training.callbacks import Hooks
 from holdfast.training.distributed import Machine

@@ -11,7 +11,8 @@ from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.models.policy import Policy, Scorer
 from holdfast.training.distributed import Machine
 from holdfast.training.memory import first_micro_tokens
-from holdfast.training.setup import Bench, probe
+from holdfast.training.probe import probe
+from holdfast.training.setup import Bench
 from holdfast.training.threaded_step import deal, side_by_side
 from holdfast.training.trainer import Trainer
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
 from holdfast.axes.objective_settings import SUPERVISED, Settings
+from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Column, Kind
     from holdfast.data.rows import Rows
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 Batches = Callable[[], "Iterable[Batch]"]
 """Called as often as needed: micro-batches that hold every row once."""
@@ -55,11 +57,15 @@ class Objective(Method):
     needs_reference: ClassVar[bool] = False
     """Whether it calls `policy.reference_logps`."""
 
-    surveys: ClassVar[bool] = False
-    """Whether it has a `survey`."""
+    @property
+    def prepares(self) -> bool:
+        """Whether it has a `prepare` of its own."""
+        return type(self).prepare is not Objective.prepare
 
-    prepares: ClassVar[bool] = False
-    """Whether it has a `prepare`."""
+    @property
+    def surveys(self) -> bool:
+        """Whether it has a `survey` of its own."""
+        return type(self).survey is not Objective.survey
 
     @classmethod
     def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
@@ -113,7 +119,7 @@ class Objective(Method):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """What each term's sum is divided by, as far as this micro-batch goes. No model is needed for it."""
-        raise NotImplementedError
+        raise self._lacks("counts")
 
     def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
         """Compute once, from the untouched model, what `losses` finds in `policy.kept`; kept on disk.
@@ -127,7 +133,10 @@ class Objective(Method):
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         """The terms' sums on one micro-batch."""
-        raise NotImplementedError
+        raise self._lacks("losses")
+
+    def _lacks(self, method: str) -> UserError:
+        return UserError(f"objective {type(self).__name__} has no method `{method}`: write one")
 
 
 def surveyed(found: list[list[dict[str, Tensor]]], rank: int, batches: list[Batch]) -> list[Batch]:

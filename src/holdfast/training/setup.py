@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import count_steps, step_size
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate
-from holdfast.models.placement import give_back_memory
-from holdfast.models.policy import Kept, Policy, ReferenceCache, Scorer, evaluating
+from holdfast.models.policy import Policy, Scorer, evaluating
+from holdfast.models.stored_values import Kept, ReferenceCache
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, layers_of, whole
 from holdfast.training.prompt_sharing import shared
@@ -136,7 +136,7 @@ class Bench:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
         self.rule = recipe.optimizer.build(self.trained.items())
         self.lanes, self.random = 1, False
-        self.filler = _on(self, [int(self.table.lengths.argmin())])
+        self.filler = self.placed([int(self.table.lengths.argmin())])
         self.terms = list(recipe.objective.counts(self.filler))
         self.resize(self._first_size(state))
         self._count_steps()
@@ -190,6 +190,13 @@ class Bench:
         """The micro-batch of these rows, on the CPU; `None` for no rows."""
         return self.table.collate(rows, self.layout, self.pad_id)
 
+    def placed(self, rows: list[int]) -> Batch:
+        """The micro-batch of these rows, of which there are some, on the device."""
+        batch = self.batch(rows)
+        if batch is None:
+            raise ValueError("no rows")
+        return batch.to(self.machine.device)
+
     def longest(self) -> list[int]:
         """The rows of the largest micro-batch there can be."""
         limit = min(self.micro_tokens, self.step_size.tokens)
@@ -215,7 +222,7 @@ class Bench:
         """Some rows of the table, at least one and about 64 labels, on the device."""
         rows = range(min(len(self.table), 16))
         labels = np.cumsum([sum(int(s.trained.sum()) for s in self.table.sequences(row)) for row in rows])
-        return _on(self, list(rows)[: 1 + int(np.searchsorted(labels, 64))])
+        return self.placed(list(rows)[: 1 + int(np.searchsorted(labels, 64))])
 
     def parts(self, rows: Sequence[int]) -> list[list[int]]:
         """A micro-batch as what goes through the model side by side."""
@@ -259,10 +266,8 @@ class Bench:
         return [row for row in rows if not self._finite(row)]
 
     def _finite(self, row: int) -> bool:
-        batch = self.batch([row])
-        assert batch is not None
         with torch.no_grad():
-            sums, _ = self.scorer(self.survey([batch.to(self.machine.device)])[0])
+            sums, _ = self.scorer(self.survey([self.placed([row])])[0])
         return all(bool(torch.isfinite(value)) for value in sums.values())
 
     def plain(self) -> Model:
@@ -277,57 +282,6 @@ class Bench:
             fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
         fresh.load_state_dict(state)
         return fresh
-
-
-def probe(bench: Bench, note: Callable[[str], None]) -> bool:
-    """One forward and backward pass on the largest micro-batch, before the first step; its gradients are thrown away.
-
-    Returns:
-        Whether some trained parameters got no gradient.
-    Raises:
-        RunError: If not even the longest row fits.
-    """
-    asked = bench.micro_tokens
-    while True:
-        rows = bench.longest()
-        failed = bench.machine.sum([float(not _fits(bench, rows))])[0]
-        if not failed:
-            break
-        bench.rule.zero_grad()
-        give_back_memory(bench.machine.device)
-        if len(rows) == 1 or bench.recipe.optimizer.in_backward:
-            raise RunError(bench.advice(len(rows)))
-        bench.resize(max(1, min(bench.micro_tokens, int(bench.table.lengths[rows].max()) * len(rows)) // 2))
-    if bench.micro_tokens != asked:
-        note(f"micro-batches of {asked} tokens do not fit into memory; going on with {bench.micro_tokens}")
-    unreached = any(p.grad is None for p in bench.trained.values())
-    bench.rule.zero_grad()
-    bench.lanes = torch.get_num_threads() if _side_by_side(bench) else 1
-    return unreached
-
-
-def _side_by_side(bench: Bench) -> bool:
-    """Whether micro-batches go through the model side by side, a core each.
-
-    The gain is 1.4 times at 2 million parameters, 1.1 at 12 and nothing at 30, where splitting every product over the
-    cores costs little. Threads share one random generator, so none may be drawn from.
-    """
-    alone = bench.machine.world == 1 and not bench.machine.sharded and not bench.recipe.optimizer.in_backward
-    return memory.is_small(bench.model) and alone and bench.policy.compact and not bench.random
-
-
-def _fits(bench: Bench, rows: list[int]) -> bool:
-    try:
-        with bench.machine.same_random():
-            before = torch.get_rng_state()
-            sums, _ = bench.scorer(bench.survey([_on(bench, rows)])[0])
-            sum(sums.values()).backward()
-            bench.random = not torch.equal(before, torch.get_rng_state())
-    except Exception as error:
-        if memory.is_out_of_memory(error):
-            return False
-        raise
-    return True
 
 
 def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) -> None:
@@ -373,12 +327,6 @@ def prepare(bench: Bench, out: Path) -> None:
     kept.to(machine.device)
 
 
-def _on(bench: Bench, rows: list[int]) -> Batch:
-    batch = bench.batch(rows)
-    assert batch is not None
-    return batch.to(bench.machine.device)
-
-
 def _fill_all(bench: Bench) -> bool:
     """Score the rows of this process; `False` when a group does not fit into memory (what is done stays done).
 
@@ -391,7 +339,7 @@ def _fill_all(bench: Bench) -> bool:
         # The last round may repeat a group: where weights are sharded, every process must take part every time.
         rows = groups[min(index * machine.world + machine.rank, len(groups) - 1)]
         try:
-            bench.scorer.untouched(_on(bench, rows))
+            bench.scorer.untouched(bench.placed(rows))
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise

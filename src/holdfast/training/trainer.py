@@ -17,14 +17,15 @@ from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.errors import Diverged, Interrupted, RunError
 from holdfast.models.loading import evaluating
 from holdfast.models.placement import peak_gib, random_states, set_random_states
-from holdfast.models.policy import ReferenceCache
+from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
 from holdfast.training.callbacks import Hooks, StepLog, Totals, TrainResult
 from holdfast.training.distributed import Machine, like, whole
 from holdfast.training.drift import APART, SHARE, Watch
 from holdfast.training.plan import boundaries
+from holdfast.training.probe import probe
 from holdfast.training.selection import Selection
-from holdfast.training.setup import Bench, fill_reference, prepare, probe, settings
+from holdfast.training.setup import Bench, fill_reference, prepare, settings
 from holdfast.training.signals import Interrupts
 from holdfast.training.threaded_step import side_by_side
 

@@ -13,7 +13,8 @@ from holdfast.data.batching.shared_prefix import SharedPairs
 from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.methods.objectives.preference.fpo import FPO, averaged, feature_errors, pair_losses
 from holdfast.methods.objectives.terms import autoencoder
-from holdfast.models.policy import Kept, Policy
+from holdfast.models.policy import Policy
+from holdfast.models.stored_values import Kept
 
 
 def moved(policy, by=0.05):

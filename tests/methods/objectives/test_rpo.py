@@ -16,7 +16,8 @@ from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.preference.rpo import RPO, contrast_weights, contrasts
 from holdfast.methods.objectives.terms.embeddings import by_encoder, directed, prompt_means
 from holdfast.models.loading import load
-from holdfast.models.policy import Kept, Policy
+from holdfast.models.policy import Policy
+from holdfast.models.stored_values import Kept
 
 PROMPTS = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0.6, 0.8]], dtype=torch.float64)
 

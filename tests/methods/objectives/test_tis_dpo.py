@@ -21,7 +21,8 @@ from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
 from holdfast.methods.objectives.preference.tis_dpo import TISDPO, logps_and_divergences, token_gains
 from holdfast.methods.objectives.terms.contrast import ranked, token_weights
 from holdfast.models.loading import evaluating, load
-from holdfast.models.policy import Kept, Policy
+from holdfast.models.policy import Policy
+from holdfast.models.stored_values import Kept
 from holdfast.recipe.schema import Recipe
 from holdfast.training.trainer import Trainer
 

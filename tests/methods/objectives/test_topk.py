@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from holdfast.data.batching.batches import collate
 from holdfast.errors import UserError
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence, likeliest, recalled
+from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence, likeliest
 from holdfast.methods.tuners.lora import LoRA
-from holdfast.models.policy import Kept, Policy
+from holdfast.models.policy import Policy
+from holdfast.models.stored_values import Kept
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_what_is_kept_of_a_batch_is_found_in_any_other(tiny, make_rows):
     with torch.no_grad():
         kept.rows["x"].put(padded, distributions(policy, padded, 5))
         again = distributions(policy, packed, 5)
-    torch.testing.assert_close(recalled(kept.rows["x"], packed)[:, :6], again[:, :6], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kept.rows["x"].recall(packed)[:, :6], again[:, :6], atol=1e-4, rtol=1e-4)
 
 
 def test_an_adapter_is_off(tiny, make_rows):

@@ -8,30 +8,16 @@ may share a line and their prompt in it: see `data.pairs`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from holdfast.data.batching.batch import Batch, StepValues
 from holdfast.data.batching.batch_sampler import BatchSampler, Layout, StepPlan
 
 __all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate"]
-
-
-@dataclass(slots=True)
-class StepValues:
-    """Figures of all sequences of a step, as an objective surveyed them, and where this micro-batch's stand.
-
-    Args:
-        all: Of the whole step, over all micro-batches and processes, [n].
-        mine: Which of them are this micro-batch's.
-    """
-
-    all: Tensor
-    mine: slice
 
 
 @dataclass(slots=True)
@@ -54,144 +40,6 @@ class Encoded:
     role: int = 0
     weight: float = 1.0
     values: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Batch:
-    """One micro-batch of S sequences with N labels, on a device.
-
-    Args:
-        input_ids: [B, L] int64; padded: B = S lines; packed: B = 1; pairs that share their prompt: B = S / 2.
-        position_ids: [B, L] int64, from 0 for every sequence. In padded lines they run on through the padding, so that
-            nothing in a model takes the padding for another sequence; at the end of a shared line padding stands at 0.
-        labels: [N] int64 token ids of the trained positions, by sequence, then position.
-        where: [N] int64 flat index into B*L of the position that predicts each label: one to its left, but for the
-            first label behind a shared prompt, which the last token of the prompt predicts.
-        sequence: [N] int64 which sequence a label belongs to, 0..S-1.
-        weights: [N] fp32 weight of each label.
-        rows: [S] int64 row index in the table. The sequences of a row are adjacent, in the order of their roles.
-        roles: [S] int64 place of each sequence in its row: 0 answer or chosen, 1 rejected, ...
-        n_sequences: S.
-        tokens: Real (not padding) tokens computed; a shared prompt counts once.
-        weight: Sum of `weights`, known without asking the device.
-        cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences
-            are the sequence lengths, a shared prompt in both of its two.
-        attention_mask: None where the layout isolates. Pairs that share their prompt: bool [B, 1, L, L], True where a
-            position (third axis) looks at another (fourth); every position looks at itself at least.
-        values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
-        step: What the objective surveyed of the whole step, by name.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    labels: Tensor
-    where: Tensor
-    sequence: Tensor
-    weights: Tensor
-    rows: Tensor
-    roles: Tensor
-    n_sequences: int
-    tokens: int
-    weight: float
-    cu_seqlens: Tensor
-    attention_mask: Tensor | None = None
-    values: dict[str, Tensor] = field(default_factory=dict)
-    step: dict[str, StepValues] = field(default_factory=dict)
-
-    @property
-    def n_rows(self) -> int:
-        """R: every row has one sequence of role 0."""
-        return int((self.roles == 0).sum())
-
-    def labels_of(self, *roles: int) -> float:
-        """The weighted number of labels in sequences of these roles."""
-        wanted = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
-        return _exact_sum(self.weights[wanted[self.sequence]])
-
-    def per_sequence(self, values: Tensor) -> Tensor:
-        """Sums of per-label `values` [N] over each sequence, [S]; differentiable."""
-        return values.new_zeros(self.n_sequences).index_add(0, self.sequence, values)
-
-    def lengths(self) -> Tensor:
-        """Labels of each sequence, fp32 [S]; at least 1, so that it can divide."""
-        return self.per_sequence(torch.ones_like(self.weights)).clamp_min(1)
-
-    def sequence_weights(self) -> Tensor:
-        """The weight of each sequence, [S]: that of its row."""
-        return self.per_sequence(self.weights) / self.lengths()
-
-    def to(self, device: torch.device | str) -> Batch:
-        """A copy on `device`."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        moved["values"] = {name: value.to(device, non_blocking=True) for name, value in self.values.items()}
-        moved["step"] = {name: StepValues(v.all.to(device), v.mine) for name, v in self.step.items()}
-        return replace(self, **moved)
-
-    def owners(self) -> Tensor:
-        """The sequence each position of the flat lines belongs to, int64 [B * L]; -1 for padding. Not for shared lines.
-
-        In the padded layout line i is sequence i.
-        """
-        lengths = self.cu_seqlens.diff()
-        if len(self.input_ids) < self.n_sequences:
-            return torch.repeat_interleave(torch.arange(self.n_sequences, device=lengths.device), lengths)
-        width = self.input_ids.shape[1]
-        place = torch.arange(width, device=lengths.device)
-        line = torch.arange(self.n_sequences, device=lengths.device)[:, None]
-        return torch.where(place < lengths[:, None], line, -1).flatten()
-
-    def part(self, *roles: int) -> Batch:
-        """The sequences of these roles as a batch of their own, in the same layout. Not for shared lines."""
-        assert self.attention_mask is None
-        keep = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
-        padded = len(self.input_ids) == self.n_sequences
-        width = self.input_ids.shape[1]
-        places = keep.repeat_interleave(width) if padded else keep[self.owners()]  # [B * L]
-        labels, index, renamed = keep[self.sequence], places.cumsum(0) - 1, keep.cumsum(0) - 1
-        lengths = self.cu_seqlens.diff()[keep]
-        shape = (-1, width) if padded else (1, -1)
-        return replace(
-            self,
-            input_ids=self.input_ids.flatten()[places].view(shape),
-            position_ids=self.position_ids.flatten()[places].view(shape),
-            labels=self.labels[labels],
-            where=index[self.where[labels]],
-            sequence=renamed[self.sequence[labels]],
-            weights=self.weights[labels],
-            rows=self.rows[keep],
-            roles=self.roles[keep],
-            n_sequences=len(lengths),
-            tokens=int(lengths.sum()),
-            weight=_exact_sum(self.weights[labels]),
-            cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
-            values={name: value[keep] for name, value in self.values.items()},
-        )
-
-    def every_token(self) -> Batch:
-        """The same lines with every token but the first of each sequence a label. Not for shared lines."""
-        assert self.attention_mask is None
-        owner = self.owners()
-        following = torch.cat([owner[1:], owner.new_full((1,), -1)])
-        where = ((owner >= 0) & (owner == following)).nonzero()[:, 0]  # the right neighbour is of the same sequence
-        sequence = owner[where]
-        weights = self.sequence_weights()[sequence]
-        return replace(
-            self,
-            labels=self.input_ids.flatten()[where + 1],
-            where=where,
-            sequence=sequence,
-            weights=weights,
-            weight=_exact_sum(weights),
-        )
-
-
-def _exact_sum(values: Tensor) -> float:
-    """The sum in fp64, which not every device has."""
-    return float(values.cpu().sum(dtype=torch.float64))
 
 
 def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:

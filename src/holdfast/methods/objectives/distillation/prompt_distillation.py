@@ -8,7 +8,7 @@ from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence, recalled
+from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 
 class PromptDistillation(Objective):
@@ -54,7 +55,6 @@ class PromptDistillation(Objective):
         1e-5, 1e-4, 10.0, 64, "a derivative of the authors' code, with an adapter of rank 1024; smaller ones as sft"
     )
     rows: ClassVar[Kind] = "taught"
-    prepares: ClassVar[bool] = True
 
     temperature: float = Field(2.0, gt=0, description="Of teacher and student; above 1 the unlikely tokens count more.")
     top: int = Field(100, ge=0, description="Tokens kept of the teacher's distribution; 0 = the whole vocabulary.")
@@ -79,7 +79,7 @@ class PromptDistillation(Objective):
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         student = batch.part(0)
-        teacher = recalled(policy.kept.rows["teacher"], student)  # [N, 2 top + 1]
+        teacher = policy.kept.rows["teacher"].recall(student)  # [N, 2 top + 1]
 
         def score(logits: Tensor, part: slice) -> Tensor:
             return divergence(teacher[part], logits, self.top, self.temperature, self.tail, self.reverse)

@@ -11,14 +11,15 @@ from typing_extensions import Self
 from holdfast.axes.objective import Losses, Objective
 from holdfast.data.row_shapes import FALSE, TRUE, Column
 from holdfast.errors import UserError
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, label_and_divergence, recalled
+from holdfast.methods.objectives.terms.top_k import check_room, distributions, label_and_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 
 class Anchor(Objective):
@@ -52,7 +53,6 @@ class Anchor(Objective):
     """
 
     paper: ClassVar[str] = "Kirkpatrick et al. 2017, arXiv 1612.00796; Li et al. 2018, arXiv 1802.01483"
-    prepares: ClassVar[bool] = True
 
     penalty: Literal["kl", "l2sp", "ewc"] = Field("kl", description="What is held on to: see the formula.")
     strength: float = Field(1.0, ge=0, description="Weight of the penalty.")
@@ -97,7 +97,7 @@ class Anchor(Objective):
             cost = self.moved(policy)
             sums = {"nll": policy.nll(batch, batch.weights), "anchor": self.strength * cost}
             return Losses(sums, {f"anchor/{self.penalty}": (cost.item(), 1.0)})
-        base, held = recalled(policy.kept.rows["base"], batch), self.held(batch)  # [N, 2 top + 1], [N]
+        base, held = policy.kept.rows["base"].recall(batch), self.held(batch)  # [N, 2 top + 1], [N]
         logps, kl = policy.over_vocabulary(
             batch, lambda logits, part: label_and_divergence(logits, batch.labels[part], base[part], self.top)
         ).unbind(-1)  # [N] each

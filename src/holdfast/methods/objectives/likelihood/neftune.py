@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses
+from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.likelihood.sft import SFT, label_weights
+from holdfast.methods.objectives.likelihood.sft import count_labels, label_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.models.policy import Policy
 
 
-class NEFTune(SFT):
+class NEFTune(Objective):
     """SFT with uniform noise on the input embeddings while training. [Jain et al. 2023, 2310.05914]
 
     What it does: adds fresh noise to every embedding the first layer reads, so that exact wording cannot be memorised.
@@ -43,7 +43,13 @@ class NEFTune(SFT):
     paper: ClassVar[str] = "Jain et al. 2023, arXiv 2310.05914"
     settings: ClassVar[Settings] = Settings(5e-5, 1e-4, 3.0, 128, "Jain et al. 2023; adapters as sft")
 
+    reduction: Literal["token", "sequence"] = Field(
+        "token", description="token: every trained token counts alike; sequence: every answer counts alike."
+    )
     alpha: float = Field(5.0, ge=0, description="Strength of the noise; the paper tries 5, 10 and 15.")
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"nll": count_labels(batch, self.reduction)}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         embeds = None

@@ -43,10 +43,15 @@ class SFT(Objective):
     )
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        return {"nll": batch.weight if self.reduction == "token" else batch.n_sequences}
+        return {"nll": count_labels(batch, self.reduction)}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction))})
+
+
+def count_labels(batch: Batch, reduction: Literal["token", "sequence"]) -> float:
+    """What a sum over tokens, or over means of answers, is divided by."""
+    return batch.weight if reduction == "token" else batch.n_sequences
 
 
 def label_weights(batch: Batch, reduction: Literal["token", "sequence"]) -> Tensor:

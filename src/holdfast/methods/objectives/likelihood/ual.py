@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 MOST = 0.999
 """Largest smoothing: the label itself always counts."""
@@ -52,7 +53,6 @@ class UAL(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2406.04854"
-    prepares: ClassVar[bool] = True
 
     source: Literal["base", "column"] = Field(
         "base", description="base: the answer's mean loss under the untouched model; column: the rows' `uncertainty`."
@@ -100,8 +100,7 @@ class UAL(Objective):
         return (self.v_min + (self.v_max - self.v_min) * share).clamp(0, MOST)
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        found = policy.kept.rows["uncertainty"].get(batch)
-        assert found is not None  # every row was prepared
+        found = policy.kept.rows["uncertainty"].recall(batch, by="sequence")[:, 0]  # [B]
         v = self.smoothing(found, policy.kept.tensors["uncertainty"])  # [B]
         logps, uniform = policy.over_vocabulary(
             batch, lambda logits, part: label_and_mean(logits, batch.labels[part])

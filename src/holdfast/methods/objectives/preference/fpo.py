@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 MOST = 1024
 """Features of the reference kept for each answer: the strongest; all there are, unless answers are long and varied."""
@@ -58,7 +59,6 @@ class FPO(Objective):
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
-    prepares: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
     alpha: float = Field(0.5, ge=0, description="Weight of the features' distance; the paper tries 0.5 and 5.")
@@ -111,11 +111,8 @@ class FPO(Objective):
 
     def _reference(self, batch: Batch, kept: Kept, like: Tensor) -> Tensor:
         """The reference's features averaged over each answer, [S, F]."""
-        strengths, places = (kept.rows[name].get(batch) for name in ("strengths", "features"))
-        assert strengths is not None  # `prepare` saw every row
-        assert places is not None
-        places = places.view(len(like), -1).long()
-        return like.new_zeros(like.shape).scatter(1, places, strengths.view(len(like), -1))
+        strengths, places = (kept.rows[name].recall(batch, by="sequence") for name in ("strengths", "features"))
+        return like.new_zeros(like.shape).scatter(1, places.long(), strengths)
 
 
 def averaged(strengths: Tensor, places: Tensor, sequence: Tensor, lengths: Tensor, features: int) -> Tensor:

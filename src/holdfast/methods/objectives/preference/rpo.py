@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 SAME = 1e-4
 """Prompts at a smaller distance count as one and the same."""
@@ -61,8 +62,6 @@ class RPO(Objective):
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
-    surveys: ClassVar[bool] = True
-    prepares: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
     temperature: float = Field(0.5, gt=0, description="How fast weights fall with the prompts' distance (tau).")
@@ -80,9 +79,7 @@ class RPO(Objective):
 
     def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         gains, _, _ = against_reference(policy, batch)
-        prompts = policy.kept.rows["prompts"].get(batch)
-        assert prompts is not None  # `prepare` saw every row
-        prompts = prompts.view(batch.n_sequences, -1)[batch.roles == 0]
+        prompts = policy.kept.rows["prompts"].recall(batch, by="sequence")[batch.roles == 0]  # [R, D]
         return {"chosen": gains[:, 0], "rejected": gains[:, 1], "prompts": prompts, "weights": row_weights(batch)}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:

@@ -12,7 +12,7 @@ from holdfast.axes.objective_settings import Settings
 from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.terms.contrast import by_models, by_prompts, ranked, token_weights
 from holdfast.methods.objectives.terms.pairs import by_row, row_weights, watched
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence, recalled
+from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Kept, Policy
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import Kept
 
 
 class TISDPO(Objective):
@@ -58,7 +59,6 @@ class TISDPO(Objective):
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 32, "Liu et al. 2024")
     rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
-    prepares: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
     estimate: Literal["ones", "models", "prompts"] = Field("ones", description="Whence weights come; ones: all alike.")
@@ -119,7 +119,7 @@ class TISDPO(Objective):
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         weights = batch.weights.new_ones(len(batch.labels))  # [N]
         if self.estimate != "ones":
-            weights = recalled(policy.kept.rows["weights"], batch)[:, 0]
+            weights = policy.kept.rows["weights"].recall(batch)[:, 0]
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
         logps, away = logps_and_divergences(policy, batch, self.top) if self.eta else (policy.token_logps(batch), 0)
@@ -140,7 +140,7 @@ def logps_and_divergences(policy: Policy, batch: Batch, top: int) -> tuple[Tenso
     """Log-probabilities of the labels, and KL(model || reference) there, [N] each, of one forward pass."""
     import torch
 
-    reference = recalled(policy.kept.rows["reference"], batch)
+    reference = policy.kept.rows["reference"].recall(batch)
 
     def score(logits: Tensor, part: slice) -> Tensor:
         logps = logits.gather(-1, batch.labels[part, None])[:, 0] - logits.logsumexp(-1)

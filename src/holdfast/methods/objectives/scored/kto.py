@@ -49,7 +49,6 @@ class KTO(Objective):
     settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 64, "Ethayarajh et al. 2024")
     rows: ClassVar[Kind] = "shifted"
     needs_reference: ClassVar[bool] = True
-    surveys: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to; how soon gains saturate.")
     desirable: float = Field(1.0, ge=0, description="Weight of good answers (lambda_D).")

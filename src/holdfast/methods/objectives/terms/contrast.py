@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
-from holdfast.methods.objectives.terms.top_k import recalled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.models.policy import Policy, RowValues
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import RowValues
 
 
 def by_models(policy: Policy, batches: Batches, models: tuple[str, ...]) -> Iterator[tuple[Batch, Tensor]]:
     """log p/q [N] of the labels of every batch, p and q being two models by name."""
     good, bad = (scored(name, policy, batches) for name in models)
     for batch in batches():
-        yield batch, (recalled(good, batch) - recalled(bad, batch))[:, 0]
+        yield batch, (good.recall(batch) - bad.recall(batch))[:, 0]
 
 
 def by_prompts(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
@@ -46,7 +46,8 @@ def ranked(values: Tensor, lengths: list[int]) -> Tensor:
 def scored(name: str, policy: Policy, batches: Batches) -> RowValues:
     """Log-probabilities of all labels under another model of the same vocabulary, freed afterwards."""
     from holdfast.models.loading import load
-    from holdfast.models.policy import Policy, RowValues
+    from holdfast.models.policy import Policy
+    from holdfast.models.stored_values import RowValues
 
     model = load(name, device=policy.causal.device).model
     ours, theirs = policy.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size

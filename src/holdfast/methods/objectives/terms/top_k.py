@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.models.policy import Policy, RowValues
+    from holdfast.models.policy import Policy
 
 MOST_GIB = 16
 """Largest store of distributions that is made."""
@@ -79,13 +79,6 @@ def distributions(policy: Policy, batch: Batch, top: int, temperature: float = 1
     """`likeliest` of the untouched model at every label, [N, 2 top + 1] or [N, V]; gradients are off."""
     with policy.untouched():
         return policy.over_vocabulary(batch, lambda logits, part: likeliest(logits, top, temperature))
-
-
-def recalled(rows: RowValues, batch: Batch) -> Tensor:
-    """What was kept of the labels of `batch`, [N, 2 top + 1] or [N, V]."""
-    found = rows.get(batch)
-    assert found is not None  # every row was prepared
-    return found.view(len(batch.labels), -1)
 
 
 def check_room(policy: Policy, batches: Batches, top: int, *roles: int) -> None:
