@@ -50,6 +50,12 @@ def test_is_tested_and_reproduced(axis: str, name: str) -> None:
         assert getattr(claim, "arms", None) or claim.measure
 
 
+def test_no_method_inherits_from_another() -> None:
+    """A change in one paper must not change another; what they share stands in a base that is no method."""
+    methods = {find(axis, name) for axis, name in METHODS}
+    assert not {m.__name__: base.__name__ for m in methods for base in m.__mro__[1:] if base in methods}
+
+
 def test_reproductions_are_of_methods() -> None:
     assert {name.partition("-")[0] for name in CLAIMS} <= {name for _, name in METHODS} | set(REGISTRY["presets"])
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from holdfast.data.batching.batches import collate
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.objectives.preference.asft import ASFT, alignment_losses
-from holdfast.methods.objectives.preference.orpo import log_odds
-from holdfast.methods.objectives.terms.pairs import log1mexp
+from holdfast.methods.objectives.terms.pairs import log1mexp, log_odds
 from holdfast.models.policy import Policy
 
 

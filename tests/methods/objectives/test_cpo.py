@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 
 from holdfast.data.batching.batches import collate
-from holdfast.methods.objectives.preference.cpo import CPO, margin_losses
+from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.dpo import pair_losses
+from holdfast.methods.objectives.terms.margin_objective import margin_losses
 from holdfast.models.policy import Policy
 
 

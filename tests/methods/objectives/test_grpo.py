@@ -15,8 +15,8 @@ from holdfast.data.reading.formats import open_rows
 from holdfast.data.row_shapes import Column, conversations, require, rows_for
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.objectives.likelihood.sft import label_weights
 from holdfast.methods.objectives.scored.grpo import GRPO, advantages, divergence, sequence_means, surrogate
+from holdfast.methods.objectives.terms.labels import label_weights
 from holdfast.models.policy import Policy, precompute
 
 SCORES = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)

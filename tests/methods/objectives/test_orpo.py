@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from holdfast.data.batching.batches import collate
 from holdfast.methods.objectives.likelihood.sft import SFT
-from holdfast.methods.objectives.preference.orpo import ORPO, log_odds
+from holdfast.methods.objectives.preference.orpo import ORPO
+from holdfast.methods.objectives.terms.pairs import log_odds
 from holdfast.models.policy import Policy
 
 LENGTHS = torch.tensor([[5.0, 4.0], [3.0, 6.0], [6.0, 2.0]], dtype=torch.float64)

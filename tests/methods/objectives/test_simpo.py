@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from holdfast.data.batching.batches import collate
-from holdfast.methods.objectives.preference.cpo import CPO, margin_losses
+from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.simpo import SimPO
+from holdfast.methods.objectives.terms.margin_objective import margin_losses
 from holdfast.models.policy import Policy
 
 LENGTHS = torch.tensor([[5.0, 4.0], [3.0, 6.0], [6.0, 2.0]], dtype=torch.float64)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.likelihood.sft import count_labels, label_weights
+from holdfast.methods.objectives.terms.labels import count_labels, label_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
+from holdfast.methods.objectives.terms.labels import count_labels, label_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
 
@@ -47,16 +46,3 @@ class SFT(Objective):
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction))})
-
-
-def count_labels(batch: Batch, reduction: Literal["token", "sequence"]) -> float:
-    """What a sum over tokens, or over means of answers, is divided by."""
-    return batch.weight if reduction == "token" else batch.n_sequences
-
-
-def label_weights(batch: Batch, reduction: Literal["token", "sequence"]) -> Tensor:
-    """What each label's loss [N] is multiplied by in a sum over tokens, or over means of answers."""
-    if reduction == "token":
-        return batch.weights
-    lengths = batch.per_sequence(batch.weights.new_ones(len(batch.labels)))  # [S]
-    return batch.weights / lengths[batch.sequence]

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
 
 LN2 = math.log(2)
 
 
-class AdaDPO(Objective):
+class AdaDPO(PairObjective):
     """DPO with adaptive scaling: wide margins for clear pairs, narrow for unclear. [Hong et al. 2024, 2406.02764]
 
     What it does: every pair finds its own scale tau, the one at which its loss is least: the larger its margin already
@@ -62,7 +58,6 @@ class AdaDPO(Objective):
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2406.02764"
     settings: ClassVar[Settings] = Settings(5e-6, 5e-5, 1.0, 64, "Hong et al. 2024 (adapters); base weights a tenth")
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Literal["linear", "quadratic"] = Field("linear", description="How tau is paid for: see the formula.")
@@ -83,18 +78,14 @@ class AdaDPO(Objective):
             raise ValueError("steps has no effect on the closed solver; use newton")
         return self
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, _ = against_reference(policy, batch)  # [P, 2]
-        d = self.beta * (gains[:, 0] - gains[:, 1])
+    def compare(self, pairs: Pairs) -> Comparison:
+        d = self.beta * (pairs.gains[:, 0] - pairs.gains[:, 1])
         high = self.tau_max if self.form == "linear" else math.inf
         steps = self.steps if self.solver == "newton" else None
         tau = scales(d.detach(), self.rho, self.form == "quadratic", self.tau_min, high, steps)
-        pairs = scaled_losses(d, tau, self.rho, self.form == "quadratic")
-        metrics = watched(s, self.beta * gains, gains) | {"tau": (tau.sum().item(), float(len(tau)))}
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, metrics)
+        each = scaled_losses(d, tau, self.rho, self.form == "quadratic")
+        metrics = {"tau": (tau.sum().item(), float(len(tau)))}
+        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains, metrics)
 
 
 def scaled_losses(d: Tensor, tau: Tensor, rho: float, quadratic: bool = False) -> Tensor:

@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.preference.orpo import log_odds
-from holdfast.methods.objectives.terms.pairs import answers, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import log_odds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
 
 
-class ASFT(Objective):
+class ASFT(PairObjective):
     """Aligned supervised fine-tuning: absolute likelihood instead of a gap. [Wang et al. 2024, 2409.10571]
 
     What it does: beside SFT on the chosen answer, raises the odds of the chosen and lowers the odds of the rejected
@@ -49,7 +46,6 @@ class ASFT(Objective):
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2409.10571"
     settings: ClassVar[Settings] = Settings(1e-6, None, 1.0, 64, "Gorbatovski et al. 2025 (after SFT); epochs as dpo")
-    rows: ClassVar[Kind] = "pair"
 
     weight: float = Field(1.0, ge=0, description="Weight of the alignment terms (lambda).")
     alpha: float = Field(1.0, ge=0, description="Weight of the chosen answer's likelihood; 0 after an SFT stage.")
@@ -58,12 +54,10 @@ class ASFT(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"nll": batch.n_rows, "alignment": batch.n_rows}
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        s, lengths = answers(policy, batch)  # [P, 2]
-        means, weights = s / lengths, row_weights(batch)
-        nll = -(means[:, 0] * weights).sum()
-        alignment = (alignment_losses(means, self.beta) * weights).sum()
-        return Losses({"nll": self.alpha * nll, "alignment": self.weight * alignment}, watched(s, log_odds(means)))
+    def compare(self, pairs: Pairs) -> Comparison:
+        means = pairs.s / pairs.lengths
+        nll, alignment = pairs.sum(-means[:, 0]), pairs.sum(alignment_losses(means, self.beta))
+        return Comparison({"nll": self.alpha * nll, "alignment": self.weight * alignment}, log_odds(means))
 
 
 def alignment_losses(means: Tensor, beta: float = 1.0) -> Tensor:

@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.preference.dpo import pair_losses
-from holdfast.methods.objectives.terms.pairs import against_reference, by_row, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import by_row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
 
-
-class DavIRDPO(Objective):
+class DavIRDPO(PairObjective):
     """DPO on relative gains, so that long answers do not weigh more. [Zhou et al. 2023, 2310.13008]
 
     What it does: divides each answer's gain over the reference by the reference's own negative log-probability of the
@@ -50,23 +45,21 @@ class DavIRDPO(Objective):
 
     paper: ClassVar[str] = "Zhou et al. 2023, arXiv 2310.13008"
     settings: ClassVar[Settings] = PREFERENCE
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(10.0, gt=0, description="How strongly the reference is held on to, in units of relative gain.")
     floor: float = Field(1e-3, gt=0, description="Least divisor in nats, for answers the reference is certain of.")
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
+    def compare(self, pairs: Pairs) -> Comparison:
+        from torch.nn.functional import logsigmoid
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, lengths = against_reference(policy, batch)  # [P, 2]
-        reference = by_row(batch.per_sequence(policy.reference_logps(batch)), batch)  # [P, 2]
-        shares = relative_gains(gains, reference, self.floor)
-        pairs = pair_losses(shares, lengths, "sigmoid", self.beta)
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * shares, gains))
+        batch = pairs.batch
+        reference = by_row(batch.per_sequence(pairs.policy.reference_logps(batch)), batch)  # [P, 2]
+        shares = relative_gains(pairs.gains, reference, self.floor)
+        each = -logsigmoid(self.beta * (shares[:, 0] - shares[:, 1]))
+        return Comparison({"preference": pairs.sum(each)}, self.beta * shares)
 
 
 def relative_gains(gains: Tensor, reference: Tensor, floor: float = 1e-3) -> Tensor:
-    """D(y) / |s_ref(y)| from D(y) `gains` [P, 2] and s_ref(y) `reference` [P, 2]; `pair_losses` makes a loss of it."""
+    """D(y) / |s_ref(y)| from D(y) `gains` [P, 2] and s_ref(y) `reference` [P, 2]."""
     return gains / reference.abs().clamp_min(floor)

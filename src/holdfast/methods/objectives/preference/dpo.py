@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
 
 PairLoss = Literal["sigmoid", "sigmoid_norm", "hinge", "robust", "ipo", "ipo_sum"]
 
 
-class DPO(Objective):
+class DPO(PairObjective):
     """Direct preference optimisation: prefer the chosen over the rejected answer. [Rafailov et al. 2023, 2305.18290]
 
     What it does: widens the margin between chosen and rejected answers, measured as how much more likely each became
@@ -50,7 +46,6 @@ class DPO(Objective):
 
     paper: ClassVar[str] = "Rafailov et al. 2023, arXiv 2305.18290"
     settings: ClassVar[Settings] = PREFERENCE
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     loss: PairLoss = Field("sigmoid", description="Which relative: see the formula.")
@@ -65,13 +60,9 @@ class DPO(Objective):
             raise ValueError(f"label_smoothing has no effect on {self.loss}; use sigmoid, sigmoid_norm or robust")
         return self
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, lengths = against_reference(policy, batch)  # [P, 2]
-        pairs = pair_losses(gains, lengths, self.loss, self.beta, self.label_smoothing)
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, gains))
+    def compare(self, pairs: Pairs) -> Comparison:
+        each = pair_losses(pairs.gains, pairs.lengths, self.loss, self.beta, self.label_smoothing)
+        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains)
 
 
 def pair_losses(gains: Tensor, lengths: Tensor, loss: PairLoss, beta: float, smoothing: float = 0.0) -> Tensor:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pairs import against_reference, by_row, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import by_row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import Kept
 
@@ -23,7 +22,7 @@ MOST = 1024
 """Features of the reference kept for each answer: the strongest; all there are, unless answers are long and varied."""
 
 
-class FPO(Objective):
+class FPO(PairObjective):
     """Length-normalised DPO, held to the reference by sparse features of the answers. [Yin et al. 2024, 2411.07618]
 
     What it does: token-wise constraints (as in TDPO) keep a model near its reference, but need the reference's whole
@@ -57,7 +56,6 @@ class FPO(Objective):
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2411.07618"
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -66,9 +64,6 @@ class FPO(Objective):
     wider: int = Field(4, ge=1, description="Features for each number of a hidden state.")
     active: int = Field(32, ge=1, description="Features active at a token.")
     steps: int = Field(300, ge=1, description="Steps of the autoencoder's own training.")
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
 
     def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
         import torch
@@ -86,21 +81,23 @@ class FPO(Objective):
             kept.rows["strengths"].put(batch, found.values, by="sequence")
             kept.rows["features"].put(batch, found.indices.int(), by="sequence")
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        states, kept = policy.states(batch, batch.where), policy.kept  # [N, D]
-        gains, s, lengths = against_reference(policy, batch, states)  # [P, 2]
-        ours = self._features(states, batch, kept)  # [S, F]
+    def score(self, policy: Policy, batch: Batch) -> Pairs:
+        states = policy.states(batch, batch.where)  # [N, D]
+        return Pairs.of(policy, batch, policy.token_logps(batch, states=states), True, states=states)
+
+    def compare(self, pairs: Pairs) -> Comparison:
+        batch, kept = pairs.batch, pairs.policy.kept
+        ours = self._features(pairs.extra["states"], batch, kept)  # [S, F]
         errors = by_row(feature_errors(ours, self._reference(batch, kept, ours), self.top), batch)  # [P, 2]
-        pairs = pair_losses(gains / lengths, errors, self.beta, self.alpha)
+        gains = pairs.gains / pairs.lengths
         count = float(batch.n_rows)
         seen = {
             "features/chosen": (errors[:, 0].sum().item(), count),
             "features/rejected": (errors[:, 1].sum().item(), count),
             "features/explained": (kept.tensors["explained"].item() * count, count),
         }
-        return Losses(
-            {"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains / lengths, gains) | seen
-        )
+        each = pair_losses(gains, errors, self.beta, self.alpha)
+        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains / pairs.lengths, seen)
 
     def _features(self, states: Tensor, batch: Batch, kept: Kept) -> Tensor:
         """Features of `states` [N, D] averaged over each answer, [S, F]."""

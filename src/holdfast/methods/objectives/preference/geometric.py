@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import PREFERENCE, Settings
 from holdfast.data.row_shapes import Column
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
 
 Form = Literal["gdpo", "gipo", "gropo", "cdpo", "cipo"]
 
 
-class Geometric(Objective):
+class Geometric(PairObjective):
     """Pairs with soft labels: the nearer to a toss-up, the less is learned. [Furuta et al. 2024, 2409.06691]
 
     What it does: every pair says with which probability its chosen answer is the better one. Both answers are replaced
@@ -58,7 +54,6 @@ class Geometric(Objective):
 
     paper: ClassVar[str] = "Furuta et al. 2024, arXiv 2409.06691"
     settings: ClassVar[Settings] = PREFERENCE
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Form = Field("gdpo", description="Which loss: see the formula; cdpo and cipo are the paper's baselines.")
@@ -75,17 +70,11 @@ class Geometric(Objective):
     def columns(self) -> tuple[Column, ...]:
         return (Column("preference", 0.0, 1.0),)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, _ = against_reference(policy, batch)  # [P, 2]
-        preference = batch.values["preference"][batch.roles == 0]  # [P]
-        h = gains[:, 0] - gains[:, 1]
-        pairs = geometric_losses(h, preference, self.form, self.beta, self.alpha, self.gamma)
-        turned = (preference < 0.5)[:, None]  # [P, 1]
-        s, gains = s.where(~turned, s.flip(1)), gains.where(~turned, gains.flip(1))
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, gains))
+    def compare(self, pairs: Pairs) -> Comparison:
+        preference = pairs.batch.values["preference"][pairs.batch.roles == 0]  # [P]
+        h = pairs.gains[:, 0] - pairs.gains[:, 1]
+        each = geometric_losses(h, preference, self.form, self.beta, self.alpha, self.gamma)
+        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains, swapped=preference < 0.5)
 
 
 def geometric_losses(

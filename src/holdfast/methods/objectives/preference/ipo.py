@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.preference.dpo import pair_losses
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
 
 if TYPE_CHECKING:
-    from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
-    from holdfast.models.policy import Policy
+    pass
 
 
-class IPO(Objective):
+class IPO(PairObjective):
     """Identity preference optimisation: a margin as wide as asked, not wider. [Azar et al. 2023, 2310.12036]
 
     What it does: pulls the margin between chosen and rejected answers, measured against the reference, to 1 / (2 tau),
@@ -46,7 +42,6 @@ class IPO(Objective):
 
     paper: ClassVar[str] = "Azar et al. 2023, arXiv 2310.12036"
     settings: ClassVar[Settings] = PREFERENCE
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     form: Literal["average", "sum"] = Field(
@@ -56,11 +51,7 @@ class IPO(Objective):
         0.1, gt=0, description="How strongly the reference is held on to: the margin asked is 1/(2 tau)."
     )
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, lengths = against_reference(policy, batch)  # [P, 2]
-        pairs = pair_losses(gains, lengths, "ipo" if self.form == "average" else "ipo_sum", self.tau)
-        compared = gains / lengths if self.form == "average" else gains
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, compared, gains))
+    def compare(self, pairs: Pairs) -> Comparison:
+        compared = pairs.gains / pairs.lengths if self.form == "average" else pairs.gains
+        h = compared[:, 0] - compared[:, 1]  # [P]
+        return Comparison({"preference": pairs.sum((h - 1 / (2 * self.tau)).square())}, compared)

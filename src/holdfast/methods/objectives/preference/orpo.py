@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pairs import by_row, log1mexp, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import log_odds
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
     from holdfast.models.policy import Policy
 
 
-class ORPO(Objective):
+class ORPO(PairObjective):
     """Odds-ratio preference optimisation: SFT and preference in one stage. [Hong et al. 2024, 2403.07691]
 
     What it does: learns the chosen answers as SFT does, and adds a small term that makes their odds exceed the odds of
@@ -48,7 +45,6 @@ class ORPO(Objective):
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2403.07691"
     settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 32, "Hong et al. 2024 (Mistral-7B); epochs as dpo")
-    rows: ClassVar[Kind] = "pair"
 
     beta: float = Field(0.1, ge=0, description="Weight of the odds ratio (lambda in the paper, beta in TRL).")
     nll: Literal["answer", "everything"] = Field(
@@ -62,24 +58,21 @@ class ORPO(Objective):
         tokens = batch.n_rows if self.nll == "answer" else batch.every_token().labels_of(0)
         return {"nll": tokens, "odds_ratio": batch.n_rows}
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
+    def score(self, policy: Policy, batch: Batch) -> Pairs:
+        if self.nll == "answer":
+            return super().score(policy, batch)
         import torch
+
+        read = batch.every_token()
+        logps = policy.token_logps(read)  # [M], of everything read
+        chosen = (logps * read.weights)[read.roles[read.sequence] == 0]
+        return Pairs.of(policy, batch, logps[torch.isin(read.where, batch.where)], False, chosen=chosen)
+
+    def compare(self, pairs: Pairs) -> Comparison:
         from torch.nn.functional import logsigmoid
 
-        read = batch if self.nll == "answer" else batch.every_token()
-        logps = policy.token_logps(read)  # [M], of everything read
-        answers = logps if read is batch else logps[torch.isin(read.where, batch.where)]  # [N]
-        s, weights = by_row(batch.per_sequence(answers), batch), row_weights(batch)  # [P, 2], [P]
-        means = s / by_row(batch.lengths(), batch)
+        means = pairs.s / pairs.lengths
         odds = log_odds(means)
-        if self.nll == "answer":
-            nll = -(means[:, 0] * weights).sum()
-        else:
-            nll = -(logps * read.weights)[read.roles[read.sequence] == 0].sum()
-        ratio = -(logsigmoid(odds[:, 0] - odds[:, 1]) * weights).sum()
-        return Losses({"nll": nll, "odds_ratio": self.beta * ratio}, watched(s, odds))
-
-
-def log_odds(means: Tensor) -> Tensor:
-    """log P / (1 - P) of answers whose mean log-probability per token, log P, is `means`."""
-    return means - log1mexp(means)
+        nll = pairs.sum(-means[:, 0]) if self.nll == "answer" else -pairs.extra["chosen"].sum()
+        ratio = pairs.sum(-logsigmoid(odds[:, 0] - odds[:, 1]))
+        return Comparison({"nll": nll, "odds_ratio": self.beta * ratio}, odds)

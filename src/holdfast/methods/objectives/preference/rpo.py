@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
 from holdfast.methods.objectives.terms.embeddings import by_encoder, by_model
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import row_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import Kept
 
@@ -24,7 +23,7 @@ SAME = 1e-4
 """Prompts at a smaller distance count as one and the same."""
 
 
-class RPO(Objective):
+class RPO(PairObjective):
     """Relative preferences: chosen answers against those rejected for like prompts. [Yin et al. 2024, 2402.10958]
 
     What it does: one pair says that an answer is better than one other; a step of them says more, because answers to
@@ -60,7 +59,6 @@ class RPO(Objective):
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2402.10958"
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024")
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -69,21 +67,18 @@ class RPO(Objective):
     scaled: bool = Field(False, description="Weights times their number, so that beta means the same in larger steps.")
     embedder: str | None = Field(None, description="A sentence-transformers model (extra `embed`); none: the model.")
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
     def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
         embeddings = by_model(policy, batches) if self.embedder is None else by_encoder(self.embedder, policy, batches)
         for batch, found in embeddings:
             kept.rows["prompts"].put(batch, found.repeat_interleave(2, 0), by="sequence")
 
     def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        gains, _, _ = against_reference(policy, batch)
+        gains = self.score(policy, batch).gains  # [R, 2]
         prompts = policy.kept.rows["prompts"].recall(batch, by="sequence")[batch.roles == 0]  # [R, D]
         return {"chosen": gains[:, 0], "rejected": gains[:, 1], "prompts": prompts, "weights": row_weights(batch)}
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        gains, s, _ = against_reference(policy, batch)  # [R, 2]
+    def compare(self, pairs: Pairs) -> Comparison:
+        batch, gains = pairs.batch, pairs.gains  # [R, 2]
         step, mine = batch.step, batch.step["chosen"].mine
         weights, meets = contrast_weights(step["prompts"].all.float(), self.temperature, self.paired)  # [M, N]
         scale = meets.sum(1, keepdim=True) if self.scaled else 1
@@ -96,7 +91,7 @@ class RPO(Objective):
         total = each.sum()
         total = each[mine].sum().detach() + (total - total.detach())
         own = {"weights/own": (weights.diagonal()[mine].sum().item(), float(batch.n_rows))} if self.paired else {}
-        return Losses({"preference": total}, watched(s, self.beta * gains, gains) | own)
+        return Comparison({"preference": total}, self.beta * gains, own)
 
 
 def contrast_weights(prompts: Tensor, temperature: float, paired: bool = True) -> tuple[Tensor, Tensor]:

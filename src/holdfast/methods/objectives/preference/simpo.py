@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.preference.cpo import CPO
+from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SimPO(CPO):
+class SimPO(MarginObjective):
     """Simple preference optimisation: length-normalised, with a target margin. [Meng et al. 2024, 2405.14734]
 
     What it does: makes the mean log-probability per token of the chosen answer exceed that of the rejected one by a

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.terms.contrast import by_models, by_prompts, ranked, token_weights
-from holdfast.methods.objectives.terms.pairs import by_row, row_weights, watched
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pairs import by_row
 from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence
 
 if TYPE_CHECKING:
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
     from holdfast.axes.curator import Curator
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import Kept
 
 
-class TISDPO(Objective):
+class TISDPO(PairObjective):
     """DPO with token weights estimated from a model of good and one of bad answers. [Liu et al. 2024, 2410.04350]
 
     What it does: DPO pushes all tokens of the chosen answer up and of the rejected one down, good or not. Here two
@@ -57,7 +55,6 @@ class TISDPO(Objective):
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2410.04350"
     settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 32, "Liu et al. 2024")
-    rows: ClassVar[Kind] = "pair"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -97,9 +94,6 @@ class TISDPO(Objective):
     def in_steps(self) -> int | None:
         return 2 if self.prompts() else None
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows}
-
     def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
         if self.eta:
             check_room(policy, batches, self.top, 0, 1)
@@ -116,19 +110,25 @@ class TISDPO(Objective):
                 weights = ranked(signs * ratios, pairs.lengths().long().tolist())
             kept.rows["weights"].put(pairs, weights)
 
-    def losses(self, policy: Policy, batch: Batch) -> Losses:
-        weights = batch.weights.new_ones(len(batch.labels))  # [N]
+    def score(self, policy: Policy, batch: Batch) -> Pairs:
+        if not self.eta:
+            return super().score(policy, batch)
+        logps, away = logps_and_divergences(policy, batch, self.top)
+        return Pairs.of(policy, batch, logps, True, away=away)
+
+    def compare(self, pairs: Pairs) -> Comparison:
+        from torch.nn.functional import logsigmoid
+
+        batch, weights = pairs.batch, pairs.batch.weights.new_ones(len(pairs.logps))  # [N]
         if self.estimate != "ones":
-            weights = policy.kept.rows["weights"].recall(batch)[:, 0]
+            weights = pairs.policy.kept.rows["weights"].recall(batch)[:, 0]
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
-        logps, away = logps_and_divergences(policy, batch, self.top) if self.eta else (policy.token_logps(batch), 0)
-        above = logps - policy.reference_logps(batch)  # [N]
-        tokens = token_gains(weights, above, away, self.eta)  # [N]
-        gains, s, plain = (by_row(batch.per_sequence(values), batch) for values in (tokens, logps, above))  # [P, 2]
-        pairs = pair_losses(gains, batch.lengths(), "sigmoid", self.beta)
-        mean = {"weights/mean": (weights.sum().item(), float(len(weights)))}
-        return Losses({"preference": (pairs * row_weights(batch)).sum()}, watched(s, self.beta * gains, plain) | mean)
+        tokens = token_gains(weights, pairs.above, pairs.extra.get("away", 0), self.eta)  # [N]
+        gains = by_row(batch.per_sequence(tokens), batch)  # [P, 2]
+        each = -logsigmoid(self.beta * (gains[:, 0] - gains[:, 1]))
+        metrics = {"weights/mean": (weights.sum().item(), float(len(weights)))}
+        return Comparison({"preference": pairs.sum(each)}, self.beta * gains, metrics)
 
 
 def token_gains(weights: Tensor, gains: Tensor, away: Tensor | float, eta: float) -> Tensor:

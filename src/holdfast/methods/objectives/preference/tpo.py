@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.preference.cpo import CPO
+from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.data.row_shapes import Kind
 
 
-class TPO(CPO):
+class TPO(MarginObjective):
     """Triple preference optimisation: prefer chosen, imitate a gold answer. [Saeidi et al. 2024, 2405.16681]
 
     What it does: widens the gap between the log-probabilities of chosen and rejected, as `cpo` does, but raises the
@@ -48,3 +50,6 @@ class TPO(CPO):
     learned: ClassVar[int] = 2
 
     beta: float = Field(0.01, gt=0, description="How much a gap in log-probability counts.")
+
+    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+        return self.beta * s

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.preference.simpo import SimPO
+from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.data.row_shapes import Kind
 
 
-class TPOL(SimPO):
+class TPOL(MarginObjective):
     """Triple preference optimisation, length-controlled: `simpo` with a gold answer. [Saeidi et al. 2024, 2405.16681]
 
     What it does: as `tpo`, but chosen and rejected are compared by their mean log-probability per token, and chosen
@@ -43,5 +45,12 @@ class TPOL(SimPO):
     rows: ClassVar[Kind] = "triple"
     learned: ClassVar[int] = 2
 
+    beta: float = Field(2.0, gt=0, description="How much a gap in mean log-probability counts.")
     gamma: float = Field(1.6, ge=0, description="Target margin, in units of beta times mean log-probability.")
     alpha: float = Field(0.05, ge=0, description="Weight of the negative log-likelihood of the gold answer.")
+
+    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+        return self.beta * s / lengths
+
+    def margin(self) -> float:
+        return self.gamma

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
 from holdfast.data.row_shapes import Column
-from holdfast.methods.objectives.likelihood.sft import label_weights
+from holdfast.methods.objectives.terms.labels import label_weights
 from holdfast.methods.objectives.terms.pairs import row_of
 
 if TYPE_CHECKING:

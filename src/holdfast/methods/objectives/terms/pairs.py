@@ -85,3 +85,8 @@ def log1mexp(x: Tensor) -> Tensor:
     one = torch.log(-torch.expm1(torch.where(near, x, -math.log(2))))
     other = torch.log1p(-torch.exp(torch.where(near, -math.log(2), x)))
     return torch.where(near, one, other)
+
+
+def log_odds(means: Tensor) -> Tensor:
+    """log P / (1 - P) of answers whose mean log-probability per token, log P, is `means`."""
+    return means - log1mexp(means)
