@@ -17,6 +17,7 @@ CASES = {
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama 3": ("llama", {"rope_parameters": LLAMA3}),
     "qwen2": ("qwen2", {"num_key_value_heads": 1}),
+    "qwen3": ("qwen3", {"num_key_value_heads": 2, "head_dim": 16}),
     "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 16}),
 }
 OTHERS = {

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from holdfast.data.batching.batches import collate
-from holdfast.models.fused_llama import LlamaBody, Spans, fits
+from holdfast.generation.fused_decode import Fused, Plain, forward_of
+from holdfast.models.fused_llama import LlamaBody, Spans
+from holdfast.models.llama_family import supports
 from holdfast.models.policy import Policy
 
 SIZES = {
@@ -50,7 +53,7 @@ def same(one, other):
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_it_computes_what_the_model_computes(kind, layout, make_rows):
     model = model_of(kind, **({"sliding_window": None} if kind == "mistral" else {}))
-    assert fits(model)
+    assert supports(model)
     batch = collate(make_rows(9), layout, 0)
     policy = Policy(model)
     wanted = run(lambda: policy.hidden(batch)[batch.where], model, batch)
@@ -125,7 +128,7 @@ def test_bf16_stays_near(make_rows):
     ],
 )
 def test_other_models_run_as_they_are(kind, extra):
-    assert not fits(model_of(kind, **extra))
+    assert not supports(model_of(kind, **extra))
 
 
 def test_a_replaced_part_is_noticed():
@@ -133,8 +136,32 @@ def test_a_replaced_part_is_noticed():
         pass
 
     model = model_of("llama")
-    model.model.layers[1].mlp = Other()
-    assert not fits(model)
+    mlp = model.model.layers[1].mlp
+    for other in (Other(), type("LlamaMLP", (type(mlp),), {})(model.config)):  # a subclass may bear the very name
+        model.model.layers[1].mlp = other
+        assert not supports(model)
+    model.model.layers[1].mlp = mlp
+    assert supports(model)
+
+
+def test_what_cannot_be_seen_is_found_by_trying(make_rows):
+    """An attention function of the user's own leaves classes, hooks and forwards as they are."""
+
+    def doubled(*args, **kwargs):
+        mixed, weights = sdpa_attention_forward(*args, **kwargs)
+        return mixed * 2, weights
+
+    AttentionInterface.register("doubled", doubled)
+    model, batch = model_of("llama"), collate(make_rows(5), "padded", 0)
+    assert Policy(model).compact
+    assert isinstance(forward_of(model), Fused)
+    model.set_attn_implementation("doubled")
+    assert supports(model)
+    policy = Policy(model)
+    assert not policy.compact
+    assert isinstance(forward_of(model), Plain)
+    wanted = policy.head.logps(policy.hidden(batch)[batch.where], batch.labels, 64)
+    torch.testing.assert_close(policy.token_logps(batch), wanted)
 
 
 def test_sequences_of_like_length_attend_together():

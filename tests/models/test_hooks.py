@@ -16,7 +16,7 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.generation.fused_decode import Plain, forward_of
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.prompt_ids import prompt_ids
-from holdfast.models.fused_llama import fits
+from holdfast.models.llama_family import supports
 from holdfast.models.loading import intercepted
 from holdfast.models.policy import Policy
 
@@ -97,7 +97,7 @@ def test_hooks_and_patches_are_obeyed(tiny: Any, name: str) -> None:
     batch = collate(encoded, "padded", chat.pad_id)
     assert batch is not None
     policy, asked = Policy(model), Request("k", [{"role": "user", "content": "Add 12 and 30"}])
-    assert fits(model)
+    assert supports(model)
     assert not intercepted(model)
     before = policy.token_logps(batch)
     with PLACES[name](model):
@@ -115,5 +115,5 @@ def test_hooks_and_patches_are_obeyed(tiny: Any, name: str) -> None:
             while len(ids) < start + 5 and ids[-1] not in chat.stop_ids:
                 ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         assert sample.text == chat.text_of([i for i in ids[start:] if i not in chat.stop_ids])
-    assert fits(model)
+    assert supports(model)
     torch.testing.assert_close(policy.token_logps(batch), before, atol=0, rtol=0)

@@ -1,7 +1,7 @@
 """The forward passes of the native engine: a model's own, or the same mathematics with less around it.
 
-A small model spends most of a decoding step outside its matrix products. `Fused` computes what `LlamaForCausalLM` (and
-its like, Mistral and Qwen2) computes, with the weights of one input joined into one product and, where only keys and
+A small model spends most of a decoding step outside its matrix products. `Fused` computes what a model of the Llama
+family (`models.llama_family`) computes, with the weights of one input joined into one product and, where only keys and
 values are wanted, without the last layer's attention and MLP. Any other model runs as it is.
 """
 
@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from holdfast.models.fused_llama import fits
-from holdfast.models.loading import intercepted
+from holdfast.models.llama_family import (
+    LlamaLayer,
+    agrees,
+    rms_normalise,
+    rotate,
+    rotations,
+    supports,
+    swiglu,
+)
+from holdfast.models.loading import evaluating
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
 
-SHAPES = {"llama", "mistral", "qwen2"}
-"""Model types with this one architecture: pre-norm, rotary positions, SwiGLU."""
 ROTARY = {"default", "linear", "llama3"}
 """Rotary positions that depend on the position alone; the tables of others change with what was seen."""
 LARGEST = 100_000_000
@@ -41,9 +48,38 @@ class Forward(Protocol):
         """Logits [slots, vocabulary] after one more token each, `ids` [slots, 1]; `mask` [slots, columns] is bool."""
 
 
-def forward_of(model: Model) -> Forward:
-    """The quickest forward pass known for `model`. What it copies of the weights is as they are now."""
-    return Fused(model) if _fits(model) else Plain(model)
+def forward_of(model: Model, agreed: bool = False) -> Forward:
+    """The quickest forward pass that gives the model's own logits. What it copies of the weights is as they are now.
+
+    Args:
+        agreed: Whether that was seen of this model before, by `reproduces`; other weights do not change it.
+    """
+    if not supports(model) or not _joinable(model):
+        return Plain(model)
+    fused = Fused(model)
+    return fused if agreed or reproduces(fused, model) else Plain(model)
+
+
+def reproduces(forward: Forward, model: Model) -> bool:
+    """Whether a forward pass gives the model's own logits: of two decoding steps after prompts of unlike lengths."""
+    with evaluating(model):
+        ours, own = (_few_logits(f, model.config.vocab_size, model.device) for f in (forward, Plain(model)))
+    return agrees(ours, own, model.dtype)
+
+
+def _few_logits(forward: Forward, size: int, device: torch.device) -> Tensor:
+    """Logits [2, slots, V] of two steps after a prompt of four tokens and one of two, begun by two that both share."""
+    cache = DynamicCache()
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 0, 0]], device=device) % size  # [slots, T], the shorter padded right
+    places = torch.arange(4, device=device).expand(2, -1)
+    for part in (slice(0, 2), slice(2, 4)):
+        forward.read(ids[:, part], places[:, part], cache)
+    mask = torch.tensor([[True] * 6, [True, True, False, False, True, True]], device=device)
+    steps = []
+    for step in (0, 1):
+        token = torch.tensor([[4 + step], [2 + step]], device=device)  # [slots, 1]: where it stands, and which it is
+        steps.append(forward.decode(token % size, token, mask[:, : 5 + step], cache))
+    return torch.stack(steps).float()
 
 
 class Plain:
@@ -69,7 +105,7 @@ class Plain:
 
 
 class Fused:
-    """Llama's forward on joined weights."""
+    """The Llama family's forward on joined weights."""
 
     concurrent = True
 
@@ -78,7 +114,7 @@ class Fused:
         self.embedding: Tensor = cast(Any, model.get_input_embeddings()).weight
         self.head: Any = model.get_output_embeddings()
         self.norm, self.rotary = _Norm(base.norm), base.rotary_emb
-        self.layers = [_Layer(layer) for layer in base.layers]
+        self.layers = [_Layer(LlamaLayer.of(layer)) for layer in base.layers]
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
 
     def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
@@ -96,41 +132,47 @@ class Fused:
     def _run(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache, keep: bool) -> Tensor:
         """Hidden states [B, T, D] before the last norm; without `keep`, of no use but for what is in the cache."""
         x = self.embedding[ids]  # [B, T, D]
-        cos, sin = self.rotary(x, positions)  # [B, T, head]
-        cos, sin = cos[:, :, None], sin[:, :, None]
-        sin = torch.cat((-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]), -1)
+        cos, sin = rotations(self.rotary, x, positions)  # [B, T, 1, head]
         rotated = self.heads + self.groups
         for index, layer in enumerate(self.layers):
+            # One product gives the heads of queries, then those of keys, then those of values.
             states = layer.qkv(layer.before(x)).unflatten(-1, (rotated + self.groups, -1))  # [B, T, heads, head]
-            turned = _turn(states[:, :, :rotated], cos, sin)
+            turned = rotate(self._normed(layer, states[:, :, :rotated]), cos, sin)
             keys, values = cache.update(
                 turned[:, :, self.heads :].transpose(1, 2), states[:, :, rotated:].transpose(1, 2), index
             )
             if not keep and index == len(self.layers) - 1:
-                break
+                break  # later tokens need this layer's keys and values, and nobody its output
             mixed = F.scaled_dot_product_attention(
                 turned[:, :, : self.heads].transpose(1, 2),
                 keys,
                 values,
                 attn_mask=mask,
                 is_causal=mask is None,
+                scale=layer.scale,
                 enable_gqa=self.groups < self.heads,
             )
             x = layer.out(mixed.transpose(1, 2).flatten(2)).add_(x)
             gate, up = layer.inward(layer.after(x)).chunk(2, -1)
-            x = layer.down(F.silu(gate).mul_(up)).add_(x)
+            x = layer.down(swiglu(gate, up)).add_(x)
         return x
+
+    def _normed(self, layer: _Layer, states: Tensor) -> Tensor:
+        """Queries and keys [B, T, heads, head], normed where the model does so."""
+        if layer.of_queries is None or layer.of_keys is None:
+            return states
+        return torch.cat((layer.of_queries(states[:, :, : self.heads]), layer.of_keys(states[:, :, self.heads :])), 2)
 
 
 class _Layer:
     """One transformer layer: its norms and its four products."""
 
-    def __init__(self, layer: Any) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.after = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.inward = _joined(mlp.gate_proj, mlp.up_proj)
-        self.out, self.down = attention.o_proj, mlp.down_proj
+    def __init__(self, parts: LlamaLayer) -> None:
+        self.before, self.after, self.scale = _Norm(parts.before), _Norm(parts.after), parts.scale
+        self.of_queries, self.of_keys = (None if n is None else _Norm(n) for n in (parts.q_norm, parts.k_norm))
+        self.qkv = _joined(parts.q, parts.k, parts.v)
+        self.inward = _joined(parts.gate, parts.up)
+        self.out, self.down = parts.o, parts.down
 
 
 def _joined(*parts: nn.Linear) -> nn.Linear:
@@ -147,36 +189,22 @@ def _joined(*parts: nn.Linear) -> nn.Linear:
     return joined
 
 
-def _turn(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: each pair (i, i + head/2) turned by its angle; the first half of `sin` is negative."""
-    left, right = states.chunk(2, -1)
-    return torch.addcmul(states * cos, torch.cat((right, left), -1), sin)
-
-
 class _Norm:
-    """Root-mean-square norm with one pass over the input fewer than its definition."""
+    """`rms_normalise` with the weights of a norm, looked up once."""
 
     def __init__(self, norm: Any) -> None:
         self.weight, self.eps = norm.weight, norm.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * (length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_())).mul_(self.weight)
+        return rms_normalise(x, self.weight, self.eps)[0]
 
 
-def _fits(model: Model) -> bool:
-    """Whether `Fused` computes what the model does, and a second copy of its weights costs no card's memory."""
-    config = model.config
-    if model.device.type != "cpu" or intercepted(model):
+def _joinable(model: Model) -> bool:
+    """Whether the weights can be joined, and a second copy of them costs little: plain matrices in fp32, not many."""
+    if model.dtype != torch.float32 or model.config.rope_parameters["rope_type"] not in ROTARY:
         return False
-    if getattr(config, "model_type", None) not in SHAPES or model.dtype != torch.float32:
-        return False
-    if config.hidden_act != "silu" or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        return False
-    if getattr(config, "sliding_window", None) and config.model_type == "mistral":
-        return False
-    if config.rope_parameters["rope_type"] not in ROTARY:
-        return False
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    plain = all(type(m) is nn.Linear for m in linear) and not any(hasattr(m, "base_layer") for m in model.modules())
-    return plain and fits(model) and sum(p.numel() for p in model.parameters()) <= LARGEST
+    layers = map(LlamaLayer.of, cast(Any, model.base_model).layers)
+    products = [p for layer in layers for p in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)]
+    plain = type(model.get_input_embeddings()) is nn.Embedding
+    plain &= all(type(p) is nn.Linear for p in [*products, model.get_output_embeddings()])  # no adapters, no quantised
+    return plain and sum(p.numel() for p in model.parameters()) <= LARGEST

@@ -23,7 +23,7 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core import threads
 from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import Batch, Pending, Step, Task, read_prompts
-from holdfast.generation.fused_decode import Forward, forward_of
+from holdfast.generation.fused_decode import Forward, Fused, forward_of
 from holdfast.generation.kv_cache import Prefilled
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.supported_models import native_lacks
@@ -71,6 +71,7 @@ class NativeEngine(LocalEngine):
             kind = model.config.model_type
             raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
         super().__init__("native", model, chat, slots, fingerprint, progress, on_text)
+        self._fuses = False
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
@@ -88,7 +89,8 @@ class NativeEngine(LocalEngine):
 
     def _batches(self, sequences: list[Pending], params: SamplingParams) -> list[Batch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
-        forward = forward_of(self.model)
+        forward = forward_of(self.model, agreed=self._fuses)
+        self._fuses = isinstance(forward, Fused)
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
         sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
         hands: list[list[Pending]] = [[] for _ in range(sides)]

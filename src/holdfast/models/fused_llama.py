@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,39 +19,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from holdfast.models.loading import intercepted
+from holdfast.data.batching.batches import Encoded, collate
+from holdfast.models.llama_family import LlamaLayer, agrees, rms_normalise, rotate, rotations, swiglu
+from holdfast.models.loading import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from holdfast.data.batching.batches import Batch
-    from holdfast.models.loading import Model
 
-FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
-"""Prefixes of the classes with this one architecture: pre-norm, rotary positions, SwiGLU."""
 LIKE = 0.8
 """Sequences attend together when the shorter is at least this share of the longer one."""
-
-
-def fits(causal: Model) -> bool:
-    """Whether `LlamaBody` computes what `causal` does, here and now (sharding replaces the classes of modules).
-
-    Not where somebody's own code runs inside it: hooks, patched forwards.
-    """
-    config, base = causal.config, cast(Any, causal.base_model)
-    family = type(causal).__name__.removesuffix("ForCausalLM")
-    if family not in FAMILIES or causal.device.type != "cpu":
-        return False
-    if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0):
-        return False
-    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if windows or (family == "Mistral" and config.sliding_window):
-        return False
-    parts: list[tuple[nn.Module, str]] = [(base, "Model"), (base.norm, "RMSNorm")]
-    for layer in base.layers:
-        parts += [(layer, "DecoderLayer"), (layer.self_attn, "Attention"), (layer.mlp, "MLP")]
-        parts += [(layer.input_layernorm, "RMSNorm"), (layer.post_attention_layernorm, "RMSNorm")]
-    return all(type(part).__name__ == family + kind for part, kind in parts) and not intercepted(causal)
 
 
 class LlamaBody:
@@ -76,8 +54,8 @@ class LlamaBody:
         else:
             x, weight = embeds.flatten(0, 1)[spans.real], None
         places, where = batch.position_ids.flatten()[spans.real], spans.rank[where]  # [T], [M]
-        cos, sin = (t[0] for t in base.rotary_emb(x, places[None]))  # [T, head]
-        turn = (cos, torch.cat((-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]), 1))
+        cos, sin = rotations(base.rotary_emb, x, places[None])
+        turn = (cos[0], sin[0])  # [T, 1, head] each
         last = len(base.layers) - 1
         for index, layer in enumerate(base.layers):
             wanted = where if index == last else None
@@ -86,6 +64,18 @@ class LlamaBody:
             else:
                 x = _layer(layer, x, turn, spans, wanted)
         return _norm(base.norm, x), weight
+
+    def agrees(self) -> bool:
+        """Whether it gives the model's own hidden states on a few tokens: two sequences in one line, and each alone."""
+        size = self.causal.config.vocab_size
+        rows = [np.arange(length, dtype=np.int32) % size for length in (4, 3)]
+        batch = collate([Encoded(ids, np.arange(len(ids)) > 0, row) for row, ids in enumerate(rows)], "packed", 0)
+        assert batch is not None  # only nothing makes none
+        base = self.causal.base_model
+        with evaluating(self.causal), torch.autocast(self.causal.device.type, enabled=False):
+            alone = [base(input_ids=torch.from_numpy(ids)[None].long(), use_cache=False)[0][0] for ids in rows]
+            ours, _ = self(batch, torch.arange(sum(map(len, rows))), None)  # [7, D]
+        return agrees(ours.float(), torch.cat(alone).float(), self.causal.dtype)
 
     def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input embeddings [T, D] of `ids` [T]; the output embedding, if one tensor is both and trains."""
@@ -98,17 +88,17 @@ class LlamaBody:
 
 def _layer(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], spans: Spans, wanted: Tensor | None) -> Tensor:
     """One decoder layer: [T, D] to [T, D], or to [M, D] at the positions `wanted`."""
-    attention, head = layer.self_attn, layer.self_attn.head_dim
-    h = _norm(layer.input_layernorm, x)
-    q, k, v = (p(h).unflatten(1, (-1, head)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-    if hasattr(attention, "q_norm"):
-        q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
-    mixed = spans.attend(_Turn.apply(q, *turn), _Turn.apply(k, *turn), v, attention.scaling)  # [T, heads * head]
-    if wanted is not None:
+    parts = LlamaLayer.of(layer)
+    h = _norm(parts.before, x)
+    q, k, v = (p(h).unflatten(1, (-1, parts.head)) for p in (parts.q, parts.k, parts.v))  # [T, heads, head]
+    if parts.q_norm is not None:
+        q, k = _norm(parts.q_norm, q), _norm(parts.k_norm, k)
+    mixed = spans.attend(_Turn.apply(q, *turn), _Turn.apply(k, *turn), v, parts.scale)  # [T, heads * head]
+    if wanted is not None:  # of the last layer: every token is looked at, but only these go on
         mixed, x = mixed[wanted], x[wanted]
-    x = x + attention.o_proj(mixed)
-    h, mlp = _norm(layer.post_attention_layernorm, x), layer.mlp
-    return x + mlp.down_proj(_Gated.apply(mlp.gate_proj(h), mlp.up_proj(h)))
+    x = x + parts.o(mixed)
+    h = _norm(parts.after, x)
+    return x + parts.down(_Gated.apply(parts.gate(h), parts.up(h)))
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
@@ -141,14 +131,16 @@ class _Tied(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """Root-mean-square normalisation over the last axis, in fp32, in few passes over the input."""
+    """`rms_normalise` with its gradient, of which only input, weight and the factor of each row are kept.
+
+    With n = x * scale: dL/dx = scale * (g * w - n * mean(g * w * n)), since the scale itself depends on x.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        out, scale = rms_normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -157,38 +149,33 @@ class _Norm(torch.autograd.Function):
         normed = x.to(scale.dtype) * scale
         product = grad * normed
         grad_weight = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        along = product.mul_(weight).sum(-1, keepdim=True).div_(-x.shape[-1])
+        along = product.mul_(weight).sum(-1, keepdim=True).div_(-x.shape[-1])  # -mean(g * w * n)
         inner = (grad * weight).addcmul_(normed, along).mul_(scale)
         return inner.to(x.dtype), grad_weight, None
 
 
 class _Turn(torch.autograd.Function):
-    """Rotary positions on [T, heads, head]: pairs (i, i + head/2) turned by their angle; back, by minus the angle."""
+    """`rotate` on [T, heads, head]; its gradient is turned back, by minus the angle."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, -sin), None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return torch.addcmul(x * cos[:, None], torch.cat((x[..., half:], x[..., :half]), -1), sin[:, None])
+        return rotate(grad, cos, -sin), None, None
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) * up; only the two inputs are kept."""
+    """`swiglu`; only the two inputs are kept."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return swiglu(gate, up)
 
     @staticmethod
     @once_differentiable
@@ -282,9 +269,11 @@ class Spans:
         positions = batch.position_ids.numpy()
         if batch.attention_mask is None:
             begins, lengths = _sequences(batch, positions)
+            # Token t of sequence s stands at begins[s] + t; counting through all of them, t = count - (those before s).
             real = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
             groups = list(_groups(lengths))
         else:
+            # In a line of many sequences positions restart; what follows the last position above 0 is padding.
             filled = np.maximum.accumulate(positions[:, ::-1] > 0, axis=1)[:, ::-1].copy()  # padding stands at 0
             filled[:, 0] = True
             real = np.flatnonzero(filled)
@@ -321,7 +310,7 @@ def _groups(lengths: np.ndarray) -> Iterator[Group]:
         end = start + int(np.searchsorted(-lengths[start:], -LIKE * longest, side="right"))
         mine = lengths[start:end]
         column, begins = np.arange(longest), np.cumsum(mine) - mine
-        there = begins[:, None] + np.minimum(column, mine[:, None] - 1)
+        there = begins[:, None] + np.minimum(column, mine[:, None] - 1)  # padding repeats a sequence's last token
         back = None if mine[-1] == longest else torch.from_numpy(np.flatnonzero(column < mine[:, None]))
         yield Group((end - start, int(longest)), torch.from_numpy(there.ravel()), back)
         start = end

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from holdfast.models.llama_family import agrees
 from holdfast.models.loading import evaluating, intercepted, intercepted_alone
 
 if TYPE_CHECKING:
@@ -205,10 +206,10 @@ class Head:
         with evaluating(model):
             wanted = model(input_ids=ids, use_cache=False).logits[0].float()
             raw = self.module(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)[0].float()
-        tolerance = 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 3e-2
+        dtype = next(model.parameters()).dtype
         for scale, cap in self._candidates():
             self.scale, self.cap = scale, cap
-            if torch.dist(self.shape(raw.clone()), wanted) <= tolerance * wanted.norm():
+            if agrees(self.shape(raw.clone()), wanted, dtype):
                 self._known = True
                 break
 

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from holdfast.errors import UserError
-from holdfast.models.fused_llama import LlamaBody, fits
+from holdfast.models.fused_llama import LlamaBody
+from holdfast.models.llama_family import agrees, supports
 from holdfast.models.lm_head import Head
 from holdfast.models.loading import adapted, evaluating
 from holdfast.models.stored_values import Kept, ReferenceCache
@@ -71,6 +72,7 @@ class Policy:
         self.rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
         self.packs: bool = self._isolates()
+        self._body_agrees = LlamaBody(self.causal).agrees() if supports(self.causal) else None
 
     def _isolates(self) -> bool:
         """Whether restarting positions keep the rows of one line apart: row 2 must not notice that row 1 changes."""
@@ -80,7 +82,7 @@ class Policy:
         positions = torch.tensor([[0, 1, 0, 1]], device=self.causal.device)
         with evaluating(self.causal):
             one, two = (self._body(positions, input_ids=line[None])[0, 2:].float() for line in ids)
-        return bool(torch.dist(one, two) <= 1e-4 * one.norm())
+        return agrees(two, one, torch.float32)  # the same operations, whatever their precision
 
     def _body(self, positions: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Final hidden states [B, L, D]; `mask` as in `Batch.attention_mask`."""
@@ -129,7 +131,11 @@ class Policy:
     @property
     def compact(self) -> bool:
         """Whether padding costs this model nothing (but in attention), in any layout, and packed rows stay apart."""
-        return fits(self.causal)
+        if not supports(self.causal):  # asked anew: hooks come and go
+            return False
+        if self._body_agrees is None:
+            self._body_agrees = LlamaBody(self.causal).agrees()
+        return self._body_agrees
 
     def states(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [M, D] at the flat positions `where` [M]."""
