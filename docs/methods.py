@@ -5,22 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.axis import AXES
+from holdfast.axes.entry import Variant
+from holdfast.axes.registry import REGISTRY, find, names
+from holdfast.axes.variants import VARIANTS
 
-HEADS = {
-    "curators": "which rows are trained on, and who wrote them",
-    "objectives": "what is minimised",
-    "tuners": "which weights move",
-    "optimizers": "how they move",
-    "inference": "what is done after training",
-    "presets": "several runs, one after another",
-    "judges": "what says whether an answer is right",
-}
 NONE = "\u2013"
 START = """# Methods
 
 A method is a choice on one axis. `method: s3ft+ift+half` joins several; `holdfast show NAME` is the page of each.
-A preset stands for stages.
+A preset stands for stages. A name "with" knobs is the field's name for another method with these knobs set; a class of
+your own goes by `package.module:Class` ([add a method](add-a-method.md)).
 """
 
 
@@ -50,15 +45,22 @@ def settings() -> str:
     return SETTINGS + "".join(rows) + "\n`una` with `form: pair` or `binary` takes 5e-7 and 5e-6.\n"
 
 
+def settings_of(variant: Variant) -> str:
+    """The knobs that a variant sets, as a recipe would."""
+    return " with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in variant.knobs.items()) if variant.knobs else ""
+
+
 def table() -> str:
     """The page: a table for every axis."""
     out = [START]
-    for axis, names in REGISTRY.items():
-        out += [f"## {axis}: {HEADS[axis]}", "", "| name | what | paper |", "|---|---|---|"]
-        for name in names:
+    for axis, question in ((a.plural, a.question) for a in AXES):
+        out += [f"## {axis}: {question}", "", "| name | what | paper |", "|---|---|---|"]
+        for name in names(axis):
             method = find(axis, name)
             what = re.sub(r"\s*\[[^\]]*\]\s*$", "", method.summary()).rstrip(".").replace("|", "\\|")
-            out.append(f"| `{name}` | {what} | {method.paper or NONE} |")
+            variant = VARIANTS.get(axis, {}).get(name)
+            same = f": `{variant.of}`{settings_of(variant)}" if variant else ""
+            out.append(f"| `{name}` | {what}{same} | {method.paper or NONE} |")
         out.append("")
         if axis == "objectives":
             out.append(settings())

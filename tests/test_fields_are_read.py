@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from holdfast.axes.axis import BY_PLURAL
 from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find
 from holdfast.recipe.data_section import Section
@@ -27,7 +28,6 @@ SCHEMA = {
     f"recipe/{name}.py"
     for name in ("schema", "data_section", "loader", "messages", "template", "stages", "overlay", "shorthand")
 }
-AXIS_NAMES = {"curators": "curator", "objectives": "objective", "tuners": "tuner", "optimizers": "optimizer"}
 
 
 def sections() -> list[tuple[str, type[Section]]]:
@@ -108,7 +108,7 @@ METHODS = [(axis, name) for axis, names in REGISTRY.items() for name in names]
 def test_every_knob_is_read(axis: str, name: str) -> None:
     cls = find(axis, name)
     homes = [Path(inspect.getfile(c)) for c in cls.__mro__ if issubclass(c, Method) and c is not Method]
-    called = AXIS_NAMES.get(axis, axis.rstrip("s"))
+    called = BY_PLURAL[axis].noun
     seen = set().union(
         *(accesses(home).of("self", cls.__name__) for home in homes),
         *(module.of(called, cls.__name__) for module in modules()),

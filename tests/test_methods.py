@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import REGISTRY, find
 from holdfast.lab.reproduce import CLAIMS, claim_of
 
 ROOT = Path(__file__).parent.parent
-AXES = ("curators", "objectives", "tuners", "optimizers", "inference")
+AXES = tuple(axis.plural for axis in METHOD_AXES.values())
 METHODS = [(axis, name) for axis in AXES for name in REGISTRY[axis]]
 BASELINES = {"gold", "sft", "full", "adamw"}
 """What every reproduction is compared with; it has none of its own."""

@@ -11,8 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from holdfast.axes.axis import AXES
 from holdfast.axes.engine import Sample, SamplingParams
-from holdfast.axes.registry import REGISTRY, name_of
+from holdfast.axes.registry import name_of, names
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
 from holdfast.cli.chat import Answer, converse
@@ -49,9 +50,9 @@ def test_without_a_verb_there_is_help() -> None:
 
 def test_list_names_every_method_with_its_paper() -> None:
     text = run("list").stdout
-    for axis, names in REGISTRY.items():
-        assert f"{axis}: " in text
-        for name in names:
+    for axis in AXES:
+        assert f"{axis.plural}: " in text
+        for name in names(axis.plural):
             assert f"\n{name} " in text
     assert "1711.05101" in text
     assert "objectives:" not in run("list", "tuners").stdout
@@ -61,11 +62,11 @@ def test_list_names_every_method_with_its_paper() -> None:
 def test_list_for_machines() -> None:
     (line,) = run("list", "--json").stdout.splitlines()
     methods = json.loads(line)["methods"]
-    assert {(m["axis"], m["name"]) for m in methods} == {(a, n) for a, names in REGISTRY.items() for n in names}
+    assert {(m["axis"], m["name"]) for m in methods} == {(a.plural, n) for a in AXES for n in names(a.plural)}
     assert all(m["summary"] and "\n" not in m["summary"] for m in methods)
 
 
-@pytest.mark.parametrize("name", sorted({name for names in REGISTRY.values() for name in names}))
+@pytest.mark.parametrize("name", sorted({name for axis in AXES for name in names(axis.plural)}))
 def test_show_prints_page_and_knobs(name: str) -> None:
     text = run("show", name).stdout
     assert text.startswith(f"{name} (")

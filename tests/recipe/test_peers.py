@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.axes.elsewhere import METHODS_ELSEWHERE
 from holdfast.axes.registry import REGISTRY
 from holdfast.errors import UserError
 from holdfast.recipe import peers
@@ -204,7 +205,7 @@ def test_the_tables_say_nothing_of_our_own_settings() -> None:
     tables = [set(peers.NO_EFFECT), set(peers.INSTEAD), set(ALIASES), set(DEVICE_BATCH)]
     assert sum(map(len, tables)) == len(set().union(*tables)), "each name is in one table"
     names = {name for axis in REGISTRY.values() for name in axis} | set(METHODS)
-    assert not names & set(peers.METHODS_ELSEWHERE)
-    for name in peers.METHODS_ELSEWHERE:
+    assert not names & set(METHODS_ELSEWHERE)
+    for name in METHODS_ELSEWHERE:
         with pytest.raises(UserError, match="is not a method: "):
             as_resolved({"model": "lab", "data": {"train": "lab"}, "method": name})

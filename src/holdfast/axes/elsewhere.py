@@ -11,8 +11,6 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "rloo": "grpo trains on judged answers",
     "freeze": "half moves half of the matrices; lora adds small ones",
-    "dora": "it is a knob of lora: tuner {name: lora, dora: true}",
-    "rslora": "it is a knob of lora: tuner {name: lora, rslora: true}",
     "pissa": "lora starts default, gaussian or orthogonal (tuner.init)",
     "galore": "lomo is the optimizer that holds no states",
     "prefix": "lora is the adapter there is",

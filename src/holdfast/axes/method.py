@@ -19,6 +19,9 @@ class Method(BaseModel):
     paper: ClassVar[str] = ""
     """Authors, year, arXiv number."""
 
+    variant: ClassVar[str] = ""
+    """The name of the field that stands for this class, where that is another class with some knobs set."""
+
     @classmethod
     def page(cls) -> str:
         """The reference page: the cleaned docstring."""

@@ -1,23 +1,33 @@
-"""Every method by axis and name. A value is "module:Class"; it is imported on first use, so that listing is instant."""
+"""Every method by axis and name. A value is "module:Class"; it is imported on first use, so that listing is instant.
+
+Beside these there are the field's names for some of them with knobs set (`variants`), and classes of the user's own, as
+`package.module:Class` or by a name that an installed package gives them (`own_class`).
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from functools import cache
+from typing import Any
 
+from holdfast.axes.axis import AXES, BY_PLURAL, Axis
 from holdfast.axes.elsewhere import method_elsewhere
+from holdfast.axes.entry import Entry, Variant
 from holdfast.axes.method import Method
+from holdfast.axes.own_class import load_class, plugins
+from holdfast.axes.variants import VARIANTS, make_variant
+from holdfast.core.source_hash import source_hash
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 
-REGISTRY: dict[str, dict[str, str]] = {
+REGISTRY: dict[str, dict[str, str | Entry]] = {
     "curators": {
         "gold": "holdfast.methods.curators.gold:Gold",
         "s3ft": "holdfast.methods.curators.s3ft:S3FT",
         "ssr": "holdfast.methods.curators.ssr:SSR",
         "sdft": "holdfast.methods.curators.sdft:SDFT",
         "rft": "holdfast.methods.curators.rft:RFT",
-        "pairs": "holdfast.methods.curators.pairs:Pairs",
+        "pairs": Entry("holdfast.methods.curators.pairs:Pairs", implies={"objective": "dpo"}),
         "replay": "holdfast.methods.curators.replay:Replay",
     },
     "objectives": {
@@ -77,27 +87,102 @@ REGISTRY: dict[str, dict[str, str]] = {
 }
 
 
+def names(axis: str) -> list[str]:
+    """Every name of an axis that comes with the package: methods, each followed by its variants."""
+    variants = VARIANTS.get(axis, {})
+    return [n for name in REGISTRY[axis] for n in (name, *(v for v, variant in variants.items() if variant.of == name))]
+
+
+def entry_of(axis: str, name: str) -> Entry | None:
+    """The line of the registry behind a name or a variant; `None` for a class of the user's own."""
+    variant = VARIANTS.get(axis, {}).get(name)
+    line = REGISTRY[axis].get(variant.of if variant else name)
+    return Entry(line) if isinstance(line, str) else line
+
+
 def find(axis: str, name: str) -> type[Method]:
-    """The class registered as `name` on `axis`, imported now; `package.module:Class` is a class of the user's own.
+    """The class called `name` on `axis`, imported now: of the package, of the user's own, of an installed package.
 
     Raises:
-        UserError: If there is no such name (the nearest is suggested), or no such class.
+        UserError: If there is no such name (the nearest is suggested), no such class, or it belongs to another axis.
     """
-    if name in REGISTRY[axis]:
-        name = REGISTRY[axis][name]
-    elif ":" not in name:
-        raise UserError(f"{name} is not one of the {axis}{method_elsewhere(name) or nearest(name, REGISTRY[axis])}")
-    module, _, attribute = name.partition(":")
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")
-    found = getattr(importlib.import_module(module), attribute, None)
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"{name} is not a Method class; see `holdfast show` of any of the {axis} for an example")
-    return found
+    if entry := entry_of(axis, name):
+        return _variant(axis, name) if name in VARIANTS.get(axis, {}) else _shipped(entry.target)
+    if ":" not in name and name not in plugins():
+        raise UserError(f"{name} is not one of the {axis}{method_elsewhere(name) or nearest(name, names(axis))}")
+    cls = load_class(name)
+    home = axis_of(cls)
+    if home is None or home.plural != axis:
+        what = f"belongs to the {home.plural}; give it as `{home.key}`" if home else "is on no axis"
+        raise UserError(f"{name} is not one of the {axis}: it {what}")
+    return cls
+
+
+@cache
+def _variant(axis: str, name: str) -> type[Method]:
+    """One class for each variant, so that equal choices are equal."""
+    variant = VARIANTS[axis][name]
+    return make_variant(name, find(axis, variant.of), variant)
+
+
+def home_of(name: str) -> Axis | None:
+    """The axis of a name; `None` when nothing is called so.
+
+    Raises:
+        UserError: If it is a class of the user's own that cannot be imported, or is on no axis.
+    """
+    home = next((axis for axis in AXES if entry_of(axis.plural, name)), None)
+    if home is None and (":" in name or name in plugins()):
+        home = axis_of(load_class(name))
+        if home is None:
+            raise UserError(f"{name} is on no axis: its class must derive from {', '.join(_contracts())}")
+    return home
+
+
+def axis_of(cls: type[Method]) -> Axis | None:
+    """The axis whose contract a class fulfils."""
+    return next((BY_PLURAL[plural] for plural, base in _contracts().items() if issubclass(cls, base)), None)
+
+
+def _contracts() -> dict[str, type[Method]]:
+    return {axis.plural: _shipped(axis.contract) for axis in AXES}
+
+
+def _shipped(target: str) -> type[Method]:
+    module, _, attribute = target.partition(":")
+    cls: type[Method] = getattr(importlib.import_module(module), attribute)
+    return cls
 
 
 def name_of(method: Method | type[Method]) -> str:
-    """The inverse of `find`: the registered name of a method, or `package.module:Class`."""
+    """The inverse of `find`: what a method is called, for a class of the user's own `package.module:Class`."""
     cls = method if isinstance(method, type) else type(method)
+    if called := vars(cls).get("variant"):
+        return str(called)
     target = f"{cls.__module__}:{cls.__qualname__}"
-    return next((name for names in REGISTRY.values() for name, path in names.items() if path == target), target)
+    for axis, lines in REGISTRY.items():
+        for name in lines:
+            if (entry := entry_of(axis, name)) and entry.target == target:
+                return name
+    return next((name for name, targets in plugins().items() if targets == (target,)), target)
+
+
+def variant_of(method: Method | type[Method]) -> Variant | None:
+    """What a variant's class sets of another; `None` for any other class."""
+    called = vars(method if isinstance(method, type) else type(method)).get("variant", "")
+    return next((variants[called] for variants in VARIANTS.values() if called in variants), None)
+
+
+def identity_of(method: Method) -> list[Any]:
+    """What makes two methods one: class, knobs and, unless the package ships the class, the hash of its source.
+
+    A variant is the method that it is a name of.
+    """
+    cls = type(method)
+    own = cls.__mro__[1] if vars(cls).get("variant") else cls
+    return [name_of(own), method.model_dump(mode="json"), source_of(method)]
+
+
+def source_of(method: Method) -> str | None:
+    """The hash of the source of a class of the user's own; `None` for a class of the package."""
+    return None if type(method).__module__.partition(".")[0] == "holdfast" else source_hash(type(method))

@@ -11,6 +11,7 @@ from holdfast.cli.common import AsJson, Verbose, speaking
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from holdfast.axes.axis import Axis
     from holdfast.axes.method import Method
     from holdfast.axes.preset import Preset
 
@@ -29,16 +30,16 @@ def show(
     their defaults. Or list the settings of the recipe, or of one part of it.
     """
     with speaking(verbose, as_json=as_json) as ui:
-        from holdfast.axes.registry import REGISTRY, find
+        from holdfast.axes.registry import find, home_of
 
-        homes = [axis for axis, names in REGISTRY.items() if name in names]
-        for axis in homes:
-            method = find(axis, name)
-            known = {"axis": axis, "name": name, "page": method.page(), "paper": method.paper, "knobs": knobs(method)}
-            ui.result(page(axis, name, method), **known, **training_settings(method))
-        if not homes:
+        home = home_of(name)
+        if home is None:
             shown = settings_of(name)
             ui.result(settings_page(shown), settings=shown)
+            return
+        method = find(home.plural, name)
+        known = {"axis": home.plural, "name": name, "page": method.page(), "paper": method.paper}
+        ui.result(page(home, name, method), **known, knobs=knobs(method), **training_settings(method))
 
 
 def settings_of(part: str) -> dict[str, str]:
@@ -47,7 +48,9 @@ def settings_of(part: str) -> dict[str, str]:
     Raises:
         UserError: If there is no such part; all names that `show` knows are considered for the nearest.
     """
-    from holdfast.axes.registry import REGISTRY
+    from holdfast.axes.axis import AXES
+    from holdfast.axes.own_class import plugins
+    from holdfast.axes.registry import names
     from holdfast.core.spelling import nearest
     from holdfast.errors import UserError
     from holdfast.recipe.messages import section_of, settings
@@ -55,30 +58,23 @@ def settings_of(part: str) -> dict[str, str]:
 
     sections = [key for key, info in Recipe.model_fields.items() if section_of(info.annotation)]
     if part not in ("recipe", *sections):
-        known = {*(n for names in REGISTRY.values() for n in names), "recipe", *sections}
+        known = {*(n for axis in AXES for n in names(axis.plural)), *plugins(), "recipe", *sections}
         raise UserError(f"{part} is neither a method nor a part of the recipe{nearest(part, known)}")
     return {key: text for key, text in settings().items() if part == "recipe" or key.startswith(f"{part}.")}
 
 
-def page(axis: str, name: str, method: type[Method]) -> str:
+def page(axis: Axis, name: str, method: type[Method]) -> str:
     """The reference page of a method, for the terminal."""
     from holdfast.axes.preset import Preset
     from holdfast.cli.text import table, title
 
-    key = {
-        "curators": "curate",
-        "objectives": "objective",
-        "tuners": "tuner",
-        "optimizers": "optimizer",
-        "judges": "judge",
-    }
-    where = f"In a recipe:  {key[axis]}: {name}" if axis in key else ""
+    where = f"In a recipe:  {axis.key}: {name}"
     if issubclass(method, Preset):
         where = f"In a recipe:  method: {name}\nIts stages:\n{stages(method)}"
-    if axis == "objectives":
-        where += "\n" + settings_line(training_settings(method)["settings"])
+    if settings := training_settings(method):
+        where += "\n" + settings_line(settings["settings"])
     rows = [(knob["name"], knob["default"], knob["description"]) for knob in knobs(method)]
-    parts = [f"{title(name)} ({axis})", method.page(), where]
+    parts = [f"{title(name)} ({axis.plural})", method.page(), where]
     parts.append(table(rows, ("knob", "default", "what it does"), wrap=(2,)) if rows else "It has no knobs.")
     if method.paper and method.paper.rpartition(" ")[2] not in method.page():
         parts.append(f"Paper: {method.paper}")

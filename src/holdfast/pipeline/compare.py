@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast.axes.axis import METHOD_AXES
 from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import side_by_side
@@ -35,7 +36,6 @@ from holdfast.pipeline.train import train
 from holdfast.recipe.changes import differences, in_short
 from holdfast.recipe.loader import Resolved, as_resolved, for_method, is_written
 from holdfast.recipe.schema import Recipe, Train
-from holdfast.recipe.shorthand import AXES
 
 REPORT = "compare.json"
 
@@ -156,7 +156,7 @@ def refuse_another(root: Path, recipe: Recipe, plans: Sequence[Resolved]) -> Non
 
 def _varied(difference: str) -> bool:
     """Whether a setting is one that methods choose themselves."""
-    return re.split(r"[. ]", difference, maxsplit=1)[0] in {"method", "stages", *AXES}
+    return re.split(r"[. ]", difference, maxsplit=1)[0] in {"method", "stages", *METHOD_AXES}
 
 
 def _common(root: Path) -> Recipe:

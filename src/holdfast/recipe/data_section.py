@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,8 @@ from pydantic import (
 
 def refuse_bool(model: type[BaseModel], name: str, value: Any) -> Any:
     """Stop `true` from becoming the number 1 in fields that do not take a bool."""
-    if isinstance(value, bool) and "bool" not in str(model.model_fields[name].annotation):
+    kind = model.model_fields[name].annotation
+    if isinstance(value, bool) and "bool" not in str(kind) and value not in get_args(kind):
         raise ValueError(f"must not be {str(value).lower()}")
     return value
 

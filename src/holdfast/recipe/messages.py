@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast.axes.axis import AXES, METHOD_AXES
 from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find, name_of
 from holdfast.core.spelling import LONGEST_NAME
 from holdfast.recipe import peers
 from holdfast.recipe.data_section import DataFile
 from holdfast.recipe.schema import Recipe, Stage
-from holdfast.recipe.shorthand import ALIASES, AXES, Path, chosen_class, dotted
+from holdfast.recipe.shorthand import ALIASES, Path, chosen_class, dotted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -114,7 +115,7 @@ def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
     """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
     inside, here, _, prefix = _scope(path, data)
     key, knob = str(inside[0]), str(inside[-1])
-    axis = {**AXES, "judge": "judges"}.get(key)
+    axis = next((axis.plural for axis in AXES if axis.key == key), None)
     chosen = next((cls for at, cls in _chosen(here) if at == key), None)
     if axis is None or chosen is None or key == "curate" or len(inside) != 2:
         return ""
@@ -173,7 +174,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _chosen(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
-    out = [(key, cls) for key in AXES if key != "curate" and (cls := chosen_class(data, key))]
+    out = [(key, cls) for key, axis in METHOD_AXES.items() if not axis.several and (cls := chosen_class(data, key))]
     for item in data.get("curate") or []:
         cls = chosen_class({"curate": item}, "curate")
         out += [("curate", cls)] if cls else []

@@ -7,9 +7,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.axes.axis import AXES
 from holdfast.recipe.shorthand import Filled, Path
 
-CHOSEN = ("objective", "tuner", "optimizer", "inference", "judge")
+CHOSEN = tuple(axis.key for axis in AXES if not axis.several)
 """Keys that hold one method: another one's knobs are not laid over it."""
 
 

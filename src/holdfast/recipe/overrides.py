@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from holdfast.axes.axis import AXES
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader
-from holdfast.recipe.shorthand import AXES, Path, dotted
+from holdfast.recipe.shorthand import Path, dotted
 from holdfast.recipe.stages import stage_key
 
 COMMAND_LINE = "command line"
@@ -41,7 +42,7 @@ def replaced(here: Any, path: Path, value: Any, whole: Path) -> Any:
     if not path:
         return value
     step, rest, above = path[0], path[1:], whole[: len(whole) - len(path)]
-    if isinstance(here, str) and any(key in above for key in (*AXES, "judge")):
+    if isinstance(here, str) and any(axis.key in above for axis in AXES if axis.plural != "presets"):
         here = {"name": here}
     elif isinstance(here, str) and above[:1] == ("stages",) and len(above) == 2:
         here = {"method": here}

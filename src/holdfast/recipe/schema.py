@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.curator import Curator
 from holdfast.axes.inference import Inference
 from holdfast.axes.judge import Judge
@@ -38,7 +39,7 @@ from holdfast.errors import UserError
 from holdfast.recipe.data_section import Data, Section, Texts, refuse_bool
 from holdfast.recipe.in_memory import named as named_objects
 from holdfast.recipe.rules import as_named, measured, one_pass, pairs_and_answers
-from holdfast.recipe.shorthand import AXIS_DEFAULTS, Filled
+from holdfast.recipe.shorthand import Filled
 from holdfast.recipe.stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
 
 if TYPE_CHECKING:
@@ -258,8 +259,8 @@ class Common(Section):
         """Its method, or if none was named what was chosen on the axes, as a method would say it."""
         if "method" in self.model_fields_set or self.method != "sft":
             return self.method
-        axes = {"objective": self.objective, "tuner": self.tuner, "optimizer": self.optimizer}
-        chosen = [method for axis, method in axes.items() if name_of(method) != AXIS_DEFAULTS[axis]]
+        axes = [axis for axis in METHOD_AXES.values() if axis.default]
+        chosen = [method for a in axes if name_of(method := getattr(self, a.key)) != a.default]
         every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
         return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
 

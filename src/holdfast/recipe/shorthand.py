@@ -11,36 +11,32 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.axes.axis import BY_PLURAL, METHOD_AXES, Axis
 from holdfast.axes.elsewhere import method_elsewhere
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import REGISTRY, find, name_of
+from holdfast.axes.registry import entry_of, find, home_of, name_of, names, variant_of
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 from holdfast.recipe import peers
 
-AXES = {
-    "curate": "curators",
-    "objective": "objectives",
-    "tuner": "tuners",
-    "optimizer": "optimizers",
-    "inference": "inference",
-}
-"""Recipe key to registry axis, for the axes that `method` chooses on."""
+PRESETS = BY_PLURAL["presets"]
+"""The axis that `method` chooses for all stages together."""
 
-AXIS_DEFAULTS = {"objective": "sft", "tuner": "full", "optimizer": "adamw"}
-"""What an axis is when neither the recipe nor the method says; no curator and nothing after training by default."""
+
+def _choices(axis: Axis, name: str) -> dict[str, str]:
+    entry = entry_of(axis.plural, name)
+    return {axis.key: name, **(entry.implies if entry else {})}
+
 
 METHODS: dict[str, dict[str, str]] = {
-    **{name: {key: name} for key, axis in AXES.items() for name in REGISTRY[axis]},
-    **{name: {"stages": name} for name in REGISTRY["presets"]},
+    **{name: _choices(axis, name) for axis in (*METHOD_AXES.values(), PRESETS) for name in names(axis.plural)},
     "sft": {},
-    "pairs": {"curate": "pairs", "objective": "dpo"},
 }
-"""`method:` shorthands: the axis choices each name stands for. An axis given in the recipe overrides them.
+"""`method:` shorthands: the axis choices each name of the package stands for. An axis given in the recipe goes before.
 
-`sft` leaves every axis as it is; `pairs` comes with an objective for what it writes; a preset stands for stages.
+`sft` leaves every axis as it is; a preset stands for stages.
 """
 
 CHOOSING = frozenset({"gold", "s3ft", "ssr", "sdft", "rft"})
@@ -185,7 +181,7 @@ def _move(out: Filled, old: Path, new: tuple[str, ...], value: Any, note: str = 
     here = out.data
     for part in new[:-1]:
         inner = here.get(part)
-        if isinstance(inner, str) and part in AXES:
+        if isinstance(inner, str) and part in METHOD_AXES:
             inner = {"name": inner}
         here[part] = here = {} if inner is None else inner
         if not isinstance(here, dict):
@@ -242,12 +238,10 @@ def expand(method: str) -> dict[str, list[str]]:
     """
     chosen: dict[str, list[str]] = {}
     for name in method.split("+"):
-        if name not in METHODS:
-            raise UserError(f"{name} is not a method{method_elsewhere(name) or nearest(name, METHODS)}")
-        for key, choice in METHODS[name].items():
+        for key, choice in choices_of(name).items():
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
-                raise UserError(f"{method}: both {both} are {AXES.get(key, 'presets')}; choose one")
+                raise UserError(f"{method}: both {both} are {METHOD_AXES.get(key, PRESETS).plural}; choose one")
             if key == "curate" and choice in CHOOSING and (others := CHOOSING.intersection(chosen.get(key, []))):
                 both = f"{min(others)} and {choice}"
                 raise UserError(
@@ -256,6 +250,22 @@ def expand(method: str) -> dict[str, list[str]]:
                 )
             chosen.setdefault(key, []).append(choice)
     return chosen
+
+
+def choices_of(name: str) -> dict[str, str]:
+    """The choices behind one name: of the package, or of a class of the user's own.
+
+    Raises:
+        UserError: If there is no such method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    home = home_of(name)
+    if home is None:
+        raise UserError(f"{name} is not a method{method_elsewhere(name) or nearest(name, METHODS)}")
+    if not home.in_method and home is not PRESETS:
+        raise UserError(f"{name} is one of the {home.plural}, on which no method chooses; give it as `{home.key}`")
+    return {home.key: name}
 
 
 def fill_in(given: dict[str, Any]) -> Filled:
@@ -268,7 +278,7 @@ def fill_in(given: dict[str, Any]) -> Filled:
         out.problems.append((("method",), str(error)))
         out.data["method"], chosen = "sft", {}
     fill_curate(out, chosen.get("curate", []), f"method {method}")
-    for key in ("objective", "tuner", "optimizer", "inference"):
+    for key in (axis.key for axis in METHOD_AXES.values() if not axis.several):
         fill_axis(out, key, chosen.get(key, []), f"method {method}")
     for path, value, reason in _derived(out.data):
         part = out.data.get(path[0], {})
@@ -283,8 +293,8 @@ def fill_axis(out: Filled, key: str, choice: list[str], reason: str) -> None:
     value = out.data.get(key)
     if isinstance(value, str):
         out.data[key] = {"name": value}
-    elif (value is None and (choice or key in AXIS_DEFAULTS)) or (isinstance(value, dict) and "name" not in value):
-        out.data[key] = {"name": choice[0] if choice else AXIS_DEFAULTS.get(key), **(value or {})}
+    elif (value is None and (choice or METHOD_AXES[key].default)) or (isinstance(value, dict) and "name" not in value):
+        out.data[key] = {"name": choice[0] if choice else METHOD_AXES[key].default, **(value or {})}
         out.origins[(key, "name")] = reason if choice else "default"
 
 
@@ -320,15 +330,17 @@ def _derived(data: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any, str]]
         yield ("train", "batch_tokens"), 2048, "laboratory model"
     elif objective is not None and issubclass(objective, Objective):
         knobs = data["objective"]
-        usual = knobs.usual if isinstance(knobs, Objective) else objective.settings_of(_knobs(knobs))
+        usual = knobs.usual if isinstance(knobs, Objective) else objective.settings_of(_knobs(knobs, objective))
         rate, source = usual.learning_rate(adapter)
         if not own_rate:
             yield ("optimizer", "learning_rate"), rate, f"objective {name_of(objective)}, {source}"
         yield ("train", "epochs"), usual.epochs, f"objective {name_of(objective)}, {usual.source}"
 
 
-def _knobs(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _knobs(value: Any, method: type[Method]) -> dict[str, Any]:
+    """Knobs as the recipe has them, over those that the method's name stands for."""
+    preset = variant_of(method)
+    return {**(preset.knobs if preset else {}), **(value if isinstance(value, dict) else {})}
 
 
 def of_the_laboratory(model: Any) -> bool:
@@ -356,7 +368,7 @@ def chosen_class(data: dict[str, Any], key: str) -> type[Method] | None:
         return type(value)
     name = value.get("name") if isinstance(value, dict) else value
     try:
-        return find(AXES[key], name) if isinstance(name, str) else None
+        return find(METHOD_AXES[key].plural, name) if isinstance(name, str) else None
     except UserError:
         return None
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.preset import Preset
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.registry import REGISTRY, find, home_of
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
 from holdfast.recipe.overlay import Pile
-from holdfast.recipe.shorthand import AXES, AXIS_DEFAULTS, LAB_MODELS, Filled, Path, chosen_class, expand
+from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, Filled, Path, chosen_class, expand
 
 BASE = "base"
 """As the `model` of a stage: the recipe's own."""
@@ -29,7 +30,7 @@ OF_STAGE = "derived: stage"
 REFERENCE = re.compile(r"stage:(\S+)")
 """Text inside a stage that stands for the run directory of an earlier one."""
 
-OF_STAGES = ("method", "curate", "objective", "tuner", "optimizer", "inference", "train")
+OF_STAGES = ("method", *METHOD_AXES, "train")
 """What a recipe with stages says only for them: none of it is used for the whole."""
 
 
@@ -51,12 +52,19 @@ class Entry:
 def preset_of(method: Any) -> tuple[str, type[Preset] | None, str]:
     """The preset in `zephyr+lora`, by name and class, and the rest of it; "" and `None` when there is none."""
     names = method.split("+") if isinstance(method, str) else []
-    found = [name for name in names if name in REGISTRY["presets"]]
+    found = [name for name in names if _is_preset(name)]
     if not found:
         return "", None, method if isinstance(method, str) else ""
     preset = find("presets", found[0])
     assert issubclass(preset, Preset)
-    return found[0], preset, "+".join(name for name in names if name not in REGISTRY["presets"])
+    return found[0], preset, "+".join(name for name in names if name not in found)
+
+
+def _is_preset(name: str) -> bool:
+    try:
+        return home_of(name) is PRESETS
+    except UserError:  # of a class of the user's own; `expand` says it
+        return False
 
 
 def axes_of(method: str) -> set[str]:
@@ -68,7 +76,7 @@ def axes_of(method: str) -> set[str]:
     keys = set(expand(method))
     _, preset, _ = preset_of(method)
     for stage in preset.stages if preset else ():
-        keys |= {"objective", *expand(stage["method"]), *(key for key in AXES if key in stage)}
+        keys |= {"objective", *expand(stage["method"]), *(key for key in METHOD_AXES if key in stage)}
     return keys
 
 
@@ -303,7 +311,7 @@ def _paper_rate(pile: Pile, rates: tuple[float, float] | None, reason: str) -> N
     optimizer = pile.data.get("optimizer", {})
     if rates is None or pile.data["model"] in LAB_MODELS or not isinstance(optimizer, dict):
         return
-    kind = chosen_class({"optimizer": {"name": AXIS_DEFAULTS["optimizer"], **optimizer}}, "optimizer")
+    kind = chosen_class({"optimizer": {"name": METHOD_AXES["optimizer"].default, **optimizer}}, "optimizer")
     if kind is not None and shorthand.generic_rate(kind) and "learning_rate" not in optimizer:
         adapter = getattr(chosen_class(pile.data, "tuner"), "adapter", False)
         pile.data["optimizer"] = {**optimizer, "learning_rate": rates[1 if adapter else 0]}
@@ -334,7 +342,9 @@ def _whole(common: dict[str, Any], stages: list[Filled]) -> Filled:
     source = next((stage.data for stage in stages if _train(stage.data) == _train(data)), source)
     added |= {key: source[key] for key in ("objective", "curate") if key not in common}
     data |= {key: value for key, value in added.items() if key != "data"}
-    for key in AXIS_DEFAULTS.keys() | {"inference"}:  # knobs alone are those of the method that a stage has
+    for key in (
+        axis.key for axis in METHOD_AXES.values() if not axis.several
+    ):  # knobs alone are those of the method that a stage has
         if isinstance(data.get(key), dict) and "name" not in data[key] and isinstance(source.get(key), dict):
             added[key] = {"name": source[key].get("name")}
             data[key] = {**added[key], **data[key]}

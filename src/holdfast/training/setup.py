@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
+from holdfast.axes.axis import AXES
 from holdfast.axes.objective import surveyed
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import count_steps, step_size
@@ -47,7 +48,7 @@ def settings(recipe: Recipe, table: TokenTable, batch_tokens: int, base: str = "
     """
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
     flat |= {"model weights": base} if base else {}
-    for axis in ("objective", "tuner", "optimizer"):
+    for axis in (axis.key for axis in AXES if axis.trains):
         method = getattr(recipe, axis)
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}

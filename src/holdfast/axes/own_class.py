@@ -1,0 +1,82 @@
+"""Classes of the user's own: `package.module:Class`, or a name that an installed package gives one.
+
+A package names its methods in its pyproject.toml:
+
+    [project.entry-points."holdfast.methods"]
+    my_loss = "my_package.my_module:MyLoss"
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+from holdfast.axes.method import Method
+from holdfast.core.spelling import nearest
+from holdfast.errors import UserError
+
+GROUP = "holdfast.methods"
+"""The entry points of packages that bring methods."""
+
+
+def plugins() -> Mapping[str, tuple[str, ...]]:
+    """Methods of installed packages: name to "module:Class", several where packages disagree."""
+    return _plugins(tuple(sys.path))
+
+
+@cache
+def _plugins(path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    out: dict[str, tuple[str, ...]] = {}
+    for point in entry_points(group=GROUP):
+        out[point.name] = tuple(dict.fromkeys((*out.get(point.name, ()), point.value)))
+    return out
+
+
+def load_class(name: str) -> type[Method]:
+    """The class behind `package.module:Class` or the name of an installed package's method, imported now.
+
+    A module is looked for as Python does, and then in the current directory.
+
+    Raises:
+        UserError: If there is no such module or class, importing fails, or it is no `Method`.
+    """
+    targets = plugins().get(name, (name,))
+    if len(targets) > 1:
+        raise UserError(f"{name}: is the name of {' and of '.join(targets)}; write the one that is meant")
+    module, _, attribute = targets[0].partition(":")
+    found = getattr(_import(name, module), attribute, None)
+    if isinstance(found, type) and issubclass(found, Method):
+        return found
+    if found is None:
+        there = [n for n, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+        raise UserError(f"{name} is not a Method class: {module} has no {attribute}{nearest(attribute, there)}")
+    raise UserError(f"{name} is not a Method class; docs/add-a-method.md says how one is written")
+
+
+def _import(name: str, module: str) -> object:
+    top = module.partition(".")[0]
+    if top not in sys.modules and not (top and _is_there(top)):
+        raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        what = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise UserError(f"{name}: importing {module} failed: {what} ({at[0]}:{at[1]})") from error
+
+
+def _is_there(top: str) -> bool:
+    """Whether there is a module; the current directory is made a place to import from where it has it."""
+    if importlib.util.find_spec(top) is None and os.getcwd() not in sys.path:
+        if not any(os.path.exists(os.path.join(os.getcwd(), place)) for place in (f"{top}.py", top)):
+            return False
+        sys.path.append(os.getcwd())
+        importlib.invalidate_caches()
+    return importlib.util.find_spec(top) is not None

@@ -1,0 +1,106 @@
+"""The field's names for methods that are others with some knobs set; see `entry.Variant`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from holdfast.axes.entry import Variant
+from holdfast.axes.method import Method
+
+KIRKPATRICK = "Kirkpatrick et al. 2017, arXiv 1612.00796"
+FURUTA = "Furuta et al. 2024, arXiv 2409.06691"
+
+VARIANTS: Mapping[str, Mapping[str, Variant]] = {
+    "objectives": {
+        "ewc": Variant(
+            "anchor", "Elastic weight consolidation: weights that matter to what the model says are held.", KIRKPATRICK,
+            {"penalty": "ewc"}, "The authors' Fisher information is of old data; here it is of the training rows.",
+        ),
+        "l2sp": Variant(
+            "anchor", "Weights are pulled back to where they began.", "Li et al. 2018, arXiv 1802.01483",
+            {"penalty": "l2sp"}, "The authors choose the strength by validation.",
+        ),
+        "lwf": Variant(
+            "anchor", "Learning without forgetting: what the untouched model says of the new rows is held.",
+            "Li and Hoiem 2016, arXiv 1606.09282", {"penalty": "kl"},
+            "The authors distil old heads at temperature 2; a language model has one head, held at temperature 1.",
+        ),
+        "gspo": Variant(
+            "grpo", "Group sequence policy optimisation: an answer has one ratio, which is clipped.",
+            "Zheng et al. 2025, arXiv 2507.18071",
+            {"level": "sequence", "clip": 3e-4, "clip_high": 4e-4, "beta": 0.0},
+        ),
+        "dapo": Variant(
+            "grpo", "Every token counts alike, and ratios are clipped later above than below.",
+            "Yu et al. 2025, arXiv 2503.14476", {"reduction": "token", "clip_high": 0.28, "beta": 0.0},
+            "The authors also draw anew for groups of equal scores, and lower the scores of overlong answers.",
+        ),
+        "dr_grpo": Variant(
+            "grpo", "Group-relative policy optimisation without the bias of lengths and deviations.",
+            "Liu et al. 2025, arXiv 2503.20783", {"reduction": "constant", "scale": False, "beta": 0.0},
+        ),
+        "cdpo": Variant(
+            "dpo", "Conservative DPO: some pairs are thought to be labelled the wrong way.",
+            "Mitchell 2023, A note on DPO with noisy preferences", {"loss": "sigmoid", "label_smoothing": 0.1},
+        ),
+        "robust_dpo": Variant(
+            "dpo", "DPO without the bias of pairs labelled the wrong way, whose share is known.",
+            "Chowdhury et al. 2024, arXiv 2403.00409", {"loss": "robust", "label_smoothing": 0.1},
+        ),
+        "hinge": Variant(
+            "dpo", "Pairs up to a margin and no further, measured against the reference.",
+            "Zhao et al. 2023, arXiv 2305.10425", {"loss": "hinge"},
+            "The authors' hinge has no reference; with one it is also the loss of Liu et al. 2023 (arXiv 2309.06657).",
+        ),
+        "dpo_norm": Variant(
+            "dpo", "DPO of means per token, so that long answers do not dominate.",
+            "Lambert et al. 2024, arXiv 2411.15124", {"loss": "sigmoid_norm"},
+        ),
+        "gdpo": Variant("geometric", "DPO of pairs with soft labels.", FURUTA, {"form": "gdpo"}),
+        "gipo": Variant("geometric", "IPO of pairs with soft labels.", FURUTA, {"form": "gipo"}),
+        "gropo": Variant("geometric", "ROPO of pairs with soft labels.", FURUTA, {"form": "gropo"}),
+    },
+    "tuners": {
+        "hft": Variant("half", "Half fine-tuning.", "Hui et al. 2024, arXiv 2404.18466"),
+        "dora": Variant(
+            "lora", "Low-rank updates of directions beside trained magnitudes.", "Liu et al. 2024, arXiv 2402.09353",
+            {"dora": True},
+        ),
+        "rslora": Variant(
+            "lora", "Low-rank updates scaled by the square root of the rank.", "Kalajdzievski 2023, arXiv 2312.03732",
+            {"rslora": True},
+        ),
+    },
+    "inference": {
+        "wise_ft": Variant(
+            "dial", "Weight-space ensemble of base and tuned model.", "Wortsman et al. 2021, arXiv 2109.01903",
+        ),
+    },
+}  # fmt: skip
+"""Axis, name, variant."""
+
+
+def make_variant(name: str, base: type[Method], variant: Variant) -> type[Method]:
+    """The class of a variant: its method's with other defaults, so that pages, checks and dumps need no special case.
+
+    It is called like its method's class, because it does the same: journals and checkpoints of the two are one.
+    """
+    fields: dict[str, Any] = {}
+    for knob, value in variant.knobs.items():
+        info = base.model_fields[knob]
+        kind = Literal[value] if isinstance(value, (str, bool)) else Annotated[(info.annotation, *info.metadata)]
+        fields[knob] = (kind, Field(value, description=info.description))
+    cls = create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=_page(base, variant), **fields)
+    cls.paper, cls.variant = variant.paper, name
+    return cls
+
+
+def _page(base: type[Method], variant: Variant) -> str:
+    knobs = ", ".join(f"{key}: {str(value).lower()}" for key, value in variant.knobs.items())
+    what = f"This is `{variant.of}` with {knobs}" if knobs else f"This is another name of `{variant.of}`"
+    first = f"{variant.summary} [{variant.paper.replace('arXiv ', '')}]"
+    rest = base.page().partition("\n")[2]
+    return f"{first}\n\n{what}, whose page follows. {variant.beside}".rstrip() + f"\n{rest}"
