@@ -1,40 +1,136 @@
-"""The contract of a curator: rows in, rows out, every decision recorded."""
+"""The contract of a curator: rows in, rows out, every decision recorded; and what it may ask for while it works."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from holdfast.axes.engine import Draw, SamplingParams
 from holdfast.axes.judge import Answer, Verdict
 from holdfast.axes.method import Method
-from holdfast.data.rows import Rows
+from holdfast.data.rows import Message, Row, Rows, RowSelection
+from holdfast.data.trace import record
+from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Effect = Literal["rewrite", "select", "add", "pair", "mix"]
+"""What a curator does to the rows:
+
+    rewrite  each row stays in its place; its answer may become another
+    select   rows are left out; those that stay are as they were
+    add      rows with other answers stand beside each row
+    pair     a row becomes a pair of answers to its question (chosen, rejected), or is left out
+    mix      rows from elsewhere come between the rows, which stay as they were
+"""
+
+
+class ModelServices(Protocol):
+    """What models say of rows, cached on disk by content and model: nothing is computed twice, killed or repeated."""
+
+    def logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
+        """As `CurationContext.logps`."""
+
+    def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
+        """As `CurationContext.embed`."""
+
+    def gradients(self, rows: Rows, projection: int) -> np.ndarray:
+        """As `CurationContext.gradients`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Workbench:
-    """What a curator may use; everything is resumable and seeded.
+class CurationContext:
+    """What a curator may ask for; everything is resumable and seeded.
 
     Args:
-        draw: Samples from the base model through the journal: nothing is drawn twice, nothing lost.
+        curator: The name it goes by in traces and errors.
+        sample: Samples from the base model through the journal: nothing is drawn twice, nothing lost.
         judge: Verdicts on answers, in order.
         sampling: The recipe's sampling settings (temperature, tokens), to be adapted with `model_copy(update=...)`.
         seed: The run's seed.
         load: Opens another data file by the recipe's names, and which of its columns is what (for `replay`).
         note: Called with a counter name and amount for the report's curation table.
+        drop: Called with a row that is left out and why; `dropped.jsonl` in the run's directory lists them.
+        models: Log-probabilities, embeddings and gradients; `None` where there is no model to ask.
     """
 
-    draw: Draw
+    curator: str
+    sample: Draw
     judge: Callable[[Sequence[Answer]], list[Verdict]]
     sampling: SamplingParams
     seed: int
     load: Callable[..., Rows]
     note: Callable[[str, int], Any]
+    drop: Callable[[Row, str], Any]
+    models: ModelServices | None = None
+
+    def logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
+        """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens, in their order.
+
+        Trained are the answers (of weight other than 0) with their ends of turn; what lies beyond the model's context
+        is left out, down to an empty array.
+
+        Args:
+            model: A model directory, a run directory or a name, as in `model:`; default: the run's base model.
+        """
+        return self._models().logps(conversations, model)
+
+    def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
+        """Unit embeddings, fp32 [texts, D], whose inner products are cosines.
+
+        Args:
+            encoder: A sentence-transformers model (extra `embed`). Default: the base model's final hidden states
+                averaged over the text, less the mean of all `texts`, as all of them point much the same way.
+        """
+        return self._models().embed(texts, encoder)
+
+    def gradients(self, rows: Rows, projection: int) -> np.ndarray:
+        """The gradient of each row's mean loss in the base's weights, projected at random: fp32 [rows, projection].
+
+        Inner products of these are unbiased estimates of those of the whole gradients, with a relative error of
+        about projection ** -0.5 [count sketch: Charikar et al. 2002]; LESS takes 8192 [Xia et al. 2024, 2402.04333].
+        The projection is the same for all rows of a run, and depends on its seed.
+        """
+        return self._models().gradients(rows, projection)
+
+    def _models(self) -> ModelServices:
+        if self.models is None:
+            raise UserError(
+                f"curator {self.curator} asks for what a model says of the rows, but there is no model here"
+            )
+        return self.models
+
+    def keep(self, rows: Rows, chosen: Sequence[bool] | np.ndarray, reason: str) -> Rows:
+        """The rows for which `chosen` [rows] is true, in order; the others are recorded as left out.
+
+        Rows that an earlier curator replayed stay, whatever `chosen` says of them. The decision is in the trace of
+        those that stay. None is held in memory.
+
+        Args:
+            reason: Why the others are left out, in a few words: "longer than 200 words".
+        """
+        if len(chosen) != len(rows):
+            raise UserError(f"curator {self.curator} chooses among {len(chosen)} rows, but there are {len(rows)}")
+        stay = []
+        for index, row in enumerate(rows):
+            if row.replayed or chosen[index]:
+                stay.append(index)
+            else:
+                self.drop(row, reason)
+        self.note(f"left out ({reason})", len(rows) - len(stay))
+        return RowSelection(rows, stay, self._record_stay)
+
+    def _record_stay(self, row: Row) -> Row:
+        return row if row.replayed else record(row, self.curator, row)
 
 
 class Curator(Method):
     """Which rows are trained on, and who wrote them."""
+
+    effect: ClassVar[Effect] = "rewrite"
+    """What it does to the rows; what a recipe may combine it with, and what tests demand of it, follow from that."""
 
     samples: ClassVar[bool] = False
     """Whether it needs the base model to answer."""
@@ -42,23 +138,18 @@ class Curator(Method):
     judges: ClassVar[bool] = False
     """Whether it needs a judge."""
 
-    writes: ClassVar[Literal["answers", "pairs"]] = "answers"
-    """What its rows are trained on: their answer, or chosen and rejected with the scores of both in `meta`."""
-
     def draws(self) -> int:
         """Most answers it samples for a row, by which `check` estimates the time that takes."""
         return 0
 
-    rewrites: ClassVar[bool] = False
-    """Whether every row stays, and nothing but its answer becomes another."""
-
     def fits(self, kind: str) -> bool:
         """Whether rows of a shape that holds more than an answer (`data.row_shapes`) are still of it afterwards."""
-        return self.rewrites and kind == "triple"  # the gold answer of a triple is the row's answer
+        return self.effect == "rewrite" and kind == "triple"  # the gold answer of a triple is the row's answer
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision.
 
-        `rows` may be on disk; a curator that decides on each by itself returns a `RowMap`, and memory holds none.
+        `rows` may be on disk; a curator that decides on each by itself returns a `RowMap` (or `context.keep`), and
+        memory holds none.
         """
         raise NotImplementedError

@@ -69,11 +69,11 @@ def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
     from holdfast.recipe.loader import as_resolved
 
     recipe = resolved.recipe
-    used = [c for c in recipe.curate if c.writes == "pairs" or not c.samples]
+    used = [c for c in recipe.curate if c.effect == "pair" or not c.samples]
     curators: list[dict[str, Any]] = [
         {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in used
     ]
-    known = [curators[i] for i, c in enumerate(used) if c.writes == "pairs"]
+    known = [curators[i] for i, c in enumerate(used) if c.effect == "pair"]
     changes = []
     if not known:
         known = [{"name": "pairs"}]

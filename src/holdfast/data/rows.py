@@ -171,3 +171,28 @@ class RowMap(LazyRows):
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.change, self.rows)
+
+
+class RowSelection(LazyRows):
+    """Some of the rows of another sequence, each changed as it is read.
+
+    Args:
+        rows: All of them.
+        indices: Which are taken, in this order.
+        change: What becomes of each.
+    """
+
+    def __init__(self, rows: Rows, indices: Sequence[int], change: Callable[[Row], Row]) -> None:
+        self.rows, self.indices, self.change = rows, indices, change
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def _row(self, index: int) -> Row:
+        return self.change(self.rows[self.indices[index]])
+
+    def _part(self, index: slice) -> Rows:
+        return RowSelection(self.rows, self.indices[index], self.change)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self.change(self.rows[i]) for i in self.indices)

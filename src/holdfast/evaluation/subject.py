@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +14,7 @@ import numpy as np
 from holdfast.axes.engine import Draw, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
 from holdfast.axes.registry import name_of
+from holdfast.data.batching.areas import by_area
 from holdfast.data.batching.batches import Encoded, collate
 from holdfast.data.rows import Message, fingerprint, rows_fingerprint
 from holdfast.errors import RunError
@@ -172,16 +173,6 @@ def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]
             for i, value in zip(numbers, sums, strict=True):
                 found[i] = float(value)
     return found
-
-
-def by_area(encoded: Sequence[Encoded], micro_tokens: int) -> Iterator[list[int]]:
-    """Numbers of sequences of like length, longest first, whose padded area stays within `micro_tokens`."""
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
-    start = 0
-    while start < len(order):
-        size = max(1, micro_tokens // len(encoded[order[start]].ids))
-        yield order[start : start + size]
-        start += size
 
 
 def batch_of(encoded: Sequence[Encoded], subject: Subject) -> Batch:

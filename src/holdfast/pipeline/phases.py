@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.axes.registry import find
+from holdfast.axes.registry import find, name_of
 from holdfast.core.files import fresh_file, sha256_of
 from holdfast.core.progress import Progress
 from holdfast.data.row_shapes import rows_for
@@ -23,6 +23,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.measure import items_in, measure_all
 from holdfast.evaluation.subject import Subject
 from holdfast.evaluation.task import Item, Task
+from holdfast.pipeline.curation_services import DropList, RunModelServices, listing_drops
 from holdfast.pipeline.run_dir import Folder, free_name
 from holdfast.pipeline.sources import Sources, makes_pairs, open_beside
 from holdfast.recipe.data_entries import data_label
@@ -81,12 +82,14 @@ def curate(work: Work) -> Rows:
     if (kept := _curated(folder, key, work.ui)) is not None:
         return kept
     notes: Counter[str] = Counter()
-    rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}))
+    with listing_drops(folder.path / "dropped.jsonl") as drops:
+        rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}), drops)
     told = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
     if not len(rows):
+        why = "dropped.jsonl" if drops.count else "samples.jsonl"
         raise UserError(
             f"{data_label(recipe.data)}: the curators left no row to train on ({told or 'nothing was sampled'}); "
-            f"look at {folder.path / 'samples.jsonl'}"
+            f"look at {folder.path / why}"
         )
     counts = _write_rows(path, rows)
     about = {
@@ -98,7 +101,8 @@ def curate(work: Work) -> Rows:
     }  # fmt: skip
     folder.write_json("data.json", about)
     if told:
-        work.ui.line(f"{len(work.sources.train)} rows curated into {len(rows)}: {told}")
+        listed = f" ({drops.count} left out are listed in {folder.path / 'dropped.jsonl'})" if drops.count else ""
+        work.ui.line(f"{len(work.sources.train)} rows curated into {len(rows)}: {told}{listed}")
     return RowFile(path)
 
 
@@ -150,19 +154,22 @@ def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
     return [open_beside(recipe, r.path, r.columns, r.ignore, say) for r in found]
 
 
-def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any]) -> Rows:
+def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any], drops: DropList) -> Rows:
     """One curator after another."""
     for curator in curators_of(work.recipe):
-        name = type(curator).__name__
-        bench = Workbench(
-            draw=_drawing(work, name) if curator.samples else _no_draw,
-            judge=judging(work.sources.judge, work) if work.sources.judge else _no_judge,
+        name = name_of(curator)
+        context = CurationContext(
+            curator=name,
+            sample=_drawing(work, type(curator).__name__) if curator.samples else partial(_undeclared, name, "samples"),
+            judge=judging(work.sources.judge, work) if work.sources.judge else partial(_undeclared, name, "judges"),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
             load=partial(open_beside, work.recipe, say=work.ui.line),
             note=note,
+            drop=partial(drops.add, name),
+            models=RunModelServices(work, name),
         )
-        rows = curator.curate(rows, bench)
+        rows = curator.curate(rows, context)
     return rows
 
 
@@ -180,12 +187,10 @@ def sampling_params(recipe: Recipe) -> SamplingParams:
     )
 
 
-def _no_judge(answers: Sequence[Answer]) -> list[Verdict]:
-    raise AssertionError("a curator that says it does not judge asked for verdicts")
-
-
-def _no_draw(*args: Any, **kwargs: Any) -> Any:
-    raise AssertionError("a curator that says it does not sample asked for samples")
+def _undeclared(curator: str, flag: str, *args: Any, **kwargs: Any) -> Any:
+    """What a curator gets that asks for what it does not say it needs, so that nothing was made ready for it."""
+    what = "samples" if flag == "samples" else "verdicts"
+    raise UserError(f"curator {curator} asks for {what}, but does not say so; its class needs {flag} = True")
 
 
 def _drawing(work: Work, name: str) -> Draw:

@@ -52,7 +52,7 @@ def lab_form(recipe: Recipe) -> Form:
 
 def makes_pairs(recipe: Recipe) -> bool:
     """Whether a curator makes the pairs that are trained on."""
-    return any(curator.writes == "pairs" for curator in recipe.curate)
+    return any(curator.effect == "pair" for curator in recipe.curate)
 
 
 def _form(objective: Objective) -> Form:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def pairs_and_answers(recipe: Common) -> None:
-    """What the last curator that samples writes must be what the objective trains on."""
+    """What the last curator that writes answers or pairs leaves must be what the objective trains on."""
     from holdfast.data.row_shapes import takes_pairs
 
     objective, kind = recipe.objective, recipe.objective.kind()
-    writers = [c for c in recipe.curate if c.samples]
+    writers = [c for c in recipe.curate if c.samples or c.effect == "pair"]
     if not writers:
         return
-    writer, pairs = name_of(writers[-1]), writers[-1].writes == "pairs"
+    writer, pairs = name_of(writers[-1]), writers[-1].effect == "pair"
     name, needs = name_of(objective), {column.name for column in objective.columns() if column.default is None}
     fits = takes_pairs(kind, objective.columns()) if pairs else kind not in TAKES or writers[-1].fits(kind)
     if not fits:

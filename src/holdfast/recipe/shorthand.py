@@ -39,8 +39,8 @@ METHODS: dict[str, dict[str, str]] = {
 `sft` leaves every axis as it is; a preset stands for stages.
 """
 
-CHOOSING = frozenset({"gold", "s3ft", "ssr", "sdft", "rft"})
-"""Curators that write the answer of every row; the others add rows, or make pairs of what is there."""
+CHOOSING = ("rewrite", "add")
+"""Effects of curators that write the answers of every row; the others choose among rows, mix or pair what is there."""
 
 LAB_MODELS = ("lab", "lab-small")
 
@@ -242,13 +242,15 @@ def expand(method: str) -> dict[str, list[str]]:
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
                 raise UserError(f"{method}: both {both} are {METHOD_AXES.get(key, PRESETS).plural}; choose one")
-            if key == "curate" and choice in CHOOSING and (others := CHOOSING.intersection(chosen.get(key, []))):
+            if key == "curate" and _chooses(choice) and (others := [c for c in chosen.get(key, []) if _chooses(c)]):
                 both = f"{min(others)} and {choice}"
                 raise UserError(
                     f"{method}: both {both} choose the rows, and `+` joins methods that do different things; choose "
                     f"one, or let one work on the other's rows with curate: [{both.replace(' and ', ', ')}]"
                 )
             chosen.setdefault(key, []).append(choice)
+    if any(_effect(curator) == "pair" for curator in chosen.get("curate", [])):
+        chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     return chosen
 
 
@@ -266,6 +268,15 @@ def choices_of(name: str) -> dict[str, str]:
     if not home.in_method and home is not PRESETS:
         raise UserError(f"{name} is one of the {home.plural}, on which no method chooses; give it as `{home.key}`")
     return {home.key: name}
+
+
+def _effect(curator: str) -> str:
+    """What a curator does to the rows, by its name."""
+    return str(getattr(find("curators", curator), "effect", ""))
+
+
+def _chooses(curator: str) -> bool:
+    return _effect(curator) in CHOOSING
 
 
 def fill_in(given: dict[str, Any]) -> Filled:

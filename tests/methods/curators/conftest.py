@@ -1,4 +1,4 @@
-"""A small world for curators: rows of sums, a scripted model, a journal that can be killed, a workbench."""
+"""A small world for curators: rows of sums, a scripted model, a journal that can be killed, a context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from holdfast.axes.curator import Workbench
+from holdfast.axes.curator import CurationContext
 from holdfast.axes.engine import Sample, SamplingParams
 from holdfast.axes.judge import Verdict
 from holdfast.data.rows import Row
@@ -58,11 +58,12 @@ class Journal:
     """Keeps samples by all they depend on, as the real journal does; after `die_after` new ones it is killed."""
 
     def __init__(self):
-        self.held, self.drawn, self.die_after = {}, [], None
+        self.held, self.drawn, self.die_after, self.by_chance = {}, [], None, False
 
     def draw(self, requests, params, on_sample=None):
         assert len({r.key for r in requests}) == len(requests), "keys must differ"
         out = {}
+        self.by_chance |= params.temperature > 0
         for request in requests:
             out[request.key] = []
             for index in range(params.n):
@@ -82,7 +83,7 @@ def always(passed):
 
 
 def general(path, columns=None, ignore=()):
-    """What `bench.load` finds."""
+    """What `context.load` finds."""
     assert path == "general.jsonl"
     return [
         Row([{"role": "user", "content": f"Say {w}"}, {"role": "assistant", "content": w}]) for w in map(str, range(40))
@@ -91,20 +92,25 @@ def general(path, columns=None, ignore=()):
 
 @pytest.fixture
 def world():
-    """Rows, a journal, and `bench(judge=None, seed=0, journal=None, **sampling)` with its notes counted in `notes`."""
+    """Rows, a journal, and `bench(judge=None, seed=0, journal=None, curator="", **sampling)`: a context.
+
+    Its notes are counted in `notes`; what is left out is listed in `dropped`.
+    """
     space = SimpleNamespace(
-        rows=sums(), notes=Counter(), journal=Journal(), Journal=Journal, Killed=Killed, always=always
+        rows=sums(), notes=Counter(), dropped=[], journal=Journal(), Journal=Journal, Killed=Killed, always=always
     )
 
-    def bench(judge=None, seed=0, journal=None, **sampling):
-        space.notes = Counter()
-        return Workbench(
-            draw=(journal or space.journal).draw,
+    def bench(judge=None, seed=0, journal=None, curator="", **sampling):
+        space.notes, space.dropped = Counter(), []
+        return CurationContext(
+            curator=curator,
+            sample=(journal or space.journal).draw,
             judge=judge or Number().judge_all,
             sampling=SamplingParams(**sampling),
             seed=seed,
             load=general,
             note=lambda name, n: space.notes.update({name: n}),
+            drop=lambda row, reason: space.dropped.append((row, reason)),
         )
 
     space.bench = bench

@@ -1,4 +1,4 @@
-"""What every registered curator must do."""
+"""What every curator must do, by what it says of itself: every registered one, and those of `curator_experiments`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from dataclasses import replace
 
 import pytest
 
+from curator_experiments import SPIN, Length
 from holdfast.axes.curator import Curator
 from holdfast.axes.registry import REGISTRY, find
 from holdfast.data.rows import Row, rows_fingerprint
 
 KNOBS = {"replay": {"path": "general.jsonl", "share": 0.3}, "rft": {"k": 6}}
-NAMES = sorted(REGISTRY["curators"])
-ADDS = {"rft", "replay"}
-"""Curators that add rows; all others give one row for each, in its place, but those of pairs leave some out."""
-PAIRS = {name for name in NAMES if find("curators", name).writes == "pairs"}
+CURATORS = {name: find("curators", name) for name in REGISTRY["curators"]} | {"length": Length, "spin": SPIN}
+NAMES = sorted(CURATORS)
 
 
 def make(name):
-    return find("curators", name)(**KNOBS.get(name, {}))
+    return CURATORS[name](**KNOBS.get(name, {}))
+
+
+def curate(name, world, rows=None, **bench):
+    """The rows a curator makes of the world's, or of others."""
+    return make(name).curate(world.rows if rows is None else rows, world.bench(curator=name, **bench))
+
+
+def content(row):
+    """A row but for its trace."""
+    return {**row.to_json(), "meta": {k: v for k, v in row.meta.items() if k != "trace"}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_documented(name):
-    kind = find("curators", name)
+    kind = CURATORS[name]
     assert issubclass(kind, Curator)
     assert kind.summary().rstrip(".").endswith("]")
     assert "Columns:" in kind.page()
@@ -32,32 +41,42 @@ def test_documented(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_questions_are_conserved(name, world):
-    out = make(name).curate(world.rows, world.bench())
-    if name not in ADDS:
-        same = {(r.id, str(r.prompt), r.gold) for r in world.rows}
-        assert {(r.id, str(r.prompt), r.gold) for r in out} <= same
-        ids = [r.id for r in world.rows]
-        assert [r.id for r in out] == (ids if name not in PAIRS else [i for i in ids if i in {r.id for r in out}])
-    own = [r for r in out if r.origin != "replay"]
-    sources = [r.meta["trace"][-1]["source"] for r in own] if name != "replay" else [r.id for r in own]
-    assert {r.id for r in world.rows} >= set(sources)
-    assert name in PAIRS or {r.id for r in world.rows} == set(sources)
+def test_does_what_its_effect_says(name, world):
+    out, effect = curate(name, world), CURATORS[name].effect
+    own = [r for r in out if not r.replayed]
+    ids = [r.id for r in world.rows]
+    left_out = [row.id for row, _ in world.dropped]
     assert all(r.answer for r in out)
-    assert all((r.chosen is not None) == (name in PAIRS) for r in own)
+    assert all((r.chosen is not None) == (effect == "pair") for r in own)
+    if effect == "add":
+        assert {r.meta["trace"][-1]["source"] for r in own} == set(ids)
+        assert len(out) > len(ids)
+        return
+    same = {(r.id, str(r.prompt), r.gold) for r in world.rows}
+    assert {(r.id, str(r.prompt), r.gold) for r in own} <= same
+    if effect in ("select", "pair"):
+        assert left_out or effect == "pair"
+        assert sorted([r.id for r in own] + left_out) == sorted(ids)
+        ids = [i for i in ids if i not in left_out]
+    assert [r.id for r in own] == ids
+    assert (len(own) < len(out)) == (effect == "mix")
+    if effect in ("select", "mix"):
+        known = {r.id: content(r) for r in world.rows}
+        assert all(content(r) == known[r.id] for r in own)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_input_is_left_alone(name, world):
     before = [json.dumps(r.to_json()) for r in world.rows]
-    make(name).curate(world.rows, world.bench())
+    curate(name, world)
     assert [json.dumps(r.to_json()) for r in world.rows] == before
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trace_tells_the_decision(name, world):
-    for row in make(name).curate(world.rows, world.bench()):
-        if name == "replay" and row.origin != "replay":
+    effect = CURATORS[name].effect
+    for row in curate(name, world):
+        if effect == "mix" and not row.replayed:
             assert row in world.rows
             continue
         entry = row.meta["trace"][-1]
@@ -65,7 +84,7 @@ def test_trace_tells_the_decision(name, world):
         assert entry["origin"] == row.origin
         assert entry["reason"]
         if row.origin in ("model", "paraphrase"):
-            trained = row.chosen if name in PAIRS else row.answer
+            trained = row.chosen if effect == "pair" else row.answer
             taken = next(a for a in entry["attempts"] if a["passed"] and a["response"] == trained)
             assert taken["finish"] == "stop"
             assert taken["kind"] == row.origin
@@ -75,15 +94,18 @@ def test_trace_tells_the_decision(name, world):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_rows(name, world):
-    runs = [make(name).curate(world.rows, world.bench(seed=3, journal=world.Journal())) for _ in range(2)]
-    assert rows_fingerprint(runs[0]) == rows_fingerprint(runs[1])
+def test_what_is_left_out_has_a_reason(name, world):
+    curate(name, world)
+    assert all(row in world.rows and reason.strip() for row, reason in world.dropped)
 
 
-@pytest.mark.parametrize("name", ["rft", "replay", "pairs"])
-def test_other_seed_other_rows(name, world):
-    runs = [make(name).curate(world.rows, world.bench(seed=s, journal=world.Journal())) for s in (3, 4)]
-    assert rows_fingerprint(runs[0]) != rows_fingerprint(runs[1])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_where_chance_plays_a_part(name, world):
+    journals = [world.Journal() for _ in range(3)]
+    runs = [curate(name, world, seed=seed, journal=j) for seed, j in zip((3, 3, 4), journals, strict=True)]
+    same, again, other = map(rows_fingerprint, runs)
+    assert same == again
+    assert (same != other) == (journals[0].by_chance or CURATORS[name].effect == "mix")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,9 +113,9 @@ def test_declares_what_it_needs(name, world):
     def refuse(*args, **kwargs):
         raise AssertionError("not declared")
 
-    curator, bench = make(name), world.bench()
+    curator, bench = make(name), world.bench(curator=name)
     bench = replace(
-        bench, **({} if curator.samples else {"draw": refuse}), **({} if curator.judges else {"judge": refuse})
+        bench, **({} if curator.samples else {"sample": refuse}), **({} if curator.judges else {"judge": refuse})
     )
     curator.curate(world.rows, bench)
     assert bool(world.journal.drawn) is curator.samples
@@ -101,41 +123,41 @@ def test_declares_what_it_needs(name, world):
     assert bool(curator.draws()) is curator.samples
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if find("curators", n).samples])
+@pytest.mark.parametrize("name", [n for n in NAMES if CURATORS[n].samples])
 @pytest.mark.parametrize("die_after", [0, 1, 7])
 def test_killed_and_resumed_draws_nothing_twice(name, die_after, world):
     whole = world.Journal()
-    expected = make(name).curate(world.rows, world.bench(journal=whole))
+    expected = curate(name, world, journal=whole)
     journal = world.Journal()
     journal.die_after = die_after
     with pytest.raises(world.Killed):
-        make(name).curate(world.rows, world.bench(journal=journal))
+        curate(name, world, journal=journal)
     journal.die_after = None
-    assert rows_fingerprint(make(name).curate(world.rows, world.bench(journal=journal))) == rows_fingerprint(expected)
+    assert rows_fingerprint(curate(name, world, journal=journal)) == rows_fingerprint(expected)
     assert journal.drawn == whole.drawn
     assert len(set(journal.drawn)) == len(journal.drawn)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if CURATORS[n].effect != "mix"])
 def test_no_rows(name, world):
-    if name != "replay":
-        assert list(make(name).curate([], world.bench())) == []
+    assert list(curate(name, world, [])) == []
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "replay"])
+@pytest.mark.parametrize("name", [n for n in NAMES if CURATORS[n].effect != "mix"])
 def test_replayed_rows_pass_untouched(name, world):
     replayed = [replace(row, origin="replay") for row in world.rows]
-    out = make(name).curate(replayed, world.bench())
+    out = curate(name, world, replayed)
     assert [r.messages for r in out] == [r.messages for r in replayed]
     assert {r.origin for r in out} == {"replay"}
+    assert not world.dropped
 
 
 @pytest.mark.parametrize("first", NAMES)
 @pytest.mark.parametrize("second", NAMES)
 def test_composable(first, second, world):
-    middle = make(first).curate(world.rows, world.bench())
-    out = make(second).curate(middle, world.bench())
-    assert len(out) >= len(middle) or second in PAIRS
+    middle = curate(first, world)
+    out = curate(second, world, middle)
+    assert len(out) >= len(middle) or CURATORS[second].effect in ("select", "pair")
     assert all(r.answer for r in out)
     if first == "s3ft" and second == "gold":
         assert [r.messages for r in out] == [r.messages for r in middle]

@@ -103,7 +103,7 @@ def test_cut_answers_are_dropped_even_if_right(finish, world):
     def draw(requests, params, on_sample=None):
         return {r.key: [Sample(r.key, 0, "fine", finish, 4)] for r in requests}
 
-    bench = replace(world.bench(judge=world.always(True)), draw=draw)
+    bench = replace(world.bench(judge=world.always(True)), sample=draw)
     out = SSR().curate(world.rows, bench)
     assert {r.origin for r in out} == {"gold" if finish == "length" else "model"}
     if finish == "length":
@@ -115,7 +115,7 @@ def test_empty_answers_and_failed_verdicts_are_not_taken(world):
         return {r.key: [Sample(r.key, 0, " \n" if i % 2 else "x", "stop", 1)] for i, r in enumerate(requests)}
 
     bench = replace(
-        world.bench(judge=lambda answers: [Verdict(True, 1.0, "broke", failed=True) for _ in answers]), draw=draw
+        world.bench(judge=lambda answers: [Verdict(True, 1.0, "broke", failed=True) for _ in answers]), sample=draw
     )
     assert {r.origin for r in SSR().curate(world.rows, bench)} == {"gold"}
     assert world.notes["judge failed"] == 7  # of 12 requests for 13 rows, half; the repeated row shares one

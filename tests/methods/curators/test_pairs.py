@@ -25,7 +25,7 @@ def scripted(world, texts, finish="stop", **bench):
         said = [(texts[i], finish if isinstance(finish, str) else finish[i]) for i in range(params.n)]
         return {r.key: [Sample(r.key, i, t, f, len(t)) for i, (t, f) in enumerate(said)] for r in requests}
 
-    return replace(world.bench(**bench), draw=draw)
+    return replace(world.bench(**bench), sample=draw)
 
 
 def by_number(answers):
@@ -113,7 +113,7 @@ def test_it_samples_as_told(world):
         seen.append(params)
         return world.journal.draw(requests, params)
 
-    Pairs(n=3, temperature=1.1).curate(world.rows, replace(world.bench(seed=5, top_p=0.9, max_tokens=7), draw=draw))
+    Pairs(n=3, temperature=1.1).curate(world.rows, replace(world.bench(seed=5, top_p=0.9, max_tokens=7), sample=draw))
     (params,) = seen
     assert (params.n, params.temperature, params.top_p, params.max_tokens, params.seed) == (3, 1.1, 0.9, 7, 5)
     for wrong in ({"n": 1}, {"temperature": 0}, {"min_gap": 2}, {"rejected": "best"}):

@@ -94,7 +94,7 @@ def curate(world, *texts, rows=(GOLD,), **knobs):
         assert (params.n, params.temperature) == (len(texts), 0.7)
         return {r.key: [Sample(r.key, i, t, "stop", len(t)) for i, t in enumerate(texts)] for r in requests}
 
-    return RFT(k=len(texts), **knobs).curate(list(rows), replace(world.bench(), draw=draw))
+    return RFT(k=len(texts), **knobs).curate(list(rows), replace(world.bench(), sample=draw))
 
 
 A = "We see 2 + 3 = 5 and 5 + 4 = 9. #### 9"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.axes.curator import Workbench
+from holdfast.axes.curator import CurationContext
 from holdfast.axes.engine import Sample, SamplingParams
 from holdfast.axes.judge import Answer, Verdict
 from holdfast.cli.render import summary, unreadable_answers
@@ -23,8 +23,8 @@ JUDGE = Number(math_verify=False)
 ROW = Row([{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "8"}])
 
 
-def workbench(*responses):
-    """A bench whose model gives these answers, and the counters it was told."""
+def context_of(*responses):
+    """A context whose model gives these answers, and the counters it was told."""
     notes: dict[str, int] = {}
 
     def draw(requests, params, on_sample=None):
@@ -37,7 +37,8 @@ def workbench(*responses):
         notes[name] = notes.get(name, 0) + amount
 
     judge = lambda answers: judge_with_itself(JUDGE, answers)  # noqa: E731
-    return Workbench(draw=draw, judge=judge, sampling=SamplingParams(), seed=0, load=None, note=note), notes
+    parts = {"sampling": SamplingParams(), "seed": 0, "load": None, "note": note, "drop": lambda row, reason: None}
+    return CurationContext(curator="c", sample=draw, judge=judge, **parts), notes
 
 
 def test_outcomes():
@@ -49,22 +50,22 @@ def test_outcomes():
 
 
 def test_curators_do_not_take_what_the_judge_cannot_read():
-    bench, notes = workbench("(3, 9)", r"2\sqrt8")
+    bench, notes = context_of("(3, 9)", r"2\sqrt8")
     kept = RFT(k=2).curate([ROW], bench)
     assert [row.origin for row in kept] == ["gold"]
     assert (notes["accepted"], notes["unreadable"]) == (0, 2)
-    bench, notes = workbench("(3, 8)")
+    bench, notes = context_of("(3, 8)")
     (row,) = S3FT(paraphrase=False).curate([ROW], bench)
     assert row.origin == "gold"
     assert notes["unreadable"] == 1
 
 
 def test_pairs_do_not_reject_what_may_be_right():
-    bench, notes = workbench("8", r"2\sqrt{16}x", "9", r"\sqrt{2}")
+    bench, notes = context_of("8", r"2\sqrt{16}x", "9", r"\sqrt{2}")
     (row,) = Pairs(n=4).curate([ROW], bench)
     assert (row.chosen, row.rejected) == ("8", "9")
     assert notes["unreadable"] == 2
-    bench, notes = workbench("8", r"\sqrt{2}")
+    bench, notes = context_of("8", r"\sqrt{2}")
     assert Pairs(n=2).curate([ROW], bench) == []
     assert notes["too few answers"] == 1
 

@@ -14,7 +14,7 @@ from holdfast.data.batching.shared_prefix import SharedPairs
 from holdfast.errors import UserError
 from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.preference.rpo import RPO, contrast_weights, contrasts
-from holdfast.methods.objectives.terms.embeddings import by_encoder, directed, prompt_means
+from holdfast.models.embeddings import by_encoder, directed, prompt_means
 from holdfast.models.loading import load
 from holdfast.models.policy import Policy
 from holdfast.models.stored_values import Kept

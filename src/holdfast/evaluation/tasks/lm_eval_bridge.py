@@ -16,6 +16,7 @@ import numpy as np
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.core.spelling import nearest
+from holdfast.data.batching.areas import by_area
 from holdfast.data.batching.batches import Encoded
 from holdfast.data.rows import Message, Row, fingerprint
 from holdfast.data.thoughts import final_answer
@@ -25,7 +26,6 @@ from holdfast.evaluation.subject import (
     as_text,
     batch_of,
     begin_of_text,
-    by_area,
     fit,
     need,
     score_sequences,

@@ -28,9 +28,10 @@ import numpy as np
 import torch
 
 from holdfast.axes.engine import Request, Sample
+from holdfast.data.batching.areas import by_area
 from holdfast.data.batching.batches import Encoded
 from holdfast.data.rows import Row
-from holdfast.evaluation.subject import Subject, batch_of, by_area, context_of, measurement, need, sampling_of, shown
+from holdfast.evaluation.subject import Subject, batch_of, context_of, measurement, need, sampling_of, shown
 from holdfast.evaluation.task import Item, Task
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.methods.objectives.terms.top_k import others

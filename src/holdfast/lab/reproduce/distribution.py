@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.axes.engine import Request
 from holdfast.data.row_shapes import conversations
 from holdfast.data.rows import Row, Rows
@@ -108,11 +108,11 @@ class Read(Curator):
 
     temperature: float = Field(1.5, ge=0, description="Of the sampled answers; high, to cover what may be said.")
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         taught = [both[1][:-1] for both in conversations(rows, 0, "taught")]
         requests = [Request(row.id, prompt) for row, prompt in zip(rows, taught, strict=True)]
-        params = bench.sampling.model_copy(update={"temperature": self.temperature, "n": 1, "seed": bench.seed})
-        drawn = bench.draw(requests, params)
+        params = context.sampling.model_copy(update={"temperature": self.temperature, "n": 1, "seed": context.seed})
+        drawn = context.sample(requests, params)
         pairs = [(row, drawn[row.id][0]) for row in rows]
         return [row.with_answer(one.text, "model") for row, one in pairs if one.finish == "stop" and one.text.strip()]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.data.rows import RowMap, Rows
-from holdfast.methods.curators.self_generation import record
+from holdfast.data.trace import record
 
 
 class Gold(Curator):
@@ -16,6 +16,6 @@ class Gold(Curator):
     Columns: any.
     """
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
-        bench.note("gold kept", len(rows))
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        context.note("gold kept", len(rows))
         return RowMap(rows, lambda row: record(row, "gold", row))

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.axes.judge import Answer
 from holdfast.data.reading.preferences import Ranked, group, ranked_pair
 from holdfast.data.rows import Row, Rows
-from holdfast.methods.curators.self_generation import attempt, record
+from holdfast.data.trace import record
+from holdfast.methods.curators.self_generation import attempt
 
 
 class Pairs(Curator):
@@ -51,7 +52,7 @@ class Pairs(Curator):
     paper = "Yuan et al. 2024 (2401.10020); Tunstall et al. 2023 (2310.16944)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
-    writes: ClassVar[Literal["answers", "pairs"]] = "pairs"
+    effect: ClassVar[Effect] = "pair"
 
     n: int = Field(4, ge=2, description="Answers sampled per prompt.")
     rejected: Literal["worst", "random"] = Field(
@@ -64,32 +65,35 @@ class Pairs(Curator):
     def draws(self) -> int:
         return self.n
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         asked = [row for row in rows if row.origin != "replay"]
-        params = bench.sampling.model_copy(update={"n": self.n, "temperature": self.temperature, "seed": bench.seed})
-        drawn = attempt(asked, "model", lambda row: row.prompt, params, bench)
-        golden = judged(asked, bench) if self.gold else [[] for _ in asked]
+        params = context.sampling.model_copy(
+            update={"n": self.n, "temperature": self.temperature, "seed": context.seed}
+        )
+        drawn = attempt(asked, "model", lambda row: row.prompt, params, context)
+        golden = judged(asked, context) if self.gold else [[] for _ in asked]
         tries = iter([own + gold for own, gold in zip(drawn, golden, strict=True)])
         out: list[Row] = []
         for row in rows:
             if row.origin == "replay":
                 out.append(row)
-            elif made := self.pair(row, next(tries), bench):
+            elif made := self.pair(row, next(tries), context):
                 out.append(made)
         return out
 
-    def pair(self, row: Row, tries: Sequence[dict[str, Any]], bench: Workbench) -> Row | None:
+    def pair(self, row: Row, tries: Sequence[dict[str, Any]], context: CurationContext) -> Row | None:
         """The row with chosen and rejected answers, or `None` if there is nothing to prefer."""
         usable = [t for t in tries if t["finish"] != "length" and t["response"].strip() and is_judged(t)]
         answers = [Ranked(entry["response"], entry["score"]) for entry in usable]
         found = None
         if len(answers) > 1:
-            seed = f"{bench.seed}:{row.id}"
+            seed = f"{context.seed}:{row.id}"
             found = ranked_pair(answers, self.rejected, seed=seed, min_gap=self.min_gap)
-        bench.note("pairs", int(found is not None))
-        bench.note("ties left out", int(found is None and len(answers) > 1))
-        bench.note("too few answers", int(len(answers) < 2))
+        context.note("pairs", int(found is not None))
+        context.note("ties left out", int(found is None and len(answers) > 1))
+        context.note("too few answers", int(len(answers) < 2))
         if found is None:
+            context.drop(row, "answers equally good" if len(answers) > 1 else "fewer than two answers with a score")
             return None
         best, other = (usable[i] for i in found)
         scores = {"score_chosen": best["score"], "score_rejected": other["score"]}
@@ -106,11 +110,11 @@ def is_judged(entry: dict[str, Any]) -> bool:
     return not (entry["failed"] or entry.get("unreadable"))
 
 
-def judged(rows: Sequence[Row], bench: Workbench) -> list[list[dict[str, Any]]]:
+def judged(rows: Sequence[Row], context: CurationContext) -> list[list[dict[str, Any]]]:
     """The gold answer of each row as one more attempt; none for rows without."""
     texts = [row.chosen if row.answer is None else row.answer for row in rows]
     answers = [Answer(row.prompt, text, row.gold) for row, text in zip(rows, texts, strict=True) if text]
-    verdicts = iter(bench.judge(answers) if answers else [])
+    verdicts = iter(context.judge(answers) if answers else [])
     out: list[list[dict[str, Any]]] = []
     for text in texts:
         if not text:

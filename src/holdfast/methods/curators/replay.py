@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.rows import Row, RowMap, Rows
-from holdfast.methods.curators.self_generation import record
+from holdfast.data.trace import record
 
 
 class Replay(Curator):
@@ -27,6 +29,7 @@ class Replay(Curator):
     """
 
     paper = "Robins 1995; Scialom et al. 2022 (2205.12393)"
+    effect: ClassVar[Effect] = "mix"
 
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
     share: float = Field(0.1, gt=0, lt=1, description="Share of all training rows that are replayed.")
@@ -36,11 +39,11 @@ class Replay(Curator):
     )
     ignore: tuple[str, ...] = Field((), description="Columns of the file that are not used, as in data.ignore.")
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         from holdfast.data.mixture import mix
 
-        mixed = mix(rows, bench.load(self.path, self.columns, self.ignore), share=self.share, seed=bench.seed)
-        bench.note("replayed", len(mixed) - len(rows))
+        mixed = mix(rows, context.load(self.path, self.columns, self.ignore), share=self.share, seed=context.seed)
+        context.note("replayed", len(mixed) - len(rows))
         # Rows that an earlier curator replayed have told so already.
         return RowMap(
             mixed,

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.rows import Row, Rows
+from holdfast.data.trace import record
 from holdfast.methods.curators.equations import distance, equations
-from holdfast.methods.curators.self_generation import attempt, record
+from holdfast.methods.curators.self_generation import attempt
 
 
 class RFT(Curator):
@@ -37,6 +38,7 @@ class RFT(Curator):
     """
 
     paper = "Yuan et al. 2023 (2308.01825)"
+    effect: ClassVar[Effect] = "add"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
 
@@ -49,12 +51,12 @@ class RFT(Curator):
     def draws(self) -> int:
         return self.k
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         asked = [row for row in rows if row.origin != "replay"] if self.k else []
-        params = bench.sampling.model_copy(
-            update={"n": self.k or 1, "temperature": self.temperature, "seed": bench.seed}
+        params = context.sampling.model_copy(
+            update={"n": self.k or 1, "temperature": self.temperature, "seed": context.seed}
         )
-        drawn = iter(attempt(asked, "model", lambda row: row.prompt, params, bench))
+        drawn = iter(attempt(asked, "model", lambda row: row.prompt, params, context))
         out: list[Row] = []
         for row in rows:
             if row.origin == "replay":
@@ -62,10 +64,10 @@ class RFT(Curator):
                 continue
             tries = next(drawn) if self.k else []
             kept = self.keep(tries)
-            bench.note("accepted", sum(entry["passed"] for entry in tries))
-            bench.note("paths kept", len(kept))
+            context.note("accepted", sum(entry["passed"] for entry in tries))
+            context.note("paths kept", len(kept))
             if row.answer is not None and self.gold:
-                bench.note("gold kept", 1)
+                context.note("gold kept", 1)
                 out.append(record(row, "rft", row, tries))
             for entry in kept:
                 new = replace(row.with_answer(entry["response"], "model"), id=f"{row.id}.{entry['index']}")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.data.chat.prompts import PARAPHRASE, require_slots
 from holdfast.data.rows import Rows
 from holdfast.methods.curators import self_generation
@@ -38,7 +38,6 @@ class S3FT(Curator):
     paper = "Gupta et al. 2025 (2502.08130)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
-    rewrites: ClassVar[bool] = True
 
     paraphrase: bool = Field(True, description="Have the gold answer paraphrased where the model's own is wrong.")
     n: int = Field(
@@ -54,8 +53,8 @@ class S3FT(Curator):
     def draws(self) -> int:
         return self.n * (1 + self.paraphrase)
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
         stages = [self_generation.own(self.n)]
         if self.paraphrase:
             stages.append(self_generation.paraphrase(self.paraphrase_prompt, self.n))
-        return self_generation.curate("s3ft", rows, stages, bench)
+        return self_generation.curate("s3ft", rows, stages, context)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.data.chat.prompts import PARAPHRASE, require_slots
 from holdfast.data.rows import Rows
 from holdfast.methods.curators import self_generation
@@ -32,7 +32,6 @@ class SDFT(Curator):
     paper = "Yang et al. 2024 (2402.13669)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
-    rewrites: ClassVar[bool] = True
 
     n: int = Field(
         1, ge=1, description="Paraphrases drawn per row, the first right one taken; above 1 needs a temperature."
@@ -47,5 +46,6 @@ class SDFT(Curator):
     def draws(self) -> int:
         return self.n
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
-        return self_generation.curate("sdft", rows, [self_generation.paraphrase(self.paraphrase_prompt, self.n)], bench)
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        stages = [self_generation.paraphrase(self.paraphrase_prompt, self.n)]
+        return self_generation.curate("sdft", rows, stages, context)

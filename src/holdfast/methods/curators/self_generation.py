@@ -7,15 +7,16 @@ construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from holdfast.axes.curator import Workbench
+from holdfast.axes.curator import CurationContext
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.axes.judge import Answer
 from holdfast.data.chat.prompts import paraphrase_messages
 from holdfast.data.rows import Message, Row, fingerprint
 from holdfast.data.thoughts import final_answer
+from holdfast.data.trace import record
 from holdfast.errors import UserError
 
 
@@ -46,10 +47,10 @@ def paraphrase(template: str, n: int = 1) -> Stage:
     return Stage("paraphrase", lambda row: paraphrase_messages(row, template), "paraphrases accepted", n)
 
 
-def curate(name: str, rows: Sequence[Row], stages: Sequence[Stage], bench: Workbench) -> list[Row]:
+def curate(name: str, rows: Sequence[Row], stages: Sequence[Stage], context: CurationContext) -> list[Row]:
     """Give each row the first answer that is finished and judged right, stage after stage; rows without one stay.
 
-    Every row comes out once, in its place, with an entry in `meta["trace"]` (see `record`). Replayed rows of an earlier
+    Every row comes out once, in its place, with an entry in its trace. Replayed rows of an earlier
     curator pass untouched.
     """
     for number, row in enumerate(rows, 1):
@@ -62,25 +63,29 @@ def curate(name: str, rows: Sequence[Row], stages: Sequence[Stage], bench: Workb
     open_rows = [i for i, row in enumerate(rows) if row.origin != "replay"]
     for stage in stages:
         asked = [rows[i] for i in open_rows]
-        params = bench.sampling.model_copy(update={"n": stage.n, "seed": bench.seed})
+        params = context.sampling.model_copy(update={"n": stage.n, "seed": context.seed})
         still = []
-        for i, tries in zip(open_rows, attempt(asked, stage.origin, stage.ask, params, bench), strict=True):
+        for i, tries in zip(open_rows, attempt(asked, stage.origin, stage.ask, params, context), strict=True):
             attempts[i] += tries
             right = next((t for t in tries if t["passed"]), None)
             if right is None:
                 still.append(i)
                 continue
             out[i] = record(rows[i].with_answer(right["response"], stage.origin), name, rows[i], attempts[i])
-        bench.note(stage.accepted, len(open_rows) - len(still))
+        context.note(stage.accepted, len(open_rows) - len(still))
         open_rows = still
-    bench.note("gold kept", len(open_rows))
+    context.note("gold kept", len(open_rows))
     for i in open_rows:
         out[i] = record(rows[i], name, rows[i], attempts[i])
     return out
 
 
 def attempt(
-    rows: Sequence[Row], kind: str, ask: Callable[[Row], list[Message]], params: SamplingParams, bench: Workbench
+    rows: Sequence[Row],
+    kind: str,
+    ask: Callable[[Row], list[Message]],
+    params: SamplingParams,
+    context: CurationContext,
 ) -> list[list[dict[str, Any]]]:
     """Draw `params.n` answers per row and judge the finished ones against the row's gold answer.
 
@@ -92,10 +97,10 @@ def attempt(
     messages = [ask(row) for row in rows]
     keys = [f"{row.id}:{kind}:{fingerprint(m)[:16]}" for row, m in zip(rows, messages, strict=True)]
     requests = {key: Request(key, m) for key, m in zip(keys, messages, strict=True)}  # equal rows share their samples
-    samples = bench.draw(list(requests.values()), params) if requests else {}
+    samples = context.sample(list(requests.values()), params) if requests else {}
     drawn = [sample for key in requests for sample in samples[key]]
-    bench.note("sampled", len(drawn))
-    bench.note("cut off", sum(is_cut(sample) for sample in drawn))
+    context.note("sampled", len(drawn))
+    context.note("cut off", sum(is_cut(sample) for sample in drawn))
     out, answers, waiting = [], [], []
     for row, key in zip(rows, keys, strict=True):
         tries = []
@@ -114,28 +119,16 @@ def attempt(
                 waiting.append(entry)
             tries.append(entry)
         out.append(tries)
-    for entry, verdict in zip(waiting, bench.judge(answers) if answers else [], strict=True):
+    for entry, verdict in zip(waiting, context.judge(answers) if answers else [], strict=True):
         passed = verdict.outcome == "right"
         entry |= {"unreadable": True} if verdict.unreadable else {}
         entry |= {"passed": passed, "score": verdict.score, "reason": verdict.reason, "failed": verdict.failed}
-    bench.note("judge failed", sum(entry["failed"] for entry in waiting))
+    context.note("judge failed", sum(entry["failed"] for entry in waiting))
     if unreadable := sum("unreadable" in entry for entry in waiting):
-        bench.note("unreadable", unreadable)
+        context.note("unreadable", unreadable)
     return out
 
 
 def is_cut(sample: Sample) -> bool:
     """Whether an answer, or the thought before it, reached its limit: no model should learn to break off there."""
     return sample.finish == "length" or sample.thought_cut
-
-
-def record(row: Row, name: str, source: Row, attempts: Sequence[dict[str, Any]] = (), **more: Any) -> Row:
-    """`row` with this decision appended to `meta["trace"]`, which the report shows.
-
-    An entry holds `curator`, `origin` (of the answer now in the row), `source` (id of the row it came from), `gold`
-    (the answer that row had), `reason` (of the last verdict) and `attempts`.
-    """
-    reason = attempts[-1]["reason"] if attempts else "as given"
-    entry = {"curator": name, "origin": row.origin, "source": source.id, "gold": source.answer, "reason": reason}
-    trace = [*row.meta.get("trace", ()), {**entry, "attempts": list(attempts), **more}]
-    return replace(row, meta={**row.meta, "trace": trace})

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.curator import Curator, Workbench
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.data.rows import Rows
 from holdfast.methods.curators import self_generation
 
@@ -31,7 +31,6 @@ class SSR(Curator):
     paper = "Gupta et al. 2024 (2409.04787)"
     samples: ClassVar[bool] = True
     judges: ClassVar[bool] = True
-    rewrites: ClassVar[bool] = True
 
     n: int = Field(
         1, ge=1, description="Answers drawn per prompt, the first right one taken; above 1 needs a temperature."
@@ -40,5 +39,5 @@ class SSR(Curator):
     def draws(self) -> int:
         return self.n
 
-    def curate(self, rows: Rows, bench: Workbench) -> Rows:
-        return self_generation.curate("ssr", rows, [self_generation.own(self.n)], bench)
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        return self_generation.curate("ssr", rows, [self_generation.own(self.n)], context)

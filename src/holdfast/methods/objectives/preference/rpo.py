@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.embeddings import by_encoder, by_model
 from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
 from holdfast.methods.objectives.terms.pairs import row_weights
+from holdfast.models.embeddings import by_encoder, by_model
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -85,7 +85,7 @@ class GRPO(Objective):
         return self
 
     def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
-        drawn = [getattr(curator, "temperature", 1.0) for curator in curators if curator.writes == "pairs"]
+        drawn = [getattr(curator, "temperature", 1.0) for curator in curators if curator.effect == "pair"]
         if not drawn or (drawn[-1] == 1 and sampling.top_p == 1 and not sampling.top_k):
             return None
         return (

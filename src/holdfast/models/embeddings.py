@@ -1,18 +1,59 @@
-"""Directions of prompts, by which they can be compared: the model's own, or a sentence encoder's."""
+"""Embeddings of texts and prompts, by which they can be compared: the model's own, or a sentence encoder's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
+
+
+class SentenceEncoder:
+    """A sentence-transformers model (extra `embed`).
+
+    Args:
+        name: A directory or a hub name.
+        device: Where it computes.
+        setting: The setting that names it, for errors.
+    Attributes:
+        fingerprint: SHA-256 of its weights.
+
+    Raises:
+        UserError: If the package is not installed, or there is no such model.
+    """
+
+    def __init__(self, name: str, device: torch.device, setting: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise UserError(f"{setting} needs a package; run pip install 'holdfast[embed]'") from error
+        try:
+            self._model = SentenceTransformer(name, device=str(device), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{setting}: {name} cannot be loaded as a sentence-transformers model") from error
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings [texts, D] on the device."""
+        return self._model.encode(
+            list(texts), normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
 
 
 def by_model(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
@@ -33,19 +74,11 @@ def by_encoder(name: str, policy: Policy, batches: Batches) -> Iterator[tuple[Ba
     """
     from holdfast.models.loading import load_tokenizer
 
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError("rpo.embedder needs a package; run pip install 'holdfast[embed]'") from error
-    try:
-        encoder = SentenceTransformer(name, device=str(policy.causal.device), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"rpo.embedder: {name} cannot be loaded as a sentence-transformers model") from error
+    encoder = SentenceEncoder(name, policy.causal.device, "rpo.embedder")
     tokenizer = load_tokenizer(policy.causal.name_or_path or "")
     for batch in batches():
         texts = tokenizer.batch_decode(prompt_ids(batch), skip_special_tokens=True)
-        found = encoder.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
-        yield batch, found.half()
+        yield batch, encoder.encode(texts).half()
 
 
 def prompt_ends(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,21 @@
+"""The trace of a row: what each curator decided about it, in `meta["trace"]`, which the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from holdfast.data.rows import Row
+
+
+def record(row: Row, name: str, source: Row, attempts: Sequence[Mapping[str, Any]] = (), **more: Any) -> Row:
+    """`row` with this decision appended to its trace.
+
+    An entry holds `curator`, `origin` (of the answer now in the row), `source` (id of the row it came from), `gold`
+    (the answer that row had), `reason` (of the last verdict) and `attempts`.
+    """
+    reason = attempts[-1]["reason"] if attempts else "as given"
+    entry = {"curator": name, "origin": row.origin, "source": source.id, "gold": source.answer, "reason": reason}
+    trace = [*row.meta.get("trace", ()), {**entry, "attempts": list(attempts), **more}]
+    return replace(row, meta={**row.meta, "trace": trace})

@@ -1,0 +1,128 @@
+"""What a model says of encoded sequences: log-probabilities per label, mean hidden states, projected gradients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from holdfast.data.batching.areas import by_area
+from holdfast.data.batching.batches import Batch, Encoded, collate
+from holdfast.models.loading import context_length, evaluating
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Encoding
+    from holdfast.models.policy import Policy
+
+MICRO_TOKENS = 8192
+"""Positions of one forward pass, padding included."""
+
+
+def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> list[np.ndarray]:
+    """Log-probabilities in nats, fp32 [labels], of the trained tokens of each sequence.
+
+    Tokens beyond the model's context are left out.
+    """
+    sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
+    out = [np.zeros(0, np.float32)] * len(sequences)
+    with evaluating(policy.model):
+        for numbers in by_area(sequences, MICRO_TOKENS):
+            batch = _batch(policy, [sequences[i] for i in numbers], pad_id)
+            if not len(batch.labels):
+                continue
+            values = policy.token_logps(batch).float().cpu()  # [N], by sequence
+            counts = torch.bincount(batch.sequence.cpu(), minlength=batch.n_sequences).tolist()
+            for i, part in zip(numbers, values.split(counts), strict=True):
+                out[i] = part.numpy()
+    return out
+
+
+def mean_states(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> list[np.ndarray]:
+    """Final hidden states averaged over all tokens of each sequence, fp32 [D]."""
+    sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
+    out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
+    with evaluating(policy.model):
+        for numbers in by_area(sequences, MICRO_TOKENS):
+            batch = _batch(policy, [sequences[i] for i in numbers], pad_id)
+            owner = batch.owners()  # [B * L]
+            real = (owner >= 0).nonzero()[:, 0]
+            states = policy.states(batch, real).float()  # [tokens, D]
+            sums = states.new_zeros(len(numbers), states.shape[1]).index_add(0, owner[real], states)
+            means = sums / batch.cu_seqlens.diff()[:, None]
+            for i, mean in zip(numbers, means.cpu().numpy(), strict=True):
+                out[i] = mean
+    return out
+
+
+def projected_gradients(
+    policy: Policy, encodings: Sequence[Encoding], pad_id: int, size: int, seed: int
+) -> list[np.ndarray]:
+    """The gradient of each sequence's mean negative log-likelihood in all weights, projected to fp32 [size].
+
+    A sequence without a label has none: zeros. The weights' gradients are left as they were.
+    """
+    weights = [weight for weight in policy.model.parameters() if weight.is_floating_point()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    out = []
+    with evaluating(policy.model), torch.enable_grad():
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            for row, encoding in enumerate(encodings):
+                sequence = _within_context(policy, encoding, row)
+                if not sequence.trained[1:].any():
+                    out.append(np.zeros(size, np.float32))
+                    continue
+                batch = _batch(policy, [sequence], pad_id)
+                loss = policy.nll(batch, torch.full_like(batch.weights, 1 / len(batch.labels)))
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                out.append(project(gradients, size, seed).cpu().numpy())
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+    return out
+
+
+def project(gradients: Iterable[Tensor | None], size: int, seed: int) -> Tensor:
+    """The gradients of all weights as one vector [size] whose inner products estimate theirs without bias.
+
+    A count sketch [Charikar, Chen and Farach-Colton 2002]: every number gets a random sign and is added to one of
+    `size` places. A matrix of random numbers would not fit: it has `size` times as many as the model has weights. The
+    signs are drawn anew, from the seed, for each use: they too are as many as the weights.
+    """
+    parts = list(gradients)
+    device = next(part.device for part in parts if part is not None)
+    out = torch.zeros(size, device=device)
+    for number, gradient in enumerate(parts):
+        if gradient is None:  # this weight plays no part in the loss
+            continue
+        flat = gradient.flatten().float()
+        generator = torch.Generator(device).manual_seed(_seed_of(seed, number))
+        signs = torch.randint(0, 2, flat.shape, generator=generator, dtype=torch.int8, device=device)
+        turn = int(torch.randint(0, size, (1,), generator=generator, device=device))
+        signed = torch.where(signs.bool(), flat, -flat)
+        folded = F.pad(signed, (0, -len(flat) % size)).view(-1, size).sum(0)
+        out += folded.roll(turn)  # else small weights (norms, biases) would all be added to the first places
+    return out
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """The seed of the signs of one weight."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest(), "little")
+
+
+def _within_context(policy: Policy, encoding: Encoding, row: int) -> Encoded:
+    ids, trained = encoding
+    limit = context_length(policy.config)
+    return Encoded(ids=ids[:limit], trained=trained[:limit], row=row)
+
+
+def _batch(policy: Policy, sequences: Sequence[Encoded], pad_id: int) -> Batch:
+    batch = collate(list(sequences), "padded", pad_id)
+    assert batch is not None  # there is a sequence at least
+    return batch.to(policy.causal.device)
