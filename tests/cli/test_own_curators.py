@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from holdfast.axes.registry import REGISTRY
 from holdfast.cli.app import app
+from holdfast.errors import UserError
 from holdfast.models.loading import load
 from holdfast.models.policy import Policy
 from holdfast.models.row_features import label_logps
+from holdfast.recipe.shorthand import METHODS, expand
 
 RECIPE = """\
 model: lab-small
@@ -91,3 +93,14 @@ def test_models_are_asked_once_for_each_row_killed_or_repeated():
     losses = [-v.mean() for v in label_logps(Policy(loaded.model), chat.encode_many(talks), chat.pad_id)]
     least = sorted(np.argsort(losses)[-5:])
     assert [one[-1]["content"] for one in stayed] == [ROWS[i]["answer"] for i in least]
+
+
+@pytest.mark.parametrize("name", ["spin", "curator_experiments:SPIN"])
+def test_by_method_a_writer_of_pairs_has_an_objective(name, monkeypatch):
+    monkeypatch.setitem(METHODS, "spin", {"curate": "spin"})
+    monkeypatch.setitem(REGISTRY["curators"], "spin", "curator_experiments:SPIN")
+    assert expand(name) == {"curate": [name], "objective": ["dpo"]}
+    assert expand(f"{name}+ipo") == {"curate": [name], "objective": ["ipo"]}
+    with pytest.raises(UserError, match=r"both gold and s3ft choose the rows"):
+        expand("gold+s3ft")
+    run("check", "run.yaml", f"method={name}")
