@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from holdfast.data.batching.batches import Encoded, TokenTable
 from holdfast.errors import RunError, UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
-from holdfast.methods.optimizers.adamw import AdamW, AdamWRule
+from holdfast.methods.optimizers.adamw import AdamW
+from holdfast.methods.optimizers.torch_rule import TorchRule
 from holdfast.methods.tuners.half import Half
 from holdfast.training import checkpoint
 from holdfast.training.callbacks import Hooks
@@ -29,10 +30,11 @@ class Recorder(AdamW):
     seen: ClassVar[list[dict[str, torch.Tensor]]] = []
 
     def build(self, params):
-        return RecorderRule(self, dict(params))
+        named = dict(params)
+        return RecorderRule(self, named, torch.optim.SGD(named.values(), lr=0.0))
 
 
-class RecorderRule(AdamWRule):
+class RecorderRule(TorchRule):
     def step(self) -> float:
         Recorder.seen.append({name: p.grad.clone() for name, p in self.params.items() if p.grad is not None})
         return 1.0

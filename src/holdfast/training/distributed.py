@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -175,6 +175,22 @@ def like(full: Tensor, target: Tensor) -> Tensor:
     if isinstance(target, DTensor):
         return distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
     return full.to(target.device)
+
+
+def state_like(
+    stored: Mapping[str, Tensor], now: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """An optimizer's whole stored state, each tensor where its present one is, or its parameter if there is none yet.
+
+    Args:
+        stored: By names that begin with the parameter's. now: The present state. trained: The parameters.
+    """
+    placed = {}
+    for name, tensor in stored.items():
+        target = now.get(name, trained.get(name.rpartition(".")[0]))
+        fits = target is not None and (name in now or target.shape == tensor.shape)
+        placed[name] = like(tensor, target) if target is not None and fits else tensor
+    return placed
 
 
 def layers_of(model: Model) -> list[nn.Module]:

@@ -20,7 +20,7 @@ from holdfast.models.placement import peak_gib, random_states, set_random_states
 from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
 from holdfast.training.callbacks import Hooks, StepLog, Totals, TrainResult
-from holdfast.training.distributed import Machine, like, whole
+from holdfast.training.distributed import Machine, like, state_like, whole
 from holdfast.training.drift import APART, SHARE, Watch
 from holdfast.training.plan import boundaries
 from holdfast.training.probe import probe
@@ -362,7 +362,7 @@ class Trainer:
         self._put(saved.tensors[self._stem])
         self.selection.restore(saved.state.get("losses", []))
         stored = saved.tensors["optimizer"]
-        self.bench.rule.load({name: like(stored[name], t) for name, t in self.bench.rule.state().items()})
+        self.bench.rule.load(state_like(stored, self.bench.rule.state(), self.bench.trained))
         set_random_states(saved.tensors["rng"], self.machine.device)
         self.totals = Totals(**saved.state["totals"])
         self._note(f"resumed after step {saved.step} of {self.bench.steps}")

@@ -17,7 +17,8 @@ from holdfast.models.policy import Policy
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
 
-NAMES = sorted(REGISTRY["objectives"])
+NAMES = [*sorted(REGISTRY["objectives"]), "textbook_focal:Focal"]
+"""The registered ones, and one as a user would add it."""
 LAYOUTS = {
     "one by one": (1, "padded"),
     "two by two, packed": (2, "packed"),

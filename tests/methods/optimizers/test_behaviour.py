@@ -10,7 +10,8 @@ import torch
 
 from holdfast.axes.registry import REGISTRY, find
 
-NAMES = sorted(REGISTRY["optimizers"])
+NAMES = [*sorted(REGISTRY["optimizers"]), "textbook_sgd:SGD"]
+"""The registered ones, and one as a user would add it."""
 
 
 def problem(seed: int = 0) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.optimizer import Optimizer, UpdateRule
-from holdfast.methods.optimizers.clipping import Clipping
+from holdfast.methods.optimizers.torch_rule import TorchRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,74 +48,22 @@ class AdamW(Optimizer):
 
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
         """The rule over `(name, parameter)` pairs; states are allocated at once, so that the memory probe sees them."""
-        return AdamWRule(self, dict(params))
-
-
-class AdamWRule:
-    """`torch.optim.AdamW` behind the trainer's protocol."""
-
-    passes = 1
-
-    def __init__(self, knobs: AdamW, params: dict[str, Parameter]) -> None:
         import torch
 
-        self.params = params
-        self.clipping = Clipping(knobs)
-        decayed = [p for p in params.values() if p.ndim >= 2]
-        plain = [p for p in params.values() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": knobs.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in params.values())
-        self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=knobs.learning_rate, betas=knobs.betas, eps=knobs.eps, fused=fused
+        named = dict(params)
+        decayed = [p for p in named.values() if p.ndim >= 2]
+        plain = [p for p in named.values() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in named.values())
+        optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused
         )
-        for p in params.values():
-            self.optimizer.state[p] = {
+
+        def fresh(p: Parameter) -> dict[str, Tensor]:
+            return {
                 "step": torch.zeros((), dtype=torch.float32, device=p.device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
 
-    @property
-    def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = value
-
-    def begin(self, pass_index: int) -> None:
-        """Nothing to prepare."""
-
-    def step(self) -> float:
-        """Clip and update; with a norm that is not finite nothing is changed."""
-        import math
-
-        from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-
-        present = [p for p in self.params.values() if p.grad is not None]
-        total = get_total_norm([p.grad for p in present if p.grad is not None])
-        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
-        if math.isfinite(norm):
-            limit = self.clipping.limit()
-            if math.isfinite(limit):
-                clip_grads_with_norm_(present, limit, total)
-            self.clipping.record(norm)
-            self.optimizer.step()
-        return norm
-
-    @property
-    def clipped(self) -> bool:
-        return self.clipping.clipped
-
-    def zero_grad(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Tensor]:
-        """`NAME.exp_avg`, `NAME.exp_avg_sq` (shape of the weight), `NAME.step` (scalar) of each weight; `clipping.`."""
-        states = {f"{name}.{key}": t for name, p in self.params.items() for key, t in self.optimizer.state[p].items()}
-        return states | self.clipping.state()
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        for key, tensor in self.state().items():
-            tensor.copy_(state[key])
+        return TorchRule(self, named, optimizer, fresh)

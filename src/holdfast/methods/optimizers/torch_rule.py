@@ -1,0 +1,123 @@
+"""Any `torch.optim.Optimizer` as an update rule: rate, clipping, a guard, and a state without pickles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from holdfast.errors import UserError
+from holdfast.methods.optimizers.clipping import Clipping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+    from torch.optim import Optimizer as TorchOptimizer
+
+    from holdfast.axes.optimizer import Optimizer
+
+
+class TorchRule:
+    """A built optimizer of PyTorch, or of a library that follows it, behind the trainer's protocol (`UpdateRule`).
+
+    Args:
+        knobs: The method, for `max_grad_norm` and `clip`.
+        params: The trained parameters by name; `optimizer` was built over these.
+        optimizer: Its rate is set before every step, in all its groups alike. What it keeps of a parameter must be
+            tensors (or None): those go into checkpoints as flat safetensors.
+        fresh: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken at
+            once, so that the probe before the first step sees it; without, when the first step takes it.
+    """
+
+    passes = 1
+
+    def __init__(
+        self,
+        knobs: Optimizer,
+        params: dict[str, Parameter],
+        optimizer: TorchOptimizer,
+        fresh: Callable[[Parameter], dict[str, Tensor]] | None = None,
+    ) -> None:
+        self.params, self.optimizer = params, optimizer
+        self.clipping = Clipping(knobs)
+        if fresh is not None:
+            for p in params.values():
+                optimizer.state[p] = fresh(p)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def begin(self, pass_index: int) -> None:
+        """Nothing to prepare."""
+
+    def step(self) -> float:
+        """Clip and update; with a norm that is not finite nothing is changed."""
+        from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+        present = [p for p in self.params.values() if p.grad is not None]
+        total = get_total_norm([p.grad for p in present if p.grad is not None])
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        if math.isfinite(norm):
+            limit = self.clipping.limit()
+            if math.isfinite(limit):
+                clip_grads_with_norm_(present, limit, total)
+            self.clipping.record(norm)
+            self.optimizer.step()
+        return norm
+
+    @property
+    def clipped(self) -> bool:
+        return self.clipping.clipped
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """`NAME.KEY` of each parameter and each tensor that is kept of it (`exp_avg`, `step`, ...); `clipping.`.
+
+        Raises:
+            UserError: If the optimizer keeps something else, which no checkpoint could hold.
+        """
+        import torch
+
+        flat: dict[str, Tensor] = {}
+        for name, p in self.params.items():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                if isinstance(value, torch.Tensor):
+                    flat[f"{name}.{key}"] = value
+                elif value is not None:
+                    raise UserError(
+                        f"optimizer {type(self.optimizer).__name__} keeps {key} as {type(value).__name__}, which a "
+                        "checkpoint cannot hold: only tensors; use another optimizer"
+                    )
+        return flat | self.clipping.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        now = self.state()
+        later: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            if key in now:
+                now[key].copy_(tensor)
+            else:  # the optimizer would make it in its first step
+                name, _, kept = key.rpartition(".")
+                later.setdefault(name, {})[kept] = tensor
+        if later:
+            self._put(later)
+
+    def _put(self, later: dict[str, dict[str, Tensor]]) -> None:
+        """Give the optimizer what it has not made yet; where and of which type it belongs is its own business."""
+        whole = self.optimizer.state_dict()
+        order = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+        for name, kept in later.items():
+            index = order[id(self.params[name])]
+            whole["state"][index] = whole["state"].get(index, {}) | kept
+        self.optimizer.load_state_dict(whole)
+        for name, kept in later.items():  # it makes all of them of the weight's type
+            own = self.optimizer.state[self.params[name]]
+            own.update({key: t.to(own[key].device) for key, t in kept.items() if own[key].dtype != t.dtype})
