@@ -72,6 +72,64 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
+TURNS = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+ENDLESS = {
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "takes more than 2 s to compute",
+    "{% for i in range(9999999) %}.{% endfor %}": "counts too far (Range too big",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "calls itself without end",
+    "{{ 'x' * 20000000000 }}": "takes more than 512 MiB of memory",
+    "{{ 'x' * 2000000 }}": "writes more than 1,000,000 characters around a few words",
+    "{% if enable_thinking %}{{ 'x'.center(20000000000) }}{% endif %}": "takes more than 512 MiB of memory",
+}
+
+
+def test_templates_without_an_end_are_refused_by_every_verb_in_one_line(
+    tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tiny_dir("llama")
+    Path("rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n' * 4, encoding="utf-8")
+    own = {"model": str(path), "data": {"train": "rows.jsonl", "test": 0}, "evaluate": {"target": "none", "keep": []}}
+    Path("run.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    for source, fault in ENDLESS.items():
+        (path / "chat_template.jinja").write_text(source + TURNS, encoding="utf-8")
+        for verb in (["check", "run.yaml"], ["eval", str(path), "rows.jsonl", "--judge", "exact"]):
+            said = run(*verb, code=2).splitlines()[-1]
+            assert f"{path}: the chat template {fault}" in said, (source, said)
+            assert "put the model's own template there" in said
+    (path / "chat_template.jinja").write_text(TURNS + "{% if messages|length > 9 %}{{ 1 / 0 }}{% endif %}", "utf-8")
+    rows = [{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}] * 5}] * 2
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert "the chat template fails (ZeroDivisionError: division by zero)" in run("check", "run.yaml", code=2)
+
+
+def test_adapters_and_recipes_with_endless_expressions_are_refused(
+    tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    monkeypatch.chdir(tmp_path)
+    base = tiny_dir("llama")
+    layers = r"model\.layers\.[0-9]+\..*\.(q|v)_proj"
+    get_peft_model(load(base).model, LoraConfig(target_modules=layers)).save_pretrained("adapter")  # type: ignore[arg-type]
+    settings = json.loads(Path("adapter/adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = str(base)
+    Path("rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n' * 4, encoding="utf-8")
+    measure = ("eval", "adapter", "rows.jsonl", "--judge", "exact")
+    Path("adapter/adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    run(*measure)
+    evil = "(([a-z._0-9]+)+)+X"
+    Path("adapter/adapter_config.json").write_text(json.dumps(settings | {"target_modules": evil}), encoding="utf-8")
+    said = run(*measure, code=2)
+    assert f"adapter_config.json: the regular expression {evil} does not come to an end" in said, said
+    recipe = {
+        "model": str(base), "data": {"train": "rows.jsonl", "test": 0}, "evaluate": {"target": "none", "keep": []},
+        "tuner": {"name": "lora", "target_modules": evil},
+    }  # fmt: skip
+    Path("run.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert f"tuner.target_modules: {evil} does not come to an end" in run("check", "run.yaml", code=2)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_folders_are_refused_in_one_line(name: str, tiny_dir: Any) -> None:
     path = tiny_dir("llama")

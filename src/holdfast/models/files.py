@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from holdfast.core.bounded import find_slow_pattern
 from holdfast.errors import UserError, first_line
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
@@ -75,6 +76,35 @@ def refuse_odd_settings(path: Path) -> None:
             f"{path / 'config.json'}: says {layers:,} layers, and the weights are {tensors:,} tensors; put the "
             "config.json there that belongs to them"
         )
+
+
+def refuse_endless_patterns(path: Path, names: Sequence[str]) -> None:
+    """See that every regular expression of an adapter's settings comes to an end on the names of a model's modules.
+
+    PEFT takes several of its settings for expressions (target_modules, exclude_modules, layers_pattern, the keys of
+    rank_pattern and alpha_pattern); here every text that could be one is looked at.
+
+    Raises:
+        UserError: If one does not.
+    """
+    settings = path / "adapter_config.json"
+    texts = list(dict.fromkeys(_texts_in(_read_json(settings))))
+    if slow := find_slow_pattern(texts, names):
+        raise UserError(
+            f"{settings}: the regular expression {slow[:80]} does not come to an end on the names of the model's "
+            "modules; name the modules in a list instead"
+        )
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in settings, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value:
+            yield from _texts_in(part)
+        if isinstance(value, dict):
+            yield from _texts_in(list(value.values()))
 
 
 def _count_tensors(file: Path) -> int:

@@ -26,7 +26,7 @@ from holdfast.core.hashing import tensor_fingerprint
 from holdfast.core.hub import fetch
 from holdfast.core.in_memory import is_memory, model_path
 from holdfast.errors import UserError
-from holdfast.models.files import loading, refuse_no_numbers, refuse_odd_settings, weight_files
+from holdfast.models.files import loading, refuse_endless_patterns, refuse_no_numbers, refuse_odd_settings, weight_files
 from holdfast.models.placement import choose_device, weights_dtype
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ def _adapter(path: Path, beneath: Path, dtype: torch.dtype) -> PeftModel:
     from peft import PeftModel
 
     base = _plain(beneath, dtype)
+    refuse_endless_patterns(path, [name for name, _ in base.named_modules()])
     seen = set(map(id, base.parameters()))
     with loading(path):
         # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.

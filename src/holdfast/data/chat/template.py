@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 
-from holdfast.data.chat.template_source import PLAIN, refuse_unread, source_of
+from holdfast.data.chat.template_source import PLAIN, refuse_endless, refuse_unread, source_of
 from holdfast.data.chat.thought_form import ThoughtForm, learn_form
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import Reply, join_thought, split_thought
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +79,8 @@ class Template:
         opening: What its prompt opens a thought with, or nothing.
 
     Raises:
-        UserError: The template does not write the answer, or nothing can end it, or `kwargs` holds what it never reads.
+        UserError: The template does not write the answer, or nothing can end it, or it does not come to an end itself,
+            or `kwargs` holds what it never reads.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Template:
         self.name = tokenizer.name_or_path or "tokenizer"
         self.text: str = source_of(tokenizer) if text is None else text
         refuse_unread(self.kwargs, self.text, self.name)
+        refuse_endless(tokenizer, self.text, self.kwargs, self.name)
         if self.text == PLAIN and tokenizer.eos_token is None:
             raise UserError(self._cannot_end())
         added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values() if str(token).strip()}
@@ -188,6 +190,12 @@ class Template:
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise UserError(f"the chat template refuses this conversation ({error}); mend its turns") from error
+        except (ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
+            # A template is a program: it may divide by zero, or call itself without end on some conversation.
+            raise UserError(
+                f"{self.name}: the chat template fails ({type(error).__name__}: {first_line(error)}); mend it, or give "
+                "another (data.chat_template)"
+            ) from error
         return cast("list[str]", texts)  # tokenize=False, several conversations
 
     def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[str]:

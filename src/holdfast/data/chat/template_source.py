@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from holdfast.core.bounded import TooMuch, run_bounded
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 
@@ -73,3 +77,63 @@ def refuse_unread(kwargs: Iterable[str], text: str, name: str) -> None:
 def names_in(text: str) -> set[str]:
     """All words of a template that may be names of variables."""
     return set(re.findall(r"[A-Za-z_]\w*", text))
+
+
+TRIAL = Path(__file__).with_name("template_trial.py")
+ASKED = {"role": "user", "content": "x"}
+REPLY = {"role": "assistant", "content": "<think>\ny\n</think>\n\nz"}
+CONVERSATIONS = [
+    [{"role": "system", "content": "w"}, *turns] for turns in ([ASKED], [ASKED, REPLY], [ASKED, REPLY, ASKED, REPLY])
+]
+"""What a template is tried out on, each with its system message and without."""
+
+
+def refuse_endless(tokenizer: PreTrainedTokenizerBase, text: str, kwargs: Mapping[str, Any], name: str) -> None:
+    """See that a template comes to an end, in a process of its own that may only take so long and so much.
+
+    A template is a program, and comes with whatever was downloaded. It is tried out once in a process, which takes a
+    tenth of a second.
+
+    Raises:
+        UserError: If it does not.
+    """
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    try:
+        settings = json.dumps([special, dict(kwargs)], sort_keys=True)
+    except TypeError:
+        raise UserError("data.chat_template_kwargs: holds what JSON cannot; give texts, numbers, lists") from None
+    fault = _find_fault(text, settings)
+    if fault:
+        raise UserError(
+            f"{name}: the chat template {fault}; put the model's own template there, or give another "
+            "(data.chat_template)"
+        )
+
+
+@lru_cache(256)
+def _find_fault(text: str, settings: str) -> str:
+    """What is wrong with a template that has no end, given settings (of JSON) or a switch it reads; "" for others."""
+    if text == PLAIN:
+        return ""
+    special, kwargs = json.loads(settings)
+    words = names_in(text)
+    given = [kwargs, *({**kwargs, key: on} for key in SWITCHES if key in words for on in (True, False))]
+    rendered = [
+        {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": asks, **special, **more}
+        for more in given
+        for whole in CONVERSATIONS
+        for messages in (whole, whole[1:])
+        for asks in (False, True)
+    ]
+    folders = [str(Path(place).parent) for name in ("jinja2", "markupsafe") if (place := _folder_of(name))]
+    try:
+        return str(run_bounded(TRIAL, {"source": text, "rendered": rendered}, sorted(set(folders))))
+    except TooMuch as error:
+        return str(error)
+
+
+def _folder_of(package: str) -> str | None:
+    """Where a package lies."""
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return places[0] if places else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from holdfast.core.bounded import find_slow_pattern
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def see_targets(model: Model, targets: str | list[str]) -> None:
         see_names("target_modules", model, targets)
         return
     names = [name for name, _ in model.named_modules()]
+    if find_slow_pattern([targets], names):
+        raise UserError(
+            f"tuner.target_modules: {targets} does not come to an end on the names of the modules; repeat nothing that "
+            "repeats something itself, or name the modules"
+        )
     try:
         found = targets == ALL or any(re.fullmatch(targets, name) for name in names)
     except re.error as error:
