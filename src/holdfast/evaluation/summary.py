@@ -30,7 +30,7 @@ from holdfast.evaluation.statistics.paired import (
 from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval, mcnemar, noise_floor, pareto
 from holdfast.evaluation.task import POINTS, Item, Task, TaskInfo, Unit
 from holdfast.evaluation.tasks.probe_summary import probe_part
-from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered
+from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit, refuse_unasked
 
 MOST_FLIPS = 20
 MOST_NATS = 700.0
@@ -48,12 +48,14 @@ def read_run(directory: str | Path, seed: int = 0, tuned: str = "final") -> Run:
     if not both:
         raise UserError(f"{directory}: no finished evaluation; run `holdfast train` on its recipe again to finish it")
     base, final = ({name: items[name][1] for name in both} for items in (before, after))
-    return Run(list(both.values()), base, final, seed)
+    return Run(list(both.values()), *drop_unfit(base, final), seed)
 
 
 def score(task: Task | TaskInfo, items: Sequence[Item]) -> float:
-    """A model's figure on one task, in the task's unit."""
-    unit = task.info.unit
+    """A model's figure on one task, in the task's unit, over the questions it could be asked."""
+    unit, whole = task.info.unit, items
+    items = drop_unfit({task.name: whole})[0][task.name]
+    refuse_unasked(task.name, whole, items)
     return 0.0 + unit.scale * sum(item.score for item in items) / sum(item.size(unit.per) for item in items)
 
 
@@ -64,6 +66,7 @@ def figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float |
     of those in bits, and bits per token on the held-out answers. `None` when there are no such tasks, or not all of
     them were measured (a run was killed in between).
     """
+    (items,) = drop_unfit(items)
     kept = tasks_with_role(tasks, "keep")
     parts = {"target": tasks_with_role(tasks, "target"), "keep": losing_tasks(kept), "text": tasks_in_bits(kept)}
     parts["held_out"] = [found] if (found := held_out_of(tasks)) else []
@@ -84,8 +87,15 @@ def held_out_of(tasks: Sequence[Task | TaskInfo]) -> Task | TaskInfo | None:
 def summarise(tasks: Sequence[Task | TaskInfo], base: Items, tuned: Items) -> dict[str, Any]:
     """The parts `tasks`, `gain`, `loss`, `text`, `held_out` and `probe` of report.json."""
     tasks = [task for task in tasks if base[task.name] or task.info.kind != "probe"]  # too long for the model: no item
+    whole = {task.name: (base[task.name], tuned[task.name]) for task in tasks}
+    base, tuned = drop_unfit(base, tuned)
+    for task in tasks:
+        refuse_unasked(task.name, whole[task.name][0], base[task.name])
     matched = {task.name: pairs(task, base[task.name], tuned[task.name]) for task in tasks}
-    rows = [_task(task, matched[task.name], base[task.name], tuned[task.name]) for task in tasks]
+    rows = [
+        _task(task, matched[task.name], base[task.name], tuned[task.name]) | _unanswered(*whole[task.name], task, base)
+        for task in tasks
+    ]
     probes = [probe_part(base[task.name], tuned[task.name]) for task in tasks if task.info.kind == "probe"]
     return {
         "tasks": rows,
@@ -172,8 +182,15 @@ def _task(task: Task | TaskInfo, both: Pairs, base: Sequence[Item], tuned: Seque
         "noise": abs(unit.scale) * noise_floor(both),
         **_manner(info, "base", base), **_manner(info, "tuned", tuned), "flips": _flips(changed),
         "extra": _extra(unit, both, base), "thoughts": {"base": count_thoughts(base), "tuned": count_thoughts(tuned)},
-        "unanswered": {"base": count_unanswered(base), "tuned": count_unanswered(tuned)},
     }  # fmt: skip
+
+
+def _unanswered(base: Sequence[Item], tuned: Sequence[Item], task: Task | TaskInfo, kept: Items) -> dict[str, Any]:
+    """Of a task's questions: those without a whole answer, and how many are left out of the figures of both models."""
+    return {
+        "unanswered": {"base": count_unanswered(base), "tuned": count_unanswered(tuned)},
+        "left_out": len(base) - len(kept[task.name]),
+    }
 
 
 def _percent(unit: Unit, both: Pairs) -> dict[str, float]:
@@ -228,6 +245,7 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     Args:
         methods: Label to its runs, one per seed. Only tasks that every run measured are compared.
     """
+    methods = _without_unfit(methods)
     every = [run for runs in methods.values() for run in runs]
     names = [t.name for t in every[0].tasks if all(run.tuned.get(t.name) and run.base.get(t.name) for run in every)]
     tasks = [t.info for t in every[0].tasks if t.name in names]
@@ -254,6 +272,14 @@ def compare_summary(methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
             for t in tasks
         ],
         "runs": runs,
+    }
+
+
+def _without_unfit(methods: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+    """The runs on the questions that every one of them could be asked."""
+    sides = iter(drop_unfit(*(side for runs in methods.values() for run in runs for side in (run.base, run.tuned))))
+    return {
+        label: [replace(run, base=next(sides), tuned=next(sides)) for run in runs] for label, runs in methods.items()
     }
 
 

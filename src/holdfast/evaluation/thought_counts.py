@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from holdfast.axes.engine import Sample
 from holdfast.data.thoughts import split_thought
+from holdfast.errors import UserError
 from holdfast.evaluation.task import Item
 
 THOUGHT, ENDED, UNENDED = "thought", "ended", "did not end"
@@ -21,6 +22,34 @@ def count_unanswered(items: Sequence[Item]) -> dict[str, int] | None:
     unfit = sum(UNFIT in item.extra for item in items)
     cut = sum(not item.stopped for item in items) - unfit
     return {"unfit": unfit, "cut": cut} if unfit or cut else None
+
+
+def drop_unfit(*sides: Mapping[str, Sequence[Item]]) -> list[dict[str, list[Item]]]:
+    """Measurements of the same tasks without the questions that were beyond the context in any of them.
+
+    A model that was never asked is neither right nor wrong. Where one model read the question and another did not, it
+    says nothing about the two either: it is left out of all.
+    """
+    unfit: dict[str, set[str]] = {}
+    for side in sides:
+        for name, items in side.items():
+            unfit.setdefault(name, set()).update(item.id for item in items if UNFIT in item.extra)
+    return [{name: [i for i in items if i.id not in unfit[name]] for name, items in side.items()} for side in sides]
+
+
+def refuse_unasked(name: str, items: Sequence[Item], asked: Sequence[Item]) -> None:
+    """See that a task has a question that could be asked.
+
+    Args:
+        asked: Those of `items` that were not beyond the context.
+    Raises:
+        UserError: If all were.
+    """
+    if items and not asked:
+        raise UserError(
+            f"{name}: none of its {len(items):,} prompts fits into the model's context; give shorter ones, or leave "
+            "this task out"
+        )
 
 
 def thought_extra(sample: Sample) -> dict[str, str | int]:

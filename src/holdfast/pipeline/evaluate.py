@@ -11,7 +11,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import score, summarise
 from holdfast.evaluation.tasks.by_name import Settings
-from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered
+from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
 from holdfast.models.loading import locate
 from holdfast.pipeline.run_dir import replace_json, versions
 from holdfast.recipe.schema import Gate
@@ -207,11 +207,13 @@ def _measured(
 
 def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     """One task of a model that is compared with nothing."""
-    unit = task.info.unit
+    unit, figure, whole = task.info.unit, score(task, items), items
+    (items,) = drop_unfit({task.name: whole})[0].values()
     return {
         "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
-        "judge": task.info.judge or None, "n": len(items), "tuned": score(task, items),
-        "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(items)},
+        "judge": task.info.judge or None, "n": len(items), "tuned": figure,
+        "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(whole)},
+        "left_out": len(whole) - len(items),
         "unreadable_tuned": sum(item.unreadable for item in items) if task.kind == "generate" else None,
     }  # fmt: skip
 

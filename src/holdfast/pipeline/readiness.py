@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.axes.judge import Judge
+from holdfast.errors import UserError
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -52,17 +53,23 @@ def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> l
     """A line for every task with questions that do not fit into the model's context.
 
     Raises:
-        UserError: If one holds a token that the model does not know.
+        UserError: If one holds a token that the model does not know, or none of a task's fits.
     """
     out = []
     for task in tasks:
         if task.kind == "generate" and len(task.rows):
             lengths = [len(ids) for ids in chat.prompt_ids_many([row.prompt for row in task.rows])]
             over = sum(length >= context for length in lengths) if context else 0
+            if over == len(lengths):
+                raise UserError(
+                    f"{task.name}: none of its {over:,} prompts fits into the model's context of {context:,} tokens; "
+                    "give shorter ones, or leave this task out"
+                )
             if over:
                 out.append(
                     f"{task.name}: {over:,} of {len(lengths):,} prompts do not fit into the model's context of "
-                    f"{context:,} tokens (the longest has {max(lengths):,}): they get no answer and count as not right"
+                    f"{context:,} tokens (the longest has {max(lengths):,}): they get no answer and are left out of "
+                    "all figures"
                 )
     return out
 

@@ -54,16 +54,18 @@ UNANSWERED = {
 
 
 def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every task with prompts that did not fit, and one with answers that were cut: none of them is right
-    or wrong by what the model knows, and all count as they are."""
+    """A line for every task with prompts that did not fit, which no figure counts, and one with answers that were cut,
+    which count as they are."""
     out = []
     for task in tasks:
         for key, what in UNANSWERED.items():
             base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
             if base or tuned:
-                n = phrasing.count(task["n"])
+                left_out = task.get("left_out", 0)
+                n = phrasing.count(task["n"] + (left_out if key == "unfit" else 0))
                 before = f", {phrasing.count(base)} of {n} before" if "base" in task else ""
-                out.append(f"{task['name']}: {what}: {phrasing.count(tuned)} of {n}{before}")
+                rest = "; left out of all figures" if key == "unfit" and left_out else ""
+                out.append(f"{task['name']}: {what}: {phrasing.count(tuned)} of {n}{before}{rest}")
     return out
 
 

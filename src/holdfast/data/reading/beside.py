@@ -29,6 +29,8 @@ FEW_WORDS = 5
 OPTIONS = ("choices", "options")
 LETTERED = re.compile(r"(?:(?:option|choice|opt|op)[ _-]?)?([a-j]|[1-9])", re.IGNORECASE)
 """The name of a column that holds one option: `A`, `option_a`, `opa`, `choice1`."""
+KEY = "answerkey"
+"""How ARC and its like call the column with the label of the right option; in any case."""
 COT = ("cot", "complex_cot", "chain_of_thought")
 FINAL = ("reference", "tests", "expected_answer", "final_answer", "ground_truth")
 """What a judge compares with."""
@@ -128,6 +130,22 @@ class Options:
     def lines(self) -> str:
         """A line each, as judges and people read them."""
         return "\n".join(f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True))
+
+
+def flatten_question(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose question, options and answer stand in columns of their own.
+
+    ARC, OpenBookQA and CommonsenseQA are published as `question: {stem, choices}` with an `answerKey`; what else stands
+    in the question becomes a column `question.KEY`.
+    """
+    asked = record.get("question")
+    if isinstance(asked, dict) and "stem" in asked and not record.keys() & {*OPTIONS, "stem"}:
+        inner = {key if key in OPTIONS else f"question.{key}": value for key, value in asked.items() if key != "stem"}
+        record = {**record, "question": asked["stem"], **inner}
+    keys = [key for key in record if key.lower() == KEY]
+    if len(keys) == 1 and not holds(record.get("answer")):
+        record = {("answer" if key in keys else key): value for key, value in record.items() if key != "answer"}
+    return record
 
 
 def options_of(record: dict[str, Any]) -> Options | None:

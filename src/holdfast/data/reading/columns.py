@@ -244,6 +244,7 @@ SAME = {
     **dict.fromkeys((*THOUGHTS, *COT), "thought"),
     **dict.fromkeys(FINAL, "reference"),
     **dict.fromkeys(("rankings", "ranking"), "ranks"),
+    **dict.fromkeys(("answerKey", "answerkey"), "answer"),
     "non_preferred_output": "rejected",
     "system_prompt": "system",
     "kto_tag": "label",

@@ -62,7 +62,7 @@ def named(record: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         names = [known_name(key) for key in record]
         same = [key for key in record if names.count(known_name(key)) > 1]
         raise UserError(f"{where}: columns {' and '.join(same)} are the same by name; rename one")
-    return out
+    return beside.flatten_question(out)
 
 
 def signature(record: Mapping[str, Any]) -> frozenset[str]:
