@@ -49,6 +49,21 @@ def test_it_writes_where_the_recipe_or_the_command_line_says(place: Path) -> Non
     assert "already finished" in again.stderr, "an unfinished one goes on"
 
 
+def test_answers_without_an_end_and_clipped_steps_are_said_of_every_arm(place: Path) -> None:
+    more = ["evaluate.max_tokens=1", "optimizer.max_grad_norm=1e-3"]
+    found = run("compare", "run.yaml", "-m", "sft,dft", *more).stdout
+    report = json.loads((place / "runs/compare-sums/compare.json").read_text(encoding="utf-8"))
+    answers = sum(task["n"] for task in report["tasks"] if task["kind"] == "generate")
+    page = (place / "runs/compare-sums/report.html").read_text(encoding="utf-8")
+    for name, arm in [("base", report["base_answers"]), *((r["method"], r["answers"]) for r in report["runs"])]:
+        assert 0 < arm["cut"] <= arm["answers"] == answers
+        unreadable = f"{arm['unreadable']} unreadable for the judge, " if arm["unreadable"] else ""
+        line = f"{name}: of {answers} answers {unreadable}{arm['cut']} cut at their longest"
+        line += "" if name == "base" else "; gradient clipped in 100 % of the steps"
+        assert f"{line}\n" in found
+        assert f"<li>{line}</li>" in page
+
+
 def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
     run("train", "run.yaml", "output=mine")
     assert "report: mine-compare/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout

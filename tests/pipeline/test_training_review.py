@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -72,6 +73,15 @@ def test_clipped_steps_and_falling_answers_are_said_everywhere() -> None:
     (line,) = [text for text in training["warnings"] if text.startswith("chosen answers became less likely")]
     assert f"warning: {line}" in said
     assert line.split(" (")[0] in page
+    assert training["clip_factor"] == pytest.approx(1e3 * median(entry["grad_norm"] for entry in entries))
+
+    # Three times too long, as small models' gradients are at the default limit: on the page, not on the terminal.
+    usual = train("usual", learning_rate=1e-7, max_grad_norm=entries[0]["grad_norm"] / 3).output
+    training = json.loads(Path("usual/report.json").read_text(encoding="utf-8"))["training"]
+    assert training["clipped"] > 0.5
+    assert 1 < training["clip_factor"] < 10
+    assert "clipped" not in usual
+    assert "The gradient was clipped in" in Path("usual/report.html").read_text(encoding="utf-8")
 
     quiet = train("quiet", learning_rate=1e-7, max_grad_norm=0).output
     assert "clipped" not in quiet

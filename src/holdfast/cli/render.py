@@ -11,6 +11,7 @@ from holdfast.core.progress import Progress, duration, paint
 from holdfast.core.safe_text import printable
 from holdfast.errors import GateRefused
 from holdfast.report import clipping, phrasing, ranking
+from holdfast.report.arms import arm_lines
 from holdfast.report.asked import unanswered_words, unended_words
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def summary(report: dict[str, Any], directory: Path | str | None) -> str:
         parts.append(stages(report["stages"]))
     if phrasing.chose_a_step(report.get("training")):
         parts.append(f"{phrasing.steps(report['training'])}: the model, and what is said of it, are of that step")
-    if text := clipping.clipped(report):
-        parts.append(text)
+    if clipping.cuts_deep(report):
+        parts.append(clipping.clipped(report))
     gate = report.get("gate")
     if gate:
         said = "".join(f"\nnot certain: {text}" for text in gate.get("unsure") or [])
@@ -161,6 +162,7 @@ def comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
         "\n".join(ranking.matched_words(compare)),
         "\n".join(part for part in (foot, budget, *early, *gates(compare)) if part),
         "\n".join(part for part in (ranking.verdict(compare), ranking.limits(compare)) if part),
+        "\n".join(arm_lines(compare)),
         "\n".join(f"not to be judged here: {text}" for text in ranking.doubted(compare)),
     ]
     return "\n\n".join(part for part in parts if part) + where(directory)

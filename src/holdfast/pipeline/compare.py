@@ -36,6 +36,7 @@ from holdfast.pipeline.train import train
 from holdfast.recipe.changes import differences, in_short
 from holdfast.recipe.loader import Resolved, as_resolved, for_method, is_written
 from holdfast.recipe.schema import Recipe, Train
+from holdfast.report.arms import count_answers, mean_clipped
 
 REPORT = "compare.json"
 
@@ -307,6 +308,7 @@ def summarise_runs(
         if entry["method"] in families:
             entry["of"] = dict(zip(("method", "learning_rate"), families[entry["method"]], strict=True))
         entry["doubts"] = doubts(entry, reports)
+        entry["answers"], entry["clipped"] = count_answers(reports, "tuned"), mean_clipped(reports)
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
     report = {
@@ -316,6 +318,7 @@ def summarise_runs(
         "budget": str(budget),
         "versions": versions(),
         "model": first["model"],
+        "base_answers": count_answers([first], "base"),
         "refused": {label: list(told) for label, told in refused.items()},
         **measured,
         "matched": matched(items, families, [task["name"] for task in measured["tasks"]]),

@@ -304,7 +304,9 @@ def _training(done: list[Done]) -> dict[str, Any]:
     warnings = [f"stage {stage.stage.name}: {text}" for stage in done for text in stage.report["training"]["warnings"]]
     dropped = dict(sum((Counter(part["dropped"]) for part in parts), Counter()))
     clipped = sum(part.get("clipped", 0.0) * part["steps"] for part in parts) / max(1, sums["steps"])
-    return {**sums, "clipped": clipped, "dropped": dropped, "warnings": warnings}
+    factors = [part["clip_factor"] for part in parts if part.get("clip_factor")]
+    told = {"clipped": clipped, "clip_factor": max(factors, default=None)}
+    return {**sums, **told, "dropped": dropped, "warnings": warnings}
 
 
 def _cost(work: Work, done: list[Done]) -> dict[str, Any]:

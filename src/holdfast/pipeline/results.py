@@ -106,7 +106,8 @@ def finish(
             "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
             "dropped": dict(told.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "windows": told.windows, "clipped": result.clipped / max(1, result.steps), "warnings": warnings,
+            "windows": told.windows, "clipped": result.clipped / max(1, result.steps),
+            "clip_factor": _clip_factor(work), "warnings": warnings,
         },
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
@@ -119,6 +120,14 @@ def finish(
     folder.state["finished"] = True
     folder.save()
     return Run(folder.path, report)
+
+
+def _clip_factor(work: Work) -> float | None:
+    """How many times longer than a fixed limit the median step's gradient was."""
+    from holdfast.report.clipping import median_cut
+
+    optimizer = work.recipe.optimizer
+    return median_cut(work.folder.read_log(), optimizer.max_grad_norm if optimizer.clip == "fixed" else None)
 
 
 def _chat(work: Work) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from holdfast.report.arms import arm_lines
 from holdfast.report.phrasing import (
     bracket,
     change,
@@ -145,6 +146,7 @@ def sayings(compare: dict[str, Any], given: Methods) -> dict[str, Any]:
         "verdict": verdict(compare),
         "limits": limits(compare),
         "doubted": doubted(compare),
+        "arm_lines": arm_lines(compare),
         "contrasts": contrasts({"runs": given}),
         "matched_words": matched_words(compare),
         "against_text": against_text(compare),

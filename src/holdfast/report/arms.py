@@ -1,0 +1,52 @@
+"""What stands behind the figures of each arm of a comparison: answers without an end or a verdict, clipped steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.report import phrasing
+
+COUNTS = {
+    "unreadable": "unreadable for the judge",
+    "cut": "cut at their longest",
+    "unended": "with a thought that did not end",
+}
+"""Kinds of answers that say little about what a model knows, in words."""
+
+
+def count_answers(reports: Sequence[Mapping[str, Any]], when: str) -> dict[str, int]:
+    """How many answers there were over all tasks and seeds, and how many of each kind in `COUNTS`.
+
+    Args:
+        reports: The contents of `report.json`, one a seed.
+        when: "base" or "tuned".
+    """
+    tasks = [task for report in reports for task in report["tasks"] if task["kind"] == "generate"]
+    return {
+        "answers": sum(task["n"] for task in tasks),
+        "unreadable": sum(task.get(f"unreadable_{when}") or 0 for task in tasks),
+        "cut": sum(((task.get("unanswered") or {}).get(when) or {}).get("cut", 0) for task in tasks),
+        "unended": sum(((task.get("thoughts") or {}).get(when) or {}).get("unended", 0) for task in tasks),
+    }
+
+
+def mean_clipped(reports: Sequence[Mapping[str, Any]]) -> float:
+    """The mean share of clipped steps over seeds, 0 to 1."""
+    return sum(report["training"].get("clipped") or 0.0 for report in reports) / max(1, len(reports))
+
+
+def arm_lines(compare: Mapping[str, Any]) -> list[str]:
+    """A line for the base and every arm that has such answers or clipped steps; empty where none has any."""
+    arms = [("base", compare.get("base_answers"), None)]
+    arms += [(run["method"], run.get("answers"), run.get("clipped")) for run in compare.get("runs") or []]
+    lines = []
+    for name, answers, clipped in arms:
+        counts = [(answers[key], what) for key, what in COUNTS.items() if answers[key]] if answers else []
+        parts = [f"{phrasing.count(n)} {what}" for n, what in counts]
+        said = [f"of {phrasing.count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
+        if clipped:
+            said.append(f"gradient clipped in {phrasing.percent(clipped)} of the steps")
+        if said:
+            lines.append(f"{name}: {'; '.join(said)}")
+    return lines
