@@ -12,6 +12,7 @@ from holdfast.axes.judge import Judge
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.methods.judges.choice import Choice, options_of
+from holdfast.methods.judges.choices.labels import names_option, read_labels
 from holdfast.methods.judges.code import Code, checks
 from holdfast.methods.judges.exact import Exact
 from holdfast.methods.judges.number import Number
@@ -106,6 +107,8 @@ def is_choice(row: Row) -> bool:
     if isinstance(gold, dict):
         return "answer" in gold and "options" in gold
     options = options_of(row.prompt)
+    if not options and (labelled := read_labels(row.prompt)):
+        return names_option(gold, labelled)
     return (
         isinstance(gold, str)
         and bool(options)
