@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
 from holdfast.axes.objective_settings import SUPERVISED, Settings
+from holdfast.data.row_shapes import shape_of
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.axes.curator import Curator
     from holdfast.axes.optimizer import Optimizer
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Column, Kind
+    from holdfast.data.row_shapes import Column, Kind, RowShape
     from holdfast.data.rows import Rows
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import Kept
@@ -52,7 +53,7 @@ class Objective(Method):
     """Learning rate, epochs and batch of a recipe that says nothing of them."""
 
     rows: ClassVar[Kind] = "answer"
-    """Which sequences a row has: see `holdfast.data.row_shapes`."""
+    """Which sequences a row has: the name of a shape of `holdfast.data.row_shapes`, or a shape of its own."""
 
     needs_reference: ClassVar[bool] = False
     """Whether it calls `policy.reference_logps`."""
@@ -77,9 +78,9 @@ class Objective(Method):
         """What its paper trains with, for its knobs as they are."""
         return self.settings_of(self.model_dump())
 
-    def kind(self) -> Kind:
-        """`rows`, for objectives whose knobs decide."""
-        return self.rows
+    def kind(self) -> RowShape:
+        """The shape of `rows`, for objectives whose knobs decide."""
+        return shape_of(self.rows)
 
     def columns(self) -> tuple[Column, ...]:
         """The numbers every row must carry; in `batch.values`."""

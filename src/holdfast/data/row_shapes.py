@@ -5,26 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from holdfast.core.source_hash import source_hash
 from holdfast.data.rows import LazyRows, Message, Row, RowMap, Rows
 from holdfast.errors import UserError
 
-Kind = Literal["answer", "single", "pair", "triple", "group", "choices", "shifted", "taught", "text"]
-"""The sequences of a row, in the order of their roles:
+ShapeName = Literal["answer", "single", "pair", "triple", "group", "choices", "shifted", "taught", "text"]
+"""The shapes there are, by name; see `SHAPES`."""
 
-    answer   its conversation; every turn of the assistant is trained
-    single   its conversation; only the last turn is trained
-    pair     the prompt with chosen, with rejected
-    triple   the prompt with chosen, with rejected, with the answer
-    group    the prompt with each of `meta.answers`, of which `meta.scores` says how good they are
-    choices  the prompt with the right choice, then with each other one
-    shifted  the prompt with its answer, and with the answer of the row before (the first of a shard: of its last row)
-    taught   the prompt with its answer, and the same with `meta.context` before the last question
-    text     plain text, or a conversation
-"""
-
-PAIRED = ("pair", "triple", "group")
 TRUE, FALSE = 1.0, 0.0
 LIMIT = 20
 """Longest value repeated in an error, in characters."""
@@ -95,6 +84,223 @@ def _short(value: object) -> str:
     return text if len(text) <= LIMIT else f"{text[:LIMIT]}..."
 
 
+class RowShape:
+    """Which sequences a row is trained as, in the order of their roles. An objective brings its own as `rows`.
+
+    Attributes:
+        name: What it is called in fingerprints and errors.
+        needs: What it needs beyond an answer, in words for errors; "" where an answer is enough.
+        takes_pairs: Whether it trains on chosen and rejected answers as they are.
+        unpairs: Whether pairs are taken apart into single answers where these carry a label or a score.
+        columns: Columns of a file that it reads from `meta` by itself, so that they are not put into the prompt.
+        holds_answers: Whether these columns hold all answers, so that a row is a question and these.
+        lab_form: What rows of the laboratory hold for it, if not pairs: "answer", "triple" or "choices".
+        whole: Whether its only sequence is the row's own conversation, every answer of which is trained.
+        cuttable: Whether long rows may lose their ends: not where sequences are compared token by token.
+        looks_on: Whether all sequences but the first are only looked at, so that they may be cut anywhere.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str] = ""
+    takes_pairs: ClassVar[bool] = False
+    unpairs: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ()
+    holds_answers: ClassVar[bool] = False
+    lab_form: ClassVar[Literal["answer", "triple", "choices"]] = "answer"
+    whole: ClassVar[bool] = False
+    cuttable: ClassVar[bool] = True
+    looks_on: ClassVar[bool] = False
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        """The conversations of a row, each with the answer that is trained last (`with_last_answer`).
+
+        Args:
+            where: What errors call it.
+            before: The row before it; of the first of a shard, the shard's last.
+        Raises:
+            UserError: If the row is not of this shape.
+        """
+        raise NotImplementedError
+
+    def check(self, row: Row, where: str) -> int:
+        """How many sequences a row has.
+
+        Raises:
+            UserError: If it is not of this shape.
+        """
+        return len(self.sequences(row, where, row))
+
+    def prepare(self, rows: Rows) -> Rows:
+        """The rows before they are split into sequences; as they are, if a shape has nothing to add to them."""
+        return rows
+
+    @property
+    def identity(self) -> str:
+        """What tables made of it depend on: its name, of a shape from elsewhere with the hash of its source."""
+        own = SHAPES.get(self.name) is not self
+        return f"{self.name} {source_hash(type(self))}" if own else self.name
+
+
+Kind = RowShape | ShapeName
+"""A shape, or the name of one of ours."""
+
+
+class AnswerShape(RowShape):
+    """The row's conversation; every turn of the assistant is trained."""
+
+    name: ClassVar[str] = "answer"
+    whole: ClassVar[bool] = True
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        answer_of(row, where)
+        return [row.messages]
+
+
+class TextShape(AnswerShape):
+    """Plain text, or a conversation."""
+
+    name: ClassVar[str] = "text"
+    whole: ClassVar[bool] = False
+
+
+class SingleShape(RowShape):
+    """The row's conversation; only the last turn is trained."""
+
+    name: ClassVar[str] = "single"
+    unpairs: ClassVar[bool] = True
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        return [with_last_answer(row, answer_of(row, where))]
+
+
+class PairShape(RowShape):
+    """The prompt with chosen, with rejected."""
+
+    name: ClassVar[str] = "pair"
+    needs: ClassVar[str] = "pairs (chosen, rejected)"
+    takes_pairs: ClassVar[bool] = True
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        if row.chosen is None or row.rejected is None:
+            raise UserError(f"{where} has no chosen and rejected answer, but the objective compares them; add them")
+        if row.chosen == row.rejected:
+            raise UserError(f"{where}: chosen and rejected are the same; remove the row or mend it")
+        return [with_last_answer(row, row.chosen), with_last_answer(row, row.rejected)]
+
+
+class TripleShape(PairShape):
+    """The prompt with chosen, with rejected, with the answer."""
+
+    name: ClassVar[str] = "triple"
+    needs: ClassVar[str] = "pairs with a gold answer"
+    lab_form: ClassVar[Literal["answer", "triple", "choices"]] = "triple"
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        both = super().sequences(row, where, before)
+        if row.answer is None:
+            raise UserError(f"{where} has no gold answer beside chosen and rejected; add a column gold, or use cpo")
+        return [*both, with_last_answer(row, row.answer)]
+
+
+class GroupShape(RowShape):
+    """The prompt with each of `meta.answers`, of which `meta.scores` says how good they are."""
+
+    name: ClassVar[str] = "group"
+    needs: ClassVar[str] = "several scored answers"
+    takes_pairs: ClassVar[bool] = True
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        answers = row.meta.get("answers")
+        if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(text, str) for text in answers):
+            raise UserError(
+                f"{where} has no answers to compare, but the objective does that; add columns answers and scores, or "
+                "chosen and rejected"
+            )
+        return [with_last_answer(row, text) for text in answers]
+
+    def prepare(self, rows: Rows) -> Rows:
+        """A pair is a group of two."""
+        return RowMap(rows, _grouped)
+
+
+class ChoicesShape(RowShape):
+    """The prompt with the right choice, then with each other one."""
+
+    name: ClassVar[str] = "choices"
+    needs: ClassVar[str] = "several choices"
+    columns: ClassVar[tuple[str, ...]] = ("choices",)
+    lab_form: ClassVar[Literal["answer", "triple", "choices"]] = "choices"
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        choices, right = row.meta.get("choices"), row.meta.get("right", row.reference)
+        if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
+            raise UserError(f"{where} has no choices with the index of the right one; add columns choices and answer")
+        if len(set(choices)) < len(choices):
+            raise UserError(f"{where}: two of its choices are the same; mend it")
+        return [with_last_answer(row, text) for text in (choices[right], *choices[:right], *choices[right + 1 :])]
+
+
+class ShiftedShape(RowShape):
+    """The prompt with its answer, and with the answer of the row before (the first of a shard: of its last row)."""
+
+    name: ClassVar[str] = "shifted"
+    unpairs: ClassVar[bool] = True
+    looks_on: ClassVar[bool] = True
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        others = answer_of(before, f"the row before {where}")
+        return [with_last_answer(row, answer_of(row, where)), with_last_answer(row, others)]
+
+
+class TaughtShape(RowShape):
+    """The prompt with its answer, and the same with `meta.context` before the last question."""
+
+    name: ClassVar[str] = "taught"
+    columns: ClassVar[tuple[str, ...]] = ("context",)
+    cuttable: ClassVar[bool] = False  # or one answer is cut at two places
+
+    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        answer = answer_of(row, where)
+        context = row.meta.get("context", "")
+        if not isinstance(context, str):
+            raise UserError(f"{where}: context is {_short(context)}, not text; mend it")
+        taught = replace(row, messages=[dict(m) for m in row.messages])
+        if context:
+            question = taught.prompt[-1]
+            question["content"] = f"{context}\n{question['content']}"
+        return [with_last_answer(row, answer), with_last_answer(taught, answer)]
+
+
+ANSWER, SINGLE, PAIR, TRIPLE, GROUP = AnswerShape(), SingleShape(), PairShape(), TripleShape(), GroupShape()
+CHOICES, SHIFTED, TAUGHT, TEXT = ChoicesShape(), ShiftedShape(), TaughtShape(), TextShape()
+SHAPES: dict[str, RowShape] = {
+    shape.name: shape for shape in (ANSWER, SINGLE, PAIR, TRIPLE, GROUP, CHOICES, SHIFTED, TAUGHT, TEXT)
+}
+
+
+def shape_of(kind: Kind) -> RowShape:
+    """The shape of a name; a shape as it is."""
+    return SHAPES[kind] if isinstance(kind, str) else kind
+
+
+def answer_of(row: Row, where: str) -> str:
+    """The row's answer.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if row.answer is None:
+        has = "chosen and rejected" if row.chosen is not None else "no answer"
+        raise UserError(f"{where} has {has}, but the objective trains on answers; use rows with answers, or dpo")
+    return row.answer
+
+
+def with_last_answer(row: Row, text: str) -> list[Message]:
+    """The prompt with an answer; only that is trained: earlier turns of the assistant belong to the prompt."""
+    prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
+    return [*prompt, {"role": "assistant", "content": text}]
+
+
 def conversations(
     shard: Sequence[Row], start: int, kind: Kind, prompts: Sequence[str] = ()
 ) -> Iterator[list[list[Message]]]:
@@ -103,10 +309,11 @@ def conversations(
     Then the same once more under each of the system `prompts`.
 
     Raises:
-        UserError: If a row is not of this kind.
+        UserError: If a row is not of this shape.
     """
+    shape = shape_of(kind)
     for index, row in enumerate(shard):
-        plain = _SPLIT[kind](row, f"row {start + index + 1}", shard[index - 1])
+        plain = shape.sequences(row, f"row {start + index + 1}", shard[index - 1])
         yield [*plain, *(_under(prompt, one) for prompt in prompts for one in plain)]
 
 
@@ -115,91 +322,6 @@ def _under(prompt: str, messages: list[Message]) -> list[Message]:
     own = messages[0] if messages[0]["role"] == "system" else None
     text = f"{prompt}\n{own['content']}" if own else prompt
     return [{"role": "system", "content": text}, *messages[1 if own else 0 :]]
-
-
-def _answer(row: Row, where: str, before: Row) -> list[list[Message]]:
-    _answered(row, where)
-    return [row.messages]
-
-
-def _single(row: Row, where: str, before: Row) -> list[list[Message]]:
-    return [_with(row, _answered(row, where))]
-
-
-def _pair(row: Row, where: str, before: Row) -> list[list[Message]]:
-    if row.chosen is None or row.rejected is None:
-        raise UserError(f"{where} has no chosen and rejected answer, but the objective compares them; add them")
-    if row.chosen == row.rejected:
-        raise UserError(f"{where}: chosen and rejected are the same; remove the row or mend it")
-    return [_with(row, row.chosen), _with(row, row.rejected)]
-
-
-def _triple(row: Row, where: str, before: Row) -> list[list[Message]]:
-    both = _pair(row, where, before)
-    if row.answer is None:
-        raise UserError(f"{where} has no gold answer beside chosen and rejected; add a column gold, or use cpo")
-    return [*both, _with(row, row.answer)]
-
-
-def _group(row: Row, where: str, before: Row) -> list[list[Message]]:
-    answers = row.meta.get("answers")
-    if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(text, str) for text in answers):
-        raise UserError(
-            f"{where} has no answers to compare, but the objective does that; add columns answers and scores, or "
-            "chosen and rejected"
-        )
-    return [_with(row, text) for text in answers]
-
-
-def _choices(row: Row, where: str, before: Row) -> list[list[Message]]:
-    choices, right = row.meta.get("choices"), row.meta.get("right", row.reference)
-    if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
-        raise UserError(f"{where} has no choices with the index of the right one; add columns choices and answer")
-    if len(set(choices)) < len(choices):
-        raise UserError(f"{where}: two of its choices are the same; mend it")
-    return [_with(row, text) for text in (choices[right], *choices[:right], *choices[right + 1 :])]
-
-
-def _shifted(row: Row, where: str, before: Row) -> list[list[Message]]:
-    return [_with(row, _answered(row, where)), _with(row, _answered(before, f"the row before {where}"))]
-
-
-def _taught(row: Row, where: str, before: Row) -> list[list[Message]]:
-    answer = _answered(row, where)
-    context = row.meta.get("context", "")
-    if not isinstance(context, str):
-        raise UserError(f"{where}: context is {_short(context)}, not text; mend it")
-    taught = replace(row, messages=[dict(m) for m in row.messages])
-    if context:
-        question = taught.prompt[-1]
-        question["content"] = f"{context}\n{question['content']}"
-    return [_with(row, answer), _with(taught, answer)]
-
-
-def _answered(row: Row, where: str) -> str:
-    if row.answer is None:
-        has = "chosen and rejected" if row.chosen is not None else "no answer"
-        raise UserError(f"{where} has {has}, but the objective trains on answers; use rows with answers, or dpo")
-    return row.answer
-
-
-def _with(row: Row, text: str) -> list[Message]:
-    """The prompt with an answer; only that is trained: earlier turns of the assistant belong to the prompt."""
-    prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
-    return [*prompt, {"role": "assistant", "content": text}]
-
-
-_SPLIT = {
-    "answer": _answer,
-    "single": _single,
-    "pair": _pair,
-    "triple": _triple,
-    "group": _group,
-    "choices": _choices,
-    "shifted": _shifted,
-    "taught": _taught,
-    "text": _answer,
-}
 
 
 class Unpaired(LazyRows):
@@ -240,34 +362,29 @@ def _grouped(row: Row) -> Row:
 
 
 def rows_for(kind: Kind, columns: Sequence[Column], rows: Rows) -> Rows:
-    """The rows as an objective of this kind takes them.
+    """The rows as an objective of this shape takes them.
 
     Pairs are taken apart where single answers are judged, and are groups of two where groups are wanted.
     """
-    if kind == "group":
-        return RowMap(rows, _grouped)
-    apart = kind not in PAIRED and takes_pairs(kind, columns) and len(rows) and rows[0].chosen is not None
-    return Unpaired(rows) if apart else rows
-
-
-def own_columns(kind: Kind) -> tuple[str, ...]:
-    """Columns of a file that an objective of this kind reads by itself, so that they are not put into the prompt."""
-    return {"taught": ("context",), "choices": ("choices",)}.get(kind, ())
+    shape = shape_of(kind)
+    apart = not shape.takes_pairs and takes_pairs(shape, columns) and len(rows) and rows[0].chosen is not None
+    return Unpaired(rows) if apart else shape.prepare(rows)
 
 
 def takes_pairs(kind: Kind, columns: Sequence[Column]) -> bool:
     """Whether an objective trains on pairs: as they are, or taken apart into answers that are judged."""
-    judged = {column.name for column in columns} & {"label", "score"}
-    return kind in PAIRED or (kind in ("single", "shifted") and bool(judged))
+    shape, judged = shape_of(kind), {column.name for column in columns} & {"label", "score"}
+    return shape.takes_pairs or (shape.unpairs and bool(judged))
 
 
 def require(row: Row, where: str, kind: Kind, columns: Sequence[Column]) -> None:
     """Check that an objective can take a row; errors call it `where`.
 
     Raises:
-        UserError: If it is not of this kind, or a number is missing or out of range.
+        UserError: If it is not of this shape, or a number is missing or out of range.
     """
-    for one in rows_for(kind, columns, [row]):
-        count = len(_SPLIT[kind](one, where, one))
+    shape = shape_of(kind)
+    for one in rows_for(shape, columns, [row]):
+        count = shape.check(one, where)
         for column in columns:
             column.of_each(one, where, count)

@@ -135,7 +135,9 @@ def _lengths(told: TableReport) -> dict[str, list[int]]:
 def _examples(recipe: Recipe, table: TokenTable, chat: Chat) -> dict[str, Any]:
     """The first rows as `examples`, every answer of them, and in `answers` which one of its row each is."""
     shown = [sequence for i in _first_of_each(table)[:SHOWN] for sequence in table.sequences(i)]
-    pairs = recipe.objective.kind() == "pair"
+    from holdfast.data.row_shapes import PAIR
+
+    pairs = recipe.objective.kind() is PAIR
     names = [("chosen", "rejected")[s.role] if pairs and s.role < 2 else f"answer {s.role + 1}" for s in shown]
     return {"examples": [pieces(sequence, chat) for sequence in shown], "answers": names}
 

@@ -13,7 +13,7 @@ from holdfast.data.reading.formats import duplicates, open_rows, split
 from holdfast.data.reading.join import Part, chain, join
 from holdfast.data.reading.labels import without_bad_answers
 from holdfast.data.reading.readers import MissingFile, files_of
-from holdfast.data.row_shapes import own_columns, takes_pairs
+from holdfast.data.row_shapes import takes_pairs
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
 from holdfast.methods.judges.selection import check_fit, guess
@@ -57,10 +57,10 @@ def makes_pairs(recipe: Recipe) -> bool:
 
 def _form(objective: Objective) -> Form:
     """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs."""
-    kind = objective.kind()
-    if kind == "triple" or kind == "choices":
-        return kind
-    return "pair" if takes_pairs(kind, objective.columns()) else "answer"
+    shape = objective.kind()
+    if shape.lab_form != "answer":
+        return shape.lab_form
+    return "pair" if takes_pairs(shape, objective.columns()) else "answer"
 
 
 def open_beside(
@@ -161,7 +161,8 @@ class _Reader:
         asked: dict[str, Any] = {
             "mapping": entry.columns or self.columns,
             "ignore": self.ignore if entry.ignore is None else entry.ignore,
-            "own": own_columns(self.recipe.objective.kind()),
+            "own": self.recipe.objective.kind().columns,
+            "own_answers": self.recipe.objective.kind().holds_answers,
             "revision": entry.revision,
             **taken,
         }

@@ -14,17 +14,17 @@ def pairs_and_answers(recipe: Common) -> None:
     """What the last curator that writes answers or pairs leaves must be what the objective trains on."""
     from holdfast.data.row_shapes import takes_pairs
 
-    objective, kind = recipe.objective, recipe.objective.kind()
+    objective, shape = recipe.objective, recipe.objective.kind()
     writers = [c for c in recipe.curate if c.samples or c.effect == "pair"]
     if not writers:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].effect == "pair"
     name, needs = name_of(objective), {column.name for column in objective.columns() if column.default is None}
-    fits = takes_pairs(kind, objective.columns()) if pairs else kind not in TAKES or writers[-1].fits(kind)
+    fits = takes_pairs(shape, objective.columns()) if pairs else not shape.needs or writers[-1].fits(shape.name)
     if not fits:
-        mend = MENDS.get("pairs" if pairs else kind, "").format(name=name)
+        mend = MENDS.get("pairs" if pairs else shape.name, "").format(name=name)
         raise ValueError(
-            f"objective {name} trains on {TAKES.get(kind, 'answers')}, but curator {writer} writes "
+            f"objective {name} trains on {shape.needs or 'answers'}, but curator {writer} writes "
             f"{'pairs' if pairs else 'single answers'}; {mend}make them stages, one after the other "
             f"(stages: [{{curate: {writer}}}, {{objective: {name}}}]), or remove one of them"
         )
@@ -36,14 +36,6 @@ def pairs_and_answers(recipe: Common) -> None:
             "other, or remove one of them"
         )
 
-
-TAKES = {
-    "pair": "pairs (chosen, rejected)",
-    "triple": "pairs with a gold answer",
-    "group": "several scored answers",
-    "choices": "several choices",
-}
-"""What objectives of these kinds train on."""
 
 MENDS = {
     "pair": "let curator pairs write them (curate: pairs), ",

@@ -19,6 +19,7 @@ from holdfast.axes.axis import AXES
 from holdfast.axes.objective import surveyed
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import count_steps, step_size
+from holdfast.data.row_shapes import PAIR
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate
 from holdfast.models.policy import Policy, Scorer, evaluating
@@ -122,7 +123,7 @@ class Bench:
         again = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=again)
         self.layout = self._layout()
-        if self.layout == "padded" and recipe.objective.kind() == "pair" and recipe.objective.shares_prompts():
+        if self.layout == "padded" and recipe.objective.kind() is PAIR and recipe.objective.shares_prompts():
             self.table = shared(self.table, self.policy)
         if again:
             recompute(self.policy.causal)

@@ -76,13 +76,13 @@ def rows_of() -> Callable[..., list[Any]]:
         rng = np.random.default_rng(seed)
         out = []
         for row in range(n):
-            roles = ROLES.get(objective.kind(), 2 + row % 3)
+            roles = ROLES.get(objective.kind().name, 2 + row % 3)
             prompt = rng.integers(3, vocab, size=rng.integers(2, 10))
             values = {c.name: value_of(c, row, rng) for c in objective.columns() if not c.each}
             weight = float(rng.uniform(0.5, 1.5)) if weighted else 1.0
             answer = rng.integers(3, vocab, size=rng.integers(2, 14))
             for role in range(roles):
-                if role and objective.kind() == "taught":
+                if role and objective.kind().name == "taught":
                     prompt = np.concatenate([rng.integers(3, vocab, size=4), prompt])
                 elif role:
                     answer = rng.integers(3, vocab, size=rng.integers(2, 14))

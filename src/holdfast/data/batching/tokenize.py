@@ -14,7 +14,7 @@ import numpy as np
 from holdfast.core.files import fresh_directory, is_sealed, seal
 from holdfast.data.batching.batches import TokenTable
 from holdfast.data.chat.encoder import Chat, Encoding, is_text
-from holdfast.data.row_shapes import Column, Kind, conversations
+from holdfast.data.row_shapes import Column, Kind, RowShape, conversations, shape_of
 from holdfast.data.rows import Message, Row, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 
@@ -183,7 +183,7 @@ def build_table(
         too_long: Longer rows are dropped (`drop`); lose the end of the answer with its end of turn, or are dropped if
             nothing of the answer is left (`cut`); are cut into windows which train every token once if they are plain
             text, else as with `cut` (`window`); or are an error. `auto`: windows for plain text, else `drop`.
-        kind: Which sequences a row has: see `data.kinds`.
+        kind: Which sequences a row has: a shape of `data.row_shapes`, or its name.
         columns: Numbers that rows must carry.
         prompts: System prompts under which a row's sequences follow once more.
         cache: Directory in which the table is kept, named by rows, template and settings; default: in memory.
@@ -191,15 +191,15 @@ def build_table(
     Raises:
         UserError: A row is of the wrong kind, the template refuses it, or no row is left.
     """
-    asked = [asdict(column) for column in columns]
+    shape, asked = shape_of(kind), [asdict(column) for column in columns]
     max_length = min(max_length, context or max_length)
     name = fingerprint(
-        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, too_long, kind, asked, list(prompts)]
+        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, too_long, shape.identity, asked, list(prompts)]
     )
     names = [column.name for column in columns]
     if cache is None:
         memory = _Writer(None)
-        report = _fill(memory, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
+        report = _fill(memory, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
         table = memory.table(names, name)
         _measure(report, table)
         return table, report
@@ -208,7 +208,7 @@ def build_table(
         with fresh_directory(directory) as side:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
                 writer = _Writer((ids, trained))
-                report = _fill(writer, rows, chat, max_length, context, too_long, kind, columns, prompts, progress)
+                report = _fill(writer, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
             writer.save(side)
             _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
@@ -278,21 +278,21 @@ def _fill(
     max_length: int,
     context: int | None,
     too_long: TooLong,
-    kind: Kind,
+    shape: RowShape,
     columns: Sequence[Column],
     prompts: Sequence[str],
     progress: Callable[[int], object] | None,
 ) -> TableReport:
     report = TableReport(rows=len(rows), max_length=max_length, context=context)
-    cuts = too_long in ("cut", "window") and kind != "taught" and not prompts  # or one answer is cut at two places
+    cuts = too_long in ("cut", "window") and shape.cuttable and not prompts  # or one answer is cut at two places
     in_windows = too_long in ("auto", "window")
     lengths = np.zeros(len(rows), dtype=np.int64)
     start, dropped = 0, -1
     for shard in _shards(rows):
-        for index, row, sequences in _encode(shard, start, chat, kind, prompts, report):
+        for index, row, sequences in _encode(shard, start, chat, shape, prompts, report):
             plain = len(sequences) // (1 + len(prompts))
             numbers = [column.of_each(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
-            if kind == "shifted":  # the answer of another row is only looked at: what is too long of it is not needed
+            if shape.looks_on:  # what is too long of what is only looked at is not needed
                 sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
             longest = max(len(ids) for ids, _ in sequences)
             lengths[index] = max(lengths[index], longest)  # of a row in several parts, the longest counts
@@ -328,14 +328,14 @@ def _shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _encode(
-    shard: list[Row], start: int, chat: Chat, kind: Kind, prompts: Sequence[str], report: TableReport
+    shard: list[Row], start: int, chat: Chat, shape: RowShape, prompts: Sequence[str], report: TableReport
 ) -> Iterator[tuple[int, Row, list[Encoding]]]:
     """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
     entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
-    for k, plain in enumerate(conversations(shard, start, kind, prompts)):
+    for k, plain in enumerate(conversations(shard, start, shape, prompts)):
         asked = [m["content"] for m in plain[0] if m["role"] != "assistant"]
         report.marked += any(mark in text for text in asked for mark in chat.template.markers)
-        parts = chat.unrolled(plain[0]) if kind == "answer" and len(plain) == 1 else []
+        parts = chat.unrolled(plain[0]) if shape.whole and len(plain) == 1 else []
         if len(parts) > 1:
             report.unrolled, report.parts = report.unrolled + 1, report.parts + len(parts)
             entries += [(k, shard[k], [part]) for part in parts]

@@ -206,6 +206,11 @@ def answered(record: dict[str, Any], show: bool = True) -> Row:
     return Row([*messages, {"role": "assistant", "content": answer}], reference=reference, meta=meta)
 
 
+def unanswered(record: dict[str, Any]) -> Row:
+    """question: what is asked; the answers are in columns that the objective reads by itself."""
+    return Row(prompt_of(record))
+
+
 def with_options(messages: list[Message], options: Options) -> list[Message]:
     """The prompt with the options under the question, unless it lists them already."""
     whole = "\n".join(m["content"] for m in messages)

@@ -108,8 +108,12 @@ def check_columns(source: Source, limit: int | None, mapped: ColumnMap) -> None:
         raise UserError(f"{source.at(start)}: {wrong}")
 
 
-def detect(source: Source, limit: int | None, mapped: ColumnMap | None = None) -> str:
-    """The one format that the columns of all rows agree on."""
+def detect(source: Source, limit: int | None, mapped: ColumnMap | None = None, answers: Collection[str] = ()) -> str:
+    """The one format that the columns of all rows agree on.
+
+    Args:
+        answers: Columns in which an objective finds all answers by itself, so that beside them a question is enough.
+    """
     if mapped is not None:
         return _mapped_format(source, mapped)
     seen: dict[frozenset[str], int] = {}  # columns: the first row that has them
@@ -121,6 +125,8 @@ def detect(source: Source, limit: int | None, mapped: ColumnMap | None = None) -
     formats: dict[str, int] = {}
     for keys, number in sorted(seen.items(), key=lambda item: item[1]):
         form = format_of(keys)
+        if form is None and answers and keys.issuperset(answers) and any(key in keys for key in PROMPTS):
+            form = "question"
         if form is not None:
             formats.setdefault(form, number)
     if not seen:

@@ -14,7 +14,7 @@ from typing import Any
 from holdfast.core.files import is_sealed
 from holdfast.core.spelling import nearest
 from holdfast.data.reading.columns import ColumnMap, Reading
-from holdfast.data.reading.converters import answered, dialogue, plain, refuse_unsupported
+from holdfast.data.reading.converters import answered, dialogue, plain, refuse_unsupported, unanswered
 from holdfast.data.reading.detection import check_columns, detect, format_of, known_name, named, signature
 from holdfast.data.reading.ignore import without
 from holdfast.data.reading.messages import unread_keys
@@ -23,7 +23,7 @@ from holdfast.data.reading.readers import ROWS_IN_MEMORY, Source, open_source
 from holdfast.data.reading.repeats import LOOK, repeat_prompts, without_prompts
 from holdfast.data.reading.splits import duplicates, split
 from holdfast.data.reading.values import BadRow, check_encodable, holds, number_of
-from holdfast.data.row_shapes import Column, Kind, require
+from holdfast.data.row_shapes import Column, Kind, require, shape_of
 from holdfast.data.row_store import RowFile, RowView
 from holdfast.data.rows import Row, Rows, fingerprint
 from holdfast.errors import UserError
@@ -55,6 +55,7 @@ class Asked:
         rejected: Which of several ranked answers is.
         kind, columns: What an objective asks of every row; `None`: not looked at.
         own: Columns that the objective reads by itself.
+        answered: Whether these hold the answers, so that a row needs no other.
         mapped: Which column is what; `None`: their names say it.
     """
 
@@ -64,6 +65,7 @@ class Asked:
     kind: Kind | None = None
     columns: Sequence[Column] = ()
     own: Collection[str] = ()
+    answered: bool = False
     mapped: ColumnMap | None = None
 
 
@@ -77,6 +79,7 @@ def open_rows(
     kind: Kind | None = None,
     columns: Sequence[Column] = (),
     own: Collection[str] = (),
+    own_answers: bool = False,
     mapping: Mapping[str, str | int] | None = None,
     ignore: Sequence[str] = (),
     revision: str | None = None,
@@ -92,7 +95,8 @@ def open_rows(
         cache: Directory for the rows of large files; default `$HOLDFAST_CACHE`, else `~/.cache/holdfast`.
         rejected: Which of several ranked answers is: the "worst", or a "random" one of the lower.
         kind, columns: What an objective asks of every row; default: not looked at.
-        own: Columns that the objective reads by itself (`kinds.own_columns`), and that are no part of the prompt.
+        own: Columns that the objective reads by itself (`RowShape.columns`), and that are no part of the prompt.
+        own_answers: Whether these hold all answers of a row, which then needs no other (`RowShape.holds_answers`).
         mapping: Which column is the prompt, which the answer, ... (`data.columns`); default: their names say it.
         ignore: Columns, and keys of messages, that are not to be used (`data.ignore`).
         revision: Branch, tag or commit of a Hugging Face data set.
@@ -107,14 +111,23 @@ def open_rows(
     found = without(open_source(str(source), revision), ignore, limit)
     lines: list[str] = []
     mapped = ColumnMap.of(mapping) if mapping else None
-    asked = Asked(format, limit, rejected, kind, columns, own, mapped)
+    asked = Asked(format, limit, rejected, kind, columns, own, own_answers, mapped)
     rows = _rows(found, asked, lines.append)
     if not found.large or (limit is not None and limit <= ROWS_IN_MEMORY):
         out: Rows = list(rows)
     else:
         home = Path(cache or os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast")
-        needed = [kind, [asdict(column) for column in columns]] if kind else []
-        read = [format, limit, rejected, mapping, *ignore, sorted(own), *needed]
+        needed = [shape_of(kind).identity, [asdict(column) for column in columns]] if kind else []
+        read = [
+            format,
+            limit,
+            rejected,
+            mapping,
+            *ignore,
+            sorted(own),
+            *(["own answers"] if own_answers else []),
+            *needed,
+        ]
         directory = home / f"rows-{fingerprint([VERSION, found.digest(), *read])[:24]}"
         said = directory / "said.txt"
         if is_sealed(directory):
@@ -133,7 +146,11 @@ def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterato
     mapped = asked.mapped
     if mapped is not None:
         check_columns(source, asked.limit, mapped)
-    form = detect(source, asked.limit, mapped) if asked.format == "auto" else asked.format
+    form = (
+        detect(source, asked.limit, mapped, asked.own if asked.answered else ())
+        if asked.format == "auto"
+        else asked.format
+    )
     prompted = form not in ("text", "messages", "sharegpt")
     doubled = prompted and repeat_prompts(_first_records(source, asked))
     reading = Reading(mapped)
@@ -230,6 +247,8 @@ def convert(
 def _row_of(rest: dict[str, Any], form: str, rejected: Rejected, show: bool) -> Row:
     if form == "preference":
         return preference(rest, rejected)
+    if form == "question":  # never by name: an objective's own columns say it
+        return unanswered(rest)
     return answered(rest, show) if form in ("alpaca", "prompt") else FORMATS[form](rest)
 
 

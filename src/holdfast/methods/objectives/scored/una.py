@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.objective_settings import Settings
-from holdfast.data.row_shapes import Column
+from holdfast.data.row_shapes import PAIR, SINGLE, Column
 from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.data.batching.batches import Batch
-    from holdfast.data.row_shapes import Kind
+    from holdfast.data.row_shapes import RowShape
     from holdfast.models.policy import Policy
 
 
@@ -77,8 +77,8 @@ class UNA(Objective):
     def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
         return SCORES if knobs.get("form", "score") == "score" else LABELS
 
-    def kind(self) -> Kind:
-        return "pair" if self.form == "pair" else "single"
+    def kind(self) -> RowShape:
+        return PAIR if self.form == "pair" else SINGLE
 
     def columns(self) -> tuple[Column, ...]:
         known = {"score": (Column("score", low=0, high=1),), "binary": (Column("label", truth=True),), "pair": ()}
