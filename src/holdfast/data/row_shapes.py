@@ -137,8 +137,10 @@ class RowShape:
     @property
     def identity(self) -> str:
         """What tables made of it depend on: its name, of a shape from elsewhere with the hash of its source."""
-        own = SHAPES.get(self.name) is not self
-        return f"{self.name} {source_hash(type(self))}" if own else self.name
+        if SHAPES.get(self.name) is self:
+            return self.name
+        cls: type = type(self)
+        return f"{self.name} {source_hash(cls)}"
 
 
 Kind = RowShape | ShapeName
