@@ -9,8 +9,8 @@ import pytest
 
 from holdfast.axes.engine import Sample
 from holdfast.data.rows import Row
-from holdfast.methods.curators.equations import arithmetic, distance, equations
-from holdfast.methods.curators.rft import RFT
+from holdfast.methods.curators.equations import arithmetic, equations
+from holdfast.methods.curators.rft import RFT, farther
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_long_nonsense_is_read_in_time():
         equations(text)
 
 
-def test_distance_is_levenshteins():
+def test_the_farther_answer_is_the_one_of_the_larger_sum_of_edit_distances():
     def plain(one, two):
         row = list(range(len(two) + 1))
         for i, a in enumerate(one, 1):
@@ -80,9 +80,10 @@ def test_distance_is_levenshteins():
 
     rng = random.Random(1)
     for _ in range(500):
-        one, two = ("".join(rng.choices("abcé", k=rng.randrange(15))) for _ in range(2))
-        assert distance(one, two) == plain(one, two)
-    assert distance("x" * 1000, "y" * 900) == 1000
+        texts = ["".join(rng.choices("abcé", k=rng.randrange(15))) for _ in range(4)]
+        new, old, *others = ({"response": text} for text in texts)
+        sums = [sum(plain(text, other) for other in texts[2:]) for text in texts[:2]]
+        assert farther(new, old, others) == (sums[0] > sums[1])
 
 
 QUESTION = [{"role": "user", "content": "2 + 3 + 4?"}]

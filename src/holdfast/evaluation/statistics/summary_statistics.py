@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 
@@ -132,9 +131,9 @@ def mcnemar(won: int, lost: int) -> float:
 
     McNemar 1947; the exact form is the two-sided binomial (sign) test on the items that changed. No change: 1.
     """
-    flips = won + lost
-    tail = sum(comb(flips, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**flips)
+    from scipy.stats import binomtest  # half a second to import: only where something is decided
+
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def noise_floor(pairs: Pairs) -> float:

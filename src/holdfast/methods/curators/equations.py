@@ -1,4 +1,4 @@
-"""Reasoning paths as RFT tells them apart: their equations, whether these are right, how far texts are apart."""
+"""Reasoning paths as RFT tells them apart: their equations, and whether these are right."""
 
 from __future__ import annotations
 
@@ -117,22 +117,3 @@ def atom(tokens: list[str]) -> tuple[float, list[str]]:
     else:
         value = float(head)
     return (value / 100, rest[1:]) if rest and rest[0] == "%" else (value, rest)
-
-
-def distance(one: str, two: str) -> int:
-    """Levenshtein distance in characters, bit-parallel (Hyyrö 2003): one pass over `two`, integers as bit vectors."""
-    if not one or not two:
-        return len(one) + len(two)
-    places: dict[str, int] = {}
-    for i, character in enumerate(one):
-        places[character] = places.get(character, 0) | 1 << i
-    mask, last = (1 << len(one)) - 1, 1 << (len(one) - 1)
-    plus, minus, score = mask, 0, len(one)
-    for character in two:
-        match = places.get(character, 0)
-        diagonal = (((match & plus) + plus) ^ plus) | match | minus
-        up, down = minus | ~(diagonal | plus) & mask, plus & diagonal
-        score += bool(up & last) - bool(down & last)
-        up, down = (up << 1 | 1) & mask, (down << 1) & mask
-        plus, minus = down | ~(diagonal | up) & mask, up & diagonal
-    return score

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
+from rapidfuzz.distance import Levenshtein
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.rows import Row, Rows
 from holdfast.data.trace import record
-from holdfast.methods.curators.equations import distance, equations
+from holdfast.methods.curators.equations import equations
 from holdfast.methods.curators.self_generation import attempt
 
 
@@ -100,5 +101,5 @@ def farther(new: dict[str, Any], old: dict[str, Any], others: Sequence[dict[str,
     """Whether `new` is farther than `old` from the other kept answers, in summed edit distance."""
     if new["response"] == old["response"]:
         return False
-    sums = [sum(distance(entry["response"], other["response"]) for other in others) for entry in (new, old)]
+    sums = [sum(Levenshtein.distance(entry["response"], other["response"]) for other in others) for entry in (new, old)]
     return sums[0] > sums[1]
