@@ -7,7 +7,9 @@ import json
 
 import pytest
 
-from holdfast.core.progress import Progress, duration, paint, show_value
+from holdfast.core.listeners import duration, show_value
+from holdfast.core.progress import Progress
+from holdfast.core.terminal import paint
 
 
 class Clock:

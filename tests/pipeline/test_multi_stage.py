@@ -379,7 +379,7 @@ def test_a_comparison_gives_all_stages_together_the_steps_of_one_run(
         if len(plans) == 3:
             raise Stop
 
-    monkeypatch.setattr(sys.modules["holdfast.compare"], "train", planned_only)
+    monkeypatch.setattr(sys.modules["holdfast.pipeline.compare"], "train", planned_only)
     recipe = {"model": "lab-small", "data": {"train": "lab:sums"}}
     arms = {"sft": ["method=sft"], "both": ["method=sft_then_dpo"],
             "uneven": ["stages=[{method: sft, max_steps: 30}, {method: dpo, max_steps: 10}]"]}  # fmt: skip

@@ -150,7 +150,9 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
         ("tuner: {r: 8}", "tuner.r: full has no r (lora has); set tuner.name to lora, or leave r out"),
         ("tuner: {name: lora, target: q_proj}", "tuner.target is not a setting; did you mean tuner.target_modules?"),
         ("judge: {name: number, treshold: 1}", "judge.treshold is not a setting"),
-        ("report_to: wandb", "report_to is not supported: there are no trackers; every step is in OUTPUT/log.jsonl"),
+        ("report_to: all", "track: knows tensorboard, wandb, mlflow, trackio, not 'all'"),
+        ("wandb_project: x", "wandb_project is not a setting here: track: wandb shows the run, in the project that "),
+        ("use_swanlab: true", "use_swanlab is not supported: track knows tensorboard, wandb, mlflow and trackio; "),
         ("push_to_hub: true", "push_to_hub is not supported: nothing is uploaded; OUTPUT/model is a plain model"),
         ("deepspeed: z3.json", "deepspeed is not supported: several GPUs are used by `accelerate launch"),
         ("fp16: true", "fp16 is not supported: 16-bit floats overflow in training"),
@@ -161,6 +163,14 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
 def test_names_of_elsewhere(write, line: str, said: str) -> None:
     (found,) = errors(write(MINIMAL + line + "\n"))
     assert found.startswith(f"run.yaml:3: {said}")
+
+
+def test_trackers_have_their_names_of_elsewhere(write) -> None:
+    for line, track in (
+        ("report_to: wandb", ("wandb",)), ("report_to: [tensorboard, mlflow]", ("tensorboard", "mlflow")),
+        ("use_wandb: true", ("wandb",)), ("report_to: none", ()), ("use_tensorboard: false", ()),
+    ):  # fmt: skip
+        assert read_recipe(write(MINIMAL + line + "\n")).recipe.track == track, line
 
 
 def test_a_name_that_implies_its_method(write) -> None:

@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from holdfast.core.progress import Progress, paint
+from holdfast.core.progress import Progress
 from holdfast.core.quiet import quiet_process
 from holdfast.core.safe_text import hide_keys, printable
+from holdfast.core.terminal import paint
 from holdfast.errors import HoldfastError, Interrupted, UserError, UserErrors
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.text import table, title, width
-from holdfast.core.progress import Progress, duration, paint
+from holdfast.core.listeners import duration
+from holdfast.core.progress import Progress
 from holdfast.core.safe_text import printable
+from holdfast.core.terminal import paint
 from holdfast.errors import GateRefused
 from holdfast.report import clipping, phrasing, ranking
 from holdfast.report.arms import arm_lines

@@ -8,7 +8,7 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from holdfast.core.progress import paint
+from holdfast.core.terminal import paint
 
 
 def width() -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.events import StepFinished, StepMeasured
 from holdfast.errors import UserError
 from holdfast.evaluation.gate import refuse_gate
 from holdfast.evaluation.summary import figures, held_out_of
@@ -31,7 +33,7 @@ def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     base = live_figures(live, before) if before else {}
 
     def on_step(log: StepLog) -> None:
-        work.folder.append_log(log_entry(log))
+        work.ui.emit(StepFinished(**{part.name: getattr(log, part.name) for part in fields(log)}))
         if work.ui.total is None:
             work.ui.phase("train", log.steps)
         work.ui.advance(
@@ -55,21 +57,13 @@ def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         now = live_figures(live, items)
         show(now)
-        work.folder.append_log({"step": step, **{role: value for role, value in now.items() if value is not None}})
+        known = {role: value for role, value in now.items() if value is not None}
+        work.ui.emit(StepMeasured(step=step, figures=known))
         work.ui.phase("train")
         return compared_by(live, now)
 
     show({"held_out": base.get("held_out")})
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
-
-
-def log_entry(log: StepLog) -> dict[str, Any]:
-    """The line of `log.jsonl` for a step."""
-    return {
-        "step": log.step, "tokens": log.tokens, "loss": log.loss, "learning_rate": log.learning_rate,
-        "grad_norm": log.grad_norm, "clipped": log.clipped,
-        **{f"term/{name}": value for name, value in log.terms.items()}, **log.metrics,
-    }  # fmt: skip
 
 
 def _shown_as(part: str, live: list[Task]) -> str | None:

@@ -21,9 +21,10 @@ from holdfast.pipeline.damage import read_report, weights_lack
 from holdfast.pipeline.live_evaluation import refuse_unmeasured
 from holdfast.pipeline.phases import EXAMPLES, Work, measured, subject_of
 from holdfast.pipeline.readiness import look_ahead
-from holdfast.pipeline.results import Run, write_report
+from holdfast.pipeline.results import Run, outcome_of, write_report
 from holdfast.pipeline.run import Ranks, open_folder, prepare, refuse_adapter, train_one
-from holdfast.pipeline.run_dir import is_finished, link_tree, versions
+from holdfast.pipeline.run_dir import Folder, is_finished, link_tree, versions
+from holdfast.pipeline.run_record import RunRecord
 from holdfast.recipe.loader import Resolved
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.stages import BASE, REFERENCE
@@ -40,14 +41,22 @@ def train_stages(resolved: Resolved, ui: Progress, again: str, *, restart: bool 
     Raises:
         UserError, RunError, Interrupted, GateRefused: As `run.train`.
     """
-    ranks, stages = Ranks(resolved.recipe.device), resolved.recipe.stages
-    for note in resolved.notes:
-        ui.line(note)
-    look_over(resolved)
-    folder = open_folder(resolved, ranks, ui, restart)
-    if folder.finished:
-        ui.line(f"{folder.path}: already finished; the report is {folder.path / 'report.html'}")
-        return Run(folder.path, folder.read_json("report.json"))
+    ranks = Ranks(resolved.recipe.device)
+    with RunRecord(ui, writes=ranks.main) as record:
+        for note in resolved.notes:
+            ui.line(note)
+        look_over(resolved)
+        folder = open_folder(resolved, ranks, ui, restart)
+        if folder.finished:
+            ui.line(f"{folder.path}: already finished; the report is {folder.path / 'report.html'}")
+            return Run(folder.path, folder.read_json("report.json"))
+        record.begin(folder, resolved.recipe)
+        return run_stages(resolved, ui, ranks, folder, again)
+
+
+def run_stages(resolved: Resolved, ui: Progress, ranks: Ranks, folder: Folder, again: str) -> Run:
+    """Run the stages that are not done and report over all, once everything was looked at."""
+    stages = resolved.recipe.stages
     for number, stage in enumerate(stages):
         told = f"stage {number + 1} of {len(stages)}, {stage.name}"
         plan = planned(resolved, number, folder.path, _start(resolved, number, folder.path, ranks))
@@ -80,7 +89,7 @@ def planned(resolved: Resolved, number: int, root: Path, start: str) -> Resolved
     homes = {stage.name: str(home(root, stages, i)) for i, stage in enumerate(stages)}
     output = homes[stages[number].name].replace("{", "{{").replace("}", "}}")
     data = _replaced(stages[number].model_dump(mode="json", exclude={"name"}), homes)
-    recipe = Recipe.model_validate({**data, "model": start, "output": output})
+    recipe = Recipe.model_validate({**data, "model": start, "output": output, "track": resolved.recipe.track})
     prefix = f"stages.{number}."
     sources = {key.removeprefix(prefix): text for key, text in resolved.sources.items() if key.startswith(prefix)}
     sources["output"] = f"derived: stage {number + 1} of {root.name}"
@@ -224,6 +233,7 @@ def finish(resolved: Resolved, root: Path, ui: Progress) -> Run:
     work.folder.write_json("report.json", report)
     work.folder.state["finished"] = True
     work.folder.save()
+    ui.emit(outcome_of(report))
     return Run(root, report)
 
 

@@ -14,6 +14,7 @@ from holdfast.axes.curator import CurationContext, Curator
 from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
 from holdfast.axes.registry import find, name_of
+from holdfast.core.events import RowsCurated, TaskMeasured
 from holdfast.core.files import fresh_file, sha256_of
 from holdfast.core.progress import Progress
 from holdfast.data.row_shapes import rows_for
@@ -22,6 +23,7 @@ from holdfast.data.rows import Row, RowMap, Rows, fingerprint, rows_fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.measure import items_in, measure_all
 from holdfast.evaluation.subject import Subject
+from holdfast.evaluation.summary import score
 from holdfast.evaluation.task import Item, Task
 from holdfast.pipeline.curation_services import DropList, RunModelServices, listing_drops
 from holdfast.pipeline.run_dir import Folder, free_name
@@ -80,6 +82,7 @@ def curate(work: Work) -> Rows:
     key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling, work.chat.fingerprint])
     path = folder.path / "curated.jsonl"
     if (kept := _curated(folder, key, work.ui)) is not None:
+        _tell(work, folder.read_json("data.json"))
         return kept
     notes: Counter[str] = Counter()
     with listing_drops(folder.path / "dropped.jsonl") as drops:
@@ -100,10 +103,16 @@ def curate(work: Work) -> Rows:
         "sampled_tokens": work.journal.sampled_tokens, "sha256": sha256_of(path),
     }  # fmt: skip
     folder.write_json("data.json", about)
+    _tell(work, about)
     if told:
         listed = f" ({drops.count} left out are listed in {folder.path / 'dropped.jsonl'})" if drops.count else ""
         work.ui.line(f"{len(work.sources.train)} rows curated into {len(rows)}: {told}{listed}")
     return RowFile(path)
+
+
+def _tell(work: Work, about: dict[str, Any]) -> None:
+    """Say that the rows are there, by what is written down of them in `data.json`."""
+    work.ui.emit(RowsCurated(**{key: about[key] for key in ("rows", "curated", "counts", "notes")}))
 
 
 def _curated(folder: Folder, key: str, ui: Progress) -> RowFile | None:
@@ -348,9 +357,13 @@ def measured(
 
     work.ui.phase(phase, items_in(tasks))
     store = Store(work.folder.path / "eval" / when)
-    return measure_all(
+    items = measure_all(
         tasks, subject, store=store, shared=shared_store() if shared else None, progress=lambda n: work.ui.advance(n)
     )
+    for task in tasks:
+        about = {"task": task.name, "role": task.role, "unit": task.info.unit.name, "items": len(items[task.name])}
+        work.ui.emit(TaskMeasured(when=when, **about, figure=score(task, items[task.name]) if about["items"] else None))
+    return items
 
 
 def preview(rows: Rows) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.axes.judge import Judge
 from holdfast.errors import UserError
+from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def look_ahead(
     """
     from holdfast.models.loading import load_skeleton
 
+    refuse_missing(recipe.track)
     judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
     if samples and any(curator.samples for curator in recipe.curate):
         try_engine(recipe.sampling.engine, recipe.sampling.model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.events import RunFinished
 from holdfast.core.files import replace_file
 from holdfast.evaluation.gate import gate
 from holdfast.evaluation.summary import summarise
@@ -18,6 +19,7 @@ from holdfast.pipeline.phases import (
 )
 from holdfast.pipeline.run_dir import versions
 from holdfast.pipeline.training_review import review
+from holdfast.report.phrasing import change, lost_part
 
 if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport
@@ -119,6 +121,7 @@ def finish(
     folder.write_json("report.json", report)
     folder.state["finished"] = True
     folder.save()
+    work.ui.emit(outcome_of(report))
     return Run(folder.path, report)
 
 
@@ -128,6 +131,15 @@ def _clip_factor(work: Work) -> float | None:
 
     optimizer = work.recipe.optimizer
     return median_cut(work.folder.read_log(), optimizer.max_grad_norm if optimizer.clip == "fixed" else None)
+
+
+def outcome_of(report: dict[str, Any]) -> RunFinished:
+    """The event that a run has its report."""
+    gain, loss = change(report["gain"]), lost_part(report)
+    return RunFinished(
+        gain=gain and gain["delta"], loss=loss and loss["delta"],
+        passed=report["gate"]["passed"] if report["gate"] else None,
+    )  # fmt: skip
 
 
 def _chat(work: Work) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from holdfast.pipeline.phases import (
 from holdfast.pipeline.readiness import engine_note, look_ahead, look_at_prompts
 from holdfast.pipeline.results import Run, finish, save_model
 from holdfast.pipeline.run_dir import Folder, environment, is_curated
+from holdfast.pipeline.run_record import RunRecord
 from holdfast.recipe.loader import Resolved, as_resolved
 from holdfast.recipe.schema import Recipe
 
@@ -46,10 +47,17 @@ def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = F
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
     ranks = Ranks(resolved.recipe.device)
-    work = prepare(resolved, ui, ranks, restart=restart)
-    if work.folder.finished:
-        ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
-        return Run(work.folder.path, work.folder.read_json("report.json"))
+    with RunRecord(ui, writes=ranks.main) as record:
+        work = prepare(resolved, ui, ranks, restart=restart)
+        if work.folder.finished:
+            ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
+            return Run(work.folder.path, work.folder.read_json("report.json"))
+        record.begin(work.folder, work.recipe)
+        return run_prepared(resolved, work, ranks, again, hand_on)
+
+
+def run_prepared(resolved: Resolved, work: Work, ranks: Ranks, again: str, hand_on: bool) -> Run:
+    """Curate, train, measure and report, once everything was looked at."""
     with work.journal:
         if ranks.main:
             with work.folder.timed("curate"):

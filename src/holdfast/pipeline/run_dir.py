@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.events import Event
 from holdfast.core.files import append_line, fresh_directory, json_lines, read_json, remove, replace_file
 from holdfast.core.in_memory import keep_copies
 from holdfast.data.rows import fingerprint
@@ -154,7 +155,8 @@ class Folder:
         finally:
             seconds = self.state["seconds"]
             seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
-            self.save()
+            if (self.path / MARK).exists():  # else the error that it was removed would be lost to one from here
+                self.save()
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """One line of `log.jsonl`.
@@ -162,9 +164,16 @@ class Folder:
         Raises:
             RunError: If the directory was removed while the run was at work in it.
         """
+        self._append("log.jsonl", entry)
+
+    def append_event(self, event: Event) -> None:
+        """One line of `events.jsonl`; raises as `append_log`."""
+        self._append("events.jsonl", event.to_json())
+
+    def _append(self, name: str, entry: dict[str, Any]) -> None:
         if not (self.path / MARK).exists():
             raise RunError(f"{self.path}: was removed while the run worked in it; the same command begins anew")
-        append_line(self.path / "log.jsonl", entry)
+        append_line(self.path / name, entry)
 
     def read_log(self) -> list[dict[str, Any]]:
         """`log.jsonl` by step: what each step logged and what was measured after it; of a step run twice the later."""
@@ -296,7 +305,7 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-TRAINED = ("checkpoints", "log.jsonl", "model")
+TRAINED = ("checkpoints", "events.jsonl", "log.jsonl", "model", "tensorboard")
 """What training leaves in a run directory."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.yaml_writer import write_scalar
 
-SAME_RESULT = ("output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints")
+SAME_RESULT = ("output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints", "track")
 """Settings that change where or how fast a run is done, and nothing of its result."""
 
 SHOWN = 3

@@ -38,6 +38,15 @@ def _schedule(value: Any) -> Any:
     return _renamed(constant_with_warmup="constant", cosine_with_min_lr="cosine")(value)
 
 
+SHOWN_BY = ("use_wandb", "use_mlflow", "use_tensorboard", "use_trackio")
+"""Switches of trackers."""
+
+
+def _where_true(name: str) -> Convert:
+    """A switch as the name of what it switches on."""
+    return lambda value: name if value is True else value
+
+
 SAME: dict[str, tuple[str, Convert | None]] = {
     "finetuning_type": ("tuner.name", None),
     "adapter": ("tuner.name", None),
@@ -62,6 +71,8 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "pref_beta": ("objective.beta", None),
     "rl_beta": ("objective.beta", None),
     "label_smoothing": ("objective.label_smoothing", None),
+    "report_to": ("track", None),
+    **{key: ("track", _where_true(key.removeprefix("use_"))) for key in SHOWN_BY},
     "max_completion_length": ("sampling.max_tokens", None),
 }
 """Names that mean the same: where they live here, and how the value is translated."""
@@ -75,13 +86,16 @@ IMPLIED = {
 }
 """Beginnings of names that speak of one method only: the axis it is chosen on, and the method."""
 
+SWITCHES = frozenset({"report_to", *SHOWN_BY})
+"""Names that are left out, not moved, where their value (`none`, say) switches something off."""
+
 TEXT_ONLY = frozenset({"stage", "rl", "finetuning_type", "adapter"})
 """Names that are only those of the peers when their value is a text: a list at `stage` is meant for `stages`."""
 
 BY_SIZE = "batches are sized by themselves to fit the memory"
 SHARE = "counts in shares of the run, not in steps"
 NO_UPLOAD = "nothing is uploaded; OUTPUT/model is a plain model: hf upload USER/NAME OUTPUT/model"
-TRACKERS = "there are no trackers; every step is in OUTPUT/log.jsonl, and --json prints it"
+TRACKERS = "track knows tensorboard, wandb, mlflow and trackio; and every step is in OUTPUT/events.jsonl"
 LAUNCHER = "several GPUs are used by `accelerate launch -m holdfast train`, with DDP or FSDP2"
 ONE_LOSS = "the preference losses are methods: dpo (objective.loss chooses among its losses), ipo, simpo, orpo, kto"
 
@@ -116,9 +130,13 @@ INSTEAD: dict[str, str] = {
     **dict.fromkeys(["load_in_4bit", "load_in_8bit", "quantization_bit", "quantization_method", "gptq",
                      "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
                      "double_quantization", "use_4bit", "use_8bit"], f"not supported: {FOUR_BITS}"),
-    **dict.fromkeys(["report_to", "wandb_project", "wandb_entity", "wandb_run_id", "wandb_watch", "wandb_name",
-                     "wandb_log_model", "run_name", "use_wandb", "mlflow_tracking_uri", "mlflow_experiment_name",
-                     "comet_project_name", "use_swanlab"], f"not supported: {TRACKERS}"),
+    "wandb_project": "track: wandb shows the run, in the project that WANDB_PROJECT names in the environment",
+    "wandb_entity": "track: wandb shows the run, under the name that WANDB_ENTITY has in the environment",
+    **dict.fromkeys(["wandb_run_id", "wandb_name", "run_name"], "a run is called as its output directory is"),
+    **dict.fromkeys(["wandb_watch", "wandb_log_model"], "not supported: track: wandb sends figures, and no weights"),
+    "mlflow_tracking_uri": "track: mlflow shows the run, where MLFLOW_TRACKING_URI says in the environment",
+    "mlflow_experiment_name": "track: mlflow shows it, in the experiment of MLFLOW_EXPERIMENT_NAME in the environment",
+    **dict.fromkeys(["comet_project_name", "use_comet", "use_swanlab"], f"not supported: {TRACKERS}"),
     **dict.fromkeys(["push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo"],
                     f"not supported: {NO_UPLOAD}"),
     **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config"], f"not supported: {LAUNCHER}"),

@@ -212,6 +212,10 @@ class Evaluate(Section):
     gate: Gate = Field(Gate(), description="When to refuse the result.")
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Names of trackers, which are those of their libraries."""
+
+
 class Common(Section):
     """What a recipe says, and each of its stages too."""
 
@@ -297,6 +301,18 @@ class Recipe(Common):
         "model the last one left; with a preset such as `zephyr`, changes to its stages by name.",
     )
     output: str = Field("runs/{method}-{data}-{time}", description="Output directory.")
+    track: Texts = Field(
+        (),
+        description="Where runs are shown too, beside OUTPUT: tensorboard, wandb, mlflow, trackio, one or several. "
+        "Nothing is sent anywhere unless it stands here.",
+    )
+
+    @field_validator("track")
+    @classmethod
+    def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in TRACKERS]:
+            raise ValueError(f"knows {', '.join(TRACKERS)}, not {unknown[0]!r}")
+        return tuple(dict.fromkeys(names))
 
     @model_validator(mode="wrap")
     @classmethod

@@ -153,6 +153,8 @@ def _is_alias(key: str, value: Any, place: str) -> bool:
         return False
     if key not in peers.SAME:
         return True
+    if key in peers.SWITCHES and peers.switched_off(value):
+        return False
     at_home = place in ("", "train") or place == ALIASES[key][0].partition(".")[0]
     return at_home and value is not None and (isinstance(value, str) or key not in peers.TEXT_ONLY)
 

@@ -202,7 +202,7 @@ def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list
     pile = Pile()
     below = {key: value for key, value in entry.preset.items() if key != "name"}
     pile.lay(_spelled(below), lambda path: f"method {preset_name}")
-    shared = {key: value for key, value in common.items() if key not in ("model", "output", "method")}
+    shared = {key: value for key, value in common.items() if key not in ("model", "output", "track", "method")}
     if isinstance(shared.get("evaluate"), dict):  # the recipe's gate is for the whole
         shared["evaluate"] = {key: value for key, value in shared["evaluate"].items() if key != "gate"}
     pile.lay(_spelled({**shared, "method": rest} if rest else shared), lambda path: path)
