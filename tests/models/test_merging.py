@@ -45,19 +45,19 @@ def test_what_is_tied_is_parted_before_an_adapter_is_folded_in(tiny, tmp_path, n
     tuned = moved(LoRA(r=2, **TIED[name]).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0))
     wanted, start = probe_logps(tuned), probe_logps(base)
     assert distance(start, wanted).most > 0.1
-    plain = merged_copy(tuned)
+    plain = merged_copy(tuned, LoRA())
     assert distance(wanted, probe_logps(plain)).most < 1e-4
     plain.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
     assert distance(wanted, probe_logps(load(tmp_path / "plain").model)).most < 1e-4
-    ends = [probe_logps(Dial(point=point).apply(base, tuned)) for point in (0, 1)]
+    ends = [probe_logps(Dial(point=point).apply(base, plain)) for point in (0, 1)]
     assert distance(start, ends[0]).most == 0
     assert distance(wanted, ends[1]).most < 1e-4
     assert distance(wanted, probe_logps(tuned)).most == 0, "the tuned model is left as it is"
 
 
 def test_a_tied_model_stays_tied_where_nothing_parts_it(tiny):
-    model = fold(moved(LoRA(r=2).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0)))
+    model = fold(moved(LoRA(r=2).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0)), LoRA())
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.config.tie_word_embeddings
 
@@ -67,7 +67,7 @@ def test_an_adapter_that_does_not_fold_in_is_refused(tiny):
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     layer.register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(RunError, match="cannot be folded into the weights"):
-        fold(model)
+        fold(model, LoRA())
 
 
 def run(*arguments: str, code: int = 0) -> str:

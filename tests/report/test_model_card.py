@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from holdfast.models.adapters import PEFT
 from holdfast.report import phrasing
 from holdfast.report.model_card import render_card
 
@@ -35,7 +36,7 @@ def test_a_path_on_a_disk_is_not_published(report: dict[str, Any]) -> None:
 
 
 def test_adapters_load_with_peft(report: dict[str, Any]) -> None:
-    card = render_card({**report, "recipe": {**report["recipe"], "tuner": {"name": "lora", "r": 8}}})
+    card = render_card({**report, "model": {**report["model"], "saved_as": PEFT.to_json()}})
     assert _matter(card)["library_name"] == "peft"
     assert "AutoPeftModelForCausalLM" in card
     assert "--enable-lora" in card
@@ -90,7 +91,7 @@ def test_least_report_and_same_text() -> None:
 def test_no_name_leaves_its_code_or_its_line_to_copy(report: dict[str, Any]) -> None:
     name = "a` <img src=x onerror=alert(1)> ``b; touch pwned"
     report["model"]["name"] = name
-    card = render_card({**report, "recipe": {**report["recipe"], "tuner": {"name": "lora"}}})
+    card = render_card({**report, "model": {**report["model"], "saved_as": PEFT.to_json()}})
     assert f"\n``` {name} ``` fine-tuned" in card or f"\n```{name}``` fine-tuned" in card
     (line,) = [line for line in card.splitlines() if line.startswith("vllm serve")]
     assert shlex.split(line)[:4] == ["vllm", "serve", name, "--enable-lora"]

@@ -15,7 +15,6 @@ import material
 import torch
 
 from holdfast.errors import Interrupted
-from holdfast.models.merging import merged
 from holdfast.recipe.schema import Recipe
 from holdfast.training.callbacks import Hooks
 from holdfast.training.distributed import part
@@ -73,14 +72,14 @@ def main(directory: str) -> None:
                 steps.append(str(error))
             resumed = trainer(case, out / "parts").fit()
         if whole.machine.main:
-            material.write_weights(merged(result.model), str(out / "whole.safetensors"))
+            material.write_weights(result.tuner.merge(result.model), str(out / "whole.safetensors"))
             if case == "full":
-                material.write_weights(merged(resumed.model), str(out / "parts.safetensors"))
+                material.write_weights(resumed.tuner.merge(resumed.model), str(out / "parts.safetensors"))
             said[case] = {"looked": looked, "interrupted": steps, "loss": result.loss, "tokens": result.tokens}
             said[case] |= {"world": whole.machine.world, "sharded": whole.machine.sharded}
     chosen = choosing(Path(directory) / "chosen").fit()
     if whole.machine.main:
-        material.write_weights(merged(chosen.model), str(Path(directory) / "chosen.safetensors"))
+        material.write_weights(chosen.tuner.merge(chosen.model), str(Path(directory) / "chosen.safetensors"))
         said["chosen"] = {"steps": chosen.steps, "kept_step": chosen.kept_step}
         (Path(directory) / "said.json").write_text(json.dumps(said))
     part()

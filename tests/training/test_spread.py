@@ -13,8 +13,6 @@ import spread
 import torch
 from safetensors.torch import load_file
 
-from holdfast.models.merging import merged
-
 SCRIPT = Path(__file__).with_name("spread.py")
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 KINDS = {"ddp": {}, "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_CPU": "true"}}
@@ -42,7 +40,7 @@ def test_two_processes_end_where_one_does(ran, tmp_path, case):
     spread_out = load_file(directory / case / "whole.safetensors")
     assert said[case]["loss"] == pytest.approx(alone.loss, abs=1e-5)
     assert said[case]["tokens"] == alone.tokens
-    here = dict(merged(alone.model).named_parameters())
+    here = dict(alone.tuner.merge(alone.model).named_parameters())
     assert here.keys() == spread_out.keys()
     for name, p in here.items():
         assert torch.allclose(p, spread_out[name], atol=1e-5), (name, float((p - spread_out[name]).abs().max()))
@@ -55,7 +53,7 @@ def test_all_processes_keep_and_stop_at_the_same_step(ran, tmp_path):
     assert said["chosen"] == {"steps": alone.steps, "kept_step": alone.kept_step}
     assert (alone.kept_step, alone.stopped_early) == (2, True)
     kept = load_file(directory / "chosen.safetensors")
-    for name, p in merged(alone.model).named_parameters():
+    for name, p in alone.tuner.merge(alone.model).named_parameters():
         assert torch.allclose(p, kept[name], atol=1e-5), name
 
 

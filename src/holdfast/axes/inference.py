@@ -25,7 +25,7 @@ class Inference(Method):
 
         Args:
             base: The model before training; left as it is.
-            tuned: The model after training, plain or with an adapter; left as it is.
+            tuned: The model after training, plain (what a tuner trained beside the base is folded in); left as it is.
         Raises:
             UserError: If the two do not belong together.
         """

@@ -1,33 +1,85 @@
-"""The contract of a tuner: which weights move, what is stored, and whether it comes off again."""
+"""The contract of a tuner: which weights move, what of them is stored and read back, and whether it comes off again."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
     from holdfast.models.loading import Model
 
 
+@dataclass(frozen=True, slots=True)
+class SavedAs:
+    """What a tuner left in a folder, and how others load it.
+
+    In the snippets `$place` stands for the folder, `$base` for the base model's name, and `$dtype` for the type of the
+    weights in which the model was measured; in Python code they come quoted.
+
+    Args:
+        library: What reads the folder, as the Hugging Face hub calls it: transformers, peft, or a name of one's own.
+        load: Python code that makes `model` and `tokenizer`.
+        serve: The command line that serves it with vLLM; "" where vLLM cannot.
+        adapter: Whether the base is needed beside it.
+    """
+
+    library: str
+    load: str
+    serve: str
+    adapter: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As a report keeps it."""
+        return asdict(self)
+
+    def filled(self, snippet: str, **values: str) -> str:
+        """One of the snippets with its placeholders filled in."""
+        return Template(snippet).safe_substitute(values)
+
+
+TRANSFORMERS = SavedAs(
+    "transformers",
+    """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained($place, dtype=$dtype)
+tokenizer = AutoTokenizer.from_pretrained($place)""",
+    "vllm serve $place",
+)
+"""All weights of a plain model."""
+
+
 class Tuner(Method):
-    """Which weights move."""
+    """Which weights move.
+
+    A tuner that trains weights of the model itself says which in `apply`, and has the rest from here. One that stores
+    what it trains beside the base (`adapter`) also says how: `base`, `save`, `load`, `adapter_parameters`, and `merge`
+    if it can be folded into the base. `holdfast.models.adapters.PeftTuner` does all of this for what PEFT knows.
+    """
 
     adapter: ClassVar[bool] = False
-    """True when the base weights stay bit-identical and what is trained is stored apart (PEFT)."""
+    """True when the base weights stay bit-identical and what is trained is stored apart."""
 
     mergeable: ClassVar[bool] = False
-    """True when an adapter can be folded into the base weights."""
+    """True when an adapter can be folded into the base weights (`merge`)."""
 
     counts_stages: ClassVar[str] = ""
     """The knob that is the number of the stage, from 0, where a recipe with stages does not say it."""
 
-    def look_ahead(self, model: Model) -> None:
-        """See that these settings fit the modules of `model`, whose weights are not looked at.
+    def check(self, model: Model) -> None:
+        """See that these settings fit the modules of `model`, before anything is sampled or measured.
 
+        Args:
+            model: The base, left as it is; it may be without weights (on the meta device).
         Raises:
-            UserError: If not.
+            UserError: If they do not; one line that says what would.
         """
 
     def apply(self, model: Model, seed: int) -> Model:
@@ -53,6 +105,28 @@ class Tuner(Method):
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None
 
-    def merge(self, model: Model) -> Model:
-        """The plain transformers model with the training folded in; the identity for tuners without adapter."""
-        return model
+    def adapter_parameters(self, model: Model) -> set[str]:
+        """Names of the parameters of `model` that are stored apart and keep their type; the rest has the base's."""
+        return set()
+
+    def merge(self, model: Model) -> PreTrainedModel:
+        """The plain transformers model with the training folded in (`model` is used up); what has no adapter as it is.
+
+        Exports, the dial and later stages ask for it through `holdfast.models.merging.fold`, which proves the result.
+        """
+        return model  # type: ignore[return-value]  # without an adapter it is plain
+
+    def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
+        """Write the weights of a trained model into an empty directory, as safetensors.
+
+        Args:
+            model: As `apply` returned it, trained; on the CPU and of type `dtype` where it has no adapter.
+            directory: Tokenizer, chat settings and card are written by others.
+            dtype: Of the base's weights in its files; what is stored of them (not of the adapter) has this type.
+        """
+        model.save_pretrained(str(directory))
+        return TRANSFORMERS
+
+    def load(self, directory: Path, base: PreTrainedModel) -> Model:
+        """What `save` wrote, on a freshly loaded `base`; only called for an `adapter`."""
+        raise NotImplementedError

@@ -15,6 +15,8 @@ from holdfast.core.bounded import find_slow_pattern
 from holdfast.errors import UserError, first_line
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+PEFT_SETTINGS, TUNER = "adapter_config.json", "tuner.json"
+"""What makes a folder that of an adapter: PEFT's settings, or the name of the tuner that reads it."""
 ADVICE = {
     "trust_remote_code": "it needs code of its own, and code from a model's folder is never run",
     "ignore_mismatched_sizes": "the weights have other shapes than config.json says",
@@ -23,14 +25,21 @@ ADVICE = {
 """What other libraries advise, which would switch a safety off or hide a fault, and what is said in its place."""
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds what was trained beside a base, and not the base."""
+    return (path / PEFT_SETTINGS).exists() or (path / TUNER).exists()
+
+
 def weight_files(path: Path) -> list[Path]:
     """The files that are loaded of a model or an adapter folder, by name.
 
     Raises:
         UserError: If there are none, or the index names something that is no safetensors file of this folder.
     """
-    if (path / "adapter_config.json").exists():
+    if (path / PEFT_SETTINGS).exists():
         return [path / ADAPTER]
+    if (path / TUNER).exists():
+        return sorted(path.glob("*.safetensors"))
     if (path / SINGLE).exists():
         return [path / SINGLE]
     if not (path / INDEX).exists():

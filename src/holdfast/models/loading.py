@@ -26,13 +26,26 @@ from holdfast.core.hashing import tensor_fingerprint
 from holdfast.core.hub import fetch
 from holdfast.core.in_memory import is_memory, model_path
 from holdfast.errors import UserError
-from holdfast.models.files import loading, refuse_endless_patterns, refuse_no_numbers, refuse_odd_settings, weight_files
+from holdfast.models.adapters import read_tuner, tuner_of
+from holdfast.models.files import (
+    ADAPTER,
+    PEFT_SETTINGS,
+    TUNER,
+    is_adapter,
+    loading,
+    refuse_endless_patterns,
+    refuse_no_numbers,
+    refuse_odd_settings,
+    weight_files,
+)
 from holdfast.models.placement import choose_device, weights_dtype
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig
     from typing_extensions import TypeIs
+
+    from holdfast.axes.tuner import Tuner
 
     Model = PreTrainedModel | PeftModel
 
@@ -56,6 +69,7 @@ class Loaded:
         lab: Whether it is the laboratory model or descends from it.
         dtype: Of the weights in its files (of an adapter: in those of its base), whatever `model` holds them in.
         device: Where it was put.
+        tuner: Who reads and writes it, and folds it in where `path` holds an adapter.
     """
 
     model: Model
@@ -65,6 +79,7 @@ class Loaded:
     lab: bool
     dtype: torch.dtype
     device: torch.device
+    tuner: Tuner
 
 
 def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.device | str = "auto") -> Loaded:
@@ -79,19 +94,20 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
     """
     device = choose_device(device) if isinstance(device, str) else device
     path = locate(name)
-    adapter = (path / "adapter_config.json").exists()
+    adapter, tuner = is_adapter(path), tuner_of(path)
     base = adapter_base(path) if adapter else path
     own = own_dtype(base)
     dtype = dtype or weights_dtype(own, device)
     beneath = _file_fingerprint(base) if adapter else ""  # once: reading all weights is most of the work
     if adapter:
         refuse_other_base(path, base, beneath)
-    model = _adapter(path, base, dtype) if adapter else _plain(path, dtype)
+    model = _adapter(tuner, path, base, dtype) if adapter else _plain(path, dtype)
     tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() else base)
     lab = any(LAB_DIRECTORY in place.parents for place in (path, base)) or bool(
         getattr(model.config, "holdfast_lab", False)
     )
-    return Loaded(put(model, device).eval(), tokenizer, path, _file_fingerprint(path, beneath), lab, own, device)
+    fingerprint = _file_fingerprint(path, beneath)
+    return Loaded(put(model, device).eval(), tokenizer, path, fingerprint, lab, own, device, tuner)
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:
@@ -108,7 +124,7 @@ def put(model: Model, device: torch.device) -> Model:
 def is_lab(name: str | Path) -> bool:
     """Whether a model called as in `load` is the laboratory model or descends from it; nothing is loaded."""
     path = locate(name)
-    path = adapter_base(path) if (path / "adapter_config.json").exists() else path
+    path = adapter_base(path) if is_adapter(path) else path
     settings = _config(path).to_dict()
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
@@ -134,13 +150,13 @@ def embeddings_of(model: Model) -> int:
 def load_skeleton(name: str | Path) -> PreTrainedModel:
     """The modules and shapes of a model called as in `load`, without its weights (and without its adapter)."""
     path = locate(name)
-    return skeleton(_config(adapter_base(path) if (path / "adapter_config.json").exists() else path))
+    return skeleton(_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_context(name: str | Path) -> int | None:
     """`context_length` of a model called as in `load`, without its weights."""
     path = locate(name)
-    return context_length(_config(adapter_base(path) if (path / "adapter_config.json").exists() else path))
+    return context_length(_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -150,7 +166,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 def _tokenizer_path(path: Path) -> Path:
     """Where the tokenizer lies: an adapter may leave it with its base."""
-    adapter = (path / "adapter_config.json").exists()
+    adapter = is_adapter(path)
     return adapter_base(path) if adapter and not (path / "tokenizer_config.json").exists() else path
 
 
@@ -167,7 +183,13 @@ def locate(name: str | Path) -> Path:
         return _directory(model_path(text), text)
     if Path(text).expanduser().exists():
         return _directory(Path(text).expanduser().resolve(), text)
-    return _directory(fetch(text, HUB_FILES), text)
+    path = _directory(fetch(text, HUB_FILES), text)
+    if (path / TUNER).exists():
+        raise UserError(
+            f"{text}: {TUNER} names a tuner to be imported, which no hub repository may; if you trust it, download it "
+            "to a folder and give that"
+        )
+    return path
 
 
 def _directory(path: Path, name: str) -> Path:
@@ -176,9 +198,11 @@ def _directory(path: Path, name: str) -> Path:
         raise UserError(f"{name}: the laboratory model is not built yet; run `holdfast lab build`")
     if not path.is_dir():
         raise UserError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
-    if (path / "adapter_config.json").exists():
-        if not (path / "adapter_model.safetensors").exists():
-            raise UserError(f"{name}: adapter_model.safetensors is missing; pickled adapters are not read")
+    if is_adapter(path):
+        if (path / PEFT_SETTINGS).exists() and not (path / ADAPTER).exists():
+            raise UserError(f"{name}: {ADAPTER} is missing; pickled adapters are not read")
+        if not weight_files(path):
+            raise UserError(f"{name}: no .safetensors weights; copy the folder again")
         return path
     if not (path / "config.json").exists():
         if (path / "model").is_dir():
@@ -243,6 +267,11 @@ def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def adapter_base(path: Path) -> Path:
     """The directory of the base model of the adapter in `path`."""
+    if (about := read_tuner(path)) is not None:
+        try:
+            return locate(about["base"])
+        except UserError as error:
+            raise UserError(f"{path / TUNER}: base model: {error}") from error
     from peft import PeftConfig
 
     with loading(path):
@@ -259,6 +288,11 @@ BASE = "base_fingerprint.txt"
 """Beside an adapter: the fingerprint of the weights it was trained on."""
 
 
+def read_base(path: Path) -> str:
+    """The fingerprint of the weights an adapter was trained on; "" where its folder does not say."""
+    return (path / BASE).read_text(encoding="utf-8").strip() if (path / BASE).exists() else ""
+
+
 def refuse_other_base(path: Path, base: Path, here: str) -> None:
     """See that an adapter lies on the weights it was trained on, where its folder says which these are.
 
@@ -268,23 +302,21 @@ def refuse_other_base(path: Path, base: Path, here: str) -> None:
     Raises:
         UserError: If they have changed.
     """
-    there = (path / BASE).read_text(encoding="utf-8").strip() if (path / BASE).exists() else None
-    if there is not None and there != here:
+    there = read_base(path)
+    if there not in ("", here):
         raise UserError(
             f"{path}: this adapter was trained on other weights of {base} (fingerprint {there[:12]} then, {here[:12]} "
             f"now); put the old ones back, or remove {BASE} if they are the same in another form"
         )
 
 
-def _adapter(path: Path, beneath: Path, dtype: torch.dtype) -> PeftModel:
-    from peft import PeftModel
-
+def _adapter(tuner: Tuner, path: Path, beneath: Path, dtype: torch.dtype) -> Model:
     base = _plain(beneath, dtype)
-    refuse_endless_patterns(path, [name for name, _ in base.named_modules()])
+    if (path / PEFT_SETTINGS).exists():
+        refuse_endless_patterns(path, [name for name, _ in base.named_modules()])
     seen = set(map(id, base.parameters()))
     with loading(path):
-        # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
-        model = PeftModel.from_pretrained(base, str(path), is_trainable=False, torch_device="cpu")
+        model = tuner.load(path, base)
     refuse_no_numbers(path, ((name, p) for name, p in model.named_parameters() if id(p) not in seen))
     return model
 
@@ -311,9 +343,9 @@ def fingerprint_of(model: Model | Path) -> str:
 def _file_fingerprint(path: Path, beneath: str = "") -> str:
     """Of the files of a model; `beneath` is that of an adapter's base, where it is known."""
     digest = hashlib.sha256()
-    adapter = (path / "adapter_config.json").exists()
-    settings = path / ("adapter_config.json" if adapter else "config.json")
-    for file in [settings, *weight_files(path)]:
+    adapter = is_adapter(path)
+    settings = [path / PEFT_SETTINGS, path / TUNER] if adapter else [path / "config.json"]
+    for file in [*filter(Path.exists, settings), *weight_files(path)]:
         digest.update(file.name.encode())
         with file.open("rb") as handle:
             while block := handle.read(1 << 24):

@@ -6,15 +6,16 @@ import copy
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from holdfast.errors import RunError
-from holdfast.models.loading import adapted, evaluating
+from holdfast.axes.registry import name_of
+from holdfast.errors import RunError, UserError
+from holdfast.models.loading import evaluating
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from transformers import PreTrainedModel
 
+    from holdfast.axes.tuner import Tuner
     from holdfast.models.loading import Model
 
 PROBES = 32
@@ -28,43 +29,25 @@ FARTHEST = 1e-2
 """Largest difference of one log-probability in fp32; folding in changes the order of sums, and so the last bits."""
 
 
-def merged(model: Model) -> PreTrainedModel:
-    """Fold adapters into the weights of `model`, in place; a model without adapter is returned as it is.
-
-    The sum is made in fp32 and rounded once, to the type of the weights. Where an adapter sits beside an embedding that
-    input and output share, each gets a tensor of its own first: the adapter changes only one of them.
-    """
-    if not adapted(model):
-        return model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    _untie(model)
-    for layer in model.modules():
-        beneath = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
-        weight = getattr(beneath, "weight", None)  # layers of experts keep theirs under other names
-        if isinstance(layer, BaseTunerLayer) and isinstance(weight, Tensor) and weight.dtype != torch.float32:
-            own = weight.dtype
-            beneath.float()  # type: ignore[union-attr]
-            layer.merge(safe_merge=True)
-            beneath.to(own)  # type: ignore[union-attr]
-    return model.merge_and_unload(safe_merge=True)
+def merged_copy(model: Model, tuner: Tuner) -> PreTrainedModel:
+    """A copy of `model` with what `tuner` trained folded in and proven (`fold`)."""
+    return fold(copy.deepcopy(model), tuner)
 
 
-def merged_copy(model: Model) -> PreTrainedModel:
-    """A copy of `model`, with its adapter, if it has one, folded in and proven (`fold`)."""
-    return fold(copy.deepcopy(model))
+def fold(model: Model, tuner: Tuner) -> PreTrainedModel:
+    """Fold an adapter into the weights beneath it, in place, and see that the plain model computes what it computed.
 
-
-def fold(model: Model) -> PreTrainedModel:
-    """As `merged`, and see that the plain model computes what the model with its adapter computed.
-
+    Args:
+        tuner: Whose `merge` is asked; a model without adapter is returned as it is.
     Raises:
-        RunError: If it does not; an adapter of a kind that cannot be folded in.
+        UserError: If adapters of this kind cannot be folded in.
+        RunError: If this one could not be.
     """
-    if not adapted(model):
-        return model
+    if not tuner.adapter:
+        return tuner.merge(model)
+    refuse_unmergeable(tuner)
     before, dtype = probe_logps(model), model.dtype
-    plain = merged(model)
+    plain = tuner.merge(model)
     apart = distance(before, probe_logps(plain))
     exact = dtype in SHARE
     if apart.share <= SHARE.get(dtype, SHARE_OF_SHORT_TYPES) and (apart.most <= FARTHEST or not exact):
@@ -73,6 +56,21 @@ def fold(model: Model) -> PreTrainedModel:
         f"the adapter cannot be folded into the weights: log-probabilities of the plain model differ by "
         f"{apart.most:.1e} from those of the model that was trained; use the adapter as it is"
     )
+
+
+def refuse_unmergeable(tuner: Tuner, why: str = "") -> None:
+    """See that what a tuner trains can be folded into the base's weights.
+
+    Args:
+        why: What needs it; the beginning of the line.
+    Raises:
+        UserError: If not.
+    """
+    if tuner.adapter and not tuner.mergeable:
+        raise UserError(
+            f"{why}what tuner {name_of(tuner)} trains cannot be folded into the weights; use it as it is, or choose "
+            "another tuner (lora, full)"
+        )
 
 
 class Distance:
@@ -98,22 +96,3 @@ def probe_logps(model: Model) -> Tensor:
     ids = torch.randint(model.config.get_text_config().vocab_size, (PROBES, LENGTH), generator=generator)
     with evaluating(model):
         return model(input_ids=ids.to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu()
-
-
-def _untie(model: PeftModel) -> None:
-    """Give every weight beside an adapter, or replaced by one, a tensor that no other module shares."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    plain: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]  # PEFT says Module
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in plain.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append((module, name))
-    beneath = {id(layer.get_base_layer()) for layer in plain.modules() if isinstance(layer, BaseTunerLayer)}
-    for sharing in owners.values():
-        if len(sharing) > 1 and any(id(module) in beneath for module, _ in sharing):
-            for module, name in sharing[1:]:
-                shared = getattr(module, name)
-                setattr(module, name, nn.Parameter(shared.detach().clone(), requires_grad=False))
-            for config in (plain.config, plain.config.get_text_config()):
-                config.tie_word_embeddings = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,9 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from holdfast.axes.tuner import SavedAs, Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.data.chat.settings import write_settings
-from holdfast.models.loading import adapted
+from holdfast.models.adapters import PeftTuner, write_tuner
+from holdfast.models.files import is_adapter
+from holdfast.models.loading import BASE, adapted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,7 +29,12 @@ if TYPE_CHECKING:
     Model = PreTrainedModel | PeftModel
 
 
-def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+def reader_of(model: Model) -> Tuner:
+    """Who writes and reads a model of which nothing else is known than what it is: plain, or with PEFT around it."""
+    return PeftTuner() if adapted(model) else Tuner()
+
+
+def settle(model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None = None) -> Model:
     """Make the weights of a trained model, in place, what they will be once they were saved and loaded again.
 
     fp32 master weights are rounded to what the files hold, so that what is measured is what others will load.
@@ -34,10 +42,11 @@ def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
     Args:
         saved: The dtype of the files.
         held: The dtype in which a loaded model is held (`weights_dtype`).
+        tuner: Who trained it and knows what of it is stored apart; default: `reader_of(model)`.
     Returns:
         `model`.
     """
-    for parameter, value in _unsettled(model, saved, held, frozen=True):
+    for parameter, value in _unsettled(model, saved, held, tuner, frozen=True):
         parameter.grad = None
         if parameter.dtype == held:
             with torch.no_grad():
@@ -47,26 +56,26 @@ def settle(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
     return model
 
 
-def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype) -> Model:
+def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None = None) -> Model:
     """A copy of a model in training as `settle` would make it, sharing what that leaves alone; or `model` itself."""
-    changed = {
-        id(p): nn.Parameter(value, requires_grad=False) for p, value in _unsettled(model, saved, held, frozen=False)
-    }
+    values = _unsettled(model, saved, held, tuner, frozen=False)
+    changed = {id(p): nn.Parameter(value, requires_grad=False) for p, value in values}
     if not changed:
         return model
     return copy.deepcopy(model, {id(p): p for p in model.parameters()} | changed)
 
 
 def _unsettled(
-    model: Model, saved: torch.dtype, held: torch.dtype, frozen: bool
+    model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None, frozen: bool
 ) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
     """Parameters that are not as they will be once loaded, with their values then.
 
     Args:
         frozen: Whether those that do not train may have changed since they were loaded, as by merging.
     """
+    apart = (tuner or reader_of(model)).adapter_parameters(model)
     for name, parameter in model.named_parameters():
-        if _of_adapter(model, name):
+        if name in apart:
             continue  # matrices of an adapter are stored and used in fp32
         value = parameter.detach()
         if parameter.requires_grad or frozen:
@@ -81,9 +90,10 @@ def save(
     directory: str | Path,
     *,
     stop_ids: Iterable[int] = (),
-    state_dict: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     chat: Chat | None = None,
+    tuner: Tuner | None = None,
+    base: str = "",
 ) -> Path:
     """Write a model that transformers, PEFT and vLLM load as it is; nobody ever sees it half written.
 
@@ -92,15 +102,16 @@ def save(
         tokenizer: Written beside it with its chat template.
         directory: Replaced if it exists; of a link only the link.
         stop_ids: Token ids that end an answer; they join the eos ids of `generation_config.json`: engines stop there.
-        state_dict: The gathered weights, when `model` holds only shards of them.
         dtype: Of the weights in the files; default: as they are. The matrices of an adapter stay as they are.
         chat: How the model was trained to be asked: its template is written with the tokenizer, its end tokens join
             `stop_ids`, its settings stand in `chat_settings.json`.
+        tuner: Who writes the weights; default: `reader_of(model)`.
+        base: Fingerprint of the base, written beside an adapter: on other weights it is not loaded.
     Returns:
         The directory.
     """
     with fresh_directory(Path(directory)) as side:
-        fill(side, model, tokenizer, stop_ids=stop_ids, state_dict=state_dict, dtype=dtype, chat=chat)
+        fill(side, model, tokenizer, stop_ids=stop_ids, dtype=dtype, chat=chat, tuner=tuner, base=base)
     return Path(directory)
 
 
@@ -110,28 +121,27 @@ def fill(
     tokenizer: PreTrainedTokenizerBase,
     *,
     stop_ids: Iterable[int] = (),
-    state_dict: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     chat: Chat | None = None,
-) -> None:
-    """Write a model into the empty directory `side`; the rest as `save`."""
+    tuner: Tuner | None = None,
+    base: str = "",
+) -> SavedAs:
+    """Write a model into the empty directory `side`, the rest as `save`; what was written, and how others load it."""
+    tuner = tuner or reader_of(model)
     if chat is not None:
         tokenizer, stop_ids = copy.copy(tokenizer), {*stop_ids, *chat.stop_ids}
         tokenizer.chat_template = chat.template.text
         write_settings(side, chat)
-    if adapted(model):
-        weights = _adapter_weights(model, dtype) if state_dict is None else dict(state_dict)
-        # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
-        model.save_pretrained(str(side), save_embedding_layers=False, state_dict=weights)
-    elif state_dict is None:
+    if not tuner.adapter:
         _set_stops(model, tokenizer, stop_ids)
-        _copy_to_save(model, dtype or model.dtype).save_pretrained(side)
-    else:
-        _set_stops(model, tokenizer, stop_ids)
-        model.save_pretrained(side, state_dict=dict(state_dict))
+        model = _copy_to_save(model, dtype or model.dtype)
+    saved_as = tuner.save(model, side, dtype)
+    write_tuner(tuner, model, side)
+    if base and is_adapter(side):
+        (side / BASE).write_text(base + "\n", encoding="utf-8", newline="\n")
     tokenizer.save_pretrained(side)
-    (side / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     give_rights(side)
+    return saved_as
 
 
 def give_rights(directory: Path) -> None:
@@ -155,17 +165,6 @@ def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel
     return made
 
 
-def _adapter_weights(model: PeftModel, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """What PEFT stores of an adapter, on the CPU; modules that are trained in full in `dtype`, if that is given."""
-    found = {}
-    for name, tensor in model.state_dict().items():
-        if _of_adapter(model, name):
-            found[name] = tensor.cpu()
-        elif "modules_to_save" in name:
-            found[name] = tensor.to("cpu", dtype)
-    return found
-
-
 def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> None:
     """Let `generation_config` end answers at the model's own eos ids, the tokenizer's and `stop_ids`."""
     settings = model.generation_config
@@ -174,8 +173,3 @@ def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_
     settings.eos_token_id = ids[0] if len(ids) == 1 else ids or None
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
-
-
-def _of_adapter(model: Model, name: str) -> bool:
-    """Whether a parameter belongs to an adapter, and is no copy of a module of the model beneath (modules_to_save)."""
-    return adapted(model) and str(model.base_model.prefix) in name and "modules_to_save" not in name

@@ -61,9 +61,10 @@ def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str
     from holdfast.evaluation.tasks.probe import affordable
     from holdfast.models.loading import context_length, embeddings_of, load
     from holdfast.models.placement import choose_device
+    from holdfast.pipeline.curation_key import rows_beside
     from holdfast.pipeline.estimate import estimate_costs
     from holdfast.pipeline.live_evaluation import refuse_unmeasured
-    from holdfast.pipeline.phases import before_curation, beyond_context, encode, rows_beside, trained
+    from holdfast.pipeline.phases import before_curation, beyond_context, encode, trained
     from holdfast.pipeline.sources import read_sources
     from holdfast.training.plan import plan_training
 

@@ -110,6 +110,7 @@ def _chat_settings(*names: str | None) -> ChatSettings:
 
 def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
     """The model that a run or an adapter started from, where the probe needs it and it is there."""
+    from holdfast.models.files import is_adapter
     from holdfast.models.loading import adapter_base, locate
 
     if not any(task.kind == "probe" for task in tasks):
@@ -118,7 +119,7 @@ def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
         from holdfast.recipe.loader import read_recipe
 
         base = read_recipe(Path(model)).recipe.model
-    elif ((path := locate(model)) / "adapter_config.json").exists():
+    elif is_adapter(path := locate(model)):
         base = str(adapter_base(path))
     else:
         return None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.core.progress import Progress
 from holdfast.errors import RunError, UserError
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from holdfast.models.loading import Loaded, Model
+    from holdfast.axes.tuner import SavedAs
+    from holdfast.models.loading import Loaded
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability between the live model and the folder read back."""
@@ -49,7 +53,7 @@ def export(
 
     from holdfast.methods.inference.dial import Dial
     from holdfast.models.files import count_broken
-    from holdfast.models.loading import adapted, load
+    from holdfast.models.loading import load
     from holdfast.models.merging import distance, fold, probe_logps
     from holdfast.models.placement import weights_dtype
     from holdfast.models.saving import settle
@@ -61,21 +65,23 @@ def export(
     # What is folded in is added in fp32, proven in fp32, and rounded once.
     folds = merge or dial is not None
     tuned = load(run, torch.float32 if folds or wanted == torch.float32 else None, device=device)
-    saved, model = wanted or tuned.dtype, tuned.model
-    if wanted is not None and not folds and adapted(model):
+    saved, model, tuner = wanted or tuned.dtype, tuned.model, tuned.tuner
+    if wanted is not None and not folds and tuner.adapter:
         raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
     if dial is not None:
         base = load(known["recipe"]["model"], model.dtype, device=tuned.device)
         _refuse_other_base(known, base)
-        model = Dial(point=dial).apply(base.model, tuned.model)  # type: ignore[arg-type]
-    elif merge:
-        model = fold(tuned.model)
+    if folds:
+        model, tuner = fold(model, tuner), Tuner()
+    if dial is not None:
+        model = Dial(point=dial).apply(base.model, model)  # type: ignore[arg-type]
     exact = probe_logps(model) if folds else None
-    model = settle(model, saved, weights_dtype(saved, tuned.device))
+    model = settle(model, saved, weights_dtype(saved, tuned.device), tuner)
     if count_broken(model.parameters()):
         raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved}; use bf16 or fp32")
     rounded = probe_logps(model)
-    _write(model, tuned, out, saved, rounded, _card(known, model, saved, dial), ui)
+    written = replace(tuned, model=model, tuner=tuner, dtype=saved)
+    _write(written, out, rounded, lambda saved_as: _card(known, saved_as, saved, dial), ui)
     if exact is not None and (moved := distance(exact, rounded).most) > TOLERANCE:
         ui.line(f"rounding to {str(saved).removeprefix('torch.')} moved log-probabilities by up to {moved:.1e}")
     return out
@@ -114,25 +120,27 @@ def _refuse_other_base(report: dict[str, Any], base: Loaded) -> None:
         )
 
 
-def _write(model: Model, tuned: Loaded, out: Path, saved: torch.dtype, wanted: Tensor, card: str, ui: Progress) -> None:
-    """Write `model` beside `out`, see that it is read back as it was, and give it its name.
+def _write(model: Loaded, out: Path, wanted: Tensor, card: Callable[[SavedAs], str], ui: Progress) -> None:
+    """Write a model beside `out`, see that it is read back as it was, and give it its name.
 
     Args:
-        tuned: What was exported, for its tokenizer and device.
+        model: What is written, in the type of its files, with its tuner.
+        card: Makes the card.
         wanted: Log-probabilities it must give, as of `probe_logps`.
     """
     from holdfast.data.chat.settings import ChatSettings, settings_of
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load, read_base
     from holdfast.models.merging import distance, probe_logps
     from holdfast.models.saving import fill
 
     ui.phase("write")
-    chat = (settings_of(tuned.path) or ChatSettings()).chat(tuned.tokenizer)
+    chat = (settings_of(model.path) or ChatSettings()).chat(model.tokenizer)
+    base = read_base(model.path) if model.tuner.adapter else ""
     with fresh_directory(out) as side:  # whatever goes wrong in here leaves nothing behind
-        fill(side, model, tuned.tokenizer, dtype=saved, chat=chat)
-        (side / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        saved_as = fill(side, model.model, model.tokenizer, dtype=model.dtype, chat=chat, tuner=model.tuner, base=base)
+        (side / "README.md").write_text(card(saved_as), encoding="utf-8", newline="\n")
         ui.phase("verify")
-        worst = distance(wanted, probe_logps(load(side, device=tuned.device).model)).most
+        worst = distance(wanted, probe_logps(load(side, device=model.device).model)).most
         if not worst <= TOLERANCE:
             raise RunError(
                 f"{out}: not written: read back, its log-probabilities differ by {worst:.1e} from those of the model "
@@ -150,13 +158,11 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return known[name] if name else None
 
 
-def _card(report: dict[str, Any], model: Model, saved: torch.dtype, dial: float | None) -> str:
+def _card(report: dict[str, Any], saved_as: SavedAs, saved: torch.dtype, dial: float | None) -> str:
     """The run's card for the folder that was written; it says where that differs from what was measured."""
-    from holdfast.models.loading import adapted
     from holdfast.report.model_card import render_card
 
-    library = "peft" if adapted(model) else "transformers"
-    types = {"dtype": str(saved).removeprefix("torch."), "library": library}
+    types = {"dtype": str(saved).removeprefix("torch."), "saved_as": saved_as.to_json()}
     card = render_card({**report, "model": {**report["model"], **types}}, ".")
     if dial is None:
         return card

@@ -51,8 +51,8 @@ def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
         if not live:
             return None
         give_back_memory(work.base.device)
-        saved = work.base.dtype
-        model = put(settled_copy(model, saved, weights_dtype(saved, work.base.device)), work.base.device)
+        saved, held = work.base.dtype, weights_dtype(work.base.dtype, work.base.device)
+        model = put(settled_copy(model, saved, held, work.recipe.tuner), work.base.device)
         subject = subject_of(work, model, f"{work.folder.state['recipe']}/step-{step:06d}")
         items = measured(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         now = live_figures(live, items)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
-from holdfast.errors import GateRefused, UserError
+from holdfast.errors import GateRefused
 from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import figures, summarise
 from holdfast.pipeline.damage import read_report, weights_lack
@@ -121,13 +121,15 @@ def descends(recipe: Recipe, stage: Stage) -> str:
 
 def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
     """The model a stage starts from. An adapter is folded in first, so that the next can be trained and stored."""
+    from holdfast.models.files import is_adapter
+
     recipe = resolved.recipe
     stage = recipe.stages[number]
     origin = before(stage, recipe.stages)
     if origin is None:
         return descends(recipe, stage)
     left = home(root, recipe.stages, origin)
-    if not (left / "model" / "adapter_config.json").exists():
+    if not is_adapter(left / "model"):
         return str(left)
     if ranks.main and weights_lack(left / "merged"):
         from holdfast.data.chat.settings import ChatSettings, settings_of
@@ -137,7 +139,7 @@ def _start(resolved: Resolved, number: int, root: Path, ranks: Ranks) -> str:
 
         loaded = load(left, device=stage.device)
         chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
-        save(fold(loaded.model), loaded.tokenizer, left / "merged", dtype=loaded.dtype, chat=chat)
+        save(fold(loaded.model, loaded.tuner), loaded.tokenizer, left / "merged", dtype=loaded.dtype, chat=chat)
     ranks.wait()
     return str(left / "merged")
 
@@ -151,6 +153,7 @@ def look_over(resolved: Resolved, each: bool = True) -> None:
         UserError: What the stage would raise in its turn.
     """
     from holdfast.models.loading import load_tokenizer, locate
+    from holdfast.models.merging import refuse_unmergeable
     from holdfast.models.placement import choose_device
 
     recipe = resolved.recipe
@@ -158,11 +161,9 @@ def look_over(resolved: Resolved, each: bool = True) -> None:
     for number, stage in enumerate(recipe.stages):
         origin = before(stage, recipe.stages)
         tuner = recipe.stages[origin].tuner if origin is not None else None
-        if tuner is not None and origin is not None and tuner.adapter and not tuner.mergeable:
-            raise UserError(
-                f"{resolved.name}: stage {stage.name} cannot start from stage {recipe.stages[origin].name}, whose "
-                "adapter cannot be folded into the weights; let it start from model: base, or choose another tuner"
-            )
+        if tuner is not None and origin is not None:
+            start = recipe.stages[origin].name
+            refuse_unmergeable(tuner, f"{resolved.name}: stage {stage.name} cannot start from stage {start}: ")
         plans.append(planned(resolved, number, Path(recipe.output), descends(recipe, stage)).recipe)
     for device in sorted({plan.device for plan in plans}):
         choose_device(device)
@@ -253,7 +254,6 @@ def _measured(work: Work, base: Items, path: Path, number: int) -> Done:
 def _report(work: Work, base: Items, done: list[Done]) -> dict[str, Any]:
     """The content of `report.json`: as of any run, with a list of the stages."""
     folder, recipe, last, known = work.folder, work.recipe, done[-1], versions()
-    adapter = (folder.path / "model" / "adapter_config.json").exists()
     return {
         "holdfast": known["holdfast"],
         "name": folder.path.name,
@@ -263,7 +263,6 @@ def _report(work: Work, base: Items, done: list[Done]) -> dict[str, Any]:
         "versions": known,
         "model": {
             **last.report["model"], "name": recipe.model, "fingerprint": work.base.fingerprint,
-            "library": "peft" if adapter else "transformers",
         },
         "chat": last.report.get("chat"),
         **last.summary,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.curator import CurationContext, Curator
+from holdfast.axes.curator import CurationContext
 from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
 from holdfast.axes.registry import find, name_of
@@ -19,12 +19,13 @@ from holdfast.core.files import fresh_file, sha256_of
 from holdfast.core.progress import Progress
 from holdfast.data.row_shapes import rows_for
 from holdfast.data.row_store import RowFile
-from holdfast.data.rows import Row, RowMap, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import Row, RowMap, Rows, rows_fingerprint
 from holdfast.errors import UserError
 from holdfast.evaluation.measure import items_in, measure_all
 from holdfast.evaluation.subject import Subject
 from holdfast.evaluation.summary import score
 from holdfast.evaluation.task import Item, Task
+from holdfast.pipeline.curation_key import curation_key, curators_of
 from holdfast.pipeline.curation_services import DropList, RunModelServices, listing_drops
 from holdfast.pipeline.run_dir import Folder, free_name
 from holdfast.pipeline.sources import Sources, makes_pairs, open_beside
@@ -79,9 +80,9 @@ def curate(work: Work) -> Rows:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
     source = rows_fingerprint(work.sources.train)
-    key = fingerprint([work.base.fingerprint, source, curators_of(recipe), recipe.sampling, work.chat.fingerprint])
-    path = folder.path / "curated.jsonl"
+    key, path = curation_key(work, source), folder.path / "curated.jsonl"
     if (kept := _curated(folder, key, work.ui)) is not None:
+        work.ui.line(f"{path}: its {len(kept):,} rows are used again; nothing they depend on has changed")
         _tell(work, folder.read_json("data.json"))
         return kept
     notes: Counter[str] = Counter()
@@ -138,29 +139,6 @@ def _write_rows(path: Path, rows: Rows) -> Counter[str]:
             counts[row.origin] += 1
             handle.write(row.to_line())
     return counts
-
-
-def curators_of(recipe: Recipe) -> list[Curator]:
-    """The recipe's curators, and `data.replay` as one more."""
-    from holdfast.methods.curators.replay import Replay
-
-    replay = recipe.data.replay
-    again = (
-        [Replay(path=replay.path, share=replay.share, columns=replay.columns, ignore=replay.ignore)] if replay else []
-    )
-    return [*recipe.curate, *again]
-
-
-def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
-    """The rows that curators mix in as they are.
-
-    Args:
-        say: Called with a line on how each file was read.
-    """
-    from holdfast.methods.curators.replay import Replay
-
-    found = [curator for curator in curators_of(recipe) if isinstance(curator, Replay)]
-    return [open_beside(recipe, r.path, r.columns, r.ignore, say) for r in found]
 
 
 def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any], drops: DropList) -> Rows:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.axes.judge import Judge
+from holdfast.axes.registry import name_of
 from holdfast.errors import UserError
 from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.schema import Recipe
@@ -26,7 +27,7 @@ def look_ahead(
     samples: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Try the engine, the judge and the tuner's module names, none of which is needed before the base is measured.
+    """Try the engine, the judge, and the tuner on the model: none of them is needed before the base is measured.
 
     Args:
         judge: The recipe's, or the one found for its rows, if any.
@@ -37,6 +38,7 @@ def look_ahead(
         UserError: What the run would have raised after its first hours.
     """
     from holdfast.models.loading import load_skeleton
+    from holdfast.models.merging import refuse_unmergeable
 
     refuse_missing(recipe.track)
     judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
@@ -48,7 +50,9 @@ def look_ahead(
             say(line)
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
-    recipe.tuner.look_ahead(model if model is not None else load_skeleton(recipe.model))
+    recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
+    if recipe.inference is not None:
+        refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
 
 
 def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:

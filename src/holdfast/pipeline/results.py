@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import RunFinished
-from holdfast.core.files import replace_file
+from holdfast.core.files import fresh_directory, replace_file
 from holdfast.evaluation.gate import gate
 from holdfast.evaluation.summary import summarise
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
@@ -22,6 +22,7 @@ from holdfast.pipeline.training_review import review
 from holdfast.report.phrasing import change, lost_part
 
 if TYPE_CHECKING:
+    from holdfast.axes.tuner import SavedAs
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import Item
@@ -55,27 +56,35 @@ class Run:
         return verdict(self.report) if self.report else "not measured in this process"
 
 
-def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> None:
-    """Write `model/`. The items in `known`, measured of it, are kept for all runs that start from it."""
+def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> SavedAs:
+    """Write `model/`, and say how others load it.
+
+    Args:
+        known: Items measured of it, which are kept for all runs that start from it.
+    """
     from holdfast.evaluation.results_store import shared_store
     from holdfast.evaluation.subject import measurement
-    from holdfast.models.loading import BASE, adapted, fingerprint_of
-    from holdfast.models.saving import save
+    from holdfast.models.loading import fingerprint_of
+    from holdfast.models.saving import fill
 
-    path = work.folder.path / "model"
-    save(result.model, work.base.tokenizer, path, dtype=work.base.dtype, chat=work.chat)
-    if adapted(result.model):
-        (path / BASE).write_text(work.base.fingerprint + "\n", encoding="utf-8")
+    path, base = work.folder.path / "model", work.base
+    with fresh_directory(path) as side:
+        saved_as = fill(
+            side, result.model, base.tokenizer,
+            dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
+        )  # fmt: skip
     subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
     for task in work.tasks:
         if subject is not None and task.name in known:
             shared_store().write(task, measurement(task, subject), known[task.name])
+    return saved_as
 
 
 def finish(
     work: Work,
     rows: Rows,
     result: TrainResult,
+    saved_as: SavedAs,
     told: TableReport,
     plan: Plan,
     before: dict[str, list[Item]],
@@ -97,6 +106,7 @@ def finish(
         "model": {
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
             "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
+            "saved_as": saved_as.to_json(),
         },
         "chat": _chat(work),
         **summary,
@@ -191,10 +201,16 @@ def curves(
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """`report.html` and the model card of a run directory."""
+    from holdfast.axes.tuner import TRANSFORMERS
+    from holdfast.models.adapters import PEFT
+    from holdfast.models.files import PEFT_SETTINGS
     from holdfast.report.html import render_run, write_page
     from holdfast.report.model_card import render_card
 
     write_page(path / "report.html", render_run(report))
+    if "saved_as" not in (report.get("model") or {}):  # of a version that did not write it down
+        saved_as = PEFT if (path / "model" / PEFT_SETTINGS).exists() else TRANSFORMERS
+        report = {**report, "model": {**(report.get("model") or {}), "saved_as": saved_as.to_json()}}
     replace_file(path / "README.md", render_card(report))
     if (path / "model").is_dir():
         replace_file(path / "model" / "README.md", render_card(report, "."))

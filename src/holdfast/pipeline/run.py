@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_file, sweep
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, Diverged, UserError
+from holdfast.pipeline.curation_key import rows_beside
 from holdfast.pipeline.live_evaluation import refuse_unmeasured, training_hooks
 from holdfast.pipeline.phases import (
     Work,
@@ -21,7 +23,6 @@ from holdfast.pipeline.phases import (
     encode,
     look_at_lengths,
     measured,
-    rows_beside,
     subject_of,
     trained,
 )
@@ -73,12 +74,12 @@ def run_prepared(resolved: Resolved, work: Work, ranks: Ranks, again: str, hand_
             result, table, plan = fit(resolved, work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
-        result = replace(result, model=after_training(work, result.model))
+        result = after_training(work, result)
         with work.folder.timed("evaluate"):
             subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
-        save_model(work, result, after if hand_on else {})
-        return finish(work, rows, result, table, plan, before, after)
+        saved_as = save_model(work, result, after if hand_on else {})
+        return finish(work, rows, result, saved_as, table, plan, before, after)
 
 
 class Ranks:
@@ -183,7 +184,9 @@ def open_folder(resolved: Resolved, ranks: Ranks, ui: Progress, restart: bool = 
 
 def refuse_adapter(path: Path, name: str) -> None:
     """An adapter is stored without the weights below it, so that training beside or below it could not be kept."""
-    if (path / "adapter_config.json").exists():
+    from holdfast.models.files import is_adapter
+
+    if is_adapter(path):
         raise UserError(
             f"model: {name} is an adapter, on which no other training can build; fold it into the weights "
             f"(holdfast export {name} MERGED --merge) and start from that, or make both runs stages of one recipe"
@@ -222,30 +225,32 @@ def fit(
     return trainer.fit(), told, plan
 
 
-def after_training(work: Work, tuned: Any) -> Any:
-    """The model that is measured and saved: settled, and what the recipe's inference method makes of it and the base.
+def after_training(work: Work, result: TrainResult) -> TrainResult:
+    """The training with the model that is measured and saved: settled, and turned by the recipe's inference method.
 
     Memory that only training needed is given back first.
     """
     from holdfast.models.files import count_broken
     from holdfast.models.loading import load, put
+    from holdfast.models.merging import fold
     from holdfast.models.placement import give_back_memory, weights_dtype
     from holdfast.models.saving import settle
 
     device, saved = work.base.device, work.base.dtype
     held, inference = weights_dtype(saved, device), work.recipe.inference
     give_back_memory(device)
-    tuned = put(settle(tuned, saved, held), device)
+    tuned, tuner = put(settle(result.model, saved, held, result.tuner), device), result.tuner
     if inference is not None:
         base = load(work.recipe.model, device=device).model if inference.needs_base else None
-        tuned = settle(inference.apply(base, tuned), saved, held)  # type: ignore[arg-type]
+        tuned, tuner = inference.apply(base, fold(tuned, tuner)), Tuner()  # type: ignore[arg-type]
+        tuned = settle(tuned, saved, held, tuner)
     give_back_memory(device)
     if broken := count_broken(tuned.parameters()):
         raise BrokenWeights(
             f"{work.folder.path}: {broken:,} of the model's weights are no finite numbers in {saved}; it is not saved: "
             "lower optimizer.learning_rate, or start from the model in fp32"
         )
-    return tuned
+    return replace(result, model=tuned, tuner=tuner)
 
 
 def curate_only(

@@ -10,32 +10,13 @@ from typing import Any
 
 import yaml
 
+from holdfast.axes.tuner import TRANSFORMERS, SavedAs
 from holdfast.core.safe_text import printable
 from holdfast.report import phrasing
 from holdfast.report.asked import asked_words, serve_options, unanswered_words, unended_words
 
-PEFT_TUNERS = frozenset({"lora", "longlora", "ia3", "prompt", "prefix"})
-"""Tuners whose result is an adapter beside the base; `report["model"]["library"]` overrides the guess."""
-
-
-_TRANSFORMERS = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("model", dtype="DTYPE")
-tokenizer = AutoTokenizer.from_pretrained("model")"""
-
-_PEFT = """from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-model = AutoPeftModelForCausalLM.from_pretrained("model", dtype="DTYPE")
-tokenizer = AutoTokenizer.from_pretrained("model")"""
-
 _SAME_SOURCE = "The target questions come from the same source as the training rows; elsewhere the gain may be smaller."
 _OWN_WORDS = "Some answers trained on were written by the model itself; mistakes its judge cannot see were kept."
-
-
-def _name_of(choice: Any) -> str:
-    """The name of a method in a resolved recipe, written as `lora` or as `{name: lora, ...}`."""
-    return str(choice.get("name", "")) if isinstance(choice, dict) else str(choice or "")
 
 
 def _base(report: dict[str, Any]) -> str:
@@ -44,10 +25,10 @@ def _base(report: dict[str, Any]) -> str:
     return PurePath(name).name if name.startswith(("/", "~", ".")) else name
 
 
-def _library(report: dict[str, Any]) -> str:
-    said = (report.get("model") or {}).get("library")
-    tuner = _name_of((report.get("recipe") or {}).get("tuner"))
-    return said or ("peft" if tuner in PEFT_TUNERS else "transformers")
+def _saved_as(report: dict[str, Any]) -> SavedAs:
+    """What the tuner said it left; of a report that does not say, a plain model."""
+    said = (report.get("model") or {}).get("saved_as")
+    return SavedAs(**said) if said else TRANSFORMERS
 
 
 def front_matter(report: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +36,7 @@ def front_matter(report: dict[str, Any]) -> dict[str, Any]:
     method = phrasing.method_of(report)
     found = {
         "base_model": _base(report) or None,
-        "library_name": _library(report),
+        "library_name": _saved_as(report).library,
         "pipeline_tag": "text-generation",
         "tags": ["holdfast", "fine-tuned", *method.split(", ")],
         "license": (report.get("model") or {}).get("license"),
@@ -140,25 +121,22 @@ def _stages(report: dict[str, Any]) -> str:
 
 def _loading(report: dict[str, Any], place: str) -> str:
     """How to load the weights that lie at `place`, in the type in which they were measured."""
-    adapter = _library(report) == "peft"
-    if adapter:
-        python = _PEFT
-        serve = f"vllm serve {shlex.quote(_base(report) or 'BASE')} --enable-lora --lora-modules tuned={place}"
-    else:
-        python = _TRANSFORMERS
-        serve = f"vllm serve {place}"
-    serve += serve_options(report, place, adapter)
-    what = "weights of the adapter" if adapter else "weights"
+    saved_as, base = _saved_as(report), _base(report) or "BASE"
+    serve = saved_as.filled(saved_as.serve, place=place, base=shlex.quote(base))
+    what = "weights of the adapter" if saved_as.adapter else "weights"
     types = report.get("model") or {}
     saved, measured = types.get("dtype"), types.get("measured_dtype") or "auto"
-    python = python.replace('"DTYPE"', json.dumps(str(measured))).replace('"model"', f'"{place}"')
+    quoted = {"place": place, "base": base, "dtype": str(measured)}
+    python = saved_as.filled(saved_as.load, **{key: json.dumps(value) for key, value in quoted.items()})
     lies = "in `model/` beside this file" if place == "model" else "in this folder"
-    kind = f" They are {_cell(saved)}, and were measured in {_cell(measured)}." if saved and not adapter else ""
+    kind = (
+        f" They are {_cell(saved)}, and were measured in {_cell(measured)}." if saved and not saved_as.adapter else ""
+    )
     parts = [
         f"The {what} are {lies}.{kind}",
         _fence(python, "python"),
-        "With vLLM:",
-        _fence(serve, "sh"),
+        *(["With vLLM:", _fence(serve + serve_options(report, place, saved_as.adapter), "sh")] if serve else []),
+        *([] if serve else ["vLLM cannot serve them."]),
         *([" ".join(map(_cell, said))] if (said := asked_words(report)) else []),
     ]
     return "\n\n".join(parts)

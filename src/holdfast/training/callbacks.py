@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.axes.tuner import Tuner
     from holdfast.data.batching.step_size import StepSize
     from holdfast.models.loading import Model
 
@@ -95,6 +96,7 @@ class TrainResult:
 
     Args:
         model: The trained model in eval mode, still with its adapter; whole on the main process.
+        tuner: Who reads and writes it.
         steps, epochs: Done, earlier sessions included. tokens, trained_tokens, seconds: Likewise.
         loss: Of the last step.
         tokens_per_second: Real tokens by the time spent in steps.
@@ -107,6 +109,7 @@ class TrainResult:
     """
 
     model: Model
+    tuner: Tuner
     steps: int
     epochs: float
     tokens: int

@@ -194,6 +194,13 @@ def state_like(
 
 
 def layers_of(model: Model) -> list[nn.Module]:
-    """The transformer layers: the first `ModuleList` as long as the configuration says."""
+    """The transformer layers: the first `ModuleList` as long as the configuration says.
+
+    Raises:
+        UserError: If there is none.
+    """
     depth = model.config.get_text_config().num_hidden_layers
-    return next(list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return list(module)
+    raise UserError(f"{type(model).__name__}: its layers are in no list; use tuner: full or lora, on one process")

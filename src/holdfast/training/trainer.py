@@ -373,6 +373,7 @@ class Trainer:
         totals = self.totals
         return TrainResult(
             model=model.eval(),
+            tuner=self.recipe.tuner,
             steps=done,
             epochs=self.bench.sampler.progress(done),
             tokens=totals.tokens,

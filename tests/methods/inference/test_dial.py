@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from holdfast.errors import UserError
 from holdfast.methods.inference.dial import Dial
 from holdfast.methods.tuners.lora import LoRA
+from holdfast.models.merging import merged_copy
 
 
 def same(one, other) -> bool:
@@ -53,12 +54,13 @@ def test_an_adapter_is_scaled(tiny):
         layer.lora_B["default"].weight.normal_(generator=torch.Generator().manual_seed(0))
     update = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     kept = layer.lora_B["default"].weight.clone()
-    model = Dial(point=0.3).apply(base, tuned)
+    plain = merged_copy(tuned, tuner)
+    model = Dial(point=0.3).apply(base, plain)
     start = base.model.layers[1].self_attn.q_proj.weight
     assert torch.allclose(model.model.layers[1].self_attn.q_proj.weight, start + 0.3 * update, atol=1e-6)
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, base.model.layers[0].mlp.up_proj.weight)
     assert torch.equal(kept, layer.lora_B["default"].weight)  # the tuned model still has its adapter
-    assert same(Dial(point=0).apply(base, tuned), base)
+    assert same(Dial(point=0).apply(base, plain), base)
 
 
 def test_models_that_do_not_belong_together_are_refused(tiny):

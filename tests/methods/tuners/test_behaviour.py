@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
@@ -10,16 +12,49 @@ from transformers import AutoModelForCausalLM
 
 from holdfast.axes.registry import REGISTRY, find
 from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.errors import UserError
 from holdfast.models import loading, saving
 from holdfast.models.policy import Policy
 from holdfast.recipe.schema import Recipe
 from holdfast.training.trainer import Trainer
 
-NAMES = sorted(REGISTRY["tuners"])
-KINDS = ["llama", "gpt2", "gemma2"]
+EXPERIMENTS = {"bitfit": "bitfit:BitFit"}
+"""Tuners of this folder, in the suite as if they were registered: one file and one line each."""
+NAMES = sorted({*REGISTRY["tuners"], *EXPERIMENTS})
+KINDS = ["llama", "gpt2", "qwen2", "gemma2"]
 TEXT = "What is the capital of France? The capital of France is Paris."
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    for name, place in EXPERIMENTS.items():
+        monkeypatch.setitem(REGISTRY["tuners"], name, place)
+
+
+def takes(name, model) -> bool:
+    """Whether a tuner says that it can train a model."""
+    try:
+        find("tuners", name)().check(model)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.fixture
+def any_kind(name, registered, tiny) -> str:
+    """The first family of tiny models that a tuner can train."""
+    return next(kind for kind in KINDS if takes(name, tiny(kind)[0]))
+
+
+@pytest.fixture
+def of_kind(name, registered, kind, tiny) -> str:
+    """A family of tiny models, where the tuner can train it."""
+    if not takes(name, tiny(kind)[0]):
+        pytest.skip(f"{name} says that it cannot train {kind}")
+    return kind
 
 
 def table_of(tokenizer) -> TokenTable:
@@ -54,8 +89,8 @@ def logps(model, tokenizer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, kind, tiny, tmp_path):
-    model, tokenizer = tiny(kind)
+def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, of_kind, tiny, tmp_path):
+    model, tokenizer = tiny(of_kind)
     before = {id(p): p.detach().clone() for p in model.parameters()}
     start = logits(model, tokenizer)
     result = train(tmp_path, model, tokenizer, name)
@@ -69,13 +104,15 @@ def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, kind, tiny,
         assert len(frozen) == len(before)
 
 
-def test_the_loss_falls(name, tiny, tmp_path):
-    model, tokenizer = tiny("llama")
+def test_the_loss_falls(name, any_kind, tiny, tmp_path):
+    model, tokenizer = tiny(any_kind)
     table = table_of(tokenizer)
     batch = table.collate(range(len(table)), "padded", tokenizer.pad_token_id)
     with torch.no_grad():
         start = float(-Policy(model).token_logps(batch).mean())
-    trained = train(tmp_path, model, tokenizer, name).model
+    moving = sum(p.numel() for p in find("tuners", name)().apply(tiny(any_kind)[0], 0).parameters() if p.requires_grad)
+    few = moving < 0.1 * sum(p.numel() for p in model.parameters())
+    trained = train(tmp_path, model, tokenizer, name, epochs=60 if few else 6).model
     with torch.no_grad():
         end = float(-Policy(trained).token_logps(batch).mean())
     assert end < 0.7 * start
@@ -83,10 +120,10 @@ def test_the_loss_falls(name, tiny, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabilities(
-    name, kind, tiny, tiny_dir, tmp_path
+    name, of_kind, tiny, tiny_dir, tmp_path
 ):
-    base = tiny_dir(kind)
-    model, tokenizer = loading.load(base).model, tiny(kind)[1]
+    base = tiny_dir(of_kind)
+    model, tokenizer = loading.load(base).model, tiny(of_kind)[1]
     result = train(tmp_path / "run", model, tokenizer, name)
     saved = saving.save(result.model, tokenizer, tmp_path / "model")
     here = logps(result.model, tokenizer)
@@ -99,17 +136,17 @@ def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabil
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged_it_computes_the_same(name, kind, tiny, tmp_path):
-    model, tokenizer = tiny(kind)
+def test_merged_it_computes_the_same(name, of_kind, tiny, tmp_path):
+    model, tokenizer = tiny(of_kind)
     result = train(tmp_path, model, tokenizer, name)
     before = logits(result.model, tokenizer)
     merged = find("tuners", name)().merge(result.model)
-    assert type(merged) is type(tiny(kind)[0])
+    assert type(merged) is type(tiny(of_kind)[0])
     assert torch.allclose(logits(merged, tokenizer), before, atol=1e-4)
 
 
-def test_taken_off_it_leaves_the_base_bit_identical(name, tiny, tmp_path):
-    model, tokenizer = tiny("llama")
+def test_taken_off_it_leaves_the_base_bit_identical(name, any_kind, tiny, tmp_path):
+    model, tokenizer = tiny(any_kind)
     start = logits(model, tokenizer)
     weights = {key: t.clone() for key, t in model.state_dict().items()}
     tuner = find("tuners", name)()
@@ -124,8 +161,8 @@ def test_taken_off_it_leaves_the_base_bit_identical(name, tiny, tmp_path):
     assert all(torch.equal(bare[key], t) for key, t in weights.items())
 
 
-def test_the_same_seed_gives_the_same_weights(name, tiny, tmp_path):
-    one, two = (train(tmp_path / str(i), *tiny("llama"), name).model for i in range(2))
+def test_the_same_seed_gives_the_same_weights(name, any_kind, tiny, tmp_path):
+    one, two = (train(tmp_path / str(i), *tiny(any_kind), name).model for i in range(2))
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -17,7 +18,7 @@ class Dial(Inference):
     """Weights on the line from base to tuned: trade gain for retention. [Wortsman et al. 2021, arXiv 2109.01903]
 
     What: theta = theta_base + point * (theta_tuned - theta_base), weight by weight, in fp32, then rounded to the tuned
-    model's type. An adapter is merged first, so its update is scaled by `point`. 0 gives the base and 1 the tuned
+    model's type. An adapter is folded in first, so its update is scaled by `point`. 0 gives the base and 1 the tuned
     (merged) model, bit for bit.
 
     When it helps: a tuned model that lost too much. Forgetting usually falls faster than the target score on the way
@@ -41,14 +42,10 @@ class Dial(Inference):
 
         Raises:
             UserError: If a weight has another name or shape in one of the two.
-            RunError: If an adapter cannot be folded into the weights.
         """
         import torch
 
-        from holdfast.models.merging import merged_copy
-
-        model = merged_copy(tuned)
-        base = merged_copy(base) if hasattr(base, "peft_config") else base
+        model = copy.deepcopy(tuned)
         # A weight that two modules share counts by both names: folding an adapter in may have parted the two.
         origin = dict(base.named_parameters(remove_duplicate=False))
         named = dict(model.named_parameters(remove_duplicate=False))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.tuner import Tuner
+from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,20 @@ class Half(Tuner):
     embeddings: bool = Field(True, description="Whether embeddings, head and the final norm move.")
     round: int = Field(0, ge=0, description="Number of the draw in a sequence of trainings; default: the stage's.")
     complement: bool = Field(False, description="Move exactly the layers' weights that this draw would freeze.")
+
+    def check(self, model: Model) -> None:
+        """See that the model has layers to draw from, and that some weights move.
+
+        Raises:
+            UserError: If not.
+        """
+        from holdfast.models.loading import skeleton
+
+        if not any(p.requires_grad for p in self.apply(skeleton(model.config), 0).parameters()):
+            raise UserError(
+                f"tuner: half with share {self.share:g} of these matrices and without the embeddings leaves nothing to "
+                "train; set a larger tuner.share, or tuner.embeddings: true"
+            )
 
     def apply(self, model: Model, seed: int) -> Model:
         """Freeze, in place, all that the draw of (`seed`, `round`) does not move."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.tuner import Tuner
 from holdfast.methods.tuners.modules import ALL, see_names, see_parameters, see_targets, shapes, targets_of
 from holdfast.methods.tuners.reach import Reach, adapters_of, reach_of
+from holdfast.models.adapters import PeftTuner
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from transformers import PreTrainedModel
 
     from holdfast.models.loading import Model
 
 
-class LoRA(Tuner):
+class LoRA(PeftTuner):
     """Low-rank updates beside frozen weights. [Hu et al. 2021, arXiv 2106.09685]
 
     What: a linear map W [out, in] becomes W + s B A with A [r, in] drawn at random, B [out, r] = 0 and s = alpha / r
@@ -42,8 +40,6 @@ class LoRA(Tuner):
     """
 
     paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
-    adapter: ClassVar[bool] = True
-    mergeable: ClassVar[bool] = True
 
     r: int = Field(8, ge=1, description="Rank.")
     alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha / r.")
@@ -94,7 +90,7 @@ class LoRA(Tuner):
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         )
 
-    def look_ahead(self, model: Model) -> None:
+    def check(self, model: Model) -> None:
         """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
         self._see(model)
         self._reach(model)
@@ -130,17 +126,3 @@ class LoRA(Tuner):
             f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
             "or tuner: full"
         ]
-
-    def base(self, model: Model) -> AbstractContextManager[None]:
-        """A context with the adapter switched off."""
-        return model.disable_adapter()  # type: ignore[operator]
-
-    def merge(self, model: Model) -> PreTrainedModel:
-        """The plain model with W + s B A in place of W (in place; `model` is used up).
-
-        Raises:
-            ValueError: By PEFT, if the merged weights are not finite.
-        """
-        from holdfast.models.merging import merged
-
-        return merged(model)

@@ -1,0 +1,48 @@
+"""What the curated rows of a run depend on: its curators, the rows they mix in, and what they sample and judge with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from holdfast.axes.curator import Curator
+from holdfast.axes.registry import identity_of
+from holdfast.data.rows import Rows, fingerprint, rows_fingerprint
+from holdfast.pipeline.sources import open_beside
+from holdfast.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from holdfast.pipeline.phases import Work
+
+
+def curation_key(work: Work, source: str) -> str:
+    """What curated rows depend on beside `source`, the rows as they came; training may change without touching them."""
+    recipe, judge, curators = work.recipe, work.sources.judge, curators_of(work.recipe)
+    judged = judge is not None and any(curator.judges for curator in curators)
+    by = [identity_of(judge), judge.identity] if judge is not None and judged else None
+    beside = [rows_fingerprint(rows) for rows in rows_beside(recipe)]
+    made_with = [work.base.fingerprint, source, list(map(identity_of, curators)), recipe.sampling, recipe.train.seed]
+    return fingerprint([*made_with, work.chat.fingerprint, beside, by])
+
+
+def curators_of(recipe: Recipe) -> list[Curator]:
+    """The recipe's curators, and `data.replay` as one more."""
+    from holdfast.methods.curators.replay import Replay
+
+    replay = recipe.data.replay
+    again = (
+        [Replay(path=replay.path, share=replay.share, columns=replay.columns, ignore=replay.ignore)] if replay else []
+    )
+    return [*recipe.curate, *again]
+
+
+def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
+    """The rows that curators mix in as they are.
+
+    Args:
+        say: Called with a line on how each file was read.
+    """
+    from holdfast.methods.curators.replay import Replay
+
+    found = [curator for curator in curators_of(recipe) if isinstance(curator, Replay)]
+    return [open_beside(recipe, r.path, r.columns, r.ignore, say) for r in found]

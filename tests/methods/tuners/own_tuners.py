@@ -1,0 +1,75 @@
+"""Tuners of a user's own: a kind of LoRA, and one that stores what it trains in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from holdfast.axes.tuner import SavedAs, Tuner
+from holdfast.methods.tuners.lora import LoRA
+
+if TYPE_CHECKING:
+    from holdfast.models.loading import Model
+
+
+class VeRA(LoRA):
+    """My adapter. [me 2026]"""
+
+    paper: ClassVar[str] = "me 2026"
+
+
+class Shifted(nn.Module):
+    """A layer with a vector added to what it computes."""
+
+    def __init__(self, beneath: nn.Module, size: int) -> None:
+        super().__init__()
+        self.beneath, self.shift, self.on = beneath, nn.Parameter(torch.zeros(size)), True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.beneath(*args, **kwargs)  # [..., D]
+        return out + self.shift.to(out.dtype) if self.on else out
+
+
+class Shift(Tuner):
+    """One vector added after the last norm. [me 2026]"""
+
+    paper: ClassVar[str] = "me 2026"
+    adapter: ClassVar[bool] = True
+
+    scale: float = 1.0
+
+    def apply(self, model: Model, seed: int) -> Model:
+        model.requires_grad_(False)
+        body: Any = model.base_model
+        body.norm = Shifted(body.norm, model.config.hidden_size)
+        return model
+
+    def base(self, model: Model) -> AbstractContextManager[None]:
+        return self._off(model)
+
+    @contextmanager
+    def _off(self, model: Any) -> Iterator[None]:
+        model.base_model.norm.on = False
+        try:
+            yield
+        finally:
+            model.base_model.norm.on = True
+
+    def adapter_parameters(self, model: Model) -> set[str]:
+        return {name for name, _ in model.named_parameters() if name.endswith("norm.shift")}
+
+    def save(self, model: Any, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
+        save_file({"shift": model.base_model.norm.shift.detach().cpu()}, directory / "shift.safetensors")
+        return SavedAs("own_tuners", "model = own_tuners.read($place, base=$base)", "", adapter=True)
+
+    def load(self, directory: Path, base: Any) -> Model:
+        model: Any = self.apply(base, 0)
+        with torch.no_grad():
+            model.base_model.norm.shift.copy_(load_file(directory / "shift.safetensors")["shift"])
+        return model
