@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast.axes.method import Method
@@ -73,6 +74,10 @@ class Judge(Method):
     def identity(self) -> Any:
         """What verdicts depend on beside the answer: the settings, and of some judges what is installed. JSON-able."""
         return self.model_dump(mode="json")
+
+    def own_file(self) -> Path | None:
+        """The user's own file that decides, where there is one: verdicts depend on what is in it."""
+        return None
 
     def with_engine(self, draw: Draw) -> Judge:
         """This judge, able to sample through `draw`; itself for judges that need no engine."""

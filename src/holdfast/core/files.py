@@ -226,3 +226,16 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of a folder at a second place, without a second copy where the disk can do that; all or nothing."""
+    with fresh_directory(target) as side:
+        shutil.copytree(source, side, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from holdfast.axes.engine import Draw, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.axes.registry import name_of
+from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.areas import by_area
 from holdfast.data.batching.batches import Encoded, collate
 from holdfast.data.rows import Message, fingerprint, rows_fingerprint
@@ -103,16 +102,16 @@ def measurement(task: Task, subject: Subject) -> str:
     elif task.kind == "probe":
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
-    settings = [VERSION, task.kind, how, meta, _identity(task.judge), subject.extra]
+    settings = [VERSION, task.kind, how, meta, judge_identity(task.judge), subject.extra]
     return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
 
 
-def _identity(judge: Judge | None) -> Any:
-    """A judge by name and settings, and by the content of the user's own file where it runs one."""
+def judge_identity(judge: Judge | None) -> Any:
+    """A judge by name and settings, and by the source of what is the user's own: its class, or the file it runs."""
     if judge is None:
         return None
-    file = Path(str(getattr(judge, "function", "")).rpartition(":")[0])
-    own = hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" and file.is_file() else None
+    file = judge.own_file()
+    own = hashlib.sha256(file.read_bytes()).hexdigest() if file else source_of(judge)
     return [name_of(judge), JUDGES, judge.identity, own]
 
 

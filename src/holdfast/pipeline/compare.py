@@ -36,6 +36,7 @@ from holdfast.pipeline.train import train
 from holdfast.recipe.changes import differences, in_short
 from holdfast.recipe.loader import Resolved, as_resolved, for_method, is_written
 from holdfast.recipe.schema import Recipe, Train
+from holdfast.recipe.shorthand import label_of
 from holdfast.report.arms import count_answers, mean_clipped
 
 REPORT = "compare.json"
@@ -184,7 +185,10 @@ def _arms(resolved: Resolved, methods: Sequence[str] | Mapping[str, Sequence[str
     """The recipe of every arm. A named method chooses its own axes, whatever the common recipe says of them."""
     if isinstance(methods, Mapping):
         return {label: as_resolved(resolved, overrides) for label, overrides in methods.items()}
-    return {name: for_method(resolved, name, among=methods) for name in methods}
+    labels = [label_of(name) for name in methods]
+    if len(set(labels)) < len(set(methods)):  # two classes of one name
+        labels = [name.replace(":", ".") for name in methods]
+    return {label: for_method(resolved, name, among=methods) for label, name in zip(labels, methods, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

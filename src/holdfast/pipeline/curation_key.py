@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.axes.curator import Curator
 from holdfast.axes.registry import identity_of
 from holdfast.data.rows import Rows, fingerprint, rows_fingerprint
+from holdfast.evaluation.subject import judge_identity
 from holdfast.pipeline.sources import open_beside
 from holdfast.recipe.schema import Recipe
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 def curation_key(work: Work, source: str) -> str:
     """What curated rows depend on beside `source`, the rows as they came; training may change without touching them."""
     recipe, judge, curators = work.recipe, work.sources.judge, curators_of(work.recipe)
-    judged = judge is not None and any(curator.judges for curator in curators)
-    by = [identity_of(judge), judge.identity] if judge is not None and judged else None
+    by = judge_identity(judge) if any(curator.judges for curator in curators) else None
     beside = [rows_fingerprint(rows) for rows in rows_beside(recipe)]
     made_with = [work.base.fingerprint, source, list(map(identity_of, curators)), recipe.sampling, recipe.train.seed]
     return fingerprint([*made_with, work.chat.fingerprint, beside, by])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.files import link_tree
 from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused
 from holdfast.evaluation.gate import gate, refuse_gate
@@ -23,7 +24,7 @@ from holdfast.pipeline.phases import EXAMPLES, Work, measured, subject_of
 from holdfast.pipeline.readiness import look_ahead
 from holdfast.pipeline.results import Run, outcome_of, write_report
 from holdfast.pipeline.run import Ranks, open_folder, prepare, refuse_adapter, train_one
-from holdfast.pipeline.run_dir import Folder, is_finished, link_tree, versions
+from holdfast.pipeline.run_dir import Folder, is_finished, versions
 from holdfast.pipeline.run_record import RunRecord
 from holdfast.recipe.loader import Resolved
 from holdfast.recipe.schema import Recipe, Stage

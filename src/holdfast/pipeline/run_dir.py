@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import Event
-from holdfast.core.files import append_line, fresh_directory, json_lines, read_json, remove, replace_file
+from holdfast.core.files import append_line, json_lines, read_json, remove, replace_file
 from holdfast.core.in_memory import keep_copies
 from holdfast.data.rows import fingerprint
 from holdfast.errors import RunError, UserError
 from holdfast.pipeline.damage import lacks, mend_note, refuse_link
+from holdfast.pipeline.method_sources import STATE_KEY, own_sources, source_changes
 from holdfast.recipe.changes import content, differences, in_short
 from holdfast.recipe.data_entries import train_files
 from holdfast.recipe.loader import Resolved, read_recipe, resolved_yaml
@@ -38,19 +39,6 @@ MARK = "run.json"
 def replace_json(path: Path, value: Any) -> None:
     """Write a value as a JSON file, whole or not at all."""
     replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """The files of a folder at a second place, without a second copy where the disk can do that; all or nothing."""
-    with fresh_directory(target) as side:
-        shutil.copytree(source, side, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def short_name(source: str) -> str:
@@ -113,7 +101,7 @@ class Folder:
                 _refuse_foreign(path)
             if found is None or not found["finished"]:
                 refuse_link(path / "model")
-            folder = cls(path, found or {"recipe": key, "finished": False, "seconds": {}, "created": _now()})
+            folder = cls(path, found or _new_state(recipe, {}))
             folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
             keep_copies(path, recipe.model_dump(mode="json"))
@@ -187,6 +175,12 @@ class Folder:
         return [steps[step] for step in sorted(steps)]
 
 
+def _new_state(recipe: Recipe, seconds: dict[str, float]) -> dict[str, Any]:
+    """`run.json` of a run that begins."""
+    own = {STATE_KEY: sources} if (sources := own_sources(recipe)) else {}
+    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now(), **own}
+
+
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
@@ -195,7 +189,7 @@ def _find(recipe: Recipe, key: str) -> Path:
     """The directory `output` stands for: with `{time}` in it, that of an unfinished run of the same recipe, if any."""
     for candidate in outputs_of(recipe) if "{time}" in recipe.output else ():
         found = _read_mark(candidate)
-        if found and found["recipe"] == key and not found["finished"]:
+        if found and found["recipe"] == key and not found["finished"] and not source_changes(found, recipe):
             return candidate
     return output_of(recipe)
 
@@ -241,6 +235,8 @@ def is_curated(recipe: Recipe) -> bool:
 
 def _same(path: Path, found: dict[str, Any], recipe: Recipe) -> bool:
     """Whether a run is one of this recipe; one of an older version, by all the settings it had."""
+    if source_changes(found, recipe):
+        return False
     if found["recipe"] == recipe_key(recipe):
         return True
     old = _recipe_of(path)
@@ -261,7 +257,7 @@ def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[
     Raises:
         UserError: If the run has something worth keeping.
     """
-    changed = _changed(path, recipe)
+    changed = _changed(path, found, recipe)
     what = _worth_keeping(path, found, bool(recipe.stages))
     if what:
         raise UserError(
@@ -276,7 +272,7 @@ def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[
     for old_result in [*(path / name for name in TRAINED), *path.glob("eval/step-*"), path / "eval" / "final"]:
         remove(old_result)
     seconds = {phase: spent for phase, spent in found["seconds"].items() if phase != "train"}
-    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now()}, note
+    return _new_state(recipe, seconds), note
 
 
 def held_by(path: Path, recipe: Recipe) -> str:
@@ -285,13 +281,14 @@ def held_by(path: Path, recipe: Recipe) -> str:
     if found is None or _same(path, found, recipe):
         return ""
     what = _worth_keeping(path, found, bool(recipe.stages))
-    return what and f"{what}{_changed(path, recipe)}"
+    return what and f"{what}{_changed(path, found, recipe)}"
 
 
-def _changed(path: Path, recipe: Recipe) -> str:
+def _changed(path: Path, found: dict[str, Any], recipe: Recipe) -> str:
     """ ": train.seed is 1 here and 0 there", of the run in a directory; "" where its recipe cannot be read."""
     old = _recipe_of(path)
-    return f": {in_short(differences(recipe, old))}" if old else ""
+    changes = [*source_changes(found, recipe), *(differences(recipe, old) if old else ())]
+    return f": {in_short(changes)}" if changes else ""
 
 
 def _set_aside(path: Path) -> Path:

@@ -374,7 +374,7 @@ def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes:
     varied = {key for name in (*among, resolved.recipe.method) for key in axes_of(name)} | {"stages"}
     named = {
         name for choices in METHODS.values() for key, name in choices.items() if key == "curate" and name != "replay"
-    }
+    }.union(*(expand(name).get("curate", []) for name in (*among, resolved.recipe.method))) - {"replay"}
     for key in varied & set(given):
         own = given.pop(key)
         if key == "stages":

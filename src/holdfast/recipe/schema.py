@@ -39,7 +39,7 @@ from holdfast.errors import UserError
 from holdfast.recipe.data_section import Data, Section, Texts, refuse_bool
 from holdfast.recipe.in_memory import named as named_objects
 from holdfast.recipe.rules import as_named, measured, one_pass, pairs_and_answers
-from holdfast.recipe.shorthand import Filled
+from holdfast.recipe.shorthand import Filled, label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class Common(Section):
     def chosen(self) -> str:
         """Its method, or if none was named what was chosen on the axes, as a method would say it."""
         if "method" in self.model_fields_set or self.method != "sft":
-            return self.method
+            return label_of(self.method)
         axes = [axis for axis in METHOD_AXES.values() if axis.default]
         chosen = [method for a in axes if name_of(method := getattr(self, a.key)) != a.default]
         every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]

@@ -256,6 +256,11 @@ def expand(method: str) -> dict[str, list[str]]:
     return chosen
 
 
+def label_of(method: str) -> str:
+    """What a method is called in tables and file names: of a class of the user's own the class's name."""
+    return "+".join(name.rpartition(":")[2] for name in method.split("+"))
+
+
 def choices_of(name: str) -> dict[str, str]:
     """The choices behind one name: of the package, or of a class of the user's own.
 

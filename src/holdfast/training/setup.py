@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from holdfast.axes.axis import AXES
 from holdfast.axes.objective import surveyed
+from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import count_steps, step_size
 from holdfast.data.row_shapes import PAIR
@@ -53,6 +54,8 @@ def settings(recipe: Recipe, table: TokenTable, batch_tokens: int, base: str = "
         method = getattr(recipe, axis)
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
+        if (source := source_of(method)) is not None:
+            flat[f"source of {name_of(method)}"] = source[:12]
     shaping = {name: getattr(recipe.train, name) for name in SHAPING} | {"batch_tokens": batch_tokens}
     train = recipe.train
     if train.keep != "last" or train.patience is not None:  # else evaluations change nothing

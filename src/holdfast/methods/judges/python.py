@@ -43,6 +43,10 @@ class Python(Judge):
             raise ValueError("must be module:function or file.py:function")
         return function
 
+    def own_file(self) -> Path | None:
+        file = Path(self.function.rpartition(":")[0])
+        return file if file.suffix == ".py" and file.is_file() else None
+
     def look_ahead(self) -> None:
         target, path = self._locate()
         with Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers=1) as sandbox:

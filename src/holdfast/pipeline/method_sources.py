@@ -1,0 +1,53 @@
+"""The source of what is the user's own in a recipe: an edited class makes another run, whatever the recipe says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast.axes.axis import AXES
+from holdfast.axes.judge import Judge
+from holdfast.axes.method import Method
+from holdfast.axes.registry import name_of, source_of
+from holdfast.recipe.schema import Common, Recipe
+
+STATE_KEY = "sources"
+"""In `run.json`: names of classes and files of the user's own to the hashes of their source."""
+
+
+def own_sources(recipe: Recipe) -> dict[str, str]:
+    """Every class of the user's own in a recipe and its stages, and a judge's own file, to the hash of its source."""
+    out: dict[str, str] = {}
+    for part in (recipe, *recipe.stages):
+        for method in methods_of(part):
+            if (source := source_of(method)) is not None:
+                out[name_of(method)] = source
+            file = method.own_file() if isinstance(method, Judge) else None
+            if file is not None:
+                out[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return out
+
+
+def methods_of(part: Common) -> Iterator[Method]:
+    """Every method that a recipe, or a stage, has chosen."""
+    for axis in AXES:
+        chosen: Any = getattr(part, axis.key, None)
+        for method in chosen if isinstance(chosen, tuple) else (chosen,):
+            if isinstance(method, Method):
+                yield method
+
+
+def source_changes(state: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What of the user's own code is not what a run was made with, one sentence part each.
+
+    Args:
+        state: Content of the run's `run.json`; runs of older versions do not say, which counts as a change.
+    """
+    known = state.get(STATE_KEY)
+    there = known if isinstance(known, dict) else {}
+    return [
+        f"the source of {name} has changed since" if name in there else f"it does not say of which source {name} was"
+        for name, source in own_sources(recipe).items()
+        if there.get(name) != source
+    ]
