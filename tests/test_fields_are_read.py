@@ -26,7 +26,7 @@ from holdfast.recipe.schema import Common, Recipe, Stage
 SOURCE = Path(holdfast.__file__).parent
 SCHEMA = {
     f"recipe/{name}.py"
-    for name in ("schema", "data_section", "loader", "messages", "template", "stages", "overlay", "shorthand")
+    for name in ("schema", "data_section", "loader", "messages", "template", "stages", "tree", "aliases", "shorthand")
 }
 
 

@@ -10,9 +10,10 @@ from holdfast.axes.elsewhere import METHODS_ELSEWHERE
 from holdfast.axes.registry import REGISTRY
 from holdfast.errors import UserError
 from holdfast.recipe import peers
+from holdfast.recipe.aliases import ALIASES, DEVICE_BATCH
 from holdfast.recipe.loader import Resolved, as_resolved, read_recipe
 from holdfast.recipe.messages import settings
-from holdfast.recipe.shorthand import ALIASES, DEVICE_BATCH, METHODS
+from holdfast.recipe.shorthand import METHODS
 
 MINIMAL = "model: lab\ndata: {train: lab:story}\n"
 

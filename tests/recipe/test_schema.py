@@ -14,10 +14,11 @@ from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import find, name_of
 from holdfast.axes.registry import names as names_on
 from holdfast.errors import UserError
+from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.loader import read_recipe
 from holdfast.recipe.messages import settings
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.shorthand import ALIASES, METHODS, expand
+from holdfast.recipe.shorthand import METHODS, expand
 
 
 def make(**given: object) -> Recipe:

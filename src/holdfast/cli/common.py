@@ -75,8 +75,8 @@ def meant(option: str, value: str) -> str:
         value: What was given with it, or the word after it.
     """
     from holdfast.recipe import peers
+    from holdfast.recipe.aliases import ALIASES
     from holdfast.recipe.messages import settings
-    from holdfast.recipe.shorthand import ALIASES
 
     name = option.removeprefix("--").replace("-", "_")
     if name == "dry_run":

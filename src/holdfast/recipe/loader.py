@@ -11,30 +11,21 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.axes.method import Method
 from holdfast.core import in_memory
 from holdfast.core.safe_text import printable, unusable_texts
 from holdfast.errors import UserError, UserErrors
 from holdfast.recipe import peers, yaml_reader, yaml_writer
+from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.messages import explain
-from holdfast.recipe.overrides import COMMAND_LINE, override, replaced
+from holdfast.recipe.overrides import COMMAND_LINE, override, put
 from holdfast.recipe.schema import Recipe, Train
-from holdfast.recipe.shorthand import METHODS, Filled, Path, dotted, expand
-from holdfast.recipe.stages import (
-    BASE,
-    OF_STAGE,
-    OF_STAGES,
-    axes_of,
-    entries,
-    fill_in,
-    read_aliases,
-    written,
-)
+from holdfast.recipe.shorthand import METHODS, expand
+from holdfast.recipe.stages import BASE, OF_STAGE, OF_STAGES, axes_of, fill_in
+from holdfast.recipe.tree import Node, Path, Problems, dotted
 
 MOST_PROBLEMS = 50
 """Problems of one recipe that are listed."""
@@ -89,8 +80,8 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
         raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
     if not isinstance(data, dict):
         raise UserError(f"{file}:{lines[()]}: a recipe is a mapping of `key: value` lines")
-    labels = {where: f"{file}:{line}" for where, line in lines.items() if where}
-    return resolve(data, overrides, labels, problems, file.parent, str(file))
+    tree = Node.of(data, lambda path: f"{file}:{lines[path]}" if path else str(file))
+    return _resolve(tree, overrides, str(file), problems, file.parent)
 
 
 def as_resolved(
@@ -102,52 +93,50 @@ def as_resolved(
     if isinstance(value, (str, pathlib.Path)):
         return read_recipe(value, overrides)
     if isinstance(value, Resolved):
-        given = value.recipe.given()
-        return resolve(given, overrides, _labels_of(value, given), name=value.name)
+        return _resolve(_given_tree(value, value.recipe.given()), overrides, value.name)
     return resolve(value.given() if isinstance(value, Recipe) else value, overrides)
 
 
-def resolve(
-    data: dict[str, Any],
-    overrides: Sequence[str] = (),
-    labels: dict[Path, str] | None = None,
-    problems: Sequence[tuple[Path, str]] = (),
-    folder: pathlib.Path | None = None,
-    name: str = "recipe",
-) -> Resolved:
-    """The steps from a plain mapping to a recipe: overrides, aliases, paths, shorthand, validation.
+def resolve(data: dict[str, Any], overrides: Sequence[str] = (), name: str = "recipe") -> Resolved:
+    """A recipe from a plain mapping.
 
     Args:
         data: The nested mapping as the user wrote it.
         overrides: `a.b=value` texts, the value in YAML.
-        labels: Path to where it stands ("recipe.yaml:7"); what is missing is called by `name`.
-        problems: Found already.
-        folder: Relative paths that are not in the current directory are looked for here.
         name: The recipe's name in messages.
     Raises:
         UserError: All problems, one per line.
     """
-    labels = dict(labels or {})
-    labels.setdefault((), name)
-    found = list(problems)
-    read = read_aliases(override(data, overrides, labels, found))
-    labels.update({new: place(labels, old) for new, old in read.moved.items()})
-    found += read.problems
-    notes = [f"{place(labels, where)}: {dotted(where)} {text}" for where, text in read.notes]
-    given = read.data
-    if unusable := unusable_texts(given):
-        raise UserErrors("\n".join(_sorted_lines(unusable, labels, given)))
+    return _resolve(Node.of(data, name), overrides, name)
+
+
+def _resolve(
+    tree: Node, overrides: Sequence[str], name: str, known: Problems | None = None, folder: pathlib.Path | None = None
+) -> Resolved:
+    """The steps from a tree to a recipe: overrides, aliases, paths, shorthands with presets and stages, validation.
+
+    Args:
+        tree: The recipe as it was written; it is changed.
+        known: Problems seen before.
+        folder: Relative paths that are not in the current directory are looked for here.
+    """
+    top, problems = tree.plain(), list(known or [])
+    override(tree, overrides, problems)
+    written = tree.copy()
+    aliases = Aliases(tree, problems)
+    notes = aliases.notes
+    if unusable := unusable_texts(tree.plain()):
+        raise UserErrors("\n".join(_sorted_lines(unusable, tree, written)))
     if folder is not None:
-        in_memory.offer_copies(folder, given)
-        notes += _find_beside(given, folder)
-    filled = fill_in(given)
-    found += filled.problems + _without_effect(labels, filled)
-    recipe = _validated(given, filled, found)
-    if found or recipe is None:
-        lines = [*peers.introduction(data, read.moved, name), *_sorted_lines(found, labels, given)]
+        in_memory.offer_copies(folder, tree.plain())
+        notes += _find_beside(tree, folder)
+    filled = fill_in(tree, problems)
+    problems += _overrides_without_effect(tree, filled)
+    recipe = _validated(filled, problems)
+    if problems or recipe is None:
+        lines = [*peers.introduction(top, aliases.moves, name), *_sorted_lines(problems, tree, written)]
         raise UserErrors("\n".join(lines))
-    filled.origins |= read.origins
-    sources = _sources(recipe, given, labels, filled)
+    sources = _sources(recipe, filled)
     return Resolved(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
 
 
@@ -171,47 +160,65 @@ def is_written(source: str) -> bool:
     return source not in ("default", "paper") and not source.startswith(("derived: ", "method "))
 
 
-def _validated(given: dict[str, Any], filled: Filled, found: list[tuple[Path, str]]) -> Recipe | None:
+def _validated(filled: Node, problems: Problems) -> Recipe | None:
     try:
-        return Recipe.model_validate(given, context={"filled": filled})
+        return Recipe.model_validate(filled)
     except ValidationError as error:
-        problems = explain(error, given, filled.data)
+        wrong = explain(error, filled.plain())
         # What the recipe says wrong for all stages, it says wrong itself; what it has from a stage is the stage's.
-        own = [p for p in problems if p[0][:1] != ("stages",) and not _of_stage(p[0], filled)]
+        own = [
+            (_place(filled, path), text)
+            for path, text in wrong
+            if path[:1] != ("stages",) and not filled.source_around(path).startswith(OF_STAGE)
+        ]
         places, texts = {path for path, _ in own}, {text for path, text in own if not path}
-        for path, text in (problem for problem in problems if problem[0][:1] == ("stages",)):
-            at = written(filled.moved, path) if _was_given(filled.data, path) else path
+        for path, text in (problem for problem in wrong if problem[0][:1] == ("stages",)):
+            at = _place(filled, path) if filled.find(path) else path
             if at not in places and text not in texts:
                 own.append((at, text))
-        found += own
+        problems += own
         return None
 
 
-def _of_stage(path: Path, filled: Filled) -> bool:
-    return any(filled.origins.get(path[:n], "").startswith(OF_STAGE) for n in range(1, len(path) + 1))
+def _place(filled: Node, path: Path) -> Path:
+    """Where the user wrote, or would write, the value at a path: of a method's only curator without a number."""
+    at = path[:2] if path[:1] == ("stages",) else ()
+    curators = filled.find((*at, "curate"))
+    brought = path[len(at) : len(at) + 2] == ("curate", 0) and curators is not None and curators.written is None
+    return filled.place_of(path, (*at, "curate", *path[len(at) + 2 :]) if brought else path)
 
 
-def _without_effect(labels: dict[Path, str], filled: Filled) -> list[tuple[Path, str]]:
+def _overrides_without_effect(tree: Node, filled: Node) -> Problems:
     """Settings of the command line that are only for the stages, and that each of these has given itself."""
-    numbers = range(len(filled.data.get("stages", ())))
+    stages = filled.value["stages"].value if "stages" in filled.value else []
+
+    def unused(node: Node, path: Path) -> Iterator[Path]:
+        if node.source != COMMAND_LINE:
+            for key, inner in node.parts().items():
+                yield from unused(inner, (*path, key))
+        elif all(stage.place_of(path, ()) != node.written for stage in stages):
+            yield path
+
     return [
         (path, "changes no stage, because each says this itself; put stages.NAME. before it")
-        for path, label in labels.items()
-        if numbers and label == COMMAND_LINE and path[0] in OF_STAGES and path != ("method",)
-        and all(written(filled.moved, ("stages", number, *path)) != path for number in numbers)
-    ]  # fmt: skip
+        for key in OF_STAGES
+        if stages and key in tree.value and key != "method"
+        for path in unused(tree.value[key], (key,))
+    ]
 
 
-def place(labels: dict[Path, str], path: Path) -> str:
-    """Where a path stands, or the nearest part of the recipe around it."""
-    while path not in labels:
-        path = path[:-1]
-    return labels[path]
+def _sorted_lines(problems: Problems, tree: Node, written: Node) -> list[str]:
+    """The lines to print: of each problem where it stands, in the order of the recipe.
 
+    Args:
+        tree: The recipe with aliases read.
+        written: The recipe before, which still has the places of other tools' names.
+    """
 
-def _sorted_lines(found: list[tuple[Path, str]], labels: dict[Path, str], given: dict[str, Any]) -> list[str]:
-    written = partial(_written, given=given)
-    lines = {(place(labels, written(p)), _sentence(dotted(written(p)), text)) for p, text in found}
+    def source(path: Path) -> str:
+        return (tree if tree.find(path) else written).source_around(path)
+
+    lines = {(source(path), _sentence(dotted(path), text)) for path, text in problems}
 
     def order(line: tuple[str, str]) -> tuple[Any, ...]:
         natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line[0])]
@@ -229,42 +236,35 @@ def _sentence(key: str, text: str) -> str:
     return f"{key}: {text}" if key and own_subject else f"{key} {text}".strip()
 
 
-def _find_beside(given: dict[str, Any], folder: pathlib.Path) -> list[str]:
+PATHS = ("data.train", "data.test", "data.replay", "evaluate.target", "evaluate.keep", "curate")
+"""Settings that hold paths: as a text, as the `path` of a mapping, or as a list of either."""
+
+
+def _find_beside(tree: Node, folder: pathlib.Path) -> list[str]:
     """Replace, in place, relative paths that only exist in the recipe's folder; a note for each."""
     notes: list[str] = []
-
-    def beside(entry: Any) -> Any:
-        if isinstance(entry, dict):
-            return {key: beside(value) if key == "path" else value for key, value in entry.items()}
-        if not isinstance(entry, str) or not entry:
-            return entry
-        prefix, path = ("text:", entry[5:]) if entry.startswith("text:") else ("", entry)
-        candidate = folder / path
-        if pathlib.Path(path).is_absolute() or _there(path) or not _there(str(candidate)) or path == "..":
-            return entry
-        notes.append(f"{path} is read from {candidate}")
-        return f"{prefix}{candidate}"
-
-    def visit(part: Any, keys: Sequence[str]) -> None:
-        if isinstance(part, dict):
-            part.update(
-                {
-                    k: [beside(v) for v in part[k]] if isinstance(part[k], list) else beside(part[k])
-                    for k in keys
-                    if k in part
-                }
-            )
-
-    for part in (given, *(entry.own for entry in entries(given)[0])):
-        if part is given or part.get("model") != BASE:
-            visit(part, ["model"])
-        data, curate = part.get("data"), part.get("curate")
-        visit(data, ["train", "test"])
-        visit(data.get("replay") if isinstance(data, dict) else None, ["path"])
-        visit(part.get("evaluate"), ["target", "keep"])
-        for curator in curate if isinstance(curate, list) else [curate]:
-            visit(curator, ["path"])
+    stages = tree.value["stages"].parts().values() if "stages" in tree.value else ()
+    for part in (tree, *stages):
+        base = part is not tree and part.plain("model") == BASE
+        for setting in PATHS if base else ("model", *PATHS):
+            if (node := part.find(tuple(setting.split(".")))) is None:
+                continue
+            for text in _texts(node, only_mappings=setting in ("curate", "data.replay")):
+                prefix, path = ("text:", text.value[5:]) if text.value.startswith("text:") else ("", text.value)
+                candidate = folder / path
+                if path == ".." or pathlib.Path(path).is_absolute() or _there(path) or not _there(str(candidate)):
+                    continue
+                notes.append(f"{path} is read from {candidate}")
+                text.value = f"{prefix}{candidate}"
     return notes
+
+
+def _texts(node: Node, only_mappings: bool) -> Iterator[Node]:
+    """The nodes that may hold a path: itself, its `path`, or those of the items of a list."""
+    for item in node.value if node.is_list else [node]:
+        text = item.value.get("path") if item.is_mapping else None if only_mappings else item
+        if text is not None and isinstance(text.value, str) and text.value:
+            yield text
 
 
 def _there(name: str) -> bool:
@@ -273,26 +273,13 @@ def _there(name: str) -> bool:
     return whole or (glob.has_magic(name) and any(glob.iglob(name, recursive=True)))
 
 
-def _sources(recipe: Recipe, given: dict[str, Any], labels: dict[Path, str], filled: Filled) -> dict[str, str]:
+def _sources(recipe: Recipe, filled: Node) -> dict[str, str]:
     """Dotted leaf to where its value came from."""
     out: dict[str, str] = {}
-    for path in _leaves(recipe.model_dump(mode="json")):
-        at = _written(written(filled.moved, path), given)
-        if path[0] == "stages":
-            source = _origin(path, filled) or (place(labels, at) if _was_given(filled.data, path) else None)
-        else:
-            source = place(labels, at) if _was_given(given, at) else filled.origins.get(path)
-        out[dotted(path)] = source or _default_source(_chosen(recipe, path), str(path[-1]))
+    for path in yaml_writer.leaves(recipe.model_dump(mode="json")):
+        source = filled.source_of(path)
+        out[dotted(path)] = _default_source(_chosen(recipe, path), str(path[-1])) if source is None else source
     return out
-
-
-def _origin(path: Path, filled: Filled) -> str | None:
-    """The reason that a stage's value was filled in for, by itself or with what it lies in; `None`: it was written."""
-    if _was_given(filled.data, path):
-        for n in range(len(path), 2, -1):
-            if path[:n] in filled.origins or path[:n] in filled.moved:
-                return filled.origins.get(path[:n])
-    return None
 
 
 def _chosen(recipe: Recipe, path: Path) -> Any:
@@ -302,40 +289,6 @@ def _chosen(recipe: Recipe, path: Path) -> Any:
         part, path = recipe.stages[int(path[1])], path[2:]
     found = getattr(part, str(path[0]))
     return found[int(path[1])] if path[0] == "curate" and len(path) > 1 else found
-
-
-def _leaves(value: Any, path: Path = ()) -> Iterator[Path]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        for i, inner in enumerate(value):
-            yield from _leaves(inner, (*path, i))
-    else:
-        yield path
-
-
-def _written(path: Path, given: dict[str, Any]) -> Path:
-    """The path as the user wrote it: a lone curator has no index."""
-    at, rest = (path[:2], path[2:]) if path[:1] == ("stages",) else ((), path)
-    part: Any = given
-    if at:
-        part = next((entry.own for entry in entries(given)[0] if entry.at == at), {})
-    lone = rest[:2] == ("curate", 0) and not isinstance(part.get("curate"), (list, tuple))
-    return (*at, "curate", *rest[2:]) if lone else path
-
-
-def _was_given(here: Any, path: Path) -> bool:
-    for step in path:
-        if isinstance(here, str) and step == "name":
-            return True
-        if isinstance(here, Method):
-            return step == "name" or step in here.model_fields_set
-        listed = isinstance(here, (list, tuple)) and isinstance(step, int)
-        if not (listed or (isinstance(here, dict) and step in here)):
-            return False
-        here = here[step]
-    return True
 
 
 def _default_source(method: Any, knob: str) -> str:
@@ -385,20 +338,19 @@ def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes:
             given["curate"] = [by_name.get(name, {"name": name}) for name in chosen.get("curate", [])] + kept
         elif own["name"] in chosen.get(key, []):
             given[key] = own
-    labels = _labels_of(resolved, given)
+    tree = _given_tree(resolved, given)
     for key, value in {"method": method, **changes}.items():
-        path: Path = tuple(key.split("__"))
-        given = replaced(given, path, value, path)
-        labels[path] = "compare"
-    return resolve(given, labels=labels, name=resolved.name)
+        put(tree, tuple(key.split("__")), value, "compare")
+    return _resolve(tree, (), resolved.name)
 
 
-def _labels_of(resolved: Resolved, given: dict[str, Any]) -> dict[Path, str]:
-    """Where the given settings of a resolved recipe stand, to resolve them once more."""
+def _given_tree(resolved: Resolved, given: dict[str, Any]) -> Node:
+    """The given settings of a resolved recipe with where they stand, to resolve them once more."""
     names = [stage.name for stage in resolved.recipe.stages]
-    known = {}
-    for path in _leaves(given):
-        named = path[0] == "stages" and path[1] in names  # changes to a preset's stages
-        at = ("stages", names.index(str(path[1])), *path[2:]) if named else path
-        known[path] = resolved.sources.get(dotted(at), resolved.name)
-    return {(): resolved.name, **known}
+
+    def source(path: Path) -> str:
+        changed = path[:1] == ("stages",) and len(path) > 1 and path[1] in names  # changes to a preset's stages
+        at = ("stages", names.index(str(path[1])), *path[2:]) if changed else path
+        return resolved.sources.get(dotted(at), resolved.name)
+
+    return Node.of(given, source)

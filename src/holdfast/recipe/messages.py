@@ -12,9 +12,11 @@ from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find, name_of
 from holdfast.core.spelling import LONGEST_NAME
 from holdfast.recipe import peers
+from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.data_section import DataFile
 from holdfast.recipe.schema import Recipe, Stage
-from holdfast.recipe.shorthand import ALIASES, Path, chosen_class, dotted
+from holdfast.recipe.shorthand import chosen_class
+from holdfast.recipe.tree import Path, dotted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -41,12 +43,11 @@ BESIDE = 0.15
 """How much likelier a setting of the same section is meant than one elsewhere."""
 
 
-def explain(error: ValidationError, given: dict[str, Any], filled: dict[str, Any]) -> list[tuple[Path, str]]:
+def explain(error: ValidationError, filled: dict[str, Any]) -> list[tuple[Path, str]]:
     """`(path, what is wrong)` for each wrong setting.
 
     Args:
         error: What validating `Recipe` raised.
-        given: The mapping as written.
         filled: The mapping after shorthands, whose paths the error speaks of.
     """
     grouped: dict[Path, list[dict[str, Any]]] = {}

@@ -1,4 +1,4 @@
-"""`a.b=value` texts of the command line, laid over the mapping that a recipe file holds."""
+"""`a.b=value` texts of the command line, put into the tree of a recipe."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 from holdfast.axes.axis import AXES
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader
-from holdfast.recipe.shorthand import Path, dotted
 from holdfast.recipe.stages import stage_key
+from holdfast.recipe.tree import Node, Path, Problems, dotted
 
 COMMAND_LINE = "command line"
 
 
-def override(
-    data: dict[str, Any], overrides: Sequence[str], labels: dict[Path, str], problems: list[tuple[Path, str]]
-) -> dict[str, Any]:
-    """Apply `a.b=value` texts to a copy of `data`; what they replace loses its label."""
+def override(tree: Node, overrides: Sequence[str], problems: Problems) -> None:
+    """Put `a.b=value` texts into a recipe; its tree is changed in place.
+
+    Raises:
+        UserError: If one is no setting with a value, or there is no such place in the recipe.
+    """
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -25,39 +27,44 @@ def override(
         path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
         if path[0] == "stages" and len(path) > 1:
             try:
-                path = ("stages", stage_key(data, path[1]), *path[2:])
+                path = ("stages", stage_key(tree.plain(), path[1]), *path[2:])
             except UserError as error:
                 raise UserError(f"{COMMAND_LINE}: {error}") from None
         parsed, _, wrong = yaml_reader.parse(value, f"{COMMAND_LINE}: {key}")
         problems += [(path + where, what) for where, what in wrong]
-        data = replaced(data, path, parsed, path)
-        for old in [p for p in labels if p[: len(path)] == path]:
-            del labels[old]
-        labels[path] = COMMAND_LINE
-    return data
+        put(tree, path, parsed, COMMAND_LINE)
 
 
-def replaced(here: Any, path: Path, value: Any, whole: Path) -> Any:
-    """A copy of `here` with `value` at `path`, made of mappings where there was nothing or only a name."""
-    if not path:
-        return value
-    step, rest, above = path[0], path[1:], whole[: len(whole) - len(path)]
-    if isinstance(here, str) and any(axis.key in above for axis in AXES if axis.plural != "presets"):
-        here = {"name": here}
-    elif isinstance(here, str) and above[:1] == ("stages",) and len(above) == 2:
-        here = {"method": here}
-    if isinstance(here, list):
-        if not isinstance(step, int) and len(here) == 1:  # curate.paraphrase=true, the list holding one curator
-            return [replaced(here[0], path, value, whole)]
-        if not isinstance(step, int) or step > len(here):
-            raise UserError(
-                f"{COMMAND_LINE}: {dotted(whole)}: {step} is not one of its {len(here)} items; count from 0"
-            )
-        return [
-            *here[:step],
-            replaced(here[step] if step < len(here) else None, rest, value, whole),
-            *here[step + 1 :],
-        ]
-    if here is not None and not isinstance(here, dict):
-        raise UserError(f"{COMMAND_LINE}: {dotted(whole)} is not a setting: {here!r} holds no {step}")
-    return {**(here or {}), str(step): replaced((here or {}).get(str(step)), rest, value, whole)}
+def put(tree: Node, path: Path, value: Any, source: str) -> None:
+    """Put a value at a path of a recipe, in mappings made where there was nothing or only a name.
+
+    Raises:
+        UserError: If the path leads into a value that has no parts, or behind the end of a list.
+    """
+    here = tree
+    for n, step in enumerate(path):
+        above = path[:n]
+        if any(axis.key in above for axis in AXES if axis.plural != "presets"):
+            here.spell_out()
+        elif above[:1] == ("stages",) and n == 2:
+            here.spell_out("method")
+        if here.is_list and not isinstance(step, int) and len(here.value) == 1:
+            here = here.value[0]  # curate.paraphrase=true, the list holding one curator
+            here.spell_out()
+        if here.is_list and (not isinstance(step, int) or step > len(here.value)):
+            text = f"{step} is not one of its {len(here.value)} items; count from 0"
+            raise UserError(f"{COMMAND_LINE}: {dotted(path)}: {text}")
+        if here.value is None:
+            here.value = {}
+        if not here.is_mapping and not here.is_list:
+            text = f"is not a setting: {here.plain()!r} holds no {step}"
+            raise UserError(f"{COMMAND_LINE}: {dotted(path)} {text}")
+        step = step if here.is_list else str(step)
+        written = (*(here.written or ()), step)
+        inner = Node.of(value, source, written) if n == len(path) - 1 else here.parts().get(step)
+        inner = Node(None, here.source, written) if inner is None else inner
+        if here.is_list:
+            here.value[step : step + 1] = [inner]
+        else:
+            here.value[step] = inner
+        here = inner

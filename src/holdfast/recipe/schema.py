@@ -19,7 +19,6 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -36,11 +35,13 @@ from holdfast.axes.registry import find, name_of
 from holdfast.axes.tuner import Tuner
 from holdfast.core.safe_text import published
 from holdfast.errors import UserError
+from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.data_section import Data, Section, Texts, refuse_bool
 from holdfast.recipe.in_memory import named as named_objects
 from holdfast.recipe.rules import as_named, measured, one_pass, pairs_and_answers
-from holdfast.recipe.shorthand import Filled, label_of
-from holdfast.recipe.stages import BASE, OF_STAGES, entries, fill_in, label, read_aliases
+from holdfast.recipe.shorthand import label_of
+from holdfast.recipe.stages import BASE, OF_STAGES, fill_in, label
+from holdfast.recipe.tree import Node, Path, Problems, dotted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -316,19 +317,22 @@ class Recipe(Common):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe], info: ValidationInfo) -> Recipe:
-        if not isinstance(data, dict):
+    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        if not isinstance(data, (dict, Node)):
             return handler(data)
-        filled = (info.context or {}).get("filled")
-        data = named_objects(data) if filled is None else data
-        if filled is None:  # `loader.py` has done it and tells the user of all problems itself
-            read = read_aliases(data)
-            data, filled = read.data, fill_in(read.data)
-            problems = read.problems + filled.problems
+        if isinstance(data, dict):  # of a tree, `loader.py` has done it, and tells the user of all problems itself
+            tree, problems = Node.of(named_objects(data), "recipe"), Problems()
+            Aliases(tree, problems)
+            data = fill_in(tree, problems)
             if problems:
-                raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
-        recipe = handler(filled.data)
-        _forget(recipe, filled, data)
+                raise ValueError("; ".join(f"{dotted(path)}: {text}" for path, text in problems))
+        recipe = handler(data.plain())
+        _forget_filled(recipe, data)
+        if (stages := data.value.get("stages")) is not None:
+            for stage, node in zip(recipe.stages, stages.value, strict=True):
+                _forget_filled(stage, node, ("stages",))
+            if stages.written is None:  # changes to a preset's stages, which `given` tells from these
+                recipe.model_fields_set.discard("stages")
         return recipe
 
     @model_serializer(mode="wrap")
@@ -365,27 +369,11 @@ class Recipe(Common):
         return out
 
 
-def _forget(recipe: Recipe, filled: Filled, given: dict[str, Any]) -> None:
-    """Take what was filled in out of the fields that count as given."""
-    for stage, entry in zip(recipe.stages, entries(given)[0], strict=True):
-        _keep(stage, entry.own)
-    if not isinstance(given.get("stages"), (list, tuple)):
-        recipe.model_fields_set.discard("stages")
-    for path in filled.origins:
-        key = str(path[0])
-        if key == "stages":
-            continue
-        if given.get(key) is None:
-            recipe.model_fields_set.discard(key)
-        elif path[-1] != "name":
-            getattr(recipe, key).model_fields_set.discard(str(path[-1]))
-
-
-def _keep(part: BaseModel, given: dict[str, Any]) -> None:
-    """Let only what `given` holds count as given."""
+def _forget_filled(part: BaseModel, node: Node, inside: Path = ()) -> None:
+    """Let only what was written in this part of the user's recipe count as given."""
     for name in list(part.model_fields_set):
-        inner = getattr(part, name)
-        if name not in given:
+        value, inner = getattr(part, name), node.value.get(name)
+        if inner is None or not inner.is_given(inside):
             part.model_fields_set.discard(name)
-        elif isinstance(inner, BaseModel):
-            _keep(inner, given[name] if isinstance(given[name], dict) else {})
+        elif isinstance(value, BaseModel) and inner.is_mapping:
+            _forget_filled(value, inner, inside)

@@ -1,15 +1,13 @@
 """The stages of a recipe, spelled out: what each says, laid over what all have in common.
 
-Plain dictionaries, before anything is validated, as in `shorthand.py`, whose two steps (`read_aliases`, `fill_in`) are
-here taken for a recipe with its stages. From the lowest layer to the highest, a stage is: the preset's stage, the
-recipe's own settings, the stage's. A layer's `method` names the axes it chooses, unless that layer names them itself.
+From the lowest layer to the highest, a stage is: the preset's stage, the recipe's own settings, the stage's. A layer's
+`method` names the axes it chooses, unless that layer names them itself.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.axes.axis import METHOD_AXES
@@ -18,8 +16,8 @@ from holdfast.axes.registry import REGISTRY, find, home_of
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
-from holdfast.recipe.overlay import Pile
-from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, Filled, Path, chosen_class, expand
+from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, chosen_class, expand
+from holdfast.recipe.tree import Node, Path, Problems, overlay
 
 BASE = "base"
 """As the `model` of a stage: the recipe's own."""
@@ -32,21 +30,6 @@ REFERENCE = re.compile(r"stage:(\S+)")
 
 OF_STAGES = ("method", *METHOD_AXES, "train")
 """What a recipe with stages says only for them: none of it is used for the whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One stage as it was written.
-
-    Args:
-        at: Where.
-        own: Its mapping.
-        preset: The preset's stage below it; may be empty.
-    """
-
-    at: Path
-    own: dict[str, Any]
-    preset: Mapping[str, Any] = field(default_factory=dict)
 
 
 def preset_of(method: Any) -> tuple[str, type[Preset] | None, str]:
@@ -80,66 +63,51 @@ def axes_of(method: str) -> set[str]:
     return keys
 
 
-def read_aliases(data: dict[str, Any]) -> Filled:
-    """`shorthand.read_aliases` for the recipe and each of its stages; a stage that is a text is its method."""
-    out = shorthand.read_aliases(data)
-    if isinstance(out.data.get("stages"), tuple):
-        out.data["stages"] = list(out.data["stages"])
-    stages: Any = out.data.get("stages")
-    items: Any = enumerate(stages) if isinstance(stages, list) else stages.items() if isinstance(stages, dict) else ()
-    for key, own in list(items):
-        if isinstance(own, str):
-            stages[key] = {"method": own}
-        elif isinstance(own, dict):
-            inner, at = shorthand.read_aliases(own), ("stages", key)
-            stages[key] = inner.data
-            out.moved |= {(*at, *new): (*at, *old) for new, old in inner.moved.items()}
-            out.notes += [((*at, *path), text) for path, text in inner.notes]
-            out.problems += [((*at, *path), text) for path, text in inner.problems]
-    return out
+Stages = list[tuple[Node, Mapping[str, Any]]]
+"""Each stage as it was written, and the preset's stage below it, which may be empty."""
 
 
-def entries(given: Mapping[str, Any]) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The stages as they were written, those of the method's preset below them, and what is wrong with the writing."""
-    name, preset, _ = preset_of(given.get("method"))
-    stages = given.get("stages")
-    if preset and (not stages or isinstance(stages, dict)):
-        return _changed(name, preset, stages or {})
-    if not stages:
-        return [], []
-    if isinstance(stages, dict):
-        some = next(iter(REGISTRY["presets"]))
-        return [], [(("stages",), f"must be a list; a mapping changes stages that the method brings, such as {some}")]
-    if not isinstance(stages, (list, tuple)):
-        return [], [(("stages",), f"must be a list of stages, not {stages!r}")]
-    found: list[Entry] = []
-    problems: list[tuple[Path, str]] = []
-    for i, own in enumerate(stages):
-        if isinstance(own, dict):
-            found.append(Entry(("stages", i), own))
-        else:
-            problems.append((("stages", i), f"must be a method, or a mapping of `key: value`, not {own!r}"))
-    return found, problems
+def read_stages(tree: Node, problems: Problems) -> Stages:
+    """The stages of a recipe; what is wrong with how they are written is added to `problems`."""
+    name, preset, _ = preset_of(tree.plain("method"))
+    stages = tree.value.get("stages") or Node({}, tree.source)
+    empty = not stages.plain()
+    if preset and (empty or stages.is_mapping):
+        return _changed_stages(name, preset, stages.parts(), problems)
+    if stages.is_list:
+        for key, own in stages.parts().items():
+            if not own.is_mapping:
+                text = f"must be a method, or a mapping of `key: value`, not {own.plain()!r}"
+                problems.append((("stages", key), text))
+        return [(own, {}) for own in stages.value if own.is_mapping]
+    if stages.is_mapping and not empty:
+        example = next(iter(REGISTRY["presets"]))
+        text = f"must be a list; a mapping changes stages that the method brings, such as {example}"
+        problems.append((("stages",), text))
+    elif not empty:
+        problems.append((("stages",), f"must be a list of stages, not {stages.value!r}"))
+    return []
 
 
-def _changed(name: str, preset: type[Preset], changes: dict[str, Any]) -> tuple[list[Entry], list[tuple[Path, str]]]:
+def _changed_stages(name: str, preset: type[Preset], changes: Mapping[str, Node], problems: Problems) -> Stages:
     """A preset's stages with the recipe's changes, each under the name or the number of a stage."""
     names = [stage["name"] for stage in preset.stages]
-    found = [Entry(("stages", i), {}, stage) for i, stage in enumerate(preset.stages)]
-    problems: list[tuple[Path, str]] = []
+    changed: dict[int, Node] = {}
     for key, own in changes.items():
         number = int(key) if key.isdigit() else names.index(key) if key in names else len(names)
         if number >= len(names):
             problems.append((("stages", key), f"is not a stage of {name}{nearest(key, names)}"))
-        elif not isinstance(own, dict):
-            problems.append((("stages", key), f"must be a mapping of `key: value`, not {own!r}"))
-        elif found[number].own:
-            problems.append((("stages", key), f"is given twice, as {found[number].at[1]} and as {key}; keep one"))
+        elif not own.is_mapping:
+            problems.append((("stages", key), f"must be a mapping of `key: value`, not {own.plain()!r}"))
+        elif number in changed and changed[number].value:
+            first = (changed[number].written or ("",))[-1]
+            problems.append((("stages", key), f"is given twice, as {first} and as {key}; keep one"))
         else:
-            if "name" in own:
+            if "name" in own.value:
                 problems.append((("stages", key, "name"), f"cannot be changed: the stages of {name} have names"))
-            found[number] = Entry(("stages", key), own, preset.stages[number])
-    return found, problems
+            changed[number] = own
+    unchanged = [Node({}, f"method {name}", ("stages", i)) for i in range(len(names))]
+    return [(changed.get(i, unchanged[i]), stage) for i, stage in enumerate(preset.stages)]
 
 
 def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
@@ -164,78 +132,108 @@ def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
     return found
 
 
-def fill_in(given: dict[str, Any]) -> Filled:
-    """`shorthand.fill_in` for the recipe and each of its stages, which then hold all that the recipe says for them.
-
-    In the result, `moved` says of what a stage has from the recipe where it stands there.
-    """
-    stages, problems = entries(given)
-    common = {key: value for key, value in given.items() if key != "stages"}
-    if not stages:
-        out = shorthand.fill_in(common)
-        out.problems += problems
-        return out
-    names: list[str] = []
-    filled: list[Filled] = []
-    origins: list[Any] = []
-    for entry in stages:
-        filled.append(_stage(entry, common, names, origins))
-    out = _whole(common, filled)
-    out.data["stages"] = [stage.data for stage in filled]
-    out.problems += problems
-    for number, stage in enumerate(filled):
-        at = ("stages", number)
-        out.origins |= {(*at, *path): reason for path, reason in stage.origins.items()}
-        out.moved |= {(*at, *path): old for path, old in stage.moved.items()}
-        out.problems += stage.problems
-    return out
-
-
-def _stage(entry: Entry, common: dict[str, Any], names: list[str], origins: list[Any]) -> Filled:
-    """One stage in full. Paths of `origins` and `moved` are its own, those of `problems` the user's.
+def fill_in(tree: Node, problems: Problems) -> Node:
+    """A recipe with all that it does not say itself, and each of its stages with all that the recipe says for them.
 
     Args:
-        names, origins: Of the stages before, and the models they descend from; this one's are added.
+        tree: The recipe as it was written, aliases read; it is left alone.
+        problems: What is wrong is added here, at the place where it was written.
     """
-    own, problems = _allowed(entry)
-    preset_name, preset, rest = preset_of(common.get("method"))
-    pile = Pile()
-    below = {key: value for key, value in entry.preset.items() if key != "name"}
-    pile.lay(_spelled(below), lambda path: f"method {preset_name}")
-    shared = {key: value for key, value in common.items() if key not in ("model", "output", "track", "method")}
-    if isinstance(shared.get("evaluate"), dict):  # the recipe's gate is for the whole
-        shared["evaluate"] = {key: value for key, value in shared["evaluate"].items() if key != "gate"}
-    pile.lay(_spelled({**shared, "method": rest} if rest else shared), lambda path: path)
-    pile.lay(_spelled(own), lambda path: (*entry.at, *path))
-    known = own.get("method", entry.preset.get("method", rest))
-    method = known if "method" in own else known or "sft"
-    if "method" not in own:
-        pile.came["method",] = f"method {preset_name}" if entry.preset else ("method",) if rest else "default"
-    name = str(own.get("name", entry.preset.get("name", _called(own, known))))
-    if "name" not in own:
-        pile.came["name",] = f"method {preset_name}" if entry.preset else "derived: its method"
-    model = own.get("model", f"stage:{names[-1]}" if names else BASE)
-    if "model" not in own:
-        pile.came["model",] = "derived: the stage before" if names else "derived: the recipe's model"
-    if name in names:
-        problems.append((entry.at, f"is called {name}, like stages.{names.index(name)}; give one of them another name"))
-    for path, wanted in _references({**pile.data, "model": model}):
-        if text := _unknown(wanted, names, name):
-            problems.append((pile.stands(path, entry.at), text))
-    origins.append(_descends(model, common.get("model"), names, origins))
-    names.append(name)
-    pile.data |= {"method": method, "model": origins[-1]}
-    if preset and "method" not in own:
-        _paper_rate(pile, preset.rates.get(name), f"method {preset_name}")
-    _count(pile, len(names) - 1)
-    out = shorthand.fill_in(pile.data)
-    pile.came |= out.origins
-    problems += [(pile.stands(path, entry.at), text) for path, text in out.problems]
-    out.data = {"name": name, **out.data, "model": model} | {key: own[key] for key in ("name",) if key in own}
-    out.origins = {path: reason for path, reason in pile.came.items() if isinstance(reason, str)}
-    out.moved = {path: old for path, old in pile.came.items() if not isinstance(old, str)}
-    out.problems = problems
-    return out
+    stages = read_stages(tree, problems)
+    common = tree.copy()
+    common.value.pop("stages", None)
+    if not stages:
+        shorthand.fill_in(common, problems)
+        return common
+    chain = _Chain(common)
+    for own, preset in stages:
+        chain.add(own, preset, problems)
+    whole = _whole(common, chain.stages, problems)
+    listed = "stages" in tree.value and tree.value["stages"].is_list and tree.value["stages"].value
+    whole.value["stages"] = Node(chain.stages, tree.source_around(("stages",)), ("stages",) if listed else None)
+    return whole
+
+
+class _Chain:
+    """The stages of a recipe, spelled out one after another.
+
+    Args:
+        common: What the recipe says for all of them.
+    """
+
+    def __init__(self, common: Node) -> None:
+        self.common = common
+        self.preset_name, self.preset, self.rest = preset_of(common.plain("method"))
+        self.stages: list[Node] = []
+        self.names: list[str] = []
+        self.origins: list[Any] = []
+        """The model at the beginning of each stage's chain."""
+
+    def add(self, own: Node, preset: Mapping[str, Any], problems: Problems) -> None:
+        """One more stage, laid over the recipe and the preset's stage.
+
+        Args:
+            own: What the recipe says of it.
+            preset: The preset's stage below it; may be empty.
+        """
+        at = own.written or ("stages", len(self.stages))
+        own = _allowed(own, at, problems)
+        stage = self._layers(own, preset)
+        name, model = stage.plain("name"), stage.plain("model")
+        if name in self.names:
+            other = f"stages.{self.names.index(name)}"
+            problems.append((at, f"is called {name}, like {other}; give one of them another name"))
+        for path, wanted in _references(stage.plain()):
+            if text := _unknown(wanted, self.names, name):
+                problems.append((stage.place_of(path, (*at, *path)), text))
+        self.origins.append(self._origin(model))
+        given = {key: stage.value[key] for key in ("name", "model")}
+        stage.value["model"] = Node.of(self.origins[-1], "", None)  # of it the defaults below are derived
+        self.names.append(name)
+        if self.preset and "method" not in own.value:
+            _fill_paper_rate(stage, self.preset.rates.get(name), f"method {self.preset_name}")
+        _fill_count(stage, len(self.names) - 1)
+        wrong: Problems = []
+        shorthand.fill_in(stage, wrong)
+        problems += [(stage.place_of(path, (*at, *path)), text) for path, text in wrong]
+        stage.value |= given | {key: own.value[key] for key in ("name",) if key in own.value}
+        self.stages.append(stage)
+
+    def _layers(self, own: Node, preset: Mapping[str, Any]) -> Node:
+        """The layers of a stage on each other, with its method, name and model."""
+        brought, common = f"method {self.preset_name}", self.common.copy()
+        below = Node.of({key: value for key, value in preset.items() if key != "name"}, brought, None)
+        for key in ("model", "output", "track"):
+            common.value.pop(key, None)
+        if "evaluate" in common.value and common.value["evaluate"].is_mapping:
+            common.value["evaluate"].value.pop("gate", None)  # the recipe's gate is for the whole
+        method = common.value.pop("method", None)
+        if method is not None and self.rest:
+            method = common.value["method"] = Node(self.rest, method.source, method.written)
+        stage = Node({}, own.source, own.written)
+        for layer in (below, common, own):
+            overlay(stage, _spelled(layer))
+        known = own.plain("method") if "method" in own.value else preset.get("method", self.rest)
+        name = preset.get("name", _called(own.plain(), known))
+        model, why = (f"stage:{self.names[-1]}", "the stage before") if self.names else (BASE, "the recipe's model")
+        named = Node(self.rest, method.source, method.written) if self.rest and method else Node("sft", "default")
+        defaults = {
+            "method": Node(known or "sft", brought) if preset else named,
+            "name": Node(name, brought if preset else "derived: its method"),
+            "model": Node(model, f"derived: {why}"),
+        }
+        for key, default in defaults.items():
+            stage.value[key] = own.value.get(key, default).copy()
+        stage.value["name"].value = str(stage.plain("name"))
+        return stage
+
+    def _origin(self, model: Any) -> Any:
+        """The model at the beginning of the chain that leads to `model`."""
+        base = self.common.plain("model")
+        match = REFERENCE.fullmatch(model) if isinstance(model, str) else None
+        if match:
+            return self.origins[self.names.index(match[1])] if match[1] in self.names else base
+        return base if model == BASE else model
 
 
 def _called(own: Mapping[str, Any], method: Any) -> str:
@@ -245,36 +243,37 @@ def _called(own: Mapping[str, Any], method: Any) -> str:
     return str(method or named or "sft").rpartition(":")[2].replace("+", "-")
 
 
-def _allowed(entry: Entry) -> tuple[dict[str, Any], list[tuple[Path, str]]]:
-    """What a stage says, without what only a recipe can say, and a line for each of that."""
-    own, problems = dict(entry.own), []
-    if "stages" in own:
-        problems.append(((*entry.at, "stages"), "cannot be set here: a stage holds no stages; list all in one row"))
-    if "output" in own:
-        problems.append(((*entry.at, "output"), "cannot be set here: a stage's run is in OUTPUT/stages"))
-    name, preset, _ = preset_of(own.get("method"))
+def _allowed(own: Node, at: Path, problems: Problems) -> Node:
+    """What a stage says, without what only a recipe can say, each of which is a problem."""
+    out = own.copy()
+    if out.value.pop("stages", None) is not None:
+        problems.append(((*at, "stages"), "cannot be set here: a stage holds no stages; list all in one row"))
+    if out.value.pop("output", None) is not None:
+        problems.append(((*at, "output"), "cannot be set here: a stage's run is in OUTPUT/stages"))
+    name, preset, _ = preset_of(out.plain("method"))
     if preset:
-        problems.append(((*entry.at, "method"), f"cannot be {name}, which has stages itself; list those in its place"))
-        own["method"] = "sft"
-    return {key: value for key, value in own.items() if key not in ("stages", "output")}, problems
+        problems.append(((*at, "method"), f"cannot be {name}, which has stages itself; list those in its place"))
+        out.value["method"].value = "sft"
+    return out
 
 
-def _spelled(layer: dict[str, Any]) -> Filled:
+def _spelled(layer: Node) -> Node:
     """A layer with the axes that its method chooses; the method itself is left out."""
-    out, method = Filled({key: value for key, value in layer.items() if key != "method"}), layer.get("method")
+    layer, method = layer.copy(), layer.plain("method")
+    layer.value.pop("method", None)
     try:
         chosen = expand(method) if isinstance(method, str) else {}
     except UserError:
-        return out  # it is said when the whole is filled in
+        return layer  # it is said when the whole is filled in
     chosen.pop("stages", None)
     if isinstance(method, str) and "sft" in method.split("+"):
         chosen.setdefault("objective", ["sft"])  # a stage called sft is none of what the recipe says for others
     for key, names in chosen.items():
         if key == "curate":
-            shorthand.fill_curate(out, names, f"method {method}")
+            shorthand.fill_curate(layer, names, f"method {method}")
         else:
-            shorthand.fill_axis(out, key, names, f"method {method}")
-    return out
+            shorthand.fill_axis(layer, key, names, f"method {method}")
+    return layer
 
 
 def _references(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
@@ -298,82 +297,62 @@ def _unknown(wanted: str, names: list[str], own: str) -> str | None:
     return f"cannot be stage:{wanted}: {wanted} {reason}" + (nearest(wanted, names) if names else "; this is the first")
 
 
-def _descends(model: Any, base: Any, names: list[str], origins: list[Any]) -> Any:
-    """The model at the beginning of the chain that leads to `model`."""
-    found = REFERENCE.fullmatch(model) if isinstance(model, str) else None
-    if found:
-        return origins[names.index(found[1])] if found[1] in names else base
-    return base if model == BASE else model
-
-
-def _paper_rate(pile: Pile, rates: tuple[float, float] | None, reason: str) -> None:
+def _fill_paper_rate(stage: Node, rates: tuple[float, float] | None, reason: str) -> None:
     """The learning rate that a preset's paper gives for a stage, where nothing else says one."""
-    optimizer = pile.data.get("optimizer", {})
-    if rates is None or pile.data["model"] in LAB_MODELS or not isinstance(optimizer, dict):
+    optimizer = stage.plain("optimizer") if "optimizer" in stage.value else {}
+    if rates is None or stage.plain("model") in LAB_MODELS or not isinstance(optimizer, dict):
         return
     kind = chosen_class({"optimizer": {"name": METHOD_AXES["optimizer"].default, **optimizer}}, "optimizer")
     if kind is not None and shorthand.generic_rate(kind) and "learning_rate" not in optimizer:
-        adapter = getattr(chosen_class(pile.data, "tuner"), "adapter", False)
-        pile.data["optimizer"] = {**optimizer, "learning_rate": rates[1 if adapter else 0]}
-        pile.came["optimizer", "learning_rate"] = reason
+        adapter = getattr(chosen_class(stage.plain(), "tuner"), "adapter", False)
+        stage.fill(("optimizer", "learning_rate"), rates[1 if adapter else 0], reason)
 
 
-def _count(pile: Pile, number: int) -> None:
-    """The number of the stage, for a tuner that wants to know it and is not told."""
-    tuner, own = chosen_class(pile.data, "tuner"), pile.data.get("tuner")
+def _fill_count(stage: Node, number: int) -> None:
+    """The number of the stage, for a tuner that wants to know it and is not given it."""
+    tuner, own = chosen_class(stage.plain(), "tuner"), stage.value.get("tuner")
     knob = getattr(tuner, "counts_stages", "")
-    if knob and isinstance(own, dict) and knob not in own and number:
-        pile.data["tuner"] = {**own, knob: number}
-        pile.came["tuner", knob] = f"derived: stage {number + 1}"
+    if knob and own is not None and own.is_mapping and knob not in own.value and number:
+        stage.fill(("tuner", knob), number, f"derived: stage {number + 1}")
 
 
-def _whole(common: dict[str, Any], stages: list[Filled]) -> Filled:
+def _whole(common: Node, stages: list[Node], problems: Problems) -> Node:
     """The recipe's own settings. What it does not say of the data, it has from the first stage.
 
     Its rows are read as the first stage with the same ones reads them.
     """
-    data, added, source = dict(common), dict[str, Any](), stages[0].data
-    mine, theirs = common.get("data", {}), source.get("data", {})
-    if isinstance(mine, dict) and "train" not in mine:
+    first, whole = stages[0], common.copy()
+
+    def take(stage: Node, key: str) -> None:
+        whole.fill((key,), stage.plain(key), _of_stage(stage))
+
+    mine = whole.value.get("data")
+    if mine is None or (mine.is_mapping and "train" not in mine.value):
+        theirs = first.plain("data")
         # A first stage without data is told so itself.
-        added["data"] = {"train": "", **(theirs if isinstance(theirs, dict) else {})}
-        data["data"] = {**added["data"], **mine}
-        added |= {"judge": source["judge"]} if isinstance(source.get("judge"), dict) and "judge" not in common else {}
-    source = next((stage.data for stage in stages if _train(stage.data) == _train(data)), source)
-    added |= {key: source[key] for key in ("objective", "curate") if key not in common}
-    data |= {key: value for key, value in added.items() if key != "data"}
-    for key in (
-        axis.key for axis in METHOD_AXES.values() if not axis.several
-    ):  # knobs alone are those of the method that a stage has
-        if isinstance(data.get(key), dict) and "name" not in data[key] and isinstance(source.get(key), dict):
-            added[key] = {"name": source[key].get("name")}
-            data[key] = {**added[key], **data[key]}
-    out = shorthand.fill_in(data)
-    for key, value in added.items():
-        paths = _paths(value, (key,)) if isinstance(value, dict) else [(key,)]
-        out.origins |= dict.fromkeys(paths, f"{OF_STAGE} {source['name']}")
-    return out
+        under = Node.of({"train": "", **(theirs if isinstance(theirs, dict) else {})}, _of_stage(first), None)
+        if mine is None:
+            whole.value["data"] = under
+        else:
+            mine.value = {**under.value, **mine.value}
+        if "judge" not in common.value and isinstance(first.plain("judge"), dict):
+            take(first, "judge")
+    rows = whole.plain("data", "train")
+    source = next((stage for stage in stages if stage.plain("data", "train") == rows), first)
+    for key in ("objective", "curate"):
+        if key not in common.value:
+            take(source, key)
+    for key in (axis.key for axis in METHOD_AXES.values() if not axis.several):
+        # Knobs alone are those of the method that a stage has.
+        own, theirs = whole.value.get(key), source.value.get(key)
+        if own is not None and own.is_mapping and "name" not in own.value and theirs is not None and theirs.is_mapping:
+            own.value = {"name": Node(theirs.plain("name"), _of_stage(source)), **own.value}
+    shorthand.fill_in(whole, problems)
+    return whole
 
 
-def _train(data: Mapping[str, Any]) -> Any:
-    rows = data.get("data")
-    return rows.get("train") if isinstance(rows, dict) else None
-
-
-def _paths(value: Any, at: Path) -> Iterator[Path]:
-    """Paths of all values inside mappings."""
-    for key, inner in value.items():
-        yield (*at, key)
-        if isinstance(inner, dict):
-            yield from _paths(inner, (*at, key))
-
-
-def written(moved: Mapping[Path, Path], path: Path) -> Path:
-    """Where a value of a stage was written: in the stage, or in the recipe."""
-    for n in range(len(path), 2, -1):
-        if path[:n] in moved:
-            return (*moved[path[:n]], *path[n:])
-    return path
+def _of_stage(stage: Node) -> str:
+    return f"{OF_STAGE} {stage.plain('name')}"
 
 
 def label(method: str, names: list[str], joint: str = ", ") -> str:

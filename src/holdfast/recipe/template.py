@@ -13,8 +13,9 @@ from holdfast.axes.registry import find
 from holdfast.recipe.data_section import Section
 from holdfast.recipe.messages import section_of
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.shorthand import Path, dotted, expand
+from holdfast.recipe.shorthand import expand
 from holdfast.recipe.stages import fill_in
+from holdfast.recipe.tree import Node, Path, dotted
 from holdfast.recipe.yaml_writer import write_scalar
 
 HEAD = """\
@@ -64,7 +65,7 @@ def template(
         find("judges", judge)
         given["judge"] = judge
     lines: list[str] = []
-    for left, description in _lines(Recipe, given, fill_in(given).data, (), ""):
+    for left, description in _lines(Recipe, given, fill_in(Node.of(given, file), []).plain(), (), ""):
         first, *more = textwrap.wrap(description, width=116 - COLUMN)
         # In YAML a # is a comment only behind a space: a path that reaches the column must not run into it.
         lines += [f"{left:<{COLUMN - 1}} # {first}", *(" " * COLUMN + f"#   {text}" for text in more)]

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from holdfast.errors import UserError
-from holdfast.recipe.shorthand import Path, dotted
+from holdfast.recipe.tree import Path, Problems, dotted
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -26,7 +26,7 @@ LONGEST_NUMBER = 60
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[Path, int], list[tuple[Path, str]]]:
+def parse(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
     """The data of a YAML text, the 1-based line of every key and list item, and what is wrong (keys given twice).
 
     Raises:
@@ -140,7 +140,7 @@ class _Values:
     def __init__(self, file: str) -> None:
         self.file = file
         self.lines: dict[Path, int] = {}
-        self.problems: list[tuple[Path, str]] = []
+        self.problems: Problems = []
         self._left = MOST
         self._around: list[yaml.Node] = []
 

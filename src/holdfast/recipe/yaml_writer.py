@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.recipe.shorthand import Path
+    from holdfast.recipe.tree import Path
 
 PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[\w./{}+-]*(:[\w./-]+)*")
 """Text that needs no quotes under any YAML version, unless it is a word like `yes`."""
@@ -51,3 +51,15 @@ def emit(data: dict[str, Any], comment: Callable[[Path], str], path: Path = (), 
             line = f"{indent}{key}: {write_scalar(value)}"
             out.append(f"{line:<40}  # {note}" if note else line)
     return out
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
+    """The paths that have a line of their own in block YAML."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        for i, inner in enumerate(value):
+            yield from leaves(inner, (*path, i))
+    else:
+        yield path
