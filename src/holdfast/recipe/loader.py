@@ -173,9 +173,9 @@ def _validated(filled: Node, problems: Problems) -> Recipe | None:
         ]
         places, texts = {path for path, _ in own}, {text for path, text in own if not path}
         for path, text in (problem for problem in wrong if problem[0][:1] == ("stages",)):
-            at = _place(filled, path) if filled.find(path) else path
+            at = _place(filled, path)
             if at not in places and text not in texts:
-                own.append((at, text))
+                own.append((at if filled.find(path) else path, text))
         problems += own
         return None
 

@@ -59,12 +59,12 @@ def put(tree: Node, path: Path, value: Any, source: str) -> None:
         if not here.is_mapping and not here.is_list:
             text = f"is not a setting: {here.plain()!r} holds no {step}"
             raise UserError(f"{COMMAND_LINE}: {dotted(path)} {text}")
-        step = step if here.is_list else str(step)
-        written = (*(here.written or ()), step)
-        inner = Node.of(value, source, written) if n == len(path) - 1 else here.parts().get(step)
+        key: Any = step if here.is_list else str(step)
+        written = (*(here.written or ()), key)
+        inner = Node.of(value, source, written) if n == len(path) - 1 else here.parts().get(key)
         inner = Node(None, here.source, written) if inner is None else inner
         if here.is_list:
-            here.value[step : step + 1] = [inner]
+            here.value[key : key + 1] = [inner]
         else:
-            here.value[step] = inner
+            here.value[key] = inner
         here = inner
