@@ -64,6 +64,14 @@ def test_answers_without_an_end_and_clipped_steps_are_said_of_every_arm(place: P
         assert f"<li>{line}</li>" in page
 
 
+def test_a_recipe_that_measures_nothing_is_refused_before_anything_is_trained(place: Path) -> None:
+    for keep in ("[]", "[none]"):
+        words = ["compare", "run.yaml", "-m", "sft,dft", "evaluate.target=none", f"evaluate.keep={keep}"]
+        assert "nothing is measured" in said(*words)
+        assert "add evaluate.keep: [probe]" in said(*words)
+    assert not (place / "runs").exists()
+
+
 def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
     run("train", "run.yaml", "output=mine")
     assert "report: mine-compare/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout

@@ -116,6 +116,12 @@ def test_a_switch_is_derived_told_overridden_and_served(make_model: Any, place: 
     assert "holds a thought, but the prompt says not to think; set data.thoughts to strip" in refused
     done = run("train", "run.yaml", bare)
     assert 'given {"enable_thinking": false}, because no row holds a thought' in done.output
+    (line,) = [ln for ln in Path("out/resolved.yaml").read_text().splitlines() if "chat_template_kwargs" in ln]
+    assert line.split() == [
+        "chat_template_kwargs:", "null", "#", "derived:", '{"enable_thinking":', "false},",
+        "because", "no", "row", "holds", "a", "thought", "to", "be", "read",
+    ], line  # fmt: skip
+    assert "already finished" in run("train", "out").output, "it is a recipe too, and that of this very run"
     card = Path("out/model/README.md").read_text()
     assert "--default-chat-template-kwargs '{\"enable_thinking\": false}'" in card
     assert "The chat template was given" in card

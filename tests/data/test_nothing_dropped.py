@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,24 @@ def test_control_tokens_in_a_question_are_told() -> None:
     said = "1 of 2 rows have control tokens of the chat template in a prompt's text, which are read as real turns"
     assert said in " ".join(run("check", "run.yaml").split())
     assert said in " ".join(run("train", "run.yaml").split())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_our_own_names_and_files_come_before_the_advice_to_install_a_package() -> None:
+    write({"prompt": "What is 2 + 3?", "completion": "5"})
+    write({"prompt": "What is 2 + 4?", "completion": "6"}, name="mathematics.jsonl")
+    recipe()
+    advice = "tasks of lm-eval need its package: pip install 'holdfast[lm-eval]'"
+    for name, meant in (
+        ("lab:storry", "lab:story"), ("story", "lab:story"), ("storry", "lab:story"), ("Probe", "probe"),
+        ("mathematics", "mathematics.jsonl"), ("mathmatics", "mathematics.jsonl"),
+    ):  # fmt: skip
+        said = run("check", "run.yaml", f"evaluate.keep=[{name}]", code=2)
+        assert f"did you mean {meant}?" in said or (name == "lab:storry" and meant.partition(":")[2] in said), said
+    said = run("check", "run.yaml", "evaluate.keep=[hellaswag]", code=2)
+    assert (
+        f"evaluate: hellaswag is neither a file nor a task of ours (probe, lab, lab:SKILL, text:FILE); {advice}" in said
+    )
 
 
 def test_names_that_match_nothing_are_refused() -> None:

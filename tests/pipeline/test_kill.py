@@ -107,3 +107,23 @@ def test_killed_anywhere_it_ends_the_same(phase: str, whole: tuple[Path, dict[st
     assert hits == KILLS
     finish(tmp_path, f"killed-{number}")
     same(whole[0], tmp_path / f"killed-{number}")
+
+
+def test_a_polite_kill_outside_training_ends_with_a_hint_and_loses_nothing(tmp_path: Path) -> None:
+    """While sampling and while measuring, as Ctrl-C does; the same command goes on and draws nothing twice."""
+    (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
+    for phase in ("S3FT: sample", "measure base"):
+        process = start(tmp_path, "polite")
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "progress" and event.get("phase") == phase and event["done"]:
+                process.terminate()
+                break
+        said = process.communicate()[0]
+        assert process.returncode == 130, (phase, said)
+        assert "interrupted; run holdfast train run.yaml output=polite --json to go on" in said
+    finish(tmp_path, "polite")
+    lines = (tmp_path / "polite" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    names = [entry["id"] for entry in map(json.loads, lines) if entry["kind"] == "sample"]
+    assert len(names) == len(set(names))

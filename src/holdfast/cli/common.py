@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from holdfast.core.interrupts import as_interrupts
 from holdfast.core.progress import Progress
 from holdfast.core.quiet import quiet_process
 from holdfast.core.safe_text import hide_keys, printable
@@ -34,6 +35,9 @@ Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew where the output holds a run; it is kept as OUTPUT.old-1.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines for machines.")]
+
+GO_ON = ("train", "compare", "curate", "reproduce", "demo", "eval")
+"""Verbs that repeat nothing of what they have done when they are run once more."""
 
 OS_ERRORS = {
     errno.ENOSPC: ("no space left on the disk; free some and run the same command again", 1),
@@ -95,7 +99,7 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
     """The voice of a verb; whatever goes wrong inside becomes one line on standard error and the right exit code."""
     _calm(verbose)
     try:
-        with Progress.for_terminal(quiet=quiet, verbose=verbose, as_json=as_json) as ui:
+        with as_interrupts(), Progress.for_terminal(quiet=quiet, verbose=verbose, as_json=as_json) as ui:
             yield ui
         _part()
     except (typer.Exit, typer.Abort):
@@ -132,7 +136,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HoldfastError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", Interrupted.exit_code
+        goes_on = len(sys.argv) > 1 and sys.argv[1] in GO_ON
+        return f"interrupted{f'; run {again()} to go on' if goes_on else ''}", Interrupted.exit_code
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         text, code = OS_ERRORS[error.errno]
         return (f"{error.filename}: {text}" if error.filename else text), code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.files import read_json, replace_file
+from holdfast.core.interrupts import finishing
 from holdfast.errors import UserError
 from holdfast.evaluation.task import UNITS, Item, Task, TaskInfo
 
@@ -86,10 +87,11 @@ class Store:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             patience = 60.0 if self.keyed else 0.0  # processes of other machines and containers may write here too
-            if tensors is not None:
-                replace_file(path.with_suffix(".safetensors"), data, patience=patience)
-            replace_file(path, text, patience=patience)
-            replace_file(path.with_suffix(".json"), json.dumps(header), patience=patience)
+            with finishing():
+                if tensors is not None:
+                    replace_file(path.with_suffix(".safetensors"), data, patience=patience)
+                replace_file(path, text, patience=patience)
+                replace_file(path.with_suffix(".json"), json.dumps(header), patience=patience)
         except OSError as error:
             hint = "; set HOLDFAST_CACHE to a directory that can be written" if self.keyed else ""
             raise UserError(f"{path}: cannot be written ({error.strerror}){hint}") from error

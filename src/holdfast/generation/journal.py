@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
 from holdfast.core.files import replace_file
+from holdfast.core.interrupts import finishing
 from holdfast.data.rows import fingerprint
 from holdfast.errors import UserError
 
@@ -109,7 +110,8 @@ class Journal:
         """Put the JSON-able `value` of `key` on record, so that a run started again need not compute it again."""
         name = fingerprint([kind, key])
         self._facts[name] = value
-        self._append({"kind": kind, "id": name, "value": value})
+        with finishing():
+            self._append({"kind": kind, "id": name, "value": value})
 
     def recall(self, kind: str, key: Any, default: Any = None) -> Any:
         """What `remember` recorded for `key`, or `default`."""
@@ -135,8 +137,9 @@ class Journal:
         shown: dict[str, Any] = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
         thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
         shown |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
-        self._append({"kind": "sample", "id": name, **shown})
-        self._hold(name, sample)
+        with finishing():
+            self._append({"kind": "sample", "id": name, **shown})
+            self._hold(name, sample)
 
     def _hold(self, name: str, sample: Sample) -> None:
         self._samples[name] = sample

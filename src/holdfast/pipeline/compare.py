@@ -214,12 +214,27 @@ def look_over_arms(arms: Mapping[str, Resolved]) -> None:
     ignore = lambda text: None  # noqa: E731
     for label, arm in arms.items():
         try:
+            refuse_no_question(arm.recipe)
             if arm.recipe.stages:
                 look_over(arm)
             else:
                 read_sources(arm.recipe, ignore, ignore)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
+
+
+def refuse_no_question(recipe: Recipe) -> None:
+    """See that something is measured, without which there is nothing to compare.
+
+    Raises:
+        UserError: With what to add.
+    """
+    evaluate = recipe.evaluate
+    if evaluate.target == "none" and not [name for name in evaluate.keep if name != "none"]:
+        raise UserError(
+            "nothing is measured (evaluate.target: none, evaluate.keep: []), so there is nothing to compare; add "
+            "evaluate.keep: [probe], which works for any model, or an evaluate.target"
+        )
 
 
 def _plan(arm: Resolved, label: str, seed: int, budget: Budget, root: Path) -> Resolved:

@@ -124,7 +124,7 @@ def marking_divergence(folder: Folder, ranks: Ranks) -> Iterator[None]:
 
 def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False) -> Work:
     """Everything that can be refused is looked at here, before anything is written."""
-    from holdfast.data.chat.settings import make_chat
+    from holdfast.data.chat.settings import derived_sources, make_chat
     from holdfast.evaluation.tasks.by_name import build_tasks, nothing_kept
     from holdfast.evaluation.tasks.probe import affordable
     from holdfast.generation.journal import Journal
@@ -158,6 +158,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
     folder = open_folder(resolved, ranks, ui, restart)
+    if ranks.main and not folder.finished and (derived := derived_sources(recipe.data, chat)):
+        folder.write_resolved(resolved, derived)
     if trains and not folder.finished:
         checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
@@ -197,6 +199,7 @@ def fit(
     resolved: Resolved, work: Work, rows: Rows, before: dict[str, list[Item]], again: str
 ) -> tuple[TrainResult, TableReport, Plan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
+    from holdfast.data.chat.settings import derived_sources
     from holdfast.models.loading import context_length
     from holdfast.training.plan import plan_training
     from holdfast.training.trainer import Trainer
@@ -214,7 +217,8 @@ def fit(
         ui.warn(line)
     if Ranks().main and plan.size.derived:
         source = resolved.sources.get("train.batch_tokens", "default")
-        folder.write_resolved(resolved, {"train.batch_tokens": f"{source}: {plan.size.text}"})
+        told_of = derived_sources(recipe.data, work.chat)
+        folder.write_resolved(resolved, {**told_of, "train.batch_tokens": f"{source}: {plan.size.text}"})
     ui.phase("train")
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,

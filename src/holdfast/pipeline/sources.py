@@ -56,10 +56,16 @@ def makes_pairs(recipe: Recipe) -> bool:
 
 
 def _form(objective: Objective) -> Form:
-    """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs."""
+    """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs.
+
+    Where an answer without a score is a demonstration (`uft`), the skill's own answers are demonstrations: taken apart,
+    its pairs would give a score to every answer.
+    """
     shape = objective.kind()
     if shape.lab_form != "answer":
         return shape.lab_form
+    if any(column.name == "score" and column.default is not None for column in objective.columns()):
+        return "answer"
     return "pair" if takes_pairs(shape, objective.columns()) else "answer"
 
 

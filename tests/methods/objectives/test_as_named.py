@@ -124,6 +124,17 @@ def test_uft_needs_demonstrations_and_scores(tmp_path: Path, monkeypatch: pytest
             assert not Path("out").exists()
 
 
+def test_uft_takes_a_laboratory_skills_answers_for_demonstrations(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = {
+        "model": "lab-small", "method": "uft", "data": {"train": "lab:story", "limit": 16, "test": 0},
+        "evaluate": {"target": "none", "keep": []}, "output": "out", "train": {"max_steps": 1, "batch_tokens": 512},
+    }  # fmt: skip
+    Path("run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = CliRunner().invoke(app, ["train", "run.yaml"])
+    assert done.exit_code == 0, done.output
+
+
 def test_every_claims_arms_are_recipes() -> None:
     for name in CLAIMS:
         claim = claim_of(name)

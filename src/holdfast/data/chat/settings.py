@@ -139,6 +139,15 @@ def derive_settings(data: Data, tokenizer: PreTrainedTokenizerBase, *rows: Rows)
     return ChatSettings(data.system, dict(kwargs), data.thoughts, source, tuple(lines), tuple(warnings))
 
 
+def derived_sources(data: Data, chat: Chat) -> dict[str, str]:
+    """Where the settings of the chat come from that a recipe leaves open, by dotted name, with the value they got."""
+    kwargs = chat.template.kwargs
+    if data.chat_template_kwargs is not None or not kwargs:
+        return {}
+    why = "some rows hold a thought" if any(kwargs.values()) else "no row holds a thought to be read"
+    return {"data.chat_template_kwargs": f"derived: {json.dumps(kwargs, ensure_ascii=False)}, because {why}"}
+
+
 def brief_chat(tokenizer: PreTrainedTokenizerBase) -> Chat:
     """A chat whose prompt asks for no thought, where the template can be told so."""
     return Chat(tokenizer, kwargs=derive_kwargs(tokenizer, source_of(tokenizer), False))

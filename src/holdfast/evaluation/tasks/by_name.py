@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from holdfast.evaluation.tasks.perplexity import text_rows
 from holdfast.methods.judges.selection import guess
 
 LAB, PROBE = "lab", "probe"
+MOST_FILES = 1000
+"""Files of a folder whose names are compared with a misspelt one."""
 HELD_OUT = "held-out loss"
 """The task of the held-out answers' likelihood."""
 SEED = 0
@@ -172,19 +175,46 @@ def named_tasks(
     if source.startswith("text:"):
         return [_text_task(source.removeprefix("text:"), settings, role, say)]
     if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
-        _refuse_misspelt(source)
+        refuse_misspelt(source)
         from holdfast.evaluation.tasks.lm_eval_bridge import harness_task
 
         return [harness_task(source, items=settings.items, role=role, seed=SEED)]
     return [_file_task(source, settings, role, judge, say)]
 
 
-def _refuse_misspelt(source: str) -> None:
-    """Refuse a name that is nearly one of ours, rather than look for it among the tasks of lm-eval."""
-    name = source.strip().lower()
-    close = difflib.get_close_matches(name, (PROBE, LAB, "test", "none", "auto"), n=1, cutoff=0.75)
-    if close and source != close[0]:
-        raise UserError(f"evaluate: {source} is neither a file nor a task; did you mean {close[0]}?")
+def refuse_misspelt(source: str) -> None:
+    """Refuse a name that is nearly one of ours, or of a file here, rather than look for it among lm-eval's tasks.
+
+    Where lm-eval is not installed, every name that might be meant is told before the advice to install it.
+
+    Raises:
+        UserError: With the name that was probably meant.
+    """
+    name, said = source.strip(), f"evaluate: {source} is neither a file nor a task"
+    installed = importlib.util.find_spec("lm_eval") is not None
+    meant = {other: other for other in (PROBE, LAB, "test", "none", "auto")}
+    if not installed:
+        meant |= _names_here()
+    close = difflib.get_close_matches(name, meant, n=1, cutoff=0.75) or difflib.get_close_matches(
+        name.lower(), meant, n=1, cutoff=0.75
+    )
+    advice = "" if installed else "; tasks of lm-eval need its package: pip install 'holdfast[lm-eval]'"
+    if close and source != meant[close[0]]:
+        raise UserError(f"{said}; did you mean {meant[close[0]]}?{advice.replace('; tasks', ' Tasks')}")
+    if not installed:
+        raise UserError(f"{said} of ours ({PROBE}, {LAB}, {LAB}:SKILL, text:FILE){advice}")
+
+
+def _names_here() -> dict[str, str]:
+    """Skills, with and without `lab:`, and data files in this folder, with and without their ending, as written."""
+    from holdfast.skills.rows import skill_names
+
+    files = [path.name for path in sorted(Path().iterdir())[:MOST_FILES] if kind_of(path) in SUFFIXES]
+    skills = {name: f"{LAB}:{name}" for name in skill_names()}
+    return {
+        **skills, **{name: name for name in skills.values()},
+        **{Path(file).stem: file for file in files}, **{file: file for file in files},
+    }  # fmt: skip
 
 
 def _is_file(source: str) -> bool:

@@ -1,0 +1,63 @@
+"""Ctrl-C, and a polite kill, outside training: what is being written is written to its end, then everything stops."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class _State:
+    """How many pieces of work must not be cut, and whether somebody asked to stop during one of them."""
+
+    whole = 0
+    asked = False
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Stop as by Ctrl-C, at once or after the piece of work that must not be cut.
+
+    Raises:
+        KeyboardInterrupt: Wherever the program is.
+    """
+    if _State.whole:
+        _State.asked = True
+        return
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Take a polite kill (SIGTERM) for Ctrl-C inside; only the main thread of a program can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+    """Finish what is done inside before the program stops.
+
+    Raises:
+        KeyboardInterrupt: At the end, where somebody asked meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _State.whole += 1
+    try:
+        yield
+    finally:
+        _State.whole -= 1
+    if _State.asked and not _State.whole:
+        _State.asked = False
+        raise KeyboardInterrupt
