@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,16 +79,16 @@ class PeftTuner(Tuner):
 
     def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
         """`adapter_config.json` and `adapter_model.safetensors`."""
-        own, kept = self.adapter_parameters(model), {}
-        for name, tensor in model.state_dict().items():
-            if name in own:
-                kept[name] = tensor.cpu()
-            elif "modules_to_save" in name:
-                kept[name] = tensor.to("cpu", dtype)
+        own, settings = self.adapter_parameters(model), model.active_peft_config
+        state = {  # PEFT takes of it what is the adapter's; of the base nothing is copied
+            name: tensor.to("cpu", dtype) if "modules_to_save" in name else tensor.cpu() if name in own else tensor
+            for name, tensor in model.state_dict().items()
+        }
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
-        model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=kept)
+        model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty form
-        return PEFT
+        served = settings.peft_type == "LORA" and not settings.use_dora and not settings.modules_to_save
+        return PEFT if served else replace(PEFT, serve="")  # vLLM knows plain LoRA alone
 
     def load(self, directory: Path, base: PreTrainedModel) -> Model:
         """A `PeftModel` around `base`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -133,8 +133,9 @@ def fill(
         tokenizer.chat_template = chat.template.text
         write_settings(side, chat)
     if not tuner.adapter:
-        _set_stops(model, tokenizer, stop_ids)
-        model = _copy_to_save(model, dtype or model.dtype)
+        plain = cast(PreTrainedModel, model)
+        _set_stops(plain, tokenizer, stop_ids)
+        model = _copy_to_save(plain, dtype or plain.dtype)
     saved_as = tuner.save(model, side, dtype)
     write_tuner(tuner, model, side)
     if base and is_adapter(side):

@@ -136,7 +136,7 @@ def _loading(report: dict[str, Any], place: str) -> str:
         f"The {what} are {lies}.{kind}",
         _fence(python, "python"),
         *(["With vLLM:", _fence(serve + serve_options(report, place, saved_as.adapter), "sh")] if serve else []),
-        *([] if serve else ["vLLM cannot serve them."]),
+        *([] if serve else [f"vLLM cannot serve them{' beside their base' if saved_as.adapter else ''}."]),
         *([" ".join(map(_cell, said))] if (said := asked_words(report)) else []),
     ]
     return "\n\n".join(parts)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast.axes.tuner import SavedAs, Tuner
 from holdfast.methods.tuners.lora import LoRA
+from holdfast.models.adapters import PeftTuner
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -22,6 +23,18 @@ class VeRA(LoRA):
     """My adapter. [me 2026]"""
 
     paper: ClassVar[str] = "me 2026"
+
+
+class Scales(PeftTuner):
+    """Vectors between random matrices that all layers share. [Kopiczko et al. 2023, arXiv 2310.11454]"""
+
+    paper: ClassVar[str] = "Kopiczko et al. 2023, arXiv 2310.11454"
+
+    def apply(self, model: Any, seed: int) -> Model:
+        from peft import VeraConfig, get_peft_model
+
+        config = VeraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], projection_prng_key=seed)
+        return get_peft_model(model, config)
 
 
 class Shifted(nn.Module):

@@ -62,12 +62,14 @@ def measured_again(folder: str) -> None:
     assert task["base"] != task["tuned"]
 
 
-def test_a_kind_of_lora_is_an_adapter_that_peft_reads(place: Path) -> None:
-    run("train", "run.yaml", "tuner=own_tuners:VeRA")
+@pytest.mark.parametrize("name", ["VeRA", "Scales"])
+def test_what_peft_knows_is_an_adapter_that_peft_reads(place: Path, name: str) -> None:
+    run("train", "run.yaml", f"tuner=own_tuners:{name}")
     matter, text = card("out")
     assert matter["library_name"] == "peft"
     assert "AutoPeftModelForCausalLM" in text
-    assert "--enable-lora" in text
+    assert ("--enable-lora" in text) == (name == "VeRA")
+    assert ("vLLM cannot serve them beside their base." in text) == (name == "Scales")
     assert (place / "out/model/adapter_config.json").exists()
     assert not (place / "out/model/tuner.json").exists(), "PEFT's own format needs no word of ours"
     run("export", "out", "merged", "--merge")
@@ -84,7 +86,7 @@ def test_a_tuner_with_a_file_of_its_own_is_read_by_its_class(place: Path) -> Non
     matter, text = card("out")
     assert matter["library_name"] == "own_tuners"
     assert 'model = own_tuners.read("model", base="base")' in text
-    assert "vLLM cannot serve them." in text
+    assert "vLLM cannot serve them beside their base." in text
     names = sorted(path.name for path in (place / "out/model").iterdir() if path.suffix in (".json", ".safetensors"))
     assert names == ["chat_settings.json", "shift.safetensors", "tokenizer.json", "tokenizer_config.json", "tuner.json"]
     assert load("out").tuner.scale == 2  # type: ignore[attr-defined]
