@@ -58,6 +58,9 @@ class Objective(Method):
     needs_reference: ClassVar[bool] = False
     """Whether it calls `policy.reference_logps`."""
 
+    needs_values: ClassVar[bool] = False
+    """Whether it calls `policy.values`: a value head is trained beside the model and saved with the run."""
+
     @property
     def prepares(self) -> bool:
         """Whether it has a `prepare` of its own."""

@@ -47,10 +47,20 @@ class LocalEngine:
         if adapted(model) and model.active_peft_config.is_prompt_learning:
             kind = name.partition(":")[0]
             raise UserError(f"sampling.engine: {kind} cannot sample through a soft prompt; merge or remove the adapter")
-        self.model: Any = model
+        self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
-        self._fingerprint = f"{name}:{fingerprint}:{chat.fingerprint}"
+        self._name = name
+        self.update(model, fingerprint)
+
+    def update(self, model: Model, fingerprint: str) -> None:
+        """Sample from these weights from now on: another model of the family, or the same one after it moved.
+
+        Args:
+            fingerprint: Of the weights as they are now; samples of others must not be taken for theirs.
+        """
+        self.model = model
+        self._fingerprint = f"{self._name}:{fingerprint}:{self.chat.fingerprint}"
         if model.dtype != torch.float32:  # answers in another precision are others
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
         self._context = context_length(model.config)

@@ -71,7 +71,10 @@ class NativeEngine(LocalEngine):
             kind = model.config.model_type
             raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
         super().__init__("native", model, chat, slots, fingerprint, progress, on_text)
-        self._fuses = False
+
+    def update(self, model: Model, fingerprint: str) -> None:
+        super().update(model, fingerprint)
+        self._fuses = False  # joined weights are copies, and prove themselves anew
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""

@@ -62,8 +62,11 @@ class GenerateEngine(LocalEngine):
         on_text: Callable[[str], Any] | None = None,
     ) -> None:
         super().__init__(f"transformers:{version('transformers')}", model, chat, slots, fingerprint, progress, on_text)
-        self.causal: Any = model.get_base_model() if adapted(model) else model
         self._pads: bool | None = None
+
+    def update(self, model: Model, fingerprint: str) -> None:
+        super().update(model, fingerprint)
+        self.causal: Any = model.get_base_model() if adapted(model) else model
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), a batch at a time."""

@@ -67,6 +67,7 @@ class Policy:
         self.kept = Kept()
         self.base = base
         self.autocast, self.recompute = autocast, recompute
+        self.value_head: nn.Linear | None = None
         self.head = Head(self.causal)
         size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
         self.rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
@@ -111,8 +112,7 @@ class Policy:
     def hidden(self, batch: Batch, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [B*L, D], after the last normalisation; `embeds` [B, L, D] replace the token ids."""
         self._refuse_mixing(batch)
-        inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
-        return self._body(batch.position_ids, batch.attention_mask, **inputs).flatten(0, 1)
+        return self._body(batch.position_ids, batch.attention_mask, **_inputs(batch, embeds)).flatten(0, 1)
 
     def _refuse_mixing(self, batch: Batch) -> None:
         """Packed rows would read one another in a model that restarting positions do not part."""
@@ -122,10 +122,9 @@ class Policy:
     def _own_logits(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
         self._refuse_mixing(batch)
-        inputs = {"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}
         extra = self._placed(batch.position_ids, batch.attention_mask)
         with self._precision():
-            logits = self.causal(**inputs, **extra, use_cache=False).logits
+            logits = self.causal(**_inputs(batch, embeds), **extra, use_cache=False).logits
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
@@ -143,7 +142,7 @@ class Policy:
 
     def _states(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `states`; the output embedding that the head shall use, if not the model's own."""
-        if not self.compact:
+        if batch.inputs or not self.compact:  # the fused body reads ids or embeddings and nothing else
             return self.hidden(batch, embeds)[where], None
         with self._precision():
             return LlamaBody(self.causal, self.recompute)(batch, where, embeds)
@@ -173,6 +172,19 @@ class Policy:
         states, weight = self._states(batch, batch.where, embeds)
         with self._precision():
             return self.head.nll(states, batch.labels, weights, self.rows, weight)
+
+    def values(self, batch: Batch) -> Tensor:
+        """The value head's estimates [N], fp32, one for each label, of the state that predicts it; differentiable.
+
+        Raises:
+            UserError: If there is no value head.
+        """
+        if self.value_head is None:
+            raise UserError(
+                "this policy has no value head: an objective that calls `policy.values` says so by "
+                "`needs_values: ClassVar[bool] = True`"
+            )
+        return self.value_head(self.states(batch, batch.where).float())[:, 0]
 
     def logits(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Whole logits [M, V], fp32, at the flat positions `where` [M]. The caller keeps M small."""
@@ -241,6 +253,11 @@ class Policy:
         return self.base() if self.base else contextlib.nullcontext()
 
 
+def _inputs(batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:
+    """What the model reads: token ids or their embeddings [B, L, D], and what stands beside them."""
+    return ({"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}) | batch.inputs
+
+
 def precompute(policy: Policy, batches: Iterable[Batch]) -> None:
     """Fill and save `policy.reference` for `batches`, before the weights move (or with the adapter off)."""
     for batch in batches:
@@ -267,6 +284,7 @@ class Scorer(nn.Module):
         self.model = policy.model
         self.policy = policy
         self.objective = objective
+        self.value_head = policy.value_head
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
         losses = self.objective.losses(self.policy, batch)

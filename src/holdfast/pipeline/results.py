@@ -66,6 +66,7 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
     from holdfast.evaluation.subject import measurement
     from holdfast.models.loading import fingerprint_of
     from holdfast.models.saving import fill
+    from holdfast.models.value_head import save_value_head
 
     path, base = work.folder.path / "model", work.base
     with fresh_directory(path) as side:
@@ -73,6 +74,8 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
             side, result.model, base.tokenizer,
             dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
         )  # fmt: skip
+    if result.value_head is not None:
+        save_value_head(result.value_head, work.folder.path)
     subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
     for task in work.tasks:
         if subject is not None and task.name in known:

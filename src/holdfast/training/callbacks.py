@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from holdfast.axes.tuner import Tuner
     from holdfast.data.batching.step_size import StepSize
     from holdfast.models.loading import Model
@@ -105,6 +107,7 @@ class TrainResult:
         micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
         trainable: Parameters that moved. clipped: Steps whose gradient was clipped.
         resumed_from: Steps found done at the start.
+        value_head: Trained beside the model, where the objective needs one.
         kept_step: The step whose weights `model` has. stopped_early: Whether steps were left out for want of progress.
     """
 
@@ -126,4 +129,5 @@ class TrainResult:
     clipped: int = 0
     resumed_from: int = 0
     kept_step: int = 0
+    value_head: nn.Linear | None = None
     stopped_early: bool = False

@@ -25,6 +25,7 @@ from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate
 from holdfast.models.policy import Policy, Scorer, evaluating
 from holdfast.models.stored_values import Kept, ReferenceCache
+from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, layers_of, whole
 from holdfast.training.prompt_sharing import shared
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
+    from holdfast.training.batch_source import BatchSource, MadeOnDemand
 
 SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "precision", "seed")
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
 
 
-def settings(recipe: Recipe, table: TokenTable, batch_tokens: int, base: str = "") -> dict[str, Any]:
+def settings(recipe: Recipe, table: TokenTable | MadeOnDemand, batch_tokens: int, base: str = "") -> dict[str, Any]:
     """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused.
 
     Args:
@@ -92,13 +94,39 @@ class Work(Scorer):
         return self.objective.survey(self.policy, batch)
 
 
+class TableSource:
+    """Batches of the rows of a table, as the sampler deals them; nothing to save, since a step's number says all."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def step(self, index: int, policy: Policy) -> list[Batch | None]:
+        """The micro-batches of step `index`, in order, on the CPU."""
+        bench = self.bench
+        return [bench.batch(part) for rows in bench.sampler.step(index) for part in bench.parts(rows)]
+
+    def progress(self, done: int) -> float:
+        """Passes over the rows after `done` steps."""
+        return self.bench.sampler.progress(done)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """There is nothing to load."""
+
+
 class Bench:
     """The parts of a run, put together by `build`."""
+
+    has_table = True
+    """Whether all rows are known before the first step."""
 
     def __init__(self, recipe: Recipe, model: Model, table: TokenTable, machine: Machine, pad_id: int) -> None:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
+        self.source: BatchSource = TableSource(self)
         self.whole, self.table = table, table.firsts(recipe.objective.in_steps())
         most = recipe.objective.usual.batch
         self.step_size = step_size(recipe.train.batch_tokens, self.table, recipe.train.seed, most)
@@ -125,9 +153,10 @@ class Bench:
         base = None if tuner.base(self.model) is None else self._untuned
         again = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=again)
+        if recipe.objective.needs_values:
+            self._add_value_head()
         self.layout = self._layout()
-        if self.layout == "padded" and recipe.objective.kind() is PAIR and recipe.objective.shares_prompts():
-            self.table = shared(self.table, self.policy)
+        self._share_prompts()
         if again:
             recompute(self.policy.causal)
         self.scorer = Work(self.policy, recipe.objective)
@@ -139,17 +168,32 @@ class Bench:
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.trained:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
+        if self.policy.value_head is not None:
+            self.trained |= {f"value_head.{name}": p for name, p in self.policy.value_head.named_parameters()}
         self.rule = recipe.optimizer.build(self.trained.items())
         self.lanes, self.random = 1, False
-        self.filler = self.placed([int(self.table.lengths.argmin())])
+        self.filler = self.shortest()
         self.terms = list(recipe.objective.counts(self.filler))
         self.resize(self._first_size(state))
         self._count_steps()
+
+    def _add_value_head(self) -> None:
+        """Give the policy a value head, which trains with the model."""
+        if self.machine.sharded:
+            raise UserError("a value head cannot be trained where weights are sharded; run it on one process")
+        width = self.policy.config.get_text_config().hidden_size
+        self.policy.value_head = make_value_head(width, self.machine.device)
 
     def _untuned(self) -> contextlib.AbstractContextManager[None]:
         context = self.recipe.tuner.base(self.model)
         assert context is not None
         return context
+
+    def _share_prompts(self) -> None:
+        """Let the two of a pair stand in one line behind their common prompt, where that is the same and cheaper."""
+        objective = self.recipe.objective
+        if self.layout == "padded" and objective.kind() is PAIR and objective.shares_prompts():
+            self.table = shared(self.table, self.policy)
 
     def _layout(self) -> Layout:
         wanted = self.recipe.train.layout
@@ -189,7 +233,6 @@ class Bench:
 
     def _count_steps(self) -> None:
         self.steps = count_steps(self.recipe.train, self.sampler)
-        self.epochs = self.sampler.progress(self.steps)
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
         """The micro-batch of these rows, on the CPU; `None` for no rows."""
@@ -201,6 +244,10 @@ class Bench:
         if batch is None:
             raise ValueError("no rows")
         return batch.to(self.machine.device)
+
+    def shortest(self) -> Batch:
+        """The micro-batch of the shortest row, on the device."""
+        return self.placed([int(self.table.lengths.argmin())])
 
     def longest(self) -> list[int]:
         """The rows of the largest micro-batch there can be."""

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,22 +18,22 @@ from holdfast.models.loading import evaluating
 from holdfast.models.placement import peak_gib, random_states, set_random_states
 from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
+from holdfast.training.batch_source import make_bench
 from holdfast.training.callbacks import Hooks, StepLog, Totals, TrainResult
 from holdfast.training.distributed import Machine, like, state_like, whole
 from holdfast.training.drift import APART, SHARE, Watch
 from holdfast.training.plan import boundaries
 from holdfast.training.probe import probe
+from holdfast.training.seeding import SURVEY, seed_for
 from holdfast.training.selection import Selection
-from holdfast.training.setup import Bench, fill_reference, prepare, settings
+from holdfast.training.setup import fill_reference, prepare, settings
 from holdfast.training.signals import Interrupts
 from holdfast.training.threaded_step import side_by_side
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
-
-SURVEY = 1 << 20
-"""Stands for the survey of a step where random numbers are seeded by micro-batch."""
+    from holdfast.training.batch_source import MadeOnDemand
 
 
 class Trainer:
@@ -50,7 +49,7 @@ class Trainer:
         recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read. With `train.keep: best` the
             model ends with the weights of the step whose loss, as `hooks.on_evaluate` gives it, was lowest.
         model: The base model, plain; it is changed in place.
-        table: The encoded rows.
+        table: The encoded rows; or a source that makes the batches of each step when they are asked for.
         out: The run's directory; checkpoints go to `out/checkpoints`.
         pad_id: Token that fills lines up.
         hooks: Called on the main process.
@@ -63,7 +62,7 @@ class Trainer:
         self,
         recipe: Recipe,
         model: Model,
-        table: TokenTable,
+        table: TokenTable | MadeOnDemand,
         out: str | Path,
         *,
         pad_id: int,
@@ -90,7 +89,7 @@ class Trainer:
             Interrupted: After Ctrl-C; everything is saved.
         """
         machine = self.machine = Machine(self.recipe.train.precision, self.model.device)
-        self.bench = Bench(self.recipe, self.model, self.table, machine, self.pad_id)
+        self.bench = make_bench(self.recipe, self.model, self.table, machine, self.pad_id)
         made_by = settings(self.recipe, self.table, self.bench.step_size.tokens, self.base)
         found = checkpoint.newest(self.root)
         saved = checkpoint.load(found, made_by) if found else None
@@ -99,7 +98,7 @@ class Trainer:
         self.interrupts = Interrupts(machine.world, self._note)
         self.bench.build(saved.state if saved else {})
         self.model = self.bench.model
-        if self.recipe.objective.needs_reference:
+        if self.recipe.objective.needs_reference and self.bench.has_table:
             fill_reference(self.bench, self.reference, self.root.parent)
         if self.recipe.objective.prepares:
             prepare(self.bench, self.root.parent)
@@ -147,8 +146,7 @@ class Trainer:
     def _step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
         began = time.perf_counter()
-        plan = self.bench.sampler.step(step)
-        batches = [self.bench.batch(part) for rows in plan for part in self.bench.parts(rows)]
+        batches = self.bench.source.step(step, self.bench.policy)
         counts = self._counts(batches)
         batches = self._surveyed(step, batches)
         rule = self.bench.rule
@@ -161,7 +159,8 @@ class Trainer:
             norm = rule.step()
         except Exception as error:
             if memory.is_out_of_memory(error):
-                raise RunError(f"step {step + 1}: {self.bench.advice(max(map(len, plan)))}") from error
+                rows = max((b.n_rows for b in batches if b is not None), default=1)
+                raise RunError(f"step {step + 1}: {self.bench.advice(rows)}") from error
             raise
         if not math.isfinite(norm):
             self._not_a_number(step, "gradient", [b for b in batches if b is not None])
@@ -267,7 +266,7 @@ class Trainer:
             StepLog(
                 step=done,
                 steps=steps,
-                epoch=self.bench.sampler.progress(done),
+                epoch=self.bench.source.progress(done),
                 loss=totals.loss,
                 terms=terms,
                 metrics=means,
@@ -347,6 +346,7 @@ class Trainer:
                 "totals": asdict(self.totals),
                 "micro_tokens": [self.recipe.train.micro_tokens, bench.micro_tokens],
                 "losses": self.selection.to_json(),
+                **({"source": source} if (source := bench.source.state()) else {}),
             }
             if self.machine.main:
                 keep = self.recipe.train.keep_checkpoints
@@ -365,6 +365,7 @@ class Trainer:
         self.bench.rule.load(state_like(stored, self.bench.rule.state(), self.bench.trained))
         set_random_states(saved.tensors["rng"], self.machine.device)
         self.totals = Totals(**saved.state["totals"])
+        self.bench.source.load(saved.state.get("source", {}))
         self._note(f"resumed after step {saved.step} of {self.bench.steps}")
         return saved.step
 
@@ -375,11 +376,12 @@ class Trainer:
             model=model.eval(),
             tuner=self.recipe.tuner,
             steps=done,
-            epochs=self.bench.sampler.progress(done),
+            epochs=self.bench.source.progress(done),
             tokens=totals.tokens,
             trained_tokens=totals.trained_tokens,
             seconds=totals.seconds,
             loss=totals.loss,
+            value_head=self.bench.policy.value_head,
             tokens_per_second=totals.tokens / max(totals.seconds, 1e-9),
             peak_memory_gib=peak_gib(self.machine.device),
             micro_tokens=min(self.bench.micro_tokens, self.bench.step_size.tokens),
@@ -403,8 +405,3 @@ def _add(metrics: dict[str, tuple[float, float]], more: dict[str, tuple[float, f
     for name, (total, count) in more.items():
         so_far = metrics.get(name, (0.0, 0.0))
         metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)
-
-
-def seed_for(*numbers: int) -> None:
-    """Seed torch's generators from a few whole numbers."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)

@@ -48,6 +48,8 @@ class Batch:
             position (third axis) looks at another (fourth); every position looks at itself at least.
         values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
         step: What the objective surveyed of the whole step, by name.
+        token_values: By name, fp32 [N]: numbers that labels carry (advantages, log-probabilities when sampled, ...).
+        inputs: By name, what the model reads beside the ids (pictures, sounds), one entry on the first axis per line.
     """
 
     input_ids: Tensor
@@ -65,6 +67,8 @@ class Batch:
     attention_mask: Tensor | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
     step: dict[str, StepValues] = field(default_factory=dict)
+    token_values: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -95,7 +99,8 @@ class Batch:
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        moved["values"] = {name: value.to(device, non_blocking=True) for name, value in self.values.items()}
+        for name in ("values", "token_values", "inputs"):
+            moved[name] = {k: value.to(device, non_blocking=True) for k, value in getattr(self, name).items()}
         moved["step"] = {name: StepValues(v.all.to(device), v.mine) for name, v in self.step.items()}
         return replace(self, **moved)
 
@@ -117,6 +122,10 @@ class Batch:
         self._refuse_shared("part")
         keep = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
         padded = len(self.input_ids) == self.n_sequences
+        if self.inputs and not padded:
+            raise UserError(
+                "inputs beside the ids belong to whole lines, which cannot be cut; set train.layout: padded"
+            )
         width = self.input_ids.shape[1]
         places = keep.repeat_interleave(width) if padded else keep[self.owners()]  # [B * L]
         labels, index, renamed = keep[self.sequence], places.cumsum(0) - 1, keep.cumsum(0) - 1
@@ -137,6 +146,8 @@ class Batch:
             weight=_exact_sum(self.weights[labels]),
             cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
             values={name: value[keep] for name, value in self.values.items()},
+            token_values={name: value[labels] for name, value in self.token_values.items()},
+            inputs={name: value[keep] for name, value in self.inputs.items()},
         )
 
     def _refuse_shared(self, method: str) -> None:
@@ -148,7 +159,10 @@ class Batch:
             )
 
     def every_token(self) -> Batch:
-        """The same lines with every token but the first of each sequence a label. Not for shared lines."""
+        """The same lines with every token but the first of each sequence a label. Not for shared lines.
+
+        There are no `token_values`, which belong to the labels of before.
+        """
         self._refuse_shared("every_token")
         owner = self.owners()
         following = torch.cat([owner[1:], owner.new_full((1,), -1)])
@@ -162,6 +176,7 @@ class Batch:
             sequence=sequence,
             weights=weights,
             weight=_exact_sum(weights),
+            token_values={},
         )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from holdfast.data.batching.batch import Batch, StepValues
 from holdfast.data.batching.batch_sampler import BatchSampler, Layout, StepPlan
+from holdfast.errors import UserError
 
 __all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate"]
 
@@ -32,6 +33,8 @@ class Encoded:
         role: Its place among the sequences of its row (see `data.kinds`): 0 answer or chosen, 1 rejected, ...
         weight: Weight of its labels in the loss.
         values: Numbers the row carries, by column; its own where the column has one for each.
+        token_values: By name, a number for each token, [n]; those of labels come into the batch.
+        inputs: By name, what the model reads beside the ids, of one shape in all sequences of a batch.
     """
 
     ids: np.ndarray
@@ -40,6 +43,8 @@ class Encoded:
     role: int = 0
     weight: float = 1.0
     values: dict[str, float] = field(default_factory=dict)
+    token_values: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:
@@ -52,7 +57,9 @@ def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | 
     """
     if not encoded:
         return None
-    return _assemble(
+    if layout == "packed" and encoded[0].inputs:
+        raise UserError("inputs beside the ids belong to a line of their own: set train.layout: padded")
+    batch = _assemble(
         ids=np.concatenate([e.ids for e in encoded]),
         trained=np.concatenate([e.trained for e in encoded]),
         lengths=np.array([len(e.ids) for e in encoded]),
@@ -63,6 +70,13 @@ def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | 
         layout=layout,
         pad_id=pad_id,
     )
+    label = np.concatenate([e.trained & (np.arange(len(e.ids)) > 0) for e in encoded])  # [n]
+    for name in encoded[0].token_values:
+        numbers = np.concatenate([e.token_values[name] for e in encoded])[label]
+        batch.token_values[name] = torch.from_numpy(numbers.astype(np.float32))  # [N]
+    for name in encoded[0].inputs:
+        batch.inputs[name] = torch.from_numpy(np.stack([e.inputs[name] for e in encoded]))  # [S, ...]
+    return batch
 
 
 def _assemble(

@@ -1,0 +1,14 @@
+"""Seeds of the random generators: noise and dropout depend on step, micro-batch and process alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+SURVEY = 1 << 20
+"""Stands for the survey of a step where random numbers are seeded by micro-batch."""
+
+
+def seed_for(*numbers: int) -> None:
+    """Seed torch's generators from a few whole numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
