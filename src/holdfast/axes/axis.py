@@ -50,6 +50,14 @@ AXES: tuple[Axis, ...] = (
         "stages", "presets", "holdfast.axes.preset:Preset",
         "several runs, one after another: a recipe's stages by one name", several=True, in_method=False,
     ),
+    Axis(
+        "environment", "environments", "holdfast.axes.environment:Environment",
+        "what answers the model's turns (from Python: `holdfast.axes.environment.play`)", in_method=False,
+    ),
+    Axis(
+        "analyses", "analyses", "holdfast.axes.analysis:Analysis", "what is looked at after training, beside the tasks",
+        several=True, in_method=False,
+    ),
     Axis("judge", "judges", "holdfast.axes.judge:Judge", "whether an answer is right", in_method=False),
 )  # fmt: skip
 

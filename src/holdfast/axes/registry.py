@@ -74,6 +74,12 @@ REGISTRY: dict[str, dict[str, str | Entry]] = {
         "sft_then_dpo": "holdfast.methods.presets:SFTThenDPO",
         "zephyr": "holdfast.methods.presets:Zephyr",
     },
+    "environments": {
+        "lake": "holdfast.skills.lake_walk:LakeWalk",
+    },
+    "analyses": {
+        "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",
+    },
     "judges": {
         "exact": "holdfast.methods.judges.exact:Exact",
         "number": "holdfast.methods.judges.number:Number",

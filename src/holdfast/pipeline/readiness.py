@@ -51,6 +51,9 @@ def look_ahead(
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             try_engine(kind, getattr(judge, "model", None))
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
+    for analysis in recipe.analyses:
+        if analysis.folds:
+            refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")
     if recipe.inference is not None:
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
 

@@ -11,6 +11,7 @@ from holdfast.core.events import RunFinished
 from holdfast.core.files import fresh_directory, replace_file
 from holdfast.evaluation.gate import gate
 from holdfast.evaluation.summary import summarise
+from holdfast.pipeline.analyses import analyse
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
 from holdfast.pipeline.phases import (
     Work,
@@ -99,6 +100,7 @@ def finish(
     warnings = [*plan.warnings, *review(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
+    sections = analyse(work, result, rows)
     report = {
         "holdfast": known["holdfast"],
         "name": folder.path.name,
@@ -124,6 +126,7 @@ def finish(
             "windows": told.windows, "clipped": result.clipped / max(1, result.steps),
             "clip_factor": _clip_factor(work), "warnings": warnings,
         },
+        **({"analyses": sections} if sections else {}),
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
             "peak_memory_gib": result.peak_memory_gib, "sampled_tokens": work.journal.sampled_tokens,

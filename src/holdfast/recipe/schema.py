@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from holdfast.axes.analysis import Analysis
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.curator import Curator
 from holdfast.axes.inference import Inference
@@ -90,7 +91,13 @@ CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose, "curators")),
 ObjectiveChoice = Annotated[Objective, BeforeValidator(partial(choose, "objectives")), PlainSerializer(named)]
 TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose, "tuners")), PlainSerializer(named)]
 InferenceChoice = Annotated[Inference | None, BeforeValidator(partial(choose, "inference")), PlainSerializer(named)]
+AnalysisChoice = Annotated[Analysis, BeforeValidator(partial(choose, "analyses")), PlainSerializer(named)]
 OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
+
+
+def as_list(value: Any) -> Any:
+    """A single analysis where several may stand becomes the list of it."""
+    return (value,) if isinstance(value, (str, dict, Method)) else value
 
 
 class Sampling(Section):
@@ -239,6 +246,9 @@ class Common(Section):
     sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
     train: Train = Field(Train(), description="The loop.")
     evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
+    analyses: Annotated[tuple[AnalysisChoice, ...], BeforeValidator(as_list)] = Field(
+        (), description="What is looked at after training beside the tasks: `layer_change`; each a part of the report."
+    )
     device: str = Field(
         "auto",
         description="Where models live: auto (HOLDFAST_DEVICE, else an accelerator, else the CPU), cpu, cuda, cuda:1, "

@@ -66,6 +66,7 @@ def lines_plot(
     last: float = 0,
     least: float = 4.0,
     kept: float | None = None,
+    x_title: str = "step",
 ) -> Markup:
     """Curves over training steps, in one size that suits half a desk and a whole phone.
 
@@ -85,7 +86,7 @@ def lines_plot(
     first = min(0, *steps)
     x = Scale(first, max(last, *steps, first + 1), 46, width - min(right, 150))
     y = Scale(lo, hi, height - 44, 30)
-    body = [axes(x, y, "step", unit, zero=False, x_ticks=5)]
+    body = [axes(x, y, x_title, unit, zero=False, x_ticks=5)]
     if kept is not None and kept < x.high:
         body.append(el("line", x1=x(kept), x2=x(kept), y1=y.start, y2=y.stop, cls="kept"))
         body.append(label("kept", x(kept) + 5, y.stop + 10, "tick"))
@@ -97,6 +98,22 @@ def lines_plot(
     body += _end_labels(lines, x, y) if named else []
     told = " ".join(f"{ln.name}: from {ln.points[0][1]:.4g} to {ln.points[-1][1]:.4g}." for ln in lines)
     return el("div", svg(name, width, height, title, told, *body), cls="plot panel")
+
+
+def section_plots(report: dict[str, Any]) -> list[Markup]:
+    """The figure of each analysis; empty where it has none."""
+    out = []
+    for number, section in enumerate(report.get("analyses") or []):
+        figure = section.get("figure")
+        points = [(float(x), float(y)) for x, y in figure["points"]] if figure else []
+        line = Line(section["title"], 0, points)
+        title, unit = section["title"], figure["y"] if figure else ""
+        out.append(
+            lines_plot([line], f"analysis-{number}", title, unit, named=False, least=1e-3, x_title=figure["x"])
+            if figure
+            else Markup("")
+        )
+    return out
 
 
 def _series(curves: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:

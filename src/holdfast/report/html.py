@@ -106,6 +106,7 @@ _TASK = (
     "better",
     "percent",
 )
+_TOP = ("holdfast", "created", "gain", "loss", "text", "held_out", "probe", "recipe", "versions", "analyses")
 _CURVES = ("target", "keep", "text", "held_out")
 _STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
 _PARTS = {
@@ -142,7 +143,7 @@ def _complete(report: dict[str, Any]) -> dict[str, Any]:
         _filled(task, _TASK) | {"label": phrasing.label_of(task, report.get("recipe")), "about": _about(task, report)}
         for task in phrasing.ordered(report.get("tasks") or [])
     ]
-    top = _filled(report, ("holdfast", "created", "gain", "loss", "text", "held_out", "probe", "recipe", "versions"))
+    top = _filled(report, _TOP)
     top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
     curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
     return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
@@ -223,6 +224,7 @@ def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
         "way": len(plots.run_way(report)) > 1,
         "deltas": plots.deltas(report["tasks"]),
         "curves": curve_plots.run_curves(report),
+        "analyses": curve_plots.section_plots(report),
         "origins": plots.shares([("", counts)], plots.origin_names([counts])),
         "time": plots.shares([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
     }
@@ -242,40 +244,37 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
     report = _complete(report)
     tasks = report["tasks"]
     seconds = (report["cost"] or {}).get("seconds") or {}
-    return (
-        _environment()
-        .get_template("run.html.j2")
-        .render(
-            report=report,
-            name=report.get("name") or "run",
-            method=phrasing.method_of(report),
-            created=_when(report.get("created", "")),
-            model=_model(report),
-            tasks=tasks,
-            verdict=phrasing.verdict(report),
-            clipped=phrasing.sentence(clipping.clipped(report)),
-            gain=phrasing.change(report.get("gain")),
-            loss=phrasing.change(report.get("loss")),
-            gate_reasons=[phrasing.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
-            worst=next((t for t in tasks if (found := phrasing.worst_of(report)) and t["name"] == found["name"]), None),
-            stages=[
-                {**stage, "gain": phrasing.change(stage["gain"]), "loss": phrasing.change(stage["loss"])}
-                for stage in report["stages"]
-            ],
-            examples=_examples(report["curation"]),
-            sampled=_sampled(report),
-            kept=[t for t in tasks if t.get("role") == "keep" and phrasing.in_points(t)],
-            means={r: {f: phrasing.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
-            probed=next((t for t in tasks if t["kind"] == "probe"), None),
-            flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
-            origins=_origins((report["curation"] or {}).get("counts")),
-            times=_origins({k: v for k, v in seconds.items() if phrasing.known(v)}),
-            seconds=phrasing.total_seconds(report["cost"]),
-            curve_rows=_curve_rows(report["curves"]),
-            recipe=_yaml(report.get("recipe")),
-            versions=report.get("versions") or {},
-            plots=_run_plots(report),
-        )
+    page = _environment().get_template("run.html.j2")
+    return page.render(
+        report=report,
+        name=report.get("name") or "run",
+        method=phrasing.method_of(report),
+        created=_when(report.get("created", "")),
+        model=_model(report),
+        tasks=tasks,
+        verdict=phrasing.verdict(report),
+        clipped=phrasing.sentence(clipping.clipped(report)),
+        gain=phrasing.change(report.get("gain")),
+        loss=phrasing.change(report.get("loss")),
+        gate_reasons=[phrasing.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
+        worst=next((t for t in tasks if (found := phrasing.worst_of(report)) and t["name"] == found["name"]), None),
+        stages=[
+            {**stage, "gain": phrasing.change(stage["gain"]), "loss": phrasing.change(stage["loss"])}
+            for stage in report["stages"]
+        ],
+        examples=_examples(report["curation"]),
+        sampled=_sampled(report),
+        kept=[t for t in tasks if t.get("role") == "keep" and phrasing.in_points(t)],
+        means={r: {f: phrasing.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
+        probed=next((t for t in tasks if t["kind"] == "probe"), None),
+        flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
+        origins=_origins((report["curation"] or {}).get("counts")),
+        times=_origins({k: v for k, v in seconds.items() if phrasing.known(v)}),
+        seconds=phrasing.total_seconds(report["cost"]),
+        curve_rows=_curve_rows(report["curves"]),
+        recipe=_yaml(report.get("recipe")),
+        versions=report.get("versions") or {},
+        plots=_run_plots(report),
     )
 
 

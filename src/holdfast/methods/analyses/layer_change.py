@@ -1,0 +1,65 @@
+"""Layer change: how far the weights of each layer moved in training."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast.axes.analysis import Analysis, Curve, Section, Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from holdfast.data.rows import Rows
+    from holdfast.models.policy import Policy
+
+LAYER = re.compile(r"\.(\d+)\.")
+"""The first number in a parameter's name is its layer's; what has none (embeddings, last norm, head) is in no layer."""
+OUTSIDE = "outside the layers"
+
+
+class LayerChange(Analysis):
+    """How far the weights of each layer moved, relative to their size. [Zhang et al. 2019, arXiv 1902.01996]
+
+    What it does: compares the weights before and after training, layer by layer; an adapter is folded in first.
+
+    When it helps: to see where a method writes what it teaches: evenly, in the last layers, or in the embeddings; and
+    whether a tuner that shall spare some layers does.
+
+    When it fails: a small change may matter and a large one may not; it says how far, not what for.
+
+    Formula, over all parameters w of layer l, of which those that did not train count too:
+
+        change(l) = sqrt(sum (w_tuned - w_base)^2) / sqrt(sum w_base^2)
+    """
+
+    paper: ClassVar[str] = "Zhang et al. 2019, arXiv 1902.01996"
+    folds: ClassVar[bool] = True
+
+    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> Section:
+        changes = layer_changes(base.causal, tuned.causal)
+        layers = [(name, change) for name, change in changes.items() if name != OUTSIDE]
+        most, least = max(layers, key=lambda one: one[1]), min(layers, key=lambda one: one[1])
+        sentence = (
+            f"Layer {most[0]} of {len(layers)} moved farthest, by {most[1]:.3%} of its size, layer {least[0]} least, "
+            f"by {least[1]:.3%}; the weights outside the layers moved by {changes.get(OUTSIDE, 0.0):.3%}."
+        )
+        table = Table(
+            ("Layer", "Change, % of its size"), tuple((name, 100 * change) for name, change in changes.items())
+        )
+        points = tuple((float(name), 100 * change) for name, change in layers)
+        return Section("How far each layer moved", sentence, table, Curve("layer", "change, %", points))
+
+
+def layer_changes(base: PreTrainedModel, tuned: PreTrainedModel) -> dict[str, float]:
+    """The relative change of every layer, by its number from 1; then of what is outside the layers."""
+    sums: dict[str, tuple[float, float]] = {}
+    after = dict(tuned.named_parameters())
+    for name, before in base.named_parameters():
+        found = LAYER.search(name)
+        layer = str(int(found[1]) + 1) if found else OUTSIDE
+        moved = (after[name].detach().to(before.device).double() - before.detach().double()).square().sum().item()
+        so_far = sums.get(layer, (0.0, 0.0))
+        sums[layer] = (so_far[0] + moved, so_far[1] + before.detach().double().square().sum().item())
+    order = sorted(sums, key=lambda layer: int(layer) if layer.isdigit() else len(sums))
+    return {layer: (sums[layer][0] / (sums[layer][1] or 1.0)) ** 0.5 for layer in order}

@@ -1,0 +1,89 @@
+"""The frozen lake as an environment: walk to the goal move by move, told after each where one stands."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from holdfast.axes.environment import Environment, Turn
+from holdfast.errors import UserError
+from holdfast.skills.lake import MOVES, SIZE, distances
+
+if TYPE_CHECKING:
+    from holdfast.data.rows import Message, Row
+
+
+class Walk(NamedTuple):
+    """Where a walk stands: the map with S as free ground, the position, and moves made so far."""
+
+    grid: tuple[str, ...]
+    row: int
+    column: int
+    moves: int
+
+
+class LakeWalk(Environment):
+    """Walk over the frozen lake to the goal, one move a turn. [Brockman et al. 2016, arXiv 1606.01540]
+
+    What it does: shows the map of a `lab:lake` question; after every move it shows where the model stands now. The
+    episode ends at the goal (reward 1), in a hole (0) or after `moves` moves (0). An answer that is no single move
+    costs `penalty` and a turn.
+
+    When it helps: to see that a model acts over several turns, where `lab:lake` asks for the first move alone.
+
+    When it fails: maps are small; a model that has learned the first move by heart gets far.
+
+    Columns: rows of `lab:lake`, or any whose last user turn holds such a map.
+    """
+
+    paper: ClassVar[str] = "Brockman et al. 2016, arXiv 1606.01540"
+
+    moves: int = Field(12, ge=1, description="Most moves of an episode.")
+    penalty: float = Field(0.1, ge=0, description="What an answer that is no move costs.")
+
+    def start(self, row: Row, seed: int) -> tuple[Walk, list[Message]]:
+        text = row.prompt[-1]["content"] if row.prompt else ""
+        lines = [line.replace(" ", "") for line in str(text).splitlines()]
+        grid = [line for line in lines if len(line) == SIZE and set(line) <= set(".HGS")]
+        if len(grid) != SIZE or sum(line.count("S") for line in grid) != 1 or not any("G" in line for line in grid):
+            raise UserError(f"{row.beginning!r}: no map of {SIZE} lines with one S and a G; give rows of lab:lake")
+        at = next((r, line.index("S")) for r, line in enumerate(grid) if "S" in line)
+        free = tuple(line.replace("S", ".") for line in grid)
+        if at not in distances(list(free)):
+            raise UserError(f"{row.beginning!r}: no safe way leads from S to G; give rows of lab:lake")
+        return Walk(free, *at, 0), [dict(message) for message in row.prompt]  # type: ignore[misc]
+
+    def step(self, state: Walk, action: str) -> Turn:
+        named = [word for word in action.replace(".", " ").lower().split() if word in MOVES]
+        if len(named) != 1:
+            over = state.moves + 1 >= self.moves
+            walk = state._replace(moves=state.moves + 1)
+            return Turn(walk, _say(f"Say one of {', '.join(MOVES)}.", walk), -self.penalty, over)
+        down, right = MOVES[named[0]]
+        row = min(max(state.row + down, 0), SIZE - 1)  # the shore holds
+        column = min(max(state.column + right, 0), SIZE - 1)
+        walk = Walk(state.grid, row, column, state.moves + 1)
+        here = state.grid[row][column]
+        if here == "G":
+            return Turn(walk, [], 1.0, True)
+        if here == "H":
+            return Turn(walk, [], 0.0, True)
+        return Turn(walk, _say("", walk), 0.0, walk.moves >= self.moves)
+
+
+def _say(words: str, walk: Walk) -> list[Message]:
+    """The map with the present position, as the question shows it."""
+    shown = [list(line) for line in walk.grid]
+    shown[walk.row][walk.column] = "S"
+    board = "\n".join(" ".join(line) for line in shown)
+    return [{"role": "user", "content": f"{words} Lake:\n{board}\nWhich move?".strip()}]
+
+
+def shortest_move(walk: Walk, rng: random.Random) -> str:
+    """A move that starts a shortest safe way: what a perfect walker says."""
+    ways = distances(list(walk.grid))
+    here = ways[walk.row, walk.column]
+    best = [m for m, (r, c) in MOVES.items() if ways.get((walk.row + r, walk.column + c), here) < here]
+    return rng.choice(best)

@@ -1,0 +1,101 @@
+"""The lake as an environment: what each move comes to, episodes side by side, and that its turns are not trained on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from holdfast.axes.engine import Request, SamplingParams
+from holdfast.axes.environment import Environment, Turn, play
+from holdfast.axes.registry import find
+from holdfast.data.chat.encoder import Chat
+from holdfast.data.rows import Row
+from holdfast.errors import UserError
+from holdfast.generation.factory import drawing, local_engine
+from holdfast.skills import skill
+from holdfast.skills.lake_walk import LakeWalk, shortest_move
+
+
+def row_of(board: str) -> Row:
+    return Row([{"role": "user", "content": f"Lake:\n{board}\nWhich move?"}], reference=["right"])
+
+
+MAP = row_of("S . G\n. H .\n. . .")
+
+
+def test_each_move_comes_to_what_the_map_says():
+    lake = LakeWalk(moves=4, penalty=0.25)
+    walk, asked = lake.start(MAP, 0)
+    assert asked == MAP.messages
+    first = lake.step(walk, "Go right.")
+    assert (first.reward, first.done) == (0.0, False)
+    assert first.messages == [{"role": "user", "content": "Lake:\n. S G\n. H .\n. . .\nWhich move?"}]
+    assert lake.step(first.state, "right") == Turn(first.state._replace(column=2, moves=2), [], 1.0, True)
+    assert lake.step(first.state, "down").reward == 0.0
+    assert lake.step(first.state, "down").done
+    lost = lake.step(walk, "left or right")
+    assert (lost.reward, lost.done, lost.state.moves) == (-0.25, False, 1)
+    assert lost.messages[0]["content"].startswith("Say one of left, right, up, down. Lake:\nS . G")
+    assert lake.step(walk, "up").state == walk._replace(moves=1), "the shore holds"
+    assert lake.step(walk._replace(moves=3), "down").done, "moves are up"
+
+
+def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
+    lake = find("environments", "lake")()
+    rng = random.Random(0)
+    rows = [Row(q.messages, reference=q.reference) for q in (skill("lake").question(rng) for _ in range(12))]
+
+    def walk_well(conversations):
+        moves = []
+        for messages in conversations:
+            text = messages[-1]["content"]
+            walk, _ = lake.start(Row([{"role": "user", "content": text}]), 0)
+            moves.append(shortest_move(walk, rng))
+        return moves
+
+    assert [sum(e.rewards) for e in play(lake, rows, walk_well)] == [1.0] * 12
+    stubborn = play(lake, rows, lambda some: ["up"] * len(some), turns=3)
+    assert sum(sum(e.rewards) for e in stubborn) < 12
+    assert all(len(e.rewards) <= 3 for e in stubborn)
+
+
+def test_a_model_plays_through_the_engine_and_only_its_turns_are_trained_on(tiny):
+    model, tokenizer = tiny("llama", max_position_embeddings=1024)
+    chat = Chat(tokenizer)
+    draw = drawing(local_engine(model, chat, fingerprint="x"))
+
+    def ask(conversations):
+        requests = [Request(str(i), messages) for i, messages in enumerate(conversations)]
+        found = draw(requests, SamplingParams(max_tokens=6))
+        return [found[request.key][0].text or "up" for request in requests]
+
+    (episode,) = play(LakeWalk(), [MAP], ask, turns=2)
+    answers = [m["content"] for m in episode.messages if m["role"] == "assistant"]
+    assert len(answers) == len(episode.rewards) == 2
+    ids, trained = chat.encode(episode.messages)
+    learned = tokenizer.decode(ids[trained])
+    assert learned.count("<|im_end|>") == 2
+    assert "Which move" not in learned
+    assert "Which move" in tokenizer.decode(ids)
+
+
+class Ventriloquist(Environment):
+    """Speaks for the model. [me 2026]"""
+
+    def start(self, row, seed):
+        return None, row.messages
+
+    def step(self, state, action):
+        return Turn(state, [{"role": "assistant", "content": "right"}], 1.0, False)
+
+
+def test_what_is_no_lake_or_no_environment_is_said():
+    with pytest.raises(UserError, match="give rows of lab:lake"):
+        LakeWalk().start(Row([{"role": "user", "content": "What is 3 + 4?"}]), 0)
+    with pytest.raises(UserError, match="no safe way"):
+        LakeWalk().start(row_of("S H G\nH H .\n. . ."), 0)
+    with pytest.raises(UserError, match="answers with role assistant, which is the model's"):
+        play(Ventriloquist(), [MAP], lambda some: ["up"])
+    with pytest.raises(UserError, match="environment Environment has no method `start`"):
+        Environment().start(MAP, 0)
