@@ -334,7 +334,7 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
         ),
         (
             [{"messages": [USER, {"role": "tool", "content": "x"}]}],
-            ":1: messages[1] has role tool; known roles are system, user and assistant (tools are not supported); remove the row or mend it",
+            ":1: messages[1] is a tool turn that answers no call; a turn with tool_calls must come before it; remove the row or mend it",
         ),
         (
             [{"messages": [USER, {"role": "assistant", "content": None}]}],

@@ -107,8 +107,8 @@ def test_a_masked_answer_is_not_trained(key: str) -> None:
 @pytest.mark.parametrize(
     ("record", "line"),
     [
-        (chat(function_call={"name": "f"}), "messages[1] has a tool call; known roles are system, user and assistant (tools are not supported); remove the row or mend it"),
-        (chat(tool_calls=[{"id": 1}]), "messages[1] has a tool call; known roles are system, user and assistant (tools are not supported); remove the row or mend it"),
+        (chat(function_calls=[{"name": "f"}]), "messages[1] has a tool call in a manner that is not known; remove the row or put it into tool_calls in it"),
+        (chat(tool_calls=[{"id": 1}]), "messages[1].tool_calls[0] is no call of a function with a name and arguments; remove the row or mend it"),
         (chat(emotion="sad"), "messages[1] has a key emotion that is not understood; remove the row or take it out (or name messages.emotion in data.ignore)"),
         (chat(supervise=False), "messages[1] has a key supervise that is not understood; remove the row or take it out (or name messages.supervise in data.ignore)"),
         (chat(loss=0.5), "messages[1] has loss 0.5; a message counts (1) or not (0); remove the row or mend it"),
@@ -185,8 +185,8 @@ def test_columns_beside_a_question(record: dict[str, Any], messages: list[str], 
 @pytest.mark.parametrize(
     ("record", "line"),
     [
-        ({"messages": [USER, ANSWER], "tools": TOOLS}, "field tools says what a model may call, and calls are not supported; remove the row or take it out (or name tools in data.ignore, to train as if there were none)"),
-        ({"prompt": "Q", "completion": "A", "functions": json.dumps(TOOLS)}, "field functions says what a model may call, and calls are not supported; remove the row or take it out (or name functions in data.ignore, to train as if there were none)"),
+        ({"messages": [USER, ANSWER], "tool_calls": TOOLS}, "field tool_calls says what a model may call, and calls stand in messages only; remove the row or take it out (or name tool_calls in data.ignore, to train as if there were none)"),
+        ({"prompt": "Q", "completion": "A", "functions": json.dumps(TOOLS)}, "field functions says what a model may call, and calls stand in messages only; remove the row or take it out (or name functions in data.ignore, to train as if there were none)"),
         ({"question": "Q", "context": {"title": ["T"], "sentences": [["S"]]}, "answer": "A"}, 'field context is no text, so that it cannot be put under the question; remove the row or write it as text, or say in data.columns how, as in {prompt: "{question} {context}"}'),
         ({"title": "T", "content": "A long text about the thing asked.", "question": "Q", "answer": "A"}, 'field content may be what the question is about, or not; remove the row or write data.columns: {prompt: "{content}\\n\\n{question}", ...}, or data.ignore: [content], or rename it'),
         ({"instruction": "Answer.", "question": "What?", "answer": "A"}, 'fields instruction and question both ask something; remove the row or say in data.columns which is the prompt, as in {prompt: "{instruction}\\n{question}"}, or mend it'),
@@ -276,11 +276,12 @@ def test_check_and_train_say_what_they_read_and_refuse_the_rest() -> None:
     assert "train.jsonl: question -> prompt, context -> context, answer -> answer; not used: id\n" in said
     assert "What is 2 + 3?\n2 + 3 = 5" in said
     write(chat(tool_calls=[{"id": 1}]))
-    assert run("check", "run.yaml", code=2).startswith("holdfast: train.jsonl:1: messages[1] has a tool call; ")
+    assert run("check", "run.yaml", code=2).startswith("holdfast: train.jsonl:1: messages[1].tool_calls[0] is no call")
     write({"messages": [USER, ANSWER], "tools": TOOLS})
-    assert run("train", "run.yaml", code=2).startswith(
-        "holdfast: train.jsonl:1: field tools says what a model may call"
-    )
+    for verb in ("check", "train"):  # the laboratory's template writes no tools
+        refused = run(verb, "run.yaml", code=2).splitlines()[-1]
+        assert refused.startswith("holdfast: row 1: ")
+        assert "the chat template does not write what a model may call (get_weather); name tools in data." in refused
     assert not Path("out").exists()
     assert "train.jsonl: messages -> messages\n" in run("check", "run.yaml", "data.ignore=[tools]")
     assert "data.ignore names tol, which no row has; did you mean tools?" in run(
@@ -333,7 +334,7 @@ def test_files_that_are_measured_are_told_and_refused_alike() -> None:
     said = run("eval", "lab-small", "kept.jsonl", "--items", "2", "--max-tokens", "4")
     assert "kept.jsonl: question -> prompt, context -> context, answer -> answer; not used: id\n" in said
     write({"messages": [USER, ANSWER], "tools": TOOLS}, name="tools.jsonl")
-    assert run("eval", "lab-small", "tools.jsonl", code=2).startswith("holdfast: tools.jsonl:1: field tools says what")
+    assert "does not write what a model may call (get_weather)" in run("eval", "lab-small", "tools.jsonl", code=2)
     Path("latin.txt").write_bytes("Zürich\n".encode("latin-1"))
     assert run("eval", "lab-small", "text:latin.txt", code=2) == (
         "holdfast: latin.txt:1: not UTF-8 text (byte 2); save the file as UTF-8\n"

@@ -19,7 +19,8 @@ from urllib.parse import unquote
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core.safe_text import HIDDEN, hide_keys, printable, published_address, split_address
 from holdfast.core.spelling import nearest
-from holdfast.data.rows import fingerprint
+from holdfast.data.chat.tools import KEPT, tools_of
+from holdfast.data.rows import Message, fingerprint
 from holdfast.data.thoughts import join_thought
 from holdfast.errors import RunError, UserError
 from holdfast.generation.http_client import LARGEST, LARGEST_ERROR, TooLarge, fetch, make_opener, read_bounded
@@ -258,8 +259,17 @@ class _Missing(Exception):
     """The server has no list of models."""
 
 
+def _as_sent(message: Message) -> dict[str, Any]:
+    """A message in the API's manner, which has the arguments of calls as JSON text."""
+    sent = {"role": message["role"], "content": message["content"], **{k: message[k] for k in KEPT if k in message}}
+    for number, call in enumerate(sent.pop("tool_calls", [])):
+        function = {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}
+        sent.setdefault("tool_calls", []).append({"id": f"call-{number}", **call, "function": function})
+    return sent
+
+
 def _body(model: str, request: Request, index: int, params: SamplingParams, chat: Chat | None = None) -> dict[str, Any]:
-    messages = [{"role": m["role"], "content": m["content"]} for m in request.messages]
+    messages = [_as_sent(m) for m in request.messages]
     if chat is not None and chat.system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": chat.system})
     thinks = chat is not None and chat.template.thoughts.thinks
@@ -272,6 +282,8 @@ def _body(model: str, request: Request, index: int, params: SamplingParams, chat
         "top_p": params.top_p,
         "seed": sample_seed(params.seed, request.key, index) >> 33,  # 31 bits: what every server takes
     }
+    if tools := tools_of(request.messages):
+        body["tools"] = tools
     if chat is not None and chat.template.kwargs:
         body["chat_template_kwargs"] = chat.template.kwargs
     if params.stop:

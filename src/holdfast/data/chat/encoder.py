@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from holdfast.data.chat.template import Template
+from holdfast.data.chat.tools import has_tools, require_call, require_written
 from holdfast.data.rows import Message, fingerprint
 from holdfast.data.thoughts import final_answer, split_thought
 from holdfast.errors import UserError
@@ -259,14 +260,18 @@ class Chat:
         """Prompt, answer, prompt, answer...; what follows the last answer is dropped unless it is the next prompt."""
         if rendered is None:
             rendered = self.template.render([prepared])[0]
+        if has_tools(prepared):
+            require_written(prepared, rendered, self.template.name)
         spans = self.template.spans(prepared, rendered, True) if generation else []
         if not generation:
             rendered, spans = self.template.write(prepared, rendered)
         pieces, at = [], 0
-        turns = [m for m in prepared if m["role"] == "assistant"]
-        for message, span in zip(turns, spans, strict=True):
+        turns = [(number, m) for number, m in enumerate(prepared, 1) if m["role"] == "assistant"]
+        for (number, message), span in zip(turns, spans, strict=True):
             pieces.append(Piece(rendered[at : span.begin]))
             text, end = rendered[span.begin : span.end], rendered[span.end : span.close]
+            if "tool_calls" in message:
+                require_call(message, number, text, self.template.markers, self.template.name)
             pieces += self._answer(message, text, end)
             at = span.close
         if generation:
@@ -276,6 +281,8 @@ class Chat:
     def _answer(self, message: Message, text: str, end: str) -> list[Piece]:
         """The pieces of an answer that stands as `text` in a rendering: one, or thought and answer apart."""
         trained, reply, form = message.get("weight", 1) != 0, split_thought(message["content"]), self.template.thoughts
+        if reply.marks is None and "tool_calls" in message:  # the call's marks are the template's, and trained
+            return [Piece(text, end, answer=True, trained=trained, close=self._close, written=((text, False),))]
         if reply.marks is None and (not form.known or text.strip() == reply.answer.strip()):
             return [Piece(text, end, answer=True, trained=trained, close=self._close)]
         if reply.thought not in text:  # cut by the template: what is left would be taught as an answer without thought
@@ -284,6 +291,8 @@ class Chat:
         inner = max(start, 0) + (len(reply.thought) if start >= 0 else 0)
         begin = text.rfind(reply.answer.strip()) if reply.answer.strip() else len(text)
         begin = max(begin, inner) if reply.ended else len(text)
+        if "tool_calls" in message:  # after the thought comes the call
+            begin = min(begin, inner) if not reply.answer.strip() else begin
         written = ((text[: max(start, 0)], False), (text[max(start, 0) : inner], True), (text[inner:begin], False))
         if self.thoughts != "mask":
             whole = (*written, (text[begin:], True))

@@ -12,6 +12,7 @@ import jinja2
 
 from holdfast.data.chat.template_source import PLAIN, refuse_endless, refuse_unread, source_of
 from holdfast.data.chat.thought_form import ThoughtForm, learn_form
+from holdfast.data.chat.tools import MEND, has_tools, tools_of
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import Reply, join_thought, split_thought
 from holdfast.errors import UserError, first_line
@@ -182,14 +183,25 @@ class Template:
             generation: With the prompt for the next answer at the end.
             form: How thoughts are given to the template; default: as it takes them.
         """
+        if any(tools_of(messages) for messages in conversations):  # these are given for a whole call
+            return [self._render([messages], generation, form)[0] for messages in conversations]
+        return self._render(conversations, generation, form)
+
+    def _render(
+        self, conversations: Sequence[Sequence[Message]], generation: bool, form: ThoughtForm | None
+    ) -> list[str]:
+        """As `render`, of conversations in which the same may be called: one of them, or nothing in any."""
         form = form or self.thoughts
         plain = [[form.message(m) for m in messages] for messages in conversations]
+        tools = tools_of(conversations[0]) if conversations else None
+        given = {**self.kwargs, "tools": tools} if tools else self.kwargs
         try:
             texts = self.tokenizer.apply_chat_template(
-                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **self.kwargs
+                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **given
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise UserError(f"the chat template refuses this conversation ({error}); mend its turns") from error
+            mend = MEND if any(map(has_tools, conversations)) else "mend its turns"
+            raise UserError(f"the chat template refuses this conversation ({error}); {mend}") from error
         except (ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError) as error:
             # A template is a program: it may divide by zero, or call itself without end on some conversation.
             raise UserError(
@@ -253,6 +265,8 @@ class Template:
         span = self._by_prefix(prepared, last, rendered)
         if span is not None and span.begin == len(prompt) and holds(rendered[span.begin : span.end], reply):
             return rendered, [*earlier, span]
+        if "tool_calls" in prepared[last]:
+            raise UserError(self._call_is_lost(last))
         text = prompt + self._behind(prompt, prepared[last]["content"], reply)
         return text + self.eot, [*earlier, Span(len(prompt), len(text), len(text) + len(self.eot))]
 
@@ -287,6 +301,8 @@ class Template:
         """The spans, where what the template writes does not depend on the contents."""
         if prepared[0]["role"] == "assistant":
             raise UserError("the conversation begins with an assistant turn; put the user's turn before it")
+        if has_tools(prepared):  # what is written depends on the calls
+            return None
         key = (generation, *(m["role"] for m in prepared))
         if key not in self._skeletons:
             if len(self._skeletons) >= 1024:
@@ -313,6 +329,31 @@ class Template:
                 turns.append((index, lead, len(self._end_of(rest))))
         return Skeleton((*parts, rest), tuple(turns))
 
+    def _by_end(self, prepared: list[Message], turn: int, rendered: str) -> Span:
+        """A turn with calls: from its prompt to the first end of turn, if what follows the turn comes after that."""
+        prompt = self.prompts([prepared[:turn]])[0]
+        if not rendered.startswith(prompt):  # some prompts hold more than what stands before earlier answers
+            content = {**prepared[turn], "content": STANDIN.format("call")}
+            prompt = self._one([*prepared[:turn], content, *prepared[turn + 1 :]], False).partition(content["content"])[
+                0
+            ]
+        end = rendered.find(self.eot, len(prompt))
+        found = self.special_end and rendered.startswith(prompt) and end > len(prompt)
+        if found and turn + 1 < len(prepared):
+            standin = {**prepared[turn + 1], "content": STANDIN.format("next")}
+            other = self._one([*prepared[: turn + 1], standin, *prepared[turn + 2 :]], False)
+            found = other.startswith(rendered[: end + len(self.eot)])
+        if not found:
+            raise UserError(self._call_is_lost(turn))
+        return Span(len(prompt), end, end + len(self.eot))
+
+    def _call_is_lost(self, turn: int) -> str:
+        """Why a call cannot be trained: it is not there, or not where the model would write it."""
+        return (
+            f"{self.name}: the chat template does not write the tool call of message {turn + 1} behind the prompt it "
+            f"makes; {MEND}"
+        )
+
     def _one(self, prepared: list[Message], generation: bool) -> str:
         return (self.prompts if generation else self.render)([prepared])[0]
 
@@ -334,6 +375,8 @@ class Template:
 
     def _by_standin(self, prepared: list[Message], turn: int, rendered: str, generation: bool) -> Span:
         """Render with a stand-in for this answer only; what differs is the answer."""
+        if "tool_calls" in prepared[turn]:
+            return self._by_end(prepared, turn, rendered)
         standin = STANDIN.format("answer")
         changed = [*prepared[:turn], {**prepared[turn], "content": standin}, *prepared[turn + 1 :]]
         head, found, tail = self._one(changed, generation).partition(standin)

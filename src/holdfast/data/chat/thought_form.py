@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from holdfast.data.chat.tools import KEPT
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import MARKS, join_thought, split_thought
 from holdfast.errors import UserError
@@ -67,7 +68,9 @@ class ThoughtForm:
             reply = split_thought(text)
             if reply.thought and reply.ended:
                 text, more = reply.answer, dict.fromkeys(KEYS, reply.thought)
-        return {"role": message["role"], "content": [{"type": "text", "text": text}] if self.listed else text, **more}
+        kept = {key: message[key] for key in KEPT if key in message}
+        written = [{"type": "text", "text": text}] if self.listed else text
+        return {"role": message["role"], "content": written, **kept, **more}
 
     def content(self, text: str) -> str:
         """An answer with the marks this template has, where it holds a thought with others."""

@@ -28,6 +28,7 @@ from holdfast.data.reading.messages import (
     unpacked,
     with_thought,
 )
+from holdfast.data.reading.tool_calls import definitions_of
 from holdfast.data.reading.values import BadRow, first, holds, shortened, text_of
 from holdfast.data.rows import Message, Row
 
@@ -37,20 +38,27 @@ ANSWERS = ("output", "completion", "response", "answer", "solution")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 TOOLS = ("tools", "functions", "tool_calls", "function_call")
 
+DEFINITIONS = ("tools", "functions")
+"""Of these, what says which functions a model may call in a conversation."""
+
 _UNSUPPORTED = {*MEDIA, *TOOLS, *TRAINED, *UNTRAINED}
 
 
-def refuse_unsupported(record: dict[str, Any]) -> None:
-    """Refuse what no format can put into a text: media, tools, and flags for each turn outside the messages."""
+def refuse_unsupported(record: dict[str, Any], calls: bool = False) -> None:
+    """Refuse what no format can put into a text: media, tools, and flags for each turn outside the messages.
+
+    Args:
+        calls: Whether the format is one of messages, in which tools may be called.
+    """
     if record.keys().isdisjoint(_UNSUPPORTED):
         return
     for key in MEDIA:
         if holds(record.get(key)):
             raise BadRow(f"field {key} holds media, only text can be trained on", "take {} out")
     for key in TOOLS:
-        if holds(record.get(key)):
+        if holds(record.get(key)) and not (calls and key in DEFINITIONS):
             raise BadRow(
-                f"field {key} says what a model may call, and calls are not supported",
+                f"field {key} says what a model may call, and calls stand in messages only",
                 f"take {{}} out (or name {key} in data.ignore, to train as if there were none)",
             )
     for key in (*TRAINED, *UNTRAINED):
@@ -240,6 +248,10 @@ def dialogue(record: dict[str, Any]) -> Row:
     if key is None:
         raise BadRow("field messages is missing", "fill {} in")
     messages, reference = with_system(record, conversation(record.pop(key), key)), reference_of(record)
+    defined = first(record, DEFINITIONS)
+    if defined and holds(record[defined]):
+        index = next((i for i, m in enumerate(messages) if m["role"] != "system"), 0)
+        messages[index]["tools"] = definitions_of(record.pop(defined), f"field {defined}")
     answers = [m for m in messages if m["role"] == "assistant"]
     if messages[-1]["role"] != "assistant" and reference is None:
         if not answers:

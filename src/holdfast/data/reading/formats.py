@@ -225,7 +225,7 @@ def convert(
     rest = dict(record)
     written = "messages" in rest and isinstance(rest.get("origin"), str)
     if not written:
-        refuse_unsupported(rest)
+        refuse_unsupported(rest, calls=form in ("messages", "sharegpt"))
     apart = {key: rest.pop(key) for key in own if key != "choices" and rest.get(key) is not None}
     row = _row_of(rest, form, rejected, show="choices" not in own)
     _add_numbers(row, rest)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.data.reading.json_stream import JsonFault, describe, parse_json
+from holdfast.data.reading.tool_calls import calls_of, definitions_of
 from holdfast.data.reading.values import BadRow, flag_of, holds, shortened, text_of
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import join_thought, split_thought
@@ -24,6 +25,8 @@ ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "tool": "tool",
+    "function": "tool",
 }
 ROLE_KEYS = {"role", "from"}
 CONTENTS = ("content", "value")
@@ -39,7 +42,10 @@ UNTRAINED = ("mask", "masked", "ignore", "ignored", "no_loss", "no_train", "untr
 """Flags that say whether it is not."""
 USUAL = ("weight", "loss_weight", "loss_scale")
 """Flags that software writes to every message, whoever speaks: 1 beside a user's turn asks for nothing."""
-TOOLS = ("tool_calls", "tool_call", "function_call", "function_calls")
+CALLS = ("tool_calls", "function_call")
+"""Under which a message holds what it calls: a list, or (of old) one call."""
+TOOLS = ("tool_call", "function_calls")
+"""Names of other manners, which nobody can be sure of."""
 INERT = {
     *("name", "id", "uuid", "index", "idx", "turn", "timestamp", "time", "date", "created", "model", "model_name"),
     *("language", "lang", "source", "author", "hash", "token_count", "num_tokens", "metadata", "meta"),
@@ -47,7 +53,7 @@ INERT = {
 ENDINGS = ("_id", "_at", "_time", "_date", "_hash", "_index", "_idx", "_timestamp", "_identifier")
 """Keys of these names, or that end so, name a message or date it."""
 _PLAIN = {*ROLE_KEYS, *CONTENTS}
-_READ = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAINED, *UNTRAINED}
+_READ = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAINED, *UNTRAINED, *CALLS, "tools"}
 
 
 def is_messages(value: Any) -> bool:
@@ -96,8 +102,10 @@ def message_of(item: Any, field: str) -> Message:
     more = not item.keys() <= _PLAIN  # most messages have nothing else, and there are many
     calls = more and any(holds(item.get(key)) for key in TOOLS)
     if role is None or calls:
-        what = "a tool call" if role else "no role" if named is None else f"role {shortened(named).strip(chr(39))}"
-        raise BadRow(f"{field} has {what}; known roles are system, user and assistant (tools are not supported)")
+        if role:
+            raise BadRow(f"{field} has a tool call in a manner that is not known", "put it into tool_calls in {}")
+        what = "no role" if named is None else f"role {shortened(named).strip(chr(39))}"
+        raise BadRow(f"{field} has {what}; known roles are system, user, assistant and tool")
     if more:
         _check_keys(item, field)
     content = _content(item, field)
@@ -106,7 +114,15 @@ def message_of(item: Any, field: str) -> Message:
     thought = None
     if more or isinstance(content, list):
         thought, content = _thought(item, content, f"{field} ({role})")
-    message: Message = {"role": role, "content": text_of(content, f"{field} ({role})")}
+    called = calls_of(item, role, field) if more else []
+    silent = (called or role == "tool") and (content is None or content == "")
+    message: Message = {"role": role, "content": "" if silent else text_of(content, f"{field} ({role})")}
+    if called:
+        message["tool_calls"] = called
+    if role == "tool":
+        message |= {key: item[key] for key in ("name", "tool_call_id") if isinstance(item.get(key), str)}
+    if holds(item.get("tools")):
+        message["tools"] = definitions_of(item["tools"], f"{field}, tools,")
     trained = _trained(item, role, field) if more else None
     if thought:
         if role != "assistant":
@@ -146,9 +162,14 @@ def _check_order(messages: list[Message], field: str) -> None:
         role = message["role"]
         if role == "system" and i:
             raise BadRow(f"{field}[{i}] is a system message inside the conversation; it may only come first")
+        called = i > 0 and ("tool_calls" in messages[i - 1] or before == "tool")
+        if role == "tool" and not called:
+            raise BadRow(
+                f"{field}[{i}] is a tool turn that answers no call; a turn with tool_calls must come before it"
+            )
         if role == "assistant" and before == "system":
             raise BadRow(f"{field}[{i}] is an assistant turn that answers nothing; a user turn must come before it")
-        if role == before and role != "system":
+        if role == before and role not in ("system", "tool"):
             raise BadRow(f"{field}[{i}] is a second {role} turn in a row; turns must alternate")
         before = role
 
