@@ -45,6 +45,8 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
             (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
             read_recipe(tmp_path / "run.yaml")
         elif language == "python":
+            if named := re.match(r"# (\w+\.py)\n", text):
+                (tmp_path / named[1]).write_text(text, encoding="utf-8")
             run([sys.executable, "-c", text], tmp_path)
         else:
             shell(text.strip().splitlines(), tmp_path)

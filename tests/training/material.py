@@ -5,27 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from holdfast.data.batching.batches import Encoded, TokenTable
 from holdfast.recipe.schema import Recipe
+from holdfast.testing.examples import VOCABULARY
+from holdfast.testing.examples import tiny_model as model
 
-VOCABULARY = 97
-
-
-def model(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTrainedModel:
-    """A seeded two-layer model, fp32."""
-    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-    if kind != "gpt2":
-        size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        size["num_key_value_heads"] = 2
-    shared = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 1}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = AutoConfig.for_model(kind, **(shared | size | overrides))
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+__all__ = ["VOCABULARY", "model", "recipe", "table", "write_weights"]
 
 
 def table(rows: int = 24, per_row: int = 1, seed: int = 0) -> TokenTable:

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-ROLES = {"answer": 1, "single": 1, "pair": 2, "triple": 3, "shifted": 2, "taught": 2}
-
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, Any]:
@@ -65,94 +63,36 @@ def golden_batch() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def rows_of() -> Callable[..., list[Any]]:
-    """`rows_of(objective, n=6, vocab=320, seed=0)` -> `Encoded` sequences of n rows of the kind that it takes.
+    """`rows_of(objective, n=6, vocab=320, seed=0)` -> `Encoded` sequences of n rows of the kind that it takes."""
+    from functools import partial
 
-    Random prompts and answers of various lengths and weights. Rows of choices have two to four of them; in taught rows
-    both sequences end with the same answer, the second after a longer prompt.
-    """
-    from holdfast.data.batching.batches import Encoded
+    from holdfast.testing.examples import example_rows
 
-    def make(objective, n: int = 6, vocab: int = 320, seed: int = 0, weighted: bool = True) -> list[Encoded]:
-        rng = np.random.default_rng(seed)
-        out = []
-        for row in range(n):
-            roles = ROLES.get(objective.kind().name, 2 + row % 3)
-            prompt = rng.integers(3, vocab, size=rng.integers(2, 10))
-            values = {c.name: value_of(c, row, rng) for c in objective.columns() if not c.each}
-            weight = float(rng.uniform(0.5, 1.5)) if weighted else 1.0
-            answer = rng.integers(3, vocab, size=rng.integers(2, 14))
-            for role in range(roles):
-                if role and objective.kind().name == "taught":
-                    prompt = np.concatenate([rng.integers(3, vocab, size=4), prompt])
-                elif role:
-                    answer = rng.integers(3, vocab, size=rng.integers(2, 14))
-                ids = np.concatenate([prompt, answer]).astype(np.int32)
-                own = {c.name: value_of(c, row, rng) for c in objective.columns() if c.each}
-                out.append(Encoded(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values | own))
-        return out
-
-    return make
-
-
-def value_of(column: Any, row: int, rng: np.random.Generator) -> float:
-    """A value in the column's range; truth values alternate."""
-    if column.truth:
-        return float(row % 2 == 0)
-    low, high = max(column.low, 0.0), min(column.high, 1.0)
-    return float(rng.uniform(low, high))
+    return partial(example_rows, vocab=320)
 
 
 @pytest.fixture(scope="session")
 def readied() -> Callable[..., None]:
     """`readied(policy, objective, batches)`: what the trainer does once, before the weights move."""
-    from holdfast.models.loading import evaluating
-    from holdfast.models.policy import precompute
+    from holdfast.testing.objectives import prepare_policy
 
-    def ready(policy, objective, batches) -> None:
-        if objective.needs_reference:
-            precompute(policy, batches)
-        if objective.prepares:
-            with evaluating(policy.model), torch.no_grad():
-                objective.prepare(policy, lambda: batches, policy.kept)
-
-    return ready
+    return prepare_policy
 
 
 @pytest.fixture(scope="session")
 def looked_over() -> Callable[..., list[Any]]:
     """`looked_over(policy, objective, batches)` -> the batches of a step with what the objective surveys of all."""
-    from holdfast.axes.objective import surveyed
+    from holdfast.testing.objectives import survey_step
 
-    def look(policy, objective, batches):
-        if not objective.surveys:
-            return batches
-        with torch.no_grad():
-            return surveyed([[objective.survey(policy, batch) for batch in batches]], 0, batches)
-
-    return look
+    return survey_step
 
 
 @pytest.fixture(scope="session")
-def step_of(looked_over) -> Callable[..., tuple[float, dict[str, torch.Tensor]]]:
+def step_of() -> Callable[..., tuple[float, dict[str, torch.Tensor]]]:
     """`step_of(policy, objective, batches)` -> loss and gradients of one step, divided as the trainer divides."""
+    from holdfast.testing.objectives import take_step
 
-    def step(policy, objective, batches):
-        counts: dict[str, float] = {}
-        for batch in batches:
-            for term, count in objective.counts(batch).items():
-                counts[term] = counts.get(term, 0.0) + count
-        total = 0.0
-        for batch in looked_over(policy, objective, batches):
-            sums = objective.losses(policy, batch).sums
-            assert sums.keys() == counts.keys()
-            loss = sum(value / (counts[term] or 1.0) for term, value in sums.items())
-            loss.backward()
-            total += loss.item()
-        grads = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
-        policy.model.zero_grad()
-        return total, grads
-
-    return step
+    return take_step
 
 
 @pytest.fixture

@@ -1,0 +1,74 @@
+"""`check_method`: all checks of a method's axis, one after another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from holdfast.axes.method import Method
+from holdfast.axes.registry import axis_of, find, home_of
+from holdfast.errors import UserError
+from holdfast.testing import objectives, optimizers, tuners
+from holdfast.testing.failure import CheckFailed, expect
+
+__all__ = ["CheckFailed", "check_method"]
+
+Check = Callable[[Method, Path], None]
+
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "objectives": objectives.CHECKS,
+    "optimizers": optimizers.CHECKS,
+    "tuners": tuners.CHECKS,
+}
+"""By axis, what its methods must do; other axes are held to their page only."""
+
+
+def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
+    """Hold a method to what its axis promises, on tiny models and random rows; a few seconds on one core.
+
+    Objectives: finite sums with gradients, the same loss and gradients however a step is cut into micro-batches, a loss
+    that falls, an interrupted run that ends bit for bit as an uninterrupted one (which takes the main thread).
+    Optimizers: a falling loss, moves in proportion to the rate, a state that goes on bit for bit, no step into values
+    that are not finite, clipping. Tuners: what is frozen stays bit for bit, the rest learns, the merged model and the
+    one taken off compute what they should. All: a page with a paper, a description of every knob.
+
+    Args:
+        method: The class, or a name as a recipe has it.
+        knobs: Where the defaults are not to be tried.
+    Returns:
+        The names of the checks that were passed.
+    Raises:
+        CheckFailed: At the first promise that is not kept; an `AssertionError`, so that test runners know it.
+        UserError: If there is no such method, or it is on no axis.
+    """
+    if isinstance(method, str):
+        home = home_of(method)
+        if home is None:
+            raise UserError(f"{method} is not a method")
+        cls = find(home.plural, method)
+    else:
+        cls, home = method, axis_of(method)
+        if home is None:
+            raise UserError(f"{cls.__name__} is on no axis: it must derive from Objective, Tuner or another contract")
+    check_page(cls)
+    passed = ["check_page"]
+    made = cls(**knobs)
+    for check in CHECKS.get(home.plural, ()):
+        with tempfile.TemporaryDirectory() as folder:
+            check(made, Path(folder))
+        passed.append(check.__name__)
+    return passed
+
+
+def check_page(cls: type[Method]) -> None:
+    """A first line that ends with the paper in brackets, a paper, a description of every knob."""
+    expect(cls.page(), f"{cls.__name__} has no docstring, which is its page in `holdfast show`")
+    expect(
+        cls.summary().rstrip(".").endswith("]"),
+        f"the first line of {cls.__name__}'s docstring must end with its paper in brackets: {cls.summary()!r}",
+    )
+    expect(cls.paper, f"{cls.__name__} has no `paper`")
+    for knob, field in cls.model_fields.items():
+        expect(field.description, f"knob {knob} of {cls.__name__} has no description")
