@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
+from holdfast.models.value_head import load_value_head
 
 RECIPE = """\
 model: lab-small
@@ -61,6 +62,20 @@ class Surveyed(Plain):
     def losses(self, policy, batch):
         every = batch.step["answers"]
         return Losses(super().losses(policy, batch).sums, {"in the step": (float(len(every.all)), 1.0)})
+
+
+class Valued(Plain):
+    """Likelihood, and a head that learns how likely each token was. [me 2026]"""
+
+    needs_values: ClassVar[bool] = True
+
+    def counts(self, batch):
+        return {"nll": batch.weight, "value": batch.weight}
+
+    def losses(self, policy, batch):
+        logps = policy.token_logps(batch)
+        away = (policy.values(batch) - logps.detach()).square()
+        return Losses({"nll": -(logps * batch.weights).sum(), "value": (away * batch.weights).sum()})
 
 
 class Misspelt(Held):
@@ -121,6 +136,14 @@ def test_prepare_and_survey_run_because_they_are_there(name: str, metric: str, p
     assert done.exit_code == 0, (done.output, done.exception)
     steps = [json.loads(line) for line in (place / "out" / "log.jsonl").read_text().splitlines()]
     assert [step[metric] > 0 for step in steps if "loss" in step] == [True, True]
+
+
+def test_a_value_head_is_trained_and_saved_beside_the_model(place: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "run.yaml", "objective=first_day_losses:Valued", "output=valued"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    head = load_value_head(place / "valued")
+    assert head.bias.item() < 0, "log-probabilities are negative"
+    assert not any("value" in path.name for path in (place / "valued" / "model").iterdir())
 
 
 def test_what_an_objective_lacks_is_one_line(place: Path) -> None:
