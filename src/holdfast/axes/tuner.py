@@ -101,6 +101,10 @@ class Tuner(Method):
         """What these settings come to for `model`, before `apply`: one line each."""
         return []
 
+    def virtual_tokens(self) -> int:
+        """How many trained embeddings stand before every sequence, in the model's context."""
+        return 0
+
     def base(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None

@@ -12,12 +12,12 @@ import torch
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.data.thoughts import MARKS
-from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import Pending
 from holdfast.generation.journal import sample_seed
 from holdfast.generation.prompt_ids import opening_of, prompt_ids
 from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
-from holdfast.models.loading import adapted, context_length
+from holdfast.models.loading import context_length
+from holdfast.models.virtual_tokens import virtual_tokens_of
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
@@ -30,8 +30,6 @@ class LocalEngine:
     Args:
         name: Of the engine, for fingerprints and messages.
         fingerprint: Of the model's weights.
-    Raises:
-        UserError: If the model has a soft prompt.
     """
 
     def __init__(
@@ -44,9 +42,6 @@ class LocalEngine:
         progress: Callable[[int], Any] | None,
         on_text: Callable[[str], Any] | None,
     ) -> None:
-        if adapted(model) and model.active_peft_config.is_prompt_learning:
-            kind = name.partition(":")[0]
-            raise UserError(f"sampling.engine: {kind} cannot sample through a soft prompt; merge or remove the adapter")
         self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
@@ -59,11 +54,11 @@ class LocalEngine:
         Args:
             fingerprint: Of the weights as they are now; samples of others must not be taken for theirs.
         """
-        self.model = model
+        self.model, self.virtual = model, virtual_tokens_of(model)
         self._fingerprint = f"{self._name}:{fingerprint}:{self.chat.fingerprint}"
         if model.dtype != torch.float32:  # answers in another precision are others
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
-        self._context = context_length(model.config)
+        self._context = context_length(model.config, self.virtual)
 
     @property
     def fingerprint(self) -> str:

@@ -54,7 +54,7 @@ class NativeEngine(LocalEngine):
         counts: Running totals: "prompt tokens" read, "tokens" sampled, "steps" taken, "too long" prompts (they do not
             fit into the model's context and get an empty sample that finished by "length").
     Raises:
-        UserError: If the model has layers that are no attention (state-space or linear ones), or a soft prompt.
+        UserError: If the model has layers that are no attention (state-space or linear ones), or virtual tokens.
     """
 
     def __init__(

@@ -17,7 +17,10 @@ def native_lacks(model: Model) -> str:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     from holdfast.models.loading import evaluating
+    from holdfast.models.virtual_tokens import virtual_tokens_of
 
+    if virtual_tokens_of(model):
+        return "virtual tokens before a prompt"
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION
     if kinds:

@@ -48,7 +48,7 @@ class GenerateEngine(LocalEngine):
         counts: Running totals: "tokens" sampled, "too long" prompts (they do not fit into the model's context and get
             an empty sample that finished by "length").
     Raises:
-        UserError: If the model has a soft prompt.
+        UserError: If something other than tokens stands before its prompts (prefix tuning).
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class GenerateEngine(LocalEngine):
         self.causal.eval()
         try:
             with torch.no_grad():
-                self.causal.generate(
-                    ids, attention_mask=mask, generation_config=settings,
+                (self.model if self.virtual else self.causal).generate(
+                    input_ids=ids, attention_mask=mask, generation_config=settings,
                     logits_processor=LogitsProcessorList(choosers), stopping_criteria=StoppingCriteriaList(ends),
                 )  # fmt: skip
         finally:

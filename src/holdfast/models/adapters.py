@@ -52,7 +52,7 @@ class PeftTuner(Tuner):
 
     def adapter_parameters(self, model: Model) -> set[str]:
         """What PEFT added; copies of the base's own modules (modules_to_save) have the base's type."""
-        prefix = str(model.base_model.prefix)
+        prefix = "prompt_encoder" if _settings(model).is_prompt_learning else str(model.base_model.prefix)
         return {name for name in model.state_dict() if prefix in name and "modules_to_save" not in name}
 
     def merge(self, model: Model) -> PreTrainedModel:
@@ -62,9 +62,13 @@ class PeftTuner(Tuner):
         that input and output share, each gets a tensor of its own first: the adapter changes only one of them.
 
         Raises:
+            UserError: If it stands before the prompt, where no weights are.
             ValueError: By PEFT, if the merged weights are not finite.
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if _settings(model).is_prompt_learning:
+            raise UserError("an adapter of virtual tokens cannot be folded into the weights; use it as it is")
 
         _untie(model)  # type: ignore[arg-type]
         for layer in model.modules():
@@ -79,7 +83,7 @@ class PeftTuner(Tuner):
 
     def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
         """`adapter_config.json` and `adapter_model.safetensors`."""
-        own, settings = self.adapter_parameters(model), model.active_peft_config
+        own, settings = self.adapter_parameters(model), _settings(model)
         state = {  # PEFT takes of it what is the adapter's; of the base nothing is copied
             name: tensor.to("cpu", dtype) if "modules_to_save" in name else tensor.cpu() if name in own else tensor
             for name, tensor in model.state_dict().items()
@@ -96,6 +100,11 @@ class PeftTuner(Tuner):
 
         # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
         return PeftModel.from_pretrained(base, str(directory), is_trainable=False, torch_device="cpu")
+
+
+def _settings(model: Model) -> Any:
+    """What PEFT knows of the adapter that is on."""
+    return model.active_peft_config
 
 
 def write_tuner(tuner: Tuner, model: Model, directory: Path) -> None:

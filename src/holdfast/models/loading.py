@@ -129,8 +129,11 @@ def is_lab(name: str | Path) -> bool:
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
 
-def context_length(config: PretrainedConfig) -> int | None:
+def context_length(config: PretrainedConfig, taken: int = 0) -> int | None:
     """Most tokens a model of this configuration reads at once; `None` where nothing limits them.
+
+    Args:
+        taken: Places of the context that virtual tokens take.
 
     `max_position_embeddings` of the language model: positions beyond it have no embedding (GPT-2), or were never seen
     in training (rotary ones). It means nothing where positions are not embedded (ALiBi); recurrent models have none.
@@ -139,7 +142,7 @@ def context_length(config: PretrainedConfig) -> int | None:
     found = getattr(text, "max_position_embeddings", None)
     if getattr(text, "alibi", False) or not isinstance(found, int) or found < 2:
         return None
-    return found
+    return found - taken
 
 
 def embeddings_of(model: Model) -> int:

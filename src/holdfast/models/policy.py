@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from holdfast.models.llama_family import agrees, supports
 from holdfast.models.lm_head import Head
 from holdfast.models.loading import adapted, evaluating
 from holdfast.models.stored_values import Kept, ReferenceCache
+from holdfast.models.virtual_tokens import virtual_tokens_of
 
 if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
@@ -57,9 +58,7 @@ class Policy:
         autocast: torch.dtype | None = None,
         recompute: bool = False,
     ) -> None:
-        if adapted(model) and model.active_peft_config.is_prompt_learning:
-            raise UserError("adapters that add virtual tokens (prompt, prefix) cannot be trained or scored here yet")
-        self.model = model
+        self.model, self.virtual = model, virtual_tokens_of(model)
         # PEFT says Module; what it gives back is the transformers model it was built around.
         self.causal: PreTrainedModel = model.get_base_model() if adapted(model) else model  # type: ignore[assignment]
         self.config = self.causal.config
@@ -77,7 +76,7 @@ class Policy:
 
     def _isolates(self) -> bool:
         """Whether restarting positions keep the rows of one line apart: row 2 must not notice that row 1 changes."""
-        if not self._positions:
+        if not self._positions or self.virtual:  # virtual tokens stand at the beginning of a line, not of each row
             return False
         ids = torch.tensor([[0, 1, 2, 3], [1, 0, 2, 3]], device=self.causal.device)
         positions = torch.tensor([[0, 1, 0, 1]], device=self.causal.device)
@@ -87,9 +86,32 @@ class Policy:
 
     def _body(self, positions: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Final hidden states [B, L, D]; `mask` as in `Batch.attention_mask`."""
+        inputs, positions, mask = self._behind_virtual(inputs, positions, mask)
         extra = self._placed(positions, mask)
         with self._precision():
-            return self.causal.base_model(**inputs, **extra, use_cache=False).last_hidden_state
+            return self.causal.base_model(**inputs, **extra, use_cache=False).last_hidden_state[:, self.virtual :]
+
+    def _behind_virtual(
+        self, inputs: dict[str, Tensor], positions: Tensor, mask: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """What the model reads, [B, V + L], where V virtual tokens stand before it; every token looks at all of them.
+
+        Args:
+            mask: [B or 1, 1, L, L], as in `Batch.attention_mask`.
+        """
+        count = self.virtual
+        if not count:
+            return inputs, positions, mask
+        embeds = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embed(inputs["input_ids"])
+        peft: Any = self.model
+        prompt = peft.get_prompt(len(embeds)).to(embeds.dtype)  # [B, V, D]
+        first = torch.arange(count, device=positions.device).expand(len(positions), -1)
+        if mask is not None:
+            mask = F.pad(mask, (count, 0, count, 0), value=True)
+            mask[..., :count, :] = torch.ones_like(mask[..., :count, :]).tril()
+        rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+        together = rest | {"inputs_embeds": torch.cat([prompt, embeds], 1)}
+        return together, torch.cat([first, positions + count], 1), mask
 
     def _placed(self, positions: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """What tells the model where tokens stand and what they look at; the mask is added to the attention scores."""
@@ -122,15 +144,15 @@ class Policy:
     def _own_logits(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
         self._refuse_mixing(batch)
-        extra = self._placed(batch.position_ids, batch.attention_mask)
+        inputs, positions, mask = self._behind_virtual(_inputs(batch, embeds), batch.position_ids, batch.attention_mask)
         with self._precision():
-            logits = self.causal(**_inputs(batch, embeds), **extra, use_cache=False).logits
+            logits = self.causal(**inputs, **self._placed(positions, mask), use_cache=False).logits[:, self.virtual :]
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def compact(self) -> bool:
         """Whether padding costs this model nothing (but in attention), in any layout, and packed rows stay apart."""
-        if not supports(self.causal):  # asked anew: hooks come and go
+        if self.virtual or not supports(self.causal):  # asked anew: hooks come and go
             return False
         if self._body_agrees is None:
             self._body_agrees = LlamaBody(self.causal).agrees()
@@ -248,9 +270,15 @@ class Policy:
         self.reference.put(batch, found)
         return found
 
-    def untouched(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
         """Where the model is the base: the adapter off, if there is one; else only before the weights move."""
-        return self.base() if self.base else contextlib.nullcontext()
+        virtual, self.virtual = self.virtual, 0
+        try:
+            with self.base() if self.base else contextlib.nullcontext():
+                yield
+        finally:
+            self.virtual = virtual
 
 
 def _inputs(batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:

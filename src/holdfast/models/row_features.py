@@ -118,7 +118,7 @@ def _seed_of(seed: int, number: int) -> int:
 
 def _within_context(policy: Policy, encoding: Encoding, row: int) -> Encoded:
     ids, trained = encoding
-    limit = context_length(policy.config)
+    limit = context_length(policy.config, policy.virtual)
     return Encoded(ids=ids[:limit], trained=trained[:limit], row=row)
 
 

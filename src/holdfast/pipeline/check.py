@@ -83,7 +83,7 @@ def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
-    context = context_length(base.model.config)
+    context = context_length(base.model.config, recipe.tuner.virtual_tokens())
     for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)

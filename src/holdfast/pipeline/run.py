@@ -150,7 +150,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         refuse_unmeasured(recipe, tasks)
         if warning := nothing_kept(tasks):
             ui.warn(warning)
-        context = context_length(base.model.config)
+        context = context_length(base.model.config, recipe.tuner.virtual_tokens())
         for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
             ui.line(line)
         for line in [*look_at_lengths(recipe, sources, chat, context), *look_at_prompts(tasks, chat, context)]:
@@ -206,7 +206,7 @@ def fit(
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
     rows = trained(recipe, rows)
-    context = context_length(work.base.model.config)
+    context = context_length(work.base.model.config, recipe.tuner.virtual_tokens())
     table, told = encode(recipe, rows, work.chat, context, folder.path / "cache")
     for line in told.lines():
         ui.line(line)

@@ -37,6 +37,25 @@ class Scales(PeftTuner):
         return get_peft_model(model, config)
 
 
+class Prompt(PeftTuner):
+    """Trained embeddings before every sequence. [Lester et al. 2021, arXiv 2104.08691]"""
+
+    paper: ClassVar[str] = "Lester et al. 2021, arXiv 2104.08691"
+    mergeable: ClassVar[bool] = False
+
+    tokens: int = 4
+
+    def virtual_tokens(self) -> int:
+        return self.tokens
+
+    def apply(self, model: Any, seed: int) -> Model:
+        from peft import PromptTuningConfig, get_peft_model
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.tokens))
+
+
 class Shifted(nn.Module):
     """A layer with a vector added to what it computes."""
 
