@@ -67,8 +67,9 @@ def page(axis: Axis, name: str, method: type[Method]) -> str:
     """The reference page of a method, for the terminal."""
     from holdfast.axes.preset import Preset
     from holdfast.cli.text import table, title
+    from holdfast.recipe.schema import Recipe
 
-    where = f"In a recipe:  {axis.key}: {name}"
+    where = f"In a recipe:  {axis.key}: {name}" if axis.key in Recipe.model_fields else ""
     if issubclass(method, Preset):
         where = f"In a recipe:  method: {name}\nIts stages:\n{stages(method)}"
     if settings := training_settings(method):
