@@ -38,6 +38,7 @@ from holdfast.recipe.loader import Resolved, as_resolved, for_method, is_written
 from holdfast.recipe.schema import Recipe, Train
 from holdfast.recipe.shorthand import label_of
 from holdfast.report.arms import count_answers, mean_clipped
+from holdfast.report.schema import CompareReport, write_as
 
 REPORT = "compare.json"
 
@@ -330,7 +331,7 @@ def summarise_runs(
         entry["answers"], entry["clipped"] = count_answers(reports, "tuned"), mean_clipped(reports)
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
-    report = {
+    content = {
         "name": root.name,
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
@@ -343,6 +344,7 @@ def summarise_runs(
         "matched": matched(items, families, [task["name"] for task in measured["tasks"]]),
         "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
     }
+    report = write_as(CompareReport, content)
     replace_json(root / REPORT, report)
     return report
 

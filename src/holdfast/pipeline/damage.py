@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from holdfast.core.files import cut_off, read_json
 from holdfast.errors import UserError
+from holdfast.report.schema import VERSION, CompareReport, RunReport
 
 
 def lacks(path: Path) -> str:
@@ -58,4 +61,12 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         verb = "compare" if path.name == "compare.json" else "train"
         raise UserError(f"{path}: damaged; the holdfast {verb} command of {path.parent} makes it again")
-    return found
+    kind = CompareReport if path.name == "compare.json" else RunReport
+    try:
+        return kind.model_validate(found).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{path}: {place} is not as this version of holdfast writes it (a report of version {VERSION}); read it "
+            "with the version that made it, or remove the file and give the command once more"
+        ) from error

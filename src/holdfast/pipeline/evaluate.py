@@ -15,6 +15,7 @@ from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered,
 from holdfast.models.loading import locate
 from holdfast.pipeline.run_dir import replace_json, versions
 from holdfast.recipe.schema import Gate
+from holdfast.report.schema import RunReport, write_as
 
 if TYPE_CHECKING:
     from holdfast.axes.judge import Judge
@@ -91,6 +92,7 @@ def evaluate(
     if report["probe"]:
         report["probe"]["base"] = base
     report |= {"name": Path(model).name, "model": {"name": against or model}, "versions": versions()}
+    report = write_as(RunReport, report)
     if out is not None:
         _write(Path(out), report, paired=against is not None)
     return report

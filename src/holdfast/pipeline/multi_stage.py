@@ -29,6 +29,7 @@ from holdfast.pipeline.run_record import RunRecord
 from holdfast.recipe.loader import Resolved
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.stages import BASE, REFERENCE
+from holdfast.report.schema import RunReport, write_as
 
 if TYPE_CHECKING:
     from holdfast.evaluation.task import Item
@@ -230,7 +231,7 @@ def finish(resolved: Resolved, root: Path, ui: Progress) -> Run:
             work.reference = subject.recorded
             done = [_measured(work, base, home(root, stages, i), i) for i in range(len(stages))]
         link_tree(home(root, stages, len(stages) - 1) / "model", root / "model")
-        report = _report(work, base, done)
+        report = write_as(RunReport, _report(work, base, done))
     write_report(root, report)
     work.folder.write_json("report.json", report)
     work.folder.state["finished"] = True

@@ -21,6 +21,7 @@ from holdfast.pipeline.phases import (
 from holdfast.pipeline.run_dir import versions
 from holdfast.pipeline.training_review import review
 from holdfast.report.phrasing import change, lost_part
+from holdfast.report.schema import RunReport, write_as
 
 if TYPE_CHECKING:
     from holdfast.axes.tuner import SavedAs
@@ -101,7 +102,7 @@ def finish(
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
     sections = analyse(work, result, rows)
-    report = {
+    content = {
         "holdfast": known["holdfast"],
         "name": folder.path.name,
         "created": folder.state["created"],
@@ -133,6 +134,7 @@ def finish(
             "sampled_for_training": folder.read_json("data.json")["sampled_tokens"],
         },
     }  # fmt: skip
+    report = write_as(RunReport, content)
     write_report(folder.path, report)
     folder.write_json("report.json", report)
     folder.state["finished"] = True

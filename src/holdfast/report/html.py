@@ -18,6 +18,19 @@ from holdfast.core.files import replace_file
 from holdfast.recipe.shorthand import LAB_MODELS
 from holdfast.report import asked, clipping, curve_plots, phrasing, plots, ranking
 from holdfast.report.matched_plot import matched_plane
+from holdfast.report.schema import (
+    CostReport,
+    CurationReport,
+    CurvePoint,
+    GateReport,
+    ModelReport,
+    ReportPart,
+    RunReport,
+    StageReport,
+    TaskReport,
+    TrainingReport,
+    complete,
+)
 
 MOST_FLIPS = 100
 """Flipped answers shown per task; the item files of the run hold all."""
@@ -73,7 +86,7 @@ def _yaml(value: Any) -> str:
 
 def _model(report: Mapping[str, Any]) -> dict[str, Any]:
     """The base model; of a path on somebody's disk the last part is its `short` name."""
-    model = _filled(report.get("model"), _PARTS["model"])
+    model = complete(report.get("model"), ModelReport)
     name = str(model["name"] or "")
     return {**model, "short": PurePath(name).name if name.startswith(("/", "~", ".")) else name}
 
@@ -84,69 +97,33 @@ def _when(created: str) -> str:
     return text[:16].replace("T", " ") if len(text) >= 16 and text[10] == "T" else text
 
 
-_TASK = (
-    "role",
-    "kind",
-    "judge",
-    "n",
-    "base",
-    "tuned",
-    "delta",
-    "low",
-    "high",
-    "p",
-    "won",
-    "lost",
-    "noise",
-    *(f"{what}_{when}" for what in ("stop", "length", "unreadable") for when in ("base", "tuned")),
-    "flips",
-    "extra",
-    *("thoughts", "unanswered", "left_out"),
-    "unit",
-    "better",
-    "percent",
-)
-_TOP = ("holdfast", "created", "gain", "loss", "text", "held_out", "probe", "recipe", "versions", "analyses")
 _CURVES = ("target", "keep", "text", "held_out")
-_STAGE = ("name", "method", "model", "directory", "rows", "steps", "seconds", "gain", "loss", "target", "keep")
-_PARTS = {
-    "curation": ("counts", "notes", "examples"),
-    "training": (
-        "rows",
-        "steps",
-        "planned_steps",
-        "kept_step",
-        "stopped_early",
-        "tokens",
-        "trained_tokens",
-        "dropped",
-        "epochs",
-        "batch",
-        "learning_rate",
-        "warnings",
-    ),
-    "cost": ("seconds", "tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training"),
-    "gate": ("passed", "reasons"),
-    "model": ("name", "fingerprint", "parameters", "trainable"),
+_PARTS: dict[str, type[ReportPart]] = {
+    "curation": CurationReport,
+    "training": TrainingReport,
+    "cost": CostReport,
+    "gate": GateReport,
+    "model": ModelReport,
 }
 
 
 def _filled(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
-    """The part with None for what a report (an older one, a partial one) does not hold."""
+    """A row or an answer with None for what it does not hold."""
     return {**dict.fromkeys(keys), **(part or {})}
 
 
 def _complete(report: dict[str, Any]) -> dict[str, Any]:
     """The report with every part and key the template asks for; parts that are not there at all stay None."""
-    parts = {name: _filled(report[name], keys) if report.get(name) else None for name, keys in _PARTS.items()}
+    parts = {name: complete(report[name], kind) if report.get(name) else None for name, kind in _PARTS.items()}
     tasks = [
-        _filled(task, _TASK) | {"label": phrasing.label_of(task, report.get("recipe")), "about": _about(task, report)}
+        complete(task, TaskReport)
+        | {"label": phrasing.label_of(task, report.get("recipe")), "about": _about(task, report)}
         for task in phrasing.ordered(report.get("tasks") or [])
     ]
-    top = _filled(report, _TOP)
-    top["stages"] = [_filled(stage, _STAGE) for stage in report.get("stages") or []]
-    curves = [_filled(c, ("step", "tokens", "loss", *_CURVES)) for c in report.get("curves") or []]
-    return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or _filled(None, _PARTS["model"])}
+    top = complete(report, RunReport)
+    top["stages"] = [complete(stage, StageReport) for stage in report.get("stages") or []]
+    curves = [complete(c, CurvePoint) for c in report.get("curves") or []]
+    return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or complete(None, ModelReport)}
 
 
 def _about(task: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -292,7 +269,7 @@ def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str,
 
 def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
     """One run with what the template shows of it."""
-    cost = _filled(run.get("cost"), _PARTS["cost"])
+    cost = complete(run.get("cost"), CostReport)
     return {
         "tasks": {},
         "seeds": [],

@@ -214,6 +214,7 @@ def render_card(report: dict[str, Any], place: str = "model") -> str:
         intro,
         "## What it gained and lost\n\n" + _results(report),
         *(["## The stages\n\n" + _stages(report)] if report.get("stages") else []),
+        *(f"## {_cell(s['title'])}\n\n{_cell(s.get('sentence') or '')}" for s in report.get("analyses") or []),
         f"`report.html` {beside} shows every task, the answers that flipped and where the rows came from.",
         "## How to load it\n\n" + _loading(report, place),
         "## How it was trained\n\n" + _training(report),
