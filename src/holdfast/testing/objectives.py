@@ -117,7 +117,8 @@ def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
     """Through the real loop the loss falls, and an interrupted run ends bit for bit as one that was not."""
     objective = _objective(method)
     table = example_table(objective)
-    recipe, losses = example_recipe(12, objective=objective, tuner=tuner), list[float]()
+    chosen = type(objective).model_validate(objective.model_dump())  # every knob as if a recipe had said it
+    recipe, losses = example_recipe(12, objective=chosen, tuner=tuner), list[float]()
 
     def fit(out: Path, on_step: Any) -> Any:
         return Trainer(recipe, tiny_model(), table, out, pad_id=0, hooks=Hooks(on_step=on_step)).fit().model
