@@ -48,7 +48,8 @@ def read_run(directory: str | Path, seed: int = 0, tuned: str = "final") -> Run:
     if not both:
         raise UserError(f"{directory}: no finished evaluation; run `holdfast train` on its recipe again to finish it")
     base, final = ({name: items[name][1] for name in both} for items in (before, after))
-    return Run(list(both.values()), *drop_unfit(base, final), seed)
+    asked_base, asked_final = drop_unfit(base, final)
+    return Run(list(both.values()), asked_base, asked_final, seed)
 
 
 def score(task: Task | TaskInfo, items: Sequence[Item]) -> float:
