@@ -61,7 +61,7 @@ def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, what in UNANSWERED.items():
             base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
             if base or tuned:
-                left_out = task.get("left_out", 0)
+                left_out = task.get("left_out") or 0
                 n = phrasing.count(task["n"] + (left_out if key == "unfit" else 0))
                 before = f", {phrasing.count(base)} of {n} before" if "base" in task else ""
                 rest = "; left out of all figures" if key == "unfit" and left_out else ""
