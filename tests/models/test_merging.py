@@ -50,7 +50,7 @@ def test_what_is_tied_is_parted_before_an_adapter_is_folded_in(tiny, tmp_path, n
     plain.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
     assert distance(wanted, probe_logps(load(tmp_path / "plain").model)).most < 1e-4
-    ends = [probe_logps(Dial(point=point).apply(base, plain)) for point in (0, 1)]
+    ends = [probe_logps(Dial(point=point).weights(base, plain)) for point in (0, 1)]
     assert distance(start, ends[0]).most == 0
     assert distance(wanted, ends[1]).most < 1e-4
     assert distance(wanted, probe_logps(tuned)).most == 0, "the tuned model is left as it is"

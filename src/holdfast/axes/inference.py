@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    from holdfast.axes.engine import Request, Sample, SamplingParams
+    from holdfast.data.rows import Message
+
+CHANGES = ("weights", "prompt", "logits", "sampling", "attempts")
+"""What a method may change: each is a method of `Inference`, and changed by who overrides it."""
 
 
 class Inference(Method):
     """What is done without, or after, training.
 
-    A method that changes weights overrides `apply`; evaluation and export then use the model it returns in place of the
-    tuned one. (Methods that change logits, prompts or the number of tries will add their own hooks here.)
+    A method overrides what it changes: `weights` once, before anything is measured or saved; `prompt`, `logits`,
+    `sampling` and `attempts` whenever the model is asked. Evaluation, chat and export all go through them
+    (`generation.decoder`).
     """
 
     needs_base: ClassVar[bool] = True
-    """Whether `apply` reads the base model; otherwise `None` may be given for it."""
+    """Whether `weights` or `logits` reads the base model; otherwise it is not loaded."""
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Knobs with which the tuned model is used as it is, bit for bit; `None` where no knobs do that."""
+    original: ClassVar[Mapping[str, Any] | None] = None
+    """Knobs with which the base is used in its place, bit for bit; `None` where no knobs do that."""
 
-    def apply(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
-        """The model to use.
+    @classmethod
+    def changes(cls) -> tuple[str, ...]:
+        """Which of `CHANGES` the method makes: those it overrides."""
+        return tuple(name for name in CHANGES if getattr(cls, name) is not getattr(Inference, name))
+
+    @classmethod
+    def reads_base(cls) -> bool:
+        """Whether the base model has to be there."""
+        return cls.needs_base and not {"weights", "logits"}.isdisjoint(cls.changes())
+
+    def models(self) -> Mapping[str, str]:
+        """Models that `logits` reads beside "tuned" and "base": their names there, and as in a recipe's `model`.
+
+        All must have the tokenizer of the tuned model.
+        """
+        return {}
+
+    def weights(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
+        """The model to use in the place of the tuned one; it is what is saved.
 
         Args:
             base: The model before training; left as it is.
@@ -30,3 +60,27 @@ class Inference(Method):
             UserError: If the two do not belong together.
         """
         raise NotImplementedError
+
+    def prompt(self, messages: list[Message]) -> list[Message]:
+        """The conversation to ask the model with, in the place of `messages`, which end before the answer."""
+        raise NotImplementedError
+
+    def logits(self, step: Mapping[str, Tensor]) -> Tensor:
+        """The logits [n, V] of the next token, fp32.
+
+        Args:
+            step: Those of each model [n, V], fp32: "tuned", "base" and those of `models`. They may be changed in place.
+        """
+        raise NotImplementedError
+
+    def attempts(self, request: Request) -> Generator[Sequence[Request], Sequence[Sample], Sample]:
+        """Ask the model as often as it takes, and return the answer: `samples = yield requests`, then `return sample`.
+
+        The requests of all questions are answered together, a round at a time. Their keys do not matter. What is
+        returned may be another text: `dataclasses.replace(samples[0], text=...)`. Likelihoods know nothing of attempts.
+        """
+        raise NotImplementedError
+
+    def sampling(self, params: SamplingParams) -> SamplingParams:
+        """How to sample, in the place of what was asked for; by default just that."""
+        return params

@@ -34,14 +34,17 @@ def chat(
     with speaking(verbose) as ui:
         from holdfast.axes.engine import SamplingParams
         from holdfast.data.chat.settings import ChatSettings, settings_of
-        from holdfast.generation.factory import local_engine
+        from holdfast.generation.decoder import open_decoder
         from holdfast.models.loading import load
 
         ui.phase("loading")
         loaded = load(model, device=device)
         answer = Answer()
         chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
-        engine = local_engine(loaded.model, chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
+        decoder = open_decoder(loaded)
+        engine = decoder.engine(chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
+        if setup := decoder.setup():
+            ui.line(setup.line)
         ui.close()
         params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
         converse(engine, params, system, once, answer)

@@ -17,6 +17,7 @@ from holdfast.evaluation.results_store import Store
 from holdfast.evaluation.subject import (
     Subject,
     as_text,
+    asked,
     begin_of_text,
     fit,
     measurement,
@@ -160,7 +161,7 @@ def _choice(task: Task, subject: Subject) -> list[Item]:
     owners: list[int] = []
     for number, row in enumerate(task.rows):
         for choice in row.meta["choices"]:
-            encoded.append(fit(choice_tokens(subject.chat, row.prompt, choice, number), subject))
+            encoded.append(fit(choice_tokens(subject.chat, subject.prompt(list(row.prompt)), choice, number), subject))
             owners.append(number)
     logps = np.array(score_sequences(encoded, subject))
     found = []
@@ -210,7 +211,11 @@ def _per_row(encoded: Sequence[Encoded], subject: Subject, rows: int) -> tuple[n
 
 def _answers(task: Task, subject: Subject) -> list[Item]:
     """Log-likelihood of the rows' own answers: the very tokens that training would have as labels."""
-    parts = [(number, part) for number, row in enumerate(task.rows) for part in subject.chat.unrolled(row.messages)]
+    parts = [
+        (number, asked(part, subject))
+        for number, row in enumerate(task.rows)
+        for part in subject.chat.unrolled(row.messages)
+    ]
     both = subject.chat.encode_many([part for _, part in parts], [f"row {task.rows[number].id}" for number, _ in parts])
     encoded = [
         fit(Encoded(ids=np.asarray(ids, dtype=np.int32), trained=np.asarray(trained, dtype=bool), row=number), subject)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
+    from holdfast.models.joint_policy import JointPolicy
     from holdfast.models.loading import Model
     from holdfast.models.policy import Policy
 
@@ -54,6 +55,7 @@ class Subject:
         draw: Answers prompts (`drawing(engine)`, or a journal's `draw`, which survives a kill); `None` when no task
             samples.
         policy: Its log-probabilities; `None` when all tasks are "generate".
+        prompt: The conversation that is asked in the place of another (`Decoder.prompt`); `draw` does so by itself.
         judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
         width: Most tokens of a perplexity window; the model's context if that is shorter.
         micro_tokens: Tokens of one forward pass, padding included.
@@ -62,7 +64,8 @@ class Subject:
     model: str
     chat: Chat
     draw: Draw | None = None
-    policy: Policy | None = None
+    policy: Policy | JointPolicy | None = None
+    prompt: Callable[[list[Message]], list[Message]] = list
     judge: Callable[[Judge, Sequence[Answer]], list[Verdict]] = judge_with_itself
     width: int = 1024
     micro_tokens: int = 8192
@@ -144,6 +147,11 @@ def fit(sequence: Encoded, subject: Subject) -> Encoded:
     trained = sequence.trained[-limit:].copy()
     trained[0] = False
     return Encoded(ids=sequence.ids[-limit:], trained=trained, row=sequence.row)
+
+
+def asked(messages: Sequence[Message], subject: Subject) -> list[Message]:
+    """A conversation that ends in an answer, asked as the subject asks it."""
+    return [*subject.prompt(list(messages[:-1])), messages[-1]]
 
 
 def context_of(subject: Subject) -> int | None:

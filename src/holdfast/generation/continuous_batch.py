@@ -86,7 +86,7 @@ class Batch:
         self.ready: deque[tuple[Pending, Prefilled, int]] = deque()
         rows = min(slots, len(sequences))
         longest = max(len(s.prompt) for s in sequences) - 1
-        self.cache = SlotCache(rows, longest + GROWTH, task.model.config.get_text_config().num_hidden_layers)
+        self.cache = SlotCache(rows, longest + GROWTH, task.forward.layers)
         self.cache.cursor = longest
         self.occupant: list[Pending | None] = [None] * rows
         self.past = np.zeros(rows, dtype=np.int64)

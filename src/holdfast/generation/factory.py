@@ -16,6 +16,7 @@ from holdfast.generation.supported_models import native_lacks
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
+    from holdfast.generation.joint_forward import Mixture
     from holdfast.models.loading import Model
 
 HERE = ("native", "transformers")
@@ -68,21 +69,25 @@ def make_engine(
     )
 
 
-def local_engine(model: Model, chat: Chat, spec: str = "native", **options: Any) -> Engine:
+def local_engine(
+    model: Model, chat: Chat, spec: str = "native", *, mixture: Mixture | None = None, **options: Any
+) -> Engine:
     """The engine that samples from a model in this process.
 
     Args:
         spec: "native", which is transformers' `generate` for a model that the native engine cannot run, or
             "transformers".
+        mixture: Models whose logits are read beside its own, and how they become one.
         options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`.
     """
-    if spec == "transformers" or native_lacks(model):
+    others = mixture.others.values() if mixture else ()
+    if spec == "transformers" or any(native_lacks(each) for each in (model, *others)):
         from holdfast.generation.transformers_generate import GenerateEngine
 
-        return GenerateEngine(model, chat, **options)
+        return GenerateEngine(model, chat, mixture=mixture, **options)
     from holdfast.generation.native import NativeEngine
 
-    return NativeEngine(model, chat, **options)
+    return NativeEngine(model, chat, mixture=mixture, **options)
 
 
 def drawing(engine: Engine) -> Draw:

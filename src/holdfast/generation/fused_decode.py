@@ -40,6 +40,8 @@ class Forward(Protocol):
 
     concurrent: bool
     """Whether several threads may run it at once."""
+    layers: int
+    """How many layers of the cache it fills."""
 
     def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         """Put keys and values of prompts into the cache; `ids` and `positions` are [prompts, length], padded right."""
@@ -89,6 +91,7 @@ class Plain:
 
     def __init__(self, model: Model) -> None:
         self.model: Any = model
+        self.layers = model.config.get_text_config().num_hidden_layers
 
     def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -114,7 +117,8 @@ class Fused:
         self.embedding: Tensor = cast(Any, model.get_input_embeddings()).weight
         self.head: Any = model.get_output_embeddings()
         self.norm, self.rotary = _Norm(base.norm), base.rotary_emb
-        self.layers = [_Layer(LlamaLayer.of(layer)) for layer in base.layers]
+        self.blocks = [_Layer(LlamaLayer.of(layer)) for layer in base.layers]
+        self.layers = len(self.blocks)
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
 
     def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
@@ -134,14 +138,14 @@ class Fused:
         x = self.embedding[ids]  # [B, T, D]
         cos, sin = rotations(self.rotary, x, positions)  # [B, T, 1, head]
         rotated = self.heads + self.groups
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.blocks):
             # One product gives the heads of queries, then those of keys, then those of values.
             states = layer.qkv(layer.before(x)).unflatten(-1, (rotated + self.groups, -1))  # [B, T, heads, head]
             turned = rotate(self._normed(layer, states[:, :, :rotated]), cos, sin)
             keys, values = cache.update(
                 turned[:, :, self.heads :].transpose(1, 2), states[:, :, rotated:].transpose(1, 2), index
             )
-            if not keep and index == len(self.layers) - 1:
+            if not keep and index == self.layers - 1:
                 break  # later tokens need this layer's keys and values, and nobody its output
             mixed = F.scaled_dot_product_attention(
                 turned[:, :, : self.heads].transpose(1, 2),

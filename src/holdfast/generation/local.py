@@ -21,6 +21,7 @@ from holdfast.models.virtual_tokens import virtual_tokens_of
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
+    from holdfast.generation.joint_forward import Mixture
     from holdfast.models.loading import Model
 
 
@@ -30,6 +31,7 @@ class LocalEngine:
     Args:
         name: Of the engine, for fingerprints and messages.
         fingerprint: Of the model's weights.
+        mixture: Models whose logits are read beside its own, and how they become one.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LocalEngine:
         fingerprint: str,
         progress: Callable[[int], Any] | None,
         on_text: Callable[[str], Any] | None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
@@ -58,7 +61,9 @@ class LocalEngine:
         self._fingerprint = f"{self._name}:{fingerprint}:{self.chat.fingerprint}"
         if model.dtype != torch.float32:  # answers in another precision are others
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
-        self._context = context_length(model.config, self.virtual)
+        others = self.mixture.others.values() if self.mixture else ()
+        contexts = [context_length(model.config, self.virtual), *(context_length(other.config) for other in others)]
+        self._context = min((context for context in contexts if context is not None), default=None)
 
     @property
     def fingerprint(self) -> str:

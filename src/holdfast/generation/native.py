@@ -24,6 +24,7 @@ from holdfast.core import threads
 from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import Batch, Pending, Step, Task, read_prompts
 from holdfast.generation.fused_decode import Forward, Fused, forward_of
+from holdfast.generation.joint_forward import JointForward, Mixture
 from holdfast.generation.kv_cache import Prefilled
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.supported_models import native_lacks
@@ -49,6 +50,7 @@ class NativeEngine(LocalEngine):
         progress: Called after every step with the number of tokens it sampled.
         on_text: Called after every step with the text so far of the first sequence, while one batch decodes alone:
             with one request its answer as it grows (stop strings are not cut from it yet).
+        mixture: Models whose logits are read beside its own, and how they become one.
 
     Attributes:
         counts: Running totals: "prompt tokens" read, "tokens" sampled, "steps" taken, "too long" prompts (they do not
@@ -66,15 +68,17 @@ class NativeEngine(LocalEngine):
         fingerprint: str,
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
-        if lacks := native_lacks(model):
-            kind = model.config.model_type
-            raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
-        super().__init__("native", model, chat, slots, fingerprint, progress, on_text)
+        for each in (model, *(mixture.others.values() if mixture else ())):
+            if lacks := native_lacks(each):
+                kind = each.config.model_type
+                raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
+        super().__init__("native", model, chat, slots, fingerprint, progress, on_text, mixture)
 
     def update(self, model: Model, fingerprint: str) -> None:
         super().update(model, fingerprint)
-        self._fuses = False  # joined weights are copies, and prove themselves anew
+        self._fuses: set[str] = set()  # joined weights are copies, and prove themselves anew
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
@@ -92,8 +96,7 @@ class NativeEngine(LocalEngine):
 
     def _batches(self, sequences: list[Pending], params: SamplingParams) -> list[Batch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
-        forward = forward_of(self.model, agreed=self._fuses)
-        self._fuses = isinstance(forward, Fused)
+        forward = self._forward()
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
         sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
         hands: list[list[Pending]] = [[] for _ in range(sides)]
@@ -104,6 +107,16 @@ class NativeEngine(LocalEngine):
         ends = self.enders(params.stop) if any(params.stop) else None
         task = Task(self.model, self.chat, forward, params, ends, self._shared(forward, sequences))
         return [Batch(task, hand, -(-self.slots // sides)) for hand in hands if hand]
+
+    def _forward(self) -> Forward:
+        """The forward pass, of all models whose logits count; which of them are fused was seen at their first call."""
+        others = self.mixture.others if self.mixture else {}
+        forwards = {
+            name: forward_of(model, agreed=name in self._fuses)
+            for name, model in {"tuned": self.model, **others}.items()
+        }
+        self._fuses = {name for name, forward in forwards.items() if isinstance(forward, Fused)}
+        return JointForward(forwards, self.mixture.mix) if self.mixture else forwards["tuned"]
 
     def _shared(self, forward: Forward, sequences: list[Pending]) -> Prefilled | None:
         """What all prompts begin with (a system prompt, worked examples), read once; `None` if that is little."""

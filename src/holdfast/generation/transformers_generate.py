@@ -7,6 +7,7 @@ the same logits then. Tokens are drawn as the native engine draws them: by (seed
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from holdfast.models.placement import widest_dtype
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
+    from holdfast.generation.joint_forward import Mixture
     from holdfast.models.loading import Model
 
 WIDTH = {"cpu": 4096, "mps": 16384}
@@ -43,6 +45,7 @@ class GenerateEngine(LocalEngine):
         fingerprint: Of the model's weights.
         progress: Called after every batch with the number of tokens it sampled.
         on_text: Called after every token with the text so far, while one sequence decodes alone.
+        mixture: Models whose logits are read beside its own, and how they become one.
 
     Attributes:
         counts: Running totals: "tokens" sampled, "too long" prompts (they do not fit into the model's context and get
@@ -60,8 +63,10 @@ class GenerateEngine(LocalEngine):
         fingerprint: str,
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
-        super().__init__(f"transformers:{version('transformers')}", model, chat, slots, fingerprint, progress, on_text)
+        name = f"transformers:{version('transformers')}"
+        super().__init__(name, model, chat, slots, fingerprint, progress, on_text, mixture)
         self._pads: bool | None = None
 
     def update(self, model: Model, fingerprint: str) -> None:
@@ -129,6 +134,8 @@ class GenerateEngine(LocalEngine):
         settings = GenerationConfig(
             max_new_tokens=limit, do_sample=False, pad_token_id=self.chat.pad_id, use_cache=True
         )
+        if self.mixture:
+            choosers = [_Mix(self.mixture, mask), *choosers]
         own, training = self.causal.generation_config, self.causal.training
         self.causal.generation_config = GenerationConfig()
         self.causal.eval()
@@ -206,6 +213,32 @@ class _Lines:
         """Let the caller see the text so far, where one sequence decodes alone."""
         if self.engine.on_text and len(self.batch) == 1 and not self.done[0]:
             self.engine.on_text(self.batch[0].opening + self._text(0))
+
+
+class _Mix(LogitsProcessor):
+    """Makes the mixture's logits of the model's own and those of the others.
+
+    They read everything again at each step: what an architecture keeps of what it read differs, and `generate` shows
+    only its own model's.
+
+    Args:
+        mask: [rows, width], 1 where the prompts have tokens.
+    """
+
+    def __init__(self, mixture: Mixture, mask: Tensor) -> None:
+        self.mixture, self.mask = mixture, mask
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        new = self.mask.new_ones(len(self.mask), input_ids.shape[1] - self.mask.shape[1])
+        mask = torch.cat([self.mask, new], 1)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)  # padding stands on the left, and at 0
+        step = {"tuned": scores}
+        for name, model in self.mixture.others.items():
+            takes = "position_ids" in inspect.signature(model.forward).parameters
+            extra = {"position_ids": positions} if takes else {}
+            output = model(input_ids=input_ids, attention_mask=mask, use_cache=False, **extra)
+            step[name] = output.logits[:, -1].float()
+        return self.mixture.mix(step)
 
 
 class _Chooser(LogitsProcessor):

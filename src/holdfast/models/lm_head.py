@@ -129,11 +129,21 @@ def _chunks(
         h, y = hidden[cut], labels[cut, None]
         raw = _linear(h, w, b) if place is None else torch.mm(h, w.t(), out=place[: len(h)])
         z = head.shape(raw)  # [rows, V]
-        top, likeliest = z.max(-1, keepdim=True)
-        of_label, slope = z.gather(1, y), head.slope(z)
-        p = torch.softmax(z, -1) if place is None else torch.softmax(z, -1, out=z)
-        logps = of_label - top + p.gather(1, likeliest).log_()
-        yield _Chunk(cut, labels[cut], logps[:, 0], p, slope)
+        slope = head.slope(z)
+        logps, p = _log_softmax_at(z, y, None if place is None else z)
+        yield _Chunk(cut, labels[cut], logps, p, slope)
+
+
+def _log_softmax_at(z: Tensor, labels: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [rows] of `labels` [rows, 1] under logits [rows, V], and all probabilities (in `out`).
+
+    The probability of the likeliest token is exp(0) / sum, so its logarithm is minus that of the sum: one pass over the
+    vocabulary gives both, and nothing overflows.
+    """
+    top, likeliest = z.max(-1, keepdim=True)
+    of_label = z.gather(1, labels)
+    p = torch.softmax(z, -1) if out is None else torch.softmax(z, -1, out=out)
+    return (of_label - top + p.gather(1, likeliest).log_())[:, 0], p
 
 
 class _Totals:
@@ -252,6 +262,12 @@ class Head:
         """[M, D] to [M, V], fp32, differentiable."""
         out = self.module(hidden)
         return self.shape(out.to(torch.promote_types(out.dtype, torch.float32)))
+
+    def label_logps(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities [N] of `labels` under whole logits [N, V], by the very operations of `logps`."""
+        if self.exact and self._plain:
+            return _log_softmax_at(logits, labels[:, None])[0]
+        return -F.cross_entropy(logits, labels, reduction="none")
 
     def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
         """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""

@@ -216,6 +216,19 @@ class Policy:
         with self._precision():
             return self.head.logits(states)
 
+    def logits_by_part(self, batch: Batch, where: Tensor) -> Callable[[slice], Tensor]:
+        """From a part of the flat positions `where` [M] to its whole logits [m, V], fp32; states are computed once."""
+        if not self.head.exact:
+            logits = self._own_logits(batch, where, None)
+            return lambda part: logits[part]
+        states = self.states(batch, where)
+
+        def make(part: slice) -> Tensor:
+            with self._precision():
+                return self.head.logits(states[part])
+
+        return make
+
     def over_vocabulary(
         self, batch: Batch, score: Callable[[Tensor, slice], Tensor], embeds: Tensor | None = None
     ) -> Tensor:

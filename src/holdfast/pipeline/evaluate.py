@@ -193,15 +193,19 @@ def _measured(
     from holdfast.evaluation.measure import items_in, measure_all
     from holdfast.evaluation.results_store import Store, shared_store
     from holdfast.evaluation.subject import Subject, precision_of
-    from holdfast.generation.factory import drawing, local_engine
+    from holdfast.generation.decoder import open_decoder
+    from holdfast.generation.factory import drawing
     from holdfast.models.loading import embeddings_of
-    from holdfast.models.policy import Policy
 
     chat = (settings or ChatSettings()).chat(loaded.tokenizer)
     chat.limit_to(embeddings_of(loaded.model))
-    engine = local_engine(loaded.model, chat, fingerprint=loaded.fingerprint)
-    policy, extra = Policy(loaded.model), precision_of(loaded.model)
-    subject = Subject(loaded.fingerprint, chat, drawing(engine), policy, extra=extra, reference=reference)
+    decoder = open_decoder(loaded)
+    if setup := decoder.setup():
+        ui.line(f"{name}: {setup.line}")
+    subject = Subject(
+        decoder.fingerprint(loaded.fingerprint), chat, drawing(decoder.engine(chat, fingerprint=loaded.fingerprint)),
+        decoder.policy(), prompt=decoder.prompt, extra=precision_of(loaded.model), reference=reference,
+    )  # fmt: skip
     ui.phase(f"measure {name}", items_in(tasks))
     store = Store(Path(out) / "eval" / when) if out is not None else None
     found = measure_all(tasks, subject, store=store, shared=shared_store(), progress=lambda n: ui.advance(n))

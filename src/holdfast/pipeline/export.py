@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,16 +45,18 @@ def export(
         dtype: `fp32`, `bf16` or `fp16`; default: as the run saved it, which is the type of the model it started from.
         device: Where this is computed, as in a recipe.
     Raises:
-        UserError: If `run` is not a finished run, or the weights are not of that type alone, or beyond its reach; or
+        UserError: If `run` is not a finished run, or a point of the dial is asked of one that answers through more than
+            its weights, or the weights are not of that type alone, or beyond its reach; or
             the dial finds another base than the run had.
         RunError: If the adapter cannot be folded in, or what was written does not give the log-probabilities of the
             model it was made from.
     """
     import torch
 
+    from holdfast.generation.decoder import FILE, read_setup
     from holdfast.methods.inference.dial import Dial
     from holdfast.models.files import count_broken
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load, locate
     from holdfast.models.merging import distance, fold, probe_logps
     from holdfast.models.placement import weights_dtype
     from holdfast.models.saving import settle
@@ -64,6 +67,9 @@ def export(
     ui.phase("load")
     # What is folded in is added in fp32, proven in fp32, and rounded once.
     folds = merge or dial is not None
+    setup = read_setup(locate(run))
+    if dial is not None and setup is not None:
+        raise UserError(f"--dial: the figures of this run are not of its weights alone: {setup.line}; leave --dial out")
     tuned = load(run, torch.float32 if folds or wanted == torch.float32 else None, device=device)
     saved, model, tuner = wanted or tuned.dtype, tuned.model, tuned.tuner
     if wanted is not None and not folds and tuner.adapter:
@@ -74,7 +80,7 @@ def export(
     if folds:
         model, tuner = fold(model, tuner), Tuner()
     if dial is not None:
-        model = Dial(point=dial).apply(base.model, model)  # type: ignore[arg-type]
+        model = Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
     exact = probe_logps(model) if folds else None
     model = settle(model, saved, weights_dtype(saved, tuned.device), tuner)
     if count_broken(model.parameters()):
@@ -82,6 +88,8 @@ def export(
     rounded = probe_logps(model)
     written = replace(tuned, model=model, tuner=tuner, dtype=saved)
     _write(written, out, rounded, lambda saved_as: _card(known, saved_as, saved, dial), ui)
+    if setup is not None:
+        ui.line(f"{setup.line}; holdfast chat and eval read {out / FILE}")
     if exact is not None and (moved := distance(exact, rounded).most) > TOLERANCE:
         ui.line(f"rounding to {str(saved).removeprefix('torch.')} moved log-probabilities by up to {moved:.1e}")
     return out
@@ -129,6 +137,7 @@ def _write(model: Loaded, out: Path, wanted: Tensor, card: Callable[[SavedAs], s
         wanted: Log-probabilities it must give, as of `probe_logps`.
     """
     from holdfast.data.chat.settings import ChatSettings, settings_of
+    from holdfast.generation.decoder import FILE
     from holdfast.models.loading import load, read_base
     from holdfast.models.merging import distance, probe_logps
     from holdfast.models.saving import fill
@@ -139,6 +148,8 @@ def _write(model: Loaded, out: Path, wanted: Tensor, card: Callable[[SavedAs], s
     with fresh_directory(out) as side:  # whatever goes wrong in here leaves nothing behind
         saved_as = fill(side, model.model, model.tokenizer, dtype=model.dtype, chat=chat, tuner=model.tuner, base=base)
         (side / "README.md").write_text(card(saved_as), encoding="utf-8", newline="\n")
+        if (model.path / FILE).exists():
+            shutil.copyfile(model.path / FILE, side / FILE)
         ui.phase("verify")
         worst = distance(wanted, probe_logps(load(side, device=model.device).model)).most
         if not worst <= TOLERANCE:

@@ -13,6 +13,7 @@ from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.task import Task
@@ -37,6 +38,7 @@ def look_ahead(
     Raises:
         UserError: What the run would have raised after its first hours.
     """
+    from holdfast.generation.decoder import look_at_models
     from holdfast.models.loading import load_skeleton
     from holdfast.models.merging import refuse_unmergeable
 
@@ -44,6 +46,8 @@ def look_ahead(
     judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
     if samples and any(curator.samples for curator in recipe.curate):
         try_engine(recipe.sampling.engine, recipe.sampling.model)
+    if recipe.inference is not None:
+        look_at_models(recipe.inference, recipe.model)
     if judge is not None and judged:
         judge.look_ahead()
         if say is not None and (line := judge.protection()):
@@ -81,6 +85,14 @@ def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> l
                     "all figures"
                 )
     return out
+
+
+def decoding_notes(model: Path) -> list[str]:
+    """A line when the model to be trained, in this directory, answers through more than its weights."""
+    from holdfast.generation.decoder import read_setup
+
+    setup = read_setup(model)
+    return [f"model: training starts from weights alone, and they are the base: {setup.line}"] if setup else []
 
 
 def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:

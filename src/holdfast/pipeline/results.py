@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import Item
+    from holdfast.generation.decoder import Decoder
     from holdfast.training.callbacks import TrainResult
     from holdfast.training.plan import Plan
 
@@ -58,11 +59,11 @@ class Run:
         return verdict(self.report) if self.report else "not measured in this process"
 
 
-def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) -> SavedAs:
-    """Write `model/`, and say how others load it.
+def save_model(work: Work, result: TrainResult, decoder: Decoder, known: dict[str, list[Item]]) -> SavedAs:
+    """Write `model/`, with how it answers where weights alone do not say that; and say how others load it.
 
     Args:
-        known: Items measured of it, which are kept for all runs that start from it.
+        known: Items measured of it, which are kept for all runs that start from it: from its weights.
     """
     from holdfast.evaluation.results_store import shared_store
     from holdfast.evaluation.subject import measurement
@@ -76,9 +77,10 @@ def save_model(work: Work, result: TrainResult, known: dict[str, list[Item]]) ->
             side, result.model, base.tokenizer,
             dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
         )  # fmt: skip
+        decoder.save(side)
     if result.value_head is not None:
         save_value_head(result.value_head, work.folder.path)
-    subject = subject_of(work, result.model, fingerprint_of(path)) if known else None
+    subject = subject_of(work, result.model, fingerprint_of(path)) if known and not decoder.methods else None
     for task in work.tasks:
         if subject is not None and task.name in known:
             shared_store().write(task, measurement(task, subject), known[task.name])
@@ -112,7 +114,7 @@ def finish(
         "model": {
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
             "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
-            "saved_as": saved_as.to_json(),
+            "saved_as": saved_as.to_json(), **_decoding(folder.path / "model"),
         },
         "chat": _chat(work),
         **summary,
@@ -166,6 +168,14 @@ def _chat(work: Work) -> dict[str, Any]:
 
     own = work.base.tokenizer.chat_template != work.chat.template.text
     return {**ChatSettings.of(work.chat).to_json(), "own_template": own}
+
+
+def _decoding(model: Path) -> dict[str, str]:
+    """How the answers are made where the weights alone do not say it."""
+    from holdfast.generation.decoder import read_setup
+
+    setup = read_setup(model)
+    return {"decoding": setup.line} if setup else {}
 
 
 def _types(work: Work) -> dict[str, str]:

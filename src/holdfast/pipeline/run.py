@@ -26,7 +26,7 @@ from holdfast.pipeline.phases import (
     subject_of,
     trained,
 )
-from holdfast.pipeline.readiness import engine_note, look_ahead, look_at_prompts
+from holdfast.pipeline.readiness import decoding_notes, engine_note, look_ahead, look_at_prompts
 from holdfast.pipeline.results import Run, finish, save_model
 from holdfast.pipeline.run_dir import Folder, environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import Item
+    from holdfast.generation.decoder import Decoder
     from holdfast.training.callbacks import TrainResult
     from holdfast.training.plan import Plan
 
@@ -74,11 +75,11 @@ def run_prepared(resolved: Resolved, work: Work, ranks: Ranks, again: str, hand_
             result, table, plan = fit(resolved, work, rows, before, again)
         if not ranks.main:
             return Run(work.folder.path, {})
-        result = after_training(work, result)
+        result, decoder = after_training(work, result)
         with work.folder.timed("evaluate"):
-            subject = subject_of(work, result.model, f"{work.folder.state['recipe']}/final")
+            subject = subject_of(work, decoder, f"{work.folder.state['recipe']}/final")
             after = measured(work, "measure tuned", work.tasks, subject, "final")
-        saved_as = save_model(work, result, after if hand_on else {})
+        saved_as = save_model(work, result, decoder, after if hand_on else {})
         return finish(work, rows, result, saved_as, table, plan, before, after)
 
 
@@ -153,7 +154,11 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
         context = context_length(base.model.config, recipe.tuner.virtual_tokens())
         for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
             ui.line(line)
-        for line in [*look_at_lengths(recipe, sources, chat, context), *look_at_prompts(tasks, chat, context)]:
+        for line in [
+            *decoding_notes(base.path),
+            *look_at_lengths(recipe, sources, chat, context),
+            *look_at_prompts(tasks, chat, context),
+        ]:
             ui.warn(line)
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
@@ -229,11 +234,12 @@ def fit(
     return trainer.fit(), told, plan
 
 
-def after_training(work: Work, result: TrainResult) -> TrainResult:
-    """The training with the model that is measured and saved: settled, and turned by the recipe's inference method.
+def after_training(work: Work, result: TrainResult) -> tuple[TrainResult, Decoder]:
+    """The training with the settled model that is saved, and how that answers through the recipe's inference method.
 
     Memory that only training needed is given back first.
     """
+    from holdfast.generation.decoder import make_decoder
     from holdfast.models.files import count_broken
     from holdfast.models.loading import load, put
     from holdfast.models.merging import fold
@@ -244,17 +250,19 @@ def after_training(work: Work, result: TrainResult) -> TrainResult:
     held, inference = weights_dtype(saved, device), work.recipe.inference
     give_back_memory(device)
     tuned, tuner = put(settle(result.model, saved, held, result.tuner), device), result.tuner
-    if inference is not None:
-        base = load(work.recipe.model, device=device).model if inference.needs_base else None
-        tuned, tuner = inference.apply(base, fold(tuned, tuner)), Tuner()  # type: ignore[arg-type]
-        tuned = settle(tuned, saved, held, tuner)
+    if inference is not None and "weights" in inference.changes():
+        tuned, tuner = fold(tuned, tuner), Tuner()
+    base = load(work.recipe.model, device=device) if inference is not None and inference.reads_base() else None
+    decoder = make_decoder(inference, base, tuned, work.recipe.model)
+    if decoder.model is not tuned:
+        settle(decoder.model, saved, held, tuner)
     give_back_memory(device)
-    if broken := count_broken(tuned.parameters()):
+    if broken := count_broken(decoder.model.parameters()):
         raise BrokenWeights(
             f"{work.folder.path}: {broken:,} of the model's weights are no finite numbers in {saved}; it is not saved: "
             "lower optimizer.learning_rate, or start from the model in fp32"
         )
-    return replace(result, model=tuned, tuner=tuner)
+    return replace(result, model=decoder.model, tuner=tuner), decoder
 
 
 def curate_only(

@@ -134,12 +134,21 @@ def _loading(report: dict[str, Any], place: str) -> str:
     )
     parts = [
         f"The {what} are {lies}.{kind}",
+        *_decoding(types),
         _fence(python, "python"),
         *(["With vLLM:", _fence(serve + serve_options(report, place, saved_as.adapter), "sh")] if serve else []),
         *([] if serve else [f"vLLM cannot serve them{' beside their base' if saved_as.adapter else ''}."]),
         *([" ".join(map(_cell, said))] if (said := asked_words(report)) else []),
     ]
     return "\n\n".join(parts)
+
+
+def _decoding(model: dict[str, Any]) -> list[str]:
+    """What has to be known where the figures are not of the weights alone."""
+    if not (line := model.get("decoding")):
+        return []
+    where = "`holdfast chat` and `holdfast eval` read it from `inference.json` beside the weights."
+    return [f"**The figures are not of these weights alone**: {_cell(line)}. {where}"]
 
 
 def _training(report: dict[str, Any]) -> str:

@@ -19,22 +19,22 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_ends_are_exact_and_the_inputs_untouched(tiny, kind):
     base, tuned = tiny(kind, seed=0)[0], tiny(kind, seed=1)[0]
-    assert same(Dial(point=0).apply(base, tuned), base)
-    assert same(Dial(point=1).apply(base, tuned), tuned)
+    assert same(Dial(point=0).weights(base, tuned), base)
+    assert same(Dial(point=1).weights(base, tuned), tuned)
     assert same(base, tiny(kind, seed=0)[0])
     assert same(tuned, tiny(kind, seed=1)[0])
 
 
 def test_the_ends_are_exact_in_bf16(tiny):
     base, tuned = tiny("llama", seed=0)[0].bfloat16(), tiny("llama", seed=1)[0].bfloat16()
-    assert same(Dial(point=0).apply(base, tuned), base)
-    assert same(Dial(point=1).apply(base, tuned), tuned)
+    assert same(Dial(point=0).weights(base, tuned), base)
+    assert same(Dial(point=1).weights(base, tuned), tuned)
 
 
 @pytest.mark.parametrize("point", [0.25, 0.6])
 def test_between_it_is_the_line(tiny, point):
     base, tuned = tiny("llama", seed=0)[0], tiny("llama", seed=1)[0]
-    middle = dict(Dial(point=point).apply(base, tuned).named_parameters())
+    middle = dict(Dial(point=point).weights(base, tuned).named_parameters())
     goal = dict(tuned.named_parameters())
     for name, weight in base.named_parameters():
         expected = weight.double() + point * (goal[name].double() - weight.double())
@@ -42,7 +42,7 @@ def test_between_it_is_the_line(tiny, point):
 
 
 def test_a_tied_head_stays_tied(tiny):
-    model = Dial(point=0.5).apply(tiny("gpt2", seed=0)[0], tiny("gpt2", seed=1)[0])
+    model = Dial(point=0.5).weights(tiny("gpt2", seed=0)[0], tiny("gpt2", seed=1)[0])
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
@@ -55,19 +55,19 @@ def test_an_adapter_is_scaled(tiny):
     update = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     kept = layer.lora_B["default"].weight.clone()
     plain = merged_copy(tuned, tuner)
-    model = Dial(point=0.3).apply(base, plain)
+    model = Dial(point=0.3).weights(base, plain)
     start = base.model.layers[1].self_attn.q_proj.weight
     assert torch.allclose(model.model.layers[1].self_attn.q_proj.weight, start + 0.3 * update, atol=1e-6)
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, base.model.layers[0].mlp.up_proj.weight)
     assert torch.equal(kept, layer.lora_B["default"].weight)  # the tuned model still has its adapter
-    assert same(Dial(point=0).apply(base, plain), base)
+    assert same(Dial(point=0).weights(base, plain), base)
 
 
 def test_models_that_do_not_belong_together_are_refused(tiny):
     with pytest.raises(UserError, match=r"weight .* is not the same in base and tuned"):
-        Dial().apply(tiny("llama")[0], tiny("gpt2")[0])
+        Dial().weights(tiny("llama")[0], tiny("gpt2")[0])
     with pytest.raises(UserError, match=r"weight .* is not the same in base and tuned"):
-        Dial().apply(tiny("llama")[0], tiny("llama", intermediate_size=48)[0])
+        Dial().weights(tiny("llama")[0], tiny("llama", intermediate_size=48)[0])
 
 
 def test_points_off_the_line_are_refused():

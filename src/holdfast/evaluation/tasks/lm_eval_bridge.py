@@ -205,6 +205,7 @@ class HarnessModel(LM):
     def _encode(self, number: int, context: str, continuation: str) -> Encoded:
         chat = self.subject.chat
         messages, begin = read_context(context)
+        messages = self.subject.prompt(messages) if messages else messages
         if messages and not begin:
             return choice_tokens(chat, messages, continuation, number)
         before = list(chat.prompt_ids(messages)) + self._ids(begin) if messages else begin_of_text(chat)

@@ -240,9 +240,9 @@ def record(task: Task, samples: Mapping[str, Sample], subject: Subject) -> Refer
     rows = task.rows
     # A character of several tokens may be cut off at the longest answer; what is left of it is no text.
     texts = {row.id: samples[row.id].text.rstrip("\ufffd") for row in rows}
-    requests = [Request(row.id, row.prompt, prefill=texts[row.id]) for row in rows]
-    whole = prompt_ids(subject.chat, requests)
-    before = prompt_ids(subject.chat, [Request(row.id, row.prompt) for row in rows])
+    prompts = {row.id: subject.prompt(list(row.prompt)) for row in rows}
+    whole = prompt_ids(subject.chat, [Request(row.id, prompts[row.id], prefill=texts[row.id]) for row in rows])
+    before = prompt_ids(subject.chat, [Request(row.id, prompts[row.id]) for row in rows])
     limit, end = context_of(subject), min(subject.chat.stop_ids or {subject.chat.pad_id})
     encoded: list[Encoded] = []
     names: list[str] = []

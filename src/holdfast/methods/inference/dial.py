@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -34,10 +35,12 @@ class Dial(Inference):
     """
 
     paper: ClassVar[str] = "Wortsman et al. 2021, arXiv 2109.01903"
+    neutral: ClassVar[Mapping[str, Any]] = {"point": 1.0}
+    original: ClassVar[Mapping[str, Any]] = {"point": 0.0}
 
     point: float = Field(0.5, ge=0, le=1, description="0 = base, 1 = tuned.")
 
-    def apply(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
+    def weights(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
         """A new plain model at `point`; `base` and `tuned` are left as they are.
 
         Raises:

@@ -1,0 +1,66 @@
+"""One next-token distribution out of several models: the native engine's forward pass over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+
+from holdfast.generation.fused_decode import Forward
+
+if TYPE_CHECKING:
+    from holdfast.models.loading import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Models beside the one that answers, and how their logits become one.
+
+    Args:
+        others: By name; their tokens are those of the answering model, which is called "tuned".
+        mix: From the logits [n, V] of each, fp32, to those that count.
+    """
+
+    others: Mapping[str, Model]
+    mix: Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class JointForward:
+    """The forward passes of several models as one.
+
+    Their caches are one cache, whose layers are those of the first model, then those of the second, and so on: slots
+    are filled, moved and dropped for all of them at once.
+
+    Args:
+        forwards: By name; of each the forward pass.
+        mix: As of `Mixture`.
+    """
+
+    def __init__(self, forwards: Mapping[str, Forward], mix: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        self.forwards, self.mix = forwards, mix
+        self.layers = sum(forward.layers for forward in forwards.values())
+        self.concurrent = all(forward.concurrent for forward in forwards.values())
+
+    def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
+        """Put keys and values of prompts into the cache, for all models."""
+        known, start, filled = list(cache.layers), 0, []
+        for forward in self.forwards.values():
+            part = DynamicCache()  # grows a layer whenever one is first written to, so each model needs its own
+            part.layers = known[start : start + forward.layers]
+            forward.read(ids, positions, part)
+            filled += part.layers
+            start += forward.layers
+        cache.layers = filled
+
+    def decode(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        """The mixture's logits [slots, V] after one more token each."""
+        step, start = {}, 0
+        for name, forward in self.forwards.items():
+            part = Cache(layers=cache.layers[start : start + forward.layers])
+            step[name] = forward.decode(ids, positions, mask, part).float()
+            start += forward.layers
+        return self.mix(step)

@@ -1,0 +1,58 @@
+"""Log-probabilities under one distribution made of several models' logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from holdfast.models.loading import context_length
+from holdfast.models.policy import Policy
+
+if TYPE_CHECKING:
+    from holdfast.data.batching.batches import Batch
+
+
+class JointPolicy:
+    """Several models seen as one policy: what evaluation asks of a `Policy`, without gradients.
+
+    Chunks and operations are those of the tuned model's own policy, so that a mixture which is the tuned model's logits
+    gives its log-probabilities bit for bit.
+
+    Args:
+        policies: By name; "tuned" is the one whose answers these are.
+        mix: From the logits [m, V] of each to those of the mixture.
+    """
+
+    def __init__(self, policies: Mapping[str, Policy], mix: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        self.policies, self.mix = policies, mix
+        self.own = policies["tuned"]
+        self.model = self.own.model
+        contexts = {name: context_length(policy.config) for name, policy in policies.items()}
+        limits = {name: limit for name, limit in contexts.items() if limit is not None}
+        self.config = policies[min(limits, key=limits.__getitem__) if limits else "tuned"].config
+
+    @torch.no_grad()
+    def token_logps(self, batch: Batch) -> Tensor:
+        """Log-probabilities [N] of the labels."""
+        parts = [self.own.head.label_logps(z, batch.labels[part]) for z, part in self._parts(batch, batch.where)]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def greedy(self, batch: Batch, where: Tensor) -> Tensor:
+        """The likeliest next token [M] after the flat positions `where` [M]."""
+        return torch.cat([z.argmax(-1) for z, _ in self._parts(batch, where)])
+
+    @torch.no_grad()
+    def over_vocabulary(self, batch: Batch, score: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """What `score` makes of whole distributions, a chunk at a time: as of `Policy`."""
+        return torch.cat([score(z, part) for z, part in self._parts(batch, batch.where)])
+
+    def _parts(self, batch: Batch, where: Tensor) -> Iterator[tuple[Tensor, slice]]:
+        """The mixture's logits [m, V] after the flat positions `where` [M], a chunk at a time, and which those are."""
+        makers = {name: policy.logits_by_part(batch, where) for name, policy in self.policies.items()}
+        for start in range(0, max(len(where), 1), self.own.rows):
+            part = slice(start, start + self.own.rows)
+            yield self.mix({name: logits(part) for name, logits in makers.items()}), part
