@@ -13,8 +13,8 @@ from holdfast.evaluation.task import POINTS
 from holdfast.pipeline.phases import (
     Work,
     measured,
-    subject_of,
 )
+from holdfast.pipeline.subject import subject_of
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:

@@ -20,12 +20,13 @@ from holdfast.evaluation.gate import gate, refuse_gate
 from holdfast.evaluation.summary import figures, summarise
 from holdfast.pipeline.damage import read_report, weights_lack
 from holdfast.pipeline.live_evaluation import refuse_unmeasured
-from holdfast.pipeline.phases import EXAMPLES, Work, measured, subject_of
+from holdfast.pipeline.phases import EXAMPLES, Work, measured
 from holdfast.pipeline.readiness import look_ahead
 from holdfast.pipeline.results import Run, outcome_of, write_report
 from holdfast.pipeline.run import Ranks, open_folder, prepare, refuse_adapter, train_one
 from holdfast.pipeline.run_dir import Folder, is_finished, versions
 from holdfast.pipeline.run_record import RunRecord
+from holdfast.pipeline.subject import subject_of
 from holdfast.recipe.loader import Resolved
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.stages import BASE, REFERENCE
@@ -246,7 +247,7 @@ def _measured(work: Work, base: Items, path: Path, number: int) -> Done:
 
     stages = work.recipe.stages
     loaded = load(path, device=work.base.device)
-    subject = subject_of(work, loaded.model, loaded.fingerprint)
+    subject = subject_of(work, open_decoder(loaded), loaded.fingerprint)
     when = path.name if number + 1 < len(stages) else "final"
     items = measured(work, f"measure {stages[number].name}", work.tasks, subject, when, shared=True)
     report = read_report(path / "report.json")

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport, TokenTable
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
-    from holdfast.generation.decoder import Decoder
     from holdfast.generation.journal import Journal
     from holdfast.models.loading import Loaded, Model
 
@@ -304,30 +303,6 @@ def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
     if any(curator.samples for curator in recipe.curate):
         rows = RowMap(rows, lambda row: row if row.answer is not None else row.with_answer(str(row.reference), "gold"))
     return recipe, rows
-
-
-def subject_of(work: Work, model: Model | Decoder, name: str) -> Subject:
-    """A model, plain or as a decoder has it answer, ready to be measured; `name` is the fingerprint of its weights.
-
-    On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
-    """
-    from holdfast.evaluation.subject import precision_of
-    from holdfast.generation.decoder import Decoder
-    from holdfast.generation.factory import HERE
-
-    kind, slots = work.recipe.sampling.engine, work.recipe.sampling.slots
-    decoder = model if isinstance(model, Decoder) else Decoder(model)
-    engine = decoder.engine(work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name)
-    return Subject(
-        model=decoder.fingerprint(name),
-        extra=precision_of(decoder.model),
-        chat=work.chat,
-        draw=work.journal.draw(engine),
-        policy=decoder.policy(),
-        prompt=decoder.prompt,
-        judge=lambda judge, answers: judging(judge, work)(answers),
-        reference=work.reference,
-    )
 
 
 def measured(

@@ -16,9 +16,9 @@ from holdfast.pipeline.live_evaluation import live_figures, live_tasks
 from holdfast.pipeline.phases import (
     Work,
     preview,
-    subject_of,
 )
 from holdfast.pipeline.run_dir import versions
+from holdfast.pipeline.subject import subject_of
 from holdfast.pipeline.training_review import review
 from holdfast.report.phrasing import change, lost_part
 from holdfast.report.schema import RunReport, write_as

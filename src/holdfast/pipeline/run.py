@@ -23,13 +23,13 @@ from holdfast.pipeline.phases import (
     encode,
     look_at_lengths,
     measured,
-    subject_of,
     trained,
 )
 from holdfast.pipeline.readiness import decoding_notes, engine_note, look_ahead, look_at_prompts
 from holdfast.pipeline.results import Run, finish, save_model
 from holdfast.pipeline.run_dir import Folder, environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
+from holdfast.pipeline.subject import subject_of
 from holdfast.recipe.loader import Resolved, as_resolved
 from holdfast.recipe.schema import Recipe
 
