@@ -33,11 +33,14 @@ times as large whatever the rank (Schulman et al. 2025, LoRA Without Regret; the
 """
 
 
-INFERENCE = """A method may change weights, which is done once, after training, and needs nothing more to load them; or what is asked for (prompt, sampling, several
-attempts), or the logits of the next token, out of those of several models with one tokenizer. Such answers are not in the weights alone: `inference.json`
-beside them says how they are made, `holdfast chat` and `holdfast eval` follow it, `holdfast export` copies it and says that plain transformers knows nothing
-of it (and refuses `--dial` there). Log-probabilities (multiple choice, perplexity, held-out answers, the probe) follow prompt and logits too; of attempts
-they know nothing. Training that starts from such a run starts from its weights, and says so.
+INFERENCE = """\
+A method may change weights, which is done once, after training, and needs nothing more to load them; or what is asked
+for (prompt, sampling, several attempts), or the logits of the next token, out of those of several models with one
+tokenizer. Such answers are not in the weights alone: `inference.json` beside them says how they are made, `holdfast
+chat` and `holdfast eval` follow it, `holdfast export` copies it and says that plain transformers knows nothing of it
+(and refuses `--dial` there). Log-probabilities (multiple choice, perplexity, held-out answers, the probe) follow
+prompt and logits too; of attempts they know nothing. Training that starts from such a run starts from its weights,
+and says so.
 """
 
 

@@ -243,6 +243,7 @@ def finish(resolved: Resolved, root: Path, ui: Progress) -> Run:
 
 def _measured(work: Work, base: Items, path: Path, number: int) -> Done:
     """One stage's model on the recipe's tasks; what the stage measured itself is not measured again."""
+    from holdfast.generation.decoder import open_decoder
     from holdfast.models.loading import load
 
     stages = work.recipe.stages

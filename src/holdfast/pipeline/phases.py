@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.journal import Journal
-    from holdfast.models.loading import Loaded, Model
+    from holdfast.models.loading import Loaded
 
 EXAMPLES = 12
 """Curated rows kept for the report."""
