@@ -48,7 +48,7 @@ class LocalEngine:
         self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
-        self._name = name
+        self._name, self.mixture = name, mixture
         self.update(model, fingerprint)
 
     def update(self, model: Model, fingerprint: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
-from holdfast.pipeline.readiness import decoding_notes, engine_note, look_ahead, look_at_prompts
+from holdfast.pipeline.readiness import decoding_note, engine_note, look_ahead, look_at_prompts
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import Resolved, as_resolved
 from holdfast.recipe.schema import Recipe
@@ -77,8 +77,7 @@ def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str
     chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     refuse_unmeasured(recipe, tasks)
-    if warning := nothing_kept(tasks):
-        warnings.append(warning)
+    warnings += filter(None, (nothing_kept(tasks), decoding_note(base.path)))
     look_ahead(recipe, sources.judge, base.model, say=ui.line)
     as_read, rows = before_curation(recipe, sources.train)
     if as_read is not recipe:
@@ -88,7 +87,7 @@ def check_one(resolved: Resolved, ui: Progress, judge: bool = False) -> dict[str
         ui.line(line)
     table, told = encode(as_read, trained(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, told, resolved.sources)
-    warnings += [*plan.warnings, *decoding_notes(base.path), *look_at_prompts(tasks, chat, context)]
+    warnings += [*plan.warnings, *look_at_prompts(tasks, chat, context)]
     for line in [*told.unrolled_lines(), *plan.remarks]:
         ui.line(line)
     ui.phase("estimate")

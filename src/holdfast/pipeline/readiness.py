@@ -87,12 +87,12 @@ def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> l
     return out
 
 
-def decoding_notes(model: Path) -> list[str]:
-    """A line when the model to be trained, in this directory, answers through more than its weights."""
+def decoding_note(model: Path) -> str:
+    """A line when the model to be trained, in this directory, answers through more than its weights; "" otherwise."""
     from holdfast.generation.decoder import read_setup
 
     setup = read_setup(model)
-    return [f"model: training starts from weights alone, and they are the base: {setup.line}"] if setup else []
+    return f"model: training starts from weights alone, and they are the base: {setup.line}" if setup else ""
 
 
 def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:

@@ -25,7 +25,7 @@ from holdfast.pipeline.phases import (
     measured,
     trained,
 )
-from holdfast.pipeline.readiness import decoding_notes, engine_note, look_ahead, look_at_prompts
+from holdfast.pipeline.readiness import decoding_note, engine_note, look_ahead, look_at_prompts
 from holdfast.pipeline.results import Run, finish, save_model
 from holdfast.pipeline.run_dir import Folder, environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
@@ -149,16 +149,12 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     if trains:
         refuse_unmeasured(recipe, tasks)
-        if warning := nothing_kept(tasks):
-            ui.warn(warning)
+        for line in filter(None, (nothing_kept(tasks), decoding_note(base.path))):
+            ui.warn(line)
         context = context_length(base.model.config, recipe.tuner.virtual_tokens())
         for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
             ui.line(line)
-        for line in [
-            *decoding_notes(base.path),
-            *look_at_lengths(recipe, sources, chat, context),
-            *look_at_prompts(tasks, chat, context),
-        ]:
+        for line in [*look_at_lengths(recipe, sources, chat, context), *look_at_prompts(tasks, chat, context)]:
             ui.warn(line)
     if ranks.main and not recipe.stages:
         look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
