@@ -176,6 +176,7 @@ class ModelReport(ReportPart):
     dtype: str | None = None
     measured_dtype: str | None = None
     library: str | None = None
+    decoding: str | None = None
 
 
 class AnalysisTable(ReportPart):
