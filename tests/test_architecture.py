@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -63,3 +64,22 @@ def test_nothing_forbidden() -> None:
         text = path.read_text(encoding="utf-8")
         for what, pattern in FORBIDDEN.items():
             assert not pattern.search(text), f"{path}: {what}"
+
+
+def test_the_picture_is_that_of_the_imports() -> None:
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    assert spec is not None
+    assert spec.loader is not None
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert (ROOT / "docs" / "house.svg").read_text(encoding="utf-8") == house.draw(), "run python docs/house.py"
+
+
+def test_the_page_names_files_that_are_there_and_needs_few_of_them() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_0-9/]+(?:\.py|/))`", page.replace("src/holdfast/", ""))
+    missing = [name for name in named if not (SOURCE / name).exists()]
+    assert not missing
+    hops = re.findall(r"^(\d+)\. ", page, flags=re.M)
+    assert [int(hop) for hop in hops] == list(range(1, len(hops) + 1))
+    assert 10 <= len(hops) <= 15
