@@ -62,7 +62,8 @@ def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
         work.ui.phase("train")
         return compared_by(live, now)
 
-    show({"held_out": base.get("held_out")})
+    if work.recipe.evaluate.every:  # else the base's figure would stand there to the end, as if nothing changed
+        show({"held_out": base.get("held_out")})
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.line)
 
 
