@@ -317,8 +317,13 @@ def measured(
         tasks, subject, store=store, shared=shared_store() if shared else None, progress=lambda n: work.ui.advance(n)
     )
     for task in tasks:
-        about = {"task": task.name, "role": task.role, "unit": task.info.unit.name, "items": len(items[task.name])}
-        work.ui.emit(TaskMeasured(when=when, **about, figure=score(task, items[task.name]) if about["items"] else None))
+        answers = items[task.name]
+        work.ui.emit(
+            TaskMeasured(
+                when=when, task=task.name, role=task.role, unit=task.info.unit.name, items=len(answers),
+                figure=score(task, answers) if answers else None,
+            )
+        )  # fmt: skip
     return items
 
 

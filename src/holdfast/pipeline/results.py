@@ -157,7 +157,7 @@ def outcome_of(report: dict[str, Any]) -> RunFinished:
     """The event that a run has its report."""
     gain, loss = change(report["gain"]), lost_part(report)
     return RunFinished(
-        gain=gain and gain["delta"], loss=loss and loss["delta"],
+        gain=gain["delta"] if gain else None, loss=loss["delta"] if loss else None,
         passed=report["gate"]["passed"] if report["gate"] else None,
     )  # fmt: skip
 

@@ -34,7 +34,8 @@ CUTS: dict[str, tuple[int, Any]] = {
 def cut_rows(rows: Sequence[Encoded], size: int, layout: Any) -> list[Batch]:
     """The rows as micro-batches of `size` rows."""
     groups = [[e for e in rows if start <= e.row < start + size] for start in range(0, rows[-1].row + 1, size)]
-    return [collate(group, layout, 0) for group in groups]
+    batches = [collate(group, layout, 0) for group in groups]
+    return [batch for batch in batches if batch is not None]
 
 
 def prepare_policy(policy: Policy, objective: Objective, batches: list[Batch]) -> None:
@@ -76,7 +77,8 @@ def check_sums(method: Method, folder: Path) -> None:
     """Losses are finite sums with gradients; metrics are a number and a count."""
     objective = _objective(method)
     policy = Policy(tiny_model().train())
-    batch = collate(example_rows(objective, 3), "padded", 0)
+    rows = example_rows(objective, 3)
+    (batch,) = cut_rows(rows, len(rows), "padded")
     prepare_policy(policy, objective, [batch])
     (batch,) = survey_step(policy, objective, [batch])
     out = objective.losses(policy, batch)
