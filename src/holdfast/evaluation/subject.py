@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from holdfast.evaluation.task import Task
 from holdfast.models.loading import evaluating
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.data.batching.batches import Batch
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
-    from holdfast.models.joint_policy import JointPolicy
     from holdfast.models.loading import Model
-    from holdfast.models.policy import Policy
 
 
 T = TypeVar("T")
@@ -43,6 +43,25 @@ VERSION = 1
 def judge_with_itself(judge: Judge, answers: Sequence[Answer]) -> list[Verdict]:
     """Verdicts of a judge that needs no engine."""
     return judge.judge_all(answers)
+
+
+class Likelihood(Protocol):
+    """What measuring asks of log-probabilities: a `Policy`, or several models as one (`JointPolicy`)."""
+
+    model: Model
+
+    @property
+    def config(self) -> Any:
+        """Of the model with the shortest context."""
+
+    def token_logps(self, batch: Batch) -> Tensor:
+        """Log-probabilities [N] of the labels."""
+
+    def greedy(self, batch: Batch, where: Tensor) -> Tensor:
+        """The likeliest next token [M] after the flat positions `where` [M]."""
+
+    def over_vocabulary(self, batch: Batch, score: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """What `score` makes of whole distributions, a chunk at a time."""
 
 
 @dataclass(slots=True)
@@ -64,7 +83,7 @@ class Subject:
     model: str
     chat: Chat
     draw: Draw | None = None
-    policy: Policy | JointPolicy | None = None
+    policy: Likelihood | None = None
     prompt: Callable[[list[Message]], list[Message]] = list
     judge: Callable[[Judge, Sequence[Answer]], list[Verdict]] = judge_with_itself
     width: int = 1024
