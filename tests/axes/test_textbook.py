@@ -46,7 +46,8 @@ def project(tiny_dir, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-textbook\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("\n".join(points) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    rows = [{"prompt": f"What is {i}?", "completion": "It is " + "a long answer " * (i % 4 == 0) * 4} for i in range(16)]
+    answers = ["It is " + "a long answer " * (i % 4 == 0) * 4 for i in range(16)]
+    rows = [{"prompt": f"What is {i}?", "completion": answer} for i, answer in enumerate(answers)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("run.yaml").write_text(f"model: {tiny_dir('gpt2')}\n{RECIPE}")  # it has biases
     return tmp_path
