@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
 from holdfast.axes.registry import find, name_of
 from holdfast.axes.tuner import SavedAs, Tuner
@@ -19,7 +17,9 @@ from holdfast.errors import UserError, first_line
 from holdfast.models.files import PEFT_SETTINGS, TUNER
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel
 
     from holdfast.models.loading import Model
@@ -65,6 +65,7 @@ class PeftTuner(Tuner):
             UserError: If it stands before the prompt, where no weights are.
             ValueError: By PEFT, if the merged weights are not finite.
         """
+        import torch
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if _settings(model).is_prompt_learning:
@@ -74,7 +75,7 @@ class PeftTuner(Tuner):
         for layer in model.modules():
             beneath = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
             weight = getattr(beneath, "weight", None)  # layers of experts keep theirs under other names
-            if isinstance(layer, BaseTunerLayer) and isinstance(weight, Tensor) and weight.dtype != torch.float32:
+            if isinstance(layer, BaseTunerLayer) and isinstance(weight, torch.Tensor) and weight.dtype != torch.float32:
                 own = weight.dtype
                 beneath.float()  # type: ignore[union-attr]
                 layer.merge(safe_merge=True)
@@ -160,6 +161,7 @@ def read_tuner(path: Path) -> Mapping[str, Any] | None:
 def _untie(model: PeftModel) -> None:
     """Give every weight beside an adapter, or replaced by one, a tensor that no other module shares."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
 
     plain: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]  # PEFT says Module
     owners: dict[int, list[tuple[nn.Module, str]]] = {}

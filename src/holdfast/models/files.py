@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from holdfast.core.bounded import find_slow_pattern
 from holdfast.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PEFT_SETTINGS, TUNER = "adapter_config.json", "tuner.json"
@@ -131,6 +133,8 @@ def loading(path: Path, what: str = "not a causal language model") -> Iterator[N
     Raises:
         UserError: For any error inside but want of memory.
     """
+    import torch  # here, because tuners name this file and `holdfast list` shows them without it
+
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
