@@ -78,6 +78,7 @@ def test_variants_stand_wherever_a_name_stands() -> None:
 
 def test_pairs_imply_an_objective_that_the_recipe_may_change() -> None:
     assert expand("pairs") == {"curate": ["pairs"], "objective": ["dpo"]}
+    assert expand("pairs+ipo") == expand("ipo+pairs") == {"curate": ["pairs"], "objective": ["ipo"]}
     assert name_of(as_resolved(BASE | {"method": "pairs", "objective": "ipo"}).recipe.objective) == "ipo"
 
 

@@ -52,8 +52,11 @@ def expand(method: str) -> dict[str, list[str]]:
         UserError: If a name is unknown, or two choose differently on an axis that takes one.
     """
     chosen: dict[str, list[str]] = {}
+    implied: dict[str, str] = {}
     for name in method.split("+"):
-        for key, choice in choices_of(name).items():
+        choices = [*choices_of(name).items()]  # its own axis first, then what it implies where nothing else chooses
+        implied |= dict(choices[1:])
+        for key, choice in choices[:1]:
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
                 raise UserError(f"{method}: both {both} are {METHOD_AXES.get(key, PRESETS).plural}; choose one")
@@ -64,6 +67,8 @@ def expand(method: str) -> dict[str, list[str]]:
                     f"one, or let one work on the other's rows with curate: [{both.replace(' and ', ', ')}]"
                 )
             chosen.setdefault(key, []).append(choice)
+    for key, choice in implied.items():
+        chosen.setdefault(key, [choice])
     if any(_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     return chosen
