@@ -17,6 +17,7 @@ from common import Clock, memory_mib
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
+from holdfast.core.events import StepFinished
 from holdfast.data.batching.batches import Encoded, TokenTable
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
@@ -24,7 +25,7 @@ from holdfast.data.rows import Row
 from holdfast.models import loading
 from holdfast.recipe.schema import Recipe
 from holdfast.skills.rows import lab_rows
-from holdfast.training.callbacks import Hooks, StepLog
+from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
 
 RATE = 1e-4
@@ -139,7 +140,7 @@ def holdfast_steps(
     clock: list[Clock] = []
     read = 0
 
-    def on_step(log: StepLog) -> None:
+    def on_step(log: StepFinished) -> None:
         nonlocal read
         read = log.tokens if lengths is None else read + int(lengths[trainer.bench.sampler.rows(log.step - 1)].sum())
         clock[0].tick(read)

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 from holdfast.axes.axis import AXES
-from holdfast.axes.entry import Variant
 from holdfast.axes.registry import REGISTRY, find, names
-from holdfast.axes.variants import VARIANTS
+from holdfast.axes.variants import VARIANTS, Variant
 
 NONE = "\u2013"
 START = """# Methods

@@ -12,22 +12,21 @@ from typing import Any
 
 from holdfast.axes.axis import AXES, BY_PLURAL, Axis
 from holdfast.axes.elsewhere import method_elsewhere
-from holdfast.axes.entry import Entry, Variant
 from holdfast.axes.method import Method
 from holdfast.axes.own_class import load_class, plugins
-from holdfast.axes.variants import VARIANTS, make_variant
+from holdfast.axes.variants import VARIANTS, Variant, make_variant
 from holdfast.core.source_hash import source_hash
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 
-REGISTRY: dict[str, dict[str, str | Entry]] = {
+REGISTRY: dict[str, dict[str, str]] = {
     "curators": {
         "gold": "holdfast.methods.curators.gold:Gold",
         "s3ft": "holdfast.methods.curators.s3ft:S3FT",
         "ssr": "holdfast.methods.curators.ssr:SSR",
         "sdft": "holdfast.methods.curators.sdft:SDFT",
         "rft": "holdfast.methods.curators.rft:RFT",
-        "pairs": Entry("holdfast.methods.curators.pairs:Pairs", implies={"objective": "dpo"}),
+        "pairs": "holdfast.methods.curators.pairs:Pairs",
         "replay": "holdfast.methods.curators.replay:Replay",
     },
     "objectives": {
@@ -99,11 +98,10 @@ def names(axis: str) -> list[str]:
     return [n for name in REGISTRY[axis] for n in (name, *(v for v, variant in variants.items() if variant.of == name))]
 
 
-def entry_of(axis: str, name: str) -> Entry | None:
-    """The line of the registry behind a name or a variant; `None` for a class of the user's own."""
+def target_of(axis: str, name: str) -> str | None:
+    """The "module:Class" behind a name or a variant of the package; `None` for a class of the user's own."""
     variant = VARIANTS.get(axis, {}).get(name)
-    line = REGISTRY[axis].get(variant.of if variant else name)
-    return Entry(line) if isinstance(line, str) else line
+    return REGISTRY[axis].get(variant.of if variant else name)
 
 
 def find(axis: str, name: str) -> type[Method]:
@@ -112,8 +110,8 @@ def find(axis: str, name: str) -> type[Method]:
     Raises:
         UserError: If there is no such name (the nearest is suggested), no such class, or it belongs to another axis.
     """
-    if entry := entry_of(axis, name):
-        return _variant(axis, name) if name in VARIANTS.get(axis, {}) else _shipped(entry.target)
+    if target := target_of(axis, name):
+        return _variant(axis, name) if name in VARIANTS.get(axis, {}) else _shipped(target)
     if ":" not in name and name not in plugins():
         raise UserError(f"{name} is not one of the {axis}{method_elsewhere(name) or nearest(name, names(axis))}")
     cls = load_class(name)
@@ -137,7 +135,7 @@ def home_of(name: str) -> Axis | None:
     Raises:
         UserError: If it is a class of the user's own that cannot be imported, or is on no axis.
     """
-    home = next((axis for axis in AXES if entry_of(axis.plural, name)), None)
+    home = next((axis for axis in AXES if target_of(axis.plural, name)), None)
     if home is None and (":" in name or name in plugins()):
         home = axis_of(load_class(name))
         if home is None:
@@ -166,9 +164,9 @@ def name_of(method: Method | type[Method]) -> str:
     if called := vars(cls).get("variant"):
         return str(called)
     target = f"{cls.__module__}:{cls.__qualname__}"
-    for axis, lines in REGISTRY.items():
-        for name in lines:
-            if (entry := entry_of(axis, name)) and entry.target == target:
+    for lines in REGISTRY.values():
+        for name, line in lines.items():
+            if line == target:
                 return name
     return next((name for name, targets in plugins().items() if targets == (target,)), target)
 

@@ -1,14 +1,36 @@
-"""The field's names for methods that are others with some knobs set; see `entry.Variant`."""
+"""The field's names for methods that are others with some knobs set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, create_model
 
-from holdfast.axes.entry import Variant
 from holdfast.axes.method import Method
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Variant(NamedTuple):
+    """A name of the field for a method with some of its knobs set; without knobs, another name of the same.
+
+    Args:
+        of: The method, by its name in the registry.
+        summary: One line: what it is. The paper stands beside it.
+        paper: Authors, year, arXiv number.
+        knobs: What is set. A word or a switch makes the variant what it is and cannot be set otherwise; a number is the
+            default of its paper.
+        beside: What its paper does besides and the method does not; a sentence for the page.
+    """
+
+    of: str
+    summary: str
+    paper: str
+    knobs: Mapping[str, Any] = NOTHING
+    beside: str = ""
+
 
 KIRKPATRICK = "Kirkpatrick et al. 2017, arXiv 1612.00796"
 FURUTA = "Furuta et al. 2024, arXiv 2409.06691"

@@ -138,7 +138,20 @@ class RowsCurated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished(Event):
-    """A step of training; the fields are those of `training.callbacks.StepLog`, over all processes."""
+    """A step of training is done; all numbers over all processes.
+
+    Args:
+        step: Steps done, counted from 1. steps: Steps of the whole run.
+        epoch: Passes over the rows so far.
+        loss: Sum of `terms`. terms: Each term's sum divided by its count.
+        metrics: Means of what the objective reports.
+        grad_norm: Before clipping. clipped: Whether it was clipped. learning_rate: Of this step.
+        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included.
+        trained_tokens: Labels among those.
+        tokens_per_second: Real tokens in this step by its time.
+        memory_gib: Peak so far: of the accelerator, or of the process on a CPU.
+        seconds: Spent in steps so far, earlier sessions included. remaining: Seconds left, by the mean so far.
+    """
 
     step: int
     steps: int

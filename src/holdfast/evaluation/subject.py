@@ -14,7 +14,7 @@ from holdfast.axes.engine import Draw, SamplingParams
 from holdfast.axes.judge import Answer, Judge, Verdict
 from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.areas import by_area
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import Encoded, padded_batch
 from holdfast.data.rows import Message, fingerprint, rows_fingerprint
 from holdfast.errors import RunError
 from holdfast.evaluation.task import Task
@@ -203,7 +203,5 @@ def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]
 
 def batch_of(encoded: Sequence[Encoded], subject: Subject) -> Batch:
     """Sequences as one batch padded on the right, on the model's device."""
-    policy, pad = need(subject.policy, "policy"), subject.chat.pad_id
-    batch = collate(list(encoded), "padded", pad)
-    assert batch is not None  # only nothing makes none
-    return batch.to(next(policy.model.parameters()).device)
+    policy = need(subject.policy, "policy")
+    return padded_batch(encoded, subject.chat.pad_id, next(policy.model.parameters()).device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,27 +29,43 @@ class LocalEngine:
     """A model in this process and its chat.
 
     Args:
-        name: Of the engine, for fingerprints and messages.
+        model: A causal language model of `transformers`; its device is used as it is.
+        chat: Renders prompts and knows what ends a turn.
+        slots: Sequences decoded together.
         fingerprint: Of the model's weights.
+        progress: Called with the numbers of tokens sampled, as they are.
+        on_text: Called with the text so far of a sequence that decodes alone.
         mixture: Models whose logits are read beside its own, and how they become one.
     """
 
+    name: ClassVar[str]
+    """Of the engine, for fingerprints."""
+
     def __init__(
         self,
-        name: str,
         model: Model,
         chat: Chat,
-        slots: int,
+        *,
+        slots: int = 128,
         fingerprint: str,
-        progress: Callable[[int], Any] | None,
-        on_text: Callable[[str], Any] | None,
+        progress: Callable[[int], Any] | None = None,
+        on_text: Callable[[str], Any] | None = None,
         mixture: Mixture | None = None,
     ) -> None:
+        for each in (model, *(mixture.others.values() if mixture else ())):
+            self.refuse_unsupported(each)
         self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
-        self._name, self.mixture = name, mixture
+        self.mixture = mixture
         self.update(model, fingerprint)
+
+    def refuse_unsupported(self, model: Model) -> None:
+        """See that the engine can run a model.
+
+        Raises:
+            UserError: With what it cannot.
+        """
 
     def update(self, model: Model, fingerprint: str) -> None:
         """Sample from these weights from now on: another model of the family, or the same one after it moved.
@@ -58,7 +74,7 @@ class LocalEngine:
             fingerprint: Of the weights as they are now; samples of others must not be taken for theirs.
         """
         self.model, self.virtual = model, virtual_tokens_of(model)
-        self._fingerprint = f"{self._name}:{fingerprint}:{self.chat.fingerprint}"
+        self._fingerprint = f"{self.name}:{fingerprint}:{self.chat.fingerprint}"
         if model.dtype != torch.float32:  # answers in another precision are others
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
         others = self.mixture.others.values() if self.mixture else ()

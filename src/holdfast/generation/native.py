@@ -11,11 +11,11 @@ of fp32 models equal those of `transformers.generate` but for such ties.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,13 +24,12 @@ from holdfast.core import threads
 from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import Batch, Pending, Step, Task, read_prompts
 from holdfast.generation.fused_decode import Forward, Fused, forward_of
-from holdfast.generation.joint_forward import JointForward, Mixture
+from holdfast.generation.joint_forward import JointForward
 from holdfast.generation.kv_cache import Prefilled
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.supported_models import native_lacks
 
 if TYPE_CHECKING:
-    from holdfast.data.chat.encoder import Chat
     from holdfast.models.loading import Model
 
 SHARED = 8
@@ -59,22 +58,12 @@ class NativeEngine(LocalEngine):
         UserError: If the model has layers that are no attention (state-space or linear ones), or virtual tokens.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        chat: Chat,
-        *,
-        slots: int = 128,
-        fingerprint: str,
-        progress: Callable[[int], Any] | None = None,
-        on_text: Callable[[str], Any] | None = None,
-        mixture: Mixture | None = None,
-    ) -> None:
-        for each in (model, *(mixture.others.values() if mixture else ())):
-            if lacks := native_lacks(each):
-                kind = each.config.model_type
-                raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
-        super().__init__("native", model, chat, slots, fingerprint, progress, on_text, mixture)
+    name = "native"
+
+    def refuse_unsupported(self, model: Model) -> None:
+        if lacks := native_lacks(model):
+            kind = model.config.model_type
+            raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
 
     def update(self, model: Model, fingerprint: str) -> None:
         super().update(model, fingerprint)

@@ -8,7 +8,7 @@ the same logits then. Tokens are drawn as the native engine draws them: by (seed
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from holdfast.models.loading import adapted
 from holdfast.models.placement import widest_dtype
 
 if TYPE_CHECKING:
-    from holdfast.data.chat.encoder import Chat
     from holdfast.generation.joint_forward import Mixture
     from holdfast.models.loading import Model
 
@@ -54,20 +53,8 @@ class GenerateEngine(LocalEngine):
         UserError: If something other than tokens stands before its prompts (prefix tuning).
     """
 
-    def __init__(
-        self,
-        model: Model,
-        chat: Chat,
-        *,
-        slots: int = 128,
-        fingerprint: str,
-        progress: Callable[[int], Any] | None = None,
-        on_text: Callable[[str], Any] | None = None,
-        mixture: Mixture | None = None,
-    ) -> None:
-        name = f"transformers:{version('transformers')}"
-        super().__init__(name, model, chat, slots, fingerprint, progress, on_text, mixture)
-        self._pads: bool | None = None
+    name = f"transformers:{version('transformers')}"
+    _pads: bool | None = None
 
     def update(self, model: Model, fingerprint: str) -> None:
         super().update(model, fingerprint)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.data.batching.areas import by_area
-from holdfast.data.batching.batches import Batch, Encoded, collate
+from holdfast.data.batching.batches import Encoded, padded_batch
 from holdfast.models.loading import context_length, evaluating
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     out = [np.zeros(0, np.float32)] * len(sequences)
     with evaluating(policy.model):
         for numbers in by_area(sequences, MICRO_TOKENS):
-            batch = _batch(policy, [sequences[i] for i in numbers], pad_id)
+            batch = padded_batch([sequences[i] for i in numbers], pad_id, policy.causal.device)
             if not len(batch.labels):
                 continue
             values = policy.token_logps(batch).float().cpu()  # [N], by sequence
@@ -48,7 +48,7 @@ def mean_states(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
     with evaluating(policy.model):
         for numbers in by_area(sequences, MICRO_TOKENS):
-            batch = _batch(policy, [sequences[i] for i in numbers], pad_id)
+            batch = padded_batch([sequences[i] for i in numbers], pad_id, policy.causal.device)
             owner = batch.owners()  # [B * L]
             real = (owner >= 0).nonzero()[:, 0]
             states = policy.states(batch, real).float()  # [tokens, D]
@@ -78,7 +78,7 @@ def projected_gradients(
                 if not sequence.trained[1:].any():
                     out.append(np.zeros(size, np.float32))
                     continue
-                batch = _batch(policy, [sequence], pad_id)
+                batch = padded_batch([sequence], pad_id, policy.causal.device)
                 loss = policy.nll(batch, torch.full_like(batch.weights, 1 / len(batch.labels)))
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 out.append(project(gradients, size, seed).cpu().numpy())
@@ -120,9 +120,3 @@ def _within_context(policy: Policy, encoding: Encoding, row: int) -> Encoded:
     ids, trained = encoding
     limit = context_length(policy.config, policy.virtual)
     return Encoded(ids=ids[:limit], trained=trained[:limit], row=row)
-
-
-def _batch(policy: Policy, sequences: Sequence[Encoded], pad_id: int) -> Batch:
-    batch = collate(list(sequences), "padded", pad_id)
-    assert batch is not None  # there is a sequence at least
-    return batch.to(policy.causal.device)

@@ -20,7 +20,7 @@ def curation_key(work: Work, source: str) -> str:
     """What curated rows depend on beside `source`, the rows as they came; training may change without touching them."""
     recipe, judge, curators = work.recipe, work.sources.judge, curators_of(work.recipe)
     by = judge_identity(judge) if any(curator.judges for curator in curators) else None
-    beside = [rows_fingerprint(rows) for rows in rows_beside(recipe)]
+    beside = [rows_fingerprint(rows) for rows in work.beside]
     made_with = [work.base.fingerprint, source, list(map(identity_of, curators)), recipe.sampling, recipe.train.seed]
     return fingerprint([*made_with, work.chat.fingerprint, beside, by])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import StepFinished, StepMeasured
@@ -10,16 +9,12 @@ from holdfast.errors import UserError
 from holdfast.evaluation.gate import refuse_gate
 from holdfast.evaluation.summary import figures, held_out_of
 from holdfast.evaluation.task import POINTS
-from holdfast.pipeline.phases import (
-    Work,
-    measured,
-)
+from holdfast.pipeline.phases import Work, measured
 from holdfast.pipeline.subject import subject_of
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from holdfast.evaluation.task import Item, Task
-    from holdfast.training.callbacks import StepLog
 
 
 def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
@@ -32,8 +27,8 @@ def training_hooks(work: Work, before: dict[str, list[Item]]) -> Any:
     live = live_tasks(work.recipe, work.tasks)
     base = live_figures(live, before) if before else {}
 
-    def on_step(log: StepLog) -> None:
-        work.ui.emit(StepFinished(**{part.name: getattr(log, part.name) for part in fields(log)}))
+    def on_step(log: StepFinished) -> None:
+        work.ui.emit(log)
         if work.ui.total is None:
             work.ui.phase("train", log.steps)
         work.ui.advance(

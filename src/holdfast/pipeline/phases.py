@@ -58,6 +58,7 @@ class Work:
         base: The model before training.
         chat: Its template.
         sources: The rows.
+        beside: The rows that curators mix in as they are.
         tasks: What is measured.
         journal: Where samples are kept.
     """
@@ -68,6 +69,7 @@ class Work:
     base: Loaded
     chat: Chat
     sources: Sources
+    beside: list[Rows]
     tasks: list[Task]
     journal: Journal
     reference: Reference | None = None

@@ -143,8 +143,8 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     base = load(recipe.model, device=device)
     if trains:
         refuse_adapter(base.path, recipe.model)
-    rows = (sources.train, sources.test, *rows_beside(recipe))
-    chat = make_chat(recipe.data, base.tokenizer, *rows, say=ui.line, warn=ui.warn)
+    beside = rows_beside(recipe)
+    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, *beside, say=ui.line, warn=ui.warn)
     chat.limit_to(embeddings_of(base.model))
     tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
     if trains:
@@ -167,7 +167,7 @@ def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = Tr
     if ranks.main:  # whoever holds the journal is alone here, but for the other processes of a launch
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
             sweep(place, everyone=Ranks().world == 1)
-    return Work(recipe, folder, ui, base, chat, sources, tasks, journal)
+    return Work(recipe, folder, ui, base, chat, sources, beside, tasks, journal)
 
 
 def open_folder(resolved: Resolved, ranks: Ranks, ui: Progress, restart: bool = False) -> Folder:

@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from holdfast.axes.axis import BY_PLURAL, METHOD_AXES, Axis
+from holdfast.axes.axis import BY_PLURAL, METHOD_AXES
 from holdfast.axes.elsewhere import method_elsewhere
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import entry_of, find, home_of, name_of, names, variant_of
+from holdfast.axes.registry import find, home_of, name_of, names, variant_of
 from holdfast.core.spelling import nearest
 from holdfast.errors import UserError
 from holdfast.recipe.tree import Node, Problems
@@ -23,13 +23,8 @@ PRESETS = BY_PLURAL["presets"]
 """The axis that `method` chooses for all stages together."""
 
 
-def _choices(axis: Axis, name: str) -> dict[str, str]:
-    entry = entry_of(axis.plural, name)
-    return {axis.key: name, **(entry.implies if entry else {})}
-
-
 METHODS: dict[str, dict[str, str]] = {
-    **{name: _choices(axis, name) for axis in (*METHOD_AXES.values(), PRESETS) for name in names(axis.plural)},
+    **{name: {axis.key: name} for axis in (*METHOD_AXES.values(), PRESETS) for name in names(axis.plural)},
     "sft": {},
 }
 """`method:` shorthands: the axis choices each name of the package stands for. An axis given in the recipe goes before.
@@ -52,11 +47,8 @@ def expand(method: str) -> dict[str, list[str]]:
         UserError: If a name is unknown, or two choose differently on an axis that takes one.
     """
     chosen: dict[str, list[str]] = {}
-    implied: dict[str, str] = {}
     for name in method.split("+"):
-        choices = [*choices_of(name).items()]  # its own axis first, then what it implies where nothing else chooses
-        implied |= dict(choices[1:])
-        for key, choice in choices[:1]:
+        for key, choice in choices_of(name).items():
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
                 raise UserError(f"{method}: both {both} are {METHOD_AXES.get(key, PRESETS).plural}; choose one")
@@ -67,8 +59,6 @@ def expand(method: str) -> dict[str, list[str]]:
                     f"one, or let one work on the other's rows with curate: [{both.replace(' and ', ', ')}]"
                 )
             chosen.setdefault(key, []).append(choice)
-    for key, choice in implied.items():
-        chosen.setdefault(key, [choice])
     if any(_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     return chosen

@@ -6,46 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.core.events import StepFinished
+
 if TYPE_CHECKING:
     from torch import nn
 
     from holdfast.axes.tuner import Tuner
     from holdfast.data.batching.step_size import StepSize
     from holdfast.models.loading import Model
-
-
-@dataclass(frozen=True, slots=True)
-class StepLog:
-    """One finished step; all numbers over all processes.
-
-    Args:
-        step: Steps done, counted from 1. steps: Steps of the whole run.
-        epoch: Passes over the rows so far.
-        loss: Sum of `terms`. terms: Each term's sum divided by its count.
-        metrics: Means of what the objective reports.
-        grad_norm: Before clipping. clipped: Whether it was clipped. learning_rate: Of this step.
-        tokens: Real (not padding) tokens read so far, earlier sessions of a resumed run included.
-        trained_tokens: Labels among those.
-        tokens_per_second: Real tokens in this step by its time.
-        memory_gib: Peak so far: of the accelerator, or of the process on a CPU.
-        seconds: Spent in steps so far, earlier sessions included. remaining: Seconds left, by the mean so far.
-    """
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    terms: dict[str, float]
-    metrics: dict[str, float]
-    grad_norm: float
-    clipped: bool
-    learning_rate: float
-    tokens: int
-    trained_tokens: int
-    tokens_per_second: float
-    memory_gib: float
-    seconds: float
-    remaining: float
 
 
 def _ignore(*args: Any) -> None:
@@ -65,7 +33,7 @@ class Hooks:
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 
-    on_step: Callable[[StepLog], Any] = _ignore
+    on_step: Callable[[StepFinished], Any] = _ignore
     on_evaluate: Callable[[int, Model], float | None] = _ignore
     on_note: Callable[[str], Any] = _ignore
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from holdfast.core.events import StepFinished
 from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.errors import Diverged, Interrupted, RunError
 from holdfast.models.loading import evaluating
@@ -19,7 +20,7 @@ from holdfast.models.placement import peak_gib, random_states, set_random_states
 from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
 from holdfast.training.batch_source import make_bench
-from holdfast.training.callbacks import Hooks, StepLog, Totals, TrainResult
+from holdfast.training.callbacks import Hooks, Totals, TrainResult
 from holdfast.training.distributed import Machine, like, state_like, whole
 from holdfast.training.drift import APART, SHARE, Watch
 from holdfast.training.plan import boundaries
@@ -263,7 +264,7 @@ class Trainer:
             return
         done = step + 1
         self.hooks.on_step(
-            StepLog(
+            StepFinished(
                 step=done,
                 steps=steps,
                 epoch=self.bench.source.progress(done),

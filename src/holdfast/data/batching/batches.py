@@ -47,6 +47,13 @@ class Encoded:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def padded_batch(encoded: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
+    """One or more sequences as a batch padded on the right, on a device."""
+    batch = collate(encoded, "padded", pad_id)
+    assert batch is not None  # only nothing makes none
+    return batch.to(device)
+
+
 def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:
     """The micro-batch of these sequences, or None when there are none (a rank that ran out of rows).
 
