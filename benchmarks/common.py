@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.threads import share_memory
+from holdfast.core.threads import tune_malloc
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -304,7 +304,7 @@ def options_of(parser: argparse.ArgumentParser, sides: Mapping[str, Side]) -> ar
     options = parser.parse_args()
     if options.side:
         if options.side not in PEERS:
-            share_memory()  # as our command line does before anything else
+            tune_malloc()  # as our command line does before anything else
         options.out.write_text(json.dumps(sides[options.side](**json.loads(options.spec))))
         sys.exit(0)
     return options

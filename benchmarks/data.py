@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
-from holdfast.data.reading.formats import duplicates, open_rows, split
+from holdfast.data.reading.formats import count_shared_prompts, open_rows, split_rows
 
 TEXT = (
     "the of and to in is that it was for on are as with they be at one have this from or had by word but what some we "
@@ -103,8 +103,8 @@ def stages(count: int, directory: Path) -> dict[str, Any]:
         rows = open_rows(directory / "train.jsonl", cache=cache)
     stage.rows(count)
     with stage("split"):
-        train, test = split(rows, 0.01)
-        common = duplicates(train, test)
+        train, test = split_rows(rows, 0.01)
+        common = count_shared_prompts(train, test)
     stage.rows(count)
     with stage("tokenise"):
         table, report = build_table(train, chat, max_length=512, cache=cache)
@@ -114,11 +114,11 @@ def stages(count: int, directory: Path) -> dict[str, Any]:
     stage.rows(len(train))
     for layout in ("padded", "packed"):
         with stage(f"batches_{layout}"):
-            sampler = table.sampler(batch_tokens=32768, micro_tokens=8192, layout=layout)  # type: ignore[arg-type]
+            sampler = table.build_sampler(batch_tokens=32768, micro_tokens=8192, layout=layout)  # type: ignore[arg-type]
             seen = 0
-            for step in range(sampler.steps(1)):
-                for part in sampler.step(step):
-                    batch = table.collate(part, layout, chat.pad_id)  # type: ignore[arg-type]
+            for step in range(sampler.count_steps(1)):
+                for part in sampler.rank_micro_batches(step):
+                    batch = table.collate_rows(part, layout, chat.pad_id)  # type: ignore[arg-type]
                     seen += batch.n_sequences if batch else 0
         assert seen == len(train)
         stage.rows(seen)

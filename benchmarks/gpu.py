@@ -94,12 +94,14 @@ def token_table(part: Spec) -> Any:
     """Rows of one length of random tokens, half of each trained."""
     import numpy as np
 
-    from holdfast.data.batching.batches import Encoded, TokenTable
+    from holdfast.data.batching.batches import EncodedSequence, TokenTable
 
     rng = np.random.default_rng(0)
     trained = np.arange(part["length"]) >= part["length"] // 2
     ids = [rng.integers(3, part["shape"]["vocab_size"], part["length"], dtype=np.int32) for _ in range(part["rows"])]
-    return TokenTable.of([Encoded(one, trained, row) for row, one in enumerate(ids)], fingerprint="benchmark")
+    return TokenTable.from_sequences(
+        [EncodedSequence(one, trained, row) for row, one in enumerate(ids)], fingerprint="benchmark"
+    )
 
 
 def sft_ours(part: Spec, warm: int, steps: int) -> Spec:
@@ -123,7 +125,7 @@ def sft_theirs(part: Spec, warm: int, steps: int) -> Spec:
 
     rows = [sequence for row in range(part["rows"]) for sequence in token_table(part).sequences(row)]
     ids = [row.ids.tolist() for row in rows]
-    labels = [[int(i) if t else -100 for i, t in zip(row.ids, row.trained, strict=True)] for row in rows]
+    labels = [[int(i) if t else -100 for i, t in zip(row.ids, row.label_mask, strict=True)] for row in rows]
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     ticks = Ticks(warm, float("inf"), memory_mib(peak=False))
     with tempfile.TemporaryDirectory() as directory:

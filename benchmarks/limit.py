@@ -91,7 +91,7 @@ def training(case: dict[str, Any], steps: int, rounds: int) -> dict[str, Any]:
     runs = [holdfast_steps(made, work.load(), table, 2, lengths=table.lengths) for _ in range(rounds)]
     found = max(runs, key=lambda run: run["rate"])
     model = work.load()
-    share = float(table.trained.mean())
+    share = float(table.label_mask.mean())
     tokens = max(1, min(found["micro_tokens"], int(found["tokens_per_step"])))
     seconds, operations = products(model, tokens, max(1, int(tokens * share)))
     limit = tokens / seconds

@@ -55,12 +55,12 @@ def engine(recipe: Any) -> float:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.by_name import build_tasks
     from holdfast.generation.native import NativeEngine
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
     from holdfast.pipeline.sources import read_sources
 
     sources = read_sources(recipe, str, str)
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=True)
-    base = load("lab")
+    base = load_model("lab")
     native = NativeEngine(base.model, Chat(base.tokenizer), slots=recipe.sampling.slots, fingerprint="benchmark")
     began = time.perf_counter()
     groups: dict[int, list[tuple[Request, list[int]]]] = {}

@@ -97,12 +97,12 @@ def theirs(size: dict[str, int], tokens: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer  # noqa: F401 (imported before the clock starts)
 
-    from holdfast.models.loading import locate
+    from holdfast.models.loading import locate_model
 
     rows, judge, tasks = questions(size)
     began = time.perf_counter()
     torch.manual_seed(0)
-    path = locate("lab")
+    path = locate_model("lab")
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     phases = {}
@@ -151,9 +151,9 @@ def answer(model: Any, tokenizer: Any, prompts: list[Any], tokens: int) -> list[
 
 def judged(judge: Any, prompts: list[Any], answers: list[str], references: list[Any]) -> list[bool]:
     """Whether each answer is right."""
-    from holdfast.axes.judge import Answer
+    from holdfast.axes.judge import JudgeRequest
 
-    asked = [Answer(*one) for one in zip(prompts, answers, references, strict=True)]
+    asked = [JudgeRequest(*one) for one in zip(prompts, answers, references, strict=True)]
     return [verdict.passed for verdict in judge.judge_all(asked)]
 
 

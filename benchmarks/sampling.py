@@ -45,7 +45,7 @@ def load(name: str, ends: bool = True) -> tuple[Any, Any]:
     if name == "lab" and ends:
         from holdfast.models import loading
 
-        loaded = loading.load(name)
+        loaded = loading.load_model(name)
         return loaded.model, Chat(loaded.tokenizer)
     from work import random_llama, word_tokenizer
 

@@ -45,11 +45,11 @@ def measured(count: int) -> Iterator[dict[str, Any]]:
 
 def ours(count: int) -> dict[str, Any]:
     """The sandbox, its start included."""
-    from holdfast.sandbox.pool import Program, Sandbox
+    from holdfast.sandbox.pool import CheckedProgram, Sandbox
 
     with measured(count) as found:
         with Sandbox() as sandbox:
-            outcomes = sandbox.run_all([Program((source,), tests) for source, tests in programs(count)])
+            outcomes = sandbox.run_all([CheckedProgram((source,), tests) for source, tests in programs(count)])
             found["walls"] = sandbox.walls
         assert all(outcome.status == "passed" for outcome in outcomes), outcomes[0]
     return found

@@ -28,13 +28,15 @@ def training(words: int, length: int, step: int, shape: dict[str, int], layout: 
     import numpy as np
     from work import holdfast_steps, random_llama, recipe
 
-    from holdfast.data.batching.batches import Encoded, TokenTable
+    from holdfast.data.batching.batches import EncodedSequence, TokenTable
 
     rng = np.random.default_rng(0)
     rows = max(4, 4 * step // length)
     ids = [rng.integers(3, words, length, dtype=np.int32) for _ in range(rows)]
     trained = np.arange(length) >= length // 2
-    table = TokenTable.of([Encoded(one, trained, i) for i, one in enumerate(ids)], fingerprint="benchmark")
+    table = TokenTable.from_sequences(
+        [EncodedSequence(one, trained, i) for i, one in enumerate(ids)], fingerprint="benchmark"
+    )
     model = random_llama("tiny", 8192, vocab_size=words, **shape)
     micro = max(length, min(step, 2048))
     made = recipe(
@@ -57,11 +59,11 @@ def data(rows: int) -> dict[str, Any]:
     began = time.perf_counter()
     nothing = np.zeros((rows, 0), np.float32)
     table = TokenTable(ids, trained, starts, np.ones(rows, np.float32), np.arange(rows), np.arange(rows + 1), nothing)
-    sampler = table.sampler(batch_tokens=32768, micro_tokens=8192, layout="packed")
+    sampler = table.build_sampler(batch_tokens=32768, micro_tokens=8192, layout="packed")
     seen = 0
-    for step in range(sampler.steps(1)):
-        for part in sampler.step(step):
-            batch = table.collate(part, "packed", 0)
+    for step in range(sampler.count_steps(1)):
+        for part in sampler.rank_micro_batches(step):
+            batch = table.collate_rows(part, "packed", 0)
             seen += batch.n_sequences if batch else 0
     assert seen == rows
     return {"rate": rows / (time.perf_counter() - began), "peak_mib": memory_mib()}

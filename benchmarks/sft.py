@@ -107,9 +107,9 @@ def theirs(case: dict[str, Any], setting: Setting, warm: int, steps: int, limit:
 
     work = Case(**case)
     table = work.table()
-    rows = [table.sequences(row)[0] for row in range(len(table))]
+    rows = [table.row_sequences(row)[0] for row in range(len(table))]
     ids = [row.ids.tolist() for row in rows]
-    labels = [[int(i) if t else -100 for i, t in zip(row.ids, row.trained, strict=True)] for row in rows]
+    labels = [[int(i) if t else -100 for i, t in zip(row.ids, row.label_mask, strict=True)] for row in rows]
     data = Dataset.from_dict({"input_ids": ids, "labels": labels})
     config = setting.get("config", {})
     per_step = work.per_step

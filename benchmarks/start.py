@@ -126,8 +126,8 @@ def lab_model(directory: Path) -> str:
     """The laboratory model in fp32 with a chat template of TRL's liking, saved for both sides."""
     from holdfast.models import loading, saving
 
-    loaded = loading.load("lab")
-    return str(saving.save(loaded.model, loaded.tokenizer, directory / "model"))
+    loaded = loading.load_model("lab")
+    return str(saving.save_model(loaded.model, loaded.tokenizer, directory / "model"))
 
 
 def turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, Any]]:

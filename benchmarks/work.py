@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
 from holdfast.core.events import StepFinished
-from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
@@ -88,7 +88,7 @@ class Case:
 
     def load(self) -> PreTrainedModel:
         """The model, in fp32."""
-        return loading.load("lab").model if self.model == "lab" else random_llama(self.model)
+        return loading.load_model("lab").model if self.model == "lab" else random_llama(self.model)
 
     def tokenizer(self) -> Any:
         """Its tokenizer; for random models one that only knows how to pad."""
@@ -102,8 +102,8 @@ class Case:
         sequences = []
         for row, length in enumerate(rng.integers(self.low, self.high + 1, self.rows)):
             ids = rng.integers(3, SHAPES[self.model]["vocab_size"], int(length), dtype=np.int32)
-            sequences.append(Encoded(ids, np.arange(length) >= length // 2, row))
-        return TokenTable.of(sequences, fingerprint="benchmark")
+            sequences.append(EncodedSequence(ids, np.arange(length) >= length // 2, row))
+        return TokenTable.from_sequences(sequences, fingerprint="benchmark")
 
 
 def recipe(table: TokenTable, per_step: int, steps: int, **axes: Any) -> Recipe:
@@ -142,7 +142,9 @@ def holdfast_steps(
 
     def on_step(log: StepFinished) -> None:
         nonlocal read
-        read = log.tokens if lengths is None else read + int(lengths[trainer.bench.sampler.rows(log.step - 1)].sum())
+        read = (
+            log.tokens if lengths is None else read + int(lengths[trainer.state.sampler.step_rows(log.step - 1)].sum())
+        )
         clock[0].tick(read)
         if clock[0].slow:
             raise _TooSlow
@@ -153,7 +155,7 @@ def holdfast_steps(
         clock[0].before_mib = before
         with contextlib.suppress(_TooSlow):
             trainer.fit()
-    bench = trainer.bench
+    bench = trainer.state
     about = {"layout": bench.layout, "precision": trainer.machine.precision, "micro_tokens": bench.micro_tokens}
     return clock[0].result() | about
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from holdfast.axes.axis import AXES
-from holdfast.axes.registry import REGISTRY, find, names
+from holdfast.axes.registry import REGISTRY, find_method, method_names
 from holdfast.axes.variants import VARIANTS, Variant
 
 NONE = "\u2013"
@@ -47,7 +47,7 @@ def settings() -> str:
     """A table of what `Objective.settings` says."""
     rows = []
     for name in REGISTRY["objectives"]:
-        usual = find("objectives", name).settings  # type: ignore[attr-defined]
+        usual = find_method("objectives", name).settings  # type: ignore[attr-defined]
         adapter = usual.learning_rate(adapter=True)[0]
         rows.append(
             f"| `{name}` | {usual.rate:g} | {adapter:g} | {usual.epochs:g} | {usual.batch} | {usual.source} |\n"
@@ -65,9 +65,9 @@ def table() -> str:
     out = [START]
     for axis, question in ((a.plural, a.question) for a in AXES):
         out += [f"## {axis}: {question}", "", "| name | what | paper |", "|---|---|---|"]
-        for name in names(axis):
-            method = find(axis, name)
-            what = re.sub(r"\s*\[[^\]]*\]\s*$", "", method.summary()).rstrip(".").replace("|", "\\|")
+        for name in method_names(axis):
+            method = find_method(axis, name)
+            what = re.sub(r"\s*\[[^\]]*\]\s*$", "", method.summary_line()).rstrip(".").replace("|", "\\|")
             variant = VARIANTS.get(axis, {}).get(name)
             same = f": `{variant.of}`{settings_of(variant)}" if variant else ""
             out.append(f"| `{name}` | {what}{same} | {method.paper or NONE} |")

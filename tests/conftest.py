@@ -118,16 +118,16 @@ def tiny_dir(
 
 @pytest.fixture(scope="session")
 def make_rows() -> Callable[..., list[Any]]:
-    """`make_rows(n=5, vocab=320, seed=0, pairs=False)` -> seeded random `Encoded` sequences of 4 to 23 tokens.
+    """`make_rows(n=5, vocab=320, seed=0, pairs=False)` -> seeded random `EncodedSequence` sequences of 4 to 23 tokens.
 
     A prompt, then trained tokens; the last sequence (or pair) has several answers with prompts between them. With
     `pairs`, 2n sequences: chosen and rejected of n rows, the two sharing a prompt.
     """
     import numpy as np
 
-    from holdfast.data.batching.batches import Encoded
+    from holdfast.data.batching.batches import EncodedSequence
 
-    def make(n: int = 5, vocab: int = 320, seed: int = 0, pairs: bool = False) -> list[Encoded]:
+    def make(n: int = 5, vocab: int = 320, seed: int = 0, pairs: bool = False) -> list[EncodedSequence]:
         rng = np.random.default_rng(seed)
         out = []
         for row in range(n):
@@ -138,7 +138,7 @@ def make_rows() -> Callable[..., list[Any]]:
                 trained = np.arange(len(ids)) >= len(prompt)
                 if row == n - 1:
                     trained[len(prompt) + 1 : -1] &= np.arange(len(answer) - 2) % 3 > 0
-                out.append(Encoded(ids=ids, trained=trained, row=row, role=role))
+                out.append(EncodedSequence(ids=ids, label_mask=trained, row=row, role=role))
         return out
 
     return make

@@ -39,17 +39,17 @@ class SPIN(Curator):
     effect: ClassVar[Effect] = "pair"
     samples: ClassVar[bool] = True
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return 1
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         params = context.sampling.model_copy(update={"n": 1, "seed": context.seed})
-        asked = {row.id: Request(row.id, row.prompt) for row in rows if not row.replayed}
+        asked = {row.id: Request(row.id, row.prompt) for row in rows if not row.is_replayed}
         drawn = context.sample(list(asked.values()), params)
-        own = [row.answer if row.replayed else drawn[row.id][0].text for row in rows]
+        own = [row.answer if row.is_replayed else drawn[row.id][0].text for row in rows]
         kept = context.keep(rows, [a != row.answer for row, a in zip(rows, own, strict=True)], "answered as the gold")
         texts = {row.id: text for row, text in zip(rows, own, strict=True)}
-        return [row if row.replayed else replace(row, chosen=row.answer, rejected=texts[row.id]) for row in kept]
+        return [row if row.is_replayed else replace(row, chosen=row.answer, rejected=texts[row.id]) for row in kept]
 
 
 class Surprise(Curator):
@@ -65,8 +65,8 @@ class Surprise(Curator):
     alike: float = Field(0.999, description="Cosine from which on two rows are alike.")
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        losses = np.array([-values.mean() for values in context.logps([row.messages for row in rows])])
-        gradients = context.gradients(rows, 256)
+        losses = np.array([-values.mean() for values in context.compute_logps([row.messages for row in rows])])
+        gradients = context.compute_gradients(rows, 256)
         gradients /= np.linalg.norm(gradients, axis=1, keepdims=True)
         questions = context.embed([row.beginning for row in rows])
         chosen = np.zeros(len(rows), bool)

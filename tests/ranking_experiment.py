@@ -24,7 +24,7 @@ class RankedShape(RowShape):
     columns: ClassVar[tuple[str, ...]] = ("ranked",)
     holds_answers: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         ranked = row.meta.get("ranked")
         if not isinstance(ranked, list) or len(ranked) < 2:
             raise UserError(f"{where} has no ranked answers; add a column ranked, a list with the best first")
@@ -39,11 +39,11 @@ class PRO(Objective):
 
     beta: float = Field(1.0, gt=0, description="Scale of the mean log-probabilities.")
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"ranking": batch.n_rows}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        means = batch.per_sequence(policy.token_logps(batch)) / batch.lengths()  # [S]
+        means = batch.sum_per_sequence(policy.token_logps(batch)) / batch.label_counts()  # [S]
         begins = (batch.roles == 0).nonzero()[:, 0].tolist()
         rows = means.tensor_split(begins[1:])  # [answers] of each row, the best first
         each = [-(self.beta * m[k:]).log_softmax(0)[0] for m in rows for k in range(len(m) - 1)]

@@ -18,8 +18,8 @@ import pytest
 import holdfast
 from holdfast.axes.axis import BY_PLURAL
 from holdfast.axes.method import Method
-from holdfast.axes.registry import REGISTRY, find
-from holdfast.recipe.data_section import Section
+from holdfast.axes.registry import REGISTRY, find_method
+from holdfast.recipe.data_section import RecipeSection
 from holdfast.recipe.messages import section_of
 from holdfast.recipe.schema import Common, Recipe, Stage
 
@@ -30,13 +30,13 @@ SCHEMA = {
 }
 
 
-def sections() -> list[tuple[str, type[Section]]]:
+def sections() -> list[tuple[str, type[RecipeSection]]]:
     """`(what its values are called, class)` of every section."""
     out = [("recipe", Recipe)]
     for _, cls in out:
         for field, info in cls.model_fields.items():
             inner = section_of(info.annotation)
-            if inner is not None and issubclass(inner, Section):
+            if inner is not None and issubclass(inner, RecipeSection):
                 out.append((field, inner))
     return out
 
@@ -88,7 +88,7 @@ def modules() -> list[Accesses]:
     return [accesses(path) for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).as_posix() not in SCHEMA]
 
 
-def unread(value: str, cls: type[Section]) -> list[str]:
+def unread(value: str, cls: type[RecipeSection]) -> list[str]:
     seen: set[str] = set().union(*(module.of(value, cls.__name__) for module in modules()))
     # A stage becomes a recipe before it is run, and is read as one.
     read_elsewhere = set(Common.model_fields) if cls is Stage else set()
@@ -96,7 +96,7 @@ def unread(value: str, cls: type[Section]) -> list[str]:
 
 
 @pytest.mark.parametrize(("value", "cls"), sections(), ids=lambda v: v if isinstance(v, str) else "")
-def test_every_setting_is_read(value: str, cls: type[Section]) -> None:
+def test_every_setting_is_read(value: str, cls: type[RecipeSection]) -> None:
     # What a recipe-level shorthand stands for is read while the recipe is expanded.
     assert [name for name in unread(value, cls) if name != "recipe.method"] == []
 
@@ -106,7 +106,7 @@ METHODS = [(axis, name) for axis, names in REGISTRY.items() for name in names]
 
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_every_knob_is_read(axis: str, name: str) -> None:
-    cls = find(axis, name)
+    cls = find_method(axis, name)
     homes = [Path(inspect.getfile(c)) for c in cls.__mro__ if issubclass(c, Method) and c is not Method]
     called = BY_PLURAL[axis].noun
     seen = set().union(

@@ -29,7 +29,7 @@ class Focal(Objective):
 
     gamma: float = Field(2.0, ge=0, description="How fast easy tokens lose their weight; 0 is sft.")
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {"focal": batch.weight}
 
     def losses(self, policy, batch):

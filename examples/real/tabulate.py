@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdfast.evaluation.statistics.summary_statistics import interval
-from holdfast.evaluation.summary import Run, pairs, read_run
+from holdfast.evaluation.statistics.paired import MeasuredRun, pair_scores
+from holdfast.evaluation.statistics.summary_statistics import compute_interval
+from holdfast.evaluation.summary import read_run
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def span(part: dict[str, float], unit: str) -> str:
     return f"{part['delta']:+.{digits}f} [{part['low']:+.{digits}f}, {part['high']:+.{digits}f}]"
 
 
-def print_differences(runs: dict[str, list[Run]], against: str) -> None:
+def print_differences(runs: dict[str, list[MeasuredRun]], against: str) -> None:
     """Every method minus `against`, seed by seed on the same questions, in each task's unit."""
     tasks = runs[against][0].tasks
     print(f"| minus {against} | " + " | ".join(f"{task.name} ({task.info.unit.name})" for task in tasks) + " |")
@@ -61,10 +62,10 @@ def print_differences(runs: dict[str, list[Run]], against: str) -> None:
         cells = []
         for task in tasks:
             both = zip(runs[against], seeds, strict=True)
-            found = interval([[pairs(task, a.tuned[task.name], b.tuned[task.name])] for a, b in both])
+            change = compute_interval([[pair_scores(task, a.tuned[task.name], b.tuned[task.name])] for a, b in both])
             scale = task.info.unit.scale
-            ends = sorted((scale * found.low, scale * found.high))
-            cells.append(span({"delta": scale * found.value, "low": ends[0], "high": ends[1]}, task.info.unit.name))
+            ends = sorted((scale * change.low, scale * change.high))
+            cells.append(span({"delta": scale * change.value, "low": ends[0], "high": ends[1]}, task.info.unit.name))
         print(f"| {method} | " + " | ".join(cells) + " |")
 
 

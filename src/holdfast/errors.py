@@ -25,11 +25,11 @@ class RunError(HoldfastError):
     exit_code = 1
 
 
-class Diverged(RunError):
+class TrainingDiverged(RunError):
     """Training whose loss or gradient is no longer a number: another recipe may take its place."""
 
 
-class BrokenWeights(Diverged):
+class BrokenWeights(TrainingDiverged):
     """Weights that a step has made infinite or no numbers at all: the recipe's step size is too large."""
 
     exit_code = 2
@@ -41,7 +41,7 @@ class GateRefused(HoldfastError):
     exit_code = 3
 
 
-class Interrupted(HoldfastError):
+class UserInterrupt(HoldfastError):
     """The user pressed Ctrl-C; the state is saved and the same command goes on from there."""
 
     exit_code = 130

@@ -23,25 +23,25 @@ class Good(Objective):
 
     scale: float = Field(1.0, description="A factor.")
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {"nll": batch.weight}
 
     def losses(self, policy, batch):
-        return Losses({"nll": self.scale * policy.nll(batch, batch.weights)})
+        return Losses({"nll": self.scale * policy.weighted_nll(batch, batch.weights)})
 
 
 class Divides(Good):
     """A mean over the micro-batch. [me 2026]"""
 
     def losses(self, policy, batch):
-        return Losses({"nll": policy.nll(batch, batch.weights) / batch.weight})
+        return Losses({"nll": policy.weighted_nll(batch, batch.weights) / batch.weight})
 
 
 class Rises(Good):
     """Upside down. [me 2026]"""
 
     def losses(self, policy, batch):
-        return Losses({"nll": -(policy.nll(batch, batch.weights).clamp(max=1e9) ** 0)})
+        return Losses({"nll": -(policy.weighted_nll(batch, batch.weights).clamp(max=1e9) ** 0)})
 
 
 class Nameless(Good):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from holdfast.axes.registry import find, identity_of, name_of
+from holdfast.axes.registry import find_method, identity_of, name_of
 from holdfast.cli.app import app
 
 Run = Callable[..., Result]
@@ -30,11 +30,11 @@ class Mine(Objective):
 
     paper: ClassVar[str] = "me 2026"
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {{"nll": batch.weight}}
 
     def losses(self, policy, batch):
-        return Losses({{"nll": SIGN * policy.nll(batch, batch.weights)}})
+        return Losses({{"nll": SIGN * policy.weighted_nll(batch, batch.weights)}})
 '''
 TUNER = '''from holdfast.methods.tuners.lora import LoRA
 
@@ -118,14 +118,14 @@ def test_rows_of_an_edited_curator_are_curated_again(project: Path) -> None:
 def test_the_source_of_a_class(project: Path) -> None:
     """Bases and imports of the same project belong to it; a class of the package has none."""
     run("list", "own_loss:Mine")
-    first = identity_of(find("objectives", "own_loss:Mine")())
+    first = identity_of(find_method("objectives", "own_loss:Mine")())
     assert (first[0], first[1]) == ("own_loss:Mine", {})
     run("list", "own_loss:Mine")
-    assert identity_of(find("objectives", "own_loss:Mine")()) == first
+    assert identity_of(find_method("objectives", "own_loss:Mine")()) == first
     (project / "own_loss_sign.py").write_text("SIGN = 2\n")
     run("list", "own_loss:Mine")
-    assert identity_of(find("objectives", "own_loss:Mine")())[2] != first[2]
-    assert identity_of(find("objectives", "sft")()) == ["sft", {"reduction": "token"}, None]
+    assert identity_of(find_method("objectives", "own_loss:Mine")())[2] != first[2]
+    assert identity_of(find_method("objectives", "sft")()) == ["sft", {"reduction": "token"}, None]
 
 
 def test_a_class_stands_wherever_a_name_stands(project: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_package_names_its_methods(project: Path, monkeypatch: pytest.MonkeyPa
     assert "did you mean narrow?" in run("show", "narow", code=2).stderr
     run("train", "run.yaml", "method=narrow", "output=runs/narrow")
     assert json.loads(Path("runs/narrow/report.json").read_text())["method"] == "narrow"
-    assert name_of(find("tuners", "narrow")) == "narrow"
+    assert name_of(find_method("tuners", "narrow")) == "narrow"
     (project / "own_tuner.py").write_text(TUNER.replace("r: int = 2", "r: int = 3"))
     line = run("train", "run.yaml", "method=narrow", "output=runs/narrow", code=2).stderr
     assert "the source of narrow has changed since" in line

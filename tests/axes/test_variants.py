@@ -6,13 +6,13 @@ import material
 import pytest
 
 from holdfast.axes.axis import AXES, METHOD_AXES
-from holdfast.axes.registry import REGISTRY, find, home_of, identity_of, name_of, names
+from holdfast.axes.registry import REGISTRY, find_method, home_of, identity_of, method_names, name_of
 from holdfast.axes.variants import VARIANTS
 from holdfast.errors import UserError
-from holdfast.recipe.loader import as_resolved, for_method
+from holdfast.recipe.loader import resolve_any, switch_method
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.shorthand import expand
-from holdfast.training.setup import settings
+from holdfast.recipe.shorthand import expand_method
+from holdfast.training.setup import collect_training_settings
 
 BASE = {"model": "lab", "data": {"train": "lab:story"}, "judge": "number"}
 
@@ -24,23 +24,23 @@ def test_every_axis_has_its_place_in_registry_and_recipe() -> None:
         assert axis.key in Recipe.model_fields or axis.plural == "environments", "those are for Python alone"
         if axis.default:
             assert name_of(getattr(recipe, axis.key)) == axis.default
-        for name in names(axis.plural):
+        for name in method_names(axis.plural):
             assert home_of(name) is axis
 
 
 def test_a_variant_is_its_method_with_knobs_set() -> None:
     for axis, variants in VARIANTS.items():
         for name, variant in variants.items():
-            cls, base = find(axis, name), find(axis, variant.of)
+            cls, base = find_method(axis, name), find_method(axis, variant.of)
             assert name_of(cls) == name != variant.of
             assert cls() != base() or not variant.knobs, "a variant that sets nothing new is another name"
             assert identity_of(cls()) == identity_of(base(**variant.knobs))
-            assert cls.summary().endswith("]")
-            assert f"`{variant.of}`" in cls.page()
-            assert base.page().partition("\n")[2] in cls.page()
-    assert find("objectives", "ewc")(strength=2.0).strength == 2.0  # type: ignore[attr-defined]
+            assert cls.summary_line().endswith("]")
+            assert f"`{variant.of}`" in cls.reference_page()
+            assert base.reference_page().partition("\n")[2] in cls.reference_page()
+    assert find_method("objectives", "ewc")(strength=2.0).strength == 2.0  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="less than 1"):
-        find("objectives", "gspo")(clip=2)
+        find_method("objectives", "gspo")(clip=2)
 
 
 def test_variants_are_what_their_papers_set() -> None:
@@ -53,38 +53,38 @@ def test_variants_are_what_their_papers_set() -> None:
         ("hft", "tuners", {"share": 0.5}),
         ("wise_ft", "inference", {"point": 0.5}),
     ):
-        dumped = find(axis, name)().model_dump()
+        dumped = find_method(axis, name)().model_dump()
         assert {knob: dumped[knob] for knob in knobs} == knobs
 
 
 def test_variants_stand_wherever_a_name_stands() -> None:
     for given in ({"method": "ewc+hft"}, {"objective": "ewc", "tuner": "hft"}, {"stages": ["sft", "ewc+hft"]}):
-        recipe = as_resolved(BASE | given).recipe
+        recipe = resolve_any(BASE | given).recipe
         part = recipe.stages[-1] if recipe.stages else recipe
         assert part.objective.model_dump()["penalty"] == "ewc"
         assert (name_of(part.objective), name_of(part.tuner)) == ("ewc", "hft")
         assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-        assert Recipe.model_validate(recipe.given()) == recipe
-    assert as_resolved(BASE | {"method": "ewc"}, ["objective.strength=3"]).recipe.objective.strength == 3  # type: ignore[attr-defined]
+        assert Recipe.model_validate(recipe.user_settings()) == recipe
+    assert resolve_any(BASE | {"method": "ewc"}, ["objective.strength=3"]).recipe.objective.strength == 3  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"objective\.penalty must be ewc, not 'kl'"):
-        as_resolved(BASE | {"method": "ewc", "objective": {"penalty": "kl"}})
+        resolve_any(BASE | {"method": "ewc", "objective": {"penalty": "kl"}})
     with pytest.raises(UserError, match="both ewc and dpo are objectives"):
-        expand("ewc+dpo")
+        expand_method("ewc+dpo")
     with pytest.raises(UserError, match=r"gspoo is not a method; did you mean gspo\?"):
-        expand("gspoo")
-    arm = for_method(as_resolved(BASE | {"tuner": "lora"}), "dora", among=["dora", "rslora"]).recipe
+        expand_method("gspoo")
+    arm = switch_method(resolve_any(BASE | {"tuner": "lora"}), "dora", among=["dora", "rslora"]).recipe
     assert (name_of(arm.tuner), arm.tuner.model_dump()["dora"]) == ("dora", True)
 
 
 def test_pairs_imply_an_objective_that_the_recipe_may_change() -> None:
-    assert expand("pairs") == {"curate": ["pairs"], "objective": ["dpo"]}
-    assert expand("pairs+ipo") == expand("ipo+pairs") == {"curate": ["pairs"], "objective": ["ipo"]}
-    assert name_of(as_resolved(BASE | {"method": "pairs", "objective": "ipo"}).recipe.objective) == "ipo"
+    assert expand_method("pairs") == {"curate": ["pairs"], "objective": ["dpo"]}
+    assert expand_method("pairs+ipo") == expand_method("ipo+pairs") == {"curate": ["pairs"], "objective": ["ipo"]}
+    assert name_of(resolve_any(BASE | {"method": "pairs", "objective": "ipo"}).recipe.objective) == "ipo"
 
 
 def test_a_class_of_the_package_is_found_by_its_axis_only() -> None:
     with pytest.raises(UserError, match="number is one of the judges, on which no method chooses; give it as `judge`"):
-        expand("number")
+        expand_method("number")
     assert set(METHOD_AXES) == {axis.key for axis in AXES if axis.in_method}
 
 
@@ -92,7 +92,7 @@ def test_a_run_of_a_variant_resumes_as_its_method() -> None:
     """What a checkpoint belongs to names the class and its knobs, however the recipe calls it."""
     table = material.table()
     made = [
-        settings(as_resolved(BASE | {"objective": objective}).recipe, table, 1024)
+        collect_training_settings(resolve_any(BASE | {"objective": objective}).recipe, table, 1024)
         for objective in ("ewc", {"name": "anchor", "penalty": "ewc"})
     ]
     assert made[0] == made[1]

@@ -46,10 +46,10 @@ class Killed(Exception):
 class EndsBeforeTraining(Progress):
     """A voice that ends the run when the base is measured and the first step is next."""
 
-    def phase(self, name: str, total: int | None = None) -> None:
+    def start_phase(self, name: str, total: int | None = None) -> None:
         if name == "train":
             raise Killed
-        super().phase(name, total)
+        super().start_phase(name, total)
 
 
 def killed(*settings: str) -> None:

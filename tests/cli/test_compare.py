@@ -119,17 +119,17 @@ def test_the_gate_is_held_against_every_method(place: Path) -> None:
 
 
 def test_one_method_that_passes_is_enough() -> None:
-    from holdfast.cli.render import gates, refuse_if_none_passed
-    from holdfast.pipeline.compare import gate_of
+    from holdfast.cli.render import format_gates, refuse_if_none_passed
+    from holdfast.pipeline.compare import join_gates
 
     good, bad = ({"gate": {"passed": p, "reasons": [] if p else ["lost 9"]}} for p in (True, False))
     runs = [
-        {"method": "sft", "gate": gate_of([0, 7], [good, bad])},
-        {"method": "s3ft", "gate": gate_of([0, 7], [good, good])},
+        {"method": "sft", "gate": join_gates([0, 7], [good, bad])},
+        {"method": "s3ft", "gate": join_gates([0, 7], [good, good])},
     ]
-    assert gates({"runs": runs}) == ["gate: passed by s3ft", "gate: refused sft, seed 7: lost 9"]
+    assert format_gates({"runs": runs}) == ["gate: passed by s3ft", "gate: refused sft, seed 7: lost 9"]
     refuse_if_none_passed({"runs": runs})
-    assert gate_of([0], [{"gate": None}]) is None
+    assert join_gates([0], [{"gate": None}]) is None
     refuse_if_none_passed({"runs": [{"method": "sft", "gate": None}]})
 
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from holdfast.axes.registry import REGISTRY
 from holdfast.cli.app import app
 from holdfast.errors import UserError
-from holdfast.models.loading import load
+from holdfast.models.loading import load_model
 from holdfast.models.policy import Policy
 from holdfast.models.row_features import label_logps
-from holdfast.recipe.shorthand import METHODS, expand
+from holdfast.recipe.shorthand import METHODS, expand_method
 
 RECIPE = """\
 model: lab-small
@@ -83,7 +83,7 @@ def test_models_are_asked_once_for_each_row_killed_or_repeated():
     assert {path: path.stat().st_mtime_ns for path in Path("out/cache").rglob("*.safetensors")} == files
     assert [row["messages"] for row in lines("out/curated.jsonl")] == stayed
     # What stayed is what the model finds least likely, by its own figures.
-    loaded = load("lab-small", device="cpu")
+    loaded = load_model("lab-small", device="cpu")
     from holdfast.data.chat.encoder import Chat
 
     chat = Chat(loaded.tokenizer)
@@ -99,8 +99,8 @@ def test_models_are_asked_once_for_each_row_killed_or_repeated():
 def test_by_method_a_writer_of_pairs_has_an_objective(name, monkeypatch):
     monkeypatch.setitem(METHODS, "spin", {"curate": "spin"})
     monkeypatch.setitem(REGISTRY["curators"], "spin", "curator_experiments:SPIN")
-    assert expand(name) == {"curate": [name], "objective": ["dpo"]}
-    assert expand(f"{name}+ipo") == {"curate": [name], "objective": ["ipo"]}
+    assert expand_method(name) == {"curate": [name], "objective": ["dpo"]}
+    assert expand_method(f"{name}+ipo") == {"curate": [name], "objective": ["ipo"]}
     with pytest.raises(UserError, match=r"both gold and s3ft choose the rows"):
-        expand("gold+s3ft")
+        expand_method("gold+s3ft")
     run("check", "run.yaml", f"method={name}")

@@ -33,34 +33,34 @@ class Plain(Objective):
 
     paper: ClassVar[str] = "me 2026"
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {"nll": batch.weight}
 
     def losses(self, policy, batch):
-        return Losses({"nll": policy.nll(batch, batch.weights)})
+        return Losses({"nll": policy.weighted_nll(batch, batch.weights)})
 
 
 class Held(Plain):
     """Likelihood, less where the model knew it. [me 2026]"""
 
-    def prepare(self, policy, batches, kept):
+    def precompute(self, policy, batches, store):
         for batch in batches():
-            kept.rows["known"].put(batch, policy.token_logps(batch).exp())
+            store.rows["known"].set_values(batch, policy.token_logps(batch).exp())
 
     def losses(self, policy, batch):
-        known = policy.kept.rows["known"].recall(batch)[:, 0]
+        known = policy.store.rows["known"].get_values(batch)[:, 0]
         metrics = {"known": (known.sum().item(), float(len(known)))}
-        return Losses({"nll": policy.nll(batch, batch.weights * (1 - known))}, metrics)
+        return Losses({"nll": policy.weighted_nll(batch, batch.weights * (1 - known))}, metrics)
 
 
 class Surveyed(Plain):
     """Likelihood, and how many answers a step has. [me 2026]"""
 
-    def survey(self, policy, batch):
-        return {"answers": batch.lengths()}
+    def step_statistics(self, policy, batch):
+        return {"answers": batch.label_counts()}
 
     def losses(self, policy, batch):
-        every = batch.step["answers"]
+        every = batch.step_values["answers"]
         return Losses(super().losses(policy, batch).sums, {"in the step": (float(len(every.all)), 1.0)})
 
 
@@ -69,21 +69,21 @@ class Valued(Plain):
 
     needs_values: ClassVar[bool] = True
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {"nll": batch.weight, "value": batch.weight}
 
     def losses(self, policy, batch):
         logps = policy.token_logps(batch)
-        away = (policy.values(batch) - logps.detach()).square()
+        away = (policy.predict_values(batch) - logps.detach()).square()
         return Losses({"nll": -(logps * batch.weights).sum(), "value": (away * batch.weights).sum()})
 
 
 class Misspelt(Held):
     """Stores one name and reads another. [me 2026]"""
 
-    def prepare(self, policy, batches, kept):
+    def precompute(self, policy, batches, store):
         for batch in batches():
-            kept.rows["knwon"].put(batch, policy.token_logps(batch))
+            store.rows["knwon"].set_values(batch, policy.token_logps(batch))
 
 
 class Unsaid(Plain):
@@ -97,7 +97,7 @@ class TwoNames(Plain):
     """Counts one term and gives another. [me 2026]"""
 
     def losses(self, policy, batch):
-        return Losses({"loss": policy.nll(batch, batch.weights)})
+        return Losses({"loss": policy.weighted_nll(batch, batch.weights)})
 
 
 class PerToken(Plain):
@@ -112,13 +112,13 @@ class Empty(Objective):
 '''
 
 REFUSED = {
-    "Misspelt": "the objective finds nothing in policy.kept.rows['known'] of row ",
+    "Misspelt": "the objective finds nothing in policy.store.rows['known'] of row ",
     "Unsaid": "the base model's log-probabilities of these rows were not computed before the weights moved: an "
     "objective that calls `policy.reference_logps` says so by `needs_reference: ClassVar[bool] = True`",
-    "TwoNames": "objective TwoNames: `losses` gives loss, `counts` counts nll; the names must agree",
+    "TwoNames": "objective TwoNames: `losses` gives loss, `normalizers` counts nll; the names must agree",
     "PerToken": "objective PerToken: `losses` must give nll as one number with a gradient, the sum over the batch; "
     "it has shape [",
-    "Empty": "objective Empty has no method `counts`: write one",
+    "Empty": "objective Empty has no method `normalizers`: write one",
 }
 
 pytestmark = pytest.mark.usefixtures("place")

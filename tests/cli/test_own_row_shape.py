@@ -67,7 +67,7 @@ def test_names_and_shapes_are_one():
     assert shape_of("pair") is PAIR is shape_of(PAIR)
     assert all(shape.identity == name for name, shape in SHAPES.items())
     row = Row([{"role": "user", "content": "?"}], chosen="a", rejected="b")
-    assert PAIR.check(row, "row 1") == 2
+    assert PAIR.count_sequences(row, "row 1") == 2
     from ranking_experiment import RankedShape
 
     assert RankedShape().identity.startswith("ranked ")

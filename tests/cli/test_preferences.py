@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
-from holdfast.cli.curate import with_pairs
+from holdfast.cli.curate import add_pairs_curator
 from holdfast.data.reading.formats import open_rows
 from holdfast.recipe.loader import read_recipe
 
@@ -153,15 +153,15 @@ def test_nothing_but_ties_says_so() -> None:
 
 def test_pairs_uses_the_recipes_own_curator_or_adds_one() -> None:
     plain = read_recipe(recipe(data=STORY))
-    made = with_pairs(plain).recipe
+    made = add_pairs_curator(plain).recipe
     assert [type(c).__name__ for c in made.curate] == ["Pairs"]
     assert (type(made.objective).__name__, made.output) == ("DPO", "out-pairs")
-    after = with_pairs(read_recipe(recipe(data=STORY, method="s3ft")), "random").recipe
+    after = add_pairs_curator(read_recipe(recipe(data=STORY, method="s3ft")), "random").recipe
     assert [type(c).__name__ for c in after.curate] == ["Pairs"]
     assert after.curate[0].rejected == "random"  # type: ignore[attr-defined]
     own = read_recipe(recipe(data=STORY, objective="ipo", curate={"name": "pairs", "n": 8}))
-    assert with_pairs(own).recipe == own.recipe
-    changed = with_pairs(own, "random").recipe
+    assert add_pairs_curator(own).recipe == own.recipe
+    changed = add_pairs_curator(own, "random").recipe
     assert (changed.curate[0].n, changed.curate[0].rejected, changed.output) == (8, "random", "out")  # type: ignore[attr-defined]
     assert type(changed.objective).__name__ == "IPO"
 

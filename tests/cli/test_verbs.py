@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from holdfast.axes.axis import AXES
 from holdfast.axes.engine import Sample, SamplingParams
-from holdfast.axes.registry import name_of, names
+from holdfast.axes.registry import method_names, name_of
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
-from holdfast.cli.chat import Answer, converse
-from holdfast.cli.common import numbers, speaking
-from holdfast.cli.evaluate import judge_of
-from holdfast.cli.text import cells, table
-from holdfast.errors import GateRefused, Interrupted, RunError, UserError, UserErrors
+from holdfast.cli.chat import AnswerPrinter, answer_questions
+from holdfast.cli.common import open_session, parse_count_or_list
+from holdfast.cli.evaluate import parse_judge
+from holdfast.cli.text import display_width, format_table
+from holdfast.errors import GateRefused, RunError, UserError, UserErrors, UserInterrupt
 from holdfast.recipe.loader import read_recipe
 
 runner = CliRunner()
@@ -52,7 +52,7 @@ def test_list_names_every_method_with_its_paper() -> None:
     text = run("list").stdout
     for axis in AXES:
         assert f"{axis.plural}: " in text
-        for name in names(axis.plural):
+        for name in method_names(axis.plural):
             assert f"\n{name} " in text
     assert "1711.05101" in text
     assert "objectives:" not in run("list", "tuners").stdout
@@ -62,11 +62,11 @@ def test_list_names_every_method_with_its_paper() -> None:
 def test_list_for_machines() -> None:
     (line,) = run("list", "--json").stdout.splitlines()
     methods = json.loads(line)["methods"]
-    assert {(m["axis"], m["name"]) for m in methods} == {(a.plural, n) for a in AXES for n in names(a.plural)}
+    assert {(m["axis"], m["name"]) for m in methods} == {(a.plural, n) for a in AXES for n in method_names(a.plural)}
     assert all(m["summary"] and "\n" not in m["summary"] for m in methods)
 
 
-@pytest.mark.parametrize("name", sorted({name for axis in AXES for name in names(axis.plural)}))
+@pytest.mark.parametrize("name", sorted({name for axis in AXES for name in method_names(axis.plural)}))
 def test_show_prints_page_and_knobs(name: str) -> None:
     text = run("show", name).stdout
     assert text.startswith(f"{name} (")
@@ -112,19 +112,23 @@ def test_compare_checks_methods_and_seeds_first(tmp_path: Path) -> None:
     file.write_text("model: lab\ndata: {train: lab:story}\n")
     assert "did you mean s3ft?" in run("compare", str(file), "--methods", "sft,s3f", code=2).stderr
     assert "--seeds must be a count" in run("compare", str(file), "--seeds", "x", code=2).stderr
-    assert (numbers("3", "n"), numbers("0,7", "n"), numbers("4,", "n")) == (3, [0, 7], [4])
+    assert (parse_count_or_list("3", "n"), parse_count_or_list("0,7", "n"), parse_count_or_list("4,", "n")) == (
+        3,
+        [0, 7],
+        [4],
+    )
 
 
 def test_a_judge_for_eval() -> None:
-    assert name_of(judge_of("number")) == "number"
-    assert judge_of("{name: overlap}") == judge_of("overlap")
+    assert name_of(parse_judge("number")) == "number"
+    assert parse_judge("{name: overlap}") == parse_judge("overlap")
     for wrong, said in {
         "numbr": "did you mean number?",
         "{name: number, q: 1}": "q, Extra",
         "[1": "not valid YAML",
     }.items():
         with pytest.raises(UserError, match=re.escape(said)):
-            judge_of(wrong)
+            parse_judge(wrong)
 
 
 def test_export_never_writes_over_something(tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_export_never_writes_over_something(tmp_path: Path) -> None:
         (UserError("a name\nin two lines"), 2, "holdfast: a name\N{REPLACEMENT CHARACTER}in two lines\n"),
         (RunError("loss is NaN"), 1, "holdfast: loss is NaN\n"),
         (GateRefused("no"), 3, "holdfast: no\n"),
-        (Interrupted("saved; go on with: x"), 130, "holdfast: saved; go on with: x\n"),
+        (UserInterrupt("saved; go on with: x"), 130, "holdfast: saved; go on with: x\n"),
         (KeyboardInterrupt(), 130, "holdfast: interrupted\n"),
         (ValueError("odd\nmore"), 1, "holdfast: ValueError: odd (run again with -v for the traceback)\n"),
         (OSError(errno.ENOSPC, "x", "/d/f"), 1, "holdfast: /d/f: no space left"),
@@ -154,13 +158,13 @@ def test_export_never_writes_over_something(tmp_path: Path) -> None:
 def test_every_error_is_one_line_and_a_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit) as left, speaking():
+    with pytest.raises(typer.Exit) as left, open_session():
         raise error
     assert left.value.exit_code == code
     text = capsys.readouterr()
     assert text.err.startswith(line)
     assert text.out == ""
-    with pytest.raises(typer.Exit), speaking(as_json=True):
+    with pytest.raises(typer.Exit), open_session(as_json=True):
         raise error
     assert json.loads(capsys.readouterr().out)["code"] == code
 
@@ -181,7 +185,7 @@ REPORT = {
 
 
 def test_a_run_is_summed_up() -> None:
-    text = render.summary(REPORT, "runs/x")
+    text = render.format_report(REPORT, "runs/x")
     story, sums = (next(line for line in text.splitlines() if name in line.split()) for name in ("story", "sums"))
     assert "+17.5" in story
     assert "[+12.0, +23.0]" in story
@@ -195,7 +199,7 @@ def test_a_run_is_summed_up() -> None:
 
 def test_a_single_model_is_summed_up() -> None:
     alone = [{"name": "sums", "role": "keep", "n": 10, "base": None, "tuned": 94.5, "delta": None}]
-    text = render.summary({"tasks": alone, "gain": None, "loss": None}, None)
+    text = render.format_report({"tasks": alone, "gain": None, "loss": None}, None)
     assert text.splitlines()[-1].split() == ["keep", "sums", "94.5", "10"]
 
 
@@ -215,7 +219,7 @@ def test_a_comparison_marks_the_front() -> None:
         {"method": "s3ft", "seeds": [0, 1], "gain": {"delta": 21.0, "low": 16.0, "high": 26.0}, "pareto": True,
          "loss": {"delta": 2.0, "low": 1.0, "high": 3.0}, "origins": {"model": 9, "gold": 1}, "cost": {}},
     ]  # fmt: skip
-    text = render.comparison({"runs": runs, "budget": "3 epochs", "directory": "runs/c"}, None)
+    text = render.format_comparison({"runs": runs, "budget": "3 epochs", "directory": "runs/c"}, None)
     lines = text.splitlines()
     assert lines[1].startswith("* s3ft ")
     assert lines[2].startswith("  sft ")
@@ -235,7 +239,7 @@ def test_a_check_shows_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
         "estimate": {"memory_gib": 2.5, "seconds": 300, "sampling_seconds": 7200, "measuring_seconds": None},
         "warnings": ["2 rows of train are in test too"],
     }
-    text = render.checked(found)
+    text = render.format_check(found)
     assert "user: hi\n»hello<eot>«" in text
     for part in (
         "900",
@@ -256,12 +260,12 @@ def test_a_check_shows_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tables_align_wide_letters_and_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    text = table([("日本", "1"), ("ab", "22")], ("x", "n"), right=(1,))
-    assert [cells(line) for line in text.splitlines()] == [8, 8, 8]
-    folded = table([("name", "word " * 20)], wrap=(1,))
+    text = format_table([("日本", "1"), ("ab", "22")], ("x", "n"), right=(1,))
+    assert [display_width(line) for line in text.splitlines()] == [8, 8, 8]
+    folded = format_table([("name", "word " * 20)], wrap=(1,))
     assert max(map(len, folded.splitlines())) <= 40
     assert folded.count("word") == 20
-    assert table([]) == ""
+    assert format_table([]) == ""
 
 
 class Echo:
@@ -284,19 +288,19 @@ def test_chat_keeps_the_conversation(
     (tmp_path / "in").write_text("a\nb\n\nc")
     with (tmp_path / "in").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        converse(Echo(), SamplingParams(max_tokens=8), "be brief", once)
+        answer_questions(Echo(), SamplingParams(max_tokens=8), "be brief", once)
     assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_chat_shows_an_answer_as_it_grows(capsys: pytest.CaptureFixture[str]) -> None:
-    printed, answer = [], Answer()
+    printed, answer = [], AnswerPrinter()
     for so_far in ("", "4", "4 \ufffd", "4 € ", "4 € a"):
-        answer.grow(so_far)
+        answer.print_new_text(so_far)
         printed.append(capsys.readouterr().out)
-    answer.end("4 € a cup", " [cut]")
+    answer.print_rest("4 € a cup", " [cut]")
     assert [*printed, capsys.readouterr().out] == ["", "4", "", " € ", "a", " cup [cut]\n"]
-    answer.grow("next")
-    answer.end("other", "")
+    answer.print_new_text("next")
+    answer.print_rest("other", "")
     assert capsys.readouterr().out == "next\nother\n"
 
 

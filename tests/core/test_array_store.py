@@ -23,21 +23,21 @@ def squares(asked, stop=None):
 def test_each_is_computed_once_and_a_kill_costs_a_chunk(tmp_path):
     asked: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        ArrayStore(tmp_path / "s").through(KEYS, squares(asked, stop=2), chunk=2)
+        ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked, stop=2), chunk=2)
     assert asked == ["a", "b"]
-    found = ArrayStore(tmp_path / "s").through(KEYS, squares(asked), chunk=2)
+    found = ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked), chunk=2)
     assert asked == ["a", "b", "c", "d"]
     assert [one.tolist() for one in found] == [[], [1.0], [], [], [4.0]]
-    ArrayStore(tmp_path / "s").through(KEYS, squares(asked))
+    ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked))
     assert len(asked) == 4
 
 
 def test_what_is_damaged_is_computed_again(tmp_path):
     asked: list[str] = []
-    ArrayStore(tmp_path).through(KEYS, squares(asked))
+    ArrayStore(tmp_path).get_or_compute(KEYS, squares(asked))
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])
-    found = ArrayStore(tmp_path).through(KEYS, squares(asked))
+    found = ArrayStore(tmp_path).get_or_compute(KEYS, squares(asked))
     assert len(asked) == 8
     assert found[4].tolist() == [4.0]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from holdfast.core.listeners import duration, show_value
+from holdfast.core.listeners import format_duration, show_value
 from holdfast.core.progress import Progress
-from holdfast.core.terminal import paint
+from holdfast.core.terminal import paint_text
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 def test_the_line_of_the_design() -> None:
     s = streams()
     ui = Progress("plain", **s)
-    ui.phase("step", 480)
+    ui.start_phase("step", 480)
     s["clock"].now = 240.0
     ui.advance(120, loss=1.21, target=(41.2, 6.0), keep=(63.1, -0.4), tokens_per_second=8100, memory_gib=2.1)
     assert s["err"].getvalue() == (
@@ -43,7 +43,7 @@ def test_the_line_of_the_design() -> None:
 def test_plain_lines_come_every_few_seconds_and_values_stay() -> None:
     s = streams()
     ui = Progress("plain", **s)
-    ui.phase("step", 100)
+    ui.start_phase("step", 100)
     for i in range(100):
         s["clock"].now = i * 0.1
         ui.advance(loss=2.0 if i == 0 else None)
@@ -57,7 +57,7 @@ def test_plain_lines_come_every_few_seconds_and_values_stay() -> None:
 def test_time_left_is_not_fooled_by_going_on_in_the_middle() -> None:
     s = streams()
     ui = Progress("json", **s)
-    ui.phase("train", 100)
+    ui.start_phase("train", 100)
     s["clock"].now = 30.0
     ui.advance(80)
     s["clock"].now = 32.0
@@ -68,32 +68,32 @@ def test_time_left_is_not_fooled_by_going_on_in_the_middle() -> None:
 def test_quiet_says_warnings_and_results_only() -> None:
     s = streams()
     ui = Progress("plain", quiet=True, **s)
-    ui.phase("step", 1)
+    ui.start_phase("step", 1)
     ui.advance()
-    ui.line("x")
+    ui.write_line("x")
     ui.warn("careful")
     ui.warn("careful")
-    ui.result("done", n=1)
+    ui.report_result("done", n=1)
     assert (s["err"].getvalue(), s["out"].getvalue()) == ("warning: careful\n", "done\n")
 
 
 def test_detail_needs_verbose() -> None:
     s = streams()
-    Progress("plain", **s).detail("x")
+    Progress("plain", **s).write_detail("x")
     assert s["err"].getvalue() == ""
-    Progress("plain", verbose=True, **s).detail("x")
+    Progress("plain", verbose=True, **s).write_detail("x")
     assert s["err"].getvalue() == "x\n"
 
 
 def test_json_lines() -> None:
     s = streams()
     ui = Progress("json", **s)
-    ui.phase("step", 2)
+    ui.start_phase("step", 2)
     s["clock"].now = 1.0
     ui.advance(target=(41.0, 6.0))
     ui.advance()
     ui.warn("careful")
-    ui.result("text", text="kept", name="x")
+    ui.report_result("text", text="kept", name="x")
     events = [json.loads(line) for line in s["out"].getvalue().splitlines()]
     assert [e["event"] for e in events] == ["phase", "progress", "progress", "warning", "result"]
     assert events[1]["target_delta"] == 6.0
@@ -103,12 +103,12 @@ def test_json_lines() -> None:
 
 
 def test_silent_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    ui = Progress.silent()
-    ui.phase("x", 3)
+    ui = Progress.create_silent()
+    ui.start_phase("x", 3)
     ui.advance()
-    ui.line("x")
+    ui.write_line("x")
     ui.warn("x")
-    ui.result("x")
+    ui.report_result("x")
     assert capsys.readouterr() == ("", "")
 
 
@@ -123,11 +123,11 @@ def test_only_rank_0_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_live_updates_one_line_and_keeps_sentences() -> None:
     err, out = Terminal(), io.StringIO()
     ui = Progress("live", err=err, out=out)
-    ui.phase("step", 2)
+    ui.start_phase("step", 2)
     ui.advance(loss=1.5)
-    ui.line("a sentence [not markup]")
+    ui.write_line("a sentence [not markup]")
     ui.advance()
-    ui.result("the end")
+    ui.report_result("the end")
     text = err.getvalue()
     assert "a sentence [not markup]" in text
     assert text.rstrip().splitlines()[-1].endswith("step 2/2 100% | loss 1.5 | 0s")
@@ -137,15 +137,15 @@ def test_live_updates_one_line_and_keeps_sentences() -> None:
 def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert paint("x", "red", Terminal()) == "\x1b[31mx\x1b[0m"
-    assert paint("x", "red", io.StringIO()) == "x"
+    assert paint_text("x", "red", Terminal()) == "\x1b[31mx\x1b[0m"
+    assert paint_text("x", "red", io.StringIO()) == "x"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert paint("x", "red", Terminal()) == "x"
+    assert paint_text("x", "red", Terminal()) == "x"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (89, "89s"), (120, "2m"), (3600, "60m"), (5700, "1h 35m")])
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_values() -> None:

@@ -33,7 +33,7 @@ libc.malloc_info(0, file), libc.fclose(file)
 
 def test_a_pool_of_single_cores_leaves_this_threads_setting_alone():
     before = torch.get_num_threads()
-    with threads.one_each(2) as pool:
+    with threads.one_core_threads(2) as pool:
         assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
     assert torch.get_num_threads() == before
 

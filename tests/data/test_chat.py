@@ -191,14 +191,14 @@ def test_thoughts_of_earlier_turns_are_trained_apart(tokenizer_of: TokenizerOf) 
     turns = [USER, said("<think>\nFrance.\n</think>\n\nParis."), MORE, said("Madrid.")]
     ids, trained = chat.encode(turns)
     assert trained_texts(chat, ids, trained) == ["<think>\n\n</think>\n\nMadrid.<|im_end|>"]
-    parts = [chat.encode(part) for part in chat.unrolled(turns)]
+    parts = [chat.encode(part) for part in chat.unroll_answers(turns)]
     assert [trained_texts(chat, ids, trained) for ids, trained in parts] == [
         ["<think>\nFrance.\n</think>\n\nParis.<|im_end|>"],
         ["<think>\n\n</think>\n\nMadrid.<|im_end|>"],
     ]
     prompt = chat.prompt_ids(turns[:3])
     assert parts[1][0][: len(prompt)].tolist() == prompt
-    assert chat.unrolled([USER, said("Paris."), MORE, said("Madrid.")]) == [
+    assert chat.unroll_answers([USER, said("Paris."), MORE, said("Madrid.")]) == [
         [USER, said("Paris."), MORE, said("Madrid.")]
     ]
 

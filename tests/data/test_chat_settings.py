@@ -79,7 +79,7 @@ def test_a_template_is_chosen_by_name_or_file(tokenizer_of: TokenizerOf, tmp_pat
     own = tokenizer_of("chatml").chat_template
     (tmp_path / "mine.jinja").write_text(str(own))
     settings = derive_settings(data(chat_template=str(tmp_path / "mine.jinja")), tokenizer, [BARE])
-    assert "<|im_start|>user\nAdd 1 and 2." in settings.chat(tokenizer).prompt_text(BARE.prompt)
+    assert "<|im_start|>user\nAdd 1 and 2." in settings.build_chat(tokenizer).prompt_text(BARE.prompt)
     with pytest.raises(UserError, match=r"data.chat_template: none.jinja is no file"):
         derive_settings(data(chat_template="none.jinja"), tokenizer, [BARE])
     tokenizer.chat_template = {"brief": own, "long": own}
@@ -94,7 +94,7 @@ def test_a_template_is_chosen_by_name_or_file(tokenizer_of: TokenizerOf, tmp_pat
 def test_settings_are_kept_beside_the_weights(tokenizer_of: TokenizerOf, tmp_path: Path) -> None:
     settings = ChatSettings("Be brief.", {"enable_thinking": False}, "strip")
     (tmp_path / "model").mkdir()
-    write_settings(tmp_path / "model", settings.chat(tokenizer_of("qwen3")))
+    write_settings(tmp_path / "model", settings.build_chat(tokenizer_of("qwen3")))
     for path in (tmp_path, tmp_path / "model"):
         assert settings_of(path) == settings
     assert settings_of(tmp_path / "other") is None

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from holdfast.cli.app import app
 from holdfast.data.reading.formats import open_rows
-from holdfast.data.reading.join import Joined, Part, allocate, join
+from holdfast.data.reading.join import JoinedRows, Part, allocate_rows, join_parts
 from holdfast.data.row_store import RowFile, prompt_key
-from holdfast.data.rows import Row, rows_fingerprint
+from holdfast.data.rows import Row, fingerprint_rows
 from holdfast.errors import UserError
 from holdfast.pipeline.sources import read_sources
 from holdfast.recipe.loader import read_recipe
@@ -74,7 +74,7 @@ def asked(data: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
     ],
 )
 def test_allocation(sizes: list[int], shares: list[float | None], limit: int | None, counts: list[int]) -> None:
-    assert allocate(sizes, shares, limit) == counts
+    assert allocate_rows(sizes, shares, limit) == counts
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_allocation(sizes: list[int], shares: list[float | None], limit: int | N
 )
 def test_shares_that_do_not_add_up(shares: list[float | None], error: str) -> None:
     with pytest.raises(UserError) as refused:
-        allocate([10, 10], shares)
+        allocate_rows([10, 10], shares)
     assert str(refused.value) == error
 
 
@@ -95,7 +95,7 @@ def test_rows_are_never_taken_twice_and_keep_their_order() -> None:
     first, second = (
         [Row([{"role": "assistant", "content": f"{w}{i}"}]) for i in range(n)] for w, n in (("a", 90), ("b", 100))
     )
-    rows, lines = join([Part("a", first), Part("b", second, 0.1)])
+    rows, lines = join_parts([Part("a", first), Part("b", second, 0.1)])
     texts = [row.answer for row in rows]
     assert texts[:90] == [f"a{i}" for i in range(90)]
     drawn = [int(str(text)[1:]) for text in texts[90:]]
@@ -103,21 +103,21 @@ def test_rows_are_never_taken_twice_and_keep_their_order() -> None:
     assert drawn == sorted(set(drawn))
     assert drawn != list(range(10))
     assert lines == ["b: 10 of its 100 rows are used, 0.1 of all"]
-    assert [row.answer for row in join([Part("a", first), Part("b", second, 0.1)])[0]] == texts
-    _, lines = join([Part("a", first), Part("b", second[:10], 0.5)])
+    assert [row.answer for row in join_parts([Part("a", first), Part("b", second, 0.1)])[0]] == texts
+    _, lines = join_parts([Part("a", first), Part("b", second[:10], 0.5)])
     assert lines == ["b: all its 10 rows are 0.1 of the rows, not 0.5: none is repeated"]
 
 
 def test_joined_rows_on_disk_are_a_list_of_rows() -> None:
     rows = [Row([{"role": "user", "content": f"Q{i}"}, {"role": "assistant", "content": "A"}]) for i in range(7)]
-    joined = Joined([RowFile.write(rows[:4], Path("one")), rows[4:]])
+    joined = JoinedRows([RowFile.write(rows[:4], Path("one")), rows[4:]])
     assert list(joined) == rows == [joined[i] for i in range(7)]
     assert [joined[-1], joined[-7]] == [rows[-1], rows[0]]
     assert list(joined[5:1:-2]) == rows[5:1:-2]
     with pytest.raises(IndexError):
         joined[7]
     assert joined.keys.tolist() == [prompt_key(row) for row in rows]
-    assert rows_fingerprint(joined) != rows_fingerprint(Joined([RowFile.write(rows[:3], Path("two")), rows[4:]]))
+    assert fingerprint_rows(joined) != fingerprint_rows(JoinedRows([RowFile.write(rows[:3], Path("two")), rows[4:]]))
 
 
 # ---- lists, patterns, folders -------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.data.reading.formats import RowFile, RowView, duplicates, open_rows, split
-from holdfast.data.rows import Row, rows_fingerprint
+from holdfast.data.reading.formats import RowFile, RowView, count_shared_prompts, open_rows, split_rows
+from holdfast.data.rows import Row, fingerprint_rows
 from holdfast.errors import UserError
 
 USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
@@ -481,7 +481,7 @@ def test_row_file_is_a_list_of_rows(here: Path) -> None:
     assert list(found[10:3:-2]) == rows[10:3:-2]
     with pytest.raises(IndexError):
         found[50]
-    assert rows_fingerprint(found) == found.fingerprint != RowFile.write(rows[:49], here / "fewer").fingerprint
+    assert fingerprint_rows(found) == found.fingerprint != RowFile.write(rows[:49], here / "fewer").fingerprint
 
 
 def test_big_files_go_to_disk_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,42 +522,42 @@ def test_row_file_holds_little_memory(here: Path) -> None:
 
 def test_split_is_a_partition_that_does_not_depend_on_order(here: Path) -> None:
     rows = many(200)
-    train, test = split(rows, 0.1, seed=3)
+    train, test = split_rows(rows, 0.1, seed=3)
     assert len(test) == 20
     assert sorted([r.id for r in train] + [r.id for r in test]) == sorted(r.id for r in rows)
     assert [r.id for r in train] == [r.id for r in rows if r in train]
-    backwards = split(rows[::-1], 0.1, seed=3)[1]
+    backwards = split_rows(rows[::-1], 0.1, seed=3)[1]
     assert {r.id for r in backwards} == {r.id for r in test}
-    assert {r.id for r in split(rows, 0.1, seed=4)[1]} != {r.id for r in test}
-    on_disk = split(RowFile.write(rows, here / "rows"), 0.1, seed=3)
+    assert {r.id for r in split_rows(rows, 0.1, seed=4)[1]} != {r.id for r in test}
+    on_disk = split_rows(RowFile.write(rows, here / "rows"), 0.1, seed=3)
     assert isinstance(on_disk[0], RowView)
     assert (list(on_disk[0]), list(on_disk[1])) == (train, test)
-    assert rows_fingerprint(on_disk[0]) != rows_fingerprint(on_disk[1])
+    assert fingerprint_rows(on_disk[0]) != fingerprint_rows(on_disk[1])
 
 
 def test_split_keeps_a_prompt_on_one_side() -> None:
     rows = [Row(turns(f"Question  {i // 4}", f"Answer {i}")) for i in range(100)]
-    train, test = split(rows, 0.2)
+    train, test = split_rows(rows, 0.2)
     assert 18 <= len(test) <= 24
-    assert duplicates(train, test) == 0
+    assert count_shared_prompts(train, test) == 0
     same = [Row(turns("Write a story.", f"Story {i}")) for i in range(50)]
-    train, test = split(same, 0.1)
-    assert (len(train), len(test), duplicates(train, test)) == (45, 5, 1)
+    train, test = split_rows(same, 0.1)
+    assert (len(train), len(test), count_shared_prompts(train, test)) == (45, 5, 1)
 
 
 def test_split_limits() -> None:
     rows = many(3)
-    assert split(rows, 0) == (rows, [])
-    assert [len(s) for s in split(rows, 0.01)] == [2, 1]
-    assert [len(s) for s in split(rows, 0.99)] == [1, 2]
+    assert split_rows(rows, 0) == (rows, [])
+    assert [len(s) for s in split_rows(rows, 0.01)] == [2, 1]
+    assert [len(s) for s in split_rows(rows, 0.99)] == [1, 2]
     with pytest.raises(UserError, match=r"^data\.test: 1 is not a share from 0 to 1$"):
-        split(rows, 1)
+        split_rows(rows, 1)
     with pytest.raises(UserError, match=r"^data\.test: a single row cannot be split"):
-        split(rows[:1], 0.5)
+        split_rows(rows[:1], 0.5)
 
 
 def test_duplicates_ignore_white_space() -> None:
     train = [Row(turns("a  b", "x")), Row(turns("c", "x")), Row(turns("a b", "y"))]
     test = [Row(turns("a\nb ", "z")), Row(turns("d", "x"))]
-    assert duplicates(train, test) == 1
-    assert duplicates(train, test[1:]) == 0
+    assert count_shared_prompts(train, test) == 1
+    assert count_shared_prompts(train, test[1:]) == 0

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.data.mixture import mix
-from holdfast.data.rows import Row, rows_fingerprint
+from holdfast.data.mixture import mix_replay
+from holdfast.data.rows import Row, fingerprint_rows
 from holdfast.errors import UserError
 
 
@@ -16,7 +16,7 @@ def rows(count: int, name: str) -> list[Row]:
 
 @pytest.mark.parametrize(("count", "share", "replayed"), [(90, 0.1, 10), (100, 0.5, 100), (7, 0.3, 3), (10, 0.01, 0)])
 def test_share(count: int, share: float, replayed: int) -> None:
-    mixed = mix(rows(count, "t"), rows(200, "r"), share)
+    mixed = mix_replay(rows(count, "t"), rows(200, "r"), share)
     assert len(mixed) == count + replayed
     assert sum(r.origin == "replay" for r in mixed) == replayed
     assert [r.id for r in mixed if r.origin != "replay"] == [f"t{i}" for i in range(count)]
@@ -24,7 +24,7 @@ def test_share(count: int, share: float, replayed: int) -> None:
 
 
 def test_drawn_again_when_exhausted() -> None:
-    mixed = mix(rows(30, "t"), rows(4, "r"), 0.25)
+    mixed = mix_replay(rows(30, "t"), rows(4, "r"), 0.25)
     drawn = [r.id for r in mixed if r.origin == "replay"]
     assert len(drawn) == 10
     counts = sorted(drawn.count(f"r{i}") for i in range(4))
@@ -33,9 +33,13 @@ def test_drawn_again_when_exhausted() -> None:
 
 def test_spread_and_deterministic() -> None:
     base, general = rows(300, "t"), rows(100, "r")
-    one, again, other = mix(base, general, 0.25, 1), mix(base, general, 0.25, 1), mix(base, general, 0.25, 2)
+    one, again, other = (
+        mix_replay(base, general, 0.25, 1),
+        mix_replay(base, general, 0.25, 1),
+        mix_replay(base, general, 0.25, 2),
+    )
     assert list(one) == list(again)
-    assert rows_fingerprint(one) == rows_fingerprint(again) != rows_fingerprint(other)
+    assert fingerprint_rows(one) == fingerprint_rows(again) != fingerprint_rows(other)
     places = [k for k, r in enumerate(one) if r.origin == "replay"]
     assert all(15 <= sum(a <= k < a + 100 for k in places) <= 40 for a in (0, 100, 200, 300))
     assert one[places[0]].origin == "replay"
@@ -45,8 +49,8 @@ def test_spread_and_deterministic() -> None:
 
 
 def test_errors_and_nothing() -> None:
-    assert list(mix(rows(3, "t"), [], 0)) == rows(3, "t")
+    assert list(mix_replay(rows(3, "t"), [], 0)) == rows(3, "t")
     with pytest.raises(UserError, match=r"^data\.replay\.path: there are no rows to replay$"):
-        mix(rows(30, "t"), [], 0.5)
+        mix_replay(rows(30, "t"), [], 0.5)
     with pytest.raises(UserError, match=r"^data\.replay\.share: 1 is not a share from 0 to 1$"):
-        mix(rows(3, "t"), rows(3, "r"), 1)
+        mix_replay(rows(3, "t"), rows(3, "r"), 1)

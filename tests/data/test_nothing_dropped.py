@@ -354,9 +354,9 @@ def test_files_that_are_measured_are_told_and_refused_alike() -> None:
 
 
 def test_a_choice_is_measured_with_its_passage() -> None:
-    from holdfast.evaluation.tasks.multiple_choice import choice_rows
+    from holdfast.evaluation.tasks.multiple_choice import parse_choice_rows
 
-    (row,) = choice_rows(
+    (row,) = parse_choice_rows(
         [("f:1", {"question": "Which?", "article": "P", "options": {"A": "x", "B": "y"}, "answer": "B"})]
     )
     assert (texts(row), row.meta["choices"], row.reference) == (["Which?\nP"], ["x", "y"], 1)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from holdfast.data.reading.formats import RowFile, open_rows
-from holdfast.data.reading.preferences import Ranked, ranked_pair
-from holdfast.data.row_shapes import Column, conversations, rows_for
+from holdfast.data.reading.preferences import RankedAnswer, ranked_pair
+from holdfast.data.row_shapes import Column, build_conversations, rows_for
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 
@@ -187,8 +187,8 @@ def test_a_gold_answer_ends_the_row(here: Path, more: dict[str, Any]) -> None:
         row = one(here, {**base, **more})
         assert (row.messages, row.chosen, row.rejected) == ([USER, {**GOOD, "content": "G"}], "A", "B")
         assert (row.gold, row.reference) == ("G", None)
-        assert [s[-1]["content"] for s in next(conversations([row], 0, "triple"))] == ["A", "B", "G"]
-        assert [s[-1]["content"] for s in next(conversations([row], 0, "pair"))] == ["A", "B"]
+        assert [s[-1]["content"] for s in next(build_conversations([row], 0, "triple"))] == ["A", "B", "G"]
+        assert [s[-1]["content"] for s in next(build_conversations([row], 0, "pair"))] == ["A", "B"]
 
 
 def test_a_conversation_that_goes_on_ends_with_the_gold_answer(here: Path) -> None:
@@ -277,8 +277,8 @@ def test_a_list_that_is_not_ranked_answers(here: Path) -> None:
     )
 
 
-def ranked(*scores: float) -> list[Ranked]:
-    return [Ranked(str(i), score) for i, score in enumerate(scores)]
+def ranked(*scores: float) -> list[RankedAnswer]:
+    return [RankedAnswer(str(i), score) for i, score in enumerate(scores)]
 
 
 def test_best_against_worst() -> None:
@@ -287,8 +287,10 @@ def test_best_against_worst() -> None:
     assert ranked_pair(ranked(-1, -2)) == (0, 1)
     assert ranked_pair(ranked(1, 1, 1)) is None
     assert ranked_pair(ranked(1)) is None
-    assert ranked_pair([Ranked("same", 1), Ranked("same", 0)]) is None, "an answer is not preferred to itself"
-    assert ranked_pair([Ranked("same", 1), Ranked("other", 0.5), Ranked("same", 0)]) == (0, 1)
+    assert ranked_pair([RankedAnswer("same", 1), RankedAnswer("same", 0)]) is None, (
+        "an answer is not preferred to itself"
+    )
+    assert ranked_pair([RankedAnswer("same", 1), RankedAnswer("other", 0.5), RankedAnswer("same", 0)]) == (0, 1)
     assert ranked_pair(ranked(1, 0.7), min_gap=0.5) is None
     assert ranked_pair(ranked(1, 0.7, 0.5), min_gap=0.5) == (0, 2)
 

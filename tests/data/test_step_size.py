@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.data.batching.batches import Encoded, TokenTable
-from holdfast.data.batching.step_size import derive_batch_tokens, rows_per_step, step_size
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
+from holdfast.data.batching.step_size import compute_step_size, derive_batch_tokens, rows_per_step
 
 
 def table_of(lengths: list[int], per_row: int = 1) -> TokenTable:
     encoded = [
-        Encoded(np.ones(length, np.int32), np.ones(length, bool), row, role)
+        EncodedSequence(np.ones(length, np.int32), np.ones(length, bool), row, role)
         for row, length in enumerate(lengths)
         for role in range(per_row)
     ]
-    return TokenTable.of(encoded)
+    return TokenTable.from_sequences(encoded)
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_tokens_of_a_step(lengths: np.ndarray, expected: int) -> None:
 @pytest.mark.parametrize("rows", [480, 481, 1000, 1919, 1920, 2500, 3839, 3840, 9000])
 def test_an_epoch_has_at_least_30_steps_of_16_to_64_rows_from_480_rows_on(rows: int) -> None:
     lengths = np.random.default_rng(rows).integers(20, 120, rows)
-    size = step_size("auto", table_of(lengths.tolist()), seed=0)
+    size = compute_step_size("auto", table_of(lengths.tolist()), seed=0)
     assert size.per_epoch >= 30
     assert 15 < size.rows < 64.5
 
 
 def test_it_is_said_in_one_line() -> None:
-    size = step_size("auto", table_of([63] * 3000), seed=0)
+    size = compute_step_size("auto", table_of([63] * 3000), seed=0)
     assert size.text == "batch_tokens 2,048 (derived): 32 rows of 63 tokens, 94 steps an epoch"
-    pairs = step_size("auto", table_of([50] * 64, per_row=2), seed=0)
+    pairs = compute_step_size("auto", table_of([50] * 64, per_row=2), seed=0)
     assert pairs.text == "batch_tokens 1,650 (derived): 16 rows of 100 tokens in 2 sequences, 4 steps an epoch"
-    given = step_size(80, table_of([63, 90, 100, 20]), seed=0)
+    given = compute_step_size(80, table_of([63, 90, 100, 20]), seed=0)
     assert (given.tokens, given.derived, given.over) == (80, False, 2)

@@ -41,16 +41,16 @@ def test_rows_come_through_as_the_chat_encodes_them(chat: Chat, tmp_path: Path) 
             table, report = build_table(given, chat, max_length=512, cache=cache)
             assert len(table) == report.kept == report.rows == 41
             for k, one in enumerate(rows):
-                (found,) = table.sequences(k)
+                (found,) = table.row_sequences(k)
                 ids, trained = chat.encode(one.messages)
-                assert (found.ids.tolist(), found.trained.tolist()) == (ids.tolist(), trained.tolist())
+                assert (found.ids.tolist(), found.label_mask.tolist()) == (ids.tolist(), trained.tolist())
                 assert (found.row, found.role, found.weight) == (k, 0, one.weight)
             assert report.tokens == table.lengths.sum()
-            assert report.trained_tokens == sum(int(table.sequences(k)[0].trained.sum()) for k in range(41))
+            assert report.trained_tokens == sum(int(table.row_sequences(k)[0].label_mask.sum()) for k in range(41))
             assert report.dropped == {}
             assert sum(count for _, count in report.histogram) == 41
             assert report.lengths["longest"] == table.lengths.max() == report.longest[0][1]
-            assert report.lines() == [
+            assert report.summary_lines() == [
                 f"41 of 41 rows, training on {report.trained_share:.0%} of {report.tokens} tokens"
             ]
 
@@ -63,7 +63,7 @@ def test_shards_do_not_matter(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "SHARD", 3)
     parts, _ = build_table(rows_of(10), chat, max_length=512, progress=done.append)
     assert np.array_equal(whole.ids, parts.ids)
-    assert np.array_equal(whole.trained, parts.trained)
+    assert np.array_equal(whole.label_mask, parts.label_mask)
     assert whole.fingerprint == parts.fingerprint
     assert done == [3, 3, 3, 1]
 
@@ -77,12 +77,12 @@ def test_pairs(chat: Chat) -> None:
     rows = [Row(prompt, chosen="Paris", rejected="Rome, I think"), Row(prompt, chosen="A", rejected="B")]
     table, _ = build_table(rows, chat, max_length=512, kind="pair")
     assert (len(table), table.per_row) == (2, 2)
-    chosen, rejected = table.sequences(0)
+    chosen, rejected = table.row_sequences(0)
     assert (chosen.role, rejected.role, chosen.row, rejected.row) == (0, 1, 0, 0)
     decode = chat.tokenizer.decode
-    assert decode(chosen.ids[chosen.trained]) == "Paris<|im_end|>"  # not the earlier "Hello"
-    assert decode(rejected.ids[rejected.trained]) == "Rome, I think<|im_end|>"
-    shared = int(chosen.trained.argmax())
+    assert decode(chosen.ids[chosen.label_mask]) == "Paris<|im_end|>"  # not the earlier "Hello"
+    assert decode(rejected.ids[rejected.label_mask]) == "Rome, I think<|im_end|>"
+    shared = int(chosen.label_mask.argmax())
     assert chosen.ids[:shared].tolist() == rejected.ids[:shared].tolist() == chat.prompt_ids(prompt)
     assert table.lengths[0] == len(chosen.ids) + len(rejected.ids)
     assert table.widths[0] == len(rejected.ids)
@@ -90,9 +90,9 @@ def test_pairs(chat: Chat) -> None:
 
 def test_plain_text(chat: Chat) -> None:
     table, report = build_table([Row([{"role": "assistant", "content": "Once upon a time."}])], chat, max_length=64)
-    (found,) = table.sequences(0)
+    (found,) = table.row_sequences(0)
     assert chat.tokenizer.decode(found.ids) == "Once upon a time.<|im_end|>"
-    assert found.trained.tolist() == [False] + [True] * (len(found.ids) - 1)
+    assert found.label_mask.tolist() == [False] + [True] * (len(found.ids) - 1)
     assert report.trained_tokens == len(found.ids) - 1
 
 
@@ -105,12 +105,12 @@ def test_drop_counts_and_names(chat: Chat) -> None:
     assert report.named == {"longer than max_length": [2, 4], "weight 0": [5]}
     assert [number for number, _ in report.longest[:2]] == [4, 2]
     asked = repr(rows[1].messages[-2]["content"])
-    assert report.lines()[1:] == [
+    assert report.summary_lines()[1:] == [
         f"left out 2: longer than max_length (rows 2 {asked}, 4)", f"left out 1: weight 0 (row 5 {asked})"
     ]  # fmt: skip
-    (found,) = table.sequences(1)
+    (found,) = table.row_sequences(1)
     assert found.row == 1
-    assert chat.tokenizer.decode(found.ids[found.trained]) == "Rome.<|im_end|>"
+    assert chat.tokenizer.decode(found.ids[found.label_mask]) == "Rome.<|im_end|>"
 
 
 def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
@@ -119,9 +119,9 @@ def test_truncate_cuts_answers_and_never_trains_on_nothing(chat: Chat) -> None:
     limit = size(chat, rows[0]) + 3
     table, report = build_table(rows, chat, max_length=limit, too_long="cut")
     assert (report.kept, report.truncated, report.dropped) == (2, 1, {})
-    (cut,) = table.sequences(1)
+    (cut,) = table.row_sequences(1)
     assert cut.ids.tolist() == chat.encode(rows[1].messages)[0][:limit].tolist()
-    assert cut.trained.sum() == limit - prompt
+    assert cut.label_mask.sum() == limit - prompt
     assert int(cut.ids[-1]) not in chat.stop_ids
 
     long_prompt = Row([{"role": "user", "content": "word " * 90}, {"role": "assistant", "content": "Yes."}])
@@ -136,11 +136,11 @@ def test_windows_train_every_token_of_a_long_text_exactly_once(limit: int, chat:
     ids, trained = chat.encode_text(text)
     rows = [Row([{"role": "assistant", "content": text}]), row("Paris.")]
     table, report = build_table(rows, chat, max_length=limit, context=limit, too_long="window")
-    parts = [table.sequences(i)[0] for i in np.flatnonzero(table.source == 0)]
+    parts = [table.row_sequences(i)[0] for i in np.flatnonzero(table.source == 0)]
     assert max(len(part.ids) for part in parts) <= limit
-    learned = np.concatenate([part.ids[part.trained] for part in parts])
+    learned = np.concatenate([part.ids[part.label_mask] for part in parts])
     assert learned.tolist() == ids[trained].tolist()
-    assert not any(part.trained[0] for part in parts)  # a label needs a token before it
+    assert not any(part.label_mask[0] for part in parts)  # a label needs a token before it
     begins = np.cumsum([0, *(len(part.ids) - 1 for part in parts)])
     for begin, part in zip(begins, parts, strict=False):
         assert part.ids.tolist() == ids[begin : begin + len(part.ids)].tolist()
@@ -157,7 +157,7 @@ def test_truncated_pairs_lose_both_or_none(chat: Chat) -> None:
     ]
     table, report = build_table(rows, chat, max_length=40, too_long="cut", kind="pair")
     assert (len(table), report.truncated, report.named) == (1, 1, {"answer cut to nothing": [2]})
-    assert [len(e.ids) for e in table.sequences(0)] == [
+    assert [len(e.ids) for e in table.row_sequences(0)] == [
         40,
         size(chat, Row([*prompt, {"role": "assistant", "content": "Rome"}])),
     ]
@@ -231,8 +231,8 @@ def test_answers_with_thoughts_that_the_template_cuts_are_entries_of_their_own(
     said = (
         "1 conversation holds thoughts in earlier answers, which the chat template cuts: its 3 answers are trained one"
     )
-    assert report.lines()[-1].startswith(said)
-    texts = [tokenizer.decode(s.ids[s.trained]) for i in range(3) for s in table.sequences(i)]
+    assert report.summary_lines()[-1].startswith(said)
+    texts = [tokenizer.decode(s.ids[s.label_mask]) for i in range(3) for s in table.row_sequences(i)]
     assert texts == [f"<think>\nI add {n}.\n</think>\n\n{n + 2}<|im_end|>" for n in range(3)]
     _, short = build_table([Row(turns), Row(plain)], chat, max_length=int(table.lengths.max()) - 1, too_long="drop")
     assert (short.kept, list(short.dropped.values())) == (1, [1])

@@ -156,7 +156,7 @@ def start(case: Case) -> list[dict[str, Any]]:
 def trained(chat: Chat, messages: list[dict[str, Any]]) -> list[str]:
     """The trained texts of a conversation, each proven to follow the prompt that is sampled from."""
     out = []
-    for part in chat.unrolled(messages):
+    for part in chat.unroll_answers(messages):
         ids, mask = chat.encode(part)
         prompt = chat.prompt_ids(part[:-1])
         assert ids[: len(prompt)].tolist() == prompt
@@ -178,7 +178,7 @@ def control(chat: Chat, ids: Any) -> list[str]:
 
 def server_prompt(chat: Chat, messages: list[dict[str, Any]]) -> str:
     """What a server makes of messages with the model's own template."""
-    if chat.template.thoughts.listed:
+    if chat.template.thoughts.takes_parts:
         messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     found = chat.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **chat.template.kwargs
@@ -232,14 +232,14 @@ def test_thoughts(tokenizer: PreTrainedTokenizerBase, case: Case) -> None:
     # What would be sampled there is read back as thought and answer.
     ids, labels = chat.encode(row)
     reply = split_thought(chat.opening + chat.text_of(ids[labels].tolist()))
-    assert (reply.thought, reply.answer.strip(), reply.ended) == (THOUGHT, "Paris.", True)
+    assert (reply.thought, reply.answer.strip(), reply.has_ended) == (THOUGHT, "Paris.", True)
     both = [*row, MORE, said("<think>\nSpain.\n</think>\n\nMadrid.")]
     second = case.thought.replace(THOUGHT, "Spain.").replace("Paris.", "Madrid.")
     assert trained(chat, both) == [
         case.thought + (case.end if case.apart else case.inner or case.end),
         second + case.end,
     ]
-    assert len(chat.unrolled(both)) == (2 if case.apart else 1)
+    assert len(chat.unroll_answers(both)) == (2 if case.apart else 1)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.off is not None], ids=lambda case: case.name)

@@ -36,7 +36,7 @@ CASES = [
 def test_a_text_is_taken_apart_at_the_end_of_its_thought() -> None:
     for text, thought, answer, ended in CASES:
         found = split_thought(text)
-        assert (found.thought, found.answer, found.ended) == (thought, answer, ended), text
+        assert (found.thought, found.answer, found.has_ended) == (thought, answer, ended), text
         assert final_answer(text) == answer
 
 
@@ -48,7 +48,7 @@ def test_every_familys_marks_are_known(marks: tuple[str, str]) -> None:
 
 def test_long_texts_take_no_longer_than_their_length() -> None:
     text = "<think>" * 100_000 + " " * 100_000 + "</think>" * 100_000
-    assert split_thought(text).ended
+    assert split_thought(text).has_ended
 
 
 def test_the_reference_of_a_row_is_its_answer_without_the_thought() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
-from holdfast.evaluation.measure import measure
-from holdfast.evaluation.subject import Subject
-from holdfast.evaluation.summary import score
+from holdfast.evaluation.measure import measure_task
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.evaluation.summary import compute_score
 from holdfast.evaluation.task import Task
 from holdfast.models.policy import Policy
 
@@ -40,7 +40,7 @@ TASK = Task("held-out loss", "held_out", ROWS, role="target")
 def test_every_trained_token_and_no_other_is_counted(tiny: Callable[..., Any], kind: str) -> None:
     model, tokenizer = tiny(kind)
     chat = Chat(tokenizer)
-    items = measure(TASK, Subject("m", chat, policy=Policy(model)))
+    items = measure_task(TASK, EvaluatedModel("m", chat, policy=Policy(model)))
     assert [item.id for item in items] == [row.id for row in ROWS[:3]], "a row without a trained token says nothing"
     for item, row in zip(items, ROWS, strict=False):
         ids, trained = chat.encode(row.messages)
@@ -56,13 +56,13 @@ def test_every_trained_token_and_no_other_is_counted(tiny: Callable[..., Any], k
 def test_layouts_and_batches_do_not_change_it(tiny: Callable[..., Any]) -> None:
     model, tokenizer = tiny()
     chat, policy = Chat(tokenizer), Policy(model)
-    alone, together = (measure(TASK, Subject("m", chat, policy=policy, micro_tokens=n)) for n in (1, 4096))
-    packed = collate(
-        [Encoded(*chat.encode(row.messages), row=i) for i, row in enumerate(ROWS[:3])], "packed", chat.pad_id
+    alone, together = (measure_task(TASK, EvaluatedModel("m", chat, policy=policy, micro_tokens=n)) for n in (1, 4096))
+    packed = collate_sequences(
+        [EncodedSequence(*chat.encode(row.messages), row=i) for i, row in enumerate(ROWS[:3])], "packed", chat.pad_id
     )
-    sums = packed.per_sequence(policy.token_logps(packed))
+    sums = packed.sum_per_sequence(policy.token_logps(packed))
     for one, many, other in zip(alone, together, sums.tolist(), strict=True):
         assert one.score == pytest.approx(many.score, rel=1e-5)
         assert one.score == pytest.approx(other, rel=1e-5)
     nats = -sum(item.score for item in alone) / sum(item.tokens for item in alone)
-    assert score(TASK, alone) == pytest.approx(nats / np.log(2))
+    assert compute_score(TASK, alone) == pytest.approx(nats / np.log(2))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from holdfast.evaluation.statistics.intervals import Array, Moments, confidence_limits, moments
-from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval
+from holdfast.evaluation.statistics.intervals import Array, Moments, compute_confidence_limits, compute_moments
+from holdfast.evaluation.statistics.summary_statistics import Interval, PairedScores, compute_interval
 
 
 def covered(tasks: list[Moments], truth: float, *, bounded: bool = True) -> float:
     """Share of simulated measurements whose interval holds the truth."""
-    ends = confidence_limits(tasks, [1 / len(tasks)] * len(tasks), bounded=bounded)
+    ends = compute_confidence_limits(tasks, [1 / len(tasks)] * len(tasks), is_bounded=bounded)
     assert ends is not None
     return float(((ends[0] <= truth) & (truth <= ends[1])).mean())
 
@@ -46,7 +46,7 @@ def flips(n: int, right: float, won: float, lost: float, size: int, rng: np.rand
 )
 def test_coverage_of_one_task(n: int, right: float, won: float, lost: float, many: bool):
     drawn, truth = flips(n, right, won, lost, 2000, np.random.default_rng(0))
-    assert 0.93 <= covered([moments(drawn)], truth) <= (0.99 if many else 1.0)
+    assert 0.93 <= covered([compute_moments(drawn)], truth) <= (0.99 if many else 1.0)
 
 
 def seeds_differ(
@@ -59,7 +59,7 @@ def seeds_differ(
         hard = rng.standard_normal((size, 1, 200), dtype=np.float32)
         luck = 0.3 * rng.standard_normal((size, n_seeds, 200), dtype=np.float32)
         reach = ndtri(np.clip(0.6 + gain + shift, 0.001, 0.999)) * np.sqrt(1 + 0.3**2)
-        tasks.append(moments((hard + luck < reach).astype(float) - (hard < ndtri(0.6))))
+        tasks.append(compute_moments((hard + luck < reach).astype(float) - (hard < ndtri(0.6))))
     return tasks
 
 
@@ -86,7 +86,7 @@ def test_coverage_of_graded_scores_of_likelihoods_and_of_few_questions(n_seeds: 
     for n, bounded in ((5, False), (12, True), (12, False), (60, True)):
         hard = rng.normal(-0.05, 0.1, (2000, 1, n))
         drawn = hard + rng.normal(0, 0.03, (2000, n_seeds, n))
-        assert 0.93 <= covered([moments(drawn)], -0.05, bounded=bounded) <= (1.0 if n < 60 else 0.99)
+        assert 0.93 <= covered([compute_moments(drawn)], -0.05, bounded=bounded) <= (1.0 if n < 60 else 0.99)
 
 
 def test_coverage_where_few_flip_in_many_tasks_and_seeds():
@@ -95,7 +95,7 @@ def test_coverage_where_few_flip_in_many_tasks_and_seeds():
         tasks, truth = [], 0.0
         for lost in (0.0, 0.01, 0.02, 0.04):
             drawn = [flips(100, 0.95, 0.0, lost, 2000, rng) for _ in range(n_seeds)]
-            tasks.append(moments(np.concatenate([one for one, _ in drawn], axis=1)))
+            tasks.append(compute_moments(np.concatenate([one for one, _ in drawn], axis=1)))
             truth += drawn[0][1] / 4
         assert covered(tasks, truth) >= 0.93
 
@@ -106,7 +106,7 @@ def test_one_task_of_right_and_wrong_answers_has_the_interval_of_bonett_and_pric
         difference[:won], difference[won : won + lost] = 1, -1
         more, less = (won + 1) / (n + 2), (lost + 1) / (n + 2)
         half = 1.959964 * np.sqrt((more + less - (more - less) ** 2) / (n + 2))
-        found = interval([[Pairs(tuple(map(str, range(n))), np.zeros(n), difference)]])
+        found = compute_interval([[PairedScores(tuple(map(str, range(n))), np.zeros(n), difference)]])
         ends = (max(-1, more - less - half), min(1, more - less + half))
         assert (found.low, found.high) == pytest.approx(ends, rel=1e-6)
         assert found.value == pytest.approx((won - lost) / n)
@@ -114,18 +114,18 @@ def test_one_task_of_right_and_wrong_answers_has_the_interval_of_bonett_and_pric
 
 def test_interval_is_that_of_the_moments():
     drawn = np.concatenate([flips(50, 0.8, 0.2, 0.1, 1, np.random.default_rng(5))[0] for _ in range(3)], axis=1)
-    one = [Pairs(tuple(map(str, range(50))), np.zeros(50), seed) for seed in drawn[0]]
-    ends = confidence_limits([moments(drawn)], [1.0], bounded=True)
+    one = [PairedScores(tuple(map(str, range(50))), np.zeros(50), seed) for seed in drawn[0]]
+    ends = compute_confidence_limits([compute_moments(drawn)], [1.0], is_bounded=True)
     assert ends is not None
-    found = interval([[pairs] for pairs in one])
+    found = compute_interval([[pairs] for pairs in one])
     assert (found.low, found.high) == pytest.approx((ends[0][0], ends[1][0]))
-    assert interval([[one[0], one[0]]], [1.0, -1.0]).value == 0
-    assert interval([[one[0]]], [2.0]).value == pytest.approx(2 * one[0].delta())
+    assert compute_interval([[one[0], one[0]]], [1.0, -1.0]).value == 0
+    assert compute_interval([[one[0]]], [2.0]).value == pytest.approx(2 * one[0].compute_delta())
 
 
 def test_no_interval_claims_what_one_text_cannot_say():
-    one = Pairs(("a",), np.array([-10.0]), np.array([-12.0]), np.array([10.0]))
-    assert interval([[one]]) == Interval(pytest.approx(-0.2), None, None)
-    single = interval([[Pairs(("a",), np.array([0.0]), np.array([1.0]))]])
+    one = PairedScores(("a",), np.array([-10.0]), np.array([-12.0]), np.array([10.0]))
+    assert compute_interval([[one]]) == Interval(pytest.approx(-0.2), None, None)
+    single = compute_interval([[PairedScores(("a",), np.array([0.0]), np.array([1.0]))]])
     assert single.low is not None
     assert single.low < 0 < 1 == single.high

@@ -15,11 +15,11 @@ pytest.importorskip("lm_eval")
 from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
 from holdfast.evaluation.measure import measure_all
-from holdfast.evaluation.results_store import Store
-from holdfast.evaluation.subject import Subject
-from holdfast.evaluation.summary import summarise
-from holdfast.evaluation.tasks.lm_eval_bridge import HarnessModel, harness_task
-from holdfast.generation.factory import drawing
+from holdfast.evaluation.results_store import ResultsStore
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.evaluation.summary import summarise_run
+from holdfast.evaluation.tasks.lm_eval_bridge import HarnessModel, build_harness_task
+from holdfast.generation.factory import build_sample_fn
 from holdfast.generation.native import NativeEngine
 from holdfast.models.policy import Policy
 
@@ -71,16 +71,18 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return make
 
 
-def subject(tiny: Callable[..., Any], seed: int = 0) -> Subject:
+def subject(tiny: Callable[..., Any], seed: int = 0) -> EvaluatedModel:
     model, tokenizer = tiny(seed=seed)
     chat = Chat(tokenizer)
-    return Subject(f"m{seed}", chat, drawing(NativeEngine(model, chat, slots=4, fingerprint=str(seed))), Policy(model))
+    return EvaluatedModel(
+        f"m{seed}", chat, build_sample_fn(NativeEngine(model, chat, slots=4, fingerprint=str(seed))), Policy(model)
+    )
 
 
 def test_items_of_every_kind(harness: Callable[[str], str], tiny: Callable[..., Any], tmp_path: Path):
-    tasks = [harness_task(harness(name), items=5, role="keep") for name in BODIES]
+    tasks = [build_harness_task(harness(name), items=5, role="keep") for name in BODIES]
     assert [task.kind for task in tasks] == ["choice", "generate", "perplexity"]
-    base = measure_all(tasks, whole := subject(tiny), store=Store(tmp_path / "eval"))
+    base = measure_all(tasks, whole := subject(tiny), store=ResultsStore(tmp_path / "eval"))
     for task in tasks:
         items = base[task.name]
         assert [item.id for item in items] == [row.id for row in task.rows]
@@ -94,39 +96,39 @@ def test_items_of_every_kind(harness: Callable[[str], str], tiny: Callable[..., 
     assert "assistant: " in generated[0].prompt  # the few-shot example is a turn
     assert all(item.tokens == len(item.prompt.encode()) and item.score < 0 for item in text)
 
-    same = summarise(tasks, base, measure_all(tasks, whole))
+    same = summarise_run(tasks, base, measure_all(tasks, whole))
     assert same["loss"]["delta"] == same["loss"]["low"] == same["loss"]["high"] == 0.0
-    assert measure_all(tasks, whole, store=Store(tmp_path / "eval")) == base
+    assert measure_all(tasks, whole, store=ResultsStore(tmp_path / "eval")) == base
     assert measure_all(tasks, subject(tiny, seed=1)) != base
 
 
 def test_log_likelihoods_are_those_of_our_own_choice_tasks(tiny: Callable[..., Any]):
     from holdfast.evaluation.subject import score_sequences
-    from holdfast.evaluation.tasks.multiple_choice import choice_tokens
+    from holdfast.evaluation.tasks.multiple_choice import encode_choice
 
     whole = subject(tiny)
     model = HarnessModel(whole)
     messages = [{"role": "user", "content": "capital of France"}]
     request = type("Request", (), {"args": (model.apply_chat_template(messages), "Paris")})
     ((logp, greedy),) = model.loglikelihood([request])
-    assert logp == score_sequences([choice_tokens(whole.chat, messages, "Paris", 0)], whole)[0]
+    assert logp == score_sequences([encode_choice(whole.chat, messages, "Paris", 0)], whole)[0]
     assert not greedy
-    whole.policy.greedy = lambda batch, where: batch.labels  # a model that would say exactly this
+    whole.policy.greedy_tokens = lambda batch, where: batch.labels  # a model that would say exactly this
     assert model.loglikelihood([request])[0][1] is True
 
 
 def test_metric_is_chosen_by_name(harness: Callable[[str], str], tiny: Callable[..., Any]):
     path, whole = harness("tiny_choice"), subject(tiny)
-    norm = harness_task(f"{path}:acc_norm", items=3, role="keep")
+    norm = build_harness_task(f"{path}:acc_norm", items=3, role="keep")
     assert measure_all([norm], whole)[norm.name][0].reason.startswith("acc_norm")
     with pytest.raises(UserError, match="no metric acc_nrm; did you mean acc_norm"):
-        measure_all([harness_task(f"{path}:acc_nrm", items=3, role="keep")], whole)
+        measure_all([build_harness_task(f"{path}:acc_nrm", items=3, role="keep")], whole)
     with pytest.raises(UserError, match="no filter strict"):
-        measure_all([harness_task(f"{path}:acc,strict", items=3, role="keep")], whole)
+        measure_all([build_harness_task(f"{path}:acc,strict", items=3, role="keep")], whole)
 
 
 def test_global_randomness_is_left_alone(harness: Callable[[str], str], tiny: Callable[..., Any]):
-    task, whole = harness_task(harness("tiny_choice"), items=3, role="keep"), subject(tiny)
+    task, whole = build_harness_task(harness("tiny_choice"), items=3, role="keep"), subject(tiny)
     np.random.seed(5)
     expected = np.random.RandomState(5).random()
     measure_all([task], whole)

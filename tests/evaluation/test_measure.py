@@ -15,19 +15,19 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.gate import gate
-from holdfast.evaluation.measure import items_in, measure, measure_all
-from holdfast.evaluation.results_store import Store
-from holdfast.evaluation.subject import Subject, measurement
-from holdfast.evaluation.summary import summarise
+from holdfast.evaluation.gate import apply_gate
+from holdfast.evaluation.measure import count_items, measure_all, measure_task
+from holdfast.evaluation.results_store import ResultsStore
+from holdfast.evaluation.subject import EvaluatedModel, measurement_fingerprint
+from holdfast.evaluation.summary import summarise_run
 from holdfast.evaluation.task import Task
-from holdfast.evaluation.tasks.multiple_choice import choice_tokens
-from holdfast.evaluation.tasks.perplexity import text_rows
-from holdfast.generation.factory import drawing
+from holdfast.evaluation.tasks.multiple_choice import encode_choice
+from holdfast.evaluation.tasks.perplexity import build_text_rows
+from holdfast.generation.factory import build_sample_fn
 from holdfast.generation.journal import Journal
 from holdfast.generation.native import NativeEngine
 from holdfast.methods.judges.exact import Exact
@@ -46,7 +46,7 @@ PICK = Task(
     "pick", "choice",
     [Row([{"role": "user", "content": q}], reference=1, meta={"choices": ["no", a, "sort"]}) for q, a in FACTS.items()],
 )  # fmt: skip
-TEXT = Task("text", "perplexity", text_rows([*FACTS, "The capital of France is Paris."]))
+TEXT = Task("text", "perplexity", build_text_rows([*FACTS, "The capital of France is Paris."]))
 ALL = [SUMS, WORDS, PICK, TEXT]
 
 
@@ -69,10 +69,12 @@ class Counting:
             yield sample
 
 
-def subject(model: Any, tokenizer: Any, name: str = "base", die_after: int | None = None) -> tuple[Subject, Counting]:
+def subject(
+    model: Any, tokenizer: Any, name: str = "base", die_after: int | None = None
+) -> tuple[EvaluatedModel, Counting]:
     chat = Chat(tokenizer)
     engine = Counting(NativeEngine(model, chat, slots=4, fingerprint=name), die_after)
-    return Subject(name, chat, drawing(engine), Policy(model)), engine
+    return EvaluatedModel(name, chat, build_sample_fn(engine), Policy(model)), engine
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,8 @@ def taught(tokenizer: Any) -> tuple[Any, Any]:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
     chat, policy = Chat(tokenizer), Policy(model)
-    batch = collate(
-        [Encoded(*chat.encode(r.messages), row=i) for i, r in enumerate(rows(FACTS))], "padded", chat.pad_id
+    batch = collate_sequences(
+        [EncodedSequence(*chat.encode(r.messages), row=i) for i, r in enumerate(rows(FACTS))], "padded", chat.pad_id
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(80):
@@ -113,21 +115,21 @@ def test_law_1(taught: tuple[Any, Any]):
     base = measure_all(kept, subject(model, tokenizer)[0])
     again = measure_all(kept, subject(copy.deepcopy(model), tokenizer)[0])
     assert base == again
-    same = summarise(kept, base, again)
+    same = summarise_run(kept, base, again)
     nothing = {"delta": 0.0, "worst": "sums", "unit": "points", "of": "tasks"}
     assert {key: same["loss"][key] for key in nothing} == nothing
     assert same["text"] == {"percent": 0.0, "low": None, "high": None, "worst": "text"}
     assert [item.response for task in (SUMS, WORDS) for item in base[task.name]] == list(FACTS.values())
     assert all(item.passed and item.stopped for task in (SUMS, WORDS, PICK) for item in base[task.name])
 
-    lost = summarise(kept, base, measure_all(kept, subject(damaged(model), tokenizer, "damaged")[0]))
+    lost = summarise_run(kept, base, measure_all(kept, subject(damaged(model), tokenizer, "damaged")[0]))
     assert lost["loss"]["low"] > 0
     assert all(task["delta"] < 0 for task in lost["tasks"] if task["better"] == "higher")
     assert lost["text"]["percent"] > 0
     assert lost["tasks"][-1]["delta"] > 0, "more bits"
     assert lost["tasks"][0]["lost"] == 3
     assert lost["tasks"][0]["flips"][0]["base"] == "3"
-    refused = gate(SimpleNamespace(max_loss=2.0, max_bits=None, max_kl=None, min_gain=None), lost)
+    refused = apply_gate(SimpleNamespace(max_loss=2.0, max_bits=None, max_kl=None, min_gain=None), lost)
     assert not refused["passed"]
     assert "lost" in refused["reasons"][0]
 
@@ -137,8 +139,8 @@ def test_questions_of_all_tasks_share_one_call(taught: tuple[Any, Any]):
     ticks: list[int] = []
     together = measure_all(ALL, whole, progress=ticks.append)
     assert engine.calls == 1
-    assert sum(ticks) == items_in(ALL) == 3 + 3 + 6 + len(TEXT.rows)
-    apart = {task.name: measure(task, subject(*taught)[0]) for task in ALL}
+    assert sum(ticks) == count_items(ALL) == 3 + 3 + 6 + len(TEXT.rows)
+    apart = {task.name: measure_task(task, subject(*taught)[0]) for task in ALL}
     assert list(together) == [task.name for task in ALL]
     assert together == apart
     other = replace(WORDS, max_tokens=4)
@@ -147,42 +149,46 @@ def test_questions_of_all_tasks_share_one_call(taught: tuple[Any, Any]):
 
 
 def test_finished_tasks_are_not_measured_again(taught: tuple[Any, Any], tmp_path: Path):
-    first = measure_all(ALL, subject(*taught)[0], store=Store(tmp_path / "base"))
+    first = measure_all(ALL, subject(*taught)[0], store=ResultsStore(tmp_path / "base"))
     whole, engine = subject(*taught)
-    assert measure_all(ALL, whole, store=Store(tmp_path / "base")) == first
+    assert measure_all(ALL, whole, store=ResultsStore(tmp_path / "base")) == first
     assert engine.calls == 0
-    fewer = measure_all([SUMS.head(2)], whole, store=Store(tmp_path / "base"))
+    fewer = measure_all([SUMS.limit_rows(2)], whole, store=ResultsStore(tmp_path / "base"))
     assert fewer["sums"] == first["sums"][:2]
     assert engine.calls == 1
 
 
 def test_baseline_is_shared_by_model(taught: tuple[Any, Any], tmp_path: Path):
-    shared = Store(tmp_path / "cache", keyed=True)
-    first = measure_all(ALL, subject(*taught)[0], store=Store(tmp_path / "run1"), shared=shared)
+    shared = ResultsStore(tmp_path / "cache", by_fingerprint=True)
+    first = measure_all(ALL, subject(*taught)[0], store=ResultsStore(tmp_path / "run1"), baselines=shared)
     whole, engine = subject(*taught)
-    assert measure_all(ALL, whole, store=Store(tmp_path / "run2"), shared=shared) == first
+    assert measure_all(ALL, whole, store=ResultsStore(tmp_path / "run2"), baselines=shared) == first
     assert engine.calls == 0
-    assert set(Store(tmp_path / "run2").load()) == {task.name for task in ALL}
+    assert set(ResultsStore(tmp_path / "run2").read_measurements()) == {task.name for task in ALL}
     other, engine = subject(*taught, "another model")
-    measure_all([SUMS], other, shared=shared)
+    measure_all([SUMS], other, baselines=shared)
     assert engine.calls == 1
 
 
 def test_fingerprint_names_everything_the_figures_depend_on(taught: tuple[Any, Any]):
     whole = subject(*taught)[0]
     changed = [
-        measurement(SUMS, whole),
-        measurement(replace(SUMS, max_tokens=9), whole),
-        measurement(replace(SUMS, judge=Exact(ignore_case=True)), whole),
-        measurement(replace(SUMS, rows=SUMS.rows[:2]), whole),
-        measurement(replace(SUMS, meta={"stop": ["\n"]}), whole),
-        measurement(SUMS, replace(whole, model="other")),
-        measurement(SUMS, replace(whole, chat=Chat(taught[1], system="Be brief."))),
-        measurement(SUMS, replace(whole, extra={"precision": "bf16"})),
+        measurement_fingerprint(SUMS, whole),
+        measurement_fingerprint(replace(SUMS, max_tokens=9), whole),
+        measurement_fingerprint(replace(SUMS, judge=Exact(ignore_case=True)), whole),
+        measurement_fingerprint(replace(SUMS, rows=SUMS.rows[:2]), whole),
+        measurement_fingerprint(replace(SUMS, meta={"stop": ["\n"]}), whole),
+        measurement_fingerprint(SUMS, replace(whole, model="other")),
+        measurement_fingerprint(SUMS, replace(whole, chat=Chat(taught[1], system="Be brief."))),
+        measurement_fingerprint(SUMS, replace(whole, extra={"precision": "bf16"})),
     ]
     assert len(set(changed)) == len(changed)
-    assert measurement(replace(SUMS, role="keep"), whole) == measurement(replace(SUMS, name="x"), whole) == changed[0]
-    assert measurement(TEXT, whole) != measurement(TEXT, replace(whole, width=64))
+    assert (
+        measurement_fingerprint(replace(SUMS, role="keep"), whole)
+        == measurement_fingerprint(replace(SUMS, name="x"), whole)
+        == changed[0]
+    )
+    assert measurement_fingerprint(TEXT, whole) != measurement_fingerprint(TEXT, replace(whole, width=64))
 
 
 def test_a_kill_changes_nothing(taught: tuple[Any, Any], tmp_path: Path):
@@ -190,11 +196,13 @@ def test_a_kill_changes_nothing(taught: tuple[Any, Any], tmp_path: Path):
     unbroken = measure_all(ALL, subject(model, tokenizer)[0])
     whole, dying = subject(model, tokenizer, die_after=4)
     with Journal(tmp_path / "samples.jsonl") as journal, pytest.raises(KeyboardInterrupt):
-        measure_all(ALL, replace(whole, draw=journal.draw(dying)), store=Store(tmp_path / "eval"))
-    assert set(Store(tmp_path / "eval").load()) == {"pick", "text"}
+        measure_all(ALL, replace(whole, draw=journal.build_sample_fn(dying)), store=ResultsStore(tmp_path / "eval"))
+    assert set(ResultsStore(tmp_path / "eval").read_measurements()) == {"pick", "text"}
     whole, engine = subject(model, tokenizer)
     with Journal(tmp_path / "samples.jsonl") as journal:
-        resumed = measure_all(ALL, replace(whole, draw=journal.draw(engine)), store=Store(tmp_path / "eval"))
+        resumed = measure_all(
+            ALL, replace(whole, draw=journal.build_sample_fn(engine)), store=ResultsStore(tmp_path / "eval")
+        )
     assert resumed == unbroken
     assert engine.drawn == 6 - 4
 
@@ -203,7 +211,7 @@ def test_a_kill_changes_nothing(taught: tuple[Any, Any], tmp_path: Path):
 def test_choices_are_scored_by_definition(tiny: Callable[..., Any]):
     model, tokenizer = tiny()
     chat = Chat(tokenizer)
-    found = measure(PICK, Subject("m", chat, policy=Policy(model), micro_tokens=64))
+    found = measure_task(PICK, EvaluatedModel("m", chat, policy=Policy(model), micro_tokens=64))
     for item, row in zip(found, PICK.rows, strict=True):
         sums = []
         for choice in row.meta["choices"]:
@@ -225,8 +233,8 @@ def test_only_the_choice_counts(tokenizer: Any):
         {"role": "assistant", "content": "earlier"},
         {"role": "user", "content": "r"},
     ]
-    found = choice_tokens(chat, turns, "Paris", 0)
-    assert tokenizer.decode(found.ids[found.trained]) == "Paris"
+    found = encode_choice(chat, turns, "Paris", 0)
+    assert tokenizer.decode(found.ids[found.label_mask]) == "Paris"
 
 
 def test_measuring_leaves_training_alone(tiny: Callable[..., Any]):
@@ -243,7 +251,7 @@ def test_measuring_leaves_training_alone(tiny: Callable[..., Any]):
 def test_long_prompts_keep_their_end(tiny: Callable[..., Any]):
     model, tokenizer = tiny()
     long = Row([{"role": "user", "content": "sort the letters " * 80}], reference=0, meta={"choices": ["yes", "no"]})
-    (item,) = measure(Task("long", "choice", [long]), Subject("m", Chat(tokenizer), policy=Policy(model)))
+    (item,) = measure_task(Task("long", "choice", [long]), EvaluatedModel("m", Chat(tokenizer), policy=Policy(model)))
     assert np.isfinite([float(v) for v in item.reason.removeprefix("log-likelihoods ").split(", ")]).all()
 
 
@@ -252,6 +260,6 @@ def test_mistakes_are_named(taught: tuple[Any, Any]):
     with pytest.raises(UserError, match="two tasks are called sums"):
         measure_all([SUMS, SUMS], whole)
     with pytest.raises(RunError, match="without a sampling engine"):
-        measure(SUMS, replace(whole, draw=None))
+        measure_task(SUMS, replace(whole, draw=None))
     with pytest.raises(RunError, match="same id"):
-        measure(replace(SUMS, rows=[SUMS.rows[0]] * 2), whole)
+        measure_task(replace(SUMS, rows=[SUMS.rows[0]] * 2), whole)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from holdfast.errors import UserError
-from holdfast.evaluation.tasks.multiple_choice import choice_rows, continuation, decide, is_choice
+from holdfast.evaluation.tasks.multiple_choice import append_choice, decide_choice, is_choice, parse_choice_rows
 
 SHAPES = {
     "list and number": {"question": "2+2?", "choices": ["3", "4"], "answer": 1},
@@ -26,19 +26,19 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_published_shapes(shape: str):
     assert is_choice(SHAPES[shape])
-    (row,) = choice_rows([("f.jsonl:1", SHAPES[shape])])
+    (row,) = parse_choice_rows([("f.jsonl:1", SHAPES[shape])])
     assert row.prompt[0]["content"].startswith("2+2")
     assert row.meta["choices"][row.reference] in ("4", "four")
 
 
 def test_truthfulqa_with_many_true_answers():
     targets = {"choices": ["a", "b", "c"], "labels": [1, 0, 1]}
-    (row,) = choice_rows([("f:1", {"question": "Which?", "mc2_targets": targets})])
-    picked, score, passed = decide(np.log([0.2, 0.6, 0.2]), row.meta["choices"], row.reference)
+    (row,) = parse_choice_rows([("f:1", {"question": "Which?", "mc2_targets": targets})])
+    picked, score, passed = decide_choice(np.log([0.2, 0.6, 0.2]), row.meta["choices"], row.reference)
     assert (picked, passed) == (1, False)
     assert score == pytest.approx(0.4)
     record = {"Question": "Q?", "Best Answer": "yes", "Correct Answers": "yes", "Incorrect Answers": "no; maybe"}
-    (row,) = choice_rows([("f:1", record)])
+    (row,) = parse_choice_rows([("f:1", record)])
     assert row.meta["choices"] == ["yes", "no", "maybe"]
     assert row.reference == 0
 
@@ -59,22 +59,22 @@ def test_open_questions_are_no_choice():
 )
 def test_errors_name_the_row(record: dict, says: str):
     with pytest.raises(UserError, match=f"arc.jsonl:7: .*{says}"):
-        choice_rows([("arc.jsonl:7", record)])
+        parse_choice_rows([("arc.jsonl:7", record)])
 
 
 def test_length_normalisation_changes_the_pick():
     logps, choices = np.array([-4.0, -6.0]), ["yes", "certainly not"]
-    assert decide(logps, choices, 0)[:2] == (0, 1.0)
-    assert decide(logps, choices, 1, "length")[:2] == (1, 1.0)
+    assert decide_choice(logps, choices, 0)[:2] == (0, 1.0)
+    assert decide_choice(logps, choices, 1, "length")[:2] == (1, 1.0)
 
 
 def test_a_tie_or_a_broken_model_is_not_right():
     for values in ([-1.0, -1.0, -1.0], [np.nan] * 3, [-np.inf] * 3):
-        assert [decide(np.array(values), ["a", "b", "c"], gold)[2] for gold in range(3)] == [False] * 3
+        assert [decide_choice(np.array(values), ["a", "b", "c"], gold)[2] for gold in range(3)] == [False] * 3
 
 
 def test_only_the_choice_is_scored_after_few_shot_turns():
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
-    full = continuation(turns, "b")
+    full = append_choice(turns, "b")
     assert [m.get("weight", 1) for m in full if m["role"] == "assistant"] == [0, 1]
     assert "weight" not in turns[1]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from holdfast.data.chat.encoder import Chat
-from holdfast.evaluation.measure import measure
-from holdfast.evaluation.subject import Subject
-from holdfast.evaluation.summary import score
+from holdfast.evaluation.measure import measure_task
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.evaluation.summary import compute_score
 from holdfast.evaluation.task import Task
-from holdfast.evaluation.tasks.perplexity import PASSAGE, passages, text_rows, windows
+from holdfast.evaluation.tasks.perplexity import PASSAGE, build_text_rows, cut_windows, split_passages
 from holdfast.models.policy import Policy
 
 TEXTS = [
@@ -30,14 +30,14 @@ TEXTS = [
 @pytest.mark.parametrize("width", [2, 3, 8])
 def test_every_token_is_scored_exactly_once(n: int, width: int):
     ids = np.arange(100, 100 + n)
-    pieces = list(windows(ids, width, row=3))
-    scored = np.concatenate([p.ids[p.trained] for p in pieces]) if pieces else np.array([])
+    pieces = list(cut_windows(ids, width, row=3))
+    scored = np.concatenate([p.ids[p.label_mask] for p in pieces]) if pieces else np.array([])
     assert scored.tolist() == ids[1:].tolist()
     for number, piece in enumerate(pieces):
-        first = int(np.flatnonzero(piece.trained)[0])
+        first = int(np.flatnonzero(piece.label_mask)[0])
         assert len(piece.ids) <= width
         assert piece.row == 3
-        assert not piece.trained[0]
+        assert not piece.label_mask[0]
         assert first >= (max(1, width // 4) if number else 1)
 
 
@@ -56,7 +56,7 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
 
 
 def text_task() -> Task:
-    rows = [row for text in TEXTS for row in text_rows([text])]
+    rows = [row for text in TEXTS for row in build_text_rows([text])]
     return Task("text", "perplexity", rows)
 
 
@@ -64,7 +64,7 @@ def text_task() -> Task:
 @torch.no_grad()
 def test_likelihood_is_the_definition(tiny: Callable[..., Any], kind: str):
     model, tokenizer = tiny(kind)
-    items = measure(text_task(), Subject("m", Chat(tokenizer), policy=Policy(model)))
+    items = measure_task(text_task(), EvaluatedModel("m", Chat(tokenizer), policy=Policy(model)))
     assert [item.prompt for item in items] == [t.strip() for t in TEXTS if t]
     for item in items[:3]:
         ids = ids_of(tokenizer, item.prompt)
@@ -72,7 +72,7 @@ def test_likelihood_is_the_definition(tiny: Callable[..., Any], kind: str):
         assert item.score == pytest.approx(by_hand(model, ids), rel=1e-5)
     nats = sum(by_hand(model, ids_of(tokenizer, text)) for text in TEXTS[:3])
     bits = -nats / np.log(2) / sum(len(text.encode()) for text in TEXTS[:3])
-    assert score(text_task(), items[:3]) == pytest.approx(bits, rel=1e-5)
+    assert compute_score(text_task(), items[:3]) == pytest.approx(bits, rel=1e-5)
 
 
 @torch.no_grad()
@@ -80,8 +80,10 @@ def test_the_known_mistakes_would_be_seen(tiny: Callable[..., Any]):
     """Labels that are not shifted, and padding that is counted, give other figures than ours."""
     model, tokenizer = tiny()
     short, long = TEXTS[0], TEXTS[1]
-    rows = text_rows([short, long])
-    mine = measure(Task("t", "perplexity", rows), Subject("m", Chat(tokenizer), policy=Policy(model)))[0].score
+    rows = build_text_rows([short, long])
+    mine = measure_task(Task("t", "perplexity", rows), EvaluatedModel("m", Chat(tokenizer), policy=Policy(model)))[
+        0
+    ].score
     begun = [tokenizer.eos_token + text for text in (short, long)]
     both = tokenizer(begun, padding=True, return_tensors="pt", add_special_tokens=False)
     logps = model(**both).logits[0].log_softmax(-1)
@@ -97,7 +99,7 @@ def test_the_known_mistakes_would_be_seen(tiny: Callable[..., Any]):
 def test_batches_do_not_change_the_figures(tiny: Callable[..., Any]):
     model, tokenizer = tiny()
     chat, policy = Chat(tokenizer), Policy(model)
-    one, many = (measure(text_task(), Subject("m", chat, policy=policy, micro_tokens=n)) for n in (1, 4096))
+    one, many = (measure_task(text_task(), EvaluatedModel("m", chat, policy=policy, micro_tokens=n)) for n in (1, 4096))
     for a, b in zip(one, many, strict=True):
         assert a.score == pytest.approx(b.score, rel=1e-5)
 
@@ -105,14 +107,15 @@ def test_batches_do_not_change_the_figures(tiny: Callable[..., Any]):
 @torch.no_grad()
 def test_long_texts_are_scored_in_windows(tiny: Callable[..., Any]):
     model, tokenizer = tiny()
-    (item,) = measure(
-        Task("t", "perplexity", text_rows([TEXTS[4]])), Subject("m", Chat(tokenizer), policy=Policy(model), width=16)
+    (item,) = measure_task(
+        Task("t", "perplexity", build_text_rows([TEXTS[4]])),
+        EvaluatedModel("m", Chat(tokenizer), policy=Policy(model), width=16),
     )
     ids = ids_of(tokenizer, TEXTS[4].strip())
     total = 0.0
-    for piece in windows(ids, 16, 0):
+    for piece in cut_windows(ids, 16, 0):
         logps = model(input_ids=torch.tensor(piece.ids[None].astype(np.int64))).logits[0].log_softmax(-1)
-        total += sum(float(logps[i - 1, piece.ids[i]]) for i in np.flatnonzero(piece.trained))
+        total += sum(float(logps[i - 1, piece.ids[i]]) for i in np.flatnonzero(piece.label_mask))
     assert item.tokens == len(ids) - 1
     assert item.score == pytest.approx(total, rel=1e-5)
 
@@ -120,9 +123,9 @@ def test_long_texts_are_scored_in_windows(tiny: Callable[..., Any]):
 def test_passages_hold_the_whole_text():
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdef"), 5)) + ("\n\n" if rng.random() < 0.02 else " ") for _ in range(3000)]
-    found = passages("".join(words))
+    found = split_passages("".join(words))
     assert all(0 < len(p) <= PASSAGE for p in found)
     assert len(found) < 2 * len("".join(words)) / PASSAGE + 1
     assert " ".join(found).split() == "".join(words).split()
-    assert passages("a" * (2 * PASSAGE + 5)) == ["a" * PASSAGE, "a" * PASSAGE, "a" * 5]
-    assert passages(" \n") == []
+    assert split_passages("a" * (2 * PASSAGE + 5)) == ["a" * PASSAGE, "a" * PASSAGE, "a" * 5]
+    assert split_passages(" \n") == []

@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.gate import gate, refuse_gate
-from holdfast.evaluation.results_store import Store
-from holdfast.evaluation.summary import Run, compare_summary, figures, pairs, read_run, score, summarise
-from holdfast.evaluation.task import Item, Task, TaskInfo
+from holdfast.evaluation.gate import apply_gate, refuse_gate
+from holdfast.evaluation.results_store import ResultsStore
+from holdfast.evaluation.summary import (
+    MeasuredRun,
+    compute_role_figures,
+    compute_score,
+    pair_scores,
+    read_run,
+    summarise_comparison,
+    summarise_run,
+)
+from holdfast.evaluation.task import ItemResult, Task, TaskInfo
 
 TARGET, KEEP, TEXT = (
     TaskInfo("new", "generate", "target", "exact"),
@@ -22,14 +30,15 @@ TARGET, KEEP, TEXT = (
 )
 
 
-def items(right: Any, stopped: bool = True) -> list[Item]:
+def items(right: Any, stopped: bool = True) -> list[ItemResult]:
     return [
-        Item(str(i), f"q{i}", f"said {int(ok)}", "ref", float(ok), bool(ok), stopped, 5) for i, ok in enumerate(right)
+        ItemResult(str(i), f"q{i}", f"said {int(ok)}", "ref", float(ok), bool(ok), stopped, 5)
+        for i, ok in enumerate(right)
     ]
 
 
-def texts(logps: Any, tokens: int = 10) -> list[Item]:
-    return [Item(str(i), "t", "", "", float(v), True, True, tokens) for i, v in enumerate(logps)]
+def texts(logps: Any, tokens: int = 10) -> list[ItemResult]:
+    return [ItemResult(str(i), "t", "", "", float(v), True, True, tokens) for i, v in enumerate(logps)]
 
 
 def coin(seed: int, share: float, n: int = 100) -> np.ndarray:
@@ -40,7 +49,7 @@ BASE = {"new": items(coin(0, 0.4)), "old": items(coin(1, 0.8)), "prose": texts(-
 
 
 def test_base_against_base_is_exactly_nothing():
-    found = summarise([TARGET, KEEP, TEXT], BASE, BASE)
+    found = summarise_run([TARGET, KEEP, TEXT], BASE, BASE)
     for part in [*found["tasks"][:2], found["gain"], found["loss"]]:
         assert part["delta"] == 0
         assert part["high"] == -part["low"] == pytest.approx(2.717, abs=0.001), "what 100 questions leave open"
@@ -59,7 +68,7 @@ def test_gain_and_loss_have_opposite_signs():
         "old": items(coin(1, 0.8) & coin(6, 0.7)),
         "prose": BASE["prose"],
     }
-    found = summarise([TARGET, KEEP], BASE, tuned)
+    found = summarise_run([TARGET, KEEP], BASE, tuned)
     new, old = found["tasks"]
     assert found["gain"]["delta"] == new["delta"] == pytest.approx(new["tuned"] - new["base"])
     assert found["gain"]["low"] > 0
@@ -73,18 +82,18 @@ def test_gain_and_loss_have_opposite_signs():
 
 def test_flips_show_both_answers():
     tuned = {"new": items(~coin(0, 0.4))}
-    (task,) = summarise([TARGET], BASE, tuned)["tasks"]
+    (task,) = summarise_run([TARGET], BASE, tuned)["tasks"]
     assert len(task["flips"]) == 20
     assert task["won"] + task["lost"] == 100
     assert {f["won"] for f in task["flips"]} == {True, False}
     assert not task["flips"][0]["won"]
     for flip in task["flips"]:
         assert (flip["base"], flip["tuned"]) == (("said 0", "said 1") if flip["won"] else ("said 1", "said 0"))
-    assert len(summarise([TARGET], {"new": items([1] * 30)}, {"new": items([0] * 30)})["tasks"][0]["flips"]) == 20
+    assert len(summarise_run([TARGET], {"new": items([1] * 30)}, {"new": items([0] * 30)})["tasks"][0]["flips"]) == 20
 
 
 def test_text_is_counted_in_bits_per_byte():
-    found = summarise([TEXT], {"prose": texts([-10.0, -20.0])}, {"prose": texts([-20.0, -40.0])})
+    found = summarise_run([TEXT], {"prose": texts([-10.0, -20.0])}, {"prose": texts([-20.0, -40.0])})
     (task,) = found["tasks"]
     assert (task["unit"], task["better"]) == ("bits per byte", "lower")
     assert task["base"] == pytest.approx(30 / np.log(2) / 2)  # two texts of one byte each
@@ -99,13 +108,13 @@ def test_text_is_counted_in_bits_per_byte():
 
 
 def test_text_of_many_bytes_counts_them_as_utf8():
-    letters = [Item("a", "a\u00e4\u3042", "", "", -6 * np.log(2), True, True, 2)]
-    assert score(TEXT, letters) == pytest.approx(1.0)  # 1 + 2 + 3 bytes
+    letters = [ItemResult("a", "a\u00e4\u3042", "", "", -6 * np.log(2), True, True, 2)]
+    assert compute_score(TEXT, letters) == pytest.approx(1.0)  # 1 + 2 + 3 bytes
 
 
 def test_a_target_in_bits_gains_where_it_falls():
     answers = TaskInfo("held-out loss", "held_out", "target")
-    found = summarise([answers], {"held-out loss": texts([-10, -30])}, {"held-out loss": texts([-5, -15])})
+    found = summarise_run([answers], {"held-out loss": texts([-10, -30])}, {"held-out loss": texts([-5, -15])})
     gain, held_out = found["gain"], found["held_out"]
     assert gain["unit"] == held_out["unit"] == "bits per token"
     assert gain["delta"] == pytest.approx(1 / np.log(2))
@@ -119,25 +128,25 @@ def test_a_target_in_bits_gains_where_it_falls():
 def test_the_held_out_loss_beside_a_judged_target_is_no_target():
     answers, score_of = TaskInfo("held-out loss", "held_out", "watch"), {"new": items([1, 0]), "old": items([1, 1])}
     tuned = {"new": items([1, 1]), "old": items([1, 1]), "held-out loss": texts([-5, -5])}
-    found = summarise([TARGET, answers, KEEP], {**score_of, "held-out loss": texts([-10, -10])}, tuned)
+    found = summarise_run([TARGET, answers, KEEP], {**score_of, "held-out loss": texts([-10, -10])}, tuned)
     assert (found["gain"]["unit"], found["gain"]["delta"]) == ("points", 50)
     assert found["loss"]["delta"] == 0
     assert found["held_out"]["delta"] == pytest.approx(-0.5 / np.log(2))
-    assert figures([TARGET, answers, KEEP], tuned) == {
+    assert compute_role_figures([TARGET, answers, KEEP], tuned) == {
         "target": 100.0, "keep": 100.0, "text": None, "held_out": pytest.approx(0.5 / np.log(2)),
     }  # fmt: skip
 
 
 def test_stop_rate_and_length():
-    (task,) = summarise([KEEP], {"old": items([1, 1])}, {"old": items([1, 1], stopped=False)})["tasks"]
+    (task,) = summarise_run([KEEP], {"old": items([1, 1])}, {"old": items([1, 1], stopped=False)})["tasks"]
     assert (task["stop_base"], task["stop_tuned"], task["length_base"]) == (1.0, 0.0, 5.0)
 
 
 def test_other_questions_are_refused():
     with pytest.raises(RunError, match="same questions"):
-        pairs(KEEP, items([1, 0]), items([1, 0, 1]))
+        pair_scores(KEEP, items([1, 0]), items([1, 0, 1]))
     shuffled = items([1, 0])[::-1]
-    assert pairs(KEEP, items([1, 0]), shuffled).tuned.tolist() == [1.0, 0.0]  # matched by id, not by place
+    assert pair_scores(KEEP, items([1, 0]), shuffled).tuned.tolist() == [1.0, 0.0]  # matched by id, not by place
 
 
 def limits(
@@ -150,16 +159,16 @@ def limits(
 
 
 def test_gate():
-    lost = summarise([TARGET, KEEP], BASE, {"new": items(~coin(0, 0.4)), "old": items(coin(1, 0.7))})
-    assert gate(limits(), lost) is None
-    assert gate(limits(50, 1), lost) == {"passed": True, "reasons": []}
-    close = gate(limits(max_loss=lost["loss"]["delta"] + 0.1), lost)
+    lost = summarise_run([TARGET, KEEP], BASE, {"new": items(~coin(0, 0.4)), "old": items(coin(1, 0.7))})
+    assert apply_gate(limits(), lost) is None
+    assert apply_gate(limits(50, 1), lost) == {"passed": True, "reasons": []}
+    close = apply_gate(limits(max_loss=lost["loss"]["delta"] + 0.1), lost)
     assert close["passed"]
     assert close["unsure"] == [
         f"max_loss is {lost['loss']['delta'] + 0.1:g}, and the 95 % interval {lost['loss']['low']:.1f} to "
         f"{lost['loss']['high']:.1f} reaches beyond it"
     ]
-    said = gate(limits(2.0, 90), lost)
+    said = apply_gate(limits(2.0, 90), lost)
     assert not said["passed"]
     assert len(said["reasons"]) == 2
     loss, gain = lost["loss"], lost["gain"]
@@ -170,26 +179,26 @@ def test_gate():
         "where min_gain asks for 90",
     ]
     fell = {"gain": {"delta": -20.5, "low": -46.7, "high": 3.3}, "loss": {**loss, "delta": 1.004}, "text": None}
-    assert gate(limits(1.0, 5), fell)["reasons"][0].startswith("lost 1.004 points")
-    assert gate(limits(None, 5), fell)["reasons"] == [
+    assert apply_gate(limits(1.0, 5), fell)["reasons"][0].startswith("lost 1.004 points")
+    assert apply_gate(limits(None, 5), fell)["reasons"] == [
         "lost 20.5 points on the target (95 % interval -3.3 to 46.7), where min_gain asks for a gain of 5"
     ]
-    nothing = summarise([], {}, {})
+    nothing = summarise_run([], {}, {})
     assert nothing == {"tasks": [], "gain": None, "loss": None, "text": None, "held_out": None, "probe": None}
-    assert len(gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
+    assert len(apply_gate(limits(2.0, 0.0), nothing)["reasons"]) == 2
     spoilt = {**lost["loss"], "delta": float("nan")}
-    assert not gate(limits(2.0), {"gain": None, "loss": spoilt, "text": None})["passed"]
+    assert not apply_gate(limits(2.0), {"gain": None, "loss": spoilt, "text": None})["passed"]
 
 
 def test_a_catastrophe_of_text_cannot_pass_a_gate():
     """Perplexity 32.85 -> 241.90 is 2.6 points of 100 / perplexity, and 57 % more bits."""
     before, after = (texts(-400 * np.log(perplexity) + np.arange(8), 400) for perplexity in (32.85, 241.90))
-    found = summarise([TEXT], {"prose": before}, {"prose": after})
+    found = summarise_run([TEXT], {"prose": before}, {"prose": after})
     assert found["text"]["percent"] == pytest.approx(57.2, abs=0.2)
-    assert gate(limits(max_bits=60), found)["passed"]
-    (reason,) = gate(limits(max_bits=5), found)["reasons"]
+    assert apply_gate(limits(max_bits=60), found)["passed"]
+    (reason,) = apply_gate(limits(max_bits=5), found)["reasons"]
     assert reason.startswith("the kept texts take 57.3 % more bits (95 % interval")
-    assert not gate(limits(3.5), found)["passed"]
+    assert not apply_gate(limits(3.5), found)["passed"]
     with pytest.raises(UserError, match="max_bits"):
         refuse_gate(limits(3.5), [TEXT])
     with pytest.raises(UserError, match="text:FILE"):
@@ -199,29 +208,29 @@ def test_a_catastrophe_of_text_cannot_pass_a_gate():
 
 def test_a_gain_in_bits_is_gated_in_per_cent():
     answers = TaskInfo("held-out loss", "held_out", "target")
-    found = summarise([answers], {"held-out loss": texts([-10, -10])}, {"held-out loss": texts([-9, -9])})
-    assert gate(limits(min_gain=9), found)["passed"]
-    assert "10.0 % fewer bits" in gate(limits(min_gain=11), found)["reasons"][0]
+    found = summarise_run([answers], {"held-out loss": texts([-10, -10])}, {"held-out loss": texts([-9, -9])})
+    assert apply_gate(limits(min_gain=9), found)["passed"]
+    assert "10.0 % fewer bits" in apply_gate(limits(min_gain=11), found)["reasons"][0]
 
 
 def test_live_scores():
-    assert score(KEEP, items([1, 1, 0, 0])) == 50.0
-    assert figures([TARGET, KEEP], {"new": items([1]), "old": items([0, 1])})["keep"] == 50.0
-    assert figures([TARGET], {"new": items([1])})["keep"] is None
-    assert figures([TARGET, KEEP], {"old": items([1])})["target"] is None, "it was not measured"
+    assert compute_score(KEEP, items([1, 1, 0, 0])) == 50.0
+    assert compute_role_figures([TARGET, KEEP], {"new": items([1]), "old": items([0, 1])})["keep"] == 50.0
+    assert compute_role_figures([TARGET], {"new": items([1])})["keep"] is None
+    assert compute_role_figures([TARGET, KEEP], {"old": items([1])})["target"] is None, "it was not measured"
 
 
 def test_comparison_of_methods_over_seeds():
-    def run(seed: int, gain: float, loss: float) -> Run:
+    def run(seed: int, gain: float, loss: float) -> MeasuredRun:
         tuned = {
             "new": items(coin(0, 0.4) | coin(seed + 100, gain)),
             "old": items(coin(1, 0.8) & coin(seed + 9, 1 - loss)),
         }
-        return Run([TARGET, KEEP], BASE, tuned, seed)
+        return MeasuredRun([TARGET, KEEP], BASE, tuned, seed)
 
-    methods = {"none": [Run([TARGET, KEEP], BASE, BASE, s) for s in range(2)]}
+    methods = {"none": [MeasuredRun([TARGET, KEEP], BASE, BASE, s) for s in range(2)]}
     methods |= {"good": [run(s, 0.5, 0.1) for s in range(3)], "bad": [run(s, 0.4, 0.6) for s in range(3)]}
-    found = compare_summary(methods)
+    found = summarise_comparison(methods)
     none, good, bad = found["runs"]
     for part in (none["gain"], none["loss"]):
         assert part["low"] < part["delta"] == 0 < part["high"]
@@ -234,7 +243,7 @@ def test_comparison_of_methods_over_seeds():
     assert good["tasks"]["new"]["tuned"] == pytest.approx(good["target"])
     assert found["tasks"][0] == {
         "name": "new", "role": "target", "kind": "generate", "unit": "points", "better": "higher", "n": 100,
-        "base": score(TARGET, BASE["new"]),
+        "base": compute_score(TARGET, BASE["new"]),
     }  # fmt: skip
 
 
@@ -243,12 +252,13 @@ def test_runs_are_read_back_from_disk(tmp_path):
     for when, measured in (("base", BASE), ("final", tuned)):
         for info in (TARGET, KEEP):
             task = Task(info.name, info.kind, [], role=info.role)
-            Store(tmp_path / "eval" / when).write(task, "f", measured[info.name])
+            ResultsStore(tmp_path / "eval" / when).write_items(task, "f", measured[info.name])
     run = read_run(tmp_path, seed=4)
     assert run.seed == 4
     assert {t.name: t.role for t in run.tasks} == {"new": "target", "old": "keep"}
     assert (
-        summarise(run.tasks, run.base, run.tuned)["gain"]["delta"] == summarise([TARGET], BASE, tuned)["gain"]["delta"]
+        summarise_run(run.tasks, run.base, run.tuned)["gain"]["delta"]
+        == summarise_run([TARGET], BASE, tuned)["gain"]["delta"]
     )
     with pytest.raises(UserError, match="no finished evaluation"):
         read_run(tmp_path / "elsewhere")
@@ -257,7 +267,9 @@ def test_runs_are_read_back_from_disk(tmp_path):
 def test_what_only_loses_is_not_on_the_front_though_it_loses_least():
     spoilt = {"new": items(coin(0, 0.4) & coin(3, 0.5)), "old": items(coin(1, 0.8) & coin(9, 0.98))}
     gained = {"new": items(coin(0, 0.4) | coin(3, 0.5)), "old": items(coin(1, 0.8) & coin(9, 0.9))}
-    methods = {name: [Run([TARGET, KEEP], BASE, tuned, 0)] for name, tuned in (("bad", spoilt), ("good", gained))}
-    bad, good = compare_summary(methods)["runs"]
+    methods = {
+        name: [MeasuredRun([TARGET, KEEP], BASE, tuned, 0)] for name, tuned in (("bad", spoilt), ("good", gained))
+    }
+    bad, good = summarise_comparison(methods)["runs"]
     assert 0 < bad["loss"]["delta"] < good["loss"]["delta"]
     assert (bad["pareto"], good["pareto"]) == (False, True)

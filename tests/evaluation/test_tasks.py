@@ -14,7 +14,13 @@ import pytest
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.evaluation.task import Task
-from holdfast.evaluation.tasks.by_name import Settings, answer_rows, build_tasks, named_tasks, sample
+from holdfast.evaluation.tasks.by_name import (
+    TaskSettings,
+    build_named_tasks,
+    build_tasks,
+    sample_rows,
+    select_answer_rows,
+)
 from holdfast.methods.judges.exact import Exact
 from holdfast.methods.judges.number import Number
 from holdfast.methods.judges.overlap import Overlap
@@ -77,7 +83,7 @@ def test_files_of_every_kind(tmp_path: Path):
     assert len(found["prose"].rows) == 5
     assert len(found["story"].rows) > 3
     assert names(found.values()) == {"gsm": "target", "arc": "keep", "prose": "keep", "story": "keep"}
-    (plain,) = named_tasks(prose)  # a text file without the prefix
+    (plain,) = build_named_tasks(prose)  # a text file without the prefix
     assert plain.kind == "perplexity"
     assert {r.answer for r in plain.rows} == {r.answer for r in found["prose"].rows}
 
@@ -93,10 +99,10 @@ def test_the_loss_of_sentences_is_measured(tmp_path: Path):
     free = [{"instruction": f"Tell me {i}.", "output": f"Well, I would say that it is rather {i}."} for i in range(5)]
     short = [{"instruction": f"Tell me {w}.", "output": w} for w in ("north", "south", "east")]
     files = [write(tmp_path / f"{name}.jsonl", r) for name, r in (("free", free), ("short", short))]
-    tasks = [named_tasks(file)[0] for file in files]
+    tasks = [build_named_tasks(file)[0] for file in files]
     assert [(task.kind, task.judge) for task in tasks] == [("held_out", None), ("generate", Exact())]
     assert tasks[0].meta["why"].startswith(f"{files[0]}: the references are free text")
-    (judged,) = named_tasks(files[0], judge=Overlap())
+    (judged,) = build_named_tasks(files[0], judge=Overlap())
     assert (judged.kind, judged.judge) == ("generate", Overlap())
     said: list[str] = []
     held_out = [
@@ -115,7 +121,7 @@ def test_answers_are_measured_as_they_would_be_trained_on():
     asked = [{"role": "user", "content": "q"}]
     earlier = [*asked, {"role": "assistant", "content": "a"}, *asked]
     whole = Row([*earlier, {"role": "assistant", "content": "b"}])
-    found = answer_rows([
+    found = select_answer_rows([
         whole, Row(earlier, chosen="good", rejected="bad"), Row(asked, reference="gold"), Row(asked, reference=7),
         replace(whole, label=False), Row([{"role": "assistant", "content": "plain text"}]),
     ])  # fmt: skip
@@ -139,7 +145,7 @@ def test_laboratory():
     beside = {"held-out loss": "watch", "probe": "keep", "probe-text": "keep"}
     assert other == {"test": "target", **beside}, "any other model"
     with pytest.raises(UserError, match="did you mean story"):
-        named_tasks("lab:stori")
+        build_named_tasks("lab:stori")
 
 
 def test_equal_names_are_told_apart(tmp_path: Path):
@@ -160,7 +166,7 @@ def test_equal_names_are_told_apart(tmp_path: Path):
 def test_missing_files_are_named(source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=says):
-        named_tasks(source)
+        build_named_tasks(source)
 
 
 def test_rows_without_reference_are_named():
@@ -170,26 +176,26 @@ def test_rows_without_reference_are_named():
 
 def test_draw_is_seeded_and_nested():
     many = rows(50)
-    few = sample(many, 10)
-    assert few == sample(many, 10) == sample(many, 30)[:10] != many[:10]
-    assert sample(many, 10, seed=1) != few
-    assert len(sample(many, 500)) == 50
-    task = Task("t", "generate", sample(many, 30))
-    assert task.head(10).rows == few
+    few = sample_rows(many, 10)
+    assert few == sample_rows(many, 10) == sample_rows(many, 30)[:10] != many[:10]
+    assert sample_rows(many, 10, seed=1) != few
+    assert len(sample_rows(many, 500)) == 50
+    task = Task("t", "generate", sample_rows(many, 30))
+    assert task.limit_rows(10).rows == few
     assert len(task.rows) == 30
 
 
 def test_equal_rows_are_asked_once_and_ids_differ():
     same = rows(1) * 3
-    assert len(sample(same, 10)) == 1
+    assert len(sample_rows(same, 10)) == 1
     other = [replace(row, id="7") for row in rows(3)]
-    assert sorted(row.id for row in sample(other, 10)) == ["7", "7-2", "7-3"]
+    assert sorted(row.id for row in sample_rows(other, 10)) == ["7", "7-2", "7-3"]
 
 
 def test_settings_have_the_recipes_defaults():
     from holdfast.recipe.schema import Evaluate
 
-    assert (Settings().items, Settings().max_tokens) == (Evaluate().items, Evaluate().max_tokens)
+    assert (TaskSettings().items, TaskSettings().max_tokens) == (Evaluate().items, Evaluate().max_tokens)
 
 
 def test_lm_eval_names(monkeypatch: pytest.MonkeyPatch):
@@ -197,6 +203,6 @@ def test_lm_eval_names(monkeypatch: pytest.MonkeyPatch):
     import holdfast.evaluation.tasks.lm_eval_bridge as bridge
 
     seen = []
-    monkeypatch.setattr(bridge, "harness_task", lambda spec, **options: seen.append((spec, options)) or spec)
-    assert named_tasks("hellaswag:acc_norm", Settings(items=9)) == ["hellaswag:acc_norm"]
+    monkeypatch.setattr(bridge, "build_harness_task", lambda spec, **options: seen.append((spec, options)) or spec)
+    assert build_named_tasks("hellaswag:acc_norm", TaskSettings(items=9)) == ["hellaswag:acc_norm"]
     assert seen == [("hellaswag:acc_norm", {"items": 9, "role": "keep", "seed": 0})]

@@ -208,8 +208,8 @@ def test_a_server_without_a_list_of_models(server: Server) -> None:
 def test_through_the_journal(server: Server, tmp_path: Path) -> None:
     requests = [request for request, _ in asked("one", "two")]
     with Journal(tmp_path / "s.jsonl") as journal:
-        first = journal.draw(EndpointEngine(server.url))(requests, SamplingParams(n=2))
-        assert journal.draw(EndpointEngine(server.url))(requests, SamplingParams(n=2)) == first
+        first = journal.build_sample_fn(EndpointEngine(server.url))(requests, SamplingParams(n=2))
+        assert journal.build_sample_fn(EndpointEngine(server.url))(requests, SamplingParams(n=2)) == first
     assert len(server.bodies) == 4
 
 
@@ -221,7 +221,7 @@ def test_thoughts_the_server_tells_apart_are_put_back_and_it_is_told_how_to_ask(
     params = SamplingParams(max_tokens=7, max_thinking_tokens=5)
     texts = {s.key: s.text for s in engine.sample(asked("think", "think cut", "cut endless think"), params)}
     assert texts["think"].startswith("<think>\nHm.\n</think>\n\nthink! ")
-    assert split_thought(texts["think cut"]).ended
+    assert split_thought(texts["think cut"]).has_ended
     assert texts["cut endle"] == "<think>\nHm."
     for body in server.bodies:
         assert body["messages"][0] == {"role": "system", "content": "Be brief."}

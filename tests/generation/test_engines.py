@@ -13,7 +13,7 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
 from holdfast.generation import vllm
-from holdfast.generation.factory import make_engine
+from holdfast.generation.factory import build_engine
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.openai_endpoint import EndpointEngine
 from holdfast.generation.prompt_ids import prompt_ids
@@ -21,19 +21,19 @@ from holdfast.generation.prompt_ids import prompt_ids
 
 def test_by_name(tiny: Any) -> None:
     model, tokenizer = tiny("llama")
-    native = make_engine("native", model=model, chat=Chat(tokenizer), fingerprint="w", slots=3)
+    native = build_engine("native", model=model, chat=Chat(tokenizer), fingerprint="w", slots=3)
     assert isinstance(native, NativeEngine)
     assert native.slots == 3
-    there = make_engine("http://localhost:1/v1", name="m")
+    there = build_engine("http://localhost:1/v1", name="m")
     assert isinstance(there, EndpointEngine)
     with pytest.raises(UserError, match="nativ is not native"):
-        make_engine("nativ")
+        build_engine("nativ")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_says_when_it_is_missing(tiny: Any) -> None:
     with pytest.raises(UserError, match=r"pip install 'holdfast\[vllm\]'"):
-        make_engine("vllm", path="somewhere", chat=Chat(tiny("llama")[1]))
+        build_engine("vllm", path="somewhere", chat=Chat(tiny("llama")[1]))
 
 
 def test_an_empty_prompt_is_refused(tiny: Any) -> None:
@@ -67,7 +67,7 @@ class FakeVLLM:
 def test_vllm_closes_a_thought_over_budget_and_goes_on(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(SamplingParams=FakeVLLM.SamplingParams, LLM=FakeVLLM, __version__="0")
     monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setattr(vllm, "need_vllm", lambda: None)
+    monkeypatch.setattr(vllm, "require_vllm", lambda: None)
     tokenizer = tiny("llama")[1]
     source = tokenizer.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     chat = Chat(tokenizer, source=source)

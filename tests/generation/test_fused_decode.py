@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from holdfast.generation.fused_decode import Fused, Plain, forward_of
+from holdfast.generation.fused_decode import FusedForward, PlainForward, build_forward
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
@@ -44,29 +44,29 @@ def answers(forward) -> list[torch.Tensor]:
     """Logits of two decoding steps after a prompt of four and one of two tokens, whose first two are read apart."""
     cache = DynamicCache()
     ids = torch.tensor([[3, 9, 12, 40], [3, 9, 3, 3]])
-    forward.read(ids[:, :2], torch.tensor([[0, 1], [0, 1]]), cache)
-    forward.read(ids[:, 2:], torch.tensor([[2, 3], [2, 3]]), cache)
+    forward.prefill_cache(ids[:, :2], torch.tensor([[0, 1], [0, 1]]), cache)
+    forward.prefill_cache(ids[:, 2:], torch.tensor([[2, 3], [2, 3]]), cache)
     mask = torch.tensor([[True, True, True, True, True], [True, True, False, False, True]])
-    out = [forward.decode(torch.tensor([[7], [8]]), torch.tensor([[4], [2]]), mask, cache)]
+    out = [forward.decode_logits(torch.tensor([[7], [8]]), torch.tensor([[4], [2]]), mask, cache)]
     mask = torch.cat([mask, torch.ones(2, 1, dtype=torch.bool)], 1)
-    return [*out, forward.decode(torch.tensor([[1], [2]]), torch.tensor([[5], [3]]), mask, cache)]
+    return [*out, forward.decode_logits(torch.tensor([[1], [2]]), torch.tensor([[5], [3]]), mask, cache)]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_joined_weights_give_the_models_own_logits(case):
     model = tiny(*CASES[case])
-    assert isinstance(forward_of(model), Fused)
-    for ours, theirs in zip(answers(Fused(model)), answers(Plain(model)), strict=True):
+    assert isinstance(build_forward(model), FusedForward)
+    for ours, theirs in zip(answers(FusedForward(model)), answers(PlainForward(model)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5), float((ours - theirs).abs().max())
 
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_any_other_model_runs_as_it_is(case):
-    assert isinstance(forward_of(tiny(*OTHERS[case])), Plain)
+    assert isinstance(build_forward(tiny(*OTHERS[case])), PlainForward)
 
 
 def test_half_precision_and_adapters_run_as_they_are():
-    assert isinstance(forward_of(tiny(*CASES["llama"]).bfloat16()), Plain)
+    assert isinstance(build_forward(tiny(*CASES["llama"]).bfloat16()), PlainForward)
     adapted = get_peft_model(tiny(*CASES["llama"]), LoraConfig(target_modules=["q_proj"], r=2))
-    assert isinstance(forward_of(adapted), Plain)
-    assert isinstance(forward_of(adapted.merge_and_unload()), Fused)
+    assert isinstance(build_forward(adapted), PlainForward)
+    assert isinstance(build_forward(adapted.merge_and_unload()), FusedForward)

@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 
 from holdfast.axes.engine import Engine, Request, Sample, SamplingParams
 from holdfast.cli.app import app
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
-from holdfast.generation.factory import local_engine
+from holdfast.generation.factory import build_local_engine
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.generation.supported_models import native_lacks
 from holdfast.generation.transformers_generate import GenerateEngine
-from holdfast.models.loading import load
+from holdfast.models.loading import load_model
 from holdfast.models.policy import Policy
 from hybrid import KINDS, hybrid, hybrid_dir
 
@@ -101,7 +101,7 @@ def test_models_that_are_not_all_attention(tokenizer: Any, kind: str) -> None:
     model = hybrid(kind, tokenizer)
     assert native_lacks(model)
     chat = Chat(tokenizer)
-    engine = local_engine(model, chat, fingerprint="weights")
+    engine = build_local_engine(model, chat, fingerprint="weights")
     assert isinstance(engine, GenerateEngine)
     asked = requests(6)
     found = collect(engine, asked, SamplingParams(max_tokens=8))
@@ -113,18 +113,20 @@ def test_models_that_are_not_all_attention(tokenizer: Any, kind: str) -> None:
         assert sample.text == chat.text_of([t for t in tokens if t not in chat.stop_ids])
     rows = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10, 11, 12, 13]]
     encoded = [
-        Encoded(ids=torch.tensor(ids, dtype=torch.int32).numpy(), trained=torch.arange(len(ids)).numpy() > 0, row=i)
+        EncodedSequence(
+            ids=torch.tensor(ids, dtype=torch.int32).numpy(), label_mask=torch.arange(len(ids)).numpy() > 0, row=i
+        )
         for i, ids in enumerate(rows)
     ]
     policy = Policy(model)
-    batch = collate(encoded, "padded", chat.pad_id)
+    batch = collate_sequences(encoded, "padded", chat.pad_id)
     assert batch is not None
     with torch.no_grad():
         alone = [model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) for ids in rows]
         wanted = [float(a[i, ids[i + 1]]) for a, ids in zip(alone, rows, strict=True) for i in range(len(ids) - 1)]
         torch.testing.assert_close(policy.token_logps(batch), torch.tensor(wanted), atol=1e-4, rtol=0)
-        if not policy.packs:
-            packed = collate(encoded, "packed", chat.pad_id)
+        if not policy.isolates_packed_rows:
+            packed = collate_sequences(encoded, "packed", chat.pad_id)
             with pytest.raises(UserError, match="cannot keep packed rows apart"):
                 policy.token_logps(packed)
 
@@ -160,7 +162,7 @@ def test_they_train_and_are_measured_by_command(
     assert result.exit_code == 0, result.output
     again = json.loads(Path("again/report.json").read_text(encoding="utf-8"))
     assert [task["tuned"] for task in again["tasks"]] == pytest.approx([t["tuned"] for t in report["tasks"]], abs=1e-5)
-    before, after = (dict(load(name).model.named_parameters()) for name in ("base", "out"))
+    before, after = (dict(load_model(name).model.named_parameters()) for name in ("base", "out"))
     assert any(name not in before or not torch.equal(before[name], weight) for name, weight in after.items())
 
 

@@ -65,11 +65,11 @@ def test_a_bad_answer_is_never_recorded(server: Any, tmp_path: Path) -> None:
     for value in bad:
         server.chat = answering(value)
         with Journal(tmp_path / "s.jsonl") as journal, pytest.raises(UserError, match="does not answer"):
-            journal.draw(EndpointEngine(server.url))([request], SamplingParams())
+            journal.build_sample_fn(EndpointEngine(server.url))([request], SamplingParams())
     assert (tmp_path / "s.jsonl").read_bytes() == b""
     server.chat = answering(completion("well"))
     with Journal(tmp_path / "s.jsonl") as journal:
-        assert journal.draw(EndpointEngine(server.url))([request], SamplingParams())["k"][0].text == "well"
+        assert journal.build_sample_fn(EndpointEngine(server.url))([request], SamplingParams())["k"][0].text == "well"
 
 
 def test_a_journal_that_holds_a_bad_answer_is_mended(tmp_path: Path) -> None:

@@ -28,16 +28,16 @@ def test_what_is_held_is_not_drawn_again(tmp_path: Path) -> None:
     path = tmp_path / "run" / "samples.jsonl"
     engine, seen = ToyEngine(), list[Sample]()
     with Journal(path) as journal:
-        first = journal.draw(engine)(asked(3), PARAMS)
+        first = journal.build_sample_fn(engine)(asked(3), PARAMS)
         assert engine.drawn == 12
-        assert journal.draw(engine)(asked(3), PARAMS) == first
+        assert journal.build_sample_fn(engine)(asked(3), PARAMS) == first
         assert engine.drawn == 12
-        more = journal.draw(engine)(asked(5), PARAMS, seen.append)
+        more = journal.build_sample_fn(engine)(asked(5), PARAMS, seen.append)
         assert engine.drawn == 20
     assert [s.index for s in more["key 4"]] == [0, 1, 2, 3]
     assert Counter((s.key, s.index) for s in seen) == Counter((s.key, s.index) for v in more.values() for s in v)
     with Journal(path) as journal:
-        assert journal.draw(engine)(asked(5), PARAMS) == more
+        assert journal.build_sample_fn(engine)(asked(5), PARAMS) == more
         assert len(journal) == engine.drawn == 20
         assert journal.sampled_tokens == sum(s.tokens for v in more.values() for s in v) > 0
 
@@ -45,8 +45,8 @@ def test_what_is_held_is_not_drawn_again(tmp_path: Path) -> None:
 def test_more_samples_of_the_same_prompt_only_add(tmp_path: Path) -> None:
     engine = ToyEngine()
     with Journal(tmp_path / "s.jsonl") as journal:
-        two = journal.draw(engine)(asked(1), SamplingParams(n=2))
-        five = journal.draw(engine)(asked(1), SamplingParams(n=5))
+        two = journal.build_sample_fn(engine)(asked(1), SamplingParams(n=2))
+        five = journal.build_sample_fn(engine)(asked(1), SamplingParams(n=5))
     assert engine.drawn == 5
     assert five["key 0"][:2] == two["key 0"]
 
@@ -55,7 +55,7 @@ def test_whatever_a_sample_depends_on_makes_it_another(tmp_path: Path) -> None:
     request = Request("k", [{"role": "user", "content": "a"}])
     engine = ToyEngine()
     with Journal(tmp_path / "s.jsonl") as journal:
-        journal.draw(engine)([request], SamplingParams())
+        journal.build_sample_fn(engine)([request], SamplingParams())
         for other, params, by in [
             (request, SamplingParams(seed=1), engine),
             (request, SamplingParams(temperature=0.5), engine),
@@ -67,7 +67,7 @@ def test_whatever_a_sample_depends_on_makes_it_another(tmp_path: Path) -> None:
             (request, SamplingParams(), ToyEngine(fingerprint="another")),
         ]:
             held = len(journal)
-            journal.draw(by)([other], params)
+            journal.build_sample_fn(by)([other], params)
             assert len(journal) == held + 1
 
 
@@ -99,8 +99,10 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     assert len(lines) == 420
     engine = ToyEngine()
     with Journal(path) as journal, Journal(tmp_path / "whole.jsonl") as whole:
-        assert journal.draw(engine)(asked(100), PARAMS) == whole.draw(ToyEngine())(asked(100), PARAMS)
-        assert [journal.recall("verdict", n) for n in range(20)] == [{"passed": n % 2 == 0} for n in range(20)]
+        assert journal.build_sample_fn(engine)(asked(100), PARAMS) == whole.build_sample_fn(ToyEngine())(
+            asked(100), PARAMS
+        )
+        assert [journal.recall_fact("verdict", n) for n in range(20)] == [{"passed": n % 2 == 0} for n in range(20)]
     assert engine.drawn == 0
 
 
@@ -108,13 +110,13 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_drawn_again_alone(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "s.jsonl"
     with Journal(path) as journal:
-        before = journal.draw(ToyEngine())(asked(4), PARAMS)
+        before = journal.build_sample_fn(ToyEngine())(asked(4), PARAMS)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     engine = ToyEngine()
     with Journal(path) as journal:
         assert len(journal) == 15
-        assert journal.draw(engine)(asked(4), PARAMS) == before
+        assert journal.build_sample_fn(engine)(asked(4), PARAMS) == before
     assert engine.drawn == 1
     assert path.read_bytes() == whole
 
@@ -122,13 +124,13 @@ def test_a_torn_last_line_is_drawn_again_alone(tmp_path: Path, cut: int) -> None
 def test_facts_are_remembered(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     with Journal(path) as journal:
-        journal.remember("verdict", ["a", 1], {"passed": True})
-        journal.remember("verdict", ["a", 2], None)
-        assert journal.recall("verdict", ["a", 1]) == {"passed": True}
+        journal.record_fact("verdict", ["a", 1], {"passed": True})
+        journal.record_fact("verdict", ["a", 2], None)
+        assert journal.recall_fact("verdict", ["a", 1]) == {"passed": True}
     with Journal(path) as journal:
-        assert journal.recall("verdict", ["a", 1]) == {"passed": True}
-        assert journal.recall("verdict", ["a", 2], "missing") is None
-        assert journal.recall("paraphrase", ["a", 1], "missing") == "missing"
+        assert journal.recall_fact("verdict", ["a", 1]) == {"passed": True}
+        assert journal.recall_fact("verdict", ["a", 2], "missing") is None
+        assert journal.recall_fact("paraphrase", ["a", 1], "missing") == "missing"
         assert len(journal) == 0
 
 
@@ -151,7 +153,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_two_requests_with_one_key_are_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "s.jsonl") as journal, pytest.raises(ValueError, match="key 0"):
-        journal.draw(ToyEngine())([*asked(1), *asked(1)], PARAMS)
+        journal.build_sample_fn(ToyEngine())([*asked(1), *asked(1)], PARAMS)
 
 
 def test_the_disk_is_asked_to_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +161,7 @@ def test_the_disk_is_asked_to_keep_it(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", synced.append)
     monkeypatch.setattr("holdfast.generation.journal.SYNC_SECONDS", 0.0)
     with Journal(tmp_path / "s.jsonl") as journal:
-        journal.draw(ToyEngine())(asked(2), PARAMS)
+        journal.build_sample_fn(ToyEngine())(asked(2), PARAMS)
     assert len(synced) == 9
 
 

@@ -15,11 +15,11 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
-from holdfast.generation.continuous_batch import Pending, stops_at
+from holdfast.generation.continuous_batch import PendingSample, find_stop
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
-from holdfast.generation.token_sampler import choose, uniforms
+from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
 
 WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
@@ -261,7 +261,7 @@ def test_the_fingerprint_names_weights_template_and_engine(tiny: Any) -> None:
 def test_uniforms_are_splitmix64() -> None:
     # The generator's published first outputs for the seed 0.
     golden = np.array([0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F], dtype=np.uint64)
-    found = uniforms(np.zeros(3, dtype=np.uint64), np.arange(3))
+    found = uniform_numbers(np.zeros(3, dtype=np.uint64), np.arange(3))
     assert (found == (golden >> np.uint64(11)).astype(np.float64) * 2.0**-53).all()
 
 
@@ -269,7 +269,7 @@ def shares(params: SamplingParams, chances: list[float], points: int = 1000) -> 
     """How often `choose` takes each token over an even grid of uniform numbers."""
     grid = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     logits = torch.tensor(chances).log().expand(points, -1)
-    return (torch.bincount(choose(logits, grid, params), minlength=len(chances)) / points).tolist()
+    return (torch.bincount(choose_tokens(logits, grid, params), minlength=len(chances)) / points).tolist()
 
 
 def test_choose_follows_the_distribution() -> None:
@@ -289,7 +289,7 @@ def test_choose_follows_the_distribution() -> None:
 def test_choose_never_takes_a_token_that_was_cut() -> None:
     logits = torch.tensor([[0.0, 1.0, -torch.inf, -torch.inf]])
     for edge in (0.0, 1 - 2**-53):
-        assert choose(logits, torch.tensor([edge], dtype=torch.float64), SamplingParams(temperature=1)) < 2
+        assert choose_tokens(logits, torch.tensor([edge], dtype=torch.float64), SamplingParams(temperature=1)) < 2
 
 
 def test_the_text_so_far_grows_into_the_answer(tiny: Any) -> None:
@@ -321,14 +321,14 @@ def test_thoughts_have_a_budget_of_their_own(tiny: Any) -> None:
     for sample in found.values():
         reply = split_thought(sample.text)
         assert sample.text.startswith("<think>\n")
-        assert (reply.ended, sample.thought_cut, sample.finish) == (True, True, "length")
+        assert (reply.has_ended, sample.thought_cut, sample.finish) == (True, True, "length")
         assert (sample.tokens, sample.thought_tokens) == (11 + closing + 7, 11 + closing)
     request = requests(5)[2]
     thought = collect(engine, [request], SamplingParams(max_tokens=11))[request.key, 0].text
     assert found[request.key, 0].text.startswith(f"{thought}\n</think>\n\n")
     # Without a budget the thought counts as a part of the answer, and never ends here.
     plain = collect(engine, [request], SamplingParams(max_tokens=7))[request.key, 0]
-    assert (plain.tokens, plain.thought_tokens, split_thought(plain.text).ended) == (7, 0, False)
+    assert (plain.tokens, plain.thought_tokens, split_thought(plain.text).has_ended) == (7, 0, False)
 
 
 def test_a_thought_ends_by_itself_and_stop_strings_are_for_answers(tiny: Any) -> None:
@@ -337,12 +337,12 @@ def test_a_thought_ends_by_itself_and_stop_strings_are_for_answers(tiny: Any) ->
     )
     texts = ["<th", "<think>", "<think>a", "<think>ab", "<think>ab</think>"]
     for made, text in enumerate(texts, start=1):
-        state.follow(made, 0, lambda text=text: text)
+        state.follow_token(made, 0, lambda text=text: text)
         assert state.thinking is (None if made < 3 else made < 5)
     assert (state.tokens, state.limit, state.cut) == (5, 8, False)
-    sequence = Pending("a", 0, [1, 2], 4, 0, opening="<think>\n")
-    assert stops_at("STOP and on", sequence, ("STOP",)) == -1
-    assert stops_at("STOP</think>a STOP", sequence, ("STOP",)) == len("STOP</think>a ")
+    sequence = PendingSample("a", 0, [1, 2], 4, 0, opening="<think>\n")
+    assert find_stop("STOP and on", sequence, ("STOP",)) == -1
+    assert find_stop("STOP</think>a STOP", sequence, ("STOP",)) == len("STOP</think>a ")
 
 
 def test_a_prefill_closes_the_thought_that_the_prompt_opens(tiny: Any) -> None:

@@ -33,6 +33,6 @@ def asked(count: int) -> list[Request]:
 if __name__ == "__main__":
     with Journal(sys.argv[1]) as journal:
         for number in range(20):
-            if journal.recall("verdict", number) is None:
-                journal.remember("verdict", number, {"passed": number % 2 == 0})
-        journal.draw(ToyEngine(pause=0.001))(asked(100), SamplingParams(n=4))
+            if journal.recall_fact("verdict", number) is None:
+                journal.record_fact("verdict", number, {"passed": number % 2 == 0})
+        journal.build_sample_fn(ToyEngine(pause=0.001))(asked(100), SamplingParams(n=4))

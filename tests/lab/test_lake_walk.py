@@ -7,13 +7,13 @@ import random
 import pytest
 
 from holdfast.axes.engine import Request, SamplingParams
-from holdfast.axes.environment import Environment, Turn, play
-from holdfast.axes.registry import find
+from holdfast.axes.environment import Environment, Turn, play_episodes
+from holdfast.axes.registry import find_method
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.generation.factory import drawing, local_engine
-from holdfast.skills import skill
+from holdfast.generation.factory import build_local_engine, build_sample_fn
+from holdfast.skills import load_skill
 from holdfast.skills.lake_walk import LakeWalk, shortest_move
 
 
@@ -42,9 +42,11 @@ def test_each_move_comes_to_what_the_map_says():
 
 
 def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
-    lake = find("environments", "lake")()
+    lake = find_method("environments", "lake")()
     rng = random.Random(0)
-    rows = [Row(q.messages, reference=q.reference) for q in (skill("lake").question(rng) for _ in range(12))]
+    rows = [
+        Row(q.messages, reference=q.reference) for q in (load_skill("lake").generate_question(rng) for _ in range(12))
+    ]
 
     def walk_well(conversations):
         moves = []
@@ -54,8 +56,8 @@ def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
             moves.append(shortest_move(walk, rng))
         return moves
 
-    assert [sum(e.rewards) for e in play(lake, rows, walk_well)] == [1.0] * 12
-    stubborn = play(lake, rows, lambda some: ["up"] * len(some), turns=3)
+    assert [sum(e.rewards) for e in play_episodes(lake, rows, walk_well)] == [1.0] * 12
+    stubborn = play_episodes(lake, rows, lambda some: ["up"] * len(some), turns=3)
     assert sum(sum(e.rewards) for e in stubborn) < 12
     assert all(len(e.rewards) <= 3 for e in stubborn)
 
@@ -63,14 +65,14 @@ def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
 def test_a_model_plays_through_the_engine_and_only_its_turns_are_trained_on(tiny):
     model, tokenizer = tiny("llama", max_position_embeddings=1024)
     chat = Chat(tokenizer)
-    draw = drawing(local_engine(model, chat, fingerprint="x"))
+    draw = build_sample_fn(build_local_engine(model, chat, fingerprint="x"))
 
     def ask(conversations):
         requests = [Request(str(i), messages) for i, messages in enumerate(conversations)]
         found = draw(requests, SamplingParams(max_tokens=6))
         return [found[request.key][0].text or "up" for request in requests]
 
-    (episode,) = play(LakeWalk(), [MAP], ask, turns=2)
+    (episode,) = play_episodes(LakeWalk(), [MAP], ask, turns=2)
     answers = [m["content"] for m in episode.messages if m["role"] == "assistant"]
     assert len(answers) == len(episode.rewards) == 2
     ids, trained = chat.encode(episode.messages)
@@ -96,6 +98,6 @@ def test_what_is_no_lake_or_no_environment_is_said():
     with pytest.raises(UserError, match="no safe way"):
         LakeWalk().start(row_of("S H G\nH H .\n. . ."), 0)
     with pytest.raises(UserError, match="answers with role assistant, which is the model's"):
-        play(Ventriloquist(), [MAP], lambda some: ["up"])
+        play_episodes(Ventriloquist(), [MAP], lambda some: ["up"])
     with pytest.raises(UserError, match="environment Environment has no method `start`"):
         Environment().start(MAP, 0)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import holdfast.lab
-from holdfast.lab.pretrain import PLANS, Cycle, Plan, Pretraining, Stream
+from holdfast.lab.pretrain import PLANS, Cycle, Pretraining, PretrainPlan, Stream
 from holdfast.lab.tokenizer import build_tokenizer
 
 MODELS = Path(holdfast.lab.__file__).parent / "models"
@@ -25,7 +25,7 @@ def test_the_tokenizer_of_the_shipped_models_comes_out_again():
         assert built.chat_template == shipped.chat_template
 
 
-def tiny(steps: int) -> Plan:
+def tiny(steps: int) -> PretrainPlan:
     small = PLANS["lab-small"]
     return replace(
         small, hidden=32, layers=1, heads=2, inner=32, rows=8, cycles=(Cycle(steps, steps, 2, 1e-3, warmup=1),)
@@ -57,8 +57,8 @@ def test_the_plan_has_a_rate_and_rows_for_every_step():
     assert min(training.exposures) >= 0.45 * plan.cycles[0].steps
     assert max(training.exposures) < plan.steps
     for step in (0, plan.cycles[0].steps, plan.steps - 1):
-        ids, where, labels = next(training.batches(step))
+        ids, where, labels = next(training.build_batches(step))
         flat = ids.flatten()
         assert torch.equal(flat[where + 1], labels)
     with pytest.raises(IndexError):
-        plan.cycle(plan.steps)
+        plan.cycle_at(plan.steps)

@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.evaluation.statistics.paired import Run, reading_of, versus
-from holdfast.evaluation.summary import compare_summary
-from holdfast.evaluation.task import Item, TaskInfo
+from holdfast.evaluation.statistics.paired import MeasuredRun, compare_methods, interpret_difference
+from holdfast.evaluation.summary import summarise_comparison
+from holdfast.evaluation.task import ItemResult, TaskInfo
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import COMMON, Claim, decision, folder_of, merge_settings, plans_of
+from holdfast.lab.reproduce.base import COMMON, Claim, decide_claim, folder_of, merge_settings, plans_of
 from holdfast.lab.reproduce.rule import (
     Arm,
     Expectation,
-    above,
     at_best_rate,
-    below,
+    decide_expectation,
+    decide_study_expectation,
     gains_as_much,
     gains_more,
     loses_less,
     loses_no_more,
     outcome_of_all,
-    read,
-    weigh,
+    quantity_above,
+    quantity_below,
 )
-from holdfast.pipeline.comparability import doubts
+from holdfast.pipeline.comparability import find_doubts
 
 TARGET, KEEP, PROSE = (
     TaskInfo("new", "generate", "target"),
@@ -39,11 +39,11 @@ TARGET, KEEP, PROSE = (
 N = 400
 
 
-def items(right: np.ndarray) -> list[Item]:
-    return [Item(str(i), "q", "said", "ref", float(ok), bool(ok), True, 5) for i, ok in enumerate(right)]
+def items(right: np.ndarray) -> list[ItemResult]:
+    return [ItemResult(str(i), "q", "said", "ref", float(ok), bool(ok), True, 5) for i, ok in enumerate(right)]
 
 
-def shares(new: float, old: float) -> dict[str, list[Item]]:
+def shares(new: float, old: float) -> dict[str, list[ItemResult]]:
     """The easiest questions are answered rightly: so many of each task."""
     return {"new": items(np.arange(N) < new * N), "old": items(np.arange(N) < old * N)}
 
@@ -52,7 +52,7 @@ BASE = shares(0.4, 0.9)
 
 
 def arm(new: float, old: float, seeds: int = 3, **why: str) -> Arm:
-    return Arm([Run([TARGET, KEEP], BASE, shares(new, old), seed) for seed in range(seeds)], why)
+    return Arm([MeasuredRun([TARGET, KEEP], BASE, shares(new, old), seed) for seed in range(seeds)], why)
 
 
 def test_a_paired_difference_is_held_against_the_margin():
@@ -72,12 +72,14 @@ def test_a_paired_difference_is_held_against_the_margin():
         Expectation("like", "sft", "old", "more"): "held",
     }
     for expectation, outcome in outcomes.items():
-        found = weigh(expectation, arms)
-        assert (found["outcome"], found["reasons"]) == (outcome, []), expectation.sentence()
-    assert weigh(gains_as_much("less", "sft"), arms)["delta"] == pytest.approx(-10)
-    assert weigh(loses_less("like", "sft"), arms)["delta"] == pytest.approx(10), "kept score, so more of it is better"
-    assert loses_less("s3ft", "sft").sentence() == "s3ft loses less elsewhere than sft"
-    assert loses_no_more("s3ft", "sft", share=0.57).sentence() == (
+        found = decide_expectation(expectation, arms)
+        assert (found["outcome"], found["reasons"]) == (outcome, []), expectation.format_sentence()
+    assert decide_expectation(gains_as_much("less", "sft"), arms)["delta"] == pytest.approx(-10)
+    assert decide_expectation(loses_less("like", "sft"), arms)["delta"] == pytest.approx(10), (
+        "kept score, so more of it is better"
+    )
+    assert loses_less("s3ft", "sft").format_sentence() == "s3ft loses less elsewhere than sft"
+    assert loses_no_more("s3ft", "sft", share=0.57).format_sentence() == (
         "s3ft loses no more elsewhere than 57 % of what sft does"
     )
 
@@ -88,11 +90,13 @@ def test_an_arm_at_its_best_rate_is_chosen_by_the_other_seeds():
         "dpo": replace(fell, at_rates={1e-4: steady, 1e-3: fell}),
         "rft": replace(arm(0.5, 0.9), at_rates={1e-4: arm(0.5, 0.9), 1e-3: arm(0.4, 0.9)}),
     }
-    found = weigh(gains_more("dpo", "rft", at="best"), arms)
+    found = decide_expectation(gains_more("dpo", "rft", at="best"), arms)
     assert (found["outcome"], found["reasons"]) == ("held", [])
     assert found["delta"] == pytest.approx(10)
     assert found["what"] == "dpo gains more than rft, each at its best rate"
-    assert weigh(gains_more("dpo", "rft"), arms)["reasons"] == ["dpo: the target fell at learning rate 0.001"]
+    assert decide_expectation(gains_more("dpo", "rft"), arms)["reasons"] == [
+        "dpo: the target fell at learning rate 0.001"
+    ]
     lucky = Arm([arm(new, 0.9).runs[seed] for seed, new in enumerate((0.99, 0.4, 0.4))], {})
     picked = at_best_rate(replace(steady, at_rates={1e-4: arm(0.55, 0.9), 1e-3: lucky}))
     assert [run.tuned["new"][-1 - N // 2].score for run in picked.runs] == [1.0, 0.0, 0.0], "not chosen by its own luck"
@@ -102,8 +106,8 @@ def test_paired_is_narrower_than_two_intervals_side_by_side():
     rng = np.random.default_rng(0)
     hard = rng.random(N)
     one, two = ({"new": items(hard + rng.normal(0, 0.05, N) < reach), "old": BASE["old"]} for reach in (0.7, 0.72))
-    runs = [[Run([TARGET, KEEP], BASE, tuned)] for tuned in (one, two)]
-    found = compare_summary({"one": runs[0], "two": runs[1]})
+    runs = [[MeasuredRun([TARGET, KEEP], BASE, tuned)] for tuned in (one, two)]
+    found = summarise_comparison({"one": runs[0], "two": runs[1]})
     paired = found["runs"][0]["versus"]["two"]["gain"]
     alone = [run["gain"] for run in found["runs"]]
     assert paired["high"] - paired["low"] < 0.6 * (alone[0]["high"] - alone[0]["low"])
@@ -113,23 +117,25 @@ def test_paired_is_narrower_than_two_intervals_side_by_side():
 
 
 def test_readings_of_a_difference():
-    assert [reading_of(*ends) for ends in ((3, 9), (-9, -3), (-1, 1.5), (-1, 9), (None, None))] == [
+    assert [interpret_difference(*ends) for ends in ((3, 9), (-9, -3), (-1, 1.5), (-1, 9), (None, None))] == [
         "more", "less", "as much", "cannot tell", "cannot tell",
     ]  # fmt: skip
-    assert reading_of(0.5, 1.5, margin=0.2) == "more"
+    assert interpret_difference(0.5, 1.5, margin=0.2) == "more"
 
 
 def test_a_target_in_bits_and_a_kept_text_differ_in_per_cent():
     answers = TaskInfo("held-out loss", "held_out", "target")
 
-    def texts(each: float) -> list[Item]:
+    def texts(each: float) -> list[ItemResult]:
         noise = np.random.default_rng(1).normal(0, 0.01, 30)
-        return [Item(str(i), "t", "", "", float(-10 * each * (1 + e)), True, True, 10) for i, e in enumerate(noise)]
+        return [
+            ItemResult(str(i), "t", "", "", float(-10 * each * (1 + e)), True, True, 10) for i, e in enumerate(noise)
+        ]
 
     base = {"held-out loss": texts(2.0), "prose": texts(1.0)}
     good, bad = ({"held-out loss": texts(a), "prose": texts(b)} for a, b in ((1.0, 1.0), (1.5, 1.2)))
     tasks = [answers, PROSE]
-    found = versus(tasks, [Run(tasks, base, good)], [Run(tasks, base, bad)])
+    found = compare_methods(tasks, [MeasuredRun(tasks, base, good)], [MeasuredRun(tasks, base, bad)])
     assert found["gain"]["delta"] == pytest.approx(100 / 3), "a third fewer bits than the other"
     assert (found["gain"]["unit"], found["gain"]["reading"]) == ("%", "cannot tell"), "the differences do not vary"
     assert found["text"]["delta"] == pytest.approx(-100 / 6)
@@ -144,17 +150,21 @@ def test_what_the_runs_could_not_show_is_not_told():
         "sft": arm(0.97, 0.9, ceiling="the target is at its ceiling, 97.0 of 100"),
     }
     arms["high"] = arm(0.96, 0.9, ceiling="the target is at its ceiling, 96.0 of 100")
-    easy = weigh(gains_more("tpo", "dpo"), arms)
+    easy = decide_expectation(gains_more("tpo", "dpo"), arms)
     assert (easy["measured"], easy["outcome"]) == ("held", "cannot tell"), "a rival that cannot move is no rival"
     assert easy["reasons"] == ["dpo: the target did not clearly move at learning rate 0.0001"]
-    assert weigh(gains_as_much("high", "sft"), arms)["outcome"] == "cannot tell"
-    assert weigh(gains_as_much("tpo", "sft"), arms)["outcome"] == "refuted", "what is below the ceiling is seen"
-    assert weigh(gains_more("tpo", "sft"), arms)["reasons"] == ["sft: the target is at its ceiling, 97.0 of 100"]
-    assert weigh(loses_no_more("high", "sft"), arms)["reasons"] == [], "the ceiling is of the target"
+    assert decide_expectation(gains_as_much("high", "sft"), arms)["outcome"] == "cannot tell"
+    assert decide_expectation(gains_as_much("tpo", "sft"), arms)["outcome"] == "refuted", (
+        "what is below the ceiling is seen"
+    )
+    assert decide_expectation(gains_more("tpo", "sft"), arms)["reasons"] == [
+        "sft: the target is at its ceiling, 97.0 of 100"
+    ]
+    assert decide_expectation(loses_no_more("high", "sft"), arms)["reasons"] == [], "the ceiling is of the target"
     assert [outcome_of_all([{"outcome": o} for o in some]) for some in (("held", "held"), ("held", "cannot tell"))] == [
         "held", "cannot tell",
     ]  # fmt: skip
-    assert decision([{"outcome": "refuted"}, {"outcome": "cannot tell"}])["outcome"] == "refuted"
+    assert decide_claim([{"outcome": "refuted"}, {"outcome": "cannot tell"}])["outcome"] == "refuted"
 
 
 def test_reasons_are_read_off_the_runs(tmp_path: Path):
@@ -163,7 +173,7 @@ def test_reasons_are_read_off_the_runs(tmp_path: Path):
         (tmp_path / "log.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         parts = dict(zip(("delta", "low", "high"), gain, strict=True)) | {"unit": "points"}
         entry = {"gain": parts, "target": target, "dirs": [str(tmp_path)]}
-        return doubts(entry, [{"recipe": {"optimizer": {"learning_rate": 1e-4}}, "curation": {"notes": notes}}])
+        return find_doubts(entry, [{"recipe": {"optimizer": {"learning_rate": 1e-4}}, "curation": {"notes": notes}}])
 
     assert about((36.0, 28.0, 43.0), 90.0, [0.6, 0.7, 0.7, 1.0, 1.0], {"pairs": 500, "ties left out": 300}) == {}
     assert about((0.0, -1.4, 1.4), 58.0, [1.0, 1.0, 0.9], {"pairs": 87, "ties left out": 913}) == {
@@ -177,12 +187,18 @@ def test_reasons_are_read_off_the_runs(tmp_path: Path):
 
 def test_studies_are_decided_by_student_over_their_seeds():
     found = {"a": [1.0, 1.2, 0.9, 1.1, 1.0], "b": [0.5, 0.8, 0.4, 0.7, 0.5]}
-    assert read(above("a", "b", "a is above b"), found)["outcome"] == "held"
-    assert read(above("a", "b", "by more than 0.4", by=0.4), found)["outcome"] == "cannot tell"
-    assert read(above("a", "b", "by more than 1", by=1.0), found)["outcome"] == "refuted"
-    assert read(below("b", 0.9, "b is below 0.9"), found)["outcome"] == "held"
+    assert decide_study_expectation(quantity_above("a", "b", "a is above b"), found)["outcome"] == "held"
+    assert (
+        decide_study_expectation(quantity_above("a", "b", "by more than 0.4", by=0.4), found)["outcome"]
+        == "cannot tell"
+    )
+    assert decide_study_expectation(quantity_above("a", "b", "by more than 1", by=1.0), found)["outcome"] == "refuted"
+    assert decide_study_expectation(quantity_below("b", 0.9, "b is below 0.9"), found)["outcome"] == "held"
     lucky = {"a": [1.0, 0.0, 0.0, 0.0, 0.2], "b": [0.0] * 5}
-    assert read(above("a", "b", "two standard errors would not do"), lucky)["outcome"] == "cannot tell"
+    assert (
+        decide_study_expectation(quantity_above("a", "b", "two standard errors would not do"), lucky)["outcome"]
+        == "cannot tell"
+    )
 
 
 def test_every_claim_is_decided_by_the_rule_on_arms_it_has():

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from holdfast.data.batching.batches import collate
-from holdfast.generation.fused_decode import Fused, Plain, forward_of
-from holdfast.models.fused_llama import LlamaBody, Spans
-from holdfast.models.llama_family import supports
+from holdfast.data.batching.batches import collate_sequences
+from holdfast.generation.fused_decode import FusedForward, PlainForward, build_forward
+from holdfast.models.fused_llama import LlamaBody, SequenceIndex
+from holdfast.models.llama_family import supports_model
 from holdfast.models.policy import Policy
 
 SIZES = {
@@ -53,43 +53,53 @@ def same(one, other):
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_it_computes_what_the_model_computes(kind, layout, make_rows):
     model = model_of(kind, **({"sliding_window": None} if kind == "mistral" else {}))
-    assert supports(model)
-    batch = collate(make_rows(9), layout, 0)
+    assert supports_model(model)
+    batch = collate_sequences(make_rows(9), layout, 0)
     policy = Policy(model)
-    wanted = run(lambda: policy.hidden(batch)[batch.where], model, batch)
-    same(wanted, run(lambda: LlamaBody(model)(batch, batch.where, None)[0], model, batch))
-    same(wanted, run(lambda: LlamaBody(model, recompute=True)(batch, batch.where, None)[0], model, batch))
-    embeds = policy.embed(batch.input_ids)
-    same(wanted, run(lambda: policy.states(batch, batch.where, policy.embed(batch.input_ids)), model, batch))
-    assert torch.equal(policy.states(batch, batch.where, embeds), policy.states(batch, batch.where))
+    wanted = run(lambda: policy.hidden_states(batch)[batch.label_positions], model, batch)
+    same(wanted, run(lambda: LlamaBody(model)(batch, batch.label_positions, None)[0], model, batch))
+    same(wanted, run(lambda: LlamaBody(model, recompute=True)(batch, batch.label_positions, None)[0], model, batch))
+    embeds = policy.embed_tokens(batch.input_ids)
+    same(
+        wanted,
+        run(
+            lambda: policy.hidden_states_at(batch, batch.label_positions, policy.embed_tokens(batch.input_ids)),
+            model,
+            batch,
+        ),
+    )
+    assert torch.equal(
+        policy.hidden_states_at(batch, batch.label_positions, embeds),
+        policy.hidden_states_at(batch, batch.label_positions),
+    )
 
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_an_embedding_that_is_the_head_too_gets_both_gradients(trains, make_rows):
     model = model_of("llama", tie_word_embeddings=True, pad_token_id=7)
     model.get_input_embeddings().weight.requires_grad_(trains)
-    batch = collate(make_rows(9), "padded", 7)
+    batch = collate_sequences(make_rows(9), "padded", 7)
     batch.input_ids[:2, 1:3] = 7  # rows of the padding token have no gradient, wherever they stand
     policy, weights = Policy(model, chunk=5), torch.linspace(0.1, 1, len(batch.labels))
-    own = lambda: policy.head.logps(policy.hidden(batch)[batch.where], batch.labels, 5)  # noqa: E731
+    own = lambda: policy.head.logps_from_hidden(policy.hidden_states(batch)[batch.label_positions], batch.labels, 5)  # noqa: E731
     same(run(own, model, batch), run(lambda: policy.token_logps(batch), model, batch))
     weighted = run(lambda: (own() * weights).sum()[None], model, batch)
-    same(weighted, run(lambda: -policy.nll(batch, weights)[None], model, batch))
+    same(weighted, run(lambda: -policy.weighted_nll(batch, weights)[None], model, batch))
     same(
-        run(lambda: policy.hidden(batch)[batch.where], model, batch),
-        run(lambda: policy.states(batch, batch.where), model, batch),
+        run(lambda: policy.hidden_states(batch)[batch.label_positions], model, batch),
+        run(lambda: policy.hidden_states_at(batch, batch.label_positions), model, batch),
     )
 
 
 def test_a_mask_says_what_looks_at_what(make_rows):
     model = model_of("llama")
-    plain = collate(make_rows(6), "padded", 0)
+    plain = collate_sequences(make_rows(6), "padded", 0)
     lengths, width = plain.cu_seqlens.diff(), plain.input_ids.shape[1]
     column = torch.arange(width)
     positions = torch.where(column < lengths[:, None], column, 0)
     mask = (column[:, None] >= column).expand(6, 1, width, width).clone()
     masked = replace(plain, attention_mask=mask, position_ids=positions)
-    run_on = lambda batch: run(lambda: LlamaBody(model)(batch, batch.where, None)[0], model, batch)  # noqa: E731
+    run_on = lambda batch: run(lambda: LlamaBody(model)(batch, batch.label_positions, None)[0], model, batch)  # noqa: E731
     same(run_on(plain), run_on(masked))
     mask[0, 0, 3:, 1] = False
     assert not torch.allclose(run_on(plain)[0][:3], run_on(masked)[0][:3])
@@ -97,20 +107,22 @@ def test_a_mask_says_what_looks_at_what(make_rows):
 
 def test_an_adapter_is_seen_and_can_be_switched_off(make_rows):
     model = get_peft_model(model_of("llama"), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
-    policy, batch = Policy(model), collate(make_rows(5), "packed", 0)
-    assert policy.compact
-    wanted = run(lambda: policy.hidden(batch)[batch.where], model, batch)
-    same(wanted, run(lambda: policy.states(batch, batch.where), model, batch))
+    policy, batch = Policy(model), collate_sequences(make_rows(5), "packed", 0)
+    assert policy.uses_fused_body
+    wanted = run(lambda: policy.hidden_states(batch)[batch.label_positions], model, batch)
+    same(wanted, run(lambda: policy.hidden_states_at(batch, batch.label_positions), model, batch))
     assert all("lora" in name for name in wanted[1])
     with model.disable_adapter():
-        torch.testing.assert_close(policy.states(batch, batch.where), policy.hidden(batch)[batch.where])
+        torch.testing.assert_close(
+            policy.hidden_states_at(batch, batch.label_positions), policy.hidden_states(batch)[batch.label_positions]
+        )
 
 
 def test_bf16_stays_near(make_rows):
-    model, batch = model_of("llama"), collate(make_rows(5), "packed", 0)
+    model, batch = model_of("llama"), collate_sequences(make_rows(5), "packed", 0)
     exact, rough = Policy(model), Policy(model, autocast=torch.bfloat16)
     wanted, ours = exact.token_logps(batch), rough.token_logps(batch)
-    theirs = rough.head.logps(rough.hidden(batch)[batch.where].float(), batch.labels, 64)
+    theirs = rough.head.logps_from_hidden(rough.hidden_states(batch)[batch.label_positions].float(), batch.labels, 64)
     assert torch.dist(ours, wanted) <= 1.5 * torch.dist(theirs, wanted)
     ours.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -128,7 +140,7 @@ def test_bf16_stays_near(make_rows):
     ],
 )
 def test_other_models_run_as_they_are(kind, extra):
-    assert not supports(model_of(kind, **extra))
+    assert not supports_model(model_of(kind, **extra))
 
 
 def test_a_replaced_part_is_noticed():
@@ -139,9 +151,9 @@ def test_a_replaced_part_is_noticed():
     mlp = model.model.layers[1].mlp
     for other in (Other(), type("LlamaMLP", (type(mlp),), {})(model.config)):  # a subclass may bear the very name
         model.model.layers[1].mlp = other
-        assert not supports(model)
+        assert not supports_model(model)
     model.model.layers[1].mlp = mlp
-    assert supports(model)
+    assert supports_model(model)
 
 
 def test_what_cannot_be_seen_is_found_by_trying(make_rows):
@@ -152,15 +164,15 @@ def test_what_cannot_be_seen_is_found_by_trying(make_rows):
         return mixed * 2, weights
 
     AttentionInterface.register("doubled", doubled)
-    model, batch = model_of("llama"), collate(make_rows(5), "padded", 0)
-    assert Policy(model).compact
-    assert isinstance(forward_of(model), Fused)
+    model, batch = model_of("llama"), collate_sequences(make_rows(5), "padded", 0)
+    assert Policy(model).uses_fused_body
+    assert isinstance(build_forward(model), FusedForward)
     model.set_attn_implementation("doubled")
-    assert supports(model)
+    assert supports_model(model)
     policy = Policy(model)
-    assert not policy.compact
-    assert isinstance(forward_of(model), Plain)
-    wanted = policy.head.logps(policy.hidden(batch)[batch.where], batch.labels, 64)
+    assert not policy.uses_fused_body
+    assert isinstance(build_forward(model), PlainForward)
+    wanted = policy.head.logps_from_hidden(policy.hidden_states(batch)[batch.label_positions], batch.labels, 64)
     torch.testing.assert_close(policy.token_logps(batch), wanted)
 
 
@@ -173,7 +185,7 @@ def test_sequences_of_like_length_attend_together():
     from holdfast.data.batching.batches import Batch
 
     batch = Batch(ids, positions, empty, empty, empty, empty, empty, empty, len(lengths), sum(lengths), 0.0, offsets)
-    spans = Spans.of(batch)
+    spans = SequenceIndex.from_batch(batch)
     assert [group.shape for group in spans.groups] == [(3, 40), (2, 10), (1, 3)]
     assert spans.real.unique().numel() == sum(lengths)
     assert sum(group.tokens for group in spans.groups) == sum(lengths)

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from holdfast.axes.engine import Request, SamplingParams
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
-from holdfast.generation.fused_decode import Plain, forward_of
+from holdfast.generation.fused_decode import PlainForward, build_forward
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.prompt_ids import prompt_ids
-from holdfast.models.llama_family import supports
-from holdfast.models.loading import intercepted
+from holdfast.models.llama_family import supports_model
+from holdfast.models.loading import is_hooked_or_patched
 from holdfast.models.policy import Policy
 
 
@@ -91,23 +91,27 @@ def test_hooks_and_patches_are_obeyed(tiny: Any, name: str) -> None:
     model, tokenizer = tiny("llama")
     chat, rows = Chat(tokenizer), [[11, 12, 13, 14, 15, 16], [17, 18, 19]]
     encoded = [
-        Encoded(ids=torch.tensor(ids, dtype=torch.int32).numpy(), trained=torch.arange(len(ids)).numpy() > 0, row=i)
+        EncodedSequence(
+            ids=torch.tensor(ids, dtype=torch.int32).numpy(), label_mask=torch.arange(len(ids)).numpy() > 0, row=i
+        )
         for i, ids in enumerate(rows)
     ]
-    batch = collate(encoded, "padded", chat.pad_id)
+    batch = collate_sequences(encoded, "padded", chat.pad_id)
     assert batch is not None
     policy, asked = Policy(model), Request("k", [{"role": "user", "content": "Add 12 and 30"}])
-    assert supports(model)
-    assert not intercepted(model)
+    assert supports_model(model)
+    assert not is_hooked_or_patched(model)
     before = policy.token_logps(batch)
     with PLACES[name](model):
-        assert intercepted(model)
-        assert not policy.compact
-        assert isinstance(forward_of(model), Plain)
+        assert is_hooked_or_patched(model)
+        assert not policy.uses_fused_body
+        assert isinstance(build_forward(model), PlainForward)
         wanted = own_logps(model, rows)
         assert not torch.allclose(before, wanted, atol=1e-2)
         torch.testing.assert_close(policy.token_logps(batch), wanted, atol=1e-5, rtol=0)
-        torch.testing.assert_close(Policy(model).nll(batch, torch.ones(len(wanted))), -wanted.sum(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            Policy(model).weighted_nll(batch, torch.ones(len(wanted))), -wanted.sum(), atol=1e-4, rtol=0
+        )
         (sample,) = NativeEngine(model, chat, fingerprint="x").sample([(asked, [0])], SamplingParams(max_tokens=5))
         ids = prompt_ids(chat, [asked])[0]
         start = len(ids)
@@ -115,5 +119,5 @@ def test_hooks_and_patches_are_obeyed(tiny: Any, name: str) -> None:
             while len(ids) < start + 5 and ids[-1] not in chat.stop_ids:
                 ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         assert sample.text == chat.text_of([i for i in ids[start:] if i not in chat.stop_ids])
-    assert supports(model)
+    assert supports_model(model)
     torch.testing.assert_close(policy.token_logps(batch), before, atol=0, rtol=0)

@@ -14,9 +14,9 @@ from holdfast.cli.app import app
 from holdfast.errors import RunError, UserError
 from holdfast.methods.inference.dial import Dial
 from holdfast.methods.tuners.lora import LoRA
-from holdfast.models.loading import load
-from holdfast.models.merging import distance, fold, merged_copy, probe_logps
-from holdfast.pipeline.export import export
+from holdfast.models.loading import load_model
+from holdfast.models.merging import compute_distance, fold_adapter, merged_copy, probe_logps
+from holdfast.pipeline.export import export_model
 
 TIED = {
     "all": {"target_modules": ("q_proj", "embed_tokens", "lm_head")},
@@ -44,20 +44,20 @@ def test_what_is_tied_is_parted_before_an_adapter_is_folded_in(tiny, tmp_path, n
     base, tokenizer = tiny("llama", tie_word_embeddings=True)
     tuned = moved(LoRA(r=2, **TIED[name]).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0))
     wanted, start = probe_logps(tuned), probe_logps(base)
-    assert distance(start, wanted).most > 0.1
+    assert compute_distance(start, wanted).most > 0.1
     plain = merged_copy(tuned, LoRA())
-    assert distance(wanted, probe_logps(plain)).most < 1e-4
+    assert compute_distance(wanted, probe_logps(plain)).most < 1e-4
     plain.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
-    assert distance(wanted, probe_logps(load(tmp_path / "plain").model)).most < 1e-4
+    assert compute_distance(wanted, probe_logps(load_model(tmp_path / "plain").model)).most < 1e-4
     ends = [probe_logps(Dial(point=point).weights(base, plain)) for point in (0, 1)]
-    assert distance(start, ends[0]).most == 0
-    assert distance(wanted, ends[1]).most < 1e-4
-    assert distance(wanted, probe_logps(tuned)).most == 0, "the tuned model is left as it is"
+    assert compute_distance(start, ends[0]).most == 0
+    assert compute_distance(wanted, ends[1]).most < 1e-4
+    assert compute_distance(wanted, probe_logps(tuned)).most == 0, "the tuned model is left as it is"
 
 
 def test_a_tied_model_stays_tied_where_nothing_parts_it(tiny):
-    model = fold(moved(LoRA(r=2).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0)), LoRA())
+    model = fold_adapter(moved(LoRA(r=2).apply(tiny("llama", tie_word_embeddings=True)[0], seed=0)), LoRA())
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.config.tie_word_embeddings
 
@@ -67,7 +67,7 @@ def test_an_adapter_that_does_not_fold_in_is_refused(tiny):
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     layer.register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(RunError, match="cannot be folded into the weights"):
-        fold(model, LoRA())
+        fold_adapter(model, LoRA())
 
 
 def run(*arguments: str, code: int = 0) -> str:
@@ -102,13 +102,15 @@ def tied(tiny_dir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_exports_and_stages_go_on_from_the_model_that_was_trained(tied: Path) -> None:
     run("train", "run.yaml")
     left = Path("out/stages/1-first")
-    trained = probe_logps(load(left).model)
-    assert distance(probe_logps(load("base").model), trained).most > 0.1
-    assert distance(trained, probe_logps(load(left / "merged").model)).most < 1e-4, "what the next stage starts from"
+    trained = probe_logps(load_model(left).model)
+    assert compute_distance(probe_logps(load_model("base").model), trained).most > 0.1
+    assert compute_distance(trained, probe_logps(load_model(left / "merged").model)).most < 1e-4, (
+        "what the next stage starts from"
+    )
     run("export", str(left), "merged", "--merge")
-    assert distance(trained, probe_logps(load("merged").model)).most < 1e-4
+    assert compute_distance(trained, probe_logps(load_model("merged").model)).most < 1e-4
     run("export", str(left), "dialled", "--dial", "1")
-    assert distance(trained, probe_logps(load("dialled").model)).most < 1e-4
+    assert compute_distance(trained, probe_logps(load_model("dialled").model)).most < 1e-4
     Path(f".again.{2**22 + 1}.partial").mkdir()  # as an export leaves it that was killed, so of no process there is
     run("export", str(left), "again", "--merge")
     assert sorted(p.name for p in Path().iterdir() if "again" in p.name) == ["again"]
@@ -119,5 +121,5 @@ def test_the_dial_wants_the_weights_that_the_run_started_from(tied: Path, tiny_d
     Path("base").unlink()
     Path("base").symlink_to(tiny_dir("llama", seed=7, tie_word_embeddings=True))
     with pytest.raises(UserError, match="not those the run started from"):
-        export("out", "half", dial=0.5)
+        export_model("out", "half", dial=0.5)
     assert not Path("half").exists()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli.app import app
 from holdfast.errors import UserError
-from holdfast.models.loading import fingerprint_of, load, load_skeleton
+from holdfast.models.loading import fingerprint_of, load_model, load_skeleton
 
 
 def change(path: Path, **settings: Any) -> None:
@@ -111,7 +111,7 @@ def test_adapters_and_recipes_with_endless_expressions_are_refused(
     monkeypatch.chdir(tmp_path)
     base = tiny_dir("llama")
     layers = r"model\.layers\.[0-9]+\..*\.(q|v)_proj"
-    get_peft_model(load(base).model, LoraConfig(target_modules=layers)).save_pretrained("adapter")  # type: ignore[arg-type]
+    get_peft_model(load_model(base).model, LoraConfig(target_modules=layers)).save_pretrained("adapter")  # type: ignore[arg-type]
     settings = json.loads(Path("adapter/adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = str(base)
     Path("rows.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n' * 4, encoding="utf-8")
@@ -136,7 +136,7 @@ def test_folders_are_refused_in_one_line(name: str, tiny_dir: Any) -> None:
     harm, text = BAD[name]
     harm(path)
     with pytest.raises(UserError) as caught:
-        load(path)
+        load_model(path)
     said = str(caught.value)
     assert text in said
     assert str(path) in said
@@ -149,7 +149,7 @@ def test_shards_are_loaded_by_the_index_and_seen_by_the_fingerprint(tiny_dir: An
     path = tiny_dir("llama")
     index(path, "other.safetensors")
     before = fingerprint_of(path)
-    assert load(path).fingerprint == before
+    assert load_model(path).fingerprint == before
     shutil.copy(path / "other.safetensors", path / "stray.safetensors")
     assert fingerprint_of(path) == before, "what is not loaded says nothing"
     weights = load_file(path / "other.safetensors")
@@ -197,4 +197,4 @@ def test_a_run_does_not_go_on_and_an_adapter_does_not_lie_on_other_weights(begun
     shutil.rmtree("base")
     Path("kept").rename("base")
     assert "resumed after step 2 of 4" in run("train", "run.yaml")
-    assert isinstance(load("out").model, torch.nn.Module)
+    assert isinstance(load_model("out").model, torch.nn.Module)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
 from holdfast.models import loading
-from holdfast.models.loading import fingerprint_of, load
-from holdfast.models.saving import save
+from holdfast.models.loading import fingerprint_of, load_model
+from holdfast.models.saving import save_model
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 IDS = torch.tensor([[5, 40, 7, 250, 9, 1, 2]])
@@ -33,9 +33,9 @@ def adapted(model) -> PeftModel:
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded_is_the_same(tiny, tmp_path, kind):
     model, tokenizer = tiny(kind)
-    path = save(model, tokenizer, tmp_path / "model", stop_ids=[1])
+    path = save_model(model, tokenizer, tmp_path / "model", stop_ids=[1])
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    loaded = load(path)
+    loaded = load_model(path)
     assert loaded.path == path
     assert not loaded.lab
     assert not loaded.model.training
@@ -58,7 +58,7 @@ def test_plain_generation_stops_at_the_stop_ids(tiny, tmp_path):
     answer = model.generate(IDS, attention_mask=torch.ones_like(IDS), **settings)[0, IDS.shape[1] :].tolist()
     assert len(answer) == 5
     end = answer[2]
-    path = save(model, tokenizer, tmp_path / "model", stop_ids=[end])
+    path = save_model(model, tokenizer, tmp_path / "model", stop_ids=[end])
     plain = AutoModelForCausalLM.from_pretrained(path)
     shorter = plain.generate(IDS, attention_mask=torch.ones_like(IDS), **settings)[0, IDS.shape[1] :].tolist()
     assert shorter == answer[: answer.index(end) + 1]
@@ -68,21 +68,21 @@ def test_plain_generation_stops_at_the_stop_ids(tiny, tmp_path):
 def test_saving_replaces_and_leftovers_of_a_killed_save_do_no_harm(tiny, tmp_path):
     model, tokenizer = tiny("llama")
     other, _ = tiny("llama", seed=1)
-    save(model, tokenizer, tmp_path / "model")
+    save_model(model, tokenizer, tmp_path / "model")
     killed = tmp_path / f".model.{2**22 + 1}.partial"  # of a process that there cannot be any more
     killed.mkdir()
     (killed / "model.safetensors").write_text("half")
-    save(other, tokenizer, tmp_path / "model")
-    assert torch.equal(logps(load(tmp_path / "model").model), logps(other))
+    save_model(other, tokenizer, tmp_path / "model")
+    assert torch.equal(logps(load_model(tmp_path / "model").model), logps(other))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_adapters_load_here_and_in_plain_peft_and_merge(tiny, tiny_dir, tmp_path):
     base = tiny_dir("llama")
     model = adapted(AutoModelForCausalLM.from_pretrained(base))
-    path = save(model, tiny()[1], tmp_path / "run" / "model")
+    path = save_model(model, tiny()[1], tmp_path / "run" / "model")
     assert not (path / "model.safetensors").exists()
-    loaded = load(tmp_path / "run")
+    loaded = load_model(tmp_path / "run")
     assert isinstance(loaded.model, PeftModel)
     assert loaded.path == path
     assert torch.equal(logps(loaded.model), logps(model))
@@ -96,16 +96,16 @@ def test_adapters_load_here_and_in_plain_peft_and_merge(tiny, tiny_dir, tmp_path
 
 def test_fingerprints_follow_the_weights(tiny, tiny_dir, tmp_path):
     model, tokenizer = tiny("gpt2")
-    one, two = save(model, tokenizer, tmp_path / "one"), save(model, tokenizer, tmp_path / "two")
-    assert load(one).fingerprint == load(two).fingerprint == fingerprint_of(one)
+    one, two = save_model(model, tokenizer, tmp_path / "one"), save_model(model, tokenizer, tmp_path / "two")
+    assert load_model(one).fingerprint == load_model(two).fingerprint == fingerprint_of(one)
     in_memory = fingerprint_of(model)
-    assert in_memory == fingerprint_of(load(one).model)
+    assert in_memory == fingerprint_of(load_model(one).model)
     with torch.no_grad():
         model.transformer.ln_f.bias[3] += 1e-6
     assert fingerprint_of(model) != in_memory
-    assert load(save(model, tokenizer, tmp_path / "two")).fingerprint != fingerprint_of(one)
+    assert load_model(save_model(model, tokenizer, tmp_path / "two")).fingerprint != fingerprint_of(one)
     base = tiny_dir("llama")
-    adapter = save(adapted(AutoModelForCausalLM.from_pretrained(base)), tokenizer, tmp_path / "adapter")
+    adapter = save_model(adapted(AutoModelForCausalLM.from_pretrained(base)), tokenizer, tmp_path / "adapter")
     before = fingerprint_of(adapter)
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"] += 1
@@ -117,7 +117,7 @@ def test_it_loads_in_the_type_that_is_asked_for(tiny, tmp_path):
     model, tokenizer = tiny("llama")
     state = {k: v * 2 for k, v in model.state_dict().items()}
     model.load_state_dict(state)
-    got = load(save(model, tokenizer, tmp_path / "m"), torch.bfloat16).model
+    got = load_model(save_model(model, tokenizer, tmp_path / "m"), torch.bfloat16).model
     assert got.dtype == torch.bfloat16
     assert torch.equal(got.lm_head.weight, state["lm_head.weight"].bfloat16())
 
@@ -125,27 +125,27 @@ def test_it_loads_in_the_type_that_is_asked_for(tiny, tmp_path):
 def test_laboratory_models_are_known_by_name_and_by_descent(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "LAB_DIRECTORY", tmp_path / "models")
     with pytest.raises(UserError, match="holdfast lab build"):
-        load("lab")
+        load_model("lab")
     model, tokenizer = tiny("llama")
-    save(model, tokenizer, tmp_path / "models" / "lab")
-    assert load("lab").lab
+    save_model(model, tokenizer, tmp_path / "models" / "lab")
+    assert load_model("lab").lab
     assert loading.is_lab("lab")
-    path = save(
+    path = save_model(
         adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "lab")), tokenizer, tmp_path / "tuned"
     )
-    assert load(path).lab
+    assert load_model(path).lab
     assert loading.is_lab(path)
     model.config.holdfast_lab = True
-    path = save(model, tokenizer, tmp_path / "descendant")
-    assert load(path).lab
+    path = save_model(model, tokenizer, tmp_path / "descendant")
+    assert load_model(path).lab
     assert loading.is_lab(path)
     model.config.holdfast_lab = False
-    assert not loading.is_lab(save(model, tokenizer, tmp_path / "other"))
+    assert not loading.is_lab(save_model(model, tokenizer, tmp_path / "other"))
 
 
 def complaint(name) -> str:
     with pytest.raises(UserError) as caught:
-        load(name)
+        load_model(name)
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -179,7 +179,7 @@ def test_what_is_not_a_model_is_named(tiny, tiny_dir, tmp_path):
 
 def test_an_adapter_without_its_base_says_so(tiny, tiny_dir, tmp_path):
     base = tiny_dir("llama")
-    path = save(adapted(AutoModelForCausalLM.from_pretrained(base)), tiny()[1], tmp_path / "adapter")
+    path = save_model(adapted(AutoModelForCausalLM.from_pretrained(base)), tiny()[1], tmp_path / "adapter")
     base.rename(base.with_name("moved"))
     assert "adapter_config.json: base model" in complaint(path)
     (path / "adapter_model.safetensors").unlink()

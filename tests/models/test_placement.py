@@ -11,12 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 import card
-from holdfast.axes.registry import find
+from holdfast.axes.registry import find_method
 from holdfast.cli.app import app
 from holdfast.errors import UserError
-from holdfast.models.loading import load
+from holdfast.models.loading import load_model
 from holdfast.models.placement import choose_device, weights_dtype
-from holdfast.models.saving import settle, settled_copy
+from holdfast.models.saving import cast_as_reloaded, copy_as_reloaded
 from holdfast.pipeline.run_dir import recipe_key
 from holdfast.recipe.schema import Recipe
 from holdfast.training.distributed import Machine
@@ -145,16 +145,16 @@ def test_weights_are_read_in_their_own_type_where_the_device_is_good_at_it(monke
     assert [weights_dtype(kind, cuda) for kind in own] == [*own[:3], torch.float32]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert weights_dtype(torch.bfloat16, cuda) == torch.float32
-    loaded = load("lab-small", device="cpu")
+    loaded = load_model("lab-small", device="cpu")
     assert (loaded.dtype, loaded.model.dtype, loaded.device) == (torch.bfloat16, torch.float32, cpu)
 
 
 @pytest.mark.parametrize("tuner", ["full", "lora", "half"])
 def test_a_frozen_base_gets_no_master_weights(tuner: str) -> None:
     cpu = torch.device("cpu")
-    loaded = load("lab-small", torch.bfloat16, device=cpu)
+    loaded = load_model("lab-small", torch.bfloat16, device=cpu)
     untouched = {name: p.clone() for name, p in loaded.model.named_parameters()}
-    model = Machine("bf16", cpu).place(find("tuners", tuner)().apply(loaded.model, 0), in_backward=False)
+    model = Machine("bf16", cpu).place_model(find_method("tuners", tuner)().apply(loaded.model, 0), in_backward=False)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
     assert frozen == {"full": set(), "lora": {torch.bfloat16}, "half": {torch.float32}}[tuner]
@@ -163,8 +163,8 @@ def test_a_frozen_base_gets_no_master_weights(tuner: str) -> None:
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(1e-3)
-    copied = settled_copy(model, torch.bfloat16, torch.bfloat16)
-    for name, p in settle(model, torch.bfloat16, torch.bfloat16).named_parameters():
+    copied = copy_as_reloaded(model, torch.bfloat16, torch.bfloat16)
+    for name, p in cast_as_reloaded(model, torch.bfloat16, torch.bfloat16).named_parameters():
         assert p.dtype == (torch.float32 if "lora_" in name else torch.bfloat16)
         assert torch.equal(p, copied.get_parameter(name))
         if not p.requires_grad:

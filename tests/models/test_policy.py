@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from holdfast.data.batching.batches import Batch, collate
+from holdfast.data.batching.batches import Batch, collate_sequences
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
-from holdfast.models.loading import evaluating
-from holdfast.models.policy import Policy, Scorer, precompute
+from holdfast.models.loading import eval_mode
+from holdfast.models.policy import ObjectiveModule, Policy, precompute_reference
 from holdfast.models.stored_values import ReferenceCache
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
@@ -28,7 +28,7 @@ def plain_logps(model, rows) -> torch.Tensor:
     for row in rows:
         ids = torch.tensor(row.ids).long()[None]
         every = model(input_ids=ids).logits[0].float().log_softmax(-1)  # [n, V]
-        places = torch.tensor(np.flatnonzero(row.trained))
+        places = torch.tensor(np.flatnonzero(row.label_mask))
         out.append(every[places - 1, ids[0, places]])
     return torch.cat(out)
 
@@ -50,14 +50,14 @@ def same_grads(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance
 def test_log_probabilities_and_gradients_equal_transformers(tiny, make_rows, kind, layout):
     model, tokenizer = tiny(kind)
     rows = make_rows()
-    coefficients = torch.linspace(-1, 2, sum(int(r.trained.sum()) for r in rows))
+    coefficients = torch.linspace(-1, 2, sum(int(r.label_mask.sum()) for r in rows))
     wanted = plain_logps(model, rows)
     (wanted * coefficients).sum().backward()
     wanted_grads = grads(model)
     for chunk in (None, 3):  # all logits in one chunk (kept), and many (computed again)
         policy = Policy(model, chunk=chunk)
-        assert policy.head.exact
-        got = policy.token_logps(collate(rows, layout, tokenizer.pad_token_id))
+        assert policy.head.is_exact
+        got = policy.token_logps(collate_sequences(rows, layout, tokenizer.pad_token_id))
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
         (got * coefficients).sum().backward()
         same_grads(wanted_grads, grads(model))
@@ -68,14 +68,14 @@ def test_left_padding_is_isolated_too(tiny, make_rows, kind):
     """Law 2: positions that restart after the pads keep them out of sight."""
     model, tokenizer = tiny(kind)
     rows = make_rows()
-    right = collate(rows, "padded", tokenizer.pad_token_id)
+    right = collate_sequences(rows, "padded", tokenizer.pad_token_id)
     lengths = torch.tensor([len(r.ids) for r in rows])
     width = right.input_ids.shape[1]
     left = replace(right)
     left.input_ids = torch.stack([i.roll(int(width - n)) for i, n in zip(right.input_ids, lengths, strict=True)])
     places = torch.arange(width)[None] - (width - lengths)[:, None]
     left.position_ids = torch.where(places < 0, torch.arange(width)[None], places)
-    left.where = right.where + (width - lengths)[right.sequence]
+    left.label_positions = right.label_positions + (width - lengths)[right.sequence]
     policy = Policy(model)
     torch.testing.assert_close(policy.token_logps(left), policy.token_logps(right), atol=1e-5, rtol=0)
 
@@ -85,11 +85,11 @@ def test_packed_rows_do_not_see_each_other(tiny, make_rows, kind):
     model, _ = tiny(kind)
     rows = make_rows()
     policy = Policy(model)
-    assert policy.packs
-    before = policy.token_logps(collate(rows, "packed", 0))
+    assert policy.isolates_packed_rows
+    before = policy.token_logps(collate_sequences(rows, "packed", 0))
     rows[0].ids = rows[0].ids[::-1].copy()
-    after = policy.token_logps(collate(rows, "packed", 0))
-    n = int(rows[0].trained.sum())
+    after = policy.token_logps(collate_sequences(rows, "packed", 0))
+    n = int(rows[0].label_mask.sum())
     assert not torch.equal(before[:n], after[:n])
     assert torch.equal(before[n:], after[n:])
 
@@ -114,9 +114,9 @@ def test_logit_scaling_of_other_families(tokenizer, make_rows, kind, extra):
     wanted.sum().backward()
     wanted_grads = grads(model)
     policy = Policy(model, chunk=4)
-    assert policy.head.exact
+    assert policy.head.is_exact
     assert (policy.head.scale, policy.head.cap) != (1.0, 0.0)
-    got = policy.token_logps(collate(rows, "padded", 0))
+    got = policy.token_logps(collate_sequences(rows, "padded", 0))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
     got.sum().backward()
     same_grads(wanted_grads, grads(model))
@@ -134,38 +134,43 @@ def test_unknown_heads_fall_back_on_the_models_own_logits(tiny, make_rows):
     model.forward = odd
     rows = make_rows()
     policy = Policy(model)
-    assert not policy.head.exact
-    batch = collate(rows, "packed", 0)
+    assert not policy.head.is_exact
+    batch = collate_sequences(rows, "packed", 0)
     torch.testing.assert_close(policy.token_logps(batch), plain_logps(model, rows), atol=1e-5, rtol=0)
-    assert torch.equal(policy.greedy(batch, batch.where), policy.logits(batch, batch.where).argmax(-1))
+    assert torch.equal(
+        policy.greedy_tokens(batch, batch.label_positions), policy.logits_at(batch, batch.label_positions).argmax(-1)
+    )
 
 
 def test_logits_greedy_hidden_and_embed(tiny, make_rows):
     for kind in KINDS:
         model, _ = tiny(kind)
         policy = Policy(model, chunk=5)
-        batch = collate(make_rows(), "padded", 0)
-        wanted = model(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.where]
-        torch.testing.assert_close(policy.logits(batch, batch.where), wanted, atol=1e-5, rtol=0)
-        assert torch.equal(policy.greedy(batch, batch.where), wanted.argmax(-1))
-        embeds = policy.embed(batch.input_ids)
-        assert torch.equal(policy.states(batch, batch.where, embeds), policy.states(batch, batch.where))
+        batch = collate_sequences(make_rows(), "padded", 0)
+        wanted = model(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.label_positions]
+        torch.testing.assert_close(policy.logits_at(batch, batch.label_positions), wanted, atol=1e-5, rtol=0)
+        assert torch.equal(policy.greedy_tokens(batch, batch.label_positions), wanted.argmax(-1))
+        embeds = policy.embed_tokens(batch.input_ids)
+        assert torch.equal(
+            policy.hidden_states_at(batch, batch.label_positions, embeds),
+            policy.hidden_states_at(batch, batch.label_positions),
+        )
         assert torch.equal(policy.token_logps(batch, embeds), policy.token_logps(batch))
-        assert policy.states(batch, batch.where).shape == (len(batch.where), 32)
+        assert policy.hidden_states_at(batch, batch.label_positions).shape == (len(batch.label_positions), 32)
 
 
 def test_logits_never_exist_for_the_whole_batch(tiny, make_rows):
     model, _ = tiny("llama", vocab_size=5000)
     policy = Policy(model, chunk=4)
-    batch = collate(make_rows(8), "padded", 0)
+    batch = collate_sequences(make_rows(8), "padded", 0)
     assert len(batch.labels) > 40
-    made, shape = [], policy.head.shape
+    made, shape = [], policy.head.apply_scale_and_cap
 
     def recorded(logits):
         made.append(len(logits))
         return shape(logits)
 
-    policy.head.shape = recorded
+    policy.head.apply_scale_and_cap = recorded
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         logps = policy.token_logps(batch)
@@ -177,7 +182,7 @@ def test_logits_never_exist_for_the_whole_batch(tiny, make_rows):
 
 def test_frozen_head_gets_no_gradient_and_the_body_the_same(tiny, make_rows):
     model, _ = tiny("llama")
-    batch = collate(make_rows(), "padded", 0)
+    batch = collate_sequences(make_rows(), "padded", 0)
     Policy(model).token_logps(batch).sum().backward()
     wanted = grads(model)
     del wanted["lm_head.weight"]
@@ -193,7 +198,7 @@ def test_head_with_bias(tiny, make_rows):
     rows = make_rows()
     plain_logps(model, rows).sum().backward()
     wanted = grads(model)
-    Policy(model, chunk=3).token_logps(collate(rows, "packed", 0)).sum().backward()
+    Policy(model, chunk=3).token_logps(collate_sequences(rows, "packed", 0)).sum().backward()
     same_grads(wanted, grads(model))
 
 
@@ -207,7 +212,7 @@ def test_adapters_on_the_head(tiny, make_rows, where):
     wanted.sum().backward()
     wanted_grads = grads(model)
     assert any("lm_head" in name for name in wanted_grads)
-    got = Policy(model, chunk=3).token_logps(collate(rows, "packed", 0))
+    got = Policy(model, chunk=3).token_logps(collate_sequences(rows, "packed", 0))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
     got.sum().backward()
     same_grads(wanted_grads, grads(model))
@@ -215,7 +220,7 @@ def test_adapters_on_the_head(tiny, make_rows, where):
 
 def test_gradient_checkpointing_changes_nothing(tiny, make_rows):
     model, _ = tiny("gemma2")
-    batch = collate(make_rows(), "packed", 0)
+    batch = collate_sequences(make_rows(), "packed", 0)
     model.train()
     Policy(model).token_logps(batch).sum().backward()
     wanted = grads(model)
@@ -227,12 +232,12 @@ def test_gradient_checkpointing_changes_nothing(tiny, make_rows):
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_bf16_autocast_is_near_fp32_and_reaches_every_weight(tiny, make_rows, chunk):
     model, _ = tiny("llama")
-    batch = collate(make_rows(), "padded", 0)
+    batch = collate_sequences(make_rows(), "padded", 0)
     exact = Policy(model).token_logps(batch)
     exact.sum().backward()
     wanted = grads(model)
     policy = Policy(model, chunk=chunk, autocast=torch.bfloat16)
-    policy.greedy(batch, batch.where)  # casts made here must not swallow the gradients below
+    policy.greedy_tokens(batch, batch.label_positions)  # casts made here must not swallow the gradients below
     got = policy.token_logps(batch)
     assert got.dtype == torch.float32
     assert not torch.equal(got, exact)
@@ -245,7 +250,7 @@ def test_bf16_weights(tiny, make_rows):
     model, _ = tiny("qwen2")
     rows = make_rows()
     exact = plain_logps(model, rows)
-    got = Policy(model.bfloat16(), chunk=3).token_logps(collate(rows, "packed", 0))
+    got = Policy(model.bfloat16(), chunk=3).token_logps(collate_sequences(rows, "packed", 0))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, exact, atol=0.2, rtol=0)
     got.sum().backward()
@@ -256,7 +261,7 @@ def test_modes_survive(tiny):
     model, _ = tiny("llama")
     model.train()
     model.lm_head.eval()
-    with evaluating(model):
+    with eval_mode(model):
         assert not any(m.training for m in model.modules())
     Policy(model)
     assert model.training
@@ -267,27 +272,27 @@ def test_reference_is_computed_once_stored_and_found_again(tiny, make_rows, tmp_
     model, _ = tiny("gpt2", resid_pdrop=0.5)  # dropout: the reference must not feel it
     model.train()
     rows = make_rows(4, pairs=True)
-    batches = [collate(rows[:4], "padded", 0), collate(rows[4:], "packed", 0)]
+    batches = [collate_sequences(rows[:4], "padded", 0), collate_sequences(rows[4:], "packed", 0)]
     wanted = plain_logps(model.eval(), rows)
-    cache = ReferenceCache.at(tmp_path, "model", "data")
+    cache = ReferenceCache.in_directory(tmp_path, "model", "data")
     policy = Policy(model.train(), reference=cache)
     with pytest.raises(UserError, match="needs_reference"):
         policy.reference_logps(batches[0])
-    precompute(policy, batches)
+    precompute_reference(policy, batches)
     with torch.no_grad():
         model.lm_head.weight.mul_(2)  # the weights move
-    again = Policy(model, reference=ReferenceCache.at(tmp_path, "model", "data"))
+    again = Policy(model, reference=ReferenceCache.in_directory(tmp_path, "model", "data"))
     for held in (policy, again):
         got = torch.cat([held.reference_logps(b) for b in batches])
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
         assert not got.requires_grad
-    other = collate([rows[6], rows[7], rows[0], rows[1]], "packed", 0)
-    split = np.cumsum([int(r.trained.sum()) for r in rows])
+    other = collate_sequences([rows[6], rows[7], rows[0], rows[1]], "packed", 0)
+    split = np.cumsum([int(r.label_mask.sum()) for r in rows])
     parts = torch.tensor_split(wanted, split[:-1].tolist())
     torch.testing.assert_close(
         again.reference_logps(other), torch.cat([parts[i] for i in (6, 7, 0, 1)]), atol=1e-5, rtol=0
     )
-    assert ReferenceCache.at(tmp_path, "model", "other data").get(batches[0]) is None
+    assert ReferenceCache.in_directory(tmp_path, "model", "other data").find_values(batches[0]) is None
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -298,7 +303,7 @@ def test_reference_with_the_adapter_off(tiny, make_rows):
     config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, lora_dropout=0.5, task_type="CAUSAL_LM")
     model = get_peft_model(base, config).train()
     policy = Policy(model, base=model.disable_adapter)
-    batch = collate(rows, "padded", 0)
+    batch = collate_sequences(rows, "padded", 0)
     torch.testing.assert_close(policy.reference_logps(batch), wanted, atol=1e-5, rtol=0)
     assert torch.dist(policy.token_logps(batch), wanted) > 0.1
     policy.base = contextlib.nullcontext  # would give the adapted model's numbers
@@ -308,8 +313,8 @@ def test_reference_with_the_adapter_off(tiny, make_rows):
 def test_scorer_runs_the_objective_inside_forward(tiny, make_rows):
     model, _ = tiny("llama")
     policy = Policy(model)
-    batch: Batch = collate(make_rows(), "padded", 0)
-    scorer = Scorer(policy, SFT())
+    batch: Batch = collate_sequences(make_rows(), "padded", 0)
+    scorer = ObjectiveModule(policy, SFT())
     assert {id(p) for p in scorer.parameters()} == {id(p) for p in model.parameters()}
     sums, metrics = scorer(batch)
     assert torch.equal(sums["nll"], -policy.token_logps(batch).sum())

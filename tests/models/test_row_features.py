@@ -8,7 +8,7 @@ import torch
 
 from holdfast.data.chat.encoder import Chat
 from holdfast.models.policy import Policy
-from holdfast.models.row_features import label_logps, mean_states, project, projected_gradients
+from holdfast.models.row_features import label_logps, mean_states, project_gradients, projected_gradients
 
 TALKS = [
     [{"role": "user", "content": f"Add {a} and {b}."}, {"role": "assistant", "content": f"The answer is {a + b}."}]
@@ -66,7 +66,7 @@ def test_gradients_are_autograds_projected(material):
         line = torch.from_numpy(ids).long()
         logps = model(line[None]).logits[0].log_softmax(-1)[:-1].gather(1, line[1:, None])[:, 0]
         gradients = torch.autograd.grad(-logps[torch.from_numpy(trained[1:])].mean(), weights, allow_unused=True)
-        np.testing.assert_allclose(values, project(gradients, 64, 3).numpy(), atol=1e-3)
+        np.testing.assert_allclose(values, project_gradients(gradients, 64, 3).numpy(), atol=1e-3)
         whole.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     # Wide enough, inner products are those of the whole gradients.
     wide = np.stack(projected_gradients(Policy(model), encoded, chat.pad_id, size=16384, seed=3))
@@ -77,7 +77,9 @@ def test_gradients_are_autograds_projected(material):
 def test_the_projection_is_without_bias():
     one, two = (torch.randn(300, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     parts = lambda v: [v[:100], None, v[100:]]  # noqa: E731
-    products = [float(project(parts(one), 16, s) @ project(parts(two + one), 16, s)) for s in range(400)]
+    products = [
+        float(project_gradients(parts(one), 16, s) @ project_gradients(parts(two + one), 16, s)) for s in range(400)
+    ]
     error = np.std(products) / 20
     assert abs(np.mean(products) - float(one @ (two + one))) < 4 * error
     assert error < 10

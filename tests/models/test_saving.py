@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.models.loading import load
+from holdfast.models.loading import load_model
 
 RECIPE = {
     "data": {"train": "rows.jsonl", "test": 0},
@@ -37,7 +37,7 @@ def types(folder: Path) -> set[torch.dtype]:
 
 def logits(folder: Path) -> torch.Tensor:
     with torch.no_grad():
-        return load(folder).model(input_ids=IDS).logits
+        return load_model(folder).model(input_ids=IDS).logits
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -167,7 +167,7 @@ def test_a_notebook_sees_the_outcome_and_nothing_of_other_libraries(capfd: pytes
     assert capfd.readouterr() == ("", "")
     assert seen == []
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before, "the caller's settings are back"
-    assert repr(run).startswith("Run('out': ")
+    assert repr(run).startswith("RunResult('out': ")
     assert len(repr(run)) < 400
     assert 'href="out/report.html"' in run._repr_html_()
     holdfast.check(recipe(), progress=True)

@@ -18,7 +18,7 @@ from holdfast.core import files
 from holdfast.core.progress import Progress
 from holdfast.errors import RunError
 from holdfast.generation.journal import Journal
-from holdfast.models.stored_values import Kept, ReferenceCache
+from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.pipeline.train import train
 from holdfast.recipe.loader import read_recipe
 
@@ -231,39 +231,39 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     with (tmp_path / "log").open("ab") as handle:
         handle.write(b'{"torn')
     files.append_line(tmp_path / "log", {"b": 2})
-    assert list(files.json_lines(tmp_path / "log")) == [{"a": 1}, {"b": 2}]
+    assert list(files.read_json_lines(tmp_path / "log")) == [{"a": 1}, {"b": 2}]
 
 
 def test_a_journal_without_a_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Journal(None) as journal:
-        journal.remember("verdict", 1, [True, 1.0, ""])
-        assert journal.recall("verdict", 1) == [True, 1.0, ""]
+        journal.record_fact("verdict", 1, [True, 1.0, ""])
+        assert journal.recall_fact("verdict", 1) == [True, 1.0, ""]
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_kept_of_rows_and_of_the_untouched_model(tmp_path: Path) -> None:
     with files.fresh_directory(tmp_path / "rows") as side:
         (side / "a").write_text("aaa", encoding="utf-8")
-        files.seal(side)
+        files.seal_directory(side)
     assert files.is_sealed(tmp_path / "rows")
     for damage in ("aab", "aa", ""):
         (tmp_path / "rows" / "a").write_text(damage, encoding="utf-8")
         assert not files.is_sealed(tmp_path / "rows")
     assert not files.is_sealed(tmp_path / "none")
-    cache = ReferenceCache.at(tmp_path, "model")
+    cache = ReferenceCache.in_directory(tmp_path, "model")
     cache.values = {(0, 0): torch.tensor([-1.0, -2.0]), (1, 0): torch.tensor([-3.0])}
     cache.save()
     (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
-    assert {key: v.tolist() for key, v in ReferenceCache.at(tmp_path, "model").values.items()} == {
+    assert {key: v.tolist() for key, v in ReferenceCache.in_directory(tmp_path, "model").values.items()} == {
         (0, 0): [-1.0, -2.0], (1, 0): [-3.0],
     }  # fmt: skip
     for damage in (whole[:-4], whole[:-1] + bytes([whole[-1] ^ 1]), b"", b"\0" * 40):
         path.write_bytes(damage)
-        assert not ReferenceCache.at(tmp_path, "model").values, "computed again"
-    kept = Kept(tmp_path / "kept", "model")
+        assert not ReferenceCache.in_directory(tmp_path, "model").values, "computed again"
+    kept = PrecomputedStore(tmp_path / "kept", "model")
     kept.tensors["half"] = torch.ones(3, dtype=torch.bfloat16)
     kept.save()
-    assert Kept(tmp_path / "kept", "model").found
-    assert not Kept(tmp_path / "kept", "other").found
+    assert PrecomputedStore(tmp_path / "kept", "model").is_loaded
+    assert not PrecomputedStore(tmp_path / "kept", "other").is_loaded

@@ -16,8 +16,8 @@ import pytest
 from holdfast.pipeline.check import check
 from holdfast.pipeline.run import curate_only
 from holdfast.pipeline.train import train
-from holdfast.recipe.data_section import Data, Section
-from holdfast.recipe.loader import as_resolved
+from holdfast.recipe.data_section import Data, RecipeSection
+from holdfast.recipe.loader import resolve_any
 from holdfast.recipe.schema import Evaluate, Sampling, Train
 
 ROWS = [
@@ -77,7 +77,7 @@ search of `tests/test_fields_are_read.py` looks after them."""
 
 def plan(settings: list[str]) -> Any:
     recipe = {"model": "lab-small", "data": {"train": "rows.jsonl", "ignore": ["note"]}, "evaluate": {"keep": ["none"]}}
-    answer = check(as_resolved({**recipe, "device": "cpu"}, settings))
+    answer = check(resolve_any({**recipe, "device": "cpu"}, settings))
     answer.pop("estimate")  # which holds the machine's own speed
     return answer
 
@@ -87,7 +87,7 @@ def curated(settings: list[str]) -> Any:
         "model": "lab-small", "curate": "sdft", "data": {"train": "lab:story", "limit": 6}, "device": "cpu",
         "evaluate": {"keep": ["none"], "target": "none"}, "sampling": {"max_tokens": 12}, "output": "curated",
     }  # fmt: skip
-    return curate_only(as_resolved(recipe, settings), restart=True).read_text(encoding="utf-8")
+    return curate_only(resolve_any(recipe, settings), restart=True).read_text(encoding="utf-8")
 
 
 def run(settings: list[str]) -> Any:
@@ -95,7 +95,7 @@ def run(settings: list[str]) -> Any:
         "model": "lab-small", "data": {"train": "lab:sums", "limit": 12}, "evaluate": {"keep": ["none"], "every": 0},
         "train": {"max_steps": 4, "batch_tokens": 64}, "device": "cpu", "output": "run",
     }  # fmt: skip
-    home = Path(train(as_resolved(recipe, settings), restart=True).path)
+    home = Path(train(resolve_any(recipe, settings), restart=True).path)
     weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(home.glob("model/*.safetensors"))]
     answers = [file.read_text(encoding="utf-8") for file in sorted(home.glob("eval/**/*.jsonl"))]
     return weights, sorted(file.name for file in home.glob("checkpoints/*")), answers
@@ -134,7 +134,7 @@ def test_another_value_gives_another_result(
 @pytest.mark.parametrize(
     ("name", "cls"), [("data", Data), ("train", Train), ("sampling", Sampling), ("evaluate", Evaluate)]
 )
-def test_every_field_is_tried_or_looked_for(name: str, cls: type[Section]) -> None:
+def test_every_field_is_tried_or_looked_for(name: str, cls: type[RecipeSection]) -> None:
     tried = PLANS.keys() | CURATED.keys() | RUNS.keys()
     assert not tried & READ_ONLY
     assert {f"{name}.{field}" for field in cls.model_fields} == {

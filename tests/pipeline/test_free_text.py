@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
-from holdfast.pipeline.run_dir import Folder
+from holdfast.pipeline.run_dir import RunDirectory
 from holdfast.skills.rows import lab_rows
 
 WORDS = ["the", "fox", "saw", "a", "lake", "and", "walked", "slowly", "around", "it", "because", "cold", "today"]
@@ -169,17 +169,17 @@ def test_broken_off_and_repeated_the_same_step_is_kept(monkeypatch: pytest.Monke
     file = recipe("free.jsonl", train=train, **changes)
     known = "data.test=known.jsonl"
     assert cli("train", file, known).exit_code == 0
-    write = Folder.append_log
+    write = RunDirectory.append_log
     for step in (3, 6, 8):
 
-        def fail(folder: Folder, entry: dict[str, Any], at: int = step) -> None:
+        def fail(folder: RunDirectory, entry: dict[str, Any], at: int = step) -> None:
             if entry["step"] == at and "loss" in entry:
                 raise OSError("no space left")
             write(folder, entry)
 
-        monkeypatch.setattr(Folder, "append_log", fail)
+        monkeypatch.setattr(RunDirectory, "append_log", fail)
         assert cli("train", file, known, "output=broken").exit_code != 0
-    monkeypatch.setattr(Folder, "append_log", write)
+    monkeypatch.setattr(RunDirectory, "append_log", write)
     assert cli("train", file, known, "output=broken").exit_code == 0
     whole, broken = report_of(), report_of("broken")
     assert whole["training"]["kept_step"] < 8, "training spoils what the held-out rows ask"

@@ -17,10 +17,10 @@ from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
 from holdfast.methods.presets import SFTThenDPO, Zephyr
 from holdfast.pipeline.compare import compare
-from holdfast.pipeline.multi_stage import planned
+from holdfast.pipeline.multi_stage import plan_stage
 from holdfast.pipeline.run_dir import recipe_key
 from holdfast.pipeline.train import train
-from holdfast.recipe.loader import Resolved, as_resolved, for_method, read_recipe, resolved_yaml
+from holdfast.recipe.loader import ResolvedRecipe, format_resolved_yaml, read_recipe, resolve_any, switch_method
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.stages import stage_key
 
@@ -121,7 +121,7 @@ def test_a_recipe_without_stages_is_what_it_was() -> None:
     plain = Recipe(model="lab", data={"train": "lab:story"})
     assert "stages" not in plain.model_dump()
     assert "stages" not in plain.model_dump(mode="json", exclude={"output"})
-    assert recipe_key(plain) == recipe_key(Recipe.model_validate({**plain.given(), "stages": []}))
+    assert recipe_key(plain) == recipe_key(Recipe.model_validate({**plain.user_settings(), "stages": []}))
     assert plain.label == "sft"
 
 
@@ -142,14 +142,14 @@ def test_hugging_face_names_and_names_alone() -> None:
 )
 def test_given_and_dumped_are_the_same_recipe(given: dict[str, Any], write, tmp_path: Path) -> None:
     given = {"model": "lab", "data": {"train": "lab:story"}, **given}
-    resolved = as_resolved(given)
-    recipe, again = resolved.recipe, resolved.recipe.given()
+    resolved = resolve_any(given)
+    recipe, again = resolved.recipe, resolved.recipe.user_settings()
     written = given.get("stages", [])
     assert again.get("stages", []) == [{"method": s} if isinstance(s, str) else s for s in written] or again == given
     assert Recipe.model_validate(again) == Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-    write(resolved_yaml(resolved), "resolved.yaml")
+    write(format_resolved_yaml(resolved), "resolved.yaml")
     assert read_recipe(tmp_path).recipe == recipe
-    text = resolved_yaml(resolved)
+    text = format_resolved_yaml(resolved)
     assert yaml.safe_load(text) == recipe.model_dump(mode="json")
     leaves = [line for line in text.splitlines()[1:] if not line.rstrip().endswith(":")]
     assert [line for line in leaves if "  # " not in line] == []
@@ -166,7 +166,7 @@ def test_every_setting_of_a_stage_says_where_it_came_from(write) -> None:
     assert sources["stages.1.model"] == "derived: the stage before"
     assert sources["stages.1.objective.label_smoothing"] == "paper"
     assert sources["data.train"] == "derived: stage sft"
-    own = planned(read_recipe(path), 1, Path("runs/two"), "start").sources
+    own = plan_stage(read_recipe(path), 1, Path("runs/two"), "start").sources
     assert own["optimizer.learning_rate"] == f"{path}:9"
     assert own["train.seed"] == "default"
 
@@ -181,7 +181,7 @@ def test_overrides_reach_stages_by_number_and_by_name(write) -> None:
     ]
     own = write(TWO.replace("    method: dpo\n", "    method: dpo\n    train: {epochs: 1}\n"))
     assert read_recipe(own, ["train.epochs=5"]).recipe.stages[0].train.epochs == 5
-    every = write(resolved_yaml(read_recipe(own)))
+    every = write(format_resolved_yaml(read_recipe(own)))
     assert errors(every, "train.epochs=5") == [
         "command line: train.epochs: changes no stage, because each says this itself; put stages.NAME. before it"
     ]
@@ -285,7 +285,7 @@ def test_names_of_stages_become_their_runs() -> None:
     recipe = staged(
         "sft", {"method": "dpo", "judge": {"name": "llm", "model": "stage:sft"}}, {"name": "x", "model": "base"}
     )
-    plans = [planned(Resolved(recipe), i, Path("runs/x"), "start").recipe for i in range(3)]
+    plans = [plan_stage(ResolvedRecipe(recipe), i, Path("runs/x"), "start").recipe for i in range(3)]
     assert plans[1].judge.model == str(Path("runs/x/stages/1-sft"))  # type: ignore[union-attr]
     assert [plan.output for plan in plans] == [str(Path("runs/x/stages") / n) for n in ("1-sft", "2-dpo", "3-x")]
     assert not any(plan.stages for plan in plans)
@@ -310,7 +310,7 @@ def test_a_preset_stands_for_its_stages() -> None:
 def test_a_list_takes_the_place_of_a_presets_stages() -> None:
     recipe = preset(stages=["sft", {"name": "again"}])
     assert [stage.method for stage in recipe.stages] == ["sft", "sft"]
-    assert not planned(Resolved(recipe), 1, Path("x"), "start").recipe.stages
+    assert not plan_stage(ResolvedRecipe(recipe), 1, Path("x"), "start").recipe.stages
     assert [stage.name for stage in preset(stages=[]).stages] == ["sft", "dpo"]
 
 
@@ -319,19 +319,19 @@ def test_what_the_recipe_says_goes_before_the_preset() -> None:
     assert [stage.train.epochs for stage in recipe.stages] == [7, 7]
     assert [stage.train.seed for stage in recipe.stages] == [0, 3]
     assert recipe.stages[1].objective.beta == 0.5  # type: ignore[attr-defined]
-    assert as_resolved(recipe, ["stages.1.objective.beta=0.7"]).recipe.stages[1].objective.beta == 0.7  # type: ignore[attr-defined]
+    assert resolve_any(recipe, ["stages.1.objective.beta=0.7"]).recipe.stages[1].objective.beta == 0.7  # type: ignore[attr-defined]
 
 
 def test_knobs_of_the_only_curator() -> None:
     for given in ({"curate": {"n": 8}}, {"curate": {"name": "pairs", "n": 8}}):
         (pairs,) = preset("zephyr", stages={"dpo": given}).stages[1].curate
         assert (pairs.n, pairs.rejected) == (8, "random")  # type: ignore[attr-defined]
-    resolved = as_resolved(preset("zephyr"), ["stages.dpo.curate.n=8"])
+    resolved = resolve_any(preset("zephyr"), ["stages.dpo.curate.n=8"])
     assert resolved.sources["stages.1.curate.0.n"] == "command line"
     assert resolved.sources["stages.1.curate.0.rejected"] == "method zephyr"
-    assert as_resolved(resolved, ["stages.1.seed=3"]).recipe.stages[1].curate[0].n == 8  # type: ignore[attr-defined]
+    assert resolve_any(resolved, ["stages.1.seed=3"]).recipe.stages[1].curate[0].n == 8  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"command line: stages.dpo.curate.q is not a setting"):
-        as_resolved(preset("zephyr"), ["stages.dpo.curate.q=8"])
+        resolve_any(preset("zephyr"), ["stages.dpo.curate.q=8"])
     (worst,) = preset("zephyr", stages={"dpo": {"curate": ["pairs"]}}).stages[1].curate
     assert worst.rejected == "worst"  # type: ignore[attr-defined]
 
@@ -350,7 +350,7 @@ def test_zephyr_is_the_handbooks_recipe() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY["presets"])
 def test_presets_in_a_comparison(name: str) -> None:
-    plain = as_resolved(
+    plain = resolve_any(
         {
             "model": "lab",
             "data": {"train": "lab:sums"},
@@ -358,10 +358,10 @@ def test_presets_in_a_comparison(name: str) -> None:
             "tuner": "half",
         }
     )
-    arm = for_method(plain, name, [name, "sft"]).recipe
+    arm = switch_method(plain, name, [name, "sft"]).recipe
     assert [name_of(stage.objective) for stage in arm.stages] == ["sft", "dpo"]
     assert {name_of(stage.tuner) for stage in arm.stages} == {"half"}
-    other = for_method(Resolved(arm), "s3ft", [name, "s3ft"]).recipe
+    other = switch_method(ResolvedRecipe(arm), "s3ft", [name, "s3ft"]).recipe
     assert (other.stages, other.label) == ((), "s3ft")
 
 
@@ -374,7 +374,7 @@ def test_a_comparison_gives_all_stages_together_the_steps_of_one_run(
 ) -> None:
     plans: list[Recipe] = []
 
-    def planned_only(plan: Resolved, ui: Progress) -> None:
+    def planned_only(plan: ResolvedRecipe, ui: Progress) -> None:
         plans.append(plan.recipe)
         if len(plans) == 3:
             raise Stop
@@ -412,12 +412,12 @@ class Killer(Progress):
         super().__init__("silent")
         self.wanted, self.stage, self.told = (stage, phase, after), 0, []
 
-    def line(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         self.told.append(text)
         self.stage += text.startswith("stage ")
 
-    def phase(self, name: str, total: int | None = None) -> None:
-        super().phase(name, total)
+    def start_phase(self, name: str, total: int | None = None) -> None:
+        super().start_phase(name, total)
         self.advance(0)
 
     def advance(self, n: int = 1, **shown: Any) -> None:
@@ -464,19 +464,19 @@ def test_every_stage_is_a_run(whole: Path) -> None:
 
 
 def test_the_whole_compares_the_last_stage_with_the_first_base(whole: Path) -> None:
-    from holdfast.evaluation.results_store import Store
-    from holdfast.models.loading import load
+    from holdfast.evaluation.results_store import ResultsStore
+    from holdfast.models.loading import load_model
 
     report, last = report_of(whole), report_of(whole / "stages" / "3-again")
     assert report["tasks"] == last["tasks"], "this last stage starts from the base itself"
     assert weights(whole) == weights(whole / "stages" / "3-again")
-    assert load(whole).fingerprint == load(whole / "stages" / "3-again").fingerprint
+    assert load_model(whole).fingerprint == load_model(whole / "stages" / "3-again").fingerprint
     assert [(s["name"], s["model"], s["rows"], s["steps"]) for s in report["stages"]] == [
         ("sft", "base", 24, 3), ("dpo", "stage:sft", 24, 3), ("again", "base", 24, 1)
     ]  # fmt: skip
     target = report["tasks"][0]["name"]
     for stage, when in zip(report["stages"], ("1-sft", "2-dpo", "final"), strict=True):
-        base, items = (Store(whole / "eval" / name).load()[target][1] for name in ("base", when))
+        base, items = (ResultsStore(whole / "eval" / name).read_measurements()[target][1] for name in ("base", when))
         gain = 100 * sum(i.score - b.score for i, b in zip(items, base, strict=True)) / len(base)
         assert stage["gain"]["delta"] == pytest.approx(gain)
     assert report["gain"] == report["stages"][-1]["gain"]

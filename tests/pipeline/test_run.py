@@ -97,14 +97,14 @@ def test_the_saved_model_is_the_trained_one(tuner: str, place: Path) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
     loader = AutoPeftModelForCausalLM if tuner == "lora" else AutoModelForCausalLM
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         theirs = loader.from_pretrained("out/model", dtype=torch.float32).eval()(input_ids=ids).logits.log_softmax(-1)
-        ours = load("out").model(input_ids=ids).logits.log_softmax(-1)
-        base = load(MODEL).model(input_ids=ids).logits.log_softmax(-1)
+        ours = load_model("out").model(input_ids=ids).logits.log_softmax(-1)
+        base = load_model(MODEL).model(input_ids=ids).logits.log_softmax(-1)
     assert (theirs - ours).abs().max() < 1e-5
     assert (theirs - base).abs().max() > 1e-4  # it did move
 
@@ -158,10 +158,10 @@ def test_s3ft_end_to_end_and_the_dial(place: Path) -> None:
     assert set(curation["counts"]) <= {"model", "paraphrase", "gold"}
     for point, name in ((0.0, "base"), (1.0, "tuned"), (0.5, "half")):
         assert cli("export", "out", name, "--dial", str(point), "--dtype", "fp32").exit_code == 0
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
-    base, tuned, half = (dict(load(place / n).model.named_parameters()) for n in ("base", "tuned", "half"))
-    original = dict(load(MODEL).model.named_parameters())
+    base, tuned, half = (dict(load_model(place / n).model.named_parameters()) for n in ("base", "tuned", "half"))
+    original = dict(load_model(MODEL).model.named_parameters())
     for name, weight in original.items():
         assert torch.equal(base[name], weight)
         assert torch.allclose(half[name], (weight + tuned[name]) / 2, atol=1e-7)

@@ -41,7 +41,7 @@ class Acts:
     def __init__(self, step: int, act: Callable[[], Any]) -> None:
         self.step, self.act = step, act
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         if isinstance(event, StepFinished) and event.step == self.step:
             self.act()
 
@@ -51,7 +51,7 @@ def stop() -> None:
 
 
 def test_a_run_that_was_stopped_has_one_record_of_both_parts() -> None:
-    ui = Progress.silent()
+    ui = Progress.create_silent()
     ui.listeners.append(Acts(3, stop))
     with pytest.raises(KeyboardInterrupt):
         train("run.yaml", ui=ui)
@@ -93,14 +93,14 @@ def test_a_refused_run_leaves_no_record() -> None:
 def test_a_run_whose_directory_is_removed_ends_with_that_line() -> None:
     import shutil
 
-    ui = Progress.silent()
+    ui = Progress.create_silent()
     ui.listeners.append(Acts(1, lambda: shutil.rmtree("out")))
     with pytest.raises(RunError, match="out: was removed while the run worked in it; the same command begins anew"):
         train("run.yaml", ui=ui)
 
 
 def test_events_are_plain_json() -> None:
-    assert StepFinished.kind() == "step_finished"
+    assert StepFinished.kind_name() == "step_finished"
     assert Warned(text="x", time=1.23456).to_json() == {"time": 1.235, "event": "warned", "text": "x"}
     odd = RunFinished(gain=float("nan"), loss=None, passed=None, time=0.0)
     assert json.loads(json.dumps(odd.to_json(), allow_nan=False))["gain"] is None

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from holdfast.cli.app import app
 from holdfast.core.progress import Progress
 from holdfast.pipeline.check import check
-from holdfast.pipeline.compare import budget_of
+from holdfast.pipeline.compare import compute_budget
 from holdfast.pipeline.train import train
 from holdfast.recipe.loader import read_recipe
 from holdfast.recipe.schema import Recipe
@@ -72,7 +72,10 @@ def test_three_thousand_short_rows_make_enough_steps_and_every_verb_says_the_sam
     assert plan["steps"] >= 30
     assert 16 <= found["rows"]["kept"] / plan["steps"] <= 64
     assert warnings_of(file) == []
-    assert str(budget_of(read_recipe(file).recipe, None)) == f"{plan['steps']} steps of {plan['batch_tokens']:,} tokens"
+    assert (
+        str(compute_budget(read_recipe(file).recipe, None))
+        == f"{plan['steps']} steps of {plan['batch_tokens']:,} tokens"
+    )
 
     done = cli("train", file)
     assert done.exit_code == 0, done.output
@@ -156,7 +159,7 @@ def test_compare_gives_every_method_the_same_step(tiny_dir: TinyDir) -> None:
     file = recipe(tiny_dir(), "", data=data, evaluate=evaluate, train={"precision": "fp32"})
     done = cli("compare", file, "--methods", "sft,half", "--out", "cmp")
     assert done.exit_code == 0, done.output
-    budget = budget_of(read_recipe(file).recipe, None)
+    budget = compute_budget(read_recipe(file).recipe, None)
     assert json.loads(Path("cmp/compare.json").read_text())["budget"] == str(budget)
     for run in ("cmp/sft-seed0", "cmp/half-seed0"):
         assert (training_of(run)["steps"], training_of(run)["batch_tokens"]) == (budget.steps, budget.batch_tokens)

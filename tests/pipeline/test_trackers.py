@@ -13,7 +13,7 @@ from holdfast.cli.app import app
 from holdfast.core.events import Event, LineWritten, RunFinished, StepFinished, StepMeasured, TaskMeasured
 from holdfast.errors import UserError
 from holdfast.pipeline.trackers import CLASSES, open_trackers, refuse_missing
-from holdfast.pipeline.trackers.base import Tracker, flat
+from holdfast.pipeline.trackers.base import Tracker, flatten_settings
 from holdfast.recipe.schema import TRACKERS, Recipe
 
 RECIPE = {"model": "lab-small", "data": {"train": "lab:story"}, "output": "out"}
@@ -59,7 +59,7 @@ def show(name: str, events: list[Event], seen: int, failed: bool = False) -> Tra
     warnings: list[str] = []
     (tracker,) = open_trackers(Recipe(**RECIPE, track=name), Path("out"), "0123456789abcdef", seen, warnings.append)
     for event in events:
-        tracker.on(event)
+        tracker.handle_event(event)
     tracker.close(failed)
     assert warnings == []
     return tracker
@@ -105,12 +105,12 @@ def test_wandb_keeps_an_offline_run() -> None:
     pytest.importorskip("wandb")
     (tracker,) = open_trackers(Recipe(**RECIPE, track="wandb"), Path("out"), "0123456789abcdef", 0, print)
     for event in [*FIRST, step(3), *END]:
-        tracker.on(event)
+        tracker.handle_event(event)
     summary = tracker.run.summary
     assert (summary["train/loss"], summary["eval/keep"]) == (0.5, 40.0), "a step is whole when the next one begins"
     assert tracker.run.config["model"] == "lab-small"
     tracker.close()
-    assert not tracker.failed
+    assert not tracker.has_failed
     (file,) = Path("out/wandb").glob("offline-run-*-0123456789abcdef/*.wandb")
     assert b"result/gain" in file.read_bytes()
 
@@ -130,12 +130,12 @@ def test_trackio_has_every_step_once(capsys: pytest.CaptureFixture[str]) -> None
 class Broken(Tracker):
     """A tracker whose server goes away."""
 
-    def open(self, recipe: dict[str, Any]) -> None: ...
+    def open_run(self, recipe: dict[str, Any]) -> None: ...
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
+    def log_figures(self, step: int, figures: dict[str, float]) -> None:
         raise ConnectionError("no route\nto the host")
 
-    def end(self, failed: bool) -> None:
+    def end_run(self, failed: bool) -> None:
         raise AssertionError("nothing is to be ended")
 
 
@@ -143,7 +143,7 @@ def test_a_tracker_that_fails_says_so_once_and_the_run_goes_on() -> None:
     warnings: list[str] = []
     tracker = Broken(Path("out"), "id", 0, warnings.append)
     for event in FIRST:
-        tracker.on(event)
+        tracker.handle_event(event)
     tracker.close()
     (line,) = warnings
     assert line.startswith("track: Broken failed (no route) and shows no more of this run; it goes on")
@@ -173,4 +173,4 @@ def _is_there(name: str) -> bool:
 
 
 def test_a_recipe_as_flat_settings() -> None:
-    assert flat({"a": {"b": 1, "c": []}, "d": [{"e": None}]}) == {"a.b": 1, "a.c": [], "d.0.e": None}
+    assert flatten_settings({"a": {"b": 1, "c": []}, "d": [{"e": None}]}) == {"a.b": 1, "a.c": [], "d.0.e": None}

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
-from holdfast.pipeline.training_review import review
+from holdfast.pipeline.training_review import review_training
 
 
 def log(metric: str, values: list[float]) -> list[dict[str, Any]]:
@@ -31,11 +31,11 @@ def test_a_fall_is_told_from_noise_and_small_change() -> None:
         ("logps/chosen", [-20.0, -25.0], False),  # rows are others, and two steps say nothing
         ("accuracy", falls, False),
     ):
-        assert bool(review(log(metric, values))) is told, (metric, values)
-    (line,) = review(log("logps/chosen_change", falls))
+        assert bool(review_training(log(metric, values))) is told, (metric, values)
+    (line,) = review_training(log("logps/chosen_change", falls))
     assert line.startswith("chosen answers became less likely, by 2.0 nats each than under the reference")
     repeated = [*log("logps/chosen_change", falls), {"step": 16, "target": 0.5}, *log("logps/chosen_change", falls)]
-    assert review(repeated) == [line], "steps repeated after a kill, and evaluations, change nothing"
+    assert review_training(repeated) == [line], "steps repeated after a kill, and evaluations, change nothing"
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import yaml
 
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader, yaml_writer
-from holdfast.recipe.loader import as_resolved, for_method, read_recipe, resolved_yaml
+from holdfast.recipe.loader import format_resolved_yaml, read_recipe, resolve_any, switch_method
 from holdfast.recipe.shorthand import METHODS
-from holdfast.recipe.template import template
+from holdfast.recipe.template import build_template
 
 MINIMAL = "model: lab\nmethod: s3ft\ndata: {train: lab:story}\n"
 
@@ -175,7 +175,7 @@ def test_resolved_yaml_is_the_same_recipe(write, tmp_path: Path, method: str) ->
             "train.save_every=1e-7",
         ],
     )
-    text = resolved_yaml(resolved)
+    text = format_resolved_yaml(resolved)
     again = read_recipe(write(text, "resolved.yaml"))
     assert again.recipe == resolved.recipe
     assert yaml.safe_load(text) == resolved.recipe.model_dump(mode="json"), "any YAML 1.1 reader agrees"
@@ -191,13 +191,15 @@ def test_resolved_yaml_is_the_same_recipe(write, tmp_path: Path, method: str) ->
      "1_000", ".5"],
 )  # fmt: skip
 def test_scalars_survive(value: object) -> None:
-    text = f"key: {yaml_writer.write_scalar(value)}\n"
-    assert yaml_reader.parse(text, "t")[0] == {"key": value}
+    text = f"key: {yaml_writer.format_scalar(value)}\n"
+    assert yaml_reader.parse_yaml(text, "t")[0] == {"key": value}
     assert yaml.safe_load(text) == {"key": value}
 
 
 def test_scalars_follow_yaml_1_2() -> None:
-    data, lines, _ = yaml_reader.parse("a: 1e-4\nb: no\nc: 12:30\nd: 2020-01-01\ne: 010\nf: '1'\ng: [1, .5, ~]\n", "t")
+    data, lines, _ = yaml_reader.parse_yaml(
+        "a: 1e-4\nb: no\nc: 12:30\nd: 2020-01-01\ne: 010\nf: '1'\ng: [1, .5, ~]\n", "t"
+    )
     assert data == {"a": 1e-4, "b": "no", "c": "12:30", "d": "2020-01-01", "e": 10, "f": "1", "g": [1, 0.5, None]}
     assert lines[("g", 1)] == 7
 
@@ -227,33 +229,33 @@ def test_switching_methods_for_a_comparison(write) -> None:
     )
     resolved = read_recipe(path)
     among = ["sft", "s3ft", "lora"]
-    sft = for_method(resolved, "sft", among, train__seed=3, output="out").recipe
-    s3ft = for_method(resolved, "s3ft", among).recipe
-    lora = for_method(resolved, "lora", among).recipe
+    sft = switch_method(resolved, "sft", among, train__seed=3, output="out").recipe
+    s3ft = switch_method(resolved, "s3ft", among).recipe
+    lora = switch_method(resolved, "lora", among).recipe
     replay = resolved.recipe.curate[1]
     assert (sft.curate, sft.train.seed, sft.train.epochs, sft.output) == ((replay,), 3, 2.0, "out")
     assert s3ft == resolved.recipe
     assert lora.curate == (replay,)
     assert lora.optimizer.learning_rate > sft.optimizer.learning_rate, "derived defaults are derived anew"
-    assert for_method(resolved, "sft", among).sources["train.epochs"] == f"{path}:5"
+    assert switch_method(resolved, "sft", among).sources["train.epochs"] == f"{path}:5"
 
 
 def test_as_resolved_takes_what_people_have(write) -> None:
     path = write(MINIMAL)
     recipe = read_recipe(path).recipe
     given = {"model": "lab", "method": "s3ft", "data": {"train": "lab:story"}}
-    assert as_resolved(path).recipe == as_resolved(given).recipe == as_resolved(recipe).recipe == recipe
-    assert as_resolved(recipe, ["train.seed=5"]).recipe.train.seed == 5
-    again = as_resolved(read_recipe(path), ["train.seed=5"])
+    assert resolve_any(path).recipe == resolve_any(given).recipe == resolve_any(recipe).recipe == recipe
+    assert resolve_any(recipe, ["train.seed=5"]).recipe.train.seed == 5
+    again = resolve_any(read_recipe(path), ["train.seed=5"])
     assert (again.recipe.train.seed, again.sources["method"]) == (5, f"{path}:2"), "lines survive further overrides"
     with pytest.raises(UserError, match=r"recipe: train.epochs must be a number, not 'x'"):
-        as_resolved({**given, "train": {"epochs": "x"}})
-    assert as_resolved(recipe).sources["tuner.name"] == "default"
+        resolve_any({**given, "train": {"epochs": "x"}})
+    assert resolve_any(recipe).sources["tuner.name"] == "default"
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_template_is_a_recipe_commented_and_uncommented(write, method: str) -> None:
-    text = template(method=method)
+    text = build_template(method=method)
     assert max(map(len, text.splitlines())) <= 120
     if method in ("replay", "dpo", "tis_dpo"):  # the user has something to add
         return
@@ -262,7 +264,7 @@ def test_the_template_is_a_recipe_commented_and_uncommented(write, method: str) 
     body = [line for line in text.splitlines() if not re.match(r"# (A Holdfast|Look|Then)", line)]
     uncommented = [re.sub(r"^( {0,8})#( )", r"\1 \2" if re.match(r"#  ", line) else r"\1", line) for line in body]
     everything = write("\n".join(uncommented), "all.yaml")
-    curate = yaml_writer.write_scalar(plain.given().get("curate", []))
+    curate = yaml_writer.format_scalar(plain.user_settings().get("curate", []))
     whole = read_recipe(everything, [f"curate={curate}", "stages=[]"])
     assert whole.recipe.train == plain.train
     assert whole.recipe.data.replay is not None

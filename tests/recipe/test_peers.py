@@ -11,8 +11,8 @@ from holdfast.axes.registry import REGISTRY
 from holdfast.errors import UserError
 from holdfast.recipe import peers
 from holdfast.recipe.aliases import ALIASES, DEVICE_BATCH
-from holdfast.recipe.loader import Resolved, as_resolved, read_recipe
-from holdfast.recipe.messages import settings
+from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any
+from holdfast.recipe.messages import describe_settings
 from holdfast.recipe.shorthand import METHODS
 
 MINIMAL = "model: lab\ndata: {train: lab:story}\n"
@@ -183,7 +183,7 @@ def test_a_name_that_implies_its_method(write) -> None:
     assert objective(read_recipe(write(MINIMAL.replace("lab\n", "lab\nmethod: dpo\n") + "beta: 0.3\n"))) == 0.3
 
 
-def objective(resolved: Resolved) -> float:
+def objective(resolved: ResolvedRecipe) -> float:
     return resolved.recipe.objective.beta  # type: ignore[attr-defined,no-any-return]
 
 
@@ -210,7 +210,7 @@ def test_a_directory_without_a_run(tmp_path: Path) -> None:
 
 def test_the_tables_say_nothing_of_our_own_settings() -> None:
     """A name in them that is also a setting of ours would never be reached, or would shadow it."""
-    ours = set(settings()) | {"stages"}
+    ours = set(describe_settings()) | {"stages"}
     for name in (*peers.SAME, *peers.NO_EFFECT, *peers.INSTEAD):
         assert name not in ours
     tables = [set(peers.NO_EFFECT), set(peers.INSTEAD), set(ALIASES), set(DEVICE_BATCH)]
@@ -219,4 +219,4 @@ def test_the_tables_say_nothing_of_our_own_settings() -> None:
     assert not names & set(METHODS_ELSEWHERE)
     for name in METHODS_ELSEWHERE:
         with pytest.raises(UserError, match="is not a method: "):
-            as_resolved({"model": "lab", "data": {"train": "lab"}, "method": name})
+            resolve_any({"model": "lab", "data": {"train": "lab"}, "method": name})

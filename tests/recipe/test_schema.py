@@ -11,14 +11,14 @@ import yaml
 from pydantic import ValidationError
 
 from holdfast.axes.axis import METHOD_AXES
-from holdfast.axes.registry import find, name_of
-from holdfast.axes.registry import names as names_on
+from holdfast.axes.registry import find_method, name_of
+from holdfast.axes.registry import method_names as names_on
 from holdfast.errors import UserError
 from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.loader import read_recipe
-from holdfast.recipe.messages import settings
+from holdfast.recipe.messages import describe_settings
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.shorthand import METHODS, expand
+from holdfast.recipe.shorthand import METHODS, expand_method
 
 
 def make(**given: object) -> Recipe:
@@ -104,11 +104,11 @@ def test_knobs_without_a_name_belong_to_the_chosen_method() -> None:
 
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"s3tf is not a method; did you mean s3ft\?"):
-        expand("s3tf")
+        expand_method("s3tf")
     with pytest.raises(ValidationError, match=r"did you mean s3ft\?"):
         make(method="s3tf")
     with pytest.raises(UserError, match="both half and lora are tuners"):
-        expand("half+lora")
+        expand_method("half+lora")
 
 
 def test_no_name_is_a_method_on_two_axes() -> None:
@@ -120,10 +120,10 @@ def test_no_name_is_a_method_on_two_axes() -> None:
 def test_the_learning_rate_follows_the_tuner() -> None:
     full, lora = make(), make(tuner="lora")
     assert full.optimizer.learning_rate == 2e-5
-    assert lora.optimizer.learning_rate == find("optimizers", "adamw")().learning_rate  # type: ignore[attr-defined]
+    assert lora.optimizer.learning_rate == find_method("optimizers", "adamw")().learning_rate  # type: ignore[attr-defined]
     assert Recipe(model="lab", data={"train": "lab:story"}).optimizer.learning_rate > lora.optimizer.learning_rate
     assert make(optimizer={"learning_rate": 0.5}).optimizer.learning_rate == 0.5
-    own = find("optimizers", "lomo")()
+    own = find_method("optimizers", "lomo")()
     assert make(optimizer="lomo").optimizer == own, "an optimizer with a rate of its own keeps it"
 
 
@@ -135,7 +135,7 @@ def test_given_is_what_was_given() -> None:
         "tuner": {"name": "lora", "r": 4},
         "train": {"epochs": 2.0},
     }
-    assert Recipe.model_validate(given).given() == given
+    assert Recipe.model_validate(given).user_settings() == given
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"replay"}))
@@ -144,7 +144,7 @@ def test_a_dumped_recipe_is_the_same_recipe(method: str) -> None:
     recipe = make(method=method, judge="number", **more)
     assert Recipe.model_validate(recipe.model_dump()) == recipe
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-    assert Recipe.model_validate(recipe.given()) == recipe
+    assert Recipe.model_validate(recipe.user_settings()) == recipe
 
 
 def test_hugging_face_names() -> None:
@@ -179,7 +179,9 @@ def test_rows_per_device_become_tokens() -> None:
 
 
 def test_every_alias_means_a_setting_that_exists() -> None:
-    known = settings({"tuner": "lora", "optimizer": "adamw", "objective": "dpo"}) | settings({"objective": "neftune"})
+    known = describe_settings({"tuner": "lora", "optimizer": "adamw", "objective": "dpo"}) | describe_settings(
+        {"objective": "neftune"}
+    )
     assert [f"{alias} -> {target}" for alias, (target, _) in ALIASES.items() if target not in known] == []
 
 

@@ -123,21 +123,25 @@ def test_a_compared_method_name_is_text(compare: dict[str, Any]) -> None:
 
 def test_numbers_on_the_page_are_those_of_the_report(report: dict[str, Any]) -> None:
     text = Page(render_run(report)).text
-    assert phrasing.verdict(report) in text
+    assert phrasing.describe_result(report) in text
     for t in report["tasks"]:
-        row = f"{phrasing.signed(t['delta'])} {phrasing.bracket(t['low'], t['high'])}"
+        row = f"{phrasing.format_signed(t['delta'])} {phrasing.format_bracket(t['low'], t['high'])}"
         assert row in text
         assert (
-            f"{t['n']} {phrasing.points(t['base'])} {phrasing.points(t['tuned'])} {row} {phrasing.pvalue(t['p'])}"
-            in text
+            f"{t['n']} {phrasing.format_points(t['base'])} {phrasing.format_points(t['tuned'])} {row} "
+            f"{phrasing.format_pvalue(t['p'])}" in text
         )
         if t["won"] is not None:
             assert f"{t['won']} / {t['lost']}" in text
     gain, loss = report["gain"], report["loss"]
     assert (
-        f"{phrasing.signed(gain['delta'])} 95 % interval {phrasing.span(gain['low'], gain['high'], sign=True)}" in text
+        f"{phrasing.format_signed(gain['delta'])} 95 % interval "
+        f"{phrasing.format_interval(gain['low'], gain['high'], sign=True)}" in text
     )
-    assert f"{phrasing.points(loss['delta'])} 95 % interval {phrasing.span(loss['low'], loss['high'])}" in text
+    assert (
+        f"{phrasing.format_points(loss['delta'])} 95 % interval {phrasing.format_interval(loss['low'], loss['high'])}"
+        in text
+    )
     for name, number in report["curation"]["counts"].items():
         assert f"{name} {number}" in text
 
@@ -146,10 +150,13 @@ def test_numbers_of_a_comparison(compare: dict[str, Any]) -> None:
     text = Page(render_compare(compare)).text
     for run in compare["runs"]:
         gain, loss = run["gain"], run["loss"]
-        assert f"{phrasing.signed(gain['delta'])} {phrasing.bracket(gain['low'], gain['high'])}" in text
-        assert f"{phrasing.points(loss['delta'])} {phrasing.bracket(loss['low'], loss['high'], sign=False)}" in text
+        assert f"{phrasing.format_signed(gain['delta'])} {phrasing.format_bracket(gain['low'], gain['high'])}" in text
+        assert (
+            f"{phrasing.format_points(loss['delta'])} {phrasing.format_bracket(loss['low'], loss['high'], sign=False)}"
+            in text
+        )
         for t in run["tasks"].values():
-            assert f"{phrasing.signed(t['delta'])} {phrasing.bracket(t['low'], t['high'])}" in text
+            assert f"{phrasing.format_signed(t['delta'])} {phrasing.format_bracket(t['low'], t['high'])}" in text
     assert compare["budget"] in text
 
 

@@ -45,11 +45,13 @@ def test_adapters_load_with_peft(report: dict[str, Any]) -> None:
 def test_table_has_every_number(report: dict[str, Any]) -> None:
     card = render_card(report)
     for t in report["tasks"]:
-        both = f"{phrasing.points(t['base'])} | {phrasing.points(t['tuned'])}"
-        scores = f"| {t['n']} | {both} | {phrasing.signed(t['delta'])} |"
-        assert f"| {t['name']} | {t['role']} {scores} {phrasing.span(t['low'], t['high'], sign=True)} |" in card
-    assert f"| **gained on the target** | | | | | **{phrasing.signed(report['gain']['delta'])}** |" in card
-    assert f"| **lost elsewhere** | | | | | **{phrasing.points(report['loss']['delta'])}** |" in card
+        both = f"{phrasing.format_points(t['base'])} | {phrasing.format_points(t['tuned'])}"
+        scores = f"| {t['n']} | {both} | {phrasing.format_signed(t['delta'])} |"
+        assert (
+            f"| {t['name']} | {t['role']} {scores} {phrasing.format_interval(t['low'], t['high'], sign=True)} |" in card
+        )
+    assert f"| **gained on the target** | | | | | **{phrasing.format_signed(report['gain']['delta'])}** |" in card
+    assert f"| **lost elsewhere** | | | | | **{phrasing.format_points(report['loss']['delta'])}** |" in card
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in rows} == {9}
 

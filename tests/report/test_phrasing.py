@@ -21,7 +21,7 @@ from holdfast.report import phrasing, ranking
     ],
 )
 def test_signed(value: float | None, shown: str) -> None:
-    assert phrasing.signed(value) == shown
+    assert phrasing.format_signed(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -36,33 +36,39 @@ def test_signed(value: float | None, shown: str) -> None:
     ],
 )
 def test_duration(seconds: float | None, shown: str) -> None:
-    assert phrasing.duration(seconds) == shown
+    assert phrasing.format_duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
     ("p", "shown"), [(0.0004, "<0.001"), (0.0042, "0.004"), (0.031, "0.03"), (1.0, "1.00"), (None, "\u2013")]
 )
 def test_pvalue(p: float | None, shown: str) -> None:
-    assert phrasing.pvalue(p) == shown
+    assert phrasing.format_pvalue(p) == shown
 
 
 def test_count() -> None:
-    assert [phrasing.count(v) for v in (0, 999, 12345, 4_120_576, 7e9)] == ["0", "999", "12,345", "4.1 M", "7.0 B"]
+    assert [phrasing.format_count(v) for v in (0, 999, 12345, 4_120_576, 7e9)] == [
+        "0",
+        "999",
+        "12,345",
+        "4.1 M",
+        "7.0 B",
+    ]
 
 
 def test_a_loss_is_positive_and_more_of_it_is_worse() -> None:
     loss = {"delta": 4.0, "low": 2.0, "high": 6.0}
-    assert phrasing.change({**loss, "worst": "x"}) == {**loss, "unit": "points"}
-    assert [phrasing.direction(2.0, 6.0, lost=lost) for lost in (False, True)] == ["up", "down"]
-    assert [phrasing.direction(-6.0, -2.0, lost=lost) for lost in (False, True)] == ["down", "up"]
-    assert phrasing.direction(-1.0, 1.0, lost=True) == "flat"
+    assert phrasing.change_of({**loss, "worst": "x"}) == {**loss, "unit": "points"}
+    assert [phrasing.interval_direction(2.0, 6.0, is_loss=lost) for lost in (False, True)] == ["up", "down"]
+    assert [phrasing.interval_direction(-6.0, -2.0, is_loss=lost) for lost in (False, True)] == ["down", "up"]
+    assert phrasing.interval_direction(-1.0, 1.0, is_loss=True) == "flat"
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(2.857142, "2.86 epochs"), (3.0, "3 epochs"), (1.0, "1 epoch"), (0.5, "0.5 epochs")]
 )
 def test_epochs(value: float, shown: str) -> None:
-    assert phrasing.epochs(value) == shown
+    assert phrasing.format_epochs(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_held_out_rows_go_by_their_data(name: str, data: Any, shown: str) -> Non
 
 
 def test_a_reason_becomes_a_sentence() -> None:
-    said = phrasing.sentence("the target fell by -20.5 points (95 %: -46.7 to 3.3); max-loss is 1")
+    said = phrasing.make_sentence("the target fell by -20.5 points (95 %: -46.7 to 3.3); max-loss is 1")
     assert said == "The target fell by \u221220.5 points (95 %: \u221246.7 to 3.3); max-loss is 1."
 
 
@@ -101,7 +107,7 @@ def test_verdict_gained_and_lost() -> None:
     found = _result(
         {"delta": 12.3, "low": 8.0, "high": 16.0}, {"delta": 4.1, "low": 2.0, "high": 6.0, "worst": "strings"}
     )
-    assert phrasing.verdict(found) == (
+    assert phrasing.describe_result(found) == (
         "Gained 12.3 points on the target (95 % interval 8.0 to 16.0) and lost 4.1 elsewhere (2.0 to 6.0); "
         "most on strings: 20.0."
     )
@@ -109,7 +115,7 @@ def test_verdict_gained_and_lost() -> None:
 
 def test_verdict_does_not_claim_what_the_interval_does_not_show() -> None:
     found = _result({"delta": 1.0, "low": -2.0, "high": 4.0}, {"delta": 0.5, "low": -0.5, "high": 1.5, "worst": "none"})
-    assert phrasing.verdict(found) == (
+    assert phrasing.describe_result(found) == (
         "Shows no clear change on the target (+1.0 points, 95 % interval \u22122.0 to +4.0; 200 questions are too few "
         "to tell) and shows no clear loss elsewhere (0.5 lost, \u22120.5 to 1.5)."
     )
@@ -119,14 +125,17 @@ def test_verdict_the_other_way_round() -> None:
     found = _result(
         {"delta": -3.0, "low": -5.0, "high": -1.0}, {"delta": -0.8, "low": -1.4, "high": -0.2, "worst": "none"}
     )
-    assert phrasing.verdict(found) == (
+    assert phrasing.describe_result(found) == (
         "Lost 3.0 points on the target (95 % interval 1.0 to 5.0) and gained 0.8 elsewhere (0.2 to 1.4)."
     )
 
 
 def test_verdict_nothing_measured(unchanged: dict[str, Any]) -> None:
-    assert phrasing.verdict(_result(None, None)) == "No target was measured; what it lost elsewhere was not measured."
-    assert phrasing.verdict(unchanged) == (
+    assert (
+        phrasing.describe_result(_result(None, None))
+        == "No target was measured; what it lost elsewhere was not measured."
+    )
+    assert phrasing.describe_result(unchanged) == (
         "Changed nothing on the target and changed nothing elsewhere. For this training run: seeds not varied."
     )
 
@@ -134,15 +143,15 @@ def test_verdict_nothing_measured(unchanged: dict[str, Any]) -> None:
 def test_few_questions_without_a_flip_are_too_few_to_tell() -> None:
     nothing = {"delta": 0.0, "low": 0.0, "high": 0.0}
     tasks = [{"name": name, "role": role, "n": 8, "delta": 0.0} for name, role in (("a", "target"), ("b", "keep"))]
-    said = phrasing.verdict({"tasks": tasks, "gain": nothing, "loss": {**nothing, "worst": "b"}})
+    said = phrasing.describe_result({"tasks": tasks, "gain": nothing, "loss": {**nothing, "worst": "b"}})
     assert said == (
         "Flipped no answer on the target (8 questions are too few to tell) and "
         "flipped no answer elsewhere (8 questions are too few to tell)."
     )
-    assert phrasing.bracket(0.0, 0.0) == ""
+    assert phrasing.format_bracket(0.0, 0.0) == ""
     seen = [{**task, "won": 0, "lost": 0} for task in tasks]
     wide, small = ({"delta": 0.0, "low": -end, "high": end} for end in (27.7, 0.7))
-    said = phrasing.verdict({"tasks": seen, "gain": wide, "loss": {**small, "worst": "b"}})
+    said = phrasing.describe_result({"tasks": seen, "gain": wide, "loss": {**small, "worst": "b"}})
     assert said == (
         "Flipped no answer on the target (8 questions are too few to tell) and changed nothing elsewhere (at most 0.7 "
         "points)."
@@ -151,20 +160,22 @@ def test_few_questions_without_a_flip_are_too_few_to_tell() -> None:
 
 def test_one_training_run_is_called_one() -> None:
     found = _result({"delta": 12.3, "low": 8.0, "high": 16.0}, {"delta": 4.1, "low": 2.0, "high": 6.0, "worst": "sums"})
-    assert phrasing.verdict({**found, "training": {"steps": 3}}).endswith(" For this training run: seeds not varied.")
-    assert "seeds" not in phrasing.verdict(found), "two models compared were not trained here"
+    assert phrasing.describe_result({**found, "training": {"steps": 3}}).endswith(
+        " For this training run: seeds not varied."
+    )
+    assert "seeds" not in phrasing.describe_result(found), "two models compared were not trained here"
 
 
 def test_comparison_verdict(compare: dict[str, Any]) -> None:
-    said = ranking.verdict(compare)
+    said = ranking.describe_ranking(compare)
     assert said.startswith(
         "Gains most: sft (+18.4 on the target, 7.6 lost elsewhere). Loses least of those that gain: ssr"
     )
     assert said.endswith("Behind: half, lora.")
-    assert ranking.limits(compare) == ""
+    assert ranking.describe_limits(compare) == ""
     one = {"runs": [run for run in compare["runs"] if run["method"] == "s3ft"]}
-    assert ranking.verdict(one) == "Measured: s3ft (+17.6 on the target, 1.9 lost elsewhere)."
-    assert "none can be placed" in ranking.verdict({"runs": []})
+    assert ranking.describe_ranking(one) == "Measured: s3ft (+17.6 on the target, 1.9 lost elsewhere)."
+    assert "none can be placed" in ranking.describe_ranking({"runs": []})
 
 
 def placed(method: str, gain: float, loss: float, front: bool, width: float = 0.4) -> dict[str, Any]:
@@ -174,14 +185,14 @@ def placed(method: str, gain: float, loss: float, front: bool, width: float = 0.
 
 def test_what_gains_nothing_and_loses_something_is_behind_the_base() -> None:
     runs = [placed("a", 9.0, 3.0, True), placed("b", 5.0, 2.0, True), placed("c", -4.0, 1.0, False)]
-    assert ranking.verdict({"runs": runs}) == (
+    assert ranking.describe_ranking({"runs": runs}) == (
         "Gains most: a (+9.0 on the target, 3.0 lost elsewhere). Loses least of those that gain: b (+5.0 on the "
         "target, 2.0 lost elsewhere). Behind the base: c lost 4.0 on the target and lost 1.0 elsewhere."
     )
-    assert ranking.verdict({"runs": runs[2:]}) == (
+    assert ranking.describe_ranking({"runs": runs[2:]}) == (
         "No method is ahead of the base: c lost 4.0 on the target and lost 1.0 elsewhere."
     )
-    flat = ranking.verdict({"runs": [placed("d", -0.4, 0.3, False)]})
+    flat = ranking.describe_ranking({"runs": [placed("d", -0.4, 0.3, False)]})
     assert flat == (
         "No method is ahead of the base: d shows no clear change on the target (\u22120.4) and shows no clear loss "
         "elsewhere (0.3)."
@@ -190,15 +201,15 @@ def test_what_gains_nothing_and_loses_something_is_behind_the_base() -> None:
 
 def test_what_overlaps_is_not_called_behind() -> None:
     clear = [placed("a", 9.0, 3.0, True), placed("d", 8.9, 4.5, False)]
-    assert ranking.verdict({"runs": clear}).endswith("Behind: d.")
+    assert ranking.describe_ranking({"runs": clear}).endswith("Behind: d.")
     wide = [placed("a", 9.0, 3.0, True, 8.0), placed("d", 8.0, 4.0, False, 8.0)]
-    assert ranking.verdict({"runs": wide}).endswith("d cannot be told apart from a: the intervals overlap.")
-    assert ranking.limits({"runs": wide}).startswith("One seed each")
+    assert ranking.describe_ranking({"runs": wide}).endswith("d cannot be told apart from a: the intervals overlap.")
+    assert ranking.describe_limits({"runs": wide}).startswith("One seed each")
     front = [placed("a", 9.0, 3.0, True, 2.5), placed("b", 5.0, -2.0, True, 2.0)]
-    assert "; their gains cannot be told apart." in ranking.verdict({"runs": front})
-    assert "which may be chance" in ranking.verdict({"runs": [placed("a", 1.0, -1.0, True, 4.0)]})
+    assert "; their gains cannot be told apart." in ranking.describe_ranking({"runs": front})
+    assert "which may be chance" in ranking.describe_ranking({"runs": [placed("a", 1.0, -1.0, True, 4.0)]})
 
 
 def test_methods_go_by_gain_and_those_without_one_last() -> None:
     runs = [{"method": "x", "gain": None}, placed("a", 1.0, 0.0, True), placed("b", 2.0, 0.0, True)]
-    assert [run["method"] for run in ranking.ranked(runs)] == ["b", "a", "x"]
+    assert [run["method"] for run in ranking.rank_methods(runs)] == ["b", "a", "x"]

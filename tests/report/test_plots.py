@@ -16,11 +16,11 @@ def _pictures(markup: str) -> list[ET.Element]:
 
 
 def test_every_picture_is_well_formed_named_and_described(report: dict[str, Any], compare: dict[str, Any]) -> None:
-    drawn = [plots.run_plane(report), plots.deltas(report["tasks"]), *curve_plots.run_curves(report)]
+    drawn = [plots.run_plane(report), plots.delta_bars(report["tasks"]), *curve_plots.run_curves(report)]
     drawn += [
         plots.compare_plane(compare),
         *curve_plots.compare_curves(compare),
-        plots.shares([("", {"gold": 3})], ["gold"]),
+        plots.share_bars([("", {"gold": 3})], ["gold"]),
     ]
     for markup in drawn:
         for picture in _pictures(markup):
@@ -45,7 +45,7 @@ def test_plane_has_one_mark_and_both_whiskers_per_method(compare: dict[str, Any]
 
 def test_more_gain_is_higher_and_more_loss_further_right() -> None:
     points = [plots.Point("a", 1.0, 5.0), plots.Point("b", 3.0, 9.0, colour=1)]
-    picture = _pictures(plots.plane(points))[0]
+    picture = _pictures(plots.gain_loss_plane(points))[0]
     tips = [g for g in picture.iter("g") if g.find("title") is not None]
     (a,) = (e for e in tips[0].iter("circle") if e.get("class") == "mark")
     (b,) = (e for e in tips[1].iter("polygon") if e.get("class") == "mark")
@@ -59,29 +59,29 @@ def test_labels_lie_on_no_other_label_and_inside(seed: int) -> None:
     rng = random.Random(seed)
     anchors = [(rng.uniform(200, 420), rng.uniform(120, 280), f"method{i}") for i in range(15)]
     bounds = (40.0, 30.0, 750.0, 400.0)
-    boxes = svg.place(anchors, [], bounds)
-    assert all(svg.overlap(a, b) == 0 for a, b in combinations(boxes, 2))
-    assert all(svg.overlap(box, bounds) == pytest.approx((box[2] - box[0]) * (box[3] - box[1])) for box in boxes)
+    boxes = svg.place_labels(anchors, [], bounds)
+    assert all(svg.overlap_area(a, b) == 0 for a, b in combinations(boxes, 2))
+    assert all(svg.overlap_area(box, bounds) == pytest.approx((box[2] - box[0]) * (box[3] - box[1])) for box in boxes)
 
 
 def test_spread_keeps_order_gap_and_bounds() -> None:
-    moved = svg.spread([50.0, 51.0, 52.0, 10.0], 15, 5, 100)
+    moved = svg.spread_apart([50.0, 51.0, 52.0, 10.0], 15, 5, 100)
     assert moved == [50.0, 65.0, 80.0, 10.0]
-    tight = svg.spread([99.0, 99.0, 99.0], 15, 0, 100)
+    tight = svg.spread_apart([99.0, 99.0, 99.0], 15, 0, 100)
     assert sorted(tight) == [70.0, 85.0, 100.0]
-    many = sorted(svg.spread([5.0] * 30, 15, 0, 100))
+    many = sorted(svg.spread_apart([5.0] * 30, 15, 0, 100))
     assert many[0] >= -1e-9
     assert many[-1] <= 100 + 1e-9
 
 
 def test_ticks_are_round_and_inside() -> None:
-    assert svg.ticks(-4.2, 21) == [0, 5, 10, 15, 20]
-    assert svg.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert svg.compute_ticks(-4.2, 21) == [0, 5, 10, 15, 20]
+    assert svg.compute_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert svg.tick_text(-2.5) == "\u22122.5"
 
 
 def test_bars_are_filled_only_where_the_interval_leaves_out_zero(report: dict[str, Any]) -> None:
-    picture = _pictures(plots.deltas(report["tasks"]))[0]
+    picture = _pictures(plots.delta_bars(report["tasks"]))[0]
     bars = [e.get("class") for e in picture.iter("rect")]
     assert bars == ["bar up", "bar down", "bar down", "bar flat", "bar flat", "bar flat", "bar down"] + ["bar flat"] * 3
 
@@ -94,15 +94,15 @@ def test_long_curves_are_thinned_to_their_means() -> None:
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
-    assert plots.plane([]) == ""
-    assert plots.deltas([]) == ""
-    assert plots.shares([("", {})], []) == ""
+    assert plots.gain_loss_plane([]) == ""
+    assert plots.delta_bars([]) == ""
+    assert plots.share_bars([("", {})], []) == ""
     assert curve_plots.run_curves({"curves": []}) == []
     assert plots.run_plane({"gain": None, "loss": None}) == ""
 
 
 def test_names_are_escaped() -> None:
-    drawn = plots.plane([plots.Point("<script>alert(1)</script>", 1.0, 2.0)])
+    drawn = plots.gain_loss_plane([plots.Point("<script>alert(1)</script>", 1.0, 2.0)])
     assert "<script" not in drawn
     assert "&lt;script&gt;" in drawn
 
@@ -146,7 +146,7 @@ def test_curves_go_to_the_last_step_of_training() -> None:
 
 def test_a_value_ends_inside_the_picture(report: dict[str, Any]) -> None:
     report["tasks"][0] |= {"delta": -36.7, "low": -56.7, "high": -16.7}
-    wide, _ = _pictures(plots.deltas(report["tasks"]))
+    wide, _ = _pictures(plots.delta_bars(report["tasks"]))
     for text in wide.iter("text"):
         if text.get("class") == "value":
             assert float(text.get("x") or 0) + svg.text_width(text.text or "") <= float(wide.get("width") or 0) + 0.1
@@ -176,7 +176,7 @@ def test_halos_lie_below_every_mark(compare: dict[str, Any]) -> None:
 def test_long_names_are_cut_in_the_middle_but_told_whole(report: dict[str, Any]) -> None:
     name = "a-very-long-task-name-" * 6 + ".jsonl"
     report["tasks"][0]["name"] = name
-    for picture in _pictures(plots.deltas(report["tasks"])):
+    for picture in _pictures(plots.delta_bars(report["tasks"])):
         shown = next(e.text or "" for e in picture.iter("text") if e.get("class") == "name")
         assert len(shown) < 40
         assert shown.startswith("a-very")
@@ -192,6 +192,6 @@ def test_a_hundred_methods_are_drawn_and_few_are_named(compare: dict[str, Any]) 
     assert plane.count('class="name ') == 2 * (plots.MOST_NAMES + 1)
     front = {run["method"] for run in ranking.front_of(compare)}
     assert any(f">{name}</text>" in plane for name in front)
-    said = ranking.verdict(compare)
+    said = ranking.describe_ranking(compare)
     assert "more" in said
     assert len(said) < 1500

@@ -12,7 +12,7 @@ from holdfast.errors import UserError
 from holdfast.pipeline.damage import read_report
 from holdfast.report.html import render_run
 from holdfast.report.model_card import render_card
-from holdfast.report.schema import VERSION, RunReport, TaskReport, complete, write_as
+from holdfast.report.schema import VERSION, RunReport, TaskReport, complete_part, validate_report
 
 OLD = Path(__file__).parent / "version01" / "report.json"
 SECTION = {
@@ -30,14 +30,14 @@ def test_a_report_of_version_01_is_read_as_it_is() -> None:
 
 def test_what_is_written_says_its_version_and_nothing_is_lost() -> None:
     content = {"name": "x", "tasks": [{"name": "sums", "base": 1, "won": 2, "new": [1]}], "more": {"a": None}}
-    written = write_as(RunReport, content)
+    written = validate_report(RunReport, content)
     assert written == {"version": VERSION, **content}
     assert RunReport.model_validate(written).tasks[0].won == 2
     with pytest.raises(ValidationError):
-        write_as(RunReport, {"tasks": [{"name": "sums", "base": "many"}]})
+        validate_report(RunReport, {"tasks": [{"name": "sums", "base": "many"}]})
     with pytest.raises(ValidationError):
-        write_as(RunReport, {"analyses": [{"sentence": "no title"}]})
-    assert set(complete({"n": 3}, TaskReport)) == set(TaskReport.model_fields)
+        validate_report(RunReport, {"analyses": [{"sentence": "no title"}]})
+    assert set(complete_part({"n": 3}, TaskReport)) == set(TaskReport.model_fields)
 
 
 def test_a_report_that_is_none_is_refused_with_the_place(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_report_that_is_none_is_refused_with_the_place(tmp_path: Path) -> None
 
 
 def test_a_section_stands_on_the_page_and_in_the_card() -> None:
-    report = write_as(RunReport, {**read_report(OLD), "version": VERSION, "analyses": [SECTION]})
+    report = validate_report(RunReport, {**read_report(OLD), "version": VERSION, "analyses": [SECTION]})
     page, card = render_run(report), render_card(report)
     assert "Where the &lt;weights&gt; moved" in page
     assert "Most in the last layer." in page

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.evaluation.summary import read_run, summarise
+from holdfast.evaluation.summary import read_run, summarise_run
 
 RUN = Path(__file__).parent / "version01"
 
@@ -27,7 +27,7 @@ def test_its_report_is_shown_in_its_own_units(tmp_path: Path) -> None:
 
 def test_its_measurements_are_read_in_bits_per_byte() -> None:
     run = read_run(RUN)
-    found = summarise(run.tasks, run.base, run.tuned)
+    found = summarise_run(run.tasks, run.base, run.tuned)
     (prose,) = (task for task in found["tasks"] if task["name"] == "prose")
     size = sum(len(item.prompt.encode()) for item in run.base["prose"])
     nats = -sum(item.score for item in run.base["prose"])

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from holdfast.sandbox.pool import Limits, Program, Sandbox
+from holdfast.sandbox.pool import CheckedProgram, Limits, Sandbox
 from sandbox_programs import read_programs
 
 LINUX_ONLY = {"owner of signals", "kind of signal", "owner of a socket", "own priority", "affinity", "scheduler",
@@ -35,6 +35,6 @@ def test_nothing_is_reached(box):
         file.write("canary-1234\n")
         file.flush()
         os.chmod(file.name, 0o644)
-        programs = [Program((p.candidates[0].replace("SECRET", file.name),), p.checks) for p in tried.values()]
+        programs = [CheckedProgram((p.candidates[0].replace("SECRET", file.name),), p.checks) for p in tried.values()]
         outcomes = dict(zip(tried, box.run_all(programs), strict=True))
     assert {n: o for n, o in outcomes.items() if "canary" in o.reason or o.status != "failed"} == {}

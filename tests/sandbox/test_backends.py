@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.axes.judge import Answer
+from holdfast.axes.judge import JudgeRequest
 from holdfast.errors import UserError
 from holdfast.methods.judges.code import Code
 from holdfast.sandbox.backends import FLAGS, WORKER, Backend
 from holdfast.sandbox.protection import describe_walls
 
-RIGHT = Answer([], "def double(x):\n    return 2 * x", ["assert double(2) == 4"])
-OUT = Answer([], "double = open('/etc/hostname').read().__len__", ["assert double()"])
+RIGHT = JudgeRequest([], "def double(x):\n    return 2 * x", ["assert double(2) == 4"])
+OUT = JudgeRequest([], "double = open('/etc/hostname').read().__len__", ["assert double()"])
 
 
 def fake(folder: Path, name: str, tail: str) -> Path:
@@ -47,12 +47,12 @@ def test_docker_is_given_no_way_out(tmp_path, monkeypatch):
     assert "--read-only" in words
     assert "sk-canary" not in shown.read_text()
     assert words.count("--volume") == 1
-    own = Backend("docker", "mine:1").command("/s", ["/p"])
+    own = Backend("docker", "mine:1").build_command("/s", ["/p"])
     assert own[own.index("mine:1") :] == ["mine:1", "python", *FLAGS, "/holdfast/worker.py", "/scratch", "/p"]
 
 
 def test_bwrap_is_given_the_library_alone(tmp_path):
-    words = Backend("bwrap").command("/scratch/x", ["/some/packages"])
+    words = Backend("bwrap").build_command("/scratch/x", ["/some/packages"])
     assert words[0] == "bwrap"
     assert {"--unshare-all", "--die-with-parent", "--clearenv"} <= set(words)
     shown = {b for a, b in pairwise(words) if a in ("--ro-bind", "--bind")}
@@ -66,18 +66,18 @@ def test_bwrap_judges():
     right, out = Code(backend="bwrap").judge_all([RIGHT, OUT])
     assert right.passed, right.reason
     assert not out.passed
-    assert "(version" in Code(backend="bwrap").protection() or sys.platform != "linux"
+    assert "(version" in Code(backend="bwrap").describe_protection() or sys.platform != "linux"
 
 
 def test_a_backend_that_is_missing_or_broken_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in ("bwrap", "docker"):
         with pytest.raises(UserError, match=f"judge.backend: {name} is not on the PATH"):
-            Code(backend=name).look_ahead()
-    Code().look_ahead()
+            Code(backend=name).check_ready()
+    Code().check_ready()
     fake(tmp_path / "bin", "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     with pytest.raises(UserError, match="docker does not start the sandbox: Cannot connect"):
-        Code(backend="docker").protection()
+        Code(backend="docker").describe_protection()
 
 
 def test_the_sentence_names_what_is_missing():

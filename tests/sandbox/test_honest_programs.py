@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.sandbox.pool import Limits, Program, Sandbox
+from holdfast.sandbox.pool import CheckedProgram, Limits, Sandbox
 from sandbox_programs import read_programs
 
 
@@ -22,6 +22,6 @@ def test_right_programs_pass(box):
 
 def test_a_test_that_needs_the_programs_class_as_a_base_is_not_judged(box):
     check = "class B(A):\n    def h(self): return 1\nassert B().g() == 1"
-    (outcome,) = box.run_all([Program(("class A:\n    def g(self): return self.h()",), (check,))])
+    (outcome,) = box.run_all([CheckedProgram(("class A:\n    def g(self): return self.h()",), (check,))])
     assert outcome.status == "broken"
     assert "built on a class of the program" in outcome.reason

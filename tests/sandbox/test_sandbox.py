@@ -13,7 +13,7 @@ import pytest
 
 from holdfast.errors import RunError, UserError
 from holdfast.sandbox import pool
-from holdfast.sandbox.pool import Limits, Program, Sandbox
+from holdfast.sandbox.pool import CheckedProgram, Limits, Sandbox
 
 CHECK = ("assert f(1) == 2",)
 GOOD = "def f(x): return x + 1"
@@ -26,7 +26,7 @@ def box():
 
 
 def outcome(box, source, checks=CHECK):
-    return box.run_all([Program((textwrap.dedent(source),), checks)])[0]
+    return box.run_all([CheckedProgram((textwrap.dedent(source),), checks)])[0]
 
 
 def test_right_and_wrong_programs(box):
@@ -37,7 +37,7 @@ def test_right_and_wrong_programs(box):
 
 
 def test_outcomes_keep_their_order(box):
-    programs = [Program((GOOD if i % 3 else "def f(x): return 0",), CHECK) for i in range(30)]
+    programs = [CheckedProgram((GOOD if i % 3 else "def f(x): return 0",), CHECK) for i in range(30)]
     assert [o.status == "passed" for o in box.run_all(programs)] == [bool(i % 3) for i in range(30)]
 
 
@@ -63,8 +63,8 @@ def test_ordinary_programs_work(box):
 
 
 def test_first_compiling_candidate_runs(box):
-    assert box.run_all([Program(("Here it is: def", GOOD), CHECK)])[0].status == "passed"
-    assert box.run_all([Program(("def f(:",), CHECK)])[0].status == "failed"
+    assert box.run_all([CheckedProgram(("Here it is: def", GOOD), CHECK)])[0].status == "passed"
+    assert box.run_all([CheckedProgram(("def f(:",), CHECK)])[0].status == "failed"
 
 
 def test_broken_check_is_not_the_programs_fault(box):
@@ -235,7 +235,7 @@ def test_lost_interpreter_is_replaced():
 
 def test_hundreds_of_small_programs_take_seconds(box):
     start = time.monotonic()
-    assert {o.status for o in box.run_all([Program((GOOD,), CHECK)] * 200)} == {"passed"}
+    assert {o.status for o in box.run_all([CheckedProgram((GOOD,), CHECK)] * 200)} == {"passed"}
     assert time.monotonic() - start < 30  # about 1 s on two idle cores
 
 
@@ -254,7 +254,7 @@ FILTERED = sys.platform == "linux" and os.uname().machine in ("x86_64", "aarch64
 @pytest.mark.skipif(not FILTERED, reason="no call filter here")
 def test_kernel_filter_stands_without_the_hook(tmp_path):
     code = f"""
-        assert limits.filter_calls(limits.filter_program())
+        assert limits.filter_calls(limits.build_filter_program())
         import threading
         def refused(act, *args):
             try:
@@ -280,15 +280,15 @@ def test_kernel_filter_stands_without_the_hook(tmp_path):
 
 LANDLOCK = """
     import ctypes, landlock
-    if landlock.version() < 1:
+    if landlock.landlock_version() < 1:
         print("none")
         raise SystemExit
-    assert landlock.restrict(landlock.make_rules([os.path.dirname(os.__file__)]))
+    assert landlock.restrict_process(landlock.make_rules([os.path.dirname(os.__file__)]))
     libc = ctypes.CDLL(None, use_errno=True)
     open(os.__file__).close()
     for path in ({secret!r}, "/etc/passwd", "/proc/self/environ", "/"):
         assert libc.open(path.encode(), 0) == -1 and ctypes.get_errno() == 13, path
-    if landlock.version() >= 6:
+    if landlock.landlock_version() >= 6:
         assert libc.kill({pid}, 0) == -1 and ctypes.get_errno() == 1
     print("held")
 """
@@ -328,7 +328,7 @@ def test_foreign_code_keeps_no_capability(box):
 
 def test_hook_stands_without_the_kernel(tmp_path):
     code = f"""
-        limits.watch(None, True, False)
+        limits.install_audit_hook(None, True, False)
         def refused(act, *args):
             try:
                 act(*args)

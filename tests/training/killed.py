@@ -62,7 +62,7 @@ def main(directory: str, objective: str, tuner: str, optimizer: str, seed: str) 
     whole = time.perf_counter() - began
     dice, kills = random.Random(int(seed)), 0
     for attempt in range(6):
-        done = checkpoint.newest(stormy / "checkpoints")
+        done = checkpoint.find_newest(stormy / "checkpoints")
         start = int(done.name.removeprefix("step-")) if done else 0
         if attempt % 2:
             status = forked(stormy, axes, kill_after=dice.uniform(0.1, 0.7) * whole)

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.recipe.schema import Recipe
 from holdfast.testing.examples import VOCABULARY
 from holdfast.testing.examples import tiny_model as model
@@ -26,8 +26,8 @@ def table(rows: int = 24, per_row: int = 1, seed: int = 0) -> TokenTable:
         for role in range(per_row):
             answer = generator.integers(2, VOCABULARY, int(generator.integers(3, 16))).astype(np.int32)
             trained = np.arange(len(prompt) + len(answer)) >= len(prompt)
-            encoded.append(Encoded(np.concatenate([prompt, answer]), trained, row, role, weight))
-    return TokenTable.of(encoded, fingerprint=f"rows-{rows}-{per_row}-{seed}")
+            encoded.append(EncodedSequence(np.concatenate([prompt, answer]), trained, row, role, weight))
+    return TokenTable.from_sequences(encoded, fingerprint=f"rows-{rows}-{per_row}-{seed}")
 
 
 def recipe(train: dict[str, Any] | None = None, **axes: Any) -> Recipe:

@@ -14,10 +14,10 @@ from pathlib import Path
 import material
 import torch
 
-from holdfast.errors import Interrupted
+from holdfast.errors import UserInterrupt
 from holdfast.recipe.schema import Recipe
 from holdfast.training.callbacks import Hooks
-from holdfast.training.distributed import part
+from holdfast.training.distributed import shutdown_process_group
 from holdfast.training.trainer import Trainer
 
 ADAMW = {"name": "adamw", "learning_rate": 0.003}
@@ -68,7 +68,7 @@ def main(directory: str) -> None:
         if case == "full":
             try:
                 trainer(case, out / "parts", Hooks(on_step=stop)).fit()
-            except Interrupted as error:
+            except UserInterrupt as error:
                 steps.append(str(error))
             resumed = trainer(case, out / "parts").fit()
         if whole.machine.main:
@@ -76,13 +76,13 @@ def main(directory: str) -> None:
             if case == "full":
                 material.write_weights(resumed.tuner.merge(resumed.model), str(out / "parts.safetensors"))
             said[case] = {"looked": looked, "interrupted": steps, "loss": result.loss, "tokens": result.tokens}
-            said[case] |= {"world": whole.machine.world, "sharded": whole.machine.sharded}
+            said[case] |= {"world": whole.machine.world, "sharded": whole.machine.is_sharded}
     chosen = choosing(Path(directory) / "chosen").fit()
     if whole.machine.main:
         material.write_weights(chosen.tuner.merge(chosen.model), str(Path(directory) / "chosen.safetensors"))
         said["chosen"] = {"steps": chosen.steps, "kept_step": chosen.kept_step}
         (Path(directory) / "said.json").write_text(json.dumps(said))
-    part()
+    shutdown_process_group()
 
 
 if __name__ == "__main__":

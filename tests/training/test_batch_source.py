@@ -13,10 +13,10 @@ import torch
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.axes.objective import Losses, Objective
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
-from holdfast.errors import Interrupted, UserError
-from holdfast.generation.factory import drawing, local_engine
+from holdfast.errors import UserError, UserInterrupt
+from holdfast.generation.factory import build_local_engine, build_sample_fn
 from holdfast.models.policy import Policy
 from holdfast.models.value_head import load_value_head, save_value_head
 from holdfast.training.callbacks import Hooks
@@ -32,11 +32,11 @@ class Advantage(Objective):
     paper: ClassVar[str] = "Williams 1992"
     needs_values: ClassVar[bool] = True
 
-    def counts(self, batch):
+    def normalizers(self, batch):
         return {"policy": batch.weight, "value": batch.weight}
 
     def losses(self, policy, batch):
-        returns, values = batch.token_values["returns"], policy.values(batch)
+        returns, values = batch.token_values["returns"], policy.predict_values(batch)
         better = returns - values.detach()
         away = (policy.token_logps(batch) - batch.token_values["logps"]).exp()  # 1, with the gradient of the policy
         count = float(len(returns))
@@ -56,13 +56,13 @@ class Rollouts:
 
     def __init__(self, model, tokenizer) -> None:
         self.chat = Chat(tokenizer)
-        self.engine = local_engine(model, self.chat, fingerprint="start")
-        self.draw = drawing(self.engine)
+        self.engine = build_local_engine(model, self.chat, fingerprint="start")
+        self.draw = build_sample_fn(self.engine)
         self.answers = 0
         self.texts: list[list[str]] = []
 
-    def step(self, index, policy):
-        self.engine.update(policy.model, f"step {index}")
+    def step_batches(self, index, policy):
+        self.engine.update_model(policy.model, f"step {index}")
         requests = [Request(p, [{"role": "user", "content": p}]) for p in PROMPTS]
         samples = self.draw(requests, SamplingParams(max_tokens=8, temperature=1.0, n=EACH, seed=index))
         texts = [s.text for p in PROMPTS for s in samples[p]]
@@ -82,21 +82,21 @@ class Rollouts:
         rows = []
         for row, (ids, trained) in enumerate(self.chat.encode_many(talks)):
             reward = np.full(len(ids), answered[row][2])
-            rows.append(Encoded(ids, trained, row, token_values={"returns": reward}))
-        return collate(rows, "padded", self.chat.pad_id)
+            rows.append(EncodedSequence(ids, trained, row, token_values={"returns": reward}))
+        return collate_sequences(rows, "padded", self.chat.pad_id)
 
-    def example(self):
+    def example_batch(self):
         batch = self.encode([(p, "the result is 14", 0.0) for p in PROMPTS for _ in range(EACH)])
         batch.token_values["logps"] = torch.zeros(len(batch.labels))
         return batch
 
-    def progress(self, done):
+    def epoch_at(self, done):
         return float(done)
 
-    def state(self):
+    def state_dict(self):
         return {"answers": self.answers}
 
-    def load(self, state):
+    def load_state_dict(self, state):
         self.answers = state.get("answers", 0)
 
 
@@ -117,7 +117,7 @@ def test_rollouts_train_the_policy_they_come_from_and_a_killed_run_goes_on_bit_f
     rewards = [log.metrics["reward"] for log in logs]
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.05
     assert all(log.metrics["ratio"] == pytest.approx(1, abs=1e-4) for log in logs), "sampled by other weights"
-    with pytest.raises(Interrupted):
+    with pytest.raises(UserInterrupt):
         fit(tiny, tmp_path / "cut", 8, lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 3 else None)
     again, resumed = fit(tiny, tmp_path / "cut", 8)
     assert again.resumed_from == 3
@@ -131,11 +131,13 @@ def test_rollouts_train_the_policy_they_come_from_and_a_killed_run_goes_on_bit_f
     save_value_head(result.value_head, tmp_path)
     policy = Policy(result.model)
     policy.value_head = load_value_head(tmp_path)
-    batch = source.example()
+    batch = source.example_batch()
     with torch.no_grad():
-        values = policy.values(batch)
+        values = policy.predict_values(batch)
     assert values.shape == batch.labels.shape
-    expected = policy.states(batch, batch.where) @ result.value_head.weight[0] + result.value_head.bias
+    expected = (
+        policy.hidden_states_at(batch, batch.label_positions) @ result.value_head.weight[0] + result.value_head.bias
+    )
     torch.testing.assert_close(values, expected.detach())
 
 
@@ -149,7 +151,7 @@ def test_what_a_source_of_batches_cannot_do_is_said(tmp_path, tiny):
         with pytest.raises(UserError, match=text):
             Trainer(material.recipe(train, **axes), model, Rollouts(model, tokenizer), tmp_path, pad_id=0).fit()
     with pytest.raises(UserError, match="needs_values"):
-        Policy(model).values(Rollouts(model, tokenizer).example())
+        Policy(model).predict_values(Rollouts(model, tokenizer).example_batch())
 
 
 def test_an_engine_told_of_other_weights_samples_from_them(tiny):
@@ -159,13 +161,15 @@ def test_an_engine_told_of_other_weights_samples_from_them(tiny):
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     chat = Chat(tokenizer)
     for kind in ("native", "transformers"):
-        first, second = (local_engine(m, chat, kind, fingerprint=name) for m, name in ((one, "one"), (other, "other")))
+        first, second = (
+            build_local_engine(m, chat, kind, fingerprint=name) for m, name in ((one, "one"), (other, "other"))
+        )
         requests, params = [Request("a", [{"role": "user", "content": "Add 12"}])], SamplingParams(max_tokens=8)
-        wanted = drawing(second)(requests, params)["a"][0].text
-        assert drawing(first)(requests, params)["a"][0].text != wanted
+        wanted = build_sample_fn(second)(requests, params)["a"][0].text
+        assert build_sample_fn(first)(requests, params)["a"][0].text != wanted
         before = first.fingerprint
         first.update(other, "other")
-        assert drawing(first)(requests, params)["a"][0].text == wanted
+        assert build_sample_fn(first)(requests, params)["a"][0].text == wanted
         assert before != first.fingerprint == second.fingerprint
 
 
@@ -178,28 +182,28 @@ def test_numbers_of_tokens_and_inputs_follow_their_rows_and_reach_the_model(tiny
         marks = np.zeros(8, dtype=np.int64)
         marks[: n // 2] = 40 + row
         rows.append(
-            Encoded(
+            EncodedSequence(
                 ids, np.arange(n) > 1, row, row % 2, token_values={"at": np.arange(n) + 100.0 * row},
                 inputs={"token_type_ids": marks[:7]},
             )
         )  # fmt: skip
-    batch = collate(rows, "padded", 0)
+    batch = collate_sequences(rows, "padded", 0)
     assert batch.token_values["at"].tolist() == [*range(2, 7), *range(102, 105), *range(202, 206)]
     assert batch.inputs["token_type_ids"].shape == (3, 7)
-    part = batch.part(0)
+    part = batch.select_roles(0)
     assert part.token_values["at"].tolist() == [*range(2, 7), *range(202, 206)]
     assert torch.equal(part.inputs["token_type_ids"], batch.inputs["token_type_ids"][[0, 2]])
     assert batch.to("meta").inputs["token_type_ids"].device.type == "meta"
     assert batch.to("meta").token_values["at"].device.type == "meta"
-    assert batch.every_token().token_values == {}
+    assert batch.label_every_token().token_values == {}
     policy = Policy(model)
     with torch.no_grad():
         found = policy.token_logps(batch)
         kinds = batch.inputs["token_type_ids"]
         logits = model(input_ids=batch.input_ids, token_type_ids=kinds, position_ids=batch.position_ids).logits
-        wanted = logits.log_softmax(-1).flatten(0, 1)[batch.where].gather(1, batch.labels[:, None])[:, 0]
+        wanted = logits.log_softmax(-1).flatten(0, 1)[batch.label_positions].gather(1, batch.labels[:, None])[:, 0]
         torch.testing.assert_close(found, wanted)
         batch.inputs.clear()
         assert not torch.allclose(policy.token_logps(batch), found)
     with pytest.raises(UserError, match=r"train\.layout: padded"):
-        collate(rows, "packed", 0)
+        collate_sequences(rows, "packed", 0)

@@ -83,6 +83,6 @@ def test_counting() -> None:
         "large": torch.tensor([3e38, 3e38]), "one": torch.tensor([1.0, inf, nan]), "ids": torch.tensor([1, 2]),
         "half": torch.tensor([6e4, 6e4, -inf], dtype=torch.float16),
     }  # fmt: skip
-    assert broken_weights.count_broken(weights.values()) == 3
+    assert broken_weights.count_non_finite(weights.values()) == 3
     with pytest.raises(broken_weights.BrokenWeights, match=r"step 4: 3 of the trained weights"):
-        broken_weights.refuse(weights, Machine("fp32", torch.device("cpu")), Path("nowhere"), 4)
+        broken_weights.refuse_broken_weights(weights, Machine("fp32", torch.device("cpu")), Path("nowhere"), 4)

@@ -8,26 +8,26 @@ import torch
 
 from holdfast.models.policy import Policy
 from holdfast.training.callbacks import Hooks
-from holdfast.training.drift import LABELS, Watch
+from holdfast.training.drift import LABELS, DriftMonitor
 from holdfast.training.trainer import Trainer
 
 
 def test_it_is_the_divergence_of_whole_distributions():
-    model, batch = material.model(), material.table(12).collate(range(12), "packed", 0)
-    watch = Watch(Policy(model), batch)
+    model, batch = material.model(), material.table(12).collate_rows(range(12), "packed", 0)
+    watch = DriftMonitor(Policy(model), batch)
     assert len(watch.where) == LABELS
-    assert watch.look()["kl"] == (0.0, 1.0)
+    assert watch.measure_drift()["kl"] == (0.0, 1.0)
 
     def logps():
         out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
-        return out[0, batch.where[:LABELS]].log_softmax(-1)
+        return out[0, batch.label_positions[:LABELS]].log_softmax(-1)
 
     before = logps()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     after = logps()
-    found = watch.look()
+    found = watch.measure_drift()
     kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="batchmean")
     assert found["kl"][0] == pytest.approx(kl.item(), rel=1e-4)
     entropy = torch.distributions.Categorical(logits=after).entropy().mean()

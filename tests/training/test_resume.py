@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from holdfast.errors import Interrupted, UserError
+from holdfast.errors import UserError, UserInterrupt
 from holdfast.training import checkpoint
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
@@ -63,10 +63,10 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, numbe
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"stopped after step 3 of \d+, all saved; run the same command to go on"):
+    with pytest.raises(UserInterrupt, match=r"stopped after step 3 of \d+, all saved; run the same command to go on"):
         fit(tmp_path / "run", hooks=Hooks(on_step=on_step))
     assert signal.getsignal(number) is before
-    assert checkpoint.newest(tmp_path / "run" / "checkpoints").name == "step-000003"
+    assert checkpoint.find_newest(tmp_path / "run" / "checkpoints").name == "step-000003"
     result = fit(tmp_path / "run", hooks=Hooks(on_step=lambda log: steps.append(log.step), on_note=notes.append))
     assert steps == list(range(1, result.steps + 1))
     assert result.resumed_from == 3
@@ -90,7 +90,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, heard):
 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, hooks=Hooks(on_step=on_step))
-    assert checkpoint.newest(tmp_path / "checkpoints") is None
+    assert checkpoint.find_newest(tmp_path / "checkpoints") is None
 
 
 def test_ctrl_c_in_the_last_step_is_not_forgotten(tmp_path):
@@ -98,7 +98,7 @@ def test_ctrl_c_in_the_last_step_is_not_forgotten(tmp_path):
         if log.step == log.steps:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(UserInterrupt):
         fit(tmp_path, hooks=Hooks(on_step=on_step))
     again = fit(tmp_path)
     assert again.resumed_from == again.steps
@@ -128,19 +128,19 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_name(tmp_path):
 def test_adapters_store_only_the_adapter_and_all_in_fp32(tmp_path):
     recipe = material.recipe(tuner={"name": "lora", "r": 2})
     fit(tmp_path, recipe)
-    stored = load_file(checkpoint.newest(tmp_path / "checkpoints") / "adapter.safetensors")
+    stored = load_file(checkpoint.find_newest(tmp_path / "checkpoints") / "adapter.safetensors")
     assert stored
     assert all("lora_" in name and t.dtype == torch.float32 for name, t in stored.items())
 
 
 def test_trained_weights_are_kept_in_fp32_under_bf16(tmp_path):
     fit(tmp_path, material.recipe({"precision": "bf16", "epochs": 1}, tuner="half"), model=material.model().bfloat16())
-    stored = load_file(checkpoint.newest(tmp_path / "checkpoints") / "model.safetensors")
+    stored = load_file(checkpoint.find_newest(tmp_path / "checkpoints") / "model.safetensors")
     assert stored
     assert all(t.dtype == torch.float32 for t in stored.values())
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path):
     fit(tmp_path, material.recipe({"save_every": 0.1, "keep_checkpoints": 2, "epochs": 3}))
-    kept = checkpoint.complete(tmp_path / "checkpoints")
+    kept = checkpoint.list_checkpoints(tmp_path / "checkpoints")
     assert len(kept) == 2

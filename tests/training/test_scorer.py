@@ -1,4 +1,4 @@
-"""`Scorer` under DDP and FSDP2 on two processes: the gradients of one process with the whole batch."""
+"""`ObjectiveModule` under DDP and FSDP2 on two processes: the gradients of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.methods.objectives.likelihood.ift import IFT
-from holdfast.models.policy import Policy, Scorer
+from holdfast.models.policy import ObjectiveModule, Policy
 
 COUNT = 8
 
 
-def rows() -> list[Encoded]:
+def rows() -> list[EncodedSequence]:
     rng = np.random.default_rng(0)
     lengths = rng.integers(6, 20, COUNT)
-    return [Encoded(rng.integers(3, 300, n).astype(np.int32), np.arange(n) >= 4, i) for i, n in enumerate(lengths)]
+    return [
+        EncodedSequence(rng.integers(3, 300, n).astype(np.int32), np.arange(n) >= 4, i) for i, n in enumerate(lengths)
+    ]
 
 
 def worker(rank: int, port: int, directory: Path) -> None:
@@ -34,7 +36,7 @@ def worker(rank: int, port: int, directory: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for kind in ("ddp", "fsdp2"):
         model = AutoModelForCausalLM.from_pretrained(directory).train()
-        scorer = Scorer(Policy(model, chunk=7), IFT())
+        scorer = ObjectiveModule(Policy(model, chunk=7), IFT())
         if kind == "ddp":
             wrapped = DistributedDataParallel(scorer, find_unused_parameters=True)
         else:
@@ -43,7 +45,7 @@ def worker(rank: int, port: int, directory: Path) -> None:
                 fully_shard(layer, mesh=mesh)
             wrapped = fully_shard(scorer, mesh=mesh)
         for i in (0, 2):
-            batch = collate(rows()[rank * 4 + i : rank * 4 + i + 2], "packed", 0)
+            batch = collate_sequences(rows()[rank * 4 + i : rank * 4 + i + 2], "packed", 0)
             sums, _ = wrapped(batch)
             (sums["nll"] / COUNT * 2).backward()  # both wrappers average over the two ranks
         found = {}
@@ -60,7 +62,7 @@ def worker(rank: int, port: int, directory: Path) -> None:
 def test_wrapped_gradients_are_those_of_one_process(tiny_dir):
     directory = tiny_dir("llama")
     model = AutoModelForCausalLM.from_pretrained(directory).train()
-    (IFT().losses(Policy(model), collate(rows(), "padded", 0)).sums["nll"] / COUNT).backward()
+    (IFT().losses(Policy(model), collate_sequences(rows(), "padded", 0)).sums["nll"] / COUNT).backward()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -20,31 +20,31 @@ from holdfast.training.trainer import Trainer
 def selection(losses, **settings) -> Selection:
     made = Selection(**settings)
     for step, loss in losses.items():
-        made.add(step, loss)
+        made.add_loss(step, loss)
     return made
 
 
 def test_the_first_of_the_lowest_is_best():
     losses = {2: 3.0, 4: 2.0, 6: 2.0, 8: 2.5}
-    assert selection(losses, keep="best").kept(8) == 4
-    assert selection(losses).kept(8) == 8
-    assert selection({2: float("nan"), 4: 9.0}, keep="best").kept(4) == 4
-    assert selection({}, keep="best").kept(4) == 4
+    assert selection(losses, keep="best").kept_step(8) == 4
+    assert selection(losses).kept_step(8) == 8
+    assert selection({2: float("nan"), 4: 9.0}, keep="best").kept_step(4) == 4
+    assert selection({}, keep="best").kept_step(4) == 4
     assert not selection(losses).decides
 
 
 @pytest.mark.parametrize(("patience", "stops"), [(None, False), (1, True), (2, True), (3, False)])
 def test_patience_counts_evaluations_since_the_best(patience, stops):
-    assert selection({2: 3.0, 4: 2.0, 6: 2.0, 8: 2.5}, patience=patience).exhausted is stops
-    assert selection({2: float("nan"), 4: float("nan")}, patience=patience).exhausted is (patience in (1, 2))
+    assert selection({2: 3.0, 4: 2.0, 6: 2.0, 8: 2.5}, patience=patience).is_exhausted is stops
+    assert selection({2: float("nan"), 4: float("nan")}, patience=patience).is_exhausted is (patience in (1, 2))
 
 
 def test_what_is_measured_again_takes_its_place():
     made = selection({2: 3.0, 4: 2.0}, patience=1)
-    made.restore(json.loads(json.dumps(made.to_json())))
-    made.add(4, 2.0)
+    made.restore_losses(json.loads(json.dumps(made.to_json())))
+    made.add_loss(4, 2.0)
     assert made.losses == {2: 3.0, 4: 2.0}
-    assert not made.exhausted
+    assert not made.is_exhausted
 
 
 def recipe(**train):
@@ -123,8 +123,8 @@ def test_best_weights_are_swept_only_when_a_checkpoint_knows_better_ones(tmp_pat
     for step in (2, 4):
         checkpoint.save_best(tmp_path, checkpoint.Checkpoint(step, weights, {"a": 1}, {}))
     (tmp_path / "step-000004").mkdir()
-    checkpoint.sweep_best(tmp_path, 4)
+    checkpoint.remove_other_best(tmp_path, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best-000004", "step-000004"]
-    assert load_file(checkpoint.best_at(tmp_path, 4) / "model.safetensors")["w"].tolist() == [1, 1]
+    assert load_file(checkpoint.best_path(tmp_path, 4) / "model.safetensors")["w"].tolist() == [1, 1]
     with pytest.raises(UserError, match="other settings"):
-        checkpoint.load(checkpoint.best_at(tmp_path, 4), {"a": 2})
+        checkpoint.load_checkpoint(checkpoint.best_path(tmp_path, 4), {"a": 2})

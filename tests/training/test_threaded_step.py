@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from holdfast.methods.objectives.likelihood.sft import SFT
-from holdfast.models.policy import Policy, Scorer
+from holdfast.models.policy import ObjectiveModule, Policy
 from holdfast.training.distributed import Machine
 from holdfast.training.memory import first_micro_tokens
-from holdfast.training.probe import probe
-from holdfast.training.setup import Bench
-from holdfast.training.threaded_step import deal, side_by_side
+from holdfast.training.probe import probe_largest_batch
+from holdfast.training.setup import TrainerState
+from holdfast.training.threaded_step import partition_rows, run_threaded_backward
 from holdfast.training.trainer import Trainer
 
 
@@ -39,26 +39,26 @@ def test_micro_batches_of_large_models_are_larger():
 def test_rows_are_dealt_evenly_and_each_once():
     lengths = np.random.default_rng(0).integers(5, 100, 50)
     rows = np.argsort(-lengths).tolist()
-    hands = deal(rows, lengths, 3)
+    hands = partition_rows(rows, lengths, 3)
     assert sorted(row for hand in hands for row in hand) == list(range(50))
     held = [lengths[hand].sum() for hand in hands]
     assert max(held) - min(held) <= lengths.min() + 5
-    assert deal([4, 2], lengths, 3) == [[4], [2]]
+    assert partition_rows([4, 2], lengths, 3) == [[4], [2]]
 
 
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_gradients_are_those_of_one_pass(lanes):
     table, model = material.table(10), material.model().train()
-    scorer = Scorer(Policy(model), SFT())
+    scorer = ObjectiveModule(Policy(model), SFT())
     parameters = list(model.parameters())
-    whole = table.collate(range(10), "packed", 0)
+    whole = table.collate_rows(range(10), "packed", 0)
     (scorer(whole)[0]["nll"] / whole.weight).backward()
     wanted = [p.grad.clone() for p in parameters]
     model.zero_grad()
-    batches = [table.collate(hand, "packed", 0) for hand in deal(range(10), table.lengths, lanes)]
+    batches = [table.collate_rows(hand, "packed", 0) for hand in partition_rows(range(10), table.lengths, lanes)]
     found = []
     for _ in range(3):  # adds to what is there, as backward() does
-        scored = side_by_side(scorer, batches, {"nll": 1 / whole.weight / 3}, parameters, lanes)
+        scored = run_threaded_backward(scorer, batches, {"nll": 1 / whole.weight / 3}, parameters, lanes)
         found.append([sums["nll"].item() for sums, _ in scored])
     assert found[0] == found[1] == found[2]
     assert sum(found[0]) == pytest.approx(scorer(whole)[0]["nll"].item(), rel=1e-6)
@@ -73,7 +73,7 @@ def test_an_error_in_a_thread_is_raised():
 
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
-        side_by_side(score, [None, None], {}, [], 2)
+        run_threaded_backward(score, [None, None], {}, [], 2)
     assert torch.get_num_threads() == threads
 
 
@@ -91,10 +91,10 @@ def test_an_error_in_a_thread_is_raised():
 )
 def test_only_where_nothing_random_is_drawn(axes, kind, lanes):
     recipe = material.recipe(**axes)
-    bench = Bench(recipe, material.model(kind), material.table(), Machine("fp32", torch.device("cpu")), 0)
+    bench = TrainerState(recipe, material.model(kind), material.table(), Machine("fp32", torch.device("cpu")), 0)
     bench.build({})
-    probe(bench, print)
-    assert (bench.lanes > 1) == lanes
+    probe_largest_batch(bench, print)
+    assert (bench.num_workers > 1) == lanes
 
 
 def test_runs_repeat_to_the_bit(tmp_path):

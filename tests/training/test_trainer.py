@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.errors import RunError, UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.optimizers.adamw import AdamW
@@ -20,7 +20,7 @@ from holdfast.methods.optimizers.torch_rule import TorchRule
 from holdfast.methods.tuners.half import Half
 from holdfast.training import checkpoint
 from holdfast.training.callbacks import Hooks
-from holdfast.training.plan import boundaries
+from holdfast.training.plan import boundary_steps
 from holdfast.training.trainer import Trainer
 
 
@@ -82,10 +82,10 @@ def test_the_gradient_is_the_plain_formulas(tmp_path):
     table, model = material.table(8), material.model()
     total, weight = 0.0, 0.0
     for row in range(len(table)):
-        (sequence,) = table.sequences(row)
+        (sequence,) = table.row_sequences(row)
         ids = torch.from_numpy(sequence.ids.astype(np.int64))
         logps = F.log_softmax(model(input_ids=ids[None]).logits[0], -1)
-        labels = np.flatnonzero(sequence.trained)
+        labels = np.flatnonzero(sequence.label_mask)
         total = total - sequence.weight * sum(logps[i - 1, ids[i]] for i in labels)
         weight += sequence.weight * len(labels)
     (total / weight).backward()
@@ -110,10 +110,10 @@ def fit(out, recipe, table=None, model=None, hooks=None, **more):
 
 
 def poisoned(weight: float, row: int) -> TokenTable:
-    encoded = [sequence for index in range(24) for sequence in material.table().sequences(index)]
+    encoded = [sequence for index in range(24) for sequence in material.table().row_sequences(index)]
     bad = encoded[row]
-    encoded[row] = Encoded(bad.ids, bad.trained, bad.row, bad.role, weight)
-    return TokenTable.of(encoded, fingerprint="poisoned")
+    encoded[row] = EncodedSequence(bad.ids, bad.label_mask, bad.row, bad.role, weight)
+    return TokenTable.from_sequences(encoded, fingerprint="poisoned")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lomo"])
@@ -139,7 +139,7 @@ def test_a_loss_that_is_no_number_names_step_and_row_and_changes_nothing(tmp_pat
     assert f"step {step + 1}:" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-    newest = checkpoint.newest(tmp_path / "checkpoints")
+    newest = checkpoint.find_newest(tmp_path / "checkpoints")
     assert newest is not None
     assert f"{newest.name} is intact" in str(caught.value)
 
@@ -160,7 +160,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_update(tmp_path, optimize
     with pytest.raises(RunError, match=r"step 1: the gradient is not a finite number"):
         fit(tmp_path, material.recipe(objective=Cliff(), optimizer=optimizer), model=model)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-    assert checkpoint.newest(tmp_path / "checkpoints") is None
+    assert checkpoint.find_newest(tmp_path / "checkpoints") is None
 
 
 class Narrow(SFT):
@@ -228,13 +228,13 @@ def test_evaluation_comes_at_the_boundaries_in_eval_mode_and_leaves_no_trace(tmp
     [(0.25, 8, {2, 4, 6, 8}), (0.3, 10, {3, 6, 9}), (1, 5, {5}), (0, 5, set()), (0.1, 3, {1, 2, 3})],
 )
 def test_boundaries(share, steps, expected):
-    assert boundaries(share, steps) == expected
+    assert boundary_steps(share, steps) == expected
 
 
 def test_the_log_adds_up(tmp_path):
     logs, table = [], material.table()
     result = fit(tmp_path, material.recipe(), table, hooks=Hooks(on_step=logs.append))
-    labels = sum(int(sequence.trained.sum()) for row in range(len(table)) for sequence in table.sequences(row))
+    labels = sum(int(sequence.label_mask.sum()) for row in range(len(table)) for sequence in table.row_sequences(row))
     assert result.tokens == logs[-1].tokens == 2 * int(table.lengths.sum())
     assert result.trained_tokens == 2 * labels
     assert [log.step for log in logs] == list(range(1, result.steps + 1))

@@ -36,7 +36,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class AnalysisSection:
     """What an analysis has to say.
 
     Args:
@@ -62,7 +62,7 @@ class Analysis(Method):
     folds: ClassVar[bool] = False
     """Whether it compares weight by weight: it is then given the tuned model with its adapter folded in."""
 
-    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> Section:
+    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> AnalysisSection:
         """Look at both models, in eval mode and on one device, gradients off.
 
         Args:

@@ -52,7 +52,7 @@ AXES: tuple[Axis, ...] = (
     ),
     Axis(
         "environment", "environments", "holdfast.axes.environment:Environment",
-        "what answers the model's turns (from Python: `holdfast.axes.environment.play`)", in_method=False,
+        "what answers the model's turns (from Python: `holdfast.axes.environment.play_episodes`)", in_method=False,
     ),
     Axis(
         "analyses", "analyses", "holdfast.axes.analysis:Analysis", "what is looked at after training, beside the tasks",

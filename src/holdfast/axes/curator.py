@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from holdfast.axes.engine import Draw, SamplingParams
-from holdfast.axes.judge import Answer, Verdict
+from holdfast.axes.engine import SampleFn, SamplingParams
+from holdfast.axes.judge import JudgeRequest, Verdict
 from holdfast.axes.method import Method
 from holdfast.data.rows import Message, Row, Rows, RowSelection
-from holdfast.data.trace import record
+from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ Effect = Literal["rewrite", "select", "add", "pair", "mix"]
 class ModelServices(Protocol):
     """What models say of rows, cached on disk by content and model: nothing is computed twice, killed or repeated."""
 
-    def logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
-        """As `CurationContext.logps`."""
+    def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
+        """As `CurationContext.compute_logps`."""
 
     def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
         """As `CurationContext.embed`."""
 
-    def gradients(self, rows: Rows, projection: int) -> np.ndarray:
-        """As `CurationContext.gradients`."""
+    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
+        """As `CurationContext.compute_gradients`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class CurationContext:
     """
 
     curator: str
-    sample: Draw
-    judge: Callable[[Sequence[Answer]], list[Verdict]]
+    sample: SampleFn
+    judge: Callable[[Sequence[JudgeRequest]], list[Verdict]]
     sampling: SamplingParams
     seed: int
     load: Callable[..., Rows]
@@ -66,7 +66,7 @@ class CurationContext:
     drop: Callable[[Row, str], Any]
     models: ModelServices | None = None
 
-    def logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
+    def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
         """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens, in their order.
 
         Trained are the answers (of weight other than 0) with their ends of turn; what lies beyond the model's context
@@ -75,7 +75,7 @@ class CurationContext:
         Args:
             model: A model directory, a run directory or a name, as in `model:`; default: the run's base model.
         """
-        return self._models().logps(conversations, model)
+        return self._require_models().compute_logps(conversations, model)
 
     def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
         """Unit embeddings, fp32 [texts, D], whose inner products are cosines.
@@ -84,18 +84,18 @@ class CurationContext:
             encoder: A sentence-transformers model (extra `embed`). Default: the base model's final hidden states
                 averaged over the text, less the mean of all `texts`, as all of them point much the same way.
         """
-        return self._models().embed(texts, encoder)
+        return self._require_models().embed(texts, encoder)
 
-    def gradients(self, rows: Rows, projection: int) -> np.ndarray:
+    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
         """The gradient of each row's mean loss in the base's weights, projected at random: fp32 [rows, projection].
 
         Inner products of these are unbiased estimates of those of the whole gradients, with a relative error of
         about projection ** -0.5 [count sketch: Charikar et al. 2002]; LESS takes 8192 [Xia et al. 2024, 2402.04333].
         The projection is the same for all rows of a run, and depends on its seed.
         """
-        return self._models().gradients(rows, projection)
+        return self._require_models().compute_gradients(rows, projection)
 
-    def _models(self) -> ModelServices:
+    def _require_models(self) -> ModelServices:
         if self.models is None:
             raise UserError(
                 f"curator {self.curator} asks for what a model says of the rows, but there is no model here"
@@ -115,7 +115,7 @@ class CurationContext:
             raise UserError(f"curator {self.curator} chooses among {len(chosen)} rows, but there are {len(rows)}")
         stay = []
         for index, row in enumerate(rows):
-            if row.replayed or chosen[index]:
+            if row.is_replayed or chosen[index]:
                 stay.append(index)
             else:
                 self.drop(row, reason)
@@ -123,7 +123,7 @@ class CurationContext:
         return RowSelection(rows, stay, self._record_stay)
 
     def _record_stay(self, row: Row) -> Row:
-        return row if row.replayed else record(row, self.curator, row)
+        return row if row.is_replayed else record_decision(row, self.curator, row)
 
 
 class Curator(Method):
@@ -138,11 +138,11 @@ class Curator(Method):
     judges: ClassVar[bool] = False
     """Whether it needs a judge."""
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         """Most answers it samples for a row, by which `check` estimates the time that takes."""
         return 0
 
-    def fits(self, kind: str) -> bool:
+    def keeps_shape(self, kind: str) -> bool:
         """Whether rows of a shape that holds more than an answer (`data.row_shapes`) are still of it afterwards."""
         return self.effect == "rewrite" and kind == "triple"  # the gold answer of a triple is the row's answer
 

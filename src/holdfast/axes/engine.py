@@ -68,8 +68,8 @@ class Engine(Protocol):
         """Yield one sample for each (request, sample index) asked for, as soon as it is finished."""
 
 
-class Draw(Protocol):
-    """Sampling through the journal, as curators and evaluation see it (`sampling.journal.Journal.draw`)."""
+class SampleFn(Protocol):
+    """Sampling through the journal, as curators and evaluation see it (`sampling.journal.Journal.build_sample_fn`)."""
 
     def __call__(
         self, requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None

@@ -64,7 +64,7 @@ class Episode:
     done: bool = False
 
 
-def play(
+def play_episodes(
     environment: Environment,
     rows: Sequence[Row],
     ask: Callable[[list[list[Message]]], list[str]],
@@ -81,9 +81,9 @@ def play(
     Raises:
         UserError: If the environment speaks in the model's place.
     """
-    begun = [environment.start(row, seed + number) for number, row in enumerate(rows)]
-    states = [state for state, _ in begun]
-    episodes = [Episode(list(messages)) for _, messages in begun]
+    starts = [environment.start(row, seed + number) for number, row in enumerate(rows)]
+    states = [state for state, _ in starts]
+    episodes = [Episode(list(messages)) for _, messages in starts]
     for _ in range(turns):
         going = [i for i, episode in enumerate(episodes) if not episode.done]
         if not going:

@@ -34,16 +34,16 @@ class Inference(Method):
     """Knobs with which the base is used in its place, bit for bit; `None` where no knobs do that."""
 
     @classmethod
-    def changes(cls) -> tuple[str, ...]:
+    def overridden_methods(cls) -> tuple[str, ...]:
         """Which of `CHANGES` the method makes: those it overrides."""
         return tuple(name for name in CHANGES if getattr(cls, name) is not getattr(Inference, name))
 
     @classmethod
     def reads_base(cls) -> bool:
         """Whether the base model has to be there."""
-        return cls.needs_base and not {"weights", "logits"}.isdisjoint(cls.changes())
+        return cls.needs_base and not {"weights", "logits"}.isdisjoint(cls.overridden_methods())
 
-    def models(self) -> Mapping[str, str]:
+    def extra_models(self) -> Mapping[str, str]:
         """Models that `logits` reads beside "tuned" and "base": their names there, and as in a recipe's `model`.
 
         All must have the tokenizer of the tuned model.
@@ -69,7 +69,8 @@ class Inference(Method):
         """The logits [n, V] of the next token, fp32.
 
         Args:
-            step: Those of each model [n, V], fp32: "tuned", "base" and those of `models`. They may be changed in place.
+            step: Those of each model [n, V], fp32: "tuned", "base" and those of `extra_models`. They may be changed in
+                place.
         """
         raise NotImplementedError
 

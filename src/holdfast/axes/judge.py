@@ -12,7 +12,7 @@ from holdfast.data.rows import Message
 from holdfast.data.thoughts import final_answer
 
 if TYPE_CHECKING:
-    from holdfast.axes.engine import Draw
+    from holdfast.axes.engine import SampleFn
 
 Outcome = Literal["right", "wrong", "unreadable"]
 """What a verdict counts as in results."""
@@ -45,13 +45,13 @@ class Verdict:
         return "right" if self.passed else "wrong"
 
     @classmethod
-    def doubt(cls, reason: str) -> Verdict:
+    def as_unreadable(cls, reason: str) -> Verdict:
         """The verdict of a judge that cannot tell."""
         return cls(False, 0.0, reason, unreadable=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JudgeRequest:
     """One answer to be judged."""
 
     prompt: list[Message]
@@ -59,7 +59,7 @@ class Answer:
     reference: Any
 
     @property
-    def final(self) -> str:
+    def final_response(self) -> str:
         """What the response says after its thought, which is what is judged; "" where the thought never ended."""
         return final_answer(self.response)
 
@@ -79,29 +79,29 @@ class Judge(Method):
         """The user's own file that decides, where there is one: verdicts depend on what is in it."""
         return None
 
-    def with_engine(self, draw: Draw) -> Judge:
+    def with_engine(self, draw: SampleFn) -> Judge:
         """This judge, able to sample through `draw`; itself for judges that need no engine."""
         return self
 
-    def look_ahead(self) -> None:
+    def check_ready(self) -> None:
         """See that this judge can work here, before there is anything to judge.
 
         Raises:
             UserError: If not.
         """
 
-    def protection(self) -> str | None:
+    def describe_protection(self) -> str | None:
         """For judges that run code: a sentence about what keeps it from harm on this machine, and what does not."""
         return None
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         """The verdict on one answer."""
         raise NotImplementedError
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         """Verdicts in order; judges that start processes or call models override this to work on many at once."""
         return [self.judge(a) for a in answers]
 
-    def usable(self, reference: Any) -> str | None:
+    def find_reference_problem(self, reference: Any) -> str | None:
         """Why `reference` cannot be judged with (no number in it, no tests), or `None` when it can."""
         return None

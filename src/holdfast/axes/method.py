@@ -23,11 +23,11 @@ class Method(BaseModel):
     """The name of the field that stands for this class, where that is another class with some knobs set."""
 
     @classmethod
-    def page(cls) -> str:
+    def reference_page(cls) -> str:
         """The reference page: the cleaned docstring."""
         return inspect.getdoc(cls) or ""
 
     @classmethod
-    def summary(cls) -> str:
+    def summary_line(cls) -> str:
         """First line of the page."""
-        return cls.page().splitlines()[0]
+        return cls.reference_page().splitlines()[0]

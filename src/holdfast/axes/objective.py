@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
-from holdfast.axes.objective_settings import SUPERVISED, Settings
+from holdfast.axes.objective_settings import SUPERVISED, ObjectiveSettings
 from holdfast.data.row_shapes import shape_of
 from holdfast.errors import UserError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.data.row_shapes import Column, Kind, RowShape
     from holdfast.data.rows import Rows
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 Batches = Callable[[], "Iterable[Batch]"]
 """Called as often as needed: micro-batches that hold every row once."""
@@ -42,14 +42,14 @@ class Losses:
 class Objective(Method):
     """What is minimised.
 
-    An objective never divides by what a batch holds: `counts` says what each term is divided by, and the trainer sums
-    both over the whole accumulated batch of all ranks and divides once, so that 8 x 1 = 1 x 8 = packed = unpacked.
+    An objective never divides by what a batch holds: `normalizers` says what each term is divided by, and the trainer
+    sums both over the whole accumulated batch of all ranks and divides once, so that 8 x 1 = 1 x 8 = packed = unpacked.
 
-    What `losses` needs beyond one micro-batch comes in two ways: `prepare` computes it once from the untouched model,
-    `survey` once a step from all its sequences.
+    What `losses` needs beyond one micro-batch comes in two ways: `precompute` computes it once from the untouched
+    model, `step_statistics` once a step from all its sequences.
     """
 
-    settings: ClassVar[Settings] = SUPERVISED
+    settings: ClassVar[ObjectiveSettings] = SUPERVISED
     """Learning rate, epochs and batch of a recipe that says nothing of them."""
 
     rows: ClassVar[Kind] = "answer"
@@ -59,37 +59,37 @@ class Objective(Method):
     """Whether it calls `policy.reference_logps`."""
 
     needs_values: ClassVar[bool] = False
-    """Whether it calls `policy.values`: a value head is trained beside the model and saved with the run."""
+    """Whether it calls `policy.predict_values`: a value head is trained beside the model and saved with the run."""
 
     @property
-    def prepares(self) -> bool:
-        """Whether it has a `prepare` of its own."""
-        return type(self).prepare is not Objective.prepare
+    def has_precompute(self) -> bool:
+        """Whether it has a `precompute` of its own."""
+        return type(self).precompute is not Objective.precompute
 
     @property
-    def surveys(self) -> bool:
-        """Whether it has a `survey` of its own."""
-        return type(self).survey is not Objective.survey
+    def has_step_statistics(self) -> bool:
+        """Whether it has a `step_statistics` of its own."""
+        return type(self).step_statistics is not Objective.step_statistics
 
     @classmethod
-    def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
+    def settings_of(cls, knobs: Mapping[str, Any]) -> ObjectiveSettings:
         """`settings`, for objectives whose knobs decide; `knobs` as the recipe has them, not yet validated."""
         return cls.settings
 
     @property
-    def usual(self) -> Settings:
+    def paper_settings(self) -> ObjectiveSettings:
         """What its paper trains with, for its knobs as they are."""
         return self.settings_of(self.model_dump())
 
-    def kind(self) -> RowShape:
+    def row_shape(self) -> RowShape:
         """The shape of `rows`, for objectives whose knobs decide."""
         return shape_of(self.rows)
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         """The numbers every row must carry; in `batch.values`."""
         return ()
 
-    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+    def find_recipe_problem(self, curators: Sequence[Curator], sampling: Any) -> str | None:
         """Why it would not be what its name says in a recipe, and what to do; `None`: it is.
 
         Args:
@@ -97,57 +97,57 @@ class Objective(Method):
         """
         return None
 
-    def cautions(self, optimizer: Optimizer) -> list[str]:
+    def list_warnings(self, optimizer: Optimizer) -> list[str]:
         """What about these settings looks wrong with an optimizer: one line each, with what to do."""
         return []
 
-    def objection_to(self, rows: Rows) -> str | None:
+    def find_rows_problem(self, rows: Rows) -> str | None:
         """Likewise of the rows it is to be trained on, as `rows_for` gives them."""
         return None
 
-    def prompts(self) -> tuple[str, ...]:
-        """System prompts under which `prepare` reads a row's sequences again: those follow, prompt by prompt."""
+    def extra_prompts(self) -> tuple[str, ...]:
+        """System prompts under which `precompute` reads a row's sequences again: those follow, prompt by prompt."""
         return ()
 
-    def in_steps(self) -> int | None:
-        """How many of a row's sequences steps hold, from the first on; the others are for `prepare`. None: all."""
+    def sequences_per_step(self) -> int | None:
+        """How many of a row's sequences steps hold, from the first on; the others are for `precompute`. None: all."""
         return None
 
-    def models(self) -> tuple[str, ...]:
-        """Other models that `prepare` loads, by name: what is kept of them is computed again once they change."""
+    def extra_models(self) -> tuple[str, ...]:
+        """Other models that `precompute` loads, by name: what is kept of them is computed again once they change."""
         return ()
 
     def shares_prompts(self) -> bool:
         """Whether pairs may stand in one line behind their common prompt; not if prompts are trained, or parts cut."""
         return True
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         """What each term's sum is divided by, as far as this micro-batch goes. No model is needed for it."""
-        raise self._lacks("counts")
+        raise self._build_missing_error("normalizers")
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
-        """Compute once, from the untouched model, what `losses` finds in `policy.kept`; kept on disk.
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
+        """Compute once, from the untouched model, what `losses` finds in `policy.store`; kept on disk.
 
         Called in eval mode before the weights move, with gradients off.
         """
 
-    def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        """Figures [n] of a micro-batch that `losses` needs of the whole step, in `batch.step`; gradients are off."""
+    def step_statistics(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        """Figures [n] of a micro-batch that `losses` needs of the whole step, in `batch.step_values`; no gradients."""
         return {}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         """The terms' sums on one micro-batch."""
-        raise self._lacks("losses")
+        raise self._build_missing_error("losses")
 
-    def _lacks(self, method: str) -> UserError:
+    def _build_missing_error(self, method: str) -> UserError:
         return UserError(f"objective {type(self).__name__} has no method `{method}`: write one")
 
 
-def surveyed(found: list[list[dict[str, Tensor]]], rank: int, batches: list[Batch]) -> list[Batch]:
-    """The micro-batches of one process, each with what `survey` found of the whole step.
+def attach_step_statistics(statistics: list[list[dict[str, Tensor]]], rank: int, batches: list[Batch]) -> list[Batch]:
+    """The micro-batches of one process, each with what `step_statistics` found of the whole step.
 
     Args:
-        found: By process, by micro-batch.
+        statistics: By process, by micro-batch.
         rank: This process.
         batches: Its micro-batches.
     """
@@ -157,14 +157,14 @@ def surveyed(found: list[list[dict[str, Tensor]]], rank: int, batches: list[Batc
 
     from holdfast.data.batching.batches import StepValues
 
-    every = [one for part in found for one in part]
-    begins = {name: sum(len(one[name]) for part in found[:rank] for one in part) for name in found[rank][0]}
+    every = [one for part in statistics for one in part]
+    begins = {name: sum(len(one[name]) for part in statistics[:rank] for one in part) for name in statistics[rank][0]}
     whole = {name: torch.cat([one[name] for one in every]).to(batches[0].labels.device) for name in begins}
     out = []
-    for one, batch in zip(found[rank], batches, strict=True):
+    for one, batch in zip(statistics[rank], batches, strict=True):
         step = {}
         for name, value in one.items():
             step[name] = StepValues(whole[name], slice(begins[name], begins[name] + len(value)))
             begins[name] += len(value)
-        out.append(replace(batch, step=step))
+        out.append(replace(batch, step_values=step))
     return out

@@ -15,7 +15,7 @@ the best rate is about ten times as large, whatever the rank, and about fifteen 
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ObjectiveSettings:
     """What training with an objective begins from.
 
     Args:
@@ -42,10 +42,10 @@ class Settings:
         return rate, f"{ADAPTER:g} times the {self.rate:g} of base weights for an adapter, {self.source}"
 
 
-SUPERVISED = Settings(2e-5, 1e-4, 3.0, 64, "Taori et al. 2023, Alpaca; adapters: Wang et al. 2024")
+SUPERVISED = ObjectiveSettings(2e-5, 1e-4, 3.0, 64, "Taori et al. 2023, Alpaca; adapters: Wang et al. 2024")
 """Of `sft`, and of objectives whose papers give none of their own; the batch is ours (Alpaca's is 128)."""
 
-PREFERENCE = Settings(1e-6, None, 1.0, 64, "Rafailov et al. 2023")
+PREFERENCE = ObjectiveSettings(1e-6, None, 1.0, 64, "Rafailov et al. 2023")
 """Of `dpo`, and of its relatives whose papers give none of their own.
 
 Rate and batch are Appendix B's of the paper (beta 0.1, batch 64, RMSprop, 1e-6 after 150 steps of warm-up); the one

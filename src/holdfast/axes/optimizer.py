@@ -22,10 +22,10 @@ class UpdateRule(Protocol):
     """Forward and backward passes over the step's batch before `step` (2 when a norm must be known first)."""
 
     @property
-    def clipped(self) -> bool:
+    def was_clipped(self) -> bool:
         """Whether the gradient of the last step was clipped."""
 
-    def begin(self, pass_index: int) -> None:
+    def begin_pass(self, pass_index: int) -> None:
         """Called before each pass over the step's batch."""
 
     def step(self) -> float:
@@ -33,7 +33,7 @@ class UpdateRule(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Flat name-to-tensor state for safetensors; names start with the parameter's name, or with `clipping.`."""
 
     def load(self, state: dict[str, Tensor]) -> None: ...
@@ -64,7 +64,7 @@ class Optimizer(Method):
         """The update rule over the trainable `(name, parameter)` pairs."""
         raise NotImplementedError
 
-    def rate(self, step: int, steps: int) -> float:
+    def learning_rate_at(self, step: int, steps: int) -> float:
         """Learning rate of 0-based `step` out of `steps`.
 
         The steps of the warm-up are rounded up, so that a short run has one too; the first after them has the peak.
@@ -74,6 +74,8 @@ class Optimizer(Method):
         warm = min(steps - 1, math.ceil(self.warmup * steps - 1e-9))
         if step < warm:
             return self.learning_rate * (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, steps - warm)
-        shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
+        progress = (step - warm) / max(1, steps - warm)
+        shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[
+            self.schedule
+        ]
         return self.learning_rate * (self.min_ratio + (1 - self.min_ratio) * shape)

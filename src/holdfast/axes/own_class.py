@@ -18,20 +18,20 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from holdfast.axes.method import Method
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 GROUP = "holdfast.methods"
 """The entry points of packages that bring methods."""
 
 
-def plugins() -> Mapping[str, tuple[str, ...]]:
+def list_plugins() -> Mapping[str, tuple[str, ...]]:
     """Methods of installed packages: name to "module:Class", several where packages disagree."""
-    return _plugins(tuple(sys.path))
+    return _read_entry_points(tuple(sys.path))
 
 
 @cache
-def _plugins(path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _read_entry_points(path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     out: dict[str, tuple[str, ...]] = {}
     for point in entry_points(group=GROUP):
         out[point.name] = tuple(dict.fromkeys((*out.get(point.name, ()), point.value)))
@@ -46,20 +46,20 @@ def load_class(name: str) -> type[Method]:
     Raises:
         UserError: If there is no such module or class, importing fails, or it is no `Method`.
     """
-    targets = plugins().get(name, (name,))
+    targets = list_plugins().get(name, (name,))
     if len(targets) > 1:
         raise UserError(f"{name}: is the name of {' and of '.join(targets)}; write the one that is meant")
     module, _, attribute = targets[0].partition(":")
-    found = getattr(_import(name, module), attribute, None)
-    if isinstance(found, type) and issubclass(found, Method):
-        return found
-    if found is None:
+    candidate = getattr(_import_module(name, module), attribute, None)
+    if isinstance(candidate, type) and issubclass(candidate, Method):
+        return candidate
+    if candidate is None:
         there = [n for n, value in vars(sys.modules[module]).items() if isinstance(value, type)]
-        raise UserError(f"{name} is not a Method class: {module} has no {attribute}{nearest(attribute, there)}")
+        raise UserError(f"{name} is not a Method class: {module} has no {attribute}{suggest_name(attribute, there)}")
     raise UserError(f"{name} is not a Method class; docs/add-a-method.md says how one is written")
 
 
-def _import(name: str, module: str) -> object:
+def _import_module(name: str, module: str) -> object:
     top = module.partition(".")[0]
     if top not in sys.modules and not (top and _is_there(top)):
         raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")

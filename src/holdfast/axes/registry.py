@@ -13,10 +13,10 @@ from typing import Any
 from holdfast.axes.axis import AXES, BY_PLURAL, Axis
 from holdfast.axes.elsewhere import method_elsewhere
 from holdfast.axes.method import Method
-from holdfast.axes.own_class import load_class, plugins
+from holdfast.axes.own_class import list_plugins, load_class
 from holdfast.axes.variants import VARIANTS, Variant, make_variant
 from holdfast.core.source_hash import source_hash
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 REGISTRY: dict[str, dict[str, str]] = {
@@ -92,7 +92,7 @@ REGISTRY: dict[str, dict[str, str]] = {
 }
 
 
-def names(axis: str) -> list[str]:
+def method_names(axis: str) -> list[str]:
     """Every name of an axis that comes with the package: methods, each followed by its variants."""
     variants = VARIANTS.get(axis, {})
     return [n for name in REGISTRY[axis] for n in (name, *(v for v, variant in variants.items() if variant.of == name))]
@@ -104,16 +104,18 @@ def target_of(axis: str, name: str) -> str | None:
     return REGISTRY[axis].get(variant.of if variant else name)
 
 
-def find(axis: str, name: str) -> type[Method]:
+def find_method(axis: str, name: str) -> type[Method]:
     """The class called `name` on `axis`, imported now: of the package, of the user's own, of an installed package.
 
     Raises:
         UserError: If there is no such name (the nearest is suggested), no such class, or it belongs to another axis.
     """
     if target := target_of(axis, name):
-        return _variant(axis, name) if name in VARIANTS.get(axis, {}) else _shipped(target)
-    if ":" not in name and name not in plugins():
-        raise UserError(f"{name} is not one of the {axis}{method_elsewhere(name) or nearest(name, names(axis))}")
+        return _build_variant(axis, name) if name in VARIANTS.get(axis, {}) else _import_class(target)
+    if ":" not in name and name not in list_plugins():
+        raise UserError(
+            f"{name} is not one of the {axis}{method_elsewhere(name) or suggest_name(name, method_names(axis))}"
+        )
     cls = load_class(name)
     home = axis_of(cls)
     if home is None or home.plural != axis:
@@ -123,10 +125,10 @@ def find(axis: str, name: str) -> type[Method]:
 
 
 @cache
-def _variant(axis: str, name: str) -> type[Method]:
+def _build_variant(axis: str, name: str) -> type[Method]:
     """One class for each variant, so that equal choices are equal."""
     variant = VARIANTS[axis][name]
-    return make_variant(name, find(axis, variant.of), variant)
+    return make_variant(name, find_method(axis, variant.of), variant)
 
 
 def home_of(name: str) -> Axis | None:
@@ -136,45 +138,45 @@ def home_of(name: str) -> Axis | None:
         UserError: If it is a class of the user's own that cannot be imported, or is on no axis.
     """
     home = next((axis for axis in AXES if target_of(axis.plural, name)), None)
-    if home is None and (":" in name or name in plugins()):
+    if home is None and (":" in name or name in list_plugins()):
         home = axis_of(load_class(name))
         if home is None:
-            raise UserError(f"{name} is on no axis: its class must derive from {', '.join(_contracts())}")
+            raise UserError(f"{name} is on no axis: its class must derive from {', '.join(_contract_classes())}")
     return home
 
 
 def axis_of(cls: type[Method]) -> Axis | None:
     """The axis whose contract a class fulfils."""
-    return next((BY_PLURAL[plural] for plural, base in _contracts().items() if issubclass(cls, base)), None)
+    return next((BY_PLURAL[plural] for plural, base in _contract_classes().items() if issubclass(cls, base)), None)
 
 
-def _contracts() -> dict[str, type[Method]]:
-    return {axis.plural: _shipped(axis.contract) for axis in AXES}
+def _contract_classes() -> dict[str, type[Method]]:
+    return {axis.plural: _import_class(axis.contract) for axis in AXES}
 
 
-def _shipped(target: str) -> type[Method]:
+def _import_class(target: str) -> type[Method]:
     module, _, attribute = target.partition(":")
     cls: type[Method] = getattr(importlib.import_module(module), attribute)
     return cls
 
 
 def name_of(method: Method | type[Method]) -> str:
-    """The inverse of `find`: what a method is called, for a class of the user's own `package.module:Class`."""
+    """The inverse of `find_method`: what a method is called, for a class of the user's own `package.module:Class`."""
     cls = method if isinstance(method, type) else type(method)
-    if called := vars(cls).get("variant"):
-        return str(called)
+    if variant_name := vars(cls).get("variant"):
+        return str(variant_name)
     target = f"{cls.__module__}:{cls.__qualname__}"
     for lines in REGISTRY.values():
         for name, line in lines.items():
             if line == target:
                 return name
-    return next((name for name, targets in plugins().items() if targets == (target,)), target)
+    return next((name for name, targets in list_plugins().items() if targets == (target,)), target)
 
 
 def variant_of(method: Method | type[Method]) -> Variant | None:
     """What a variant's class sets of another; `None` for any other class."""
-    called = vars(method if isinstance(method, type) else type(method)).get("variant", "")
-    return next((variants[called] for variants in VARIANTS.values() if called in variants), None)
+    variant_name = vars(method if isinstance(method, type) else type(method)).get("variant", "")
+    return next((variants[variant_name] for variants in VARIANTS.values() if variant_name in variants), None)
 
 
 def identity_of(method: Method) -> list[Any]:

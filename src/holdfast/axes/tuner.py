@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedAs:
+class SavedFormat:
     """What a tuner left in a folder, and how others load it.
 
     In the snippets `$place` stands for the folder, `$base` for the base model's name, and `$dtype` for the type of the
@@ -40,12 +40,12 @@ class SavedAs:
         """As a report keeps it."""
         return asdict(self)
 
-    def filled(self, snippet: str, **values: str) -> str:
+    def fill_snippet(self, snippet: str, **values: str) -> str:
         """One of the snippets with its placeholders filled in."""
         return Template(snippet).safe_substitute(values)
 
 
-TRANSFORMERS = SavedAs(
+TRANSFORMERS = SavedFormat(
     "transformers",
     """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -93,11 +93,11 @@ class Tuner(Method):
         """
         raise NotImplementedError
 
-    def cautions(self, model: Model) -> list[str]:
+    def list_warnings(self, model: Model) -> list[str]:
         """What about these settings looks wrong for `model`, before `apply`: one line each, with what to do."""
         return []
 
-    def remarks(self, model: Model) -> list[str]:
+    def list_notes(self, model: Model) -> list[str]:
         """What these settings come to for `model`, before `apply`: one line each."""
         return []
 
@@ -105,7 +105,7 @@ class Tuner(Method):
         """How many trained embeddings stand before every sequence, in the model's context."""
         return 0
 
-    def base(self, model: Model) -> AbstractContextManager[None] | None:
+    def base_context(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""
         return None
 
@@ -120,7 +120,7 @@ class Tuner(Method):
         """
         return model  # type: ignore[return-value]  # without an adapter it is plain
 
-    def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
+    def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedFormat:
         """Write the weights of a trained model into an empty directory, as safetensors.
 
         Args:

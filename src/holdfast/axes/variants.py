@@ -115,14 +115,16 @@ def make_variant(name: str, base: type[Method], variant: Variant) -> type[Method
         info = base.model_fields[knob]
         kind = Literal[value] if isinstance(value, (str, bool)) else Annotated[(info.annotation, *info.metadata)]
         fields[knob] = (kind, Field(value, description=info.description))
-    cls = create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=_page(base, variant), **fields)
+    cls = create_model(
+        base.__name__, __base__=base, __module__=base.__module__, __doc__=_format_page(base, variant), **fields
+    )
     cls.paper, cls.variant = variant.paper, name
     return cls
 
 
-def _page(base: type[Method], variant: Variant) -> str:
+def _format_page(base: type[Method], variant: Variant) -> str:
     knobs = ", ".join(f"{key}: {str(value).lower()}" for key, value in variant.knobs.items())
     what = f"This is `{variant.of}` with {knobs}" if knobs else f"This is another name of `{variant.of}`"
     first = f"{variant.summary} [{variant.paper.replace('arXiv ', '')}]"
-    rest = base.page().partition("\n")[2]
+    rest = base.reference_page().partition("\n")[2]
     return f"{first}\n\n{what}, whose page follows. {variant.beside}".rstrip() + f"\n{rest}"

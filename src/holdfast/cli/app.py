@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         print(f"holdfast {holdfast.__version__}")
         raise typer.Exit
 
@@ -45,7 +45,7 @@ def _version(wanted: bool) -> None:
 def main_help(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """
@@ -56,7 +56,7 @@ def main_help(
     Fine-tune language models and keep what they already knew.
     """
     if threads.computes_on_cpu():
-        threads.share_memory()
+        threads.tune_malloc()
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import Device, Verbose, speaking
-from holdfast.core.safe_text import printable
+from holdfast.cli.common import Device, Verbose, open_session
+from holdfast.core.safe_text import make_printable
 
 if TYPE_CHECKING:
     from holdfast.axes.engine import Engine, SamplingParams
@@ -31,58 +31,60 @@ def chat(
 
     Talk to a model. An empty line starts a new conversation; Ctrl-D ends.
     """
-    with speaking(verbose) as ui:
+    with open_session(verbose) as ui:
         from holdfast.axes.engine import SamplingParams
         from holdfast.data.chat.settings import ChatSettings, settings_of
         from holdfast.generation.decoder import open_decoder
-        from holdfast.models.loading import load
+        from holdfast.models.loading import load_model
 
-        ui.phase("loading")
-        loaded = load(model, device=device)
-        answer = Answer()
-        chat = (settings_of(loaded.path) or ChatSettings()).chat(loaded.tokenizer)
-        decoder = open_decoder(loaded)
-        engine = decoder.engine(chat, slots=1, fingerprint=loaded.fingerprint, on_text=answer.grow)
-        if setup := decoder.setup():
-            ui.line(setup.line)
+        ui.start_phase("loading")
+        loaded_model = load_model(model, device=device)
+        printer = AnswerPrinter()
+        chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
+        decoder = open_decoder(loaded_model)
+        engine = decoder.build_engine(
+            chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text
+        )
+        if setup := decoder.build_setup():
+            ui.write_line(setup.line)
         ui.close()
         params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
-        converse(engine, params, system, once, answer)
+        answer_questions(engine, params, system, once, printer)
 
 
-class Answer:
+class AnswerPrinter:
     """Prints an answer while it grows."""
 
     def __init__(self) -> None:
-        self.shown = ""
+        self.printed_text = ""
 
-    def grow(self, text: str) -> None:
+    def print_new_text(self, text: str) -> None:
         """Print what `text`, the answer so far, has beyond what is shown; half a character waits for its other half."""
-        if text.startswith(self.shown) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            print(printable(text[len(self.shown) :]), end="", flush=True)
-            self.shown = text
+        if text.startswith(self.printed_text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            print(make_printable(text[len(self.printed_text) :]), end="", flush=True)
+            self.printed_text = text
 
-    def end(self, text: str, mark: str) -> None:
+    def print_rest(self, text: str, mark: str) -> None:
         """Print the rest of the whole answer; all of it again where its beginning came to read otherwise."""
-        rest = text[len(self.shown) :] if text.startswith(self.shown) else f"\n{text}"
-        print(printable(rest) + mark, flush=True)
-        self.shown = ""
+        rest = text[len(self.printed_text) :] if text.startswith(self.printed_text) else f"\n{text}"
+        print(make_printable(rest) + mark, flush=True)
+        self.printed_text = ""
 
 
-def converse(
-    engine: Engine, params: SamplingParams, system: str | None, once: bool, answer: Answer | None = None
+def answer_questions(
+    engine: Engine, params: SamplingParams, system: str | None, once: bool, printer: AnswerPrinter | None = None
 ) -> None:
     """Read questions from standard input and print answers until it ends.
 
     Args:
-        answer: Where the engine shows an answer as it grows; default: answers are printed once they are whole.
+        printer: Where the engine shows an answer as it grows; default: answers are printed once they are whole.
     """
     from holdfast.axes.engine import Request
 
     start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages, answer = list(start), answer or Answer()
+    messages, printer = list(start), printer or AnswerPrinter()
     turn = 0
-    while (question := _ask()) is not None:
+    while (question := _read_question()) is not None:
         if once or not question:
             messages = list(start)
         if not question:
@@ -91,10 +93,10 @@ def converse(
         (sample,) = engine.sample([(Request(f"chat-{turn}", messages), [0])], params)
         messages = [*messages, {"role": "assistant", "content": sample.text}]
         turn += 1
-        answer.end(sample.text, " [cut]" if sample.finish == "length" else "")
+        printer.print_rest(sample.text, " [cut]" if sample.finish == "length" else "")
 
 
-def _ask() -> str | None:
+def _read_question() -> str | None:
     """The next line, with a prompt where someone is typing."""
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)

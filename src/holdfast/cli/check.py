@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, open_session
 
 
 def check(
@@ -28,13 +28,13 @@ def check(
     Read the recipe strictly, validate every row, and show what training would see: the chat template with the trained
     part of three rows coloured, a histogram of lengths, what is dropped and why, steps, memory, time. Trains nothing.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import checked, resolution
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_check, print_recipe_notes
         from holdfast.recipe.loader import read_recipe
 
-        resolved = read_recipe(recipe, settings or ())
-        resolution(resolved, ui)
+        resolved_recipe = read_recipe(recipe, settings or ())
+        print_recipe_notes(resolved_recipe, ui)
         from holdfast.pipeline.check import check as check_run
 
-        found = check_run(resolved, ui=ui, judge=judge)
-        ui.result(checked(found), **found)
+        findings = check_run(resolved_recipe, ui=ui, judge=judge)
+        ui.report_result(format_check(findings), **findings)

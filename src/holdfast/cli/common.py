@@ -18,9 +18,9 @@ from typer.core import TyperCommand
 from holdfast.core.interrupts import as_interrupts
 from holdfast.core.progress import Progress
 from holdfast.core.quiet import quiet_process
-from holdfast.core.safe_text import hide_keys, printable
-from holdfast.core.terminal import paint
-from holdfast.errors import HoldfastError, Interrupted, UserError, UserErrors
+from holdfast.core.safe_text import hide_keys, make_printable
+from holdfast.core.terminal import paint_text
+from holdfast.errors import HoldfastError, UserError, UserErrors, UserInterrupt
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the directory of an earlier run.")]
 Settings = Annotated[
@@ -36,7 +36,7 @@ Restart = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines for machines.")]
 
-GO_ON = ("train", "compare", "curate", "reproduce", "demo", "eval")
+RESUMABLE_VERBS = ("train", "compare", "curate", "reproduce", "demo", "eval")
 """Verbs that repeat nothing of what they have done when they are run once more."""
 
 OS_ERRORS = {
@@ -57,22 +57,22 @@ class Verb(TyperCommand):
     """A verb that knows what is meant by options of other tools, and by settings written as options."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        known = {option for parameter in self.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        own_options = {option for parameter in self.params for option in (*parameter.opts, *parameter.secondary_opts)}
         takes_settings = any(parameter.name == "settings" for parameter in self.params)
         for number, word in enumerate(args):
             option, _, value = word.partition("=")
             if word == "--":
                 break
-            if takes_settings and option.startswith("--") and option not in known:
+            if takes_settings and option.startswith("--") and option not in own_options:
                 following = args[number + 1] if number + 1 < len(args) else ""
-                if text := meant(option, value or following):
-                    text = printable(text, one_line=True)
-                    print(f"{paint('holdfast:', 'red', sys.stderr)} {text}", file=sys.stderr)
+                if text := suggest_setting(option, value or following):
+                    text = make_printable(text, one_line=True)
+                    print(f"{paint_text('holdfast:', 'red', sys.stderr)} {text}", file=sys.stderr)
                     raise typer.Exit(2)
         return super().parse_args(ctx, args)  # type: ignore[arg-type]
 
 
-def meant(option: str, value: str) -> str:
+def suggest_setting(option: str, value: str) -> str:
     """What to write in place of an option that there is not; "" where nothing is like it.
 
     Args:
@@ -80,28 +80,32 @@ def meant(option: str, value: str) -> str:
     """
     from holdfast.recipe import peers
     from holdfast.recipe.aliases import ALIASES
-    from holdfast.recipe.messages import settings
+    from holdfast.recipe.messages import describe_settings
 
     name = option.removeprefix("--").replace("-", "_")
     if name == "dry_run":
         return "--dry-run: holdfast check RECIPE looks at everything and trains nothing"
-    if text := peers.instead(name) or peers.NO_EFFECT.get(name):
+    if text := peers.find_replacement(name) or peers.NO_EFFECT.get(name):
         return f"{option}: {text}"
-    known = {"tuner": "lora", "objective": "dpo"}
-    ours = [key for key in settings(known) if key == name or (key.rpartition(".")[2] == name and name != "name")]
+    example_methods = {"tuner": "lora", "objective": "dpo"}
+    ours = [
+        key
+        for key in describe_settings(example_methods)
+        if key == name or (key.rpartition(".")[2] == name and name != "name")
+    ]
     setting = ALIASES[name][0] if name in ALIASES else min(ours, key=len, default="")
-    shown = value if value and not value.startswith("-") else "VALUE"
-    return setting and f"{option}: settings stand without dashes, in dotted names: {setting}={shown}"
+    value_text = value if value and not value.startswith("-") else "VALUE"
+    return setting and f"{option}: settings stand without dashes, in dotted names: {setting}={value_text}"
 
 
 @contextmanager
-def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) -> Iterator[Progress]:
+def open_session(verbose: bool = False, quiet: bool = False, as_json: bool = False) -> Iterator[Progress]:
     """The voice of a verb; whatever goes wrong inside becomes one line on standard error and the right exit code."""
-    _calm(verbose)
+    _prepare_process(verbose)
     try:
         with as_interrupts(), Progress.for_terminal(quiet=quiet, verbose=verbose, as_json=as_json) as ui:
             yield ui
-        _part()
+        _shutdown_process_group()
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:
@@ -109,35 +113,35 @@ def speaking(verbose: bool = False, quiet: bool = False, as_json: bool = False) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except (Exception, KeyboardInterrupt) as error:
-        text, code = explained(error)
-        if isinstance(error, Interrupted):
-            _part()
+        text, code = describe_error(error)
+        if isinstance(error, UserInterrupt):
+            _shutdown_process_group()
         if verbose:
-            print(hide_keys(printable(traceback.format_exc())), end="", file=sys.stderr)
+            print(hide_keys(make_printable(traceback.format_exc())), end="", file=sys.stderr)
         for line in text.split("\n"):
-            print(f"{paint('holdfast:', 'red', sys.stderr)} {line}", file=sys.stderr)
+            print(f"{paint_text('holdfast:', 'red', sys.stderr)} {line}", file=sys.stderr)
         if as_json:
             print(json.dumps({"event": "error", "text": text, "code": code}), flush=True)
         raise typer.Exit(code) from None
 
 
-def explained(error: BaseException) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """The line for the user, of several mistakes one line each, and the exit code.
 
     What it quotes (names, rows, a server's words) can neither steer the terminal, nor pose as a line of its own, nor
     hold the key of an address.
     """
-    text, code = _explained(error)
+    text, code = _message_and_exit_code(error)
     lines = text.split("\n") if isinstance(error, UserErrors) else [text]
-    return "\n".join(hide_keys(printable(line, one_line=True)) for line in lines), code
+    return "\n".join(hide_keys(make_printable(line, one_line=True)) for line in lines), code
 
 
-def _explained(error: BaseException) -> tuple[str, int]:
+def _message_and_exit_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HoldfastError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        goes_on = len(sys.argv) > 1 and sys.argv[1] in GO_ON
-        return f"interrupted{f'; run {again()} to go on' if goes_on else ''}", Interrupted.exit_code
+        goes_on = len(sys.argv) > 1 and sys.argv[1] in RESUMABLE_VERBS
+        return f"interrupted{f'; run {rerun_command()} to go on' if goes_on else ''}", UserInterrupt.exit_code
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         text, code = OS_ERRORS[error.errno]
         return (f"{error.filename}: {text}" if error.filename else text), code
@@ -146,19 +150,19 @@ def _explained(error: BaseException) -> tuple[str, int]:
     return f"{first} (run again with -v for the traceback)", 1
 
 
-def _part() -> None:
+def _shutdown_process_group() -> None:
     """Of several processes that a launcher started, none goes before the others are done."""
     if "holdfast.training.distributed" in sys.modules:
-        sys.modules["holdfast.training.distributed"].part()
+        sys.modules["holdfast.training.distributed"].shutdown_process_group()
 
 
-def again() -> str:
+def rerun_command() -> str:
     """The command line of this process, to be run once more; it goes on, so it does not begin anew."""
     words = (word for word in sys.argv[1:] if word != "--restart")
     return hide_keys(shlex.join(["holdfast", *words]))
 
 
-def _calm(verbose: bool) -> None:
+def _prepare_process(verbose: bool) -> None:
     """Other libraries' chatter off (unless `-v`), telemetry off; a user's module in the current folder is found."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if os.getcwd() not in sys.path:
@@ -167,7 +171,7 @@ def _calm(verbose: bool) -> None:
         quiet_process()
 
 
-def numbers(text: str, what: str) -> int | list[int]:
+def parse_count_or_list(text: str, what: str) -> int | list[int]:
     """`3` as a count, `0,1,7` as a list.
 
     Raises:

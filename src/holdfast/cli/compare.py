@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, numbers, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, open_session, parse_count_or_list
 
 METHODS_HELP = "Methods, separated by commas; `+` joins axes."
 STEPS_HELP = "Steps of every run; default: those of the recipe's epochs."
@@ -20,7 +20,7 @@ Out = Annotated[
 ]
 
 
-def _rates(text: str) -> list[float]:
+def _parse_learning_rates(text: str) -> list[float]:
     """`3e-4,1e-3` as numbers; those that are no learning rate are refused where they are used."""
     from holdfast.errors import UserError
 
@@ -61,25 +61,25 @@ def compare(
     The recipe's gate is held against every run, and a method passes it if all its seeds do. Exit code 3: no method
     passed; the others as of `train`.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import comparison, refuse_if_none_passed, resolution
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_comparison, print_recipe_notes, refuse_if_none_passed
         from holdfast.errors import UserError
         from holdfast.recipe.loader import read_recipe
-        from holdfast.recipe.shorthand import expand
+        from holdfast.recipe.shorthand import expand_method
 
-        resolved = read_recipe(recipe, settings or ())
-        resolution(resolved, ui)
+        resolved_recipe = read_recipe(recipe, settings or ())
+        print_recipe_notes(resolved_recipe, ui)
         names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
         if not names:
             raise UserError("--methods is empty; give names such as sft,s3ft (see `holdfast list`)")
         for name in names:
-            expand(name)
-        chosen = numbers(seeds, "--seeds")
-        rates = _rates(learning_rates) if learning_rates is not None else []
+            expand_method(name)
+        chosen = parse_count_or_list(seeds, "--seeds")
+        rates = _parse_learning_rates(learning_rates) if learning_rates is not None else []
         from holdfast.pipeline.compare import compare as compare_runs
 
-        found = compare_runs(
-            resolved, names, seeds=chosen, out=out, steps=steps, learning_rates=rates, ui=ui, restart=restart
+        report = compare_runs(
+            resolved_recipe, names, seeds=chosen, out=out, steps=steps, learning_rates=rates, ui=ui, restart=restart
         )
-        ui.result(comparison(found, found["directory"]), **found)
-        refuse_if_none_passed(found)
+        ui.report_result(format_comparison(report, report["directory"]), **report)
+        refuse_if_none_passed(report)

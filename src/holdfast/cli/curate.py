@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, open_session
 
 if TYPE_CHECKING:
-    from holdfast.recipe.loader import Resolved
+    from holdfast.recipe.loader import ResolvedRecipe
 
 REJECTED = ("worst", "random")
 
@@ -40,23 +40,23 @@ def curate(
     Do everything up to training: sample answers, judge them, and write the rows that would be trained on. The journal
     keeps every sample, so that a killed or repeated command draws nothing twice.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import resolution
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import print_recipe_notes
         from holdfast.recipe.loader import read_recipe
 
-        given = list(settings or ())
-        rejected = next((given.pop(i) for i, word in enumerate(given) if pairs and word in REJECTED), None)
-        resolved = read_recipe(recipe, given)
+        words = list(settings or ())
+        rejected = next((words.pop(i) for i, word in enumerate(words) if pairs and word in REJECTED), None)
+        resolved_recipe = read_recipe(recipe, words)
         if pairs:
-            resolved = with_pairs(resolved, rejected)
-        resolution(resolved, ui, notes=False)
+            resolved_recipe = add_pairs_curator(resolved_recipe, rejected)
+        print_recipe_notes(resolved_recipe, ui, notes=False)
         from holdfast.pipeline.run import curate_only
 
-        path = curate_only(resolved, out=out, ui=ui, restart=restart)
-        ui.result(f"rows: {path}", path=str(path))
+        path = curate_only(resolved_recipe, out=out, ui=ui, restart=restart)
+        ui.report_result(f"rows: {path}", path=str(path))
 
 
-def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
+def add_pairs_curator(resolved_recipe: ResolvedRecipe, rejected: str | None = None) -> ResolvedRecipe:
     """The recipe with curator `pairs`: its own, or one more and the objective and output that go with it.
 
     Curators that sample answers go: both sides of a pair are sampled anew, and theirs would be thrown away.
@@ -66,21 +66,21 @@ def with_pairs(resolved: Resolved, rejected: str | None = None) -> Resolved:
     """
     from holdfast.axes.registry import name_of
     from holdfast.data.row_shapes import takes_pairs
-    from holdfast.recipe.loader import as_resolved
+    from holdfast.recipe.loader import resolve_any
 
-    recipe = resolved.recipe
-    used = [c for c in recipe.curate if c.effect == "pair" or not c.samples]
+    recipe = resolved_recipe.recipe
+    used_curators = [c for c in recipe.curate if c.effect == "pair" or not c.samples]
     curators: list[dict[str, Any]] = [
-        {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in used
+        {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in used_curators
     ]
-    known = [curators[i] for i, c in enumerate(used) if c.effect == "pair"]
+    pair_entries = [curators[i] for i, c in enumerate(used_curators) if c.effect == "pair"]
     changes = []
-    if not known:
-        known = [{"name": "pairs"}]
-        curators += known
+    if not pair_entries:
+        pair_entries = [{"name": "pairs"}]
+        curators += pair_entries
         changes.append(f"output={json.dumps(f'{recipe.output}-pairs')}")
-        if not takes_pairs(recipe.objective.kind(), recipe.objective.columns()):
+        if not takes_pairs(recipe.objective.row_shape(), recipe.objective.value_columns()):
             changes.append("objective=dpo")
     if rejected:
-        known[-1]["rejected"] = rejected
-    return as_resolved(resolved, [f"curate={json.dumps(curators)}", *changes])
+        pair_entries[-1]["rejected"] = rejected
+    return resolve_any(resolved_recipe, [f"curate={json.dumps(curators)}", *changes])

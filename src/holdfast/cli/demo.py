@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, Verbose, open_session
 
 
 def demo(
@@ -24,9 +24,9 @@ def demo(
     elsewhere, print the table and write the report. Takes a few minutes on two CPU cores and downloads nothing. Killed
     and repeated, it goes on where it was.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import comparison
-        from holdfast.lab.demo import demo as run_demo
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_comparison
+        from holdfast.lab.demo import run_demo as run_demo
 
-        found = run_demo(out=out, ui=ui)
-        ui.result(comparison(found, found["directory"]), **found)
+        report = run_demo(out=out, ui=ui)
+        ui.report_result(format_comparison(report, report["directory"]), **report)

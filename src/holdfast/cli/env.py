@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from holdfast.cli.common import AsJson, Verbose, speaking
+from holdfast.cli.common import AsJson, Verbose, open_session
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "tokenizers", "pydantic", "typer", "rich",
@@ -20,36 +20,36 @@ def env(verbose: Verbose = False, as_json: AsJson = False) -> None:
 
     Print versions and machine, to paste into a bug report. Nothing is sent anywhere.
     """
-    with speaking(verbose, as_json=as_json) as ui:
-        from holdfast.cli.text import table
+    with open_session(verbose, as_json=as_json) as ui:
+        from holdfast.cli.text import format_table
 
-        found = {**versions(), **machine()}
-        ui.result(table(list(found.items())), **found)
+        facts = {**package_versions(), **describe_machine()}
+        ui.report_result(format_table(list(facts.items())), **facts)
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Holdfast, Python and the packages that matter; absent ones are left out."""
     from importlib import metadata
 
     import holdfast
 
-    found = {"holdfast": holdfast.__version__, "python": platform.python_version()}
+    by_package = {"holdfast": holdfast.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            by_package[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Processor, cores, memory and accelerators."""
     import torch
 
-    from holdfast.models.placement import GIB, choose_device, describe, good_at_bf16, memory_bytes
+    from holdfast.models.placement import GIB, choose_device, describe_device, good_at_bf16, memory_bytes
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    found = {
+    facts = {
         "platform": platform.platform(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
@@ -61,8 +61,8 @@ def machine() -> dict[str, str]:
         device = torch.device(kind.type, i)  # type: ignore[union-attr]
         memory = memory_bytes(device)
         bf16 = ", bf16" if good_at_bf16(device) else ""
-        found[str(device)] = describe(device) + (f", {memory / GIB:.0f} GiB" if memory else "") + bf16
-    found["device"] = str(choose_device())
+        facts[str(device)] = describe_device(device) + (f", {memory / GIB:.0f} GiB" if memory else "") + bf16
+    facts["device"] = str(choose_device())
     if kind is None:
-        found["accelerator"] = "none"
-    return found
+        facts["accelerator"] = "none"
+    return facts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Device, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Device, Quiet, Verbose, open_session
 
 if TYPE_CHECKING:
     from holdfast.axes.judge import Judge
@@ -56,33 +56,33 @@ def evaluate(
     and lost. Without tasks a run is measured on its own, a laboratory model on all skills, any other on the probe
     (a run or an adapter against the model it started from).
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import refuse_if_gated, summary
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_report, refuse_if_gated
 
-        chosen = judge_of(judge) if judge else None
+        chosen = parse_judge(judge) if judge else None
         from holdfast.pipeline.evaluate import evaluate as measure
 
-        found = measure(
+        report = measure(
             model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens,
             max_thinking_tokens=max_thinking_tokens, max_loss=max_loss, max_bits=max_bits, max_kl=max_kl, out=out,
             device=device, ui=ui,
         )  # fmt: skip
-        ui.result(summary(found, out if against else None), report=found)
-        refuse_if_gated(found)
+        ui.report_result(format_report(report, out if against else None), report=report)
+        refuse_if_gated(report)
 
 
-def judge_of(text: str) -> Judge:
+def parse_judge(text: str) -> Judge:
     """The judge meant by `number` or `{name: python, function: my.module:judge}`.
 
     Raises:
         UserError: If there is no such judge, or its knobs are wrong.
     """
     from holdfast.errors import UserError
-    from holdfast.recipe.schema import choose
-    from holdfast.recipe.yaml_reader import parse
+    from holdfast.recipe.schema import choose_method
+    from holdfast.recipe.yaml_reader import parse_yaml
 
     try:
-        return choose("judges", parse(text, "--judge")[0])
+        return choose_method("judges", parse_yaml(text, "--judge")[0])
     except ValueError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise UserError(f"--judge {text}: {', '.join(lines[1:3]) or lines[0]}") from None

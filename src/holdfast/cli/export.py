@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Device, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Device, Quiet, Verbose, open_session
 
 
 def export(
@@ -34,12 +34,12 @@ def export(
     tuned, so that after any run a point on its gain/loss curve can be picked. What was written is loaded again and
     compared with the live model before it counts.
     """
-    with speaking(verbose, quiet, as_json) as ui:
+    with open_session(verbose, quiet, as_json) as ui:
         from holdfast.errors import UserError
 
         if not run.is_dir():
             raise UserError(f"{run}: no such run directory")
-        from holdfast.pipeline.export import export as export_run
+        from holdfast.pipeline.export import export_model as export_run
 
         path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, device=device, ui=ui)
-        ui.result(f"model: {path}", path=str(path))
+        ui.report_result(f"model: {path}", path=str(path))

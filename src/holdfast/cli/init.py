@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli.common import speaking
+from holdfast.cli.common import open_session
 
 if TYPE_CHECKING:
     from holdfast.core.progress import Progress
@@ -45,34 +45,36 @@ def init(
     looked at: how its columns are read, which judge and method its rows call for. On a terminal it asks for what is
     not given.
     """
-    with speaking() as ui:
+    with open_session() as ui:
         from holdfast.errors import UserError
         from holdfast.recipe.shorthand import LAB_MODELS
-        from holdfast.recipe.template import template
+        from holdfast.recipe.template import build_template
 
-        file, mapping = told_apart([*(columns or ()), *(words or ())])
+        file, mapping = parse_words([*(columns or ()), *(words or ())])
         if file.exists() and not force:
             raise UserError(f"{file} exists; give another name, or --force to replace it")
         asks = sys.stdin.isatty() and sys.stderr.isatty()
-        model = model or (ask("Model: a folder, a Hugging Face name, or lab", MODEL) if asks else MODEL)
-        data = data or (ask("Training rows: a file, a data set, or lab:SKILL", DATA) if asks else DATA)
-        found, mapping = looked_at(data, mapping, asks, ui)
-        if asks and judge is None and found.judge:
-            judge = ask("Judge of the answers", found.judge)
-        method = method or found.method
-        text = template(model, data, method, str(file), columns=mapping, judge=judge or found.judge)
+        model = model or (ask_question("Model: a folder, a Hugging Face name, or lab", MODEL) if asks else MODEL)
+        data = data or (ask_question("Training rows: a file, a data set, or lab:SKILL", DATA) if asks else DATA)
+        look, mapping = inspect_data(data, mapping, asks, ui)
+        if asks and judge is None and look.judge:
+            judge = ask_question("Judge of the answers", look.judge)
+        method = method or look.method
+        text = build_template(model, data, method, str(file), columns=mapping, judge=judge or look.judge)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        kept = "the laboratory's other skills" if model in LAB_MODELS else "the probe, bundled prompts and text"
-        ui.result(f"{file} written; what training may lose is measured on {kept}; next: holdfast check {file}")
+        keep_text = "the laboratory's other skills" if model in LAB_MODELS else "the probe, bundled prompts and text"
+        ui.report_result(
+            f"{file} written; what training may lose is measured on {keep_text}; next: holdfast check {file}"
+        )
 
 
-def ask(question: str, default: str) -> str:
+def ask_question(question: str, default: str) -> str:
     """An answer typed on the terminal; Enter takes the default. Questions go to standard error."""
     return str(typer.prompt(question, default=default, err=True))
 
 
-def told_apart(words: list[str]) -> tuple[Path, dict[str, str]]:
+def parse_words(words: list[str]) -> tuple[Path, dict[str, str]]:
     """The file to write, and role to column of every ROLE=COLUMN.
 
     Raises:
@@ -87,25 +89,28 @@ def told_apart(words: list[str]) -> tuple[Path, dict[str, str]]:
         raise UserError(f"one recipe at a time, not {' and '.join(files)}; columns are given as ROLE=COLUMN")
     if mapping:
         try:
-            ColumnMap.of(mapping)
+            ColumnMap.from_mapping(mapping)
         except ValueError as error:
             raise UserError(f"--columns: {error}") from None
     return Path(files[0] if files else "run.yaml"), mapping
 
 
-def looked_at(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:
+def inspect_data(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:
     """What is in the data, which is said; on a terminal the columns are asked for if no format has them."""
     from holdfast.pipeline.first_look import FirstLook, first_look, is_here, unknown_columns
 
     if data == "lab" or data.startswith("lab:"):
         return FirstLook(), mapping
     if not is_here(data):
-        ui.line(f"{data}: not here, so not looked at; `holdfast check` will")
+        ui.write_line(f"{data}: not here, so not looked at; `holdfast check` will")
         return FirstLook(), mapping
     if asks and not mapping and (names := unknown_columns(data)):
-        ui.line(f"{data}: its columns are {', '.join(names)}")
-        mapping = {"prompt": ask("Which one is the prompt", names[0]), "answer": ask("Which one the answer", names[-1])}
-    found = first_look(data, mapping)
-    for line in found.lines:
-        ui.line(line)
-    return found, mapping
+        ui.write_line(f"{data}: its columns are {', '.join(names)}")
+        mapping = {
+            "prompt": ask_question("Which one is the prompt", names[0]),
+            "answer": ask_question("Which one the answer", names[-1]),
+        }
+    look = first_look(data, mapping)
+    for line in look.lines:
+        ui.write_line(line)
+    return look, mapping

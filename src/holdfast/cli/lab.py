@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, Verbose, open_session
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -43,11 +43,11 @@ def build(
 
     Train a laboratory model as the shipped one was trained: seeded, repeatable, resumable when killed.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.lab.build import build as build_model
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.lab.build import build_lab_model as build_model
 
         path = build_model(name, out, steps=steps, ui=ui)
-        ui.result(f"model: {path}", path=str(path))
+        ui.report_result(f"model: {path}", path=str(path))
 
 
 @app.command(short_help="Measure what a laboratory model knows.")
@@ -65,9 +65,9 @@ def describe(
 
     Ask a model fresh questions of every skill, greedily, and print the share it answers rightly.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import skills
-        from holdfast.lab.describe import describe as describe_model
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_skills
+        from holdfast.lab.describe import measure_skills as describe_model
 
-        found = describe_model(name, items=items, ui=ui)
-        ui.result(skills(found), **found)
+        skill_report = describe_model(name, items=items, ui=ui)
+        ui.report_result(format_skills(skill_report), **skill_report)

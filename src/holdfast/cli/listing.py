@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Verbose, speaking
+from holdfast.cli.common import AsJson, Verbose, open_session
 
 if TYPE_CHECKING:
     from holdfast.axes.method import Method
@@ -26,20 +26,22 @@ def list_methods(
 
     List every method: name, what it does, paper; those of installed packages too. More about one: `holdfast show NAME`.
     """
-    with speaking(verbose, as_json=as_json) as ui:
+    with open_session(verbose, as_json=as_json) as ui:
         from holdfast.axes.axis import AXES
-        from holdfast.cli.text import table, title
+        from holdfast.cli.text import format_table, format_title
 
-        listed, problems = chosen_names(axis)
-        rows = {a: [(name, one_line(cls), cls.paper) for name, cls in some] for a, some in listed.items()}
+        methods_by_axis, problems = group_methods_by_axis(axis)
+        rows = {a: [(name, one_line(cls), cls.paper) for name, cls in some] for a, some in methods_by_axis.items()}
         blocks = [
-            f"{title(a.plural)}: {a.question}\n{table(rows[a.plural], wrap=(1, 2))}" for a in AXES if a.plural in rows
+            f"{format_title(a.plural)}: {a.question}\n{format_table(rows[a.plural], wrap=(1, 2))}"
+            for a in AXES
+            if a.plural in rows
         ]
         methods = [{"axis": a, "name": n, "summary": s, "paper": p} for a in rows for n, s, p in rows[a]]
-        ui.result("\n\n".join([*blocks, *problems]), methods=methods, problems=problems)
+        ui.report_result("\n\n".join([*blocks, *problems]), methods=methods, problems=problems)
 
 
-def chosen_names(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Method]]]], list[str]]:
+def group_methods_by_axis(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Method]]]], list[str]]:
     """By axis the names and classes to list, and a line for each method of an installed package that cannot be had.
 
     Args:
@@ -48,29 +50,33 @@ def chosen_names(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Metho
         UserError: If it is neither.
     """
     from holdfast.axes.axis import AXES, BY_PLURAL
-    from holdfast.axes.own_class import plugins
-    from holdfast.axes.registry import find, home_of, names
-    from holdfast.core.spelling import nearest
+    from holdfast.axes.own_class import list_plugins
+    from holdfast.axes.registry import find_method, home_of, method_names
+    from holdfast.core.spelling import suggest_name
     from holdfast.errors import UserError
 
     if axis is not None and ":" in axis and (home := home_of(axis)):
-        return {home.plural: [(axis, find(home.plural, axis))]}, []
+        return {home.plural: [(axis, find_method(home.plural, axis))]}, []
     if axis is not None and axis not in BY_PLURAL:
-        raise UserError(f"{axis} is not an axis{nearest(axis, BY_PLURAL)}")
-    listed = {a.plural: [(n, find(a.plural, n)) for n in names(a.plural)] for a in AXES if axis in (None, a.plural)}
+        raise UserError(f"{axis} is not an axis{suggest_name(axis, BY_PLURAL)}")
+    methods_by_axis = {
+        a.plural: [(n, find_method(a.plural, n)) for n in method_names(a.plural)]
+        for a in AXES
+        if axis in (None, a.plural)
+    }
     problems = []
-    for name in plugins():
+    for name in list_plugins():
         try:
             home = home_of(name)
         except UserError as error:  # one broken package keeps nobody from the list
             problems.append(str(error))
             continue
-        some = listed.get(home.plural) if home else None
+        some = methods_by_axis.get(home.plural) if home else None
         if some is not None and home is not None and name not in dict(some):
-            some.append((name, find(home.plural, name)))
-    return listed, problems
+            some.append((name, find_method(home.plural, name)))
+    return methods_by_axis, problems
 
 
 def one_line(method: type[Method]) -> str:
     """The method's summary without the paper in brackets, which has a column of its own."""
-    return method.summary().rpartition(" [")[0].rstrip() or method.summary()
+    return method.summary_line().rpartition(" [")[0].rstrip() or method.summary_line()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, Verbose, open_session
 
 
 def report(
@@ -23,32 +23,32 @@ def report(
 
     Write report.html and the model card again from report.json (or compare.json), and print the result.
     """
-    with speaking(verbose, quiet, as_json) as ui:
+    with open_session(verbose, quiet, as_json) as ui:
         for directory in runs:
-            text, page = write_again(directory)
-            ui.result(text, directory=str(directory), page=str(page))
+            text, page = rewrite_report(directory)
+            ui.report_result(text, directory=str(directory), page=str(page))
 
 
-def write_again(directory: Path) -> tuple[str, Path]:
+def rewrite_report(directory: Path) -> tuple[str, Path]:
     """Rewrite the page of one directory; its printed summary and the page.
 
     Raises:
         UserError: If the directory holds no finished report.
     """
-    from holdfast.cli.render import comparison, summary
+    from holdfast.cli.render import format_comparison, format_report
     from holdfast.pipeline.damage import read_report
     from holdfast.pipeline.results import write_report
     from holdfast.report.html import render_compare, write_page
 
     page = directory / "report.html"
     if (directory / "compare.json").exists():
-        found = read_report(directory / "compare.json")
-        write_page(page, render_compare(found))
-        return comparison(found, directory), page
+        content = read_report(directory / "compare.json")
+        write_page(page, render_compare(content))
+        return format_comparison(content, directory), page
     if (directory / "report.json").exists():
-        found = read_report(directory / "report.json")
-        write_report(directory, found)
-        return summary(found, directory), page
+        content = read_report(directory / "report.json")
+        write_report(directory, content)
+        return format_report(content, directory), page
     from holdfast.errors import UserError
 
     if (directory / "resolved.yaml").exists():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, Verbose, speaking
+from holdfast.cli.common import AsJson, Quiet, Verbose, open_session
 
 
 def reproduce(
@@ -29,15 +29,15 @@ def reproduce(
     the claim held here, was refuted, or cannot be told, and why: by the paired difference of the arms against a stated
     margin. "Refuted" is a result too.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import reproduction
-        from holdfast.cli.text import table
-        from holdfast.lab.reproduce import available
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_reproduction
+        from holdfast.cli.text import format_table
+        from holdfast.lab.reproduce import list_claims
         from holdfast.lab.reproduce import reproduce as run_reproduction
 
         if name is None:
-            claims = available()
-            ui.result(table(list(claims.items()), ("name", "claim"), wrap=(1,)), claims=claims)
+            claims = list_claims()
+            ui.report_result(format_table(list(claims.items()), ("name", "claim"), wrap=(1,)), claims=claims)
             return
-        found = run_reproduction(name, seeds=seeds, out=out, ui=ui)
-        ui.result(reproduction(found), **found)
+        result = run_reproduction(name, seeds=seeds, out=out, ui=ui)
+        ui.report_result(format_reproduction(result), **result)

@@ -8,20 +8,20 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from holdfast.core.terminal import paint
+from holdfast.core.terminal import paint_text
 
 
-def width() -> int:
+def terminal_width() -> int:
     """Columns of the terminal, at most 120."""
     return min(120, shutil.get_terminal_size((100, 24)).columns)
 
 
-def cells(text: str) -> int:
+def display_width(text: str) -> int:
     """Terminal columns of a text (wide characters count two)."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
-def table(
+def format_table(
     rows: Sequence[Sequence[str]], head: Sequence[str] = (), right: Sequence[int] = (), wrap: Sequence[int] = ()
 ) -> str:
     """Aligned columns.
@@ -35,27 +35,29 @@ def table(
     every = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
     columns = max(map(len, every), default=0)
     every = [row + [""] * (columns - len(row)) for row in every]
-    sizes = [max(cells(row[i]) for row in every) for i in range(columns)]
-    while wrap and sum(sizes) + 2 * (columns - 1) > width():
+    sizes = [max(display_width(row[i]) for row in every) for i in range(columns)]
+    while wrap and sum(sizes) + 2 * (columns - 1) > terminal_width():
         widest = max(wrap, key=lambda i: sizes[i])
         if sizes[widest] <= 20:
             break
         sizes[widest] -= 1
     lines: list[str] = []
     for n, row in enumerate(every):
-        folded = [(textwrap.wrap(cell, sizes[i]) or [""]) if i in wrap else [cell] for i, cell in enumerate(row)]
-        for k in range(max(map(len, folded), default=0)):
-            parts = [_pad(cell[k] if k < len(cell) else "", sizes[i], i in right) for i, cell in enumerate(folded)]
+        cell_lines = [(textwrap.wrap(cell, sizes[i]) or [""]) if i in wrap else [cell] for i, cell in enumerate(row)]
+        for k in range(max(map(len, cell_lines), default=0)):
+            parts = [
+                _pad_cell(cell[k] if k < len(cell) else "", sizes[i], i in right) for i, cell in enumerate(cell_lines)
+            ]
             line = "  ".join(parts).rstrip()
-            lines.append(title(line) if head and n == 0 else line)
+            lines.append(format_title(line) if head and n == 0 else line)
     return "\n".join(lines)
 
 
-def _pad(cell: str, size: int, right: bool) -> str:
-    gap = " " * max(0, size - cells(cell))
+def _pad_cell(cell: str, size: int, right: bool) -> str:
+    gap = " " * max(0, size - display_width(cell))
     return gap + cell if right else cell + gap
 
 
-def title(text: str) -> str:
+def format_title(text: str) -> str:
     """A heading."""
-    return paint(text, "bold", sys.stdout)
+    return paint_text(text, "bold", sys.stdout)

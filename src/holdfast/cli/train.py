@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, again, speaking
+from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, open_session, rerun_command
 
 
 def train(
@@ -26,15 +26,15 @@ def train(
     Exit codes: 0 fine, 1 failed while running, 2 bad usage, recipe or data,
     3 the gate said no, 130 interrupted and resumable.
     """
-    with speaking(verbose, quiet, as_json) as ui:
-        from holdfast.cli.render import refuse_if_gated, resolution, summary
+    with open_session(verbose, quiet, as_json) as ui:
+        from holdfast.cli.render import format_report, print_recipe_notes, refuse_if_gated
         from holdfast.recipe.loader import read_recipe
 
-        resolved = read_recipe(recipe, settings or ())
-        resolution(resolved, ui, notes=False)
+        resolved_recipe = read_recipe(recipe, settings or ())
+        print_recipe_notes(resolved_recipe, ui, notes=False)
         from holdfast.pipeline.train import train as train_run
 
-        run = train_run(resolved, ui=ui, again=again(), restart=restart)
+        run = train_run(resolved_recipe, ui=ui, rerun_hint=rerun_command(), restart=restart)
         if run.report:  # only the first process of several has one
-            ui.result(summary(run.report, run.path), directory=str(run.path), report=run.report)
+            ui.report_result(format_report(run.report, run.path), directory=str(run.path), report=run.report)
             refuse_if_gated(run.report)

@@ -23,7 +23,7 @@ FEW = 8
 """Regular expressions that are tried one by one, to name the one at fault."""
 
 
-class TooMuch(Exception):
+class LimitExceeded(Exception):
     """A trial took more than it may; the text says of what, as in "takes more than 2 s to compute"."""
 
 
@@ -41,16 +41,16 @@ def run_bounded(script: Path, request: Any, packages: Iterable[str] = ()) -> Any
     limits = [str(SECONDS), str(BYTES), "\n".join(packages), str(script)]
     command = [sys.executable, "-I", "-S", str(CHILD), *limits]
     try:
-        done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=WAIT)
+        process = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=WAIT)
     except subprocess.TimeoutExpired:
-        raise TooMuch(f"does not end within {WAIT} s") from None
-    if done.returncode == 77:
-        raise TooMuch(f"takes more than {BYTES >> 20} MiB of memory")
-    if done.returncode < 0:
-        raise TooMuch(f"takes more than {SECONDS} s to compute")
-    if done.returncode:
-        raise RuntimeError(f"{script.name} failed: {done.stderr.decode(errors='replace').strip()}")
-    return json.loads(done.stdout)
+        raise LimitExceeded(f"does not end within {WAIT} s") from None
+    if process.returncode == 77:
+        raise LimitExceeded(f"takes more than {BYTES >> 20} MiB of memory")
+    if process.returncode < 0:
+        raise LimitExceeded(f"takes more than {SECONDS} s to compute")
+    if process.returncode:
+        raise RuntimeError(f"{script.name} failed: {process.stderr.decode(errors='replace').strip()}")
+    return json.loads(process.stdout)
 
 
 def find_slow_pattern(patterns: Sequence[str], texts: Sequence[str]) -> str | None:
@@ -64,7 +64,7 @@ def find_slow_pattern(patterns: Sequence[str], texts: Sequence[str]) -> str | No
     try:
         run_bounded(PATTERNS, {"patterns": suspects, "texts": list(texts)})
         return None
-    except TooMuch:
+    except LimitExceeded:
         if len(suspects) == 1:
             return suspects[0]
     few = suspects[:FEW]  # each takes as long as it may

@@ -20,7 +20,7 @@ class Event:
     time: float = field(default_factory=time.time)
 
     @classmethod
-    def kind(cls) -> str:
+    def kind_name(cls) -> str:
         """The name of this sort of event in `events.jsonl`: `step_finished` of StepFinished."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
@@ -28,18 +28,18 @@ class Event:
         """The event as one object of plain values; numbers that JSON does not have become null."""
         return {
             "time": round(self.time, 3),
-            "event": self.kind(),
-            **{part.name: _plain(getattr(self, part.name)) for part in fields(self) if part.name != "time"},
+            "event": self.kind_name(),
+            **{part.name: _to_plain_json(getattr(self, part.name)) for part in fields(self) if part.name != "time"},
         }
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _to_plain_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_to_plain_json(inner) for inner in value]
     return value
 
 
@@ -229,5 +229,5 @@ class RunInterrupted(Event):
 class Listener(Protocol):
     """Whoever wants to know what happens."""
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Take note of one event."""

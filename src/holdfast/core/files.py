@@ -20,9 +20,9 @@ from typing import Any
 
 SIDE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(\.partial|\.old)?", re.DOTALL)
 SEAL = "sha256.json"
-HASHED = 2**30
+HASHED_BYTES = 2**30
 """Bytes up to which a file is hashed whenever it is opened."""
-ABANDONED = 24 * 3600.0
+ABANDONED_SECONDS = 24 * 3600.0
 """Seconds after which a side file is nobody's, where it cannot be known whether its writer still runs."""
 
 
@@ -42,13 +42,13 @@ def fresh_file(path: Path, *, patience: float = 0.0) -> Iterator[Path]:
     """The side name of a file to write inside; after that it is synced and renamed, or removed if anything failed.
 
     Args:
-        patience: As `sweep` takes it.
+        patience: As `remove_leftovers` takes it.
     """
     side = side_name(path)
-    sweep(path.parent, path.name, patience=patience)
+    remove_leftovers(path.parent, path.name, patience=patience)
     try:
         yield side
-        _sync(side)
+        _sync_to_disk(side)
         os.replace(side, path)
     except BaseException:
         side.unlink(missing_ok=True)
@@ -64,24 +64,24 @@ def fresh_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
         replace: Whether it gives way; else what was made is dropped, as another process has made the same.
     """
     side, old = side_name(target, ".partial"), side_name(target, ".old")
-    sweep(target.parent, target.name)
-    remove(side)
+    remove_leftovers(target.parent, target.name)
+    remove_path(side)
     side.mkdir(parents=True)
     try:
         yield side
         for path in [*side.rglob("*"), side]:
-            _sync(path)
+            _sync_to_disk(path)
         if replace or not os.path.lexists(target):
-            _put(side, target, old)
+            _swap_directories(side, target, old)
     finally:
-        remove(side)
+        remove_path(side)
 
 
-def _put(side: Path, target: Path, old: Path) -> None:
+def _swap_directories(side: Path, target: Path, old: Path) -> None:
     """Let `side` take the place of what `target` names; if that fails, that stays."""
     there = os.path.lexists(target)
     if there:
-        remove(old)
+        remove_path(old)
         os.replace(target, old)
     try:
         os.replace(side, target)
@@ -89,28 +89,32 @@ def _put(side: Path, target: Path, old: Path) -> None:
         if there:
             os.replace(old, target)
         raise
-    remove(old)
+    remove_path(old)
 
 
-def seal(directory: Path) -> None:
+def seal_directory(directory: Path) -> None:
     """Write down how long each file of a directory is, and its SHA-256."""
     sizes = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(directory.iterdir())}
     (directory / SEAL).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether the files of a directory are still as `seal` found them; of very large ones only the length is known."""
-    known = read_json(directory / SEAL)
-    if not isinstance(known, dict) or not all(isinstance(v, list) and len(v) == 2 for v in known.values()):
+    """Whether the files of a directory are still as `seal_directory` found them; of very large ones only the length
+    is known.
+    """
+    entries = read_json(directory / SEAL)
+    if not isinstance(entries, dict) or not all(isinstance(v, list) and len(v) == 2 for v in entries.values()):
         return False
-    for name, (size, digest) in known.items():
+    for name, (size, digest) in entries.items():
         path = directory / name
-        if not path.is_file() or path.stat().st_size != size or (size <= HASHED and sha256_of(path) != digest):
+        if not path.is_file() or path.stat().st_size != size or (size <= HASHED_BYTES and sha256_of(path) != digest):
             return False
     return True
 
 
-def sweep(directory: Path, name: str | None = None, *, everyone: bool = False, patience: float = 0.0) -> None:
+def remove_leftovers(
+    directory: Path, name: str | None = None, *, everyone: bool = False, patience: float = 0.0
+) -> None:
     """Remove what killed processes left half written in a directory.
 
     Args:
@@ -121,25 +125,25 @@ def sweep(directory: Path, name: str | None = None, *, everyone: bool = False, p
     if not directory.is_dir():
         return
     for path in directory.glob(".*"):
-        found = SIDE.fullmatch(path.name)
+        match = SIDE.fullmatch(path.name)
         if (
-            found
-            and (name is None or found["name"] == name)
-            and (everyone or _abandoned(path, int(found["pid"]), patience))
+            match
+            and (name is None or match["name"] == name)
+            and (everyone or _is_abandoned(path, int(match["pid"]), patience))
         ):
-            remove(path)
+            remove_path(path)
 
 
-def _abandoned(path: Path, pid: int, patience: float) -> bool:
+def _is_abandoned(path: Path, pid: int, patience: float) -> bool:
     """Whether a side file has no writer any more; a number is used again, and says nothing of another machine."""
     try:
         age = time.time() - path.lstat().st_mtime
     except OSError:  # its writer has just renamed it
         return False
-    return age > ABANDONED or (age >= patience and not _runs(pid))
+    return age > ABANDONED_SECONDS or (age >= patience and not _process_exists(pid))
 
 
-def _runs(pid: int) -> bool:
+def _process_exists(pid: int) -> bool:
     """Whether there is a process of this number on this machine; this process has no part in what was left over."""
     if sys.platform == "win32":  # there, signal 0 is Ctrl-C
         return True
@@ -152,7 +156,7 @@ def _runs(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file, a link (not what it leads to) or a whole directory, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -170,16 +174,16 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; lines that hold none (torn, zeroed, joined with another) are passed over."""
     with path.open("rb") as handle:
         for line in handle:
             try:
-                found = json.loads(line)
+                value = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(found, dict):
-                yield found
+            if isinstance(value, dict):
+                yield value
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -192,7 +196,7 @@ def append_line(path: Path, value: Any) -> None:
         handle.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
 
 
-def cut_off(weights: Path) -> str:
+def describe_truncation(weights: Path) -> str:
     """What is wrong with the length of a safetensors file; "" where its header and its size agree."""
     size = weights.stat().st_size
     with weights.open("rb") as handle:
@@ -204,8 +208,8 @@ def cut_off(weights: Path) -> str:
             ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return "its header is damaged"
-    wanted = 8 + length + max(ends, default=0)
-    return "" if wanted == size else f"has {size:,} of {wanted:,} bytes"
+    full_size = 8 + length + max(ends, default=0)
+    return "" if full_size == size else f"has {size:,} of {full_size:,} bytes"
 
 
 def sha256_of(path: Path) -> str:
@@ -217,7 +221,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     """Bring a file, or the names in a directory, to the disk."""
     if path.is_symlink() or sys.platform == "win32":  # which syncs only what was opened for writing
         return
@@ -231,10 +235,10 @@ def _sync(path: Path) -> None:
 def link_tree(source: Path, target: Path) -> None:
     """The files of a folder at a second place, without a second copy where the disk can do that; all or nothing."""
     with fresh_directory(target) as side:
-        shutil.copytree(source, side, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(source, side, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
-def _link(source: str, target: str) -> None:
+def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

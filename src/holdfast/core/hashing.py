@@ -16,8 +16,8 @@ def tensor_fingerprint(model: PreTrainedModel | PeftModel) -> str:
     import torch
 
     # What saving writes into the configuration says nothing that class, names and dtypes of the weights do not.
-    written = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-    settings = {k: v for k, v in model.config.to_dict().items() if k not in written}
+    volatile_keys = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in volatile_keys}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

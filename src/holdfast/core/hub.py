@@ -25,7 +25,7 @@ FOLDERS = frozenset(
 """First parts of a name that are no user of the hub, but a folder that is not there."""
 
 
-def fetch(name: str, files: Sequence[str]) -> Path:
+def fetch_model(name: str, files: Sequence[str]) -> Path:
     """The local copy of a hub model.
 
     Args:
@@ -35,7 +35,9 @@ def fetch(name: str, files: Sequence[str]) -> Path:
         UserError: If `name` cannot be a model of the hub, or it cannot be fetched and is not in the cache.
     """
     if not HUB_NAME.fullmatch(name) or is_path(name):
-        raise UserError(f"{name}: no such folder; give that of a model, or a name on the hub (OWNER/NAME){_near(name)}")
+        raise UserError(
+            f"{name}: no such folder; give that of a model, or a name on the hub (OWNER/NAME){_suggest_folder(name)}"
+        )
     cache = f"the cache {constants.HF_HUB_CACHE}"
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
@@ -45,20 +47,21 @@ def fetch(name: str, files: Sequence[str]) -> Path:
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{name}: no such folder, and no such model on the hub{_near(name)}; if it is a private one: hf auth login"
+            f"{name}: no such folder, and no such model on the hub{_suggest_folder(name)}; if it is a private one: hf "
+            "auth login"
         ) from error
     except LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             raise UserError(
                 f"{name}: no such folder, and not in {cache}; the hub is not asked, because HF_HUB_OFFLINE is set"
-                f"{_near(name)}"
+                f"{_suggest_folder(name)}"
             ) from error
         raise UserError(
-            f"{name}: no such folder, not in {cache}, and the hub cannot be reached ({_reason(error)}); check the "
-            "name, or copy the model here and give its folder"
+            f"{name}: no such folder, not in {cache}, and the hub cannot be reached ({_innermost_reason(error)}); "
+            "check the name, or copy the model here and give its folder"
         ) from error
     except (OSError, HfHubHTTPError) as error:
-        raise UserError(f"{name}: cannot be fetched from the hub: {_reason(error)}") from error
+        raise UserError(f"{name}: cannot be fetched from the hub: {_innermost_reason(error)}") from error
 
 
 def is_path(name: str) -> bool:
@@ -67,7 +70,7 @@ def is_path(name: str) -> bool:
     return bool(slash) and (first in FOLDERS or Path(first).is_dir())
 
 
-def _near(name: str) -> str:
+def _suggest_folder(name: str) -> str:
     """ "; did you mean X?" for the folder with the most similar name beside the one that is missing."""
     folder = Path(name).expanduser().parent
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
@@ -75,7 +78,7 @@ def _near(name: str) -> str:
     return f"; did you mean {folder / close[0]}?" if close else ""
 
 
-def _reason(error: BaseException) -> str:
+def _innermost_reason(error: BaseException) -> str:
     """The innermost cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__

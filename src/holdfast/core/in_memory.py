@@ -41,7 +41,7 @@ def cached_rows(name: str) -> Path:
     return cache_home() / "memory" / f"{name.removeprefix(PREFIX)}.jsonl"
 
 
-def copy_in(directory: Path, name: str) -> Path:
+def copy_path(directory: Path, name: str) -> Path:
     """Where a run directory has its copy of rows."""
     return directory / f"rows-{name.removeprefix(PREFIX)}.jsonl"
 
@@ -58,25 +58,25 @@ def rows_path(name: str) -> Path:
     raise UserError(f"{name}: these rows were given from memory, and no copy is left; give them again")
 
 
-def offer_copies(directory: Path, given: Any) -> None:
+def offer_copies(directory: Path, recipe: Any) -> None:
     """Let the rows that a recipe of this run directory names be read from its copies."""
-    for name in names_in(given):
-        if (copy := copy_in(directory, name)).exists():
+    for name in names_in(recipe):
+        if (copy := copy_path(directory, name)).exists():
             _copies[name] = copy
 
 
-def keep_copies(directory: Path, given: Any) -> None:
+def keep_copies(directory: Path, recipe: Any) -> None:
     """Put copies of the rows that a recipe names into its run directory."""
-    for name in names_in(given):
-        copy = copy_in(directory, name)
+    for name in names_in(recipe):
+        copy = copy_path(directory, name)
         if not copy.exists():
             with fresh_file(copy) as side:
                 shutil.copyfile(rows_path(name), side)
 
 
-def names_in(given: Any) -> Iterator[str]:
+def names_in(recipe: Any) -> Iterator[str]:
     """The names of rows in a recipe's mapping, those of its stages too."""
-    for part in (given, *(given.get("stages") or ())) if isinstance(given, dict) else ():
+    for part in (recipe, *(recipe.get("stages") or ())) if isinstance(recipe, dict) else ():
         data = part.get("data") if isinstance(part, dict) else None
         for key in ("train", "test", "replay"):
             entries = data.get(key) if isinstance(data, dict) else None

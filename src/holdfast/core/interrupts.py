@@ -12,18 +12,18 @@ from typing import Any
 class _State:
     """How many pieces of work must not be cut, and whether somebody asked to stop during one of them."""
 
-    whole = 0
-    asked = False
+    depth = 0
+    stop_requested = False
 
 
-def interrupt(number: int, frame: Any) -> None:
+def handle_interrupt(number: int, frame: Any) -> None:
     """Stop as by Ctrl-C, at once or after the piece of work that must not be cut.
 
     Raises:
         KeyboardInterrupt: Wherever the program is.
     """
-    if _State.whole:
-        _State.asked = True
+    if _State.depth:
+        _State.stop_requested = True
         return
     raise KeyboardInterrupt
 
@@ -35,7 +35,7 @@ def as_interrupts() -> Iterator[None]:
         yield
         return
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.signal(number, handle_interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ def as_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def finishing() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Finish what is done inside before the program stops.
 
     Raises:
@@ -53,11 +53,11 @@ def finishing() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _State.whole += 1
+    _State.depth += 1
     try:
         yield
     finally:
-        _State.whole -= 1
-    if _State.asked and not _State.whole:
-        _State.asked = False
+        _State.depth -= 1
+    if _State.stop_requested and not _State.depth:
+        _State.stop_requested = False
         raise KeyboardInterrupt

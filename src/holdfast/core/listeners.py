@@ -19,8 +19,8 @@ from holdfast.core.events import (
     ResultGiven,
     Warned,
 )
-from holdfast.core.safe_text import CONTROL, printable
-from holdfast.core.terminal import paint, shown_text
+from holdfast.core.safe_text import CONTROL, make_printable
+from holdfast.core.terminal import paint_text, shown_text
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -42,37 +42,37 @@ class PlainLines:
 
     def __init__(self, err: IO[str], out: IO[str], *, quiet: bool = False) -> None:
         self.err, self.out, self.quiet = err, out, quiet
-        self._warned: set[str] = set()
-        self._printed = 0.0  # seconds into the phase
+        self._warnings: set[str] = set()
+        self._printed_at = 0.0  # seconds into the phase
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Write what there is to say of an event."""
         if isinstance(event, Warned):
-            if event.text not in self._warned:
-                self._warned.add(event.text)
-                self.write(self.err, f"{paint('warning:', 'yellow', self.err)} {event.text}")
+            if event.text not in self._warnings:
+                self._warnings.add(event.text)
+                self.write_line(self.err, f"{paint_text('warning:', 'yellow', self.err)} {event.text}")
         elif isinstance(event, ResultGiven):
             if event.text:
-                self.write(self.out, event.text)
+                self.write_line(self.out, event.text)
         elif isinstance(event, PhaseStarted):
-            self._printed = 0.0
-            self.show(event)
+            self._printed_at = 0.0
+            self.show_phase(event)
         elif self.quiet:
             return
         elif isinstance(event, LineWritten):
-            self.write(self.err, event.text)
+            self.write_line(self.err, event.text)
         elif isinstance(event, PhaseAdvanced):
-            self.show(event)
+            self.show_phase(event)
         elif isinstance(event, PhaseEnded) and (event.done > 0 or event.seconds >= 1.0):
-            self.write(self.err, sentence(event))
+            self.write_line(self.err, format_phase(event))
 
-    def show(self, event: PhaseStarted | PhaseAdvanced) -> None:
+    def show_phase(self, event: PhaseStarted | PhaseAdvanced) -> None:
         """Show how far a phase is."""
-        if isinstance(event, PhaseAdvanced) and event.seconds - self._printed >= PLAIN_SECONDS:
-            self._printed = event.seconds
-            self.write(self.err, sentence(event))
+        if isinstance(event, PhaseAdvanced) and event.seconds - self._printed_at >= PLAIN_SECONDS:
+            self._printed_at = event.seconds
+            self.write_line(self.err, format_phase(event))
 
-    def write(self, stream: IO[str], text: str) -> None:
+    def write_line(self, stream: IO[str], text: str) -> None:
         """Write a line."""
         print(shown_text(text, stream), file=stream, flush=True)
 
@@ -82,14 +82,14 @@ class LiveLine(PlainLines):
 
     _live: Live | None = None
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Write or show what there is to say of an event."""
         if isinstance(event, PhaseEnded) and self._live is not None:
             self._live.stop()  # the last state of a phase stays as a plain line
             self._live = None
-        super().on(event)
+        super().handle_event(event)
 
-    def show(self, event: PhaseStarted | PhaseAdvanced) -> None:
+    def show_phase(self, event: PhaseStarted | PhaseAdvanced) -> None:
         """Bring the live line up to date."""
         from rich.console import Console
         from rich.live import Live
@@ -98,12 +98,12 @@ class LiveLine(PlainLines):
         if self._live is None:
             self._live = Live(console=Console(file=self.err), refresh_per_second=8, transient=True)
             self._live.start()
-        self._live.update(Text(printable(sentence(event)), no_wrap=True, overflow="ellipsis"))
+        self._live.update(Text(make_printable(format_phase(event)), no_wrap=True, overflow="ellipsis"))
 
-    def write(self, stream: IO[str], text: str) -> None:
+    def write_line(self, stream: IO[str], text: str) -> None:
         """Write a line above the live one."""
         if self._live is None:
-            super().write(stream, text)
+            super().write_line(stream, text)
         else:
             from rich.text import Text
 
@@ -115,51 +115,56 @@ class JsonLines:
 
     def __init__(self, out: IO[str]) -> None:
         self.out = out
-        self._warned: set[str] = set()
-        self._printed = 0.0
+        self._warnings: set[str] = set()
+        self._printed_at = 0.0
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Write what there is to say of an event."""
         if isinstance(event, PhaseStarted):
-            self._printed = 0.0
-            self._write("phase", name=event.name, total=event.total)
+            self._printed_at = 0.0
+            self._write_object("phase", name=event.name, total=event.total)
         elif isinstance(event, PhaseAdvanced):
-            self._show(event)
+            self._show_progress(event)
         elif isinstance(event, LineWritten):
-            self._write("line", text=event.text)
-        elif isinstance(event, Warned) and event.text not in self._warned:
-            self._warned.add(event.text)
-            self._write("warning", text=event.text)
+            self._write_object("line", text=event.text)
+        elif isinstance(event, Warned) and event.text not in self._warnings:
+            self._warnings.add(event.text)
+            self._write_object("warning", text=event.text)
         elif isinstance(event, ResultGiven):
-            self._write("result", **event.data)
+            self._write_object("result", **event.data)
 
-    def _show(self, event: PhaseAdvanced) -> None:
-        if event.seconds - self._printed >= JSON_SECONDS or event.done == event.total:
-            self._printed = event.seconds
-            self._write(
+    def _show_progress(self, event: PhaseAdvanced) -> None:
+        if event.seconds - self._printed_at >= JSON_SECONDS or event.done == event.total:
+            self._printed_at = event.seconds
+            self._write_object(
                 "progress", phase=event.name, done=event.done, total=event.total, left=event.left,
-                **_flat(event.figures),
+                **_flatten_pairs(event.figures),
             )  # fmt: skip
 
-    def _write(self, event: str, /, **data: Any) -> None:
+    def _write_object(self, event: str, /, **data: Any) -> None:
         text = json.dumps({"event": event, **data}, ensure_ascii=False, default=str)
         # JSON escapes only some of what a terminal obeys; inside its strings the rest can be escaped likewise.
         text = CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
         print(shown_text(text, self.out), file=self.out, flush=True)
 
 
-def sentence(event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> str:
+def format_phase(event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> str:
     """How far a phase is, in one line: "step 120/480 25% | loss 1.21 | 12m left"."""
-    done = 0 if isinstance(event, PhaseStarted) else event.done
+    units = 0 if isinstance(event, PhaseStarted) else event.done
     figures = {} if isinstance(event, PhaseStarted) else event.figures
     count = (
-        f"{done:,}/{event.total:,} {100 * done // max(1, event.total)}%" if event.total else f"{done:,}" * bool(done)
+        f"{units:,}/{event.total:,} {100 * units // max(1, event.total)}%"
+        if event.total
+        else f"{units:,}" * bool(units)
     )
-    parts = [f"{event.name} {count}".strip(), *(show_value(key, figures[key]) for key in sorted(figures, key=_rank))]
+    parts = [
+        f"{event.name} {count}".strip(),
+        *(show_value(key, figures[key]) for key in sorted(figures, key=_display_rank)),
+    ]
     if isinstance(event, PhaseEnded):
-        parts.append(duration(event.seconds))
+        parts.append(format_duration(event.seconds))
     elif isinstance(event, PhaseAdvanced) and event.left is not None:
-        parts.append(f"{duration(event.left)} left")
+        parts.append(f"{format_duration(event.left)} left")
     return " | ".join(parts)
 
 
@@ -167,7 +172,7 @@ BITS = ("target_bits", "held_out", "text")
 """Figures on the live line that are bits, not points."""
 
 
-def _rank(key: str) -> int:
+def _display_rank(key: str) -> int:
     """Where a value stands on the line: results, then whatever else, then what it costs."""
     first = ("loss", "target", *BITS, "keep")
     return first.index(key) if key in first else {"tokens_per_second": 98, "memory_gib": 99}.get(key, 50)
@@ -188,7 +193,7 @@ def show_value(key: str, value: Any) -> str:
     return f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`8s`, `12m`, `1h 05m`."""
     if seconds < 90:
         return f"{seconds:.0f}s"
@@ -196,10 +201,10 @@ def duration(seconds: float) -> str:
     return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
-def _flat(shown: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_pairs(figures: Mapping[str, Any]) -> dict[str, Any]:
     """`(score, change)` as two JSON values."""
     out: dict[str, Any] = {}
-    for key, value in shown.items():
+    for key, value in figures.items():
         if isinstance(value, (tuple, list)) and len(value) == 2:
             out[key], out[f"{key}_delta"] = value
         else:

@@ -28,14 +28,15 @@ Mode = Literal["live", "plain", "json", "silent"]
 
 
 class Progress:
-    """The voice of a run: `phase`, then `advance`; `line`, `detail` and `warn` for sentences, `result` for the outcome.
+    """The voice of a run: `start_phase`, then `advance`; `write_line`, `write_detail` and `warn` for sentences,
+    `report_result` for the outcome.
 
     Each becomes an event; `emit` is for events that need no words.
 
     Args:
         mode: "live" (a terminal), "plain", "json", "silent": who listens at first; `for_terminal` chooses.
         quiet: Only warnings and results.
-        verbose: Also `detail`.
+        verbose: Also `write_detail`.
         err, out: Streams; default standard error and standard output.
         clock: Seconds, for tests.
     """
@@ -60,10 +61,10 @@ class Progress:
             self.listeners.append(JsonLines(out))
         elif mode != "silent":
             self.listeners.append((LiveLine if mode == "live" else PlainLines)(err, out, quiet=quiet))
-        self._begin("", None)
+        self._reset_phase("", None)
 
     @classmethod
-    def silent(cls) -> Progress:
+    def create_silent(cls) -> Progress:
         """Nobody listens until somebody is attached: for the Python API."""
         return cls("silent")
 
@@ -71,7 +72,7 @@ class Progress:
     def for_terminal(cls, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> Progress:
         """The mode that fits the streams, the environment and the rank of this process."""
         if int(os.environ.get("RANK", "0")) != 0:
-            return cls.silent()
+            return cls.create_silent()
         if as_json:
             return cls("json", quiet=quiet, verbose=verbose)
         live = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb") and not quiet
@@ -80,53 +81,54 @@ class Progress:
     def emit(self, event: Event) -> None:
         """Hand an event to everybody who listens."""
         for listener in tuple(self.listeners):
-            listener.on(event)
+            listener.handle_event(event)
 
-    def phase(self, name: str, total: int | None = None) -> None:
+    def start_phase(self, name: str, total: int | None = None) -> None:
         """A new stretch of work: what it is called, and how many units (steps, questions) it has, if known."""
-        self._end()
-        self._begin(name, total)
+        self._end_phase()
+        self._reset_phase(name, total)
         self.emit(PhaseStarted(name=name, total=total))
 
-    def advance(self, n: int = 1, **shown: Any) -> None:
-        """`n` units are done; `shown` values stay on the line until replaced.
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        """`n` units are done; `figures` values stay on the line until replaced.
 
         Known names: loss, target and keep (a score, or `(score, change)`), tokens_per_second, memory_gib; anything else
         is shown as `name value`.
         """
         self.done += n
-        self.shown.update({key: value for key, value in shown.items() if value is not None})
+        self.figures.update({key: value for key, value in figures.items() if value is not None})
         now = self._clock()
         self._first = self._first or (now, self.done)
         self.emit(
             PhaseAdvanced(
-                name=self.name, done=self.done, total=self.total, seconds=now - self._started, left=self._left(now),
-                figures=dict(self.shown),
+                name=self.name, done=self.done, total=self.total, seconds=now - self._started,
+                left=self._seconds_left(now),
+                figures=dict(self.figures),
             )
         )  # fmt: skip
 
-    def line(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """A sentence that stays."""
         self.emit(LineWritten(text=text))
 
-    def detail(self, text: str) -> None:
+    def write_detail(self, text: str) -> None:
         """A sentence for `-v`."""
         if self.verbose:
-            self.line(text)
+            self.write_line(text)
 
     def warn(self, text: str) -> None:
         """A warning, shown once however often it is given."""
         self.emit(Warned(text=text))
 
-    def result(self, text: str, /, **data: Any) -> None:
+    def report_result(self, text: str, /, **data: Any) -> None:
         """What came out, on standard output: `text` for people, `data` for machines."""
         self.close()
         self.emit(ResultGiven(text=text, data=data))
 
     def close(self) -> None:
         """End the phase; safe to call twice."""
-        self._end()
-        self._begin("", None)
+        self._end_phase()
+        self._reset_phase("", None)
 
     def __enter__(self) -> Progress:
         return self
@@ -136,9 +138,9 @@ class Progress:
     ) -> None:
         self.close()
 
-    def _begin(self, name: str, total: int | None) -> None:
+    def _reset_phase(self, name: str, total: int | None) -> None:
         self.name, self.total, self.done = name, total, 0
-        self.shown: dict[str, Any] = {}
+        self.figures: dict[str, Any] = {}
         self._started = self._clock()
         self._first = None
 
@@ -147,13 +149,13 @@ class Progress:
         if not self.name:
             return None
         seconds = self._clock() - self._started
-        return PhaseEnded(name=self.name, done=self.done, total=self.total, seconds=seconds, figures=dict(self.shown))
+        return PhaseEnded(name=self.name, done=self.done, total=self.total, seconds=seconds, figures=dict(self.figures))
 
-    def _end(self) -> None:
+    def _end_phase(self) -> None:
         if (event := self.phase_end()) is not None:
             self.emit(event)
 
-    def _left(self, now: float) -> float | None:
+    def _seconds_left(self, now: float) -> float | None:
         """Seconds until the phase is done, at its mean pace after the first step (slow, or a jump ahead)."""
         if not self.total or not self.done or self._first is None:
             return None

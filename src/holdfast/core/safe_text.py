@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from holdfast.errors import UserError
 
-HIDDEN = "***"
+HIDDEN_KEY = "***"
 """What stands for a key that was left out."""
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -28,14 +28,14 @@ KEY_NAMES = re.compile(r"key|token|secret|sig|auth|pass|cred|code", re.IGNORECAS
 """Parameters of an address whose value is hidden whatever it looks like."""
 
 
-def printable(text: str, *, one_line: bool = False) -> str:
+def make_printable(text: str, *, one_line: bool = False) -> str:
     """Replace every character that a terminal would obey.
 
     Args:
         one_line: Also line ends and tabs, in what is a part of a line (a key, a name, a server's message).
     """
-    shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
-    return re.sub(r"[\n\t\u2028\u2029]", "\N{REPLACEMENT CHARACTER}", shown) if one_line else shown
+    clean = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+    return re.sub(r"[\n\t\u2028\u2029]", "\N{REPLACEMENT CHARACTER}", clean) if one_line else clean
 
 
 def published_address(address: str) -> str:
@@ -48,8 +48,8 @@ def published_address(address: str) -> str:
     place, question, query = rest.lstrip("/").partition("#")[0].partition("?")
     host, slash, path = place.partition("/")
     user, at, server = host.rpartition("@")
-    user = user if not user or VARIABLE.fullmatch(user.rpartition(":")[2]) else HIDDEN
-    parts = "/".join(_published(part) for part in path.split("/"))
+    user = user if not user or VARIABLE.fullmatch(user.rpartition(":")[2]) else HIDDEN_KEY
+    parts = "/".join(_publish_part(part) for part in path.split("/"))
     parameters = "&".join(map(_published_parameter, query.split("&"))) if question else ""
     return f"{scheme}{colon}{slashes}{user}{at}{server}{slash}{parts}{question}{parameters}"
 
@@ -57,33 +57,33 @@ def published_address(address: str) -> str:
 def _published_parameter(text: str) -> str:
     name, equals, value = text.partition("=")
     if not equals:
-        return _published(name)
-    kept = VARIABLE.fullmatch(value) or not (KEY_NAMES.search(name) or _published(value) == HIDDEN)
-    return f"{name}={value if kept else HIDDEN}"
+        return _publish_part(name)
+    is_public = VARIABLE.fullmatch(value) or not (KEY_NAMES.search(name) or _publish_part(value) == HIDDEN_KEY)
+    return f"{name}={value if is_public else HIDDEN_KEY}"
 
 
-def _published(part: str) -> str:
-    """A part of a path as it is, if it is made of words that people choose; else `HIDDEN`."""
+def _publish_part(part: str) -> str:
+    """A part of a path as it is, if it is made of words that people choose; else `HIDDEN_KEY`."""
     plain = all(WORD.fullmatch(word) for word in re.split(r"[-_.:+~%]+", part) if word)
-    return part if VARIABLE.fullmatch(part) or (plain and not KEY_BEGINS.match(part)) else HIDDEN
+    return part if VARIABLE.fullmatch(part) or (plain and not KEY_BEGINS.match(part)) else HIDDEN_KEY
 
 
 def hide_keys(text: str) -> str:
     """Text with every address in it as `published_address` gives it."""
 
-    def shown(found: re.Match[str]) -> str:
-        address = found[0].rstrip(".,;:!?)]")  # of the sentence around it
-        return published_address(address) + found[0][len(address) :]
+    def replace_address(match: re.Match[str]) -> str:
+        address = match[0].rstrip(".,;:!?)]")  # of the sentence around it
+        return published_address(address) + match[0][len(address) :]
 
-    return ADDRESS.sub(shown, text)
+    return ADDRESS.sub(replace_address, text)
 
 
-def published(value: Any) -> Any:
+def hide_keys_in_data(value: Any) -> Any:
     """Plain data, such as a recipe's, in which every text that is an address is a published one."""
     if isinstance(value, dict):
-        return {key: published(inner) for key, inner in value.items()}
+        return {key: hide_keys_in_data(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(published(inner) for inner in value)
+        return type(value)(hide_keys_in_data(inner) for inner in value)
     return published_address(value) if isinstance(value, str) and ADDRESS.fullmatch(value) else value
 
 
@@ -93,33 +93,33 @@ def split_address(address: str, setting: str) -> SplitResult:
     Raises:
         UserError: If it is no http(s) address, a variable is missing, or its key was left out of a published recipe.
     """
-    shown = published_address(address)
+    display = published_address(address)
 
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
-            raise UserError(f"{setting}: the environment has no {found[1]}, which {shown} needs; export it")
-        return os.environ[found[1]]
+    def read_variable(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise UserError(f"{setting}: the environment has no {match[1]}, which {display} needs; export it")
+        return os.environ[match[1]]
 
-    if HIDDEN in address:
+    if HIDDEN_KEY in address:
         raise UserError(
-            f"{setting}: the key was left out of {shown} when this recipe was kept; give the whole address again, or "
+            f"{setting}: the key was left out of {display} when this recipe was kept; give the whole address again, or "
             "write ${NAME} in its place and export NAME"
         )
     try:
-        parts = urlsplit(VARIABLE.sub(value, address))
+        parts = urlsplit(VARIABLE.sub(read_variable, address))
         _ = parts.port
     except ValueError:
         parts = SplitResult("", "", "", "", "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{setting}: {shown} is not an address like http://localhost:8000/v1")
+        raise UserError(f"{setting}: {display} is not an address like http://localhost:8000/v1")
     return parts
 
 
-def unusable_texts(given: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], str]]:
+def unusable_texts(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], str]]:
     """Where plain data holds texts that no file or path of a run could hold, and what is wrong with each."""
-    if isinstance(given, (dict, list, tuple)):
-        items = given.items() if isinstance(given, dict) else enumerate(given)
+    if isinstance(data, (dict, list, tuple)):
+        items = data.items() if isinstance(data, dict) else enumerate(data)
         return [problem for key, value in items for problem in unusable_texts(value, (*path, key))]
-    if isinstance(given, str) and UNUSABLE.search(given):
+    if isinstance(data, str) and UNUSABLE.search(data):
         return [(path, "holds a NUL or half a character, which no file can keep; remove it")]
     return []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-INSTALLED = ("site-packages", "dist-packages")
+INSTALL_FOLDERS = ("site-packages", "dist-packages")
 """Folders that hold many packages, of which only the class's own is its source."""
 
 
@@ -30,7 +30,7 @@ def source_hash(cls: type) -> str:
         if file is not None:
             parts = [] if base.__module__ == "__main__" else base.__module__.split(".")
             root = (file.parent if file.name == "__init__.py" else file).parents[max(0, len(parts) - 1)]
-            _collect(file, root, top if root.name in INSTALLED else "", files)
+            _collect_files(file, root, top if root.name in INSTALL_FOLDERS else "", files)
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
@@ -45,24 +45,24 @@ def _file_of(cls: type) -> Path | None:
     return Path(file).resolve() if file and Path(file).is_file() else None
 
 
-def _collect(file: Path, root: Path, only: str, files: dict[str, bytes]) -> None:
+def _collect_files(file: Path, root: Path, only: str, files: dict[str, bytes]) -> None:
     """Add a file and all that it imports below `root`; `only`: the one top-level package looked at there."""
     name = file.relative_to(root).as_posix()
     if name in files:
         return
     files[name] = file.read_bytes()
     package = file.parent.relative_to(root).parts
-    for parts in _imports(files[name], package):
+    for parts in _parse_imports(files[name], package):
         if only and parts[:1] != (only,):
             continue
         for n in range(1, len(parts) + 1):  # importing a.b runs a/__init__.py as well
             stem = root.joinpath(*parts[:n])
-            for found in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"):
-                if found.is_file():
-                    _collect(found, root, only, files)
+            for candidate in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"):
+                if candidate.is_file():
+                    _collect_files(candidate, root, only, files)
 
 
-def _imports(text: bytes, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _parse_imports(text: bytes, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The dotted names that a file imports, inside functions too; of `from a import b` also a.b: it may be a module."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

@@ -11,7 +11,7 @@ MOST_NAMES = 1000
 """Names that are compared and shown."""
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def suggest_name(name: str, names: Iterable[str]) -> str:
     """ "; did you mean X?" for the closest of `names`, or the list of all when none is close."""
     names = sorted(names)
     near = difflib.get_close_matches(name, names[:MOST_NAMES], n=1, cutoff=0.6) if len(name) <= LONGEST_NAME else []

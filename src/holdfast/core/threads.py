@@ -25,7 +25,7 @@ def computes_on_cpu() -> bool:
 
 
 @contextmanager
-def one_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+def one_core_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of threads whose PyTorch operations stay on one core; this thread's own setting is kept."""
     import torch
 
@@ -37,7 +37,7 @@ def one_each(threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)  # a thread's setting is its own, but later threads would begin with it
 
 
-def share_memory() -> None:
+def tune_malloc() -> None:
     """Threads take memory from one heap, where glibc is the allocator; to be called before there are any.
 
     It gives threads heaps of their own, and what one has freed another cannot use: training on two cores then takes a

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from holdfast.data.rows import LazyRows, Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import UserError
 
 
@@ -24,26 +24,26 @@ class Mixture(LazyRows):
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint([rows_fingerprint(self.rows), rows_fingerprint(self.replay_rows), self.order.tolist()])
+        return fingerprint_json([fingerprint_rows(self.rows), fingerprint_rows(self.replay_rows), self.order.tolist()])
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def _place(self, index: int) -> Row:
+    def _read_at(self, index: int) -> Row:
         return self.rows[index] if index >= 0 else replace(self.replay_rows[-index - 1], origin="replay")
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return Mixture(self.rows, self.replay_rows, self.order[index])
 
-    def _row(self, index: int) -> Row:
-        return self._place(int(self.order[index]))
+    def _read_row(self, index: int) -> Row:
+        return self._read_at(int(self.order[index]))
 
     def __iter__(self) -> Iterator[Row]:
         for index in self.order.tolist():
-            yield self._place(index)
+            yield self._read_at(index)
 
 
-def mix(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Rows:
+def mix_replay(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Rows:
     """All `rows`, with `replay_rows` spread among them at random so that they make up `share` of the result.
 
     Args:
@@ -61,11 +61,11 @@ def mix(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Rows:
         raise UserError("data.replay.path: there are no rows to replay")
     random = np.random.default_rng((seed, 0x4D1))
     rounds = -(-count // len(replay_rows)) if count else 0
-    drawn = np.concatenate([np.zeros(0, np.int64), *(random.permutation(len(replay_rows)) for _ in range(rounds))])[
-        :count
-    ]
+    replay_indices = np.concatenate(
+        [np.zeros(0, np.int64), *(random.permutation(len(replay_rows)) for _ in range(rounds))]
+    )[:count]
     order = np.empty(len(rows) + count, dtype=np.int64)
     place = np.zeros(len(order), dtype=np.bool_)
     place[random.permutation(len(order))[:count]] = True
-    order[place], order[~place] = -drawn - 1, np.arange(len(rows))
+    order[place], order[~place] = -replay_indices - 1, np.arange(len(rows))
     return Mixture(rows, replay_rows, order)

@@ -38,7 +38,7 @@ class Column:
     default: float | None = None
     each: bool = False
 
-    def of(self, row: Row, where: str) -> float:
+    def value_of(self, row: Row, where: str) -> float:
         """Its value in a row, which errors call `where`.
 
         Raises:
@@ -50,28 +50,28 @@ class Column:
             if self.default is None:
                 raise UserError(f"{where} has no {self.name}, but the objective needs one in every row; add it")
             return self.default
-        return self._number(value, where, self.name)
+        return self._check_number(value, where, self.name)
 
-    def of_each(self, row: Row, where: str, count: int) -> list[float]:
+    def values_of(self, row: Row, where: str, count: int) -> list[float]:
         """Its values for the `count` sequences of a row: with `each` their own, else the row's.
 
         Raises:
-            UserError: As `of`, or if there are not as many.
+            UserError: As `value_of`, or if there are not as many.
         """
         if not self.each:
-            return [self.of(row, where)] * count
+            return [self.value_of(row, where)] * count
         values = row.meta.get(self.name)
         if not isinstance(values, list) or len(values) != count:
             raise UserError(f"{where} has no {self.name} for its {count} answers; give a list of as many numbers")
-        return [self._number(value, where, f"{self.name}[{i}]") for i, value in enumerate(values)]
+        return [self._check_number(value, where, f"{self.name}[{i}]") for i, value in enumerate(values)]
 
-    def _number(self, value: Any, where: str, name: str) -> float:
+    def _check_number(self, value: Any, where: str, name: str) -> float:
         if self.truth:
             if not isinstance(value, bool):
-                raise UserError(f"{where}: {name} is {_short(value)}, not true or false; mend it")
+                raise UserError(f"{where}: {name} is {_shorten_value(value)}, not true or false; mend it")
             return TRUE if value else FALSE
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{where}: {name} is {_short(value)}, not a number; mend it")
+            raise UserError(f"{where}: {name} is {_shorten_value(value)}, not a number; mend it")
         if not self.low <= value <= self.high:
             raise UserError(
                 f"{where}: {name} {value:g} is not between {self.low:g} and {self.high:g}; rescale the column"
@@ -79,7 +79,7 @@ class Column:
         return float(value)
 
 
-def _short(value: object) -> str:
+def _shorten_value(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LIMIT else f"{text[:LIMIT]}..."
 
@@ -111,7 +111,7 @@ class RowShape:
     cuttable: ClassVar[bool] = True
     looks_on: ClassVar[bool] = False
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         """The conversations of a row, each with the answer that is trained last (`with_last_answer`).
 
         Args:
@@ -122,15 +122,15 @@ class RowShape:
         """
         raise NotImplementedError
 
-    def check(self, row: Row, where: str) -> int:
+    def count_sequences(self, row: Row, where: str) -> int:
         """How many sequences a row has.
 
         Raises:
             UserError: If it is not of this shape.
         """
-        return len(self.sequences(row, where, row))
+        return len(self.build_sequences(row, where, row))
 
-    def prepare(self, rows: Rows) -> Rows:
+    def prepare_rows(self, rows: Rows) -> Rows:
         """The rows before they are split into sequences; as they are, if a shape has nothing to add to them."""
         return rows
 
@@ -153,7 +153,7 @@ class AnswerShape(RowShape):
     name: ClassVar[str] = "answer"
     whole: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         answer_of(row, where)
         return [row.messages]
 
@@ -171,7 +171,7 @@ class SingleShape(RowShape):
     name: ClassVar[str] = "single"
     unpairs: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         return [with_last_answer(row, answer_of(row, where))]
 
 
@@ -182,7 +182,7 @@ class PairShape(RowShape):
     needs: ClassVar[str] = "pairs (chosen, rejected)"
     takes_pairs: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         if row.chosen is None or row.rejected is None:
             raise UserError(f"{where} has no chosen and rejected answer, but the objective compares them; add them")
         if row.chosen == row.rejected:
@@ -197,8 +197,8 @@ class TripleShape(PairShape):
     needs: ClassVar[str] = "pairs with a gold answer"
     lab_form: ClassVar[Literal["answer", "triple", "choices"]] = "triple"
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
-        both = super().sequences(row, where, before)
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        both = super().build_sequences(row, where, before)
         if row.answer is None:
             raise UserError(f"{where} has no gold answer beside chosen and rejected; add a column gold, or use cpo")
         return [*both, with_last_answer(row, row.answer)]
@@ -211,7 +211,7 @@ class GroupShape(RowShape):
     needs: ClassVar[str] = "several scored answers"
     takes_pairs: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         answers = row.meta.get("answers")
         if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(text, str) for text in answers):
             raise UserError(
@@ -220,9 +220,9 @@ class GroupShape(RowShape):
             )
         return [with_last_answer(row, text) for text in answers]
 
-    def prepare(self, rows: Rows) -> Rows:
+    def prepare_rows(self, rows: Rows) -> Rows:
         """A pair is a group of two."""
-        return RowMap(rows, _grouped)
+        return RowMap(rows, _pair_as_group)
 
 
 class ChoicesShape(RowShape):
@@ -233,7 +233,7 @@ class ChoicesShape(RowShape):
     columns: ClassVar[tuple[str, ...]] = ("choices",)
     lab_form: ClassVar[Literal["answer", "triple", "choices"]] = "choices"
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         choices, right = row.meta.get("choices"), row.meta.get("right", row.reference)
         if not isinstance(choices, list) or not isinstance(right, int) or not 0 <= right < len(choices):
             raise UserError(f"{where} has no choices with the index of the right one; add columns choices and answer")
@@ -249,7 +249,7 @@ class ShiftedShape(RowShape):
     unpairs: ClassVar[bool] = True
     looks_on: ClassVar[bool] = True
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         others = answer_of(before, f"the row before {where}")
         return [with_last_answer(row, answer_of(row, where)), with_last_answer(row, others)]
 
@@ -261,11 +261,11 @@ class TaughtShape(RowShape):
     columns: ClassVar[tuple[str, ...]] = ("context",)
     cuttable: ClassVar[bool] = False  # or one answer is cut at two places
 
-    def sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
         answer = answer_of(row, where)
         context = row.meta.get("context", "")
         if not isinstance(context, str):
-            raise UserError(f"{where}: context is {_short(context)}, not text; mend it")
+            raise UserError(f"{where}: context is {_shorten_value(context)}, not text; mend it")
         taught = replace(row, messages=[dict(m) for m in row.messages])
         if context:
             question = taught.prompt[-1]
@@ -303,7 +303,7 @@ def with_last_answer(row: Row, text: str) -> list[Message]:
     return [*prompt, {"role": "assistant", "content": text}]
 
 
-def conversations(
+def build_conversations(
     shard: Sequence[Row], start: int, kind: Kind, prompts: Sequence[str] = ()
 ) -> Iterator[list[list[Message]]]:
     """The conversations of each row of a shard that begins with row number `start` + 1, in the order of their roles.
@@ -315,18 +315,18 @@ def conversations(
     """
     shape = shape_of(kind)
     for index, row in enumerate(shard):
-        plain = shape.sequences(row, f"row {start + index + 1}", shard[index - 1])
-        yield [*plain, *(_under(prompt, one) for prompt in prompts for one in plain)]
+        plain = shape.build_sequences(row, f"row {start + index + 1}", shard[index - 1])
+        yield [*plain, *(_add_system_prompt(prompt, one) for prompt in prompts for one in plain)]
 
 
-def _under(prompt: str, messages: list[Message]) -> list[Message]:
+def _add_system_prompt(prompt: str, messages: list[Message]) -> list[Message]:
     """The conversation with a system prompt before its own."""
     own = messages[0] if messages[0]["role"] == "system" else None
     text = f"{prompt}\n{own['content']}" if own else prompt
     return [{"role": "system", "content": text}, *messages[1 if own else 0 :]]
 
 
-class Unpaired(LazyRows):
+class UnpairedRows(LazyRows):
     """Pairs as two rows each: chosen with label true; after all of these, rejected with label false.
 
     `meta.score_chosen` and `meta.score_rejected` become the rows' scores.
@@ -338,7 +338,7 @@ class Unpaired(LazyRows):
     def __len__(self) -> int:
         return 2 * len(self.rows)
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -350,11 +350,11 @@ class Unpaired(LazyRows):
             id=f"{row.id}-{'chosen' if good else 'rejected'}",
         )  # fmt: skip
 
-    def _part(self, index: slice) -> Rows:
-        return [self._row(i) for i in range(*index.indices(len(self)))]
+    def _take_slice(self, index: slice) -> Rows:
+        return [self._read_row(i) for i in range(*index.indices(len(self)))]
 
 
-def _grouped(row: Row) -> Row:
+def _pair_as_group(row: Row) -> Row:
     """A pair without other scored answers as two of them; of scores 1 and 0, if it has none."""
     if row.chosen is None or row.rejected is None or isinstance(row.meta.get("scores"), list):
         return row
@@ -370,16 +370,16 @@ def rows_for(kind: Kind, columns: Sequence[Column], rows: Rows) -> Rows:
     """
     shape = shape_of(kind)
     apart = not shape.takes_pairs and takes_pairs(shape, columns) and len(rows) and rows[0].chosen is not None
-    return Unpaired(rows) if apart else shape.prepare(rows)
+    return UnpairedRows(rows) if apart else shape.prepare_rows(rows)
 
 
 def takes_pairs(kind: Kind, columns: Sequence[Column]) -> bool:
     """Whether an objective trains on pairs: as they are, or taken apart into answers that are judged."""
-    shape, judged = shape_of(kind), {column.name for column in columns} & {"label", "score"}
-    return shape.takes_pairs or (shape.unpairs and bool(judged))
+    shape, verdict_columns = shape_of(kind), {column.name for column in columns} & {"label", "score"}
+    return shape.takes_pairs or (shape.unpairs and bool(verdict_columns))
 
 
-def require(row: Row, where: str, kind: Kind, columns: Sequence[Column]) -> None:
+def check_row(row: Row, where: str, kind: Kind, columns: Sequence[Column]) -> None:
     """Check that an objective can take a row; errors call it `where`.
 
     Raises:
@@ -387,6 +387,6 @@ def require(row: Row, where: str, kind: Kind, columns: Sequence[Column]) -> None
     """
     shape = shape_of(kind)
     for one in rows_for(shape, columns, [row]):
-        count = shape.check(one, where)
+        count = shape.count_sequences(one, where)
         for column in columns:
-            column.of_each(one, where, count)
+            column.values_of(one, where, count)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.core.files import fresh_directory, seal
-from holdfast.data.rows import LazyRows, Row, Rows, fingerprint
+from holdfast.core.files import fresh_directory, seal_directory
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json
 
 
 class RowFile(LazyRows):
@@ -65,12 +65,12 @@ class RowFile(LazyRows):
     def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
         """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
         with fresh_directory(directory) as side:
-            cls._fill(rows, side)
-            seal(side)
+            cls._write_files(rows, side)
+            seal_directory(side)
         return cls.open(directory)
 
     @staticmethod
-    def _fill(rows: Iterable[Row], side: Path) -> None:
+    def _write_files(rows: Iterable[Row], side: Path) -> None:
         lengths, keys, digest = [0], [], hashlib.sha256()
         with (side / "rows.jsonl").open("wb") as handle:
             for row in rows:
@@ -86,10 +86,10 @@ class RowFile(LazyRows):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return RowView(self, np.arange(len(self))[index])
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index = index % len(self)
@@ -116,17 +116,17 @@ class RowView(LazyRows):
 
     @property
     def fingerprint(self) -> str:
-        known = getattr(self.rows, "fingerprint", None)
-        base = known if isinstance(known, str) else [row.to_json() for row in self.rows]
-        return fingerprint([base, hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()])
+        own_fingerprint = getattr(self.rows, "fingerprint", None)
+        base = own_fingerprint if isinstance(own_fingerprint, str) else [row.to_json() for row in self.rows]
+        return fingerprint_json([base, hashlib.sha256(self.indices.astype(np.int64).tobytes()).hexdigest()])
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return RowView(self.rows, self.indices[index])
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         return self.rows[int(self.indices[index])]
 
     def __iter__(self) -> Iterator[Row]:
@@ -143,7 +143,7 @@ def prompt_key(row: Row) -> int:
 
 def prompt_keys(rows: Rows) -> np.ndarray:
     """`prompt_key` of each row, uint64 [rows]."""
-    known = getattr(rows, "keys", None)
-    if isinstance(known, np.ndarray):
-        return known
+    keys = getattr(rows, "keys", None)
+    if isinstance(keys, np.ndarray):
+        return keys
     return np.array([prompt_key(row) for row in rows], dtype=np.uint64)

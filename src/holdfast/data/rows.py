@@ -49,7 +49,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if not self.id:
-            self.id = fingerprint([self.messages, self.chosen, self.rejected])[:16]
+            self.id = fingerprint_json([self.messages, self.chosen, self.rejected])[:16]
 
     @property
     def prompt(self) -> list[Message]:
@@ -73,12 +73,12 @@ class Row:
     @property
     def beginning(self) -> str:
         """How its last question begins (of a text its own first words): what a reader of a message can search for."""
-        asked = [message for message in self.messages if message["role"] == "user"] or self.messages
-        line = " ".join(str(asked[-1]["content"]).split())
+        questions = [message for message in self.messages if message["role"] == "user"] or self.messages
+        line = " ".join(str(questions[-1]["content"]).split())
         return line if len(line) <= BEGINNING else f"{line[: BEGINNING - 1]}…"
 
     @property
-    def replayed(self) -> bool:
+    def is_replayed(self) -> bool:
         """Whether it is a general row that was mixed in to be rehearsed."""
         return self.origin == "replay"
 
@@ -116,20 +116,20 @@ class Row:
         return cls(**data)
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint_json(value: Any) -> str:
     """SHA-256 of a JSON-able value, independent of key order: the name of rows, data sets and settings in caches."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def rows_fingerprint(rows: Iterable[Row]) -> str:
+def fingerprint_rows(rows: Iterable[Row]) -> str:
     """Fingerprint of an ordered collection of rows; a disk-backed one knows its own."""
-    known = getattr(rows, "fingerprint", None)
-    if isinstance(known, str):
-        return known
+    own_fingerprint = getattr(rows, "fingerprint", None)
+    if isinstance(own_fingerprint, str):
+        return own_fingerprint
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(fingerprint(row.to_json()).encode())
+        digest.update(fingerprint_json(row.to_json()).encode())
     return digest.hexdigest()
 
 
@@ -138,19 +138,21 @@ Rows = Sequence[Row]
 
 
 class LazyRows(Sequence[Row]):
-    """Rows that are made as they are read: a subclass says how one is made (`_row`) and what a slice is (`_part`)."""
+    """Rows that are made as they are read: a subclass says how one is made (`_read_row`) and what a slice is
+    (`_take_slice`).
+    """
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
     def __getitem__(self, index: slice) -> Rows: ...
     def __getitem__(self, index: int | slice) -> Row | Rows:
-        return self._part(index) if isinstance(index, slice) else self._row(index)
+        return self._take_slice(index) if isinstance(index, slice) else self._read_row(index)
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         raise NotImplementedError
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         raise NotImplementedError
 
 
@@ -163,10 +165,10 @@ class RowMap(LazyRows):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         return self.change(self.rows[index])
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return RowMap(self.rows[index], self.change)
 
     def __iter__(self) -> Iterator[Row]:
@@ -188,10 +190,10 @@ class RowSelection(LazyRows):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         return self.change(self.rows[self.indices[index]])
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return RowSelection(self.rows, self.indices[index], self.change)
 
     def __iter__(self) -> Iterator[Row]:

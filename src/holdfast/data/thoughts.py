@@ -44,13 +44,13 @@ class Reply:
     Args:
         thought: What it thought, without the marks; "" where it did not think.
         answer: What it says after the thought; the whole text where it did not think, "" where the thought never ended.
-        ended: Whether the thought, if there is one, came to an end.
+        has_ended: Whether the thought, if there is one, came to an end.
         marks: Opening and closing mark of the thought, `None` where there is none.
     """
 
     thought: str
     answer: str
-    ended: bool = True
+    has_ended: bool = True
     marks: tuple[str, str] | None = None
 
 
@@ -65,7 +65,7 @@ def split_thought(text: str) -> Reply:
     """
     marks = opened_by(text)
     if marks is None:
-        marks = next(((begin, end) for begin, end in MARKS if end in STRAY and _closes(text, begin, end)), None)
+        marks = next(((begin, end) for begin, end in MARKS if end in STRAY and _closes_thought(text, begin, end)), None)
         if marks is None:
             return Reply("", text)
         body = text
@@ -73,10 +73,10 @@ def split_thought(text: str) -> Reply:
         body = text.lstrip()[len(marks[0]) :]
     thoughts: list[str] = []
     while True:
-        thought, closed, rest = body.partition(marks[1])
+        thought, separator, rest = body.partition(marks[1])
         thoughts.append(without_turn(thought).strip())
-        if not closed:
-            return Reply("\n\n".join(thoughts), "", ended=False, marks=marks)
+        if not separator:
+            return Reply("\n\n".join(thoughts), "", has_ended=False, marks=marks)
         following = rest.lstrip()
         if not following.startswith(marks[0]):
             return Reply("\n\n".join(filter(None, thoughts)), without_blank_lines(rest), marks=marks)
@@ -106,7 +106,7 @@ def opened_by(text: str) -> tuple[str, str] | None:
     return next(((begin, end) for begin, end in MARKS if start.startswith(begin)), None)
 
 
-def _closes(text: str, begin: str, end: str) -> bool:
+def _closes_thought(text: str, begin: str, end: str) -> bool:
     """Whether a closing mark stands in the text with no opening one before it."""
     at = text.find(end)
     return at >= 0 and begin not in text[:at]

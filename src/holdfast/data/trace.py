@@ -9,7 +9,7 @@ from typing import Any
 from holdfast.data.rows import Row
 
 
-def record(row: Row, name: str, source: Row, attempts: Sequence[Mapping[str, Any]] = (), **more: Any) -> Row:
+def record_decision(row: Row, name: str, source: Row, attempts: Sequence[Mapping[str, Any]] = (), **more: Any) -> Row:
     """`row` with this decision appended to its trace.
 
     An entry holds `curator`, `origin` (of the answer now in the row), `source` (id of the row it came from), `gold`

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.evaluation.statistics.paired import Run
-from holdfast.evaluation.task import Item, TaskInfo
+from holdfast.evaluation.statistics.paired import MeasuredRun
+from holdfast.evaluation.task import ItemResult, TaskInfo
 
 QUESTIONS = 3
 """Questions shown of a task."""
@@ -14,7 +14,7 @@ TASKS = 4
 """Tasks shown: the targets, then the kept tasks on which most verdicts differ."""
 
 
-def side_by_side(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+def collect_answers(runs: Mapping[str, MeasuredRun]) -> list[dict[str, Any]]:
     """The part `answers` of compare.json: a few questions whose verdicts differ, with everybody's answer.
 
     Args:
@@ -24,30 +24,30 @@ def side_by_side(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
         "passed"}`, the base's first, its method "base". Questions on which the methods differ most come first.
     """
     first = next(iter(runs.values()))
-    shown = []
+    entries = []
     for task in first.tasks:
         info = task.info
         if info.kind in ("generate", "choice") and all(info.name in run.tuned for run in runs.values()):
-            questions = _questions(info, first, runs)
-            shown.append((info.role != "target", -len(questions), questions[:QUESTIONS]))
-    shown.sort(key=lambda entry: entry[:2])
-    return [question for *_, questions in shown[:TASKS] for question in questions]
+            questions = _collect_questions(info, first, runs)
+            entries.append((info.role != "target", -len(questions), questions[:QUESTIONS]))
+    entries.sort(key=lambda entry: entry[:2])
+    return [question for *_, questions in entries[:TASKS] for question in questions]
 
 
-def _questions(info: TaskInfo, first: Run, runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+def _collect_questions(info: TaskInfo, first: MeasuredRun, runs: Mapping[str, MeasuredRun]) -> list[dict[str, Any]]:
     """Every question of a task on which a verdict differs, the most divided first."""
     tuned = {method: {item.id: item for item in run.tuned[info.name]} for method, run in runs.items()}
-    found = []
+    entries = []
     for item in first.base[info.name]:
         answers = {"base": item, **{method: items[item.id] for method, items in tuned.items() if item.id in items}}
-        passed = sum(answer.passed for answer in answers.values())
-        if 0 < passed < len(answers):
-            found.append((-min(passed, len(answers) - passed), _question(info, item, answers)))
-    found.sort(key=lambda entry: entry[0])
-    return [question for _, question in found]
+        n_passed = sum(answer.passed for answer in answers.values())
+        if 0 < n_passed < len(answers):
+            entries.append((-min(n_passed, len(answers) - n_passed), _build_question(info, item, answers)))
+    entries.sort(key=lambda entry: entry[0])
+    return [question for _, question in entries]
 
 
-def _question(info: TaskInfo, item: Item, answers: Mapping[str, Item]) -> dict[str, Any]:
+def _build_question(info: TaskInfo, item: ItemResult, answers: Mapping[str, ItemResult]) -> dict[str, Any]:
     return {
         "task": info.name, "role": info.role, "id": item.id, "prompt": item.prompt, "reference": item.reference,
         "answers": [

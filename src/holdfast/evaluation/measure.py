@@ -9,43 +9,43 @@ from typing import Any
 import numpy as np
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.data.batching.batches import Encoded
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.data.batching.batches import EncodedSequence
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
-from holdfast.evaluation.results_store import Store
+from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.subject import (
-    Subject,
+    EvaluatedModel,
     as_text,
-    asked,
     begin_of_text,
-    fit,
-    measurement,
-    need,
-    sampling_of,
+    build_sampling_params,
+    cut_to_context,
+    format_prompt,
+    measurement_fingerprint,
+    require_part,
+    rewrite_prompt,
     score_sequences,
-    shown,
 )
-from holdfast.evaluation.task import Item, Task
-from holdfast.evaluation.tasks.multiple_choice import choice_tokens, decide
-from holdfast.evaluation.tasks.perplexity import windows
+from holdfast.evaluation.task import ItemResult, Task
+from holdfast.evaluation.tasks.multiple_choice import decide_choice, encode_choice
+from holdfast.evaluation.tasks.perplexity import cut_windows
 from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, UNFIT, thought_extra
-from holdfast.models.loading import evaluating
+from holdfast.models.loading import eval_mode
 
 
-def measure(task: Task, subject: Subject, **options: Any) -> list[Item]:
+def measure_task(task: Task, subject: EvaluatedModel, **options: Any) -> list[ItemResult]:
     """`measure_all` for one task."""
     return measure_all([task], subject, **options)[task.name]
 
 
 def measure_all(
     tasks: Sequence[Task],
-    subject: Subject,
+    subject: EvaluatedModel,
     *,
-    store: Store | None = None,
-    shared: Store | None = None,
+    store: ResultsStore | None = None,
+    baselines: ResultsStore | None = None,
     progress: Callable[[int], Any] | None = None,
-) -> dict[str, list[Item]]:
+) -> dict[str, list[ItemResult]]:
     """The items of every task, in the order of its rows.
 
     Args:
@@ -53,64 +53,72 @@ def measure_all(
             that its batch stays full.
         subject: The model.
         store: `eval/<when>` of the run: measurements found there are not made again, new ones are written at once.
-        shared: The baselines of all runs (`shared_store()`), for the untouched model.
-        progress: Called with the number of items finished, which add up to `items_in(tasks)`.
+        baselines: The baselines of all runs (`shared_store()`), for the untouched model.
+        progress: Called with the number of items finished, which add up to `count_items(tasks)`.
     """
     names = [task.name for task in tasks]
     if twice := [name for name in set(names) if names.count(name) > 1]:
         raise UserError(f"evaluate: two tasks are called {sorted(twice)[0]}; rename one of the files")
     tick = progress or (lambda n: None)
-    prints = {task.name: measurement(task, subject) for task in tasks}
-    found: dict[str, list[Item]] = {}
+    prints = {task.name: measurement_fingerprint(task, subject) for task in tasks}
+    items_by_task: dict[str, list[ItemResult]] = {}
     for task in tasks:
-        items = _known(task, prints[task.name], subject, store, shared)
+        items = _find_stored_items(task, prints[task.name], subject, store, baselines)
         if items is not None:
-            found[task.name] = items
+            items_by_task[task.name] = items
             tick(len(task.rows))
-    with _quiet(subject):
-        for task, items in _measure([t for t in tasks if t.name not in found], subject, tick):
-            found[task.name] = items
-            tensors = subject.recorded.tensors() if _is_reference(task, subject) and subject.recorded else None
-            for place in filter(None, (store, shared)):
-                place.write(task, prints[task.name], items, tensors)
-    return {name: found[name] for name in names}
+    with _evaluation_mode(subject):
+        for task, items in _measure_each([t for t in tasks if t.name not in items_by_task], subject, tick):
+            items_by_task[task.name] = items
+            tensors = (
+                subject.own_reference.to_tensors() if _is_reference(task, subject) and subject.own_reference else None
+            )
+            for place in filter(None, (store, baselines)):
+                place.write_items(task, prints[task.name], items, tensors)
+    return {name: items_by_task[name] for name in names}
 
 
-def items_in(tasks: Sequence[Task]) -> int:
+def count_items(tasks: Sequence[Task]) -> int:
     """How much `progress` of `measure_all` will add up to."""
     return sum(len(task.rows) for task in tasks)
 
 
-def _is_reference(task: Task, subject: Subject) -> bool:
+def _is_reference(task: Task, subject: EvaluatedModel) -> bool:
     """Whether measuring the task makes the subject the reference of the models it will be compared with."""
     return task.kind == "probe" and subject.reference is None
 
 
-def _known(task: Task, key: str, subject: Subject, store: Store | None, shared: Store | None) -> list[Item] | None:
-    """The items of a measurement that one of the stores holds; of a base's probe also the reference (`recorded`)."""
-    for place in filter(None, (store, shared)):
-        items, tensors = place.read(task, key), None
+def _find_stored_items(
+    task: Task, key: str, subject: EvaluatedModel, store: ResultsStore | None, baselines: ResultsStore | None
+) -> list[ItemResult] | None:
+    """The items of a measurement that one of the stores holds; of a base's probe also the reference
+    (`own_reference`).
+    """
+    for place in filter(None, (store, baselines)):
+        items, tensors = place.read_items(task, key), None
         if items is not None and _is_reference(task, subject):
             from holdfast.evaluation.tasks.probe import Reference
 
-            if (tensors := place.tensors(task, key)) is None:
+            if (tensors := place.read_tensors(task, key)) is None:
                 continue
-            subject.recorded = Reference.of(key, items, tensors)
-        if items is not None and place is shared and store:
-            store.write(task, key, items, tensors)  # so that the run directory is whole without the cache
+            subject.own_reference = Reference.from_tensors(key, items, tensors)
+        if items is not None and place is baselines and store:
+            store.write_items(task, key, items, tensors)  # so that the run directory is whole without the cache
         if items is not None:
             return items
     return None
 
 
 @contextlib.contextmanager
-def _quiet(subject: Subject) -> Iterator[None]:
+def _evaluation_mode(subject: EvaluatedModel) -> Iterator[None]:
     """No dropout and no gradients while measuring in the middle of training."""
-    with evaluating(subject.policy.model) if subject.policy is not None else contextlib.nullcontext():
+    with eval_mode(subject.policy.model) if subject.policy is not None else contextlib.nullcontext():
         yield
 
 
-def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]) -> Iterator[tuple[Task, list[Item]]]:
+def _measure_each(
+    tasks: Sequence[Task], subject: EvaluatedModel, tick: Callable[[int], Any]
+) -> Iterator[tuple[Task, list[ItemResult]]]:
     """Each task with its items as soon as they are known; scored tasks first, because they are quick."""
     by_settings: dict[str, list[Task]] = {}
     for task in tasks:
@@ -124,120 +132,137 @@ def _measure(tasks: Sequence[Task], subject: Subject, tick: Callable[[int], Any]
 
             yield task, measure_probe(task, subject, tick)
         elif task.kind == "generate":
-            by_settings.setdefault(sampling_of(task).model_dump_json(), []).append(task)
+            by_settings.setdefault(build_sampling_params(task).model_dump_json(), []).append(task)
         else:
-            yield task, SCORED[task.kind](task, subject)
+            yield task, WITHOUT_SAMPLING[task.kind](task, subject)
             tick(len(task.rows))
     for group in by_settings.values():
-        yield from _generate(group, subject, tick)
+        yield from _measure_generation(group, subject, tick)
 
 
-def _generate(group: Sequence[Task], subject: Subject, tick: Callable[[int], Any]) -> Iterator[tuple[Task, list[Item]]]:
+def _measure_generation(
+    group: Sequence[Task], subject: EvaluatedModel, tick: Callable[[int], Any]
+) -> Iterator[tuple[Task, list[ItemResult]]]:
     requests = [Request(f"eval/{task.name}/{row.id}", row.prompt) for task in group for row in task.rows]
     if len({request.key for request in requests}) != len(requests):
         raise RunError("two questions of one task have the same id; build tasks with evaluation.tasks")
-    drawn = need(subject.draw, "sampling engine")(requests, sampling_of(group[0]), lambda sample: tick(1))
+    samples_by_key = require_part(subject.draw, "sampling engine")(
+        requests, build_sampling_params(group[0]), lambda sample: tick(1)
+    )
     for task in group:
-        samples = [drawn[f"eval/{task.name}/{row.id}"][0] for row in task.rows]
-        answers = [Answer(row.prompt, s.text, row.gold) for row, s in zip(task.rows, samples, strict=True)]
-        verdicts = subject.judge(need(task.judge, "judge"), answers)
-        yield task, [_judged(row, s, v) for row, s, v in zip(task.rows, samples, verdicts, strict=True)]
+        samples = [samples_by_key[f"eval/{task.name}/{row.id}"][0] for row in task.rows]
+        answers = [JudgeRequest(row.prompt, s.text, row.gold) for row, s in zip(task.rows, samples, strict=True)]
+        verdicts = subject.judge(require_part(task.judge, "judge"), answers)
+        yield task, [_build_judged_item(row, s, v) for row, s, v in zip(task.rows, samples, verdicts, strict=True)]
 
 
-def _judged(row: Row, sample: Sample, verdict: Verdict) -> Item:
-    told, extra = verdict.outcome != "unreadable", thought_extra(sample)
+def _build_judged_item(row: Row, sample: Sample, verdict: Verdict) -> ItemResult:
+    is_readable, extra = verdict.outcome != "unreadable", thought_extra(sample)
     reason = f"the thought did not end; {verdict.reason}" if extra.get(THOUGHT) == UNENDED else verdict.reason
     if sample.finish == "length" and not sample.tokens:
         extra, reason = extra | {UNFIT: True}, "the prompt does not fit into the model's context"
-    return Item(
-        id=row.id, prompt=shown(row.prompt), response=sample.text, reference=as_text(row.gold),
-        score=verdict.score if told else 0.0, passed=verdict.passed and told, stopped=sample.finish == "stop",
-        tokens=sample.tokens - sample.thought_tokens, reason=reason, unreadable=not told, extra=extra,
+    return ItemResult(
+        id=row.id, prompt=format_prompt(row.prompt), response=sample.text, reference=as_text(row.gold),
+        score=verdict.score if is_readable else 0.0, passed=verdict.passed and is_readable,
+        stopped=sample.finish == "stop",
+        tokens=sample.tokens - sample.thought_tokens, reason=reason, unreadable=not is_readable, extra=extra,
     )  # fmt: skip
 
 
-def _choice(task: Task, subject: Subject) -> list[Item]:
-    encoded: list[Encoded] = []
+def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
+    sequences: list[EncodedSequence] = []
     owners: list[int] = []
     for number, row in enumerate(task.rows):
         for choice in row.meta["choices"]:
-            encoded.append(fit(choice_tokens(subject.chat, subject.prompt(list(row.prompt)), choice, number), subject))
+            sequences.append(
+                cut_to_context(encode_choice(subject.chat, subject.prompt(list(row.prompt)), choice, number), subject)
+            )
             owners.append(number)
-    logps = np.array(score_sequences(encoded, subject))
-    found = []
+    logps = np.array(score_sequences(sequences, subject))
+    items = []
     for number, row in enumerate(task.rows):
         mine = np.flatnonzero(np.array(owners) == number)
-        picked, score, passed = decide(logps[mine], row.meta["choices"], row.gold, task.meta.get("normalise", "none"))
+        best, score, is_right = decide_choice(
+            logps[mine], row.meta["choices"], row.gold, task.meta.get("normalise", "none")
+        )
         right = row.gold if isinstance(row.gold, list) else [int(i == row.gold) for i in range(len(mine))]
-        found.append(
-            Item(
+        items.append(
+            ItemResult(
                 id=row.id,
-                prompt=shown(row.prompt),
-                response=row.meta["choices"][picked],
+                prompt=format_prompt(row.prompt),
+                response=row.meta["choices"][best],
                 reference=" | ".join(c for c, ok in zip(row.meta["choices"], right, strict=True) if ok),
                 score=score,
-                passed=passed,
+                passed=is_right,
                 stopped=True,
-                tokens=int(encoded[mine[picked]].trained.sum()),
+                tokens=int(sequences[mine[best]].label_mask.sum()),
                 reason="log-likelihoods " + ", ".join(f"{v:.2f}" for v in logps[mine]),
             )
         )
-    return found
+    return items
 
 
-def _text(task: Task, subject: Subject) -> list[Item]:
+def _measure_text(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     """Log-likelihood of plain text: all its bytes, the first token being predicted from what begins a text."""
     tokenizer, begin = subject.chat.tokenizer, begin_of_text(subject.chat)
-    encoded: list[Encoded] = []
+    sequences: list[EncodedSequence] = []
     for number, row in enumerate(task.rows):
         ids = [*begin, *tokenizer(row.answer, add_special_tokens=False, verbose=False)["input_ids"]]
-        encoded.extend(windows(ids, subject.window, number))
-    totals, tokens = _per_row(encoded, subject, len(task.rows))
+        sequences.extend(cut_windows(ids, subject.window, number))
+    totals, tokens = _sum_per_row(sequences, subject, len(task.rows))
     return [
-        Item(row.id, row.answer or "", "", "", score=float(logp), passed=True, stopped=True, tokens=int(n))
+        ItemResult(row.id, row.answer or "", "", "", score=float(logp), passed=True, stopped=True, tokens=int(n))
         for row, logp, n in zip(task.rows, totals, tokens, strict=True)
         if n
     ]
 
 
-def _per_row(encoded: Sequence[Encoded], subject: Subject, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _sum_per_row(
+    sequences: Sequence[EncodedSequence], subject: EvaluatedModel, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihood in nats and number of scored tokens of each row, [rows] both, summed over its pieces."""
     totals, tokens = np.zeros(rows), np.zeros(rows, dtype=int)
-    for piece, logp in zip(encoded, score_sequences(encoded, subject), strict=True):
+    for piece, logp in zip(sequences, score_sequences(sequences, subject), strict=True):
         totals[piece.row] += logp
-        tokens[piece.row] += int(piece.trained.sum())
+        tokens[piece.row] += int(piece.label_mask.sum())
     return totals, tokens
 
 
-def _answers(task: Task, subject: Subject) -> list[Item]:
+def _measure_answers(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     """Log-likelihood of the rows' own answers: the very tokens that training would have as labels."""
     parts = [
-        (number, asked(part, subject))
+        (number, rewrite_prompt(part, subject))
         for number, row in enumerate(task.rows)
-        for part in subject.chat.unrolled(row.messages)
+        for part in subject.chat.unroll_answers(row.messages)
     ]
     both = subject.chat.encode_many([part for _, part in parts], [f"row {task.rows[number].id}" for number, _ in parts])
-    encoded = [
-        fit(Encoded(ids=np.asarray(ids, dtype=np.int32), trained=np.asarray(trained, dtype=bool), row=number), subject)
-        for (number, _), (ids, trained) in zip(parts, both, strict=True)
+    sequences = [
+        cut_to_context(
+            EncodedSequence(
+                ids=np.asarray(ids, dtype=np.int32), label_mask=np.asarray(label_mask, dtype=bool), row=number
+            ),
+            subject,
+        )
+        for (number, _), (ids, label_mask) in zip(parts, both, strict=True)
     ]
-    totals, tokens = _per_row(encoded, subject, len(task.rows))
-    found = []
+    totals, tokens = _sum_per_row(sequences, subject, len(task.rows))
+    items = []
     for row, logp, n in zip(task.rows, totals, tokens, strict=True):
         answers = [m["content"] for m in row.messages if m["role"] == "assistant" and m.get("weight", 1) != 0]
         if n:
-            found.append(
-                Item(
-                    row.id, shown(row.prompt), "", as_text(row.answer), score=float(logp), passed=True, stopped=True,
-                    tokens=int(n), bytes=max(1, sum(len(text.encode("utf-8", "surrogatepass")) for text in answers)),
+            items.append(
+                ItemResult(
+                    row.id, format_prompt(row.prompt), "", as_text(row.answer), score=float(logp), passed=True,
+                    stopped=True, tokens=int(n),
+                    bytes=max(1, sum(len(text.encode("utf-8", "surrogatepass")) for text in answers)),
                 )
             )  # fmt: skip
-    return found
+    return items
 
 
-SCORED: dict[str, Callable[[Task, Subject], list[Item]]] = {
-    "choice": _choice,
-    "perplexity": _text,
-    "held_out": _answers,
+WITHOUT_SAMPLING: dict[str, Callable[[Task, EvaluatedModel], list[ItemResult]]] = {
+    "choice": _measure_choices,
+    "perplexity": _measure_text,
+    "held_out": _measure_answers,
 }
 """How tasks are measured that need no sampling."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.files import read_json, replace_file
-from holdfast.core.interrupts import finishing
+from holdfast.core.interrupts import defer_interrupts
 from holdfast.errors import UserError
-from holdfast.evaluation.task import UNITS, Item, Task, TaskInfo
+from holdfast.evaluation.task import UNITS, ItemResult, Task, TaskInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +25,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast").expanduser()
 
 
-def shared_store() -> Store:
+def shared_store() -> ResultsStore:
     """The store of baselines that all runs share, with files named by fingerprint."""
-    return Store(cache_dir() / "eval", keyed=True)
+    return ResultsStore(cache_dir() / "eval", by_fingerprint=True)
 
 
-class Store:
+class ResultsStore:
     """The directory `eval/<when>`: `TASK.jsonl` holds one item a line, `TASK.json` what was measured.
 
     The second file is written last and holds the hash of the first: a measurement cut off by a crash is no measurement.
@@ -38,46 +38,48 @@ class Store:
 
     Args:
         directory: Made when something is written.
-        keyed: Put the measurement's fingerprint into the file names (for a directory shared by many models).
+        by_fingerprint: Put the measurement's fingerprint into the file names (for a directory shared by many models).
     """
 
-    def __init__(self, directory: str | Path, *, keyed: bool = False) -> None:
+    def __init__(self, directory: str | Path, *, by_fingerprint: bool = False) -> None:
         self.directory = Path(directory)
-        self.keyed = keyed
+        self.by_fingerprint = by_fingerprint
 
-    def path(self, task: str, fingerprint: str = "") -> Path:
+    def items_path(self, task: str, fingerprint: str = "") -> Path:
         """File of a task's items."""
-        end = f"-{fingerprint[:24]}" if self.keyed else ""
+        end = f"-{fingerprint[:24]}" if self.by_fingerprint else ""
         return self.directory / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', task)}{end}.jsonl"
 
-    def read(self, task: Task, fingerprint: str) -> list[Item] | None:
+    def read_items(self, task: Task, fingerprint: str) -> list[ItemResult] | None:
         """The items of exactly this measurement, or `None` when it has to be made."""
-        path = self.path(task.name, fingerprint)
-        found = _load(path)
-        if found is None or found[0]["fingerprint"] != fingerprint:
+        path = self.items_path(task.name, fingerprint)
+        measurement = _read_measurement(path)
+        if measurement is None or measurement[0]["fingerprint"] != fingerprint:
             return None
-        if not self.keyed and found[0]["task"] != asdict(task.info):  # another role; the figures are the same
-            replace_file(path.with_suffix(".json"), json.dumps({**found[0], "task": asdict(task.info)}))
-        return found[1]
+        if not self.by_fingerprint and measurement[0]["task"] != asdict(
+            task.info
+        ):  # another role; the figures are the same
+            replace_file(path.with_suffix(".json"), json.dumps({**measurement[0], "task": asdict(task.info)}))
+        return measurement[1]
 
-    def tensors(self, task: Task, fingerprint: str) -> dict[str, Tensor] | None:
+    def read_tensors(self, task: Task, fingerprint: str) -> dict[str, Tensor] | None:
         """The numbers kept beside the items of exactly this measurement, or `None` when they are not there."""
         from safetensors.torch import load
 
-        path = self.path(task.name, fingerprint)
-        found, file = _load(path), path.with_suffix(".safetensors")
-        if found is None or found[0]["fingerprint"] != fingerprint or not file.exists():
+        path = self.items_path(task.name, fingerprint)
+        measurement, file = _read_measurement(path), path.with_suffix(".safetensors")
+        if measurement is None or measurement[0]["fingerprint"] != fingerprint or not file.exists():
             return None
         data = file.read_bytes()
-        return load(data) if hashlib.sha256(data).hexdigest() == found[0].get("tensors") else None
+        return load(data) if hashlib.sha256(data).hexdigest() == measurement[0].get("tensors") else None
 
-    def write(
-        self, task: Task, fingerprint: str, items: list[Item], tensors: Mapping[str, Tensor] | None = None
+    def write_items(
+        self, task: Task, fingerprint: str, items: list[ItemResult], tensors: Mapping[str, Tensor] | None = None
     ) -> None:
         """Keep a finished measurement, with numbers beside its items where the task has some."""
-        path = self.path(task.name, fingerprint)
+        path = self.items_path(task.name, fingerprint)
         text = "".join(json.dumps(item.to_json(), ensure_ascii=False) + "\n" for item in items)
-        header = {"task": asdict(task.info), "n": len(items), "fingerprint": fingerprint, "sha256": _sha256(text)}
+        header = {"task": asdict(task.info), "n": len(items), "fingerprint": fingerprint, "sha256": _hash_text(text)}
         data = b""
         if tensors is not None:
             from safetensors.torch import save
@@ -86,39 +88,41 @@ class Store:
             header["tensors"] = hashlib.sha256(data).hexdigest()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            patience = 60.0 if self.keyed else 0.0  # processes of other machines and containers may write here too
-            with finishing():
+            patience = (
+                60.0 if self.by_fingerprint else 0.0
+            )  # processes of other machines and containers may write here too
+            with defer_interrupts():
                 if tensors is not None:
                     replace_file(path.with_suffix(".safetensors"), data, patience=patience)
                 replace_file(path, text, patience=patience)
                 replace_file(path.with_suffix(".json"), json.dumps(header), patience=patience)
         except OSError as error:
-            hint = "; set HOLDFAST_CACHE to a directory that can be written" if self.keyed else ""
+            hint = "; set HOLDFAST_CACHE to a directory that can be written" if self.by_fingerprint else ""
             raise UserError(f"{path}: cannot be written ({error.strerror}){hint}") from error
 
-    def load(self) -> dict[str, tuple[TaskInfo, list[Item]]]:
+    def read_measurements(self) -> dict[str, tuple[TaskInfo, list[ItemResult]]]:
         """Every finished measurement of the directory, by task name."""
-        found = {}
+        measurements = {}
         for path in sorted(self.directory.glob("*.jsonl")):
-            loaded = _load(path)
-            if loaded is not None:
-                info = TaskInfo(**loaded[0]["task"])
-                found[info.name] = (info, loaded[1])
-        return found
+            measurement = _read_measurement(path)
+            if measurement is not None:
+                info = TaskInfo(**measurement[0]["task"])
+                measurements[info.name] = (info, measurement[1])
+        return measurements
 
 
-def _load(path: Path) -> tuple[dict[str, Any], list[Item]] | None:
+def _read_measurement(path: Path) -> tuple[dict[str, Any], list[ItemResult]] | None:
     """What was measured and its items; `None` where either file is missing or damaged, so that it is measured again."""
-    known = read_json(path.with_suffix(".json"))
-    whole = isinstance(known, dict) and isinstance(known.get("fingerprint"), str) and _is_info(known.get("task"))
+    header = read_json(path.with_suffix(".json"))
+    whole = isinstance(header, dict) and isinstance(header.get("fingerprint"), str) and _is_info(header.get("task"))
     if not whole or not path.exists():
         return None
     data = path.read_bytes()
-    if known.get("sha256") != hashlib.sha256(data).hexdigest():
+    if header.get("sha256") != hashlib.sha256(data).hexdigest():
         return None
     text = data.decode()
     # Not splitlines(): answers may hold other Unicode line separators.
-    return known, [Item.from_json(json.loads(line)) for line in text.split("\n") if line]
+    return header, [ItemResult.from_json(json.loads(line)) for line in text.split("\n") if line]
 
 
 def _is_info(task: Any) -> bool:
@@ -132,5 +136,5 @@ def _is_info(task: Any) -> bool:
     )
 
 
-def _sha256(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

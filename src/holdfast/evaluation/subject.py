@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from holdfast.axes.engine import Draw, SamplingParams
-from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.axes.engine import SampleFn, SamplingParams
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import name_of, source_of
-from holdfast.data.batching.areas import by_area
-from holdfast.data.batching.batches import Encoded, padded_batch
-from holdfast.data.rows import Message, fingerprint, rows_fingerprint
+from holdfast.data.batching.areas import group_by_area
+from holdfast.data.batching.batches import EncodedSequence, collate_padded
+from holdfast.data.rows import Message, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.evaluation.task import Task
-from holdfast.models.loading import evaluating
+from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ VERSION = 1
 """Part of every measurement's fingerprint; raised when the way of measuring changes."""
 
 
-def judge_with_itself(judge: Judge, answers: Sequence[Answer]) -> list[Verdict]:
+def judge_without_engine(judge: Judge, answers: Sequence[JudgeRequest]) -> list[Verdict]:
     """Verdicts of a judge that needs no engine."""
     return judge.judge_all(answers)
 
@@ -57,7 +57,7 @@ class Likelihood(Protocol):
     def token_logps(self, batch: Batch) -> Tensor:
         """Log-probabilities [N] of the labels."""
 
-    def greedy(self, batch: Batch, where: Tensor) -> Tensor:
+    def greedy_tokens(self, batch: Batch, where: Tensor) -> Tensor:
         """The likeliest next token [M] after the flat positions `where` [M]."""
 
     def over_vocabulary(self, batch: Batch, score: Callable[[Tensor, slice], Tensor]) -> Tensor:
@@ -65,16 +65,17 @@ class Likelihood(Protocol):
 
 
 @dataclass(slots=True)
-class Subject:
+class EvaluatedModel:
     """A model under measurement.
 
     Args:
-        model: Fingerprint of its weights (`models.Loaded.fingerprint`); measurements are stored under it.
+        model: Fingerprint of its weights (`models.LoadedModel.fingerprint`); measurements are stored under it.
         chat: Its tokenizer and template.
         draw: Answers prompts (`drawing(engine)`, or a journal's `draw`, which survives a kill); `None` when no task
             samples.
         policy: Its log-probabilities; `None` when all tasks are "generate".
-        prompt: The conversation that is asked in the place of another (`Decoder.prompt`); `draw` does so by itself.
+        prompt: The conversation that is asked in the place of another (`Decoder.transform_prompt`); `draw` does so by
+            itself.
         judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
         width: Most tokens of a perplexity window; the model's context if that is shorter.
         micro_tokens: Tokens of one forward pass, padding included.
@@ -82,17 +83,17 @@ class Subject:
 
     model: str
     chat: Chat
-    draw: Draw | None = None
+    draw: SampleFn | None = None
     policy: Likelihood | None = None
     prompt: Callable[[list[Message]], list[Message]] = list
-    judge: Callable[[Judge, Sequence[Answer]], list[Verdict]] = judge_with_itself
+    judge: Callable[[Judge, Sequence[JudgeRequest]], list[Verdict]] = judge_without_engine
     width: int = 1024
     micro_tokens: int = 8192
     extra: dict[str, Any] = field(default_factory=dict)
     """Anything else the figures depend on (precision, adapter state); part of the fingerprint."""
     reference: Reference | None = None
     """What the base did on the probe; `None` for the base itself."""
-    recorded: Reference | None = None
+    own_reference: Reference | None = None
     """What `measure_all` learned of a base on the probe: the reference of those it is compared with."""
 
     @property
@@ -102,19 +103,19 @@ class Subject:
 
 
 def precision_of(model: Model) -> dict[str, Any]:
-    """What `Subject.extra` says of a model's precision: nothing for fp32."""
+    """What `EvaluatedModel.extra` says of a model's precision: nothing for fp32."""
     dtype = str(model.dtype).removeprefix("torch.")
     return {} if dtype == "float32" else {"dtype": dtype}
 
 
-def need(part: T | None, name: str) -> T:
+def require_part(part: T | None, name: str) -> T:
     """The part of a subject, or an error that it is missing."""
     if part is None:
         raise RunError(f"this task cannot be measured without a {name}")
     return part
 
 
-def measurement(task: Task, subject: Subject) -> str:
+def measurement_fingerprint(task: Task, subject: EvaluatedModel) -> str:
     """Fingerprint of everything the items depend on: weights, template, questions, judge, settings."""
     how: Any = None
     if task.kind == "perplexity":
@@ -125,7 +126,7 @@ def measurement(task: Task, subject: Subject) -> str:
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}
     settings = [VERSION, task.kind, how, meta, judge_identity(task.judge), subject.extra]
-    return fingerprint([subject.model, subject.chat.fingerprint, rows_fingerprint(task.rows), settings])
+    return fingerprint_json([subject.model, subject.chat.fingerprint, fingerprint_rows(task.rows), settings])
 
 
 def judge_identity(judge: Judge | None) -> Any:
@@ -137,7 +138,7 @@ def judge_identity(judge: Judge | None) -> Any:
     return [name_of(judge), JUDGES, judge.identity, own]
 
 
-def sampling_of(task: Task) -> SamplingParams:
+def build_sampling_params(task: Task) -> SamplingParams:
     """Greedy, as far as the task allows."""
     return SamplingParams(
         max_tokens=task.max_tokens,
@@ -146,7 +147,7 @@ def sampling_of(task: Task) -> SamplingParams:
     )
 
 
-def shown(prompt: Sequence[Message]) -> str:
+def format_prompt(prompt: Sequence[Message]) -> str:
     """A prompt as one text for reports: the question alone, or the turns with their roles."""
     if len(prompt) == 1:
         return as_text(prompt[0]["content"])
@@ -158,24 +159,24 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def fit(sequence: Encoded, subject: Subject) -> Encoded:
+def cut_to_context(sequence: EncodedSequence, subject: EvaluatedModel) -> EncodedSequence:
     """The sequence with its beginning cut off where it is longer than the model's context."""
     limit = context_of(subject)
     if limit is None or len(sequence.ids) <= limit:
         return sequence
-    trained = sequence.trained[-limit:].copy()
-    trained[0] = False
-    return Encoded(ids=sequence.ids[-limit:], trained=trained, row=sequence.row)
+    label_mask = sequence.label_mask[-limit:].copy()
+    label_mask[0] = False
+    return EncodedSequence(ids=sequence.ids[-limit:], label_mask=label_mask, row=sequence.row)
 
 
-def asked(messages: Sequence[Message], subject: Subject) -> list[Message]:
+def rewrite_prompt(messages: Sequence[Message], subject: EvaluatedModel) -> list[Message]:
     """A conversation that ends in an answer, asked as the subject asks it."""
     return [*subject.prompt(list(messages[:-1])), messages[-1]]
 
 
-def context_of(subject: Subject) -> int | None:
+def context_of(subject: EvaluatedModel) -> int | None:
     """Tokens that fit into the model; `None` where it has no limit."""
-    config = need(subject.policy, "policy").config.get_text_config()
+    config = require_part(subject.policy, "policy").config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
@@ -185,23 +186,23 @@ def begin_of_text(chat: Chat) -> list[int]:
     return [begin if begin is not None else end if end is not None else min(chat.stop_ids)]
 
 
-def score_sequences(encoded: Sequence[Encoded], subject: Subject) -> list[float]:
+def score_sequences(sequences: Sequence[EncodedSequence], subject: EvaluatedModel) -> list[float]:
     """Log-likelihood in nats of the `trained` tokens of each sequence, in the order given."""
-    policy = need(subject.policy, "policy")
-    found = [0.0] * len(encoded)
-    with evaluating(policy.model):
-        for sequence in encoded:
+    policy = require_part(subject.policy, "policy")
+    scores = [0.0] * len(sequences)
+    with eval_mode(policy.model):
+        for sequence in sequences:
             subject.chat.refuse_unknown(sequence.ids)
-        for numbers in by_area(encoded, subject.micro_tokens):
-            batch = batch_of([encoded[i] for i in numbers], subject)
+        for numbers in group_by_area(sequences, subject.micro_tokens):
+            batch = build_batch([sequences[i] for i in numbers], subject)
             logps = policy.token_logps(batch).cpu().double().numpy()  # [N]
             sums = np.bincount(batch.sequence.cpu().numpy(), weights=logps, minlength=len(numbers))
             for i, value in zip(numbers, sums, strict=True):
-                found[i] = float(value)
-    return found
+                scores[i] = float(value)
+    return scores
 
 
-def batch_of(encoded: Sequence[Encoded], subject: Subject) -> Batch:
+def build_batch(sequences: Sequence[EncodedSequence], subject: EvaluatedModel) -> Batch:
     """Sequences as one batch padded on the right, on the model's device."""
-    policy = need(subject.policy, "policy")
-    return padded_batch(encoded, subject.chat.pad_id, next(policy.model.parameters()).device)
+    policy = require_part(subject.policy, "policy")
+    return collate_padded(sequences, subject.chat.pad_id, next(policy.model.parameters()).device)

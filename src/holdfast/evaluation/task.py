@@ -24,7 +24,7 @@ class Unit:
 
     Args:
         name: As shown.
-        scale: Turns the mean of `Item.score` into the figure; negative where a lower figure is better.
+        scale: Turns the mean of `ItemResult.score` into the figure; negative where a lower figure is better.
         per: What the scores are divided by: the number of items, their UTF-8 bytes or their scored tokens.
     """
 
@@ -33,7 +33,7 @@ class Unit:
     per: Literal["item", "byte", "token"] = "item"
 
     @property
-    def better(self) -> Literal["higher", "lower"]:
+    def better_direction(self) -> Literal["higher", "lower"]:
         return "higher" if self.scale > 0 else "lower"
 
 
@@ -85,7 +85,7 @@ class Task:
         judge = name_of(self.judge).rpartition(":")[2] if self.judge else ""
         return TaskInfo(self.name, self.kind, self.role, judge)
 
-    def head(self, n: int) -> Task:
+    def limit_rows(self, n: int) -> Task:
         """The same task on its first `n` rows. Rows are in a seeded random order, so these are a random sample too."""
         return replace(self, rows=list(self.rows[:n]), meta=dict(self.meta))
 
@@ -110,7 +110,7 @@ class TaskInfo:
 
 
 @dataclass(slots=True)
-class Item:
+class ItemResult:
     """The result on one question.
 
     Where likelihood is measured ("perplexity", "held_out") `score` is the log-likelihood in nats of `tokens` scored
@@ -132,7 +132,7 @@ class Item:
     extra: dict[str, Any] = field(default_factory=dict)
     """What one kind of task knows more of it, by name."""
 
-    def size(self, per: Literal["item", "byte", "token"]) -> int:
+    def size_per(self, per: Literal["item", "byte", "token"]) -> int:
         """How much the item counts in a figure per item, byte or token."""
         if per == "item":
             return 1
@@ -144,6 +144,6 @@ class Item:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Item:
+    def from_json(cls, data: dict[str, Any]) -> ItemResult:
         """The inverse of `to_json`."""
         return cls(**data)

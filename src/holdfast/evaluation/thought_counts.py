@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from holdfast.axes.engine import Sample
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
-from holdfast.evaluation.task import Item
+from holdfast.evaluation.task import ItemResult
 
 THOUGHT, ENDED, UNENDED = "thought", "ended", "did not end"
-"""Key of `Item.extra` where an answer holds a thought, and its values."""
+"""Key of `ItemResult.extra` where an answer holds a thought, and its values."""
 
 
 UNFIT = "unfit"
-"""Key of `Item.extra` where a prompt did not fit into the model's context, so that there is no answer."""
+"""Key of `ItemResult.extra` where a prompt did not fit into the model's context, so that there is no answer."""
 
 
-def count_unanswered(items: Sequence[Item]) -> dict[str, int] | None:
+def count_unanswered(items: Sequence[ItemResult]) -> dict[str, int] | None:
     """`{"unfit": prompts beyond the context, "cut": answers cut at their longest}`; `None` where there are none."""
     unfit = sum(UNFIT in item.extra for item in items)
     cut = sum(not item.stopped for item in items) - unfit
     return {"unfit": unfit, "cut": cut} if unfit or cut else None
 
 
-def drop_unfit(*sides: Mapping[str, Sequence[Item]]) -> list[dict[str, list[Item]]]:
+def drop_unfit(*sides: Mapping[str, Sequence[ItemResult]]) -> list[dict[str, list[ItemResult]]]:
     """Measurements of the same tasks without the questions that were beyond the context in any of them.
 
     A model that was never asked is neither right nor wrong. Where one model read the question and another did not, it
@@ -37,15 +37,15 @@ def drop_unfit(*sides: Mapping[str, Sequence[Item]]) -> list[dict[str, list[Item
     return [{name: [i for i in items if i.id not in unfit[name]] for name, items in side.items()} for side in sides]
 
 
-def refuse_unasked(name: str, items: Sequence[Item], asked: Sequence[Item]) -> None:
+def refuse_unasked(name: str, items: Sequence[ItemResult], items_in_context: Sequence[ItemResult]) -> None:
     """See that a task has a question that could be asked.
 
     Args:
-        asked: Those of `items` that were not beyond the context.
+        items_in_context: Those of `items` that were not beyond the context.
     Raises:
         UserError: If all were.
     """
-    if items and not asked:
+    if items and not items_in_context:
         raise UserError(
             f"{name}: none of its {len(items):,} prompts fits into the model's context; give shorter ones, or leave "
             "this task out"
@@ -53,19 +53,19 @@ def refuse_unasked(name: str, items: Sequence[Item], asked: Sequence[Item]) -> N
 
 
 def thought_extra(sample: Sample) -> dict[str, str | int]:
-    """What `Item.extra` says of an answer's thought; nothing where it has none.
+    """What `ItemResult.extra` says of an answer's thought; nothing where it has none.
 
     A thought that was closed at its budget did not end.
     """
     reply = split_thought(sample.text)
     if reply.marks is None or not (reply.thought or sample.thought_tokens):
         return {}
-    ended = reply.ended and not sample.thought_cut
-    return {THOUGHT: ENDED if ended else UNENDED, "thought_tokens": sample.thought_tokens}
+    has_ended = reply.has_ended and not sample.thought_cut
+    return {THOUGHT: ENDED if has_ended else UNENDED, "thought_tokens": sample.thought_tokens}
 
 
-def count_thoughts(items: Sequence[Item]) -> dict[str, int] | None:
+def count_thoughts(items: Sequence[ItemResult]) -> dict[str, int] | None:
     """`{"thought": answers that hold a thought, "unended": of these, those whose thought did not end}`; `None` where no
     answer thinks."""
-    said = [item.extra[THOUGHT] for item in items if THOUGHT in item.extra]
-    return {"thought": len(said), "unended": said.count(UNENDED)} if said else None
+    states = [item.extra[THOUGHT] for item in items if THOUGHT in item.extra]
+    return {"thought": len(states), "unended": states.count(UNENDED)} if states else None

@@ -18,7 +18,7 @@ from holdfast.axes.engine import Engine, Request, Sample, SamplingParams
 from holdfast.axes.inference import CHANGES, Inference
 from holdfast.axes.registry import identity_of, name_of
 from holdfast.core.files import replace_file
-from holdfast.data.rows import Message, fingerprint
+from holdfast.data.rows import Message, fingerprint_json
 from holdfast.errors import RunError, UserError
 from holdfast.recipe.schema import InferenceChoice
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from holdfast.data.chat.encoder import Chat
     from holdfast.models.joint_policy import JointPolicy
-    from holdfast.models.loading import Loaded, Model
+    from holdfast.models.loading import LoadedModel, Model
     from holdfast.models.policy import Policy
 
 FILE = "inference.json"
 """Beside the weights of a model that answers through more than these."""
 
 
-class Source(BaseModel):
+class ModelSource(BaseModel):
     """A model that takes part in the answers: its name as in a recipe, and the fingerprint of its weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +43,7 @@ class Source(BaseModel):
     fingerprint: str
 
 
-class Setup(BaseModel):
+class InferenceSetup(BaseModel):
     """What `inference.json` holds: the method, what it changes, and the models it reads beside the saved weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,12 +51,12 @@ class Setup(BaseModel):
     version: int = 1
     inference: InferenceChoice
     changes: tuple[str, ...]
-    models: dict[str, Source] = {}
+    models: dict[str, ModelSource] = {}
 
     @property
     def line(self) -> str:
         """What happens, in a line for those who only have the weights."""
-        assert self.inference is not None  # `read_setup` and `Decoder.setup` see to it
+        assert self.inference is not None  # `read_setup` and `Decoder.build_setup` see to it
         knobs = ", ".join(f"{key} {value}" for key, value in self.inference.model_dump(mode="json").items())
         beside = ", ".join(f"{name} {source.name}" for name, source in self.models.items())
         return (
@@ -82,10 +82,10 @@ class Decoder:
     model: Model
     methods: Sequence[Inference] = ()
     others: Mapping[str, Model] = field(default_factory=dict)
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, ModelSource] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.changing("attempts")) > 1:
+        if len(self.methods_changing("attempts")) > 1:
             raise UserError("inference: two methods make attempts, and only one can; leave one out")
 
     @cached_property
@@ -93,34 +93,36 @@ class Decoder:
         """Fingerprint of what answers depend on beside the model's own weights; "" for a plain model."""
         if not self.methods:
             return ""
-        return fingerprint(
+        return fingerprint_json(
             [
                 [identity_of(method) for method in self.methods],
                 {name: source.fingerprint for name, source in self.sources.items()},
             ]
         )
 
-    def fingerprint(self, weights: str) -> str:
+    def answer_fingerprint(self, weights: str) -> str:
         """The fingerprint of the answers, where `weights` is that of the model's weights."""
         return f"{weights}+{self.identity[:16]}" if self.methods else weights
 
-    def prompt(self, messages: list[Message]) -> list[Message]:
+    def transform_prompt(self, messages: list[Message]) -> list[Message]:
         """The conversation that is asked in the place of `messages`."""
-        for method in self.changing("prompt"):
+        for method in self.methods_changing("prompt"):
             messages = method.prompt(messages)
         return messages
 
-    def policy(self) -> Policy | JointPolicy:
+    def build_policy(self) -> Policy | JointPolicy:
         """The model's log-probabilities."""
         from holdfast.models.joint_policy import JointPolicy
         from holdfast.models.policy import Policy
 
         own = Policy(self.model)
-        if not self.changing("logits"):
+        if not self.methods_changing("logits"):
             return own
-        return JointPolicy({"tuned": own, **{name: Policy(model) for name, model in self.others.items()}}, self.mix)
+        return JointPolicy(
+            {"tuned": own, **{name: Policy(model) for name, model in self.others.items()}}, self.mix_logits
+        )
 
-    def engine(self, chat: Chat, spec: str = "native", *, fingerprint: str, **options: Any) -> Engine:
+    def build_engine(self, chat: Chat, spec: str = "native", *, fingerprint: str, **options: Any) -> Engine:
         """The engine that samples the answers.
 
         Args:
@@ -128,50 +130,52 @@ class Decoder:
             fingerprint: Of the model's weights.
             options: As of `generation.factory.local_engine`. An answer out of several attempts is not seen growing.
         """
-        from holdfast.generation.factory import local_engine
-        from holdfast.generation.joint_forward import Mixture
+        from holdfast.generation.factory import build_local_engine
+        from holdfast.generation.joint_forward import LogitMixture
 
-        if self.changing("attempts"):
+        if self.methods_changing("attempts"):
             options.pop("on_text", None)
-        mixture = Mixture(self.others, self.mix) if self.changing("logits") else None
-        engine = local_engine(
-            self.model, chat, spec, fingerprint=self.fingerprint(fingerprint), mixture=mixture, **options
+        mixture = LogitMixture(self.others, self.mix_logits) if self.methods_changing("logits") else None
+        engine = build_local_engine(
+            self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
         )
-        return _AskedThrough(engine, self) if self.methods else engine
+        return _DecoderEngine(engine, self) if self.methods else engine
 
-    def mix(self, step: Mapping[str, Tensor]) -> Tensor:
+    def mix_logits(self, step: Mapping[str, Tensor]) -> Tensor:
         """The logits [n, V] that count, from those of each model; cut to the tokens that all of them have."""
         size = min(logits.shape[-1] for logits in step.values())
         step = {name: logits if logits.shape[-1] == size else logits[:, :size] for name, logits in step.items()}
-        for method in self.changing("logits"):
+        for method in self.methods_changing("logits"):
             step = {**step, "tuned": method.logits(step)}
         return step["tuned"]
 
     @property
     def changes(self) -> tuple[str, ...]:
         """What is changed whenever the model is asked."""
-        every = dict.fromkeys(change for method in self.methods for change in method.changes() if change != "weights")
+        every = dict.fromkeys(
+            change for method in self.methods for change in method.overridden_methods() if change != "weights"
+        )
         return tuple(every)
 
-    def changing(self, what: str) -> list[Inference]:
+    def methods_changing(self, what: str) -> list[Inference]:
         """The methods that change the prompt, the logits, ..."""
-        return [method for method in self.methods if what in method.changes()]
+        return [method for method in self.methods if what in method.overridden_methods()]
 
-    def setup(self) -> Setup | None:
+    def build_setup(self) -> InferenceSetup | None:
         """What is kept in `inference.json`; `None` for a plain model."""
         if not self.methods:
             return None
         if len(self.methods) > 1:
             raise RunError("several inference methods at once have no file yet; save the model with one of them")
-        return Setup(inference=self.methods[0], changes=self.changes, models=dict(self.sources))
+        return InferenceSetup(inference=self.methods[0], changes=self.changes, models=dict(self.sources))
 
-    def save(self, directory: Path) -> None:
+    def write_setup(self, directory: Path) -> None:
         """Write `inference.json` beside the weights; nothing for a plain model."""
-        if setup := self.setup():
+        if setup := self.build_setup():
             replace_file(directory / FILE, json.dumps(setup.model_dump(mode="json"), indent=2) + "\n")
 
 
-def read_setup(directory: Path) -> Setup | None:
+def read_setup(directory: Path) -> InferenceSetup | None:
     """What `inference.json` in a model's directory says; `None` where there is none.
 
     Raises:
@@ -181,7 +185,7 @@ def read_setup(directory: Path) -> Setup | None:
     if not path.exists():
         return None
     try:
-        setup = Setup.model_validate_json(path.read_text(encoding="utf-8"))
+        setup = InferenceSetup.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not UTF-8"
         raise UserError(f"{path}: {what}; write it again with the command that trained the model") from error
@@ -190,22 +194,22 @@ def read_setup(directory: Path) -> Setup | None:
     return setup
 
 
-def open_decoder(loaded: Loaded) -> Decoder:
+def open_decoder(checkpoint: LoadedModel) -> Decoder:
     """The model as it answers: through what `inference.json` beside its weights says, if it has one.
 
     Raises:
         UserError: If that cannot be read, or a model it names is missing or another than it was.
     """
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
-    setup = read_setup(loaded.path)
+    setup = read_setup(checkpoint.path)
     if setup is None or setup.inference is None:
-        return Decoder(loaded.model)
+        return Decoder(checkpoint.model)
     others = {}
     for name, source in setup.models.items():
-        place = f"{loaded.path / FILE}: {name}"
+        place = f"{checkpoint.path / FILE}: {name}"
         try:
-            other = load(source.name, device=loaded.device)
+            other = load_model(source.name, device=checkpoint.device)
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
         if other.fingerprint != source.fingerprint:
@@ -214,10 +218,10 @@ def open_decoder(loaded: Loaded) -> Decoder:
                 f"{source.fingerprint[:12]} there, {other.fingerprint[:12]} here); put the old ones back"
             )
         others[name] = other.model
-    return Decoder(loaded.model, [setup.inference], others, setup.models)
+    return Decoder(checkpoint.model, [setup.inference], others, setup.models)
 
 
-def make_decoder(method: Inference | None, base: Loaded | None, tuned: Model, tuned_on: str) -> Decoder:
+def build_decoder(method: Inference | None, base: LoadedModel | None, tuned: Model, tuned_on: str) -> Decoder:
     """The decoder of a recipe: weights are changed now, and what else the method changes is kept for asking.
 
     Args:
@@ -225,33 +229,36 @@ def make_decoder(method: Inference | None, base: Loaded | None, tuned: Model, tu
         tuned: The trained one.
         tuned_on: The name of the base in the recipe.
     """
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
     if method is None:
         return Decoder(tuned)
-    changes = method.changes()
+    changes = method.overridden_methods()
     if "weights" in changes:
         tuned = method.weights(base.model if base else None, tuned)  # type: ignore[arg-type]
     if not set(changes) - {"weights"}:
         return Decoder(tuned)
     sources, others = {}, {}
     if "logits" in changes:
-        beside = {name: (model, load(model, device=tuned.device)) for name, model in method.models().items()}
+        beside = {
+            name: (model, load_model(model, device=tuned.device)) for name, model in method.extra_models().items()
+        }
         if base is not None:
             beside = {"base": (tuned_on, base)} | beside
         sources = {
-            name: Source(name=_lasting(model, it), fingerprint=it.fingerprint) for name, (model, it) in beside.items()
+            name: ModelSource(name=_portable_name(model, it), fingerprint=it.fingerprint)
+            for name, (model, it) in beside.items()
         }
         others = {name: it.model for name, (_, it) in beside.items()}
     return Decoder(tuned, [method], others, sources)
 
 
-def _lasting(name: str, loaded: Loaded) -> str:
+def _portable_name(name: str, checkpoint: LoadedModel) -> str:
     """A name under which a model is found from another working directory too."""
-    return str(loaded.path) if Path(name).expanduser().exists() else name
+    return str(checkpoint.path) if Path(name).expanduser().exists() else name
 
 
-def look_at_models(method: Inference, model: str) -> None:
+def check_models(method: Inference, model: str) -> None:
     """See that the models a method reads are there and have the tokenizer of `model`.
 
     Raises:
@@ -259,9 +266,9 @@ def look_at_models(method: Inference, model: str) -> None:
     """
     from holdfast.models.loading import load_tokenizer
 
-    if not method.changes():
+    if not method.overridden_methods():
         raise UserError(f"inference: {name_of(method)} overrides none of {', '.join(CHANGES)}, so it changes nothing")
-    for name, other in method.models().items():
+    for name, other in method.extra_models().items():
         if load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
             raise UserError(
                 f"inference: {name} ({other}) has another tokenizer than {model}, and logits are mixed token by token; "
@@ -269,7 +276,7 @@ def look_at_models(method: Inference, model: str) -> None:
             )
 
 
-class _AskedThrough:
+class _DecoderEngine:
     """An engine asked through a decoder: with other prompts, other sampling, several attempts."""
 
     def __init__(self, engine: Engine, decoder: Decoder) -> None:
@@ -283,14 +290,16 @@ class _AskedThrough:
         """Yield one sample for each (request, index), as soon as it is finished."""
         for method in self.decoder.methods:
             params = method.sampling(params)
-        if attempting := self.decoder.changing("attempts"):
-            return self._rounds(attempting[0].attempts, requests, params)
-        return self.engine.sample([(self._asked(request), indexes) for request, indexes in requests], params)
+        if attempting := self.decoder.methods_changing("attempts"):
+            return self._sample_attempts(attempting[0].attempts, requests, params)
+        return self.engine.sample(
+            [(self._transform_request(request), indexes) for request, indexes in requests], params
+        )
 
-    def _asked(self, request: Request) -> Request:
-        return replace(request, messages=self.decoder.prompt(request.messages))
+    def _transform_request(self, request: Request) -> Request:
+        return replace(request, messages=self.decoder.transform_prompt(request.messages))
 
-    def _rounds(
+    def _sample_attempts(
         self,
         attempts: Callable[[Request], Any],
         requests: Sequence[tuple[Request, Sequence[int]]],
@@ -301,27 +310,27 @@ class _AskedThrough:
         answers: dict[tuple[str, int], list[Sample] | None] = dict.fromkeys(running)
         number = 0
         while answers:
-            asked: list[tuple[Request, Sequence[int]]] = []
+            round_requests: list[tuple[Request, Sequence[int]]] = []
             owners: dict[str, tuple[tuple[str, int], int]] = {}
             waiting: dict[tuple[str, int], list[Sample]] = {}
             for question, samples in answers.items():
                 try:
-                    wanted = running[question].send(samples)
+                    next_requests = running[question].send(samples)
                 except StopIteration as end:
-                    yield _final(end.value, *question)
+                    yield _require_sample(end.value, *question)
                     continue
-                waiting[question] = [None] * len(wanted)  # type: ignore[list-item]  # filled as they finish
-                for place, request in enumerate(wanted):
+                waiting[question] = [None] * len(next_requests)  # type: ignore[list-item]  # filled as they finish
+                for place, request in enumerate(next_requests):
                     key = f"{question[0]}/{question[1]}/{number}.{place}"
                     owners[key] = (question, place)
-                    asked.append((replace(self._asked(request), key=key), [0]))
-            for sample in self.engine.sample(asked, params) if asked else ():
+                    round_requests.append((replace(self._transform_request(request), key=key), [0]))
+            for sample in self.engine.sample(round_requests, params) if round_requests else ():
                 question, place = owners[sample.key]
                 waiting[question][place] = sample
             answers, number = dict(waiting), number + 1
 
 
-def _final(sample: Any, key: str, index: int) -> Sample:
+def _require_sample(sample: Any, key: str, index: int) -> Sample:
     if not isinstance(sample, Sample):
         raise RunError(f"inference: attempts returned {type(sample).__name__} for {key}, where a Sample is the answer")
     return replace(sample, key=key, index=index)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
+from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.errors import UserError
 from holdfast.generation.supported_models import native_lacks
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
-    from holdfast.generation.joint_forward import Mixture
+    from holdfast.generation.joint_forward import LogitMixture
     from holdfast.models.loading import Model
 
 HERE = ("native", "transformers")
@@ -24,7 +24,7 @@ HERE = ("native", "transformers")
 NAMES = (*HERE, "vllm")
 
 
-def make_engine(
+def build_engine(
     spec: str,
     *,
     model: Model | None = None,
@@ -57,7 +57,7 @@ def make_engine(
     if spec in HERE:
         if model is None or chat is None:
             raise ValueError("an engine in this process needs a model and its chat")
-        return local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress)
+        return build_local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress)
     if spec == "vllm":
         if path is None or chat is None:
             raise ValueError("vLLM needs the directory of a model, and its chat")
@@ -69,8 +69,8 @@ def make_engine(
     )
 
 
-def local_engine(
-    model: Model, chat: Chat, spec: str = "native", *, mixture: Mixture | None = None, **options: Any
+def build_local_engine(
+    model: Model, chat: Chat, spec: str = "native", *, mixture: LogitMixture | None = None, **options: Any
 ) -> Engine:
     """The engine that samples from a model in this process.
 
@@ -90,17 +90,17 @@ def local_engine(
     return NativeEngine(model, chat, mixture=mixture, **options)
 
 
-def drawing(engine: Engine) -> Draw:
-    """`Draw` straight from an engine, without a journal."""
+def build_sample_fn(engine: Engine) -> SampleFn:
+    """`SampleFn` straight from an engine, without a journal."""
 
-    def draw(
+    def draw_samples(
         requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
     ) -> dict[str, list[Sample]]:
-        found: dict[str, list[Sample]] = {request.key: [] for request in requests}
+        by_key: dict[str, list[Sample]] = {request.key: [] for request in requests}
         for sample in engine.sample([(request, range(params.n)) for request in requests], params):
-            found[sample.key].append(sample)
+            by_key[sample.key].append(sample)
             if on_sample:
                 on_sample(sample)
-        return {key: sorted(samples, key=lambda s: s.index) for key, samples in found.items()}
+        return {key: sorted(samples, key=lambda s: s.index) for key, samples in by_key.items()}
 
-    return draw
+    return draw_samples

@@ -43,10 +43,10 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._ends - time.monotonic()
-        if left <= 0:
+        seconds_left = self._ends - time.monotonic()
+        if seconds_left <= 0:
             raise TimeoutError("no whole answer in time")
-        self._sock.settimeout(left)
+        self._sock.settimeout(seconds_left)
         return self._raw.readinto(buffer)  # type: ignore[attr-defined]  # it is a raw stream without buffering
 
     def close(self) -> None:
@@ -89,14 +89,14 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(_SecureConnection, req, context=ssl.create_default_context())
 
 
-def make_opener(host: str) -> urllib.request.OpenerDirector:
+def build_opener(host: str) -> urllib.request.OpenerDirector:
     """An opener for one server; a proxy set in the environment is used, except for a server on this very machine."""
     local = host in ("localhost", "::1") or host.startswith("127.")
     proxies = [urllib.request.ProxyHandler({})] if local else []
     return urllib.request.build_opener(_NoRedirects, _Http, _Https, *proxies)
 
 
-def fetch(opener: urllib.request.OpenerDirector, message: urllib.request.Request, timeout: float) -> bytes:
+def fetch_body(opener: urllib.request.OpenerDirector, message: urllib.request.Request, timeout: float) -> bytes:
     """Send one request and read the whole answer.
 
     Args:

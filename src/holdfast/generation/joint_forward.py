@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class LogitMixture:
     """Models beside the one that answers, and how their logits become one.
 
     Args:
@@ -45,22 +45,22 @@ class JointForward:
         self.layers = sum(forward.layers for forward in forwards.values())
         self.concurrent = all(forward.concurrent for forward in forwards.values())
 
-    def read(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
+    def prefill_cache(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         """Put keys and values of prompts into the cache, for all models."""
-        known, start, filled = list(cache.layers), 0, []
+        all_layers, start, new_layers = list(cache.layers), 0, []
         for forward in self.forwards.values():
             part = DynamicCache()  # grows a layer whenever one is first written to, so each model needs its own
-            part.layers = known[start : start + forward.layers]
-            forward.read(ids, positions, part)
-            filled += part.layers
+            part.layers = all_layers[start : start + forward.layers]
+            forward.prefill_cache(ids, positions, part)
+            new_layers += part.layers
             start += forward.layers
-        cache.layers = filled
+        cache.layers = new_layers
 
-    def decode(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def decode_logits(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         """The mixture's logits [slots, V] after one more token each."""
         step, start = {}, 0
         for name, forward in self.forwards.items():
             part = Cache(layers=cache.layers[start : start + forward.layers])
-            step[name] = forward.decode(ids, positions, mask, part).float()
+            step[name] = forward.decode_logits(ids, positions, mask, part).float()
             start += forward.layers
         return self.mix(step)

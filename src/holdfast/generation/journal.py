@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
+from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.core.files import replace_file
-from holdfast.core.interrupts import finishing
-from holdfast.data.rows import fingerprint
+from holdfast.core.interrupts import defer_interrupts
+from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 
 SYNC_SECONDS = 5.0
@@ -54,8 +54,8 @@ class Journal:
             self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
         self._synced = time.monotonic()
         try:
-            self._lock()
-            self._read()
+            self._lock_file()
+            self._read_lines()
         except BaseException:
             self._file.close()
             raise
@@ -81,71 +81,78 @@ class Journal:
             os.fsync(self._file.fileno())
             self._file.close()
 
-    def draw(self, engine: Engine) -> Draw:
-        """A `Draw` that asks `engine` only for what the journal does not hold.
+    def build_sample_fn(self, engine: Engine) -> SampleFn:
+        """A `SampleFn` that asks `engine` only for what the journal does not hold.
 
         `on_sample` is called once for every sample of the call: first for those held, then for the new ones as they
         arrive, each after it is on record.
         """
 
-        def call(
+        def draw_samples(
             requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
         ) -> dict[str, list[Sample]]:
-            names = self._names(engine, requests, params)
-            held = [self._samples[name] for name in names.values() if name in self._samples]
-            for sample in held:
+            names = self._sample_names(engine, requests, params)
+            old_samples = [self._samples[name] for name in names.values() if name in self._samples]
+            for sample in old_samples:
                 if on_sample:
                     on_sample(sample)
             missing = [(r, [i for i in range(params.n) if names[r.key, i] not in self._samples]) for r in requests]
             missing = [(request, indexes) for request, indexes in missing if indexes]
             for sample in engine.sample(missing, params) if missing else ():
-                self._record(names[sample.key, sample.index], sample)
+                self._record_sample(names[sample.key, sample.index], sample)
                 if on_sample:
                     on_sample(sample)
             return {r.key: [self._samples[names[r.key, i]] for i in range(params.n)] for r in requests}
 
-        return call
+        return draw_samples
 
-    def remember(self, kind: str, key: Any, value: Any) -> None:
+    def record_fact(self, kind: str, key: Any, value: Any) -> None:
         """Put the JSON-able `value` of `key` on record, so that a run started again need not compute it again."""
-        name = fingerprint([kind, key])
+        name = fingerprint_json([kind, key])
         self._facts[name] = value
-        with finishing():
-            self._append({"kind": kind, "id": name, "value": value})
+        with defer_interrupts():
+            self._append_line({"kind": kind, "id": name, "value": value})
 
-    def recall(self, kind: str, key: Any, default: Any = None) -> Any:
-        """What `remember` recorded for `key`, or `default`."""
-        return self._facts.get(fingerprint([kind, key]), default)
+    def recall_fact(self, kind: str, key: Any, default: Any = None) -> Any:
+        """What `record_fact` recorded for `key`, or `default`."""
+        return self._facts.get(fingerprint_json([kind, key]), default)
 
-    def _names(self, engine: Engine, requests: Sequence[Request], params: SamplingParams) -> dict[tuple[str, int], str]:
+    def _sample_names(
+        self, engine: Engine, requests: Sequence[Request], params: SamplingParams
+    ) -> dict[tuple[str, int], str]:
         """The journal's name of each (request key, index)."""
         names: dict[tuple[str, int], str] = {}
-        shared = [engine.fingerprint, params.model_dump(exclude={"n"}, exclude_none=True, mode="json")]
+        common_parts = [engine.fingerprint, params.model_dump(exclude={"n"}, exclude_none=True, mode="json")]
         for request in requests:
             if (request.key, 0) in names:
                 raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
-            prompt = fingerprint([*shared, request.key, request.messages, request.prefill])
+            prompt = fingerprint_json([*common_parts, request.key, request.messages, request.prefill])
             for index in range(params.n):
                 names[request.key, index] = f"{prompt[:32]}-{index}"
         return names
 
-    def _record(self, name: str, sample: Sample) -> None:
+    def _record_sample(self, name: str, sample: Sample) -> None:
         if not is_sample(sample):  # nothing could read it, now or after the next start
             raise TypeError(f"the engine gave what is no sample: {sample!r}")
         if name in self._samples:
             raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
-        shown: dict[str, Any] = {"key": sample.key, "index": sample.index, "text": sample.text, "finish": sample.finish}
+        fields: dict[str, Any] = {
+            "key": sample.key,
+            "index": sample.index,
+            "text": sample.text,
+            "finish": sample.finish,
+        }
         thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
-        shown |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
-        with finishing():
-            self._append({"kind": "sample", "id": name, **shown})
-            self._hold(name, sample)
+        fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
+        with defer_interrupts():
+            self._append_line({"kind": "sample", "id": name, **fields})
+            self._hold_sample(name, sample)
 
-    def _hold(self, name: str, sample: Sample) -> None:
+    def _hold_sample(self, name: str, sample: Sample) -> None:
         self._samples[name] = sample
         self._tokens += sample.tokens
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append_line(self, line: dict[str, Any]) -> None:
         # A lone surrogate (half a character, which a model may write) has no UTF-8 form; JSON's escape keeps it.
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
@@ -153,21 +160,21 @@ class Journal:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
-    def _read(self) -> None:
+    def _read_lines(self) -> None:
         self._file.seek(0)
         whole, bad = 0, []
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):  # the process was killed in the middle of writing it
                 self._file.truncate(whole)
                 break
-            if not self._take(line, number):
+            if not self._load_line(line, number):
                 bad.append((whole, whole + len(line)))
             whole += len(line)
         self._file.seek(0, os.SEEK_END)
         if bad:
-            self._drop(bad)
+            self._remove_lines(bad)
 
-    def _take(self, line: bytes, number: int) -> bool:
+    def _load_line(self, line: bytes, number: int) -> bool:
         """Hold what a line records; whether it is a sample or a fact that can be used.
 
         Raises:
@@ -189,21 +196,21 @@ class Journal:
             raise UserError(mend)
         sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__ if name in entry})
         if is_sample(sample):
-            self._hold(entry["id"], sample)
+            self._hold_sample(entry["id"], sample)
         return is_sample(sample)
 
-    def _drop(self, bad: Sequence[tuple[int, int]]) -> None:
+    def _remove_lines(self, bad: Sequence[tuple[int, int]]) -> None:
         """Write the journal again without some lines, given by where they begin and end: they are drawn again."""
         self._file.seek(0)
         data = self._file.read()
         ends = [0, *(end for _, end in bad)]
-        kept = b"".join(data[end:begin] for end, (begin, _) in zip(ends, bad, strict=False)) + data[ends[-1] :]
+        remainder = b"".join(data[end:begin] for end, (begin, _) in zip(ends, bad, strict=False)) + data[ends[-1] :]
         self._file.close()
-        replace_file(self.path, kept)
+        replace_file(self.path, remainder)
         self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
-        self._lock()
+        self._lock_file()
 
-    def _lock(self) -> None:
+    def _lock_file(self) -> None:
         """Refuse a second writer; the lock ends with the process, however it ends."""
         if sys.platform == "win32":
             return

@@ -21,13 +21,13 @@ GROWTH = 32
 
 
 @dataclass(slots=True)
-class Prefilled:
+class PrefilledPrompts:
     """Keys and values of a batch of prompts, padded right: per layer two tensors [prompts, heads, length, dim]."""
 
     layers: list[tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, cache: DynamicCache) -> Prefilled:
+    def from_cache(cls, cache: DynamicCache) -> PrefilledPrompts:
         """What a forward pass over the prompts left behind."""
         layers: list[Any] = cache.layers
         return cls([(layer.keys, layer.values) for layer in layers])
@@ -37,7 +37,7 @@ class Prefilled:
         """Tokens of the longest prompt."""
         return self.layers[0][0].shape[2]
 
-    def cache(self, copies: int) -> DynamicCache:
+    def build_cache(self, copies: int) -> DynamicCache:
         """A cache that holds this batch's only prompt `copies` times, to read on from."""
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self.layers):
@@ -69,8 +69,8 @@ class SlotLayer(CacheLayerMixin):
         cursor = self.owner.cursor
         self.keys[:, :, cursor] = key_states[:, :, 0]
         self.values[:, :, cursor] = value_states[:, :, 0]
-        used = slice(cursor - self.owner.past, cursor + 1)
-        return self.keys[:, :, used], self.values[:, :, used]
+        columns = slice(cursor - self.owner.past, cursor + 1)
+        return self.keys[:, :, columns], self.values[:, :, columns]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.owner.past + query_length, 0
@@ -99,7 +99,9 @@ class SlotCache(Cache):
         self.slots = [SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self.slots))
 
-    def insert(self, source: Prefilled, prompts: Sequence[int], rows: Sequence[int], lengths: Sequence[int]) -> None:
+    def insert_prompts(
+        self, source: PrefilledPrompts, prompts: Sequence[int], rows: Sequence[int], lengths: Sequence[int]
+    ) -> None:
         """Copy prefilled prompts into slots, each ending left of the cursor.
 
         Args:
@@ -120,38 +122,40 @@ class SlotCache(Cache):
                 layer.keys[into, :, place] = keys[of, :, :length]
                 layer.values[into, :, place] = values[of, :, :length]
 
-    def make_room(self, past: int, left: int | None = None) -> None:
+    def make_room(self, past: int, new_cursor: int | None = None) -> None:
         """Free columns on the right by dropping old ones on the left; take more storage only where that is too little.
 
         Args:
             past: Columns left of the cursor that are still needed.
-            left: Columns there shall be left of the cursor; default `past`.
+            new_cursor: Columns there shall be left of the cursor; default `past`.
         """
-        left = max(past, left or 0)
-        columns = self.columns if left + GROWTH // 2 <= self.columns else left + max(GROWTH, left // 4)
+        new_cursor = max(past, new_cursor or 0)
+        columns = (
+            self.columns if new_cursor + GROWTH // 2 <= self.columns else new_cursor + max(GROWTH, new_cursor // 4)
+        )
         for layer in self.slots:
             if layer.is_initialized:
-                layer.keys = self._moved(layer.keys, past, left, columns)
-                layer.values = self._moved(layer.values, past, left, columns)
-        self.columns, self.cursor = columns, left
+                layer.keys = self._move_columns(layer.keys, past, new_cursor, columns)
+                layer.values = self._move_columns(layer.values, past, new_cursor, columns)
+        self.columns, self.cursor = columns, new_cursor
 
-    def _moved(self, old: Tensor, past: int, left: int, columns: int) -> Tensor:
-        used = old[:, :, self.cursor - past : self.cursor]
+    def _move_columns(self, old: Tensor, past: int, new_cursor: int, columns: int) -> Tensor:
+        old_columns = old[:, :, self.cursor - past : self.cursor]
         grows = columns > self.columns
         new = old.new_zeros(*old.shape[:2], columns, old.shape[3]) if grows else old
-        overlaps = not grows and self.cursor - left < past
-        new[:, :, left - past : left] = used.clone() if overlaps else used
+        overlaps = not grows and self.cursor - new_cursor < past
+        new[:, :, new_cursor - past : new_cursor] = old_columns.clone() if overlaps else old_columns
         return new
 
-    def keep(self, count: int, movers: Tensor, holes: Tensor, past: int) -> None:
+    def keep_slots(self, count: int, movers: Tensor, holes: Tensor, past: int) -> None:
         """Drop all slots but the first `count`, after the slots `movers` have been copied to the slots `holes`.
 
         `past` is the number of columns left of the cursor that are still needed.
         """
-        used = slice(self.cursor - past, self.cursor)
+        columns = slice(self.cursor - past, self.cursor)
         for layer in self.slots:
             if layer.is_initialized:
                 for states in (layer.keys, layer.values):
-                    states[holes.to(states.device), :, used] = states[movers.to(states.device), :, used]
+                    states[holes.to(states.device), :, columns] = states[movers.to(states.device), :, columns]
                 layer.keys, layer.values = layer.keys[:count], layer.values[:count]
         self.rows = count

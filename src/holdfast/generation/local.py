@@ -12,7 +12,7 @@ import torch
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.data.thoughts import MARKS
-from holdfast.generation.continuous_batch import Pending
+from holdfast.generation.continuous_batch import PendingSample
 from holdfast.generation.journal import sample_seed
 from holdfast.generation.prompt_ids import opening_of, prompt_ids
 from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
@@ -21,7 +21,7 @@ from holdfast.models.virtual_tokens import virtual_tokens_of
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
-    from holdfast.generation.joint_forward import Mixture
+    from holdfast.generation.joint_forward import LogitMixture
     from holdfast.models.loading import Model
 
 
@@ -50,7 +50,7 @@ class LocalEngine:
         fingerprint: str,
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
-        mixture: Mixture | None = None,
+        mixture: LogitMixture | None = None,
     ) -> None:
         for each in (model, *(mixture.others.values() if mixture else ())):
             self.refuse_unsupported(each)
@@ -58,7 +58,7 @@ class LocalEngine:
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
         self.mixture = mixture
-        self.update(model, fingerprint)
+        self.update_model(model, fingerprint)
 
     def refuse_unsupported(self, model: Model) -> None:
         """See that the engine can run a model.
@@ -67,7 +67,7 @@ class LocalEngine:
             UserError: With what it cannot.
         """
 
-    def update(self, model: Model, fingerprint: str) -> None:
+    def update_model(self, model: Model, fingerprint: str) -> None:
         """Sample from these weights from now on: another model of the family, or the same one after it moved.
 
         Args:
@@ -85,14 +85,14 @@ class LocalEngine:
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def queue(
+    def queue_samples(
         self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams
-    ) -> tuple[list[Pending], list[Sample]]:
+    ) -> tuple[list[PendingSample], list[Sample]]:
         """The samples asked for, and those there already are: empty ones of prompts that do not fit the context."""
-        pending: list[Pending] = []
+        pending: list[PendingSample] = []
         over: list[Sample] = []
         prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
-        budget = self.budget(params)
+        budget = self.build_thought_budget(params)
         most = budget.most if budget else params.max_tokens
         for (request, indexes), prompt in zip(requests, prompts, strict=True):
             room = most if self._context is None else min(most, self._context - len(prompt))
@@ -104,28 +104,28 @@ class LocalEngine:
                 else:
                     seed = sample_seed(params.seed, request.key, index)
                     thought = ThoughtState(budget, opening, room) if budget else None
-                    pending.append(Pending(request.key, index, prompt, room, seed, opening, thought))
+                    pending.append(PendingSample(request.key, index, prompt, room, seed, opening, thought))
         return pending, over
 
-    def budget(self, params: SamplingParams) -> ThoughtBudget | None:
+    def build_thought_budget(self, params: SamplingParams) -> ThoughtBudget | None:
         """The budget of thoughts, if they have one."""
         if params.max_thinking_tokens is None:
             return None
-        closers = partial(self.enders, tuple(end for _, end in MARKS))
+        closers = partial(self.stop_token_mask, tuple(end for _, end in MARKS))
         return ThoughtBudget(self.chat, params.max_thinking_tokens, params.max_tokens, closers)
 
-    def enders(self, stop: tuple[str, ...]) -> np.ndarray:
+    def stop_token_mask(self, stop: tuple[str, ...]) -> np.ndarray:
         """Which tokens can complete one of the stop strings, bool [vocabulary]: those with the last character of one.
 
         Only sequences that just got such a token are decoded and searched. Tokens that are no whole characters count.
         """
-        known = self.chat.enders
-        if stop not in known:
+        masks = self.chat.enders
+        if stop not in masks:
             last = {text[-1] for text in stop if text}
-            found = np.ones(max(len(self.chat.tokenizer), self.model.config.get_text_config().vocab_size), dtype=bool)
+            mask = np.ones(max(len(self.chat.tokenizer), self.model.config.get_text_config().vocab_size), dtype=bool)
             if not any(map(str.isspace, last)):  # some tokenizers decode a lone token without its spaces
                 for token in range(len(self.chat.tokenizer)):
                     piece = self.chat.text_of([token])
-                    found[token] = "\ufffd" in piece or not last.isdisjoint(piece)
-            known[stop] = found
-        return known[stop]
+                    mask[token] = "\ufffd" in piece or not last.isdisjoint(piece)
+            masks[stop] = mask
+        return masks[stop]

@@ -22,10 +22,10 @@ import torch
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core import threads
 from holdfast.errors import UserError
-from holdfast.generation.continuous_batch import Batch, Pending, Step, Task, read_prompts
-from holdfast.generation.fused_decode import Forward, Fused, forward_of
+from holdfast.generation.continuous_batch import DecodeBatch, DecodeJob, PendingSample, Step, read_prompts
+from holdfast.generation.fused_decode import Forward, FusedForward, build_forward
 from holdfast.generation.joint_forward import JointForward
-from holdfast.generation.kv_cache import Prefilled
+from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.supported_models import native_lacks
 
@@ -65,49 +65,49 @@ class NativeEngine(LocalEngine):
             kind = model.config.model_type
             raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
 
-    def update(self, model: Model, fingerprint: str) -> None:
-        super().update(model, fingerprint)
+    def update_model(self, model: Model, fingerprint: str) -> None:
+        super().update_model(model, fingerprint)
         self._fuses: set[str] = set()  # joined weights are copies, and prove themselves anew
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
-        sequences, over = self.queue(requests, params)
+        sequences, over = self.queue_samples(requests, params)
         yield from over
         if not sequences:
             return
         training = self.model.training
         self.model.eval()
         try:
-            batches = self._batches(sequences, params)
-            yield from self._serial(batches[0]) if len(batches) == 1 else self._parallel(batches)
+            batches = self._form_batches(sequences, params)
+            yield from self._decode_serially(batches[0]) if len(batches) == 1 else self._decode_in_threads(batches)
         finally:
             self.model.train(training)
 
-    def _batches(self, sequences: list[Pending], params: SamplingParams) -> list[Batch]:
+    def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[DecodeBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
-        forward = self._forward()
+        forward = self._build_forward()
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
         sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
-        hands: list[list[Pending]] = [[] for _ in range(sides)]
+        hands: list[list[PendingSample]] = [[] for _ in range(sides)]
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         for number, (_, samples) in enumerate(groupby(sequences, key=lambda s: s.prompt)):
             hands[number % sides].extend(samples)
-        ends = self.enders(params.stop) if any(params.stop) else None
-        task = Task(self.model, self.chat, forward, params, ends, self._shared(forward, sequences))
-        return [Batch(task, hand, -(-self.slots // sides)) for hand in hands if hand]
+        ends = self.stop_token_mask(params.stop) if any(params.stop) else None
+        job = DecodeJob(self.model, self.chat, forward, params, ends, self._read_shared_prefix(forward, sequences))
+        return [DecodeBatch(job, hand, -(-self.slots // sides)) for hand in hands if hand]
 
-    def _forward(self) -> Forward:
+    def _build_forward(self) -> Forward:
         """The forward pass, of all models whose logits count; which of them are fused was seen at their first call."""
         others = self.mixture.others if self.mixture else {}
         forwards = {
-            name: forward_of(model, agreed=name in self._fuses)
+            name: build_forward(model, is_verified=name in self._fuses)
             for name, model in {"tuned": self.model, **others}.items()
         }
-        self._fuses = {name for name, forward in forwards.items() if isinstance(forward, Fused)}
+        self._fuses = {name for name, forward in forwards.items() if isinstance(forward, FusedForward)}
         return JointForward(forwards, self.mixture.mix) if self.mixture else forwards["tuned"]
 
-    def _shared(self, forward: Forward, sequences: list[Pending]) -> Prefilled | None:
+    def _read_shared_prefix(self, forward: Forward, sequences: list[PendingSample]) -> PrefilledPrompts | None:
         """What all prompts begin with (a system prompt, worked examples), read once; `None` if that is little."""
         prompts = [s.prompt for s in sequences]
         first, last = min(prompts), max(prompts)  # all share what these two share
@@ -120,41 +120,41 @@ class NativeEngine(LocalEngine):
         self.counts["prompt tokens"] += length
         return read_prompts(forward, self.model.device, [first[: length + 1]])
 
-    def _serial(self, batch: Batch) -> Iterator[Sample]:
+    def _decode_serially(self, batch: DecodeBatch) -> Iterator[Sample]:
         # The generator is suspended between steps, so nothing here may hold a context manager such as no_grad.
         while batch.busy:
-            step = batch.step()
+            step = batch.decode_step()
             if self.on_text:
-                self.on_text(batch.unfinished(0))
-            yield from self._counted(step)
+                self.on_text(batch.partial_text(0))
+            yield from self._count_step(step)
 
-    def _parallel(self, batches: list[Batch]) -> Iterator[Sample]:
+    def _decode_in_threads(self, batches: list[DecodeBatch]) -> Iterator[Sample]:
         """Each batch in a thread of its own, on one core; PyTorch holds no lock while it computes."""
         steps: SimpleQueue[Step | None] = SimpleQueue()
         stop = Event()
 
-        def run(batch: Batch) -> None:
+        def run_batch(batch: DecodeBatch) -> None:
             try:
                 while batch.busy and not stop.is_set():
-                    steps.put(batch.step())
+                    steps.put(batch.decode_step())
             except BaseException:
                 stop.set()
                 raise
             finally:
                 steps.put(None)
 
-        with threads.one_each(len(batches)) as pool:
+        with threads.one_core_threads(len(batches)) as pool:
             try:
-                running = [pool.submit(run, batch) for batch in batches]
+                running = [pool.submit(run_batch, batch) for batch in batches]
                 for _ in batches:
                     for step in iter(steps.get, None):
-                        yield from self._counted(step)
+                        yield from self._count_step(step)
                 for future in running:
                     future.result()
             finally:
                 stop.set()
 
-    def _counted(self, step: Step) -> list[Sample]:
+    def _count_step(self, step: Step) -> list[Sample]:
         samples, counts = step
         self.counts.update(counts)
         if self.progress:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
-from holdfast.core.safe_text import HIDDEN, hide_keys, printable, published_address, split_address
-from holdfast.core.spelling import nearest
-from holdfast.data.chat.tools import KEPT, tools_of
-from holdfast.data.rows import Message, fingerprint
+from holdfast.core.safe_text import HIDDEN_KEY, hide_keys, make_printable, published_address, split_address
+from holdfast.core.spelling import suggest_name
+from holdfast.data.chat.tools import TOOL_KEYS, tools_of
+from holdfast.data.rows import Message, fingerprint_json
 from holdfast.data.thoughts import join_thought
 from holdfast.errors import RunError, UserError
-from holdfast.generation.http_client import LARGEST, LARGEST_ERROR, TooLarge, fetch, make_opener, read_bounded
+from holdfast.generation.http_client import LARGEST, LARGEST_ERROR, TooLarge, build_opener, fetch_body, read_bounded
 from holdfast.generation.journal import sample_seed
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ class EndpointEngine:
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
         self.counts: Counter[str] = Counter()
         self._model, self._chat = model, chat
-        self._known = False
-        self._authorization, self._keys = _authorization(parts.username, parts.password, key)
+        self._is_resolved = False
+        self._authorization, self._keys = _build_authorization(parts.username, parts.password, key)
         # What the published address leaves out is hidden wherever else it may turn up.
-        shown = re.split(r"[/?&=@:]", published_address(url))
+        public_parts = re.split(r"[/?&=@:]", published_address(url))
         inside = re.split(r"[/?&=]", f"{parts.path}?{parts.query}")
-        self._keys += [part for part in inside if len(part) >= SHORTEST_KEY and part not in shown]
-        self._opener = make_opener(parts.hostname or "")
+        self._keys += [part for part in inside if len(part) >= SHORTEST_KEY and part not in public_parts]
+        self._opener = build_opener(parts.hostname or "")
 
     @property
     def model(self) -> str:
@@ -95,16 +95,18 @@ class EndpointEngine:
         Raises:
             UserError: If the server does not answer, or does not know the model.
         """
-        if not self._known:
-            self._model = self._resolve(self._model)
-            self._known = True
+        if not self._is_resolved:
+            self._model = self._resolve_model(self._model)
+            self._is_resolved = True
         assert self._model is not None
         return self._model
 
     @property
     def fingerprint(self) -> str:
-        asked = [self._chat.system, self._chat.template.kwargs] if self._chat else [None, {}]
-        return f"endpoint:{self.url}:{self.model}" + (f":{fingerprint(asked)[:16]}" if any(asked) else "")
+        prompt_settings = [self._chat.system, self._chat.template.kwargs] if self._chat else [None, {}]
+        return f"endpoint:{self.url}:{self.model}" + (
+            f":{fingerprint_json(prompt_settings)[:16]}" if any(prompt_settings) else ""
+        )
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as the answers come in.
@@ -120,30 +122,34 @@ class EndpointEngine:
             while True:
                 # Only as many as fly are handed out, so that an error stops the rest at once.
                 while len(flying) < self.concurrency and (job := next(jobs, None)):
-                    flying.add(pool.submit(self._one, model, *job, params))
+                    flying.add(pool.submit(self._sample_one, model, *job, params))
                 if not flying:
                     return
-                landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-                for future in landed:
+                ready, flying = wait(flying, return_when=FIRST_COMPLETED)
+                for future in ready:
                     sample, counts = future.result()
                     self.counts.update(counts)
                     yield sample
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _one(self, model: str, request: Request, index: int, params: SamplingParams) -> tuple[Sample, dict[str, int]]:
+    def _sample_one(
+        self, model: str, request: Request, index: int, params: SamplingParams
+    ) -> tuple[Sample, dict[str, int]]:
         """One sample and what is to be counted; runs in a thread."""
         try:
-            answer, retries = self._ask("/chat/completions", _body(model, request, index, params, self._chat))
+            answer, retries = self._send_with_retries(
+                "/chat/completions", _build_body(model, request, index, params, self._chat)
+            )
         except _TooLong:
             return Sample(request.key, index, "", "length", 0), {"too long": 1}
-        text, finish = self._read(answer)
+        text, finish = self._parse_answer(answer)
         usage = answer.get("usage")
         tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
         tokens = tokens if type(tokens) is int and 0 <= tokens <= MOST_TOKENS else 0  # what servers say is theirs
         return Sample(request.key, index, text, finish, tokens), {"tokens": tokens, "retries": retries}
 
-    def _read(self, answer: Any) -> tuple[str, Literal["stop", "length"]]:
+    def _parse_answer(self, answer: Any) -> tuple[str, Literal["stop", "length"]]:
         """The text of an answer and why it ended; looked at before it is recorded, so that no journal holds another.
 
         Raises:
@@ -154,65 +160,67 @@ class EndpointEngine:
         message = choice.get("message") if isinstance(choice, dict) else None
         text = (message.get("content") or "") if isinstance(message, dict) else None
         if not isinstance(choice, dict) or not isinstance(text, str):
-            said = self._safe(json.dumps(answer)[:200])
-            raise UserError(f"{self.url} does not answer as a chat-completions server: {said}")
-        return self._hide(_with_thought(message or {}, text)), "length" if choice.get(
+            excerpt = self._sanitize_line(json.dumps(answer)[:200])
+            raise UserError(f"{self.url} does not answer as a chat-completions server: {excerpt}")
+        return self._hide_keys(_with_thought(message or {}, text)), "length" if choice.get(
             "finish_reason"
         ) == "length" else "stop"
 
-    def _resolve(self, wanted: str | None) -> str:
+    def _resolve_model(self, model_name: str | None) -> str:
         try:
-            listed, _ = self._ask("/models", None)
+            reply, _ = self._send_with_retries("/models", None)
         except _Missing as error:  # some servers list nothing; a wrong name then shows at the first request
-            if wanted is None:
+            if model_name is None:
                 raise UserError(f"{self.url} lists no models; name one: sampling.model") from error
-            return wanted
-        entries = (listed.get("data") or []) if isinstance(listed, dict) else None
+            return model_name
+        entries = (reply.get("data") or []) if isinstance(reply, dict) else None
         if not isinstance(entries, list):
-            said = self._safe(json.dumps(listed)[:200])
-            raise UserError(f"{self.url}/models does not list models as a chat-completions server does: {said}")
+            excerpt = self._sanitize_line(json.dumps(reply)[:200])
+            raise UserError(f"{self.url}/models does not list models as a chat-completions server does: {excerpt}")
         names = [e["id"] for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str) and e["id"]]
-        if wanted is None and not names:
+        if model_name is None and not names:
             raise UserError(f"{self.url} lists no models; name one: sampling.model")
-        if wanted is not None and names and wanted not in names:
-            raise UserError(f"{wanted} is not a model of {self.url}{nearest(wanted, map(self._safe, names))}")
-        return wanted or names[0]
+        if model_name is not None and names and model_name not in names:
+            raise UserError(
+                f"{model_name} is not a model of {self.url}{suggest_name(model_name, map(self._sanitize_line, names))}"
+            )
+        return model_name or names[0]
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
+    def _send_with_retries(self, path: str, body: dict[str, Any] | None) -> tuple[dict[str, Any], int]:
         """Send one request, again after passing failures; the answer and the number of retries."""
-        pause, attempts = 0.5, self.attempts if self._known else min(4, self.attempts)
+        pause, attempts = 0.5, self.attempts if self._is_resolved else min(4, self.attempts)
         patience = time.monotonic() + 2 * self.timeout  # a server that never answers is not asked seven times
         for attempt in range(attempts):
             try:
-                return self._send(path, body), attempt
+                return self._send_request(path, body), attempt
             except urllib.error.HTTPError as error:
                 text = _error_text(error)
                 if error.code not in RETRIED:
-                    raise self._refused(error, text, path) from error
-                failure = f"answers {error.code}: {self._safe(text[:200])}"
+                    raise self._refusal_error(error, text, path) from error
+                failure = f"answers {error.code}: {self._sanitize_line(text[:200])}"
                 pause = max(pause, _retry_after(error))
             except (OSError, HTTPException) as error:
                 reason = getattr(error, "reason", error)
-                failure = f"cannot be reached: {self._safe(str(reason))}"
+                failure = f"cannot be reached: {self._sanitize_line(str(reason))}"
                 if isinstance(reason, TimeoutError):
                     failure = f"gives no whole answer within {self.timeout:g} seconds"
-                if not self._known and isinstance(reason, ConnectionRefusedError):
+                if not self._is_resolved and isinstance(reason, ConnectionRefusedError):
                     break  # nothing listens there: it never worked, so waiting is no help
             if time.monotonic() > patience:
                 break
             if attempt + 1 < attempts:
                 time.sleep(min(pause, LONGEST_WAIT))
                 pause *= 2
-        if self._known:
+        if self._is_resolved:
             raise RunError(f"{self.url} {failure}; what was sampled is kept, run the same command to go on")
         raise UserError(f"{self.url} {failure}; is the server running, and sampling.engine its address?")
 
-    def _send(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _send_request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization}
         data = None if body is None else json.dumps(body).encode()
         message = urllib.request.Request(self._address + path + self._query, data=data, headers=headers)
         try:
-            return json.loads(fetch(self._opener, message, self.timeout))
+            return json.loads(fetch_body(self._opener, message, self.timeout))
         except TooLarge as error:
             raise UserError(
                 f"{self.url}{path} answers with more than {LARGEST >> 20} MiB, which no model does; is sampling.engine "
@@ -221,21 +229,21 @@ class EndpointEngine:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.url}{path} does not answer in JSON; is sampling.engine its address?") from error
 
-    def _hide(self, text: str) -> str:
+    def _hide_keys(self, text: str) -> str:
         """Text of the server without the key, should it repeat that."""
         for key in self._keys:
-            text = text.replace(key, HIDDEN)
+            text = text.replace(key, HIDDEN_KEY)
         return text
 
-    def _safe(self, text: str) -> str:
+    def _sanitize_line(self, text: str) -> str:
         """Text of the server as a part of one line."""
-        return hide_keys(printable(" ".join(self._hide(text).split()), one_line=True))
+        return hide_keys(make_printable(" ".join(self._hide_keys(text).split()), one_line=True))
 
-    def _refused(self, error: urllib.error.HTTPError, text: str, path: str) -> Exception:
+    def _refusal_error(self, error: urllib.error.HTTPError, text: str, path: str) -> Exception:
         """The error for an answer that trying again would not change."""
-        said, code = self._safe(_message(text)), error.code
+        reason, code = self._sanitize_line(_error_message(text)), error.code
         if 300 <= code < 400:
-            target = self._safe(error.headers.get("Location") or "nowhere")[:200]
+            target = self._sanitize_line(error.headers.get("Location") or "nowhere")[:200]
             return UserError(
                 f"{self.url}{path} sends to another address ({code}: {target}), where the key and the prompts would "
                 "go; if that is the server you mean, set sampling.engine to it"
@@ -245,10 +253,10 @@ class EndpointEngine:
         if code in (404, 405) and path == "/models":
             return _Missing()
         if code == 404:
-            return UserError(f"{self.url}{path} is not there (404): {said}; check sampling.engine and sampling.model")
-        if code in (400, 413, 422) and any(word in said.lower() for word in TOO_LONG):
+            return UserError(f"{self.url}{path} is not there (404): {reason}; check sampling.engine and sampling.model")
+        if code in (400, 413, 422) and any(word in reason.lower() for word in TOO_LONG):
             return _TooLong()
-        return UserError(f"{self.url} refuses the request ({code}): {said}")
+        return UserError(f"{self.url} refuses the request ({code}): {reason}")
 
 
 class _TooLong(Exception):
@@ -259,20 +267,26 @@ class _Missing(Exception):
     """The server has no list of models."""
 
 
-def _as_sent(message: Message) -> dict[str, Any]:
+def _encode_message(message: Message) -> dict[str, Any]:
     """A message in the API's manner, which has the arguments of calls as JSON text."""
-    sent = {"role": message["role"], "content": message["content"], **{k: message[k] for k in KEPT if k in message}}
-    for number, call in enumerate(sent.pop("tool_calls", [])):
+    fields = {
+        "role": message["role"],
+        "content": message["content"],
+        **{k: message[k] for k in TOOL_KEYS if k in message},
+    }
+    for number, call in enumerate(fields.pop("tool_calls", [])):
         function = {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}
-        sent.setdefault("tool_calls", []).append({"id": f"call-{number}", **call, "function": function})
-    return sent
+        fields.setdefault("tool_calls", []).append({"id": f"call-{number}", **call, "function": function})
+    return fields
 
 
-def _body(model: str, request: Request, index: int, params: SamplingParams, chat: Chat | None = None) -> dict[str, Any]:
-    messages = [_as_sent(m) for m in request.messages]
+def _build_body(
+    model: str, request: Request, index: int, params: SamplingParams, chat: Chat | None = None
+) -> dict[str, Any]:
+    messages = [_encode_message(m) for m in request.messages]
     if chat is not None and chat.system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": chat.system})
-    thinks = chat is not None and chat.template.thoughts.thinks
+    thinks = chat is not None and chat.template.thoughts.allows_thought
     body: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -301,7 +315,7 @@ def _with_thought(message: dict[str, Any], text: str) -> str:
     """An answer with its thought before it, which servers with a reasoning parser tell apart; without an answer, that
     thought never ended."""
     thoughts = [message.get(key) for key in ("reasoning_content", "reasoning")]
-    thought = next((said for said in thoughts if isinstance(said, str) and said.strip()), "")
+    thought = next((candidate for candidate in thoughts if isinstance(candidate, str) and candidate.strip()), "")
     if not thought:
         return text
     return join_thought(thought, text) if text.strip() else f"<think>\n{thought}"
@@ -320,7 +334,7 @@ def _error_text(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def _authorization(user: str | None, password: str | None, key: str | None) -> tuple[dict[str, str], list[str]]:
+def _build_authorization(user: str | None, password: str | None, key: str | None) -> tuple[dict[str, str], list[str]]:
     """The header that says who asks, and what of it is hidden wherever a server repeats it."""
     if user and key is None:
         pair = f"{unquote(user)}:{unquote(password or '')}"
@@ -334,13 +348,13 @@ def _authorization(user: str | None, password: str | None, key: str | None) -> t
     return {"Authorization": f"Bearer {key.strip()}"}, [key.strip()] if len(key.strip()) >= SHORTEST_KEY else []
 
 
-def _message(text: str) -> str:
+def _error_message(text: str) -> str:
     """The server's own words, on one line."""
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        found = text
+        content = text
     for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-    return " ".join(str(found).split())[:300]
+        if isinstance(content, dict) and name in content:
+            content = content[name]
+    return " ".join(str(content).split())[:300]

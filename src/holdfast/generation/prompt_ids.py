@@ -18,8 +18,8 @@ def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:
     Raises:
         UserError: If there is nothing in them.
     """
-    found = chat.prompt_ids_many([request.messages for request in requests])
-    for request, ids in zip(requests, found, strict=True):
+    batch_ids = chat.prompt_ids_many([request.messages for request in requests])
+    for request, ids in zip(requests, batch_ids, strict=True):
         if prefill := behind_opening(chat, request.prefill):
             # A line break before it keeps some tokenizers from writing a space before the first word.
             before, both = (chat.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n" + prefill))
@@ -27,7 +27,7 @@ def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:
             ids += both[len(before) :] if apart else chat.tokenizer.encode(prefill, add_special_tokens=False)
         if not ids:
             raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
-    return found
+    return batch_ids
 
 
 def behind_opening(chat: Chat, prefill: str) -> str:

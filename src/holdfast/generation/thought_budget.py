@@ -58,7 +58,7 @@ class ThoughtState:
         room: Most tokens it may get in all, by budgets and the model's context.
         limit: Most tokens it may get as things stand.
         thinking: Whether it thinks; `None` while that is not known.
-        forced: Ids that are still to be put behind the thought.
+        forced_ids: Ids that are still to be put behind the thought.
         tokens: Tokens of the thought, its marks included, once it is over.
         cut: Whether it was closed by force.
     """
@@ -68,7 +68,7 @@ class ThoughtState:
     room: int
     limit: int = 0
     thinking: bool | None = None
-    forced: tuple[int, ...] = ()
+    forced_ids: tuple[int, ...] = ()
     tokens: int = 0
     cut: bool = False
 
@@ -81,41 +81,41 @@ class ThoughtState:
         """Most tokens of the thought: its budget, or what a short context leaves beside the answer."""
         return max(1, min(self.budget.thinking, self.room - self.budget.answer - self.budget.closing))
 
-    def follow(self, made: int, token: int, text: Callable[[], str]) -> None:
+    def follow_token(self, num_tokens: int, token: int, text: Callable[[], str]) -> None:
         """Take note of a token.
 
         Args:
-            made: Tokens so far, this one included.
+            num_tokens: Tokens so far, this one included.
             token: Its id.
             text: Gives the text so far; called only where something may have changed.
         """
         last = min(LOOKS[-1], self.limit)
-        if self.thinking is None and (made in LOOKS or made == last):
-            opened = opened_by(text()) is not None
-            self.thinking = True if opened else False if made == last else None
-            self.limit = self.room if opened else self.limit
-            self._end(made, text())
+        if self.thinking is None and (num_tokens in LOOKS or num_tokens == last):
+            has_opened = opened_by(text()) is not None
+            self.thinking = True if has_opened else False if num_tokens == last else None
+            self.limit = self.room if has_opened else self.limit
+            self._check_end(num_tokens, text())
         elif self.thinking and not self.cut and self.budget.closers()[token]:
-            self._end(made, self.opening + text())
-        if self.thinking and not self.cut and made >= self.most:
-            self._force(made, self.opening + text())
-        elif self.cut and self.thinking and not self.forced:
-            self._answer(made)
+            self._check_end(num_tokens, self.opening + text())
+        if self.thinking and not self.cut and num_tokens >= self.most:
+            self._force_closing(num_tokens, self.opening + text())
+        elif self.cut and self.thinking and not self.forced_ids:
+            self._start_answer(num_tokens)
 
-    def _end(self, made: int, text: str) -> None:
+    def _check_end(self, num_tokens: int, text: str) -> None:
         """See whether the thought is over."""
-        if self.thinking and split_thought(text).ended:
-            self._answer(made)
+        if self.thinking and split_thought(text).has_ended:
+            self._start_answer(num_tokens)
 
-    def _answer(self, made: int) -> None:
+    def _start_answer(self, num_tokens: int) -> None:
         """From here on it answers."""
-        self.thinking, self.tokens = False, made
-        self.limit = min(self.room, made + self.budget.answer)
+        self.thinking, self.tokens = False, num_tokens
+        self.limit = min(self.room, num_tokens + self.budget.answer)
 
-    def _force(self, made: int, text: str) -> None:
+    def _force_closing(self, num_tokens: int, text: str) -> None:
         """Close the thought: with the template's marks, or those it was opened with."""
         chat, marks = self.budget.chat, opened_by(text)
         own = marks is None or marks == chat.template.thoughts.marks
-        self.forced = tuple(chat.ids_of(chat.closing if own or marks is None else f"\n{marks[1]}\n\n"))
+        self.forced_ids = tuple(chat.ids_of(chat.closing if own or marks is None else f"\n{marks[1]}\n\n"))
         self.cut = True
         self.limit = self.room

@@ -10,7 +10,7 @@ from holdfast.axes.engine import SamplingParams
 from holdfast.models.placement import widest_dtype
 
 
-def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def uniform_numbers(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Random numbers in [0, 1) by counter: the `positions`-th of each of `seeds` (uint64), both [n]; SplitMix64."""
     z = seeds + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -18,7 +18,7 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Tensor:
+def choose_tokens(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Tensor:
     """The next token of each sequence, int64 [n].
 
     Args:
@@ -34,9 +34,9 @@ def choose(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Te
         chances = chances.where(chances >= least, 0.0)
         chances = chances / chances.sum(-1, keepdim=True)
     if params.top_p < 1:
-        ordered = chances.sort(-1, descending=True).values
-        needed = ordered.cumsum(-1) - ordered < params.top_p  # the mass before it is still too little
-        least = ordered.gather(-1, needed.sum(-1, keepdim=True) - 1)
+        descending = chances.sort(-1, descending=True).values
+        in_nucleus = descending.cumsum(-1) - descending < params.top_p  # the mass before it is still too little
+        least = descending.gather(-1, in_nucleus.sum(-1, keepdim=True) - 1)
         chances = chances.where(chances >= least, 0.0)
     mass = chances.cumsum(-1, dtype=widest_dtype(chances.device))
     total = mass[:, -1:]

@@ -18,15 +18,15 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
-from holdfast.generation.continuous_batch import Pending, finished, stops_at
+from holdfast.generation.continuous_batch import PendingSample, build_sample, find_stop
 from holdfast.generation.local import LocalEngine
-from holdfast.generation.token_sampler import choose, uniforms
-from holdfast.models.llama_family import agrees
-from holdfast.models.loading import adapted
+from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.models.llama_family import outputs_agree
+from holdfast.models.loading import has_adapter
 from holdfast.models.placement import widest_dtype
 
 if TYPE_CHECKING:
-    from holdfast.generation.joint_forward import Mixture
+    from holdfast.generation.joint_forward import LogitMixture
     from holdfast.models.loading import Model
 
 WIDTH = {"cpu": 4096, "mps": 16384}
@@ -56,31 +56,31 @@ class GenerateEngine(LocalEngine):
     name = f"transformers:{version('transformers')}"
     _pads: bool | None = None
 
-    def update(self, model: Model, fingerprint: str) -> None:
-        super().update(model, fingerprint)
-        self.causal: Any = model.get_base_model() if adapted(model) else model
+    def update_model(self, model: Model, fingerprint: str) -> None:
+        super().update_model(model, fingerprint)
+        self.causal: Any = model.get_base_model() if has_adapter(model) else model
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), a batch at a time."""
-        sequences, over = self.queue(requests, params)
+        sequences, over = self.queue_samples(requests, params)
         yield from over
-        for batch in self._batches(sequences):
-            found = self._generate(batch, params)
-            tokens = sum(sample.tokens for sample in found)
+        for batch in self._form_batches(sequences):
+            samples = self._generate_batch(batch, params)
+            tokens = sum(sample.tokens for sample in samples)
             self.counts["tokens"] += tokens
             if self.progress:
                 self.progress(tokens)
-            yield from found
+            yield from samples
 
-    def _batches(self, sequences: list[Pending]) -> Iterator[list[Pending]]:
+    def _form_batches(self, sequences: list[PendingSample]) -> Iterator[list[PendingSample]]:
         """Sequences that decode together, the longest prompts first: those of one length, or padded where that works.
 
         Where the context cuts answers off, lengths are kept apart too: padding would move the shorter beyond its end.
         """
-        ordered = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt, s.key, s.index))
+        longest_first = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt, s.key, s.index))
         limit = WIDTH.get(self.model.device.type, WIDTH_OF_CARDS)
-        batch: list[Pending] = []
-        for sequence in ordered:
+        batch: list[PendingSample] = []
+        for sequence in longest_first:
             if batch:
                 width = len(batch[0].prompt) + batch[0].limit
                 same = len(sequence.prompt) == len(batch[0].prompt)
@@ -96,22 +96,24 @@ class GenerateEngine(LocalEngine):
         """Whether a prompt padded on the left is answered as the prompt alone: tried on a few tokens, once."""
         if self._pads is None:
             prompt = [i % self.model.config.get_text_config().vocab_size for i in (5, 6, 7)]
-            alone, padded = (self._scores(ids) for ids in ([prompt], [prompt, [*prompt, *prompt]]))
-            self._pads = agrees(padded, alone, torch.float32)  # the same operations, whatever their precision
+            alone, with_padding = (self._probe_logits(ids) for ids in ([prompt], [prompt, [*prompt, *prompt]]))
+            self._pads = outputs_agree(
+                with_padding, alone, torch.float32
+            )  # the same operations, whatever their precision
         return self._pads
 
-    def _scores(self, prompts: list[list[int]]) -> Tensor:
+    def _probe_logits(self, prompts: list[list[int]]) -> Tensor:
         """Logits [steps, V] of three tokens, the same whatever the model says, after the first of `prompts`."""
-        kept = _Keep([1, 2, 3])
-        self._call(prompts, 3, [kept], [])
-        return torch.stack(kept.scores)
+        keeper = _Keep([1, 2, 3])
+        self._call_generate(prompts, 3, [keeper], [])
+        return torch.stack(keeper.scores)
 
-    def _generate(self, batch: list[Pending], params: SamplingParams) -> list[Sample]:
+    def _generate_batch(self, batch: list[PendingSample], params: SamplingParams) -> list[Sample]:
         lines = _Lines(self, batch, params)
-        self._call([sequence.prompt for sequence in batch], batch[0].limit, [_Chooser(lines)], [_Ends(lines)])
+        self._call_generate([sequence.prompt for sequence in batch], batch[0].limit, [_Chooser(lines)], [_Ends(lines)])
         return lines.samples
 
-    def _call(
+    def _call_generate(
         self, prompts: list[list[int]], limit: int, choosers: list[LogitsProcessor], ends: list[StoppingCriteria]
     ) -> None:
         """`generate` on prompts padded to the left, with no setting of the model's own (penalties, beams)."""
@@ -148,58 +150,62 @@ class _Lines:
         samples: Those that are finished.
     """
 
-    def __init__(self, engine: GenerateEngine, batch: list[Pending], params: SamplingParams) -> None:
+    def __init__(self, engine: GenerateEngine, batch: list[PendingSample], params: SamplingParams) -> None:
         self.engine, self.batch, self.params = engine, batch, params
         self.seeds = np.array([s.seed for s in batch], dtype=np.uint64)
-        self.ends = engine.enders(params.stop) if any(params.stop) else None
+        self.ends = engine.stop_token_mask(params.stop) if any(params.stop) else None
         self.tokens: list[list[int]] = [[] for _ in batch]
-        self.done = [False] * len(batch)
+        self.is_over = [False] * len(batch)
         self.samples: list[Sample] = []
-        self.made = 0
+        self.num_tokens = 0
 
-    def draw(self, scores: Tensor) -> Tensor:
+    def draw_tokens(self, scores: Tensor) -> Tensor:
         """The next token of each sequence [rows] by logits [rows, V]; what closes a thought goes before."""
         uniform = None
         if self.params.temperature:
-            drawn = torch.from_numpy(uniforms(self.seeds, np.full(len(self.seeds), self.made, dtype=np.int64)))
-            uniform = drawn.to(widest_dtype(scores.device)).to(scores.device)
-        tokens = choose(scores, uniform, self.params)
+            randoms = torch.from_numpy(
+                uniform_numbers(self.seeds, np.full(len(self.seeds), self.num_tokens, dtype=np.int64))
+            )
+            uniform = randoms.to(widest_dtype(scores.device)).to(scores.device)
+        tokens = choose_tokens(scores, uniform, self.params)
         for row, sequence in enumerate(self.batch):
-            if sequence.thought and sequence.thought.forced and not self.done[row]:
-                tokens[row], *rest = sequence.thought.forced
-                sequence.thought.forced = tuple(rest)
+            if sequence.thought and sequence.thought.forced_ids and not self.is_over[row]:
+                tokens[row], *rest = sequence.thought.forced_ids
+                sequence.thought.forced_ids = tuple(rest)
         return tokens
 
-    def take(self, tokens: list[int]) -> None:
+    def append_tokens(self, tokens: list[int]) -> None:
         """Take note of what was drawn, and finish what it ends."""
-        self.made += 1
+        self.num_tokens += 1
         for row, token in enumerate(tokens):
-            if not self.done[row]:
+            if not self.is_over[row]:
                 self.tokens[row].append(token)
-                self._follow(row, token)
+                self._append_token(row, token)
 
-    def _follow(self, row: int, token: int) -> None:
-        sequence, stopped = self.batch[row], token in self.engine.chat.stop_ids
-        limit, text = sequence.limit, self._text(row, stopped)
+    def _append_token(self, row: int, token: int) -> None:
+        sequence, at_stop = self.batch[row], token in self.engine.chat.stop_ids
+        limit, text = sequence.limit, self._output_text(row, at_stop)
         if sequence.thought:
-            if not stopped and sequence.thought.thinking is not False:
-                sequence.thought.follow(self.made, token, lambda: text)
+            if not at_stop and sequence.thought.thinking is not False:
+                sequence.thought.follow_token(self.num_tokens, token, lambda: text)
             limit = sequence.thought.limit
         cut = -1
-        if self.ends is not None and self.ends[token] and not stopped:
-            cut = stops_at(text, sequence, self.params.stop)
-        if stopped or cut >= 0 or self.made >= limit:
-            self.done[row] = True
-            shown = text[:cut] if cut >= 0 else text
-            self.samples.append(finished(sequence, shown, "stop" if stopped or cut >= 0 else "length", self.made))
+        if self.ends is not None and self.ends[token] and not at_stop:
+            cut = find_stop(text, sequence, self.params.stop)
+        if at_stop or cut >= 0 or self.num_tokens >= limit:
+            self.is_over[row] = True
+            answer = text[:cut] if cut >= 0 else text
+            self.samples.append(
+                build_sample(sequence, answer, "stop" if at_stop or cut >= 0 else "length", self.num_tokens)
+            )
 
-    def _text(self, row: int, stopped: bool = False) -> str:
-        return self.engine.chat.text_of(self.tokens[row][: -1 if stopped else None])
+    def _output_text(self, row: int, at_stop: bool = False) -> str:
+        return self.engine.chat.text_of(self.tokens[row][: -1 if at_stop else None])
 
-    def show(self) -> None:
+    def show_text(self) -> None:
         """Let the caller see the text so far, where one sequence decodes alone."""
-        if self.engine.on_text and len(self.batch) == 1 and not self.done[0]:
-            self.engine.on_text(self.batch[0].opening + self._text(0))
+        if self.engine.on_text and len(self.batch) == 1 and not self.is_over[0]:
+            self.engine.on_text(self.batch[0].opening + self._output_text(0))
 
 
 class _Mix(LogitsProcessor):
@@ -212,7 +218,7 @@ class _Mix(LogitsProcessor):
         mask: [rows, width], 1 where the prompts have tokens.
     """
 
-    def __init__(self, mixture: Mixture, mask: Tensor) -> None:
+    def __init__(self, mixture: LogitMixture, mask: Tensor) -> None:
         self.mixture, self.mask = mixture, mask
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -235,7 +241,7 @@ class _Chooser(LogitsProcessor):
         self.lines = lines
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return _only(scores, self.lines.draw(scores))
+        return _mask_others(scores, self.lines.draw_tokens(scores))
 
 
 class _Keep(LogitsProcessor):
@@ -247,10 +253,10 @@ class _Keep(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.scores.append(scores[0].detach().float())
         token = self.tokens[len(self.scores) - 1] % scores.shape[1]
-        return _only(scores, torch.full((len(scores),), token, device=scores.device))
+        return _mask_others(scores, torch.full((len(scores),), token, device=scores.device))
 
 
-def _only(scores: Tensor, tokens: Tensor) -> Tensor:
+def _mask_others(scores: Tensor, tokens: Tensor) -> Tensor:
     """Scores [rows, V] in which `tokens` [rows] are all there is."""
     return torch.full_like(scores, float("-inf")).scatter_(1, tokens[:, None], 0.0)
 
@@ -262,6 +268,6 @@ class _Ends(StoppingCriteria):
         self.lines = lines
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.lines.take(input_ids[:, -1].tolist())
-        self.lines.show()
-        return torch.tensor(self.lines.done, device=input_ids.device)
+        self.lines.append_tokens(input_ids[:, -1].tolist())
+        self.lines.show_text()
+        return torch.tensor(self.lines.is_over, device=input_ids.device)

@@ -24,7 +24,7 @@ CHUNK = 512
 """Samples handed to vLLM at a time. Only whole chunks reach the journal, so a kill loses at most this many."""
 
 
-def need_vllm() -> None:
+def require_vllm() -> None:
     """See that vLLM is installed.
 
     Raises:
@@ -58,7 +58,7 @@ class VLLMEngine:
     """
 
     def __init__(self, path: str, chat: Chat, *, fingerprint: str, **options: Any) -> None:
-        need_vllm()
+        require_vllm()
         import torch
         import vllm
 
@@ -79,56 +79,60 @@ class VLLMEngine:
         """Yield one sample for each (request, index), a chunk at a time."""
         jobs = [(request, index) for request, indexes in requests for index in indexes]
         for start in range(0, len(jobs), CHUNK):
-            yield from self._chunk(jobs[start : start + CHUNK], params)
+            yield from self._sample_chunk(jobs[start : start + CHUNK], params)
 
-    def _chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
-        found = prompt_ids(self.chat, [request for request, _ in jobs])
-        asked = []
-        for (request, index), ids in zip(jobs, found, strict=True):
+    def _sample_chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
+        prompts = prompt_ids(self.chat, [request for request, _ in jobs])
+        sequences = []
+        for (request, index), ids in zip(jobs, prompts, strict=True):
             if self._context - len(ids) < 1:
                 self.counts["too long"] += 1
                 yield Sample(request.key, index, "", "length", 0)
                 continue
             seed = sample_seed(params.seed, request.key, index)
-            asked.append(_Asked(request, index, ids, seed, opening_of(self.chat, request)))
+            sequences.append(_PendingSequence(request, index, ids, seed, opening_of(self.chat, request)))
         if params.max_thinking_tokens is not None:
-            self._think([one for one in asked if one.opening], params, params.max_thinking_tokens)
-        for one, output in self._generate([one for one in asked if not one.ended], params, params.max_tokens, {}):
+            self._generate_thoughts([one for one in sequences if one.opening], params, params.max_thinking_tokens)
+        for one, output in self._generate_texts(
+            [one for one in sequences if not one.is_over], params, params.max_tokens, {}
+        ):
             one.text += output.text
-            one.made += len(output.token_ids)
+            one.num_tokens += len(output.token_ids)
             one.finish = "length" if output.finish_reason == "length" else "stop"
-        for one in asked:
-            self.counts["tokens"] += one.made
+        for one in sequences:
+            self.counts["tokens"] += one.num_tokens
             text = one.opening + one.text
-            yield Sample(one.request.key, one.index, text, one.finish, one.made, one.thought, one.cut)
+            yield Sample(one.request.key, one.index, text, one.finish, one.num_tokens, one.thought, one.cut)
 
-    def _think(self, asked: list[_Asked], params: SamplingParams, most: int) -> None:
+    def _generate_thoughts(self, sequences: list[_PendingSequence], params: SamplingParams, most: int) -> None:
         """Let the thoughts that the prompts opened come to their end or budget; the answers then follow them."""
         marks = {"stop": [self.chat.template.thoughts.marks[1]], "include_stop_str_in_output": True}
-        for one, output in self._generate(asked, params, most, marks):
+        for one, output in self._generate_texts(sequences, params, most, marks):
             ids, text = list(output.token_ids), output.text
-            over = split_thought(one.opening + text).ended
-            one.ended = not over and output.finish_reason != "length"  # it ended its turn in the middle of the thought
-            one.cut = not over and not one.ended
+            over = split_thought(one.opening + text).has_ended
+            one.is_over = (
+                not over and output.finish_reason != "length"
+            )  # it ended its turn in the middle of the thought
+            one.cut = not over and not one.is_over
             if one.cut:
                 ids, text = [*ids, *self.chat.ids_of(self.chat.closing)], text + self.chat.closing
             one.ids, one.text = [*one.ids, *ids], text
-            one.made = one.thought = len(ids)
+            one.num_tokens = one.thought = len(ids)
 
-    def _generate(
-        self, asked: list[_Asked], params: SamplingParams, most: int, more: dict[str, Any]
-    ) -> Iterator[tuple[_Asked, Any]]:
+    def _generate_texts(
+        self, sequences: list[_PendingSequence], params: SamplingParams, most: int, more: dict[str, Any]
+    ) -> Iterator[tuple[_PendingSequence, Any]]:
         """Each sequence with what vLLM goes on with, where its context leaves room."""
-        fits = [one for one in asked if self._context > len(one.ids)]
+        fits = [one for one in sequences if self._context > len(one.ids)]
         if not fits:
             return
         prompts = [{"prompt_token_ids": one.ids} for one in fits]
         rooms = [min(most, self._context - len(one.ids)) for one in fits]
-        settings = [self._settings(params, room, one.seed, more) for one, room in zip(fits, rooms, strict=True)]
+        settings = [self._build_settings(params, room, one.seed, more) for one, room in zip(fits, rooms, strict=True)]
         for one, output in zip(fits, self._model.generate(prompts, settings, use_tqdm=False), strict=True):
             yield one, output.outputs[0]
 
-    def _settings(self, params: SamplingParams, room: int, seed: int, more: dict[str, Any]) -> Any:
+    def _build_settings(self, params: SamplingParams, room: int, seed: int, more: dict[str, Any]) -> Any:
         return self._params(
             max_tokens=room,
             temperature=params.temperature,
@@ -136,21 +140,21 @@ class VLLMEngine:
             top_k=params.top_k,
             stop_token_ids=sorted(self.chat.stop_ids),
             seed=seed >> 1,  # 63 bits: a signed integer there
-            skip_special_tokens=not self.chat.template.kept,
+            skip_special_tokens=not self.chat.template.visible_tokens,
             **{"stop": list(params.stop) or None, **more},
         )
 
 
 @dataclass(slots=True)
-class _Asked:
+class _PendingSequence:
     """A sequence on its way.
 
     Args:
         ids: What vLLM goes on from: the prompt, later the thought too.
         opening: What the prompt opened of a thought.
-        made, thought: Tokens sampled, and of these of the thought.
+        num_tokens, thought: Tokens sampled, and of these of the thought.
         cut: Whether the thought was closed by force.
-        ended: Whether nothing follows it.
+        is_over: Whether nothing follows it.
     """
 
     request: Request
@@ -159,8 +163,8 @@ class _Asked:
     seed: int
     opening: str
     text: str = ""
-    made: int = 0
+    num_tokens: int = 0
     thought: int = 0
     cut: bool = False
-    ended: bool = False
+    is_over: bool = False
     finish: Literal["stop", "length"] = "stop"

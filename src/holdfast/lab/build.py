@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     from holdfast.core.progress import Progress
 
 
-def build(
+def build_lab_model(
     name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None
 ) -> Path:
     """Train the laboratory model `name` (`lab` or `lab-small`).
@@ -28,11 +28,11 @@ def build(
     from holdfast.lab.pretrain import PLANS, Pretraining
 
     if name not in PLANS:
-        raise UserError(f"{name} is not a laboratory model{nearest(name, PLANS)}")
+        raise UserError(f"{name} is not a laboratory model{suggest_name(name, PLANS)}")
     plan = PLANS[name]
     if steps is not None:
         short = replace(plan.cycles[0], steps=steps, horizon=steps, warmup=min(200, steps // 4))
         plan = replace(plan, cycles=(short,), milestones=())
-    training = Pretraining(plan, Path(out) / name, log=ui.line if ui else print)
+    training = Pretraining(plan, Path(out) / name, log=ui.write_line if ui else print)
     training.run()
     return training.folder / "final"

@@ -20,7 +20,7 @@ RECIPE: dict[str, Any] = {
 """The target is word problems in a written style that the base rarely uses; everything else it knows is to be kept."""
 
 
-def demo(*, out: str | Path = "runs/demo", ui: Progress | None = None) -> dict[str, Any]:
+def run_demo(*, out: str | Path = "runs/demo", ui: Progress | None = None) -> dict[str, Any]:
     """Compare plain SFT with three methods that train on the model's own right answers; content of `compare.json`."""
     from holdfast.pipeline.compare import compare
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.evaluation.tasks.skill import skill_task
-from holdfast.skills import SKILLS, skill
+from holdfast.evaluation.tasks.skill import build_skill_task
+from holdfast.skills import SKILLS, load_skill
 from holdfast.skills.rows import FRESH
 
 if TYPE_CHECKING:
     from holdfast.core.progress import Progress
 
 
-def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None) -> dict[str, Any]:
+def measure_skills(model: str = "lab", *, items: int = 200, ui: Progress | None = None) -> dict[str, Any]:
     """Greedy accuracy on `items` fresh questions of every skill, and of facts by how often they were seen.
 
     Args:
@@ -21,23 +21,25 @@ def describe(model: str = "lab", *, items: int = 200, ui: Progress | None = None
         `{"model", "parameters", "skills": [{"name", "accuracy", "n", "threshold", "about"}]}`, accuracy in points.
     """
     from holdfast.data.chat.encoder import Chat
-    from holdfast.evaluation.measure import items_in, measure_all
-    from holdfast.evaluation.subject import Subject
-    from holdfast.generation.factory import drawing
+    from holdfast.evaluation.measure import count_items, measure_all
+    from holdfast.evaluation.subject import EvaluatedModel
+    from holdfast.generation.factory import build_sample_fn
     from holdfast.generation.native import NativeEngine
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
-    loaded = load(model)
-    chat = Chat(loaded.tokenizer)
-    engine = NativeEngine(loaded.model, chat, fingerprint=loaded.fingerprint)
-    tasks = [skill_task(name, items, seed=FRESH) for name in SKILLS] + fact_tasks(items)
+    loaded_model = load_model(model)
+    chat = Chat(loaded_model.tokenizer)
+    engine = NativeEngine(loaded_model.model, chat, fingerprint=loaded_model.fingerprint)
+    tasks = [build_skill_task(name, items, seed=FRESH) for name in SKILLS] + fact_tasks(items)
     if ui:
-        ui.phase("measure", items_in(tasks))
-    found = measure_all(
-        tasks, Subject(loaded.fingerprint, chat, drawing(engine)), progress=(lambda n: ui.advance(n)) if ui else None
+        ui.start_phase("measure", count_items(tasks))
+    results = measure_all(
+        tasks,
+        EvaluatedModel(loaded_model.fingerprint, chat, build_sample_fn(engine)),
+        progress=(lambda n: ui.advance(n)) if ui else None,
     )
-    rows = [_row(task.name, [item.passed for item in found[task.name]]) for task in tasks]
-    return {"model": model, "parameters": sum(p.numel() for p in loaded.model.parameters()), "skills": rows}
+    rows = [_skill_row(task.name, [item.passed for item in results[task.name]]) for task in tasks]
+    return {"model": model, "parameters": sum(p.numel() for p in loaded_model.model.parameters()), "skills": rows}
 
 
 def fact_tasks(items: int) -> list[Any]:
@@ -47,12 +49,12 @@ def fact_tasks(items: int) -> list[Any]:
     from holdfast.skills.facts import LEVELS, Facts
 
     tasks = []
-    for seen in LEVELS:
-        level = Facts(levels=(seen,))
-        rows = level.rows(items, "test", FRESH)
+    for times in LEVELS:
+        level = Facts(levels=(times,))
+        rows = level.generate_rows(items, "test", FRESH)
         tasks.append(
             Task(
-                f"facts seen {seen} times",
+                f"facts seen {times} times",
                 "generate",
                 rows,
                 judge=SkillJudge(skill="facts"),
@@ -62,12 +64,12 @@ def fact_tasks(items: int) -> list[Any]:
     return tasks
 
 
-def _row(name: str, passed: list[bool]) -> dict[str, Any]:
-    known = skill(name) if name in SKILLS else None
+def _skill_row(name: str, passes: list[bool]) -> dict[str, Any]:
+    known_skill = load_skill(name) if name in SKILLS else None
     return {
         "name": name,
-        "accuracy": 100 * sum(passed) / len(passed),
-        "n": len(passed),
-        "threshold": known.threshold if known else None,
-        "about": (type(known).__doc__ or "").splitlines()[0] if known else "",
+        "accuracy": 100 * sum(passes) / len(passes),
+        "n": len(passes),
+        "threshold": known_skill.threshold if known_skill else None,
+        "about": (type(known_skill).__doc__ or "").splitlines()[0] if known_skill else "",
     }

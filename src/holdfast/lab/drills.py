@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 
-from holdfast.skills.base import Question, ask
-from holdfast.skills.examples import Examples, write
+from holdfast.skills.base import Question, single_turn_prompt
+from holdfast.skills.examples import Examples, format_labelled_words
 from holdfast.skills.lexicon import CATEGORIES, LABELS, PEOPLE
-from holdfast.skills.reading import Asked, Reading
+from holdfast.skills.reading import FactKey, Reading
 
 
 class NewLabels(Examples):
@@ -25,26 +25,26 @@ class NewLabels(Examples):
     def __init__(self, lookup: float = 0.0) -> None:
         self.lookup = lookup
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         kinds, labels = rng.sample(list(CATEGORIES), 2), rng.sample(LABELS, 2)
         words = [rng.sample(CATEGORIES[kind], 3) for kind in kinds]
-        asked = rng.randrange(2)
-        shown = [(word, labels[i]) for i in range(2) for word in words[i][: rng.randint(1, 2)]]
-        rng.shuffle(shown)
-        word = words[asked][0] if self.lookup and rng.random() < self.lookup else words[asked][2]
-        text = f"{write(shown)}\n{word}:"
-        return Question(text, ask(text), labels[asked])
+        target = rng.randrange(2)
+        examples = [(word, labels[i]) for i in range(2) for word in words[i][: rng.randint(1, 2)]]
+        rng.shuffle(examples)
+        word = words[target][0] if self.lookup and rng.random() < self.lookup else words[target][2]
+        text = f"{format_labelled_words(examples)}\n{word}:"
+        return Question(text, single_turn_prompt(text), labels[target])
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return question.reference
 
 
 class ManyPeople(Reading):
     """Passages on two or three people."""
 
-    def passage(self, rng: random.Random) -> tuple[str, dict[Asked, str], list[Asked]]:
+    def generate_passage(self, rng: random.Random) -> tuple[str, dict[FactKey, str], list[FactKey]]:
         people = rng.sample(PEOPLE, rng.randint(2, 3))
-        return self.told(rng, people, rng.randint(3, 4))
+        return self.compose_passage(rng, people, rng.randint(3, 4))
 
 
 class Listing(Examples):
@@ -52,6 +52,11 @@ class Listing(Examples):
 
     only = tuple(LABELS)
 
-    def question(self, rng: random.Random) -> Question:
-        shown, new = self.labelled(rng)
-        return Question(write([*shown, *new]), ask(write(shown)), new[-1][1], {"asked": new})
+    def generate_question(self, rng: random.Random) -> Question:
+        examples, new = self.draw_labelled_words(rng)
+        return Question(
+            format_labelled_words([*examples, *new]),
+            single_turn_prompt(format_labelled_words(examples)),
+            new[-1][1],
+            {"asked": new},
+        )

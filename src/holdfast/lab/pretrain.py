@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from holdfast.lab.drills import Listing, ManyPeople, NewLabels
 from holdfast.lab.tokenizer import CONTEXT, build_tokenizer
-from holdfast.skills import skill
+from holdfast.skills import load_skill
 from holdfast.skills.base import Skill
 from holdfast.skills.facts import Facts
 from holdfast.skills.story import BASIC, Story
@@ -38,7 +38,7 @@ ONLY = {"listing": 0.8, "examples": 0.2}
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PretrainPhase:
     """What is shown from step `start` on.
 
     Args:
@@ -71,18 +71,18 @@ class Cycle:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PretrainPlan:
     """Everything a laboratory model is made of.
 
     Args:
-        cycles, stages: How and on what it is trained.
+        cycles, phases: How and on what it is trained.
         hidden, layers, heads, inner: Shape of the Llama.
         rows: Rows per step.
         milestones: Steps after which an intermediate model is kept.
     """
 
     cycles: tuple[Cycle, ...]
-    stages: tuple[Stage, ...]
+    phases: tuple[PretrainPhase, ...]
     hidden: int = 192
     layers: int = 4
     heads: int = 6
@@ -96,7 +96,7 @@ class Plan:
     def steps(self) -> int:
         return sum(cycle.steps for cycle in self.cycles)
 
-    def cycle(self, step: int) -> tuple[Cycle, int]:
+    def cycle_at(self, step: int) -> tuple[Cycle, int]:
         """The cycle `step` belongs to, and the step within it."""
         for cycle in self.cycles:
             if step < cycle.steps:
@@ -104,33 +104,38 @@ class Plan:
             step -= cycle.steps
         raise IndexError(step)
 
-    def stage(self, step: int) -> Stage:
+    def phase_at(self, step: int) -> PretrainPhase:
         """The last stage that has begun."""
-        return [stage for stage in self.stages if stage.start <= step][-1]
+        return [phase for phase in self.phases if phase.start <= step][-1]
 
 
-def stages(second: int, only: int, rest: int) -> tuple[Stage, ...]:
+def build_phases(second: int, only: int, rest: int) -> tuple[PretrainPhase, ...]:
     """Harder questions than the skills ask; from `second` on the skills; from `only` to `rest` nothing but examples."""
     story = Story(BASIC)
     hard: dict[str, Skill] = {"story": story, "examples": NewLabels(lookup=0.25), "reading": ManyPeople()}
     easy: dict[str, Skill] = {"story": story, "listing": Listing()}
-    return Stage(0, FIRST, hard), Stage(second, SECOND, easy), Stage(only, ONLY, easy), Stage(rest, SECOND, easy)
+    return (
+        PretrainPhase(0, FIRST, hard),
+        PretrainPhase(second, SECOND, easy),
+        PretrainPhase(only, ONLY, easy),
+        PretrainPhase(rest, SECOND, easy),
+    )
 
 
-PLANS: dict[str, Plan] = {
-    "lab": Plan(
+PLANS: dict[str, PretrainPlan] = {
+    "lab": PretrainPlan(
         cycles=(Cycle(4500, 6500, 900, 2.5e-3, facts_from=0.45), Cycle(4250, 5000, 1000, 2e-3)),
-        stages=stages(4500, 7000, 7250),
+        phases=build_phases(4500, 7000, 7250),
         milestones=(2250, 3375, 4500, 6500),
     ),
-    "lab-small": Plan(
+    "lab-small": PretrainPlan(
         cycles=(Cycle(2500, 3500, 600, 4e-3, facts_from=0.45), Cycle(2500, 3125, 625, 3e-3)),
-        stages=stages(2500, 2500, 2800), hidden=112, layers=3, heads=4, inner=288,
+        phases=build_phases(2500, 2500, 2800), hidden=112, layers=3, heads=4, inner=288,
     ),
 }  # fmt: skip
 
 
-def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(plan: PretrainPlan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A freshly initialised Llama of the plan's shape."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -150,7 +155,7 @@ FACTS = Facts()
 class Stream:
     """The rows of every step, a pure function of (seed, step), so that training resumes anywhere."""
 
-    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, plan: PretrainPlan, tokenizer: PreTrainedTokenizerFast):
         self.plan, self.tokenizer = plan, tokenizer
         self.exposures = self._schedule_facts()
 
@@ -160,46 +165,48 @@ class Stream:
         begin = 0
         for number, cycle in enumerate(self.plan.cycles):
             rng = random.Random(f"schedule/{self.plan.seed}/{number}" if number else f"schedule/{self.plan.seed}")
-            for question in FACTS.exposures(self.plan.seed, number):
+            for question in FACTS.generate_exposures(self.plan.seed, number):
                 step = begin + rng.randrange(int(cycle.facts_from * cycle.steps), cycle.steps)
                 schedule.setdefault(step, []).append(question)
             begin += cycle.steps
         return schedule
 
-    def conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str, Sequence[str]]]:
+    def sample_conversations(self, step: int) -> list[tuple[list[dict[str, Any]], str, Sequence[str]]]:
         """`(prompt messages, answer, the words of it that alone are trained)` of the rows of `step`."""
         rng = random.Random(f"stream/{self.plan.seed}/{step}")
-        stage = self.plan.stage(step)
+        phase = self.plan.phase_at(step)
         out = []
-        for name in rng.choices(list(stage.mix), list(stage.mix.values()), k=self.plan.rows):
-            source = stage.instead.get(name) or skill(name)
-            row = source.row(rng, "train")
+        for name in rng.choices(list(phase.mix), list(phase.mix.values()), k=self.plan.rows):
+            source = phase.instead.get(name) or load_skill(name)
+            row = source.generate_row(rng, "train")
             out.append((row.prompt, row.answer or "", getattr(source, "only", ())))
-        return out + [(q.messages, FACTS.answer(q, "bare", rng), ()) for q in self.exposures.get(step, [])]
+        return out + [(q.messages, FACTS.write_answer(q, "bare", rng), ()) for q in self.exposures.get(step, [])]
 
-    def batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def build_batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """`(ids [B, L], where [N], labels [N])` of `step`, cut by length into `parts` to waste little on padding."""
-        encoded = sorted((self._encode(*row) for row in self.conversations(step)), key=lambda e: len(e[0]))
-        size = math.ceil(len(encoded) / parts)
-        for start in range(0, len(encoded), size):
-            yield _pad(encoded[start : start + size], self.tokenizer.pad_token_id)
+        rows = sorted((self._encode_row(*row) for row in self.sample_conversations(step)), key=lambda e: len(e[0]))
+        size = math.ceil(len(rows) / parts)
+        for start in range(0, len(rows), size):
+            yield _pad_batch(rows[start : start + size], self.tokenizer.pad_token_id)
 
-    def _encode(self, prompt: list[dict[str, Any]], answer: str, only: Sequence[str]) -> tuple[list[int], list[int]]:
+    def _encode_row(
+        self, prompt: list[dict[str, Any]], answer: str, only: Sequence[str]
+    ) -> tuple[list[int], list[int]]:
         """`(tokens, positions of the trained ones)`."""
         tokenizer = self.tokenizer
         head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         before, after = (tokenizer(t, add_special_tokens=False).input_ids for t in (head, answer))
         ids = [*before, *after, tokenizer.eos_token_id]
         vocabulary = tokenizer.get_vocab() if only else {}
-        kept = {vocabulary[f"Ġ{word}"] for word in only} or set(ids)
-        return ids, [t for t in range(len(before), len(ids)) if ids[t] in kept]
+        target_ids = {vocabulary[f"Ġ{word}"] for word in only} or set(ids)
+        return ids, [t for t in range(len(before), len(ids)) if ids[t] in target_ids]
 
 
-def _pad(encoded: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    width = max(len(ids) for ids, _ in encoded)
-    grid = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in encoded])  # [B, L]
-    where = [b * width + t - 1 for b, (_, trained) in enumerate(encoded) for t in trained]
-    labels = [ids[t] for ids, trained in encoded for t in trained]
+def _pad_batch(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    width = max(len(ids) for ids, _ in rows)
+    grid = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])  # [B, L]
+    where = [b * width + t - 1 for b, (_, positions) in enumerate(rows) for t in positions]
+    labels = [ids[t] for ids, label_positions in rows for t in label_positions]
     return grid, torch.tensor(where), torch.tensor(labels)
 
 
@@ -207,7 +214,7 @@ def _pad(encoded: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, 
 class Pretraining:
     """A training in progress; `state` is what a checkpoint holds besides tensors."""
 
-    plan: Plan
+    plan: PretrainPlan
     folder: Path
     log: Callable[[str], None] = print
     state: dict[str, Any] = field(default_factory=lambda: {"step": 0, "tokens": 0, "loss": 0.0})
@@ -216,29 +223,29 @@ class Pretraining:
         self.tokenizer = build_tokenizer()
         self.model = new_model(self.plan, self.tokenizer)
         self.stream = Stream(self.plan, self.tokenizer)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.rate(0), betas=(0.9, 0.98), fused=True)
-        self._resume()
+        groups = [{"params": matrices, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.learning_rate_at(0), betas=(0.9, 0.98), fused=True)
+        self._resume_state()
 
     @property
     def _parameters(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
 
-    def _resume(self) -> None:
-        saved = self.folder / "state"
-        if not saved.exists():
+    def _resume_state(self) -> None:
+        state_dir = self.folder / "state"
+        if not state_dir.exists():
             return
-        self.state = json.loads((saved / "state.json").read_text())
-        tensors = load_file(saved / "tensors.safetensors")
+        self.state = json.loads((state_dir / "state.json").read_text())
+        tensors = load_file(state_dir / "tensors.safetensors")
         for name, parameter in self._parameters.items():
             parameter.data.copy_(tensors[name])
             moments = {k: tensors[f"{name}/{k}"] for k in ("exp_avg", "exp_avg_sq", "step")}
             self.optimizer.state[parameter] = moments
         self.log(f"resumed at step {self.state['step']} of {self.plan.steps}")
 
-    def save(self) -> None:
+    def save_state(self) -> None:
         """Write the whole state to a side name, then rename it into place."""
         side, final = self.folder / "state.writing", self.folder / "state"
         shutil.rmtree(side, ignore_errors=True)
@@ -255,7 +262,7 @@ class Pretraining:
         os.replace(side, final)
         shutil.rmtree(old, ignore_errors=True)
 
-    def export(self, folder: Path) -> None:
+    def export_model(self, folder: Path) -> None:
         """The model as a bf16 Hugging Face folder with its tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.clone() for k, v in self.model.state_dict().items()}
@@ -263,18 +270,18 @@ class Pretraining:
         self.model.float().load_state_dict(weights)
         self.tokenizer.save_pretrained(folder)
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Learning rate of `step`."""
-        cycle, step = self.plan.cycle(step)
+        cycle, step = self.plan.cycle_at(step)
         if step < cycle.warmup:
             return cycle.learning_rate * (step + 1) / cycle.warmup
-        done = (step - cycle.warmup) / (cycle.horizon - cycle.warmup)
-        left = min(1.0, (cycle.steps - step) / cycle.decay)
-        return cycle.learning_rate * left * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        progress = (step - cycle.warmup) / (cycle.horizon - cycle.warmup)
+        decay_factor = min(1.0, (cycle.steps - step) / cycle.decay)
+        return cycle.learning_rate * decay_factor * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def train_step(self, step: int) -> tuple[float, int]:
         """One update; returns the loss per label token and the tokens read."""
-        batches = list(self.stream.batches(step))
+        batches = list(self.stream.build_batches(step))
         count = sum(len(labels) for _, _, labels in batches)
         head = self.model.get_output_embeddings()
         total = 0.0
@@ -285,14 +292,14 @@ class Pretraining:
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.learning_rate_at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, sum(ids.numel() for ids, _, _ in batches)
 
     def run(self, save_every: int = 250, watch: Callable[[int], None] | None = None) -> None:
         """Train to the end, saving every `save_every` steps and at the milestones."""
-        begun, tokens = time.perf_counter(), 0
+        start, tokens = time.perf_counter(), 0
         while self.state["step"] < self.plan.steps:
             step = self.state["step"]
             loss, read = self.train_step(step)
@@ -300,15 +307,15 @@ class Pretraining:
             ema = 0.98 * self.state["loss"] + 0.02 * loss if step else loss
             self.state.update(step=step + 1, tokens=self.state["tokens"] + read, loss=ema)
             if (step + 1) % 50 == 0:
-                speed = tokens / (time.perf_counter() - begun)
+                speed = tokens / (time.perf_counter() - start)
                 self.log(
                     f"step {step + 1}/{self.plan.steps} | loss {ema:.3f} | {self.state['tokens']:,} tokens | "
                     f"{speed:,.0f} tok/s"
                 )
             if step + 1 in self.plan.milestones:
-                self.export(self.folder / f"step-{step + 1:06d}")
+                self.export_model(self.folder / f"step-{step + 1:06d}")
             if (step + 1) % save_every == 0 or step + 1 == self.plan.steps:
-                self.save()
+                self.save_state()
                 if watch:
                     watch(step + 1)
-        self.export(self.folder / "final")
+        self.export_model(self.folder / "final")

@@ -37,7 +37,7 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
         ]
     )
     pieces: Counter[str] = Counter()
-    for text in _texts(seed, sample):
+    for text in _sample_texts(seed, sample):
         pieces.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     words = sorted(piece for piece, n in pieces.items() if n >= 3 and len(piece) > 1)
     specials = [PAD, END, *ROLES]
@@ -58,19 +58,19 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
     return fast
 
 
-def _texts(seed: int, sample: int) -> list[str]:
+def _sample_texts(seed: int, sample: int) -> list[str]:
     """Prompts and answers of every skill, and every phrasing of every fact."""
     from holdfast.lab.drills import ManyPeople, NewLabels
-    from holdfast.skills import SKILLS, skill
+    from holdfast.skills import SKILLS, load_skill
     from holdfast.skills.facts import OBJECTS, PHRASINGS
     from holdfast.skills.lexicon import SUBJECTS
 
     rng = random.Random(f"tokenizer/{seed}")
     instead, texts = {"examples": NewLabels(), "reading": ManyPeople()}, []  # as the first models were trained on them
     for name in SKILLS:
-        source = instead.get(name) or skill(name)
+        source = instead.get(name) or load_skill(name)
         for _ in range(sample):
-            texts += [m["content"] for m in source.row(rng, "train").messages]
+            texts += [m["content"] for m in source.generate_row(rng, "train").messages]
     for subject in SUBJECTS:
         texts += [subject, f" {subject}"] * 3
         texts += [p.format(s=subject) for phrasings in PHRASINGS.values() for p in phrasings]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from holdfast.axes.registry import find, name_of
-from holdfast.axes.tuner import SavedAs, Tuner
+from holdfast.axes.registry import find_method, name_of
+from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.errors import UserError, first_line
 from holdfast.models.files import PEFT_SETTINGS, TUNER
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.models.loading import Model
 
-PEFT = SavedAs(
+PEFT = SavedFormat(
     "peft",
     """from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -46,13 +46,13 @@ class PeftTuner(Tuner):
     adapter: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
 
-    def base(self, model: Model) -> AbstractContextManager[None]:
+    def base_context(self, model: Model) -> AbstractContextManager[None]:
         """A context with the adapter switched off."""
         return model.disable_adapter()  # type: ignore[operator]
 
     def adapter_parameters(self, model: Model) -> set[str]:
         """What PEFT added; copies of the base's own modules (modules_to_save) have the base's type."""
-        prefix = "prompt_encoder" if _settings(model).is_prompt_learning else str(model.base_model.prefix)
+        prefix = "prompt_encoder" if _peft_settings(model).is_prompt_learning else str(model.base_model.prefix)
         return {name for name in model.state_dict() if prefix in name and "modules_to_save" not in name}
 
     def merge(self, model: Model) -> PreTrainedModel:
@@ -68,10 +68,10 @@ class PeftTuner(Tuner):
         import torch
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        if _settings(model).is_prompt_learning:
+        if _peft_settings(model).is_prompt_learning:
             raise UserError("an adapter of virtual tokens cannot be folded into the weights; use it as it is")
 
-        _untie(model)  # type: ignore[arg-type]
+        _untie_weights(model)  # type: ignore[arg-type]
         for layer in model.modules():
             beneath = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
             weight = getattr(beneath, "weight", None)  # layers of experts keep theirs under other names
@@ -82,9 +82,9 @@ class PeftTuner(Tuner):
                 beneath.to(own)  # type: ignore[union-attr]
         return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
-    def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
+    def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedFormat:
         """`adapter_config.json` and `adapter_model.safetensors`."""
-        own, settings = self.adapter_parameters(model), _settings(model)
+        own, settings = self.adapter_parameters(model), _peft_settings(model)
         state = {  # PEFT takes of it what is the adapter's; of the base nothing is copied
             name: tensor.to("cpu", dtype) if "modules_to_save" in name else tensor.cpu() if name in own else tensor
             for name, tensor in model.state_dict().items()
@@ -92,8 +92,8 @@ class PeftTuner(Tuner):
         # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
         model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty form
-        served = settings.peft_type == "LORA" and not settings.use_dora and not settings.modules_to_save
-        return PEFT if served else replace(PEFT, serve="")  # vLLM knows plain LoRA alone
+        vllm_serves = settings.peft_type == "LORA" and not settings.use_dora and not settings.modules_to_save
+        return PEFT if vllm_serves else replace(PEFT, serve="")  # vLLM knows plain LoRA alone
 
     def load(self, directory: Path, base: PreTrainedModel) -> Model:
         """A `PeftModel` around `base`."""
@@ -103,7 +103,7 @@ class PeftTuner(Tuner):
         return PeftModel.from_pretrained(base, str(directory), is_trainable=False, torch_device="cpu")
 
 
-def _settings(model: Model) -> Any:
+def _peft_settings(model: Model) -> Any:
     """What PEFT knows of the adapter that is on."""
     return model.active_peft_config
 
@@ -113,8 +113,8 @@ def write_tuner(tuner: Tuner, model: Model, directory: Path) -> None:
 
     A plain adapter of PEFT needs none: its folder says what it is.
     """
-    known = {(cls.load, cls.merge) for cls in (Tuner, PeftTuner)}
-    if tuner.adapter and (type(tuner).load, type(tuner).merge) not in known:
+    own_formats = {(cls.load, cls.merge) for cls in (Tuner, PeftTuner)}
+    if tuner.adapter and (type(tuner).load, type(tuner).merge) not in own_formats:
         about = {"tuner": {"name": name_of(tuner), **tuner.model_dump(mode="json")}, "base": model.name_or_path}
         (directory / TUNER).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
 
@@ -132,7 +132,7 @@ def tuner_of(path: Path) -> Tuner:
         return PeftTuner() if (path / PEFT_SETTINGS).exists() else Tuner()
     name, *_ = about["tuner"]["name"], None
     try:
-        return find("tuners", name)(**{key: value for key, value in about["tuner"].items() if key != "name"})  # type: ignore[return-value]
+        return find_method("tuners", name)(**{key: value for key, value in about["tuner"].items() if key != "name"})  # type: ignore[return-value]
     except UserError as error:
         raise UserError(f"{path / TUNER}: {error}") from error
     except ValidationError as error:
@@ -158,7 +158,7 @@ def read_tuner(path: Path) -> Mapping[str, Any] | None:
     raise UserError(f"{path / TUNER}: does not name a tuner and its base; copy the folder again")
 
 
-def _untie(model: PeftModel) -> None:
+def _untie_weights(model: PeftModel) -> None:
     """Give every weight beside an adapter, or replaced by one, a tensor that no other module shares."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from torch import nn
@@ -172,7 +172,7 @@ def _untie(model: PeftModel) -> None:
     for sharing in owners.values():
         if len(sharing) > 1 and any(id(module) in beneath for module, _ in sharing):
             for module, name in sharing[1:]:
-                shared = getattr(module, name)
-                setattr(module, name, nn.Parameter(shared.detach().clone(), requires_grad=False))
+                weight = getattr(module, name)
+                setattr(module, name, nn.Parameter(weight.detach().clone(), requires_grad=False))
             for config in (plain.config, plain.config.get_text_config()):
                 config.tie_word_embeddings = False

@@ -56,17 +56,17 @@ class SentenceEncoder:
         )
 
 
-def by_model(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
+def directions_by_model(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
     """For every batch, in which direction [R, D] each row's prompt differs from the mean of all, in half precision."""
     import torch
 
     means = [prompt_means(policy, batch) for batch in batches()]
     everywhere = torch.cat(means).mean(0)  # [D]
     for batch, own in zip(batches(), means, strict=True):
-        yield batch, directed(own, everywhere)
+        yield batch, directions_from_mean(own, everywhere)
 
 
-def by_encoder(name: str, policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
+def directions_by_encoder(name: str, policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
     """For every batch, the directions [R, D] of its prompts by a sentence-transformers model, in half precision.
 
     Raises:
@@ -83,15 +83,15 @@ def by_encoder(name: str, policy: Policy, batches: Batches) -> Iterator[tuple[Ba
 
 def prompt_ends(batch: Batch) -> tuple[Tensor, Tensor]:
     """The flat position of each row's last prompt token, and the prompt's length, [R]; the first label follows it."""
-    last = batch.where.new_full((batch.n_sequences,), batch.position_ids.numel())
-    last = last.scatter_reduce(0, batch.sequence, batch.where, "amin")[batch.roles == 0]
+    last = batch.label_positions.new_full((batch.n_sequences,), batch.position_ids.numel())
+    last = last.scatter_reduce(0, batch.sequence, batch.label_positions, "amin")[batch.roles == 0]
     return last, batch.position_ids.flatten()[last] + 1
 
 
 def prompt_ids(batch: Batch) -> list[list[int]]:
     """The tokens of each row's prompt."""
     ids = batch.input_ids.flatten()
-    last, lengths = (found.tolist() for found in prompt_ends(batch))
+    last, lengths = (tensor.tolist() for tensor in prompt_ends(batch))
     return [ids[end + 1 - length : end + 1].tolist() for end, length in zip(last, lengths, strict=True)]
 
 
@@ -102,11 +102,11 @@ def prompt_means(policy: Policy, batch: Batch) -> Tensor:
     last, lengths = prompt_ends(batch)  # [R]
     row = torch.repeat_interleave(torch.arange(len(last), device=last.device), lengths)  # [prompt tokens]
     back = lengths.cumsum(0)[row] - 1 - torch.arange(len(row), device=last.device)
-    states = policy.states(batch, last[row] - back).float()
+    states = policy.hidden_states_at(batch, last[row] - back).float()
     return states.new_zeros(len(last), states.shape[1]).index_add(0, row, states) / lengths[:, None]
 
 
-def directed(embeddings: Tensor, everywhere: Tensor) -> Tensor:
+def directions_from_mean(embeddings: Tensor, everywhere: Tensor) -> Tensor:
     """The directions [R, D], in half precision, in which embeddings differ from the mean; 0 where they hardly do."""
     apart = embeddings - everywhere
     return (apart / apart.norm(dim=-1, keepdim=True).clamp_min(1e-3 * everywhere.norm())).half()

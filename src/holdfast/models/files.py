@@ -46,8 +46,8 @@ def weight_files(path: Path) -> list[Path]:
         return [path / SINGLE]
     if not (path / INDEX).exists():
         raise UserError(f"{path}: no {SINGLE} and no {INDEX}; pickled weights are not read, convert them first")
-    found = _read_json(path / INDEX)
-    names = found.get("weight_map") if isinstance(found, dict) else None
+    index = _read_json(path / INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f"{path / INDEX}: no index of weights (weight_map is missing); copy or download it again")
     for name in sorted(set(names.values())):
@@ -119,12 +119,12 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _count_tensors(file: Path) -> int:
-    with loading(file.parent), safe_open(file, framework="pt") as opened:
-        return len(opened.keys())
+    with explain_load_errors(file.parent), safe_open(file, framework="pt") as handle:
+        return len(handle.keys())
 
 
 @contextmanager
-def loading(path: Path, what: str = "not a causal language model") -> Iterator[None]:
+def explain_load_errors(path: Path, what: str = "not a causal language model") -> Iterator[None]:
     """Say in one line, with the folder and what to do, what a library says while it reads a model.
 
     Args:
@@ -140,7 +140,7 @@ def loading(path: Path, what: str = "not a causal language model") -> Iterator[N
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except SafetensorError as error:
-        raise UserError(broken_weights(path, error)) from error
+        raise UserError(describe_broken_weights(path, error)) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         reason = next((text for advice, text in ADVICE.items() if advice in str(error)), reason)
@@ -150,27 +150,27 @@ def loading(path: Path, what: str = "not a causal language model") -> Iterator[N
         ) from error
 
 
-def broken_weights(path: Path, error: SafetensorError) -> str:
+def describe_broken_weights(path: Path, error: SafetensorError) -> str:
     """Which file of a model directory cannot be read, and what to do."""
     for file in sorted(path.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):
                 pass
-        except SafetensorError as found:
-            return f"{file}: broken weights ({found}); it may have been cut off: copy or download it again"
+        except SafetensorError as damage:
+            return f"{file}: broken weights ({damage}); it may have been cut off: copy or download it again"
     return f"{path}: broken weights ({error}); they may have been cut off: copy or download them again"
 
 
-def count_broken(tensors: Iterable[torch.Tensor]) -> int:
+def count_non_finite(tensors: Iterable[torch.Tensor]) -> int:
     """How many values are infinite or no number; of a sharded tensor those of this process."""
-    found = 0
+    count = 0
     for tensor in tensors:
         here: Any = tensor.detach()
         here = here.to_local() if hasattr(here, "to_local") else here
         # A sum is a number only where all are, and needs no second tensor; it may itself be too large for its type.
         if here.is_floating_point() and not bool(here.sum().isfinite()):
-            found += int((~here.isfinite()).sum())
-    return found
+            count += int((~here.isfinite()).sum())
+    return count
 
 
 def refuse_no_numbers(path: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -180,7 +180,7 @@ def refuse_no_numbers(path: Path, weights: Iterable[tuple[str, torch.Tensor]]) -
         UserError: With the first that is not.
     """
     for name, weight in weights:
-        if count_broken([weight]):
+        if count_non_finite([weight]):
             raise UserError(
                 f"{path}: weight {name} holds values that are no numbers (NaN or infinite); the files are damaged, or "
                 "come of a training that diverged: use others"

@@ -19,16 +19,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from holdfast.data.batching.batches import Encoded, collate
-from holdfast.models.llama_family import LlamaLayer, agrees, rms_normalise, rotate, rotations, swiglu
-from holdfast.models.loading import evaluating
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
+from holdfast.models.llama_family import (
+    LlamaLayer,
+    apply_rotary,
+    apply_swiglu,
+    compute_cos_sin,
+    outputs_agree,
+    rms_normalise,
+)
+from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from holdfast.data.batching.batches import Batch
 
-LIKE = 0.8
+LENGTH_RATIO = 0.8
 """Sequences attend together when the shorter is at least this share of the longer one."""
 
 
@@ -48,64 +55,70 @@ class LlamaBody:
         Beside them the output embedding [V, D] that the head shall use, if it is the input embedding too and trains.
         """
         base: Any = self.causal.base_model
-        spans = Spans.of(batch)
+        sequences = SequenceIndex.from_batch(batch)
         if embeds is None:
-            x, weight = self._embedded(batch.input_ids.flatten()[spans.real])  # [T, D]
+            x, weight = self._embed_tokens(batch.input_ids.flatten()[sequences.real])  # [T, D]
         else:
-            x, weight = embeds.flatten(0, 1)[spans.real], None
-        places, where = batch.position_ids.flatten()[spans.real], spans.rank[where]  # [T], [M]
-        cos, sin = rotations(base.rotary_emb, x, places[None])
-        turn = (cos[0], sin[0])  # [T, 1, head] each
+            x, weight = embeds.flatten(0, 1)[sequences.real], None
+        places, where = batch.position_ids.flatten()[sequences.real], sequences.rank[where]  # [T], [M]
+        cos, sin = compute_cos_sin(base.rotary_emb, x, places[None])
+        cos_sin = (cos[0], sin[0])  # [T, 1, head] each
         last = len(base.layers) - 1
         for index, layer in enumerate(base.layers):
-            wanted = where if index == last else None
+            output_positions = where if index == last else None
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(_layer, layer, x, turn, spans, wanted, use_reentrant=False)
+                x = checkpoint(_run_layer, layer, x, cos_sin, sequences, output_positions, use_reentrant=False)
             else:
-                x = _layer(layer, x, turn, spans, wanted)
-        return _norm(base.norm, x), weight
+                x = _run_layer(layer, x, cos_sin, sequences, output_positions)
+        return _apply_norm(base.norm, x), weight
 
-    def agrees(self) -> bool:
+    def agrees_with_model(self) -> bool:
         """Whether it gives the model's own hidden states on a few tokens: two sequences in one line, and each alone."""
         size = self.causal.config.vocab_size
         rows = [np.arange(length, dtype=np.int32) % size for length in (4, 3)]
-        batch = collate([Encoded(ids, np.arange(len(ids)) > 0, row) for row, ids in enumerate(rows)], "packed", 0)
+        batch = collate_sequences(
+            [EncodedSequence(ids, np.arange(len(ids)) > 0, row) for row, ids in enumerate(rows)], "packed", 0
+        )
         assert batch is not None  # only nothing makes none
         base = self.causal.base_model
-        with evaluating(self.causal), torch.autocast(self.causal.device.type, enabled=False):
+        with eval_mode(self.causal), torch.autocast(self.causal.device.type, enabled=False):
             alone = [base(input_ids=torch.from_numpy(ids)[None].long(), use_cache=False)[0][0] for ids in rows]
             ours, _ = self(batch, torch.arange(sum(map(len, rows))), None)  # [7, D]
-        return agrees(ours.float(), torch.cat(alone).float(), self.causal.dtype)
+        return outputs_agree(ours.float(), torch.cat(alone).float(), self.causal.dtype)
 
-    def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _embed_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input embeddings [T, D] of `ids` [T]; the output embedding, if one tensor is both and trains."""
         module, head = self.causal.get_input_embeddings(), self.causal.get_output_embeddings()
         plain = type(module) is nn.Embedding and module.max_norm is None and type(head) is nn.Linear
         if plain and head.weight is module.weight and module.weight.requires_grad:
-            return _Tied.apply(module.weight, ids, module.padding_idx)
+            return _TiedEmbedding.apply(module.weight, ids, module.padding_idx)
         return module(ids), None
 
 
-def _layer(layer: Any, x: Tensor, turn: tuple[Tensor, Tensor], spans: Spans, wanted: Tensor | None) -> Tensor:
+def _run_layer(
+    layer: Any, x: Tensor, cos_sin: tuple[Tensor, Tensor], sequences: SequenceIndex, output_positions: Tensor | None
+) -> Tensor:
     """One decoder layer: [T, D] to [T, D], or to [M, D] at the positions `wanted`."""
-    parts = LlamaLayer.of(layer)
-    h = _norm(parts.before, x)
+    parts = LlamaLayer.from_module(layer)
+    h = _apply_norm(parts.before, x)
     q, k, v = (p(h).unflatten(1, (-1, parts.head)) for p in (parts.q, parts.k, parts.v))  # [T, heads, head]
     if parts.q_norm is not None:
-        q, k = _norm(parts.q_norm, q), _norm(parts.k_norm, k)
-    mixed = spans.attend(_Turn.apply(q, *turn), _Turn.apply(k, *turn), v, parts.scale)  # [T, heads * head]
-    if wanted is not None:  # of the last layer: every token is looked at, but only these go on
-        mixed, x = mixed[wanted], x[wanted]
-    x = x + parts.o(mixed)
-    h = _norm(parts.after, x)
-    return x + parts.down(_Gated.apply(parts.gate(h), parts.up(h)))
+        q, k = _apply_norm(parts.q_norm, q), _apply_norm(parts.k_norm, k)
+    attention = sequences.compute_attention(
+        _Rotary.apply(q, *cos_sin), _Rotary.apply(k, *cos_sin), v, parts.scale
+    )  # [T, heads * head]
+    if output_positions is not None:  # of the last layer: every token is looked at, but only these go on
+        attention, x = attention[output_positions], x[output_positions]
+    x = x + parts.o(attention)
+    h = _apply_norm(parts.after, x)
+    return x + parts.down(_SwiGLU.apply(parts.gate(h), parts.up(h)))
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
+def _apply_norm(norm: Any, x: Tensor) -> Tensor:
     return _Norm.apply(x, norm.weight, norm.variance_epsilon)
 
 
-class _Tied(torch.autograd.Function):
+class _TiedEmbedding(torch.autograd.Function):
     """Rows [T, D] of an embedding, and the embedding [V, D] for the head.
 
     The rows' gradients are added to the head's: no second tensor of the vocabulary's size is made and summed.
@@ -146,36 +159,36 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        normed = x.to(scale.dtype) * scale
-        product = grad * normed
+        x_hat = x.to(scale.dtype) * scale
+        product = grad * x_hat
         grad_weight = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         along = product.mul_(weight).sum(-1, keepdim=True).div_(-x.shape[-1])  # -mean(g * w * n)
-        inner = (grad * weight).addcmul_(normed, along).mul_(scale)
+        inner = (grad * weight).addcmul_(x_hat, along).mul_(scale)
         return inner.to(x.dtype), grad_weight, None
 
 
-class _Turn(torch.autograd.Function):
-    """`rotate` on [T, heads, head]; its gradient is turned back, by minus the angle."""
+class _Rotary(torch.autograd.Function):
+    """`apply_rotary` on [T, heads, head]; its gradient is turned back, by minus the angle."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return rotate(x, cos, sin)
+        return apply_rotary(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return rotate(grad, cos, -sin), None, None
+        return apply_rotary(grad, cos, -sin), None, None
 
 
-class _Gated(torch.autograd.Function):
-    """`swiglu`; only the two inputs are kept."""
+class _SwiGLU(torch.autograd.Function):
+    """`apply_swiglu`; only the two inputs are kept."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return swiglu(gate, up)
+        return apply_swiglu(gate, up)
 
     @staticmethod
     @once_differentiable
@@ -184,73 +197,73 @@ class _Gated(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
-class _Spread(torch.autograd.Function):
+class _Scatter(torch.autograd.Function):
     """Tokens [T, ...] to places [P, ...]; what stands in the padding has no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return x.index_select(0, there)
+    def forward(ctx: Any, x: Tensor, gather_index: Tensor, scatter_index: Tensor) -> Tensor:
+        ctx.save_for_backward(scatter_index)
+        return x.index_select(0, gather_index)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return grad.index_select(0, back), None, None
+        (scatter_index,) = ctx.saved_tensors
+        return grad.index_select(0, scatter_index), None, None
 
 
-class _Collect(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """Places [P, ...] to tokens [T, ...]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(ctx: Any, x: Tensor, scatter_index: Tensor) -> Tensor:
+        ctx.save_for_backward(scatter_index)
         ctx.places = len(x)
-        return x.index_select(0, back)
+        return x.index_select(0, scatter_index)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (back,) = ctx.saved_tensors
-        spread = grad.new_zeros(ctx.places, *grad.shape[1:])
-        spread[back] = grad
-        return spread, None
+        (scatter_index,) = ctx.saved_tensors
+        padded_grad = grad.new_zeros(ctx.places, *grad.shape[1:])
+        padded_grad[scatter_index] = grad
+        return padded_grad, None
 
 
 @dataclass(slots=True)
-class Group:
+class AttentionGroup:
     """Lines of like length that attend in one call.
 
     Args:
         shape: (lines, length of the longest).
-        there: [lines * length] which of the group's tokens stands at each place; in the padding, any.
-        back: [tokens] the place of each token, or None where the places are the tokens as they are.
+        gather_index: [lines * length] which of the group's tokens stands at each place; in the padding, any.
+        scatter_index: [tokens] the place of each token, or None where the places are the tokens as they are.
         mask: Bool [lines, 1, length, length], what looks at what; None if each token looks at all before it.
     """
 
     shape: tuple[int, int]
-    there: Tensor
-    back: Tensor | None
+    gather_index: Tensor
+    scatter_index: Tensor | None
     mask: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        return self.shape[0] * self.shape[1] if self.back is None else len(self.back)
+        return self.shape[0] * self.shape[1] if self.scatter_index is None else len(self.scatter_index)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def compute_attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of each line to itself; q, k, v [tokens, heads, head], result [tokens, heads * head]."""
-        if self.back is not None:
-            q, k, v = (_Spread.apply(t, self.there, self.back) for t in (q, k, v))
+        if self.scatter_index is not None:
+            q, k, v = (_Scatter.apply(t, self.gather_index, self.scatter_index) for t in (q, k, v))
         q, k, v = (t.unflatten(0, self.shape).transpose(1, 2) for t in (q, k, v))  # [lines, heads, length, head]
-        mixed = F.scaled_dot_product_attention(
+        attention = F.scaled_dot_product_attention(
             q, k, v, attn_mask=self.mask, is_causal=self.mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
-        mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-        return mixed if self.back is None else _Collect.apply(mixed, self.back)
+        attention = attention.transpose(1, 2).flatten(2).flatten(0, 1)
+        return attention if self.scatter_index is None else _Gather.apply(attention, self.scatter_index)
 
 
 @dataclass(slots=True)
-class Spans:
+class SequenceIndex:
     """Which positions of a batch are real, and which of them attend together.
 
     Args:
@@ -261,38 +274,45 @@ class Spans:
 
     real: Tensor
     rank: Tensor
-    groups: list[Group]
+    groups: list[AttentionGroup]
 
     @classmethod
-    def of(cls, batch: Batch) -> Spans:
+    def from_batch(cls, batch: Batch) -> SequenceIndex:
         """The spans of a batch in any layout."""
         positions = batch.position_ids.numpy()
         if batch.attention_mask is None:
-            begins, lengths = _sequences(batch, positions)
+            begins, lengths = _locate_sequences(batch, positions)
             # Token t of sequence s stands at begins[s] + t; counting through all of them, t = count - (those before s).
             real = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-            groups = list(_groups(lengths))
+            groups = list(_group_by_length(lengths))
         else:
             # In a line of many sequences positions restart; what follows the last position above 0 is padding.
-            filled = np.maximum.accumulate(positions[:, ::-1] > 0, axis=1)[:, ::-1].copy()  # padding stands at 0
-            filled[:, 0] = True
-            real = np.flatnonzero(filled)
-            there = np.cumsum(filled) - 1  # padding repeats the token before it
-            back = None if filled.all() else torch.from_numpy(real)
-            groups = [Group((len(filled), filled.shape[1]), torch.from_numpy(there), back, batch.attention_mask)]
+            is_real = np.maximum.accumulate(positions[:, ::-1] > 0, axis=1)[:, ::-1].copy()  # padding stands at 0
+            is_real[:, 0] = True
+            real = np.flatnonzero(is_real)
+            gather_index = np.cumsum(is_real) - 1  # padding repeats the token before it
+            scatter_index = None if is_real.all() else torch.from_numpy(real)
+            groups = [
+                AttentionGroup(
+                    (len(is_real), is_real.shape[1]),
+                    torch.from_numpy(gather_index),
+                    scatter_index,
+                    batch.attention_mask,
+                )
+            ]
         rank = torch.zeros(positions.size, dtype=torch.int64)
         rank[torch.from_numpy(real)] = torch.arange(len(real))
         return cls(torch.from_numpy(real), rank, groups)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def compute_attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of each sequence to itself; q, k, v [T, heads, head], result [T, heads * head]."""
         sizes = [group.tokens for group in self.groups]
         parts = zip(self.groups, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-        found = [group.attend(q, k, v, scale) for group, q, k, v in parts]
-        return torch.cat(found) if len(found) > 1 else found[0]
+        outputs = [group.compute_attention(q, k, v, scale) for group, q, k, v in parts]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _sequences(batch: Batch, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _locate_sequences(batch: Batch, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each sequence begins, as a flat position, and its length, [S] each; the longest first."""
     begins = np.flatnonzero(positions == 0)
     lengths = np.diff(batch.cu_seqlens.numpy().astype(np.int64))
@@ -302,15 +322,17 @@ def _sequences(batch: Batch, positions: np.ndarray) -> tuple[np.ndarray, np.ndar
     return begins[order], lengths[order]
 
 
-def _groups(lengths: np.ndarray) -> Iterator[Group]:
+def _group_by_length(lengths: np.ndarray) -> Iterator[AttentionGroup]:
     """Groups of neighbours of `lengths` [S], which fall."""
     start = 0
     while start < len(lengths):
         longest = lengths[start]
-        end = start + int(np.searchsorted(-lengths[start:], -LIKE * longest, side="right"))
+        end = start + int(np.searchsorted(-lengths[start:], -LENGTH_RATIO * longest, side="right"))
         mine = lengths[start:end]
         column, begins = np.arange(longest), np.cumsum(mine) - mine
-        there = begins[:, None] + np.minimum(column, mine[:, None] - 1)  # padding repeats a sequence's last token
-        back = None if mine[-1] == longest else torch.from_numpy(np.flatnonzero(column < mine[:, None]))
-        yield Group((end - start, int(longest)), torch.from_numpy(there.ravel()), back)
+        gather_index = begins[:, None] + np.minimum(
+            column, mine[:, None] - 1
+        )  # padding repeats a sequence's last token
+        scatter_index = None if mine[-1] == longest else torch.from_numpy(np.flatnonzero(column < mine[:, None]))
+        yield AttentionGroup((end - start, int(longest)), torch.from_numpy(gather_index.ravel()), scatter_index)
         start = end

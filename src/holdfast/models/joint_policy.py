@@ -37,22 +37,25 @@ class JointPolicy:
     @torch.no_grad()
     def token_logps(self, batch: Batch) -> Tensor:
         """Log-probabilities [N] of the labels."""
-        parts = [self.own.head.label_logps(z, batch.labels[part]) for z, part in self._parts(batch, batch.where)]
+        parts = [
+            self.own.head.logps_from_logits(z, batch.labels[part])
+            for z, part in self._iterate_logits(batch, batch.label_positions)
+        ]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def greedy(self, batch: Batch, where: Tensor) -> Tensor:
+    def greedy_tokens(self, batch: Batch, where: Tensor) -> Tensor:
         """The likeliest next token [M] after the flat positions `where` [M]."""
-        return torch.cat([z.argmax(-1) for z, _ in self._parts(batch, where)])
+        return torch.cat([z.argmax(-1) for z, _ in self._iterate_logits(batch, where)])
 
     @torch.no_grad()
     def over_vocabulary(self, batch: Batch, score: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """What `score` makes of whole distributions, a chunk at a time: as of `Policy`."""
-        return torch.cat([score(z, part) for z, part in self._parts(batch, batch.where)])
+        return torch.cat([score(z, part) for z, part in self._iterate_logits(batch, batch.label_positions)])
 
-    def _parts(self, batch: Batch, where: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    def _iterate_logits(self, batch: Batch, where: Tensor) -> Iterator[tuple[Tensor, slice]]:
         """The mixture's logits [m, V] after the flat positions `where` [M], a chunk at a time, and which those are."""
         makers = {name: policy.logits_by_part(batch, where) for name, policy in self.policies.items()}
-        for start in range(0, max(len(where), 1), self.own.rows):
-            part = slice(start, start + self.own.rows)
+        for start in range(0, max(len(where), 1), self.own.chunk_rows):
+            part = slice(start, start + self.own.chunk_rows)
             yield self.mix({name: logits(part) for name, logits in makers.items()}), part

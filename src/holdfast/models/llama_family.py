@@ -1,7 +1,7 @@
 """The Llama family, described once: its layers by their parts, its mathematics, and who belongs to it.
 
 Training (`models.fused_llama`) and decoding (`generation.fused_decode`) both compute around a model's own forward. They
-take what they compute from here, and whether they may from `supports` and `agrees`.
+take what they compute from here, and whether they may from `supports_model` and `outputs_agree`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.models.loading import intercepted
+from holdfast.models.loading import is_hooked_or_patched
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -26,12 +26,12 @@ FAMILIES = {
 """Prefix of the classes with this one architecture, by their module: pre-norm, rotary positions, SwiGLU."""
 
 
-def supports(causal: Model) -> bool:
+def supports_model(causal: Model) -> bool:
     """Whether a model is built as this module says, and nobody's own code runs inside it.
 
     Exact classes, not names or subclasses: sharding and other libraries replace them, and then compute something else.
     Hooks and patched forwards count as somebody's own code. What cannot be seen here (a function replaced inside a
-    library) shows in `agrees`.
+    library) shows in `outputs_agree`.
     """
     module = type(causal).__module__
     family = FAMILIES.get(module)
@@ -48,7 +48,7 @@ def supports(causal: Model) -> bool:
         parts += [(layer, "DecoderLayer"), (layer.self_attn, "Attention"), (layer.mlp, "MLP")]
         parts += [(layer.input_layernorm, "RMSNorm"), (layer.post_attention_layernorm, "RMSNorm")]
     exact = all(_is_exactly(type(part), module, family + kind) for part, kind in parts)
-    return exact and not intercepted(causal)
+    return exact and not is_hooked_or_patched(causal)
 
 
 def _is_exactly(cls: type, module: str, name: str) -> bool:
@@ -56,7 +56,7 @@ def _is_exactly(cls: type, module: str, name: str) -> bool:
     return cls is getattr(sys.modules[module], name) and (cls.__module__, cls.__name__) == (module, name)
 
 
-def agrees(ours: Tensor, own: Tensor, dtype: torch.dtype) -> bool:
+def outputs_agree(ours: Tensor, own: Tensor, dtype: torch.dtype) -> bool:
     """Whether what was computed around a model is what its own forward gives, as far as its precision goes.
 
     Args:
@@ -94,7 +94,7 @@ class LlamaLayer:
     scale: float
 
     @classmethod
-    def of(cls, layer: Any) -> LlamaLayer:
+    def from_module(cls, layer: Any) -> LlamaLayer:
         """The parts of a `LlamaDecoderLayer` or its like."""
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
@@ -118,8 +118,8 @@ def rms_normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor
     return (wide * scale).mul_(weight).to(x.dtype), scale
 
 
-def rotations(rotary: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines [B, T, 1, head] of `positions` [B, T], as `rotate` takes them.
+def compute_cos_sin(rotary: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines [B, T, 1, head] of `positions` [B, T], as `apply_rotary` takes them.
 
     A pair (i, i + head/2) of a head turns as (a cos - b sin, b cos + a sin). With the sign in the first half of the
     sines, once for all layers, that is x cos + swapped(x) sin, and the halves are swapped without being negated.
@@ -129,12 +129,12 @@ def rotations(rotary: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor
     return cos[:, :, None], torch.cat((-sin[:, :, None, :half], sin[:, :, None, half:]), -1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + head/2) of x [..., heads, head] by its angle; `cos`, `sin` as of `rotations`."""
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head/2) of x [..., heads, head] by its angle; `cos`, `sin` as of `compute_cos_sin`."""
     half = x.shape[-1] // 2
     return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def apply_swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up; the product is written where silu(gate) stood."""
     return F.silu(gate).mul_(up)

@@ -2,8 +2,8 @@
 
 A row's gradient towards its hidden state is a number times one vector, whatever the loss, so with a frozen head that
 vector is made while the logits are there: two products over the vocabulary in all. The head's own gradient needs the
-numbers themselves; a loss that is a plain weighted sum knows them beforehand (`Head.nll`: three products), any other
-has the logits computed again (`Head.logps`: four).
+numbers themselves; a loss that is a plain weighted sum knows them beforehand (`Head.nll_from_hidden`: three products),
+any other has the logits computed again (`Head.logps_from_hidden`: four).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from holdfast.models.llama_family import agrees
-from holdfast.models.loading import evaluating, intercepted, intercepted_alone
+from holdfast.models.llama_family import outputs_agree
+from holdfast.models.loading import eval_mode, is_hooked_or_patched, is_module_hooked_or_patched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,15 +39,15 @@ class _LabelLogps(torch.autograd.Function):
         ctx.head, ctx.rows, ctx.dtype = head, rows, _compute_dtype(weight)
         need_h, need_w, need_b = ctx.needs_input_grad[:3]
         alone = need_h and not (need_w or need_b)
-        early = _Totals(head, hidden, weight, bias, (True, False, False), ctx.dtype) if alone else None
-        logps, kept = [], None
-        for chunk in _chunks(head, hidden, weight, bias, labels, rows, ctx.dtype):
+        early = _GradientSums(head, hidden, weight, bias, (True, False, False), ctx.dtype) if alone else None
+        logps, only_chunk = [], None
+        for chunk in _compute_chunks(head, hidden, weight, bias, labels, rows, ctx.dtype):
             logps.append(chunk.logps)
             if early is not None:
                 early.add(chunk, None)
             elif len(labels) <= rows:
-                kept = chunk
-        p, slope = (None, None) if kept is None else (kept.p, kept.slope)
+                only_chunk = chunk
+        p, slope = (None, None) if only_chunk is None else (only_chunk.p, only_chunk.slope)
         ctx.save_for_backward(hidden, weight, bias, labels, p, slope, None if early is None else early.hidden)
         return torch.cat(logps)
 
@@ -57,11 +57,11 @@ class _LabelLogps(torch.autograd.Function):
         hidden, weight, bias, labels, p, slope, early = ctx.saved_tensors
         if early is not None:
             return ((early * grad[:, None]).to(hidden.dtype), None, None, None, None, None)
-        totals = _Totals(ctx.head, hidden, weight, bias, ctx.needs_input_grad, ctx.dtype)
-        again = _chunks(ctx.head, hidden, weight, bias, labels, ctx.rows, ctx.dtype)
+        totals = _GradientSums(ctx.head, hidden, weight, bias, ctx.needs_input_grad, ctx.dtype)
+        again = _compute_chunks(ctx.head, hidden, weight, bias, labels, ctx.rows, ctx.dtype)
         for chunk in again if p is None else [_Chunk(slice(None), labels, grad, p, slope)]:
             totals.add(chunk, grad[chunk.cut])
-        return (*totals.result(), None, None, None)
+        return (*totals.cast_gradients(), None, None, None)
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -79,19 +79,19 @@ class _WeightedNLL(torch.autograd.Function):
         rows: int,
     ) -> Tensor:
         dtype = _compute_dtype(weight)
-        totals = _Totals(head, hidden, weight, bias, ctx.needs_input_grad, dtype)
+        totals = _GradientSums(head, hidden, weight, bias, ctx.needs_input_grad, dtype)
         total = torch.zeros((), dtype=totals.wide, device=hidden.device)
-        for chunk in _chunks(head, hidden, weight, bias, labels, rows, dtype):
+        for chunk in _compute_chunks(head, hidden, weight, bias, labels, rows, dtype):
             total -= (chunk.logps * coefficients[chunk.cut]).sum()
             totals.add(chunk, -coefficients[chunk.cut])
-        ctx.save_for_backward(*totals.result())
+        ctx.save_for_backward(*totals.cast_gradients())
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        made = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.saved_tensors)
-        return (*made, None, None, None, None)
+        gradients = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.saved_tensors)
+        return (*gradients, None, None, None, None)
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class _Chunk:
     slope: Tensor | None
 
 
-def _chunks(
+def _compute_chunks(
     head: Head, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int, dtype: torch.dtype
 ) -> Iterator[_Chunk]:
     """The rows in turn, computed in `dtype`.
@@ -127,9 +127,9 @@ def _chunks(
     for start in range(0, max(len(labels), 1), rows):
         cut = slice(start, start + rows)
         h, y = hidden[cut], labels[cut, None]
-        raw = _linear(h, w, b) if place is None else torch.mm(h, w.t(), out=place[: len(h)])
-        z = head.shape(raw)  # [rows, V]
-        slope = head.slope(z)
+        raw = _apply_linear(h, w, b) if place is None else torch.mm(h, w.t(), out=place[: len(h)])
+        z = head.apply_scale_and_cap(raw)  # [rows, V]
+        slope = head.cap_derivative(z)
         logps, p = _log_softmax_at(z, y, None if place is None else z)
         yield _Chunk(cut, labels[cut], logps, p, slope)
 
@@ -146,7 +146,7 @@ def _log_softmax_at(z: Tensor, labels: Tensor, out: Tensor | None = None) -> tup
     return (of_label - top + p.gather(1, likeliest).log_())[:, 0], p
 
 
-class _Totals:
+class _GradientSums:
     """Gradients of hidden states, weight and bias, those that are needed, summed over chunks in fp32 (or better)."""
 
     def __init__(
@@ -182,11 +182,11 @@ class _Totals:
         if self.bias is not None:
             self.bias += d.t().to(self.wide) @ rates[:, 0]
 
-    def result(self) -> tuple[Tensor | None, ...]:
+    def cast_gradients(self) -> tuple[Tensor | None, ...]:
         """The gradients, in the dtypes of what they belong to."""
-        found = (self.hidden, self.weight, self.bias)
+        sums = (self.hidden, self.weight, self.bias)
         return tuple(
-            g if g is None or like is None else g.to(like.dtype) for g, like in zip(found, self.inputs, strict=True)
+            g if g is None or like is None else g.to(like.dtype) for g, like in zip(sums, self.inputs, strict=True)
         )
 
 
@@ -195,7 +195,7 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
-def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _apply_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """h W' + b in the weight's dtype, as fp32 (or better)."""
     out = F.linear(hidden.to(weight.dtype), weight, bias)
     return out.to(torch.promote_types(out.dtype, torch.float32))
@@ -205,89 +205,89 @@ class Head:
     """From final hidden states to logits: the output embedding, a scale and a soft cap.
 
     What a family does after its output embedding (Gemma caps, Cohere multiplies, Granite divides) is proposed from the
-    configuration and proven by reproducing the model's own logits on four tokens. `exact` is False when nothing does:
-    then the model's own forward pass makes the logits.
+    configuration and proven by reproducing the model's own logits on four tokens. `is_exact` is False when nothing
+    does: then the model's own forward pass makes the logits.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.scale, self.cap, self._known = 1.0, 0.0, False
+        self.scale, self.cap, self._is_verified = 1.0, 0.0, False
         ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
-        with evaluating(model):
-            wanted = model(input_ids=ids, use_cache=False).logits[0].float()
+        with eval_mode(model):
+            own_logits = model(input_ids=ids, use_cache=False).logits[0].float()
             raw = self.module(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)[0].float()
         dtype = next(model.parameters()).dtype
-        for scale, cap in self._candidates():
+        for scale, cap in self._propose_scales_and_caps():
             self.scale, self.cap = scale, cap
-            if agrees(self.shape(raw.clone()), wanted, dtype):
-                self._known = True
+            if outputs_agree(self.apply_scale_and_cap(raw.clone()), own_logits, dtype):
+                self._is_verified = True
                 break
 
-    def _candidates(self) -> list[tuple[float, float]]:
+    def _propose_scales_and_caps(self) -> list[tuple[float, float]]:
         config = self.model.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None) or 0.0
         scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
-        known = [float(s) for s in scales if s]
-        return [(s, c) for c in dict.fromkeys((cap, 0.0)) for s in (*known, *(1 / s for s in known), 1.0)]
+        factors = [float(s) for s in scales if s]
+        return [(s, c) for c in dict.fromkeys((cap, 0.0)) for s in (*factors, *(1 / s for s in factors), 1.0)]
 
     @property
-    def exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether logits are known from hidden states; not where somebody's own code runs around the whole model."""
-        return self._known and not intercepted_alone(self.model)
+        return self._is_verified and not is_module_hooked_or_patched(self.model)
 
     @property
-    def _plain(self) -> bool:
+    def _is_plain_linear(self) -> bool:
         """Whether the weights of the output embedding say all it does: it is no adapter, and nobody hooked into it."""
-        return type(self.module) is nn.Linear and not intercepted(self.module)
+        return type(self.module) is nn.Linear and not is_hooked_or_patched(self.module)
 
     @property
     def module(self) -> nn.Module:
         """The output embedding as it is now (sharding and adapters replace it)."""
         return self.model.get_output_embeddings()
 
-    def shape(self, logits: Tensor) -> Tensor:
+    def apply_scale_and_cap(self, logits: Tensor) -> Tensor:
         """Scale and cap `logits`, in place where no gradient is recorded."""
         if self.scale != 1.0:
             logits = logits * self.scale if logits.requires_grad else logits.mul_(self.scale)
         if self.cap:
-            capped = logits / self.cap if logits.requires_grad else logits.div_(self.cap)
-            logits = capped.tanh() * self.cap if logits.requires_grad else capped.tanh_().mul_(self.cap)
+            ratio = logits / self.cap if logits.requires_grad else logits.div_(self.cap)
+            logits = ratio.tanh() * self.cap if logits.requires_grad else ratio.tanh_().mul_(self.cap)
         return logits
 
-    def slope(self, z: Tensor) -> Tensor | None:
+    def cap_derivative(self, z: Tensor) -> Tensor | None:
         """The derivative of the soft cap where it gave `z`: 1 - (z / cap)^2; None without a cap."""
         return 1 - (z / self.cap).square_() if self.cap else None
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits_from_hidden(self, hidden: Tensor) -> Tensor:
         """[M, D] to [M, V], fp32, differentiable."""
         out = self.module(hidden)
-        return self.shape(out.to(torch.promote_types(out.dtype, torch.float32)))
+        return self.apply_scale_and_cap(out.to(torch.promote_types(out.dtype, torch.float32)))
 
-    def label_logps(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def logps_from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Log-probabilities [N] of `labels` under whole logits [N, V], by the very operations of `logps`."""
-        if self.exact and self._plain:
+        if self.is_exact and self._is_plain_linear:
             return _log_softmax_at(logits, labels[:, None])[0]
         return -F.cross_entropy(logits, labels, reduction="none")
 
-    def logps(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
+    def logps_from_hidden(self, hidden: Tensor, labels: Tensor, rows: int, weight: Tensor | None = None) -> Tensor:
         """Log-probabilities [N] of `labels` after `hidden` [N, D]; `weight` [V, D] stands for the module's."""
         module = cast(nn.Linear, self.module)
-        if self._plain:
+        if self._is_plain_linear:
             weight = module.weight if weight is None else weight
             return _LabelLogps.apply(hidden, weight, module.bias, labels, self, rows)
         # An adapter or a quantised layer: only its own forward pass knows what it computes.
         chunks = zip(hidden.split(rows), labels.split(rows), strict=True)
         return torch.cat([checkpoint(self._module_logps, h, y, use_reentrant=False) for h, y in chunks])
 
-    def nll(
+    def nll_from_hidden(
         self, hidden: Tensor, labels: Tensor, coefficients: Tensor, rows: int, weight: Tensor | None = None
     ) -> Tensor:
         """The scalar -sum_i coefficients_i log p(labels_i), as from `logps`."""
         module = cast(nn.Linear, self.module)
-        if self._plain and torch.is_grad_enabled():
+        if self._is_plain_linear and torch.is_grad_enabled():
             weight = module.weight if weight is None else weight
             return _WeightedNLL.apply(hidden, weight, module.bias, labels, coefficients, self, rows)
-        return -(self.logps(hidden, labels, rows) * coefficients).sum()
+        return -(self.logps_from_hidden(hidden, labels, rows) * coefficients).sum()
 
     def _module_logps(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        return -F.cross_entropy(self.logits(hidden), labels, reduction="none")
+        return -F.cross_entropy(self.logits_from_hidden(hidden), labels, reduction="none")

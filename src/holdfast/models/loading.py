@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from holdfast.core.hashing import tensor_fingerprint
-from holdfast.core.hub import fetch
+from holdfast.core.hub import fetch_model
 from holdfast.core.in_memory import is_memory, model_path
 from holdfast.errors import UserError
 from holdfast.models.adapters import read_tuner, tuner_of
@@ -31,8 +31,8 @@ from holdfast.models.files import (
     ADAPTER,
     PEFT_SETTINGS,
     TUNER,
+    explain_load_errors,
     is_adapter,
-    loading,
     refuse_endless_patterns,
     refuse_no_numbers,
     refuse_odd_settings,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     Model = PreTrainedModel | PeftModel
 
-STORED = (torch.float32, torch.bfloat16, torch.float16)
+STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Types that models are saved in; of others, such as fp64 or fp8, fp32 is made."""
 LAB = ("lab", "lab-small")
 LAB_DIRECTORY = Path(__file__).parent.parent / "lab" / "models"
@@ -58,7 +58,7 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model ready for use.
 
     Args:
@@ -82,7 +82,9 @@ class Loaded:
     tuner: Tuner
 
 
-def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.device | str = "auto") -> Loaded:
+def load_model(
+    name: str | Path, dtype: torch.dtype | None = None, *, device: torch.device | str = "auto"
+) -> LoadedModel:
     """Load a model and its tokenizer by name.
 
     Args:
@@ -93,7 +95,7 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
         UserError: If there is no such model or device, or what is there is not a causal language model in safetensors.
     """
     device = choose_device(device) if isinstance(device, str) else device
-    path = locate(name)
+    path = locate_model(name)
     adapter, tuner = is_adapter(path), tuner_of(path)
     base = adapter_base(path) if adapter else path
     own = own_dtype(base)
@@ -101,70 +103,70 @@ def load(name: str | Path, dtype: torch.dtype | None = None, *, device: torch.de
     beneath = _file_fingerprint(base) if adapter else ""  # once: reading all weights is most of the work
     if adapter:
         refuse_other_base(path, base, beneath)
-    model = _adapter(tuner, path, base, dtype) if adapter else _plain(path, dtype)
-    tokenizer = _tokenizer(path if (path / "tokenizer_config.json").exists() else base)
+    model = _load_adapter(tuner, path, base, dtype) if adapter else _load_plain_model(path, dtype)
+    tokenizer = _read_tokenizer(path if (path / "tokenizer_config.json").exists() else base)
     lab = any(LAB_DIRECTORY in place.parents for place in (path, base)) or bool(
         getattr(model.config, "holdfast_lab", False)
     )
     fingerprint = _file_fingerprint(path, beneath)
-    return Loaded(put(model, device).eval(), tokenizer, path, fingerprint, lab, own, device, tuner)
+    return LoadedModel(move_to_device(model, device).eval(), tokenizer, path, fingerprint, lab, own, device, tuner)
 
 
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+def build_skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """A model with the modules and shapes of a configuration, and no memory for weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def put(model: Model, device: torch.device) -> Model:
+def move_to_device(model: Model, device: torch.device) -> Model:
     """`model`, moved to `device`."""
     return model.to(device)  # type: ignore[arg-type]  # its wrapper hides the type
 
 
 def is_lab(name: str | Path) -> bool:
     """Whether a model called as in `load` is the laboratory model or descends from it; nothing is loaded."""
-    path = locate(name)
+    path = locate_model(name)
     path = adapter_base(path) if is_adapter(path) else path
-    settings = _config(path).to_dict()
+    settings = _load_config(path).to_dict()
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
 
-def context_length(config: PretrainedConfig, taken: int = 0) -> int | None:
+def context_length(config: PretrainedConfig, virtual_tokens: int = 0) -> int | None:
     """Most tokens a model of this configuration reads at once; `None` where nothing limits them.
 
     Args:
-        taken: Places of the context that virtual tokens take.
+        virtual_tokens: Places of the context that virtual tokens take.
 
     `max_position_embeddings` of the language model: positions beyond it have no embedding (GPT-2), or were never seen
     in training (rotary ones). It means nothing where positions are not embedded (ALiBi); recurrent models have none.
     """
     text = config.get_text_config()
-    found = getattr(text, "max_position_embeddings", None)
-    if getattr(text, "alibi", False) or not isinstance(found, int) or found < 2:
+    limit = getattr(text, "max_position_embeddings", None)
+    if getattr(text, "alibi", False) or not isinstance(limit, int) or limit < 2:
         return None
-    return found - taken
+    return limit - virtual_tokens
 
 
-def embeddings_of(model: Model) -> int:
+def count_embeddings(model: Model) -> int:
     """How many token ids the model has an input embedding for."""
     return len(cast(Any, model.get_input_embeddings()).weight)
 
 
 def load_skeleton(name: str | Path) -> PreTrainedModel:
     """The modules and shapes of a model called as in `load`, without its weights (and without its adapter)."""
-    path = locate(name)
-    return skeleton(_config(adapter_base(path) if is_adapter(path) else path))
+    path = locate_model(name)
+    return build_skeleton(_load_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_context(name: str | Path) -> int | None:
     """`context_length` of a model called as in `load`, without its weights."""
-    path = locate(name)
-    return context_length(_config(adapter_base(path) if is_adapter(path) else path))
+    path = locate_model(name)
+    return context_length(_load_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone of a model called as in `load`."""
-    return _tokenizer(_tokenizer_path(locate(name)))
+    return _read_tokenizer(_tokenizer_path(locate_model(name)))
 
 
 def _tokenizer_path(path: Path) -> Path:
@@ -173,7 +175,7 @@ def _tokenizer_path(path: Path) -> Path:
     return adapter_base(path) if adapter and not (path / "tokenizer_config.json").exists() else path
 
 
-def locate(name: str | Path) -> Path:
+def locate_model(name: str | Path) -> Path:
     """The local directory `name` stands for; hub models are fetched (or found in the cache) first.
 
     Raises:
@@ -181,12 +183,12 @@ def locate(name: str | Path) -> Path:
     """
     text = str(name)
     if text in LAB:
-        return _directory(LAB_DIRECTORY / text, text)
+        return _resolve_directory(LAB_DIRECTORY / text, text)
     if is_memory(text):
-        return _directory(model_path(text), text)
+        return _resolve_directory(model_path(text), text)
     if Path(text).expanduser().exists():
-        return _directory(Path(text).expanduser().resolve(), text)
-    path = _directory(fetch(text, HUB_FILES), text)
+        return _resolve_directory(Path(text).expanduser().resolve(), text)
+    path = _resolve_directory(fetch_model(text, HUB_FILES), text)
     if (path / TUNER).exists():
         raise UserError(
             f"{text}: {TUNER} names a tuner to be imported, which no hub repository may; if you trust it, download it "
@@ -195,7 +197,7 @@ def locate(name: str | Path) -> Path:
     return path
 
 
-def _directory(path: Path, name: str) -> Path:
+def _resolve_directory(path: Path, name: str) -> Path:
     """`path`, or the `model/` inside it when it is a run directory; checked to hold a model."""
     if not path.exists():
         raise UserError(f"{name}: the laboratory model is not built yet; run `holdfast lab build`")
@@ -209,7 +211,7 @@ def _directory(path: Path, name: str) -> Path:
         return path
     if not (path / "config.json").exists():
         if (path / "model").is_dir():
-            return _directory(path / "model", f"{name}/model")
+            return _resolve_directory(path / "model", f"{name}/model")
         if (path / "resolved.yaml").exists():
             raise UserError(f"{name}: this run has no model yet; finish it by running the same command again")
         raise UserError(f"{name}: config.json is missing, so this folder is not a model")
@@ -221,23 +223,23 @@ def _directory(path: Path, name: str) -> Path:
 
 def own_dtype(path: Path) -> torch.dtype:
     """The dtype of a plain model's files: as its configuration says, or else as its first weights are."""
-    found = _said_dtype(_config(path)) or _first_dtype(path)
-    return found if found in STORED else torch.float32
+    dtype = _configured_dtype(_load_config(path)) or _first_dtype(path)
+    return dtype if dtype in STORED_DTYPES else torch.float32
 
 
-def _said_dtype(config: PreTrainedConfig) -> torch.dtype | None:
-    said = config.dtype or config.get_text_config().dtype
-    return getattr(torch, said.removeprefix("torch.")) if isinstance(said, str) else said
+def _configured_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+    dtype = config.dtype or config.get_text_config().dtype
+    return getattr(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
 
 
 def _first_dtype(path: Path) -> torch.dtype:
-    with loading(path), safe_open(weight_files(path)[0], "pt") as file:
+    with explain_load_errors(path), safe_open(weight_files(path)[0], "pt") as file:
         return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
 
 
-def _config(path: Path) -> PreTrainedConfig:
+def _load_config(path: Path) -> PreTrainedConfig:
     refuse_odd_settings(path)
-    with loading(path):
+    with explain_load_errors(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type == "rwkv":
         # It halves weights in place when it is put into eval mode, against overflow in fp16; saved then, they would be
@@ -246,19 +248,19 @@ def _config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def _plain(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _load_plain_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of a directory; weights missing from the files are an error, not noise."""
-    with loading(path):
+    with explain_load_errors(path):
         # The stub forgets that output_loading_info makes it a pair.
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+        model_and_info: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             path,
-            config=_config(path),
+            config=_load_config(path),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-    model, info = loaded
+    model, info = model_and_info
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(
@@ -272,17 +274,17 @@ def adapter_base(path: Path) -> Path:
     """The directory of the base model of the adapter in `path`."""
     if (about := read_tuner(path)) is not None:
         try:
-            return locate(about["base"])
+            return locate_model(about["base"])
         except UserError as error:
             raise UserError(f"{path / TUNER}: base model: {error}") from error
     from peft import PeftConfig
 
-    with loading(path):
+    with explain_load_errors(path):
         base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
     if not base:
         raise UserError(f"{path}/adapter_config.json: base_model_name_or_path is missing; name the base model there")
     try:
-        return locate(base)
+        return locate_model(base)
     except UserError as error:
         raise UserError(f"{path}/adapter_config.json: base model: {error}") from error
 
@@ -313,23 +315,23 @@ def refuse_other_base(path: Path, base: Path, here: str) -> None:
         )
 
 
-def _adapter(tuner: Tuner, path: Path, beneath: Path, dtype: torch.dtype) -> Model:
-    base = _plain(beneath, dtype)
+def _load_adapter(tuner: Tuner, path: Path, beneath: Path, dtype: torch.dtype) -> Model:
+    base = _load_plain_model(beneath, dtype)
     if (path / PEFT_SETTINGS).exists():
         refuse_endless_patterns(path, [name for name, _ in base.named_modules()])
-    seen = set(map(id, base.parameters()))
-    with loading(path):
+    base_ids = set(map(id, base.parameters()))
+    with explain_load_errors(path):
         model = tuner.load(path, base)
-    refuse_no_numbers(path, ((name, p) for name, p in model.named_parameters() if id(p) not in seen))
+    refuse_no_numbers(path, ((name, p) for name, p in model.named_parameters() if id(p) not in base_ids))
     return model
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    with loading(path, "no tokenizer"):
+def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    with explain_load_errors(path, "no tokenizer"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def adapted(model: Model) -> TypeIs[PeftModel]:
+def has_adapter(model: Model) -> TypeIs[PeftModel]:
     """Whether `model` has an adapter around it. PEFT takes a second to import; who has not, has no adapter."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
@@ -358,21 +360,21 @@ def _file_fingerprint(path: Path, beneath: str = "") -> str:
     return digest.hexdigest()
 
 
-def intercepted(module: nn.Module) -> bool:
+def is_hooked_or_patched(module: nn.Module) -> bool:
     """Whether anyone's own code runs in the forward pass of a module or of those inside it.
 
     That is a hook, a `forward` put in the place of an instance's or of its class's. Who computes the same mathematics
     another way would leave it out.
     """
-    return any(map(intercepted_alone, module.modules()))
+    return any(map(is_module_hooked_or_patched, module.modules()))
 
 
 LIBRARIES = ("torch", "transformers")
 """Whose decorators stand around the forward passes of models."""
 
 
-def intercepted_alone(module: nn.Module) -> bool:
-    """As `intercepted`, of the module itself."""
+def is_module_hooked_or_patched(module: nn.Module) -> bool:
+    """As `is_hooked_or_patched`, of the module itself."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks) or "forward" in vars(module):
         return True
@@ -383,7 +385,7 @@ def intercepted_alone(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; every module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

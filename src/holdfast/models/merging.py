@@ -10,7 +10,7 @@ from torch import Tensor
 
 from holdfast.axes.registry import name_of
 from holdfast.errors import RunError, UserError
-from holdfast.models.loading import evaluating
+from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,11 +30,11 @@ FARTHEST = 1e-2
 
 
 def merged_copy(model: Model, tuner: Tuner) -> PreTrainedModel:
-    """A copy of `model` with what `tuner` trained folded in and proven (`fold`)."""
-    return fold(copy.deepcopy(model), tuner)
+    """A copy of `model` with what `tuner` trained folded in and proven (`fold_adapter`)."""
+    return fold_adapter(copy.deepcopy(model), tuner)
 
 
-def fold(model: Model, tuner: Tuner) -> PreTrainedModel:
+def fold_adapter(model: Model, tuner: Tuner) -> PreTrainedModel:
     """Fold an adapter into the weights beneath it, in place, and see that the plain model computes what it computed.
 
     Args:
@@ -48,7 +48,7 @@ def fold(model: Model, tuner: Tuner) -> PreTrainedModel:
     refuse_unmergeable(tuner)
     before, dtype = probe_logps(model), model.dtype
     plain = tuner.merge(model)
-    apart = distance(before, probe_logps(plain))
+    apart = compute_distance(before, probe_logps(plain))
     exact = dtype in SHARE
     if apart.share <= SHARE.get(dtype, SHARE_OF_SHORT_TYPES) and (apart.most <= FARTHEST or not exact):
         return plain
@@ -85,7 +85,7 @@ class Distance:
         self.most, self.share = most, share
 
 
-def distance(one: Tensor, other: Tensor) -> Distance:
+def compute_distance(one: Tensor, other: Tensor) -> Distance:
     """How far apart what `probe_logps` gave of two models is."""
     return Distance(float((one - other).abs().max()), float(torch.dist(one, other) / one.norm()))
 
@@ -94,5 +94,5 @@ def probe_logps(model: Model) -> Tensor:
     """Next-token log-probabilities [PROBES, LENGTH, V] on random prompts, fp32 on the CPU; mode is left as it is."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (PROBES, LENGTH), generator=generator)
-    with evaluating(model):
+    with eval_mode(model):
         return model(input_ids=ids.to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu()

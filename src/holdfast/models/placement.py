@@ -38,8 +38,8 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto" and os.environ.get(VARIABLE):
         source, name = VARIABLE, os.environ[VARIABLE]
     if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = torch.device("cpu" if found is None else found.type)
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = torch.device("cpu" if accelerator is None else accelerator.type)
     else:
         device = _device_by_name(source, name)
     return device if device.type == "cpu" else _with_index(source, name, device)
@@ -50,9 +50,9 @@ def _device_by_name(source: str, name: str) -> torch.device:
         device = torch.device(name)
         module: Any = None if device.type == "cpu" else torch.get_device_module(device.type)
     except RuntimeError:
-        raise UserError(f"{source}: {name} is not a device; {_choices()}") from None
+        raise UserError(f"{source}: {name} is not a device; {_describe_choices()}") from None
     if module is not None and not module.is_available():
-        raise UserError(f"{source}: {name} is not there; {_choices()}")
+        raise UserError(f"{source}: {name} is not there; {_describe_choices()}")
     return torch.device("cpu") if device.type == "cpu" else device
 
 
@@ -68,20 +68,20 @@ def _with_index(source: str, name: str, device: torch.device) -> torch.device:
     else:
         index = module.current_device() if device.index is None else device.index
     if index >= module.device_count():
-        raise UserError(f"{source}: {device.type}:{index} is not there; {_choices()}")
+        raise UserError(f"{source}: {device.type}:{index} is not there; {_describe_choices()}")
     device = torch.device(device.type, index)
     module.set_device(device)  # libraries that say only `cuda` mean the current one
     return device
 
 
-def _choices() -> str:
+def _describe_choices() -> str:
     """What there is here, for messages."""
-    found = ["cpu"]
+    names = ["cpu"]
     if torch.accelerator.is_available():
         kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
         assert kind is not None
-        found += [kind.type] if count == 1 else [f"{kind.type}:{i}" for i in range(count)]
-    return f"here {'is only' if len(found) == 1 else 'are'} {', '.join(found)}"
+        names += [kind.type] if count == 1 else [f"{kind.type}:{i}" for i in range(count)]
+    return f"here {'is only' if len(names) == 1 else 'are'} {', '.join(names)}"
 
 
 def good_at_bf16(device: torch.device) -> bool:
@@ -112,7 +112,7 @@ def widest_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def describe(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """A device by the name its maker gave it."""
     if device.type == "cpu":
         return platform.processor() or platform.machine()

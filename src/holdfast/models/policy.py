@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from holdfast.errors import UserError
 from holdfast.models.fused_llama import LlamaBody
-from holdfast.models.llama_family import agrees, supports
+from holdfast.models.llama_family import outputs_agree, supports_model
 from holdfast.models.lm_head import Head
-from holdfast.models.loading import adapted, evaluating
-from holdfast.models.stored_values import Kept, ReferenceCache
+from holdfast.models.loading import eval_mode, has_adapter
+from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.virtual_tokens import virtual_tokens_of
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Policy:
         model: On its device.
         chunk: Rows of logits held at a time; default by memory (`CHUNK_BYTES`).
         reference: Where `reference_logps` are kept; default in memory.
-        base: Makes a context in which `model` computes what the untouched model computes (`Tuner.base`); `None` when
-            the weights themselves move, and the reference must have been computed before.
+        base: Makes a context in which `model` computes what the untouched model computes (`Tuner.base_context`);
+            `None` when the weights themselves move, and the reference must have been computed before.
         autocast: Compute in this dtype (`torch.bfloat16`) with the weights as they are.
         recompute: Keep no activations inside the layers, whose own checkpointing must be on too.
     """
@@ -60,38 +60,38 @@ class Policy:
     ) -> None:
         self.model, self.virtual = model, virtual_tokens_of(model)
         # PEFT says Module; what it gives back is the transformers model it was built around.
-        self.causal: PreTrainedModel = model.get_base_model() if adapted(model) else model  # type: ignore[assignment]
+        self.causal: PreTrainedModel = model.get_base_model() if has_adapter(model) else model  # type: ignore[assignment]
         self.config = self.causal.config
         self.reference = ReferenceCache() if reference is None else reference
-        self.kept = Kept()
+        self.store = PrecomputedStore()
         self.base = base
         self.autocast, self.recompute = autocast, recompute
         self.value_head: nn.Linear | None = None
         self.head = Head(self.causal)
         size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
-        self.rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
+        self.chunk_rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
-        self.packs: bool = self._isolates()
-        self._body_agrees = LlamaBody(self.causal).agrees() if supports(self.causal) else None
+        self.isolates_packed_rows: bool = self._can_isolate_rows()
+        self._body_agrees = LlamaBody(self.causal).agrees_with_model() if supports_model(self.causal) else None
 
-    def _isolates(self) -> bool:
+    def _can_isolate_rows(self) -> bool:
         """Whether restarting positions keep the rows of one line apart: row 2 must not notice that row 1 changes."""
         if not self._positions or self.virtual:  # virtual tokens stand at the beginning of a line, not of each row
             return False
         ids = torch.tensor([[0, 1, 2, 3], [1, 0, 2, 3]], device=self.causal.device)
         positions = torch.tensor([[0, 1, 0, 1]], device=self.causal.device)
-        with evaluating(self.causal):
-            one, two = (self._body(positions, input_ids=line[None])[0, 2:].float() for line in ids)
-        return agrees(two, one, torch.float32)  # the same operations, whatever their precision
+        with eval_mode(self.causal):
+            one, two = (self._run_body(positions, input_ids=line[None])[0, 2:].float() for line in ids)
+        return outputs_agree(two, one, torch.float32)  # the same operations, whatever their precision
 
-    def _body(self, positions: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+    def _run_body(self, positions: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Final hidden states [B, L, D]; `mask` as in `Batch.attention_mask`."""
-        inputs, positions, mask = self._behind_virtual(inputs, positions, mask)
-        extra = self._placed(positions, mask)
-        with self._precision():
+        inputs, positions, mask = self._prepend_virtual_tokens(inputs, positions, mask)
+        extra = self._position_inputs(positions, mask)
+        with self._autocast_context():
             return self.causal.base_model(**inputs, **extra, use_cache=False).last_hidden_state[:, self.virtual :]
 
-    def _behind_virtual(
+    def _prepend_virtual_tokens(
         self, inputs: dict[str, Tensor], positions: Tensor, mask: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """What the model reads, [B, V + L], where V virtual tokens stand before it; every token looks at all of them.
@@ -102,7 +102,7 @@ class Policy:
         count = self.virtual
         if not count:
             return inputs, positions, mask
-        embeds = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embed(inputs["input_ids"])
+        embeds = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embed_tokens(inputs["input_ids"])
         peft: Any = self.model
         prompt = peft.get_prompt(len(embeds)).to(embeds.dtype)  # [B, V, D]
         first = torch.arange(count, device=positions.device).expand(len(positions), -1)
@@ -113,7 +113,7 @@ class Policy:
         together = rest | {"inputs_embeds": torch.cat([prompt, embeds], 1)}
         return together, torch.cat([first, positions + count], 1), mask
 
-    def _placed(self, positions: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def _position_inputs(self, positions: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """What tells the model where tokens stand and what they look at; the mask is added to the attention scores."""
         extra = {"position_ids": positions} if self._positions else {}
         if mask is not None:
@@ -121,52 +121,56 @@ class Policy:
             extra["attention_mask"] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         return extra
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def _autocast_context(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return contextlib.nullcontext()
         # Older torch reuses casts made without gradients in the pass with gradients, which loses them: no cache there.
         return torch.autocast(self.causal.device.type, self.autocast, cache_enabled=torch.is_grad_enabled())
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed_tokens(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of token ids, as the model's first layer gets them (Gemma's scaling included)."""
         return self.causal.get_input_embeddings()(ids)
 
-    def hidden(self, batch: Batch, embeds: Tensor | None = None) -> Tensor:
+    def hidden_states(self, batch: Batch, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [B*L, D], after the last normalisation; `embeds` [B, L, D] replace the token ids."""
         self._refuse_mixing(batch)
-        return self._body(batch.position_ids, batch.attention_mask, **_inputs(batch, embeds)).flatten(0, 1)
+        return self._run_body(batch.position_ids, batch.attention_mask, **_model_inputs(batch, embeds)).flatten(0, 1)
 
     def _refuse_mixing(self, batch: Batch) -> None:
         """Packed rows would read one another in a model that restarting positions do not part."""
-        if batch.attention_mask is None and batch.n_sequences > len(batch.input_ids) and not self.packs:
+        if batch.attention_mask is None and batch.n_sequences > len(batch.input_ids) and not self.isolates_packed_rows:
             raise UserError("this model cannot keep packed rows apart; set train.layout: padded")
 
     def _own_logits(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> Tensor:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
         self._refuse_mixing(batch)
-        inputs, positions, mask = self._behind_virtual(_inputs(batch, embeds), batch.position_ids, batch.attention_mask)
-        with self._precision():
-            logits = self.causal(**inputs, **self._placed(positions, mask), use_cache=False).logits[:, self.virtual :]
+        inputs, positions, mask = self._prepend_virtual_tokens(
+            _model_inputs(batch, embeds), batch.position_ids, batch.attention_mask
+        )
+        with self._autocast_context():
+            logits = self.causal(**inputs, **self._position_inputs(positions, mask), use_cache=False).logits[
+                :, self.virtual :
+            ]
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
-    def compact(self) -> bool:
+    def uses_fused_body(self) -> bool:
         """Whether padding costs this model nothing (but in attention), in any layout, and packed rows stay apart."""
-        if self.virtual or not supports(self.causal):  # asked anew: hooks come and go
+        if self.virtual or not supports_model(self.causal):  # asked anew: hooks come and go
             return False
         if self._body_agrees is None:
-            self._body_agrees = LlamaBody(self.causal).agrees()
+            self._body_agrees = LlamaBody(self.causal).agrees_with_model()
         return self._body_agrees
 
-    def states(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
+    def hidden_states_at(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Final hidden states [M, D] at the flat positions `where` [M]."""
-        return self._states(batch, where, embeds)[0]
+        return self._states_and_weight(batch, where, embeds)[0]
 
-    def _states(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _states_and_weight(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As `states`; the output embedding that the head shall use, if not the model's own."""
-        if batch.inputs or not self.compact:  # the fused body reads ids or embeddings and nothing else
-            return self.hidden(batch, embeds)[where], None
-        with self._precision():
+        if batch.inputs or not self.uses_fused_body:  # the fused body reads ids or embeddings and nothing else
+            return self.hidden_states(batch, embeds)[where], None
+        with self._autocast_context():
             return LlamaBody(self.causal, self.recompute)(batch, where, embeds)
 
     def token_logps(self, batch: Batch, embeds: Tensor | None = None, states: Tensor | None = None) -> Tensor:
@@ -174,28 +178,30 @@ class Policy:
 
         Args:
             embeds: [B, L, D], instead of the token ids.
-            states: What `states(batch, batch.where, embeds)` gave, where that is known.
+            states: What `states(batch, batch.label_positions, embeds)` gave, where that is known.
         """
-        if not self.head.exact:
-            logits = self._own_logits(batch, batch.where, embeds)
+        if not self.head.is_exact:
+            logits = self._own_logits(batch, batch.label_positions, embeds)
             return -F.cross_entropy(logits, batch.labels, reduction="none")
-        states, weight = self._states(batch, batch.where, embeds) if states is None else (states, None)
-        with self._precision():
-            return self.head.logps(states, batch.labels, self.rows, weight)
+        states, weight = (
+            self._states_and_weight(batch, batch.label_positions, embeds) if states is None else (states, None)
+        )
+        with self._autocast_context():
+            return self.head.logps_from_hidden(states, batch.labels, self.chunk_rows, weight)
 
-    def nll(self, batch: Batch, weights: Tensor, embeds: Tensor | None = None) -> Tensor:
+    def weighted_nll(self, batch: Batch, weights: Tensor, embeds: Tensor | None = None) -> Tensor:
         """-(weights * token_logps).sum(), fp32, differentiable in the model: quicker where the loss is just that.
 
         Args:
             weights: [N], a constant.
         """
-        if not self.head.exact:
+        if not self.head.is_exact:
             return -(self.token_logps(batch, embeds) * weights).sum()
-        states, weight = self._states(batch, batch.where, embeds)
-        with self._precision():
-            return self.head.nll(states, batch.labels, weights, self.rows, weight)
+        states, weight = self._states_and_weight(batch, batch.label_positions, embeds)
+        with self._autocast_context():
+            return self.head.nll_from_hidden(states, batch.labels, weights, self.chunk_rows, weight)
 
-    def values(self, batch: Batch) -> Tensor:
+    def predict_values(self, batch: Batch) -> Tensor:
         """The value head's estimates [N], fp32, one for each label, of the state that predicts it; differentiable.
 
         Raises:
@@ -203,31 +209,31 @@ class Policy:
         """
         if self.value_head is None:
             raise UserError(
-                "this policy has no value head: an objective that calls `policy.values` says so by "
+                "this policy has no value head: an objective that calls `policy.predict_values` says so by "
                 "`needs_values: ClassVar[bool] = True`"
             )
-        return self.value_head(self.states(batch, batch.where).float())[:, 0]
+        return self.value_head(self.hidden_states_at(batch, batch.label_positions).float())[:, 0]
 
-    def logits(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
+    def logits_at(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Whole logits [M, V], fp32, at the flat positions `where` [M]. The caller keeps M small."""
-        if not self.head.exact:
+        if not self.head.is_exact:
             return self._own_logits(batch, where, embeds)
-        states = self.states(batch, where, embeds)
-        with self._precision():
-            return self.head.logits(states)
+        states = self.hidden_states_at(batch, where, embeds)
+        with self._autocast_context():
+            return self.head.logits_from_hidden(states)
 
     def logits_by_part(self, batch: Batch, where: Tensor) -> Callable[[slice], Tensor]:
         """From a part of the flat positions `where` [M] to its whole logits [m, V], fp32; states are computed once."""
-        if not self.head.exact:
+        if not self.head.is_exact:
             logits = self._own_logits(batch, where, None)
             return lambda part: logits[part]
-        states = self.states(batch, where)
+        states = self.hidden_states_at(batch, where)
 
-        def make(part: slice) -> Tensor:
-            with self._precision():
-                return self.head.logits(states[part])
+        def logits_of_part(part: slice) -> Tensor:
+            with self._autocast_context():
+                return self.head.logits_from_hidden(states[part])
 
-        return make
+        return logits_of_part
 
     def over_vocabulary(
         self, batch: Batch, score: Callable[[Tensor, slice], Tensor], embeds: Tensor | None = None
@@ -238,27 +244,32 @@ class Policy:
             score: From the logits [m, V], fp32, of some labels and which they are, to [m] or [m, ...]. Called again in
                 the backward pass.
         """
-        if not self.head.exact:
-            return score(self._own_logits(batch, batch.where, embeds), slice(0, len(batch.where)))
-        states = self.states(batch, batch.where, embeds)
+        if not self.head.is_exact:
+            return score(self._own_logits(batch, batch.label_positions, embeds), slice(0, len(batch.label_positions)))
+        states = self.hidden_states_at(batch, batch.label_positions, embeds)
 
-        def some(hidden: Tensor, part: slice) -> Tensor:
-            return score(self.head.logits(hidden), part)
+        def score_part(hidden: Tensor, part: slice) -> Tensor:
+            return score(self.head.logits_from_hidden(hidden), part)
 
-        with self._precision():
-            parts = [slice(i, min(i + self.rows, len(states))) for i in range(0, max(len(states), 1), self.rows)]
+        with self._autocast_context():
+            parts = [
+                slice(i, min(i + self.chunk_rows, len(states))) for i in range(0, max(len(states), 1), self.chunk_rows)
+            ]
             return torch.cat(
-                [checkpoint(some, states[part], part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+                [
+                    checkpoint(score_part, states[part], part, use_reentrant=False, preserve_rng_state=False)
+                    for part in parts
+                ]
             )
 
     @torch.no_grad()
-    def greedy(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
+    def greedy_tokens(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """The likeliest next token [M] after the flat positions `where` [M]; no gradient, mode left as it is."""
-        if not self.head.exact:
+        if not self.head.is_exact:
             return self._own_logits(batch, where, embeds).argmax(-1)
-        states = self.states(batch, where, embeds)
-        with self._precision():
-            return torch.cat([self.head.logits(h).argmax(-1) for h in states.split(self.rows)])
+        states = self.hidden_states_at(batch, where, embeds)
+        with self._autocast_context():
+            return torch.cat([self.head.logits_from_hidden(h).argmax(-1) for h in states.split(self.chunk_rows)])
 
     def reference_logps(self, batch: Batch) -> Tensor:
         """Log-probabilities [N] of the labels under the untouched model: eval mode, no gradient, computed once.
@@ -266,25 +277,25 @@ class Policy:
         Raises:
             UserError: If they were not computed before training and the untouched model is gone.
         """
-        found = self.reference.get(batch)
-        if found is None:
+        logps = self.reference.find_values(batch)
+        if logps is None:
             if self.base is None:
                 raise UserError(
                     "the base model's log-probabilities of these rows were not computed before the weights moved: an "
                     "objective that calls `policy.reference_logps` says so by `needs_reference: ClassVar[bool] = True`"
                 )
-            found = self.remember(batch)
-        return found
+            logps = self.compute_reference(batch)
+        return logps
 
-    def remember(self, batch: Batch) -> Tensor:
+    def compute_reference(self, batch: Batch) -> Tensor:
         """Compute and store `reference_logps` [N]: with the adapter off, or before the weights move."""
-        with self.untouched(), evaluating(self.model):
-            found = self.token_logps(batch)
-        self.reference.put(batch, found)
-        return found
+        with self.use_base_model(), eval_mode(self.model):
+            logps = self.token_logps(batch)
+        self.reference.set_values(batch, logps)
+        return logps
 
     @contextlib.contextmanager
-    def untouched(self) -> Iterator[None]:
+    def use_base_model(self) -> Iterator[None]:
         """Where the model is the base: the adapter off, if there is one; else only before the weights move."""
         virtual, self.virtual = self.virtual, 0
         try:
@@ -294,20 +305,20 @@ class Policy:
             self.virtual = virtual
 
 
-def _inputs(batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:
+def _model_inputs(batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:
     """What the model reads: token ids or their embeddings [B, L, D], and what stands beside them."""
     return ({"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}) | batch.inputs
 
 
-def precompute(policy: Policy, batches: Iterable[Batch]) -> None:
+def precompute_reference(policy: Policy, batches: Iterable[Batch]) -> None:
     """Fill and save `policy.reference` for `batches`, before the weights move (or with the adapter off)."""
     for batch in batches:
-        if policy.reference.get(batch) is None:
-            policy.remember(batch)
+        if policy.reference.find_values(batch) is None:
+            policy.compute_reference(batch)
     policy.reference.save()
 
 
-class Scorer(nn.Module):
+class ObjectiveModule(nn.Module):
     """An objective on a policy as a module: what DDP, FSDP2 and DeepSpeed wrap.
 
     Everything an objective computes (several forward passes, embeddings, the head's weight) then happens inside one

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.data.batching.areas import by_area
-from holdfast.data.batching.batches import Encoded, padded_batch
-from holdfast.models.loading import context_length, evaluating
+from holdfast.data.batching.areas import group_by_area
+from holdfast.data.batching.batches import EncodedSequence, collate_padded
+from holdfast.models.loading import context_length, eval_mode
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Encoding
@@ -30,9 +30,9 @@ def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     """
     sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
     out = [np.zeros(0, np.float32)] * len(sequences)
-    with evaluating(policy.model):
-        for numbers in by_area(sequences, MICRO_TOKENS):
-            batch = padded_batch([sequences[i] for i in numbers], pad_id, policy.causal.device)
+    with eval_mode(policy.model):
+        for numbers in group_by_area(sequences, MICRO_TOKENS):
+            batch = collate_padded([sequences[i] for i in numbers], pad_id, policy.causal.device)
             if not len(batch.labels):
                 continue
             values = policy.token_logps(batch).float().cpu()  # [N], by sequence
@@ -46,12 +46,12 @@ def mean_states(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     """Final hidden states averaged over all tokens of each sequence, fp32 [D]."""
     sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
-    with evaluating(policy.model):
-        for numbers in by_area(sequences, MICRO_TOKENS):
-            batch = padded_batch([sequences[i] for i in numbers], pad_id, policy.causal.device)
-            owner = batch.owners()  # [B * L]
+    with eval_mode(policy.model):
+        for numbers in group_by_area(sequences, MICRO_TOKENS):
+            batch = collate_padded([sequences[i] for i in numbers], pad_id, policy.causal.device)
+            owner = batch.sequence_ids()  # [B * L]
             real = (owner >= 0).nonzero()[:, 0]
-            states = policy.states(batch, real).float()  # [tokens, D]
+            states = policy.hidden_states_at(batch, real).float()  # [tokens, D]
             sums = states.new_zeros(len(numbers), states.shape[1]).index_add(0, owner[real], states)
             means = sums / batch.cu_seqlens.diff()[:, None]
             for i, mean in zip(numbers, means.cpu().numpy(), strict=True):
@@ -69,26 +69,26 @@ def projected_gradients(
     weights = [weight for weight in policy.model.parameters() if weight.is_floating_point()]
     frozen = [weight for weight in weights if not weight.requires_grad]
     out = []
-    with evaluating(policy.model), torch.enable_grad():
+    with eval_mode(policy.model), torch.enable_grad():
         for weight in frozen:
             weight.requires_grad_(True)
         try:
             for row, encoding in enumerate(encodings):
                 sequence = _within_context(policy, encoding, row)
-                if not sequence.trained[1:].any():
+                if not sequence.label_mask[1:].any():
                     out.append(np.zeros(size, np.float32))
                     continue
-                batch = padded_batch([sequence], pad_id, policy.causal.device)
-                loss = policy.nll(batch, torch.full_like(batch.weights, 1 / len(batch.labels)))
+                batch = collate_padded([sequence], pad_id, policy.causal.device)
+                loss = policy.weighted_nll(batch, torch.full_like(batch.weights, 1 / len(batch.labels)))
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                out.append(project(gradients, size, seed).cpu().numpy())
+                out.append(project_gradients(gradients, size, seed).cpu().numpy())
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
     return out
 
 
-def project(gradients: Iterable[Tensor | None], size: int, seed: int) -> Tensor:
+def project_gradients(gradients: Iterable[Tensor | None], size: int, seed: int) -> Tensor:
     """The gradients of all weights as one vector [size] whose inner products estimate theirs without bias.
 
     A count sketch [Charikar, Chen and Farach-Colton 2002]: every number gets a random sign and is added to one of
@@ -105,9 +105,9 @@ def project(gradients: Iterable[Tensor | None], size: int, seed: int) -> Tensor:
         generator = torch.Generator(device).manual_seed(_seed_of(seed, number))
         signs = torch.randint(0, 2, flat.shape, generator=generator, dtype=torch.int8, device=device)
         turn = int(torch.randint(0, size, (1,), generator=generator, device=device))
-        signed = torch.where(signs.bool(), flat, -flat)
-        folded = F.pad(signed, (0, -len(flat) % size)).view(-1, size).sum(0)
-        out += folded.roll(turn)  # else small weights (norms, biases) would all be added to the first places
+        with_signs = torch.where(signs.bool(), flat, -flat)
+        bins = F.pad(with_signs, (0, -len(flat) % size)).view(-1, size).sum(0)
+        out += bins.roll(turn)  # else small weights (norms, biases) would all be added to the first places
     return out
 
 
@@ -116,7 +116,7 @@ def _seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest(), "little")
 
 
-def _within_context(policy: Policy, encoding: Encoding, row: int) -> Encoded:
-    ids, trained = encoding
+def _within_context(policy: Policy, encoding: Encoding, row: int) -> EncodedSequence:
+    ids, label_mask = encoding
     limit = context_length(policy.config, policy.virtual)
-    return Encoded(ids=ids[:limit], trained=trained[:limit], row=row)
+    return EncodedSequence(ids=ids[:limit], label_mask=label_mask[:limit], row=row)

@@ -14,12 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from holdfast.axes.tuner import SavedAs, Tuner
+from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.data.chat.settings import write_settings
 from holdfast.models.adapters import PeftTuner, write_tuner
 from holdfast.models.files import is_adapter
-from holdfast.models.loading import BASE, adapted
+from holdfast.models.loading import BASE, has_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,24 +31,26 @@ if TYPE_CHECKING:
 
 def reader_of(model: Model) -> Tuner:
     """Who writes and reads a model of which nothing else is known than what it is: plain, or with PEFT around it."""
-    return PeftTuner() if adapted(model) else Tuner()
+    return PeftTuner() if has_adapter(model) else Tuner()
 
 
-def settle(model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None = None) -> Model:
+def cast_as_reloaded(
+    model: Model, file_dtype: torch.dtype, memory_dtype: torch.dtype, tuner: Tuner | None = None
+) -> Model:
     """Make the weights of a trained model, in place, what they will be once they were saved and loaded again.
 
     fp32 master weights are rounded to what the files hold, so that what is measured is what others will load.
 
     Args:
-        saved: The dtype of the files.
-        held: The dtype in which a loaded model is held (`weights_dtype`).
+        file_dtype: The dtype of the files.
+        memory_dtype: The dtype in which a loaded model is held (`weights_dtype`).
         tuner: Who trained it and knows what of it is stored apart; default: `reader_of(model)`.
     Returns:
         `model`.
     """
-    for parameter, value in _unsettled(model, saved, held, tuner, frozen=True):
+    for parameter, value in _values_as_reloaded(model, file_dtype, memory_dtype, tuner, frozen=True):
         parameter.grad = None
-        if parameter.dtype == held:
+        if parameter.dtype == memory_dtype:
             with torch.no_grad():
                 parameter.copy_(value)
         else:
@@ -56,17 +58,21 @@ def settle(model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | N
     return model
 
 
-def settled_copy(model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None = None) -> Model:
-    """A copy of a model in training as `settle` would make it, sharing what that leaves alone; or `model` itself."""
-    values = _unsettled(model, saved, held, tuner, frozen=False)
-    changed = {id(p): nn.Parameter(value, requires_grad=False) for p, value in values}
-    if not changed:
+def copy_as_reloaded(
+    model: Model, file_dtype: torch.dtype, memory_dtype: torch.dtype, tuner: Tuner | None = None
+) -> Model:
+    """A copy of a model in training as `cast_as_reloaded` would make it, sharing what that leaves alone; or `model`
+    itself.
+    """
+    values = _values_as_reloaded(model, file_dtype, memory_dtype, tuner, frozen=False)
+    replacements = {id(p): nn.Parameter(value, requires_grad=False) for p, value in values}
+    if not replacements:
         return model
-    return copy.deepcopy(model, {id(p): p for p in model.parameters()} | changed)
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()} | replacements)
 
 
-def _unsettled(
-    model: Model, saved: torch.dtype, held: torch.dtype, tuner: Tuner | None, frozen: bool
+def _values_as_reloaded(
+    model: Model, file_dtype: torch.dtype, memory_dtype: torch.dtype, tuner: Tuner | None, frozen: bool
 ) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
     """Parameters that are not as they will be once loaded, with their values then.
 
@@ -79,12 +85,12 @@ def _unsettled(
             continue  # matrices of an adapter are stored and used in fp32
         value = parameter.detach()
         if parameter.requires_grad or frozen:
-            value = value.to(saved)
-        if value.dtype != parameter.dtype or held != parameter.dtype:
-            yield parameter, value.to(held)
+            value = value.to(file_dtype)
+        if value.dtype != parameter.dtype or memory_dtype != parameter.dtype:
+            yield parameter, value.to(memory_dtype)
 
 
-def save(
+def save_model(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     directory: str | Path,
@@ -111,11 +117,11 @@ def save(
         The directory.
     """
     with fresh_directory(Path(directory)) as side:
-        fill(side, model, tokenizer, stop_ids=stop_ids, dtype=dtype, chat=chat, tuner=tuner, base=base)
+        write_model_files(side, model, tokenizer, stop_ids=stop_ids, dtype=dtype, chat=chat, tuner=tuner, base=base)
     return Path(directory)
 
 
-def fill(
+def write_model_files(
     side: Path,
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
@@ -125,7 +131,7 @@ def fill(
     chat: Chat | None = None,
     tuner: Tuner | None = None,
     base: str = "",
-) -> SavedAs:
+) -> SavedFormat:
     """Write a model into the empty directory `side`, the rest as `save`; what was written, and how others load it."""
     tuner = tuner or reader_of(model)
     if chat is not None:
@@ -161,9 +167,9 @@ def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel
     if model.device.type == "cpu" and all(p.dtype == dtype for p in model.parameters()):
         return model
     weights = {id(p): nn.Parameter(p.detach().to("cpu", dtype), requires_grad=False) for p in model.parameters()}
-    made = copy.deepcopy(model, weights)
-    made.to("cpu")  # type: ignore[arg-type]  # buffers; its wrapper hides the type
-    return made
+    clone = copy.deepcopy(model, weights)
+    clone.to("cpu")  # type: ignore[arg-type]  # buffers; its wrapper hides the type
+    return clone
 
 
 def _set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Iterable[int]) -> None:

@@ -23,44 +23,44 @@ if TYPE_CHECKING:
 class RowValues:
     """Numbers of each sequence, by (row, role): of each label, or any fixed number of them."""
 
-    def __init__(self, stored: dict[str, Tensor] | None = None, name: str = "") -> None:
+    def __init__(self, tensors: dict[str, Tensor] | None = None, name: str = "") -> None:
         """`stored`: what `tensors` gave; `name`: what an error calls them."""
         self.name = name
         self.values: dict[tuple[int, int], Tensor] = {}
-        if stored is not None:
-            pieces = stored["values"].split(stored["keys"][:, 2].tolist())
-            self.values = {(row, role): v for (row, role, _), v in zip(stored["keys"].tolist(), pieces, strict=True)}
+        if tensors is not None:
+            pieces = tensors["values"].split(tensors["keys"][:, 2].tolist())
+            self.values = {(row, role): v for (row, role, _), v in zip(tensors["keys"].tolist(), pieces, strict=True)}
 
-    def get(self, batch: Batch) -> Tensor | None:
+    def find_values(self, batch: Batch) -> Tensor | None:
         """The numbers of all sequences of `batch` one after another (those of its labels: [N]); `None` if some lack."""
-        keys = _keys(batch)
-        found = [self.values[key] for key in keys if key in self.values]
-        if len(found) < len(keys):
+        keys = _sequence_keys(batch)
+        pieces = [self.values[key] for key in keys if key in self.values]
+        if len(pieces) < len(keys):
             return None
-        return torch.cat(found).to(batch.labels.device)
+        return torch.cat(pieces).to(batch.labels.device)
 
-    def recall(self, batch: Batch, by: Literal["label", "sequence"] = "label") -> Tensor:
-        """What `put` stored of the labels of `batch`, [N, width], or of its sequences, [S, width].
+    def get_values(self, batch: Batch, by: Literal["label", "sequence"] = "label") -> Tensor:
+        """What `set_values` stored of the labels of `batch`, [N, width], or of its sequences, [S, width].
 
         Raises:
             UserError: If some of them were never stored.
         """
-        found = self.get(batch)
-        if found is None:
-            row = next(row for row, role in _keys(batch) if (row, role) not in self.values)
+        values = self.find_values(batch)
+        if values is None:
+            row = next(row for row, role in _sequence_keys(batch) if (row, role) not in self.values)
             raise UserError(
-                f"the objective finds nothing in policy.kept.rows[{self.name!r}] of row {row + 1}: its `prepare` must "
-                "`put` something there of every batch that it is given"
+                f"the objective finds nothing in policy.store.rows[{self.name!r}] of row {row + 1}: its `precompute` "
+                "must `set_values` something there of every batch that it is given"
             )
-        return found.view(len(batch.labels) if by == "label" else batch.n_sequences, -1)
+        return values.view(len(batch.labels) if by == "label" else batch.n_sequences, -1)
 
-    def put(self, batch: Batch, values: Tensor, by: Literal["label", "sequence"] = "label") -> None:
+    def set_values(self, batch: Batch, values: Tensor, by: Literal["label", "sequence"] = "label") -> None:
         """Store `values` [N, ...] of the labels of `batch`, or [S, ...] of its sequences, flat."""
         counts = torch.bincount(batch.sequence, minlength=batch.n_sequences).tolist()
         pieces = values.detach().cpu().split(counts if by == "label" else 1)
-        self.values.update(zip(_keys(batch), (p.flatten().clone() for p in pieces), strict=True))
+        self.values.update(zip(_sequence_keys(batch), (p.flatten().clone() for p in pieces), strict=True))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """All of it in two tensors, to be saved."""
         keys = torch.tensor([(row, role, len(v)) for (row, role), v in self.values.items()])
         return {"keys": keys, "values": torch.cat(list(self.values.values()))}
@@ -73,19 +73,19 @@ class ReferenceCache(RowValues):
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """`path`: a safetensors file, read if it exists; `at` names it by what the numbers depend on."""
-        super().__init__(_stored(path) if path is not None else None)
+        """`path`: a safetensors file, read if it exists; `in_directory` names it by what the numbers depend on."""
+        super().__init__(_read_tensors(path) if path is not None else None)
         self.path = path
 
     @classmethod
-    def at(cls, directory: Path, *fingerprints: str) -> ReferenceCache:
+    def in_directory(cls, directory: Path, *fingerprints: str) -> ReferenceCache:
         """The cache in `directory` for this model, table and precision."""
-        return cls(directory / f"reference-{_name(fingerprints)}.safetensors")
+        return cls(directory / f"reference-{_hash_fingerprints(fingerprints)}.safetensors")
 
     def save(self) -> None:
         """Write to `path`, whole or not at all; nothing to do without one."""
         if self.path is not None and self.values:
-            _write(self.tensors(), self.path)
+            _write_tensors(self.to_tensors(), self.path)
 
 
 class RowValuesByName(dict[str, RowValues]):
@@ -96,7 +96,7 @@ class RowValuesByName(dict[str, RowValues]):
         return self[name]
 
 
-class Kept:
+class PrecomputedStore:
     """What an objective computed from the untouched model before training.
 
     Args:
@@ -108,20 +108,20 @@ class Kept:
     """
 
     def __init__(self, directory: Path | None = None, *fingerprints: str) -> None:
-        self.path = directory / f"prepared-{_name(fingerprints)}.safetensors" if directory else None
+        self.path = directory / f"prepared-{_hash_fingerprints(fingerprints)}.safetensors" if directory else None
         self.tensors: dict[str, Tensor] = {}
         self.rows = RowValuesByName()
-        stored = _stored(self.path) if self.path is not None else None
-        self.found = stored is not None
-        self._read(stored or {})
+        tensors = _read_tensors(self.path) if self.path is not None else None
+        self.is_loaded = tensors is not None
+        self._assign_tensors(tensors or {})
 
-    def _read(self, stored: dict[str, Tensor]) -> None:
-        for key, value in stored.items():
+    def _assign_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for key, value in tensors.items():
             sort, _, name = key.partition(".")
             if sort == "tensor":
                 self.tensors[name] = value
             elif sort == "keys":
-                self.rows[name] = RowValues({"keys": value, "values": stored[f"values.{name}"]}, name)
+                self.rows[name] = RowValues({"keys": value, "values": tensors[f"values.{name}"]}, name)
 
     def save(self) -> None:
         """Write it, whole or not at all."""
@@ -129,37 +129,37 @@ class Kept:
             return
         out = {f"tensor.{name}": value.contiguous().cpu() for name, value in self.tensors.items()}
         for name, rows in self.rows.items():
-            out |= {f"{part}.{name}": value for part, value in rows.tensors().items()}
-        _write(out, self.path)
+            out |= {f"{part}.{name}": value for part, value in rows.to_tensors().items()}
+        _write_tensors(out, self.path)
 
     def to(self, device: torch.device) -> None:
         """Move the tensors; numbers of sequences follow the batches."""
         self.tensors = {name: value.to(device) for name, value in self.tensors.items()}
 
 
-def _name(fingerprints: Iterable[str]) -> str:
+def _hash_fingerprints(fingerprints: Iterable[str]) -> str:
     return hashlib.sha256("|".join(fingerprints).encode()).hexdigest()[:24]
 
 
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(path) as side:
-        save_file(tensors, side, metadata={"sha256": _digest(tensors)})
+        save_file(tensors, side, metadata={"sha256": _hash_tensors(tensors)})
     give_rights(path.parent)
 
 
-def _stored(path: Path) -> dict[str, Tensor] | None:
-    """What `_write` wrote; `None`, so that it is computed again, where there is nothing, or it is damaged."""
+def _read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """What `_write_tensors` wrote; `None`, so that it is computed again, where there is nothing, or it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             digest = (file.metadata() or {}).get("sha256")
     except (FileNotFoundError, SafetensorError):
         return None
-    return tensors if digest == _digest(tensors) else None
+    return tensors if digest == _hash_tensors(tensors) else None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -168,5 +168,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _keys(batch: Batch) -> list[tuple[int, int]]:
+def _sequence_keys(batch: Batch) -> list[tuple[int, int]]:
     return list(zip(batch.rows.tolist(), batch.roles.tolist(), strict=True))

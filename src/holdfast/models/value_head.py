@@ -30,7 +30,7 @@ def save_value_head(head: nn.Linear, directory: Path) -> None:
 
 def load_value_head(directory: Path, device: torch.device | str = "cpu") -> nn.Linear:
     """Read what `save_value_head` wrote; for `Policy.value_head`."""
-    stored = load_file(directory / FILE)
-    head = make_value_head(stored["weight"].shape[1], device)
-    head.load_state_dict(stored)
+    tensors = load_file(directory / FILE)
+    head = make_value_head(tensors["weight"].shape[1], device)
+    head.load_state_dict(tensors)
     return head

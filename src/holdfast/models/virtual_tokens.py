@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
-from holdfast.models.loading import adapted
+from holdfast.models.loading import has_adapter
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -17,7 +17,7 @@ def virtual_tokens_of(model: Model) -> int:
     Raises:
         UserError: If it puts something else there, such as keys and values (prefix tuning).
     """
-    if not adapted(model) or not model.active_peft_config.is_prompt_learning:
+    if not has_adapter(model) or not model.active_peft_config.is_prompt_learning:
         return 0
     settings = model.active_peft_config
     if settings.peft_type not in ("PROMPT_TUNING", "P_TUNING"):

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
 from holdfast.core.quiet import quiet_libraries
-from holdfast.recipe.in_memory import model_name, named
+from holdfast.recipe.in_memory import name_objects, store_model
 
 if TYPE_CHECKING:
     from holdfast.axes.judge import Judge
-    from holdfast.pipeline.results import Run
-    from holdfast.recipe.loader import Resolved
+    from holdfast.pipeline.results import RunResult
+    from holdfast.recipe.loader import ResolvedRecipe
     from holdfast.recipe.schema import Recipe
 
-    AnyRecipe = Resolved | Recipe | dict[str, Any] | str | Path
+    AnyRecipe = ResolvedRecipe | Recipe | dict[str, Any] | str | Path
 
 
 @contextmanager
-def _speaking(progress: bool, ui: Progress | None) -> Iterator[Progress]:
+def _open_progress(progress: bool, ui: Progress | None) -> Iterator[Progress]:
     """The voice of a call, and silence of everything else."""
-    with quiet_libraries(), ui or (Progress.for_terminal() if progress else Progress.silent()) as voice:
+    with quiet_libraries(), ui or (Progress.for_terminal() if progress else Progress.create_silent()) as voice:
         yield voice
 
 
@@ -34,7 +34,7 @@ def train(
     progress: bool = False,
     restart: bool = False,
     ui: Progress | None = None,
-) -> Run:
+) -> RunResult:
     """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
 
     Args:
@@ -51,8 +51,8 @@ def train(
     """
     from holdfast.pipeline.train import train as run_train
 
-    with _speaking(progress, ui) as voice:
-        return run_train(named(recipe, tokenizer), ui=voice, restart=restart)
+    with _open_progress(progress, ui) as voice:
+        return run_train(name_objects(recipe, tokenizer), ui=voice, restart=restart)
 
 
 def check(
@@ -73,8 +73,8 @@ def check(
     """
     from holdfast.pipeline.check import check as run_check
 
-    with _speaking(progress, ui) as voice:
-        return run_check(named(recipe, tokenizer), ui=voice, judge=judge)
+    with _open_progress(progress, ui) as voice:
+        return run_check(name_objects(recipe, tokenizer), ui=voice, judge=judge)
 
 
 def curate(
@@ -93,8 +93,8 @@ def curate(
     """
     from holdfast.pipeline.run import curate_only
 
-    with _speaking(progress, ui) as voice:
-        return curate_only(named(recipe, tokenizer), out=out, ui=voice)
+    with _open_progress(progress, ui) as voice:
+        return curate_only(name_objects(recipe, tokenizer), out=out, ui=voice)
 
 
 def compare(
@@ -125,10 +125,17 @@ def compare(
     """
     from holdfast.pipeline.compare import compare as run_compare
 
-    with _speaking(progress, ui) as voice:
-        given = named(recipe, tokenizer)
+    with _open_progress(progress, ui) as voice:
+        common_recipe = name_objects(recipe, tokenizer)
         return run_compare(
-            given, methods, seeds=seeds, out=out, steps=steps, learning_rates=learning_rates, ui=voice, restart=restart
+            common_recipe,
+            methods,
+            seeds=seeds,
+            out=out,
+            steps=steps,
+            learning_rates=learning_rates,
+            ui=voice,
+            restart=restart,
         )
 
 
@@ -164,13 +171,13 @@ def evaluate(
     """
     from holdfast.pipeline.evaluate import evaluate as run_evaluate
 
-    def name(one: Any) -> Any:
-        return model_name(getattr(one, "path", one), tokenizer if hasattr(one, "save_pretrained") else None)
+    def resolve_model(one: Any) -> Any:
+        return store_model(getattr(one, "path", one), tokenizer if hasattr(one, "save_pretrained") else None)
 
-    with _speaking(progress, ui) as voice:
+    with _open_progress(progress, ui) as voice:
         return run_evaluate(
-            str(name(model)),
-            against=None if against is None else str(name(against)),
+            str(resolve_model(model)),
+            against=None if against is None else str(resolve_model(against)),
             tasks=tasks, judge=judge, items=items, max_tokens=max_tokens,
             max_thinking_tokens=max_thinking_tokens,
             max_loss=max_loss, max_bits=max_bits, out=out, ui=voice,

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.evaluation.statistics.verdicts import MARGIN
 
-PREFERRED = 0.95
+PREFERENCE_LIMIT = 0.95
 """Share of pairs that the base ranks rightly, above which pairs have nothing to teach it."""
 INFORMATIVE = 0.10
 """Share of questions with better and worse answers, below which groups of answers have nothing to teach."""
@@ -19,7 +19,9 @@ FIRST = 3
 """Logged steps that are still the base's: the rate has hardly begun to rise."""
 
 
-def doubts(entry: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], margin: float = MARGIN) -> dict[str, str]:
+def find_doubts(
+    entry: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], margin: float = MARGIN
+) -> dict[str, str]:
     """Reasons, by their kind, for which a method's figures do not answer what was asked; mostly none.
 
     Args:
@@ -28,24 +30,24 @@ def doubts(entry: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], margi
     Returns:
         Sentences without a full stop under "pairs", "groups", "rate" and "ceiling".
     """
-    found = {
-        "pairs": _pairs(entry["dirs"]),
-        "groups": _groups(reports),
-        "rate": _rate(entry.get("gain"), reports),
-        "ceiling": _ceiling(entry, margin),
+    reasons = {
+        "pairs": _find_pairs_doubt(entry["dirs"]),
+        "groups": _find_groups_doubt(reports),
+        "rate": _find_rate_doubt(entry.get("gain"), reports),
+        "ceiling": _find_ceiling_doubt(entry, margin),
     }
-    return {kind: text for kind, text in found.items() if text}
+    return {kind: text for kind, text in reasons.items() if text}
 
 
-def _pairs(folders: Sequence[str]) -> str | None:
+def _find_pairs_doubt(folders: Sequence[str]) -> str | None:
     """Whether the base already ranked the first pairs of the training rightly."""
-    shares = [share for folder in folders for share in _logged(Path(folder), "logps/accuracy")[:FIRST]]
-    if not shares or sum(shares) / len(shares) <= PREFERRED:
+    shares = [share for folder in folders for share in _read_metric(Path(folder), "logps/accuracy")[:FIRST]]
+    if not shares or sum(shares) / len(shares) <= PREFERENCE_LIMIT:
         return None
     return f"the base already prefers the chosen answer in {100 * sum(shares) / len(shares):.0f} % of the pairs"
 
 
-def _logged(folder: Path, name: str) -> list[float]:
+def _read_metric(folder: Path, name: str) -> list[float]:
     path = folder / "log.jsonl"
     if not path.exists():  # of a run in stages
         return []
@@ -53,16 +55,16 @@ def _logged(folder: Path, name: str) -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
-def _groups(reports: Sequence[Mapping[str, Any]]) -> str | None:
+def _find_groups_doubt(reports: Sequence[Mapping[str, Any]]) -> str | None:
     """Whether hardly any question had answers of unlike worth, where curator `pairs` scored the model's own."""
     notes = [(report.get("curation") or {}).get("notes") or {} for report in reports]
-    asked = sum(note.get(name, 0) for note in notes for name in ("pairs", "ties left out", "too few answers"))
-    if not asked or (share := sum(note.get("pairs", 0) for note in notes) / asked) >= INFORMATIVE:
+    questions = sum(note.get(name, 0) for note in notes for name in ("pairs", "ties left out", "too few answers"))
+    if not questions or (share := sum(note.get("pairs", 0) for note in notes) / questions) >= INFORMATIVE:
         return None
     return f"only {100 * share:.0f} % of the questions have better and worse answers"
 
 
-def _rate(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) -> str | None:
+def _find_rate_doubt(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) -> str | None:
     """Whether the target did not move, or fell: then nothing was learned that could have cost something."""
     if not gain or (gain["low"] is not None and gain["low"] > 0):
         return None
@@ -73,7 +75,7 @@ def _rate(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) 
     return f"the target {'fell' if fell else 'did not clearly move'}{at}"
 
 
-def _ceiling(entry: Mapping[str, Any], margin: float) -> str | None:
+def _find_ceiling_doubt(entry: Mapping[str, Any], margin: float) -> str | None:
     """Whether the target stands so near to all right that what a method adds to others cannot be seen."""
     gain, score = entry.get("gain"), entry.get("target")
     if not gain or gain.get("unit") != "points" or score is None or score < 100 - ROOM * margin:

@@ -14,37 +14,37 @@ from pydantic import ValidationError
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
-from holdfast.evaluation.answers import side_by_side
-from holdfast.evaluation.summary import compare_summary, read_run
-from holdfast.pipeline.comparability import doubts
+from holdfast.evaluation.answers import collect_answers
+from holdfast.evaluation.summary import read_run, summarise_comparison
+from holdfast.pipeline.comparability import find_doubts
 from holdfast.pipeline.damage import read_report
-from holdfast.pipeline.learning_rates import Families, at_rates, matched
-from holdfast.pipeline.phases import before_curation, encode, trained
-from holdfast.pipeline.results import Run
+from holdfast.pipeline.learning_rates import Families, build_arms_at_rates, compare_at_equal_gain
+from holdfast.pipeline.phases import encode_rows, match_recipe_and_rows, rows_for_objective
+from holdfast.pipeline.results import RunResult
 from holdfast.pipeline.run_dir import (
     MARK,
     data_name,
+    dependency_versions,
+    describe_other_run,
+    find_output_directories,
     free_name,
-    held_by,
     move_aside,
-    output_of,
-    outputs_of,
+    output_directory,
     replace_json,
-    versions,
 )
 from holdfast.pipeline.train import train
-from holdfast.recipe.changes import differences, in_short
-from holdfast.recipe.loader import Resolved, as_resolved, for_method, is_written
+from holdfast.recipe.changes import list_differences, shorten_differences
+from holdfast.recipe.loader import ResolvedRecipe, is_written, resolve_any, switch_method
 from holdfast.recipe.schema import Recipe, Train
 from holdfast.recipe.shorthand import label_of
 from holdfast.report.arms import count_answers, mean_clipped
-from holdfast.report.schema import CompareReport, write_as
+from holdfast.report.schema import CompareReport, validate_report
 
 REPORT = "compare.json"
 
 
 def compare(
-    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str | Path,
     methods: Sequence[str] | Mapping[str, Sequence[str]],
     *,
     seeds: int | Sequence[int] = 1,
@@ -76,58 +76,58 @@ def compare(
         UserError: If the directory holds a comparison of another recipe, with what differs.
         GateRefused: If stages' own gates stopped every method.
     """
-    ui, resolved = ui or Progress.silent(), as_resolved(recipe)
+    ui, resolved_recipe = ui or Progress.create_silent(), resolve_any(recipe)
     if not methods:
         raise UserError("--methods: name at least one method")
-    arms = _arms(resolved, methods)
+    arms = _build_arms(resolved_recipe, methods)
     families: Families = {}
     if learning_rates:
-        arms, families = at_rates(arms, learning_rates)
+        arms, families = build_arms_at_rates(arms, learning_rates)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
-    look_over_arms(arms)
-    root = Path(out).expanduser() if out else directory_of(resolved.recipe)
+    check_arms(arms)
+    root = Path(out).expanduser() if out else comparison_directory(resolved_recipe.recipe)
     if restart and holds_comparison(root):
-        ui.line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
-    budget = budget_of(with_epochs_of(resolved, arms), steps)
-    plans = [(label, seed, _plan(arm, label, seed, budget, root)) for label, arm in arms.items() for seed in chosen]
-    refuse_another(root, resolved.recipe, [plan for _, _, plan in plans])
+        ui.write_line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
+    budget = compute_budget(take_epochs_of_arms(resolved_recipe, arms), steps)
+    plans = [(label, seed, _plan_run(arm, label, seed, budget, root)) for label, arm in arms.items() for seed in chosen]
+    refuse_other_comparison(root, resolved_recipe.recipe, [plan for _, _, plan in plans])
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); set another output") from error
-    runs: dict[str, list[tuple[int, Run]]] = {label: [] for label in arms}
-    refused: dict[str, list[str]] = {}
+    runs: dict[str, list[tuple[int, RunResult]]] = {label: [] for label in arms}
+    refusals: dict[str, list[str]] = {}
     for number, (label, seed, plan) in enumerate(plans, 1):
         ui.close()  # the last line of what was before comes first
-        ui.line(f"{label}, seed {seed} ({number} of {len(plans)})")
+        ui.write_line(f"{label}, seed {seed} ({number} of {len(plans)})")
         try:
             runs[label].append((seed, train(plan, ui=ui)))
         except GateRefused as error:  # of a stage: what comes after it was not run, so there is nothing to compare
-            refused.setdefault(label, []).append(f"seed {seed}, {error}")
-            ui.line(f"{label}, seed {seed}: {error}")
-    runs = {label: group for label, group in runs.items() if label not in refused}
+            refusals.setdefault(label, []).append(f"seed {seed}, {error}")
+            ui.write_line(f"{label}, seed {seed}: {error}")
+    runs = {label: group for label, group in runs.items() if label not in refusals}
     if not runs:
-        raise GateRefused("; ".join(f"{label}: {reason}" for label, told in refused.items() for reason in told))
-    report = summarise_runs(resolved.recipe, runs, budget, root, refused, families)
+        raise GateRefused("; ".join(f"{label}: {reason}" for label, reasons in refusals.items() for reason in reasons))
+    report = summarise_runs(resolved_recipe.recipe, runs, budget, root, refusals, families)
     from holdfast.report.html import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
     return {**report, "directory": str(root)}
 
 
-def directory_of(recipe: Recipe) -> Path:
+def comparison_directory(recipe: Recipe) -> Path:
     """Where a comparison goes by its recipe: `output`, beside a run that is there already, or `runs/compare-DATA`.
 
     In `output`, {method} stands for "compare"; {time} for that of the newest comparison that is not finished.
     """
     if "output" not in recipe.model_fields_set:
         return Path(f"runs/compare-{data_name(recipe)}")
-    path = output_of(recipe, method="compare")
+    path = output_directory(recipe, method="compare")
     if "{time}" in recipe.output:
-        begun = [p for p in outputs_of(recipe, method="compare") if holds_comparison(p)]
-        path = next((p for p in begun if not (p / REPORT).exists()), path)
+        comparisons = [p for p in find_output_directories(recipe, method="compare") if holds_comparison(p)]
+        path = next((p for p in comparisons if not (p / REPORT).exists()), path)
     return path if not (path / MARK).exists() else path.with_name(f"{path.name}-compare")
 
 
@@ -136,7 +136,7 @@ def holds_comparison(root: Path) -> bool:
     return (root / REPORT).exists() or (not (root / MARK).exists() and any(root.glob(f"*/{MARK}")))
 
 
-def refuse_another(root: Path, recipe: Recipe, plans: Sequence[Resolved]) -> None:
+def refuse_other_comparison(root: Path, recipe: Recipe, plans: Sequence[ResolvedRecipe]) -> None:
     """Stop where a directory holds a comparison of another recipe, before anything is written.
 
     Raises:
@@ -149,47 +149,51 @@ def refuse_another(root: Path, recipe: Recipe, plans: Sequence[Resolved]) -> Non
     end = f"; set another output (or --out), or add --restart, which keeps the old ones as {free_name(root)}"
     for plan in plans:
         path = Path(plan.recipe.output)
-        if text := held_by(path, plan.recipe):
+        if text := describe_other_run(path, plan.recipe):
             raise UserError(f"{root}: holds another comparison, whose run {path.name} is {text}{end}")
     if (root / REPORT).exists():
-        changed = [text for text in differences(recipe, _common(root)) if not _varied(text)]
-        if changed:
-            raise UserError(f"{root}: holds another comparison: {in_short(changed)}{end}")
+        changes = [text for text in list_differences(recipe, _read_common_recipe(root)) if not _is_method_setting(text)]
+        if changes:
+            raise UserError(f"{root}: holds another comparison: {shorten_differences(changes)}{end}")
 
 
-def _varied(difference: str) -> bool:
+def _is_method_setting(difference: str) -> bool:
     """Whether a setting is one that methods choose themselves."""
     return re.split(r"[. ]", difference, maxsplit=1)[0] in {"method", "stages", *METHOD_AXES}
 
 
-def _common(root: Path) -> Recipe:
+def _read_common_recipe(root: Path) -> Recipe:
     """The recipe of the comparison in a directory."""
-    known = read_report(root / REPORT).get("recipe")
+    recipe_data = read_report(root / REPORT).get("recipe")
     try:
-        return Recipe.model_validate(known)
+        return Recipe.model_validate(recipe_data)
     except ValidationError as error:
         raise UserError(
             f"{root / REPORT}: its recipe cannot be read, an older version may have written it; set another output"
         ) from error
 
 
-def gate_of(seeds: Sequence[int], reports: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def join_gates(seeds: Sequence[int], reports: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Whether the runs of all seeds passed the recipe's gate, and why not; `None` without a gate."""
-    found = [(seed, report["gate"]) for seed, report in zip(seeds, reports, strict=True) if report.get("gate")]
-    if not found:
+    gates = [(seed, report["gate"]) for seed, report in zip(seeds, reports, strict=True) if report.get("gate")]
+    if not gates:
         return None
-    reasons = [f"seed {seed}: {reason}" for seed, gate in found for reason in gate["reasons"]]
-    return {"passed": all(gate["passed"] for _, gate in found), "reasons": reasons}
+    reasons = [f"seed {seed}: {reason}" for seed, gate in gates for reason in gate["reasons"]]
+    return {"passed": all(gate["passed"] for _, gate in gates), "reasons": reasons}
 
 
-def _arms(resolved: Resolved, methods: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, Resolved]:
+def _build_arms(
+    resolved_recipe: ResolvedRecipe, methods: Sequence[str] | Mapping[str, Sequence[str]]
+) -> dict[str, ResolvedRecipe]:
     """The recipe of every arm. A named method chooses its own axes, whatever the common recipe says of them."""
     if isinstance(methods, Mapping):
-        return {label: as_resolved(resolved, overrides) for label, overrides in methods.items()}
+        return {label: resolve_any(resolved_recipe, overrides) for label, overrides in methods.items()}
     labels = [label_of(name) for name in methods]
     if len(set(labels)) < len(set(methods)):  # two classes of one name
         labels = [name.replace(":", ".") for name in methods]
-    return {label: for_method(resolved, name, among=methods) for label, name in zip(labels, methods, strict=True)}
+    return {
+        label: switch_method(resolved_recipe, name, among=methods) for label, name in zip(labels, methods, strict=True)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,28 +207,28 @@ class Budget:
         return f"{self.steps} steps of {self.batch_tokens:,} tokens"
 
 
-def look_over_arms(arms: Mapping[str, Resolved]) -> None:
+def check_arms(arms: Mapping[str, ResolvedRecipe]) -> None:
     """Open every arm's rows, so that none is refused after another has trained.
 
     Raises:
         UserError: What the arm would raise in its turn; it names the arm.
     """
-    from holdfast.pipeline.multi_stage import look_over
+    from holdfast.pipeline.multi_stage import check_stages
     from holdfast.pipeline.sources import read_sources
 
     ignore = lambda text: None  # noqa: E731
     for label, arm in arms.items():
         try:
-            refuse_no_question(arm.recipe)
+            require_measurement(arm.recipe)
             if arm.recipe.stages:
-                look_over(arm)
+                check_stages(arm)
             else:
                 read_sources(arm.recipe, ignore, ignore)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
 
 
-def refuse_no_question(recipe: Recipe) -> None:
+def require_measurement(recipe: Recipe) -> None:
     """See that something is measured, without which there is nothing to compare.
 
     Raises:
@@ -238,42 +242,42 @@ def refuse_no_question(recipe: Recipe) -> None:
         )
 
 
-def _plan(arm: Resolved, label: str, seed: int, budget: Budget, root: Path) -> Resolved:
+def _plan_run(arm: ResolvedRecipe, label: str, seed: int, budget: Budget, root: Path) -> ResolvedRecipe:
     """One run: the arm with its seed, the common budget and a directory of its own. Stages share the budget."""
     folder = root / f"{label.replace(' ', '-')}-seed{seed}"
     settings = [f"output={folder}"]
     if arm.recipe.stages:
-        shares = _shares(arm.recipe, budget.steps)
+        shares = _split_steps(arm.recipe, budget.steps)
         for number, (stage, steps) in enumerate(zip(arm.recipe.stages, shares, strict=True)):
-            settings += _limits(f"stages.{number}.train", stage.train, seed, replace(budget, steps=steps))
+            settings += _budget_overrides(f"stages.{number}.train", stage.train, seed, replace(budget, steps=steps))
     else:
-        settings += _limits("train", arm.recipe.train, seed, budget)
-    return replace(as_resolved(arm, settings), notes=())  # what the recipe says of its steps is not what runs here
+        settings += _budget_overrides("train", arm.recipe.train, seed, budget)
+    return replace(resolve_any(arm, settings), notes=())  # what the recipe says of its steps is not what runs here
 
 
-def _limits(key: str, train: Train, seed: int, budget: Budget) -> list[str]:
+def _budget_overrides(key: str, train: Train, seed: int, budget: Budget) -> list[str]:
     """Overrides of `train`; a size of steps that an arm gives itself stays."""
     size = [f"{key}.batch_tokens={budget.batch_tokens}"] if train.batch_tokens == "auto" else []
     return [f"{key}.seed={seed}", f"{key}.max_steps={budget.steps}", *size]
 
 
-def _shares(recipe: Recipe, steps: int) -> list[int]:
+def _split_steps(recipe: Recipe, steps: int) -> list[int]:
     """The steps of each stage: in the proportion of their `max_steps` where all have one, else alike."""
-    wanted = [stage.train.max_steps or 0 for stage in recipe.stages]
-    weights = wanted if all(wanted) else [1] * len(wanted)
+    step_limits = [stage.train.max_steps or 0 for stage in recipe.stages]
+    weights = step_limits if all(step_limits) else [1] * len(step_limits)
     ends = [round(steps * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
     return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def with_epochs_of(resolved: Resolved, arms: Mapping[str, Resolved]) -> Recipe:
+def take_epochs_of_arms(resolved_recipe: ResolvedRecipe, arms: Mapping[str, ResolvedRecipe]) -> Recipe:
     """The recipe with the epochs of its arms, where it says none itself and their objectives agree on a number."""
-    recipe, epochs = resolved.recipe, {arm.recipe.train.epochs for arm in arms.values()}
-    if len(epochs) > 1 or is_written(resolved.sources.get("train.epochs", "default")):
+    recipe, epochs = resolved_recipe.recipe, {arm.recipe.train.epochs for arm in arms.values()}
+    if len(epochs) > 1 or is_written(resolved_recipe.sources.get("train.epochs", "default")):
         return recipe
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": epochs.pop()})})
 
 
-def budget_of(recipe: Recipe, steps: int | None) -> Budget:
+def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
     """The recipe's steps and their size, derived where it leaves them open from the rows as they come.
 
     Args:
@@ -282,7 +286,7 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
     steps, tokens = steps or recipe.train.max_steps, recipe.train.batch_tokens
     if steps is not None and tokens != "auto":
         return Budget(steps, tokens)
-    from holdfast.data.batching.step_size import step_size
+    from holdfast.data.batching.step_size import compute_step_size
     from holdfast.data.chat.settings import make_chat
     from holdfast.models.loading import load_context, load_tokenizer
     from holdfast.pipeline.sources import read_sources
@@ -290,35 +294,35 @@ def budget_of(recipe: Recipe, steps: int | None) -> Budget:
     ignore = lambda text: None  # noqa: E731
     sources = read_sources(recipe, ignore, ignore)
     chat = make_chat(recipe.data, load_tokenizer(recipe.model), sources.train, sources.test)
-    recipe, rows = before_curation(recipe, sources.train)
-    table, _ = encode(recipe, trained(recipe, rows), chat, load_context(recipe.model))
-    table, train = table.firsts(recipe.objective.in_steps()), recipe.train
-    size = step_size(tokens, table, train.seed, recipe.objective.usual.batch).tokens
-    return Budget(steps or table.sampler(batch_tokens=size, seed=train.seed).steps(train.epochs), size)
+    recipe, rows = match_recipe_and_rows(recipe, sources.train)
+    table, _ = encode_rows(recipe, rows_for_objective(recipe, rows), chat, load_context(recipe.model))
+    table, train = table.keep_first_sequences(recipe.objective.sequences_per_step()), recipe.train
+    size = compute_step_size(tokens, table, train.seed, recipe.objective.paper_settings.batch).tokens
+    return Budget(steps or table.build_sampler(batch_tokens=size, seed=train.seed).count_steps(train.epochs), size)
 
 
 def summarise_runs(
     recipe: Recipe,
-    runs: Mapping[str, list[tuple[int, Run]]],
+    runs: Mapping[str, list[tuple[int, RunResult]]],
     budget: Budget,
     root: Path,
-    refused: Mapping[str, Sequence[str]],
+    refusals: Mapping[str, Sequence[str]],
     families: Families,
 ) -> dict[str, Any]:
     """`compare.json`: measurements of all runs, what they cost, and where their rows came from.
 
     Args:
-        refused: Methods that a stage's own gate stopped, and why.
+        refusals: Methods that a stage's own gate stopped, and why.
         families: Of each arm its method and learning rate, where methods run at several.
     """
     items = {label: [read_run(run.path, seed) for seed, run in group] for label, group in runs.items()}
-    measured = compare_summary(items)
-    for entry in measured["runs"]:
+    summary = summarise_comparison(items)
+    for entry in summary["runs"]:
         reports = [run.report for _, run in runs[entry["method"]]]
         origins: Counter[str] = Counter()
         for report in reports:
             origins.update(report["curation"]["counts"])
-        entry["gate"] = gate_of([seed for seed, _ in runs[entry["method"]]], reports)
+        entry["gate"] = join_gates([seed for seed, _ in runs[entry["method"]]], reports)
         entry["dirs"] = [str(run.path) for _, run in runs[entry["method"]]]
         entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
         entry["cost"] = _mean_cost(reports)
@@ -327,7 +331,7 @@ def summarise_runs(
         entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)
         if entry["method"] in families:
             entry["of"] = dict(zip(("method", "learning_rate"), families[entry["method"]], strict=True))
-        entry["doubts"] = doubts(entry, reports)
+        entry["doubts"] = find_doubts(entry, reports)
         entry["answers"], entry["clipped"] = count_answers(reports, "tuned"), mean_clipped(reports)
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
@@ -336,15 +340,15 @@ def summarise_runs(
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
         "budget": str(budget),
-        "versions": versions(),
+        "versions": dependency_versions(),
         "model": first["model"],
         "base_answers": count_answers([first], "base"),
-        "refused": {label: list(told) for label, told in refused.items()},
-        **measured,
-        "matched": matched(items, families, [task["name"] for task in measured["tasks"]]),
-        "answers": side_by_side({label: seeds[0] for label, seeds in items.items()}),
+        "refused": {label: list(reasons) for label, reasons in refusals.items()},
+        **summary,
+        "matched": compare_at_equal_gain(items, families, [task["name"] for task in summary["tasks"]]),
+        "answers": collect_answers({label: seeds[0] for label, seeds in items.items()}),
     }
-    report = write_as(CompareReport, content)
+    report = validate_report(CompareReport, content)
     replace_json(root / REPORT, report)
     return report
 

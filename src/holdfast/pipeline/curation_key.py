@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.curator import Curator
 from holdfast.axes.registry import identity_of
-from holdfast.data.rows import Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
 from holdfast.evaluation.subject import judge_identity
-from holdfast.pipeline.sources import open_beside
+from holdfast.pipeline.sources import open_extra_rows
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from holdfast.pipeline.phases import Work
+    from holdfast.pipeline.phases import RunContext
 
 
-def curation_key(work: Work, source: str) -> str:
+def compute_curation_key(work: RunContext, source: str) -> str:
     """What curated rows depend on beside `source`, the rows as they came; training may change without touching them."""
-    recipe, judge, curators = work.recipe, work.sources.judge, curators_of(work.recipe)
+    recipe, judge, curators = work.recipe, work.sources.judge, list_curators(work.recipe)
     by = judge_identity(judge) if any(curator.judges for curator in curators) else None
-    beside = [rows_fingerprint(rows) for rows in work.beside]
+    beside = [fingerprint_rows(rows) for rows in work.replay_rows]
     made_with = [work.base.fingerprint, source, list(map(identity_of, curators)), recipe.sampling, recipe.train.seed]
-    return fingerprint([*made_with, work.chat.fingerprint, beside, by])
+    return fingerprint_json([*made_with, work.chat.fingerprint, beside, by])
 
 
-def curators_of(recipe: Recipe) -> list[Curator]:
+def list_curators(recipe: Recipe) -> list[Curator]:
     """The recipe's curators, and `data.replay` as one more."""
     from holdfast.methods.curators.replay import Replay
 
@@ -36,7 +36,7 @@ def curators_of(recipe: Recipe) -> list[Curator]:
     return [*recipe.curate, *again]
 
 
-def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
+def open_replay_rows(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
     """The rows that curators mix in as they are.
 
     Args:
@@ -44,5 +44,5 @@ def rows_beside(recipe: Recipe, say: Callable[[str], Any] = len) -> list[Rows]:
     """
     from holdfast.methods.curators.replay import Replay
 
-    found = [curator for curator in curators_of(recipe) if isinstance(curator, Replay)]
-    return [open_beside(recipe, r.path, r.columns, r.ignore, say) for r in found]
+    replays = [curator for curator in list_curators(recipe) if isinstance(curator, Replay)]
+    return [open_extra_rows(recipe, r.path, r.columns, r.ignore, say) for r in replays]

@@ -13,13 +13,13 @@ import numpy as np
 from holdfast.core.array_store import ArrayStore
 from holdfast.core.files import fresh_file
 from holdfast.data.chat.encoder import Chat
-from holdfast.data.rows import Message, Row, Rows, fingerprint
+from holdfast.data.rows import Message, Row, Rows, fingerprint_json
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
-    from holdfast.models.loading import Loaded
+    from holdfast.models.loading import LoadedModel
     from holdfast.models.policy import Policy
-    from holdfast.pipeline.phases import Work
+    from holdfast.pipeline.phases import RunContext
 
 VERSION = 1
 """Part of every key; raised when any of it is computed differently."""
@@ -33,71 +33,73 @@ class RunModelServices:
         curator: Who asks, for progress and errors.
     """
 
-    def __init__(self, work: Work, curator: str) -> None:
+    def __init__(self, work: RunContext, curator: str) -> None:
         self.work, self.curator = work, curator
-        self._other: tuple[str, Loaded, Chat] | None = None  # one at a time: they are as large as the base
+        self._other: tuple[str, LoadedModel, Chat] | None = None  # one at a time: they are as large as the base
 
-    def logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
+    def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
         """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens."""
         from holdfast.models.row_features import label_logps
 
-        loaded, chat = self._model(model)
-        policy = _policy_of(loaded)
-        keys = [self._key("logps", _identity(loaded, chat), list(one)) for one in conversations]
+        loaded_model, chat = self._load_model(model)
+        policy = _build_policy(loaded_model)
+        keys = [self._cache_key("logps", _model_identity(loaded_model, chat), list(one)) for one in conversations]
 
-        def compute(indices: list[int]) -> list[np.ndarray]:
-            encoded = chat.encode_many([conversations[i] for i in indices], [f"conversation {i + 1}" for i in indices])
-            values = label_logps(policy, encoded, chat.pad_id)
+        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+            sequences = chat.encode_many(
+                [conversations[i] for i in indices], [f"conversation {i + 1}" for i in indices]
+            )
+            values = label_logps(policy, sequences, chat.pad_id)
             self.work.ui.advance(len(indices))
             return values
 
-        self.work.ui.phase(f"{self.curator}: log-probabilities", len(keys))
-        return self._store("logps").through(keys, compute)
+        self.work.ui.start_phase(f"{self.curator}: log-probabilities", len(keys))
+        return self._open_store("logps").get_or_compute(keys, compute_missing)
 
     def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
         """Unit embeddings, fp32 [texts, D]."""
-        self.work.ui.phase(f"{self.curator}: embeddings", len(texts))
+        self.work.ui.start_phase(f"{self.curator}: embeddings", len(texts))
         if not texts:
             return np.zeros((0, 0), np.float32)
-        return self._by_base(texts) if encoder is None else self._by_encoder(texts, encoder)
+        return self._embed_with_base(texts) if encoder is None else self._embed_with_encoder(texts, encoder)
 
-    def _by_base(self, texts: Sequence[str]) -> np.ndarray:
+    def _embed_with_base(self, texts: Sequence[str]) -> np.ndarray:
         from holdfast.models.row_features import mean_states
 
-        loaded, chat = self._model(None)
-        policy = _policy_of(loaded)
+        loaded_model, chat = self._load_model(None)
+        policy = _build_policy(loaded_model)
 
-        def compute(indices: list[int]) -> list[np.ndarray]:
-            encoded = [chat.encode_text(texts[i]) for i in indices]
+        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+            sequences = [chat.encode_text(texts[i]) for i in indices]
             self.work.ui.advance(len(indices))
-            return mean_states(policy, encoded, chat.pad_id)
+            return mean_states(policy, sequences, chat.pad_id)
 
-        keys = [self._key("states", _identity(loaded, chat), text) for text in texts]
-        states = np.stack(self._store("embeddings").through(keys, compute))  # [texts, D]
+        keys = [self._cache_key("states", _model_identity(loaded_model, chat), text) for text in texts]
+        states = np.stack(self._open_store("embeddings").get_or_compute(keys, compute_missing))  # [texts, D]
         apart = states - states.mean(0)
         lengths = np.linalg.norm(apart, axis=1, keepdims=True)
         # Of one text, or of texts that are all alike, nothing is left but rounding errors: these have no direction.
         return apart / np.maximum(lengths, 1e-3 * np.linalg.norm(states.mean(0)) + np.finfo(np.float32).tiny)
 
-    def _by_encoder(self, texts: Sequence[str], encoder: str) -> np.ndarray:
+    def _embed_with_encoder(self, texts: Sequence[str], encoder: str) -> np.ndarray:
         from holdfast.models.embeddings import SentenceEncoder
 
         sentences = SentenceEncoder(encoder, self.work.base.device, f"curator {self.curator}")
 
-        def compute(indices: list[int]) -> list[np.ndarray]:
+        def compute_missing(indices: list[int]) -> list[np.ndarray]:
             self.work.ui.advance(len(indices))
             return list(sentences.encode([texts[i] for i in indices]).float().cpu().numpy())
 
-        keys = [self._key("sentence", sentences.fingerprint, text) for text in texts]
-        return np.stack(self._store("embeddings").through(keys, compute))
+        keys = [self._cache_key("sentence", sentences.fingerprint, text) for text in texts]
+        return np.stack(self._open_store("embeddings").get_or_compute(keys, compute_missing))
 
-    def gradients(self, rows: Rows, projection: int) -> np.ndarray:
+    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
         """Each row's gradient projected at random, fp32 [rows, projection]."""
         from holdfast.models.row_features import projected_gradients
 
-        loaded, chat = self._model(None)
-        policy, seed = _policy_of(loaded), self.work.recipe.train.seed
-        who = [_identity(loaded, chat), projection, seed, loaded.device.type]
+        loaded_model, chat = self._load_model(None)
+        policy, seed = _build_policy(loaded_model), self.work.recipe.train.seed
+        who = [_model_identity(loaded_model, chat), projection, seed, loaded_model.device.type]
         messages = [row.messages for row in rows]
         for number, row in enumerate(rows, 1):
             if row.answer is None:
@@ -105,47 +107,47 @@ class RunModelServices:
                     f"row {number} ({row.beginning!r}): has no answer, of which curator {self.curator} takes gradients"
                 )
 
-        def compute(indices: list[int]) -> list[np.ndarray]:
-            encoded = chat.encode_many([messages[i] for i in indices], [f"row {i + 1}" for i in indices])
+        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+            sequences = chat.encode_many([messages[i] for i in indices], [f"row {i + 1}" for i in indices])
             self.work.ui.advance(len(indices))
-            return projected_gradients(policy, encoded, chat.pad_id, projection, seed)
+            return projected_gradients(policy, sequences, chat.pad_id, projection, seed)
 
-        self.work.ui.phase(f"{self.curator}: gradients", len(messages))
-        keys = [self._key("gradient", who, one) for one in messages]
-        found = self._store("gradients").through(keys, compute, chunk=32)
-        return np.stack(found) if found else np.zeros((0, projection), np.float32)
+        self.work.ui.start_phase(f"{self.curator}: gradients", len(messages))
+        keys = [self._cache_key("gradient", who, one) for one in messages]
+        row_gradients = self._open_store("gradients").get_or_compute(keys, compute_missing, chunk=32)
+        return np.stack(row_gradients) if row_gradients else np.zeros((0, projection), np.float32)
 
-    def _model(self, name: str | None) -> tuple[Loaded, Chat]:
+    def _load_model(self, name: str | None) -> tuple[LoadedModel, Chat]:
         """The base, or another model, with its chat."""
         if name is None:
             return self.work.base, self.work.chat
         if self._other is None or self._other[0] != name:
             from holdfast.data.chat.settings import make_chat
-            from holdfast.models.loading import embeddings_of, load
+            from holdfast.models.loading import count_embeddings, load_model
 
             self._other = None  # freed before the next is loaded
-            loaded = load(name, device=self.work.base.device)
-            chat = make_chat(self.work.recipe.data, loaded.tokenizer, self.work.sources.train)
-            chat.limit_to(embeddings_of(loaded.model))
-            self._other = name, loaded, chat
+            loaded_model = load_model(name, device=self.work.base.device)
+            chat = make_chat(self.work.recipe.data, loaded_model.tokenizer, self.work.sources.train)
+            chat.limit_to(count_embeddings(loaded_model.model))
+            self._other = name, loaded_model, chat
         return self._other[1:]
 
-    def _store(self, kind: str) -> ArrayStore:
+    def _open_store(self, kind: str) -> ArrayStore:
         return ArrayStore(self.work.folder.path / "cache" / kind)
 
-    def _key(self, *parts: object) -> str:
-        return fingerprint([VERSION, *parts])
+    def _cache_key(self, *parts: object) -> str:
+        return fingerprint_json([VERSION, *parts])
 
 
-def _identity(loaded: Loaded, chat: Chat) -> list[str]:
+def _model_identity(loaded_model: LoadedModel, chat: Chat) -> list[str]:
     """What the figures of a model depend on: weights, their precision, template and tokenizer."""
-    return [loaded.fingerprint, str(loaded.model.dtype), chat.fingerprint]
+    return [loaded_model.fingerprint, str(loaded_model.model.dtype), chat.fingerprint]
 
 
-def _policy_of(loaded: Loaded) -> Policy:
+def _build_policy(loaded_model: LoadedModel) -> Policy:
     from holdfast.models.policy import Policy
 
-    return Policy(loaded.model)
+    return Policy(loaded_model.model)
 
 
 class DropList:
@@ -162,7 +164,7 @@ class DropList:
 
 
 @contextlib.contextmanager
-def listing_drops(path: Path) -> Iterator[DropList]:
+def open_drop_list(path: Path) -> Iterator[DropList]:
     """The list of what is left out inside, at `path` after it; none is there if nothing was, or anything failed."""
     with fresh_file(path) as side, side.open("w", encoding="utf-8") as handle:
         drops = DropList(handle)

@@ -7,35 +7,35 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.core.files import cut_off, read_json
+from holdfast.core.files import describe_truncation, read_json
 from holdfast.errors import UserError
 from holdfast.report.schema import VERSION, CompareReport, RunReport
 
 
-def lacks(path: Path) -> str:
+def find_damage(path: Path) -> str:
     """What a finished run no longer has whole, and why: its report or weights; "" for nothing."""
     if not isinstance(read_json(path / "report.json"), dict):
         return f"{path / 'report.json'} is {'damaged' if (path / 'report.json').exists() else 'missing'}"
     if not (path / "model").exists() and not any(path.glob("checkpoints/step-*")):
         return ""  # somebody has made room; the report stands
-    return weights_lack(path / "model")
+    return find_weight_damage(path / "model")
 
 
-def weights_lack(directory: Path) -> str:
+def find_weight_damage(directory: Path) -> str:
     """What is wrong with the weights in a model's directory: none are there, or a file is cut; "" for nothing."""
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         return f"{directory} has no weights"
-    return next((f"{file}: {what}" for file in weights if (what := cut_off(file))), "")
+    return next((f"{file}: {what}" for file in weights if (what := describe_truncation(file))), "")
 
 
-def mend_note(path: Path, state: dict[str, Any]) -> str:
+def describe_repair(path: Path, state: dict[str, Any]) -> str:
     """What is said of a finished run that is no longer whole; "" of others.
 
     Raises:
         UserError: If nothing is left to make it from.
     """
-    what = lacks(path) if state["finished"] else ""
+    what = find_damage(path) if state["finished"] else ""
     if what and not (path / "stages").exists() and not any(path.glob("checkpoints/step-*")):
         raise UserError(f"{what}, and no checkpoint is left to make it again from; add --restart to train anew")
     return what and f"{what}; it is made again from what the run has kept"
@@ -57,13 +57,13 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is damaged.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
+    content = read_json(path)
+    if not isinstance(content, dict):
         verb = "compare" if path.name == "compare.json" else "train"
         raise UserError(f"{path}: damaged; the holdfast {verb} command of {path.parent} makes it again")
     kind = CompareReport if path.name == "compare.json" else RunReport
     try:
-        return kind.model_validate(found).model_dump(exclude_unset=True)
+        return kind.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(

@@ -12,14 +12,14 @@ from holdfast.models.loading import context_length
 from holdfast.models.placement import GIB, peak_gib, wait_for
 from holdfast.pipeline.live_evaluation import live_tasks
 from holdfast.training.memory import activation_bytes, first_micro_tokens
-from holdfast.training.plan import boundaries
+from holdfast.training.plan import boundary_steps
 
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import TokenTable
     from holdfast.evaluation.task import Task
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
-    from holdfast.training.plan import Plan
+    from holdfast.training.plan import TrainingPlan
 
 PASSES = 3
 """A training step costs about three forward passes."""
@@ -32,7 +32,13 @@ WIDEST = 32
 
 
 def estimate_costs(
-    recipe: Recipe, model: Model, table: TokenTable, plan: Plan, tasks: Sequence[Task], rows: int, thinks: bool = False
+    recipe: Recipe,
+    model: Model,
+    table: TokenTable,
+    plan: TrainingPlan,
+    tasks: Sequence[Task],
+    rows: int,
+    thinks: bool = False,
 ) -> dict[str, Any]:
     """Steps of the plan, time and memory.
 
@@ -47,7 +53,7 @@ def estimate_costs(
     """
     train, device = recipe.train, model.device
     width = min(recipe.sampling.slots, WIDEST)
-    per_step = _shortest(model, torch.zeros(width, 1, dtype=torch.long, device=device))
+    per_step = _time_fastest_pass(model, torch.zeros(width, 1, dtype=torch.long, device=device))
     weights_before = sum(p.numel() * p.element_size() for p in model.parameters())
     own = peak_gib(device) * GIB - weights_before if device.type == "cpu" else 0.0
     tuned = recipe.tuner.apply(model, train.seed)
@@ -58,49 +64,53 @@ def estimate_costs(
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
     states = 2 if recipe.optimizer.in_backward else 4
     weights = sum(p.numel() * (4 if p.requires_grad else p.element_size()) for p in tuned.parameters())
-    held = weights + 4 * (states - 1) * trainable + micro * activation_bytes(model, train.gradient_checkpointing)
-    draws = rows * sum(curator.draws() for curator in recipe.curate)
+    resident_bytes = (
+        weights + 4 * (states - 1) * trainable + micro * activation_bytes(model, train.gradient_checkpointing)
+    )
+    draws = rows * sum(curator.samples_per_row() for curator in recipe.curate)
     here = not recipe.sampling.engine.startswith("http")
-    during = len(boundaries(recipe.evaluate.every, plan.steps) - {plan.steps})
-    measured = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
-    answers, read = _answers_and_reading(measured, thinks)
+    during = len(boundary_steps(recipe.evaluate.every, plan.steps) - {plan.steps})
+    measured_tasks = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
+    answers, read_tokens = _count_tokens(measured_tasks, thinks)
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
         "plan": {
-            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.why, "micro_tokens": micro,
+            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.breakdown, "micro_tokens": micro,
             "learning_rate": plan.learning_rate, "epochs": plan.epochs or None,
             "trainable": trainable, "parameters": total,
         },
         "estimate": {
             "seconds": PASSES * tokens * per_token,
             "sampling_seconds": draws * longest * per_step / width if draws and here else None,
-            "measuring_seconds": answers * per_step / width + read * per_token if tasks else None,
-            "memory_gib": (held + max(0.0, own)) / GIB,
+            "measuring_seconds": answers * per_step / width + read_tokens * per_token if tasks else None,
+            "memory_gib": (resident_bytes + max(0.0, own)) / GIB,
         },
     }  # fmt: skip
 
 
-def _answers_and_reading(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
+def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
     """Tokens that measuring may sample, and about how many it reads at least."""
-    drawn = [task for task in tasks if task.kind in ("generate", "probe")]
-    sampled = sum(len(t.rows) * (t.max_tokens + (t.max_thinking_tokens or 0 if thinks else 0)) for t in drawn)
-    read = 0
+    sampled_tasks = [task for task in tasks if task.kind in ("generate", "probe")]
+    answer_tokens = sum(
+        len(t.rows) * (t.max_tokens + (t.max_thinking_tokens or 0 if thinks else 0)) for t in sampled_tasks
+    )
+    characters_read = 0
     for task in tasks:
         for row in task.rows:
-            asked = sum(len(str(message["content"])) for message in row.messages)
+            prompt_characters = sum(len(str(message["content"])) for message in row.messages)
             choices = row.meta.get("choices") or () if task.kind == "choice" else ()
-            read += max(1, len(choices)) * asked + sum(map(len, choices))
-    return sampled, read / CHARACTERS
+            characters_read += max(1, len(choices)) * prompt_characters + sum(map(len, choices))
+    return answer_tokens, characters_read / CHARACTERS
 
 
 def _seconds_per_token(model: Any, micro: int) -> float:
     """Of one forward pass, measured on a small batch after a warm-up."""
     length = min(128, context_length(model.config) or 128)
     ids = torch.zeros(max(1, min(micro, 2048) // length), length, dtype=torch.long, device=model.device)
-    return _shortest(model.base_model, ids) / ids.numel()
+    return _time_fastest_pass(model.base_model, ids) / ids.numel()
 
 
-def _shortest(forward: Any, ids: torch.Tensor) -> float:
+def _time_fastest_pass(forward: Any, ids: torch.Tensor) -> float:
     """Seconds of the fastest of three forward passes over ids [rows, length]; the first is a warm-up."""
     took = []
     with torch.no_grad():

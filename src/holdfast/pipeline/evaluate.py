@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
-from holdfast.evaluation.gate import gate, refuse_gate
-from holdfast.evaluation.summary import score, summarise
-from holdfast.evaluation.tasks.by_name import Settings
+from holdfast.evaluation.gate import apply_gate, refuse_gate
+from holdfast.evaluation.summary import compute_score, summarise_run
+from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
-from holdfast.models.loading import locate
-from holdfast.pipeline.run_dir import replace_json, versions
+from holdfast.models.loading import locate_model
+from holdfast.pipeline.run_dir import dependency_versions, replace_json
 from holdfast.recipe.schema import Gate
-from holdfast.report.schema import RunReport, write_as
+from holdfast.report.schema import RunReport, validate_report
 
 if TYPE_CHECKING:
     from holdfast.axes.judge import Judge
     from holdfast.data.chat.settings import ChatSettings
-    from holdfast.evaluation.task import Item, Task
+    from holdfast.evaluation.task import ItemResult, Task
     from holdfast.evaluation.tasks.probe import Reference
-    from holdfast.models.loading import Loaded
+    from holdfast.models.loading import LoadedModel
 
 
 def evaluate(
@@ -57,63 +57,67 @@ def evaluate(
     Returns:
         The parts of `report.json` that come from measuring.
     """
-    from holdfast.evaluation.tasks.probe import affordable
-    from holdfast.models.loading import load
+    from holdfast.evaluation.tasks.probe import limit_probe_tasks
+    from holdfast.models.loading import load_model
 
-    ui = ui or Progress.silent()
+    ui = ui or Progress.create_silent()
     for name in (model, against):
         if name is not None:
-            locate(name)  # what is no model is said first, not after the tasks
-    wanted = _tasks(model, tasks, judge, Settings(items, max_tokens, max_thinking_tokens), ui.line)
+            locate_model(name)  # what is no model is said first, not after the tasks
+    chosen_tasks = _choose_tasks(
+        model, tasks, judge, TaskSettings(items, max_tokens, max_thinking_tokens), ui.write_line
+    )
     limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
-    for task in wanted:
+    for task in chosen_tasks:
         if "why" in task.meta:
-            ui.line(task.meta["why"])
+            ui.write_line(task.meta["why"])
     if against is not None:
-        refuse_gate(limits, wanted)
-    base = against if against is not None else _own_base(model, wanted, ui)
+        refuse_gate(limits, chosen_tasks)
+    base = against if against is not None else _find_own_base(model, chosen_tasks, ui)
     if base is not None:
-        wanted = _comparable(model, base, wanted, ui)
-    settings = _chat_settings(model, against)
-    loaded = load(model if base is None else base, device=device)
-    wanted = affordable(wanted, loaded.model)
-    before: dict[str, list[Item]] = {}
+        chosen_tasks = _keep_comparable_tasks(model, base, chosen_tasks, ui)
+    settings = _find_chat_settings(model, against)
+    loaded_model = load_model(model if base is None else base, device=device)
+    chosen_tasks = limit_probe_tasks(chosen_tasks, loaded_model.model)
+    before: dict[str, list[ItemResult]] = {}
     reference = None
     if base is not None:
-        paired = [task for task in wanted if against is not None or task.kind == "probe"]
-        before, reference = _measured(loaded, base, paired, "base", out, ui, settings=settings)
-        loaded = load(model, device=device)
-    after, _ = _measured(loaded, model, wanted, "tuned", out, ui, reference, settings)
+        paired_tasks = [task for task in chosen_tasks if against is not None or task.kind == "probe"]
+        before, reference = _measure_model(loaded_model, base, paired_tasks, "base", out, ui, settings=settings)
+        loaded_model = load_model(model, device=device)
+    after, _ = _measure_model(loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings)
     if against is not None:
-        report = summarise(wanted, before, after) | {"gate": None}
-        report["gate"] = gate(limits, report)
+        report = summarise_run(chosen_tasks, before, after) | {"gate": None}
+        report["gate"] = apply_gate(limits, report)
     else:
-        report = _unpaired(wanted, before, after)
+        report = _build_unpaired_report(chosen_tasks, before, after)
     if report["probe"]:
         report["probe"]["base"] = base
-    report |= {"name": Path(model).name, "model": {"name": against or model}, "versions": versions()}
-    report = write_as(RunReport, report)
+    report |= {"name": Path(model).name, "model": {"name": against or model}, "versions": dependency_versions()}
+    report = validate_report(RunReport, report)
     if out is not None:
-        _write(Path(out), report, paired=against is not None)
+        _write_report(Path(out), report, is_paired=against is not None)
     return report
 
 
-def _chat_settings(*names: str | None) -> ChatSettings:
+def _find_chat_settings(*names: str | None) -> ChatSettings:
     """How the first among `names` was trained to be asked that says so; both models are measured like that."""
     from holdfast.data.chat.settings import ChatSettings, settings_of
     from holdfast.recipe.loader import read_recipe
 
-    known = [name for name in names if name is not None]
-    if found := next(filter(None, map(settings_of, known)), None):
-        return found
-    runs = [Path(name) for name in known if (Path(name) / "resolved.yaml").exists()]  # of a version that kept none
+    given_names = [name for name in names if name is not None]
+    if settings := next(filter(None, map(settings_of, given_names)), None):
+        return settings
+    runs = [
+        Path(name) for name in given_names if (Path(name) / "resolved.yaml").exists()
+    ]  # of a version that kept none
     return ChatSettings(read_recipe(runs[0]).recipe.data.system if runs else None)
 
 
-def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
+def _find_own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
     """The model that a run or an adapter started from, where the probe needs it and it is there."""
     from holdfast.models.files import is_adapter
-    from holdfast.models.loading import adapter_base, locate
+    from holdfast.models.loading import adapter_base, locate_model
 
     if not any(task.kind == "probe" for task in tasks):
         return None
@@ -121,19 +125,19 @@ def _own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
         from holdfast.recipe.loader import read_recipe
 
         base = read_recipe(Path(model)).recipe.model
-    elif is_adapter(path := locate(model)):
+    elif is_adapter(path := locate_model(model)):
         base = str(adapter_base(path))
     else:
         return None
     try:
-        locate(base)
+        locate_model(base)
     except UserError as error:
         ui.warn(f"the probe is measured without its base: {error}; name one with --against")
         return None
     return base
 
 
-def _comparable(model: str, base: str, tasks: list[Task], ui: Progress) -> list[Task]:
+def _keep_comparable_tasks(model: str, base: str, tasks: list[Task], ui: Progress) -> list[Task]:
     """The tasks without the probe, if the two models do not share the tokens it compares."""
     from holdfast.models.loading import load_tokenizer
 
@@ -143,37 +147,41 @@ def _comparable(model: str, base: str, tasks: list[Task], ui: Progress) -> list[
     if one == other:
         return tasks
     rest = [task for task in tasks if task.kind != "probe"]
-    told = f"the probe compares token by token and needs one tokenizer, but those of {model} and {base} differ"
+    problem = f"the probe compares token by token and needs one tokenizer, but those of {model} and {base} differ"
     if not rest:
-        raise UserError(f"{told}; name other tasks")
-    ui.warn(f"{told}; it is left out")
+        raise UserError(f"{problem}; name other tasks")
+    ui.warn(f"{problem}; it is left out")
     return rest
 
 
-def _unpaired(tasks: Sequence[Task], base: dict[str, list[Item]], items: dict[str, list[Item]]) -> dict[str, Any]:
+def _build_unpaired_report(
+    tasks: Sequence[Task], base: dict[str, list[ItemResult]], items: dict[str, list[ItemResult]]
+) -> dict[str, Any]:
     """The report of a model that is compared with nothing, but on the probe with its base if it has one."""
-    from holdfast.evaluation.tasks.probe_summary import probe_part
+    from holdfast.evaluation.tasks.probe_summary import summarise_probe
 
     probes = [
-        probe_part(base.get(t.name, items[t.name]), items[t.name]) for t in tasks if t.kind == "probe" and items[t.name]
+        summarise_probe(base.get(t.name, items[t.name]), items[t.name])
+        for t in tasks
+        if t.kind == "probe" and items[t.name]
     ]
     alone = [task for task in tasks if task.kind != "probe" or base.get(task.name)]
     return {
-        "tasks": [_alone(task, items[task.name]) for task in alone],
+        "tasks": [_build_task_entry(task, items[task.name]) for task in alone],
         **dict.fromkeys(("gain", "loss", "text", "held_out", "gate")),
         "probe": probes[0] if probes else None,
     }
 
 
-def _tasks(
-    model: str, names: list[str] | None, judge: Judge | None, settings: Settings, say: Callable[[str], object]
+def _choose_tasks(
+    model: str, names: list[str] | None, judge: Judge | None, settings: TaskSettings, say: Callable[[str], object]
 ) -> list[Task]:
-    from holdfast.evaluation.tasks.by_name import build_tasks, named_tasks
+    from holdfast.evaluation.tasks.by_name import build_named_tasks, build_tasks
     from holdfast.models.loading import is_lab
 
     run = Path(model)
     if names:
-        return [task for name in names for task in named_tasks(name, settings, judge=judge, say=say)]
+        return [task for name in names for task in build_named_tasks(name, settings, judge=judge, say=say)]
     if (run / "report.json").exists():
         from holdfast.pipeline.sources import read_sources
         from holdfast.recipe.loader import read_recipe
@@ -181,43 +189,45 @@ def _tasks(
         recipe = read_recipe(run).recipe
         sources = read_sources(recipe, lambda text: None, lambda text: None)
         return build_tasks(recipe, sources.test, sources.judge, lab=is_lab(recipe.model))
-    return named_tasks("lab" if is_lab(model) else "probe", settings)
+    return build_named_tasks("lab" if is_lab(model) else "probe", settings)
 
 
-def _measured(
-    loaded: Loaded, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
+def _measure_model(
+    loaded_model: LoadedModel, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
     reference: Reference | None = None, settings: ChatSettings | None = None,
-) -> tuple[dict[str, list[Item]], Reference | None]:  # fmt: skip
+) -> tuple[dict[str, list[ItemResult]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference."""
     from holdfast.data.chat.settings import ChatSettings
-    from holdfast.evaluation.measure import items_in, measure_all
-    from holdfast.evaluation.results_store import Store, shared_store
-    from holdfast.evaluation.subject import Subject, precision_of
+    from holdfast.evaluation.measure import count_items, measure_all
+    from holdfast.evaluation.results_store import ResultsStore, shared_store
+    from holdfast.evaluation.subject import EvaluatedModel, precision_of
     from holdfast.generation.decoder import open_decoder
-    from holdfast.generation.factory import drawing
-    from holdfast.models.loading import embeddings_of
+    from holdfast.generation.factory import build_sample_fn
+    from holdfast.models.loading import count_embeddings
 
-    chat = (settings or ChatSettings()).chat(loaded.tokenizer)
-    chat.limit_to(embeddings_of(loaded.model))
-    decoder = open_decoder(loaded)
-    if setup := decoder.setup():
-        ui.line(f"{name}: {setup.line}")
-    subject = Subject(
-        decoder.fingerprint(loaded.fingerprint), chat, drawing(decoder.engine(chat, fingerprint=loaded.fingerprint)),
-        decoder.policy(), prompt=decoder.prompt, extra=precision_of(loaded.model), reference=reference,
+    chat = (settings or ChatSettings()).build_chat(loaded_model.tokenizer)
+    chat.limit_to(count_embeddings(loaded_model.model))
+    decoder = open_decoder(loaded_model)
+    if setup := decoder.build_setup():
+        ui.write_line(f"{name}: {setup.line}")
+    subject = EvaluatedModel(
+        decoder.answer_fingerprint(loaded_model.fingerprint), chat,
+        build_sample_fn(decoder.build_engine(chat, fingerprint=loaded_model.fingerprint)),
+        decoder.build_policy(), prompt=decoder.transform_prompt, extra=precision_of(loaded_model.model),
+        reference=reference,
     )  # fmt: skip
-    ui.phase(f"measure {name}", items_in(tasks))
-    store = Store(Path(out) / "eval" / when) if out is not None else None
-    found = measure_all(tasks, subject, store=store, shared=shared_store(), progress=lambda n: ui.advance(n))
-    return found, subject.recorded
+    ui.start_phase(f"measure {name}", count_items(tasks))
+    store = ResultsStore(Path(out) / "eval" / when) if out is not None else None
+    items = measure_all(tasks, subject, store=store, baselines=shared_store(), progress=lambda n: ui.advance(n))
+    return items, subject.own_reference
 
 
-def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
+def _build_task_entry(task: Task, items: list[ItemResult]) -> dict[str, Any]:
     """One task of a model that is compared with nothing."""
-    unit, figure, whole = task.info.unit, score(task, items), items
+    unit, figure, whole = task.info.unit, compute_score(task, items), items
     (items,) = drop_unfit({task.name: whole})[0].values()
     return {
-        "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better,
+        "name": task.name, "role": task.role, "kind": task.kind, "unit": unit.name, "better": unit.better_direction,
         "judge": task.info.judge or None, "n": len(items), "tuned": figure,
         "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(whole)},
         "left_out": len(whole) - len(items),
@@ -225,10 +235,10 @@ def _alone(task: Task, items: list[Item]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(out: Path, report: dict[str, Any], paired: bool) -> None:
+def _write_report(out: Path, report: dict[str, Any], is_paired: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     replace_json(out / "report.json", report)
-    if paired:
+    if is_paired:
         from holdfast.report.html import render_run, write_page
 
         write_page(out / "report.html", render_run(report))

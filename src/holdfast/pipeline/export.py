@@ -13,20 +13,20 @@ from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.core.progress import Progress
 from holdfast.errors import RunError, UserError
-from holdfast.pipeline.damage import lacks, read_report
+from holdfast.pipeline.damage import find_damage, read_report
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from holdfast.axes.tuner import SavedAs
-    from holdfast.models.loading import Loaded
+    from holdfast.axes.tuner import SavedFormat
+    from holdfast.models.loading import LoadedModel
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability between the live model and the folder read back."""
 
 
-def export(
+def export_model(
     run: str | Path,
     out: str | Path,
     *,
@@ -55,47 +55,51 @@ def export(
 
     from holdfast.generation.decoder import FILE, read_setup
     from holdfast.methods.inference.dial import Dial
-    from holdfast.models.files import count_broken
-    from holdfast.models.loading import load, locate
-    from holdfast.models.merging import distance, fold, probe_logps
+    from holdfast.models.files import count_non_finite
+    from holdfast.models.loading import load_model, locate_model
+    from holdfast.models.merging import compute_distance, fold_adapter, probe_logps
     from holdfast.models.placement import weights_dtype
-    from holdfast.models.saving import settle
+    from holdfast.models.saving import cast_as_reloaded
 
-    wanted = _dtype(dtype)
-    ui, run, out = ui or Progress.silent(), Path(run), _free(Path(out))
-    known = _report(run)
-    ui.phase("load")
+    chosen_dtype = _parse_dtype(dtype)
+    ui, run, out = ui or Progress.create_silent(), Path(run), _require_free_directory(Path(out))
+    report = _require_report(run)
+    ui.start_phase("load")
     # What is folded in is added in fp32, proven in fp32, and rounded once.
     folds = merge or dial is not None
-    setup = read_setup(locate(run))
+    setup = read_setup(locate_model(run))
     if dial is not None and setup is not None:
         raise UserError(f"--dial: the figures of this run are not of its weights alone: {setup.line}; leave --dial out")
-    tuned = load(run, torch.float32 if folds or wanted == torch.float32 else None, device=device)
-    saved, model, tuner = wanted or tuned.dtype, tuned.model, tuned.tuner
-    if wanted is not None and not folds and tuner.adapter:
+    tuned = load_model(run, torch.float32 if folds or chosen_dtype == torch.float32 else None, device=device)
+    saved_dtype, model, tuner = chosen_dtype or tuned.dtype, tuned.model, tuned.tuner
+    if chosen_dtype is not None and not folds and tuner.adapter:
         raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
     if dial is not None:
-        base = load(known["recipe"]["model"], model.dtype, device=tuned.device)
-        _refuse_other_base(known, base)
+        base = load_model(report["recipe"]["model"], model.dtype, device=tuned.device)
+        _refuse_other_base(report, base)
     if folds:
-        model, tuner = fold(model, tuner), Tuner()
+        model, tuner = fold_adapter(model, tuner), Tuner()
     if dial is not None:
         model = Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
     exact = probe_logps(model) if folds else None
-    model = settle(model, saved, weights_dtype(saved, tuned.device), tuner)
-    if count_broken(model.parameters()):
-        raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved}; use bf16 or fp32")
-    rounded = probe_logps(model)
-    written = replace(tuned, model=model, tuner=tuner, dtype=saved)
-    _write(written, out, rounded, lambda saved_as: _card(known, saved_as, saved, dial), ui)
+    model = cast_as_reloaded(model, saved_dtype, weights_dtype(saved_dtype, tuned.device), tuner)
+    if count_non_finite(model.parameters()):
+        raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved_dtype}; use bf16 or fp32")
+    rounded_logps = probe_logps(model)
+    written_model = replace(tuned, model=model, tuner=tuner, dtype=saved_dtype)
+    _write_and_verify(
+        written_model, out, rounded_logps, lambda saved_as: _render_export_card(report, saved_as, saved_dtype, dial), ui
+    )
     if setup is not None:
-        ui.line(f"{setup.line}; holdfast chat and eval read {out / FILE}")
-    if exact is not None and (moved := distance(exact, rounded).most) > TOLERANCE:
-        ui.line(f"rounding to {str(saved).removeprefix('torch.')} moved log-probabilities by up to {moved:.1e}")
+        ui.write_line(f"{setup.line}; holdfast chat and eval read {out / FILE}")
+    if exact is not None and (shift := compute_distance(exact, rounded_logps).most) > TOLERANCE:
+        ui.write_line(
+            f"rounding to {str(saved_dtype).removeprefix('torch.')} moved log-probabilities by up to {shift:.1e}"
+        )
     return out
 
 
-def _free(out: Path) -> Path:
+def _require_free_directory(out: Path) -> Path:
     """The directory that `out` names, at the end of a link where it is one.
 
     Raises:
@@ -108,17 +112,17 @@ def _free(out: Path) -> Path:
     return out.resolve() if out.is_symlink() else out
 
 
-def _report(run: Path) -> dict[str, Any]:
+def _require_report(run: Path) -> dict[str, Any]:
     """The report of a finished run."""
     report = run / "report.json"
     if not report.exists():
         raise UserError(f"{run}: not a finished run; train it first (holdfast train), or give another directory")
-    if what := lacks(run):
+    if what := find_damage(run):
         raise UserError(f"{what}; the command that trained this run makes it again (holdfast train {run})")
     return read_report(report)
 
 
-def _refuse_other_base(report: dict[str, Any], base: Loaded) -> None:
+def _refuse_other_base(report: dict[str, Any], base: LoadedModel) -> None:
     """The line of the dial begins at the weights the run began at, not at what has their name now."""
     there = report["model"].get("fingerprint")
     if there not in (None, base.fingerprint):
@@ -128,52 +132,58 @@ def _refuse_other_base(report: dict[str, Any], base: Loaded) -> None:
         )
 
 
-def _write(model: Loaded, out: Path, wanted: Tensor, card: Callable[[SavedAs], str], ui: Progress) -> None:
+def _write_and_verify(
+    model: LoadedModel, out: Path, expected_logps: Tensor, card: Callable[[SavedFormat], str], ui: Progress
+) -> None:
     """Write a model beside `out`, see that it is read back as it was, and give it its name.
 
     Args:
         model: What is written, in the type of its files, with its tuner.
         card: Makes the card.
-        wanted: Log-probabilities it must give, as of `probe_logps`.
+        expected_logps: Log-probabilities it must give, as of `probe_logps`.
     """
     from holdfast.data.chat.settings import ChatSettings, settings_of
     from holdfast.generation.decoder import FILE
-    from holdfast.models.loading import load, read_base
-    from holdfast.models.merging import distance, probe_logps
-    from holdfast.models.saving import fill
+    from holdfast.models.loading import load_model, read_base
+    from holdfast.models.merging import compute_distance, probe_logps
+    from holdfast.models.saving import write_model_files
 
-    ui.phase("write")
-    chat = (settings_of(model.path) or ChatSettings()).chat(model.tokenizer)
+    ui.start_phase("write")
+    chat = (settings_of(model.path) or ChatSettings()).build_chat(model.tokenizer)
     base = read_base(model.path) if model.tuner.adapter else ""
     with fresh_directory(out) as side:  # whatever goes wrong in here leaves nothing behind
-        saved_as = fill(side, model.model, model.tokenizer, dtype=model.dtype, chat=chat, tuner=model.tuner, base=base)
+        saved_as = write_model_files(
+            side, model.model, model.tokenizer, dtype=model.dtype, chat=chat, tuner=model.tuner, base=base
+        )
         (side / "README.md").write_text(card(saved_as), encoding="utf-8", newline="\n")
         if (model.path / FILE).exists():
             shutil.copyfile(model.path / FILE, side / FILE)
-        ui.phase("verify")
-        worst = distance(wanted, probe_logps(load(side, device=model.device).model)).most
+        ui.start_phase("verify")
+        worst = compute_distance(expected_logps, probe_logps(load_model(side, device=model.device).model)).most
         if not worst <= TOLERANCE:
             raise RunError(
                 f"{out}: not written: read back, its log-probabilities differ by {worst:.1e} from those of the model "
                 "it was made from"
             )
-    ui.line(f"verified: log-probabilities of the written model agree to {worst:.1e}")
+    ui.write_line(f"verified: log-probabilities of the written model agree to {worst:.1e}")
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
+def _parse_dtype(name: str | None) -> torch.dtype | None:
     import torch
 
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name is not None and name not in known:
-        raise UserError(f"--dtype: must be {', '.join(known)}, not {name}")
-    return known[name] if name else None
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name is not None and name not in dtypes:
+        raise UserError(f"--dtype: must be {', '.join(dtypes)}, not {name}")
+    return dtypes[name] if name else None
 
 
-def _card(report: dict[str, Any], saved_as: SavedAs, saved: torch.dtype, dial: float | None) -> str:
+def _render_export_card(
+    report: dict[str, Any], saved_as: SavedFormat, saved_dtype: torch.dtype, dial: float | None
+) -> str:
     """The run's card for the folder that was written; it says where that differs from what was measured."""
     from holdfast.report.model_card import render_card
 
-    types = {"dtype": str(saved).removeprefix("torch."), "saved_as": saved_as.to_json()}
+    types = {"dtype": str(saved_dtype).removeprefix("torch."), "saved_as": saved_as.to_json()}
     card = render_card({**report, "model": {**report["model"], **types}}, ".")
     if dial is None:
         return card

@@ -32,12 +32,12 @@ def is_here(data: str) -> bool:
 
 def unknown_columns(data: str) -> list[str]:
     """The columns of a file's first record, if no format has them; else nothing."""
-    from holdfast.data.reading.formats import format_of, signature
+    from holdfast.data.reading.formats import format_of, record_signature
     from holdfast.data.reading.readers import open_source
 
     source = open_source(data)
     record = next((record for _, record in source.records()), None)
-    if source.plain or record is None or format_of(signature(record)) is not None:
+    if source.plain or record is None or format_of(record_signature(record)) is not None:
         return []
     return list(record)
 
@@ -52,7 +52,7 @@ def first_look(data: str, columns: Mapping[str, str] | None = None) -> FirstLook
     """
     from holdfast.axes.registry import name_of
     from holdfast.data.reading.formats import open_rows
-    from holdfast.methods.judges.selection import guess
+    from holdfast.methods.judges.selection import guess_judge
 
     lines: list[str] = []
     say: Callable[[str], object] = lines.append
@@ -64,7 +64,7 @@ def first_look(data: str, columns: Mapping[str, str] | None = None) -> FirstLook
         return FirstLook([*lines, "answers marked as good or bad: method kto"], method="kto")
     if not first.prompt:
         return FirstLook([*lines, "plain text, all of which is trained on: method sft"], method="sft")
-    judge, why = guess(rows)
+    judge, why = guess_judge(rows)
     if judge is None:
         why += ": measured is the loss of the held-out answers; methods that train on judged answers need a judge"
         return FirstLook([*lines, why], method="sft")

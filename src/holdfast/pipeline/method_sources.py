@@ -16,11 +16,11 @@ STATE_KEY = "sources"
 """In `run.json`: names of classes and files of the user's own to the hashes of their source."""
 
 
-def own_sources(recipe: Recipe) -> dict[str, str]:
+def hash_own_sources(recipe: Recipe) -> dict[str, str]:
     """Every class of the user's own in a recipe and its stages, and a judge's own file, to the hash of its source."""
     out: dict[str, str] = {}
     for part in (recipe, *recipe.stages):
-        for method in methods_of(part):
+        for method in iterate_methods(part):
             if (source := source_of(method)) is not None:
                 out[name_of(method)] = source
             file = method.own_file() if isinstance(method, Judge) else None
@@ -29,7 +29,7 @@ def own_sources(recipe: Recipe) -> dict[str, str]:
     return out
 
 
-def methods_of(part: Common) -> Iterator[Method]:
+def iterate_methods(part: Common) -> Iterator[Method]:
     """Every method that a recipe, or a stage, has chosen."""
     for axis in AXES:
         chosen: Any = getattr(part, axis.key, None)
@@ -38,16 +38,16 @@ def methods_of(part: Common) -> Iterator[Method]:
                 yield method
 
 
-def source_changes(state: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def find_source_changes(state: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """What of the user's own code is not what a run was made with, one sentence part each.
 
     Args:
         state: Content of the run's `run.json`; runs of older versions do not say, which counts as a change.
     """
-    known = state.get(STATE_KEY)
-    there = known if isinstance(known, dict) else {}
+    old_sources = state.get(STATE_KEY)
+    there = old_sources if isinstance(old_sources, dict) else {}
     return [
         f"the source of {name} has changed since" if name in there else f"it does not say of which source {name} was"
-        for name, source in own_sources(recipe).items()
+        for name, source in hash_own_sources(recipe).items()
         if there.get(name) != source
     ]

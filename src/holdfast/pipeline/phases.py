@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.curator import CurationContext
-from holdfast.axes.engine import Draw, Engine, Request, Sample, SamplingParams
-from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.axes.registry import find, name_of
+from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
+from holdfast.axes.registry import find_method, name_of
 from holdfast.core.events import RowsCurated, TaskMeasured
 from holdfast.core.files import fresh_file, sha256_of
 from holdfast.core.progress import Progress
 from holdfast.data.row_shapes import rows_for
 from holdfast.data.row_store import RowFile
-from holdfast.data.rows import Row, RowMap, Rows, rows_fingerprint
+from holdfast.data.rows import Row, RowMap, Rows, fingerprint_rows
 from holdfast.errors import UserError
-from holdfast.evaluation.measure import items_in, measure_all
-from holdfast.evaluation.subject import Subject
-from holdfast.evaluation.summary import score
-from holdfast.evaluation.task import Item, Task
-from holdfast.pipeline.curation_key import curation_key, curators_of
-from holdfast.pipeline.curation_services import DropList, RunModelServices, listing_drops
-from holdfast.pipeline.run_dir import Folder, free_name
-from holdfast.pipeline.sources import Sources, makes_pairs, open_beside
+from holdfast.evaluation.measure import count_items, measure_all
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.evaluation.summary import compute_score
+from holdfast.evaluation.task import ItemResult, Task
+from holdfast.pipeline.curation_key import compute_curation_key, list_curators
+from holdfast.pipeline.curation_services import DropList, RunModelServices, open_drop_list
+from holdfast.pipeline.run_dir import RunDirectory, free_name
+from holdfast.pipeline.sources import Sources, makes_pairs, open_extra_rows
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.schema import Recipe
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.journal import Journal
-    from holdfast.models.loading import Loaded
+    from holdfast.models.loading import LoadedModel
 
 EXAMPLES = 12
 """Curated rows kept for the report."""
@@ -50,7 +50,7 @@ MANY = 50_000
 
 
 @dataclass(slots=True)
-class Work:
+class RunContext:
     """What the stages of one run share.
 
     Args:
@@ -58,43 +58,43 @@ class Work:
         base: The model before training.
         chat: Its template.
         sources: The rows.
-        beside: The rows that curators mix in as they are.
+        replay_rows: The rows that curators mix in as they are.
         tasks: What is measured.
         journal: Where samples are kept.
     """
 
     recipe: Recipe
-    folder: Folder
+    folder: RunDirectory
     ui: Progress
-    base: Loaded
+    base: LoadedModel
     chat: Chat
     sources: Sources
-    beside: list[Rows]
+    replay_rows: list[Rows]
     tasks: list[Task]
     journal: Journal
     reference: Reference | None = None
     """What the base did on the probe, once it is measured."""
-    shown: dict[str, Any] = field(default_factory=dict)
+    live_scores: dict[str, Any] = field(default_factory=dict)
     """Scores that stay on the live line."""
 
 
-def curate(work: Work) -> Rows:
+def curate_rows(work: RunContext) -> Rows:
     """The rows to train on; taken from `curated.jsonl` when they were curated before."""
     folder, recipe = work.folder, work.recipe
-    source = rows_fingerprint(work.sources.train)
-    key, path = curation_key(work, source), folder.path / "curated.jsonl"
-    if (kept := _curated(folder, key, work.ui)) is not None:
-        work.ui.line(f"{path}: its {len(kept):,} rows are used again; nothing they depend on has changed")
-        _tell(work, folder.read_json("data.json"))
-        return kept
+    source = fingerprint_rows(work.sources.train)
+    key, path = compute_curation_key(work, source), folder.path / "curated.jsonl"
+    if (curated_rows := _reuse_curated_rows(folder, key, work.ui)) is not None:
+        work.ui.write_line(f"{path}: its {len(curated_rows):,} rows are used again; nothing they depend on has changed")
+        _emit_rows_curated(work, folder.read_json("data.json"))
+        return curated_rows
     notes: Counter[str] = Counter()
-    with listing_drops(folder.path / "dropped.jsonl") as drops:
+    with open_drop_list(folder.path / "dropped.jsonl") as drops:
         rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}), drops)
-    told = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
+    note_text = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
     if not len(rows):
         why = "dropped.jsonl" if drops.count else "samples.jsonl"
         raise UserError(
-            f"{data_label(recipe.data)}: the curators left no row to train on ({told or 'nothing was sampled'}); "
+            f"{data_label(recipe.data)}: the curators left no row to train on ({note_text or 'nothing was sampled'}); "
             f"look at {folder.path / why}"
         )
     counts = _write_rows(path, rows)
@@ -106,27 +106,27 @@ def curate(work: Work) -> Rows:
         "sampled_tokens": work.journal.sampled_tokens, "sha256": sha256_of(path),
     }  # fmt: skip
     folder.write_json("data.json", about)
-    _tell(work, about)
-    if told:
-        listed = f" ({drops.count} left out are listed in {folder.path / 'dropped.jsonl'})" if drops.count else ""
-        work.ui.line(f"{len(work.sources.train)} rows curated into {len(rows)}: {told}{listed}")
+    _emit_rows_curated(work, about)
+    if note_text:
+        drop_note = f" ({drops.count} left out are listed in {folder.path / 'dropped.jsonl'})" if drops.count else ""
+        work.ui.write_line(f"{len(work.sources.train)} rows curated into {len(rows)}: {note_text}{drop_note}")
     return RowFile(path)
 
 
-def _tell(work: Work, about: dict[str, Any]) -> None:
+def _emit_rows_curated(work: RunContext, about: dict[str, Any]) -> None:
     """Say that the rows are there, by what is written down of them in `data.json`."""
     work.ui.emit(RowsCurated(**{key: about[key] for key in ("rows", "curated", "counts", "notes")}))
 
 
-def _curated(folder: Folder, key: str, ui: Progress) -> RowFile | None:
+def _reuse_curated_rows(folder: RunDirectory, key: str, ui: Progress) -> RowFile | None:
     """The rows that were curated before, as they were written; one that was changed since is put aside."""
-    known, path = folder.read_json("data.json"), folder.path / "curated.jsonl"
-    if not path.exists() or not isinstance(known, dict) or known.get("key") != key:
+    data_record, path = folder.read_json("data.json"), folder.path / "curated.jsonl"
+    if not path.exists() or not isinstance(data_record, dict) or data_record.get("key") != key:
         return None
     rows = RowFile(path)
-    if known.get("sha256") == rows.fingerprint:
+    if data_record.get("sha256") == rows.fingerprint:
         return rows
-    if "sha256" in known:
+    if "sha256" in data_record:
         aside = free_name(path)
         os.replace(path, aside)
         ui.warn(f"{path}: is not as it was written; the rows are curated again, and what was there is now {aside}")
@@ -143,17 +143,21 @@ def _write_rows(path: Path, rows: Rows) -> Counter[str]:
     return counts
 
 
-def run_curators(work: Work, rows: Rows, note: Callable[[str, int], Any], drops: DropList) -> Rows:
+def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], drops: DropList) -> Rows:
     """One curator after another."""
-    for curator in curators_of(work.recipe):
+    for curator in list_curators(work.recipe):
         name = name_of(curator)
         context = CurationContext(
             curator=name,
-            sample=_drawing(work, type(curator).__name__) if curator.samples else partial(_undeclared, name, "samples"),
-            judge=judging(work.sources.judge, work) if work.sources.judge else partial(_undeclared, name, "judges"),
+            sample=_build_draw(work, type(curator).__name__)
+            if curator.samples
+            else partial(_refuse_undeclared, name, "samples"),
+            judge=build_cached_judge(work.sources.judge, work)
+            if work.sources.judge
+            else partial(_refuse_undeclared, name, "judges"),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
-            load=partial(open_beside, work.recipe, say=work.ui.line),
+            load=partial(open_extra_rows, work.recipe, say=work.ui.write_line),
             note=note,
             drop=partial(drops.add, name),
             models=RunModelServices(work, name),
@@ -176,64 +180,70 @@ def sampling_params(recipe: Recipe) -> SamplingParams:
     )
 
 
-def _undeclared(curator: str, flag: str, *args: Any, **kwargs: Any) -> Any:
+def _refuse_undeclared(curator: str, flag: str, *args: Any, **kwargs: Any) -> Any:
     """What a curator gets that asks for what it does not say it needs, so that nothing was made ready for it."""
     what = "samples" if flag == "samples" else "verdicts"
     raise UserError(f"curator {curator} asks for {what}, but does not say so; its class needs {flag} = True")
 
 
-def _drawing(work: Work, name: str) -> Draw:
+def _build_draw(work: RunContext, name: str) -> SampleFn:
     """The journal over the recipe's engine, showing progress."""
-    draw = work.journal.draw(_engine(work, work.recipe.sampling.engine, work.base, work.recipe.sampling.model))
+    draw = work.journal.build_sample_fn(
+        _build_engine(work, work.recipe.sampling.engine, work.base, work.recipe.sampling.model)
+    )
 
-    def shown(requests: Sequence[Request], params: SamplingParams, on_sample: Any = None) -> dict[str, list[Sample]]:
-        work.ui.phase(f"{name}: sample", len(requests) * params.n)
+    def draw_with_progress(
+        requests: Sequence[Request], params: SamplingParams, on_sample: Any = None
+    ) -> dict[str, list[Sample]]:
+        work.ui.start_phase(f"{name}: sample", len(requests) * params.n)
         return draw(requests, params, on_sample or (lambda sample: work.ui.advance()))
 
-    return shown
+    return draw_with_progress
 
 
-def judging(judge: Judge, work: Work) -> Callable[[Sequence[Answer]], list[Verdict]]:
+def build_cached_judge(judge: Judge, work: RunContext) -> Callable[[Sequence[JudgeRequest]], list[Verdict]]:
     """Verdicts in order, each remembered in the journal so that a killed run does not judge again."""
-    ready = judge.with_engine(_judge_draw(judge, work)) if judge.needs_engine else judge
+    ready = judge.with_engine(_build_judge_draw(judge, work)) if judge.needs_engine else judge
     name = [type(judge).__name__, judge.identity]
 
-    def verdicts(answers: Sequence[Answer]) -> list[Verdict]:
+    def judge_answers(answers: Sequence[JudgeRequest]) -> list[Verdict]:
         keys = [[name, answer.prompt, answer.response, answer.reference] for answer in answers]
-        known = [_usable(work.journal.recall("verdict", key)) for key in keys]
-        new = [i for i, verdict in enumerate(known) if verdict is None]
-        found: list[Verdict | None] = [None if v is None else Verdict(*v[:5]) for v in known]
+        cached_values = [_parse_verdict(work.journal.recall_fact("verdict", key)) for key in keys]
+        new = [i for i, verdict in enumerate(cached_values) if verdict is None]
+        results: list[Verdict | None] = [None if v is None else Verdict(*v[:5]) for v in cached_values]
         for i, verdict in zip(new, ready.judge_all([answers[i] for i in new]), strict=True):
-            found[i] = verdict
+            results[i] = verdict
             if judge.needs_engine or hasattr(judge, "fingerprint"):  # the rest is quicker than reading it back
-                work.journal.remember("verdict", keys[i], list(astuple(verdict)))
-        return [v for v in found if v is not None]
+                work.journal.record_fact("verdict", keys[i], list(astuple(verdict)))
+        return [v for v in results if v is not None]
 
-    return verdicts
+    return judge_answers
 
 
-def _usable(value: Any) -> list[Any] | None:
+def _parse_verdict(value: Any) -> list[Any] | None:
     """A verdict from the journal; `None`, so that it is judged again, where a damaged line holds something else."""
     right = isinstance(value, list) and len(value) > 2 and isinstance(value[1], (int, float))
     return value if right and isinstance(value[2], str) else None
 
 
-def _judge_draw(judge: Judge, work: Work) -> Draw:
+def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
     """What a judge that is itself a model samples from: by default the base, through the engine that samples."""
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
-    base = load(name, device=work.base.device) if name and not kind.startswith("http") else work.base
-    return work.journal.draw(_engine(work, kind, base, name or work.recipe.sampling.model, judges=True))
+    base = load_model(name, device=work.base.device) if name and not kind.startswith("http") else work.base
+    return work.journal.build_sample_fn(
+        _build_engine(work, kind, base, name or work.recipe.sampling.model, judges=True)
+    )
 
 
-def _engine(work: Work, kind: str, base: Loaded, name: str | None, judges: bool = False) -> Engine:
+def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | None, judges: bool = False) -> Engine:
     from holdfast.data.chat.settings import brief_chat
-    from holdfast.generation.factory import make_engine
+    from holdfast.generation.factory import build_engine
 
     # A judge answers with a word; a server's own way of asking its model is left as it is.
     chat = (None if kind.startswith("http") else brief_chat(base.tokenizer)) if judges else work.chat
-    return make_engine(
+    return build_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
         slots=work.recipe.sampling.slots,
     )  # fmt: skip
@@ -243,13 +253,13 @@ LONGEST = 2048
 """Most tokens of a row where the recipe says nothing."""
 
 
-def encode(
+def encode_rows(
     recipe: Recipe, rows: Rows, chat: Chat, context: int | None, cache: Path | None = None
 ) -> tuple[TokenTable, TableReport]:
     """The rows tokenised as the recipe says, and what became of each; of many rows the tokens are kept in `cache`.
 
     Args:
-        rows: As `trained` gives them.
+        rows: As `rows_for_objective` gives them.
         context: Most tokens the model can read, if there is a limit.
     """
     from holdfast.data.batching.tokenize import build_table
@@ -257,12 +267,13 @@ def encode(
     return build_table(
         rows, chat,
         max_length=recipe.train.max_length or LONGEST, context=context, too_long=recipe.data.too_long,
-        kind=recipe.objective.kind(), columns=recipe.objective.columns(), prompts=recipe.objective.prompts(),
+        kind=recipe.objective.row_shape(), columns=recipe.objective.value_columns(),
+        prompts=recipe.objective.extra_prompts(),
         cache=cache if len(rows) > MANY else None,
     )  # fmt: skip
 
 
-def look_at_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int | None) -> list[str]:
+def check_row_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int | None) -> list[str]:
     """Look at the rows' lengths before anything is measured or sampled, as far as they are known then; the warnings.
 
     Of many rows, as many are looked at as are kept in memory, spread evenly. Curators may still change the answers.
@@ -270,66 +281,70 @@ def look_at_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int |
     Raises:
         UserError: If no row can be trained on, or one is too long and must not be.
     """
-    as_read, rows = before_curation(recipe, sources.train)
-    _, report = encode(as_read, trained(as_read, rows[:: max(1, -(-len(rows) // MANY))]), chat, context)
-    return report.warnings()
+    as_read, rows = match_recipe_and_rows(recipe, sources.train)
+    _, report = encode_rows(as_read, rows_for_objective(as_read, rows[:: max(1, -(-len(rows) // MANY))]), chat, context)
+    return report.warning_lines()
 
 
-def beyond_context(recipe: Recipe, context: int | None) -> list[str]:
+def describe_context_limit(recipe: Recipe, context: int | None) -> list[str]:
     """A line when the recipe asks for longer rows than the model can read."""
-    asked = recipe.train.max_length
-    if asked is None or context is None or asked <= context:
+    max_length = recipe.train.max_length
+    if max_length is None or context is None or max_length <= context:
         return []
-    return [f"train.max_length {asked:,} is more than the model's context: the limit is {context:,} tokens"]
+    return [f"train.max_length {max_length:,} is more than the model's context: the limit is {context:,} tokens"]
 
 
-def trained(recipe: Recipe, rows: Rows) -> Rows:
+def rows_for_objective(recipe: Recipe, rows: Rows) -> Rows:
     """The rows as the recipe's objective takes them.
 
     Raises:
         UserError: If it would not be what its name says with them.
     """
-    rows = rows_for(recipe.objective.kind(), recipe.objective.columns(), rows)
-    if text := recipe.objective.objection_to(rows):
+    rows = rows_for(recipe.objective.row_shape(), recipe.objective.value_columns(), rows)
+    if text := recipe.objective.find_rows_problem(rows):
         raise UserError(f"{data_label(recipe.data)} {text}")
     return rows
 
 
-def before_curation(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
+def match_recipe_and_rows(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
     """The recipe and its rows as they fit each other before curators run.
 
     With objective sft where they make pairs; with the reference where they sample an answer that is not there yet.
     """
     if makes_pairs(recipe):
-        recipe = recipe.model_copy(update={"objective": find("objectives", "sft")()})
+        recipe = recipe.model_copy(update={"objective": find_method("objectives", "sft")()})
     if any(curator.samples for curator in recipe.curate):
         rows = RowMap(rows, lambda row: row if row.answer is not None else row.with_answer(str(row.reference), "gold"))
     return recipe, rows
 
 
-def measured(
-    work: Work, phase: str, tasks: list[Task], subject: Subject, when: str, shared: bool = False
-) -> dict[str, list[Item]]:
+def measure_tasks(
+    work: RunContext, phase: str, tasks: list[Task], subject: EvaluatedModel, when: str, use_shared_store: bool = False
+) -> dict[str, list[ItemResult]]:
     """Items of every task, from `eval/<when>` when they are there."""
-    from holdfast.evaluation.results_store import Store, shared_store
+    from holdfast.evaluation.results_store import ResultsStore, shared_store
 
-    work.ui.phase(phase, items_in(tasks))
-    store = Store(work.folder.path / "eval" / when)
+    work.ui.start_phase(phase, count_items(tasks))
+    store = ResultsStore(work.folder.path / "eval" / when)
     items = measure_all(
-        tasks, subject, store=store, shared=shared_store() if shared else None, progress=lambda n: work.ui.advance(n)
+        tasks,
+        subject,
+        store=store,
+        baselines=shared_store() if use_shared_store else None,
+        progress=lambda n: work.ui.advance(n),
     )
     for task in tasks:
         answers = items[task.name]
         work.ui.emit(
             TaskMeasured(
                 when=when, task=task.name, role=task.role, unit=task.info.unit.name, items=len(answers),
-                figure=score(task, answers) if answers else None,
+                figure=compute_score(task, answers) if answers else None,
             )
         )  # fmt: skip
     return items
 
 
-def preview(rows: Rows) -> list[dict[str, Any]]:
+def preview_rows(rows: Rows) -> list[dict[str, Any]]:
     """A few curated rows of every origin, with what the model was asked, answered and was told before.
 
     Of rows that are as they came there is little to see, so there are no more than `PLAIN` of them.
@@ -337,7 +352,7 @@ def preview(rows: Rows) -> list[dict[str, Any]]:
     by_origin: dict[str, list[Row]] = {}
     for row in rows:
         group = by_origin.setdefault(row.origin, [])
-        if len(group) < (EXAMPLES if _attempts(row) else PLAIN):
+        if len(group) < (EXAMPLES if _list_attempts(row) else PLAIN):
             group.append(row)
     each = max(1, EXAMPLES // max(1, len(by_origin)))
     return [
@@ -347,15 +362,15 @@ def preview(rows: Rows) -> list[dict[str, Any]]:
             "rejected": row.rejected,
             "gold": _first_gold(row),
             "origin": row.origin,
-            "reason": _reason(row),
-            "attempts": _attempts(row),
+            "reason": _last_reason(row),
+            "attempts": _list_attempts(row),
         }
         for group in by_origin.values()
         for row in group[:each]
     ]
 
 
-def _attempts(row: Row) -> list[dict[str, Any]]:
+def _list_attempts(row: Row) -> list[dict[str, Any]]:
     """What the model answered when the row was curated, with the judge's verdicts; the last few of many."""
     tries = [attempt for entry in row.meta.get("trace") or [] for attempt in entry.get("attempts") or []]
     return [{key: attempt.get(key) for key in ("kind", "response", "passed", "reason")} for attempt in tries[-TRIES:]]
@@ -367,7 +382,7 @@ def _first_gold(row: Row) -> str:
     return str(trace[0].get("gold") or "") if trace else ""
 
 
-def _reason(row: Row) -> str:
+def _last_reason(row: Row) -> str:
     """What the judge said last of this row."""
     trace = row.meta.get("trace") or []
     return str(trace[-1].get("reason", "")) if trace else ""

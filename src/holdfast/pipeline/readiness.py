@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
 
 
-def look_ahead(
+def check_readiness(
     recipe: Recipe,
     judge: Judge | None,
     model: Model | None = None,
@@ -38,22 +38,22 @@ def look_ahead(
     Raises:
         UserError: What the run would have raised after its first hours.
     """
-    from holdfast.generation.decoder import look_at_models
+    from holdfast.generation.decoder import check_models
     from holdfast.models.loading import load_skeleton
     from holdfast.models.merging import refuse_unmergeable
 
     refuse_missing(recipe.track)
-    judged = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
+    uses_judge = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
     if samples and any(curator.samples for curator in recipe.curate):
-        try_engine(recipe.sampling.engine, recipe.sampling.model)
+        check_engine(recipe.sampling.engine, recipe.sampling.model)
     if recipe.inference is not None:
-        look_at_models(recipe.inference, recipe.model)
-    if judge is not None and judged:
-        judge.look_ahead()
-        if say is not None and (line := judge.protection()):
+        check_models(recipe.inference, recipe.model)
+    if judge is not None and uses_judge:
+        judge.check_ready()
+        if say is not None and (line := judge.describe_protection()):
             say(line)
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
-            try_engine(kind, getattr(judge, "model", None))
+            check_engine(kind, getattr(judge, "model", None))
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
     for analysis in recipe.analyses:
         if analysis.folds:
@@ -62,7 +62,7 @@ def look_ahead(
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
 
 
-def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:
+def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:
     """A line for every task with questions that do not fit into the model's context.
 
     Raises:
@@ -87,7 +87,7 @@ def look_at_prompts(tasks: Sequence[Task], chat: Chat, context: int | None) -> l
     return out
 
 
-def decoding_note(model: Path) -> str:
+def describe_decoding(model: Path) -> str:
     """A line when the model to be trained, in this directory, answers through more than its weights; "" otherwise."""
     from holdfast.generation.decoder import read_setup
 
@@ -95,7 +95,7 @@ def decoding_note(model: Path) -> str:
     return f"model: training starts from weights alone, and they are the base: {setup.line}" if setup else ""
 
 
-def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:
+def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:
     """A line when answers are sampled by another engine than the recipe names, because that cannot run the model."""
     from holdfast.generation.supported_models import native_lacks
 
@@ -108,16 +108,16 @@ def engine_note(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str
     ]
 
 
-def try_engine(kind: str, name: str | None) -> None:
+def check_engine(kind: str, name: str | None) -> None:
     """See that an engine is installed, or that a server answers and knows the model.
 
     Raises:
         UserError: If not.
     """
     if kind == "vllm":
-        from holdfast.generation.vllm import need_vllm
+        from holdfast.generation.vllm import require_vllm
 
-        need_vllm()
+        require_vllm()
     elif kind.startswith("http"):
         from holdfast.generation.openai_endpoint import EndpointEngine
 

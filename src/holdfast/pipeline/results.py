@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import RunFinished
 from holdfast.core.files import fresh_directory, replace_file
-from holdfast.evaluation.gate import gate
-from holdfast.evaluation.summary import summarise
-from holdfast.pipeline.analyses import analyse
+from holdfast.evaluation.gate import apply_gate
+from holdfast.evaluation.summary import summarise_run
+from holdfast.pipeline.analyses import run_analyses
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
 from holdfast.pipeline.phases import (
-    Work,
-    preview,
+    RunContext,
+    preview_rows,
 )
-from holdfast.pipeline.run_dir import versions
-from holdfast.pipeline.subject import subject_of
-from holdfast.pipeline.training_review import review
-from holdfast.report.phrasing import change, lost_part
-from holdfast.report.schema import RunReport, write_as
+from holdfast.pipeline.run_dir import dependency_versions
+from holdfast.pipeline.subject import build_subject
+from holdfast.pipeline.training_review import review_training
+from holdfast.report.phrasing import change_of, lost_part
+from holdfast.report.schema import RunReport, validate_report
 
 if TYPE_CHECKING:
-    from holdfast.axes.tuner import SavedAs
+    from holdfast.axes.tuner import SavedFormat
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.rows import Rows
-    from holdfast.evaluation.task import Item
+    from holdfast.evaluation.task import ItemResult
     from holdfast.generation.decoder import Decoder
     from holdfast.training.callbacks import TrainResult
-    from holdfast.training.plan import Plan
+    from holdfast.training.plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunResult:
     """A finished run.
 
     Args:
@@ -46,87 +46,92 @@ class Run:
     report: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {self._outcome()})"
+        return f"RunResult({str(self.path)!r}: {self._outcome_text()})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the outcome, and a link to the report."""
         page = html.escape(str(self.path / "report.html"), quote=True)
-        return f'<p><b>{html.escape(self._outcome())}</b><br><a href="{page}" target="_blank">{page}</a></p>'
+        return f'<p><b>{html.escape(self._outcome_text())}</b><br><a href="{page}" target="_blank">{page}</a></p>'
 
-    def _outcome(self) -> str:
-        from holdfast.report.phrasing import verdict
+    def _outcome_text(self) -> str:
+        from holdfast.report.phrasing import describe_result
 
-        return verdict(self.report) if self.report else "not measured in this process"
+        return describe_result(self.report) if self.report else "not measured in this process"
 
 
-def save_model(work: Work, result: TrainResult, decoder: Decoder, known: dict[str, list[Item]]) -> SavedAs:
+def save_model(
+    work: RunContext, result: TrainResult, decoder: Decoder, measured_items: dict[str, list[ItemResult]]
+) -> SavedFormat:
     """Write `model/`, with how it answers where weights alone do not say that; and say how others load it.
 
     Args:
-        known: Items measured of it, which are kept for all runs that start from it: from its weights.
+        measured_items: Items measured of it, which are kept for all runs that start from it: from its weights.
     """
     from holdfast.evaluation.results_store import shared_store
-    from holdfast.evaluation.subject import measurement
+    from holdfast.evaluation.subject import measurement_fingerprint
     from holdfast.models.loading import fingerprint_of
-    from holdfast.models.saving import fill
+    from holdfast.models.saving import write_model_files
     from holdfast.models.value_head import save_value_head
 
     path, base = work.folder.path / "model", work.base
     with fresh_directory(path) as side:
-        saved_as = fill(
+        saved_as = write_model_files(
             side, result.model, base.tokenizer,
             dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
         )  # fmt: skip
-        decoder.save(side)
+        decoder.write_setup(side)
     if result.value_head is not None:
         save_value_head(result.value_head, work.folder.path)
-    subject = subject_of(work, result.model, fingerprint_of(path)) if known and not decoder.methods else None
+    subject = (
+        build_subject(work, result.model, fingerprint_of(path)) if measured_items and not decoder.methods else None
+    )
     for task in work.tasks:
-        if subject is not None and task.name in known:
-            shared_store().write(task, measurement(task, subject), known[task.name])
+        if subject is not None and task.name in measured_items:
+            shared_store().write_items(task, measurement_fingerprint(task, subject), measured_items[task.name])
     return saved_as
 
 
-def finish(
-    work: Work,
+def write_results(
+    work: RunContext,
     rows: Rows,
     result: TrainResult,
-    saved_as: SavedAs,
-    told: TableReport,
-    plan: Plan,
-    before: dict[str, list[Item]],
-    after: dict[str, list[Item]],
-) -> Run:
+    saved_as: SavedFormat,
+    token_report: TableReport,
+    plan: TrainingPlan,
+    before: dict[str, list[ItemResult]],
+    after: dict[str, list[ItemResult]],
+) -> RunResult:
     """Write report and card, and hold the result against the gate."""
     folder, recipe = work.folder, work.recipe
-    summary, known = summarise(work.tasks, before, after), versions()
-    warnings = [*plan.warnings, *review(folder.read_log())]
+    summary, version_table = summarise_run(work.tasks, before, after), dependency_versions()
+    warnings = [*plan.warnings, *review_training(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
-    sections = analyse(work, result, rows)
+    sections = run_analyses(work, result, rows)
     content = {
-        "holdfast": known["holdfast"],
+        "holdfast": version_table["holdfast"],
         "name": folder.path.name,
         "created": folder.state["created"],
         "method": recipe.label,
         "recipe": recipe.model_dump(mode="json"),
-        "versions": known,
+        "versions": version_table,
         "model": {
             "name": recipe.model, "fingerprint": work.base.fingerprint, "trainable": result.trainable,
-            "parameters": sum(p.numel() for p in result.model.parameters()), **_types(work),
-            "saved_as": saved_as.to_json(), **_decoding(folder.path / "model"),
+            "parameters": sum(p.numel() for p in result.model.parameters()), **_build_dtype_entry(work),
+            "saved_as": saved_as.to_json(), **_build_decoding_entry(folder.path / "model"),
         },
-        "chat": _chat(work),
+        "chat": _build_chat_entry(work),
         **summary,
-        "gate": gate(recipe.evaluate.gate, summary),
-        "curves": curves(work, before, after, result.kept_step),
-        "curation": _curation(work, rows),
+        "gate": apply_gate(recipe.evaluate.gate, summary),
+        "curves": build_curves(work, before, after, result.kept_step),
+        "curation": _build_curation_entry(work, rows),
         "training": {
-            "rows": told.kept, "steps": result.steps, "planned_steps": plan.steps, "kept_step": result.kept_step,
+            "rows": token_report.kept, "steps": result.steps, "planned_steps": plan.steps,
+            "kept_step": result.kept_step,
             "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
-            "dropped": dict(told.dropped), "epochs": result.epochs,
+            "dropped": dict(token_report.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "windows": told.windows, "clipped": result.clipped / max(1, result.steps),
+            "windows": token_report.windows, "clipped": result.clipped / max(1, result.steps),
             "clip_factor": _clip_factor(work), "warnings": warnings,
         },
         **({"analyses": sections} if sections else {}),
@@ -136,16 +141,16 @@ def finish(
             "sampled_for_training": folder.read_json("data.json")["sampled_tokens"],
         },
     }  # fmt: skip
-    report = write_as(RunReport, content)
+    report = validate_report(RunReport, content)
     write_report(folder.path, report)
     folder.write_json("report.json", report)
     folder.state["finished"] = True
-    folder.save()
-    work.ui.emit(outcome_of(report))
-    return Run(folder.path, report)
+    folder.save_state()
+    work.ui.emit(build_outcome(report))
+    return RunResult(folder.path, report)
 
 
-def _clip_factor(work: Work) -> float | None:
+def _clip_factor(work: RunContext) -> float | None:
     """How many times longer than a fixed limit the median step's gradient was."""
     from holdfast.report.clipping import median_cut
 
@@ -153,24 +158,24 @@ def _clip_factor(work: Work) -> float | None:
     return median_cut(work.folder.read_log(), optimizer.max_grad_norm if optimizer.clip == "fixed" else None)
 
 
-def outcome_of(report: dict[str, Any]) -> RunFinished:
+def build_outcome(report: dict[str, Any]) -> RunFinished:
     """The event that a run has its report."""
-    gain, loss = change(report["gain"]), lost_part(report)
+    gain, loss = change_of(report["gain"]), lost_part(report)
     return RunFinished(
         gain=gain["delta"] if gain else None, loss=loss["delta"] if loss else None,
         passed=report["gate"]["passed"] if report["gate"] else None,
     )  # fmt: skip
 
 
-def _chat(work: Work) -> dict[str, Any]:
+def _build_chat_entry(work: RunContext) -> dict[str, Any]:
     """How the model is asked, and whether its chat template is one the base's tokenizer does not have."""
     from holdfast.data.chat.settings import ChatSettings
 
     own = work.base.tokenizer.chat_template != work.chat.template.text
-    return {**ChatSettings.of(work.chat).to_json(), "own_template": own}
+    return {**ChatSettings.from_chat(work.chat).to_json(), "own_template": own}
 
 
-def _decoding(model: Path) -> dict[str, str]:
+def _build_decoding_entry(model: Path) -> dict[str, str]:
     """How the answers are made where the weights alone do not say it."""
     from holdfast.generation.decoder import read_setup
 
@@ -178,28 +183,28 @@ def _decoding(model: Path) -> dict[str, str]:
     return {"decoding": setup.line} if setup else {}
 
 
-def _types(work: Work) -> dict[str, str]:
+def _build_dtype_entry(work: RunContext) -> dict[str, str]:
     """The type of the weights in the files, and in which they were measured."""
     from holdfast.models.placement import weights_dtype
 
-    saved = work.base.dtype
-    names = {"dtype": saved, "measured_dtype": weights_dtype(saved, work.base.device)}
+    saved_dtype = work.base.dtype
+    names = {"dtype": saved_dtype, "measured_dtype": weights_dtype(saved_dtype, work.base.device)}
     return {key: str(dtype).removeprefix("torch.") for key, dtype in names.items()}
 
 
-def _curation(work: Work, rows: Rows) -> dict[str, Any]:
-    known = work.folder.read_json("data.json")
-    return {"counts": known["counts"], "notes": known["notes"], "examples": preview(rows)}
+def _build_curation_entry(work: RunContext, rows: Rows) -> dict[str, Any]:
+    data_record = work.folder.read_json("data.json")
+    return {"counts": data_record["counts"], "notes": data_record["notes"], "examples": preview_rows(rows)}
 
 
-def curves(
-    work: Work, before: dict[str, list[Item]], after: dict[str, list[Item]], kept_step: int
+def build_curves(
+    work: RunContext, before: dict[str, list[ItemResult]], after: dict[str, list[ItemResult]], kept_step: int
 ) -> list[dict[str, Any]]:
     """Loss of every step, with held-out loss, target and keep scores where they were measured.
 
     Step 0 is the base; the step whose weights were kept is the finished model, by its answers to the same questions.
     """
-    from holdfast.evaluation.results_store import Store
+    from holdfast.evaluation.results_store import ResultsStore
 
     live = live_tasks(work.recipe, work.tasks)
     out = []
@@ -208,8 +213,10 @@ def curves(
     for entry in work.folder.read_log():
         if not {"tokens", "loss", "learning_rate"} <= entry.keys():
             continue  # measured of a step that a killed run has not logged yet
-        found = Store(work.folder.path / "eval" / f"step-{entry['step']:06d}").load() if live else {}
-        scores = live_figures(live, {name: items for name, (_, items) in found.items()})
+        step_items = (
+            ResultsStore(work.folder.path / "eval" / f"step-{entry['step']:06d}").read_measurements() if live else {}
+        )
+        scores = live_figures(live, {name: items for name, (_, items) in step_items.items()})
         out.append({k: entry[k] for k in ("step", "tokens", "loss", "learning_rate")} | scores)
     for entry in out[1:] if live else ():
         if entry["step"] == kept_step:

@@ -11,76 +11,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.tuner import Tuner
-from holdfast.core.files import fresh_file, sweep
+from holdfast.core.files import fresh_file, remove_leftovers
 from holdfast.core.progress import Progress
-from holdfast.errors import BrokenWeights, Diverged, UserError
-from holdfast.pipeline.curation_key import rows_beside
-from holdfast.pipeline.live_evaluation import refuse_unmeasured, training_hooks
+from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
+from holdfast.pipeline.curation_key import open_replay_rows
+from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
 from holdfast.pipeline.phases import (
-    Work,
-    beyond_context,
-    curate,
-    encode,
-    look_at_lengths,
-    measured,
-    trained,
+    RunContext,
+    check_row_lengths,
+    curate_rows,
+    describe_context_limit,
+    encode_rows,
+    measure_tasks,
+    rows_for_objective,
 )
-from holdfast.pipeline.readiness import decoding_note, engine_note, look_ahead, look_at_prompts
-from holdfast.pipeline.results import Run, finish, save_model
-from holdfast.pipeline.run_dir import Folder, environment, is_curated
+from holdfast.pipeline.readiness import check_prompt_lengths, check_readiness, describe_decoding, describe_engine
+from holdfast.pipeline.results import RunResult, save_model, write_results
+from holdfast.pipeline.run_dir import RunDirectory, describe_environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
-from holdfast.pipeline.subject import subject_of
-from holdfast.recipe.loader import Resolved, as_resolved
+from holdfast.pipeline.subject import build_subject
+from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.rows import Rows
-    from holdfast.evaluation.task import Item
+    from holdfast.evaluation.task import ItemResult
     from holdfast.generation.decoder import Decoder
     from holdfast.training.callbacks import TrainResult
-    from holdfast.training.plan import Plan
+    from holdfast.training.plan import TrainingPlan
 
 
-def train_one(resolved: Resolved, ui: Progress, again: str, *, hand_on: bool = False, restart: bool = False) -> Run:
+def train_one(
+    resolved_recipe: ResolvedRecipe, ui: Progress, rerun_hint: str, *, hand_on: bool = False, restart: bool = False
+) -> RunResult:
     """`train` for a recipe without stages, or for one stage.
 
     Args:
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
-    ranks = Ranks(resolved.recipe.device)
+    ranks = Ranks(resolved_recipe.recipe.device)
     with RunRecord(ui, writes=ranks.main) as record:
-        work = prepare(resolved, ui, ranks, restart=restart)
-        if work.folder.finished:
-            ui.line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
-            return Run(work.folder.path, work.folder.read_json("report.json"))
+        work = prepare_run(resolved_recipe, ui, ranks, restart=restart)
+        if work.folder.is_complete:
+            ui.write_line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
+            return RunResult(work.folder.path, work.folder.read_json("report.json"))
         record.begin(work.folder, work.recipe)
-        return run_prepared(resolved, work, ranks, again, hand_on)
+        return run_prepared(resolved_recipe, work, ranks, rerun_hint, hand_on)
 
 
-def run_prepared(resolved: Resolved, work: Work, ranks: Ranks, again: str, hand_on: bool) -> Run:
+def run_prepared(
+    resolved_recipe: ResolvedRecipe, work: RunContext, ranks: Ranks, rerun_hint: str, hand_on: bool
+) -> RunResult:
     """Curate, train, measure and report, once everything was looked at."""
     with work.journal:
         if ranks.main:
-            with work.folder.timed("curate"):
-                rows = curate(work)
-            with work.folder.timed("evaluate"):
-                subject = subject_of(work, work.base.model, work.base.fingerprint)
-                before = measured(work, "measure base", work.tasks, subject, "base", shared=True)
-                work.reference = subject.recorded
-        ranks.wait()
+            with work.folder.time_phase("curate"):
+                rows = curate_rows(work)
+            with work.folder.time_phase("evaluate"):
+                subject = build_subject(work, work.base.model, work.base.fingerprint)
+                before = measure_tasks(work, "measure base", work.tasks, subject, "base", use_shared_store=True)
+                work.reference = subject.own_reference
+        ranks.wait_for_all()
         if not ranks.main:
-            rows, before = curate(work), {}
-        with work.folder.timed("train"), marking_divergence(work.folder, ranks):
-            result, table, plan = fit(resolved, work, rows, before, again)
+            rows, before = curate_rows(work), {}
+        with work.folder.time_phase("train"), mark_divergence(work.folder, ranks):
+            result, token_report, plan = train_model(resolved_recipe, work, rows, before, rerun_hint)
         if not ranks.main:
-            return Run(work.folder.path, {})
-        result, decoder = after_training(work, result)
-        with work.folder.timed("evaluate"):
-            subject = subject_of(work, decoder, f"{work.folder.state['recipe']}/final")
-            after = measured(work, "measure tuned", work.tasks, subject, "final")
+            return RunResult(work.folder.path, {})
+        result, decoder = apply_inference(work, result)
+        with work.folder.time_phase("evaluate"):
+            subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final")
+            after = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
         saved_as = save_model(work, result, decoder, after if hand_on else {})
-        return finish(work, rows, result, saved_as, table, plan, before, after)
+        return write_results(work, rows, result, saved_as, token_report, plan, before, after)
 
 
 class Ranks:
@@ -96,92 +100,100 @@ class Ranks:
         self.main = self.rank == 0
 
     @classmethod
-    def one(cls, device: str = "auto") -> Ranks:
+    def single_process(cls, device: str = "auto") -> Ranks:
         """This process, whatever others there are: for what is done by the first alone."""
         ranks = cls(device)
         ranks.world, ranks.rank, ranks.main = 1, 0, True
         return ranks
 
-    def wait(self) -> None:
+    def wait_for_all(self) -> None:
         """Until every process is here."""
         if self.world > 1:
             from holdfast.models.placement import choose_device
-            from holdfast.training.distributed import meet
+            from holdfast.training.distributed import wait_at_barrier
 
-            meet(choose_device(self.device))
+            wait_at_barrier(choose_device(self.device))
 
 
 @contextlib.contextmanager
-def marking_divergence(folder: Folder, ranks: Ranks) -> Iterator[None]:
+def mark_divergence(folder: RunDirectory, ranks: Ranks) -> Iterator[None]:
     """Write down that training diverged inside, so that a mended recipe is let in."""
     try:
         yield
-    except Diverged:
+    except TrainingDiverged:
         if ranks.main:
             folder.state["diverged"] = True
-            folder.save()
+            folder.save_state()
         raise
 
 
-def prepare(resolved: Resolved, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False) -> Work:
+def prepare_run(
+    resolved_recipe: ResolvedRecipe, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False
+) -> RunContext:
     """Everything that can be refused is looked at here, before anything is written."""
     from holdfast.data.chat.settings import derived_sources, make_chat
-    from holdfast.evaluation.tasks.by_name import build_tasks, nothing_kept
-    from holdfast.evaluation.tasks.probe import affordable
+    from holdfast.evaluation.tasks.by_name import build_tasks, warn_of_nothing_kept
+    from holdfast.evaluation.tasks.probe import limit_probe_tasks
     from holdfast.generation.journal import Journal
-    from holdfast.models.loading import context_length, embeddings_of, load
+    from holdfast.models.loading import context_length, count_embeddings, load_model
     from holdfast.models.placement import choose_device
     from holdfast.pipeline.sources import read_sources
     from holdfast.training import checkpoint
 
-    recipe = resolved.recipe
+    recipe = resolved_recipe.recipe
     device = choose_device(recipe.device)
-    ui.phase("load")
-    for note in resolved.notes:
-        ui.line(note)
-    sources = read_sources(recipe, ui.line, ui.warn, resolved.sources)
-    base = load(recipe.model, device=device)
+    ui.start_phase("load")
+    for note in resolved_recipe.notes:
+        ui.write_line(note)
+    sources = read_sources(recipe, ui.write_line, ui.warn, resolved_recipe.sources)
+    base = load_model(recipe.model, device=device)
     if trains:
         refuse_adapter(base.path, recipe.model)
-    beside = rows_beside(recipe)
-    chat = make_chat(recipe.data, base.tokenizer, sources.train, sources.test, *beside, say=ui.line, warn=ui.warn)
-    chat.limit_to(embeddings_of(base.model))
-    tasks = affordable(build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.line), base.model)
+    replay_rows = open_replay_rows(recipe)
+    chat = make_chat(
+        recipe.data, base.tokenizer, sources.train, sources.test, *replay_rows, say=ui.write_line, warn=ui.warn
+    )
+    chat.limit_to(count_embeddings(base.model))
+    tasks = limit_probe_tasks(
+        build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line), base.model
+    )
     if trains:
         refuse_unmeasured(recipe, tasks)
-        for line in filter(None, (nothing_kept(tasks), decoding_note(base.path))):
+        for line in filter(None, (warn_of_nothing_kept(tasks), describe_decoding(base.path))):
             ui.warn(line)
         context = context_length(base.model.config, recipe.tuner.virtual_tokens())
-        for line in [*beyond_context(recipe, context), *engine_note(recipe, base.model, tasks)]:
-            ui.line(line)
-        for line in [*look_at_lengths(recipe, sources, chat, context), *look_at_prompts(tasks, chat, context)]:
+        for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
+            ui.write_line(line)
+        for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
             ui.warn(line)
     if ranks.main and not recipe.stages:
-        look_ahead(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.line)
-    folder = open_folder(resolved, ranks, ui, restart)
-    if ranks.main and not folder.finished and (derived := derived_sources(recipe.data, chat)):
-        folder.write_resolved(resolved, derived)
-    if trains and not folder.finished:
+        check_readiness(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.write_line)
+    folder = open_run_directory(resolved_recipe, ranks, ui, restart)
+    if ranks.main and not folder.is_complete and (chat_sources := derived_sources(recipe.data, chat)):
+        folder.write_resolved(resolved_recipe, chat_sources)
+    if trains and not folder.is_complete:
         checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
     journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
     if ranks.main:  # whoever holds the journal is alone here, but for the other processes of a launch
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
-            sweep(place, everyone=Ranks().world == 1)
-    return Work(recipe, folder, ui, base, chat, sources, beside, tasks, journal)
+            remove_leftovers(place, everyone=Ranks().world == 1)
+    return RunContext(recipe, folder, ui, base, chat, sources, replay_rows, tasks, journal)
 
 
-def open_folder(resolved: Resolved, ranks: Ranks, ui: Progress, restart: bool = False) -> Folder:
+def open_run_directory(
+    resolved_recipe: ResolvedRecipe, ranks: Ranks, ui: Progress, restart: bool = False
+) -> RunDirectory:
     """The run's directory, made by the first process and found by the others."""
     from holdfast.models.placement import choose_device
 
     if not ranks.main:
-        ranks.wait()
-    folder = Folder.open(resolved, restart=restart and ranks.main)
+        ranks.wait_for_all()
+    folder = RunDirectory.open(resolved_recipe, restart=restart and ranks.main)
     if ranks.main:
         for note in folder.notes:
-            ui.line(note)
-        folder.write_json("env.json", environment(choose_device(resolved.recipe.device)))
-        ranks.wait()
+            ui.write_line(note)
+        folder.write_json("env.json", describe_environment(choose_device(resolved_recipe.recipe.device)))
+        ranks.wait_for_all()
     return folder
 
 
@@ -196,9 +208,9 @@ def refuse_adapter(path: Path, name: str) -> None:
         )
 
 
-def fit(
-    resolved: Resolved, work: Work, rows: Rows, before: dict[str, list[Item]], again: str
-) -> tuple[TrainResult, TableReport, Plan]:
+def train_model(
+    resolved_recipe: ResolvedRecipe, work: RunContext, rows: Rows, before: dict[str, list[ItemResult]], rerun_hint: str
+) -> tuple[TrainResult, TableReport, TrainingPlan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
     from holdfast.data.chat.settings import derived_sources
     from holdfast.models.loading import context_length
@@ -206,63 +218,66 @@ def fit(
     from holdfast.training.trainer import Trainer
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
-    rows = trained(recipe, rows)
+    rows = rows_for_objective(recipe, rows)
     context = context_length(work.base.model.config, recipe.tuner.virtual_tokens())
-    table, told = encode(recipe, rows, work.chat, context, folder.path / "cache")
-    for line in told.lines():
-        ui.line(line)
-    plan = plan_training(recipe, work.base.model, table, told, resolved.sources)
-    for line in plan.lines():
-        ui.line(line)
+    table, token_report = encode_rows(recipe, rows, work.chat, context, folder.path / "cache")
+    for line in token_report.summary_lines():
+        ui.write_line(line)
+    plan = plan_training(recipe, work.base.model, table, token_report, resolved_recipe.sources)
+    for line in plan.summary_lines():
+        ui.write_line(line)
     for line in plan.warnings:
         ui.warn(line)
     if Ranks().main and plan.size.derived:
-        source = resolved.sources.get("train.batch_tokens", "default")
-        told_of = derived_sources(recipe.data, work.chat)
-        folder.write_resolved(resolved, {**told_of, "train.batch_tokens": f"{source}: {plan.size.text}"})
-    ui.phase("train")
+        source = resolved_recipe.sources.get("train.batch_tokens", "default")
+        chat_sources = derived_sources(recipe.data, work.chat)
+        folder.write_resolved(resolved_recipe, {**chat_sources, "train.batch_tokens": f"{source}: {plan.size.text}"})
+    ui.start_phase("train")
     trainer = Trainer(
         recipe, work.base.model, table, folder.path,
-        pad_id=work.chat.pad_id, hooks=training_hooks(work, before), again=again,
+        pad_id=work.chat.pad_id, hooks=build_training_hooks(work, before), rerun_hint=rerun_hint,
         base=work.base.fingerprint,
         name_row=lambda i: f"row {table.source[i] + 1} ({rows[table.source[i]].beginning!r})",
     )  # fmt: skip
-    return trainer.fit(), told, plan
+    return trainer.fit(), token_report, plan
 
 
-def after_training(work: Work, result: TrainResult) -> tuple[TrainResult, Decoder]:
+def apply_inference(work: RunContext, result: TrainResult) -> tuple[TrainResult, Decoder]:
     """The training with the settled model that is saved, and how that answers through the recipe's inference method.
 
     Memory that only training needed is given back first.
     """
-    from holdfast.generation.decoder import make_decoder
-    from holdfast.models.files import count_broken
-    from holdfast.models.loading import load, put
-    from holdfast.models.merging import fold
+    from holdfast.generation.decoder import build_decoder
+    from holdfast.models.files import count_non_finite
+    from holdfast.models.loading import load_model, move_to_device
+    from holdfast.models.merging import fold_adapter
     from holdfast.models.placement import give_back_memory, weights_dtype
-    from holdfast.models.saving import settle
+    from holdfast.models.saving import cast_as_reloaded
 
-    device, saved = work.base.device, work.base.dtype
-    held, inference = weights_dtype(saved, device), work.recipe.inference
+    device, saved_dtype = work.base.device, work.base.dtype
+    held_dtype, inference = weights_dtype(saved_dtype, device), work.recipe.inference
     give_back_memory(device)
-    tuned, tuner = put(settle(result.model, saved, held, result.tuner), device), result.tuner
-    if inference is not None and "weights" in inference.changes():
-        tuned, tuner = fold(tuned, tuner), Tuner()
-    base = load(work.recipe.model, device=device) if inference is not None and inference.reads_base() else None
-    decoder = make_decoder(inference, base, tuned, work.recipe.model)
+    tuned, tuner = (
+        move_to_device(cast_as_reloaded(result.model, saved_dtype, held_dtype, result.tuner), device),
+        result.tuner,
+    )
+    if inference is not None and "weights" in inference.overridden_methods():
+        tuned, tuner = fold_adapter(tuned, tuner), Tuner()
+    base = load_model(work.recipe.model, device=device) if inference is not None and inference.reads_base() else None
+    decoder = build_decoder(inference, base, tuned, work.recipe.model)
     if decoder.model is not tuned:
-        settle(decoder.model, saved, held, tuner)
+        cast_as_reloaded(decoder.model, saved_dtype, held_dtype, tuner)
     give_back_memory(device)
-    if broken := count_broken(decoder.model.parameters()):
+    if broken_count := count_non_finite(decoder.model.parameters()):
         raise BrokenWeights(
-            f"{work.folder.path}: {broken:,} of the model's weights are no finite numbers in {saved}; it is not saved: "
-            "lower optimizer.learning_rate, or start from the model in fp32"
+            f"{work.folder.path}: {broken_count:,} of the model's weights are no finite numbers in {saved_dtype}; it "
+            "is not saved: lower optimizer.learning_rate, or start from the model in fp32"
         )
     return replace(result, model=decoder.model, tuner=tuner), decoder
 
 
 def curate_only(
-    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str | Path,
     *,
     out: str | Path | None = None,
     ui: Progress | None = None,
@@ -274,16 +289,16 @@ def curate_only(
         out: A copy of it; default: only `curated.jsonl` in the run's directory.
         restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
     """
-    resolved = as_resolved(recipe)
-    if resolved.recipe.stages:
+    resolved_recipe = resolve_any(recipe)
+    if resolved_recipe.recipe.stages:
         raise UserError(
-            f"{resolved.name}: has stages, and each curates rows with the model of the one before; train it, then look "
-            "at OUTPUT/stages/*/curated.jsonl"
+            f"{resolved_recipe.name}: has stages, and each curates rows with the model of the one before; train it, "
+            "then look at OUTPUT/stages/*/curated.jsonl"
         )
-    ranks = Ranks(resolved.recipe.device)
-    work = prepare(resolved, ui or Progress.silent(), ranks, trains=False, restart=restart)
-    with work.journal, work.folder.timed("curate"):
-        curate(work)
+    ranks = Ranks(resolved_recipe.recipe.device)
+    work = prepare_run(resolved_recipe, ui or Progress.create_silent(), ranks, trains=False, restart=restart)
+    with work.journal, work.folder.time_phase("curate"):
+        curate_rows(work)
     path = work.folder.path / "curated.jsonl"
     if out is None:
         return path

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import Event
-from holdfast.core.files import append_line, json_lines, read_json, remove, replace_file
+from holdfast.core.files import append_line, read_json, read_json_lines, remove_path, replace_file
 from holdfast.core.in_memory import keep_copies
-from holdfast.data.rows import fingerprint
+from holdfast.data.rows import fingerprint_json
 from holdfast.errors import RunError, UserError
-from holdfast.pipeline.damage import lacks, mend_note, refuse_link
-from holdfast.pipeline.method_sources import STATE_KEY, own_sources, source_changes
-from holdfast.recipe.changes import content, differences, in_short
+from holdfast.pipeline.damage import describe_repair, find_damage, refuse_link
+from holdfast.pipeline.method_sources import STATE_KEY, find_source_changes, hash_own_sources
+from holdfast.recipe.changes import list_differences, result_settings, shorten_differences
 from holdfast.recipe.data_entries import train_files
-from holdfast.recipe.loader import Resolved, read_recipe, resolved_yaml
+from holdfast.recipe.loader import ResolvedRecipe, format_resolved_yaml, read_recipe
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def data_name(recipe: Recipe) -> str:
 
 def recipe_key(recipe: Recipe) -> str:
     """What makes two runs the same: every setting that changes the result."""
-    return fingerprint(content(recipe))
+    return fingerprint_json(result_settings(recipe))
 
 
 @dataclass(slots=True)
-class Folder:
+class RunDirectory:
     """A run directory in use.
 
     Args:
@@ -73,7 +73,7 @@ class Folder:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, resolved: Resolved, *, restart: bool = False) -> Folder:
+    def open(cls, resolved_recipe: ResolvedRecipe, *, restart: bool = False) -> RunDirectory:
         """The directory of this recipe: an unfinished or finished run of the same recipe is found again.
 
         A run of another recipe that has trained nothing, or that diverged, gives way to this one. What it measured and
@@ -84,45 +84,45 @@ class Folder:
         Raises:
             UserError: If the output holds another run or other files, or cannot be written.
         """
-        recipe, key = resolved.recipe, recipe_key(resolved.recipe)
-        path = output_of(recipe) if restart else _find(recipe, key)
-        found, notes = _read_mark(path), []
+        recipe, key = resolved_recipe.recipe, recipe_key(resolved_recipe.recipe)
+        path = output_directory(recipe) if restart else _choose_directory(recipe, key)
+        state, notes = _read_mark(path), []
         try:
-            if found is not None and restart:
+            if state is not None and restart:
                 notes.append(f"{path}: begun anew; the run that was there is now {move_aside(path)}")
-                found = None
-            elif found is not None and _same(path, found, recipe):
-                found.pop("diverged", None)
-                notes.append(mend_note(path, found))
-            elif found is not None:
-                found, note = _given_way(path, found, recipe)
+                state = None
+            elif state is not None and _is_same_run(path, state, recipe):
+                state.pop("diverged", None)
+                notes.append(describe_repair(path, state))
+            elif state is not None:
+                state, note = _replace_run(path, state, recipe)
                 notes.append(note)
-            if found is None:
+            if state is None:
                 _refuse_foreign(path)
-            if found is None or not found["finished"]:
+            if state is None or not state["finished"]:
                 refuse_link(path / "model")
-            folder = cls(path, found or _new_state(recipe, {}))
+            folder = cls(path, state or _new_state(recipe, {}))
             folder.notes = tuple(note for note in notes if note)
             path.mkdir(parents=True, exist_ok=True)
             keep_copies(path, recipe.model_dump(mode="json"))
-            folder.save()
-            if not folder.finished:
-                folder.write_resolved(resolved, {})
+            folder.save_state()
+            if not folder.is_complete:
+                folder.write_resolved(resolved_recipe, {})
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); set another output") from error
         return folder
 
     @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the run came to its end, and what it left is there and whole."""
-        return bool(self.state["finished"]) and not lacks(self.path)
+        return bool(self.state["finished"]) and not find_damage(self.path)
 
-    def write_resolved(self, resolved: Resolved, sources: dict[str, str]) -> None:
+    def write_resolved(self, resolved_recipe: ResolvedRecipe, sources: dict[str, str]) -> None:
         """Write `resolved.yaml`, with other words for where some settings came from."""
-        known = replace(resolved, sources={**resolved.sources, **sources})
-        replace_file(self.path / "resolved.yaml", resolved_yaml(known))
+        full_recipe = replace(resolved_recipe, sources={**resolved_recipe.sources, **sources})
+        replace_file(self.path / "resolved.yaml", format_resolved_yaml(full_recipe))
 
-    def save(self) -> None:
+    def save_state(self) -> None:
         """Write `run.json`."""
         self.write_json(MARK, self.state)
 
@@ -135,7 +135,7 @@ class Folder:
         return read_json(self.path / name)
 
     @contextlib.contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def time_phase(self, phase: str) -> Iterator[None]:
         """Add the seconds spent inside to the run's cost, earlier sessions included."""
         began = time.perf_counter()
         try:
@@ -144,7 +144,7 @@ class Folder:
             seconds = self.state["seconds"]
             seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - began
             if (self.path / MARK).exists():  # else the error that it was removed would be lost to one from here
-                self.save()
+                self.save_state()
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """One line of `log.jsonl`.
@@ -152,13 +152,13 @@ class Folder:
         Raises:
             RunError: If the directory was removed while the run was at work in it.
         """
-        self._append("log.jsonl", entry)
+        self._append_entry("log.jsonl", entry)
 
     def append_event(self, event: Event) -> None:
         """One line of `events.jsonl`; raises as `append_log`."""
-        self._append("events.jsonl", event.to_json())
+        self._append_entry("events.jsonl", event.to_json())
 
-    def _append(self, name: str, entry: dict[str, Any]) -> None:
+    def _append_entry(self, name: str, entry: dict[str, Any]) -> None:
         if not (self.path / MARK).exists():
             raise RunError(f"{self.path}: was removed while the run worked in it; the same command begins anew")
         append_line(self.path / name, entry)
@@ -169,7 +169,7 @@ class Folder:
         if not path.exists():
             return []
         steps: dict[int, dict[str, Any]] = {}
-        for entry in json_lines(path):
+        for entry in read_json_lines(path):
             if isinstance(step := entry.get("step"), int):
                 steps[step] = {**steps.get(step, {}), **entry}
         return [steps[step] for step in sorted(steps)]
@@ -177,40 +177,40 @@ class Folder:
 
 def _new_state(recipe: Recipe, seconds: dict[str, float]) -> dict[str, Any]:
     """`run.json` of a run that begins."""
-    own = {STATE_KEY: sources} if (sources := own_sources(recipe)) else {}
-    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _now(), **own}
+    own = {STATE_KEY: sources} if (sources := hash_own_sources(recipe)) else {}
+    return {"recipe": recipe_key(recipe), "finished": False, "seconds": seconds, "created": _current_time(), **own}
 
 
-def _now() -> str:
+def _current_time() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _find(recipe: Recipe, key: str) -> Path:
+def _choose_directory(recipe: Recipe, key: str) -> Path:
     """The directory `output` stands for: with `{time}` in it, that of an unfinished run of the same recipe, if any."""
-    for candidate in outputs_of(recipe) if "{time}" in recipe.output else ():
-        found = _read_mark(candidate)
-        if found and found["recipe"] == key and not found["finished"] and not source_changes(found, recipe):
+    for candidate in find_output_directories(recipe) if "{time}" in recipe.output else ():
+        state = _read_mark(candidate)
+        if state and state["recipe"] == key and not state["finished"] and not find_source_changes(state, recipe):
             return candidate
-    return output_of(recipe)
+    return output_directory(recipe)
 
 
-def output_of(recipe: Recipe, method: str = "") -> Path:
+def output_directory(recipe: Recipe, method: str = "") -> Path:
     """The directory that `output` names now.
 
     Args:
         method: What stands for {method}; default: the recipe's.
     """
     time = datetime.now().strftime("%m%d-%H%M%S")
-    return Path(recipe.output.format(**_parts(recipe, method), time=time)).expanduser()
+    return Path(recipe.output.format(**_output_fields(recipe, method), time=time)).expanduser()
 
 
-def outputs_of(recipe: Recipe, method: str = "") -> list[Path]:
+def find_output_directories(recipe: Recipe, method: str = "") -> list[Path]:
     """What is there of the directories that `output` names at one time or another, the newest first."""
-    parts = {key: glob.escape(str(value)) for key, value in _parts(recipe, method).items()}
+    parts = {key: glob.escape(str(value)) for key, value in _output_fields(recipe, method).items()}
     return sorted(map(Path, glob.glob(recipe.output.format(**parts, time="*"))), reverse=True)
 
 
-def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
+def _output_fields(recipe: Recipe, method: str) -> dict[str, Any]:
     """What stands in the braces of `output`, but for the time."""
     return {
         "method": method or short_name(recipe.label.replace("+", "-")),
@@ -222,28 +222,28 @@ def _parts(recipe: Recipe, method: str) -> dict[str, Any]:
 
 def is_finished(path: Path, recipe: Recipe) -> bool:
     """Whether a directory holds the finished run of this recipe."""
-    found = _read_mark(path)
-    return found is not None and bool(found["finished"]) and _same(path, found, recipe) and not lacks(path)
+    state = _read_mark(path)
+    return state is not None and bool(state["finished"]) and _is_same_run(path, state, recipe) and not find_damage(path)
 
 
 def is_curated(recipe: Recipe) -> bool:
     """Whether there is a run of this recipe that has its rows, so that nothing is sampled any more."""
-    path = _find(recipe, recipe_key(recipe))
-    found = _read_mark(path)
-    return found is not None and _same(path, found, recipe) and (path / "data.json").exists()
+    path = _choose_directory(recipe, recipe_key(recipe))
+    state = _read_mark(path)
+    return state is not None and _is_same_run(path, state, recipe) and (path / "data.json").exists()
 
 
-def _same(path: Path, found: dict[str, Any], recipe: Recipe) -> bool:
+def _is_same_run(path: Path, state: dict[str, Any], recipe: Recipe) -> bool:
     """Whether a run is one of this recipe; one of an older version, by all the settings it had."""
-    if source_changes(found, recipe):
+    if find_source_changes(state, recipe):
         return False
-    if found["recipe"] == recipe_key(recipe):
+    if state["recipe"] == recipe_key(recipe):
         return True
-    old = _recipe_of(path)
-    return old is not None and not differences(recipe, old)
+    old = _read_recipe(path)
+    return old is not None and not list_differences(recipe, old)
 
 
-def _recipe_of(path: Path) -> Recipe | None:
+def _read_recipe(path: Path) -> Recipe | None:
     """The recipe of a run directory, or `None` if it cannot be read: an older version may have known other settings."""
     try:
         return read_recipe(path).recipe
@@ -251,44 +251,46 @@ def _recipe_of(path: Path) -> Recipe | None:
         return None
 
 
-def _given_way(path: Path, found: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], str]:
+def _replace_run(path: Path, state: dict[str, Any], recipe: Recipe) -> tuple[dict[str, Any], str]:
     """Make room for another recipe in a run that has nothing which only its own can use: the new state, what to say.
 
     Raises:
         UserError: If the run has something worth keeping.
     """
-    changed = _changed(path, found, recipe)
-    what = _worth_keeping(path, found, bool(recipe.stages))
+    changes = _describe_changes(path, state, recipe)
+    what = _describe_worth_keeping(path, state, bool(recipe.stages))
     if what:
         raise UserError(
-            f"{path}: holds another run, {what}{changed}; set another output, or add --restart, which keeps the old "
+            f"{path}: holds another run, {what}{changes}; set another output, or add --restart, which keeps the old "
             f"run as {free_name(path)}"
         )
     _refuse_in_use(path)
-    note = f"{path}: takes the place of a run that had trained nothing yet{changed}" if _began(path) else ""
-    if found.get("diverged"):
+    note = (
+        f"{path}: takes the place of a run that had trained nothing yet{changes}" if _has_reusable_results(path) else ""
+    )
+    if state.get("diverged"):
         aside = _set_aside(path)
-        note = f"{path}: takes the place of a run that diverged{changed}; what it had trained is now in {aside}"
-    for old_result in [*(path / name for name in TRAINED), *path.glob("eval/step-*"), path / "eval" / "final"]:
-        remove(old_result)
-    seconds = {phase: spent for phase, spent in found["seconds"].items() if phase != "train"}
+        note = f"{path}: takes the place of a run that diverged{changes}; what it had trained is now in {aside}"
+    for old_result in [*(path / name for name in TRAINING_OUTPUTS), *path.glob("eval/step-*"), path / "eval" / "final"]:
+        remove_path(old_result)
+    seconds = {phase: duration for phase, duration in state["seconds"].items() if phase != "train"}
     return _new_state(recipe, seconds), note
 
 
-def held_by(path: Path, recipe: Recipe) -> str:
+def describe_other_run(path: Path, recipe: Recipe) -> str:
     """What run of another recipe a directory holds that does not give way, and how it differs; "" for none."""
-    found = _read_mark(path)
-    if found is None or _same(path, found, recipe):
+    state = _read_mark(path)
+    if state is None or _is_same_run(path, state, recipe):
         return ""
-    what = _worth_keeping(path, found, bool(recipe.stages))
-    return what and f"{what}{_changed(path, found, recipe)}"
+    what = _describe_worth_keeping(path, state, bool(recipe.stages))
+    return what and f"{what}{_describe_changes(path, state, recipe)}"
 
 
-def _changed(path: Path, found: dict[str, Any], recipe: Recipe) -> str:
+def _describe_changes(path: Path, state: dict[str, Any], recipe: Recipe) -> str:
     """ ": train.seed is 1 here and 0 there", of the run in a directory; "" where its recipe cannot be read."""
-    old = _recipe_of(path)
-    changes = [*source_changes(found, recipe), *(differences(recipe, old) if old else ())]
-    return f": {in_short(changes)}" if changes else ""
+    old = _read_recipe(path)
+    changes = [*find_source_changes(state, recipe), *(list_differences(recipe, old) if old else ())]
+    return f": {shorten_differences(changes)}" if changes else ""
 
 
 def _set_aside(path: Path) -> Path:
@@ -296,36 +298,36 @@ def _set_aside(path: Path) -> Path:
     aside = free_name(path / "diverged")
     aside.mkdir()
     shutil.copyfile(path / "resolved.yaml", aside / "resolved.yaml")
-    for name in TRAINED:
+    for name in TRAINING_OUTPUTS:
         if (path / name).exists():
             os.replace(path / name, aside / name)
     return aside
 
 
-TRAINED = ("checkpoints", "events.jsonl", "log.jsonl", "model", "tensorboard")
+TRAINING_OUTPUTS = ("checkpoints", "events.jsonl", "log.jsonl", "model", "tensorboard")
 """What training leaves in a run directory."""
 
 
-def _worth_keeping(path: Path, found: dict[str, Any], staged: bool) -> str:
+def _describe_worth_keeping(path: Path, state: dict[str, Any], has_stages: bool) -> str:
     """What of a run is lost if a run of another recipe takes its place; "" for nothing.
 
     Stages are kept for a recipe that has stages too; each is a run, and lets no other take its own place.
     """
-    from holdfast.training.checkpoint import newest
+    from holdfast.training.checkpoint import find_newest
 
-    if found["finished"]:
+    if state["finished"]:
         return "a finished one"
     if (path / "stages").exists():
-        return "" if staged else "one of several stages"
-    if found.get("diverged"):
+        return "" if has_stages else "one of several stages"
+    if state.get("diverged"):
         return ""
-    last = newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    last = find_newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     if last is not None:
         return f"unfinished, trained as far as {last.name}"
     return "trained and not yet measured" if (path / "model").exists() else ""
 
 
-def _began(path: Path) -> bool:
+def _has_reusable_results(path: Path) -> bool:
     """Whether a run left anything that may be used again."""
     samples = path / "samples.jsonl"
     return (path / "eval").exists() or (samples.exists() and samples.stat().st_size > 0)
@@ -369,15 +371,15 @@ def _read_mark(path: Path) -> dict[str, Any] | None:
     mark = path / MARK
     if not mark.is_file():
         return None
-    found = read_json(mark)
+    state = read_json(mark)
     kinds = {"recipe": str, "finished": bool, "seconds": dict, "created": str}
-    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
-    if not whole or not all(isinstance(spent, (int, float)) for spent in found["seconds"].values()):
+    whole = isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    if not whole or not all(isinstance(duration, (int, float)) for duration in state["seconds"].values()):
         raise UserError(f"{mark}: damaged; set another output, or remove the directory")
-    return found
+    return state
 
 
-def versions() -> dict[str, str]:
+def dependency_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     from importlib.metadata import version
 
@@ -385,16 +387,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def describe_environment(device: torch.device) -> dict[str, Any]:
     """Content of `env.json`: versions, and the machine with the device that models live on."""
     import torch
 
-    from holdfast.models.placement import describe
+    from holdfast.models.placement import describe_device
 
     return {
-        "versions": versions(),
+        "versions": dependency_versions(),
         "platform": platform.platform(),
-        "device": describe(device),
+        "device": describe_device(device),
         "place": str(device),
         "threads": torch.get_num_threads(),
     }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.events import Event, RunInterrupted, RunStarted, StepFinished, StepMeasured
 from holdfast.core.progress import Progress
 from holdfast.core.safe_text import hide_keys
-from holdfast.data.rows import fingerprint
+from holdfast.data.rows import fingerprint_json
 from holdfast.errors import first_line
-from holdfast.pipeline.run_dir import MARK, Folder
+from holdfast.pipeline.run_dir import MARK, RunDirectory
 from holdfast.pipeline.trackers import open_trackers
 from holdfast.recipe.schema import Recipe
 
@@ -32,10 +32,10 @@ class RunRecord:
 
     def __init__(self, ui: Progress, *, writes: bool = True) -> None:
         self.ui, self.writes = ui, writes
-        self.folder: Folder | None = None
+        self.folder: RunDirectory | None = None
         self.trackers: list[Tracker] = []
-        self._waiting: list[Event] = []
-        self._entered = time.time()
+        self._pending_events: list[Event] = []
+        self._start_time = time.time()
 
     def __enter__(self) -> RunRecord:
         self.ui.listeners.append(self)
@@ -47,14 +47,14 @@ class RunRecord:
         self.ui.listeners.remove(self)
         here = self.folder is not None and (self.folder.path / MARK).exists()
         if here and (end := self.ui.phase_end()) is not None:
-            self.on(end)
+            self.handle_event(end)
         if here and value is not None:
-            self.on(RunInterrupted(error=type(value).__name__, text=hide_keys(first_line(value))))
+            self.handle_event(RunInterrupted(error=type(value).__name__, text=hide_keys(first_line(value))))
         for tracker in self.trackers:
             self.ui.listeners.remove(tracker)
-            tracker.close(failed=value is not None)
+            tracker.close(has_failed=value is not None)
 
-    def begin(self, folder: Folder, recipe: Recipe) -> None:
+    def begin(self, folder: RunDirectory, recipe: Recipe) -> None:
         """Write down that the run begins or goes on, and whatever was heard before.
 
         Raises:
@@ -64,19 +64,19 @@ class RunRecord:
             return
         again = (folder.path / "events.jsonl").exists()
         start = RunStarted(
-            time=self._entered, name=folder.path.name, method=recipe.label, model=recipe.model, again=again
+            time=self._start_time, name=folder.path.name, method=recipe.label, model=recipe.model, again=again
         )
-        self.folder, heard, self._waiting = folder, self._waiting, []
-        for event in (start, *heard):
-            self.on(event)
-        seen = max((entry["step"] for entry in folder.read_log() if "loss" in entry), default=0)
-        run_id = fingerprint([folder.path.name, folder.state["created"], folder.state["recipe"]])[:16]
+        self.folder, early_events, self._pending_events = folder, self._pending_events, []
+        for event in (start, *early_events):
+            self.handle_event(event)
+        last_step = max((entry["step"] for entry in folder.read_log() if "loss" in entry), default=0)
+        run_id = fingerprint_json([folder.path.name, folder.state["created"], folder.state["recipe"]])[:16]
         if recipe.stages:
             return  # each stage is a run of its own to a tracker, too
-        self.trackers = open_trackers(recipe, folder.path, run_id, seen, self.ui.warn)
+        self.trackers = open_trackers(recipe, folder.path, run_id, last_step, self.ui.warn)
         self.ui.listeners += self.trackers
 
-    def on(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Write down one event.
 
         Raises:
@@ -85,7 +85,7 @@ class RunRecord:
         if not event.lasting or not self.writes:
             return
         if self.folder is None:
-            self._waiting.append(event)
+            self._pending_events.append(event)
             return
         if isinstance(event, StepFinished):
             self.folder.append_log(log_entry(event))

@@ -9,19 +9,19 @@ from typing import Any
 from holdfast.axes.judge import Judge
 from holdfast.axes.objective import Objective
 from holdfast.axes.registry import name_of
-from holdfast.data.reading.formats import duplicates, open_rows, split
-from holdfast.data.reading.join import Part, chain, join
+from holdfast.data.reading.formats import count_shared_prompts, open_rows, split_rows
+from holdfast.data.reading.join import Part, chain_rows, join_parts
 from holdfast.data.reading.labels import without_bad_answers
 from holdfast.data.reading.readers import MissingFile, files_of
 from holdfast.data.row_shapes import takes_pairs
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
-from holdfast.methods.judges.selection import check_fit, guess
+from holdfast.methods.judges.selection import check_fit, guess_judge
 from holdfast.recipe.data_entries import data_label, entry_name, test_files, train_files
 from holdfast.recipe.data_section import DataFile, TrainFile
 from holdfast.recipe.schema import Recipe
 from holdfast.skills.base import Form, SkillJudge
-from holdfast.skills.rows import FRESH, lab_rows, skill_of
+from holdfast.skills.rows import FRESH, lab_rows, parse_skill_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def is_lab(source: str) -> bool:
 
 def lab_form(recipe: Recipe) -> Form:
     """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
-    return "answer" if makes_pairs(recipe) else _form(recipe.objective)
+    return "answer" if makes_pairs(recipe) else _objective_form(recipe.objective)
 
 
 def makes_pairs(recipe: Recipe) -> bool:
@@ -55,21 +55,21 @@ def makes_pairs(recipe: Recipe) -> bool:
     return any(curator.effect == "pair" for curator in recipe.curate)
 
 
-def _form(objective: Objective) -> Form:
+def _objective_form(objective: Objective) -> Form:
     """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs.
 
     Where an answer without a score is a demonstration (`uft`), the skill's own answers are demonstrations: taken apart,
     its pairs would give a score to every answer.
     """
-    shape = objective.kind()
+    shape = objective.row_shape()
     if shape.lab_form != "answer":
         return shape.lab_form
-    if any(column.name == "score" and column.default is not None for column in objective.columns()):
+    if any(column.name == "score" and column.default is not None for column in objective.value_columns()):
         return "answer"
-    return "pair" if takes_pairs(shape, objective.columns()) else "answer"
+    return "pair" if takes_pairs(shape, objective.value_columns()) else "answer"
 
 
-def open_beside(
+def open_extra_rows(
     recipe: Recipe,
     source: str,
     columns: dict[str, int | str] | None = None,
@@ -85,12 +85,14 @@ def open_beside(
     """
     reader = _Reader(recipe, None, (), say, {})
     entry = DataFile(path=source, columns=columns, ignore=tuple(ignore))
-    return reader.rows(entry, "data.replay", _form(recipe.objective), **_taken(recipe.objective))
+    return reader.read_rows(
+        entry, "data.replay", _objective_form(recipe.objective), **_row_requirements(recipe.objective)
+    )
 
 
-def _taken(objective: Objective) -> dict[str, Any]:
+def _row_requirements(objective: Objective) -> dict[str, Any]:
     """What rows of a file must be to be trained on as they are."""
-    return {"kind": objective.kind(), "columns": objective.columns()}
+    return {"kind": objective.row_shape(), "columns": objective.value_columns()}
 
 
 def read_sources(
@@ -103,36 +105,39 @@ def read_sources(
 
     Args:
         say, warn: Called with one line each for what the user should know.
-        where: Dotted setting to where it stands (`Resolved.sources`), for errors about files that are not there.
+        where: Dotted setting to where it stands (`ResolvedRecipe.sources`), for errors about files that are not there.
     """
     data = recipe.data
-    taken = (
-        {} if recipe.curate or data.replay else _taken(recipe.objective)
+    requirements = (
+        {} if recipe.curate or data.replay else _row_requirements(recipe.objective)
     )  # curated rows are not yet those trained on
     reader = _Reader(recipe, data.columns, data.ignore, say, where or {})
     entries, form = train_files(data), lab_form(recipe)
     if len(entries) == 1:
-        train = reader.rows(entries[0], "data.train", form, data.limit, **taken)
+        train = reader.read_rows(entries[0], "data.train", form, data.limit, **requirements)
     else:
         parts = [
-            Part(entry_name(entry), reader.rows(entry, f"data.train.{number}", form, **taken), entry.share)
+            Part(entry_name(entry), reader.read_rows(entry, f"data.train.{number}", form, **requirements), entry.share)
             for number, entry in enumerate(entries)
         ]
-        train, lines = join(parts, data.limit)
+        train, lines = join_parts(parts, data.limit)
         for line in lines:
             say(line)
     test: Rows = []
     held_out = test_files(data)
     if held_out:
-        test = chain([reader.rows(entry, "data.test", "answer") for entry in held_out])
+        test = chain_rows([reader.read_rows(entry, "data.test", "answer") for entry in held_out])
     elif data.test and len(entries) == 1 and is_lab(entries[0].path):
         test = lab_rows(entries[0].path, "test", recipe.evaluate.items, seed=FRESH)
     elif isinstance(data.test, float) and data.test > 0:
-        train, test = split(train, data.test, seed=0)
-    shared = duplicates(train, test)
-    if shared:
-        warn(f"{data_label(data)}: {shared} of the {len(test)} test questions also stand among the training rows")
-    return Sources(train, test, settle_judge(recipe, train, say, warn, needed=_needs_judge(recipe)))
+        train, test = split_rows(train, data.test, seed=0)
+    duplicate_count = count_shared_prompts(train, test)
+    if duplicate_count:
+        warn(
+            f"{data_label(data)}: {duplicate_count} of the {len(test)} test questions also stand among the training "
+            "rows"
+        )
+    return Sources(train, test, settle_judge(recipe, train, say, warn, is_needed=_needs_judge(recipe)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,60 +157,62 @@ class _Reader:
     say: Callable[[str], Any]
     where: Mapping[str, str]
 
-    def rows(self, entry: DataFile | TrainFile, key: str, form: Form, limit: int | None = None, **taken: Any) -> Rows:
+    def read_rows(
+        self, entry: DataFile | TrainFile, key: str, form: Form, limit: int | None = None, **requirements: Any
+    ) -> Rows:
         """The rows of an entry: of one file, or of all that its pattern or folder stands for, one after another.
 
         Args:
             key: The setting that names it.
             form: What laboratory rows hold.
             limit: Most rows; the entry's own limit goes before.
-            taken: What an objective asks of every row.
+            requirements: What an objective asks of every row.
         """
-        data, left = self.recipe.data, entry.limit or limit
+        data, rows_left = self.recipe.data, entry.limit or limit
         if is_lab(entry.path):
-            return lab_rows(entry.path, "train", left, form=form)
-        asked: dict[str, Any] = {
+            return lab_rows(entry.path, "train", rows_left, form=form)
+        options: dict[str, Any] = {
             "mapping": entry.columns or self.columns,
             "ignore": self.ignore if entry.ignore is None else entry.ignore,
-            "own": self.recipe.objective.kind().columns,
-            "own_answers": self.recipe.objective.kind().holds_answers,
+            "own": self.recipe.objective.row_shape().columns,
+            "own_answers": self.recipe.objective.row_shape().holds_answers,
             "revision": entry.revision,
-            **taken,
+            **requirements,
         }
-        found: list[Rows] = []
+        parts: list[Rows] = []
         lines: list[tuple[str, str]] = []
         try:
             for name in files_of(entry_name(entry)):
-                if left == 0:
+                if rows_left == 0:
                     break
-                told = lambda text, name=name: lines.append((name, text))  # noqa: E731
-                opened = open_rows(name, data.format, left, rejected=data.rejected, say=told, **asked)
-                left = None if left is None else left - len(opened)
-                found.append(self._right_answers(name, opened, told))
+                add_line = lambda text, name=name: lines.append((name, text))  # noqa: E731
+                file_rows = open_rows(name, data.format, rows_left, rejected=data.rejected, say=add_line, **options)
+                rows_left = None if rows_left is None else rows_left - len(file_rows)
+                parts.append(self._drop_bad_answers(name, file_rows, add_line))
         except MissingFile as error:
-            raise UserError(f"{self._place(key)}{error}") from error
-        self._tell(entry_name(entry), lines)
-        return chain(found)
+            raise UserError(f"{self._format_place(key)}{error}") from error
+        self._say_lines(entry_name(entry), lines)
+        return chain_rows(parts)
 
-    def _right_answers(self, name: str, rows: Rows, say: Callable[[str], Any]) -> Rows:
+    def _drop_bad_answers(self, name: str, rows: Rows, say: Callable[[str], Any]) -> Rows:
         """The rows without the answers that are labelled false, if the objective would teach these like the others."""
-        if any(column.name == "label" for column in self.recipe.objective.columns()):
+        if any(column.name == "label" for column in self.recipe.objective.value_columns()):
             return rows
-        kept = without_bad_answers(rows)
-        if len(kept) == len(rows):
+        good_rows = without_bad_answers(rows)
+        if len(good_rows) == len(rows):
             return rows
         method = name_of(self.recipe.objective)
-        if not len(kept):
+        if not len(good_rows):
             raise UserError(
                 f"{name}: all {len(rows)} answers are labelled false, and {method} would teach them; use objective kto"
             )
         say(
-            f"{name}: left out {len(rows) - len(kept)} of {len(rows)} rows: their answers are labelled false, and "
+            f"{name}: left out {len(rows) - len(good_rows)} of {len(rows)} rows: their answers are labelled false, and "
             f"{method} would teach them (objective kto learns from them)"
         )
-        return kept
+        return good_rows
 
-    def _tell(self, whole: str, lines: list[tuple[str, str]]) -> None:
+    def _say_lines(self, whole: str, lines: list[tuple[str, str]]) -> None:
         """What there is to say of the files; what is the same of several is said once."""
         same: dict[str, list[str]] = {}
         for name, text in lines:
@@ -213,13 +220,13 @@ class _Reader:
         for text, names in same.items():
             self.say((names[0] if len(names) == 1 else f"{whole} ({len(names)} files)") + text)
 
-    def _place(self, key: str) -> str:
+    def _format_place(self, key: str) -> str:
         """`run.yaml:3: `: where a setting, or the nearest part of the recipe around it, stands."""
         steps = key.split(".")
-        known = (
+        places = (
             self.where.get(".".join((*steps[:n], *end))) for n in range(len(steps), 1, -1) for end in ((), ("path",))
         )
-        place = next(filter(None, known), "")
+        place = next(filter(None, places), "")
         return f"{place}: " if place and place != "default" else ""
 
 
@@ -228,22 +235,22 @@ def _needs_judge(recipe: Recipe) -> bool:
 
 
 def settle_judge(
-    recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], needed: bool = True
+    recipe: Recipe, rows: Rows, say: Callable[[str], Any], warn: Callable[[str], Any], is_needed: bool = True
 ) -> Judge | None:
     """The recipe's judge, the skill's own, or the one the references call for; checked against the rows if needed.
 
     Raises:
         UserError: If the references are free text, no judge is named, and a curator needs one.
     """
-    skill = skill_of(data_label(recipe.data))
+    skill = parse_skill_source(data_label(recipe.data))
     judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
     if judge is None:
-        judge, why = guess(rows)
+        judge, why = guess_judge(rows)
         if judge is None:
             _refuse_to_guess(recipe)
-        elif needed:
+        elif is_needed:
             say(f"{why}; name another under judge if that is wrong")
-    if needed and judge is not None and (text := check_fit(judge, rows)):
+    if is_needed and judge is not None and (text := check_fit(judge, rows)):
         warn(text)
     return judge
 

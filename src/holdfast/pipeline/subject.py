@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.evaluation.subject import Subject
-from holdfast.pipeline.phases import Work, judging
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.pipeline.phases import RunContext, build_cached_judge
 
 if TYPE_CHECKING:
     from holdfast.generation.decoder import Decoder
     from holdfast.models.loading import Model
 
 
-def subject_of(work: Work, model: Model | Decoder, name: str) -> Subject:
+def build_subject(work: RunContext, model: Model | Decoder, name: str) -> EvaluatedModel:
     """A model, plain or as a decoder has it answer, ready to be measured; `name` is the fingerprint of its weights.
 
     On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
@@ -23,14 +23,14 @@ def subject_of(work: Work, model: Model | Decoder, name: str) -> Subject:
 
     kind, slots = work.recipe.sampling.engine, work.recipe.sampling.slots
     decoder = model if isinstance(model, Decoder) else Decoder(model)
-    engine = decoder.engine(work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name)
-    return Subject(
-        model=decoder.fingerprint(name),
+    engine = decoder.build_engine(work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name)
+    return EvaluatedModel(
+        model=decoder.answer_fingerprint(name),
         extra=precision_of(decoder.model),
         chat=work.chat,
-        draw=work.journal.draw(engine),
-        policy=decoder.policy(),
-        prompt=decoder.prompt,
-        judge=lambda judge, answers: judging(judge, work)(answers),
+        draw=work.journal.build_sample_fn(engine),
+        policy=decoder.build_policy(),
+        prompt=decoder.transform_prompt,
+        judge=lambda judge, answers: build_cached_judge(judge, work)(answers),
         reference=work.reference,
     )

@@ -7,25 +7,25 @@ from typing import Any
 
 from holdfast.core.progress import Progress
 from holdfast.pipeline.multi_stage import train_stages
-from holdfast.pipeline.results import Run
+from holdfast.pipeline.results import RunResult
 from holdfast.pipeline.run import train_one
-from holdfast.recipe.loader import Resolved, as_resolved
+from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
 
 
 def train(
-    recipe: Resolved | Recipe | dict[str, Any] | str | Path,
+    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str | Path,
     *,
     ui: Progress | None = None,
-    again: str = "it again",
+    rerun_hint: str = "it again",
     restart: bool = False,
-) -> Run:
+) -> RunResult:
     """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
 
     Args:
         recipe: A recipe, its mapping, or the path of its file.
         ui: Where progress is shown; default silent.
-        again: How a user runs this once more, for the message after Ctrl-C.
+        rerun_hint: How a user runs this once more, for the message after Ctrl-C.
         restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
     Raises:
         UserError: If the recipe or the data cannot be used; nothing is written then.
@@ -33,7 +33,7 @@ def train(
         Interrupted: After Ctrl-C; everything is saved.
         GateRefused: If a stage with a gate of its own did not pass it; the stages after it have not run.
     """
-    ui, resolved = ui or Progress.silent(), as_resolved(recipe)
-    if resolved.recipe.stages:
-        return train_stages(resolved, ui, again, restart=restart)
-    return train_one(resolved, ui, again, restart=restart)
+    ui, resolved_recipe = ui or Progress.create_silent(), resolve_any(recipe)
+    if resolved_recipe.recipe.stages:
+        return train_stages(resolved_recipe, ui, rerun_hint, restart=restart)
+    return train_one(resolved_recipe, ui, rerun_hint, restart=restart)

@@ -15,18 +15,18 @@ QUARTER, FEWEST = 0.25, 3
 """The last quarter of the steps is looked at, but so many at least."""
 
 
-def review(log: Iterable[Mapping[str, Any]]) -> list[str]:
+def review_training(log: Iterable[Mapping[str, Any]]) -> list[str]:
     """Warnings on a training that ran to its end, one line each, with what to do.
 
     Args:
         log: The entries of `log.jsonl`; those of a step that was repeated after a kill stand in it twice.
     """
     steps = {entry["step"]: entry for entry in log if "loss" in entry}
-    ordered = [steps[number] for number in sorted(steps)]
-    return [*no_gradient(ordered), *falling_chosen(ordered)]
+    entries = [steps[number] for number in sorted(steps)]
+    return [*find_zero_gradient(entries), *find_falling_chosen(entries)]
 
 
-def no_gradient(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+def find_zero_gradient(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line where no step had anything to learn from."""
     norms = [entry["grad_norm"] for entry in steps if "grad_norm" in entry]
     if not norms or any(norms):
@@ -37,24 +37,27 @@ def no_gradient(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def falling_chosen(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+def find_falling_chosen(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line when the chosen answers have become less likely, which a growing margin does not show.
 
     Where there is a reference, every row is compared with itself; else the last quarter of the steps with the first,
     whose rows are others.
     """
-    known = [entry[CHANGE] for entry in steps if CHANGE in entry]
-    if known:
-        change, error = _mean_and_error(_last(known))
+    values = [entry[CHANGE] for entry in steps if CHANGE in entry]
+    if values:
+        change, error = _mean_and_error(_last_quarter(values))
         than = "than under the reference"
     else:
-        known = [entry[CHOSEN] for entry in steps if CHOSEN in entry]
-        if len(known) < 4 * FEWEST:
+        values = [entry[CHOSEN] for entry in steps if CHOSEN in entry]
+        if len(values) < 4 * FEWEST:
             return []
-        (after, one), (before, other) = _mean_and_error(_last(known)), _mean_and_error(known[: len(_last(known))])
+        (after, one), (before, other) = (
+            _mean_and_error(_last_quarter(values)),
+            _mean_and_error(values[: len(_last_quarter(values))]),
+        )
         change, error = after - before, math.hypot(one, other)
         than = "than in the first steps"
-    if not known or change > -FALL or change + 2 * error > 0:
+    if not values or change > -FALL or change + 2 * error > 0:
         return []
     return [
         f"chosen answers became less likely, by {-change:.1f} nats each {than} (mean of the steps' last quarter): the "
@@ -63,7 +66,7 @@ def falling_chosen(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _last(values: list[float]) -> list[float]:
+def _last_quarter(values: list[float]) -> list[float]:
     return values[-max(FEWEST, round(QUARTER * len(values))) :]
 
 

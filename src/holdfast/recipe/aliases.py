@@ -7,18 +7,18 @@ from typing import Any
 
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.recipe import peers
-from holdfast.recipe.tree import Node, Path, Problems, dotted
+from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 
 def _no_limit(value: Any) -> Any:
     return None if value == -1 else value
 
 
-def _when(yes: str, no: str) -> Callable[[Any], Any]:
+def _map_bool(yes: str, no: str) -> Callable[[Any], Any]:
     return lambda value: {True: yes, False: no}.get(value, value) if isinstance(value, bool) else value
 
 
-def _renamed(**names: str) -> Callable[[Any], Any]:
+def _map_names(**names: str) -> Callable[[Any], Any]:
     return lambda value: names.get(value, value) if isinstance(value, str) else value
 
 
@@ -33,7 +33,7 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "val_size": ("data.test", None),
     "system_prompt": ("data.system", None),
     "max_train_samples": ("data.limit", None),
-    "on_long": ("data.too_long", _renamed(truncate="cut")),
+    "on_long": ("data.too_long", _map_names(truncate="cut")),
     "num_train_epochs": ("train.epochs", None),
     "num_epochs": ("train.epochs", None),
     "max_steps": ("train.max_steps", _no_limit),
@@ -41,15 +41,15 @@ ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     "max_seq_length": ("train.max_length", None),
     "cutoff_len": ("train.max_length", None),
     "sequence_len": ("train.max_length", None),
-    "packing": ("train.layout", _when("packed", "padded")),
-    "bf16": ("train.precision", _when("bf16", "fp32")),
+    "packing": ("train.layout", _map_bool("packed", "padded")),
+    "bf16": ("train.precision", _map_bool("bf16", "fp32")),
     "save_total_limit": ("train.keep_checkpoints", None),
     "gradient_checkpointing": ("train.gradient_checkpointing", None),
     "seed": ("train.seed", None),
-    "optim": ("optimizer.name", _renamed(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")),
+    "optim": ("optimizer.name", _map_names(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")),
     "learning_rate": ("optimizer.learning_rate", None),
     "lr": ("optimizer.learning_rate", None),
-    "lr_scheduler_type": ("optimizer.schedule", _renamed(constant_with_warmup="constant")),
+    "lr_scheduler_type": ("optimizer.schedule", _map_names(constant_with_warmup="constant")),
     "warmup_ratio": ("optimizer.warmup", None),
     "weight_decay": ("optimizer.weight_decay", None),
     "max_grad_norm": ("optimizer.max_grad_norm", None),
@@ -84,29 +84,31 @@ class Aliases:
         self.moves: dict[Path, Path] = {}
         """Of every name that was understood: where its value is now, and where it was."""
         self._implied: set[Path] = set()
-        self._read((), tree)
+        self._read_part((), tree)
         stages = tree.value.get("stages")
-        for key, stage in stages.parts().items() if stages else ():
+        for key, stage in stages.inner_nodes().items() if stages else ():
             stage.spell_out("method")
             if stage.is_mapping:
-                self._read(("stages", key), stage)
+                self._read_part(("stages", key), stage)
 
-    def _read(self, at: Path, part: Node) -> None:
+    def _read_part(self, at: Path, part: Node) -> None:
         """The aliases of the recipe, or of the stage at `at`."""
-        for above, section in _sections(part, ALIAS_PLACES):
-            for key in [key for key, inner in section.value.items() if _is_alias(key, inner.plain(), above)]:
+        for above, section in _find_sections(part, ALIAS_PLACES):
+            for key in [key for key, inner in section.value.items() if _is_alias(key, inner.plain_data(), above)]:
                 target, convert = ALIASES[key]
                 node = section.value.pop(key)
                 if convert:
-                    node = Node.of(convert(node.plain()), node.source, node.written)
-                if target == dotted((*above, key)):
+                    node = Node.from_data(convert(node.plain_data()), node.source, node.written)
+                if target == format_path((*above, key)):
                     section.value[key] = node
                 else:
-                    self._move(at, part, (*above, key), tuple(target.split(".")), node)
+                    self._move_node(at, part, (*above, key), tuple(target.split(".")), node)
         self._read_device_batch(at, part)
         self._leave_out(at, part)
 
-    def _move(self, at: Path, part: Node, old: Path, new: Path, node: Node, note: str = "", called: str = "") -> None:
+    def _move_node(
+        self, at: Path, part: Node, old: Path, new: Path, node: Node, note: str = "", group_note: str = ""
+    ) -> None:
         """Put a node at `new` in a part of the recipe, unless something is there already."""
         *above, last = new
         here, there = part, (*at, *new)
@@ -117,27 +119,32 @@ class Aliases:
             if step in METHOD_AXES:
                 here.spell_out()
             if not here.is_mapping:
-                self.problems.append(((*at, *old), f"cannot be read as {dotted(new)}, because {step} is not a mapping"))
+                self.problems.append(
+                    ((*at, *old), f"cannot be read as {format_path(new)}, because {step} is not a mapping")
+                )
                 return
         if last in here.value and there not in self._implied:
-            text = f"means {dotted(new)}, which is given as well; keep one of them{called}"
+            text = f"means {format_path(new)}, which is given as well; keep one of them{group_note}"
             self.problems.append(((*at, *old), text))
             return
         self._implied.discard(there)  # a name that was only implied gives way to one that is given
-        here.value[last] = Node.of(node.plain(), node.source, there)
-        axis, name = next((found for start, found in peers.IMPLIED.items() if str(old[-1]).startswith(start)), ("", ""))
+        here.value[last] = Node.from_data(node.plain_data(), node.source, there)
+        axis, name = next(
+            (axis_and_name for start, axis_and_name in peers.IMPLIED.items() if str(old[-1]).startswith(start)),
+            ("", ""),
+        )
         if axis and "name" not in here.value:
             here.value["name"] = Node(name, here.source, (*at, axis, "name"))
             self._implied.add((*at, axis, "name"))
         self.moves[there] = (*at, *old)
-        self._note((*at, *old), node.source, note or f"is read as {dotted(new)}")
+        self._add_note((*at, *old), node.source, note or f"is read as {format_path(new)}")
 
-    def _note(self, path: Path, source: str, text: str) -> None:
-        self.notes.append(f"{source}: {dotted(path)} {text}")
+    def _add_note(self, path: Path, source: str, text: str) -> None:
+        self.notes.append(f"{source}: {format_path(path)} {text}")
 
     def _read_device_batch(self, at: Path, part: Node) -> None:
         """Rows per device and accumulation steps become an upper bound in tokens, which a note says."""
-        sections = list(_sections(part, ("", "train")))
+        sections = list(_find_sections(part, ("", "train")))
         names = [(above, section, key) for above, section in sections for key in DEVICE_BATCH if key in section.value]
         if not names:
             return
@@ -147,7 +154,7 @@ class Aliases:
         if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts.values()):
             self.problems.append(((*at, *old), "must be a whole number above 0; better give train.batch_tokens"))
             return
-        length = part.plain("train", "max_length") or 2048
+        length = part.plain_data("train", "max_length") or 2048
         rows = counts.get(DEVICE_BATCH[0], counts.get(DEVICE_BATCH[1], 8)) * counts.get(DEVICE_BATCH[2], 1)
         if not isinstance(length, int):
             return
@@ -156,26 +163,26 @@ class Aliases:
             f"is read as train.batch_tokens: {rows * length} ({rows} rows of train.max_length {length}); where rows "
             "are shorter a step holds more of them, so give train.batch_tokens yourself to keep your number of steps"
         )
-        called = f" ({' and '.join(counts)} belong together)" if len(counts) > 1 else ""
-        self._move(at, part, old, ("train", "batch_tokens"), tokens, note, called)
+        group_note = f" ({' and '.join(counts)} belong together)" if len(counts) > 1 else ""
+        self._move_node(at, part, old, ("train", "batch_tokens"), tokens, note, group_note)
 
     def _leave_out(self, at: Path, part: Node) -> None:
         """Drop other tools' settings that change no result here, or are switched off, with one note for all."""
-        dropped: list[tuple[Path, str, str]] = []
-        for above, section in _sections(part, ("", "train")):
+        omissions: list[tuple[Path, str, str]] = []
+        for above, section in _find_sections(part, ("", "train")):
             for key, node in list(section.value.items()):
-                off = (key in peers.INSTEAD or key in peers.SAME) and peers.switched_off(node.plain())
+                off = (key in peers.INSTEAD or key in peers.SAME) and peers.is_switched_off(node.plain_data())
                 if off or key in peers.NO_EFFECT:
                     del section.value[key]
                     reason = "switched off" if off else peers.NO_EFFECT[key]
-                    dropped.append(((*at, *above, key), node.source, reason))
-        if dropped:
-            (first, source, why), *rest = dropped
-            others = ", ".join(f"{dotted(path[len(at) :])} ({reason})" for path, _, reason in rest)
-            self._note(first, source, f"has no effect here ({why})" + (f", nor have: {others}" if others else ""))
+                    omissions.append(((*at, *above, key), node.source, reason))
+        if omissions:
+            (first, source, why), *rest = omissions
+            others = ", ".join(f"{format_path(path[len(at) :])} ({reason})" for path, _, reason in rest)
+            self._add_note(first, source, f"has no effect here ({why})" + (f", nor have: {others}" if others else ""))
 
 
-def _sections(part: Node, names: tuple[str, ...]) -> Iterator[tuple[Path, Node]]:
+def _find_sections(part: Node, names: tuple[str, ...]) -> Iterator[tuple[Path, Node]]:
     """The mappings of these names in a part of a recipe, with their paths in it; "" is the part itself."""
     for name in names:
         section = part.value.get(name) if name else part
@@ -189,7 +196,7 @@ def _is_alias(key: str, value: Any, above: Path) -> bool:
         return False
     if key not in peers.SAME:
         return True
-    if key in peers.SWITCHES and peers.switched_off(value):
+    if key in peers.SWITCHES and peers.is_switched_off(value):
         return False
     place = str(above[0]) if above else ""
     at_home = place in ("", "train") or place == ALIASES[key][0].partition(".")[0]

@@ -11,15 +11,15 @@ File = TypeVar("File", bound=DataFile)
 
 def train_files(data: Data) -> list[TrainFile]:
     """Where the training rows come from, one or several."""
-    return _files(data.train, TrainFile)
+    return _list_entries(data.train, TrainFile)
 
 
 def test_files(data: Data) -> list[DataFile]:
     """Where the held-out rows come from; empty if they are a share of the training rows."""
-    return [] if isinstance(data.test, float) else _files(data.test, DataFile)
+    return [] if isinstance(data.test, float) else _list_entries(data.test, DataFile)
 
 
-def _files(entries: Any, kind: type[File]) -> list[File]:
+def _list_entries(entries: Any, kind: type[File]) -> list[File]:
     some = entries if isinstance(entries, tuple) else (entries,)
     return [kind(path=entry) if isinstance(entry, str) else entry for entry in some]
 

@@ -26,7 +26,7 @@ def refuse_bool(model: type[BaseModel], name: str, value: Any) -> Any:
     return value
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
     """A part of the recipe: strict, documented, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
@@ -37,27 +37,27 @@ class Section(BaseModel):
         return refuse_bool(cls, str(info.field_name), value)
 
 
-def listed(value: Any) -> Any:
+def wrap_text(value: Any) -> Any:
     """A single text where a list is meant becomes the list of it."""
     return (value,) if isinstance(value, str) else value
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(listed)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(wrap_text)]
 
 
-def read_columns(value: Any) -> Any:
+def check_columns(value: Any) -> Any:
     """`data.columns` as it is, its roles and templates looked at."""
     if isinstance(value, dict) and value and all(isinstance(column, (str, int)) for column in value.values()):
         from holdfast.data.reading.columns import ColumnMap
 
-        ColumnMap.of(value)
+        ColumnMap.from_mapping(value)
     return value
 
 
-Columns = Annotated[dict[str, int | str] | None, BeforeValidator(read_columns)]
+Columns = Annotated[dict[str, int | str] | None, BeforeValidator(check_columns)]
 
 
-class DataFile(Section):
+class DataFile(RecipeSection):
     """A file of rows with what must be known to read it; wherever it is needed, its path alone will do."""
 
     path: str = Field(
@@ -85,8 +85,8 @@ class TrainFile(DataFile):
 
 def kind_of_entry(value: Any) -> str:
     """Whether a data source is written as a mapping, a list, or a text."""
-    listed = "|list" if isinstance(value, (list, tuple)) else "|text"
-    return "|file" if isinstance(value, (dict, DataFile)) else listed
+    tag = "|list" if isinstance(value, (list, tuple)) else "|text"
+    return "|file" if isinstance(value, (dict, DataFile)) else tag
 
 
 TrainEntry = Annotated[Annotated[str, Tag("|text")] | Annotated[TrainFile, Tag("|file")], Discriminator(kind_of_entry)]
@@ -103,7 +103,7 @@ TestFiles = Annotated[
 ]
 
 
-class ReplayData(Section):
+class ReplayData(RecipeSection):
     """General rows mixed into training so that old skills are rehearsed."""
 
     path: str = Field(description="File of general rows (any format), or `lab` / `lab:SKILL`.")
@@ -112,7 +112,7 @@ class ReplayData(Section):
     ignore: Texts = Field((), description="Its columns that are not used, as in data.ignore (which is not for it).")
 
 
-class Data(Section):
+class Data(RecipeSection):
     """Where the rows come from."""
 
     train: TrainFiles = Field(

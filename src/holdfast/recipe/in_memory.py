@@ -16,7 +16,7 @@ from holdfast.core.in_memory import PREFIX, cache_home, cached_model, cached_row
 from holdfast.errors import UserError
 
 
-def named(recipe: Any, tokenizer: Any = None) -> Any:
+def name_objects(recipe: Any, tokenizer: Any = None) -> Any:
     """A recipe's mapping with the names of the objects in it; anything else as it is.
 
     Args:
@@ -32,12 +32,12 @@ def named(recipe: Any, tokenizer: Any = None) -> Any:
         return recipe
     out = dict(recipe)
     if "model" in out or tokenizer is not None:
-        out["model"] = model_name(out.get("model"), tokenizer)
+        out["model"] = store_model(out.get("model"), tokenizer)
     if isinstance(out.get("data"), dict):
-        out["data"] = _named_rows(out["data"], "data", ("train", "test", "replay"))
+        out["data"] = _name_rows(out["data"], "data", ("train", "test", "replay"))
     if isinstance(out.get("stages"), (list, tuple)):
         out["stages"] = [
-            {**stage, "data": _named_rows(stage["data"], f"stages.{i}.data", ("train", "test", "replay"))}
+            {**stage, "data": _name_rows(stage["data"], f"stages.{i}.data", ("train", "test", "replay"))}
             if isinstance(stage, dict) and isinstance(stage.get("data"), dict)
             else stage
             for i, stage in enumerate(out["stages"])
@@ -45,11 +45,11 @@ def named(recipe: Any, tokenizer: Any = None) -> Any:
     return out
 
 
-def _named_rows(part: dict[str, Any], where: str, keys: Iterable[str]) -> dict[str, Any]:
-    return {key: _entry(value, f"{where}.{key}") if key in keys else value for key, value in part.items()}
+def _name_rows(part: dict[str, Any], where: str, keys: Iterable[str]) -> dict[str, Any]:
+    return {key: _name_entry(value, f"{where}.{key}") if key in keys else value for key, value in part.items()}
 
 
-def _entry(value: Any, where: str) -> Any:
+def _name_entry(value: Any, where: str) -> Any:
     """A data source with names instead of rows: rows themselves, a mapping with rows as its `path`, a list of both."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
@@ -58,17 +58,17 @@ def _entry(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         if value and all(hasattr(rows, "column_names") for rows in value.values()):
             raise UserError(f"{where}: is a DatasetDict; give one of its splits: {', '.join(map(str, value))}")
-        return {key: _entry(inner, f"{where}.path") if key == "path" else inner for key, inner in value.items()}
+        return {key: _name_entry(inner, f"{where}.path") if key == "path" else inner for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and not _is_rows(value):
-        return [_entry(item, f"{where}.{i}") for i, item in enumerate(value)]
-    return row_name(value, where)
+        return [_name_entry(item, f"{where}.{i}") for i, item in enumerate(value)]
+    return store_rows(value, where)
 
 
 def _is_rows(items: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list is of rows rather than of entries."""
     from holdfast.recipe.data_section import TrainFile
 
-    def entry(item: Any) -> bool:
+    def is_entry(item: Any) -> bool:
         if isinstance(item, Mapping):
             return "path" in item and set(item) <= set(TrainFile.model_fields)
         return (
@@ -77,10 +77,10 @@ def _is_rows(items: list[Any] | tuple[Any, ...]) -> bool:
             or hasattr(item, "column_names")
         )
 
-    return bool(items) and not all(map(entry, items))
+    return bool(items) and not all(map(is_entry, items))
 
 
-def row_name(rows: Any, where: str) -> str:
+def store_rows(rows: Any, where: str) -> str:
     """Keep rows by their content, and give their name.
 
     Args:
@@ -92,8 +92,11 @@ def row_name(rows: Any, where: str) -> str:
     handle, side = tempfile.mkstemp(dir=home, suffix=".partial")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for number, record in enumerate(_records(rows, where), 1):
-                line = json.dumps(_plain(record, f"{where}: row {number}"), ensure_ascii=False, allow_nan=False) + "\n"
+            for number, record in enumerate(_iterate_records(rows, where), 1):
+                line = (
+                    json.dumps(_to_json_value(record, f"{where}: row {number}"), ensure_ascii=False, allow_nan=False)
+                    + "\n"
+                )
                 digest.update(line.encode("utf-8", "surrogatepass"))
                 file.write(line)
         name = PREFIX + digest.hexdigest()[:16]
@@ -103,7 +106,7 @@ def row_name(rows: Any, where: str) -> str:
     return name
 
 
-def _records(rows: Any, where: str) -> Iterator[Any]:
+def _iterate_records(rows: Any, where: str) -> Iterator[Any]:
     """The records of a list, data set or frame."""
     if hasattr(rows, "__next__"):
         raise UserError(
@@ -123,10 +126,10 @@ def _records(rows: Any, where: str) -> Iterator[Any]:
         raise UserError(f"{where}: {kind} is no collection of rows; {mend}")
     if len(rows) == 0:
         raise UserError(f"{where}: there are no rows in it")
-    return _with_labels(rows, where)
+    return _replace_class_labels(rows, where)
 
 
-def _with_labels(rows: Any, where: str) -> Iterator[Any]:
+def _replace_class_labels(rows: Any, where: str) -> Iterator[Any]:
     """Records as they are; class labels of a data set by their names."""
     features = getattr(rows, "features", None) or {}
     labels = {key: feature for key, feature in features.items() if hasattr(feature, "int2str")}
@@ -134,16 +137,20 @@ def _with_labels(rows: Any, where: str) -> Iterator[Any]:
         record = row.to_json() if hasattr(row, "to_json") else row
         if not isinstance(record, Mapping):
             raise UserError(f"{where}: row {number}: {type(row).__name__} is no row; give mappings of names to values")
-        known = {key: record[key] for key in labels if isinstance(record[key], int) and record[key] >= 0}
-        yield {**record, **{key: labels[key].int2str(value) for key, value in known.items()}} if known else record
+        class_labels = {key: record[key] for key in labels if isinstance(record[key], int) and record[key] >= 0}
+        yield (
+            {**record, **{key: labels[key].int2str(value) for key, value in class_labels.items()}}
+            if class_labels
+            else record
+        )
 
 
-def _plain(value: Any, where: str) -> Any:
+def _to_json_value(value: Any, where: str) -> Any:
     """A record as JSON can hold it: numpy's numbers and arrays as Python's, dates as text, what is missing as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner, f"{where}, {key}") for key, inner in value.items()}
+        return {str(key): _to_json_value(inner, f"{where}, {key}") for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner, where) for inner in value]
+        return [_to_json_value(inner, where) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, bool, int)):
@@ -151,13 +158,13 @@ def _plain(value: Any, where: str) -> Any:
     if hasattr(value, "isoformat"):
         return str(value.isoformat()) if value == value else None  # pandas' NaT is not itself
     if hasattr(value, "tolist"):
-        return _plain(value.tolist(), where)
+        return _to_json_value(value.tolist(), where)
     if type(value).__name__ == "NAType":  # pandas
         return None
     raise UserError(f"{where}: {type(value).__name__} is no text, number, list or mapping; leave it out")
 
 
-def model_name(model: Any, tokenizer: Any = None) -> Any:
+def store_model(model: Any, tokenizer: Any = None) -> Any:
     """Keep a transformers model by its weights, and give its name; a name, and anything that is no model, as it is."""
     if model is None or isinstance(model, (str, os.PathLike)) or not hasattr(model, "save_pretrained"):
         if tokenizer is not None:

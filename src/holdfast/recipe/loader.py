@@ -16,16 +16,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast.core import in_memory
-from holdfast.core.safe_text import printable, unusable_texts
+from holdfast.core.safe_text import make_printable, unusable_texts
 from holdfast.errors import UserError, UserErrors
 from holdfast.recipe import peers, yaml_reader, yaml_writer
 from holdfast.recipe.aliases import Aliases
-from holdfast.recipe.messages import explain
-from holdfast.recipe.overrides import COMMAND_LINE, override, put
+from holdfast.recipe.messages import explain_errors
+from holdfast.recipe.overrides import COMMAND_LINE, apply_overrides, put_value
 from holdfast.recipe.schema import Recipe, Train
-from holdfast.recipe.shorthand import METHODS, expand
-from holdfast.recipe.stages import BASE, OF_STAGE, OF_STAGES, axes_of, fill_in
-from holdfast.recipe.tree import Node, Path, Problems, dotted
+from holdfast.recipe.shorthand import METHODS, expand_method
+from holdfast.recipe.stages import BASE, OF_STAGE, OF_STAGES, axes_of, fill_recipe
+from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 MOST_PROBLEMS = 50
 """Problems of one recipe that are listed."""
@@ -34,7 +34,7 @@ LONGEST_PROBLEM = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedRecipe:
     """A recipe, where each of its settings came from, and what the user should know about how it was read.
 
     Args:
@@ -50,7 +50,7 @@ class Resolved:
     name: str = "recipe"
 
 
-def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Resolved:
+def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     """Read a recipe file, or the `resolved.yaml` of a run directory, with `a.b=value` overrides.
 
     Raises:
@@ -75,29 +75,29 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    data, lines, problems = yaml_reader.parse(text, str(file))
+    data, lines, problems = yaml_reader.parse_yaml(text, str(file))
     if data is None:
         raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
     if not isinstance(data, dict):
         raise UserError(f"{file}:{lines[()]}: a recipe is a mapping of `key: value` lines")
-    tree = Node.of(data, lambda path: f"{file}:{lines[path]}" if path else str(file))
-    return _resolve(tree, overrides, str(file), problems, file.parent)
+    tree = Node.from_data(data, lambda path: f"{file}:{lines[path]}" if path else str(file))
+    return _resolve_tree(tree, overrides, str(file), problems, file.parent)
 
 
-def as_resolved(
-    value: Resolved | Recipe | dict[str, Any] | str | pathlib.Path, overrides: Sequence[str] = ()
-) -> Resolved:
+def resolve_any(
+    value: ResolvedRecipe | Recipe | dict[str, Any] | str | pathlib.Path, overrides: Sequence[str] = ()
+) -> ResolvedRecipe:
     """Whatever the Python API is given as a recipe: a file, a mapping, a `Recipe`; overrides as on the command line."""
-    if isinstance(value, Resolved) and not overrides:
+    if isinstance(value, ResolvedRecipe) and not overrides:
         return value
     if isinstance(value, (str, pathlib.Path)):
         return read_recipe(value, overrides)
-    if isinstance(value, Resolved):
-        return _resolve(_given_tree(value, value.recipe.given()), overrides, value.name)
-    return resolve(value.given() if isinstance(value, Recipe) else value, overrides)
+    if isinstance(value, ResolvedRecipe):
+        return _resolve_tree(_rebuild_tree(value, value.recipe.user_settings()), overrides, value.name)
+    return resolve_recipe(value.user_settings() if isinstance(value, Recipe) else value, overrides)
 
 
-def resolve(data: dict[str, Any], overrides: Sequence[str] = (), name: str = "recipe") -> Resolved:
+def resolve_recipe(data: dict[str, Any], overrides: Sequence[str] = (), name: str = "recipe") -> ResolvedRecipe:
     """A recipe from a plain mapping.
 
     Args:
@@ -107,37 +107,41 @@ def resolve(data: dict[str, Any], overrides: Sequence[str] = (), name: str = "re
     Raises:
         UserError: All problems, one per line.
     """
-    return _resolve(Node.of(data, name), overrides, name)
+    return _resolve_tree(Node.from_data(data, name), overrides, name)
 
 
-def _resolve(
-    tree: Node, overrides: Sequence[str], name: str, known: Problems | None = None, folder: pathlib.Path | None = None
-) -> Resolved:
+def _resolve_tree(
+    tree: Node,
+    overrides: Sequence[str],
+    name: str,
+    earlier_problems: Problems | None = None,
+    folder: pathlib.Path | None = None,
+) -> ResolvedRecipe:
     """The steps from a tree to a recipe: overrides, aliases, paths, shorthands with presets and stages, validation.
 
     Args:
         tree: The recipe as it was written; it is changed.
-        known: Problems seen before.
+        earlier_problems: Problems seen before.
         folder: Relative paths that are not in the current directory are looked for here.
     """
-    top, problems = tree.plain(), list(known or [])
-    override(tree, overrides, problems)
-    written = tree.copy()
+    top, problems = tree.plain_data(), list(earlier_problems or [])
+    apply_overrides(tree, overrides, problems)
+    original = tree.copy()
     aliases = Aliases(tree, problems)
     notes = aliases.notes
-    if unusable := unusable_texts(tree.plain()):
-        raise UserErrors("\n".join(_sorted_lines(unusable, tree, written)))
+    if unusable := unusable_texts(tree.plain_data()):
+        raise UserErrors("\n".join(_format_problems(unusable, tree, original)))
     if folder is not None:
-        in_memory.offer_copies(folder, tree.plain())
+        in_memory.offer_copies(folder, tree.plain_data())
         notes += _find_beside(tree, folder)
-    filled = fill_in(tree, problems)
-    problems += _overrides_without_effect(tree, filled)
-    recipe = _validated(filled, problems)
+    full_tree = fill_recipe(tree, problems)
+    problems += _find_unused_overrides(tree, full_tree)
+    recipe = _validate_tree(full_tree, problems)
     if problems or recipe is None:
-        lines = [*peers.introduction(top, aliases.moves, name), *_sorted_lines(problems, tree, written)]
+        lines = [*peers.introduce_problems(top, aliases.moves, name), *_format_problems(problems, tree, original)]
         raise UserErrors("\n".join(lines))
-    sources = _sources(recipe, filled)
-    return Resolved(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
+    sources = _collect_sources(recipe, full_tree)
+    return ResolvedRecipe(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
 
 
 def _epochs_not_used(recipe: Recipe, sources: dict[str, str]) -> list[str]:
@@ -148,7 +152,7 @@ def _epochs_not_used(recipe: Recipe, sources: dict[str, str]) -> list[str]:
         train = part.train
         epochs, steps = (sources.get(f"{at}train.{key}", "default") for key in ("epochs", "max_steps"))
         # As the resolved recipe of a run spells it out.
-        usual = train.epochs in (Train.model_fields["epochs"].default, part.objective.usual.epochs)
+        usual = train.epochs in (Train.model_fields["epochs"].default, part.objective.paper_settings.epochs)
         if train.max_steps is not None and not usual and is_written(epochs) and is_written(steps):
             text = f"train.epochs {train.epochs:g} is not used: train.max_steps {train.max_steps} goes before it"
             notes.setdefault((epochs, steps), f"{epochs}: {text}")
@@ -160,42 +164,42 @@ def is_written(source: str) -> bool:
     return source not in ("default", "paper") and not source.startswith(("derived: ", "method "))
 
 
-def _validated(filled: Node, problems: Problems) -> Recipe | None:
+def _validate_tree(full_tree: Node, problems: Problems) -> Recipe | None:
     try:
-        return Recipe.model_validate(filled)
+        return Recipe.model_validate(full_tree)
     except ValidationError as error:
-        wrong = explain(error, filled.plain())
+        wrong = explain_errors(error, full_tree.plain_data())
         # What the recipe says wrong for all stages, it says wrong itself; what it has from a stage is the stage's.
         own = [
-            (_place(filled, path), text)
+            (_find_place(full_tree, path), text)
             for path, text in wrong
-            if path[:1] != ("stages",) and not filled.source_around(path).startswith(OF_STAGE)
+            if path[:1] != ("stages",) and not full_tree.source_around(path).startswith(OF_STAGE)
         ]
         places, texts = {path for path, _ in own}, {text for path, text in own if not path}
         for path, text in (problem for problem in wrong if problem[0][:1] == ("stages",)):
-            at = _place(filled, path)
+            at = _find_place(full_tree, path)
             if at not in places and text not in texts:
-                own.append((at if filled.find(path) else path, text))
+                own.append((at if full_tree.find(path) else path, text))
         problems += own
         return None
 
 
-def _place(filled: Node, path: Path) -> Path:
+def _find_place(full_tree: Node, path: Path) -> Path:
     """Where the user wrote, or would write, the value at a path: of a method's only curator without a number."""
     at = path[:2] if path[:1] == ("stages",) else ()
-    curators = filled.find((*at, "curate"))
-    brought = path[len(at) : len(at) + 2] == ("curate", 0) and curators is not None and curators.written is None
-    return filled.place_of(path, (*at, "curate", *path[len(at) + 2 :]) if brought else path)
+    curators = full_tree.find((*at, "curate"))
+    from_method = path[len(at) : len(at) + 2] == ("curate", 0) and curators is not None and curators.written is None
+    return full_tree.place_of(path, (*at, "curate", *path[len(at) + 2 :]) if from_method else path)
 
 
-def _overrides_without_effect(tree: Node, filled: Node) -> Problems:
+def _find_unused_overrides(tree: Node, full_tree: Node) -> Problems:
     """Settings of the command line that are only for the stages, and that each of these has given itself."""
-    stages = filled.value["stages"].value if "stages" in filled.value else []
+    stages = full_tree.value["stages"].value if "stages" in full_tree.value else []
 
-    def unused(node: Node, path: Path) -> Iterator[Path]:
+    def find_unused(node: Node, path: Path) -> Iterator[Path]:
         if node.source != COMMAND_LINE:
-            for key, inner in node.parts().items():
-                yield from unused(inner, (*path, key))
+            for key, inner in node.inner_nodes().items():
+                yield from find_unused(inner, (*path, key))
         elif all(stage.place_of(path, ()) != node.written for stage in stages):
             yield path
 
@@ -203,34 +207,34 @@ def _overrides_without_effect(tree: Node, filled: Node) -> Problems:
         (path, "changes no stage, because each says this itself; put stages.NAME. before it")
         for key in OF_STAGES
         if stages and key in tree.value and key != "method"
-        for path in unused(tree.value[key], (key,))
+        for path in find_unused(tree.value[key], (key,))
     ]
 
 
-def _sorted_lines(problems: Problems, tree: Node, written: Node) -> list[str]:
+def _format_problems(problems: Problems, tree: Node, original: Node) -> list[str]:
     """The lines to print: of each problem where it stands, in the order of the recipe.
 
     Args:
         tree: The recipe with aliases read.
-        written: The recipe before, which still has the places of other tools' names.
+        original: The recipe before, which still has the places of other tools' names.
     """
 
-    def source(path: Path) -> str:
-        return (tree if tree.find(path) else written).source_around(path)
+    def find_source(path: Path) -> str:
+        return (tree if tree.find(path) else original).source_around(path)
 
-    lines = {(source(path), _sentence(dotted(path), text)) for path, text in problems}
+    lines = {(find_source(path), _format_sentence(format_path(path), text)) for path, text in problems}
 
-    def order(line: tuple[str, str]) -> tuple[Any, ...]:
+    def sort_key(line: tuple[str, str]) -> tuple[Any, ...]:
         natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line[0])]
         return line[0] == COMMAND_LINE, natural, line[1]
 
-    texts = [printable(f"{label}: {sentence}", one_line=True) for label, sentence in sorted(lines, key=order)]
+    texts = [make_printable(f"{label}: {sentence}", one_line=True) for label, sentence in sorted(lines, key=sort_key)]
     texts = [text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]}..." for text in texts]
     more = len(texts) - MOST_PROBLEMS
     return texts[:MOST_PROBLEMS] + ([f"and {more:,} more problems like these"] if more > 0 else [])
 
 
-def _sentence(key: str, text: str) -> str:
+def _format_sentence(key: str, text: str) -> str:
     """`train.epochs must be a number`, but `tuner: loraa is not one of the tuners`, whose text has its own subject."""
     own_subject = text.split(" ", 1)[0] not in ("is", "must", "means", "cannot")
     return f"{key}: {text}" if key and own_subject else f"{key} {text}".strip()
@@ -243,23 +247,28 @@ PATHS = ("data.train", "data.test", "data.replay", "evaluate.target", "evaluate.
 def _find_beside(tree: Node, folder: pathlib.Path) -> list[str]:
     """Replace, in place, relative paths that only exist in the recipe's folder; a note for each."""
     notes: list[str] = []
-    stages = tree.value["stages"].parts().values() if "stages" in tree.value else ()
+    stages = tree.value["stages"].inner_nodes().values() if "stages" in tree.value else ()
     for part in (tree, *stages):
-        base = part is not tree and part.plain("model") == BASE
+        base = part is not tree and part.plain_data("model") == BASE
         for setting in PATHS if base else ("model", *PATHS):
             if (node := part.find(tuple(setting.split(".")))) is None:
                 continue
-            for text in _texts(node, only_mappings=setting in ("curate", "data.replay")):
+            for text in _find_path_nodes(node, only_mappings=setting in ("curate", "data.replay")):
                 prefix, path = ("text:", text.value[5:]) if text.value.startswith("text:") else ("", text.value)
                 candidate = folder / path
-                if path == ".." or pathlib.Path(path).is_absolute() or _there(path) or not _there(str(candidate)):
+                if (
+                    path == ".."
+                    or pathlib.Path(path).is_absolute()
+                    or _exists_on_disk(path)
+                    or not _exists_on_disk(str(candidate))
+                ):
                     continue
                 notes.append(f"{path} is read from {candidate}")
                 text.value = f"{prefix}{candidate}"
     return notes
 
 
-def _texts(node: Node, only_mappings: bool) -> Iterator[Node]:
+def _find_path_nodes(node: Node, only_mappings: bool) -> Iterator[Node]:
     """The nodes that may hold a path: itself, its `path`, or those of the items of a list."""
     for item in node.value if node.is_list else [node]:
         text = item.value.get("path") if item.is_mapping else None if only_mappings else item
@@ -267,28 +276,28 @@ def _texts(node: Node, only_mappings: bool) -> Iterator[Node]:
             yield text
 
 
-def _there(name: str) -> bool:
+def _exists_on_disk(name: str) -> bool:
     """Whether a name means something on the disk: a path, one with a split behind a colon, or a pattern."""
     whole = pathlib.Path(name).exists() or (":" in name and pathlib.Path(name.rpartition(":")[0]).exists())
     return whole or (glob.has_magic(name) and any(glob.iglob(name, recursive=True)))
 
 
-def _sources(recipe: Recipe, filled: Node) -> dict[str, str]:
+def _collect_sources(recipe: Recipe, full_tree: Node) -> dict[str, str]:
     """Dotted leaf to where its value came from."""
     out: dict[str, str] = {}
-    for path in yaml_writer.leaves(recipe.model_dump(mode="json")):
-        source = filled.source_of(path)
-        out[dotted(path)] = _default_source(_chosen(recipe, path), str(path[-1])) if source is None else source
+    for path in yaml_writer.find_leaf_paths(recipe.model_dump(mode="json")):
+        source = full_tree.source_of(path)
+        out[format_path(path)] = _default_source(_find_part(recipe, path), str(path[-1])) if source is None else source
     return out
 
 
-def _chosen(recipe: Recipe, path: Path) -> Any:
+def _find_part(recipe: Recipe, path: Path) -> Any:
     """The method, section or value at a recipe key, the part of the recipe that has the knob at `path`."""
     part: Any = recipe
     if path[0] == "stages":
         part, path = recipe.stages[int(path[1])], path[2:]
-    found = getattr(part, str(path[0]))
-    return found[int(path[1])] if path[0] == "curate" and len(path) > 1 else found
+    choice = getattr(part, str(path[0]))
+    return choice[int(path[1])] if path[0] == "curate" and len(path) > 1 else choice
 
 
 def _default_source(method: Any, knob: str) -> str:
@@ -297,19 +306,19 @@ def _default_source(method: Any, knob: str) -> str:
     return "paper" if vars(owner).get("paper") else "default"
 
 
-def resolved_yaml(resolved: Resolved) -> str:
+def format_resolved_yaml(resolved_recipe: ResolvedRecipe) -> str:
     """Every setting with its value and where it came from; itself a recipe that gives the same `Recipe`."""
     from holdfast import __version__
 
-    lines = yaml_writer.emit(
-        resolved.recipe.model_dump(mode="json"),
-        lambda path: resolved.sources.get(dotted(path), ""),
+    lines = yaml_writer.format_yaml_lines(
+        resolved_recipe.recipe.model_dump(mode="json"),
+        lambda path: resolved_recipe.sources.get(format_path(path), ""),
     )
     head = f"# Resolved by holdfast {__version__}: every setting of the run and where it came from. It is a recipe too."
     return "\n".join([head, *lines, ""])
 
 
-def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes: Any) -> Resolved:
+def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[str], **changes: Any) -> ResolvedRecipe:
     """The same recipe with another `method`, as `compare` needs it.
 
     On every axis that any of the compared methods chooses, the recipe's own choice gives way (its knobs stay where the
@@ -317,40 +326,42 @@ def for_method(resolved: Resolved, method: str, among: Sequence[str], **changes:
     derived anew.
 
     Args:
-        resolved: The recipe compared on.
+        resolved_recipe: The recipe compared on.
         method: The method to switch to.
         among: All compared methods.
         changes: Dotted settings with `__` for dots, set last: `train__seed=1, output="..."`.
     """
-    given = resolved.recipe.given()
-    chosen = expand(method)
-    varied = {key for name in (*among, resolved.recipe.method) for key in axes_of(name)} | {"stages"}
-    named = {
+    own_settings = resolved_recipe.recipe.user_settings()
+    chosen = expand_method(method)
+    varied_keys = {key for name in (*among, resolved_recipe.recipe.method) for key in axes_of(name)} | {"stages"}
+    method_curators = {
         name for choices in METHODS.values() for key, name in choices.items() if key == "curate" and name != "replay"
-    }.union(*(expand(name).get("curate", []) for name in (*among, resolved.recipe.method))) - {"replay"}
-    for key in varied & set(given):
-        own = given.pop(key)
+    }.union(*(expand_method(name).get("curate", []) for name in (*among, resolved_recipe.recipe.method))) - {"replay"}
+    for key in varied_keys & set(own_settings):
+        own = own_settings.pop(key)
         if key == "stages":
             continue
         if key == "curate":
             by_name = {item["name"]: item for item in own}
-            kept = [item for item in own if item["name"] not in named]
-            given["curate"] = [by_name.get(name, {"name": name}) for name in chosen.get("curate", [])] + kept
+            other_curators = [item for item in own if item["name"] not in method_curators]
+            own_settings["curate"] = [
+                by_name.get(name, {"name": name}) for name in chosen.get("curate", [])
+            ] + other_curators
         elif own["name"] in chosen.get(key, []):
-            given[key] = own
-    tree = _given_tree(resolved, given)
+            own_settings[key] = own
+    tree = _rebuild_tree(resolved_recipe, own_settings)
     for key, value in {"method": method, **changes}.items():
-        put(tree, tuple(key.split("__")), value, "compare")
-    return _resolve(tree, (), resolved.name)
+        put_value(tree, tuple(key.split("__")), value, "compare")
+    return _resolve_tree(tree, (), resolved_recipe.name)
 
 
-def _given_tree(resolved: Resolved, given: dict[str, Any]) -> Node:
+def _rebuild_tree(resolved_recipe: ResolvedRecipe, own_settings: dict[str, Any]) -> Node:
     """The given settings of a resolved recipe with where they stand, to resolve them once more."""
-    names = [stage.name for stage in resolved.recipe.stages]
+    names = [stage.name for stage in resolved_recipe.recipe.stages]
 
-    def source(path: Path) -> str:
-        changed = path[:1] == ("stages",) and len(path) > 1 and path[1] in names  # changes to a preset's stages
-        at = ("stages", names.index(str(path[1])), *path[2:]) if changed else path
-        return resolved.sources.get(dotted(at), resolved.name)
+    def find_source(path: Path) -> str:
+        changes_preset = path[:1] == ("stages",) and len(path) > 1 and path[1] in names  # changes to a preset's stages
+        at = ("stages", names.index(str(path[1])), *path[2:]) if changes_preset else path
+        return resolved_recipe.sources.get(format_path(at), resolved_recipe.name)
 
-    return Node.of(given, source)
+    return Node.from_data(own_settings, find_source)

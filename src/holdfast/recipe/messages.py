@@ -9,19 +9,19 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast.axes.axis import AXES, METHOD_AXES
 from holdfast.axes.method import Method
-from holdfast.axes.registry import REGISTRY, find, name_of
+from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.core.spelling import LONGEST_NAME
 from holdfast.recipe import peers
 from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.data_section import DataFile
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.shorthand import chosen_class
-from holdfast.recipe.tree import Path, dotted
+from holdfast.recipe.tree import Path, format_path
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-EXPECTED = {
+TYPE_WORDS = {
     "int": "a whole number",
     "float": "a number",
     "string": "text",
@@ -43,23 +43,23 @@ BESIDE = 0.15
 """How much likelier a setting of the same section is meant than one elsewhere."""
 
 
-def explain(error: ValidationError, filled: dict[str, Any]) -> list[tuple[Path, str]]:
+def explain_errors(error: ValidationError, full_data: dict[str, Any]) -> list[tuple[Path, str]]:
     """`(path, what is wrong)` for each wrong setting.
 
     Args:
         error: What validating `Recipe` raised.
-        filled: The mapping after shorthands, whose paths the error speaks of.
+        full_data: The mapping after shorthands, whose paths the error speaks of.
     """
-    grouped: dict[Path, list[dict[str, Any]]] = {}
+    items_by_path: dict[Path, list[dict[str, Any]]] = {}
     for item in error.errors(include_url=False):
-        grouped.setdefault(_real_path(item, filled), []).append(dict(item))
-    named = 0
+        items_by_path.setdefault(_real_path(item, full_data), []).append(dict(item))
+    unknown_count = 0
     out = []
-    for path, items in grouped.items():
+    for path, items in items_by_path.items():
         unknown = items[0]["type"] == "extra_forbidden"
-        named += unknown
-        many = unknown and (named > MOST_NAMED or len(str(path[-1])) > LONGEST_NAME)
-        out.append((path, "is not a setting" if many else _text(path, items, filled)))
+        unknown_count += unknown
+        many = unknown and (unknown_count > MOST_NAMED or len(str(path[-1])) > LONGEST_NAME)
+        out.append((path, "is not a setting" if many else _format_problem(path, items, full_data)))
     return out
 
 
@@ -71,8 +71,8 @@ def _real_path(item: ErrorDetails, data: Any) -> Path:
         if isinstance(step, str) and step.startswith("|"):  # the tag of a union's member
             continue
         last = item["type"] in ("missing", "extra_forbidden") and step == item["loc"][-1]
-        listed = isinstance(here, (list, tuple)) and isinstance(step, int)
-        inside = listed or (isinstance(here, dict) and step in here)
+        is_item = isinstance(here, (list, tuple)) and isinstance(step, int)
+        inside = is_item or (isinstance(here, dict) and step in here)
         if not inside and not last:
             break
         path.append(step)
@@ -80,32 +80,34 @@ def _real_path(item: ErrorDetails, data: Any) -> Path:
     return tuple(path)
 
 
-def _text(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
+def _format_problem(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
     kind = items[0]["type"]
     if kind == "extra_forbidden":
         return _not_a_setting(path, data)
     if kind == "missing":
-        return f"is missing: {describe(path, data)}"
+        return f"is missing: {describe_setting(path, data)}"
     if kind == "value_error":
         return str(items[0]["ctx"]["error"])
     if kind == "literal_error":
-        allowed = items[0]["ctx"]["expected"].replace("'", "")
-        names = allowed.replace(" or ", ", ").split(", ")
+        choices_text = items[0]["ctx"]["expected"].replace("'", "")
+        names = choices_text.replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(items[0]["input"])[:LONGEST_NAME], names, n=1)
-        return f"must be {allowed}, not {shown(items[0]['input'])}" + (f"; did you mean {close[0]}?" if close else "")
+        return f"must be {choices_text}, not {format_value(items[0]['input'])}" + (
+            f"; did you mean {close[0]}?" if close else ""
+        )
     if kind in ("model_type", "dict_type") and (keys := _keys_of(path, data)):
-        return f"must be a mapping of {keys}, not {shown(items[0]['input'])}"
-    expected = [EXPECTED[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in EXPECTED]
-    if expected:
-        return f"must be {' or '.join(dict.fromkeys(expected))}, not {shown(items[0]['input'])}"
+        return f"must be a mapping of {keys}, not {format_value(items[0]['input'])}"
+    type_words = [TYPE_WORDS[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in TYPE_WORDS]
+    if type_words:
+        return f"must be {' or '.join(dict.fromkeys(type_words))}, not {format_value(items[0]['input'])}"
     message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
-    return f"must be {message}, not {shown(items[0]['input'])}"
+    return f"must be {message}, not {format_value(items[0]['input'])}"
 
 
 def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
     """What a name is that no setting has: another tool's, another method's knob, or nearly one of ours."""
     name = str(path[-1])
-    if text := peers.instead(name):
+    if text := peers.find_replacement(name):
         return f"is {text}" if text.startswith("not supported") else f"is not a setting here: {text}"
     if ":" in name:
         return "is not a setting; is a space missing after the colon?"
@@ -114,22 +116,22 @@ def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
 
 def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
     """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
-    inside, here, _, prefix = _scope(path, data)
+    inside, here, _, prefix = _find_scope(path, data)
     key, knob = str(inside[0]), str(inside[-1])
     axis = next((axis.plural for axis in AXES if axis.key == key), None)
-    chosen = next((cls for at, cls in _chosen(here) if at == key), None)
+    chosen = next((cls for at, cls in _find_chosen_classes(here) if at == key), None)
     if axis is None or chosen is None or key == "curate" or len(inside) != 2:
         return ""
     if difflib.get_close_matches(knob, chosen.model_fields, n=1, cutoff=0.7):
         return ""
-    names = [name for name in REGISTRY[axis] if knob in find(axis, name).model_fields]
+    names = [name for name in REGISTRY[axis] if knob in find_method(axis, name).model_fields]
     if not names:
         return ""
     have = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} {'has' if len(names) == 1 else 'have'}"
     return f"{name_of(chosen)} has no {knob} ({have}); set {prefix}{key}.name to {names[0]}, or leave {knob} out"
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in an error message: short, and as YAML would have it."""
     if value is None:
         return "empty"
@@ -143,7 +145,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe) -> dict[str, str]:
+def describe_settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe) -> dict[str, str]:
     """Every dotted setting to its description, with the knobs of the methods chosen in `data`.
 
     Args:
@@ -151,17 +153,17 @@ def settings(data: dict[str, Any] | None = None, root: type[BaseModel] = Recipe)
     """
     out: dict[str, str] = {}
 
-    def visit(model: type[BaseModel], prefix: str) -> None:
+    def visit_section(model: type[BaseModel], prefix: str) -> None:
         for name, info in model.model_fields.items():
             if model is Stage is not root and name in Recipe.model_fields:
                 continue
             out[prefix + name] = info.description or ""
             inner = section_of(info.annotation)
             if inner is not None and inner is not DataFile:  # as the files of data.train
-                visit(inner, f"{prefix}{name}.")
+                visit_section(inner, f"{prefix}{name}.")
 
-    visit(root, "")
-    for key, cls in _chosen(data or {}):
+    visit_section(root, "")
+    for key, cls in _find_chosen_classes(data or {}):
         out[f"{key}.name"] = "Which one."
         out.update({f"{key}.{knob}": info.description or "" for knob, info in cls.model_fields.items()})
     return out
@@ -174,7 +176,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in models if not issubclass(m, Method)), None)
 
 
-def _chosen(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
+def _find_chosen_classes(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
     out = [(key, cls) for key, axis in METHOD_AXES.items() if not axis.several and (cls := chosen_class(data, key))]
     for item in data.get("curate") or []:
         cls = chosen_class({"curate": item}, "curate")
@@ -185,55 +187,57 @@ def _chosen(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
         from holdfast.errors import UserError
 
         try:
-            out.append(("judge", find("judges", name)))
+            out.append(("judge", find_method("judges", name)))
         except UserError:
             return out
     return out
 
 
-def _scope(path: Path, data: dict[str, Any]) -> tuple[Path, dict[str, Any], type[BaseModel], str]:
+def _find_scope(path: Path, data: dict[str, Any]) -> tuple[Path, dict[str, Any], type[BaseModel], str]:
     """Where names are looked for, the recipe or a stage: the path and the data there, and what the names begin with."""
     if len(path) < 3 or path[0] != "stages":
         return path, data, Recipe, ""
     return path[2:], data["stages"][path[1]], Stage, f"stages.{path[1]}."
 
 
-def describe(path: Path, data: dict[str, Any]) -> str:
+def describe_setting(path: Path, data: dict[str, Any]) -> str:
     """The description of a setting."""
-    path, data, root, _ = _scope(path, data)
-    return settings(data, root).get(dotted(tuple(p for p in path if isinstance(p, str))), "needed here")
+    path, data, root, _ = _find_scope(path, data)
+    return describe_settings(data, root).get(format_path(tuple(p for p in path if isinstance(p, str))), "needed here")
 
 
 def _keys_of(path: Path, data: dict[str, Any]) -> str:
     """`path` and `share`: what the section at `path` holds, if it is a section."""
-    inside, here, root, _ = _scope(path, data)
+    inside, here, root, _ = _find_scope(path, data)
     start = ".".join(str(p) for p in inside if isinstance(p, str)) + "."
-    names = [name.removeprefix(start) for name in settings(here, root) if name.startswith(start)]
+    names = [name.removeprefix(start) for name in describe_settings(here, root) if name.startswith(start)]
     return ", ".join(f"`{name}`" for name in names if "." not in name)
 
 
 def nearest_setting(path: Path, data: dict[str, Any]) -> str:
     """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
-    path, data, root, prefix = _scope(path, data)
-    known = settings(data, root)
-    names = {name: name for name in known} | {
-        alias: target for alias, (target, _) in ALIASES.items() if target in known and alias not in peers.TEXT_ONLY
+    path, data, root, prefix = _find_scope(path, data)
+    descriptions = describe_settings(data, root)
+    names = {name: name for name in descriptions} | {
+        alias: target
+        for alias, (target, _) in ALIASES.items()
+        if target in descriptions and alias not in peers.TEXT_ONLY
     }
     steps = [str(p) for p in path if isinstance(p, str)]
-    written, parent = ".".join(steps), ".".join(steps[:-1])
+    full_name, parent = ".".join(steps), ".".join(steps[:-1])
 
-    def likeness(name: str) -> tuple[float, int]:
+    def name_similarity(name: str) -> tuple[float, int]:
         mine, theirs = steps[-1].lower(), name.rpartition(".")[2].lower()
         last = difflib.SequenceMatcher(None, mine, theirs).ratio()
-        whole = difflib.SequenceMatcher(None, written.lower(), name.lower()).ratio()
+        whole = difflib.SequenceMatcher(None, full_name.lower(), name.lower()).ratio()
         beside = bool(parent) and names[name].rpartition(".")[0] == parent
         if beside and min(len(mine), len(theirs)) > 3 and (mine in theirs or theirs in mine):
             last = max(last, 0.9)  # `target` beside `target_modules` means that, and no `target` elsewhere
         return max(last, whole) + BESIDE * beside, -len(name)
 
-    best = max(names, key=likeness)
-    if likeness(best)[0] >= 0.7:
+    best = max(names, key=name_similarity)
+    if name_similarity(best)[0] >= 0.7:
         return f"; did you mean {prefix}{names[best]}?"
-    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    beside = [name.rpartition(".")[2] for name in descriptions if name.rpartition(".")[0] == parent]
     inside = f" in {prefix}{parent}".rstrip(".") if prefix + parent else ""
     return f"; known{inside}: {', '.join(beside)}" if beside else ""

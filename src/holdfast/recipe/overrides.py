@@ -9,12 +9,12 @@ from holdfast.axes.axis import AXES
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader
 from holdfast.recipe.stages import stage_key
-from holdfast.recipe.tree import Node, Path, Problems, dotted
+from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 COMMAND_LINE = "command line"
 
 
-def override(tree: Node, overrides: Sequence[str], problems: Problems) -> None:
+def apply_overrides(tree: Node, overrides: Sequence[str], problems: Problems) -> None:
     """Put `a.b=value` texts into a recipe; its tree is changed in place.
 
     Raises:
@@ -27,15 +27,15 @@ def override(tree: Node, overrides: Sequence[str], problems: Problems) -> None:
         path: Path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
         if path[0] == "stages" and len(path) > 1:
             try:
-                path = ("stages", stage_key(tree.plain(), path[1]), *path[2:])
+                path = ("stages", stage_key(tree.plain_data(), path[1]), *path[2:])
             except UserError as error:
                 raise UserError(f"{COMMAND_LINE}: {error}") from None
-        parsed, _, wrong = yaml_reader.parse(value, f"{COMMAND_LINE}: {key}")
+        new_value, _, wrong = yaml_reader.parse_yaml(value, f"{COMMAND_LINE}: {key}")
         problems += [(path + where, what) for where, what in wrong]
-        put(tree, path, parsed, COMMAND_LINE)
+        put_value(tree, path, new_value, COMMAND_LINE)
 
 
-def put(tree: Node, path: Path, value: Any, source: str) -> None:
+def put_value(tree: Node, path: Path, value: Any, source: str) -> None:
     """Put a value at a path of a recipe, in mappings made where there was nothing or only a name.
 
     Raises:
@@ -53,16 +53,16 @@ def put(tree: Node, path: Path, value: Any, source: str) -> None:
             here.spell_out()
         if here.is_list and (not isinstance(step, int) or step > len(here.value)):
             text = f"{step} is not one of its {len(here.value)} items; count from 0"
-            raise UserError(f"{COMMAND_LINE}: {dotted(path)}: {text}")
+            raise UserError(f"{COMMAND_LINE}: {format_path(path)}: {text}")
         if here.value is None:
             here.value = {}
         if not here.is_mapping and not here.is_list:
-            text = f"is not a setting: {here.plain()!r} holds no {step}"
-            raise UserError(f"{COMMAND_LINE}: {dotted(path)} {text}")
+            text = f"is not a setting: {here.plain_data()!r} holds no {step}"
+            raise UserError(f"{COMMAND_LINE}: {format_path(path)} {text}")
         key: Any = step if here.is_list else str(step)
-        written = (*(here.written or ()), key)
-        inner = Node.of(value, source, written) if n == len(path) - 1 else here.parts().get(key)
-        inner = Node(None, here.source, written) if inner is None else inner
+        place = (*(here.written or ()), key)
+        inner = Node.from_data(value, source, place) if n == len(path) - 1 else here.inner_nodes().get(key)
+        inner = Node(None, here.source, place) if inner is None else inner
         if here.is_list:
             here.value[key : key + 1] = [inner]
         else:

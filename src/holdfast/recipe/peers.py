@@ -14,11 +14,11 @@ Path = tuple[str | int, ...]
 Convert = Callable[[Any], Any]
 
 
-def _renamed(**names: str) -> Convert:
+def _map_names(**names: str) -> Convert:
     return lambda value: names.get(value, value) if isinstance(value, str) else value
 
 
-def _modules(value: Any) -> Any:
+def _parse_modules(value: Any) -> Any:
     """`q_proj,v_proj` as a list, `all` as PEFT's own word for it."""
     if not isinstance(value, str):
         return value
@@ -26,7 +26,7 @@ def _modules(value: Any) -> Any:
     return "all-linear" if names == ["all"] else names[0] if len(names) == 1 else names
 
 
-def _files(value: Any) -> Any:
+def _list_paths(value: Any) -> Any:
     """Axolotl's list of data sets as their paths; how their rows are written is seen from the rows."""
     if not isinstance(value, list):
         return value
@@ -34,8 +34,8 @@ def _files(value: Any) -> Any:
     return paths[0] if len(paths) == 1 else paths
 
 
-def _schedule(value: Any) -> Any:
-    return _renamed(constant_with_warmup="constant", cosine_with_min_lr="cosine")(value)
+def _map_schedule(value: Any) -> Any:
+    return _map_names(constant_with_warmup="constant", cosine_with_min_lr="cosine")(value)
 
 
 SHOWN_BY = ("use_wandb", "use_mlflow", "use_tensorboard", "use_trackio")
@@ -50,9 +50,9 @@ def _where_true(name: str) -> Convert:
 SAME: dict[str, tuple[str, Convert | None]] = {
     "finetuning_type": ("tuner.name", None),
     "adapter": ("tuner.name", None),
-    "stage": ("method", _renamed(pt="sft")),
+    "stage": ("method", _map_names(pt="sft")),
     "rl": ("method", None),
-    "datasets": ("data.train", _files),
+    "datasets": ("data.train", _list_paths),
     "eval_dataset": ("data.test", None),
     "validation_file": ("data.test", None),
     "val_set_size": ("data.test", None),
@@ -60,8 +60,8 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "max_samples": ("data.limit", None),
     "sample_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
     "neat_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
-    "lr_scheduler": ("optimizer.schedule", _schedule),
-    "lora_target": ("tuner.target_modules", _modules),
+    "lr_scheduler": ("optimizer.schedule", _map_schedule),
+    "lora_target": ("tuner.target_modules", _parse_modules),
     "lora_modules_to_save": ("tuner.modules_to_save", None),
     "peft_use_dora": ("tuner.dora", None),
     "use_dora": ("tuner.dora", None),
@@ -211,26 +211,26 @@ def origin_of(keys: Iterable[str]) -> str:
     return "a Hugging Face" if len(keys & TRAINERS) >= 4 else ""
 
 
-def introduction(data: Mapping[str, Any], moved: Mapping[Path, Path], name: str) -> list[str]:
+def introduce_problems(data: Mapping[str, Any], moves: Mapping[Path, Path], name: str) -> list[str]:
     """A first line above what is wrong with another tool's recipe: what of it was understood, and as what.
 
     Args:
         data: The recipe as it was written.
-        moved: New path to old path of every name that was understood.
+        moves: New path to old path of every name that was understood.
         name: What the recipe is called in messages.
     """
     origin = origin_of(data)
     if not origin:
         return []
-    known = ", ".join(f"{'.'.join(map(str, old))} ({'.'.join(map(str, new))})" for new, old in moved.items())
-    return [f"{name}: this is {origin} recipe; understood: {known or 'nothing'}; the rest is to be changed:"]
+    aliases_read = ", ".join(f"{'.'.join(map(str, old))} ({'.'.join(map(str, new))})" for new, old in moves.items())
+    return [f"{name}: this is {origin} recipe; understood: {aliases_read or 'nothing'}; the rest is to be changed:"]
 
 
-def switched_off(value: Any) -> bool:
+def is_switched_off(value: Any) -> bool:
     """Whether a setting's value says that it is not wanted."""
     return value is None or value is False or value in ("", "none", "no", "null", [], {})
 
 
-def instead(name: str) -> str | None:
+def find_replacement(name: str) -> str | None:
     """What to do instead of a peer's setting that has no counterpart of the same meaning."""
     return INSTEAD.get(name)

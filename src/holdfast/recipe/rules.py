@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from holdfast.recipe.schema import Common
 
 
-def pairs_and_answers(recipe: Common) -> None:
+def check_pairs_and_answers(recipe: Common) -> None:
     """What the last curator that writes answers or pairs leaves must be what the objective trains on."""
     from holdfast.data.row_shapes import takes_pairs
 
-    objective, shape = recipe.objective, recipe.objective.kind()
+    objective, shape = recipe.objective, recipe.objective.row_shape()
     writers = [c for c in recipe.curate if c.samples or c.effect == "pair"]
     if not writers:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].effect == "pair"
-    name, needs = name_of(objective), {column.name for column in objective.columns() if column.default is None}
-    fits = takes_pairs(shape, objective.columns()) if pairs else not shape.needs or writers[-1].fits(shape.name)
+    name, needs = name_of(objective), {column.name for column in objective.value_columns() if column.default is None}
+    fits = (
+        takes_pairs(shape, objective.value_columns())
+        if pairs
+        else not shape.needs or writers[-1].keeps_shape(shape.name)
+    )
     if not fits:
         mend = MENDS.get("pairs" if pairs else shape.name, "").format(name=name)
         raise ValueError(
@@ -46,13 +50,13 @@ MENDS = {
 """The nearest recipe that works, by what the objective needs, or of curator pairs."""
 
 
-def as_named(recipe: Common) -> None:
+def check_objective(recipe: Common) -> None:
     """An objective must not turn into another one for want of a setting."""
-    if text := recipe.objective.objection(recipe.curate, recipe.sampling):
+    if text := recipe.objective.find_recipe_problem(recipe.curate, recipe.sampling):
         raise ValueError(f"objective {name_of(recipe.objective)} {text}")
 
 
-def one_pass(recipe: Common) -> None:
+def check_one_pass(recipe: Common) -> None:
     """An optimizer that updates inside the backward pass takes a step's rows in one pass."""
     train = recipe.train
     tokens = train.batch_tokens
@@ -64,7 +68,7 @@ def one_pass(recipe: Common) -> None:
         )
 
 
-def measured(recipe: Common) -> None:
+def check_evaluation(recipe: Common) -> None:
     """What the evaluation is asked for must exist."""
     evaluate, gate = recipe.evaluate, recipe.evaluate.gate
     if evaluate.target == "test" and recipe.data.test == 0:
@@ -73,8 +77,11 @@ def measured(recipe: Common) -> None:
         )
     if evaluate.target == "none" and gate.min_gain is not None:
         raise ValueError("evaluate.gate.min_gain needs a target, but evaluate.target is none")
-    for name, asked in (("keep: best", recipe.train.keep == "best"), ("patience", recipe.train.patience is not None)):
-        if asked and evaluate.every == 0:
+    for name, needs_evaluations in (
+        ("keep: best", recipe.train.keep == "best"),
+        ("patience", recipe.train.patience is not None),
+    ):
+        if needs_evaluations and evaluate.every == 0:
             raise ValueError(f"train.{name} needs evaluations during training; set evaluate.every above 0")
     for name, limit in (("max_loss", gate.max_loss), ("max_bits", gate.max_bits), ("max_kl", gate.max_kl)):
         if not evaluate.keep and limit is not None:

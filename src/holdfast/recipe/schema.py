@@ -32,17 +32,17 @@ from holdfast.axes.judge import Judge
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import find, name_of
+from holdfast.axes.registry import find_method, name_of
 from holdfast.axes.tuner import Tuner
-from holdfast.core.safe_text import published
+from holdfast.core.safe_text import hide_keys_in_data
 from holdfast.errors import UserError
 from holdfast.recipe.aliases import Aliases
-from holdfast.recipe.data_section import Data, Section, Texts, refuse_bool
-from holdfast.recipe.in_memory import named as named_objects
-from holdfast.recipe.rules import as_named, measured, one_pass, pairs_and_answers
+from holdfast.recipe.data_section import Data, RecipeSection, Texts, refuse_bool
+from holdfast.recipe.in_memory import name_objects as named_objects
+from holdfast.recipe.rules import check_evaluation, check_objective, check_one_pass, check_pairs_and_answers
 from holdfast.recipe.shorthand import label_of
-from holdfast.recipe.stages import BASE, OF_STAGES, fill_in, label
-from holdfast.recipe.tree import Node, Path, Problems, dotted
+from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, stages_label
+from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +55,7 @@ OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
 
 
-def choose(axis: str, value: Any) -> Any:
+def choose_method(axis: str, value: Any) -> Any:
     """The method meant by `name`, `{name: ..., knobs...}` or an instance.
 
     Raises:
@@ -68,7 +68,7 @@ def choose(axis: str, value: Any) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError("must be a name, or a mapping with a name")
     try:
-        method = find(axis, value["name"])
+        method = find_method(axis, value["name"])
     except UserError as error:
         raise ValueError(str(error)) from None
     knobs = {key: knob for key, knob in value.items() if key != "name"}
@@ -78,7 +78,7 @@ def choose(axis: str, value: Any) -> Any:
     return method.model_validate(knobs)
 
 
-def named(method: Method | None, info: SerializationInfo) -> dict[str, Any] | None:
+def dump_choice(method: Method | None, info: SerializationInfo) -> dict[str, Any] | None:
     """A chosen method as the mapping that chooses it: its name and its knobs."""
     if method is None:
         return None
@@ -86,21 +86,27 @@ def named(method: Method | None, info: SerializationInfo) -> dict[str, Any] | No
     return {"name": name_of(method), **knobs}
 
 
-JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose, "judges")), PlainSerializer(named)]
-CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose, "curators")), PlainSerializer(named)]
-ObjectiveChoice = Annotated[Objective, BeforeValidator(partial(choose, "objectives")), PlainSerializer(named)]
-TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose, "tuners")), PlainSerializer(named)]
-InferenceChoice = Annotated[Inference | None, BeforeValidator(partial(choose, "inference")), PlainSerializer(named)]
-AnalysisChoice = Annotated[Analysis, BeforeValidator(partial(choose, "analyses")), PlainSerializer(named)]
-OptimizerChoice = Annotated[Optimizer, BeforeValidator(partial(choose, "optimizers")), PlainSerializer(named)]
+JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose_method, "judges")), PlainSerializer(dump_choice)]
+CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose_method, "curators")), PlainSerializer(dump_choice)]
+ObjectiveChoice = Annotated[
+    Objective, BeforeValidator(partial(choose_method, "objectives")), PlainSerializer(dump_choice)
+]
+TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose_method, "tuners")), PlainSerializer(dump_choice)]
+InferenceChoice = Annotated[
+    Inference | None, BeforeValidator(partial(choose_method, "inference")), PlainSerializer(dump_choice)
+]
+AnalysisChoice = Annotated[Analysis, BeforeValidator(partial(choose_method, "analyses")), PlainSerializer(dump_choice)]
+OptimizerChoice = Annotated[
+    Optimizer, BeforeValidator(partial(choose_method, "optimizers")), PlainSerializer(dump_choice)
+]
 
 
-def as_list(value: Any) -> Any:
+def wrap_analysis(value: Any) -> Any:
     """A single analysis where several may stand becomes the list of it."""
     return (value,) if isinstance(value, (str, dict, Method)) else value
 
 
-class Sampling(Section):
+class Sampling(RecipeSection):
     """How the base model answers while rows are curated."""
 
     engine: str = Field(
@@ -132,7 +138,7 @@ class Sampling(Section):
         return value
 
 
-class Train(Section):
+class Train(RecipeSection):
     """The loop."""
 
     epochs: float = Field(
@@ -178,7 +184,7 @@ class Train(Section):
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 
 
-class Gate(Section):
+class Gate(RecipeSection):
     """When the result is refused (exit code 3)."""
 
     max_loss: float | None = Field(None, ge=0, description="Largest mean drop over the kept tasks, in points.")
@@ -193,7 +199,7 @@ class Gate(Section):
     )
 
 
-class Evaluate(Section):
+class Evaluate(RecipeSection):
     """What is measured before and after."""
 
     target: str = Field(
@@ -224,7 +230,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 """Names of trackers, which are those of their libraries."""
 
 
-class Common(Section):
+class Common(RecipeSection):
     """What a recipe says, and each of its stages too."""
 
     model: str = Field(description="Path, run directory, Hugging Face name, `lab` or `lab-small`.")
@@ -246,7 +252,7 @@ class Common(Section):
     sampling: Sampling = Field(Sampling(), description="How the base model answers during curation.")
     train: Train = Field(Train(), description="The loop.")
     evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
-    analyses: Annotated[tuple[AnalysisChoice, ...], BeforeValidator(as_list)] = Field(
+    analyses: Annotated[tuple[AnalysisChoice, ...], BeforeValidator(wrap_analysis)] = Field(
         (), description="What is looked at after training beside the tasks: `layer_change`; each a part of the report."
     )
     device: str = Field(
@@ -265,12 +271,16 @@ class Common(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         stages = getattr(self, "stages", ())  # of these each is looked at; the recipe itself trains nothing then
-        for rule in (measured,) if stages else (pairs_and_answers, as_named, one_pass, measured):
+        for rule in (
+            (check_evaluation,)
+            if stages
+            else (check_pairs_and_answers, check_objective, check_one_pass, check_evaluation)
+        ):
             rule(self)
         return self
 
     @property
-    def chosen(self) -> str:
+    def method_label(self) -> str:
         """Its method, or if none was named what was chosen on the axes, as a method would say it."""
         if "method" in self.model_fields_set or self.method != "sft":
             return label_of(self.method)
@@ -303,7 +313,7 @@ class Recipe(Common):
 
     Takes the same mapping as a recipe file: `Recipe(model="lab", method="s3ft", data={"train": "lab:story"})`. The
     method's shorthand is expanded and derived defaults are filled in; `model_fields_set` holds only what was given, so
-    that `given()` is the recipe as the user wrote it.
+    that `user_settings()` is the recipe as the user wrote it.
     """
 
     stages: tuple[Stage, ...] = Field(
@@ -327,30 +337,30 @@ class Recipe(Common):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+    def _fill_defaults(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
         if not isinstance(data, (dict, Node)):
             return handler(data)
         if isinstance(data, dict):  # of a tree, `loader.py` has done it, and tells the user of all problems itself
-            tree, problems = Node.of(named_objects(data), "recipe"), Problems()
+            tree, problems = Node.from_data(named_objects(data), "recipe"), Problems()
             Aliases(tree, problems)
-            data = fill_in(tree, problems)
+            data = fill_recipe(tree, problems)
             if problems:
-                raise ValueError("; ".join(f"{dotted(path)}: {text}" for path, text in problems))
-        recipe = handler(data.plain())
-        _forget_filled(recipe, data)
+                raise ValueError("; ".join(f"{format_path(path)}: {text}" for path, text in problems))
+        recipe = handler(data.plain_data())
+        _forget_defaults(recipe, data)
         if (stages := data.value.get("stages")) is not None:
             for stage, node in zip(recipe.stages, stages.value, strict=True):
-                _forget_filled(stage, node, ("stages",))
-            if stages.written is None:  # changes to a preset's stages, which `given` tells from these
+                _forget_defaults(stage, node, ("stages",))
+            if stages.written is None:  # changes to a preset's stages, which `user_settings` tells from these
                 recipe.model_fields_set.discard("stages")
         return recipe
 
     @model_serializer(mode="wrap")
-    def _to_be_kept(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+    def _dump_kept(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Without what only stages use; and, as files of a run are shared, without the keys in addresses."""
-        unused = [key for key in OF_STAGES if key not in self.model_fields_set] if self.stages else ["stages"]
-        data = {key: value for key, value in handler(self).items() if key not in unused}
-        return data if info.context is WITH_KEYS else published(data)
+        unused_keys = [key for key in OF_STAGES if key not in self.model_fields_set] if self.stages else ["stages"]
+        data = {key: value for key, value in handler(self).items() if key not in unused_keys}
+        return data if info.context is WITH_KEYS else hide_keys_in_data(data)
 
     @field_validator("output")
     @classmethod
@@ -367,23 +377,23 @@ class Recipe(Common):
     @property
     def label(self) -> str:
         """What the run is called by: its method, the names of its stages, or what was chosen on the axes."""
-        return label(self.method, [stage.name for stage in self.stages]) if self.stages else self.chosen
+        return stages_label(self.method, [stage.name for stage in self.stages]) if self.stages else self.method_label
 
-    def given(self) -> dict[str, Any]:
+    def user_settings(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
         out = self.model_dump(mode="json", exclude_unset=True, context=WITH_KEYS)
         if "stages" not in self.model_fields_set:
-            changed = {stage.name: stage.model_dump(mode="json", exclude_unset=True) for stage in self.stages}
-            changed = {name: own for name, own in changed.items() if own}
-            out |= {"stages": changed} if changed else {}
+            stage_changes = {stage.name: stage.model_dump(mode="json", exclude_unset=True) for stage in self.stages}
+            stage_changes = {name: own for name, own in stage_changes.items() if own}
+            out |= {"stages": stage_changes} if stage_changes else {}
         return out
 
 
-def _forget_filled(part: BaseModel, node: Node, inside: Path = ()) -> None:
+def _forget_defaults(part: BaseModel, node: Node, inside: Path = ()) -> None:
     """Let only what was written in this part of the user's recipe count as given."""
     for name in list(part.model_fields_set):
         value, inner = getattr(part, name), node.value.get(name)
         if inner is None or not inner.is_given(inside):
             part.model_fields_set.discard(name)
         elif isinstance(value, BaseModel) and inner.is_mapping:
-            _forget_filled(value, inner, inside)
+            _forget_defaults(value, inner, inside)

@@ -14,8 +14,8 @@ from holdfast.axes.elsewhere import method_elsewhere
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import find, home_of, name_of, names, variant_of
-from holdfast.core.spelling import nearest
+from holdfast.axes.registry import find_method, home_of, method_names, name_of, variant_of
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe.tree import Node, Problems
 
@@ -24,7 +24,7 @@ PRESETS = BY_PLURAL["presets"]
 
 
 METHODS: dict[str, dict[str, str]] = {
-    **{name: {axis.key: name} for axis in (*METHOD_AXES.values(), PRESETS) for name in names(axis.plural)},
+    **{name: {axis.key: name} for axis in (*METHOD_AXES.values(), PRESETS) for name in method_names(axis.plural)},
     "sft": {},
 }
 """`method:` shorthands: the axis choices each name of the package stands for. An axis given in the recipe goes before.
@@ -38,7 +38,7 @@ CHOOSING = ("rewrite", "add")
 LAB_MODELS = ("lab", "lab-small")
 
 
-def expand(method: str) -> dict[str, list[str]]:
+def expand_method(method: str) -> dict[str, list[str]]:
     """The choices behind `s3ft` or `s3ft+ift+half`: recipe key to names (several only for `curate`).
 
     A preset is the choice at `stages`.
@@ -52,14 +52,18 @@ def expand(method: str) -> dict[str, list[str]]:
             if key != "curate" and chosen.get(key, [choice]) != [choice]:
                 both = f"{chosen[key][0]} and {choice}"
                 raise UserError(f"{method}: both {both} are {METHOD_AXES.get(key, PRESETS).plural}; choose one")
-            if key == "curate" and _chooses(choice) and (others := [c for c in chosen.get(key, []) if _chooses(c)]):
+            if (
+                key == "curate"
+                and _chooses_rows(choice)
+                and (others := [c for c in chosen.get(key, []) if _chooses_rows(c)])
+            ):
                 both = f"{min(others)} and {choice}"
                 raise UserError(
                     f"{method}: both {both} choose the rows, and `+` joins methods that do different things; choose "
                     f"one, or let one work on the other's rows with curate: [{both.replace(' and ', ', ')}]"
                 )
             chosen.setdefault(key, []).append(choice)
-    if any(_effect(curator) == "pair" for curator in chosen.get("curate", [])):
+    if any(_curator_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     return chosen
 
@@ -79,26 +83,26 @@ def choices_of(name: str) -> dict[str, str]:
         return METHODS[name]
     home = home_of(name)
     if home is None:
-        raise UserError(f"{name} is not a method{method_elsewhere(name) or nearest(name, METHODS)}")
+        raise UserError(f"{name} is not a method{method_elsewhere(name) or suggest_name(name, METHODS)}")
     if not home.in_method and home is not PRESETS:
         raise UserError(f"{name} is one of the {home.plural}, on which no method chooses; give it as `{home.key}`")
     return {home.key: name}
 
 
-def _effect(curator: str) -> str:
+def _curator_effect(curator: str) -> str:
     """What a curator does to the rows, by its name."""
-    return str(getattr(find("curators", curator), "effect", ""))
+    return str(getattr(find_method("curators", curator), "effect", ""))
 
 
-def _chooses(curator: str) -> bool:
-    return _effect(curator) in CHOOSING
+def _chooses_rows(curator: str) -> bool:
+    return _curator_effect(curator) in CHOOSING
 
 
-def fill_in(tree: Node, problems: Problems) -> None:
+def fill_defaults(tree: Node, problems: Problems) -> None:
     """Complete the axes from the method's shorthand, then the defaults that depend on other settings, in place."""
-    method, chosen = tree.plain("method") if "method" in tree.value else "sft", dict[str, list[str]]()
+    method, chosen = tree.plain_data("method") if "method" in tree.value else "sft", dict[str, list[str]]()
     try:
-        chosen = expand(method) if isinstance(method, str) else {}
+        chosen = expand_method(method) if isinstance(method, str) else {}
     except UserError as error:
         problems.append((("method",), str(error)))
         tree.value["method"].value = "sft"
@@ -107,10 +111,10 @@ def fill_in(tree: Node, problems: Problems) -> None:
         fill_axis(tree, key, chosen.get(key, []), f"method {method}")
     if judge := tree.value.get("judge"):
         judge.spell_out()
-    for path, value, reason in _derived(tree.plain()):
+    for path, value, reason in _derive_defaults(tree.plain_data()):
         part = tree.find(path[:1])
         if part is None or (part.is_mapping and path[1] not in part.value):
-            tree.fill(path, value, f"derived: {reason}")
+            tree.fill_value(path, value, f"derived: {reason}")
 
 
 def fill_axis(tree: Node, key: str, choice: list[str], reason: str) -> None:
@@ -123,14 +127,14 @@ def fill_axis(tree: Node, key: str, choice: list[str], reason: str) -> None:
             node.value = {"name": Node(name, reason), **node.value}
     elif name:
         tree.value.pop(key, None)
-        tree.fill((key, "name"), name, reason)
+        tree.fill_value((key, "name"), name, reason)
 
 
 def fill_curate(tree: Node, choice: list[str], reason: str) -> None:
     """One name, one mapping, or a list of either; a mapping without a name belongs to the method's only curator."""
     node = tree.value.get("curate")
     if node is None or node.value is None:
-        tree.fill(("curate",), [{"name": name} for name in choice], reason if choice else "default")
+        tree.fill_value(("curate",), [{"name": name} for name in choice], reason if choice else "default")
         return
     if not node.is_list:
         node = tree.value["curate"] = Node([node], node.source, node.written)
@@ -140,34 +144,38 @@ def fill_curate(tree: Node, choice: list[str], reason: str) -> None:
             item.value = {"name": Node(choice[0], reason), **item.value}
 
 
-def _derived(data: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any, str]]:
+def _derive_defaults(data: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any, str]]:
     """`(path, value, reason)` of the defaults that depend on other settings; used where the recipe is silent.
 
     This is the one place where the objective's learning rate and epochs (`Objective.settings`) become the recipe's.
     Laboratory models, a thousandth of the size of those that papers train, have a rate of their own for all objectives.
     """
     tuner, optimizer, objective = (chosen_class(data, key) for key in ("tuner", "optimizer", "objective"))
-    adapter, own_rate = getattr(tuner, "adapter", False), optimizer is None or not generic_rate(optimizer)
-    if of_the_laboratory(data.get("model")):
+    adapter, own_rate = getattr(tuner, "adapter", False), optimizer is None or not uses_common_rate(optimizer)
+    if is_lab_model(data.get("model")):
         if not own_rate:
             yield ("optimizer", "learning_rate"), 1e-3 if adapter else 3e-4, "laboratory model"
         yield ("train", "batch_tokens"), 2048, "laboratory model"
     elif objective is not None and issubclass(objective, Objective):
         knobs = data["objective"]
-        usual = knobs.usual if isinstance(knobs, Objective) else objective.settings_of(_knobs(knobs, objective))
+        usual = (
+            knobs.paper_settings
+            if isinstance(knobs, Objective)
+            else objective.settings_of(_merge_knobs(knobs, objective))
+        )
         rate, source = usual.learning_rate(adapter)
         if not own_rate:
             yield ("optimizer", "learning_rate"), rate, f"objective {name_of(objective)}, {source}"
         yield ("train", "epochs"), usual.epochs, f"objective {name_of(objective)}, {usual.source}"
 
 
-def _knobs(value: Any, method: type[Method]) -> dict[str, Any]:
+def _merge_knobs(value: Any, method: type[Method]) -> dict[str, Any]:
     """Knobs as the recipe has them, over those that the method's name stands for."""
     preset = variant_of(method)
     return {**(preset.knobs if preset else {}), **(value if isinstance(value, dict) else {})}
 
 
-def of_the_laboratory(model: Any) -> bool:
+def is_lab_model(model: Any) -> bool:
     """Whether a model is a laboratory model by name, or by the configuration in its folder or run directory."""
     if not isinstance(model, (str, pathlib.Path)):
         return False
@@ -175,11 +183,13 @@ def of_the_laboratory(model: Any) -> bool:
         return True
     folder = pathlib.Path(model).expanduser()
     files = (folder / part / "config.json" for part in ("model", "."))
-    found = next((file for file in files if file.is_file()), None)
-    return found is not None and '"holdfast_lab": true' in found.read_text(encoding="utf-8", errors="replace")
+    config_file = next((file for file in files if file.is_file()), None)
+    return config_file is not None and '"holdfast_lab": true' in config_file.read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
-def generic_rate(optimizer: type[Method]) -> bool:
+def uses_common_rate(optimizer: type[Method]) -> bool:
     """Whether the optimizer keeps the common default rate (one with a rate of its own knows better)."""
     mine, common = optimizer.model_fields.get("learning_rate"), Optimizer.model_fields["learning_rate"]
     return mine is not None and mine.default == common.default
@@ -192,6 +202,6 @@ def chosen_class(data: dict[str, Any], key: str) -> type[Method] | None:
         return type(value)
     name = value.get("name") if isinstance(value, dict) else value
     try:
-        return find(METHOD_AXES[key].plural, name) if isinstance(name, str) else None
+        return find_method(METHOD_AXES[key].plural, name) if isinstance(name, str) else None
     except UserError:
         return None

@@ -12,12 +12,12 @@ from typing import Any
 
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.preset import Preset
-from holdfast.axes.registry import REGISTRY, find, home_of
-from holdfast.core.spelling import nearest
+from holdfast.axes.registry import REGISTRY, find_method, home_of
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
-from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, chosen_class, expand
-from holdfast.recipe.tree import Node, Path, Problems, overlay
+from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, chosen_class, expand_method
+from holdfast.recipe.tree import Node, Path, Problems, overlay_mapping
 
 BASE = "base"
 """As the `model` of a stage: the recipe's own."""
@@ -35,18 +35,18 @@ OF_STAGES = ("method", *METHOD_AXES, "train")
 def preset_of(method: Any) -> tuple[str, type[Preset] | None, str]:
     """The preset in `zephyr+lora`, by name and class, and the rest of it; "" and `None` when there is none."""
     names = method.split("+") if isinstance(method, str) else []
-    found = [name for name in names if _is_preset(name)]
-    if not found:
+    preset_names = [name for name in names if _is_preset(name)]
+    if not preset_names:
         return "", None, method if isinstance(method, str) else ""
-    preset = find("presets", found[0])
+    preset = find_method("presets", preset_names[0])
     assert issubclass(preset, Preset)
-    return found[0], preset, "+".join(name for name in names if name not in found)
+    return preset_names[0], preset, "+".join(name for name in names if name not in preset_names)
 
 
 def _is_preset(name: str) -> bool:
     try:
         return home_of(name) is PRESETS
-    except UserError:  # of a class of the user's own; `expand` says it
+    except UserError:  # of a class of the user's own; `expand_method` says it
         return False
 
 
@@ -56,10 +56,10 @@ def axes_of(method: str) -> set[str]:
     Raises:
         UserError: If there is no such method.
     """
-    keys = set(expand(method))
+    keys = set(expand_method(method))
     _, preset, _ = preset_of(method)
     for stage in preset.stages if preset else ():
-        keys |= {"objective", *expand(stage["method"]), *(key for key in METHOD_AXES if key in stage)}
+        keys |= {"objective", *expand_method(stage["method"]), *(key for key in METHOD_AXES if key in stage)}
     return keys
 
 
@@ -69,15 +69,15 @@ Stages = list[tuple[Node, Mapping[str, Any]]]
 
 def read_stages(tree: Node, problems: Problems) -> Stages:
     """The stages of a recipe; what is wrong with how they are written is added to `problems`."""
-    name, preset, _ = preset_of(tree.plain("method"))
+    name, preset, _ = preset_of(tree.plain_data("method"))
     stages = tree.value.get("stages") or Node({}, tree.source)
-    empty = not stages.plain()
+    empty = not stages.plain_data()
     if preset and (empty or stages.is_mapping):
-        return _changed_stages(name, preset, stages.parts(), problems)
+        return _change_stages(name, preset, stages.inner_nodes(), problems)
     if stages.is_list:
-        for key, own in stages.parts().items():
+        for key, own in stages.inner_nodes().items():
             if not own.is_mapping:
-                text = f"must be a method, or a mapping of `key: value`, not {own.plain()!r}"
+                text = f"must be a method, or a mapping of `key: value`, not {own.plain_data()!r}"
                 problems.append((("stages", key), text))
         return [(own, {}) for own in stages.value if own.is_mapping]
     if stages.is_mapping and not empty:
@@ -89,25 +89,25 @@ def read_stages(tree: Node, problems: Problems) -> Stages:
     return []
 
 
-def _changed_stages(name: str, preset: type[Preset], changes: Mapping[str, Node], problems: Problems) -> Stages:
+def _change_stages(name: str, preset: type[Preset], changes: Mapping[str, Node], problems: Problems) -> Stages:
     """A preset's stages with the recipe's changes, each under the name or the number of a stage."""
     names = [stage["name"] for stage in preset.stages]
-    changed: dict[int, Node] = {}
+    changes_by_number: dict[int, Node] = {}
     for key, own in changes.items():
         number = int(key) if key.isdigit() else names.index(key) if key in names else len(names)
         if number >= len(names):
-            problems.append((("stages", key), f"is not a stage of {name}{nearest(key, names)}"))
+            problems.append((("stages", key), f"is not a stage of {name}{suggest_name(key, names)}"))
         elif not own.is_mapping:
-            problems.append((("stages", key), f"must be a mapping of `key: value`, not {own.plain()!r}"))
-        elif number in changed and changed[number].value:
-            first = (changed[number].written or ("",))[-1]
+            problems.append((("stages", key), f"must be a mapping of `key: value`, not {own.plain_data()!r}"))
+        elif number in changes_by_number and changes_by_number[number].value:
+            first = (changes_by_number[number].written or ("",))[-1]
             problems.append((("stages", key), f"is given twice, as {first} and as {key}; keep one"))
         else:
             if "name" in own.value:
                 problems.append((("stages", key, "name"), f"cannot be changed: the stages of {name} have names"))
-            changed[number] = own
-    unchanged = [Node({}, f"method {name}", ("stages", i)) for i in range(len(names))]
-    return [(changed.get(i, unchanged[i]), stage) for i, stage in enumerate(preset.stages)]
+            changes_by_number[number] = own
+    empty_stages = [Node({}, f"method {name}", ("stages", i)) for i in range(len(names))]
+    return [(changes_by_number.get(i, empty_stages[i]), stage) for i, stage in enumerate(preset.stages)]
 
 
 def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
@@ -120,19 +120,19 @@ def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
     stages = data.get("stages")
     if preset and not isinstance(stages, list):
         names = [stage["name"] for stage in preset.stages]
-        found: str | int = names[key] if isinstance(key, int) and key < len(names) else key
+        new_key: str | int = names[key] if isinstance(key, int) and key < len(names) else key
     elif isinstance(stages, list):
-        called = [stage if isinstance(stage, dict) else {"method": stage} for stage in stages]
-        names = [str(stage.get("name") or _called(stage, stage.get("method"))) for stage in called]
-        found = names.index(key) if isinstance(key, str) and key in names else key
+        mappings = [stage if isinstance(stage, dict) else {"method": stage} for stage in stages]
+        names = [str(stage.get("name") or _default_stage_name(stage, stage.get("method"))) for stage in mappings]
+        new_key = names.index(key) if isinstance(key, str) and key in names else key
     else:
         return key
-    if isinstance(found, str) and found not in names:
-        raise UserError(f"stages.{key} is not a stage{nearest(found, names)}")
-    return found
+    if isinstance(new_key, str) and new_key not in names:
+        raise UserError(f"stages.{key} is not a stage{suggest_name(new_key, names)}")
+    return new_key
 
 
-def fill_in(tree: Node, problems: Problems) -> Node:
+def fill_recipe(tree: Node, problems: Problems) -> Node:
     """A recipe with all that it does not say itself, and each of its stages with all that the recipe says for them.
 
     Args:
@@ -143,18 +143,18 @@ def fill_in(tree: Node, problems: Problems) -> Node:
     common = tree.copy()
     common.value.pop("stages", None)
     if not stages:
-        shorthand.fill_in(common, problems)
+        shorthand.fill_defaults(common, problems)
         return common
-    chain = _Chain(common)
+    chain = _StageChain(common)
     for own, preset in stages:
-        chain.add(own, preset, problems)
-    whole = _whole(common, chain.stages, problems)
-    listed = "stages" in tree.value and tree.value["stages"].is_list and tree.value["stages"].value
-    whole.value["stages"] = Node(chain.stages, tree.source_around(("stages",)), ("stages",) if listed else None)
+        chain.add_stage(own, preset, problems)
+    whole = _build_whole(common, chain.stages, problems)
+    in_list = "stages" in tree.value and tree.value["stages"].is_list and tree.value["stages"].value
+    whole.value["stages"] = Node(chain.stages, tree.source_around(("stages",)), ("stages",) if in_list else None)
     return whole
 
 
-class _Chain:
+class _StageChain:
     """The stages of a recipe, spelled out one after another.
 
     Args:
@@ -163,13 +163,13 @@ class _Chain:
 
     def __init__(self, common: Node) -> None:
         self.common = common
-        self.preset_name, self.preset, self.rest = preset_of(common.plain("method"))
+        self.preset_name, self.preset, self.rest = preset_of(common.plain_data("method"))
         self.stages: list[Node] = []
         self.names: list[str] = []
         self.origins: list[Any] = []
         """The model at the beginning of each stage's chain."""
 
-    def add(self, own: Node, preset: Mapping[str, Any], problems: Problems) -> None:
+    def add_stage(self, own: Node, preset: Mapping[str, Any], problems: Problems) -> None:
         """One more stage, laid over the recipe and the preset's stage.
 
         Args:
@@ -177,32 +177,32 @@ class _Chain:
             preset: The preset's stage below it; may be empty.
         """
         at = own.written or ("stages", len(self.stages))
-        own = _allowed(own, at, problems)
-        stage = self._layers(own, preset)
-        name, model = stage.plain("name"), stage.plain("model")
+        own = _drop_forbidden(own, at, problems)
+        stage = self._overlay_layers(own, preset)
+        name, model = stage.plain_data("name"), stage.plain_data("model")
         if name in self.names:
             other = f"stages.{self.names.index(name)}"
             problems.append((at, f"is called {name}, like {other}; give one of them another name"))
-        for path, wanted in _references(stage.plain()):
-            if text := _unknown(wanted, self.names, name):
+        for path, reference in _find_references(stage.plain_data()):
+            if text := _explain_unknown_stage(reference, self.names, name):
                 problems.append((stage.place_of(path, (*at, *path)), text))
-        self.origins.append(self._origin(model))
-        given = {key: stage.value[key] for key in ("name", "model")}
-        stage.value["model"] = Node.of(self.origins[-1], "", None)  # of it the defaults below are derived
+        self.origins.append(self._find_origin(model))
+        own_nodes = {key: stage.value[key] for key in ("name", "model")}
+        stage.value["model"] = Node.from_data(self.origins[-1], "", None)  # of it the defaults below are derived
         self.names.append(name)
         if self.preset and "method" not in own.value:
             _fill_paper_rate(stage, self.preset.rates.get(name), f"method {self.preset_name}")
         _fill_count(stage, len(self.names) - 1)
         wrong: Problems = []
-        shorthand.fill_in(stage, wrong)
+        shorthand.fill_defaults(stage, wrong)
         problems += [(stage.place_of(path, (*at, *path)), text) for path, text in wrong]
-        stage.value |= given | {key: own.value[key] for key in ("name",) if key in own.value}
+        stage.value |= own_nodes | {key: own.value[key] for key in ("name",) if key in own.value}
         self.stages.append(stage)
 
-    def _layers(self, own: Node, preset: Mapping[str, Any]) -> Node:
+    def _overlay_layers(self, own: Node, preset: Mapping[str, Any]) -> Node:
         """The layers of a stage on each other, with its method, name and model."""
-        brought, common = f"method {self.preset_name}", self.common.copy()
-        below = Node.of({key: value for key, value in preset.items() if key != "name"}, brought, None)
+        preset_source, common = f"method {self.preset_name}", self.common.copy()
+        below = Node.from_data({key: value for key, value in preset.items() if key != "name"}, preset_source, None)
         for key in ("model", "output", "track"):
             common.value.pop(key, None)
         if "evaluate" in common.value and common.value["evaluate"].is_mapping:
@@ -212,57 +212,59 @@ class _Chain:
             method = common.value["method"] = Node(self.rest, method.source, method.written)
         stage = Node({}, own.source, own.written)
         for layer in (below, common, own):
-            overlay(stage, _spelled(layer))
-        known = own.plain("method") if "method" in own.value else preset.get("method", self.rest)
-        name = preset.get("name", _called(own.plain(), known))
+            overlay_mapping(stage, _spell_out_axes(layer))
+        method_name = own.plain_data("method") if "method" in own.value else preset.get("method", self.rest)
+        name = preset.get("name", _default_stage_name(own.plain_data(), method_name))
         model, why = (f"stage:{self.names[-1]}", "the stage before") if self.names else (BASE, "the recipe's model")
-        named = Node(self.rest, method.source, method.written) if self.rest and method else Node("sft", "default")
+        default_method = (
+            Node(self.rest, method.source, method.written) if self.rest and method else Node("sft", "default")
+        )
         defaults = {
-            "method": Node(known or "sft", brought) if preset else named,
-            "name": Node(name, brought if preset else "derived: its method"),
+            "method": Node(method_name or "sft", preset_source) if preset else default_method,
+            "name": Node(name, preset_source if preset else "derived: its method"),
             "model": Node(model, f"derived: {why}"),
         }
         for key, default in defaults.items():
             stage.value[key] = own.value.get(key, default).copy()
-        stage.value["name"].value = str(stage.plain("name"))
+        stage.value["name"].value = str(stage.plain_data("name"))
         return stage
 
-    def _origin(self, model: Any) -> Any:
+    def _find_origin(self, model: Any) -> Any:
         """The model at the beginning of the chain that leads to `model`."""
-        base = self.common.plain("model")
+        base = self.common.plain_data("model")
         match = REFERENCE.fullmatch(model) if isinstance(model, str) else None
         if match:
             return self.origins[self.names.index(match[1])] if match[1] in self.names else base
         return base if model == BASE else model
 
 
-def _called(own: Mapping[str, Any], method: Any) -> str:
+def _default_stage_name(own: Mapping[str, Any], method: Any) -> str:
     """The name of a stage that has none: its method, or else its objective."""
     objective = own.get("objective")
-    named = objective.get("name") if isinstance(objective, dict) else objective
-    return str(method or named or "sft").rpartition(":")[2].replace("+", "-")
+    objective_name = objective.get("name") if isinstance(objective, dict) else objective
+    return str(method or objective_name or "sft").rpartition(":")[2].replace("+", "-")
 
 
-def _allowed(own: Node, at: Path, problems: Problems) -> Node:
+def _drop_forbidden(own: Node, at: Path, problems: Problems) -> Node:
     """What a stage says, without what only a recipe can say, each of which is a problem."""
     out = own.copy()
     if out.value.pop("stages", None) is not None:
         problems.append(((*at, "stages"), "cannot be set here: a stage holds no stages; list all in one row"))
     if out.value.pop("output", None) is not None:
         problems.append(((*at, "output"), "cannot be set here: a stage's run is in OUTPUT/stages"))
-    name, preset, _ = preset_of(out.plain("method"))
+    name, preset, _ = preset_of(out.plain_data("method"))
     if preset:
         problems.append(((*at, "method"), f"cannot be {name}, which has stages itself; list those in its place"))
         out.value["method"].value = "sft"
     return out
 
 
-def _spelled(layer: Node) -> Node:
+def _spell_out_axes(layer: Node) -> Node:
     """A layer with the axes that its method chooses; the method itself is left out."""
-    layer, method = layer.copy(), layer.plain("method")
+    layer, method = layer.copy(), layer.plain_data("method")
     layer.value.pop("method", None)
     try:
-        chosen = expand(method) if isinstance(method, str) else {}
+        chosen = expand_method(method) if isinstance(method, str) else {}
     except UserError:
         return layer  # it is said when the whole is filled in
     chosen.pop("stages", None)
@@ -276,85 +278,89 @@ def _spelled(layer: Node) -> Node:
     return layer
 
 
-def _references(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def _find_references(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
     """Every `stage:NAME` inside a value: where, and the name."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key != "name":  # a class of the user's own may be called stage:Mine
-                yield from _references(inner, (*path, key))
+                yield from _find_references(inner, (*path, key))
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
-            yield from _references(inner, (*path, i))
-    elif isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
-        yield path, found[1]
+            yield from _find_references(inner, (*path, i))
+    elif isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
+        yield path, match[1]
 
 
-def _unknown(wanted: str, names: list[str], own: str) -> str | None:
+def _explain_unknown_stage(reference: str, names: list[str], own: str) -> str | None:
     """What is wrong with a reference to stage `wanted`."""
-    if wanted in names:
+    if reference in names:
         return None
-    reason = "is this stage itself" if wanted == own else "is not an earlier stage"
-    return f"cannot be stage:{wanted}: {wanted} {reason}" + (nearest(wanted, names) if names else "; this is the first")
+    reason = "is this stage itself" if reference == own else "is not an earlier stage"
+    return f"cannot be stage:{reference}: {reference} {reason}" + (
+        suggest_name(reference, names) if names else "; this is the first"
+    )
 
 
 def _fill_paper_rate(stage: Node, rates: tuple[float, float] | None, reason: str) -> None:
     """The learning rate that a preset's paper gives for a stage, where nothing else says one."""
-    optimizer = stage.plain("optimizer") if "optimizer" in stage.value else {}
-    if rates is None or stage.plain("model") in LAB_MODELS or not isinstance(optimizer, dict):
+    optimizer = stage.plain_data("optimizer") if "optimizer" in stage.value else {}
+    if rates is None or stage.plain_data("model") in LAB_MODELS or not isinstance(optimizer, dict):
         return
     kind = chosen_class({"optimizer": {"name": METHOD_AXES["optimizer"].default, **optimizer}}, "optimizer")
-    if kind is not None and shorthand.generic_rate(kind) and "learning_rate" not in optimizer:
-        adapter = getattr(chosen_class(stage.plain(), "tuner"), "adapter", False)
-        stage.fill(("optimizer", "learning_rate"), rates[1 if adapter else 0], reason)
+    if kind is not None and shorthand.uses_common_rate(kind) and "learning_rate" not in optimizer:
+        adapter = getattr(chosen_class(stage.plain_data(), "tuner"), "adapter", False)
+        stage.fill_value(("optimizer", "learning_rate"), rates[1 if adapter else 0], reason)
 
 
 def _fill_count(stage: Node, number: int) -> None:
     """The number of the stage, for a tuner that wants to know it and is not given it."""
-    tuner, own = chosen_class(stage.plain(), "tuner"), stage.value.get("tuner")
+    tuner, own = chosen_class(stage.plain_data(), "tuner"), stage.value.get("tuner")
     knob = getattr(tuner, "counts_stages", "")
     if knob and own is not None and own.is_mapping and knob not in own.value and number:
-        stage.fill(("tuner", knob), number, f"derived: stage {number + 1}")
+        stage.fill_value(("tuner", knob), number, f"derived: stage {number + 1}")
 
 
-def _whole(common: Node, stages: list[Node], problems: Problems) -> Node:
+def _build_whole(common: Node, stages: list[Node], problems: Problems) -> Node:
     """The recipe's own settings. What it does not say of the data, it has from the first stage.
 
     Its rows are read as the first stage with the same ones reads them.
     """
     first, whole = stages[0], common.copy()
 
-    def take(stage: Node, key: str) -> None:
-        whole.fill((key,), stage.plain(key), _of_stage(stage))
+    def take_setting(stage: Node, key: str) -> None:
+        whole.fill_value((key,), stage.plain_data(key), _stage_source(stage))
 
     mine = whole.value.get("data")
     if mine is None or (mine.is_mapping and "train" not in mine.value):
-        theirs = first.plain("data")
+        theirs = first.plain_data("data")
         # A first stage without data is told so itself.
-        under = Node.of({"train": "", **(theirs if isinstance(theirs, dict) else {})}, _of_stage(first), None)
+        under = Node.from_data(
+            {"train": "", **(theirs if isinstance(theirs, dict) else {})}, _stage_source(first), None
+        )
         if mine is None:
             whole.value["data"] = under
         else:
             mine.value = {**under.value, **mine.value}
-        if "judge" not in common.value and isinstance(first.plain("judge"), dict):
-            take(first, "judge")
-    rows = whole.plain("data", "train")
-    source = next((stage for stage in stages if stage.plain("data", "train") == rows), first)
+        if "judge" not in common.value and isinstance(first.plain_data("judge"), dict):
+            take_setting(first, "judge")
+    rows = whole.plain_data("data", "train")
+    source = next((stage for stage in stages if stage.plain_data("data", "train") == rows), first)
     for key in ("objective", "curate"):
         if key not in common.value:
-            take(source, key)
+            take_setting(source, key)
     for key in (axis.key for axis in METHOD_AXES.values() if not axis.several):
         # Knobs alone are those of the method that a stage has.
         own, theirs = whole.value.get(key), source.value.get(key)
         if own is not None and own.is_mapping and "name" not in own.value and theirs is not None and theirs.is_mapping:
-            own.value = {"name": Node(theirs.plain("name"), _of_stage(source)), **own.value}
-    shorthand.fill_in(whole, problems)
+            own.value = {"name": Node(theirs.plain_data("name"), _stage_source(source)), **own.value}
+    shorthand.fill_defaults(whole, problems)
     return whole
 
 
-def _of_stage(stage: Node) -> str:
-    return f"{OF_STAGE} {stage.plain('name')}"
+def _stage_source(stage: Node) -> str:
+    return f"{OF_STAGE} {stage.plain_data('name')}"
 
 
-def label(method: str, names: list[str], joint: str = ", ") -> str:
+def stages_label(method: str, names: list[str], joint: str = ", ") -> str:
     """What a recipe with stages is called: its preset, or the names of its stages."""
     return method if preset_of(method)[1] else joint.join(names)

@@ -9,14 +9,14 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from holdfast.axes.method import Method
-from holdfast.axes.registry import find
-from holdfast.recipe.data_section import Section
+from holdfast.axes.registry import find_method
+from holdfast.recipe.data_section import RecipeSection
 from holdfast.recipe.messages import section_of
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.shorthand import expand
-from holdfast.recipe.stages import fill_in
-from holdfast.recipe.tree import Node, Path, dotted
-from holdfast.recipe.yaml_writer import write_scalar
+from holdfast.recipe.shorthand import expand_method
+from holdfast.recipe.stages import fill_recipe
+from holdfast.recipe.tree import Node, Path, format_path
+from holdfast.recipe.yaml_writer import format_scalar
 
 HEAD = """\
 # A Holdfast recipe. What is not commented out is all that is needed; the commented settings show their defaults.
@@ -36,7 +36,7 @@ COLUMN = 46
 """Where the descriptions start."""
 
 
-def template(
+def build_template(
     model: str = "lab",
     train: str = "lab:story",
     method: str = "s3ft",
@@ -53,8 +53,8 @@ def template(
     Raises:
         UserError: If there is no such method or judge.
     """
-    expand(method)
-    given: dict[str, Any] = {
+    expand_method(method)
+    own_settings: dict[str, Any] = {
         "model": model,
         "method": method,
         "data": {"train": train, **({"columns": dict(columns)} if columns else {})},
@@ -62,45 +62,52 @@ def template(
         "output": Recipe.model_fields["output"].default,
     }
     if judge:
-        find("judges", judge)
-        given["judge"] = judge
+        find_method("judges", judge)
+        own_settings["judge"] = judge
     lines: list[str] = []
-    for left, description in _lines(Recipe, given, fill_in(Node.of(given, file), []).plain(), (), ""):
+    for setting_text, description in _format_lines(
+        Recipe, own_settings, fill_recipe(Node.from_data(own_settings, file), []).plain_data(), (), ""
+    ):
         first, *more = textwrap.wrap(description, width=116 - COLUMN)
         # In YAML a # is a comment only behind a space: a path that reaches the column must not run into it.
-        lines += [f"{left:<{COLUMN - 1}} # {first}", *(" " * COLUMN + f"#   {text}" for text in more)]
+        lines += [f"{setting_text:<{COLUMN - 1}} # {first}", *(" " * COLUMN + f"#   {text}" for text in more)]
     return "\n".join([HEAD.format(file=file), *lines, ""])
 
 
-def _lines(section: type[Section], given: Any, filled: Any, path: Path, indent: str) -> Iterator[tuple[str, str]]:
+def _format_lines(
+    section: type[RecipeSection], own_settings: Any, full_settings: Any, path: Path, indent: str
+) -> Iterator[tuple[str, str]]:
     """`(setting, description)` of each line; what is not in `given` is commented out, its default from `filled`."""
     for name, info in section.model_fields.items():
-        key = dotted((*path, name))
-        on = isinstance(given, dict) and name in given
+        key = format_path((*path, name))
+        on = isinstance(own_settings, dict) and name in own_settings
         mark = "" if on or "#" in indent else "# "
         inner = section_of(info.annotation)
-        whole = inner is not None and (info.annotation is inner or isinstance(info.default, Section))
-        if whole and inner is not None and issubclass(inner, Section) and key not in EXAMPLES:
+        whole = inner is not None and (info.annotation is inner or isinstance(info.default, RecipeSection))
+        if whole and inner is not None and issubclass(inner, RecipeSection) and key not in EXAMPLES:
             yield f"{indent}{mark}{name}:", info.description or ""
             below = indent + "  " if on or "#" in indent else indent + "#   "
-            yield from _lines(inner, given.get(name) if on else None, _part(filled, name), (*path, name), below)
+            yield from _format_lines(
+                inner, own_settings.get(name) if on else None, _part_of(full_settings, name), (*path, name), below
+            )
         else:
             yield (
-                f"{indent}{mark}{name}: {write_scalar(given[name]) if on else _default(key, info, filled)}",
+                f"{indent}{mark}{name}: "
+                f"{format_scalar(own_settings[name]) if on else _format_default(key, info, full_settings)}",
                 info.description or "",
             )
 
 
-def _part(filled: Any, name: str) -> Any:
-    return filled.get(name) if isinstance(filled, dict) else None
+def _part_of(full_settings: Any, name: str) -> Any:
+    return full_settings.get(name) if isinstance(full_settings, dict) else None
 
 
-def _default(key: str, info: FieldInfo, filled: Any) -> str:
+def _format_default(key: str, info: FieldInfo, full_settings: Any) -> str:
     """The default in YAML, with derived defaults as they will be."""
     name = key.rpartition(".")[2]
     if key in EXAMPLES:
         return EXAMPLES[key]
     default = info.get_default(call_default_factory=True)
     if isinstance(info.annotation, type) and issubclass(info.annotation, Method):
-        return filled[name]["name"]
-    return write_scalar(filled[name] if isinstance(filled, dict) and name in filled else default)
+        return full_settings[name]["name"]
+    return format_scalar(full_settings[name] if isinstance(full_settings, dict) and name in full_settings else default)

@@ -18,11 +18,11 @@ Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
 """What is wrong with a recipe: the path, and the words."""
 
-CHOSEN = tuple(axis.key for axis in AXES if not axis.several)
+SINGLE_CHOICE_KEYS = tuple(axis.key for axis in AXES if not axis.several)
 """Keys that hold one method: another one's knobs are not laid over it."""
 
 
-def dotted(path: Path) -> str:
+def format_path(path: Path) -> str:
     """`("train", "epochs")` as the user writes it."""
     return ".".join(map(str, path))
 
@@ -39,26 +39,26 @@ class Node:
 
     __slots__ = ("source", "value", "written")
 
-    def __init__(self, value: Any, source: str, written: Path | None = None) -> None:
-        self.value, self.source, self.written = value, source, written
+    def __init__(self, value: Any, source: str, place: Path | None = None) -> None:
+        self.value, self.source, self.written = value, source, place
 
     @classmethod
-    def of(cls, value: Any, source: str | Callable[[Path], str], written: Path | None = ()) -> Node:
+    def from_data(cls, value: Any, source: str | Callable[[Path], str], place: Path | None = ()) -> Node:
         """The tree of plain data.
 
         Args:
             source: Of all of it, or a function of the path of each part.
-            written: Where the user wrote it; `None` for what is filled in.
+            place: Where the user wrote it; `None` for what is filled in.
         """
 
-        def inside(key: str | int, inner: Any) -> Node:
-            return cls.of(inner, source, None if written is None else (*written, key))
+        def build_inner(key: str | int, inner: Any) -> Node:
+            return cls.from_data(inner, source, None if place is None else (*place, key))
 
         if isinstance(value, dict):
-            value = {key: inside(key, inner) for key, inner in value.items()}
+            value = {key: build_inner(key, inner) for key, inner in value.items()}
         elif isinstance(value, (list, tuple)):
-            value = [inside(i, inner) for i, inner in enumerate(value)]
-        return cls(value, source if isinstance(source, str) else source(written or ()), written)
+            value = [build_inner(i, inner) for i, inner in enumerate(value)]
+        return cls(value, source if isinstance(source, str) else source(place or ()), place)
 
     @property
     def is_mapping(self) -> bool:
@@ -68,18 +68,18 @@ class Node:
     def is_list(self) -> bool:
         return isinstance(self.value, list)
 
-    def parts(self) -> dict[Any, Node]:
+    def inner_nodes(self) -> dict[Any, Node]:
         """The nodes inside by key or number; empty for a value without parts."""
         return self.value if self.is_mapping else dict(enumerate(self.value)) if self.is_list else {}
 
-    def plain(self, *path: str | int) -> Any:
+    def plain_data(self, *path: str | int) -> Any:
         """The data without sources, of all of it or at a path; `None` where there is nothing."""
         node = self.find(path)
         if node is None:
             return None
         if node.is_mapping:
-            return {key: inner.plain() for key, inner in node.value.items()}
-        return [inner.plain() for inner in node.value] if node.is_list else node.value
+            return {key: inner.plain_data() for key, inner in node.value.items()}
+        return [inner.plain_data() for inner in node.value] if node.is_list else node.value
 
     def copy(self) -> Node:
         """A tree of its own, whose values without parts are shared."""
@@ -87,11 +87,11 @@ class Node:
             return Node({key: inner.copy() for key, inner in self.value.items()}, self.source, self.written)
         return Node([inner.copy() for inner in self.value] if self.is_list else self.value, self.source, self.written)
 
-    def along(self, path: Path) -> list[Node]:
+    def nodes_along(self, path: Path) -> list[Node]:
         """The nodes on the way down to a path, this one first, as far as there are any."""
         nodes = [self]
         for step in path:
-            inner = nodes[-1].parts().get(step)
+            inner = nodes[-1].inner_nodes().get(step)
             if inner is None:
                 break
             nodes.append(inner)
@@ -99,16 +99,16 @@ class Node:
 
     def find(self, path: Path) -> Node | None:
         """The node at a path."""
-        nodes = self.along(path)
+        nodes = self.nodes_along(path)
         return nodes[-1] if len(nodes) == len(path) + 1 else None
 
     def source_around(self, path: Path) -> str:
         """The source of the value at a path, or of what lies nearest around it."""
-        return self.along(path)[-1].source
+        return self.nodes_along(path)[-1].source
 
     def source_of(self, path: Path) -> str | None:
         """The source of the value at a path, which may lie in a method given as an object; `None` if it is unsaid."""
-        nodes = self.along(path)
+        nodes = self.nodes_along(path)
         last, rest = nodes[-1], path[len(nodes) - 1 :]
         if rest and isinstance(last.value, BaseModel):
             return last.source if rest[0] == "name" or rest[0] in last.value.model_fields_set else None
@@ -116,39 +116,39 @@ class Node:
 
     def place_of(self, path: Path, otherwise: Path) -> Path:
         """Where the user wrote, or would write, the value at a path; of what was filled in it is `otherwise`."""
-        nodes = self.along(path)
-        written = nodes[-1].written
-        return otherwise if written is None else (*written, *path[len(nodes) - 1 :])
+        nodes = self.nodes_along(path)
+        place = nodes[-1].written
+        return otherwise if place is None else (*place, *path[len(nodes) - 1 :])
 
     def is_given(self, inside: Path = ()) -> bool:
         """Whether it, or anything in it, was written in this part of the user's recipe."""
         own = self.written is not None and self.written[: len(inside)] == inside
-        return own or any(inner.is_given(inside) for inner in self.parts().values())
+        return own or any(inner.is_given(inside) for inner in self.inner_nodes().values())
 
-    def leaves(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    def leaf_nodes(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """Every value without parts, with its path."""
-        parts = self.parts()
+        parts = self.inner_nodes()
         if not parts:
             yield path, self
         for key, inner in parts.items():
-            yield from inner.leaves((*path, key))
+            yield from inner.leaf_nodes((*path, key))
 
     def spell_out(self, key: str = "name") -> None:
         """Make a text the mapping that it stands for: `dpo` is `{name: dpo}`."""
         if isinstance(self.value, str):
-            written = None if self.written is None else (*self.written, key)
-            self.value = {key: Node(self.value, self.source, written)}
+            place = None if self.written is None else (*self.written, key)
+            self.value = {key: Node(self.value, self.source, place)}
 
-    def fill(self, path: Path, value: Any, reason: str) -> None:
+    def fill_value(self, path: Path, value: Any, reason: str) -> None:
         """Put in a value for a reason, with the mapping around it where there is none."""
         *above, key = path
         here = self
         for step in above:
             here = here.value.setdefault(step, Node({}, reason))
-        here.value[key] = Node.of(value, reason, None)
+        here.value[key] = Node.from_data(value, reason, None)
 
 
-def overlay(below: Node, above: Node, at: Path = ()) -> None:
+def overlay_mapping(below: Node, above: Node, at: Path = ()) -> None:
     """Lay a mapping over another one, which then holds both; of a value in both, the upper one stays.
 
     A method that is chosen above takes the place of another one with its knobs; knobs alone, over a list that holds
@@ -156,20 +156,26 @@ def overlay(below: Node, above: Node, at: Path = ()) -> None:
     """
     for key, value in above.copy().value.items():
         old = below.value.get(key)
-        if not at and key in CHOSEN:
+        if not at and key in SINGLE_CHOICE_KEYS:
             value.spell_out()
             if old is not None:
                 old.spell_out()
                 old = None if _is_other(value, old) else old
-        if not at and key == "curate" and value.is_mapping and (only := _lone(old)) and not _is_other(value, only):
+        if (
+            not at
+            and key == "curate"
+            and value.is_mapping
+            and (only := _find_only_curator(old))
+            and not _is_other(value, only)
+        ):
             only.value |= value.value
         elif old is not None and old.is_mapping and value.is_mapping:
-            overlay(old, value, (*at, key))
+            overlay_mapping(old, value, (*at, key))
         else:
             below.value[key] = value
 
 
-def _lone(curators: Node | None) -> Node | None:
+def _find_only_curator(curators: Node | None) -> Node | None:
     """The only curator of a list."""
     one = curators is not None and curators.is_list and len(curators.value) == 1
     return curators.value[0] if curators is not None and one and curators.value[0].is_mapping else None
@@ -177,4 +183,9 @@ def _lone(curators: Node | None) -> Node | None:
 
 def _is_other(value: Node, old: Node) -> bool:
     """Whether two choices name different methods."""
-    return value.is_mapping and old.is_mapping and "name" in value.value and value.plain("name") != old.plain("name")
+    return (
+        value.is_mapping
+        and old.is_mapping
+        and "name" in value.value
+        and value.plain_data("name") != old.plain_data("name")
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from holdfast.errors import UserError
-from holdfast.recipe.tree import Path, Problems, dotted
+from holdfast.recipe.tree import Path, Problems, format_path
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -26,7 +26,7 @@ LONGEST_NUMBER = 60
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
+def parse_yaml(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
     """The data of a YAML text, the 1-based line of every key and list item, and what is wrong (keys given twice).
 
     Raises:
@@ -35,15 +35,17 @@ def parse(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
     if len(text) > LARGEST:
         raise too_large(file)
     try:
-        with contextlib.closing(_Bounded(text, file)) as loader:  # which looks at the characters as soon as it is made
+        with contextlib.closing(
+            _BoundedLoader(text, file)
+        ) as loader:  # which looks at the characters as soon as it is made
             node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        line, what = explain(error, text)
+        line, what = explain_yaml_error(error, text)
         raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
     except yaml.YAMLError:
         raise UserError(f"{file}: not valid YAML: unreadable character") from None
-    read = _Values(file)
-    return (None if node is None else read.value(node, ())), read.lines, read.problems
+    reader = _ValueReader(file)
+    return (None if node is None else reader.read_value(node, ())), reader.lines, reader.problems
 
 
 def too_large(file: str) -> UserError:
@@ -51,7 +53,7 @@ def too_large(file: str) -> UserError:
     return UserError(f"{file}: is larger than {LARGEST >> 10} KiB, which no recipe is; is it a file of rows?")
 
 
-class _Bounded(yaml.SafeLoader):
+class _BoundedLoader(yaml.SafeLoader):
     """YAML's own reader of nodes, which stops where the nesting is deeper, or the nodes are more, than a recipe's."""
 
     def __init__(self, text: str, file: str) -> None:
@@ -68,13 +70,13 @@ class _Bounded(yaml.SafeLoader):
             line = self.peek_event().start_mark.line + 1
             raise UserError(f"{self.file}:{line}: more than {DEEPEST} values inside each other, which no recipe has")
         if self.nodes > MOST:
-            raise _too_many(self.file)
+            raise _too_many_values(self.file)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-def _too_many(file: str) -> UserError:
+def _too_many_values(file: str) -> UserError:
     return UserError(
         f"{file}: has more than {MOST:,} values (an alias counts as what it stands for), which no recipe has; put what "
         "is long into a file, and name that"
@@ -85,26 +87,29 @@ OPENERS = {"while parsing a flow mapping": ("{", "}"), "while parsing a flow seq
 """What a parser was about when something open was not closed: the sign that opens, and the one that is missing."""
 
 
-def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+def explain_yaml_error(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     """The line to mend, counted from 1, and what is wrong with it.
 
     The parser stops where it can go on no longer, which is often a line below the mistake.
     """
-    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    mark, start_mark = error.problem_mark or error.context_mark, error.context_mark
     line, problem = mark.line if mark else 0, error.problem or "unreadable character"
     lines = [*text.splitlines(), ""]
     if "\\t" in problem:
         return line + 1, "a tab; indent with spaces"
-    if error.context in OPENERS and begun is not None:
+    if error.context in OPENERS and start_mark is not None:
         opening, closing = OPENERS[error.context]
-        return begun.line + 1, f"the {opening} is not closed; add {closing}"
-    if "quoted scalar" in (error.context or "") and begun is not None:
-        return begun.line + 1, "a quote is opened and not closed"
+        return start_mark.line + 1, f"the {opening} is not closed; add {closing}"
+    if "quoted scalar" in (error.context or "") and start_mark is not None:
+        return start_mark.line + 1, "a quote is opened and not closed"
     if problem in ("mapping values are not allowed here", "could not find expected ':'"):
         for number in range(min(line, len(lines) - 1), -1, -1):  # upwards: the mistake is at most a few lines above
-            glued = GLUED.match(lines[number])
-            if glued:
-                return number + 1, f"no space after the colon of {glued[1]}; write {glued[1]}: {glued[2]}"
+            colon_match = COLON_WITHOUT_SPACE.match(lines[number])
+            if colon_match:
+                return (
+                    number + 1,
+                    f"no space after the colon of {colon_match[1]}; write {colon_match[1]}: {colon_match[2]}",
+                )
             if number < line and lines[number].strip():
                 break
         inner = line < len(lines) and COLON_INSIDE.match(lines[line])
@@ -115,7 +120,7 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     return line + 1, problem
 
 
-GLUED = re.compile(r"\s*(?:- )?([A-Za-z_][\w.-]*):([^\s/].*)")
+COLON_WITHOUT_SPACE = re.compile(r"\s*(?:- )?([A-Za-z_][\w.-]*):([^\s/].*)")
 """A setting whose colon is followed by its value at once; not the beginning of an address."""
 COLON_INSIDE = re.compile(r"\s*(?:- )?[A-Za-z_][\w.-]*:\s+[^'\"{\[].*:\s")
 
@@ -130,7 +135,7 @@ def _value_above(lines: list[str], line: int) -> str:
     return f"{name.strip()}:" if colon and value.strip() and deeper else ""
 
 
-class _Values:
+class _ValueReader:
     """Turns nodes into plain data, aliases written out, and notes where each value stands.
 
     Args:
@@ -144,33 +149,33 @@ class _Values:
         self._left = MOST
         self._around: list[yaml.Node] = []
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def read_value(self, node: yaml.Node, path: Path) -> Any:
         """The value of a node, which stands at `path`."""
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self._left -= 1
         if self._left < 0:
-            raise _too_many(self.file)
+            raise _too_many_values(self.file)
         if any(node is outer for outer in self._around) or len(self._around) > DEEPEST:
             raise UserError(f"{self.file}:{line}: an alias inside of what it stands for, which has no end; remove it")
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
+            return self._read_scalar(node, path)
         self._around.append(node)
-        inside = self._sequence if isinstance(node, yaml.SequenceNode) else self._mapping
+        inside = self._read_sequence if isinstance(node, yaml.SequenceNode) else self._read_mapping
         data = inside(node, path)
         self._around.pop()
         return data
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+    def _read_scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.style is None and len(node.value) > LONGEST_NUMBER and NUMBER.fullmatch(node.value):
-            at = f"{self.file}:{node.start_mark.line + 1}: {dotted(path)}"
+            at = f"{self.file}:{node.start_mark.line + 1}: {format_path(path)}"
             raise UserError(f"{at}: a number of {len(node.value):,} digits, and none needs as many")
-        return scalar(node.value) if node.style is None else node.value
+        return parse_scalar(node.value) if node.style is None else node.value
 
-    def _sequence(self, node: yaml.Node, path: Path) -> list[Any]:
-        return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+    def _read_sequence(self, node: yaml.Node, path: Path) -> list[Any]:
+        return [self.read_value(item, (*path, i)) for i, item in enumerate(node.value)]
 
-    def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Any]:
+    def _read_mapping(self, node: yaml.Node, path: Path) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -179,11 +184,11 @@ class _Values:
                 self.problems.append((inner, f"is given twice (lines {self.lines[inner]} and {line}); keep one"))
                 continue
             self.lines[inner] = line
-            data[key] = self.value(value_node, inner)
+            data[key] = self.read_value(value_node, inner)
         return data
 
 
-def scalar(text: str) -> Any:
+def parse_scalar(text: str) -> Any:
     """The value of an unquoted scalar."""
     if text in WORDS:
         return WORDS[text]

@@ -15,7 +15,7 @@ PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[\w./{}+-]*(:[\w./-]+)*")
 YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"}
 
 
-def write_scalar(value: Any) -> str:
+def format_scalar(value: Any) -> str:
     """A scalar or a list of scalars so that `parse`, and any other YAML reader, gives the same value back."""
     if value is None:
         return "null"
@@ -28,38 +28,40 @@ def write_scalar(value: Any) -> str:
         plain = PLAIN.fullmatch(value) and value.lower() not in YAML_WORDS
         return value if plain else json.dumps(value, ensure_ascii=False)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(write_scalar, value))}]"
+        return f"[{', '.join(map(format_scalar, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{write_scalar(k)}: {write_scalar(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{format_scalar(k)}: {format_scalar(v)}" for k, v in value.items()) + "}"
     return str(value)
 
 
-def emit(data: dict[str, Any], comment: Callable[[Path], str], path: Path = (), indent: str = "") -> list[str]:
+def format_yaml_lines(
+    data: dict[str, Any], comment: Callable[[Path], str], path: Path = (), indent: str = ""
+) -> list[str]:
     """Lines of block YAML for nested mappings; `comment(path)` gives the text behind each leaf, or ""."""
     out: list[str] = []
     for key, value in data.items():
         here = (*path, key)
         if isinstance(value, dict) and value:
-            out += [f"{indent}{key}:", *emit(value, comment, here, indent + "  ")]
+            out += [f"{indent}{key}:", *format_yaml_lines(value, comment, here, indent + "  ")]
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
             out.append(f"{indent}{key}:")
             for i, item in enumerate(value):
-                block = emit(item, comment, (*here, i), indent + "    ")
+                block = format_yaml_lines(item, comment, (*here, i), indent + "    ")
                 out += [f"{indent}  - {block[0].lstrip()}", *block[1:]]
         else:
             note = comment(here)
-            line = f"{indent}{key}: {write_scalar(value)}"
+            line = f"{indent}{key}: {format_scalar(value)}"
             out.append(f"{line:<40}  # {note}" if note else line)
     return out
 
 
-def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
+def find_leaf_paths(value: Any, path: Path = ()) -> Iterator[Path]:
     """The paths that have a line of their own in block YAML."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from leaves(inner, (*path, key))
+            yield from find_leaf_paths(inner, (*path, key))
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         for i, inner in enumerate(value):
-            yield from leaves(inner, (*path, i))
+            yield from find_leaf_paths(inner, (*path, i))
     else:
         yield path

@@ -41,12 +41,14 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
     arms = [("base", compare.get("base_answers"), None)]
     arms += [(run["method"], run.get("answers"), run.get("clipped")) for run in compare.get("runs") or []]
     lines = []
-    for name, answers, clipped in arms:
+    for name, answers, clipped_share in arms:
         counts = [(answers[key], what) for key, what in COUNTS.items() if answers[key]] if answers else []
-        parts = [f"{phrasing.count(n)} {what}" for n, what in counts]
-        said = [f"of {phrasing.count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
-        if clipped:
-            said.append(f"gradient clipped in {phrasing.percent(clipped)} of the steps")
-        if said:
-            lines.append(f"{name}: {'; '.join(said)}")
+        parts = [f"{phrasing.format_count(n)} {what}" for n, what in counts]
+        statements = (
+            [f"of {phrasing.format_count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
+        )
+        if clipped_share:
+            statements.append(f"gradient clipped in {phrasing.format_percent(clipped_share)} of the steps")
+        if statements:
+            lines.append(f"{name}: {'; '.join(statements)}")
     return lines

@@ -18,8 +18,8 @@ def asked_words(report: Mapping[str, Any]) -> list[str]:
     if chat.get("system"):
         out.append(f"Conversations without a system message had this one: {chat['system']!r}.")
     if chat.get("thoughts") in ("mask", "strip"):
-        done = {"mask": "read, but not trained on", "strip": "taken out of the rows"}[chat["thoughts"]]
-        out.append(f"Thoughts in answers were {done}.")
+        handling = {"mask": "read, but not trained on", "strip": "taken out of the rows"}[chat["thoughts"]]
+        out.append(f"Thoughts in answers were {handling}.")
     if chat.get("own_template"):
         out.append("The model it started from has no such chat template: it stands beside these weights.")
     return out
@@ -41,8 +41,8 @@ def unended_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
     for task in tasks:
         base, tuned = ((task.get("thoughts") or {}).get(when) for when in ("base", "tuned"))
         if any(part and part["unended"] for part in (base, tuned)):
-            before = f", {_share(base, task)} before" if "base" in task else ""
-            out.append(f"{task['name']}: thought did not end: {_share(tuned, task)}{before}")
+            before = f", {_unended_share(base, task)} before" if "base" in task else ""
+            out.append(f"{task['name']}: thought did not end: {_unended_share(tuned, task)}{before}")
     return out
 
 
@@ -62,12 +62,12 @@ def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
             base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
             if base or tuned:
                 left_out = task.get("left_out") or 0
-                n = phrasing.count(task["n"] + (left_out if key == "unfit" else 0))
-                before = f", {phrasing.count(base)} of {n} before" if "base" in task else ""
+                n = phrasing.format_count(task["n"] + (left_out if key == "unfit" else 0))
+                before = f", {phrasing.format_count(base)} of {n} before" if "base" in task else ""
                 rest = "; left out of all figures" if key == "unfit" and left_out else ""
-                out.append(f"{task['name']}: {what}: {phrasing.count(tuned)} of {n}{before}{rest}")
+                out.append(f"{task['name']}: {what}: {phrasing.format_count(tuned)} of {n}{before}{rest}")
     return out
 
 
-def _share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
-    return f"{phrasing.count(part['unended'] if part else 0)} of {phrasing.count(task['n'])}"
+def _unended_share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
+    return f"{phrasing.format_count(part['unended'] if part else 0)} of {phrasing.format_count(task['n'])}"

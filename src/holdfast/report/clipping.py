@@ -24,26 +24,26 @@ def median_cut(log: Iterable[Mapping[str, Any]], limit: float | None) -> float |
     Args:
         log: Entries of `log.jsonl`, with `grad_norm` before clipping.
     """
-    norms = {entry["step"]: entry["grad_norm"] for entry in log if phrasing.known(entry.get("grad_norm"))}
+    norms = {entry["step"]: entry["grad_norm"] for entry in log if phrasing.is_known(entry.get("grad_norm"))}
     return max(1.0, median(norms.values()) / limit) if limit and norms else None
 
 
 def cuts_deep(report: Mapping[str, Any]) -> bool:
     """Whether most steps were clipped and the median one by a large factor, so that the terminal must say it."""
     factor = (report.get("training") or {}).get("clip_factor")
-    return bool(clipped(report)) and phrasing.known(factor) and factor >= DEEP
+    return bool(describe_clipping(report)) and phrasing.is_known(factor) and factor >= DEEP
 
 
-def clipped(report: Mapping[str, Any]) -> str:
+def describe_clipping(report: Mapping[str, Any]) -> str:
     """What to say where most steps were clipped; empty where few were, or nobody counted."""
     share = (report.get("training") or {}).get("clipped")
-    if not phrasing.known(share) or share <= MANY_CLIPPED:
+    if not phrasing.is_known(share) or share <= MANY_CLIPPED:
         return ""
     limit = ((report.get("recipe") or {}).get("optimizer") or {}).get("max_grad_norm")
-    at = f" (optimizer.max_grad_norm {limit:g})" if phrasing.known(limit) else ""
+    at = f" (optimizer.max_grad_norm {limit:g})" if phrasing.is_known(limit) else ""
     factor = (report.get("training") or {}).get("clip_factor")
-    at += f", in the median to 1/{factor:.2g} of its norm" if phrasing.known(factor) and factor > 1 else ""
+    at += f", in the median to 1/{factor:.2g} of its norm" if phrasing.is_known(factor) and factor > 1 else ""
     return (
-        f"the gradient was clipped in {phrasing.percent(share)} of the steps{at}: the clip set their size as much as "
-        "the learning rate did; optimizer.clip: running cuts outliers only"
+        f"the gradient was clipped in {phrasing.format_percent(share)} of the steps{at}: the clip set their size as "
+        "much as the learning rate did; optimizer.clip: running cuts outliers only"
     )

@@ -29,7 +29,7 @@ from holdfast.report.schema import (
     StageReport,
     TaskReport,
     TrainingReport,
-    complete,
+    complete_part,
 )
 
 MOST_FLIPS = 100
@@ -51,11 +51,32 @@ _TERMS = {
     "unreadable": "Answers that the judge could not read, base \u2192 tuned; they count as not right.",
     "length": "Mean tokens per answer, base \u2192 tuned.",
 }
-_NUMBERS = ("points", "signed", "span", "bracket", "direction", "figure", "digits", "unit_of", "in_points", "way")
+_WORDS = {
+    "points": phrasing.format_points,
+    "signed": phrasing.format_signed,
+    "span": phrasing.format_interval,
+    "bracket": phrasing.format_bracket,
+    "direction": phrasing.interval_direction,
+    "way": phrasing.part_direction,
+    "figure": phrasing.format_figure,
+    "digits": phrasing.decimals_of,
+    "unit_of": phrasing.unit_of,
+    "in_points": phrasing.in_points,
+    "pvalue": phrasing.format_pvalue,
+    "percent": phrasing.format_percent,
+    "count": phrasing.format_count,
+    "duration": phrasing.format_duration,
+    "epochs": phrasing.format_epochs,
+    "sentence": phrasing.make_sentence,
+    "probe_sentences": phrasing.probe_sentences,
+    "steps": phrasing.format_steps,
+    "chose_a_step": phrasing.chose_a_step,
+}
+"""What the templates call the functions that put numbers into words, as filters and as functions."""
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def _build_environment() -> Environment:
     env = Environment(
         loader=PackageLoader("holdfast.report", "templates"),
         autoescape=True,
@@ -63,12 +84,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    more = ("pvalue", "percent", "count", "duration", "epochs", "sentence", "probe_sentences", "steps", "chose_a_step")
-    for name in (*_NUMBERS, *more):
-        env.filters[name] = getattr(phrasing, name)
-        env.globals[name] = getattr(phrasing, name)
+    env.filters |= _WORDS
+    env.globals |= _WORDS
     env.globals |= {
-        "known": phrasing.known,
+        "known": phrasing.is_known,
         "asking": asked,
         "DASH": phrasing.MISSING,
         "LONG": _LONG,
@@ -80,20 +99,20 @@ def _environment() -> Environment:
     return env
 
 
-def _yaml(value: Any) -> str:
+def _dump_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100) if value else ""
 
 
-def _model(report: Mapping[str, Any]) -> dict[str, Any]:
+def _complete_model(report: Mapping[str, Any]) -> dict[str, Any]:
     """The base model; of a path on somebody's disk the last part is its `short` name."""
-    model = complete(report.get("model"), ModelReport)
+    model = complete_part(report.get("model"), ModelReport)
     name = str(model["name"] or "")
     return {**model, "short": PurePath(name).name if name.startswith(("/", "~", ".")) else name}
 
 
-def _when(created: str) -> str:
+def _format_time(timestamp: str) -> str:
     """`2025-11-21T14:32:05Z` as `2025-11-21 14:32`; anything else as it is."""
-    text = str(created or "")
+    text = str(timestamp or "")
     return text[:16].replace("T", " ") if len(text) >= 16 and text[10] == "T" else text
 
 
@@ -107,75 +126,83 @@ _PARTS: dict[str, type[ReportPart]] = {
 }
 
 
-def _filled(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
+def _fill_missing(part: Mapping[str, Any] | None, keys: Sequence[str]) -> dict[str, Any]:
     """A row or an answer with None for what it does not hold."""
     return {**dict.fromkeys(keys), **(part or {})}
 
 
-def _complete(report: dict[str, Any]) -> dict[str, Any]:
+def _complete_report(report: dict[str, Any]) -> dict[str, Any]:
     """The report with every part and key the template asks for; parts that are not there at all stay None."""
-    parts = {name: complete(report[name], kind) if report.get(name) else None for name, kind in _PARTS.items()}
+    parts = {name: complete_part(report[name], kind) if report.get(name) else None for name, kind in _PARTS.items()}
     tasks = [
-        complete(task, TaskReport)
-        | {"label": phrasing.label_of(task, report.get("recipe")), "about": _about(task, report)}
-        for task in phrasing.ordered(report.get("tasks") or [])
+        complete_part(task, TaskReport)
+        | {"label": phrasing.label_of(task, report.get("recipe")), "about": _describe_skill(task, report)}
+        for task in phrasing.order_tasks(report.get("tasks") or [])
     ]
-    top = complete(report, RunReport)
-    top["stages"] = [complete(stage, StageReport) for stage in report.get("stages") or []]
-    curves = [complete(c, CurvePoint) for c in report.get("curves") or []]
-    return {**top, **parts, "tasks": tasks, "curves": curves, "model": parts["model"] or complete(None, ModelReport)}
+    top = complete_part(report, RunReport)
+    top["stages"] = [complete_part(stage, StageReport) for stage in report.get("stages") or []]
+    curves = [complete_part(c, CurvePoint) for c in report.get("curves") or []]
+    return {
+        **top,
+        **parts,
+        "tasks": tasks,
+        "curves": curves,
+        "model": parts["model"] or complete_part(None, ModelReport),
+    }
 
 
-def _about(task: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def _describe_skill(task: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """What a laboratory skill asks for; other tasks are known to those who named them."""
     recipe, model = report.get("recipe") or {}, report.get("model") or {}
     if not {recipe.get("model"), model.get("name")} & {*LAB_MODELS}:
         return ""
-    from holdfast.skills import about
+    from holdfast.skills import describe_skill
 
-    return about(task["name"])
+    return describe_skill(task["name"])
 
 
-def _examples(curation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _select_examples(curation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The curated rows to show, each with a `line` that stands for it, and of rows as they came only a few."""
-    shown, plain = [], 0
-    for given in (curation or {}).get("examples") or []:
-        example = _filled(given, ("prompt", "answer", "rejected", "gold", "origin", "reason", "attempts"))
-        example["attempts"] = [_filled(a, ("kind", "response", "passed", "reason")) for a in example["attempts"] or []]
+    examples, plain = [], 0
+    for row in (curation or {}).get("examples") or []:
+        example = _fill_missing(row, ("prompt", "answer", "rejected", "gold", "origin", "reason", "attempts"))
+        example["attempts"] = [
+            _fill_missing(a, ("kind", "response", "passed", "reason")) for a in example["attempts"] or []
+        ]
         example["replaced"] = bool(example["gold"]) and str(example["gold"]).strip() != str(example["answer"]).strip()
-        if not (example["attempts"] or example["replaced"] or example["origin"] in plots.SAMPLED):
+        if not (example["attempts"] or example["replaced"] or example["origin"] in plots.SAMPLED_ORIGINS):
             plain += 1
             if plain > _PLAIN:
                 continue
         text = " ".join(str(example["prompt"] or example["answer"] or "").split())
         example["line"] = text if len(text) <= _LINE else f"{text[:_LINE].rstrip()}\u2026"
-        shown.append(example)
-    kinds = plots.origin_names([{example["origin"]: 1} for example in shown])
-    return sorted(shown, key=lambda example: kinds.index(example["origin"]))
+        examples.append(example)
+    kinds = plots.origin_names([{example["origin"]: 1} for example in examples])
+    return sorted(examples, key=lambda example: kinds.index(example["origin"]))
 
 
-def _sampled(report: Mapping[str, Any]) -> float | None:
+def _count_sampled_tokens(report: Mapping[str, Any]) -> float | None:
     """Tokens sampled to train on; None where the method samples nothing for that, whatever measuring sampled."""
     cost, curation = report["cost"] or {}, report["curation"] or {}
-    if phrasing.known(cost.get("sampled_for_training")):
+    if phrasing.is_known(cost.get("sampled_for_training")):
         return cost["sampled_for_training"] or None
-    drew = (curation.get("notes") or {}).get("sampled") or {*(curation.get("counts") or {})} & plots.SAMPLED
+    drew = (curation.get("notes") or {}).get("sampled") or {*(curation.get("counts") or {})} & plots.SAMPLED_ORIGINS
     return cost.get("sampled_tokens") if drew else None
 
 
-def _flips(task: Mapping[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None) -> dict[str, Any]:
+def _select_flips(task: Mapping[str, Any], items: Mapping[str, Sequence[dict[str, Any]]] | None) -> dict[str, Any]:
     """The flipped answers of one task, lost ones first: {"task", "won", "lost", "shown", "total"}."""
-    found = list((items or {}).get(task["name"]) or task.get("flips") or [])
-    shown = sorted(
-        (_filled(f, ("id", "prompt", "reference", "base", "tuned")) for f in found), key=lambda f: bool(f["won"])
+    flips = list((items or {}).get(task["name"]) or task.get("flips") or [])
+    rows = sorted(
+        (_fill_missing(f, ("id", "prompt", "reference", "base", "tuned")) for f in flips), key=lambda f: bool(f["won"])
     )[:MOST_FLIPS]
-    won, lost = (task.get("won"), task.get("lost"))
-    won = sum(bool(f["won"]) for f in found) if won is None else won
-    lost = sum(not f["won"] for f in found) if lost is None else lost
-    return {"task": task, "shown": shown, "won": won, "lost": lost, "total": max(len(found), won + lost)}
+    n_won, n_lost = (task.get("won"), task.get("lost"))
+    n_won = sum(bool(f["won"]) for f in flips) if n_won is None else n_won
+    n_lost = sum(not f["won"] for f in flips) if n_lost is None else n_lost
+    return {"task": task, "shown": rows, "won": n_won, "lost": n_lost, "total": max(len(flips), n_won + n_lost)}
 
 
-def _origins(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
+def _origin_shares(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
     counts = counts or {}
     total = sum(counts.values())
     kinds = plots.origin_names([dict(counts)])
@@ -187,7 +214,7 @@ def _origins(counts: Mapping[str, float] | None) -> list[dict[str, Any]]:
 
 def _curve_rows(curves: Sequence[Mapping[str, Any]], most: int = 24) -> list[Mapping[str, Any]]:
     """The steps worth a line in the table: those evaluated, or an even choice when none or too many were."""
-    rows = [c for c in curves if any(phrasing.known(c.get(part)) for part in _CURVES)] or list(curves)
+    rows = [c for c in curves if any(phrasing.is_known(c.get(part)) for part in _CURVES)] or list(curves)
     if len(rows) <= most:
         return rows
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
@@ -195,15 +222,15 @@ def _curve_rows(curves: Sequence[Mapping[str, Any]], most: int = 24) -> list[Map
 
 def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
     counts = (report.get("curation") or {}).get("counts") or {}
-    seconds = {k: v for k, v in ((report.get("cost") or {}).get("seconds") or {}).items() if phrasing.known(v)}
+    seconds = {k: v for k, v in ((report.get("cost") or {}).get("seconds") or {}).items() if phrasing.is_known(v)}
     return {
         "plane": plots.run_plane(report),
         "way": len(plots.run_way(report)) > 1,
-        "deltas": plots.deltas(report["tasks"]),
+        "deltas": plots.delta_bars(report["tasks"]),
         "curves": curve_plots.run_curves(report),
         "analyses": curve_plots.section_plots(report),
-        "origins": plots.shares([("", counts)], plots.origin_names([counts])),
-        "time": plots.shares([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
+        "origins": plots.share_bars([("", counts)], plots.origin_names([counts])),
+        "time": plots.share_bars([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
     }
 
 
@@ -218,38 +245,40 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
     Returns:
         The whole page; the same input always gives the same text.
     """
-    report = _complete(report)
+    report = _complete_report(report)
     tasks = report["tasks"]
     seconds = (report["cost"] or {}).get("seconds") or {}
-    page = _environment().get_template("run.html.j2")
+    page = _build_environment().get_template("run.html.j2")
     return page.render(
         report=report,
         name=report.get("name") or "run",
         method=phrasing.method_of(report),
-        created=_when(report.get("created", "")),
-        model=_model(report),
+        created=_format_time(report.get("created", "")),
+        model=_complete_model(report),
         tasks=tasks,
-        verdict=phrasing.verdict(report),
-        clipped=phrasing.sentence(clipping.clipped(report)),
-        gain=phrasing.change(report.get("gain")),
-        loss=phrasing.change(report.get("loss")),
-        gate_reasons=[phrasing.sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
-        worst=next((t for t in tasks if (found := phrasing.worst_of(report)) and t["name"] == found["name"]), None),
+        verdict=phrasing.describe_result(report),
+        clipped=phrasing.make_sentence(clipping.describe_clipping(report)),
+        gain=phrasing.change_of(report.get("gain")),
+        loss=phrasing.change_of(report.get("loss")),
+        gate_reasons=[phrasing.make_sentence(reason) for reason in (report["gate"] or {}).get("reasons") or []],
+        worst=next(
+            (t for t in tasks if (worst_task := phrasing.worst_of(report)) and t["name"] == worst_task["name"]), None
+        ),
         stages=[
-            {**stage, "gain": phrasing.change(stage["gain"]), "loss": phrasing.change(stage["loss"])}
+            {**stage, "gain": phrasing.change_of(stage["gain"]), "loss": phrasing.change_of(stage["loss"])}
             for stage in report["stages"]
         ],
-        examples=_examples(report["curation"]),
-        sampled=_sampled(report),
+        examples=_select_examples(report["curation"]),
+        sampled=_count_sampled_tokens(report),
         kept=[t for t in tasks if t.get("role") == "keep" and phrasing.in_points(t)],
         means={r: {f: phrasing.mean_score(tasks, r, f) for f in ("base", "tuned")} for r in ("target", "keep")},
         probed=next((t for t in tasks if t["kind"] == "probe"), None),
-        flips=[f for f in (_flips(t, items) for t in tasks) if f["shown"]],
-        origins=_origins((report["curation"] or {}).get("counts")),
-        times=_origins({k: v for k, v in seconds.items() if phrasing.known(v)}),
+        flips=[f for f in (_select_flips(t, items) for t in tasks) if f["shown"]],
+        origins=_origin_shares((report["curation"] or {}).get("counts")),
+        times=_origin_shares({k: v for k, v in seconds.items() if phrasing.is_known(v)}),
         seconds=phrasing.total_seconds(report["cost"]),
         curve_rows=_curve_rows(report["curves"]),
-        recipe=_yaml(report.get("recipe")),
+        recipe=_dump_yaml(report.get("recipe")),
         versions=report.get("versions") or {},
         plots=_run_plots(report),
     )
@@ -262,14 +291,14 @@ def _compare_plots(compare: dict[str, Any], colours: Sequence[int]) -> dict[str,
         "plane": plots.compare_plane(compare, colours),
         "matched": matched_plane(compare.get("matched")),
         "curves": curve_plots.compare_curves(compare, colours),
-        "origins": plots.shares(bars, kinds),
+        "origins": plots.share_bars(bars, kinds),
         "kinds": [(kind, plots.origin_class(kind, kinds)) for kind in kinds],
     }
 
 
-def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
+def _complete_arm(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
     """One run with what the template shows of it."""
-    cost = complete(run.get("cost"), CostReport)
+    cost = complete_part(run.get("cost"), CostReport)
     return {
         "tasks": {},
         "seeds": [],
@@ -284,12 +313,12 @@ def _compared(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "gate": None,
         **run,
         "index": index % plots.COLOURS,
-        "gain": phrasing.change(run.get("gain")),
-        "loss": phrasing.change(run.get("loss")),
-        "origins": _origins(run.get("origins")),
+        "gain": phrasing.change_of(run.get("gain")),
+        "loss": phrasing.change_of(run.get("loss")),
+        "origins": _origin_shares(run.get("origins")),
         "seconds": phrasing.total_seconds(run.get("cost")),
         "cost": cost,
-        "sampled": _sampled({"cost": cost, "curation": {"counts": run.get("origins") or {}}}),
+        "sampled": _count_sampled_tokens({"cost": cost, "curation": {"counts": run.get("origins") or {}}}),
         "reports": [_report_link(d, name) for d in run.get("dirs") or []],
     }
 
@@ -313,23 +342,25 @@ def _side_by_side(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]])
     return [{"label": labels.get(name, name), "questions": questions} for name, questions in groups.items()]
 
 
-def _compared_tasks(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _complete_tasks(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The tasks as on the page of a run: targets first, then from the most lost to the most gained, in the mean."""
 
-    def mean(name: str) -> float | None:
-        found = [
-            run["tasks"][name]["delta"] for run in runs if phrasing.known((run["tasks"].get(name) or {}).get("delta"))
+    def mean_delta(name: str) -> float | None:
+        deltas = [
+            run["tasks"][name]["delta"]
+            for run in runs
+            if phrasing.is_known((run["tasks"].get(name) or {}).get("delta"))
         ]
-        return sum(found) / len(found) if found else None
+        return sum(deltas) / len(deltas) if deltas else None
 
-    told = {"recipe": compare.get("recipe"), "model": compare.get("model")}
-    return phrasing.ordered(
+    context = {"recipe": compare.get("recipe"), "model": compare.get("model")}
+    return phrasing.order_tasks(
         [
-            _filled(task, ("role", "n", "base", "unit", "better", "kind"))
+            _fill_missing(task, ("role", "n", "base", "unit", "better", "kind"))
             | {
-                "delta": mean(task["name"]),
-                "label": phrasing.label_of(task, told["recipe"]),
-                "about": _about(task, told),
+                "delta": mean_delta(task["name"]),
+                "label": phrasing.label_of(task, context["recipe"]),
+                "about": _describe_skill(task, context),
             }
             for task in compare["tasks"]
         ]
@@ -338,25 +369,28 @@ def _compared_tasks(compare: Mapping[str, Any], runs: Sequence[Mapping[str, Any]
 
 def render_compare(compare: dict[str, Any]) -> str:
     """The page of a comparison, from the content of `compare.json`; the same input always gives the same text."""
-    given = compare.get("runs") or []
-    compare = {"budget": "", "created": "", **compare, "runs": ranking.ranked(given)}
+    original_runs = compare.get("runs") or []
+    compare = {"budget": "", "created": "", **compare, "runs": ranking.rank_methods(original_runs)}
     name = compare.get("name") or "comparison"
     # Colours go by the order the methods were named in, so that a method keeps its own when results change places.
-    order = [next(i for i, other in enumerate(given) if other is run) for run in compare["runs"]]
-    runs = [_compared(run, i, name) for run, i in zip(compare["runs"], order, strict=True)]
-    compare["tasks"] = tasks = _compared_tasks({**compare, "tasks": compare.get("tasks") or []}, runs)
+    order = [next(i for i, other in enumerate(original_runs) if other is run) for run in compare["runs"]]
+    runs = [_complete_arm(run, i, name) for run, i in zip(compare["runs"], order, strict=True)]
+    compare["tasks"] = tasks = _complete_tasks({**compare, "tasks": compare.get("tasks") or []}, runs)
     scores = {t["name"] for t in tasks if phrasing.in_points(t)}
     biggest = [
-        abs(t["delta"]) for r in runs for n, t in r["tasks"].items() if n in scores and phrasing.known(t.get("delta"))
+        abs(t["delta"])
+        for r in runs
+        for n, t in r["tasks"].items()
+        if n in scores and phrasing.is_known(t.get("delta"))
     ]
     return (
-        _environment()
+        _build_environment()
         .get_template("compare.html.j2")
         .render(
             compare=compare,
             name=name,
-            created=_when(compare.get("created", "")),
-            model=_model(compare),
+            created=_format_time(compare.get("created", "")),
+            model=_complete_model(compare),
             tasks=tasks,
             runs=runs,
             target_unit=phrasing.unit_of(next((r["gain"] for r in runs if r["gain"]), None)),
@@ -366,9 +400,9 @@ def render_compare(compare: dict[str, Any]) -> str:
             lost_of=next((part["of"] for run in runs if (part := phrasing.lost_part(run))), "tasks"),
             means={role: phrasing.mean_score(tasks, role, "base") for role in ("target", "keep")}
             | {kind: next((t["base"] for t in tasks if t["kind"] == kind), None) for kind in ("held_out", "probe")},
-            **ranking.sayings(compare, given),
+            **ranking.collect_page_texts(compare, original_runs),
             seeds=max((len(run["seeds"]) for run in runs), default=0),
-            recipe=_yaml(compare.get("recipe")),
+            recipe=_dump_yaml(compare.get("recipe")),
             versions=compare.get("versions") or {},
             plots=_compare_plots(compare, order),
         )

@@ -269,7 +269,7 @@ class CompareReport(ReportPart):
     answers: list[Table] | None = None
 
 
-def write_as(kind: type[RunReport] | type[CompareReport], content: Mapping[str, Any]) -> dict[str, Any]:
+def validate_report(kind: type[RunReport] | type[CompareReport], content: Mapping[str, Any]) -> dict[str, Any]:
     """A report to be written: checked, with the version of this description.
 
     Raises:
@@ -278,6 +278,6 @@ def write_as(kind: type[RunReport] | type[CompareReport], content: Mapping[str, 
     return kind.model_validate({"version": VERSION, **content}).model_dump(exclude_unset=True)
 
 
-def complete(part: Mapping[str, Any] | None, kind: type[ReportPart]) -> dict[str, Any]:
+def complete_part(part: Mapping[str, Any] | None, kind: type[ReportPart]) -> dict[str, Any]:
     """A part with `None` for every entry that a report (an older one, a partial one) does not hold."""
     return {**dict.fromkeys(kind.model_fields), **(part or {})}

@@ -17,32 +17,32 @@ Box = tuple[float, float, float, float]
 FONT = 13.0
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{round(value, 1):g}" if isinstance(value, float) else str(value)
 
 
-def el(tag: str, *children: str, **attributes: object) -> Markup:
+def make_element(tag: str, *children: str, **attributes: object) -> Markup:
     """One element. `cls` is written as class, `_` in names as `-`, floats with one digit; plain strings are escaped."""
     names = (("class" if k == "cls" else k.replace("_", "-"), v) for k, v in attributes.items() if v is not None)
-    head = "".join(f' {name}="{escape(_value(value))}"' for name, value in names)
+    head = "".join(f' {name}="{escape(_format_value(value))}"' for name, value in names)
     return Markup(f"<{tag}{head}>") + Markup("").join(children) + Markup(f"</{tag}>")
 
 
-def path(points: Iterable[tuple[float, float]], **attributes: object) -> Markup:
+def draw_path(points: Iterable[tuple[float, float]], **attributes: object) -> Markup:
     """A polyline."""
-    return el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), fill="none", **attributes)
+    return make_element("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), fill="none", **attributes)
 
 
-def label(text: str, x: float, y: float, cls: str = "", anchor: str = "start") -> Markup:
+def draw_label(text: str, x: float, y: float, cls: str = "", anchor: str = "start") -> Markup:
     """Text whose baseline begins, centres or ends at (x, y)."""
-    return el("text", text, x=float(x), y=float(y), cls=cls or None, text_anchor=anchor)
+    return make_element("text", text, x=float(x), y=float(y), cls=cls or None, text_anchor=anchor)
 
 
-def svg(name: str, width: float, height: float, title: str, text: str, *body: str) -> Markup:
+def draw_svg(name: str, width: float, height: float, title: str, text: str, *body: str) -> Markup:
     """The picture, named and described for readers who cannot see it. `name` must be unique on the page."""
-    head = el("title", title, id=f"{name}-t") + el("desc", text, id=f"{name}-d")
+    head = make_element("title", title, id=f"{name}-t") + make_element("desc", text, id=f"{name}-d")
     ids = f"{name}-t {name}-d"
-    return el(
+    return make_element(
         "svg",
         head,
         *body,
@@ -54,20 +54,20 @@ def svg(name: str, width: float, height: float, title: str, text: str, *body: st
     )
 
 
-def responsive(draw: Callable[[str, float], Markup], name: str, wide: float = 760, narrow: float = 358) -> Markup:
+def draw_responsive(draw: Callable[[str, float], Markup], name: str, wide: float = 760, narrow: float = 358) -> Markup:
     """The same plot drawn twice, for a desk (and paper) and for a phone; the style sheet shows one.
 
     Scaling one drawing would make its text unreadable on a phone.
     """
     both = (("wide", wide), ("narrow", narrow))
-    return Markup("").join(el("div", draw(f"{name}-{kind}", size), cls=f"plot {kind}") for kind, size in both)
+    return Markup("").join(make_element("div", draw(f"{name}-{kind}", size), cls=f"plot {kind}") for kind, size in both)
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+def compute_ticks(low: float, high: float, n_ticks: int = 6) -> list[float]:
     """Round numbers (steps of 1, 2, 2.5 or 5) inside [low, high], about `wanted` of them."""
     span = max(high - low, 1e-9)
-    size = 10 ** math.floor(math.log10(span / wanted))
-    step = next(size * m for m in (1, 2, 2.5, 5, 10) if span / (size * m) <= wanted)
+    size = 10 ** math.floor(math.log10(span / n_ticks))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if span / (size * m) <= n_ticks)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 
@@ -90,31 +90,35 @@ class Scale:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
-    def ticks(self, wanted: int = 6) -> list[float]:
-        return ticks(self.low, self.high, wanted)
+    def tick_values(self, n_ticks: int = 6) -> list[float]:
+        return compute_ticks(self.low, self.high, n_ticks)
 
 
-def axes(x: Scale, y: Scale, x_title: str, y_title: str, *, zero: bool = True, x_ticks: int = 6) -> Markup:
+def draw_axes(x: Scale, y: Scale, x_title: str, y_title: str, *, zero: bool = True, x_ticks: int = 6) -> Markup:
     """Grid, tick labels and titles; the y title stands on top, where it can be read without turning the head."""
     out = []
-    for value in x.ticks(x_ticks):
+    for value in x.tick_values(x_ticks):
         place_x = x(value)
         out.append(
-            el("line", x1=place_x, x2=place_x, y1=y.start, y2=y.stop, cls="zero" if zero and value == 0 else "grid")
+            make_element(
+                "line", x1=place_x, x2=place_x, y1=y.start, y2=y.stop, cls="zero" if zero and value == 0 else "grid"
+            )
         )
-        out.append(label(tick_text(value), place_x, y.start + 18, "tick", "middle"))
-    for value in y.ticks():
+        out.append(draw_label(tick_text(value), place_x, y.start + 18, "tick", "middle"))
+    for value in y.tick_values():
         place_y = y(value)
         out.append(
-            el("line", x1=x.start, x2=x.stop, y1=place_y, y2=place_y, cls="zero" if zero and value == 0 else "grid")
+            make_element(
+                "line", x1=x.start, x2=x.stop, y1=place_y, y2=place_y, cls="zero" if zero and value == 0 else "grid"
+            )
         )
-        out.append(label(tick_text(value), x.start - 8, place_y + 4, "tick", "end"))
-    out.append(label(x_title, (x.start + x.stop) / 2, y.start + 38, "title", "middle"))
-    out.append(label(y_title, 2, y.stop - 14, "title"))
+        out.append(draw_label(tick_text(value), x.start - 8, place_y + 4, "tick", "end"))
+    out.append(draw_label(x_title, (x.start + x.stop) / 2, y.start + 38, "title", "middle"))
+    out.append(draw_label(y_title, 2, y.stop - 14, "title"))
     return Markup("").join(out)
 
 
-def extent(values: Iterable[float], *, pad: float = 0.07, least: float = 4.0) -> tuple[float, float]:
+def compute_extent(values: Iterable[float], *, pad: float = 0.07, least: float = 4.0) -> tuple[float, float]:
     """Lowest and highest with a margin, never closer together than `least`."""
     values = list(values)
     low, high = min(values), max(values)
@@ -130,47 +134,54 @@ def text_width(text: str, size: float = FONT) -> float:
     return 0.6 * size * len(text)
 
 
-def fit(text: str, width: float, size: float = FONT) -> str:
+def fit_text(text: str, width: float, size: float = FONT) -> str:
     """The text, its middle left out where it would be wider than `width`."""
     most = max(3, int(width / (0.6 * size)))
     return text if len(text) <= most else f"{text[: (most - 1) // 2]}…{text[len(text) - most // 2 :]}"
 
 
-def overlap(a: Box, b: Box) -> float:
+def overlap_area(a: Box, b: Box) -> float:
     """Shared area in square pixels."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _candidates(x: float, y: float, width: float, height: float) -> Iterable[tuple[float, Box]]:
+def _label_candidates(x: float, y: float, width: float, height: float) -> Iterable[tuple[float, Box]]:
     """Boxes around a point, near ones first, each with a small price for being far or oblique."""
     for distance in (9.0, 16.0, 26.0, 38.0, 52.0, 70.0, 90.0, 112.0):
         for i, angle in enumerate((-30, -150, 30, 150, -60, -120, 60, 120, -90, 90, 0, 180)):
             cx = x + distance * math.cos(math.radians(angle))
             cy = y + distance * math.sin(math.radians(angle))
-            left = cx if abs(angle) < 85 else cx - width if abs(angle) > 95 else cx - width / 2
-            yield distance + 0.2 * i, (left, cy - height / 2, left + width, cy + height / 2)
+            left_edge = cx if abs(angle) < 85 else cx - width if abs(angle) > 95 else cx - width / 2
+            yield distance + 0.2 * i, (left_edge, cy - height / 2, left_edge + width, cy + height / 2)
 
 
-def place(anchors: list[tuple[float, float, str]], obstacles: list[Box], bounds: Box, size: float = FONT) -> list[Box]:
+def place_labels(
+    anchors: list[tuple[float, float, str]], obstacles: list[Box], bounds: Box, size: float = FONT
+) -> list[Box]:
     """A box for each label (x, y, text) near its point, clear of other labels and, where it can be, of obstacles.
 
     Greedy in the given order; a label leaves its point further behind rather than lie on another label.
     """
-    placed: list[Box] = []
+    boxes: list[Box] = []
     marks = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in anchors]
 
-    def cost(candidate: tuple[float, Box]) -> float:
+    def label_cost(candidate: tuple[float, Box]) -> float:
         price, box = candidate
-        outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap(box, bounds)
-        taken = 100 * outside + sum(3000 + 50 * shared for other in placed if (shared := overlap(box, other)))
-        return price + taken + sum(8 * overlap(box, m) for m in marks) + sum(0.6 * overlap(box, o) for o in obstacles)
+        outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap_area(box, bounds)
+        conflict = 100 * outside + sum(3000 + 50 * area for other in boxes if (area := overlap_area(box, other)))
+        return (
+            price
+            + conflict
+            + sum(8 * overlap_area(box, m) for m in marks)
+            + sum(0.6 * overlap_area(box, o) for o in obstacles)
+        )
 
     for x, y, text in anchors:
-        placed.append(min(_candidates(x, y, text_width(text, size) + 4, size + 3), key=cost)[1])
-    return placed
+        boxes.append(min(_label_candidates(x, y, text_width(text, size) + 4, size + 3), key=label_cost)[1])
+    return boxes
 
 
-def spread(values: list[float], gap: float, low: float, high: float) -> list[float]:
+def spread_apart(values: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions moved so that neighbours are `gap` apart inside [low, high]; closer where there are too many for it."""
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
     order = sorted(range(len(values)), key=lambda i: values[i])
@@ -191,10 +202,10 @@ _SHAPES = (
 )
 
 
-def marker(index: int, x: float, y: float, radius: float = 6.0, **attributes: object) -> Markup:
+def draw_marker(index: int, x: float, y: float, radius: float = 6.0, **attributes: object) -> Markup:
     """The shape of series `index`, centred at (x, y)."""
     turn = index % (len(_SHAPES) + 1)
     if turn == 0:
-        return el("circle", cx=x, cy=y, r=radius, **attributes)
+        return make_element("circle", cx=x, cy=y, r=radius, **attributes)
     corners = " ".join(f"{x + radius * a:.1f},{y + radius * b:.1f}" for a, b in _SHAPES[turn - 1])
-    return el("polygon", points=corners, **attributes)
+    return make_element("polygon", points=corners, **attributes)

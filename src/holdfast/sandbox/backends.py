@@ -37,7 +37,7 @@ class Backend:
     image: str = ""
     memory_mb: int = 2048
 
-    def command(self, scratch: str, path: Sequence[str] = ()) -> list[str]:
+    def build_command(self, scratch: str, path: Sequence[str] = ()) -> list[str]:
         """The command that starts the interpreter.
 
         Args:
@@ -45,19 +45,19 @@ class Backend:
             path: Import directories beside the standard library.
         """
         if self.name == "bwrap":
-            return self._bwrap(scratch, path)
+            return self._bwrap_command(scratch, path)
         if self.name == "docker":
-            return self._docker(path)
+            return self._docker_command(path)
         return [sys.executable, *FLAGS, str(WORKER), scratch, *path]
 
-    def environment(self) -> dict[str, str]:
+    def command_environment(self) -> dict[str, str]:
         """What the command itself needs of the environment; nothing of it is handed on."""
         if self.name == "own":
             return {}
         names = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
         return {name: os.environ[name] for name in names if name in os.environ}
 
-    def look_ahead(self) -> None:
+    def require_installed(self) -> None:
         """See that the program is installed.
 
         Raises:
@@ -69,7 +69,7 @@ class Backend:
                 "(the sandbox's own walls then stand alone)"
             )
 
-    def _bwrap(self, scratch: str, path: Sequence[str]) -> list[str]:
+    def _bwrap_command(self, scratch: str, path: Sequence[str]) -> list[str]:
         python = os.path.realpath(sys.executable)
         system = [p for p in ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache") if os.path.exists(p)]
         prefix = [sys.base_prefix, os.path.dirname(python), sysconfig.get_path("stdlib"), str(WORKER.parent), *path]
@@ -82,7 +82,7 @@ class Backend:
             python, *FLAGS, str(WORKER), scratch, *path,
         ]  # fmt: skip
 
-    def _docker(self, path: Sequence[str]) -> list[str]:
+    def _docker_command(self, path: Sequence[str]) -> list[str]:
         image = self.image or f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
         mounts = [(str(WORKER.parent), "/holdfast"), *((p, p) for p in path)]
         binds = [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]

@@ -59,7 +59,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class CheckedProgram:
     """Code and the checks it must pass.
 
     Args:
@@ -96,11 +96,11 @@ class Worker:
     def __init__(self, scratch: str, path: Sequence[str] = (), backend: Backend | None = None) -> None:
         self.log = tempfile.NamedTemporaryFile(dir=scratch, suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            (backend or Backend()).command(tempfile.mkdtemp(dir=scratch), path),
+            (backend or Backend()).build_command(tempfile.mkdtemp(dir=scratch), path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env=ENVIRONMENT if backend is None else {**ENVIRONMENT, **backend.environment()},
+            env=ENVIRONMENT if backend is None else {**ENVIRONMENT, **backend.command_environment()},
             start_new_session=True,
             bufsize=0,
             cwd="/",
@@ -108,7 +108,7 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._jobs, self._replies = self.process.stdin, self.process.stdout
-        walls = self._receive(time.monotonic() + 60)
+        walls = self._receive_reply(time.monotonic() + 60)
         if walls is None:
             self.close()
             with open(self.log.name, encoding="utf-8", errors="replace") as log:
@@ -119,24 +119,24 @@ class Worker:
             raise RunError(f"the sandbox does not start: {why}")
         self.walls = walls
 
-    def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
+    def run_job(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to one job; `None` if the interpreter is lost."""
         parts = [job] if job["kind"] == "call" else [{k: v for k, v in job.items() if k != "checks"}, job["checks"]]
         try:
             for data in (json.dumps(part).encode() for part in parts):
-                left = memoryview(len(data).to_bytes(4, "big") + data)
-                while left:
-                    left = left[self._jobs.write(left) :]
+                rest = memoryview(len(data).to_bytes(4, "big") + data)
+                while rest:
+                    rest = rest[self._jobs.write(rest) :]
         except BrokenPipeError:
             return None
-        return self._receive(time.monotonic() + job["wall"] + PATIENCE)
+        return self._receive_reply(time.monotonic() + job["wall"] + PATIENCE)
 
-    def _receive(self, deadline: float) -> dict[str, Any] | None:
-        head = self._exactly(4, deadline)
-        body = self._exactly(int.from_bytes(head, "big"), deadline) if head else None
+    def _receive_reply(self, deadline: float) -> dict[str, Any] | None:
+        head = self._read_exactly(4, deadline)
+        body = self._read_exactly(int.from_bytes(head, "big"), deadline) if head else None
         return json.loads(body) if body else None
 
-    def _exactly(self, size: int, deadline: float) -> bytes | None:
+    def _read_exactly(self, size: int, deadline: float) -> bytes | None:
         data, source = b"", self._replies
         while len(data) < size:
             if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -199,13 +199,15 @@ class Sandbox:
         `network_namespace`, `mount_namespace`, `process_namespace`, `call_filter`, `own_user` (started as root) are
         true or false; `landlock` is the kernel's version of it, 0 where there is none.
         """
-        worker = self._take()
+        worker = self._take_worker()
         self._idle.put(worker)
         return {k: v for k, v in worker.walls.items() if k != "ready"}
 
-    def run_all(self, programs: Sequence[Program]) -> list[Outcome]:
+    def run_all(self, programs: Sequence[CheckedProgram]) -> list[Outcome]:
         """The outcomes of `programs`, in their order."""
-        return [self._outcome(job, reply) for job, reply in self._ask_all([self._job(p) for p in programs])]
+        return [
+            self._build_outcome(job, reply) for job, reply in self._run_jobs([self._build_run_job(p) for p in programs])
+        ]
 
     def call_all(self, target: str, inputs: Sequence[Sequence[Any]], chunk: int = 32) -> list[dict[str, Any]]:
         """Call the function `target`, "module:function" or "file.py:function", on each of `inputs` (JSON-able).
@@ -221,10 +223,10 @@ class Sandbox:
         results: list[dict[str, Any]] = [{}] * len(inputs)
         waiting = [list(range(i, min(i + chunk, len(inputs)))) for i in range(0, len(inputs), chunk)]
         while waiting:
-            jobs = [self._call(target, [inputs[i] for i in group]) for group in waiting]
+            jobs = [self._build_call_job(target, [inputs[i] for i in group]) for group in waiting]
             again = []
-            for group, (_, reply) in zip(waiting, self._ask_all(jobs), strict=True):
-                values, why = self._values(target, reply)
+            for group, (_, reply) in zip(waiting, self._run_jobs(jobs), strict=True):
+                values, why = self._parse_values(target, reply)
                 for i, value in zip(group, values, strict=False):
                     results[i] = value
                 if len(values) < len(group):
@@ -233,31 +235,31 @@ class Sandbox:
             waiting = [group for group in again if group]
         return results
 
-    def load(self, target: str) -> None:
+    def check_loads(self, target: str) -> None:
         """Load the function `target` and call nothing.
 
         Raises:
             UserError: If it cannot be loaded.
         """
-        ((_, reply),) = self._ask_all([self._call(target, [])])
-        self._values(target, reply)
+        ((_, reply),) = self._run_jobs([self._build_call_job(target, [])])
+        self._parse_values(target, reply)
 
-    def _job(self, program: Program) -> dict[str, Any]:
+    def _build_run_job(self, program: CheckedProgram) -> dict[str, Any]:
         what = {"kind": "run", "candidates": program.candidates, "checks": program.checks}
-        return {**what, **self._bounds(wall=self.limits.seconds, answer=65536)}
+        return {**what, **self._build_bounds(wall=self.limits.seconds, answer=65536)}
 
-    def _call(self, target: str, inputs: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    def _build_call_job(self, target: str, inputs: Sequence[Sequence[Any]]) -> dict[str, Any]:
         seconds = self.limits.seconds
         what = {"kind": "call", "target": target, "inputs": inputs, "seconds": seconds, "load_seconds": LOADING}
-        return {**what, **self._bounds(wall=LOADING + (seconds + 1) * len(inputs), answer=16 << 20)}
+        return {**what, **self._build_bounds(wall=LOADING + (seconds + 1) * len(inputs), answer=16 << 20)}
 
-    def _bounds(self, wall: float, answer: int) -> dict[str, Any]:
+    def _build_bounds(self, wall: float, answer: int) -> dict[str, Any]:
         """What every job says: seconds in all, bytes of answer and output, memory, import directories."""
         limits = self.limits
         bounds = {"memory_mb": limits.memory_mb, "output": limits.output_kb << 10, "path": limits.path}
         return {"wall": wall, "answer": answer, **bounds}
 
-    def _take(self) -> Worker:
+    def _take_worker(self) -> Worker:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -265,33 +267,33 @@ class Sandbox:
             self._all.append(worker)
             return worker
 
-    def _ask_all(self, jobs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    def _run_jobs(self, jobs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
         """Each job with its reply (`None`: the interpreter was lost with it), spread over the pool."""
         replies: list[dict[str, Any] | None] = [None] * len(jobs)
         numbers = iter(range(len(jobs)))
         lock = threading.Lock()
         errors: list[BaseException] = []
 
-        def work() -> None:
-            worker = self._take()
+        def run_worker() -> None:
+            worker = self._take_worker()
             while not errors:
                 with lock:
                     number = next(numbers, None)
                 if number is None:
                     break
-                replies[number] = worker.ask(jobs[number])
+                replies[number] = worker.run_job(jobs[number])
                 if replies[number] is None:
                     worker.close()
-                    worker = self._take()
+                    worker = self._take_worker()
             self._idle.put(worker)
 
-        def guarded() -> None:
+        def catch_errors() -> None:
             try:
-                work()
+                run_worker()
             except BaseException as error:  # carried over to the calling thread
                 errors.append(error)
 
-        threads = [threading.Thread(target=guarded, daemon=True) for _ in range(min(self.workers, len(jobs)))]
+        threads = [threading.Thread(target=catch_errors, daemon=True) for _ in range(min(self.workers, len(jobs)))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -300,12 +302,12 @@ class Sandbox:
             raise errors[0]
         return list(zip(jobs, replies, strict=True))
 
-    def _outcome(self, job: dict[str, Any], reply: dict[str, Any] | None) -> Outcome:
+    def _build_outcome(self, job: dict[str, Any], reply: dict[str, Any] | None) -> Outcome:
         if reply is None:
             return Outcome("lost", "the sandbox was lost while it ran")
         verdict, output = reply["verdict"], reply["output"]
         if verdict is None:
-            return self._ended(reply, output)
+            return self._no_verdict_outcome(reply, output)
         check, reason = verdict["check"], one_line(verdict["reason"])
         if verdict["status"] == "walls":
             raise RunError(f"the sandbox cannot contain a process here: {reason}")
@@ -315,45 +317,47 @@ class Sandbox:
             return Outcome("broken", reason, output=output)
         where = f"check {check} of {len(job['checks'])}" if check else "program"
         if verdict["status"] == "gone":
-            return self._gone(reply["program_status"], where, reason, check, output)
+            return self._early_end_outcome(reply["program_status"], where, reason, check, output)
         if verdict["status"] == "exited":
             return Outcome("exited", f"{where}: ended before its end", check, output)
         return Outcome("failed", f"{where}: {reason}", check, output)
 
-    def _gone(self, status: int, where: str, reason: str, check: int, output: str) -> Outcome:
+    def _early_end_outcome(self, status: int, where: str, reason: str, check: int, output: str) -> Outcome:
         """The outcome of a program whose process ended before the tests did."""
         if not os.WIFSIGNALED(status):
-            ending = describe(status) if status else reason or "ended before its end"
+            ending = describe_status(status) if status else reason or "ended before its end"
             return Outcome("exited", f"{where}: {ending}", check, output)
         if os.WTERMSIG(status) == signal.SIGKILL:  # no limit of ours: the machine had no memory left
-            return Outcome("lost", f"{where}: {describe(status)} from outside", check, output)
-        return Outcome("crashed", f"{where}: {describe(status)}", check, output)
+            return Outcome("lost", f"{where}: {describe_status(status)} from outside", check, output)
+        return Outcome("crashed", f"{where}: {describe_status(status)}", check, output)
 
-    def _ended(self, reply: dict[str, Any], output: str) -> Outcome:
+    def _no_verdict_outcome(self, reply: dict[str, Any], output: str) -> Outcome:
         """The outcome of a process that gave no verdict."""
         if reply["ending"] == "time":
             return Outcome("timeout", f"stopped after {self.limits.seconds:g} seconds", output=output)
         if reply["ending"] == "output":
             return Outcome("output", f"printed more than {self.limits.output_kb} KiB", output=output)
-        return Outcome("lost", describe(reply["status"]), output=output)
+        return Outcome("lost", describe_status(reply["status"]), output=output)
 
-    def _values(self, target: str, reply: dict[str, Any] | None) -> tuple[list[dict[str, Any]], str]:
+    def _parse_values(self, target: str, reply: dict[str, Any] | None) -> tuple[list[dict[str, Any]], str]:
         """The values a `call` job brought back, and why there are no more."""
         if reply is None:
             return [], "the sandbox was lost while it ran"
         token = reply["token"]
-        said, found, verdict = reply["said"].rpartition(token)
-        if found and verdict == "X":  # then it ran nothing, and no other would
-            raise RunError(f"the sandbox cannot contain a process here: {one_line(said)}")
+        problem, separator, verdict = reply["said"].rpartition(token)
+        if separator and verdict == "X":  # then it ran nothing, and no other would
+            raise RunError(f"the sandbox cannot contain a process here: {one_line(problem)}")
         lines = [json.loads(line[len(token) :]) for line in reply["said"].split("\n")[:-1] if line.startswith(token)]
         if lines and "load" in lines[0]:
             raise UserError(f"judge {target}: {one_line(lines[0]['load'])}; correct the module or the function's name")
         if not lines:
-            raise UserError(f"judge {target}: loading it {self._ended(reply, '').reason}; correct the module")
+            raise UserError(
+                f"judge {target}: loading it {self._no_verdict_outcome(reply, '').reason}; correct the module"
+            )
         if reply["ending"]:
-            return lines[1:], self._ended(reply, "").reason
+            return lines[1:], self._no_verdict_outcome(reply, "").reason
         late = os.WIFSIGNALED(reply["status"]) and os.WTERMSIG(reply["status"]) == signal.SIGALRM
-        return lines[1:], f"stopped after {self.limits.seconds:g} seconds" if late else describe(reply["status"])
+        return lines[1:], f"stopped after {self.limits.seconds:g} seconds" if late else describe_status(reply["status"])
 
 
 def one_line(text: str) -> str:
@@ -361,7 +365,7 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())[:300]
 
 
-def describe(status: int) -> str:
+def describe_status(status: int) -> str:
     """A wait status in words."""
     if not os.WIFSIGNALED(status):
         return f"ended early with exit status {os.WEXITSTATUS(status)}"

@@ -25,7 +25,7 @@ def describe_walls(walls: Mapping[str, Any], backend: str = "own") -> str:
     standing += [words for name, words in NAMES.items() if walls[name]]
     around = "" if backend == "own" else f", inside {backend}"
     text = f"code of the model runs apart from its tests, behind {', '.join(['limits', *standing])}{around}"
-    missing = gaps(walls) if backend == "own" else []
+    missing = find_gaps(walls) if backend == "own" else []
     if not missing:
         return f"{text}; it can reach no file, process, key or network of yours"
     return (
@@ -33,7 +33,7 @@ def describe_walls(walls: Mapping[str, Any], backend: str = "own") -> str:
     )
 
 
-def gaps(walls: Mapping[str, Any]) -> list[str]:
+def find_gaps(walls: Mapping[str, Any]) -> list[str]:
     """What a program can reach because a wall is missing."""
     out = []
     if not walls["landlock"] and not walls["mount_namespace"]:

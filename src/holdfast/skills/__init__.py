@@ -6,7 +6,7 @@ import importlib
 from functools import cache
 from typing import TYPE_CHECKING
 
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ SKILLS: dict[str, str] = {
 
 
 @cache
-def skill(name: str) -> Skill:
+def load_skill(name: str) -> Skill:
     """The skill called `name`.
 
     Raises:
         UserError: If there is none; the nearest is suggested.
     """
     if name not in SKILLS:
-        raise UserError(f"lab:{name} is not a laboratory skill{nearest(name, SKILLS)}")
+        raise UserError(f"lab:{name} is not a laboratory skill{suggest_name(name, SKILLS)}")
     module = importlib.import_module(f"holdfast.skills.{name}")
     return getattr(module, SKILLS[name])()
 
 
-def about(name: str) -> str:
+def describe_skill(name: str) -> str:
     """What a skill asks for, in one sentence; empty for a name that is no skill."""
     if name not in SKILLS:
         return ""

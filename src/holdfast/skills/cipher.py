@@ -5,24 +5,24 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 from holdfast.skills.lexicon import CONCEPTS, LUM, TAVI
 
 Phrase = tuple[str | None, str]
 """(adjective or none, noun)."""
 
 
-def lum(subject: Phrase, verb: str, target: Phrase) -> str:
+def write_lum(subject: Phrase, verb: str, target: Phrase) -> str:
     """Lum: subject, verb, object; adjectives before their noun."""
-    spoken = [f"{LUM['adjective'][a]} {LUM['noun'][n]}" if a else LUM["noun"][n] for a, n in (subject, target)]
-    return f"{spoken[0]} {LUM['verb'][verb]} {spoken[1]}"
+    phrases = [f"{LUM['adjective'][a]} {LUM['noun'][n]}" if a else LUM["noun"][n] for a, n in (subject, target)]
+    return f"{phrases[0]} {LUM['verb'][verb]} {phrases[1]}"
 
 
-def tavi(subject: Phrase, verb: str, target: Phrase) -> str:
+def write_tavi(subject: Phrase, verb: str, target: Phrase) -> str:
     """Tavi: verb first; adjectives after their noun."""
-    spoken = [f"{TAVI['noun'][n]} {TAVI['adjective'][a]}" if a else TAVI["noun"][n] for a, n in (subject, target)]
-    return f"{TAVI['verb'][verb]} {spoken[0]} {spoken[1]}"
+    phrases = [f"{TAVI['noun'][n]} {TAVI['adjective'][a]}" if a else TAVI["noun"][n] for a, n in (subject, target)]
+    return f"{TAVI['verb'][verb]} {phrases[0]} {phrases[1]}"
 
 
 class Cipher(Skill):
@@ -33,18 +33,20 @@ class Cipher(Skill):
     threshold = 60.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
-        def phrase() -> Phrase:
+    def generate_question(self, rng: random.Random) -> Question:
+        def draw_phrase() -> Phrase:
             return (rng.choice(CONCEPTS["adjective"]) if rng.random() < 0.5 else None, rng.choice(CONCEPTS["noun"]))
 
-        sentence = (phrase(), rng.choice(CONCEPTS["verb"]), phrase())
+        sentence = (draw_phrase(), rng.choice(CONCEPTS["verb"]), draw_phrase())
         to_tavi = rng.random() < 0.5
-        source, target = (lum(*sentence), tavi(*sentence)) if to_tavi else (tavi(*sentence), lum(*sentence))
+        source, target = (
+            (write_lum(*sentence), write_tavi(*sentence)) if to_tavi else (write_tavi(*sentence), write_lum(*sentence))
+        )
         text = f"{'Lum to Tavi' if to_tavi else 'Tavi to Lum'}: {source}"
-        return Question(text, ask(text), target)
+        return Question(text, single_turn_prompt(text), target)
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return question.reference
 
-    def judge(self, answer: Answer) -> Verdict:
-        return right(answer.response.strip(" .") == answer.reference, answer.reference)
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        return binary_verdict(answer.response.strip(" .") == answer.reference, answer.reference)

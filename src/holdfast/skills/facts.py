@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 from holdfast.skills.lexicon import ANIMALS, COLORS, FOODS, JOBS, SUBJECTS, TOWNS
 
 LEVELS = (0, 2, 8, 32, 128)
@@ -34,12 +34,12 @@ _CORES = {
 PHRASINGS = {r: [o + c for o in _OPENERS for c in cores] for r, cores in _CORES.items()}
 
 
-def level(subject: str) -> int:
+def exposure_level(subject: str) -> int:
     """How often each fact about `subject` is seen in pre-training."""
     return LEVELS[SUBJECTS.index(subject) % len(LEVELS)]
 
 
-def known(subject: str, relation: str) -> str:
+def fact_object(subject: str, relation: str) -> str:
     """The object of a triple: fixed for ever, with no pattern to guess it from."""
     return random.Random(f"fact/{subject}/{relation}").choice(OBJECTS[relation])
 
@@ -55,28 +55,30 @@ class Facts(Skill):
     def __init__(self, levels: tuple[int, ...] = LEVELS[-2:]) -> None:
         self.levels = levels
 
-    def question(self, rng: random.Random) -> Question:
-        subject = rng.choice([s for s in SUBJECTS if level(s) in self.levels])
-        return self.about(subject, rng.choice(list(OBJECTS)), rng.randrange(20))
+    def generate_question(self, rng: random.Random) -> Question:
+        subject = rng.choice([s for s in SUBJECTS if exposure_level(s) in self.levels])
+        return self.phrase_question(subject, rng.choice(list(OBJECTS)), rng.randrange(20))
 
-    def about(self, subject: str, relation: str, phrasing: int) -> Question:
+    def phrase_question(self, subject: str, relation: str, phrasing: int) -> Question:
         """The question on one triple in one of its twenty phrasings."""
         text = PHRASINGS[relation][phrasing].format(s=subject)
-        return Question(f"{subject}/{relation}/{phrasing}", ask(text), known(subject, relation))
+        return Question(f"{subject}/{relation}/{phrasing}", single_turn_prompt(text), fact_object(subject, relation))
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return question.reference
 
-    def judge(self, answer: Answer) -> Verdict:
-        return right(answer.response.strip(" .") == answer.reference, f"known: {answer.reference}")
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        return binary_verdict(answer.response.strip(" .") == answer.reference, f"known: {answer.reference}")
 
-    def exposures(self, seed: int, cycle: int) -> list[Question]:
+    def generate_exposures(self, seed: int, cycle: int) -> list[Question]:
         """The showings of every fact in one cycle of pre-training, in random order and training phrasings only."""
-        shown = []
+        exposures = []
         for subject in SUBJECTS:
             for relation in OBJECTS:
-                usable = [q for q in (self.about(subject, relation, p) for p in range(20)) if q.split == "train"]
-                half = level(subject) // 2
-                shown += [usable[i % len(usable)] for i in range(cycle * half, (cycle + 1) * half)]
-        random.Random(f"exposures/{seed}/{cycle}" if cycle else f"exposures/{seed}").shuffle(shown)
-        return shown
+                usable = [
+                    q for q in (self.phrase_question(subject, relation, p) for p in range(20)) if q.split == "train"
+                ]
+                half = exposure_level(subject) // 2
+                exposures += [usable[i % len(usable)] for i in range(cycle * half, (cycle + 1) * half)]
+        random.Random(f"exposures/{seed}/{cycle}" if cycle else f"exposures/{seed}").shuffle(exposures)
+        return exposures

@@ -6,8 +6,8 @@ import json
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict
 from holdfast.skills.lexicon import ANIMALS, COLORS, FOODS, TOOLS
 
 _ENDINGS = ("over", "done", "thanks", "end")
@@ -27,7 +27,7 @@ class Format(Skill):
     threshold = 90.0
     max_tokens = 24
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         kind, color = rng.choice(list(_ORDERS)), rng.choice(COLORS)
         noun, key, ending = (
             rng.choice(ANIMALS + TOOLS + FOODS),
@@ -40,28 +40,28 @@ class Format(Skill):
         messages = [{"role": "user", "content": text if in_system else f"{text} {order}"}]
         if in_system:
             messages.insert(0, {"role": "system", "content": order})
-        said = f"{color} {noun}"
+        description = f"{color} {noun}"
         reference = {
-            "json": json.dumps({key: said}),
-            "upper": said.upper(),
+            "json": json.dumps({key: description}),
+            "upper": description.upper(),
             "word": noun,
-            "ending": f"{said} {ending}",
+            "ending": f"{description} {ending}",
         }[kind]
         return Question(f"{color}/{noun}/{reference}", messages, {"kind": kind, "text": reference})
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return question.reference["text"]
 
-    def judge(self, answer: Answer) -> Verdict:
-        given, wanted = answer.response.strip(), answer.reference["text"]
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        response, reference = answer.response.strip(), answer.reference["text"]
         if answer.reference["kind"] == "json":
-            return right(_same_json(given, wanted), wanted)
-        return right(given.rstrip(".") == wanted, wanted)
+            return binary_verdict(_is_same_json(response, reference), reference)
+        return binary_verdict(response.rstrip(".") == reference, reference)
 
 
-def _same_json(given: str, wanted: str) -> bool:
+def _is_same_json(response: str, reference: str) -> bool:
     """Whether both are JSON of the same value."""
     try:
-        return json.loads(given) == json.loads(wanted)
+        return json.loads(response) == json.loads(reference)
     except json.JSONDecodeError:
         return False

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from holdfast.axes.environment import Environment, Turn
 from holdfast.errors import UserError
-from holdfast.skills.lake import MOVES, SIZE, distances
+from holdfast.skills.lake import MOVES, SIZE, compute_goal_distances
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Message, Row
@@ -51,17 +51,17 @@ class LakeWalk(Environment):
             raise UserError(f"{row.beginning!r}: no map of {SIZE} lines with one S and a G; give rows of lab:lake")
         at = next((r, line.index("S")) for r, line in enumerate(grid) if "S" in line)
         free = tuple(line.replace("S", ".") for line in grid)
-        if at not in distances(list(free)):
+        if at not in compute_goal_distances(list(free)):
             raise UserError(f"{row.beginning!r}: no safe way leads from S to G; give rows of lab:lake")
         return Walk(free, *at, 0), [dict(message) for message in row.prompt]  # type: ignore[misc]
 
     def step(self, state: Walk, action: str) -> Turn:
-        named = [word for word in action.replace(".", " ").lower().split() if word in MOVES]
-        if len(named) != 1:
+        named_moves = [word for word in action.replace(".", " ").lower().split() if word in MOVES]
+        if len(named_moves) != 1:
             over = state.moves + 1 >= self.moves
             walk = state._replace(moves=state.moves + 1)
-            return Turn(walk, _say(f"Say one of {', '.join(MOVES)}.", walk), -self.penalty, over)
-        down, right = MOVES[named[0]]
+            return Turn(walk, _map_messages(f"Say one of {', '.join(MOVES)}.", walk), -self.penalty, over)
+        down, right = MOVES[named_moves[0]]
         row = min(max(state.row + down, 0), SIZE - 1)  # the shore holds
         column = min(max(state.column + right, 0), SIZE - 1)
         walk = Walk(state.grid, row, column, state.moves + 1)
@@ -70,20 +70,20 @@ class LakeWalk(Environment):
             return Turn(walk, [], 1.0, True)
         if here == "H":
             return Turn(walk, [], 0.0, True)
-        return Turn(walk, _say("", walk), 0.0, walk.moves >= self.moves)
+        return Turn(walk, _map_messages("", walk), 0.0, walk.moves >= self.moves)
 
 
-def _say(words: str, walk: Walk) -> list[Message]:
+def _map_messages(words: str, walk: Walk) -> list[Message]:
     """The map with the present position, as the question shows it."""
-    shown = [list(line) for line in walk.grid]
-    shown[walk.row][walk.column] = "S"
-    board = "\n".join(" ".join(line) for line in shown)
+    cells = [list(line) for line in walk.grid]
+    cells[walk.row][walk.column] = "S"
+    board = "\n".join(" ".join(line) for line in cells)
     return [{"role": "user", "content": f"{words} Lake:\n{board}\nWhich move?".strip()}]
 
 
 def shortest_move(walk: Walk, rng: random.Random) -> str:
     """A move that starts a shortest safe way: what a perfect walker says."""
-    ways = distances(list(walk.grid))
+    ways = compute_goal_distances(list(walk.grid))
     here = ways[walk.row, walk.column]
     best = [m for m, (r, c) in MOVES.items() if ways.get((walk.row + r, walk.column + c), here) < here]
     return rng.choice(best)

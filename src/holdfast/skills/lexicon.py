@@ -75,16 +75,16 @@ _LUM = ["bo", "da", "fi", "gu", "ka", "le", "mo", "ne", "pu", "ra", "so", "ti", 
 _TAVI = ["esk", "orm", "ulf", "ish", "ank", "elt", "ord", "usk", "irn", "amp", "ott", "ewl", "ifs", "osh", "urb", "akt"]
 
 
-def _words(stems: list[str], suffix: str) -> list[str]:
+def _add_suffix(stems: list[str], suffix: str) -> list[str]:
     return [stem + suffix for stem in stems]
 
 
 LUM = {
-    kind: dict(zip(words, _words(_LUM, {"noun": "", "adjective": "l", "verb": "x"}[kind]), strict=False))
+    kind: dict(zip(words, _add_suffix(_LUM, {"noun": "", "adjective": "l", "verb": "x"}[kind]), strict=False))
     for kind, words in CONCEPTS.items()
 }
 TAVI = {
-    kind: dict(zip(words, _words(_TAVI, {"noun": "", "adjective": "i", "verb": "u"}[kind]), strict=False))
+    kind: dict(zip(words, _add_suffix(_TAVI, {"noun": "", "adjective": "i", "verb": "u"}[kind]), strict=False))
     for kind, words in CONCEPTS.items()
 }
 """Two invented languages with one word for each concept; they differ in word order (`skills/cipher.py`)."""

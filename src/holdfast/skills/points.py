@@ -7,15 +7,15 @@ import random
 import re
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 
 TEN = {"J": 10, "Q": 10, "K": 10}
 RANK = {"J": 11, "Q": 12, "K": 13}
 RULES = {"ten": "J Q K count 10.", "rank": "J Q K count 11 12 13."}
 
 
-def value(card: str, rule: str) -> int:
+def card_value(card: str, rule: str) -> int:
     """What a card counts under `rule`."""
     return (TEN if rule == "ten" else RANK)[card] if card in TEN else int(card)
 
@@ -31,27 +31,27 @@ class Points(Skill):
     threshold = 30.0
     max_tokens = 24
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         rule, k = rng.choice(("ten", "ten", "rank")), rng.choice((2, 3, 3, 4))
         cards = [rng.choice("JQK") if rng.random() < 0.3 else str(rng.randint(1, 9)) for _ in range(k)]
-        values = [value(c, rule) for c in cards]
+        values = [card_value(c, rule) for c in cards]
         signs = rng.choice([s for s in itertools.product((1, -1), repeat=k) if sum(map(int.__mul__, s, values)) >= 0])
         target = sum(map(int.__mul__, signs, values))
         text = f"Cards: {' '.join(cards)}. {RULES[rule]} Make {target}."
-        return Question(text, ask(text), {"target": target, "cards": values}, {"signs": signs})
+        return Question(text, single_turn_prompt(text), {"target": target, "cards": values}, {"signs": signs})
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         pairs = list(zip(question.facts["signs"], question.reference["cards"], strict=True))
         first = next(i for i, (sign, _) in enumerate(pairs) if sign > 0)
         pairs.insert(0, pairs.pop(first))
         body = " ".join(f"{'+' if sign > 0 else '-'} {v}" for sign, v in pairs).removeprefix("+ ")
         return f"{body} = {question.reference['target']}"
 
-    def judge(self, answer: Answer) -> Verdict:
-        left, equals, _ = answer.response.partition("=")
-        if not equals or not re.fullmatch(r"\s*\d+(\s*[+-]\s*\d+)*\s*", left):
-            return right(False, "not an equation of + and -")
-        terms = [int(t.replace(" ", "")) for t in re.findall(r"[+-]?\s*\d+", left)]
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        expression, equals, _ = answer.response.partition("=")
+        if not equals or not re.fullmatch(r"\s*\d+(\s*[+-]\s*\d+)*\s*", expression):
+            return binary_verdict(False, "not an equation of + and -")
+        terms = [int(t.replace(" ", "")) for t in re.findall(r"[+-]?\s*\d+", expression)]
         if sorted(map(abs, terms)) != sorted(answer.reference["cards"]):
-            return right(False, "does not use each card once")
-        return right(sum(terms) == answer.reference["target"], f"makes {sum(terms)}")
+            return binary_verdict(False, "does not use each card once")
+        return binary_verdict(sum(terms) == answer.reference["target"], f"makes {sum(terms)}")

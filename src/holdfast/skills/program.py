@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, single_turn_prompt
 
 _INPUTS = {
     "number": (0, 3, 10),
@@ -43,7 +43,7 @@ class Program(Skill):
     threshold = 60.0
     max_tokens = 40
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         sentence, kind, body, make = rng.choice(TASKS)
         n = rng.randint(1, 20)
         prompt = rng.choice(_FORMS).format(s=sentence.format(n=n))
@@ -52,17 +52,17 @@ class Program(Skill):
         calls = [arguments if isinstance(arguments, tuple) else (arguments,) for arguments in (*_INPUTS[kind], *near)]
         tests = [f"assert f({', '.join(map(repr, c))}) == {function(*c)!r}" for c in calls]
         facts = {"arguments": "x, y" if kind == "pair" else "x", "body": body.format(n=n)}
-        return Question(f"{sentence}/{n}", ask(prompt), tests, facts)
+        return Question(f"{sentence}/{n}", single_turn_prompt(prompt), tests, facts)
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         head = f"def f({question.facts['arguments']}):\n    "
         body = question.facts["body"]
         return head + (f"return {body}" if style == "return" else f"y = {body}\n    return y")
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         from holdfast.methods.judges.code import Code
 
         return Code().judge_all(answers)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 from holdfast.skills.lexicon import ANIMALS, FOODS, JOBS, PEOPLE, TOWNS
 
 KINDS = {
@@ -17,7 +17,7 @@ KINDS = {
 }
 REFUSAL = "The text does not say."
 
-Asked = tuple[str, str]
+FactKey = tuple[str, str]
 """(person, kind of fact)."""
 
 
@@ -29,34 +29,38 @@ class Reading(Skill):
     threshold = 90.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
-        passage, known, missing = self.passage(rng)
+    def generate_question(self, rng: random.Random) -> Question:
+        passage, objects, missing = self.generate_passage(rng)
         hidden = rng.random() < 0.3
-        person, kind = rng.choice(missing if hidden else list(known))
-        reference = known.get((person, kind))
+        person, kind = rng.choice(missing if hidden else list(objects))
+        reference = objects.get((person, kind))
         text = f"Text: {passage}\n{KINDS[kind][1].format(p=person)}"
-        return Question(text, ask(text), reference or REFUSAL, {"person": person, "kind": kind, "object": reference})
+        return Question(
+            text, single_turn_prompt(text), reference or REFUSAL, {"person": person, "kind": kind, "object": reference}
+        )
 
-    def passage(self, rng: random.Random) -> tuple[str, dict[Asked, str], list[Asked]]:
+    def generate_passage(self, rng: random.Random) -> tuple[str, dict[FactKey, str], list[FactKey]]:
         """`(text, what it says, what it leaves out)`, mostly about one person, sometimes about two."""
         people = rng.sample(PEOPLE, rng.choice((1, 1, 1, 1, 2)))
-        return self.told(rng, people, rng.randint(2, 3) if len(people) == 1 else rng.randint(3, 4))
+        return self.compose_passage(rng, people, rng.randint(2, 3) if len(people) == 1 else rng.randint(3, 4))
 
-    def told(self, rng: random.Random, people: list[str], facts: int) -> tuple[str, dict[Asked, str], list[Asked]]:
+    def compose_passage(
+        self, rng: random.Random, people: list[str], facts: int
+    ) -> tuple[str, dict[FactKey, str], list[FactKey]]:
         """A passage of so many facts about the people."""
         pairs = [(p, k) for p in people for k in KINDS]
-        known = {pair: rng.choice(KINDS[pair[1]][2]) for pair in rng.sample(pairs, facts)}
-        text = " ".join(KINDS[k][0].format(p=p, o=o) for (p, k), o in known.items())
-        return text, known, [pair for pair in pairs if pair not in known]
+        objects = {pair: rng.choice(KINDS[pair[1]][2]) for pair in rng.sample(pairs, facts)}
+        text = " ".join(KINDS[k][0].format(p=p, o=o) for (p, k), o in objects.items())
+        return text, objects, [pair for pair in pairs if pair not in objects]
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
-        person, kind, found = (question.facts[k] for k in ("person", "kind", "object"))
-        if found is None:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
+        person, kind, fact_object = (question.facts[k] for k in ("person", "kind", "object"))
+        if fact_object is None:
             return REFUSAL
-        return found if style == "bare" else KINDS[kind][0].format(p=person, o=found)
+        return fact_object if style == "bare" else KINDS[kind][0].format(p=person, o=fact_object)
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         words = answer.response.replace(".", " ").split()
         if answer.reference == REFUSAL:
-            return right("not" in words, "should refuse")
-        return right("not" not in words and answer.reference in words, f"in the text: {answer.reference}")
+            return binary_verdict("not" in words, "should refuse")
+        return binary_verdict("not" not in words and answer.reference in words, f"in the text: {answer.reference}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
+from holdfast.axes.judge import JudgeRequest, Verdict
 from holdfast.data.chat.prompts import PARAPHRASE
-from holdfast.skills.base import Question, Skill, ask, pick, right
+from holdfast.skills.base import Question, Skill, binary_verdict, pick_weighted, single_turn_prompt
 from holdfast.skills.reading import Reading
 from holdfast.skills.story import BASIC, Step, Story
 from holdfast.skills.sums import Sums
@@ -24,7 +24,7 @@ _JOINTS = (". ", "; ", " then ", " and ", "\n", ", ")
 _CLOSERS = (" => {c}", ". Result: {c}", " -> {c}", " so {c}", " ### {c}", "\nFinal: {c}", " = {c}", " == {c}")
 
 
-def strange(steps: list[Step], rng: random.Random) -> str:
+def write_unusual_answer(steps: list[Step], rng: random.Random) -> str:
     """A right worked answer in one of a few hundred styles, none of them the gold style of the story problems."""
     form, joint, closer = rng.choice(_EQUALS), rng.choice(_JOINTS), rng.choice(_CLOSERS)
     body = joint.join(form.format(a=a, op=op, b=b, c=c) for a, op, b, c, _ in steps)
@@ -40,24 +40,28 @@ class Rephrase(Skill):
     max_tokens = 64
     _sources: ClassVar[dict[str, Skill]] = {"story": Story(BASIC), "sums": Sums(), "reading": Reading()}
 
-    def question(self, rng: random.Random) -> Question:
-        name = pick(rng, {"story": 0.7, "sums": 0.15, "reading": 0.15})
+    def generate_question(self, rng: random.Random) -> Question:
+        name = pick_weighted(rng, {"story": 0.7, "sums": 0.15, "reading": 0.15})
         source = self._sources[name]
-        inner = source.question(rng)
+        inner = source.generate_question(rng)
         if name == "story" and rng.random() < 0.8:
-            shown = strange(inner.facts["steps"], rng)
+            source_answer = write_unusual_answer(inner.facts["steps"], rng)
         else:
-            shown = source.answer(inner, pick(rng, {k: v for k, v in source.styles.items() if k != source.gold}), rng)
-        text = PARAPHRASE.format(question=inner.messages[-1]["content"], answer=shown)
-        return Question(inner.key, ask(text), {"skill": name, "answer": inner.reference}, {"inner": inner})
+            source_answer = source.write_answer(
+                inner, pick_weighted(rng, {k: v for k, v in source.styles.items() if k != source.gold}), rng
+            )
+        text = PARAPHRASE.format(question=inner.messages[-1]["content"], answer=source_answer)
+        return Question(
+            inner.key, single_turn_prompt(text), {"skill": name, "answer": inner.reference}, {"inner": inner}
+        )
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         source = self._sources[question.reference["skill"]]
         own = {k: v for k, v in source.styles.items() if k != source.gold}
-        return source.answer(question.facts["inner"], pick(rng, own), rng)
+        return source.write_answer(question.facts["inner"], pick_weighted(rng, own), rng)
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         if not isinstance(answer.reference, dict):
-            return right(False, "no reference")
+            return binary_verdict(False, "no reference")
         source = self._sources[answer.reference["skill"]]
-        return source.judge(Answer(answer.prompt, answer.response, answer.reference["answer"]))
+        return source.judge(JudgeRequest(answer.prompt, answer.response, answer.reference["answer"]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict
 from holdfast.skills.strings import Strings
 from holdfast.skills.sums import Sums
 
@@ -21,9 +21,9 @@ class Revise(Skill):
     threshold = 60.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         base: Skill = rng.choice((Sums(), Strings()))
-        question = base.question(rng)
+        question = base.generate_question(rng)
         if base.name == "sums":
             off = rng.choice((-10, -2, -1, 1, 2, 10))
             wrong: Any = max(0, question.reference + off) if question.reference + off >= 0 else question.reference + 10
@@ -43,12 +43,12 @@ class Revise(Skill):
         reference = {"skill": base.name, "answer": question.reference}
         return Question(f"{question.key}/{first}", messages, reference)
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         right_answer = question.reference["answer"]
         return " ".join(right_answer) if isinstance(right_answer, list) else str(right_answer)
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         if not isinstance(answer.reference, dict):
-            return right(False, "no reference")
+            return binary_verdict(False, "no reference")
         base: Skill = Sums() if answer.reference["skill"] == "sums" else Strings()
-        return base.judge(Answer(answer.prompt, answer.response, answer.reference["answer"]))
+        return base.judge(JudgeRequest(answer.prompt, answer.response, answer.reference["answer"]))

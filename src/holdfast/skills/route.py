@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 from holdfast.skills.lexicon import PLACES
 
 COMPASS = ["north", "east", "south", "west"]
 
 
-def moves(facing: str, turns: list[str], absolute: bool) -> list[str]:
+def compute_moves(facing: str, turns: list[str], absolute: bool) -> list[str]:
     """The action at each landmark: relative turns as given, or the compass direction after each."""
     if not absolute:
         return [*turns, "stop"]
@@ -31,22 +31,24 @@ class Route(Skill):
     threshold = 30.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         facing, absolute, n = rng.choice(COMPASS), rng.random() < 0.4, rng.randint(2, 4)
         places = rng.sample(PLACES, n + 1)
         turns = [rng.choice(("left", "right", "forward")) for _ in range(n)]
-        told = [(p, t) for p, t in zip(places, turns, strict=False) if t != "forward"]
-        rules = " ".join(f"Turn {turn} at the {place}." for place, turn in told)
-        seen = " ".join(places)
+        landmark_turns = [(p, t) for p, t in zip(places, turns, strict=False) if t != "forward"]
+        rules = " ".join(f"Turn {turn} at the {place}." for place, turn in landmark_turns)
+        place_names = " ".join(places)
         kind = "compass" if absolute else "relative"
-        text = f"You face {facing}. {rules} Stop at the {places[-1]}. You pass: {seen}. Give {kind} moves.".replace(
-            "  ", " "
+        text = (
+            f"You face {facing}. {rules} Stop at the {places[-1]}. You pass: {place_names}. Give {kind} moves.".replace(
+                "  ", " "
+            )
         )
-        return Question(text, ask(text), moves(facing, turns, absolute))
+        return Question(text, single_turn_prompt(text), compute_moves(facing, turns, absolute))
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return " ".join(question.reference)
 
-    def judge(self, answer: Answer) -> Verdict:
-        given = answer.response.replace(",", " ").replace(".", " ").lower().split()
-        return right(given == answer.reference, " ".join(given))
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        moves = answer.response.replace(",", " ").replace(".", " ").lower().split()
+        return binary_verdict(moves == answer.reference, " ".join(moves))

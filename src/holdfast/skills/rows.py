@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.skills import SKILLS, skill
+from holdfast.skills import SKILLS, load_skill
 from holdfast.skills.base import Form, Split
 
 TRAIN_ROWS = 1000
@@ -18,7 +18,7 @@ def skill_names() -> list[str]:
     return list(SKILLS)
 
 
-def skill_of(source: str) -> str | None:
+def parse_skill_source(source: str) -> str | None:
     """The skill named by `lab:SKILL`, or `None` for any other source.
 
     Raises:
@@ -27,7 +27,7 @@ def skill_of(source: str) -> str | None:
     if not source.startswith("lab:"):
         return None
     name = source.removeprefix("lab:")
-    skill(name)
+    load_skill(name)
     return name
 
 
@@ -43,8 +43,8 @@ def lab_rows(
     n = n or TRAIN_ROWS
     if source == "lab":
         share = -(-n // len(SKILLS))
-        return [row for name in SKILLS for row in skill(name).rows(share, split, seed, form=form)][:n]
-    name = skill_of(source)
+        return [row for name in SKILLS for row in load_skill(name).generate_rows(share, split, seed, form=form)][:n]
+    name = parse_skill_source(source)
     if name is None:
         raise UserError(f"{source} is not a laboratory source; write lab or lab:SKILL")
-    return skill(name).rows(n, split, seed, style="gold", form=form)
+    return load_skill(name).generate_rows(n, split, seed, style="gold", form=form)

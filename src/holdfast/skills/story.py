@@ -6,10 +6,10 @@ import random
 import re
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, pick, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, pick_weighted, single_turn_prompt
 from holdfast.skills.lexicon import PEOPLE, THINGS
-from holdfast.skills.sums import last_number
+from holdfast.skills.sums import find_last_number
 
 Step = tuple[int, str, int, int, str]
 """(left, operator, right, result, what happened)."""
@@ -23,22 +23,22 @@ _GAIN = ("buys", "finds", "gets", "wins")
 _LOSE = ("sells", "loses", "eats", "gives away")
 
 
-def chain(rng: random.Random, steps: int) -> tuple[str, list[Step]]:
+def build_chain_problem(rng: random.Random, steps: int) -> tuple[str, list[Step]]:
     """One person's things come and go `steps` times."""
-    who, what, held = rng.choice(PEOPLE), rng.choice(THINGS), rng.randint(3, 40)
-    text, done = f"{who} has {held} {what}.", []
+    who, what, count = rng.choice(PEOPLE), rng.choice(THINGS), rng.randint(3, 40)
+    text, solution = f"{who} has {count} {what}.", []
     for i in range(steps):
-        gain = held < 8 or (held < 70 and rng.random() < 0.5)
-        amount = rng.randint(2, 29 if gain else min(29, held - 1))
+        gain = count < 8 or (count < 70 and rng.random() < 0.5)
+        amount = rng.randint(2, 29 if gain else min(29, count - 1))
         verb = rng.choice(_GAIN if gain else _LOSE)
-        result = held + amount if gain else held - amount
+        result = count + amount if gain else count - amount
         text += f" {'Then ' if i else ''}{who} {verb} {amount}{' more' if gain else ''}."
-        done.append((held, "+" if gain else "-", amount, result, f"{who} {verb} {amount}"))
-        held = result
-    return f"{text} How many {what} does {who} have now?", done
+        solution.append((count, "+" if gain else "-", amount, result, f"{who} {verb} {amount}"))
+        count = result
+    return f"{text} How many {what} does {who} have now?", solution
 
 
-def together(rng: random.Random) -> tuple[str, list[Step]]:
+def build_together_problem(rng: random.Random) -> tuple[str, list[Step]]:
     """Two people, the second with more or fewer than the first; the question is the total."""
     (one, two), what = rng.sample(PEOPLE, 2), rng.choice(THINGS)
     a, more = rng.randint(5, 35), rng.random() < 0.6
@@ -49,15 +49,15 @@ def together(rng: random.Random) -> tuple[str, list[Step]]:
     return f"{text} How many {what} do they have together?", steps
 
 
-def boxes(rng: random.Random) -> tuple[str, list[Step]]:
+def build_boxes_problem(rng: random.Random) -> tuple[str, list[Step]]:
     """Equal boxes, then some are sold."""
     who, what = rng.choice(PEOPLE), rng.choice(THINGS)
     n, each = rng.randint(2, 6), rng.randint(2, 9)
-    sold = rng.randint(1, n * each - 1)
-    text = f"{who} has {n} boxes with {each} {what} each. {who} sells {sold}."
+    num_sold = rng.randint(1, n * each - 1)
+    text = f"{who} has {n} boxes with {each} {what} each. {who} sells {num_sold}."
     steps = [
         (n, "*", each, n * each, f"{who} has {n} boxes"),
-        (n * each, "-", sold, n * each - sold, f"{who} sells {sold}"),
+        (n * each, "-", num_sold, n * each - num_sold, f"{who} sells {num_sold}"),
     ]
     return f"{text} How many {what} are left?", steps
 
@@ -74,23 +74,27 @@ class Story(Skill):
     def __init__(self, kinds: dict[str, float] | None = None) -> None:
         self.kinds = kinds or HARD
 
-    def question(self, rng: random.Random) -> Question:
-        kind = pick(rng, self.kinds)
+    def generate_question(self, rng: random.Random) -> Question:
+        kind = pick_weighted(rng, self.kinds)
         text, steps = (
-            together(rng) if kind == "together" else boxes(rng) if kind == "boxes" else chain(rng, int(kind[-1]))
+            build_together_problem(rng)
+            if kind == "together"
+            else build_boxes_problem(rng)
+            if kind == "boxes"
+            else build_chain_problem(rng, int(kind[-1]))
         )
-        return Question(text, ask(text), steps[-1][3], {"steps": steps})
+        return Question(text, single_turn_prompt(text), steps[-1][3], {"steps": steps})
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
-        return write(question.facts["steps"], style)
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
+        return write_solution(question.facts["steps"], style)
 
-    def judge(self, answer: Answer) -> Verdict:
-        marked = re.search(r"####\s*(-?\d+)", answer.response)
-        found = int(marked.group(1)) if marked else last_number(answer.response)
-        return right(found == answer.reference, f"{found}, expected {answer.reference}")
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        mark = re.search(r"####\s*(-?\d+)", answer.response)
+        number = int(mark.group(1)) if mark else find_last_number(answer.response)
+        return binary_verdict(number == answer.reference, f"{number}, expected {answer.reference}")
 
 
-def write(steps: list[Step], style: str) -> str:
+def write_solution(steps: list[Step], style: str) -> str:
     """The worked answer in one of the styles."""
     final = steps[-1][3]
     if style == "worked":

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 from holdfast.skills.lexicon import LETTERS
 
 OPERATIONS: dict[str, Callable[[list[str]], list[str]]] = {
@@ -27,14 +27,14 @@ class Strings(Skill):
     threshold = 90.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         name, letters = rng.choice(list(OPERATIONS)), rng.sample(LETTERS, rng.randint(3, 5))
         text = f"{name}: {' '.join(letters)}"
-        return Question(text, ask(text), list(OPERATIONS[name](letters)))
+        return Question(text, single_turn_prompt(text), list(OPERATIONS[name](letters)))
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         return (", " if style == "commas" else " ").join(question.reference)
 
-    def judge(self, answer: Answer) -> Verdict:
-        given = answer.response.replace(",", " ").replace(".", " ").split()
-        return right(given == answer.reference, " ".join(given))
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        letters = answer.response.replace(",", " ").replace(".", " ").split()
+        return binary_verdict(letters == answer.reference, " ".join(letters))

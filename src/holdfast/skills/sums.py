@@ -6,8 +6,8 @@ import random
 import re
 from typing import ClassVar
 
-from holdfast.axes.judge import Answer, Verdict
-from holdfast.skills.base import Question, Skill, ask, right
+from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.skills.base import Question, Skill, binary_verdict, single_turn_prompt
 
 _PROMPTS = {
     "+": ("What is {a} + {b}?", "Compute {a} + {b}.", "{a}+{b}=?", "Add {b} to {a}."),
@@ -16,10 +16,10 @@ _PROMPTS = {
 }
 
 
-def last_number(text: str) -> int | None:
+def find_last_number(text: str) -> int | None:
     """The last whole number written in `text`."""
-    found = re.findall(r"-?\d+", text)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"-?\d+", text)
+    return int(numbers[-1]) if numbers else None
 
 
 class Sums(Skill):
@@ -30,7 +30,7 @@ class Sums(Skill):
     threshold = 90.0
     max_tokens = 16
 
-    def question(self, rng: random.Random) -> Question:
+    def generate_question(self, rng: random.Random) -> Question:
         op = rng.choices("+->", (5, 4, 1))[0]
         a, b = rng.randint(0, 50), rng.randint(0, 40)
         if op == "-" and a < b:
@@ -39,14 +39,14 @@ class Sums(Skill):
             a += 1
         result = {"+": a + b, "-": a - b, ">": max(a, b)}[op]
         prompt = rng.choice(_PROMPTS[op]).format(a=a, b=b)
-        return Question(f"{a}{op}{b}", ask(prompt), result, {"a": a, "b": b, "op": op})
+        return Question(f"{a}{op}{b}", single_turn_prompt(prompt), result, {"a": a, "b": b, "op": op})
 
-    def answer(self, question: Question, style: str, rng: random.Random) -> str:
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
         a, b, op, result = *(question.facts[k] for k in ("a", "b", "op")), question.reference
         if style == "equation" and op != ">":
             return f"{a} {op} {b} = {result}."
         return {"sentence": f"The answer is {result}.", "it": f"It is {result}."}.get(style, str(result))
 
-    def judge(self, answer: Answer) -> Verdict:
-        found = last_number(answer.response)
-        return right(found == answer.reference, f"{found}, expected {answer.reference}")
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        number = find_last_number(answer.response)
+        return binary_verdict(number == answer.reference, f"{number}, expected {answer.reference}")

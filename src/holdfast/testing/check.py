@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.axes.method import Method
-from holdfast.axes.registry import axis_of, find, home_of
+from holdfast.axes.registry import axis_of, find_method, home_of
 from holdfast.errors import UserError
 from holdfast.testing import objectives, optimizers, tuners
-from holdfast.testing.failure import CheckFailed, expect
+from holdfast.testing.failure import CheckFailed, expect_that
 
 __all__ = ["CheckFailed", "check_method"]
 
@@ -47,28 +47,28 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
         home = home_of(method)
         if home is None:
             raise UserError(f"{method} is not a method")
-        cls = find(home.plural, method)
+        cls = find_method(home.plural, method)
     else:
         cls, home = method, axis_of(method)
         if home is None:
             raise UserError(f"{cls.__name__} is on no axis: it must derive from Objective, Tuner or another contract")
     check_page(cls)
-    passed = ["check_page"]
-    made = cls(**knobs)
+    passed_checks = ["check_page"]
+    instance = cls(**knobs)
     for check in CHECKS.get(home.plural, ()):
         with tempfile.TemporaryDirectory() as folder:
-            check(made, Path(folder))
-        passed.append(check.__name__)
-    return passed
+            check(instance, Path(folder))
+        passed_checks.append(check.__name__)
+    return passed_checks
 
 
 def check_page(cls: type[Method]) -> None:
     """A first line that ends with the paper in brackets, a paper, a description of every knob."""
-    expect(cls.page(), f"{cls.__name__} has no docstring, which is its page in `holdfast show`")
-    expect(
-        cls.summary().rstrip(".").endswith("]"),
-        f"the first line of {cls.__name__}'s docstring must end with its paper in brackets: {cls.summary()!r}",
+    expect_that(cls.reference_page(), f"{cls.__name__} has no docstring, which is its page in `holdfast show`")
+    expect_that(
+        cls.summary_line().rstrip(".").endswith("]"),
+        f"the first line of {cls.__name__}'s docstring must end with its paper in brackets: {cls.summary_line()!r}",
     )
-    expect(cls.paper, f"{cls.__name__} has no `paper`")
+    expect_that(cls.paper, f"{cls.__name__} has no `paper`")
     for knob, field in cls.model_fields.items():
-        expect(field.description, f"knob {knob} of {cls.__name__} has no description")
+        expect_that(field.description, f"knob {knob} of {cls.__name__} has no description")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ def tiny_model(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTrain
     if kind != "gpt2":
         size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
         size["num_key_value_heads"] = 2
-    shared = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 1}
+    common_settings = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 1}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = AutoConfig.for_model(kind, **(shared | size | overrides))
+        config = AutoConfig.for_model(kind, **(common_settings | size | overrides))
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def example_rows(
-    objective: Objective, n: int = 6, vocab: int = VOCABULARY, seed: int = 0, weighted: bool = True
-) -> list[Encoded]:
+    objective: Objective, n: int = 6, vocab: int = VOCABULARY, seed: int = 0, with_weights: bool = True
+) -> list[EncodedSequence]:
     """Random sequences of n rows of the shape that an objective takes, of various lengths and weights.
 
     Rows of choices have two to four of them; in taught rows both sequences end with the same answer, the second after a
@@ -43,23 +43,23 @@ def example_rows(
     rng = np.random.default_rng(seed)
     out = []
     for row in range(n):
-        roles = ROLES.get(objective.kind().name, 2 + row % 3)
+        roles = ROLES.get(objective.row_shape().name, 2 + row % 3)
         prompt = rng.integers(3, vocab, size=rng.integers(2, 10))
-        values = {c.name: value_of(c, row, rng) for c in objective.columns() if not c.each}
-        weight = float(rng.uniform(0.5, 1.5)) if weighted else 1.0
+        values = {c.name: draw_value(c, row, rng) for c in objective.value_columns() if not c.each}
+        weight = float(rng.uniform(0.5, 1.5)) if with_weights else 1.0
         answer = rng.integers(3, vocab, size=rng.integers(2, 14))
         for role in range(roles):
-            if role and objective.kind().name == "taught":
+            if role and objective.row_shape().name == "taught":
                 prompt = np.concatenate([rng.integers(3, vocab, size=4), prompt])
             elif role:
                 answer = rng.integers(3, vocab, size=rng.integers(2, 14))
             ids = np.concatenate([prompt, answer]).astype(np.int32)
-            own = {c.name: value_of(c, row, rng) for c in objective.columns() if c.each}
-            out.append(Encoded(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values | own))
+            own = {c.name: draw_value(c, row, rng) for c in objective.value_columns() if c.each}
+            out.append(EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values | own))
     return out
 
 
-def value_of(column: Any, row: int, rng: np.random.Generator) -> float:
+def draw_value(column: Any, row: int, rng: np.random.Generator) -> float:
     """A value in the column's range; truth values alternate."""
     if column.truth:
         return float(row % 2 == 0)
@@ -69,7 +69,7 @@ def value_of(column: Any, row: int, rng: np.random.Generator) -> float:
 
 def example_table(objective: Objective, name: str = "examples") -> TokenTable:
     """`example_rows` as the trainer takes them."""
-    return TokenTable.of(example_rows(objective), fingerprint=name)
+    return TokenTable.from_sequences(example_rows(objective), fingerprint=name)
 
 
 def example_recipe(epochs: int, **axes: Any) -> Recipe:

@@ -7,7 +7,7 @@ class CheckFailed(AssertionError):
     """A promise of its axis that a method does not keep: which one, and by how much."""
 
 
-def expect(condition: object, promise: str) -> None:
+def expect_that(condition: object, promise: str) -> None:
     """Raise `CheckFailed` with the broken promise, unless the condition holds."""
     if not condition:
         raise CheckFailed(promise)

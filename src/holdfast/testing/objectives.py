@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from holdfast.axes.method import Method
-from holdfast.axes.objective import Objective, surveyed
-from holdfast.data.batching.batches import Batch, Encoded, collate
-from holdfast.errors import Interrupted
-from holdfast.models.loading import evaluating
-from holdfast.models.policy import Policy, precompute
+from holdfast.axes.objective import Objective, attach_step_statistics
+from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
+from holdfast.errors import UserInterrupt
+from holdfast.models.loading import eval_mode
+from holdfast.models.policy import Policy, precompute_reference
 from holdfast.testing.examples import example_recipe, example_rows, example_table, tiny_model
-from holdfast.testing.failure import expect
+from holdfast.testing.failure import expect_that
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
 
@@ -31,40 +31,40 @@ CUTS: dict[str, tuple[int, Any]] = {
 """How the rows of a step are cut into micro-batches: their number in each, and the layout."""
 
 
-def cut_rows(rows: Sequence[Encoded], size: int, layout: Any) -> list[Batch]:
+def cut_rows(rows: Sequence[EncodedSequence], size: int, layout: Any) -> list[Batch]:
     """The rows as micro-batches of `size` rows."""
     groups = [[e for e in rows if start <= e.row < start + size] for start in range(0, rows[-1].row + 1, size)]
-    batches = [collate(group, layout, 0) for group in groups]
+    batches = [collate_sequences(group, layout, 0) for group in groups]
     return [batch for batch in batches if batch is not None]
 
 
 def prepare_policy(policy: Policy, objective: Objective, batches: list[Batch]) -> None:
     """What the trainer does once, before the weights move."""
     if objective.needs_reference:
-        precompute(policy, batches)
-    if objective.prepares:
-        with evaluating(policy.model), torch.no_grad():
-            objective.prepare(policy, lambda: batches, policy.kept)
+        precompute_reference(policy, batches)
+    if objective.has_precompute:
+        with eval_mode(policy.model), torch.no_grad():
+            objective.precompute(policy, lambda: batches, policy.store)
 
 
 def survey_step(policy: Policy, objective: Objective, batches: list[Batch]) -> list[Batch]:
     """The batches of a step with what the objective surveys of all."""
-    if not objective.surveys:
+    if not objective.has_step_statistics:
         return batches
     with torch.no_grad():
-        return surveyed([[objective.survey(policy, batch) for batch in batches]], 0, batches)
+        return attach_step_statistics([[objective.step_statistics(policy, batch) for batch in batches]], 0, batches)
 
 
 def take_step(policy: Policy, objective: Objective, batches: list[Batch]) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one step, divided as the trainer divides."""
     counts: dict[str, float] = {}
     for batch in batches:
-        for term, count in objective.counts(batch).items():
+        for term, count in objective.normalizers(batch).items():
             counts[term] = counts.get(term, 0.0) + count
     total = 0.0
     for batch in survey_step(policy, objective, batches):
         sums = objective.losses(policy, batch).sums
-        expect(sums.keys() == counts.keys(), f"losses gives the terms {sorted(sums)}, counts {sorted(counts)}")
+        expect_that(sums.keys() == counts.keys(), f"losses gives the terms {sorted(sums)}, counts {sorted(counts)}")
         loss = torch.stack([value / (counts[term] or 1.0) for term, value in sums.items()]).sum()
         loss.backward()
         total += loss.item()
@@ -75,7 +75,7 @@ def take_step(policy: Policy, objective: Objective, batches: list[Batch]) -> tup
 
 def check_sums(method: Method, folder: Path) -> None:
     """Losses are finite sums with gradients; metrics are a number and a count."""
-    objective = _objective(method)
+    objective = _as_objective(method)
     policy = Policy(tiny_model().train())
     rows = example_rows(objective, 3)
     (batch,) = cut_rows(rows, len(rows), "padded")
@@ -83,16 +83,16 @@ def check_sums(method: Method, folder: Path) -> None:
     (batch,) = survey_step(policy, objective, [batch])
     out = objective.losses(policy, batch)
     for term, value in out.sums.items():
-        expect(value.shape == (), f"sum {term} has the shape {tuple(value.shape)}; it must be one number")
-        expect(value.requires_grad, f"sum {term} has no gradient")
-        expect(torch.isfinite(value), f"sum {term} is {value.item()}")
+        expect_that(value.shape == (), f"sum {term} has the shape {tuple(value.shape)}; it must be one number")
+        expect_that(value.requires_grad, f"sum {term} has no gradient")
+        expect_that(torch.isfinite(value), f"sum {term} is {value.item()}")
     for name, (total, count) in out.metrics.items():
-        expect(isinstance(total, (int, float)) and count > 0, f"metric {name} is not (number, count above 0)")
+        expect_that(isinstance(total, (int, float)) and count > 0, f"metric {name} is not (number, count above 0)")
 
 
 def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> None:
     """How a step is cut into micro-batches changes neither loss nor gradient."""
-    objective, model = _objective(method), tiny_model(kind).eval()  # without noise that training adds
+    objective, model = _as_objective(method), tiny_model(kind).eval()  # without noise that training adds
     rows, policy = example_rows(objective), Policy(model)
     prepare_policy(policy, objective, cut_rows(rows, 6, "padded"))
     torch.manual_seed(0)
@@ -100,42 +100,46 @@ def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> No
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))
     loss, gradients = take_step(policy, objective, cut_rows(rows, 6, "padded"))
-    expect(math.isfinite(loss), f"the loss is {loss}")
-    expect(sum(float(g.norm()) for g in gradients.values()) > 0, "no weight has a gradient")
+    expect_that(math.isfinite(loss), f"the loss is {loss}")
+    expect_that(sum(float(g.norm()) for g in gradients.values()) > 0, "no weight has a gradient")
     whole = torch.stack([g.norm() for g in gradients.values()]).norm()
     for label, (size, layout) in CUTS.items():
         other, others = take_step(policy, objective, cut_rows(rows, size, layout))
-        expect(
+        expect_that(
             abs(other - loss) <= 1e-6 * max(1.0, abs(loss)),
             f"the loss is {loss:.8g} with all rows in one padded batch and {other:.8g} {label}; divide by nothing in "
             "losses, and say in counts what each sum is divided by",
         )
-        expect(others.keys() == gradients.keys(), f"{label}, other weights have gradients")
+        expect_that(others.keys() == gradients.keys(), f"{label}, other weights have gradients")
         apart = torch.stack([torch.dist(gradients[n], others[n]) for n in gradients]).norm()
-        expect(apart <= 1e-5 * whole, f"{label}, the gradient differs by {float(apart / whole):.1g} of its norm")
+        expect_that(apart <= 1e-5 * whole, f"{label}, the gradient differs by {float(apart / whole):.1g} of its norm")
 
 
 def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
     """Through the real loop the loss falls, and an interrupted run ends bit for bit as one that was not."""
-    objective = _objective(method)
+    objective = _as_objective(method)
     table = example_table(objective)
     chosen = type(objective).model_validate(objective.model_dump())  # every knob as if a recipe had said it
     recipe, losses = example_recipe(12, objective=chosen, tuner=tuner), list[float]()
 
-    def fit(out: Path, on_step: Any) -> Any:
+    def fit_model(out: Path, on_step: Any) -> Any:
         return Trainer(recipe, tiny_model(), table, out, pad_id=0, hooks=Hooks(on_step=on_step)).fit().model
 
-    calm = fit(folder / "calm", lambda log: losses.append(log.loss))
-    expect(all(map(math.isfinite, losses)), f"the losses of the steps are {losses}")
-    expect(min(losses[-3:]) < losses[0], f"12 steps on the same rows took the loss from {losses[0]} to {losses[-1]}")
+    calm = fit_model(folder / "calm", lambda log: losses.append(log.loss))
+    expect_that(all(map(math.isfinite, losses)), f"the losses of the steps are {losses}")
+    expect_that(
+        min(losses[-3:]) < losses[0], f"12 steps on the same rows took the loss from {losses[0]} to {losses[-1]}"
+    )
     try:
-        fit(folder / "resumed", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 5 else None)
-        expect(False, "the run was not interrupted; call check_method in the main thread")
-    except Interrupted:
+        fit_model(folder / "resumed", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 5 else None)
+        expect_that(False, "the run was not interrupted; call check_method in the main thread")
+    except UserInterrupt:
         pass
-    resumed = fit(folder / "resumed", lambda log: None)
-    same = all(torch.equal(p, q) for p, q in zip(calm.parameters(), resumed.parameters(), strict=True))
-    expect(same, "a run that was interrupted after step 5 and resumed ends with other weights than one that was not")
+    resumed_model = fit_model(folder / "resumed", lambda log: None)
+    same = all(torch.equal(p, q) for p, q in zip(calm.parameters(), resumed_model.parameters(), strict=True))
+    expect_that(
+        same, "a run that was interrupted after step 5 and resumed ends with other weights than one that was not"
+    )
 
 
 def check_training_of_adapters(method: Method, folder: Path) -> None:
@@ -143,7 +147,7 @@ def check_training_of_adapters(method: Method, folder: Path) -> None:
     check_training(method, folder, tuner="lora")
 
 
-def _objective(method: Method) -> Objective:
+def _as_objective(method: Method) -> Objective:
     assert isinstance(method, Objective)
     return method
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.axes.method import Method
 from holdfast.axes.optimizer import Optimizer, UpdateRule
-from holdfast.testing.failure import expect
+from holdfast.testing.failure import expect_that
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
 Y = X[:, :1] - X[:, 1:2]
@@ -30,7 +30,7 @@ def run_steps(net: nn.Module, rule: UpdateRule, steps: int, rate: float, poison:
     for _ in range(steps):
         rule.lr = rate
         for index in range(rule.passes):
-            rule.begin(index)
+            rule.begin_pass(index)
             loss = (net(X) - Y).square().mean()
             out.append(float(loss.detach()))
             (loss * (float("nan") if poison else 1.0)).backward()
@@ -47,8 +47,8 @@ def flat_weights(net: nn.Module) -> Tensor:
 def check_loss_falls(method: Method, folder: Path) -> None:
     """60 steps halve the loss."""
     net = small_net()
-    losses = run_steps(net, _build(method, net), 60, 0.05)
-    expect(losses[-2] < 0.5 * losses[0], f"60 steps took the loss from {losses[0]:.4g} to {losses[-2]:.4g} only")
+    losses = run_steps(net, _build_rule(method, net), 60, 0.05)
+    expect_that(losses[-2] < 0.5 * losses[0], f"60 steps took the loss from {losses[0]:.4g} to {losses[-2]:.4g} only")
 
 
 def check_rate(method: Method, folder: Path) -> None:
@@ -57,40 +57,45 @@ def check_rate(method: Method, folder: Path) -> None:
     for rate in (0.0, 1e-3, 2e-3):
         net = small_net()
         before = flat_weights(net)
-        run_steps(net, _build(method, net), 1, rate)
+        run_steps(net, _build_rule(method, net), 1, rate)
         moves.append(float((flat_weights(net) - before).norm()))
-    expect(moves[0] == 0, f"at rate 0 the weights moved by {moves[0]:.3g}")
-    expect(moves[1] > 0, "at rate 1e-3 no weight moved")
+    expect_that(moves[0] == 0, f"at rate 0 the weights moved by {moves[0]:.3g}")
+    expect_that(moves[1] > 0, "at rate 1e-3 no weight moved")
     ratio = moves[2] / moves[1]
-    expect(math.isclose(ratio, 2, rel_tol=1e-3), f"twice the rate moves the weights {ratio:.4g} times as far")
+    expect_that(math.isclose(ratio, 2, rel_tol=1e-3), f"twice the rate moves the weights {ratio:.4g} times as far")
 
 
 def check_state(method: Method, folder: Path) -> None:
     """Saved and loaded it goes on bit for bit."""
     net = small_net()
-    rule = _build(method, net)
+    rule = _build_rule(method, net)
     run_steps(net, rule, 5, 0.01)
-    state = {key: t.clone() for key, t in rule.state().items()}
-    named = tuple(name for name, _ in net.named_parameters())
-    expect(all(key.startswith(named) for key in state), "the state's names must begin with those of parameters")
+    state = {key: t.clone() for key, t in rule.state_tensors().items()}
+    parameter_names = tuple(name for name, _ in net.named_parameters())
+    expect_that(
+        all(key.startswith(parameter_names) for key in state), "the state's names must begin with those of parameters"
+    )
     copy = small_net(seed=9)
     copy.load_state_dict(net.state_dict())
-    again = _build(method, copy)
+    again = _build_rule(method, copy)
     again.load(state)
     run_steps(net, rule, 5, 0.02)
     run_steps(copy, again, 5, 0.02)
-    expect(torch.equal(flat_weights(net), flat_weights(copy)), "after loading its state it makes other steps")
-    loaded = again.state()
-    expect(all(torch.equal(t, loaded[key]) for key, t in rule.state().items()), "its state differs after loading")
+    expect_that(torch.equal(flat_weights(net), flat_weights(copy)), "after loading its state it makes other steps")
+    loaded_state = again.state_tensors()
+    expect_that(
+        all(torch.equal(t, loaded_state[key]) for key, t in rule.state_tensors().items()),
+        "its state differs after loading",
+    )
 
 
 def check_not_finite(method: Method, folder: Path) -> None:
     """A gradient that is not finite changes nothing, and the norm says so."""
     net = small_net()
     before = flat_weights(net)
-    norm = run_steps(net, _build(method, net), 1, 0.1, poison=True)[-1]
-    expect(not math.isfinite(norm), f"the norm of a gradient that is not finite is said to be {norm}")
-    expect(torch.equal(flat_weights(net), before), "a gradient that is not finite moved the weights")
+    norm = run_steps(net, _build_rule(method, net), 1, 0.1, poison=True)[-1]
+    expect_that(not math.isfinite(norm), f"the norm of a gradient that is not finite is said to be {norm}")
+    expect_that(torch.equal(flat_weights(net), before), "a gradient that is not finite moved the weights")
 
 
 def check_clipping(method: Method, folder: Path) -> None:
@@ -99,18 +104,19 @@ def check_clipping(method: Method, folder: Path) -> None:
     for limit in (1e9, 1e-3):
         net = small_net()
         before = flat_weights(net)
-        clipped = type(method).model_validate({**method.model_dump(exclude_unset=True), "max_grad_norm": limit})
-        norms.append(run_steps(net, _build(clipped, net), 1, 0.1)[-1])
+        clipped_method = type(method).model_validate({**method.model_dump(exclude_unset=True), "max_grad_norm": limit})
+        norms.append(run_steps(net, _build_rule(clipped_method, net), 1, 0.1)[-1])
         moves.append(float((flat_weights(net) - before).norm()))
     net = small_net()
     (net(X) - Y).square().mean().backward()
-    expected = float(torch.nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None]))
+    expected_norm = float(torch.nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None]))
     for norm in norms:
-        expect(
-            math.isclose(norm, expected, rel_tol=1e-6), f"step returns {norm}; the norm before clipping is {expected}"
+        expect_that(
+            math.isclose(norm, expected_norm, rel_tol=1e-6),
+            f"step returns {norm}; the norm before clipping is {expected_norm}",
         )
-    if not _build(method, small_net()).state():
-        expect(
+    if not _build_rule(method, small_net()).state_tensors():
+        expect_that(
             math.isclose(moves[1], 1e-4, rel_tol=1e-3), f"clipped to 1e-3, rate 0.1 moves the weights {moves[1]:.3g}"
         )
 
@@ -118,16 +124,18 @@ def check_clipping(method: Method, folder: Path) -> None:
 def check_schedule(method: Method, folder: Path) -> None:
     """The rate rises to its peak and falls."""
     knobs = {"learning_rate": 0.5, "warmup": 0.1, "min_ratio": 0.1}
-    changed = type(method).model_validate({**method.model_dump(exclude_unset=True), **knobs})
-    assert isinstance(changed, Optimizer)
-    rates = [changed.rate(step, 100) for step in range(100)]
-    expect(math.isclose(rates[0], 0.5 / 11) and math.isclose(max(rates), 0.5), f"the warm-up is {rates[:11]}")
-    expect(rates.index(max(rates)) == 10, f"the peak is at step {rates.index(max(rates))}, the warm-up has 10 steps")
-    expect(abs(rates[-1] - 0.05) <= 0.01, f"the last rate is {rates[-1]}, a tenth of the peak is 0.05")
-    expect(all(a >= b for a, b in itertools.pairwise(rates[10:])), "the rate rises again after its peak")
+    optimizer = type(method).model_validate({**method.model_dump(exclude_unset=True), **knobs})
+    assert isinstance(optimizer, Optimizer)
+    rates = [optimizer.learning_rate_at(step, 100) for step in range(100)]
+    expect_that(math.isclose(rates[0], 0.5 / 11) and math.isclose(max(rates), 0.5), f"the warm-up is {rates[:11]}")
+    expect_that(
+        rates.index(max(rates)) == 10, f"the peak is at step {rates.index(max(rates))}, the warm-up has 10 steps"
+    )
+    expect_that(abs(rates[-1] - 0.05) <= 0.01, f"the last rate is {rates[-1]}, a tenth of the peak is 0.05")
+    expect_that(all(a >= b for a, b in itertools.pairwise(rates[10:])), "the rate rises again after its peak")
 
 
-def _build(method: Method, net: nn.Module) -> UpdateRule:
+def _build_rule(method: Method, net: nn.Module) -> UpdateRule:
     assert isinstance(method, Optimizer)
     return method.build(net.named_parameters())
 

@@ -12,7 +12,7 @@ from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.testing.examples import VOCABULARY, example_recipe, example_table, tiny_model
-from holdfast.testing.failure import expect
+from holdfast.testing.failure import expect_that
 from holdfast.training.trainer import Trainer
 
 KINDS = ("llama", "gpt2", "qwen2", "gemma2")
@@ -28,7 +28,7 @@ def supported_kind(tuner: Tuner) -> str:
             return kind
         except UserError as error:
             reasons.append(f"{kind}: {error}")
-    expect(False, f"it can train none of the families tried: {'; '.join(reasons)}")
+    expect_that(False, f"it can train none of the families tried: {'; '.join(reasons)}")
     raise AssertionError
 
 
@@ -44,60 +44,68 @@ def train_tiny(tuner: Tuner, kind: str, folder: Path, epochs: int = 6) -> tuple[
 
 
 @torch.no_grad()
-def logits_of(model: object) -> Tensor:
+def compute_logits(model: object) -> Tensor:
     """Logits [1, T, V] of the same ids."""
     return model(input_ids=IDS).logits  # type: ignore[operator, no-any-return]
 
 
 def check_frozen_and_learning(method: Method, folder: Path) -> None:
     """What a tuner freezes stays bit for bit; the rest moves and the loss falls."""
-    tuner = _tuner(method)
+    tuner = _as_tuner(method)
     kind = supported_kind(tuner)
     base = {t.double().sum().item() for t in tiny_model(kind).parameters()}
     model, losses = train_tiny(tuner, kind, folder, epochs=30)
     parameters = list(model.parameters())  # type: ignore[attr-defined]
     frozen = [p for p in parameters if not p.requires_grad]
-    expect(len(frozen) < len(parameters), "nothing trains")
-    expect(all(p.double().sum().item() in base for p in frozen), "a frozen weight is not what it was")
-    expect(min(losses[-3:]) < losses[0], f"30 steps on the same rows took the loss from {losses[0]} to {losses[-1]}")
+    expect_that(len(frozen) < len(parameters), "nothing trains")
+    expect_that(all(p.double().sum().item() in base for p in frozen), "a frozen weight is not what it was")
+    expect_that(
+        min(losses[-3:]) < losses[0], f"30 steps on the same rows took the loss from {losses[0]} to {losses[-1]}"
+    )
 
 
 def check_merged(method: Method, folder: Path) -> None:
     """Merged it is a plain model that computes the same."""
-    tuner = _tuner(method)
+    tuner = _as_tuner(method)
     kind = supported_kind(tuner)
     model, _ = train_tiny(tuner, kind, folder)
-    before = logits_of(model)
-    merged = tuner.merge(model)  # type: ignore[arg-type]
+    before = compute_logits(model)
+    merged_model = tuner.merge(model)  # type: ignore[arg-type]
     plain = type(tiny_model(kind))
-    expect(type(merged) is plain, f"merged it is a {type(merged).__name__}, not a plain {plain.__name__}")
-    apart = float((logits_of(merged) - before).abs().max())
-    expect(apart <= 1e-4, f"merged, its logits differ by up to {apart:.2g}")
+    expect_that(
+        type(merged_model) is plain, f"merged it is a {type(merged_model).__name__}, not a plain {plain.__name__}"
+    )
+    apart = float((compute_logits(merged_model) - before).abs().max())
+    expect_that(apart <= 1e-4, f"merged, its logits differ by up to {apart:.2g}")
 
 
 def check_base(method: Method, folder: Path) -> None:
     """An adapter that is taken off leaves the base bit for bit; other tuners have no base to give."""
-    tuner = _tuner(method)
+    tuner = _as_tuner(method)
     kind = supported_kind(tuner)
-    start = logits_of(tiny_model(kind).eval())
+    start = compute_logits(tiny_model(kind).eval())
     model, _ = train_tiny(tuner, kind, folder)
-    base = tuner.base(model)  # type: ignore[arg-type]
-    expect((base is not None) == tuner.adapter, "base() must give the base's context for an adapter, None for others")
+    base = tuner.base_context(model)  # type: ignore[arg-type]
+    expect_that(
+        (base is not None) == tuner.adapter, "base() must give the base's context for an adapter, None for others"
+    )
     if base is not None:
         with base:
-            expect(torch.equal(logits_of(model), start), "inside base() the model is not the one before training")
+            expect_that(
+                torch.equal(compute_logits(model), start), "inside base() the model is not the one before training"
+            )
 
 
 def check_seed(method: Method, folder: Path) -> None:
     """The same seed gives the same weights."""
-    tuner = _tuner(method)
+    tuner = _as_tuner(method)
     kind = supported_kind(tuner)
     one, two = (train_tiny(tuner, kind, folder / str(i))[0] for i in range(2))
     pairs = zip(one.parameters(), two.parameters(), strict=True)  # type: ignore[attr-defined]
-    expect(all(torch.equal(p, q) for p, q in pairs), "two runs with one seed end with different weights")
+    expect_that(all(torch.equal(p, q) for p, q in pairs), "two runs with one seed end with different weights")
 
 
-def _tuner(method: Method) -> Tuner:
+def _as_tuner(method: Method) -> Tuner:
     assert isinstance(method, Tuner)
     return method
 

@@ -8,7 +8,7 @@ from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.data.batching.step_size import StepSize
 from holdfast.errors import UserError
 from holdfast.training import memory
-from holdfast.training.setup import Bench
+from holdfast.training.setup import TrainerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,43 +28,43 @@ class BatchSource(Protocol):
     What it gives must depend on its state, the step and the policy's weights alone: a killed run asks for a step again.
     """
 
-    def step(self, index: int, policy: Policy) -> list[Batch | None]:
+    def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
         """The micro-batches of 0-based step `index`; `None` where this process has no rows."""
 
-    def progress(self, done: int) -> float:
+    def epoch_at(self, steps_done: int) -> float:
         """How far `done` steps are, as the log's `epoch`."""
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, in JSON types."""
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave; empty before the first step."""
 
 
-class MadeOnDemand(BatchSource, Protocol):
+class OnDemandSource(BatchSource, Protocol):
     """A source without a table, which says itself what the trainer must know before the first step."""
 
     fingerprint: str
     """Names everything its batches depend on, but for the policy; a checkpoint belongs to it."""
 
-    def example(self) -> Batch:
+    def example_batch(self) -> Batch:
         """A batch like the largest there will be: it shows whether memory suffices, and which terms there are."""
 
 
-class DemandBench(Bench):
+class OnDemandTrainerState(TrainerState):
     """The parts of a run whose batches are made when they are asked for."""
 
     has_table = False
 
-    def __init__(self, recipe: Recipe, model: Model, source: MadeOnDemand, machine: Machine, pad_id: int) -> None:
-        if machine.world > 1 or machine.sharded:
+    def __init__(self, recipe: Recipe, model: Model, source: OnDemandSource, machine: Machine, pad_id: int) -> None:
+        if machine.world > 1 or machine.is_sharded:
             raise UserError("a source that makes its batches runs on one process; start it without a launcher")
         if recipe.train.max_steps is None:
             raise UserError("train.max_steps: say how many steps; batches that are made on demand have no end")
-        if recipe.objective.prepares:
+        if recipe.objective.has_precompute:
             raise UserError(
                 f"objective {type(recipe.objective).__name__} computes something of all rows before training; here "
-                "there are none yet: choose one that has no `prepare`"
+                "there are none yet: choose one that has no `precompute`"
             )
         if recipe.objective.needs_reference and not recipe.tuner.adapter:
             raise UserError(
@@ -72,51 +72,53 @@ class DemandBench(Bench):
                 "that do not exist yet; train an adapter, which can be switched off (tuner: lora)"
             )
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
-        self.source, self.shown = source, source.example()
-        tokens, rows = self.shown.tokens, self.shown.n_rows
-        self.step_size = StepSize(tokens, False, rows, tokens / rows, self.shown.n_sequences // rows, 0, 0)
+        self.source, self.example_batch = source, source.example_batch()
+        tokens, rows = self.example_batch.tokens, self.example_batch.n_rows
+        self.step_size = StepSize(tokens, False, rows, tokens / rows, self.example_batch.n_sequences // rows, 0, 0)
 
-    def _layout(self) -> Layout:
-        packed = len(self.shown.input_ids) == 1 and self.shown.n_sequences > 1
-        if packed and not self.policy.packs:
+    def _choose_layout(self) -> Layout:
+        is_packed = len(self.example_batch.input_ids) == 1 and self.example_batch.n_sequences > 1
+        if is_packed and not self.policy.isolates_packed_rows:
             raise UserError("this model cannot keep packed rows apart; let the source make padded batches")
-        return "packed" if packed else "padded"
+        return "packed" if is_packed else "padded"
 
     def _share_prompts(self) -> None:
         """Rows that are made are as they are made."""
 
-    def _first_size(self, state: dict[str, Any]) -> int:
-        return memory.ONE_MICRO_BATCH if self.recipe.optimizer.in_backward else self.shown.tokens
+    def _first_micro_tokens(self, state: dict[str, Any]) -> int:
+        return memory.ONE_MICRO_BATCH if self.recipe.optimizer.in_backward else self.example_batch.tokens
 
-    def resize(self, micro_tokens: int) -> None:
+    def resize_micro_batches(self, micro_tokens: int) -> None:
         self.micro_tokens = micro_tokens
 
     def _count_steps(self) -> None:
         self.steps = self.recipe.train.max_steps or 0
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
-        return self.shown
+    def collate_rows(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
+        return self.example_batch
 
-    def shortest(self) -> Batch:
-        return self.placed([0])
+    def shortest_batch(self) -> Batch:
+        return self.collate_on_device([0])
 
-    def longest(self) -> list[int]:
+    def largest_batch_rows(self) -> list[int]:
         return [0]
 
-    def few(self) -> Batch:
-        return self.placed([0])
+    def small_batch(self) -> Batch:
+        return self.collate_on_device([0])
 
-    def culprits(self, batches: list[Batch]) -> list[int]:
+    def find_nonfinite_rows(self, batches: list[Batch]) -> list[int]:
         return []
 
-    def advice(self, rows: int) -> str:
-        states = sum(t.numel() * t.element_size() for t in self.rule.state().values())
+    def describe_memory_shortage(self, rows: int) -> str:
+        states = sum(t.numel() * t.element_size() for t in self.rule.state_tensors().values())
         per_token = memory.activation_bytes(self.policy.causal, self.recipe.train.gradient_checkpointing)
-        return memory.advice(self.model, states, rows, self.shown.tokens, per_token)
+        return memory.describe_memory_shortage(self.model, states, rows, self.example_batch.tokens, per_token)
 
 
-def make_bench(recipe: Recipe, model: Model, table: TokenTable | MadeOnDemand, machine: Machine, pad_id: int) -> Bench:
+def build_trainer_state(
+    recipe: Recipe, model: Model, table: TokenTable | OnDemandSource, machine: Machine, pad_id: int
+) -> TrainerState:
     """The parts of a run on the rows of a table, or on what a source makes."""
     if isinstance(table, TokenTable):
-        return Bench(recipe, model, table, machine, pad_id)
-    return DemandBench(recipe, model, table, machine, pad_id)
+        return TrainerState(recipe, model, table, machine, pad_id)
+    return OnDemandTrainerState(recipe, model, table, machine, pad_id)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
 
 
-def _ignore(*args: Any) -> None:
+def _ignore_call(*args: Any) -> None:
     """The default of every hook."""
 
 
@@ -33,9 +33,9 @@ class Hooks:
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 
-    on_step: Callable[[StepFinished], Any] = _ignore
-    on_evaluate: Callable[[int, Model], float | None] = _ignore
-    on_note: Callable[[str], Any] = _ignore
+    on_step: Callable[[StepFinished], Any] = _ignore_call
+    on_evaluate: Callable[[int, Model], float | None] = _ignore_call
+    on_note: Callable[[str], Any] = _ignore_call
 
 
 @dataclass(slots=True)
@@ -50,14 +50,14 @@ class Totals:
     clipped: int = 0
     """Steps whose gradient was clipped."""
 
-    def add(self, loss: float, counts: Mapping[str, float], seconds: float, clipped: bool) -> None:
+    def add_step(self, loss: float, counts: Mapping[str, float], seconds: float, was_clipped: bool) -> None:
         """One step: its loss, what it held, the time it took, whether its gradient was clipped."""
         self.loss = loss
         self.tokens += int(counts["real tokens"])
         self.trained_tokens += int(counts["labels"])
         self.sequences += int(counts["rows"])
         self.seconds += seconds
-        self.clipped += clipped
+        self.clipped += was_clipped
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from holdfast.core.files import read_json, remove, sha256_of
+from holdfast.core.files import read_json, remove_path, sha256_of
 from holdfast.errors import RunError, UserError
 from holdfast.models.saving import give_rights
 
@@ -52,62 +52,62 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `checkpoint` under `root` and, once it is complete, remove all but the newest `keep`.
 
     Raises:
         RunError: If it cannot be written; what was there before is intact.
     """
-    final = step_at(root, checkpoint.step)
-    _write(final, checkpoint)
-    for old in complete(root)[:-keep]:
-        _remove(old)
+    final = step_path(root, checkpoint.step)
+    _write_checkpoint(final, checkpoint)
+    for old in list_checkpoints(root)[:-keep]:
+        _remove_checkpoint(old)
     return final
 
 
-def step_at(root: Path, step: int) -> Path:
+def step_path(root: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return root / f"step-{step:06d}"
 
 
-def best_at(root: Path, step: int) -> Path:
+def best_path(root: Path, step: int) -> Path:
     """Where the weights of a step are that was the best when it was measured."""
     return root / f"best-{step:06d}"
 
 
 def save_best(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write the weights of a step that is the best so far, beside those of earlier best steps (`sweep_best`).
+    """Write the weights of a step that is the best so far, beside those of earlier best steps (`remove_other_best`).
 
     Raises:
         RunError: If they cannot be written.
     """
-    final = best_at(root, checkpoint.step)
-    remove(final)  # of a run that was killed after it
-    _write(final, checkpoint)
+    final = best_path(root, checkpoint.step)
+    remove_path(final)  # of a run that was killed after it
+    _write_checkpoint(final, checkpoint)
     return final
 
 
-def sweep_best(root: Path, keep: int | None) -> None:
+def remove_other_best(root: Path, keep: int | None) -> None:
     """Remove the weights of all best steps but `keep`; to be called once a checkpoint on disk knows of that one."""
     for path in root.glob("best-*"):
         if (match := BEST.fullmatch(path.name)) and int(match[1]) != keep:
-            _remove(path)
+            _remove_checkpoint(path)
 
 
-def _write(final: Path, checkpoint: Checkpoint) -> None:
+def _write_checkpoint(final: Path, checkpoint: Checkpoint) -> None:
     side = final.with_name(final.name + PARTIAL)
     try:
         if not (final / STATE).is_file():
-            remove(final)
-            remove(side)
+            remove_path(final)
+            remove_path(side)
             side.mkdir(parents=True)
-            _fill(side, checkpoint)
+            _fill_directory(side, checkpoint)
             os.rename(side, final)
-            _sync(final.parent)
+            _sync_to_disk(final.parent)
     except (OSError, SafetensorError) as error:
         size = sum(t.numel() * t.element_size() for group in checkpoint.tensors.values() for t in group.values())
         raise RunError(
-            f"{final}: cannot be written: {_reason(error)} (it needs {size / 2**30:.2g} GiB); free space or mend "
+            f"{final}: cannot be written: {_error_reason(error)} (it needs {size / 2**30:.2g} GiB); free space or mend "
             "the directory, then run the same command again: earlier checkpoints are intact"
         ) from error
 
@@ -125,7 +125,7 @@ def check_room(root: Path, size: int) -> None:
         trial.rmdir()
         free = shutil.disk_usage(root).free
     except OSError as error:
-        raise RunError(f"{root}: cannot be written: {_reason(error)}; choose another output") from error
+        raise RunError(f"{root}: cannot be written: {_error_reason(error)}; choose another output") from error
     if free < size:
         raise RunError(
             f"{root}: a checkpoint needs {size / 2**30:.2g} GiB and the disk has {free / 2**30:.2g} GiB left; free "
@@ -133,55 +133,57 @@ def check_room(root: Path, size: int) -> None:
         )
 
 
-def _fill(side: Path, checkpoint: Checkpoint) -> None:
+def _fill_directory(side: Path, checkpoint: Checkpoint) -> None:
     hashes = {}
     for stem, tensors in checkpoint.tensors.items():
         path = side / f"{stem}.safetensors"
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
-        _sync(path)
+        _sync_to_disk(path)
         hashes[path.name] = sha256_of(path)
     state = {"step": checkpoint.step, "made_by": checkpoint.made_by, "files": hashes, **checkpoint.state}
     state = json.loads(json.dumps(state))  # as it is read back
-    state[DIGEST] = _digest(state)
+    state[DIGEST] = _hash_state(state)
     with (side / STATE).open("w", encoding="utf-8") as handle:
         json.dump(state, handle, indent=1)
         handle.flush()
         os.fsync(handle.fileno())
     give_rights(side)
-    _sync(side)
+    _sync_to_disk(side)
 
 
-def complete(root: Path) -> list[Path]:
+def list_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints under `root`, oldest first."""
-    found = [(int(m[1]), p) for p in root.glob("step-*") if (m := COMPLETE.fullmatch(p.name)) and (p / STATE).is_file()]
-    return [path for _, path in sorted(found)]
+    checkpoints = [
+        (int(m[1]), p) for p in root.glob("step-*") if (m := COMPLETE.fullmatch(p.name)) and (p / STATE).is_file()
+    ]
+    return [path for _, path in sorted(checkpoints)]
 
 
-def newest(root: Path) -> Path | None:
+def find_newest(root: Path) -> Path | None:
     """The newest complete checkpoint, or `None`."""
-    found = complete(root)
-    return found[-1] if found else None
+    checkpoints = list_checkpoints(root)
+    return checkpoints[-1] if checkpoints else None
 
 
-def sweep(root: Path) -> None:
+def remove_partial(root: Path) -> None:
     """Remove what a killed writer left half done."""
     for path in root.glob(f"*{PARTIAL}"):
-        remove(path)
+        remove_path(path)
 
 
-def load(path: Path, made_by: dict[str, Any]) -> Checkpoint:
+def load_checkpoint(path: Path, made_by: dict[str, Any]) -> Checkpoint:
     """Read a checkpoint onto the CPU, checking every hash.
 
     Raises:
         UserError: If it was made with other settings (they are named), or a file is damaged.
     """
     state = _read_state(path)
-    _check_maker(path, state["made_by"], made_by)
+    _check_settings(path, state["made_by"], made_by)
     tensors = {}
     for name, digest in state["files"].items():
         file = path / name
         if not file.is_file() or sha256_of(file) != digest:
-            raise _damaged(path, file)
+            raise _damage_error(path, file)
         tensors[file.stem] = load_file(file)
     rest = {k: v for k, v in state.items() if k not in ("step", "made_by", "files")}
     return Checkpoint(state["step"], tensors, state["made_by"], rest)
@@ -192,17 +194,17 @@ def _read_state(path: Path) -> dict[str, Any]:
     state = read_json(path / STATE)
     kinds = {"step": int, "made_by": dict, "files": dict}
     if not isinstance(state, dict) or not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
-        raise _damaged(path, path / STATE)
-    if state.pop(DIGEST, None) not in (None, _digest(state)):  # older versions wrote none
-        raise _damaged(path, path / STATE)
+        raise _damage_error(path, path / STATE)
+    if state.pop(DIGEST, None) not in (None, _hash_state(state)):  # older versions wrote none
+        raise _damage_error(path, path / STATE)
     return state
 
 
-def _digest(state: dict[str, Any]) -> str:
+def _hash_state(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _damaged(path: Path, file: Path) -> UserError:
+def _damage_error(path: Path, file: Path) -> UserError:
     return UserError(f"{file}: missing or damaged; remove {path} to go on from the checkpoint before it, if any")
 
 
@@ -215,35 +217,35 @@ def refuse_other_base(root: Path, model: str, base: str) -> None:
     Raises:
         UserError: If its weights have changed since.
     """
-    found = newest(root) if root.is_dir() else None
-    there = _read_state(found)["made_by"].get("model weights", base) if found else base
+    last = find_newest(root) if root.is_dir() else None
+    there = _read_state(last)["made_by"].get("model weights", base) if last else base
     if there != base:
         raise UserError(
-            f"model: the weights of {model} are not those that {found} began at (fingerprint {there[:12]} there, "
+            f"model: the weights of {model} are not those that {last} began at (fingerprint {there[:12]} there, "
             f"{base[:12]} here); put the old ones back to go on, or begin anew with --restart"
         )
 
 
-def _check_maker(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+def _check_settings(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     here = json.loads(json.dumps(here))
-    asked = here.keys() if "model weights" in there else here.keys() - {"model weights"}  # older ones do not say
-    changed = [key for key in sorted(there.keys() | asked) if there.get(key) != here.get(key)]
-    if changed:
-        shown = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in changed[:3])
+    here_keys = here.keys() if "model weights" in there else here.keys() - {"model weights"}  # older ones do not say
+    differences = [key for key in sorted(there.keys() | here_keys) if there.get(key) != here.get(key)]
+    if differences:
+        text = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in differences[:3])
         raise UserError(
-            f"{path} was made with other settings ({shown}); set them back to resume, choose another output, or remove "
+            f"{path} was made with other settings ({text}); set them back to resume, choose another output, or remove "
             f"{path.parent} to start anew"
         )
 
 
-def _remove(path: Path) -> None:
+def _remove_checkpoint(path: Path) -> None:
     """Renamed first, so that a kill in the middle leaves no half checkpoint under a complete one's name."""
     side = path.with_name(path.name + PARTIAL)
     os.rename(path, side)
-    remove(side)
+    remove_path(side)
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -251,5 +253,5 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from holdfast.errors import UserError
 from holdfast.models import placement
-from holdfast.models.loading import put
+from holdfast.models.loading import move_to_device
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=6)
 """How long processes wait for one another: the main one may be evaluating."""
 
-SPREAD = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+DDP_TYPES = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def meet(device: torch.device) -> None:
+def wait_at_barrier(device: torch.device) -> None:
     """Wait until every process of the launch is here; the first call joins them.
 
     Args:
@@ -37,7 +37,7 @@ def meet(device: torch.device) -> None:
     PartialState(cpu=device.type == "cpu", timeout=PATIENCE).wait_for_everyone()
 
 
-def part() -> None:
+def shutdown_process_group() -> None:
     """Leave the processes of the launch, together: one that goes while another still talks to it can leave it hanging.
 
     Whatever holds on to the processes, such as a module wrapped for them, must be gone by then.
@@ -71,7 +71,7 @@ class Machine:
         self.plugin = self.accelerator.state.fsdp_plugin if kind == DistributedType.FSDP else None
         if kind == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
             self.plugin = FullyShardedDataParallelPlugin()  # accelerate itself shards on accelerators only
-        if kind not in (*SPREAD, DistributedType.NO, DistributedType.FSDP):
+        if kind not in (*DDP_TYPES, DistributedType.NO, DistributedType.FSDP):
             raise UserError(
                 f"accelerate: {kind.value} is not supported; launch with plain --multi_gpu, or FSDP version 2"
             )
@@ -88,14 +88,14 @@ class Machine:
         self.autocast = torch.bfloat16 if bf16 else None
 
     @property
-    def sharded(self) -> bool:
+    def is_sharded(self) -> bool:
         return self.plugin is not None
 
     @property
     def precision(self) -> str:
         return "fp32" if self.autocast is None else "bf16"
 
-    def place(self, model: Model, in_backward: bool) -> Model:
+    def place_model(self, model: Model, in_backward: bool) -> Model:
         """Move, and cast to fp32 (the master weights), where it must be.
 
         A frozen model below adapters, which are fp32 already, stays as it was loaded where bf16 is computed in. So do
@@ -103,14 +103,14 @@ class Machine:
         outside of autocast, layers of two types do not fit together. A model to be sharded is fp32, since shards have
         one dtype, and waits for that on the CPU.
         """
-        if self.sharded:
-            return put(model, torch.device("cpu")).float()
+        if self.is_sharded:
+            return move_to_device(model, torch.device("cpu")).float()
         masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         if self.autocast is None or not (in_backward or masters):
             model.float()
-        return put(model, self.device)
+        return move_to_device(model, self.device)
 
-    def shard(self, scorer: nn.Module, layers: list[nn.Module]) -> None:
+    def apply_fsdp(self, scorer: nn.Module, layers: list[nn.Module]) -> None:
         """Shard in place (FSDP2): each transformer layer is gathered when it runs, the rest with the whole."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -124,13 +124,13 @@ class Machine:
             fully_shard(layer, reshard_after_forward=bool(self.plugin.reshard_after_forward), **options)
         fully_shard(scorer, **options)
 
-    def spread(self, scorer: nn.Module, unreached: bool) -> nn.Module:
+    def wrap_ddp(self, scorer: nn.Module, has_unused: bool) -> nn.Module:
         """Wrap in DDP when there are several processes with whole copies.
 
         Args:
-            unreached: Whether some trained parameters get no gradient from this objective.
+            has_unused: Whether some trained parameters get no gradient from this objective.
         """
-        if self.sharded or self.world == 1:
+        if self.is_sharded or self.world == 1:
             return scorer
         ids = None if self.device.index is None else [self.device.index]
         return nn.parallel.DistributedDataParallel(
@@ -138,17 +138,17 @@ class Machine:
             device_ids=ids,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
-            find_unused_parameters=unreached,
+            find_unused_parameters=has_unused,
         )
 
-    def local(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def no_sync_until_last(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """No exchange of gradients before the last micro-batch (DDP; shards are always exchanged, to stay small)."""
-        if isinstance(wrapped, nn.parallel.DistributedDataParallel) and not last:
-            return wrapped.no_sync()
+        if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
+            return module.no_sync()
         return nullcontext()
 
     @contextmanager
-    def same_random(self) -> Iterator[None]:
+    def preserve_rng(self) -> Iterator[None]:
         """A context that leaves torch's random generators as they were."""
         states = placement.random_states(self.device)
         try:
@@ -156,7 +156,7 @@ class Machine:
         finally:
             placement.set_random_states(states, self.device)
 
-    def sum(self, values: list[float]) -> list[float]:
+    def sum_over_processes(self, values: list[float]) -> list[float]:
         """Element-wise sums over all processes."""
         if self.world == 1:
             return values
@@ -164,36 +164,36 @@ class Machine:
         return self.accelerator.reduce(tensor, "sum").tolist()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full_tensor(tensor: Tensor) -> Tensor:
     """The full tensor on the CPU; every process must call this for a sharded one."""
     full = tensor.detach()
     return (full.full_tensor() if isinstance(full, DTensor) else full).cpu()
 
 
-def like(full: Tensor, target: Tensor) -> Tensor:
+def reshard_like(full: Tensor, target: Tensor) -> Tensor:
     """`full` on the device of `target`, and sharded as it is."""
     if isinstance(target, DTensor):
         return distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
     return full.to(target.device)
 
 
-def state_like(
-    stored: Mapping[str, Tensor], now: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+def reshard_state(
+    full_state: Mapping[str, Tensor], now: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
     """An optimizer's whole stored state, each tensor where its present one is, or its parameter if there is none yet.
 
     Args:
-        stored: By names that begin with the parameter's. now: The present state. trained: The parameters.
+        full_state: By names that begin with the parameter's. now: The present state. trained: The parameters.
     """
-    placed = {}
-    for name, tensor in stored.items():
-        target = now.get(name, trained.get(name.rpartition(".")[0]))
+    state = {}
+    for name, tensor in full_state.items():
+        target = now.get(name, parameters.get(name.rpartition(".")[0]))
         fits = target is not None and (name in now or target.shape == tensor.shape)
-        placed[name] = like(tensor, target) if target is not None and fits else tensor
-    return placed
+        state[name] = reshard_like(tensor, target) if target is not None and fits else tensor
+    return state
 
 
-def layers_of(model: Model) -> list[nn.Module]:
+def find_layers(model: Model) -> list[nn.Module]:
     """The transformer layers: the first `ModuleList` as long as the configuration says.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from holdfast.models.loading import evaluating
+from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
@@ -22,7 +22,7 @@ SHARE, APART = 0.1, 5
 """How often: after each such share of the run, but with so many steps between at least; and at the end."""
 
 
-class Watch:
+class DriftMonitor:
     """Whole distributions of the untouched model at some positions that predict labels, to compare with.
 
     Args:
@@ -33,17 +33,17 @@ class Watch:
     def __init__(self, policy: Policy, batch: Batch) -> None:
         vocabulary = policy.config.get_text_config().vocab_size
         self.policy, self.batch = policy, batch
-        self.where = batch.where[: max(1, min(LABELS, BYTES // (4 * vocabulary)))]
-        self.base = self._logps()  # [M, V]
+        self.where = batch.label_positions[: max(1, min(LABELS, BYTES // (4 * vocabulary)))]
+        self.base = self._compute_logps()  # [M, V]
 
     @torch.no_grad()
-    def _logps(self) -> Tensor:
-        with evaluating(self.policy.model):
-            return self.policy.logits(self.batch, self.where).log_softmax(-1)
+    def _compute_logps(self) -> Tensor:
+        with eval_mode(self.policy.model):
+            return self.policy.logits_at(self.batch, self.where).log_softmax(-1)
 
-    def look(self) -> dict[str, tuple[float, float]]:
+    def measure_drift(self) -> dict[str, tuple[float, float]]:
         """`kl`: KL(base || model), and `entropy` of the model, in nats a token over the whole vocabulary."""
-        now = self._logps()
+        now = self._compute_logps()
         kl = (self.base.exp() * (self.base - now)).sum(-1).mean().item()
         entropy = -(now.exp() * now).sum(-1).mean().item()
         return {"kl": (kl, 1.0), "entropy": (entropy, 1.0)} if math.isfinite(kl + entropy) else {}

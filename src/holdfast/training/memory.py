@@ -61,7 +61,7 @@ def activation_bytes(model: Model, checkpointing: bool) -> int:
     return 2 * hidden * layers + layer if checkpointing else layer * layers
 
 
-def advice(model: nn.Module, states: int, rows: int, tokens: int, per_token: int) -> str:
+def describe_memory_shortage(model: nn.Module, states: int, rows: int, tokens: int, per_token: int) -> str:
     """One line: what the memory goes to, the largest first, and the changes to a recipe that would help.
 
     Args:
@@ -76,7 +76,9 @@ def advice(model: nn.Module, states: int, rows: int, tokens: int, per_token: int
         "optimizer state": (states, "tuner: lora, or optimizer: lomo"),
         "activations": (per_token * tokens, "train.gradient_checkpointing: true, or a smaller train.max_length"),
     }
-    ordered = sorted(parts.items(), key=lambda item: -item[1][0])
-    shown = ", ".join(f"{name} {size / GIB:.2g} GiB" for name, (size, _) in ordered)
-    mends = "; ".join(dict.fromkeys(mend for _, (_, mend) in ordered[:3]))
-    return f"not enough memory even for {rows} row(s) of {tokens} tokens together. It goes to: {shown}. Try: {mends}"
+    by_size = sorted(parts.items(), key=lambda item: -item[1][0])
+    breakdown = ", ".join(f"{name} {size / GIB:.2g} GiB" for name, (size, _) in by_size)
+    mends = "; ".join(dict.fromkeys(mend for _, (_, mend) in by_size[:3]))
+    return (
+        f"not enough memory even for {rows} row(s) of {tokens} tokens together. It goes to: {breakdown}. Try: {mends}"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.axes.registry import name_of
-from holdfast.data.batching.step_size import FEW_STEPS, StepSize, count_steps, step_size
+from holdfast.data.batching.step_size import FEW_STEPS, StepSize, compute_step_size, count_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """The steps of a run.
 
     Args:
@@ -39,7 +39,7 @@ class Plan:
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """The plan in sentences, for the log."""
         return [
             f"{self.steps:,} step{'' if self.steps == 1 else 's'}, {self.size.text}",
@@ -50,30 +50,35 @@ class Plan:
 
 def plan_training(
     recipe: Recipe, model: Model, table: TokenTable, report: TableReport, sources: Mapping[str, str]
-) -> Plan:
+) -> TrainingPlan:
     """Plan the training of `model`, before its tuner is applied, on the rows of a table.
 
     Args:
         report: What became of the rows on their way into the table.
-        sources: Dotted setting to where it came from (`Resolved.sources`).
+        sources: Dotted setting to where it came from (`ResolvedRecipe.sources`).
     """
     train = recipe.train
-    table = table.firsts(recipe.objective.in_steps())
-    size = step_size(train.batch_tokens, table, train.seed, recipe.objective.usual.batch)
-    steps = count_steps(train, table.sampler(batch_tokens=size.tokens, seed=train.seed))
+    table = table.keep_first_sequences(recipe.objective.sequences_per_step())
+    size = compute_step_size(train.batch_tokens, table, train.seed, recipe.objective.paper_settings.batch)
+    steps = count_steps(train, table.build_sampler(batch_tokens=size.tokens, seed=train.seed))
     origins = {key: sources.get(key, "default") for key in ("optimizer.learning_rate", "train.epochs")}
-    rate = f"{recipe.optimizer.learning_rate:g} ({_origin(origins['optimizer.learning_rate'], recipe)})"
+    rate = f"{recipe.optimizer.learning_rate:g} ({_describe_origin(origins['optimizer.learning_rate'], recipe)})"
     epochs = "" if train.max_steps else f"{train.epochs:g} ({origins['train.epochs']})"
-    warnings = (*report.warnings(), *_few_steps(recipe, steps, size), *_large_rows(size), *_labels_alike(recipe, table))
-    cautions = (*recipe.objective.cautions(recipe.optimizer), *recipe.tuner.cautions(model))
-    return Plan(steps, size, rate, epochs, (*warnings, *cautions), tuple(recipe.tuner.remarks(model)))
+    warnings = (
+        *report.warning_lines(),
+        *_warn_of_few_steps(recipe, steps, size),
+        *_warn_of_large_rows(size),
+        *_warn_of_equal_labels(recipe, table),
+    )
+    cautions = (*recipe.objective.list_warnings(recipe.optimizer), *recipe.tuner.list_warnings(model))
+    return TrainingPlan(steps, size, rate, epochs, (*warnings, *cautions), tuple(recipe.tuner.list_notes(model)))
 
 
-def _origin(source: str, recipe: Recipe) -> str:
+def _describe_origin(source: str, recipe: Recipe) -> str:
     return f"default of {name_of(recipe.optimizer)}" if source in ("default", "paper") else source
 
 
-def _few_steps(recipe: Recipe, steps: int, size: StepSize) -> Iterator[str]:
+def _warn_of_few_steps(recipe: Recipe, steps: int, size: StepSize) -> Iterator[str]:
     """A line when the run is too short to learn much."""
     if steps >= FEW_STEPS:
         return
@@ -85,7 +90,7 @@ def _few_steps(recipe: Recipe, steps: int, size: StepSize) -> Iterator[str]:
     )
 
 
-def _large_rows(size: StepSize) -> Iterator[str]:
+def _warn_of_large_rows(size: StepSize) -> Iterator[str]:
     """A line when single rows do not fit into a step."""
     if size.over and not size.derived:
         yield (
@@ -94,9 +99,9 @@ def _large_rows(size: StepSize) -> Iterator[str]:
         )
 
 
-def _labels_alike(recipe: Recipe, table: TokenTable) -> Iterator[str]:
+def _warn_of_equal_labels(recipe: Recipe, table: TokenTable) -> Iterator[str]:
     """A line when an objective that learns from true against false is given only one of the two."""
-    for column in recipe.objective.columns():
+    for column in recipe.objective.value_columns():
         if column.name != "label" or not column.truth:
             continue
         values = table.values[:, table.columns.index(column.name)]
@@ -108,7 +113,7 @@ def _labels_alike(recipe: Recipe, table: TokenTable) -> Iterator[str]:
             )
 
 
-def boundaries(share: float, steps: int) -> set[int]:
+def boundary_steps(share: float, steps: int) -> set[int]:
     """The steps at which each `share` of the run is done; none for 0."""
     if not share:
         return set()

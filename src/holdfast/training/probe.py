@@ -13,10 +13,10 @@ from holdfast.models.placement import give_back_memory
 from holdfast.training import memory
 
 if TYPE_CHECKING:
-    from holdfast.training.setup import Bench
+    from holdfast.training.setup import TrainerState
 
 
-def probe(bench: Bench, note: Callable[[str], None]) -> bool:
+def probe_largest_batch(state: TrainerState, note: Callable[[str], None]) -> bool:
     """One forward and backward pass on the largest micro-batch, before the first step; its gradients are thrown away.
 
     Returns:
@@ -24,43 +24,45 @@ def probe(bench: Bench, note: Callable[[str], None]) -> bool:
     Raises:
         RunError: If not even the longest row fits.
     """
-    asked = bench.micro_tokens
+    first_tokens = state.micro_tokens
     while True:
-        rows = bench.longest()
-        failed = bench.machine.sum([float(not _fits(bench, rows))])[0]
-        if not failed:
+        rows = state.largest_batch_rows()
+        failures = state.machine.sum_over_processes([float(not _fits_memory(state, rows))])[0]
+        if not failures:
             break
-        bench.rule.zero_grad()
-        give_back_memory(bench.machine.device)
-        if len(rows) == 1 or bench.recipe.optimizer.in_backward:
-            raise RunError(bench.advice(len(rows)))
-        bench.resize(max(1, min(bench.micro_tokens, int(bench.table.lengths[rows].max()) * len(rows)) // 2))
-    if bench.micro_tokens != asked:
-        note(f"micro-batches of {asked} tokens do not fit into memory; going on with {bench.micro_tokens}")
-    unreached = any(p.grad is None for p in bench.trained.values())
-    bench.rule.zero_grad()
-    bench.lanes = torch.get_num_threads() if _side_by_side(bench) else 1
-    return unreached
+        state.rule.zero_grad()
+        give_back_memory(state.machine.device)
+        if len(rows) == 1 or state.recipe.optimizer.in_backward:
+            raise RunError(state.describe_memory_shortage(len(rows)))
+        state.resize_micro_batches(
+            max(1, min(state.micro_tokens, int(state.table.lengths[rows].max()) * len(rows)) // 2)
+        )
+    if state.micro_tokens != first_tokens:
+        note(f"micro-batches of {first_tokens} tokens do not fit into memory; going on with {state.micro_tokens}")
+    has_unused = any(p.grad is None for p in state.trainable_parameters.values())
+    state.rule.zero_grad()
+    state.num_workers = torch.get_num_threads() if _can_use_threads(state) else 1
+    return has_unused
 
 
-def _side_by_side(bench: Bench) -> bool:
+def _can_use_threads(state: TrainerState) -> bool:
     """Whether micro-batches go through the model side by side, a core each.
 
     The gain is 1.4 times at 2 million parameters, 1.1 at 12 and nothing at 30, where splitting every product over the
     cores costs little. Threads share one random generator, so none may be drawn from.
     """
-    alone = bench.machine.world == 1 and not bench.machine.sharded and not bench.recipe.optimizer.in_backward
-    return memory.is_small(bench.model) and alone and bench.policy.compact and not bench.random
+    alone = state.machine.world == 1 and not state.machine.is_sharded and not state.recipe.optimizer.in_backward
+    return memory.is_small(state.model) and alone and state.policy.uses_fused_body and not state.draws_random
 
 
-def _fits(bench: Bench, rows: list[int]) -> bool:
+def _fits_memory(state: TrainerState, rows: list[int]) -> bool:
     try:
-        with bench.machine.same_random():
+        with state.machine.preserve_rng():
             before = torch.get_rng_state()
-            sums, _ = bench.scorer(bench.survey([bench.placed(rows)])[0])
-            _check_terms(bench, sums)
+            sums, _ = state.scorer(state.add_step_statistics([state.collate_on_device(rows)])[0])
+            _check_terms(state, sums)
             sum(sums.values()).backward()
-            bench.random = not torch.equal(before, torch.get_rng_state())
+            state.draws_random = not torch.equal(before, torch.get_rng_state())
     except Exception as error:
         if memory.is_out_of_memory(error):
             return False
@@ -68,12 +70,14 @@ def _fits(bench: Bench, rows: list[int]) -> bool:
     return True
 
 
-def _check_terms(bench: Bench, sums: dict[str, Tensor]) -> None:
+def _check_terms(state: TrainerState, sums: dict[str, Tensor]) -> None:
     """Refuse an objective whose terms are not those that it counts, or that have nothing to differentiate."""
-    name = type(bench.recipe.objective).__name__
-    if sums.keys() != set(bench.terms):
-        given, counted = (", ".join(sorted(names)) or "nothing" for names in (sums, bench.terms))
-        raise UserError(f"objective {name}: `losses` gives {given}, `counts` counts {counted}; the names must agree")
+    name = type(state.recipe.objective).__name__
+    if sums.keys() != set(state.terms):
+        loss_names, count_names = (", ".join(sorted(names)) or "nothing" for names in (sums, state.terms))
+        raise UserError(
+            f"objective {name}: `losses` gives {loss_names}, `normalizers` counts {count_names}; the names must agree"
+        )
     for term, value in sums.items():
         if value.shape != () or not value.requires_grad:
             raise UserError(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.data.batching.batches import Encoded, TokenTable
-from holdfast.data.batching.shared_prefix import SharedPairs
-from holdfast.models.loading import evaluating
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
+from holdfast.data.batching.shared_prefix import SharedPrefixTable
+from holdfast.models.loading import eval_mode
 from holdfast.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -29,19 +29,21 @@ WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "wi
 """What families call the number of tokens that a layer looks back."""
 
 
-def shared(table: TokenTable, policy: Policy) -> TokenTable:
+def share_prompts(table: TokenTable, policy: Policy) -> TokenTable:
     """`table`, or its pairs with each prompt computed once, where that is worthwhile and the model keeps them apart.
 
     Call it before the model is sharded: it runs the model on a few tokens.
     """
     if table.per_row != 2:
         return table
-    pairs = SharedPairs(table)
-    able = saving(table, pairs, policy) >= WORTHWHILE and obeys(policy, int(pairs.widths.max()))
+    pairs = SharedPrefixTable(table)
+    able = estimate_work_saved(table, pairs, policy) >= WORTHWHILE and supports_shared_prefix(
+        policy, int(pairs.widths.max())
+    )
     return pairs if able else table
 
 
-def saving(table: TokenTable, pairs: SharedPairs, policy: Policy) -> float:
+def estimate_work_saved(table: TokenTable, pairs: SharedPrefixTable, policy: Policy) -> float:
     """Share of the work saved, roughly. Every token costs 2 operations a weight, every look of one at another 4 a
     channel and layer; a mask makes attention work out the whole square of a line, where causal attention does half.
     """
@@ -54,7 +56,7 @@ def saving(table: TokenTable, pairs: SharedPairs, policy: Policy) -> float:
     return 1 - float((2 * weights * joint.sum() + look * (joint**2).sum()) / apart)
 
 
-def obeys(policy: Policy, width: int) -> bool:
+def supports_shared_prefix(policy: Policy, width: int) -> bool:
     """Whether the model computes in shared lines of up to `width` tokens what it computes in separate ones.
 
     Families that build their masks by transformers' functions leave one of four dimensions as it is. What they do with
@@ -67,10 +69,10 @@ def obeys(policy: Policy, width: int) -> bool:
         return False
     if not hasattr(sys.modules[type(base).__module__], "create_causal_mask"):
         return False
-    return width <= reach(config) and _proven(policy)
+    return width <= attention_window(config) and _matches_separate_lines(policy)
 
 
-def reach(config: PreTrainedConfig) -> float:
+def attention_window(config: PreTrainedConfig) -> float:
     """How many tokens every layer looks back at least; 0 if some do not attend in the plain way."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - PLAIN:
@@ -82,24 +84,30 @@ def reach(config: PreTrainedConfig) -> float:
 
 
 @torch.no_grad()
-def _proven(policy: Policy) -> bool:
+def _matches_separate_lines(policy: Policy) -> bool:
     """Whether a shared line gives the hidden states of two lines, and rejected's do not feel chosen."""
-    trained = np.array([False, False, True, True, True])
+    label_mask = np.array([False, False, True, True, True])
     answers = {"chosen": [2, 3, 1], "other": [3, 2, 2], "rejected": [1, 0, 3]}
-    sequences = {name: Encoded(np.array([0, 1, *ids], np.int32), trained, 0) for name, ids in answers.items()}
-    tables = [TokenTable.of([sequences[name], replace(sequences["rejected"], role=1)]) for name in ("chosen", "other")]
-    with evaluating(policy.model):
-        apart, line, changed = (
-            _states(policy, table) for table in (tables[0], SharedPairs(tables[0]), SharedPairs(tables[1]))
+    sequences = {
+        name: EncodedSequence(np.array([0, 1, *ids], np.int32), label_mask, 0) for name, ids in answers.items()
+    }
+    tables = [
+        TokenTable.from_sequences([sequences[name], replace(sequences["rejected"], role=1)])
+        for name in ("chosen", "other")
+    ]
+    with eval_mode(policy.model):
+        apart, line, other_line = (
+            _hidden_states(policy, table)
+            for table in (tables[0], SharedPrefixTable(tables[0]), SharedPrefixTable(tables[1]))
         )
     rounding = 1e-4 if policy.autocast is None and policy.causal.dtype == torch.float32 else 3e-2
     same = torch.dist(line, apart) <= rounding * apart.norm()
-    return bool(same) and bool(torch.dist(line[3:], changed[3:]) <= 1e-4 * line[3:].norm())
+    return bool(same) and bool(torch.dist(line[3:], other_line[3:]) <= 1e-4 * line[3:].norm())
 
 
-def _states(policy: Policy, table: TokenTable) -> Tensor:
+def _hidden_states(policy: Policy, table: TokenTable) -> Tensor:
     """Final hidden states [N, D] where the labels are predicted."""
-    batch = table.collate([0], "padded", 0)
+    batch = table.collate_rows([0], "padded", 0)
     assert batch is not None
     batch = batch.to(policy.causal.device)
-    return policy.hidden(batch)[batch.where].float()
+    return policy.hidden_states(batch)[batch.label_positions].float()

@@ -9,6 +9,6 @@ SURVEY = 1 << 20
 """Stands for the survey of a step where random numbers are seeded by micro-batch."""
 
 
-def seed_for(*numbers: int) -> None:
+def seed_generators(*numbers: int) -> None:
     """Seed torch's generators from a few whole numbers."""
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)

@@ -29,23 +29,23 @@ class Selection:
     @property
     def best(self) -> int | None:
         """The first step with the lowest loss; `None` when nothing was measured."""
-        known = {step: loss for step, loss in sorted(self.losses.items()) if not math.isnan(loss)}
-        return min(known, key=known.__getitem__) if known else None
+        comparable = {step: loss for step, loss in sorted(self.losses.items()) if not math.isnan(loss)}
+        return min(comparable, key=comparable.__getitem__) if comparable else None
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether the last `patience` evaluations have all brought nothing lower."""
         if self.patience is None or not self.losses:
             return False
         best = self.best
         return sum(best is None or step > best for step in self.losses) >= self.patience
 
-    def kept(self, done: int) -> int:
+    def kept_step(self, steps_done: int) -> int:
         """The step whose weights are kept of a run of `done` steps."""
         best = self.best if self.keep == "best" else None
-        return done if best is None else best
+        return steps_done if best is None else best
 
-    def add(self, step: int, loss: float) -> None:
+    def add_loss(self, step: int, loss: float) -> None:
         """Take in the loss after `step`; measured again after a resume, it takes the place of the earlier one."""
         self.losses[step] = loss
 
@@ -53,6 +53,6 @@ class Selection:
         """The losses as they are stored in a checkpoint."""
         return [[step, loss] for step, loss in sorted(self.losses.items())]
 
-    def restore(self, stored: list[list[float]]) -> None:
+    def restore_losses(self, losses: list[list[float]]) -> None:
         """The inverse of `to_json`."""
-        self.losses = {int(step): loss for step, loss in stored}
+        self.losses = {int(step): loss for step, loss in losses}

@@ -16,20 +16,20 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
 from holdfast.axes.axis import AXES
-from holdfast.axes.objective import surveyed
+from holdfast.axes.objective import attach_step_statistics
 from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
-from holdfast.data.batching.step_size import count_steps, step_size
+from holdfast.data.batching.step_size import compute_step_size, count_steps
 from holdfast.data.row_shapes import PAIR
 from holdfast.errors import RunError, UserError
-from holdfast.models.loading import fingerprint_of, locate
-from holdfast.models.policy import Policy, Scorer, evaluating
-from holdfast.models.stored_values import Kept, ReferenceCache
+from holdfast.models.loading import fingerprint_of, locate_model
+from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
+from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
-from holdfast.training.distributed import Machine, layers_of, whole
-from holdfast.training.prompt_sharing import shared
-from holdfast.training.threaded_step import deal
+from holdfast.training.distributed import Machine, find_layers, gather_full_tensor
+from holdfast.training.prompt_sharing import share_prompts
+from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
-    from holdfast.training.batch_source import BatchSource, MadeOnDemand
+    from holdfast.training.batch_source import BatchSource, OnDemandSource
 
 SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "precision", "seed")
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
 
 
-def settings(recipe: Recipe, table: TokenTable | MadeOnDemand, batch_tokens: int, base: str = "") -> dict[str, Any]:
+def collect_training_settings(
+    recipe: Recipe, table: TokenTable | OnDemandSource, batch_tokens: int, base: str = ""
+) -> dict[str, Any]:
     """What shapes the weights, flat and in JSON types: a checkpoint made with other settings is refused.
 
     Args:
@@ -66,7 +68,7 @@ def settings(recipe: Recipe, table: TokenTable | MadeOnDemand, batch_tokens: int
     return flat | {f"train.{name}": value for name, value in shaping.items()}
 
 
-def recompute(model: PreTrainedModel) -> None:
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Keep no activations inside the layers; compute them again in the backward pass."""
     settings = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # its name in newer releases of transformers
@@ -75,48 +77,52 @@ def recompute(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(settings)
 
 
-class Work(Scorer):
+class PreparedObjective(ObjectiveModule):
     """The wrapped module, with a second entrance for the untouched model's log-probabilities."""
 
-    def untouched(self, batch: Batch) -> None:
+    def store_reference(self, batch: Batch) -> None:
         """Compute and store the label log-probabilities of `batch` before the weights move."""
-        if self.policy.reference.get(batch) is None:
-            self.policy.remember(batch)
+        if self.policy.reference.find_values(batch) is None:
+            self.policy.compute_reference(batch)
 
-    def prepare(self, batches: Batches) -> None:
+    def precompute_values(self, batches: Batches) -> None:
         """Let the objective compute what it keeps of the untouched model."""
-        with evaluating(self.model), torch.no_grad():
-            self.objective.prepare(self.policy, batches, self.policy.kept)
+        with eval_mode(self.model), torch.no_grad():
+            self.objective.precompute(self.policy, batches, self.policy.store)
 
     @torch.no_grad()
-    def survey(self, batch: Batch) -> dict[str, Tensor]:
+    def compute_statistics(self, batch: Batch) -> dict[str, Tensor]:
         """What the objective wants to know of all sequences of a step."""
-        return self.objective.survey(self.policy, batch)
+        return self.objective.step_statistics(self.policy, batch)
 
 
 class TableSource:
     """Batches of the rows of a table, as the sampler deals them; nothing to save, since a step's number says all."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, trainer_state: TrainerState) -> None:
+        self.trainer_state = trainer_state
 
-    def step(self, index: int, policy: Policy) -> list[Batch | None]:
+    def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
         """The micro-batches of step `index`, in order, on the CPU."""
-        bench = self.bench
-        return [bench.batch(part) for rows in bench.sampler.step(index) for part in bench.parts(rows)]
+        trainer_state = self.trainer_state
+        return [
+            trainer_state.collate_rows(part)
+            for rows in trainer_state.sampler.rank_micro_batches(index)
+            for part in trainer_state.split_rows(rows)
+        ]
 
-    def progress(self, done: int) -> float:
+    def epoch_at(self, steps_done: int) -> float:
         """Passes over the rows after `done` steps."""
-        return self.bench.sampler.progress(done)
+        return self.trainer_state.sampler.epoch_at(steps_done)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """There is nothing to load."""
 
 
-class Bench:
+class TrainerState:
     """The parts of a run, put together by `build`."""
 
     has_table = True
@@ -127,9 +133,9 @@ class Bench:
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.source: BatchSource = TableSource(self)
-        self.whole, self.table = table, table.firsts(recipe.objective.in_steps())
-        most = recipe.objective.usual.batch
-        self.step_size = step_size(recipe.train.batch_tokens, self.table, recipe.train.seed, most)
+        self.full_table, self.table = table, table.keep_first_sequences(recipe.objective.sequences_per_step())
+        most = recipe.objective.paper_settings.batch
+        self.step_size = compute_step_size(recipe.train.batch_tokens, self.table, recipe.train.seed, most)
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
@@ -141,88 +147,90 @@ class Bench:
         """
         recipe, machine = self.recipe, self.machine
         in_backward = recipe.optimizer.in_backward
-        if in_backward and (machine.world > 1 or machine.sharded):
+        if in_backward and (machine.world > 1 or machine.is_sharded):
             raise UserError(
                 f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other "
                 "processes' gradients are known; run it on one process, or use adamw"
             )
-        looks_back = recipe.objective.needs_reference or recipe.objective.prepares
+        looks_back = recipe.objective.needs_reference or recipe.objective.has_precompute
         self.base_fingerprint = fingerprint_of(self.model) if looks_back else ""
         tuner = recipe.tuner
-        self.model = machine.place(tuner.apply(self.model, recipe.train.seed), in_backward)
-        base = None if tuner.base(self.model) is None else self._untuned
-        again = recipe.train.gradient_checkpointing
-        self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=again)
+        self.model = machine.place_model(tuner.apply(self.model, recipe.train.seed), in_backward)
+        base = None if tuner.base_context(self.model) is None else self._base_context
+        checkpointing = recipe.train.gradient_checkpointing
+        self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=checkpointing)
         if recipe.objective.needs_values:
             self._add_value_head()
-        self.layout = self._layout()
+        self.layout = self._choose_layout()
         self._share_prompts()
-        if again:
-            recompute(self.policy.causal)
-        self.scorer = Work(self.policy, recipe.objective)
-        if machine.sharded:
-            machine.shard(self.scorer, layers_of(self.model))
-            for name in ("untouched", "prepare", "survey"):
+        if checkpointing:
+            enable_gradient_checkpointing(self.policy.causal)
+        self.scorer = PreparedObjective(self.policy, recipe.objective)
+        if machine.is_sharded:
+            machine.apply_fsdp(self.scorer, find_layers(self.model))
+            for name in ("store_reference", "precompute_values", "compute_statistics"):
                 register_fsdp_forward_method(self.scorer, name)
         self.scorer.train()
-        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if not self.trained:
+        self.trainable_parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.trainable_parameters:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
         if self.policy.value_head is not None:
-            self.trained |= {f"value_head.{name}": p for name, p in self.policy.value_head.named_parameters()}
-        self.rule = recipe.optimizer.build(self.trained.items())
-        self.lanes, self.random = 1, False
-        self.filler = self.shortest()
-        self.terms = list(recipe.objective.counts(self.filler))
-        self.resize(self._first_size(state))
+            self.trainable_parameters |= {
+                f"value_head.{name}": p for name, p in self.policy.value_head.named_parameters()
+            }
+        self.rule = recipe.optimizer.build(self.trainable_parameters.items())
+        self.num_workers, self.draws_random = 1, False
+        self.filler = self.shortest_batch()
+        self.terms = list(recipe.objective.normalizers(self.filler))
+        self.resize_micro_batches(self._first_micro_tokens(state))
         self._count_steps()
 
     def _add_value_head(self) -> None:
         """Give the policy a value head, which trains with the model."""
-        if self.machine.sharded:
+        if self.machine.is_sharded:
             raise UserError("a value head cannot be trained where weights are sharded; run it on one process")
         width = self.policy.config.get_text_config().hidden_size
         self.policy.value_head = make_value_head(width, self.machine.device)
 
-    def _untuned(self) -> contextlib.AbstractContextManager[None]:
-        context = self.recipe.tuner.base(self.model)
+    def _base_context(self) -> contextlib.AbstractContextManager[None]:
+        context = self.recipe.tuner.base_context(self.model)
         assert context is not None
         return context
 
     def _share_prompts(self) -> None:
         """Let the two of a pair stand in one line behind their common prompt, where that is the same and cheaper."""
         objective = self.recipe.objective
-        if self.layout == "padded" and objective.kind() is PAIR and objective.shares_prompts():
-            self.table = shared(self.table, self.policy)
+        if self.layout == "padded" and objective.row_shape() is PAIR and objective.shares_prompts():
+            self.table = share_prompts(self.table, self.policy)
 
-    def _layout(self) -> Layout:
-        wanted = self.recipe.train.layout
-        if wanted == "packed" and not self.policy.packs:
+    def _choose_layout(self) -> Layout:
+        layout = self.recipe.train.layout
+        if layout == "packed" and not self.policy.isolates_packed_rows:
             raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
-        if wanted != "auto":
-            return wanted
+        if layout != "auto":
+            return layout
         # Pairs can share their prompts in padded lines, which a compact model does not pay for; shards are not compact.
-        compact = self.policy.compact and not self.machine.sharded
+        compact = self.policy.uses_fused_body and not self.machine.is_sharded
         free = self.machine.device.type != "cpu" or (compact and self.table.per_row == 1)
-        return "packed" if free and self.policy.packs else "padded"
+        return "packed" if free and self.policy.isolates_packed_rows else "padded"
 
-    def _first_size(self, state: dict[str, Any]) -> int:
+    def _first_micro_tokens(self, state: dict[str, Any]) -> int:
         """The micro-batch in tokens: what the interrupted run had found, the recipe's, or a first guess."""
         train = self.recipe.train
         if self.recipe.optimizer.in_backward:
             return memory.ONE_MICRO_BATCH
-        asked, found = state.get("micro_tokens", (None, None))
-        if found is not None and asked == train.micro_tokens:
-            return found
+        recipe_tokens, stored_tokens = state.get("micro_tokens", (None, None))
+        if stored_tokens is not None and recipe_tokens == train.micro_tokens:
+            return stored_tokens
         share = max(1, self.step_size.tokens // self.machine.world)
         causal, checkpointing = self.policy.causal, train.gradient_checkpointing
         return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, checkpointing)
 
-    def resize(self, micro_tokens: int) -> None:
+    def resize_micro_batches(self, micro_tokens: int) -> None:
         """Cut steps into micro-batches of this many tokens from now on."""
         train = self.recipe.train
         self.micro_tokens = micro_tokens
-        self.sampler = self.table.sampler(
+        self.sampler = self.table.build_sampler(
             batch_tokens=self.step_size.tokens,
             micro_tokens=micro_tokens,
             layout=self.layout,
@@ -234,97 +242,109 @@ class Bench:
     def _count_steps(self) -> None:
         self.steps = count_steps(self.recipe.train, self.sampler)
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
+    def collate_rows(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
         """The micro-batch of these rows, on the CPU; `None` for no rows."""
-        return self.table.collate(rows, self.layout, self.pad_id)
+        return self.table.collate_rows(rows, self.layout, self.pad_id)
 
-    def placed(self, rows: list[int]) -> Batch:
+    def collate_on_device(self, rows: list[int]) -> Batch:
         """The micro-batch of these rows, of which there are some, on the device."""
-        batch = self.batch(rows)
+        batch = self.collate_rows(rows)
         if batch is None:
             raise ValueError("no rows")
         return batch.to(self.machine.device)
 
-    def shortest(self) -> Batch:
+    def shortest_batch(self) -> Batch:
         """The micro-batch of the shortest row, on the device."""
-        return self.placed([int(self.table.lengths.argmin())])
+        return self.collate_on_device([int(self.table.lengths.argmin())])
 
-    def longest(self) -> list[int]:
+    def largest_batch_rows(self) -> list[int]:
         """The rows of the largest micro-batch there can be."""
         limit = min(self.micro_tokens, self.step_size.tokens)
-        return self.table.sampler(batch_tokens=limit, layout=self.layout).longest()
+        return self.table.build_sampler(batch_tokens=limit, layout=self.layout).largest_micro_batch()
 
-    def groups(self, table: TokenTable) -> list[list[int]]:
+    def group_rows(self, table: TokenTable) -> list[list[int]]:
         """Every row of a table once, the longest first, cut into micro-batches."""
-        cutter = table.sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
-        return cutter.cut(np.argsort(-table.widths, kind="stable"))
+        cutter = table.build_sampler(batch_tokens=self.micro_tokens, micro_tokens=self.micro_tokens, layout=self.layout)
+        return cutter.cut_micro_batches(np.argsort(-table.widths, kind="stable"))
 
-    def everything(self) -> Batches:
+    def all_batches(self) -> Batches:
         """Micro-batches with every row once and all its sequences, also those that steps do not hold."""
-        table = self.table if self.recipe.objective.in_steps() is None else self.whole
-        groups = self.groups(table)
+        table = self.table if self.recipe.objective.sequences_per_step() is None else self.full_table
+        groups = self.group_rows(table)
 
-        def batches() -> Iterator[Batch]:
-            found = (table.collate(rows, self.layout, self.pad_id) for rows in groups)
-            return (batch.to(self.machine.device) for batch in found if batch is not None)
+        def iterate_batches() -> Iterator[Batch]:
+            cpu_batches = (table.collate_rows(rows, self.layout, self.pad_id) for rows in groups)
+            return (batch.to(self.machine.device) for batch in cpu_batches if batch is not None)
 
-        return batches
+        return iterate_batches
 
-    def few(self) -> Batch:
+    def small_batch(self) -> Batch:
         """Some rows of the table, at least one and about 64 labels, on the device."""
         rows = range(min(len(self.table), 16))
-        labels = np.cumsum([sum(int(s.trained.sum()) for s in self.table.sequences(row)) for row in rows])
-        return self.placed(list(rows)[: 1 + int(np.searchsorted(labels, 64))])
+        labels = np.cumsum([sum(int(s.label_mask.sum()) for s in self.table.row_sequences(row)) for row in rows])
+        return self.collate_on_device(list(rows)[: 1 + int(np.searchsorted(labels, 64))])
 
-    def parts(self, rows: Sequence[int]) -> list[list[int]]:
+    def split_rows(self, rows: Sequence[int]) -> list[list[int]]:
         """A micro-batch as what goes through the model side by side."""
-        return deal(rows, self.table.lengths, self.lanes) if self.lanes > 1 and len(rows) else [list(rows)]
+        return (
+            partition_rows(rows, self.table.lengths, self.num_workers)
+            if self.num_workers > 1 and len(rows)
+            else [list(rows)]
+        )
 
-    def survey(self, batches: list[Batch | None], together: bool = False) -> list[Batch | None]:
+    def add_step_statistics(self, batches: list[Batch | None], together: bool = False) -> list[Batch | None]:
         """The micro-batches of a step, each with what the objective surveys of them all.
 
         Args:
             batches: On the device; `None` where this process has no rows.
             together: Over all processes, which must all call this.
         """
-        if not self.recipe.objective.surveys:
+        if not self.recipe.objective.has_step_statistics:
             return batches
-        found, real = [], [batch for batch in batches if batch is not None]
-        for batch in batches if self.machine.sharded else real:  # where weights are sharded, all must take part
-            one = self.scorer.survey(self.filler if batch is None else batch)
+        statistics, real = [], [batch for batch in batches if batch is not None]
+        for batch in batches if self.machine.is_sharded else real:  # where weights are sharded, all must take part
+            one = self.scorer.compute_statistics(self.filler if batch is None else batch)
             if batch is not None:
-                found.append({name: value.cpu() for name, value in one.items()})
-        parts = gather_object([found]) if together and self.machine.world > 1 else [found]
-        done = iter(surveyed(parts, self.machine.rank if len(parts) > 1 else 0, real) if real else [])
-        return [None if batch is None else next(done) for batch in batches]
+                statistics.append({name: value.cpu() for name, value in one.items()})
+        parts = gather_object([statistics]) if together and self.machine.world > 1 else [statistics]
+        surveyed_batches = iter(
+            attach_step_statistics(parts, self.machine.rank if len(parts) > 1 else 0, real) if real else []
+        )
+        return [None if batch is None else next(surveyed_batches) for batch in batches]
 
     def checkpoint_bytes(self, with_best: bool = False) -> int:
         """Size of a checkpoint: what trains, and the optimizer's state; and once more what trains, of the best step."""
-        tensors = [*self.trained.values(), *self.rule.state().values(), *(self.trained.values() if with_best else ())]
+        tensors = [
+            *self.trainable_parameters.values(),
+            *self.rule.state_tensors().values(),
+            *(self.trainable_parameters.values() if with_best else ()),
+        ]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def advice(self, rows: int) -> str:
+    def describe_memory_shortage(self, rows: int) -> str:
         """What to do about `rows` rows of the greatest length not fitting into memory."""
-        states = sum(t.numel() * t.element_size() for t in self.rule.state().values())
+        states = sum(t.numel() * t.element_size() for t in self.rule.state_tensors().values())
         per_token = memory.activation_bytes(self.policy.causal, self.recipe.train.gradient_checkpointing)
-        text = memory.advice(self.model, states, rows, rows * int(self.table.lengths.max()), per_token)
+        text = memory.describe_memory_shortage(
+            self.model, states, rows, rows * int(self.table.lengths.max()), per_token
+        )
         return f"{text}; or a smaller train.batch_tokens" if self.recipe.optimizer.in_backward else text
 
-    def culprits(self, batches: list[Batch]) -> list[int]:
+    def find_nonfinite_rows(self, batches: list[Batch]) -> list[int]:
         """The rows whose loss alone is not finite, among the first 256 of `batches`."""
-        if self.machine.sharded:
+        if self.machine.is_sharded:
             return []
         rows = sorted({row for batch in batches for row in batch.rows.tolist()})[:256]
-        return [row for row in rows if not self._finite(row)]
+        return [row for row in rows if not self._has_finite_loss(row)]
 
-    def _finite(self, row: int) -> bool:
+    def _has_finite_loss(self, row: int) -> bool:
         with torch.no_grad():
-            sums, _ = self.scorer(self.survey([self.placed([row])])[0])
+            sums, _ = self.scorer(self.add_step_statistics([self.collate_on_device([row])])[0])
         return all(bool(torch.isfinite(value)) for value in sums.values())
 
-    def plain(self) -> Model:
+    def gather_full_model(self) -> Model:
         """A whole copy on the CPU of a sharded model, on the main process; every process must call this."""
-        state = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        state = {name: gather_full_tensor(tensor) for name, tensor in self.model.state_dict().items()}
         if not self.machine.main:
             return self.model
         causal = self.policy.causal
@@ -336,18 +356,20 @@ class Bench:
         return fresh
 
 
-def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) -> None:
+def fill_reference(state: TrainerState, reference: ReferenceCache | None, out: Path) -> None:
     """Give the policy the untouched model's log-probabilities of all rows: found on disk, or computed now.
 
     Every process computes a share of the rows; all end with all of them.
     """
-    machine, policy = bench.machine, bench.policy
+    machine, policy = state.machine, state.policy
     if reference is None:
-        reference = ReferenceCache.at(out / "cache", bench.base_fingerprint, bench.table.fingerprint, machine.precision)
+        reference = ReferenceCache.in_directory(
+            out / "cache", state.base_fingerprint, state.table.fingerprint, machine.precision
+        )
     policy.reference = reference
     before = set(reference.values)
-    while not _fill_all(bench):
-        bench.resize(max(1, min(bench.micro_tokens, bench.step_size.tokens) // 2))
+    while not _fill_own_rows(state):
+        state.resize_micro_batches(max(1, min(state.micro_tokens, state.step_size.tokens) // 2))
     if machine.world > 1:
         mine: list[tuple[tuple[int, int], Tensor]] = [kv for kv in reference.values.items() if kv[0] not in before]
         reference.values.update(gather_object(mine))
@@ -355,7 +377,7 @@ def fill_reference(bench: Bench, reference: ReferenceCache | None, out: Path) ->
         reference.save()
 
 
-def prepare(bench: Bench, out: Path) -> None:
+def precompute_objective(state: TrainerState, out: Path) -> None:
     """Give the policy what the objective keeps of the untouched model: found on disk, or computed now.
 
     Every process computes all of it.
@@ -363,39 +385,45 @@ def prepare(bench: Bench, out: Path) -> None:
     Raises:
         RunError: If memory is short.
     """
-    machine, table = bench.machine, bench.whole
-    made_by = json.dumps(settings(bench.recipe, table, bench.step_size.tokens), sort_keys=True, default=str)
-    others = [fingerprint_of(locate(name)) for name in bench.recipe.objective.models()]
-    kept = bench.policy.kept = Kept(out / "cache", bench.base_fingerprint, made_by, machine.precision, *others)
-    if not kept.found:
+    machine, table = state.machine, state.full_table
+    made_by = json.dumps(
+        collect_training_settings(state.recipe, table, state.step_size.tokens), sort_keys=True, default=str
+    )
+    others = [fingerprint_of(locate_model(name)) for name in state.recipe.objective.extra_models()]
+    store = state.policy.store = PrecomputedStore(
+        out / "cache", state.base_fingerprint, made_by, machine.precision, *others
+    )
+    if not store.is_loaded:
         try:
-            bench.scorer.prepare(bench.everything())
+            state.scorer.precompute_values(state.all_batches())
         except Exception as error:
             if memory.is_out_of_memory(error):
-                raise RunError(bench.advice(max(1, bench.micro_tokens // int(table.lengths.max())))) from error
+                raise RunError(
+                    state.describe_memory_shortage(max(1, state.micro_tokens // int(table.lengths.max())))
+                ) from error
             raise
         if machine.main:
-            kept.save()
-    kept.to(machine.device)
+            store.save()
+    store.to(machine.device)
 
 
-def _fill_all(bench: Bench) -> bool:
+def _fill_own_rows(state: TrainerState) -> bool:
     """Score the rows of this process; `False` when a group does not fit into memory (what is done stays done).
 
     Raises:
         RunError: If not even the longest row fits.
     """
-    machine = bench.machine
-    groups = bench.groups(bench.table)
+    machine = state.machine
+    groups = state.group_rows(state.table)
     for index in range(-(-len(groups) // machine.world)):
         # The last round may repeat a group: where weights are sharded, every process must take part every time.
         rows = groups[min(index * machine.world + machine.rank, len(groups) - 1)]
         try:
-            bench.scorer.untouched(bench.placed(rows))
+            state.scorer.store_reference(state.collate_on_device(rows))
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
             if len(rows) == 1:
-                raise RunError(bench.advice(1)) from error
+                raise RunError(state.describe_memory_shortage(1)) from error
             return False
     return True

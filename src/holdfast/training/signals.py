@@ -23,32 +23,32 @@ class Interrupts:
 
     def __init__(self, world: int, note: Callable[[str], None]) -> None:
         self.world, self.note = world, note
-        self.asked, self._at = 0, 0.0
+        self.stop_requests, self._at = 0, 0.0
         self._before: dict[int, Any] = {}
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def catch_signals(self) -> Iterator[None]:
         """Signals are caught inside; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in self._before:
-            signal.signal(number, self._stop)
+            signal.signal(number, self._handle_signal)
         try:
             yield
         finally:
-            self._restore()
+            self._restore_handlers()
 
-    def _stop(self, number: int, frame: Any) -> None:
+    def _handle_signal(self, number: int, frame: Any) -> None:
         now = time.monotonic()
-        if not self.asked:
-            self.asked, self._at = 1, now
+        if not self.stop_requests:
+            self.stop_requests, self._at = 1, now
             self.note("stopping after this step; once more to stop at once")
         elif self.world == 1 or now - self._at > APART:
-            self._restore()
+            self._restore_handlers()
             signal.raise_signal(number)  # os.kill may reach another thread, and this one would go on for a while
 
-    def _restore(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -9,11 +9,11 @@ import pytest
 
 from curator_experiments import SPIN, Length
 from holdfast.axes.curator import Curator
-from holdfast.axes.registry import REGISTRY, find
-from holdfast.data.rows import Row, rows_fingerprint
+from holdfast.axes.registry import REGISTRY, find_method
+from holdfast.data.rows import Row, fingerprint_rows
 
 KNOBS = {"replay": {"path": "general.jsonl", "share": 0.3}, "rft": {"k": 6}}
-CURATORS = {name: find("curators", name) for name in REGISTRY["curators"]} | {"length": Length, "spin": SPIN}
+CURATORS = {name: find_method("curators", name) for name in REGISTRY["curators"]} | {"length": Length, "spin": SPIN}
 NAMES = sorted(CURATORS)
 
 
@@ -35,15 +35,15 @@ def content(row):
 def test_documented(name):
     kind = CURATORS[name]
     assert issubclass(kind, Curator)
-    assert kind.summary().rstrip(".").endswith("]")
-    assert "Columns:" in kind.page()
+    assert kind.summary_line().rstrip(".").endswith("]")
+    assert "Columns:" in kind.reference_page()
     assert all(field.description for field in kind.model_fields.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_does_what_its_effect_says(name, world):
     out, effect = curate(name, world), CURATORS[name].effect
-    own = [r for r in out if not r.replayed]
+    own = [r for r in out if not r.is_replayed]
     ids = [r.id for r in world.rows]
     left_out = [row.id for row, _ in world.dropped]
     assert all(r.answer for r in out)
@@ -76,7 +76,7 @@ def test_input_is_left_alone(name, world):
 def test_trace_tells_the_decision(name, world):
     effect = CURATORS[name].effect
     for row in curate(name, world):
-        if effect == "mix" and not row.replayed:
+        if effect == "mix" and not row.is_replayed:
             assert row in world.rows
             continue
         entry = row.meta["trace"][-1]
@@ -103,7 +103,7 @@ def test_what_is_left_out_has_a_reason(name, world):
 def test_the_seed_decides_where_chance_plays_a_part(name, world):
     journals = [world.Journal() for _ in range(3)]
     runs = [curate(name, world, seed=seed, journal=j) for seed, j in zip((3, 3, 4), journals, strict=True)]
-    same, again, other = map(rows_fingerprint, runs)
+    same, again, other = map(fingerprint_rows, runs)
     assert same == again
     assert (same != other) == (journals[0].by_chance or CURATORS[name].effect == "mix")
 
@@ -119,8 +119,8 @@ def test_declares_what_it_needs(name, world):
     )
     curator.curate(world.rows, bench)
     assert bool(world.journal.drawn) is curator.samples
-    assert len(world.journal.drawn) <= curator.draws() * len(world.rows)
-    assert bool(curator.draws()) is curator.samples
+    assert len(world.journal.drawn) <= curator.samples_per_row() * len(world.rows)
+    assert bool(curator.samples_per_row()) is curator.samples
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if CURATORS[n].samples])
@@ -133,7 +133,7 @@ def test_killed_and_resumed_draws_nothing_twice(name, die_after, world):
     with pytest.raises(world.Killed):
         curate(name, world, journal=journal)
     journal.die_after = None
-    assert rows_fingerprint(curate(name, world, journal=journal)) == rows_fingerprint(expected)
+    assert fingerprint_rows(curate(name, world, journal=journal)) == fingerprint_rows(expected)
     assert journal.drawn == whole.drawn
     assert len(set(journal.drawn)) == len(journal.drawn)
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from holdfast.axes.engine import Sample
 from holdfast.axes.judge import Verdict
-from holdfast.data.chat.prompts import JUDGE, PARAPHRASE, fill, paraphrase_messages
+from holdfast.data.chat.prompts import JUDGE, PARAPHRASE, fill_template, paraphrase_messages
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.methods.curators.gold import Gold
@@ -175,7 +175,7 @@ def test_paraphrase_request_replaces_the_last_user_turn():
 def test_the_prompts_are_fixed():
     assert PARAPHRASE == "Question: {question}\nCorrect answer: {answer}\nAnswer the question in your own words."
     assert all(slot in JUDGE for slot in ("{question}", "{reference}", "{response}"))
-    assert fill("{a} {b} {c}", a="{b}", b="1") == "{b} 1 {c}"
+    assert fill_template("{a} {b} {c}", a="{b}", b="1") == "{b} 1 {c}"
 
 
 def test_own_template_is_used_and_checked(world):

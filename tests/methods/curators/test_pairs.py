@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from holdfast.axes.engine import Sample
 from holdfast.axes.judge import Verdict
 from holdfast.data.reading.formats import open_rows
-from holdfast.data.row_shapes import Column, conversations, rows_for
+from holdfast.data.row_shapes import Column, build_conversations, rows_for
 from holdfast.data.rows import Row
 from holdfast.methods.curators.pairs import Pairs
 from holdfast.methods.curators.s3ft import S3FT
@@ -123,10 +123,10 @@ def test_it_samples_as_told(world):
 
 def test_objectives_of_pairs_triples_and_judged_answers_can_take_them(world):
     out = Pairs().curate(world.rows, world.bench())
-    pairs = list(conversations(out, 0, "pair"))
+    pairs = list(build_conversations(out, 0, "pair"))
     assert [[s[-1]["content"] for s in two] for two in pairs] == [[r.chosen, r.rejected] for r in out]
-    assert [s[2][-1]["content"] for s in conversations(out, 0, "triple")] == [r.answer for r in out]
-    groups = list(conversations(rows_for("group", (), out), 0, "group"))
+    assert [s[2][-1]["content"] for s in build_conversations(out, 0, "triple")] == [r.answer for r in out]
+    groups = list(build_conversations(rows_for("group", (), out), 0, "group"))
     assert [[s[-1]["content"] for s in several] for several in groups] == [r.meta["answers"] for r in out]
     apart = rows_for("shifted", (Column("label", truth=True),), out)
     assert [(r.answer, r.label, r.score) for r in apart] == [

@@ -9,8 +9,8 @@ import pytest
 
 from holdfast.axes.engine import Sample
 from holdfast.data.rows import Row
-from holdfast.methods.curators.equations import arithmetic, equations
-from holdfast.methods.curators.rft import RFT, farther
+from holdfast.methods.curators.equations import evaluate_arithmetic, parse_equations
+from holdfast.methods.curators.rft import RFT, is_farther
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ from holdfast.methods.curators.rft import RFT, farther
     ],
 )
 def test_equations(text, found):
-    assert equations(text) == found
+    assert parse_equations(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "1+", "(1", "1)", "abs(1)", "1//2", "2**3", "1;1", "+" * 151, "(" * 150, "1e5"])
 def test_arithmetic_reads_only_arithmetic(text):
-    assert arithmetic(text) is None
+    assert evaluate_arithmetic(text) is None
 
 
 def test_arithmetic_agrees_with_python():
@@ -61,12 +61,12 @@ def test_arithmetic_agrees_with_python():
             expected = eval(text)
         except ZeroDivisionError:
             expected = None
-        assert arithmetic(text) == (None if expected is None else pytest.approx(expected))
+        assert evaluate_arithmetic(text) == (None if expected is None else pytest.approx(expected))
 
 
 def test_long_nonsense_is_read_in_time():
     for text in ("1 " * 5000, "1+" * 5000, "(1" * 5000, "1 + 1 = " * 3000, "9" * 10000, "<<" * 5000):
-        equations(text)
+        parse_equations(text)
 
 
 def test_the_farther_answer_is_the_one_of_the_larger_sum_of_edit_distances():
@@ -83,7 +83,7 @@ def test_the_farther_answer_is_the_one_of_the_larger_sum_of_edit_distances():
         texts = ["".join(rng.choices("abcé", k=rng.randrange(15))) for _ in range(4)]
         new, old, *others = ({"response": text} for text in texts)
         sums = [sum(plain(text, other) for other in texts[2:]) for text in texts[:2]]
-        assert farther(new, old, others) == (sums[0] > sums[1])
+        assert is_farther(new, old, others) == (sums[0] > sums[1])
 
 
 QUESTION = [{"role": "user", "content": "2 + 3 + 4?"}]

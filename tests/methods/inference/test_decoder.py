@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from holdfast.axes.engine import Request, SamplingParams
-from holdfast.axes.registry import REGISTRY, find, names
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.axes.registry import REGISTRY, find_method, method_names
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.evaluation.measure import measure
-from holdfast.evaluation.subject import Subject
+from holdfast.evaluation.measure import measure_task
+from holdfast.evaluation.subject import EvaluatedModel
 from holdfast.evaluation.task import Task
-from holdfast.generation.decoder import FILE, Decoder, make_decoder, open_decoder, read_setup
-from holdfast.generation.factory import drawing
+from holdfast.generation.decoder import FILE, Decoder, build_decoder, open_decoder, read_setup
+from holdfast.generation.factory import build_sample_fn
 from holdfast.generation.prompt_ids import prompt_ids
-from holdfast.models.loading import Loaded, load
+from holdfast.models.loading import LoadedModel, load_model
 from holdfast.models.policy import Policy
 
 OWN = {name.lower(): f"methods.inference.ensemble:{name}" for name in ("Ensemble", "Shots", "Vote")}
-METHODS = [*names("inference"), *OWN]
+METHODS = [*method_names("inference"), *OWN]
 ENGINES = ("native", "transformers")
 QUESTIONS = [f"Add {a} and {b}{' please' * (a % 3)}" for a in range(6) for b in (12, 7)]
 
@@ -40,19 +40,19 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pair(tiny_dir: Any) -> tuple[Loaded, Loaded]:
+def pair(tiny_dir: Any) -> tuple[LoadedModel, LoadedModel]:
     """A base and a tuned model."""
-    return load(tiny_dir("llama", seed=0)), load(tiny_dir("llama", seed=1))
+    return load_model(tiny_dir("llama", seed=0)), load_model(tiny_dir("llama", seed=1))
 
 
-def decoder_of(name: str, knobs: Any, pair: tuple[Loaded, Loaded]) -> Decoder:
-    method: Any = find("inference", name)(**(knobs or {}))
-    return make_decoder(method, pair[0] if method.reads_base() else None, pair[1].model, str(pair[0].path))
+def decoder_of(name: str, knobs: Any, pair: tuple[LoadedModel, LoadedModel]) -> Decoder:
+    method: Any = find_method("inference", name)(**(knobs or {}))
+    return build_decoder(method, pair[0] if method.reads_base() else None, pair[1].model, str(pair[0].path))
 
 
 def answers(decoder: Decoder, chat: Chat, engine: str, **params: Any) -> dict[str, Any]:
     requests = [(Request(q, [{"role": "user", "content": q}]), [0, 1]) for q in QUESTIONS]
-    drawn = decoder.engine(chat, engine, slots=5, fingerprint="x").sample(
+    drawn = decoder.build_engine(chat, engine, slots=5, fingerprint="x").sample(
         requests, SamplingParams(max_tokens=6, **params)
     )
     return {f"{s.key} {s.index}": (s.text, s.finish, s.tokens) for s in drawn}
@@ -60,20 +60,21 @@ def answers(decoder: Decoder, chat: Chat, engine: str, **params: Any) -> dict[st
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("end", ["neutral", "original"])
-def test_declared_ends_are_exact(name: str, end: str, pair: tuple[Loaded, Loaded], make_rows: Any) -> None:
+def test_declared_ends_are_exact(name: str, end: str, pair: tuple[LoadedModel, LoadedModel], make_rows: Any) -> None:
     """Log-probabilities bit for bit, and the same answers from both engines, greedy and drawn."""
-    knobs = getattr(find("inference", name), end)
+    knobs = getattr(find_method("inference", name), end)
     if knobs is None:
         pytest.skip("declares none")
     decoder, plain = decoder_of(name, knobs, pair), Decoder(pair[end == "neutral"].model)
-    batch, chat = collate(make_rows(9), "padded", 0), Chat(pair[0].tokenizer)
-    assert torch.equal(decoder.policy().token_logps(batch), plain.policy().token_logps(batch).detach())
+    batch, chat = collate_sequences(make_rows(9), "padded", 0), Chat(pair[0].tokenizer)
+    assert torch.equal(decoder.build_policy().token_logps(batch), plain.build_policy().token_logps(batch).detach())
     score = lambda logits, part: logits.log_softmax(-1).amax(-1)  # noqa: E731
     assert torch.equal(
-        decoder.policy().over_vocabulary(batch, score), plain.policy().over_vocabulary(batch, score).detach()
+        decoder.build_policy().over_vocabulary(batch, score),
+        plain.build_policy().over_vocabulary(batch, score).detach(),
     )
     question = [{"role": "user", "content": "Add 12 and 30"}]
-    assert decoder.prompt(question) == question
+    assert decoder.transform_prompt(question) == question
     for engine in ENGINES:
         assert answers(decoder, chat, engine) == answers(plain, chat, engine)
         if "sampling" not in decoder.changes:
@@ -82,42 +83,44 @@ def test_declared_ends_are_exact(name: str, end: str, pair: tuple[Loaded, Loaded
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_likelihood_and_sampling_agree(name: str, pair: tuple[Loaded, Loaded]) -> None:
+def test_likelihood_and_sampling_agree(name: str, pair: tuple[LoadedModel, LoadedModel]) -> None:
     """A greedy answer is, token by token, the likeliest under the log-probabilities of the same decoder."""
     decoder, chat = decoder_of(name, {}, pair), Chat(pair[0].tokenizer)
     if "attempts" in decoder.changes:
         pytest.skip("likelihoods know nothing of attempts")
     messages = [{"role": "user", "content": "Add 12 and 30"}]
-    (sample,) = decoder.engine(chat, fingerprint="x").sample(
+    (sample,) = decoder.build_engine(chat, fingerprint="x").sample(
         [(Request("k", messages), [0])], SamplingParams(max_tokens=8)
     )
-    before = prompt_ids(chat, [Request("k", decoder.prompt(messages))])[0]
-    policy, ids = decoder.policy(), list(before)
+    before = prompt_ids(chat, [Request("k", decoder.transform_prompt(messages))])[0]
+    policy, ids = decoder.build_policy(), list(before)
     for _ in range(sample.tokens):
-        batch = collate([Encoded(np.array([*ids, 0], np.int32), np.arange(len(ids) + 1) == len(ids), 0)], "padded", 0)
+        batch = collate_sequences(
+            [EncodedSequence(np.array([*ids, 0], np.int32), np.arange(len(ids) + 1) == len(ids), 0)], "padded", 0
+        )
         assert batch is not None
-        ids.append(int(policy.greedy(batch, batch.where)))
+        ids.append(int(policy.greedy_tokens(batch, batch.label_positions)))
     assert chat.text_of([i for i in ids[len(before) :] if i not in chat.stop_ids]) == sample.text
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_weights_do_not_say_is_written_and_read_back(
-    name: str, pair: tuple[Loaded, Loaded], tmp_path: Path
+    name: str, pair: tuple[LoadedModel, LoadedModel], tmp_path: Path
 ) -> None:
     decoder, tuned = decoder_of(name, {}, pair), replace(pair[1], path=tmp_path)
-    decoder.save(tmp_path)
+    decoder.write_setup(tmp_path)
     assert (tmp_path / FILE).exists() == bool(decoder.changes)
     again = open_decoder(tuned)
     assert (again.identity, again.changes) == (decoder.identity, decoder.changes)
-    assert decoder.fingerprint("w") == again.fingerprint("w") != ("w" if decoder.changes else "")
+    assert decoder.answer_fingerprint("w") == again.answer_fingerprint("w") != ("w" if decoder.changes else "")
     if decoder.changes:
         chat = Chat(pair[0].tokenizer)
         assert answers(again, chat, "native") == answers(decoder, chat, "native")
 
 
-def test_a_file_that_cannot_be_followed_is_refused(pair: tuple[Loaded, Loaded], tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_followed_is_refused(pair: tuple[LoadedModel, LoadedModel], tmp_path: Path) -> None:
     decoder, tuned = decoder_of("ensemble", {}, pair), replace(pair[1], path=tmp_path)
-    decoder.save(tmp_path)
+    decoder.write_setup(tmp_path)
     content = json.loads((tmp_path / FILE).read_text())
     assert "plain transformers knows nothing of it" in read_setup(tmp_path).line
     for change, says in (
@@ -134,14 +137,14 @@ def test_a_file_that_cannot_be_followed_is_refused(pair: tuple[Loaded, Loaded], 
 
 
 @torch.no_grad()
-def mixed(pair: tuple[Loaded, Loaded], ids: list[int], weight: float) -> torch.Tensor:
+def mixed(pair: tuple[LoadedModel, LoadedModel], ids: list[int], weight: float) -> torch.Tensor:
     """Logits [L, V] of the ensemble, by the models' own forward passes."""
     base, tuned = (loaded.model(input_ids=torch.tensor([ids])).logits[0] for loaded in pair)
     return weight * tuned + (1 - weight) * base
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_ensemble_decodes_as_a_loop_by_hand(engine: str, pair: tuple[Loaded, Loaded]) -> None:
+def test_an_ensemble_decodes_as_a_loop_by_hand(engine: str, pair: tuple[LoadedModel, LoadedModel]) -> None:
     decoder, chat = decoder_of("ensemble", {"weight": 0.3}, pair), Chat(pair[0].tokenizer)
     drawn = answers(decoder, chat, engine)
     for question in QUESTIONS[::3]:
@@ -152,12 +155,12 @@ def test_an_ensemble_decodes_as_a_loop_by_hand(engine: str, pair: tuple[Loaded, 
         assert drawn[f"{question} 0"][0] == chat.text_of([i for i in ids[start:] if i not in chat.stop_ids])
 
 
-def test_choices_are_scored_as_by_hand(pair: tuple[Loaded, Loaded]) -> None:
+def test_choices_are_scored_as_by_hand(pair: tuple[LoadedModel, LoadedModel]) -> None:
     decoder, chat = decoder_of("ensemble", {"weight": 0.3}, pair), Chat(pair[0].tokenizer)
     choices = ["the capital", "Paris", "42"]
     rows = [Row([{"role": "user", "content": q}], reference=1, meta={"choices": choices}, id=q) for q in QUESTIONS[:3]]
-    subject = Subject("x", chat, policy=decoder.policy(), prompt=decoder.prompt)
-    for item, row in zip(measure(Task("t", "choice", rows), subject), rows, strict=True):
+    subject = EvaluatedModel("x", chat, policy=decoder.build_policy(), prompt=decoder.transform_prompt)
+    for item, row in zip(measure_task(Task("t", "choice", rows), subject), rows, strict=True):
         by_hand = []
         for choice in choices:
             before = list(chat.prompt_ids(row.prompt))
@@ -170,7 +173,7 @@ def test_choices_are_scored_as_by_hand(pair: tuple[Loaded, Loaded]) -> None:
 
 def test_models_of_other_kinds_mix_too(tiny_dir: Any) -> None:
     """A cache for each: other layers, other heads; the same tokens."""
-    pair = load(tiny_dir("gpt2", seed=0)), load(tiny_dir("qwen2", seed=1, num_hidden_layers=3))
+    pair = load_model(tiny_dir("gpt2", seed=0)), load_model(tiny_dir("qwen2", seed=1, num_hidden_layers=3))
     decoder, chat = decoder_of("ensemble", {"weight": 0.4}, pair), Chat(pair[0].tokenizer)
     drawn = answers(decoder, chat, "native")
     assert drawn == answers(decoder, chat, "transformers")
@@ -179,18 +182,26 @@ def test_models_of_other_kinds_mix_too(tiny_dir: Any) -> None:
     assert drawn[f"{QUESTIONS[0]} 0"][0].startswith(chat.text_of([first] if first not in chat.stop_ids else []))
 
 
-def test_prompts_reach_likelihoods_and_votes_count(pair: tuple[Loaded, Loaded]) -> None:
+def test_prompts_reach_likelihoods_and_votes_count(pair: tuple[LoadedModel, LoadedModel]) -> None:
     chat, tuned = Chat(pair[0].tokenizer), Policy(pair[1].model)
     decoder = decoder_of("shots", {"shots": 2}, pair)
     row = Row([{"role": "user", "content": "Add 3 and 4"}], reference=0, meta={"choices": ["7", "8"]}, id="r")
-    asked = replace(row, messages=decoder.prompt(row.messages))
-    by_method = Subject(
-        "x", chat, drawing(decoder.engine(chat, fingerprint="x")), decoder.policy(), prompt=decoder.prompt
+    asked = replace(row, messages=decoder.transform_prompt(row.messages))
+    by_method = EvaluatedModel(
+        "x",
+        chat,
+        build_sample_fn(decoder.build_engine(chat, fingerprint="x")),
+        decoder.build_policy(),
+        prompt=decoder.transform_prompt,
     )
-    by_hand = Subject("x", chat, drawing(Decoder(pair[1].model).engine(chat, fingerprint="x")), tuned)
+    by_hand = EvaluatedModel(
+        "x", chat, build_sample_fn(Decoder(pair[1].model).build_engine(chat, fingerprint="x")), tuned
+    )
     for kind in ("choice", "held_out"):
         answered = [r if kind == "choice" else r.with_answer("7", "gold") for r in (row, asked)]
-        one, other = (measure(Task("t", kind, [r]), s) for r, s in zip(answered, (by_method, by_hand), strict=True))
+        one, other = (
+            measure_task(Task("t", kind, [r]), s) for r, s in zip(answered, (by_method, by_hand), strict=True)
+        )
         assert one[0].score == other[0].score
         assert one[0].reason == other[0].reason
     vote = decoder_of("vote", {"n": 5, "temperature": 3.0}, pair)

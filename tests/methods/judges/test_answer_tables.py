@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.axes.judge import Answer
-from holdfast.axes.registry import find
+from holdfast.axes.judge import JudgeRequest
+from holdfast.axes.registry import find_method
 from holdfast.methods.judges.number import Number
 
 ANSWERS = Path(__file__).parent / "answers"
@@ -34,15 +34,15 @@ def outcomes(name: str, cases: list[dict], **knobs) -> list[str]:
     settings = {json.dumps(case.get("knobs", {}), sort_keys=True) for case in cases}
     for setting in sorted(settings):
         mine = [i for i, case in enumerate(cases) if json.dumps(case.get("knobs", {}), sort_keys=True) == setting]
-        judge = find("judges", name)(**{**json.loads(setting), **knobs})
+        judge = find_method("judges", name)(**{**json.loads(setting), **knobs})
         verdicts = judge.judge_all([answer(name, cases[i]) for i in mine])
         found |= {i: verdict.outcome for i, verdict in zip(mine, verdicts, strict=True)}
     return [found[i] for i in range(len(cases))]
 
 
-def answer(name: str, case: dict) -> Answer:
+def answer(name: str, case: dict) -> JudgeRequest:
     question = case.get("question", QUESTION if name == "choice" else "?")
-    return Answer(
+    return JudgeRequest(
         [{"role": "user", "content": question}], case["response"], case.get("reference", REFERENCES.get(name))
     )
 
@@ -69,7 +69,7 @@ def test_number_agrees_with_the_labels_of_its_expressions_where_math_verify_is_i
 
 def test_overlap_scores_are_those_of_squads_script_and_of_rouge_score():
     for case in table("overlap"):
-        judge = find("judges", "overlap")(**case["knobs"])
+        judge = find_method("judges", "overlap")(**case["knobs"])
         assert judge.judge(answer("overlap", case)).score == pytest.approx(case["score"], abs=1e-8), case
 
 
@@ -83,6 +83,6 @@ def test_a_number_that_the_fallback_cannot_read_is_never_passed_on_its_digits():
         (r"\boxed{\{1,2\}}", r"\boxed{\{1,3\}}"), (r"\boxed{\log_2 3}", r"\boxed{\log_2 5}"),
     ]  # fmt: skip
     for one, other in kinds:
-        first, second = (Number(math_verify=False).judge(Answer([], one, r)) for r in (one, other))
+        first, second = (Number(math_verify=False).judge(JudgeRequest([], one, r)) for r in (one, other))
         assert first.outcome == "right", one
         assert second.outcome == "unreadable", (one, other)

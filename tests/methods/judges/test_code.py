@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.axes.judge import Answer
-from holdfast.methods.judges.code import Code, candidates, checks
+from holdfast.axes.judge import JudgeRequest
+from holdfast.methods.judges.code import Code, candidate_programs, parse_tests
 
 TESTS = ["assert double(2) == 4", "assert double(0) == 0"]
 RIGHT = "def double(x):\n    return 2 * x"
@@ -13,7 +13,7 @@ WRONG = "def double(x):\n    return x + 2 * (x > 0)"
 
 
 def answers(*pairs):
-    return [Answer([{"role": "user", "content": "?"}], response, reference) for response, reference in pairs]
+    return [JudgeRequest([{"role": "user", "content": "?"}], response, reference) for response, reference in pairs]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def answers(*pairs):
     ],
 )
 def test_the_program_is_found(response):
-    verdict = Code().judge(Answer([], response, TESTS))
+    verdict = Code().judge(JudgeRequest([], response, TESTS))
     assert verdict.passed or "\ud800" in response, verdict.reason
 
 
@@ -59,7 +59,7 @@ def test_verdicts_in_order_with_reasons():
 
 
 def test_reason_names_the_test():
-    verdict = Code().judge(Answer([], "def double(x): return 4", TESTS))
+    verdict = Code().judge(JudgeRequest([], "def double(x): return 4", TESTS))
     assert "assert double(0) == 0" in verdict.reason
     assert verdict.score == 0.0
 
@@ -68,12 +68,12 @@ def test_reference_forms():
     forms = [TESTS, "\n".join(TESTS), {"tests": TESTS}, {"tests": "\n".join(TESTS), "setup": "import math\nTWO = 2"}]
     verdicts = Code().judge_all(answers(*[(RIGHT, f) for f in forms], *[(WRONG, "assert double(3) == 6")] * 2))
     assert [v.passed for v in verdicts] == [True] * 4 + [False] * 2
-    assert checks({"tests": ["a"], "setup": "b"}) == ("b", "a")
+    assert parse_tests({"tests": ["a"], "setup": "b"}) == ("b", "a")
 
 
 def test_setup_runs_before_the_tests():
     reference = {"tests": ["assert double(N) == 10"], "setup": "N = 5"}
-    assert Code().judge(Answer([], RIGHT, reference)).passed
+    assert Code().judge(JudgeRequest([], RIGHT, reference)).passed
 
 
 def test_bad_references_are_failures_of_judging():
@@ -86,19 +86,19 @@ def test_bad_references_are_failures_of_judging():
 
 def test_usable():
     judge = Code()
-    assert judge.usable(TESTS) is None
-    assert judge.usable("assert f()") is None
-    assert judge.usable({"tests": "f()"}) is None
+    assert judge.find_reference_problem(TESTS) is None
+    assert judge.find_reference_problem("assert f()") is None
+    assert judge.find_reference_problem({"tests": "f()"}) is None
     for bad in (None, 7, "a poem", [], {"tests": []}, {"setup": "x"}, [1]):
-        assert judge.usable(bad), bad
+        assert judge.find_reference_problem(bad), bad
 
 
 def test_packages_are_off_unless_asked_for():
     source = "import numpy\ndef double(x): return int(numpy.multiply(x, 2))"
-    assert not Code().judge(Answer([], source, TESTS)).passed
-    assert Code(packages=True, memory_mb=2048).judge(Answer([], source, TESTS)).passed
+    assert not Code().judge(JudgeRequest([], source, TESTS)).passed
+    assert Code(packages=True, memory_mb=2048).judge(JudgeRequest([], source, TESTS)).passed
 
 
 def test_candidates_never_empty():
-    assert candidates("") == ("",)
-    assert candidates(" ") == ("",)
+    assert candidate_programs("") == ("",)
+    assert candidate_programs(" ") == ("",)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import pytest
 
 from holdfast.axes.engine import Sample
-from holdfast.axes.judge import Answer
+from holdfast.axes.judge import JudgeRequest
 from holdfast.data.rows import Row
-from holdfast.methods.judges.choice import Choice, options_of
+from holdfast.methods.judges.choice import Choice, parse_options
 from holdfast.methods.judges.choices import stated
-from holdfast.methods.judges.fences import candidates, has_code
-from holdfast.methods.judges.llm import read
+from holdfast.methods.judges.fences import candidate_programs, has_code
+from holdfast.methods.judges.llm import parse_verdict
 from holdfast.methods.judges.number import Number
 from holdfast.methods.judges.numbers import final_number
 from holdfast.methods.judges.overlap import common_subsequence, rouge_l
-from holdfast.methods.judges.selection import guess
+from holdfast.methods.judges.selection import guess_judge
 from holdfast.methods.judges.text import LONGEST
 
 QUESTION = [{"role": "user", "content": "Which is a city?\nA. apple\nB. Paris"}]
@@ -44,8 +44,8 @@ PIECES = [
 def test_choice_and_number_on_a_piece_repeated(piece):
     for begin, end in (("", "!"), ("answer is", "!"), ("\\boxed{", "")):
         response = begin + piece * (20_000 // len(piece)) + end
-        assert not Choice().judge(Answer(QUESTION, response, "B")).passed
-        assert not Number(math_verify=False).judge(Answer(QUESTION, response, "8")).passed
+        assert not Choice().judge(JudgeRequest(QUESTION, response, "B")).passed
+        assert not Number(math_verify=False).judge(JudgeRequest(QUESTION, response, "8")).passed
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_choice_and_number_on_a_piece_repeated(piece):
 def test_code_is_looked_for_in_one_pass(piece):
     for begin in ("", "[BEGIN]", "```python\n", "def f(x):\n"):
         response = begin + piece * (40_000 // len(piece))
-        assert len(candidates(response)) < 200
+        assert len(candidate_programs(response)) < 200
         has_code(response)
 
 
@@ -71,17 +71,17 @@ def test_rouge_takes_one_operation_on_long_integers_a_word():
 
 def test_of_a_very_long_answer_the_end_is_read():
     long = "The answer is A. 7 " + "word " * LONGEST
-    assert Choice().judge(Answer(QUESTION, f"{long}\nThe answer is B.", "B")).passed
-    assert Number().judge(Answer(QUESTION, f"{long}\nThe answer is 8.", "8")).passed
-    assert stated.stated_choice(long, {}).letter is None
+    assert Choice().judge(JudgeRequest(QUESTION, f"{long}\nThe answer is B.", "B")).passed
+    assert Number().judge(JudgeRequest(QUESTION, f"{long}\nThe answer is 8.", "8")).passed
+    assert stated.parse_choice(long, {}).letter is None
     assert final_number.find_number(long) is None
 
 
 def test_what_looks_at_questions_references_and_replies_is_linear_too():
     spaces = " " * 60_000
-    assert options_of([{"role": "user", "content": f"A.{spaces}\nB.{spaces}"}]) == {}
-    assert read(Sample("k", 0, "correct" + spaces + "yes", "stop", 9), "?").failed is False
+    assert parse_options([{"role": "user", "content": f"A.{spaces}\nB.{spaces}"}]) == {}
+    assert parse_verdict(Sample("k", 0, "correct" + spaces + "yes", "stop", 9), "?").failed is False
     row = Row(
         [{"role": "user", "content": "?"}, {"role": "assistant", "content": "answer" + spaces + "\\boxed{" * 5000}]
     )
-    assert guess([row])[0] is None
+    assert guess_judge([row])[0] is None

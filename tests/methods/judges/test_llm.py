@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from holdfast.axes.engine import Sample
-from holdfast.axes.judge import Answer
+from holdfast.axes.judge import JudgeRequest
 from holdfast.errors import UserError
 from holdfast.methods.judges.llm import LLM
 
@@ -24,7 +24,7 @@ def engine(reply, log=None):
 
 def ask(reply, response="Paris", reference="Paris is it", **knobs):
     judge = LLM(**knobs).with_engine(engine(lambda prompt: reply))
-    return judge.judge(Answer([{"role": "user", "content": "Capital of France?"}], response, reference))
+    return judge.judge(JudgeRequest([{"role": "user", "content": "Capital of France?"}], response, reference))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_braces_in_texts_stay_and_templates_are_checked():
 def test_equal_questions_are_asked_once_and_keys_are_stable():
     log = []
     judge = LLM().with_engine(engine(lambda prompt: "yes", log))
-    answers = [Answer([{"role": "user", "content": q}], "a", "b") for q in ("1", "2", "1")]
+    answers = [JudgeRequest([{"role": "user", "content": q}], "a", "b") for q in ("1", "2", "1")]
     assert [v.passed for v in judge.judge_all(answers)] == [True] * 3
     judge.judge_all(answers)
     assert len(log) == 4
@@ -73,7 +73,7 @@ def test_equal_questions_are_asked_once_and_keys_are_stable():
 
 def test_without_an_engine_it_says_so():
     with pytest.raises(UserError, match="needs a model"):
-        LLM().judge(Answer([], "a", "b"))
+        LLM().judge(JudgeRequest([], "a", "b"))
     assert LLM.needs_engine
-    assert LLM().usable(None)
-    assert LLM().usable("x") is None
+    assert LLM().find_reference_problem(None)
+    assert LLM().find_reference_problem("x") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from holdfast.axes.judge import Answer
+from holdfast.axes.judge import JudgeRequest
 from holdfast.errors import UserError
 from holdfast.methods.judges.python import Python
 
@@ -52,7 +52,7 @@ def file(tmp_path):
 
 
 def ask(judge, *responses):
-    return judge.judge_all([Answer([{"role": "user", "content": "?"}], r, "yes") for r in responses])
+    return judge.judge_all([JudgeRequest([{"role": "user", "content": "?"}], r, "yes") for r in responses])
 
 
 def test_verdicts_of_a_file(file):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.axes.judge import Answer, Judge
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.judge import Judge, JudgeRequest
+from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.methods.judges.exact import Exact
 from holdfast.methods.judges.number import Number
-from holdfast.methods.judges.selection import check_fit, guess
+from holdfast.methods.judges.selection import check_fit, guess_judge
 
 
 def row(answer, reference=None, question="?"):
@@ -60,26 +60,26 @@ LISTED = "Which?\nA. one\nB. two"
     ],
 )
 def test_guess(rows, name):
-    judge, why = guess(rows)
-    assert (type(judge) is find("judges", name)) if name else judge is None, why
+    judge, why = guess_judge(rows)
+    assert (type(judge) is find_method("judges", name)) if name else judge is None, why
     assert why.startswith(f"judge {name}: " if name else "the references are free text")
     assert "\n" not in why
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY["judges"]))
 def test_every_judge_is_documented_and_total(name):
-    kind = find("judges", name)
+    kind = find_method("judges", name)
     assert issubclass(kind, Judge)
-    assert kind.summary().rstrip(".").endswith("]")
+    assert kind.summary_line().rstrip(".").endswith("]")
     if name == "lab":  # tested with the laboratory
         return
     assert all(field.description for field in kind.model_fields.values())
     judge = kind(function="x:y") if name == "python" else kind()
     assert judge.with_engine(lambda *a: {}) is not None
     if name not in ("llm", "python"):
-        assert judge.usable(None)
+        assert judge.find_reference_problem(None)
         for reference in (None, 7, "7", [], {}, {"tests": 3}, [[1]]):
-            verdict = judge.judge(Answer([{"role": "user", "content": "?"}], "8", reference))
+            verdict = judge.judge(JudgeRequest([{"role": "user", "content": "?"}], "8", reference))
             assert not verdict.passed
             assert 0 <= verdict.score <= 1
             assert verdict.reason

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from holdfast.axes.judge import Answer
+from holdfast.axes.judge import JudgeRequest
 from holdfast.errors import UserError
 from holdfast.methods.judges.choice import Choice
 from holdfast.methods.judges.exact import Exact
@@ -19,7 +19,7 @@ from holdfast.methods.judges.overlap import Overlap, rouge_l, token_f1
 
 
 def verdict(judge, response, reference, question="?"):
-    return judge.judge(Answer([{"role": "user", "content": question}], response, reference))
+    return judge.judge(JudgeRequest([{"role": "user", "content": question}], response, reference))
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_number_compares_within_tolerance():
 
 
 def test_number_names_unusable_references():
-    assert Number().usable("seven") == "no number in it"
-    assert Number().usable(True) == "no number in it"
-    assert Number().usable(None) is not None
-    assert Number().usable(7) is None
-    assert Number().usable("it is 7") is None
+    assert Number().find_reference_problem("seven") == "no number in it"
+    assert Number().find_reference_problem(True) == "no number in it"
+    assert Number().find_reference_problem(None) is not None
+    assert Number().find_reference_problem(7) is None
+    assert Number().find_reference_problem("it is 7") is None
     assert verdict(Number(), "7", "seven").failed
 
 
@@ -111,7 +111,7 @@ def test_number_says_what_it_cannot_read():
     assert verdict(judge, r"\boxed{2\sqrt5}", "5").reason == r"cannot read 2\sqrt5 (a root); expected 5"
     assert verdict(judge, "(3, 4)", "5").outcome == "unreadable"
     assert verdict(judge, "I do not know.", "5").reason == "no number in the answer; expected 5"
-    assert "a root" in judge.usable(r"\boxed{2\sqrt5}")
+    assert "a root" in judge.find_reference_problem(r"\boxed{2\sqrt5}")
     assert verdict(judge, "5 km", "5 m").reason == "5 kilometer and 5 meter have different units"
 
 
@@ -162,9 +162,9 @@ def test_choice_takes_options_from_the_reference():
     assert verdict(Choice(), "I say yes", reference).passed
     assert not verdict(Choice(), "A", reference).passed
     assert verdict(Choice(), "x", {"options": ["a", "b"]}).failed
-    assert Choice().usable(["a"])
-    assert Choice().usable("")
-    assert not Choice().usable({"answer": 0})
+    assert Choice().find_reference_problem(["a"])
+    assert Choice().find_reference_problem("")
+    assert not Choice().find_reference_problem({"answer": 0})
 
 
 def test_choice_says_why_it_does_not_tell():

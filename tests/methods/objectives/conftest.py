@@ -49,21 +49,23 @@ def golden_logps(golden_logits) -> Callable[..., list[torch.Tensor]]:
 @pytest.fixture(scope="session")
 def golden_batch() -> Callable[..., Any]:
     """`golden_batch(lengths)` -> a batch of sequences with one prompt token and as many labels as the golden ones."""
-    from holdfast.data.batching.batches import Encoded, collate
+    from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 
     def make(lengths=(5, 3, 6)):
         rows = [
-            Encoded(ids=np.zeros(n + 1, dtype=np.int32), trained=np.arange(n + 1) > 0, row=i)
+            EncodedSequence(ids=np.zeros(n + 1, dtype=np.int32), label_mask=np.arange(n + 1) > 0, row=i)
             for i, n in enumerate(lengths)
         ]
-        return collate(rows, "padded", 0)
+        return collate_sequences(rows, "padded", 0)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def rows_of() -> Callable[..., list[Any]]:
-    """`rows_of(objective, n=6, vocab=320, seed=0)` -> `Encoded` sequences of n rows of the kind that it takes."""
+    """`rows_of(objective, n=6, vocab=320, seed=0)` -> sequences of n rows of the kind that it
+    takes.
+    """
     from functools import partial
 
     from holdfast.testing.examples import example_rows
@@ -98,13 +100,13 @@ def step_of() -> Callable[..., tuple[float, dict[str, torch.Tensor]]]:
 @pytest.fixture
 def moved(tiny) -> Callable[..., tuple[Any, Any]]:
     """`moved(rows, layout="packed")` -> a policy that left its reference, which is remembered, and the rows' batch."""
-    from holdfast.data.batching.batches import collate
-    from holdfast.models.policy import Policy, precompute
+    from holdfast.data.batching.batches import collate_sequences
+    from holdfast.models.policy import Policy, precompute_reference
 
     def make(rows, layout: str = "packed"):
         model, _ = tiny("llama")
-        batch, policy = collate(rows, layout, 0), Policy(model)
-        precompute(policy, [batch])
+        batch, policy = collate_sequences(rows, layout, 0), Policy(model)
+        precompute_reference(policy, [batch])
         torch.manual_seed(0)
         with torch.no_grad():
             for p in model.parameters():

@@ -9,7 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from holdfast.methods.objectives.preference.ada_dpo import LN2, AdaDPO, entropy, scaled_losses, scales, threshold
+from holdfast.methods.objectives.preference.ada_dpo import (
+    LN2,
+    AdaDPO,
+    binary_entropy,
+    scaled_losses,
+    solve_margin_threshold,
+    solve_scales,
+)
 from holdfast.methods.objectives.preference.dpo import DPO
 
 D = torch.tensor([3.0, 0.8, -1.5], dtype=torch.float64)
@@ -18,11 +25,11 @@ LINE = torch.linspace(-1, 1, 2001, dtype=torch.float64)
 
 def test_golden_values(golden):
     for rho in (0.1, 0.2, 0.4):
-        assert math.isclose(threshold(rho), golden[f"ada z0(rho0={rho})"], abs_tol=1e-7)
-    tau = scales(D, 0.2, False, 0.1, 5.0)
+        assert math.isclose(solve_margin_threshold(rho), golden[f"ada z0(rho0={rho})"], abs_tol=1e-7)
+    tau = solve_scales(D, 0.2, False, 0.1, 5.0)
     np.testing.assert_allclose(tau, golden["ada tau* bisect d=(3,.8,-1.5) rho0=.2 [.1,5]"], atol=1e-6)
     for steps in (5, 200):
-        got = scales(D, 0.2, False, 0.1, 5.0, steps)
+        got = solve_scales(D, 0.2, False, 0.1, 5.0, steps)
         np.testing.assert_allclose(got, golden[f"ada tau newton{steps}"], atol=1e-6)
     first_part = scaled_losses(D, tau, 0.2) - (0.2 - LN2) * tau
     np.testing.assert_allclose(first_part, golden["ada loss -tau*logsig(d/tau)"], atol=1e-6)
@@ -35,23 +42,23 @@ def test_the_closed_form_is_the_minimum_of_a_grid(rho, quadratic):
     high = 8.0 if quadratic else 5.0
     grid = torch.linspace(0.1, high, 20001, dtype=torch.float64)
     values = scaled_losses(d[:, None], grid[None, :].expand(len(d), -1), rho, quadratic)
-    tau = scales(d, rho, quadratic, 0.1, math.inf if quadratic else 5.0)
+    tau = solve_scales(d, rho, quadratic, 0.1, math.inf if quadratic else 5.0)
     torch.testing.assert_close(tau, grid[values.argmin(1)], atol=3e-4, rtol=0)
     assert (scaled_losses(d, tau, rho, quadratic) <= values.min(1).values + 1e-12).all()
 
 
 def test_a_high_price_leaves_the_least_scale():
-    assert threshold(LN2) == threshold(1.0) == math.inf
-    assert (scales(LINE, 1.0, False, 0.1, 5.0) == 0.1).all()
-    assert math.isclose(entropy(torch.zeros(1)).item(), LN2, rel_tol=1e-6)
+    assert solve_margin_threshold(LN2) == solve_margin_threshold(1.0) == math.inf
+    assert (solve_scales(LINE, 1.0, False, 0.1, 5.0) == 0.1).all()
+    assert math.isclose(binary_entropy(torch.zeros(1)).item(), LN2, rel_tol=1e-6)
 
 
 def test_between_the_bounds_the_loss_is_a_straight_line():
-    z = threshold(0.2)
+    z = solve_margin_threshold(0.2)
     d = torch.tensor([0.5, 1.0, 5.0, -0.5, -1.0, -5.0], dtype=torch.float64)
     assert (d.abs() / z > 0.1).all()
     assert (d.abs() / z < 5).all()
-    got = scaled_losses(d, scales(d, 0.2, False, 0.1, 5.0), 0.2)
+    got = scaled_losses(d, solve_scales(d, 0.2, False, 0.1, 5.0), 0.2)
     up = 1 / (1 + math.exp(-z))
     torch.testing.assert_close(got, torch.where(d > 0, -d * (1 - up), -d * up))
 
@@ -60,28 +67,28 @@ def test_between_the_bounds_the_loss_is_a_straight_line():
 def test_the_gradient_with_a_constant_scale_is_the_whole_gradient(quadratic):
     d = torch.tensor([-4.0, -0.9, -0.3, 0.35, 1.1, 2.0], dtype=torch.float64, requires_grad=True)
     high = math.inf if quadratic else 5.0
-    tau = scales(d.detach(), 0.1, quadratic, 0.1, high)
+    tau = solve_scales(d.detach(), 0.1, quadratic, 0.1, high)
     (constant,) = torch.autograd.grad(scaled_losses(d, tau, 0.1, quadratic).sum(), d)
     step = 1e-5
     ends = []
     for shift in (step, -step):
         moved = d.detach() + shift
-        ends.append(scaled_losses(moved, scales(moved, 0.1, quadratic, 0.1, high), 0.1, quadratic))
+        ends.append(scaled_losses(moved, solve_scales(moved, 0.1, quadratic, 0.1, high), 0.1, quadratic))
     torch.testing.assert_close(constant, (ends[0] - ends[1]) / (2 * step), atol=1e-6, rtol=0)
     torch.testing.assert_close(constant, -(-d.detach() / tau).sigmoid())
 
 
 @pytest.mark.parametrize(("rho", "wrong"), [(0.1, 0.0), (0.2, 0.18), (0.4, 0.37)])
 def test_the_published_iteration_does_not_converge_where_training_starts(rho, wrong):
-    best = scales(LINE, rho, False, 0.1, 5.0)
+    best = solve_scales(LINE, rho, False, 0.1, 5.0)
     for steps in (5, 200):
-        share = ((scales(LINE, rho, False, 0.1, 5.0, steps) / best - 1).abs() > 0.05).double().mean().item()
+        share = ((solve_scales(LINE, rho, False, 0.1, 5.0, steps) / best - 1).abs() > 0.05).double().mean().item()
         assert math.isclose(share, wrong, abs_tol=0.01)
 
 
 def test_the_published_iteration_converges_for_the_quadratic_form():
-    best = scales(4 * LINE, 0.1, True, 0.1, math.inf)
-    torch.testing.assert_close(scales(4 * LINE, 0.1, True, 0.1, math.inf, 30), best, rtol=1e-6, atol=1e-9)
+    best = solve_scales(4 * LINE, 0.1, True, 0.1, math.inf)
+    torch.testing.assert_close(solve_scales(4 * LINE, 0.1, True, 0.1, math.inf, 30), best, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", ["closed", "newton"])
@@ -122,7 +129,7 @@ def test_the_optimum_over_noisy_labels(p, quadratic):
     best = logit * (max(low, (LN2 - unsure) / (2 * rho)) if quadratic else bound)
     shares = torch.tensor([0.0, 0.1, 0.5, 0.99, 1.0, 1.01, 2.0, 10.0], dtype=torch.float64)
     d = (best * shares).requires_grad_()
-    one = scales(d.detach(), rho, quadratic, low, high)
+    one = solve_scales(d.detach(), rho, quadratic, low, high)
     loss = p * scaled_losses(d, one, rho, quadratic) + (1 - p) * scaled_losses(-d, one, rho, quadratic)
     (slope,) = torch.autograd.grad(loss.sum(), d)
     assert (slope[shares < 1] < 0).all()

@@ -11,12 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import TokenTable, collate
+from holdfast.data.batching.batches import TokenTable, collate_sequences
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.objectives.likelihood.anchor import Anchor, fisher, trained
+from holdfast.methods.objectives.likelihood.anchor import Anchor, estimate_fisher_diagonal, trainable_weights
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.models.policy import Policy
 from holdfast.training.callbacks import Hooks
@@ -41,7 +41,11 @@ def gradient(model, value) -> torch.Tensor:
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_at_the_start_it_is_sft(tiny, make_rows, readied, penalty):
     model, _ = tiny("llama")
-    policy, batch, objective = Policy(model), collate(make_rows(), "padded", 0), Anchor(penalty=penalty, strength=5.0)
+    policy, batch, objective = (
+        Policy(model),
+        collate_sequences(make_rows(), "padded", 0),
+        Anchor(penalty=penalty, strength=5.0),
+    )
     readied(policy, objective, [batch])
     sums = objective.losses(policy, batch).sums
     assert abs(sums["anchor"].item()) < 1e-3
@@ -54,7 +58,11 @@ def test_at_the_start_it_is_sft(tiny, make_rows, readied, penalty):
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_without_strength_it_is_sft_for_ever(tiny, make_rows, readied, penalty):
     model, _ = tiny("llama")
-    policy, batch, objective = Policy(model), collate(make_rows(), "packed", 0), Anchor(penalty=penalty, strength=0)
+    policy, batch, objective = (
+        Policy(model),
+        collate_sequences(make_rows(), "packed", 0),
+        Anchor(penalty=penalty, strength=0),
+    )
     readied(policy, objective, [batch])
     shaken(model)
     sums = objective.losses(policy, batch).sums
@@ -69,17 +77,17 @@ def test_kl_is_from_the_base_to_the_model(tiny, make_rows, readied, layout):
     rows = make_rows()
     for i, row in enumerate(rows):
         row.weight = 0.5 + i
-    policy, batch = Policy(model), collate(rows, layout, 0)
+    policy, batch = Policy(model), collate_sequences(rows, layout, 0)
     objective = Anchor(top=0, strength=0.7)
     readied(policy, objective, [batch])
     with torch.no_grad():
-        base = policy.logits(batch, batch.where).log_softmax(-1)
+        base = policy.logits_at(batch, batch.label_positions).log_softmax(-1)
     shaken(model)
-    now = policy.logits(batch, batch.where).log_softmax(-1)
+    now = policy.logits_at(batch, batch.label_positions).log_softmax(-1)
     each = F.kl_div(now, base, reduction="none", log_target=True).sum(-1)
     out = objective.losses(policy, batch)
     torch.testing.assert_close(out.sums["anchor"], 0.7 * (each * batch.weights).sum(), rtol=1e-4, atol=0)
-    assert objective.counts(batch) == {"nll": batch.weight, "anchor": pytest.approx(batch.weight)}
+    assert objective.normalizers(batch) == {"nll": batch.weight, "anchor": pytest.approx(batch.weight)}
     total, count = out.metrics["anchor/kl"]
     assert math.isclose(total / count, out.sums["anchor"].item() / 0.7 / batch.weight, rel_tol=1e-5)
 
@@ -88,7 +96,7 @@ def test_kl_on_the_top_tokens_is_a_lower_bound(tiny, make_rows, readied):
     values = []
     for top in (1, 10, 100, 0):
         model, _ = tiny("llama")
-        policy, batch = Policy(model), collate(make_rows(), "padded", 0)
+        policy, batch = Policy(model), collate_sequences(make_rows(), "padded", 0)
         readied(policy, Anchor(top=top), [batch])
         shaken(model)
         values.append(Anchor(top=top).losses(policy, batch).sums["anchor"].item())
@@ -99,34 +107,34 @@ def test_kl_on_the_top_tokens_is_a_lower_bound(tiny, make_rows, readied):
 def test_replayed_and_new_rows_make_up_all(tiny, rows_of, readied):
     model, _ = tiny("llama")
     rows = rows_of(Anchor(on="replay"))  # every other row is replayed
-    policy, batch = Policy(model), collate(rows, "padded", 0)
+    policy, batch = Policy(model), collate_sequences(rows, "padded", 0)
     readied(policy, Anchor(), [batch])
     shaken(model)
     costs = {on: Anchor(on=on).losses(policy, batch).sums["anchor"].item() for on in ("all", "replay", "train")}
-    counts = {on: Anchor(on=on).counts(batch)["anchor"] for on in costs}
+    counts = {on: Anchor(on=on).normalizers(batch)["anchor"] for on in costs}
     assert math.isclose(costs["all"], costs["replay"] + costs["train"], rel_tol=1e-5)
     assert math.isclose(counts["all"], counts["replay"] + counts["train"], rel_tol=1e-6)
     assert min(costs.values()) > 0
-    only = collate([r for r in rows if r.values["replayed"] == 0], "padded", 0)
-    assert Anchor(on="replay").counts(only)["anchor"] == 0
+    only = collate_sequences([r for r in rows if r.values["is_replayed"] == 0], "padded", 0)
+    assert Anchor(on="replay").normalizers(only)["anchor"] == 0
     assert Anchor(on="replay").losses(policy, only).sums["anchor"].item() == 0
-    assert Anchor(on="train").counts(only)["anchor"] == pytest.approx(counts["train"])
+    assert Anchor(on="train").normalizers(only)["anchor"] == pytest.approx(counts["train"])
 
 
 def test_which_rows_are_replayed_is_known_by_their_origin(tokenizer):
     row = Row([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}])
     rows = [row, replace(row, origin="replay"), replace(row, origin="model")]
-    table, _ = build_table(rows, Chat(tokenizer), max_length=50, columns=Anchor(on="replay").columns())
-    batch = table.collate([0, 1, 2], "padded", 0)
-    assert [Anchor(on=on).held(batch).sum() for on in ("all", "replay", "train")] == [6, 2, 4]
-    assert Anchor().columns() == ()
+    table, _ = build_table(rows, Chat(tokenizer), max_length=50, columns=Anchor(on="replay").value_columns())
+    batch = table.collate_rows([0, 1, 2], "padded", 0)
+    assert [Anchor(on=on).divergence_weights(batch).sum() for on in ("all", "replay", "train")] == [6, 2, 4]
+    assert Anchor().value_columns() == ()
     with pytest.raises(ValidationError, match="on: replay has no effect on ewc"):
         Anchor(penalty="ewc", on="replay")
 
 
 def test_l2sp_pulls_back_in_proportion(tiny, make_rows, readied):
     model, _ = tiny("gpt2")
-    policy, batch = Policy(model), collate(make_rows(), "padded", 0)
+    policy, batch = Policy(model), collate_sequences(make_rows(), "padded", 0)
     objective = Anchor(penalty="l2sp", strength=0.3)
     readied(policy, objective, [batch])
     began = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
@@ -142,19 +150,19 @@ def test_only_what_trains_is_held(tiny, make_rows, readied):
     model, _ = tiny("llama")
     model.requires_grad_(False)
     model.model.norm.requires_grad_(True)
-    policy, batch = Policy(model), collate(make_rows(), "padded", 0)
+    policy, batch = Policy(model), collate_sequences(make_rows(), "padded", 0)
     readied(policy, Anchor(penalty="ewc"), [batch])
-    assert set(policy.kept.tensors) == {"start.model.norm.weight", "fisher.model.norm.weight"}
+    assert set(policy.store.tensors) == {"start.model.norm.weight", "fisher.model.norm.weight"}
 
 
 @pytest.mark.parametrize("penalty", ["l2sp", "ewc"])
 def test_a_penalty_on_weights_counts_once_however_a_step_is_cut(tiny, make_rows, readied, step_of, penalty):
     model, _ = tiny("llama")
     rows, policy, objective = make_rows(), Policy(model), Anchor(penalty=penalty, strength=3.0)
-    readied(policy, objective, [collate(rows, "padded", 0)])
+    readied(policy, objective, [collate_sequences(rows, "padded", 0)])
     shaken(model)
-    loss, grads = step_of(policy, objective, [collate(rows, "padded", 0)])
-    other, other_grads = step_of(policy, objective, [collate([row], "packed", 0) for row in rows])
+    loss, grads = step_of(policy, objective, [collate_sequences(rows, "padded", 0)])
+    other, other_grads = step_of(policy, objective, [collate_sequences([row], "packed", 0) for row in rows])
     assert math.isclose(loss, other, rel_tol=1e-6)
     whole = torch.stack([g.norm() for g in grads.values()]).norm()
     assert torch.stack([torch.dist(grads[n], other_grads[n]) for n in grads]).norm() <= 1e-5 * whole
@@ -167,7 +175,7 @@ def headed(tiny, make_rows):
     model.requires_grad_(False)
     model.lm_head.requires_grad_(True)
     rows = make_rows(40, vocab=40)
-    return Policy(model), [collate(rows[i : i + 4], "padded", 0) for i in range(0, 40, 4)]
+    return Policy(model), [collate_sequences(rows[i : i + 4], "padded", 0) for i in range(0, 40, 4)]
 
 
 def test_fisher_information_is_the_exact_one_on_average(headed):
@@ -176,17 +184,17 @@ def test_fisher_information_is_the_exact_one_on_average(headed):
     with torch.no_grad():
         exact, count = torch.zeros_like(policy.model.lm_head.weight), 0
         for batch in batches:
-            p = policy.logits(batch, batch.where).softmax(-1)
-            h = policy.states(batch, batch.where)
+            p = policy.logits_at(batch, batch.label_positions).softmax(-1)
+            h = policy.hidden_states_at(batch, batch.label_positions)
             exact += (p * (1 - p)).T @ h.square()
             count += len(batch.labels)
         exact /= count
-        found = fisher(policy, lambda: batches * 8)["lm_head.weight"]
+        found = estimate_fisher_diagonal(policy, lambda: batches * 8)["lm_head.weight"]
     assert math.isclose(found.sum(), exact.sum(), rel_tol=0.05)
     by_input, by_token = (torch.corrcoef(torch.stack([found.sum(i), exact.sum(i)]))[0, 1] for i in (0, 1))
     assert by_input > 0.9
     assert by_token > 0.9
-    assert list(trained(policy)) == ["lm_head.weight"]
+    assert list(trainable_weights(policy)) == ["lm_head.weight"]
 
 
 def test_ewc_is_kl_to_second_order(headed, readied):
@@ -204,7 +212,7 @@ def test_ewc_is_kl_to_second_order(headed, readied):
             for name, objective in objectives.items():
                 cuts = batches if name == "kl" else batches[:1]
                 total = sum(objective.losses(policy, b).sums["anchor"].item() for b in cuts)
-                costs[name] += total / sum(objective.counts(b)["anchor"] for b in cuts)
+                costs[name] += total / sum(objective.normalizers(b)["anchor"] for b in cuts)
     assert math.isclose(costs["kl"], costs["ewc"], rel_tol=0.15)
 
 
@@ -212,7 +220,7 @@ def test_ewc_is_kl_to_second_order(headed, readied):
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_stronger_the_nearer(tmp_path, rows_of, penalty, tuner):
     """Through the real loop."""
-    table = TokenTable.of(rows_of(Anchor(), vocab=material.VOCABULARY), fingerprint="anchor")
+    table = TokenTable.from_sequences(rows_of(Anchor(), vocab=material.VOCABULARY), fingerprint="anchor")
     left = []
     for strength in (0.0, 100.0):
         knobs = {"name": "anchor", "penalty": penalty, "strength": strength}
@@ -230,4 +238,4 @@ def test_weights_in_shards_are_refused(tiny, make_rows):
     policy = Policy(tiny("llama")[0])
     policy.model.model.norm.weight.full_tensor = lambda: None  # what a DTensor has
     with pytest.raises(UserError, match="need whole weights, these are sharded; use kl"):
-        Anchor(penalty="l2sp").prepare(policy, list, policy.kept)
+        Anchor(penalty="l2sp").precompute(policy, list, policy.store)

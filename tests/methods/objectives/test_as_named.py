@@ -14,12 +14,12 @@ from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import COMMON, Claim, merge_settings
-from holdfast.recipe.loader import as_resolved
-from holdfast.recipe.loader import resolve as resolve_mapping
+from holdfast.recipe.loader import resolve_any
+from holdfast.recipe.loader import resolve_recipe as resolve_mapping
 
 
 def recipe(**given: Any) -> Any:
-    return as_resolved({"model": "lab-small", "data": {"train": "lab:story"}, **given}).recipe
+    return resolve_any({"model": "lab-small", "data": {"train": "lab:story"}, **given}).recipe
 
 
 GROUP = {"name": "pairs", "n": 8, "temperature": 1}
@@ -82,7 +82,7 @@ def test_half_draws_anew_in_every_stage() -> None:
     assert [stage.tuner.round for stage in stages] == [0, 1, 7]
     common = recipe(stages=["sft", {"name": "b"}], tuner={"name": "half", "round": 3}).stages
     assert [stage.tuner.round for stage in common] == [3, 3], "what the recipe says is for all"
-    sources = as_resolved(
+    sources = resolve_any(
         {"model": "lab", "data": {"train": "lab:story"}, "stages": ["half", {"name": "b", "tuner": "half"}]}
     )
     assert sources.sources["stages.1.tuner.round"] == "derived: stage 2"
@@ -139,5 +139,5 @@ def test_every_claims_arms_are_recipes() -> None:
     for name in CLAIMS:
         claim = claim_of(name)
         for label, overrides in claim.arms.items() if isinstance(claim, Claim) else ():
-            found = as_resolved(merge_settings(COMMON, claim.common), list(overrides)).recipe
+            found = resolve_any(merge_settings(COMMON, claim.common), list(overrides)).recipe
             assert found.optimizer.learning_rate, (name, label)

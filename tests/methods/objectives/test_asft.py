@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.objectives.preference.asft import ASFT, alignment_losses
-from holdfast.methods.objectives.terms.pairs import log1mexp, log_odds
+from holdfast.methods.objectives.terms.pairs import log1m_exp, log_odds
 from holdfast.models.policy import Policy
 
 
@@ -32,7 +32,7 @@ def test_golden_values(golden, means):
 def test_both_closed_forms(means, weight):
     chosen, rejected = means.T
     total = -chosen + weight * alignment_losses(means)
-    wanted = -(1 + weight) * chosen - weight * log1mexp(rejected)
+    wanted = -(1 + weight) * chosen - weight * log1m_exp(rejected)
     np.testing.assert_allclose(total, wanted, atol=1e-9)
     f = torch.logit(means.exp())
     np.testing.assert_allclose(alignment_losses(means), -F.logsigmoid(f[:, 0]) - F.logsigmoid(-f[:, 1]), atol=1e-9)
@@ -69,8 +69,8 @@ def test_without_alignment_it_is_sft_by_sequence(tiny, rows_of, step_of):
     policy = Policy(tiny("llama")[0])
     rows = rows_of(ASFT(), 4)
     chosen = [row for row in rows if row.role == 0]
-    wanted, grads = step_of(policy, SFT(reduction="sequence"), [collate(chosen, "padded", 0)])
-    loss, mine = step_of(policy, ASFT(weight=0), [collate(rows, "padded", 0)])
+    wanted, grads = step_of(policy, SFT(reduction="sequence"), [collate_sequences(chosen, "padded", 0)])
+    loss, mine = step_of(policy, ASFT(weight=0), [collate_sequences(rows, "padded", 0)])
     assert math.isclose(loss, wanted, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(mine[name], grad, rtol=1e-4, atol=1e-5)
@@ -78,7 +78,7 @@ def test_without_alignment_it_is_sft_by_sequence(tiny, rows_of, step_of):
 
 def test_knobs_scale_their_terms(tiny, rows_of):
     policy = Policy(tiny("llama")[0])
-    batch = collate(rows_of(ASFT(), 3), "packed", 0)
+    batch = collate_sequences(rows_of(ASFT(), 3), "packed", 0)
     one = ASFT().losses(policy, batch).sums
     two = ASFT(alpha=0, weight=0.5).losses(policy, batch).sums
     assert two["nll"].item() == 0
@@ -93,23 +93,23 @@ def test_chosen_rises_and_rejected_falls_from_an_sft_start(tiny, rows_of, seed):
     (Before that, whatever teaches a chosen answer raises one that shares all but a token with it.)
     """
     policy = Policy(tiny("llama", seed=seed)[0])
-    rows = rows_of(ASFT(), 4, seed=seed, weighted=False)
+    rows = rows_of(ASFT(), 4, seed=seed, with_weights=False)
     for chosen, rejected in zip(rows[::2], rows[1::2], strict=True):
-        rejected.ids, rejected.trained = chosen.ids.copy(), chosen.trained
+        rejected.ids, rejected.label_mask = chosen.ids.copy(), chosen.label_mask
         rejected.ids[-1] = 3 + (rejected.ids[-1] + 1) % 300
-    batch, gold = collate(rows, "padded", 0), collate(rows[::2], "padded", 0)
+    batch, gold = collate_sequences(rows, "padded", 0), collate_sequences(rows[::2], "padded", 0)
 
     def train(objective, batch, steps):
         optimizer = torch.optim.Adam(policy.model.parameters(), lr=3e-3)
         for _ in range(steps):
             optimizer.zero_grad()
-            sums, counts = objective.losses(policy, batch).sums, objective.counts(batch)
+            sums, counts = objective.losses(policy, batch).sums, objective.normalizers(batch)
             sum(sums[term] / counts[term] for term in sums).backward()
             optimizer.step()
 
     def probabilities():
         with torch.no_grad():
-            return batch.per_sequence(policy.token_logps(batch)).view(-1, 2).mean(0)
+            return batch.sum_per_sequence(policy.token_logps(batch)).view(-1, 2).mean(0)
 
     train(SFT(), gold, 30)
     before, start = probabilities(), deepcopy(policy.model.state_dict())

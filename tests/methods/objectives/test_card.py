@@ -6,9 +6,9 @@ import material
 import pytest
 
 import card
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.data.batching.batches import TokenTable
-from holdfast.models.loading import put
+from holdfast.models.loading import move_to_device
 from holdfast.training.trainer import Trainer
 
 NEEDED = {"tis_dpo": {"estimate": "ones"}}
@@ -17,10 +17,12 @@ NEEDED = {"tis_dpo": {"estimate": "ones"}}
 
 @pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
 def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
-    table = TokenTable.of(rows_of(find("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name)
+    table = TokenTable.from_sequences(
+        rows_of(find_method("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name
+    )
     recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name} | NEEDED.get(name, {}))
     with card.card() as counter:
-        model = put(material.model(), card.CARD)
+        model = move_to_device(material.model(), card.CARD)
         result = Trainer(recipe, model, table, tmp_path, pad_id=0).fit()
     assert result.steps == 1
     assert result.model.device == card.CARD

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.dpo import pair_losses
 from holdfast.methods.objectives.terms.margin_objective import margin_losses
@@ -56,14 +56,14 @@ def test_known_points():
 def test_on_a_model(tiny, rows_of, nll, layout):
     objective = CPO(beta=0.3, alpha=0.7, nll=nll, label_smoothing=0.1)
     policy = Policy(tiny("llama")[0])
-    batch = collate(rows_of(objective, 4, weighted=False), layout, 0)
+    batch = collate_sequences(rows_of(objective, 4, with_weights=False), layout, 0)
     out = objective.losses(policy, batch)
-    s = batch.per_sequence(policy.token_logps(batch)).view(4, 2).detach()
+    s = batch.sum_per_sequence(policy.token_logps(batch)).view(4, 2).detach()
     wanted = margin_losses(0.3 * s, 0.0, "sigmoid", 0.1).sum()
     torch.testing.assert_close(out.sums["preference"].detach(), wanted)
     torch.testing.assert_close(out.sums["nll"].detach(), -0.7 * s[:, 0].sum())
     tokens = sum(len(labels) for labels in (batch.labels[batch.roles[batch.sequence] == 0],))
-    assert objective.counts(batch) == {"preference": 4, "nll": tokens if nll == "token" else 4}
+    assert objective.normalizers(batch) == {"preference": 4, "nll": tokens if nll == "token" else 4}
     margin = 0.3 * (s[:, 0] - s[:, 1])
     assert out.metrics["rewards/accuracy"] == ((margin > 0).sum().item(), 4)
     assert math.isclose(out.metrics["rewards/margin"][0], margin.sum().item(), rel_tol=1e-5)
@@ -72,15 +72,15 @@ def test_on_a_model(tiny, rows_of, nll, layout):
 def test_weights_reach_both_terms(tiny, rows_of):
     objective = CPO()
     policy = Policy(tiny("llama")[0])
-    rows = rows_of(objective, 3, weighted=False)
-    alone = objective.losses(policy, collate(rows[2:4], "padded", 0)).sums
+    rows = rows_of(objective, 3, with_weights=False)
+    alone = objective.losses(policy, collate_sequences(rows[2:4], "padded", 0)).sums
     for row in rows:
         row.weight = 2.0 * (row.row == 1)
-    batch = collate(rows, "padded", 0)
+    batch = collate_sequences(rows, "padded", 0)
     together = objective.losses(policy, batch).sums
     for term in ("preference", "nll"):
         torch.testing.assert_close(together[term], 2 * alone[term])
-    assert objective.counts(batch)["nll"] == 2 * len(rows[2].trained[rows[2].trained])
+    assert objective.normalizers(batch)["nll"] == 2 * len(rows[2].label_mask[rows[2].label_mask])
 
 
 @pytest.mark.parametrize("knobs", [{"nll": "sum"}, {"loss": "hinge"}, {"alpha": 0.0, "label_smoothing": 0.2}])
@@ -88,8 +88,10 @@ def test_accumulation_changes_nothing_with_other_knobs(tiny, rows_of, step_of, k
     objective = CPO(**knobs)
     policy = Policy(tiny("llama")[0])
     rows = rows_of(objective, 4)
-    loss, grads = step_of(policy, objective, [collate(rows, "padded", 0)])
-    other, other_grads = step_of(policy, objective, [collate(rows[:2], "packed", 0), collate(rows[2:], "packed", 0)])
+    loss, grads = step_of(policy, objective, [collate_sequences(rows, "padded", 0)])
+    other, other_grads = step_of(
+        policy, objective, [collate_sequences(rows[:2], "packed", 0), collate_sequences(rows[2:], "packed", 0)]
+    )
     assert math.isclose(loss, other, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(other_grads[name], grad, rtol=1e-4, atol=1e-5)

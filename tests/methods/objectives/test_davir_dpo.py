@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.preference.davir_dpo import DavIRDPO, relative_gains
 from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ def test_the_gradient_at_the_reference_is_that_of_dpo_by_answer(sums):
 def test_the_same_on_a_model(tiny, make_rows):
     """At the reference, the weights' gradient is -beta / 2 (grad s / |s_ref| of chosen, minus that of rejected)."""
     model, _ = tiny("llama")
-    batch = collate(make_rows(4, pairs=True), "packed", 0)
+    batch = collate_sequences(make_rows(4, pairs=True), "packed", 0)
     policy = Policy(model)
-    precompute(policy, [batch])
+    precompute_reference(policy, [batch])
     out = DavIRDPO().losses(policy, batch)
     assert math.isclose(out.sums["preference"].item(), 4 * math.log(2), rel_tol=1e-6)
     out.sums["preference"].backward()
     ours = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
-    s = batch.per_sequence(policy.token_logps(batch)).view(4, 2)
+    s = batch.sum_per_sequence(policy.token_logps(batch)).view(4, 2)
     shares = s / s.detach().abs()
     (-5.0 * (shares[:, 0] - shares[:, 1])).sum().backward()
     torch.testing.assert_close(ours, torch.cat([p.grad.flatten() for p in model.parameters()]), rtol=1e-4, atol=1e-5)
@@ -85,7 +85,7 @@ def test_losses_and_metrics_on_a_model_that_moved(moved, make_rows):
     policy, batch = moved(rows, "padded")
     out = DavIRDPO(beta=8.0).losses(policy, batch)
     s, reference = (
-        batch.per_sequence(logps).view(4, 2).detach()
+        batch.sum_per_sequence(logps).view(4, 2).detach()
         for logps in (policy.token_logps(batch), policy.reference_logps(batch))
     )
     margins = 8.0 * ((s - reference) / reference.abs()).diff(dim=1)[:, 0].neg()

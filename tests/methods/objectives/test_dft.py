@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.methods.objectives.likelihood.dft import DFT, token_losses
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.models.policy import Policy
@@ -56,11 +56,11 @@ def test_on_a_model(tiny, make_rows):
     rows = make_rows()
     for i, row in enumerate(rows):
         row.weight = 0.5 + i
-    batch, policy = collate(rows, "packed", 0), Policy(model)
+    batch, policy = collate_sequences(rows, "packed", 0), Policy(model)
     objective = DFT()
     out = objective.losses(policy, batch)
     logps = policy.token_logps(batch).detach()
-    assert objective.counts(batch) == {"dft": batch.weight}
+    assert objective.normalizers(batch) == {"dft": batch.weight}
     assert math.isclose(out.sums["dft"].item(), ((1 - logps.exp()) * batch.weights).sum().item(), rel_tol=1e-6)
     assert math.isclose(out.metrics["dft/as_printed"][0], (printed(logps) * batch.weights).sum().item(), rel_tol=1e-6)
     assert math.isclose(out.metrics["nll"][0], SFT().losses(policy, batch).sums["nll"].item(), rel_tol=1e-6)
@@ -88,11 +88,13 @@ def test_gradients_equal_trls(tiny, tmp_path):
     theirs.backward()
 
     encoded = [
-        Encoded(ids=np.array(row["input_ids"], dtype=np.int32), trained=np.array(row["labels"]) != -100, row=i)
+        EncodedSequence(
+            ids=np.array(row["input_ids"], dtype=np.int32), label_mask=np.array(row["labels"]) != -100, row=i
+        )
         for i, row in enumerate(trainer.train_dataset)
     ]
     mine, _ = tiny("llama")
-    batch = collate(encoded, "padded", tokenizer.pad_token_id)
+    batch = collate_sequences(encoded, "padded", tokenizer.pad_token_id)
     out = DFT().losses(Policy(mine.train()), batch)
     assert math.isclose(out.metrics["dft/as_printed"][0] / batch.weight, theirs.item(), rel_tol=1e-5)
     (out.sums["dft"] / batch.weight).backward()

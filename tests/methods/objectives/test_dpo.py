@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 LENGTHS = torch.tensor([[5.0, 4.0], [3.0, 6.0], [6.0, 2.0]], dtype=torch.float64)
 
@@ -106,9 +106,9 @@ def test_the_optimum_over_a_table_of_actions(loss):
 
 def test_on_a_model(tiny, make_rows):
     model, _ = tiny("llama")
-    batch = collate(make_rows(4, pairs=True), "packed", 0)
+    batch = collate_sequences(make_rows(4, pairs=True), "packed", 0)
     policy = Policy(model)
-    precompute(policy, [batch])
+    precompute_reference(policy, [batch])
     objective = DPO(beta=0.5)
     out = objective.losses(policy, batch)
     assert math.isclose(out.sums["preference"].item() / batch.n_rows, math.log(2), rel_tol=1e-6)
@@ -117,7 +117,7 @@ def test_on_a_model(tiny, make_rows):
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     out = objective.losses(policy, batch)
-    gains = batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
+    gains = batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
     margins = 0.5 * (gains[:, 0] - gains[:, 1])
     assert math.isclose(out.sums["preference"].item(), -F.logsigmoid(margins).sum().item(), rel_tol=1e-6)
     assert out.metrics["rewards/accuracy"] == ((margins > 0).sum().item(), 4)
@@ -129,10 +129,10 @@ def test_on_a_model(tiny, make_rows):
 def test_pair_weights(tiny, make_rows):
     rows = make_rows(3, pairs=True)
     policy = Policy(tiny("llama")[0])
-    precompute(policy, [collate(rows, "padded", 0)])
+    precompute_reference(policy, [collate_sequences(rows, "padded", 0)])
     for row, weight in zip(rows, (2, 2, 0, 0, 1, 1), strict=True):
         row.weight = float(weight)
-    out = DPO().losses(policy, collate(rows, "padded", 0))
+    out = DPO().losses(policy, collate_sequences(rows, "padded", 0))
     assert math.isclose(out.sums["preference"].item(), 3 * math.log(2), rel_tol=1e-6)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import TokenTable, collate
-from holdfast.data.batching.shared_prefix import SharedPairs
+from holdfast.data.batching.batches import TokenTable, collate_sequences
+from holdfast.data.batching.shared_prefix import SharedPrefixTable
 from holdfast.methods.objectives.preference.dpo import DPO
-from holdfast.methods.objectives.preference.fpo import FPO, averaged, feature_errors, pair_losses
+from holdfast.methods.objectives.preference.fpo import FPO, average_features, feature_errors, pair_losses
 from holdfast.methods.objectives.terms import autoencoder
 from holdfast.models.policy import Policy
-from holdfast.models.stored_values import Kept
+from holdfast.models.stored_values import PrecomputedStore
 
 
 def moved(policy, by=0.05):
@@ -63,7 +63,7 @@ def test_chosen_answers_are_the_measure_and_not_moved(golden_gains):
 def test_features_are_averaged_over_the_answer():
     strengths = torch.tensor([[2.0, 1.0], [4.0, 3.0], [5.0, 0.5]])
     places = torch.tensor([[0, 2], [2, 1], [3, 0]])
-    got = averaged(strengths, places, torch.tensor([0, 0, 1]), torch.tensor([2.0, 1.0]), 4)
+    got = average_features(strengths, places, torch.tensor([0, 0, 1]), torch.tensor([2.0, 1.0]), 4)
     torch.testing.assert_close(got, torch.tensor([[1.0, 1.5, 2.5, 0.0], [0.5, 0.0, 0.0, 5.0]]))
 
 
@@ -85,7 +85,7 @@ def test_the_gradient_reaches_the_states_through_the_encoder():
     reference = torch.rand(2, 24, dtype=torch.float64)
 
     def errors(states):
-        ours = averaged(*autoencoder.encoded(states, coder, 4), sequence, lengths, 24)
+        ours = average_features(*autoencoder.encode_states(states, coder, 4), sequence, lengths, 24)
         return feature_errors(ours, reference, 5)
 
     states = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
@@ -100,8 +100,8 @@ def work(tiny, rows_of, readied):
 
     def make(objective, move=0.05, directory=None):
         policy, rows = Policy(tiny("llama")[0]), rows_of(objective, 4)
-        policy.kept = Kept(directory, "x")
-        batch = collate(rows, "padded", 0)
+        policy.store = PrecomputedStore(directory, "x")
+        batch = collate_sequences(rows, "padded", 0)
         readied(policy, objective, [batch])
         return moved(policy, move), rows, batch
 
@@ -132,12 +132,12 @@ def test_the_loss_written_out(work):
     policy, _, batch = work(objective)
     out = objective.losses(policy, batch)
     with torch.no_grad():
-        states, coder = policy.states(batch, batch.where), policy.kept.tensors
+        states, coder = policy.hidden_states_at(batch, batch.label_positions), policy.store.tensors
         every = (states @ coder["encoder"] + coder["bias"]).relu()
         every = every * (every >= every.topk(5).values[:, -1:])
-        lengths = batch.lengths().long().tolist()
+        lengths = batch.label_counts().long().tolist()
         ours = torch.stack([part.mean(0) for part in every.split(lengths)])
-        strengths, places = (policy.kept.rows[n].get(batch).view(8, -1) for n in ("strengths", "features"))
+        strengths, places = (policy.store.rows[n].find_values(batch).view(8, -1) for n in ("strengths", "features"))
         before = torch.zeros_like(ours).scatter(1, places.long(), strengths)
         errors = feature_errors(ours, before, 7).view(4, 2)
         away = policy.token_logps(batch) - policy.reference_logps(batch)
@@ -152,9 +152,9 @@ def test_neighbours_and_padding_do_not_matter(work):
     objective = FPO(alpha=5, steps=5)
     policy, rows, batch = work(objective)
     whole = objective.losses(policy, batch).metrics["features/rejected"][0]
-    shared = SharedPairs(TokenTable.of(rows)).collate(range(4), "padded", 0)
-    alone = [collate(rows[i : i + 2], "padded", 0) for i in range(0, 8, 2)]
-    for batches in ([collate(rows, "packed", 0)], [shared], alone):
+    shared = SharedPrefixTable(TokenTable.from_sequences(rows)).collate_rows(range(4), "padded", 0)
+    alone = [collate_sequences(rows[i : i + 2], "padded", 0) for i in range(0, 8, 2)]
+    for batches in ([collate_sequences(rows, "packed", 0)], [shared], alone):
         found = sum(objective.losses(policy, b).metrics["features/rejected"][0] for b in batches)
         assert math.isclose(found, whole, rel_tol=1e-4)
 
@@ -162,17 +162,17 @@ def test_neighbours_and_padding_do_not_matter(work):
 def test_what_is_kept_is_found_again(work, tmp_path):
     objective = FPO(alpha=5, steps=5)
     policy, _, batch = work(objective, directory=tmp_path)
-    policy.kept.save()
+    policy.store.save()
     one = objective.losses(policy, batch).sums["preference"]
-    policy.kept = Kept(tmp_path, "x")
-    assert policy.kept.found
+    policy.store = PrecomputedStore(tmp_path, "x")
+    assert policy.store.is_loaded
     assert torch.equal(objective.losses(policy, batch).sums["preference"], one)
 
 
 def test_only_the_strongest_features_are_kept(work, monkeypatch):
     monkeypatch.setattr("holdfast.methods.objectives.preference.fpo.MOST", 10)
     policy, _, batch = work(FPO(steps=5))
-    strengths, places = (policy.kept.rows[name].get(batch).view(8, 10) for name in ("strengths", "features"))
+    strengths, places = (policy.store.rows[name].find_values(batch).view(8, 10) for name in ("strengths", "features"))
     assert (strengths.diff(dim=1) <= 0).all()
     assert places.dtype == torch.int32
     assert all(len(set(row)) == 10 for row in places.tolist())
@@ -189,13 +189,15 @@ def states() -> torch.Tensor:
 
 
 def fitted(states, seed=0, steps=300):
-    return autoencoder.trained(states, wider=4, active=6, steps=steps, generator=torch.Generator().manual_seed(seed))
+    return autoencoder.train_autoencoder(
+        states, wider=4, active=6, steps=steps, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_the_autoencoder_learns(states):
     before, after = fitted(states, steps=1), fitted(states)
     assert after["explained"] > max(0.75, before["explained"] + 0.2)
-    strengths, places = autoencoder.encoded(states, after, 6)
+    strengths, places = autoencoder.encode_states(states, after, 6)
     assert strengths.shape == places.shape == (4000, 6)
     assert (strengths >= 0).all()
     assert len(places[strengths > 0].unique()) > 24  # most features live
@@ -204,7 +206,7 @@ def test_the_autoencoder_learns(states):
 
 def test_the_autoencoder_does_not_depend_on_where_the_states_lie_or_how_large_they_are(states):
     one, other = fitted(states, steps=20), fitted(states * 10 - 50, steps=20)
-    a, b = (autoencoder.encoded(s, c, 6)[0] for s, c in ((states, one), (states * 10 - 50, other)))
+    a, b = (autoencoder.encode_states(s, c, 6)[0] for s, c in ((states, one), (states * 10 - 50, other)))
     torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
@@ -219,13 +221,13 @@ def test_the_autoencoder_is_seeded_and_leaves_the_global_generator_alone(states)
 
 def test_states_are_drawn_from_all_answers(tiny, rows_of, monkeypatch):
     policy, rows = Policy(tiny("llama")[0]), rows_of(FPO(), 8)
-    batches = [collate(rows[i : i + 4], "packed", 0) for i in range(0, 16, 4)]
+    batches = [collate_sequences(rows[i : i + 4], "packed", 0) for i in range(0, 16, 4)]
     with torch.no_grad():
-        every = torch.cat([policy.states(b, b.where) for b in batches])
-        found = autoencoder.drawn(policy, lambda: batches, torch.Generator().manual_seed(0))
+        every = torch.cat([policy.hidden_states_at(b, b.label_positions) for b in batches])
+        found = autoencoder.sample_states(policy, lambda: batches, torch.Generator().manual_seed(0))
         torch.testing.assert_close(found, every)
         monkeypatch.setattr(autoencoder, "SAMPLES", len(every) // 2)
-        half = autoencoder.drawn(policy, lambda: batches, torch.Generator().manual_seed(0))
+        half = autoencoder.sample_states(policy, lambda: batches, torch.Generator().manual_seed(0))
     assert 0.3 * len(every) < len(half) < 0.7 * len(every)
     nearest = torch.cdist(half, every).min(1)
     assert nearest.values.max() < 0.01

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.lab.reproduce.tables import random_policy, trained
+from holdfast.lab.reproduce.tables import random_policy, train_policy
 from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
 from holdfast.methods.objectives.preference.geometric import Geometric, geometric_losses
 
@@ -123,7 +123,7 @@ def test_on_a_table_gdpo_goes_on_and_conservative_dpo_stops():
             gains = logps - reference
             return geometric_losses(gains[:1] - gains[1:], torch.tensor([0.7]), form, 1.0).sum()
 
-        gains = trained(reference, loss, steps=steps, rate=0.1) - reference
+        gains = train_policy(reference, loss, steps=steps, rate=0.1) - reference
         return (gains[0] - gains[1]).item()
 
     assert margin("gdpo", 300) > margin("gdpo", 150) + 1
@@ -143,7 +143,7 @@ def test_on_a_model(moved, make_rows, form):
     policy, batch = make(moved, make_rows, labels)
     objective = Geometric(form=form, beta=0.5)
     out = objective.losses(policy, batch)
-    gains = batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
+    gains = batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
     h = gains[:, 0] - gains[:, 1]
     wanted = geometric_losses(h, torch.tensor(labels), form, 0.5).sum()
     torch.testing.assert_close(out.sums["preference"], wanted)
@@ -165,15 +165,15 @@ def test_gradients_with_certain_labels_are_those_of_dpo(moved, make_rows):
 
 
 def test_the_label_is_asked_of_every_row():
-    (column,) = Geometric().columns()
+    (column,) = Geometric().value_columns()
     row = Row([{"role": "user", "content": "?"}], chosen="a", rejected="b", meta={"preference": 0.25})
-    assert column.of(row, 1) == 0.25
+    assert column.value_of(row, 1) == 0.25
     row.meta = {}
     with pytest.raises(UserError, match="preference"):
-        column.of(row, 1)
+        column.value_of(row, 1)
     row.meta = {"preference": 1.5}
     with pytest.raises(UserError, match="not between"):
-        column.of(row, 1)
+        column.value_of(row, 1)
 
 
 def test_knobs():

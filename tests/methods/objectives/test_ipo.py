@@ -9,11 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from holdfast.data.batching.batches import Encoded, collate
-from holdfast.lab.reproduce.tables import random_policy, trained
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
+from holdfast.lab.reproduce.tables import random_policy, train_policy
 from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
 from holdfast.methods.objectives.preference.ipo import IPO
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 ONES = torch.ones(1, 2, dtype=torch.float64)
 
@@ -31,8 +31,8 @@ def test_the_methods_losses_are_the_golden_ones(golden, golden_logps):
     rows = []
     for row, (chosen, rejected) in enumerate(((5, 4), (3, 6), (6, 2))):
         for role, n in enumerate((chosen, rejected)):
-            rows.append(Encoded(np.zeros(n + 1, dtype=np.int32), np.arange(n + 1) > 0, row, role))
-    batch = collate(rows, "padded", 0)
+            rows.append(EncodedSequence(np.zeros(n + 1, dtype=np.int32), np.arange(n + 1) > 0, row, role))
+    batch = collate_sequences(rows, "padded", 0)
     mixed = [torch.cat([x for pair in zip(*side, strict=True) for x in pair]) for side in (policies, references)]
 
     class Given:
@@ -54,13 +54,13 @@ def test_it_is_the_same_loss_as_dpo_offers(moved_pairs, form, loss):
     two = DPO(loss=loss, beta=0.3).losses(policy, batch)
     assert torch.equal(one.sums["preference"], two.sums["preference"])
     assert one.metrics["rewards/accuracy"][1] == 4
-    assert IPO().counts(batch) == {"preference": 4}
+    assert IPO().normalizers(batch) == {"preference": 4}
 
 
 def test_the_forms_differ_and_the_margin_shown_is_the_one_compared(moved_pairs):
     policy, batch = moved_pairs
-    gains = batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
-    lengths = batch.lengths().view(4, 2)
+    gains = batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2).detach()
+    lengths = batch.label_counts().view(4, 2)
     for form, compared in (("sum", gains), ("average", gains / lengths)):
         out = IPO(form=form, tau=0.25).losses(policy, batch)
         h = compared[:, 0] - compared[:, 1]
@@ -71,9 +71,9 @@ def test_the_forms_differ_and_the_margin_shown_is_the_one_compared(moved_pairs):
 
 
 def test_at_the_reference_the_loss_is_one_over_four_tau_squared(tiny, make_rows):
-    batch = collate(make_rows(3, pairs=True), "padded", 0)
+    batch = collate_sequences(make_rows(3, pairs=True), "padded", 0)
     policy = Policy(tiny("llama")[0])
-    precompute(policy, [batch])
+    precompute_reference(policy, [batch])
     for tau in (0.1, 0.5, 2.0):
         for form in ("average", "sum"):
             value = IPO(tau=tau, form=form).losses(policy, batch).sums["preference"].item()
@@ -84,8 +84,8 @@ def test_row_weights(moved_pairs):
     policy, batch = moved_pairs
     weights = torch.tensor([2.0, 0.0, 1.0, 0.5])
     each = pair_losses(
-        batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2),
-        batch.lengths().view(4, 2), "ipo", 0.1,
+        batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).view(4, 2),
+        batch.label_counts().view(4, 2), "ipo", 0.1,
     )  # fmt: skip
     batch.weights = weights[batch.sequence // 2]
     torch.testing.assert_close(IPO().losses(policy, batch).sums["preference"], (weights * each).sum())
@@ -102,7 +102,7 @@ def test_the_optimum_is_2p_minus_1_over_2_tau(tau):
         right, wrong = (pair_losses(g, torch.ones_like(g), "ipo_sum", tau) for g in (gains, gains.flip(1)))
         return (chance * right + (1 - chance) * wrong).sum()
 
-    gains = trained(reference, loss, steps=500) - reference
+    gains = train_policy(reference, loss, steps=500) - reference
     torch.testing.assert_close(gains[:, 0] - gains[:, 1], (2 * chance - 1) / (2 * tau), atol=1e-6, rtol=0)
 
 
@@ -113,7 +113,7 @@ def test_certain_labels_drive_dpo_on_but_not_ipo():
         def objective(logps):
             return pair_losses((logps - reference)[None], ONES, loss, 1.0).sum()
 
-        gains = trained(reference, objective, steps=steps) - reference
+        gains = train_policy(reference, objective, steps=steps) - reference
         return (gains[0] - gains[1]).item()
 
     assert margin("sigmoid", 600) > margin("sigmoid", 150) + 1
@@ -176,11 +176,11 @@ def test_pairs_that_differ_in_one_token_are_told_apart(tiny, objective):
         for role in range(2):
             ids = ids.copy()
             ids[6] = 3 + (ids[6] - 3 + role) % 317
-            rows.append(Encoded(ids, np.arange(9) >= 5, row, role))
-    batch = collate(rows, "padded", 0)
+            rows.append(EncodedSequence(ids, np.arange(9) >= 5, row, role))
+    batch = collate_sequences(rows, "padded", 0)
     model, _ = tiny("llama")
     policy = Policy(model)
-    precompute(policy, [batch])
+    precompute_reference(policy, [batch])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(30):
         out = objective.losses(policy, batch)

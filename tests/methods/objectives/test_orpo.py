@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.objectives.preference.orpo import ORPO
 from holdfast.methods.objectives.terms.pairs import log_odds
@@ -50,11 +50,11 @@ def chosen_only(rows):
 def test_without_the_ratio_it_is_sft_on_the_chosen_answers(tiny, rows_of, step_of, layout):
     policy = Policy(tiny("llama")[0])
     rows = rows_of(ORPO(), 4)
-    wanted, grads = step_of(policy, SFT(reduction="sequence"), [collate(chosen_only(rows), layout, 0)])
-    loss, exact = step_of(policy, ORPO(beta=0), [collate(rows, layout, 0)])
+    wanted, grads = step_of(policy, SFT(reduction="sequence"), [collate_sequences(chosen_only(rows), layout, 0)])
+    loss, exact = step_of(policy, ORPO(beta=0), [collate_sequences(rows, layout, 0)])
     assert math.isclose(loss, wanted, rel_tol=1e-6)
-    _, close = step_of(policy, ORPO(beta=1e-4), [collate(rows, layout, 0)])
-    _, far = step_of(policy, ORPO(), [collate(rows, layout, 0)])
+    _, close = step_of(policy, ORPO(beta=1e-4), [collate_sequences(rows, layout, 0)])
+    _, far = step_of(policy, ORPO(), [collate_sequences(rows, layout, 0)])
     norm = torch.stack([g.norm() for g in grads.values()]).norm()
 
     def apart(other):
@@ -70,7 +70,7 @@ def test_everything_trains_prompts_of_chosen_too(tiny, rows_of, layout):
     objective = ORPO(nll="everything", beta=0.2)
     policy = Policy(tiny("llama")[0])
     rows = rows_of(objective, 4)
-    batch = collate(rows, layout, 0)
+    batch = collate_sequences(rows, layout, 0)
     out = objective.losses(policy, batch)
     plain = ORPO(beta=0.2).losses(policy, batch)
     torch.testing.assert_close(out.sums["odds_ratio"], plain.sums["odds_ratio"])
@@ -78,10 +78,10 @@ def test_everything_trains_prompts_of_chosen_too(tiny, rows_of, layout):
         assert figures == pytest.approx(plain.metrics[name], rel=1e-5)
     whole = chosen_only(rows)
     for row in whole:
-        row.trained = np.ones_like(row.trained)
-    read = collate(whole, layout, 0)
+        row.label_mask = np.ones_like(row.label_mask)
+    read = collate_sequences(whole, layout, 0)
     torch.testing.assert_close(out.sums["nll"], SFT().losses(policy, read).sums["nll"])
-    assert math.isclose(objective.counts(batch)["nll"], read.weight, rel_tol=1e-6)
+    assert math.isclose(objective.normalizers(batch)["nll"], read.weight, rel_tol=1e-6)
     assert not objective.shares_prompts()
     assert ORPO().shares_prompts()
 
@@ -91,8 +91,10 @@ def test_accumulation_changes_nothing_with_prompts_trained(tiny, rows_of, step_o
     objective = ORPO(nll="everything", beta=beta)
     policy = Policy(tiny("gemma2")[0])
     rows = rows_of(objective, 4)
-    loss, grads = step_of(policy, objective, [collate(rows, "padded", 0)])
-    other, other_grads = step_of(policy, objective, [collate(rows[:2], "packed", 0), collate(rows[2:], "padded", 0)])
+    loss, grads = step_of(policy, objective, [collate_sequences(rows, "padded", 0)])
+    other, other_grads = step_of(
+        policy, objective, [collate_sequences(rows[:2], "packed", 0), collate_sequences(rows[2:], "padded", 0)]
+    )
     assert math.isclose(loss, other, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(other_grads[name], grad, rtol=1e-4, atol=1e-5)

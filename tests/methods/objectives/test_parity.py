@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.objectives.preference.dpo import DPO
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 trl = pytest.importorskip("trl", reason="trl is a development dependency")
 datasets = pytest.importorskip("datasets")
@@ -53,7 +53,9 @@ def test_sft(tiny, tmp_path, kind):
     trainer = trl.SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     encoded = [
-        Encoded(ids=np.array(row["input_ids"], dtype=np.int32), trained=np.array(row["labels"]) != -100, row=i)
+        EncodedSequence(
+            ids=np.array(row["input_ids"], dtype=np.int32), label_mask=np.array(row["labels"]) != -100, row=i
+        )
         for i, row in enumerate(trainer.train_dataset)
     ]
     model.train()
@@ -62,7 +64,7 @@ def test_sft(tiny, tmp_path, kind):
 
     mine, _ = tiny(kind)
     for layout in ("padded", "packed"):
-        ours = collate(encoded, layout, tokenizer.pad_token_id)
+        ours = collate_sequences(encoded, layout, tokenizer.pad_token_id)
         loss = SFT().losses(Policy(mine.train()), ours).sums["nll"] / ours.weight
         torch.testing.assert_close(loss, theirs, rtol=1e-6, atol=1e-6)
         loss.backward()
@@ -92,15 +94,17 @@ def test_dpo(tiny, tmp_path, loss, smoothing):
     for i, row in enumerate(trainer.train_dataset):
         for role, key in enumerate(("chosen_ids", "rejected_ids")):
             ids = np.array(row["prompt_ids"] + row[key], dtype=np.int32)
-            encoded.append(Encoded(ids=ids, trained=np.arange(len(ids)) >= len(row["prompt_ids"]), row=i, role=role))
+            encoded.append(
+                EncodedSequence(ids=ids, label_mask=np.arange(len(ids)) >= len(row["prompt_ids"]), row=i, role=role)
+            )
     model.train()
     theirs = trainer.compute_loss(model, dict(batch))
     theirs.backward()
 
     mine, _ = tiny("llama")
-    ours = collate(encoded, "padded", tokenizer.pad_token_id)
+    ours = collate_sequences(encoded, "padded", tokenizer.pad_token_id)
     past = Policy(tiny("llama", seed=1)[0])
-    precompute(past, [ours])
+    precompute_reference(past, [ours])
     policy = Policy(mine.train(), reference=past.reference)
     value = DPO(loss=loss, beta=0.3, label_smoothing=smoothing).losses(policy, ours).sums["preference"] / 4
     torch.testing.assert_close(value, theirs, rtol=1e-5, atol=1e-5)

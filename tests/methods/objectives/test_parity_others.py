@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import Batch, Encoded, collate
+from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.orpo import ORPO
 from holdfast.methods.objectives.preference.simpo import SimPO
 from holdfast.methods.objectives.preference.tpo import TPO
 from holdfast.methods.objectives.preference.tpo_l import TPOL
 from holdfast.methods.objectives.scored.kto import KTO
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 trl = pytest.importorskip("trl", reason="trl is a development dependency")
 datasets = pytest.importorskip("datasets")
@@ -58,25 +58,25 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def encoded(prompt: list[int], answer: list[int], row: int, role: int, **values: float) -> Encoded:
+def encoded(prompt: list[int], answer: list[int], row: int, role: int, **values: float) -> EncodedSequence:
     ids = np.array([*prompt, *answer], dtype=np.int32)
-    return Encoded(ids, np.arange(len(ids)) >= len(prompt), row, role, values=values)
+    return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row, role, values=values)
 
 
-def tokenised_pairs(trainer) -> list[Encoded]:
+def tokenised_pairs(trainer) -> list[EncodedSequence]:
     """The sequences of TRL's older preference trainers, which keep whole sequences and labels."""
     found = []
     for i, row in enumerate(trainer.train_dataset):
         for role, key in enumerate(("chosen", "rejected")):
             ids, labels = np.array(row[f"{key}_input_ids"], dtype=np.int32), np.array(row[f"{key}_labels"])
-            found.append(Encoded(ids, labels != -100, i, role))
+            found.append(EncodedSequence(ids, labels != -100, i, role))
     return found
 
 
 def assert_same(policy: Policy, objective, batch: Batch, theirs, looked_over, tolerance: float = 1e-5) -> None:
     """Our loss, divided as the trainer divides, and gradients are theirs."""
     loss, wanted = theirs
-    counts = objective.counts(batch)
+    counts = objective.normalizers(batch)
     (batch,) = looked_over(policy, objective, [batch])
     sums = objective.losses(policy, batch).sums
     mine = sum(sums[term] / counts[term] for term in sums)
@@ -110,7 +110,7 @@ def test_cpo_and_simpo(tiny, tmp_path, looked_over, objective, knobs):
     theirs = theirs_of(trainer)
     policy = Policy(tiny("llama")[0].train())
     for layout in ("padded", "packed"):
-        batch = collate(tokenised_pairs(trainer), layout, tokenizer.pad_token_id)
+        batch = collate_sequences(tokenised_pairs(trainer), layout, tokenizer.pad_token_id)
         assert_same(policy, objective, batch, theirs, looked_over)
 
 
@@ -124,7 +124,7 @@ def test_orpo_on_prompts_and_answers(tiny, tmp_path, looked_over, kind):
     theirs = theirs_of(trainer)
     policy = Policy(tiny(kind)[0].train())
     for layout in ("padded", "packed"):
-        batch = collate(tokenised_pairs(trainer), layout, tokenizer.pad_token_id)
+        batch = collate_sequences(tokenised_pairs(trainer), layout, tokenizer.pad_token_id)
         assert_same(policy, ORPO(beta=0.3, nll="everything"), batch, theirs, looked_over)
 
 
@@ -155,7 +155,7 @@ def test_tpo_and_tpo_l(tiny, tmp_path, looked_over, objective, knobs):
     ]
     policy = Policy(tiny("llama")[0].train())
     for layout in ("padded", "packed"):
-        assert_same(policy, objective, collate(rows, layout, tokenizer.pad_token_id), theirs, looked_over)
+        assert_same(policy, objective, collate_sequences(rows, layout, tokenizer.pad_token_id), theirs, looked_over)
 
 
 @pytest.mark.parametrize(("good", "bad"), [(1.0, 1.0), (1.3, 0.8)])
@@ -179,10 +179,10 @@ def test_kto(tiny, tmp_path, looked_over, good, bad, seed, positive):
         for role, key in enumerate(("completion_ids", "KL_completion_ids"))
     ]
     for layout in ("padded", "packed"):
-        batch = collate(sequences, layout, tokenizer.pad_token_id)
+        batch = collate_sequences(sequences, layout, tokenizer.pad_token_id)
         past = Policy(tiny("llama", seed=seed)[0])
-        precompute(past, [batch])
+        precompute_reference(past, [batch])
         policy = Policy(tiny("llama")[0].train(), reference=past.reference)
         objective = KTO(beta=0.2, desirable=good, undesirable=bad)
-        assert (objective.survey(policy, batch)["divergence"].mean() > 0) == positive
+        assert (objective.step_statistics(policy, batch)["divergence"].mean() > 0) == positive
         assert_same(policy, objective, batch, theirs, looked_over)

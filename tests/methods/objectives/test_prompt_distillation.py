@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import Encoded, collate
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.methods.objectives.distillation.prompt_distillation import PromptDistillation
-from holdfast.methods.objectives.terms.top_k import divergence, likeliest
+from holdfast.methods.objectives.terms.top_k import keep_likeliest_tokens, top_k_divergence
 from holdfast.models.policy import Policy
 
 
@@ -23,7 +23,7 @@ def test_golden_value(golden, golden_logits):
         made = golden_logits(phase)
         return torch.cat([made[i, :n] for i, n in enumerate((5, 3, 6))])
 
-    got = divergence(likeliest(logits(0.15), 0, 2.0), logits(0.0), 0, 2.0).mean()
+    got = top_k_divergence(keep_likeliest_tokens(logits(0.15), 0, 2.0), logits(0.0), 0, 2.0).mean()
     np.testing.assert_allclose(got, golden["pd KL(T||S) temp=2 tokmean (no T^2)"], atol=1e-8)
 
 
@@ -39,26 +39,26 @@ def shaken(model) -> None:
 def test_the_student_answers_without_as_the_teacher_did_with_the_context(tiny, rows_of, readied, layout, reverse):
     model, _ = tiny("llama")
     objective = PromptDistillation(top=0, reverse=reverse)
-    policy, batch = Policy(model), collate(rows_of(objective), layout, 0)
+    policy, batch = Policy(model), collate_sequences(rows_of(objective), layout, 0)
     readied(policy, objective, [batch])
     with torch.no_grad():
-        part = batch.part(1)
-        teacher = (policy.logits(part, part.where) / 2).log_softmax(-1)
+        part = batch.select_roles(1)
+        teacher = (policy.logits_at(part, part.label_positions) / 2).log_softmax(-1)
     shaken(model)
-    student = batch.part(0)
-    ours = (policy.logits(student, student.where) / 2).log_softmax(-1)
+    student = batch.select_roles(0)
+    ours = (policy.logits_at(student, student.label_positions) / 2).log_softmax(-1)
     p, q = (ours, teacher) if reverse else (teacher, ours)
     each = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
     value = objective.losses(policy, batch).sums["kl"]
     torch.testing.assert_close(value, (each * student.weights).sum(), rtol=1e-5, atol=0)
-    assert objective.counts(batch) == {"kl": student.weight}
+    assert objective.normalizers(batch) == {"kl": student.weight}
     assert math.isclose(student.weight, batch.weight / 2, rel_tol=1e-6)
 
 
 def test_without_context_there_is_nothing_to_learn(tiny, make_rows, readied):
     model, _ = tiny("gemma2")
-    rows = [Encoded(r.ids, r.trained, r.row, role) for r in make_rows() for role in (0, 1)]
-    policy, batch = Policy(model), collate(rows, "padded", 0)
+    rows = [EncodedSequence(r.ids, r.label_mask, r.row, role) for r in make_rows() for role in (0, 1)]
+    policy, batch = Policy(model), collate_sequences(rows, "padded", 0)
     for objective in (PromptDistillation(), PromptDistillation(top=0, reverse=True), PromptDistillation(tail=False)):
         readied(policy, objective, [batch])
         value = objective.losses(policy, batch).sums["kl"]
@@ -75,7 +75,7 @@ def test_fewer_tokens_are_a_lower_bound_and_knobs_differ(tiny, rows_of, readied)
         "1": {"top": 1}, "10": {"top": 10}, "100": {"top": 100}, "all": {"top": 0}, "more": {"top": 320},
         "hot": {"temperature": 4.0}, "renormalised": {"top": 10, "tail": False}, "reverse": {"reverse": True},
     }.items():  # fmt: skip
-        objective, policy, batch = PromptDistillation(**knobs), Policy(model), collate(rows, "padded", 0)
+        objective, policy, batch = PromptDistillation(**knobs), Policy(model), collate_sequences(rows, "padded", 0)
         readied(policy, objective, [batch])
         values[name] = objective.losses(policy, batch).sums["kl"].item()
     assert 0 < values["1"] < values["10"] < values["100"] < values["all"]
@@ -87,13 +87,13 @@ def test_the_teacher_gets_no_gradient_and_needs_no_second_pass(tiny, rows_of, re
     model, _ = tiny("llama")
     objective = PromptDistillation()
     rows = rows_of(objective)
-    policy, batch = Policy(model), collate(rows, "padded", 0)
+    policy, batch = Policy(model), collate_sequences(rows, "padded", 0)
     readied(policy, objective, [batch])
     value = objective.losses(policy, batch).sums["kl"]
     for row in rows:
         if row.role == 1:
             row.ids[:4] = 5  # whatever stands before the teacher's question now
-    torch.testing.assert_close(objective.losses(policy, collate(rows, "padded", 0)).sums["kl"], value)
+    torch.testing.assert_close(objective.losses(policy, collate_sequences(rows, "padded", 0)).sums["kl"], value)
 
 
 def test_rows_with_context_become_student_and_teacher(tokenizer):
@@ -102,11 +102,11 @@ def test_rows_with_context_become_student_and_teacher(tokenizer):
         Row([question, answer], meta={"context": "It is in Paris."}),
         Row([question, answer]),
     ]
-    table, _ = build_table(rows, Chat(tokenizer), max_length=200, kind=PromptDistillation().kind())
-    batch = table.collate([0, 1], "padded", 0)
-    student, teacher = batch.part(0), batch.part(1)
+    table, _ = build_table(rows, Chat(tokenizer), max_length=200, kind=PromptDistillation().row_shape())
+    batch = table.collate_rows([0, 1], "padded", 0)
+    student, teacher = batch.select_roles(0), batch.select_roles(1)
     assert torch.equal(student.labels, teacher.labels)
     assert torch.equal(student.sequence, teacher.sequence)
-    texts = [tokenizer.decode(e.ids) for row in (0, 1) for e in table.sequences(row)]
+    texts = [tokenizer.decode(e.ids) for row in (0, 1) for e in table.row_sequences(row)]
     assert "It is in Paris.\nWhere is it?" in texts[1]
     assert texts[0] == texts[2] == texts[3]

@@ -13,17 +13,17 @@ import yaml
 from typer.testing import CliRunner
 
 from holdfast.axes.objective import Objective
-from holdfast.axes.registry import REGISTRY, find, name_of
+from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.cli.app import app
 from holdfast.data.batching.step_size import rows_per_step
-from holdfast.pipeline.compare import with_epochs_of
-from holdfast.recipe.loader import Resolved, as_resolved, for_method, read_recipe
+from holdfast.pipeline.compare import take_epochs_of_arms
+from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any, switch_method
 
 METHODS_PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
 
 
-def resolved(model: str = "some/model", **given: Any) -> Resolved:
-    return as_resolved({"model": model, "data": {"train": "rows.jsonl"}, **given})
+def resolved(model: str = "some/model", **given: Any) -> ResolvedRecipe:
+    return resolve_any({"model": model, "data": {"train": "rows.jsonl"}, **given})
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_papers_numbers_are_the_defaults(method: str, rate: float, epochs: f
 
 def test_pairs_train_gently() -> None:
     for name in REGISTRY["objectives"]:
-        objective = find("objectives", name)
+        objective = find_method("objectives", name)
         assert issubclass(objective, Objective)
         usual = objective.settings
         if objective.rows in ("pair", "triple", "group"):
@@ -57,7 +57,7 @@ def test_pairs_train_gently() -> None:
 def test_knobs_may_decide() -> None:
     rates = [resolved(objective={"name": "una", **form}).recipe for form in ({}, {"form": "pair"}, {"form": "binary"})]
     assert [recipe.optimizer.learning_rate for recipe in rates] == [3e-6, 5e-7, 5e-7]
-    assert rates[1].objective.usual.adapter == 5e-6
+    assert rates[1].objective.paper_settings.adapter == 5e-6
 
 
 def test_what_the_recipe_says_goes_before() -> None:
@@ -96,7 +96,7 @@ def test_the_page_of_methods_and_show_say_the_same() -> None:
     )
     assert [row[0] for row in rows] == list(REGISTRY["objectives"])
     for name, rate, adapter, epochs, batch, source in rows:
-        usual = find("objectives", name).settings  # type: ignore[attr-defined]
+        usual = find_method("objectives", name).settings  # type: ignore[attr-defined]
         assert (float(rate), float(adapter)) == (usual.rate, usual.learning_rate(True)[0]), name
         assert (float(epochs), int(batch), source) == (usual.epochs, usual.batch, usual.source), name
     shown = " ".join(CliRunner().invoke(app, ["show", "simpo"]).output.split())
@@ -139,5 +139,5 @@ def test_methods_are_compared_over_the_epochs_they_agree_on() -> None:
         ({"train": {"epochs": 5}}, ("dpo", "simpo"), 5),
     ):
         common = resolved(**given)
-        arms = {name: for_method(common, name, names) for name in names}
-        assert with_epochs_of(common, arms).train.epochs == epochs, names
+        arms = {name: switch_method(common, name, names) for name in names}
+        assert take_epochs_of_arms(common, arms).train.epochs == epochs, names

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.likelihood.sft import SFT, label_weights
 from holdfast.models.policy import Policy
 
@@ -27,9 +27,9 @@ def test_golden_values(golden, golden_logps, golden_batch):
 
 def test_equals_the_loss_of_transformers(tiny, make_rows):
     model, _ = tiny("llama")
-    batch = collate(make_rows(), "padded", 0)
+    batch = collate_sequences(make_rows(), "padded", 0)
     labels = torch.full_like(batch.input_ids, -100)
-    labels.view(-1)[batch.where + 1] = batch.labels
+    labels.view(-1)[batch.label_positions + 1] = batch.labels
     wanted = model(input_ids=batch.input_ids, labels=labels).loss
     got = SFT().losses(Policy(model), batch).sums["nll"] / batch.weight
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
@@ -42,7 +42,7 @@ def test_a_row_of_weight_two_counts_twice_and_of_weight_zero_never(tiny, make_ro
     rows = make_rows(3)
 
     def total(*chosen):
-        batch = collate(list(chosen), "padded", 0)
+        batch = collate_sequences(list(chosen), "padded", 0)
         return objective.losses(policy, batch).sums["nll"].item(), batch.weight
 
     one, two, three = (total(row) for row in rows)

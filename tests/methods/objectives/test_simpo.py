@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.simpo import SimPO
 from holdfast.methods.objectives.terms.margin_objective import margin_losses
@@ -25,7 +25,9 @@ def sums(golden_logps) -> torch.Tensor:
 
 
 def losses(objective: SimPO | CPO, s: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return margin_losses(objective.rewards(s, lengths), objective.margin(), objective.loss, objective.label_smoothing)
+    return margin_losses(
+        objective.answer_rewards(s, lengths), objective.target_margin(), objective.loss, objective.label_smoothing
+    )
 
 
 def test_golden_values(golden, sums):
@@ -59,12 +61,12 @@ def test_the_margin_is_where_the_push_is_half():
 
 def test_the_likelihood_is_off_by_default_and_on_with_alpha(tiny, rows_of):
     policy = Policy(tiny("llama")[0])
-    batch = collate(rows_of(SimPO(), 3, weighted=False), "padded", 0)
+    batch = collate_sequences(rows_of(SimPO(), 3, with_weights=False), "padded", 0)
     off, on = SimPO().losses(policy, batch), SimPO(alpha=1).losses(policy, batch)
     assert off.sums["nll"].item() == 0
     torch.testing.assert_close(on.sums["nll"], CPO().losses(policy, batch).sums["nll"])
     torch.testing.assert_close(on.sums["preference"], off.sums["preference"])
-    means = (batch.per_sequence(policy.token_logps(batch)) / batch.lengths()).view(3, 2).detach()
+    means = (batch.sum_per_sequence(policy.token_logps(batch)) / batch.label_counts()).view(3, 2).detach()
     torch.testing.assert_close(off.sums["preference"].detach(), margin_losses(2 * means, 1.0).sum())
     margins = 2 * (means[:, 0] - means[:, 1])
     assert off.metrics["rewards/accuracy"] == ((margins > 0).sum().item(), 3)

@@ -11,18 +11,18 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import Encoded, TokenTable, collate
-from holdfast.data.batching.shared_prefix import SharedPairs
+from holdfast.data.batching.batches import EncodedSequence, TokenTable, collate_sequences
+from holdfast.data.batching.shared_prefix import SharedPrefixTable
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.methods.objectives.preference.dpo import DPO, pair_losses
-from holdfast.methods.objectives.preference.tis_dpo import TISDPO, logps_and_divergences, token_gains
-from holdfast.methods.objectives.terms.contrast import ranked, token_weights
-from holdfast.models.loading import evaluating, load
+from holdfast.methods.objectives.preference.tis_dpo import TISDPO, compute_logps_and_divergences, token_gains
+from holdfast.methods.objectives.terms.contrast import rank_weights, token_weights
+from holdfast.models.loading import eval_mode, load_model
 from holdfast.models.policy import Policy
-from holdfast.models.stored_values import Kept
+from holdfast.models.stored_values import PrecomputedStore
 from holdfast.recipe.schema import Recipe
 from holdfast.training.trainer import Trainer
 
@@ -59,14 +59,16 @@ def test_the_printed_weights():
 
 def test_ranks_go_from_seven_tenths_to_thirteen_and_average_to_one():
     values = torch.tensor([3.0, -1.0, 2.0, 0.5, 7.0, 7.0, 7.0, 1.0, 5.0, 5.0])
-    got = ranked(values, [4, 3, 1, 2])
+    got = rank_weights(values, [4, 3, 1, 2])
     torch.testing.assert_close(got[:4], torch.tensor([1.3, 0.7, 1.1, 0.9]))
     torch.testing.assert_close(got[4:], torch.ones(6))  # equal ones share their rank, a single one has the middle
-    for part in ranked(torch.randn(30), [7, 13, 10]).split([7, 13, 10]):
+    for part in rank_weights(torch.randn(30), [7, 13, 10]).split([7, 13, 10]):
         assert math.isclose(part.mean(), 1, rel_tol=1e-6)
         assert math.isclose(part.min(), 0.7, rel_tol=1e-6)
         assert math.isclose(part.max(), 1.3, rel_tol=1e-6)
-    torch.testing.assert_close(ranked(-values, [4, 3, 1, 2]), 2 - got)  # what counts most in one counts least in other
+    torch.testing.assert_close(
+        rank_weights(-values, [4, 3, 1, 2]), 2 - got
+    )  # what counts most in one counts least in other
 
 
 def test_golden_values_of_dpo_with_weights_of_one(golden):
@@ -111,7 +113,7 @@ def test_golden_values_by_the_weights_that_both_leave_open(golden, golden_logits
 @pytest.fixture
 def work(tiny, rows_of, readied):
     """A policy that has moved, and a batch of 4 weighted rows; `kept.rows["weights"]` can be filled by the test."""
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(TISDPO(), 4), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(TISDPO(), 4), "padded", 0)
     readied(policy, TISDPO(), [batch])
     return moved(policy), batch
 
@@ -127,20 +129,20 @@ def test_without_the_end_of_turn_it_is_dpo_up_to_it(work):
     policy, batch = work
     got = TISDPO(beta=0.4, eta=0, end_of_turn=False).losses(policy, batch).sums["preference"]
     apart = policy.token_logps(batch) - policy.reference_logps(batch)
-    gains = torch.stack([part[:-1].sum() for part in apart.split(batch.lengths().long().tolist())]).view(4, 2)
+    gains = torch.stack([part[:-1].sum() for part in apart.split(batch.label_counts().long().tolist())]).view(4, 2)
     weights = batch.sequence_weights()[::2]
     torch.testing.assert_close(got, (pair_losses(gains, gains, "sigmoid", 0.4) * weights).sum())
 
 
 def fake(positive="p", negative="n", **knobs):
-    """An objective whose weights the test puts into `policy.kept` itself."""
+    """An objective whose weights the test puts into `policy.store` itself."""
     return TISDPO(estimate="models", positive=positive, negative=negative, **{"eta": 0, **knobs})
 
 
 def test_the_loss_written_out(work):
     policy, batch = work
     weights = torch.rand(len(batch.labels)) + 0.5
-    policy.kept.rows["weights"].put(batch, weights)
+    policy.store.rows["weights"].set_values(batch, weights)
     out = fake(beta=0.4).losses(policy, batch)
     logps, reference = policy.token_logps(batch).tolist(), policy.reference_logps(batch).tolist()
     sums = [0.0] * batch.n_sequences
@@ -156,9 +158,9 @@ def test_the_loss_written_out(work):
 def test_all_weights_times_a_number_are_beta_times_it(work):
     policy, batch = work
     weights = torch.rand(len(batch.labels)) + 0.5
-    policy.kept.rows["weights"].put(batch, 3 * weights)
+    policy.store.rows["weights"].set_values(batch, 3 * weights)
     one = gradient(fake(beta=0.2).losses(policy, batch).sums["preference"], policy)
-    policy.kept.rows["weights"].put(batch, weights)
+    policy.store.rows["weights"].set_values(batch, weights)
     assert_same(one, gradient(fake(beta=0.6).losses(policy, batch).sums["preference"], policy))
 
 
@@ -166,33 +168,33 @@ def test_all_weights_times_a_number_are_beta_times_it(work):
 def test_equal_models_give_equal_weights(tiny, tiny_dir, rows_of, readied, transform):
     place = str(tiny_dir("llama", 1))
     objective = fake(place, place, transform=transform)
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(objective, 3), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(objective, 3), "padded", 0)
     readied(policy, objective, [batch])
-    assert torch.equal(policy.kept.rows["weights"].get(batch), torch.ones(len(batch.labels)))
+    assert torch.equal(policy.store.rows["weights"].find_values(batch), torch.ones(len(batch.labels)))
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 def test_weights_are_estimated_from_the_two_models(tiny, tiny_dir, rows_of, readied, layout, tmp_path):
     objective = fake(str(tiny_dir("llama", 1)), str(tiny_dir("llama", 2)))
     rows = rows_of(objective, 4)
-    plain = collate(rows, "padded", 0)
+    plain = collate_sequences(rows, "padded", 0)
     batch = plain
     if layout == "shared":
-        batch = SharedPairs(TokenTable.of(rows)).collate(range(4), "padded", 0)
+        batch = SharedPrefixTable(TokenTable.from_sequences(rows)).collate_rows(range(4), "padded", 0)
     elif layout == "packed":
-        batch = collate(rows, "packed", 0)
+        batch = collate_sequences(rows, "packed", 0)
     policy = Policy(tiny("llama")[0])
-    policy.kept = Kept(tmp_path, "x")
+    policy.store = PrecomputedStore(tmp_path, "x")
     readied(policy, objective, [batch])
     with torch.no_grad():
         good, bad = (Policy(tiny("llama", seed)[0]).token_logps(plain) for seed in (1, 2))
     signs = torch.tensor([1.0, -1.0])[plain.roles[plain.sequence]]
     wanted = torch.exp(signs * (good - bad).clamp(-0.5, 1.5))
-    torch.testing.assert_close(policy.kept.rows["weights"].get(plain), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(policy.store.rows["weights"].find_values(plain), wanted, rtol=1e-4, atol=1e-5)
     assert wanted.std() > 0.1
-    policy.kept.save()
-    again = Kept(tmp_path, "x").rows["weights"].get(plain)
-    assert torch.equal(again, policy.kept.rows["weights"].get(plain))
+    policy.store.save()
+    again = PrecomputedStore(tmp_path, "x").rows["weights"].find_values(plain)
+    assert torch.equal(again, policy.store.rows["weights"].find_values(plain))
 
 
 def test_weights_are_estimated_again_once_a_model_has_changed(tiny, tiny_dir, rows_of, tmp_path):
@@ -201,7 +203,7 @@ def test_weights_are_estimated_again_once_a_model_has_changed(tiny, tiny_dir, ro
     recipe = Recipe(
         model="tiny", data={"train": "rows.jsonl"}, objective=knobs, train={"max_steps": 1, "precision": "fp32"}
     )
-    rows = TokenTable.of(rows_of(recipe.objective, 4), fingerprint="rows")
+    rows = TokenTable.from_sequences(rows_of(recipe.objective, 4), fingerprint="rows")
     for run, kept in (("a", 1), ("b", 1), ("c", 2)):
         if run == "c":
             shutil.copytree(other, good, dirs_exist_ok=True)
@@ -211,7 +213,7 @@ def test_weights_are_estimated_again_once_a_model_has_changed(tiny, tiny_dir, ro
 
 
 def test_weights_are_estimated_from_two_prompts():
-    loaded = load("lab-small")
+    loaded = load_model("lab-small")
     chat, policy = Chat(loaded.tokenizer), Policy(loaded.model)
     prompts = {"good": "Answer rightly.", "bad": "Answer wrongly."}
     objective = TISDPO(estimate="prompts", positive=prompts["good"], negative=prompts["bad"], eta=0.5)
@@ -219,35 +221,38 @@ def test_weights_are_estimated_from_two_prompts():
         Row([{"role": "user", "content": f"What is {i} + 1?"}], chosen=f"{i + 1}.", rejected=f"{i}?") for i in (2, 6)
     ]
     rows[1].messages.insert(0, {"role": "system", "content": "Add."})
-    table, _ = build_table(rows, chat, max_length=99, kind="pair", prompts=objective.prompts())
-    whole, batch = table.collate([0, 1], "packed", 0), table.firsts(objective.in_steps()).collate([0, 1], "packed", 0)
-    with torch.no_grad(), evaluating(policy.model):
-        objective.prepare(policy, lambda: [whole], policy.kept)
+    table, _ = build_table(rows, chat, max_length=99, kind="pair", prompts=objective.extra_prompts())
+    whole, batch = (
+        table.collate_rows([0, 1], "packed", 0),
+        table.keep_first_sequences(objective.sequences_per_step()).collate_rows([0, 1], "packed", 0),
+    )
+    with torch.no_grad(), eval_mode(policy.model):
+        objective.precompute(policy, lambda: [whole], policy.store)
 
     def logps(prompt, row, answer):
         system = {"role": "system", "content": f"{prompt}\nAdd." if row is rows[1] else prompt}
         ids, trained = chat.encode([system, row.messages[-1], {"role": "assistant", "content": answer}])
-        return policy.token_logps(collate([Encoded(ids, trained, 0)], "padded", 0)).detach()
+        return policy.token_logps(collate_sequences([EncodedSequence(ids, trained, 0)], "padded", 0)).detach()
 
     answers = [(row, text, sign) for row in rows for text, sign in ((row.chosen, 1), (row.rejected, -1))]
     wanted = torch.cat([
         (sign * (logps(prompts["good"], row, text) - logps(prompts["bad"], row, text)).clamp(-0.5, 1.5)).exp()
         for row, text, sign in answers
     ])  # fmt: skip
-    got = policy.kept.rows["weights"].get(batch)
+    got = policy.store.rows["weights"].find_values(batch)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
     assert wanted.std() > 0.01
-    assert policy.kept.rows["reference"].get(batch) is not None
+    assert policy.store.rows["reference"].find_values(batch) is not None
 
 
 def test_ranks_follow_the_models_the_other_way_round_in_rejected_answers(tiny, tiny_dir, rows_of, readied):
     objective = fake(str(tiny_dir("llama", 1)), str(tiny_dir("llama", 2)), transform="rank")
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(objective, 3), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(objective, 3), "padded", 0)
     readied(policy, objective, [batch])
-    lengths = batch.lengths().long().tolist()
+    lengths = batch.label_counts().long().tolist()
     with torch.no_grad():
         good, bad = (Policy(tiny("llama", seed)[0]).token_logps(batch) for seed in (1, 2))
-    weights = policy.kept.rows["weights"].get(batch)
+    weights = policy.store.rows["weights"].find_values(batch)
     for role, w, r in zip(batch.roles.tolist(), weights.split(lengths), (good - bad).split(lengths), strict=True):
         assert w.argsort().tolist() == (r if role == 0 else -r).argsort().tolist()
         assert math.isclose(w.mean(), 1, rel_tol=1e-6)
@@ -255,7 +260,7 @@ def test_ranks_follow_the_models_the_other_way_round_in_rejected_answers(tiny, t
 
 def test_another_vocabulary_is_refused_in_one_line(tiny, tiny_dir, rows_of, readied):
     other = str(tiny_dir("llama", 1, vocab_size=400))
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(TISDPO(), 2), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(TISDPO(), 2), "padded", 0)
     with pytest.raises(UserError, match="a vocabulary of 400 tokens") as error:
         readied(policy, fake(other, other), [batch])
     assert "\n" not in str(error.value)
@@ -270,20 +275,20 @@ def test_models_come_together_or_not_at_all(knobs):
 def divergences(policy, batch):
     """KL(model || reference) [N] by whole distributions; the reference is a fresh copy."""
     return lambda reference: (
-        (p := policy.logits(batch, batch.where).log_softmax(-1)).exp()
-        * (p - reference.logits(batch, batch.where).detach().log_softmax(-1))
+        (p := policy.logits_at(batch, batch.label_positions).log_softmax(-1)).exp()
+        * (p - reference.logits_at(batch, batch.label_positions).detach().log_softmax(-1))
     ).sum(-1)
 
 
 def test_the_divergence_term_written_out(tiny, rows_of, readied):
     objective = TISDPO(beta=0.4, eta=0.5, top=0)
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(objective, 4), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(objective, 4), "padded", 0)
     readied(policy, objective, [batch])
     moved(policy)
     got = objective.losses(policy, batch).sums["preference"]
     away = divergences(policy, batch)(Policy(tiny("llama")[0]))
     tokens = policy.token_logps(batch) - policy.reference_logps(batch) - 0.5 * away
-    gains = batch.per_sequence(tokens).view(4, 2)
+    gains = batch.sum_per_sequence(tokens).view(4, 2)
     wanted = (pair_losses(gains, gains, "sigmoid", 0.4) * batch.sequence_weights()[::2]).sum()
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert_same(gradient(got, policy), gradient(wanted, policy), 1e-4)
@@ -292,13 +297,13 @@ def test_the_divergence_term_written_out(tiny, rows_of, readied):
 
 
 def test_a_bucket_for_the_unlikely_never_makes_the_divergence_larger(tiny, rows_of, readied):
-    policy, batch = Policy(tiny("llama")[0]), collate(rows_of(TISDPO(), 4), "padded", 0)
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(TISDPO(), 4), "padded", 0)
     readied(policy, TISDPO(eta=1.0, top=128), [batch])
-    found = logps_and_divergences(policy, batch, 128)[1]
+    found = compute_logps_and_divergences(policy, batch, 128)[1]
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-5, rtol=0)  # at the reference
     moved(policy)
     with torch.no_grad():
-        logps, away = logps_and_divergences(policy, batch, 128)
+        logps, away = compute_logps_and_divergences(policy, batch, 128)
         whole = divergences(policy, batch)(Policy(tiny("llama")[0]))
     torch.testing.assert_close(logps, policy.token_logps(batch), rtol=1e-5, atol=1e-5)
     assert (away <= whole + 1e-5).all()
@@ -309,11 +314,11 @@ def test_a_bucket_for_the_unlikely_never_makes_the_divergence_larger(tiny, rows_
 def test_weights_and_divergences_do_not_depend_on_the_cut(tiny, rows_of, readied, step_of, layout):
     objective = fake(beta=0.4, eta=0.5)
     policy, rows = Policy(tiny("llama")[0]), rows_of(objective, 4)
-    whole = collate(rows, "padded", 0)
+    whole = collate_sequences(rows, "padded", 0)
     readied(policy, TISDPO(eta=0.5), [whole])
-    policy.kept.rows["weights"].put(whole, torch.rand(len(whole.labels)) + 0.5)
+    policy.store.rows["weights"].set_values(whole, torch.rand(len(whole.labels)) + 0.5)
     moved(policy)
     value, grads = step_of(policy, objective, [whole])
-    apart, other = step_of(policy, objective, [collate(rows[i : i + 2], layout, 0) for i in range(0, 8, 2)])
+    apart, other = step_of(policy, objective, [collate_sequences(rows[i : i + 2], layout, 0) for i in range(0, 8, 2)])
     assert math.isclose(value, apart, rel_tol=1e-6)
     assert_same(other, grads)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.data.batching.batches import collate
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.methods.objectives.preference.cpo import CPO
 from holdfast.methods.objectives.preference.simpo import SimPO
 from holdfast.methods.objectives.preference.tpo import TPO
@@ -35,8 +35,8 @@ def sums(golden_logps) -> torch.Tensor:
     [("tpo b=.01 a=1", TPO()), ("tpo-l b=2 g=1.6 a=1", TPOL(beta=2, gamma=1.6, alpha=1))],
 )
 def test_golden_values(golden, sums, key, objective):
-    preference = margin_losses(objective.rewards(sums, LENGTHS), objective.margin()).mean()
-    nll = -sums[:, objective.learned].sum() / LENGTHS[:, objective.learned].sum()
+    preference = margin_losses(objective.answer_rewards(sums, LENGTHS), objective.target_margin()).mean()
+    nll = -sums[:, objective.nll_role].sum() / LENGTHS[:, objective.nll_role].sum()
     assert math.isclose(preference + objective.alpha * nll, golden[key], abs_tol=1e-7)
 
 
@@ -47,7 +47,7 @@ def triples(rows_of, gold: int | None = None):
         for row in rows:
             if row.role == 2:
                 twin = next(r for r in rows if r.row == row.row and r.role == gold)
-                row.ids, row.trained = twin.ids, twin.trained
+                row.ids, row.label_mask = twin.ids, twin.label_mask
     return rows, [row for row in rows if row.role < 2]
 
 
@@ -63,8 +63,8 @@ def triples(rows_of, gold: int | None = None):
 def test_with_the_chosen_answer_as_gold_it_is_the_loss_of_pairs(tiny, rows_of, step_of, layout, three, two):
     policy = Policy(tiny("llama")[0])
     triple, pair = triples(rows_of, gold=0)
-    loss, grads = step_of(policy, three, [collate(triple, layout, 0)])
-    other, other_grads = step_of(policy, two, [collate(pair, layout, 0)])
+    loss, grads = step_of(policy, three, [collate_sequences(triple, layout, 0)])
+    other, other_grads = step_of(policy, two, [collate_sequences(pair, layout, 0)])
     assert math.isclose(loss, other, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-4, atol=1e-5)
@@ -77,8 +77,8 @@ def test_with_the_chosen_answer_as_gold_it_is_the_loss_of_pairs(tiny, rows_of, s
 def test_without_gold_only_the_preference_is_left(tiny, rows_of, step_of, three, two):
     policy = Policy(tiny("llama")[0])
     triple, pair = triples(rows_of)
-    loss, grads = step_of(policy, three, [collate(triple, "padded", 0)])
-    other, other_grads = step_of(policy, two, [collate(pair, "padded", 0)])
+    loss, grads = step_of(policy, three, [collate_sequences(triple, "padded", 0)])
+    other, other_grads = step_of(policy, two, [collate_sequences(pair, "padded", 0)])
     assert math.isclose(loss, other, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-4, atol=1e-5)
@@ -87,7 +87,7 @@ def test_without_gold_only_the_preference_is_left(tiny, rows_of, step_of, three,
 def test_each_answer_is_moved_its_own_way(tiny, rows_of):
     """Gold and chosen up, rejected down: the derivatives by the three log-probabilities."""
     policy = Policy(tiny("llama")[0])
-    batch = collate(rows_of(TPO(), 2, weighted=False), "padded", 0)
+    batch = collate_sequences(rows_of(TPO(), 2, with_weights=False), "padded", 0)
     for objective in (TPO(), TPOL()):
         logps = policy.token_logps(batch).detach().requires_grad_()
         policy.token_logps = lambda batch, logps=logps: logps
@@ -96,14 +96,14 @@ def test_each_answer_is_moved_its_own_way(tiny, rows_of):
         role = batch.roles[batch.sequence]
         assert (logps.grad[role != 1] < 0).all()
         assert (logps.grad[role == 1] > 0).all()
-        assert objective.counts(batch)["nll"] == (role == 2).sum()
+        assert objective.normalizers(batch)["nll"] == (role == 2).sum()
 
 
 def test_the_metrics_are_those_of_the_pair(tiny, rows_of):
     policy = Policy(tiny("llama")[0])
     triple, pair = triples(rows_of)
-    three = TPO(beta=0.1).losses(policy, collate(triple, "padded", 0)).metrics
-    two = CPO().losses(policy, collate(pair, "padded", 0)).metrics
+    three = TPO(beta=0.1).losses(policy, collate_sequences(triple, "padded", 0)).metrics
+    two = CPO().losses(policy, collate_sequences(pair, "padded", 0)).metrics
     assert three.keys() == two.keys()
     for name, (total, count) in three.items():
         np.testing.assert_allclose((total, count), two[name], rtol=1e-5)

@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from holdfast.data.batching.batches import collate
-from holdfast.data.row_shapes import conversations, rows_for
+from holdfast.data.batching.batches import collate_sequences
+from holdfast.data.row_shapes import build_conversations, rows_for
 from holdfast.data.rows import Row
 from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.methods.objectives.scored.uft import UFT
 from holdfast.methods.objectives.scored.una import UNA, score_losses
-from holdfast.models.policy import Policy, precompute
+from holdfast.models.policy import Policy, precompute_reference
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_optimum_over_a_table_of_actions(loss, shifted):
 def moved(tiny, rows) -> Policy:
     model, _ = tiny("llama")
     policy = Policy(model)
-    precompute(policy, [collate(rows, "padded", 0)])
+    precompute_reference(policy, [collate_sequences(rows, "padded", 0)])
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -104,13 +104,13 @@ def test_pairs_are_dpo(tiny, rows_of, step_of):
     objective = UNA(form="pair", beta=0.3)
     rows = rows_of(objective, 4)
     policy = moved(tiny, rows)
-    loss, grads = step_of(policy, objective, [collate(rows, "padded", 0)])
-    wanted, others = step_of(policy, DPO(beta=0.3), [collate(rows, "padded", 0)])
+    loss, grads = step_of(policy, objective, [collate_sequences(rows, "padded", 0)])
+    wanted, others = step_of(policy, DPO(beta=0.3), [collate_sequences(rows, "padded", 0)])
     assert math.isclose(loss, wanted, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, others[name], rtol=1e-4, atol=1e-6)
-    assert objective.kind().name == "pair"
-    assert objective.columns() == ()
+    assert objective.row_shape().name == "pair"
+    assert objective.value_columns() == ()
 
 
 @pytest.mark.parametrize("loss", ["mse", "bce"])
@@ -120,14 +120,14 @@ def test_single_answers_on_a_model(tiny, rows_of, form, loss, layout):
     objective = UNA(form=form, loss=loss, beta=0.2)
     rows = rows_of(objective, 4)
     policy = moved(tiny, rows)
-    batch = collate(rows, layout, 0)
-    gains = batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).detach()
+    batch = collate_sequences(rows, layout, 0)
+    gains = batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch)).detach()
     name = "score" if form == "score" else "label"
     weights = torch.tensor([row.weight for row in rows])
     out = objective.losses(policy, batch)
     wanted = (score_losses(gains, batch.values[name], 0.2, loss) * weights).sum()
     torch.testing.assert_close(out.sums["reward"].detach(), wanted)
-    assert objective.counts(batch) == {"reward": 4}
+    assert objective.normalizers(batch) == {"reward": 4}
     implicit = torch.sigmoid(0.2 * gains)
     assert math.isclose(out.metrics["score/implicit"][0], implicit.sum(), rel_tol=1e-5)
     assert math.isclose(out.metrics["score/error"][0], (implicit - batch.values[name]).abs().sum(), rel_tol=1e-5)
@@ -139,8 +139,10 @@ def test_accumulation_changes_nothing_in_other_forms(tiny, rows_of, step_of, kno
     rows = rows_of(objective, 4)
     policy = moved(tiny, rows)
     half = len(rows) // 2
-    loss, grads = step_of(policy, objective, [collate(rows, "padded", 0)])
-    other, others = step_of(policy, objective, [collate(rows[:half], "packed", 0), collate(rows[half:], "packed", 0)])
+    loss, grads = step_of(policy, objective, [collate_sequences(rows, "padded", 0)])
+    other, others = step_of(
+        policy, objective, [collate_sequences(rows[:half], "packed", 0), collate_sequences(rows[half:], "packed", 0)]
+    )
     assert math.isclose(loss, other, rel_tol=1e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(others[name], grad, rtol=1e-4, atol=1e-6)
@@ -148,27 +150,27 @@ def test_accumulation_changes_nothing_in_other_forms(tiny, rows_of, step_of, kno
 
 def test_uft_is_una_where_rows_without_a_score_have_the_highest(tiny, rows_of):
     row = Row(messages=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
-    (column,) = UFT().columns()
-    assert column.of(row, "it") == 1.0
+    (column,) = UFT().value_columns()
+    assert column.value_of(row, "it") == 1.0
     row.score = 0.25
-    assert column.of(row, "it") == 0.25
+    assert column.value_of(row, "it") == 0.25
     rows = rows_of(UFT(), 4)
     policy = moved(tiny, rows)
-    batch = collate(rows, "padded", 0)
+    batch = collate_sequences(rows, "padded", 0)
     one, two = UFT(beta=0.03).losses(policy, batch), UNA(beta=0.03).losses(policy, batch)
     assert torch.equal(one.sums["reward"], two.sums["reward"])
-    assert UFT().kind().name == "single"
-    assert UFT().counts(batch) == UNA().counts(batch)
+    assert UFT().row_shape().name == "single"
+    assert UFT().normalizers(batch) == UNA().normalizers(batch)
 
 
 def test_pairs_are_taken_apart_with_their_scores():
     meta = {"score_chosen": 0.9, "score_rejected": 0.2}
     pair = Row(messages=[{"role": "user", "content": "q"}], chosen="good", rejected="bad", meta=meta)
     for objective, wanted in ((UNA(), [0.9, 0.2]), (UFT(), [0.9, 0.2]), (UNA(form="binary"), [1, 0])):
-        rows = rows_for(objective.kind(), objective.columns(), [pair])
-        (column,) = objective.columns()
-        assert [column.of(row, "it") for row in rows] == wanted
-        said = [one[0][-1]["content"] for one in conversations(rows, 0, objective.kind())]
+        rows = rows_for(objective.row_shape(), objective.value_columns(), [pair])
+        (column,) = objective.value_columns()
+        assert [column.value_of(row, "it") for row in rows] == wanted
+        said = [one[0][-1]["content"] for one in build_conversations(rows, 0, objective.row_shape())]
         assert said == ["good", "bad"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.testing.optimizers import CHECKS
 
 NAMES = [*sorted(REGISTRY["optimizers"]), "textbook_sgd:SGD"]
@@ -14,4 +14,4 @@ NAMES = [*sorted(REGISTRY["optimizers"]), "textbook_sgd:SGD"]
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_the_promises_of_its_axis(name, check, tmp_path):
-    check(find("optimizers", name)(), tmp_path)
+    check(find_method("optimizers", name)(), tmp_path)

@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import REGISTRY, find
+from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.methods.optimizers.clipping import MEMORY, Clipping
 
 NAMES = list(REGISTRY["optimizers"])
 
 
 def knobs(**given: object) -> Optimizer:
-    return find("optimizers", "adamw").model_validate(given)  # type: ignore[return-value]
+    return find_method("optimizers", "adamw").model_validate(given)  # type: ignore[return-value]
 
 
 def counted(norms: list[float], **given: object) -> list[bool]:
     """Whether each of a run's norms is clipped."""
     clipping, out = Clipping(knobs(**given)), []
     for norm in norms:
-        clipping.record(norm)
-        out.append(clipping.clipped)
+        clipping.record_norm(norm)
+        out.append(clipping.was_clipped)
     return out
 
 
@@ -39,23 +39,23 @@ def test_a_fixed_norm_depends_on_the_scale_of_the_loss_and_a_running_one_does_no
 
 def test_the_running_mean_is_that_of_the_norms_as_they_were_left() -> None:
     clipping = Clipping(knobs(clip="running", max_grad_norm=1.5))
-    assert clipping.limit() == math.inf, "nothing is known before the first step"
+    assert clipping.norm_limit() == math.inf, "nothing is known before the first step"
     left, weights = [], []
     for norm in (4.0, 2.0, 100.0):
-        left.append(min(norm, clipping.limit()))
+        left.append(min(norm, clipping.norm_limit()))
         weights = [MEMORY * w for w in weights] + [1.0]
-        clipping.record(norm)
+        clipping.record_norm(norm)
         mean = sum(w * n for w, n in zip(weights, left, strict=True)) / sum(weights)
-        assert clipping.limit() == pytest.approx(1.5 * mean, rel=1e-12)
+        assert clipping.norm_limit() == pytest.approx(1.5 * mean, rel=1e-12)
     assert left[-1] < 5, "an outlier counts as what was left of it"
-    clipping.record(math.nan)
-    assert clipping.limit() == pytest.approx(1.5 * mean, rel=1e-12), "what is no number is not taken into account"
+    clipping.record_norm(math.nan)
+    assert clipping.norm_limit() == pytest.approx(1.5 * mean, rel=1e-12), "what is no number is not taken into account"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rules_clip_to_the_running_limit_say_so_and_keep_it(name: str) -> None:
     """Of one weight with gradients 1, 1, 10: the last is cut to twice the mean, in every optimizer, resumed or not."""
-    method = find("optimizers", name).model_validate({"clip": "running", "max_grad_norm": 2})
+    method = find_method("optimizers", name).model_validate({"clip": "running", "max_grad_norm": 2})
 
     def rule_of(p: torch.nn.Parameter):  # type: ignore[no-untyped-def]
         rule = method.build([("p", p)])  # type: ignore[attr-defined]
@@ -64,16 +64,16 @@ def test_rules_clip_to_the_running_limit_say_so_and_keep_it(name: str) -> None:
 
     def step(rule, p: torch.nn.Parameter, gradient: float) -> tuple[float, bool]:  # type: ignore[no-untyped-def]
         for index in range(rule.passes):
-            rule.begin(index)
+            rule.begin_pass(index)
             (gradient * p).sum().backward()
         norm = rule.step()
         rule.zero_grad()
-        return norm, rule.clipped
+        return norm, rule.was_clipped
 
     p = torch.nn.Parameter(torch.zeros(1))
     rule = rule_of(p)
     assert [step(rule, p, 1.0)[1] for _ in range(2)] == [False, False]
-    again, copy = torch.nn.Parameter(p.detach().clone()), {key: t.clone() for key, t in rule.state().items()}
+    again, copy = torch.nn.Parameter(p.detach().clone()), {key: t.clone() for key, t in rule.state_tensors().items()}
     resumed = rule_of(again)
     resumed.load(copy)
     before = p.item()
@@ -86,8 +86,8 @@ def test_rules_clip_to_the_running_limit_say_so_and_keep_it(name: str) -> None:
 
 def test_a_short_run_warms_up_too_and_the_peak_comes_once() -> None:
     rule = knobs(learning_rate=1.0)
-    assert [round(rule.rate(step, 10), 3) for step in range(3)] == [0.5, 1.0, 0.97]
-    rates = [knobs(learning_rate=1.0, warmup=0.1).rate(step, 100) for step in range(100)]
+    assert [round(rule.learning_rate_at(step, 10), 3) for step in range(3)] == [0.5, 1.0, 0.97]
+    rates = [knobs(learning_rate=1.0, warmup=0.1).learning_rate_at(step, 100) for step in range(100)]
     assert rates.count(1.0) == 1
     assert rates[10] == 1.0
-    assert knobs(learning_rate=1.0).rate(0, 1) == 1.0, "a run of one step has the whole rate"
+    assert knobs(learning_rate=1.0).learning_rate_at(0, 1) == 1.0, "a run of one step has the whole rate"

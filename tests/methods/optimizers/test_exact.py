@@ -35,7 +35,7 @@ def test_adamw_decays_matrices_only():
 
 def test_adamw_allocates_its_state_at_once():
     p = torch.nn.Parameter(torch.ones(3, 2))
-    state = AdamW().build([("p", p)]).state()
+    state = AdamW().build([("p", p)]).state_tensors()
     assert {k: tuple(t.shape) for k, t in state.items()} == {"p.step": (), "p.exp_avg": (3, 2), "p.exp_avg_sq": (3, 2)}
 
 
@@ -45,7 +45,7 @@ def steps(model, ids, rule=None, optimizer=None, clip=0.0, count=6):
         if rule is not None:
             rule.lr = lr
             for index in range(rule.passes):
-                rule.begin(index)
+                rule.begin_pass(index)
                 model(input_ids=ids, labels=ids).loss.backward()
             rule.step()
         else:
@@ -93,7 +93,7 @@ def test_lomo_only_looks_until_it_is_told_to_begin(tiny):
     rule = LOMO().build(model.named_parameters())
     ids = torch.tensor([tokenizer.encode("the result is 14")])
     model(input_ids=ids, labels=ids).loss.backward()  # a probe
-    rule.begin(0)
+    rule.begin_pass(0)
     model(input_ids=ids, labels=ids).loss.backward()  # the measuring pass
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
@@ -102,7 +102,7 @@ def test_lomo_decay_and_value_clipping():
     p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     rule = LOMO(weight_decay=0.1, clip_value=0.5, max_grad_norm=0).build([("p", p)])
     rule.lr = 0.1
-    rule.begin(0)
+    rule.begin_pass(0)
     (p * torch.tensor([3.0, 0.2])).sum().backward()
     assert torch.allclose(p.detach(), torch.tensor([1.0 * 0.99 - 0.05, 2.0 * 0.99 - 0.02]))
 
@@ -111,7 +111,7 @@ def test_lomo_rounds_once_in_bf16():
     p = torch.nn.Parameter(torch.tensor([1.0, -3.0], dtype=torch.bfloat16))
     rule = LOMO(max_grad_norm=0).build([("p", p)])
     rule.lr = 0.3
-    rule.begin(0)
+    rule.begin_pass(0)
     (p.float() * torch.tensor([0.7, 0.11])).sum().backward()
     g = torch.tensor([0.7, 0.11]).bfloat16().float()
     assert torch.equal(p.detach(), (torch.tensor([1.0, -3.0]) - 0.3 * g).bfloat16())

@@ -9,7 +9,7 @@ import material
 import pytest
 import torch
 
-from holdfast.errors import Interrupted, UserError
+from holdfast.errors import UserError, UserInterrupt
 from holdfast.methods.optimizers.adamw import AdamW
 from holdfast.methods.optimizers.torch_rule import TorchRule
 from holdfast.training.callbacks import Hooks
@@ -62,9 +62,9 @@ def test_it_steps_as_torch_does_and_goes_on_from_its_state_bit_for_bit(name):
         optimizer.zero_grad()
     assert same(one, plain)
     two.load_state_dict(one.state_dict())
-    state = {key: tensor.clone() for key, tensor in rules[0].state().items()}
+    state = {key: tensor.clone() for key, tensor in rules[0].state_tensors().items()}
     rules[1].load(state)
-    assert {k: (v.dtype, v.tolist()) for k, v in rules[1].state().items()} == {
+    assert {k: (v.dtype, v.tolist()) for k, v in rules[1].state_tensors().items()} == {
         k: (v.dtype, v.tolist()) for k, v in state.items()
     }
     walk(one, rules[0], 4, start=4)
@@ -80,9 +80,11 @@ def test_states_keep_their_type_where_weights_are_of_another():
         for m in (first, second)
     ]
     walk(first, rules[0], 2)
-    state = {key: tensor.clone() for key, tensor in rules[0].state().items()}
+    state = {key: tensor.clone() for key, tensor in rules[0].state_tensors().items()}
     rules[1].load(state)
-    assert {key: tensor.dtype for key, tensor in rules[1].state().items()} == {k: t.dtype for k, t in state.items()}
+    assert {key: tensor.dtype for key, tensor in rules[1].state_tensors().items()} == {
+        k: t.dtype for k, t in state.items()
+    }
 
 
 def test_what_a_checkpoint_cannot_hold_is_refused():
@@ -97,7 +99,7 @@ def test_what_a_checkpoint_cannot_hold_is_refused():
     rule = TorchRule(AdamW(), params, Counting(params.values(), lr=0.1))
     walk(model, rule, 1)
     with pytest.raises(UserError, match="optimizer Counting keeps steps as int"):
-        rule.state()
+        rule.state_tensors()
 
 
 @pytest.mark.parametrize("tuner", ["full", "lora"])
@@ -109,6 +111,6 @@ def test_a_run_with_a_state_that_comes_with_the_first_step_survives_a_kill(tmp_p
         return Trainer(recipe, material.model(), material.table(), tmp_path / out, pad_id=0, hooks=hooks).fit().model
 
     calm = fit("calm")
-    with pytest.raises(Interrupted):
+    with pytest.raises(UserInterrupt):
         fit("stormy", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 3 else None)
     assert same(calm, fit("stormy"))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from holdfast.axes.tuner import SavedAs, Tuner
+from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.adapters import PeftTuner
 
@@ -82,7 +82,7 @@ class Shift(Tuner):
         body.norm = Shifted(body.norm, model.config.hidden_size)
         return model
 
-    def base(self, model: Model) -> AbstractContextManager[None]:
+    def base_context(self, model: Model) -> AbstractContextManager[None]:
         return self._off(model)
 
     @contextmanager
@@ -96,9 +96,9 @@ class Shift(Tuner):
     def adapter_parameters(self, model: Model) -> set[str]:
         return {name for name, _ in model.named_parameters() if name.endswith("norm.shift")}
 
-    def save(self, model: Any, directory: Path, dtype: torch.dtype | None = None) -> SavedAs:
+    def save(self, model: Any, directory: Path, dtype: torch.dtype | None = None) -> SavedFormat:
         save_file({"shift": model.base_model.norm.shift.detach().cpu()}, directory / "shift.safetensors")
-        return SavedAs("own_tuners", "model = own_tuners.read($place, base=$base)", "", adapter=True)
+        return SavedFormat("own_tuners", "model = own_tuners.read($place, base=$base)", "", adapter=True)
 
     def load(self, directory: Path, base: Any) -> Model:
         model: Any = self.apply(base, 0)

@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from holdfast.axes.registry import REGISTRY, find
-from holdfast.data.batching.batches import Encoded, TokenTable
+from holdfast.axes.registry import REGISTRY, find_method
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.errors import UserError
 from holdfast.models import loading, saving
 from holdfast.models.policy import Policy
@@ -37,7 +37,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def takes(name, model) -> bool:
     """Whether a tuner says that it can train a model."""
     try:
-        find("tuners", name)().check(model)
+        find_method("tuners", name)().check(model)
     except UserError:
         return False
     return True
@@ -63,8 +63,8 @@ def table_of(tokenizer) -> TokenTable:
     for row, text in enumerate(texts):
         ids = torch.tensor(tokenizer.encode(text)).int().numpy()
         trained = torch.arange(len(ids)).ge(len(ids) // 2).numpy()
-        encoded.append(Encoded(ids, trained, row))
-    return TokenTable.of(encoded, fingerprint="texts")
+        encoded.append(EncodedSequence(ids, trained, row))
+    return TokenTable.from_sequences(encoded, fingerprint="texts")
 
 
 def train(out, model, tokenizer, name, epochs=6):
@@ -100,17 +100,19 @@ def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, of_kind, ti
     moved = [p for p in result.model.parameters() if id(p) in before and p.requires_grad]
     assert all(torch.equal(p, before[id(p)]) for p in frozen)
     assert all(not torch.equal(p, before[id(p)]) for p in moved if p.ndim == 2)
-    if find("tuners", name).adapter:
+    if find_method("tuners", name).adapter:
         assert len(frozen) == len(before)
 
 
 def test_the_loss_falls(name, any_kind, tiny, tmp_path):
     model, tokenizer = tiny(any_kind)
     table = table_of(tokenizer)
-    batch = table.collate(range(len(table)), "padded", tokenizer.pad_token_id)
+    batch = table.collate_rows(range(len(table)), "padded", tokenizer.pad_token_id)
     with torch.no_grad():
         start = float(-Policy(model).token_logps(batch).mean())
-    moving = sum(p.numel() for p in find("tuners", name)().apply(tiny(any_kind)[0], 0).parameters() if p.requires_grad)
+    moving = sum(
+        p.numel() for p in find_method("tuners", name)().apply(tiny(any_kind)[0], 0).parameters() if p.requires_grad
+    )
     few = moving < 0.1 * sum(p.numel() for p in model.parameters())
     trained = train(tmp_path, model, tokenizer, name, epochs=60 if few else 6).model
     with torch.no_grad():
@@ -123,16 +125,16 @@ def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabil
     name, of_kind, tiny, tiny_dir, tmp_path
 ):
     base = tiny_dir(of_kind)
-    model, tokenizer = loading.load(base).model, tiny(of_kind)[1]
+    model, tokenizer = loading.load_model(base).model, tiny(of_kind)[1]
     result = train(tmp_path / "run", model, tokenizer, name)
-    saved = saving.save(result.model, tokenizer, tmp_path / "model")
+    saved = saving.save_model(result.model, tokenizer, tmp_path / "model")
     here = logps(result.model, tokenizer)
-    if find("tuners", name).adapter:
+    if find_method("tuners", name).adapter:
         elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
     else:
         elsewhere = AutoModelForCausalLM.from_pretrained(saved)
     assert torch.allclose(here, logps(elsewhere.eval(), tokenizer), atol=1e-5)
-    assert torch.allclose(here, logps(loading.load(saved).model, tokenizer), atol=1e-5)
+    assert torch.allclose(here, logps(loading.load_model(saved).model, tokenizer), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +142,7 @@ def test_merged_it_computes_the_same(name, of_kind, tiny, tmp_path):
     model, tokenizer = tiny(of_kind)
     result = train(tmp_path, model, tokenizer, name)
     before = logits(result.model, tokenizer)
-    merged = find("tuners", name)().merge(result.model)
+    merged = find_method("tuners", name)().merge(result.model)
     assert type(merged) is type(tiny(of_kind)[0])
     assert torch.allclose(logits(merged, tokenizer), before, atol=1e-4)
 
@@ -149,12 +151,12 @@ def test_taken_off_it_leaves_the_base_bit_identical(name, any_kind, tiny, tmp_pa
     model, tokenizer = tiny(any_kind)
     start = logits(model, tokenizer)
     weights = {key: t.clone() for key, t in model.state_dict().items()}
-    tuner = find("tuners", name)()
+    tuner = find_method("tuners", name)()
     result = train(tmp_path, model, tokenizer, name)
     if not tuner.adapter:
-        assert tuner.base(result.model) is None
+        assert tuner.base_context(result.model) is None
         return
-    with tuner.base(result.model):
+    with tuner.base_context(result.model):
         assert torch.equal(logits(result.model, tokenizer), start)
     bare = result.model.unload().state_dict()
     assert bare.keys() == weights.keys()
@@ -167,8 +169,8 @@ def test_the_same_seed_gives_the_same_weights(name, any_kind, tiny, tmp_path):
 
 
 def test_it_has_a_page_with_its_paper(name):
-    method = find("tuners", name)
+    method = find_method("tuners", name)
     assert method.paper
     assert "arXiv" in method.paper
-    assert method.paper.split("arXiv ")[1] in method.page()
-    assert len(method.summary()) < 140
+    assert method.paper.split("arXiv ")[1] in method.reference_page()
+    assert len(method.summary_line()) < 140

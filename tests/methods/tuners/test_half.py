@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from holdfast.methods.tuners.full import Full
-from holdfast.methods.tuners.half import Half, categories, share_of
-from holdfast.training.distributed import layers_of
+from holdfast.methods.tuners.half import Half, trainable_share, units_by_category
+from holdfast.training.distributed import find_layers
 
 
 def moving(model):
@@ -20,8 +20,8 @@ def test_category_level_follows_the_papers_counts(tiny):
     model, _ = tiny("llama", num_hidden_layers=4, num_key_value_heads=4)
     Half().apply(model, seed=3)
     counts = Counter()
-    for layer in layers_of(model):
-        for name, units in categories(layer).items():
+    for layer in find_layers(model):
+        for name, units in units_by_category(layer).items():
             counts[name, sum(unit[0].requires_grad for unit in units), len(units)] += 1
     assert counts == {("attention", 2, 4): 4, ("norm", 1, 2): 4, ("mlp", 1, 3): 2, ("mlp", 2, 3): 2}
 
@@ -30,14 +30,14 @@ def test_category_level_follows_the_papers_counts(tiny):
 def test_exactly_half_of_a_llama_with_full_attention(tiny, seed):
     model, _ = tiny("llama", num_hidden_layers=4, num_key_value_heads=4)
     Half().apply(model, seed)
-    assert share_of(model) == 0.5
+    assert trainable_share(model) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_exactly_half_of_the_matrices_of_gpt2_whose_attention_is_fused(tiny, seed):
     model, _ = tiny("gpt2", n_layer=4)
     Half().apply(model, seed)
-    matrices = [p for layer in layers_of(model) for p in layer.parameters() if p.ndim == 2]
+    matrices = [p for layer in find_layers(model) for p in layer.parameters() if p.ndim == 2]
     assert sum(p.numel() for p in matrices if p.requires_grad) * 2 == sum(p.numel() for p in matrices)
 
 
@@ -85,7 +85,9 @@ def test_seed_and_round_each_change_the_draw_and_nothing_else_does(tiny):
 def test_other_levels_move_half_of_the_matrices_they_draw_from(tiny, level):
     model, _ = tiny("llama", num_hidden_layers=4)
     Half(level=level).apply(model, 0)
-    per_layer = [[u[0].requires_grad for us in categories(layer).values() for u in us] for layer in layers_of(model)]
+    per_layer = [
+        [u[0].requires_grad for us in units_by_category(layer).values() for u in us] for layer in find_layers(model)
+    ]
     assert sum(map(sum, per_layer)) * 2 == sum(map(len, per_layer))
     if level == "layer":  # 9 units a layer: 4 or 5
         assert {sum(flags) for flags in per_layer} == {4, 5}
@@ -96,7 +98,7 @@ def test_grouped_heads_change_the_realised_share(tiny):
     shares = set()
     for seed in range(6):
         model.requires_grad_(True)
-        shares.add(share_of(Half().apply(model, seed)))
+        shares.add(trainable_share(Half().apply(model, seed)))
     assert len(shares) > 1
     assert all(0.3 < s < 0.7 for s in shares)
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast.errors import UserError
 from holdfast.methods.tuners.lora import LoRA
-from holdfast.models.merging import fold
+from holdfast.models.merging import fold_adapter
 
 
 def logits(model, tokenizer):
@@ -64,7 +64,7 @@ def test_switched_off_is_the_base_and_merged_is_the_tuned(tiny, knobs):
     disturb(tuned)
     moved = logits(tuned, tokenizer)
     assert not torch.allclose(moved, before, atol=1e-3)
-    with tuner.base(tuned):
+    with tuner.base_context(tuned):
         assert torch.equal(logits(tuned, tokenizer), before)
     assert torch.equal(logits(tuned, tokenizer), moved)
     inside = {n.replace(".base_layer", "").removeprefix("base_model.model."): t for n, t in tuned.state_dict().items()}
@@ -102,15 +102,15 @@ def experts(tokenizer, kind):
 
 def test_experts_that_stay_as_they_are_are_told_and_can_be_named(tokenizer):
     model = experts(tokenizer, "gpt_oss")
-    (line,) = LoRA().cautions(model)
+    (line,) = LoRA().list_warnings(model)
     found = re.search(r"leaves the experts as they are, (\d+)% of the weights.*target_parameters: \[(.*)\]", line)
     assert found, line
     tensors = [p.numel() for name, p in model.named_parameters() if ".experts." in name and p.ndim > 2]
     share = sum(tensors) / sum(p.numel() for p in model.parameters())
     assert int(found[1]) == round(100 * share)
     tuner = LoRA(target_parameters=tuple(found[2].split(", ")))
-    assert tuner.cautions(model) == []
-    (before,), (after,) = LoRA().remarks(model), tuner.remarks(model)
+    assert tuner.list_warnings(model) == []
+    (before,), (after,) = LoRA().list_notes(model), tuner.list_notes(model)
     assert int(re.search(r"(\d+)%", after)[1]) == pytest.approx(
         int(re.search(r"(\d+)%", before)[1]) + 100 * share, abs=1
     )
@@ -119,8 +119,8 @@ def test_experts_that_stay_as_they_are_are_told_and_can_be_named(tokenizer):
     ids = torch.arange(3, 19)[None]
     with torch.no_grad():
         moved = tuned(input_ids=ids).logits
-        assert torch.allclose(fold(tuned, tuner)(input_ids=ids).logits, moved, atol=1e-4)
-    assert LoRA().cautions(experts(tokenizer, "mixtral")) == [], "PEFT knows where mixtral keeps its experts"
+        assert torch.allclose(fold_adapter(tuned, tuner)(input_ids=ids).logits, moved, atol=1e-4)
+    assert LoRA().list_warnings(experts(tokenizer, "mixtral")) == [], "PEFT knows where mixtral keeps its experts"
 
 
 UNFIT = {
@@ -144,7 +144,7 @@ def test_what_peft_would_refuse_is_refused_before_there_is_a_run(tiny, targets):
 def test_what_peft_takes_is_let_through(tiny, knobs):
     tuner = LoRA(**knobs, modules_to_save=("lm_head",))
     tuner.check(tiny("gpt2")[0])
-    assert "beside 100%" not in tuner.remarks(tiny("llama")[0])[0]
+    assert "beside 100%" not in tuner.list_notes(tiny("llama")[0])[0]
 
 
 def test_parameters_that_are_not_there_are_named(tiny):

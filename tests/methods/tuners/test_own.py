@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from holdfast.axes.registry import REGISTRY
 from holdfast.cli.app import app
-from holdfast.models.loading import load
-from holdfast.models.merging import distance, probe_logps
+from holdfast.models.loading import load_model
+from holdfast.models.merging import compute_distance, probe_logps
 
 SETTINGS: dict[str, Any] = {
     "model": "base",
@@ -76,7 +76,7 @@ def test_what_peft_knows_is_an_adapter_that_peft_reads(place: Path, name: str) -
     matter, text = card("merged")
     assert matter["library_name"] == "transformers"
     assert "AutoModelForCausalLM.from_pretrained" in text
-    assert distance(*(probe_logps(load(name).model) for name in ("out", "merged"))).most < 1e-4
+    assert compute_distance(*(probe_logps(load_model(name).model) for name in ("out", "merged"))).most < 1e-4
     for folder in ("out", "merged"):
         measured_again(folder)
 
@@ -89,11 +89,11 @@ def test_a_tuner_with_a_file_of_its_own_is_read_by_its_class(place: Path) -> Non
     assert "vLLM cannot serve them beside their base." in text
     names = sorted(path.name for path in (place / "out/model").iterdir() if path.suffix in (".json", ".safetensors"))
     assert names == ["chat_settings.json", "shift.safetensors", "tokenizer.json", "tokenizer_config.json", "tuner.json"]
-    assert load("out").tuner.scale == 2  # type: ignore[attr-defined]
-    start, tuned = (probe_logps(load(name).model) for name in ("base", "out"))
-    assert distance(start, tuned).most > 0.01
+    assert load_model("out").tuner.scale == 2  # type: ignore[attr-defined]
+    start, tuned = (probe_logps(load_model(name).model) for name in ("base", "out"))
+    assert compute_distance(start, tuned).most > 0.01
     run("export", "out", "again")
-    assert torch.equal(probe_logps(load("again").model), tuned)
+    assert torch.equal(probe_logps(load_model("again").model), tuned)
     assert card("again")[0]["library_name"] == "own_tuners"
     assert 'own_tuners.read(".", base="base")' in card("again")[1]
     for folder in ("out", "again"):

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.data.batching.batches import collate
-from holdfast.models.loading import load
+from holdfast.data.batching.batches import collate_sequences
+from holdfast.models.loading import load_model
 from holdfast.models.policy import Policy
 
 
@@ -45,12 +45,12 @@ def test_what_is_scored_is_what_peft_computes_and_the_reference_is_the_base(
     tiny: Any, make_rows: Any, kind: str
 ) -> None:
     model, rows = tuned(tiny, kind), make_rows(4)
-    batch = collate(rows, "padded", 0)
+    batch = collate_sequences(rows, "padded", 0)
     assert batch is not None
     policy = Policy(model, base=model.disable_adapter)
-    assert not policy.packs
+    assert not policy.isolates_packed_rows
     with torch.no_grad():
-        wanted = model(input_ids=batch.input_ids).logits[:, 3:].flatten(0, 1)[batch.where]  # [N, V]
+        wanted = model(input_ids=batch.input_ids).logits[:, 3:].flatten(0, 1)[batch.label_positions]  # [N, V]
         logps = -F.cross_entropy(wanted.float(), batch.labels, reduction="none")
         torch.testing.assert_close(policy.token_logps(batch), logps, atol=1e-4, rtol=1e-4)
         base = Policy(tiny(kind)[0]).token_logps(batch)
@@ -77,7 +77,7 @@ def test_a_run_trains_measures_saves_and_is_loaded_again(
     Path("run.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     run("check", "run.yaml")
     run("train", "run.yaml")
-    loaded = load("out")
+    loaded = load_model("out")
     assert loaded.model.get_nb_trainable_parameters()[0] in (0, 4 * 32)  # type: ignore[operator]
     elsewhere: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "out/model").eval()
     ids = torch.arange(3, 20)[None]

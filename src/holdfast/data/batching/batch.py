@@ -33,8 +33,8 @@ class Batch:
         position_ids: [B, L] int64, from 0 for every sequence. In padded lines they run on through the padding, so that
             nothing in a model takes the padding for another sequence; at the end of a shared line padding stands at 0.
         labels: [N] int64 token ids of the trained positions, by sequence, then position.
-        where: [N] int64 flat index into B*L of the position that predicts each label: one to its left, but for the
-            first label behind a shared prompt, which the last token of the prompt predicts.
+        label_positions: [N] int64 flat index into B*L of the position that predicts each label: one to its left, but
+            for the first label behind a shared prompt, which the last token of the prompt predicts.
         sequence: [N] int64 which sequence a label belongs to, 0..S-1.
         weights: [N] fp32 weight of each label.
         rows: [S] int64 row index in the table. The sequences of a row are adjacent, in the order of their roles.
@@ -47,7 +47,7 @@ class Batch:
         attention_mask: None where the layout isolates. Pairs that share their prompt: bool [B, 1, L, L], True where a
             position (third axis) looks at another (fourth); every position looks at itself at least.
         values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
-        step: What the objective surveyed of the whole step, by name.
+        step_values: What the objective surveyed of the whole step, by name.
         token_values: By name, fp32 [N]: numbers that labels carry (advantages, log-probabilities when sampled, ...).
         inputs: By name, what the model reads beside the ids (pictures, sounds), one entry on the first axis per line.
     """
@@ -55,7 +55,7 @@ class Batch:
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
-    where: Tensor
+    label_positions: Tensor
     sequence: Tensor
     weights: Tensor
     rows: Tensor
@@ -66,7 +66,7 @@ class Batch:
     cu_seqlens: Tensor
     attention_mask: Tensor | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
-    step: dict[str, StepValues] = field(default_factory=dict)
+    step_values: dict[str, StepValues] = field(default_factory=dict)
     token_values: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
@@ -75,36 +75,36 @@ class Batch:
         """R: every row has one sequence of role 0."""
         return int((self.roles == 0).sum())
 
-    def labels_of(self, *roles: int) -> float:
+    def count_labels(self, *roles: int) -> float:
         """The weighted number of labels in sequences of these roles."""
-        wanted = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
-        return _exact_sum(self.weights[wanted[self.sequence]])
+        in_roles = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
+        return _exact_sum(self.weights[in_roles[self.sequence]])
 
-    def per_sequence(self, values: Tensor) -> Tensor:
+    def sum_per_sequence(self, values: Tensor) -> Tensor:
         """Sums of per-label `values` [N] over each sequence, [S]; differentiable."""
         return values.new_zeros(self.n_sequences).index_add(0, self.sequence, values)
 
-    def lengths(self) -> Tensor:
+    def label_counts(self) -> Tensor:
         """Labels of each sequence, fp32 [S]; at least 1, so that it can divide."""
-        return self.per_sequence(torch.ones_like(self.weights)).clamp_min(1)
+        return self.sum_per_sequence(torch.ones_like(self.weights)).clamp_min(1)
 
     def sequence_weights(self) -> Tensor:
         """The weight of each sequence, [S]: that of its row."""
-        return self.per_sequence(self.weights) / self.lengths()
+        return self.sum_per_sequence(self.weights) / self.label_counts()
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on `device`."""
-        moved: dict[str, Any] = {
+        on_device: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         for name in ("values", "token_values", "inputs"):
-            moved[name] = {k: value.to(device, non_blocking=True) for k, value in getattr(self, name).items()}
-        moved["step"] = {name: StepValues(v.all.to(device), v.mine) for name, v in self.step.items()}
-        return replace(self, **moved)
+            on_device[name] = {k: value.to(device, non_blocking=True) for k, value in getattr(self, name).items()}
+        on_device["step_values"] = {name: StepValues(v.all.to(device), v.mine) for name, v in self.step_values.items()}
+        return replace(self, **on_device)
 
-    def owners(self) -> Tensor:
+    def sequence_ids(self) -> Tensor:
         """The sequence each position of the flat lines belongs to, int64 [B * L]; -1 for padding. Not for shared lines.
 
         In the padded layout line i is sequence i.
@@ -117,27 +117,27 @@ class Batch:
         line = torch.arange(self.n_sequences, device=lengths.device)[:, None]
         return torch.where(place < lengths[:, None], line, -1).flatten()
 
-    def part(self, *roles: int) -> Batch:
+    def select_roles(self, *roles: int) -> Batch:
         """The sequences of these roles as a batch of their own, in the same layout. Not for shared lines."""
-        self._refuse_shared("part")
+        self._refuse_shared("select_roles")
         keep = torch.isin(self.roles, self.roles.new_tensor(roles))  # [S]
-        padded = len(self.input_ids) == self.n_sequences
-        if self.inputs and not padded:
+        is_padded = len(self.input_ids) == self.n_sequences
+        if self.inputs and not is_padded:
             raise UserError(
                 "inputs beside the ids belong to whole lines, which cannot be cut; set train.layout: padded"
             )
         width = self.input_ids.shape[1]
-        places = keep.repeat_interleave(width) if padded else keep[self.owners()]  # [B * L]
-        labels, index, renamed = keep[self.sequence], places.cumsum(0) - 1, keep.cumsum(0) - 1
+        places = keep.repeat_interleave(width) if is_padded else keep[self.sequence_ids()]  # [B * L]
+        labels, index, new_index = keep[self.sequence], places.cumsum(0) - 1, keep.cumsum(0) - 1
         lengths = self.cu_seqlens.diff()[keep]
-        shape = (-1, width) if padded else (1, -1)
+        shape = (-1, width) if is_padded else (1, -1)
         return replace(
             self,
             input_ids=self.input_ids.flatten()[places].view(shape),
             position_ids=self.position_ids.flatten()[places].view(shape),
             labels=self.labels[labels],
-            where=index[self.where[labels]],
-            sequence=renamed[self.sequence[labels]],
+            label_positions=index[self.label_positions[labels]],
+            sequence=new_index[self.sequence[labels]],
             weights=self.weights[labels],
             rows=self.rows[keep],
             roles=self.roles[keep],
@@ -158,13 +158,13 @@ class Batch:
                 "so by a `shares_prompts` that returns False"
             )
 
-    def every_token(self) -> Batch:
+    def label_every_token(self) -> Batch:
         """The same lines with every token but the first of each sequence a label. Not for shared lines.
 
         There are no `token_values`, which belong to the labels of before.
         """
-        self._refuse_shared("every_token")
-        owner = self.owners()
+        self._refuse_shared("label_every_token")
+        owner = self.sequence_ids()
         following = torch.cat([owner[1:], owner.new_full((1,), -1)])
         where = ((owner >= 0) & (owner == following)).nonzero()[:, 0]  # the right neighbour is of the same sequence
         sequence = owner[where]
@@ -172,7 +172,7 @@ class Batch:
         return replace(
             self,
             labels=self.input_ids.flatten()[where + 1],
-            where=where,
+            label_positions=where,
             sequence=sequence,
             weights=weights,
             weight=_exact_sum(weights),

@@ -25,30 +25,30 @@ class StepPlan:
     def __init__(self, lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int) -> None:
         self.order = np.random.default_rng((seed, epoch)).permutation(len(lengths))
         ends = np.cumsum(lengths[self.order])  # tokens up to and including each shuffled row
-        bounds = self._greedy(ends, batch_tokens)
-        even = self._even(ends, len(bounds) - 1)
+        bounds = self._greedy_bounds(ends, batch_tokens)
+        even = self._even_bounds(ends, len(bounds) - 1)
         sizes = np.diff(np.concatenate([[0], ends])[even])
         # Steps of like size when that keeps the budget: the last step of an epoch is otherwise an arbitrary remainder.
         self.bounds = even if len(sizes) and sizes.min() > 0 and sizes.max() <= batch_tokens else bounds
 
     @staticmethod
-    def _greedy(ends: np.ndarray, budget: int) -> np.ndarray:
-        bounds, done = [0], 0
+    def _greedy_bounds(ends: np.ndarray, budget: int) -> np.ndarray:
+        bounds, tokens_before = [0], 0
         while bounds[-1] < len(ends):
-            cut = max(int(np.searchsorted(ends, done + budget, side="right")), bounds[-1] + 1)
+            cut = max(int(np.searchsorted(ends, tokens_before + budget, side="right")), bounds[-1] + 1)
             bounds.append(cut)
-            done = int(ends[cut - 1])
+            tokens_before = int(ends[cut - 1])
         return np.array(bounds)
 
     @staticmethod
-    def _even(ends: np.ndarray, steps: int) -> np.ndarray:
+    def _even_bounds(ends: np.ndarray, steps: int) -> np.ndarray:
         targets = ends[-1] * np.arange(1, steps) / steps
         return np.concatenate([[0], np.searchsorted(ends, targets, side="right"), [len(ends)]])
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def rows(self, step: int) -> np.ndarray:
+    def step_rows(self, step: int) -> np.ndarray:
         """The rows of a step, in shuffled order."""
         return self.order[self.bounds[step] : self.bounds[step + 1]]
 
@@ -93,7 +93,7 @@ class BatchSampler:
         self._plans: OrderedDict[int, StepPlan] = OrderedDict()
         self._first = [0]  # first global step of each epoch planned so far
 
-    def plan(self, epoch: int) -> StepPlan:
+    def epoch_plan(self, epoch: int) -> StepPlan:
         """The plan of an epoch; the two last used are kept."""
         if epoch not in self._plans:
             self._plans[epoch] = StepPlan(self.lengths, self.batch_tokens, self.seed, epoch)
@@ -102,44 +102,44 @@ class BatchSampler:
         self._plans.move_to_end(epoch)
         return self._plans[epoch]
 
-    def _start(self, epoch: int) -> int:
+    def _first_step(self, epoch: int) -> int:
         while len(self._first) <= epoch:
-            self._first.append(self._first[-1] + len(self.plan(len(self._first) - 1)))
+            self._first.append(self._first[-1] + len(self.epoch_plan(len(self._first) - 1)))
         return self._first[epoch]
 
-    def steps(self, epochs: float) -> int:
+    def count_steps(self, epochs: float) -> int:
         """Steps in this many passes over the rows, at least 1; a part of an epoch is rounded to whole steps."""
         whole = int(epochs)
         part = epochs - whole
-        return max(1, self._start(whole) + (round(part * len(self.plan(whole))) if part > 0 else 0))
+        return max(1, self._first_step(whole) + (round(part * len(self.epoch_plan(whole))) if part > 0 else 0))
 
-    def locate(self, step: int) -> tuple[int, int]:
+    def locate_step(self, step: int) -> tuple[int, int]:
         """`(epoch, step within the epoch)` of a global step."""
         epoch = int(np.searchsorted(self._first, step, side="right")) - 1
-        while self._start(epoch + 1) <= step:
+        while self._first_step(epoch + 1) <= step:
             epoch += 1
         return epoch, step - self._first[epoch]
 
-    def progress(self, step: int) -> float:
+    def epoch_at(self, step: int) -> float:
         """Epochs done before global step `step`."""
-        epoch, inside = self.locate(step)
-        return epoch + inside / len(self.plan(epoch))
+        epoch, inside = self.locate_step(step)
+        return epoch + inside / len(self.epoch_plan(epoch))
 
-    def rows(self, step: int) -> np.ndarray:
+    def step_rows(self, step: int) -> np.ndarray:
         """All rows of a global step, over all ranks, in shuffled order."""
-        epoch, inside = self.locate(step)
-        return self.plan(epoch).rows(inside)
+        epoch, inside = self.locate_step(step)
+        return self.epoch_plan(epoch).step_rows(inside)
 
-    def tokens(self, step: int) -> int:
+    def count_tokens(self, step: int) -> int:
         """Tokens of a global step, over all ranks."""
-        return int(self.lengths[self.rows(step)].sum())
+        return int(self.lengths[self.step_rows(step)].sum())
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """The micro-batches of a global step over all ranks, whatever `world` is."""
-        rows = self.rows(step)
-        return self.cut(rows[np.argsort(-self.widths[rows], kind="stable")])
+        rows = self.step_rows(step)
+        return self.cut_micro_batches(rows[np.argsort(-self.widths[rows], kind="stable")])
 
-    def cut(self, rows: np.ndarray) -> list[list[int]]:
+    def cut_micro_batches(self, rows: np.ndarray) -> list[list[int]]:
         """Cut rows, longest first, into micro-batches within `micro_tokens`."""
         parts, at = [], 0
         ends = np.cumsum(self.lengths[rows])
@@ -147,30 +147,32 @@ class BatchSampler:
             if self.layout == "padded":
                 take = self.micro_tokens // (int(self.widths[rows[at]]) * self.per_row)
             else:
-                done = int(ends[at - 1]) if at else 0
-                take = int(np.searchsorted(ends, done + self.micro_tokens, side="right")) - at
+                tokens_before = int(ends[at - 1]) if at else 0
+                take = int(np.searchsorted(ends, tokens_before + self.micro_tokens, side="right")) - at
             parts.append(rows[at : at + max(1, take)].tolist())
             at += max(1, take)
         return parts
 
-    def step(self, step: int) -> list[list[int]]:
+    def rank_micro_batches(self, step: int) -> list[list[int]]:
         """This rank's micro-batches of a global step: lists of row indexes, the same number on every rank."""
         parts = self.micro_batches(step)
         mine = parts[self.rank :: self.world]
         return mine + [[] for _ in range(-(-len(parts) // self.world) - len(mine))]
 
-    def longest(self) -> list[int]:
+    def largest_micro_batch(self) -> list[int]:
         """Rows of the most expensive micro-batch there can be: the longest row, filled up with the next longest."""
-        return self.cut(np.argsort(-self.widths, kind="stable")[: max(1, self.micro_tokens)])[0]
+        return self.cut_micro_batches(np.argsort(-self.widths, kind="stable")[: max(1, self.micro_tokens)])[0]
 
-    def padding(self, steps: int = 20) -> float:
+    def padding_share(self, steps: int = 20) -> float:
         """Share of the computed positions that are padding, over the first steps of the first epoch."""
         if self.layout == "packed":
             return 0.0
-        filled = np.minimum(self.lengths, self.widths * self.per_row)  # fewer than `lengths` where a line is shared
+        real_tokens = np.minimum(
+            self.lengths, self.widths * self.per_row
+        )  # fewer than `lengths` where a line is shared
         real = area = 0
-        for index in range(min(steps, len(self.plan(0)))):
+        for index in range(min(steps, len(self.epoch_plan(0)))):
             for part in self.micro_batches(index):
-                real += int(filled[part].sum())
+                real += int(real_tokens[part].sum())
                 area += int(self.widths[part].max()) * len(part) * self.per_row
         return 1.0 - real / area

@@ -18,16 +18,25 @@ from holdfast.data.batching.batch import Batch, StepValues
 from holdfast.data.batching.batch_sampler import BatchSampler, Layout, StepPlan
 from holdfast.errors import UserError
 
-__all__ = ["Batch", "BatchSampler", "Encoded", "Layout", "StepPlan", "StepValues", "TokenTable", "collate"]
+__all__ = [
+    "Batch",
+    "BatchSampler",
+    "EncodedSequence",
+    "Layout",
+    "StepPlan",
+    "StepValues",
+    "TokenTable",
+    "collate_sequences",
+]
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedSequence:
     """One tokenised sequence.
 
     Args:
         ids: int32 [n].
-        trained: bool [n]; True where the token is a label, predicted from the tokens before it. The first token has
+        label_mask: bool [n]; True where the token is a label, predicted from the tokens before it. The first token has
             nothing before it, so `trained[0]` counts as False.
         row: Index of the row in the table.
         role: Its place among the sequences of its row (see `data.kinds`): 0 answer or chosen, 1 rejected, ...
@@ -38,7 +47,7 @@ class Encoded:
     """
 
     ids: np.ndarray
-    trained: np.ndarray
+    label_mask: np.ndarray
     row: int
     role: int = 0
     weight: float = 1.0
@@ -47,49 +56,49 @@ class Encoded:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def padded_batch(encoded: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
+def collate_padded(sequences: Sequence[EncodedSequence], pad_id: int, device: torch.device) -> Batch:
     """One or more sequences as a batch padded on the right, on a device."""
-    batch = collate(encoded, "padded", pad_id)
+    batch = collate_sequences(sequences, "padded", pad_id)
     assert batch is not None  # only nothing makes none
     return batch.to(device)
 
 
-def collate(encoded: Sequence[Encoded], layout: Layout, pad_id: int) -> Batch | None:
+def collate_sequences(sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int) -> Batch | None:
     """The micro-batch of these sequences, or None when there are none (a rank that ran out of rows).
 
     Args:
-        encoded: Sequences of any lengths; the two of a pair adjacent, chosen first.
+        sequences: Sequences of any lengths; the two of a pair adjacent, chosen first.
         layout: "padded" or "packed".
         pad_id: Fills padded lines; it may equal any real token, since nothing is ever recognised by it.
     """
-    if not encoded:
+    if not sequences:
         return None
-    if layout == "packed" and encoded[0].inputs:
+    if layout == "packed" and sequences[0].inputs:
         raise UserError("inputs beside the ids belong to a line of their own: set train.layout: padded")
-    batch = _assemble(
-        ids=np.concatenate([e.ids for e in encoded]),
-        trained=np.concatenate([e.trained for e in encoded]),
-        lengths=np.array([len(e.ids) for e in encoded]),
-        weights=np.array([e.weight for e in encoded], dtype=np.float32),
-        rows=np.array([e.row for e in encoded]),
-        roles=np.array([e.role for e in encoded]),
-        values={name: np.array([e.values[name] for e in encoded]) for name in encoded[0].values},
+    batch = _assemble_batch(
+        ids=np.concatenate([e.ids for e in sequences]),
+        label_mask=np.concatenate([e.label_mask for e in sequences]),
+        lengths=np.array([len(e.ids) for e in sequences]),
+        weights=np.array([e.weight for e in sequences], dtype=np.float32),
+        rows=np.array([e.row for e in sequences]),
+        roles=np.array([e.role for e in sequences]),
+        values={name: np.array([e.values[name] for e in sequences]) for name in sequences[0].values},
         layout=layout,
         pad_id=pad_id,
     )
-    label = np.concatenate([e.trained & (np.arange(len(e.ids)) > 0) for e in encoded])  # [n]
-    for name in encoded[0].token_values:
-        numbers = np.concatenate([e.token_values[name] for e in encoded])[label]
+    label = np.concatenate([e.label_mask & (np.arange(len(e.ids)) > 0) for e in sequences])  # [n]
+    for name in sequences[0].token_values:
+        numbers = np.concatenate([e.token_values[name] for e in sequences])[label]
         batch.token_values[name] = torch.from_numpy(numbers.astype(np.float32))  # [N]
-    for name in encoded[0].inputs:
-        batch.inputs[name] = torch.from_numpy(np.stack([e.inputs[name] for e in encoded]))  # [S, ...]
+    for name in sequences[0].inputs:
+        batch.inputs[name] = torch.from_numpy(np.stack([e.inputs[name] for e in sequences]))  # [S, ...]
     return batch
 
 
-def _assemble(
+def _assemble_batch(
     *,
     ids: np.ndarray,  # [n] all sequences one after another
-    trained: np.ndarray,  # [n]
+    label_mask: np.ndarray,  # [n]
     lengths: np.ndarray,  # [S]
     weights: np.ndarray,  # [S]
     rows: np.ndarray,  # [S]
@@ -102,20 +111,20 @@ def _assemble(
     begins = np.cumsum(lengths) - lengths  # [S]
     sequence = np.repeat(np.arange(count), lengths)  # [n]
     position = np.arange(total) - begins[sequence]  # [n]
-    packed = layout == "packed"
-    width = total if packed else int(lengths.max())
-    target = np.arange(total) if packed else sequence * width + position  # [n] flat index into B*L
-    lines = np.full(total if packed else count * width, pad_id, dtype=np.int64)
+    is_packed = layout == "packed"
+    width = total if is_packed else int(lengths.max())
+    target = np.arange(total) if is_packed else sequence * width + position  # [n] flat index into B*L
+    lines = np.full(total if is_packed else count * width, pad_id, dtype=np.int64)
     lines[target] = ids
-    positions = position if packed else np.tile(np.arange(width), count)
-    label = np.flatnonzero(trained & (position > 0))  # [N]
+    positions = position if is_packed else np.tile(np.arange(width), count)
+    label = np.flatnonzero(label_mask & (position > 0))  # [N]
     label_weights = weights[sequence[label]].astype(np.float32)
     offsets = np.append(begins, total).astype(np.int32)
     return Batch(
         input_ids=torch.from_numpy(lines.reshape(-1, width)),
         position_ids=torch.from_numpy(positions.reshape(-1, width)),
         labels=torch.from_numpy(ids[label].astype(np.int64)),
-        where=torch.from_numpy(target[label] - 1),
+        label_positions=torch.from_numpy(target[label] - 1),
         sequence=torch.from_numpy(sequence[label]),
         weights=torch.from_numpy(label_weights),
         rows=torch.from_numpy(rows.astype(np.int64)),
@@ -133,7 +142,7 @@ class TokenTable:
 
     Args:
         ids: int32 [tokens], all sequences one after another.
-        trained: bool [tokens].
+        label_mask: bool [tokens].
         starts: int64 [sequences + 1], where each sequence begins in `ids`.
         weights: fp32 [rows].
         source: int64 [rows], the index of each row in the `Rows` the table was built from (dropped rows are missing).
@@ -143,12 +152,12 @@ class TokenTable:
         fingerprint: Names data, template and settings.
     """
 
-    ARRAYS = ("ids", "trained", "starts", "weights", "source", "first", "values")
+    ARRAYS = ("ids", "label_mask", "starts", "weights", "source", "first", "values")
 
     def __init__(
         self,
         ids: np.ndarray,
-        trained: np.ndarray,
+        label_mask: np.ndarray,
         starts: np.ndarray,
         weights: np.ndarray,
         source: np.ndarray,
@@ -158,7 +167,7 @@ class TokenTable:
         columns: Sequence[str] = (),
         fingerprint: str = "",
     ) -> None:
-        self.ids, self.trained, self.starts, self.weights, self.source = ids, trained, starts, weights, source
+        self.ids, self.label_mask, self.starts, self.weights, self.source = ids, label_mask, starts, weights, source
         self.first, self.values, self.columns, self.fingerprint = first, values, tuple(columns), fingerprint
         self._lengths = np.diff(starts)  # [sequences]
         self._counts = np.diff(first)  # [rows]
@@ -169,79 +178,79 @@ class TokenTable:
         """Total tokens per row."""
         self.widths: np.ndarray = np.maximum.reduceat(self._lengths, begins) if len(source) else self._lengths
         """Tokens of each row's longest line when padded."""
-        self.planned: np.ndarray = self.lengths
+        self.step_lengths: np.ndarray = self.lengths
         """Tokens per row by which steps are cut."""
         self.lines = self.per_row
         """Lines per row when padded."""
 
     @classmethod
-    def of(cls, encoded: Sequence[Encoded], fingerprint: str = "") -> TokenTable:
+    def from_sequences(cls, sequences: Sequence[EncodedSequence], fingerprint: str = "") -> TokenTable:
         """An in-memory table of sequences ordered by row, those of a row by role."""
-        lengths = [len(e.ids) for e in encoded]
-        rows = np.array([e.row for e in encoded])
+        lengths = [len(e.ids) for e in sequences]
+        rows = np.array([e.row for e in sequences])
         first = np.flatnonzero(np.diff(rows, prepend=-1))
-        heads = [encoded[i] for i in first.tolist()]
+        heads = [sequences[i] for i in first.tolist()]
         columns = list(heads[0].values) if heads else []
         return cls(
-            np.concatenate([e.ids for e in encoded]).astype(np.int32),
-            np.concatenate([e.trained for e in encoded]),
+            np.concatenate([e.ids for e in sequences]).astype(np.int32),
+            np.concatenate([e.label_mask for e in sequences]),
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             np.array([e.weight for e in heads], dtype=np.float32),
             np.arange(len(heads)),
-            np.append(first, len(encoded)).astype(np.int64),
-            np.array([[e.values[name] for name in columns] for e in encoded], dtype=np.float32),
+            np.append(first, len(sequences)).astype(np.int64),
+            np.array([[e.values[name] for name in columns] for e in sequences], dtype=np.float32),
             columns=columns,
             fingerprint=fingerprint,
         )
 
     @classmethod
-    def open(cls, directory: Path, *, columns: Sequence[str], fingerprint: str) -> TokenTable:
+    def load_from_disk(cls, directory: Path, *, columns: Sequence[str], fingerprint: str) -> TokenTable:
         """A table written by `data.table.build_table`; ids and mask stay on disk."""
         ids = np.memmap(directory / "ids.bin", dtype=np.int32, mode="r")
-        trained = np.memmap(directory / "trained.bin", dtype=np.bool_, mode="r")
+        label_mask = np.memmap(directory / "trained.bin", dtype=np.bool_, mode="r")
         small = [np.load(directory / f"{name}.npy", allow_pickle=False) for name in cls.ARRAYS[2:]]
-        return cls(ids, trained, *small, columns=columns, fingerprint=fingerprint)
+        return cls(ids, label_mask, *small, columns=columns, fingerprint=fingerprint)
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def firsts(self, count: int | None) -> TokenTable:
+    def keep_first_sequences(self, count: int | None) -> TokenTable:
         """The same rows with the first `count` of their sequences, held in memory; the table itself for None."""
         if count is None:
             return self
-        kept = np.flatnonzero(_ranges(self._counts) < count)  # [sequences kept]
-        lengths = self._lengths[kept]
-        index = np.repeat(self.starts[kept], lengths) + _ranges(lengths)
+        sequences = np.flatnonzero(_concatenate_ranges(self._counts) < count)  # [sequences kept]
+        lengths = self._lengths[sequences]
+        index = np.repeat(self.starts[sequences], lengths) + _concatenate_ranges(lengths)
         return TokenTable(
-            self.ids[index], self.trained[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
-            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values[kept],
+            self.ids[index], self.label_mask[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
+            np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values[sequences],
             columns=self.columns, fingerprint=self.fingerprint,
         )  # fmt: skip
 
-    def sequences(self, row: int) -> list[Encoded]:
+    def row_sequences(self, row: int) -> list[EncodedSequence]:
         """The sequences of one row, in the order of their roles."""
-        found = []
+        sequences = []
         for role, index in enumerate(range(self.first[row], self.first[row + 1])):
             begin, end = self.starts[index : index + 2]
-            ids, trained = np.array(self.ids[begin:end]), np.array(self.trained[begin:end])
+            ids, label_mask = np.array(self.ids[begin:end]), np.array(self.label_mask[begin:end])
             values = dict(zip(self.columns, self.values[index].tolist(), strict=True))
-            found.append(Encoded(ids, trained, row, role, float(self.weights[row]), values))
-        return found
+            sequences.append(EncodedSequence(ids, label_mask, row, role, float(self.weights[row]), values))
+        return sequences
 
-    def collate(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
+    def collate_rows(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
         """`collate` of these rows' sequences, gathered without touching them one by one; None for no rows."""
         if len(rows) == 0:
             return None
         rows = np.asarray(rows)
         counts = self._counts[rows]
-        roles = _ranges(counts)  # [S]
+        roles = _concatenate_ranges(counts)  # [S]
         sequences = np.repeat(self.first[rows], counts) + roles
         lengths = self._lengths[sequences]
-        index = np.repeat(self.starts[sequences], lengths) + _ranges(lengths)  # [n]
+        index = np.repeat(self.starts[sequences], lengths) + _concatenate_ranges(lengths)  # [n]
         values = self.values[sequences]  # [S, columns]
-        return _assemble(
+        return _assemble_batch(
             ids=np.asarray(self.ids[index]),
-            trained=np.asarray(self.trained[index]),
+            label_mask=np.asarray(self.label_mask[index]),
             lengths=lengths,
             weights=np.repeat(self.weights[rows], counts),
             rows=np.repeat(rows, counts),
@@ -251,7 +260,7 @@ class TokenTable:
             pad_id=pad_id,
         )
 
-    def sampler(
+    def build_sampler(
         self,
         *,
         batch_tokens: int,
@@ -263,11 +272,11 @@ class TokenTable:
     ) -> BatchSampler:
         """The `BatchSampler` over this table's rows."""
         return BatchSampler(
-            self.planned, batch_tokens=batch_tokens, micro_tokens=micro_tokens, layout=layout, seed=seed,
+            self.step_lengths, batch_tokens=batch_tokens, micro_tokens=micro_tokens, layout=layout, seed=seed,
             rank=rank, world=world, widths=self.widths, per_row=self.lines,
         )  # fmt: skip
 
 
-def _ranges(counts: np.ndarray) -> np.ndarray:
+def _concatenate_ranges(counts: np.ndarray) -> np.ndarray:
     """0 to counts[0] - 1, then 0 to counts[1] - 1, and so on."""
     return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -16,7 +16,7 @@ BLOCK = 1024
 """Rows compared at a time."""
 
 
-class SharedPairs(TokenTable):
+class SharedPrefixTable(TokenTable):
     """A table of pairs whose padded lines hold a pair each: shared prefix, rest of chosen, rest of rejected.
 
     The shared prefix is the longest common beginning of the two sequences without a label in either. The rest of
@@ -35,15 +35,15 @@ class SharedPairs(TokenTable):
         assert table.per_row == 2
         arrays = (getattr(table, name) for name in self.ARRAYS)
         super().__init__(*arrays, columns=table.columns, fingerprint=table.fingerprint)
-        self.prefixes: np.ndarray = shared_prefixes(table)
+        self.prefixes: np.ndarray = compute_prefix_lengths(table)
         """Tokens of each row's shared prefix."""
         self.lengths = self.widths = self.lengths - self.prefixes
         self.lines = 1
 
-    def collate(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
-        """As `TokenTable.collate` in all but the lines; `layout` must be "padded"."""
+    def collate_rows(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
+        """As `TokenTable.collate_rows` in all but the lines; `layout` must be "padded"."""
         assert layout == "padded"
-        flat = super().collate(rows, "packed", pad_id)
+        flat = super().collate_rows(rows, "packed", pad_id)
         if flat is None:
             return None
         lengths = flat.cu_seqlens.diff().numpy()  # [2 R]
@@ -51,8 +51,10 @@ class SharedPairs(TokenTable):
         width = int(widths.max())
         sequence = np.repeat(np.arange(len(lengths)), lengths)  # [n]
         position, pair = flat.position_ids[0].numpy(), sequence // 2
-        moved = (sequence % 2 == 1) & (position >= prefixes[pair])  # the rest of rejected stands behind all of chosen
-        target = torch.from_numpy(pair * width + position + np.where(moved, (chosen - prefixes)[pair], 0))
+        in_rejected = (sequence % 2 == 1) & (
+            position >= prefixes[pair]
+        )  # the rest of rejected stands behind all of chosen
+        target = torch.from_numpy(pair * width + position + np.where(in_rejected, (chosen - prefixes)[pair], 0))
         lines = torch.full((len(widths) * width,), pad_id)
         lines[target] = flat.input_ids[0]
         positions = torch.zeros_like(lines)
@@ -61,13 +63,13 @@ class SharedPairs(TokenTable):
             flat,
             input_ids=lines.view(-1, width),
             position_ids=positions.view(-1, width),
-            where=target[flat.where],
+            label_positions=target[flat.label_positions],
             tokens=int(widths.sum()),
-            attention_mask=sight(torch.from_numpy(prefixes), torch.from_numpy(chosen), width),
+            attention_mask=build_prefix_attention_mask(torch.from_numpy(prefixes), torch.from_numpy(chosen), width),
         )
 
 
-def sight(prefixes: Tensor, chosen: Tensor, width: int) -> Tensor:
+def build_prefix_attention_mask(prefixes: Tensor, chosen: Tensor, width: int) -> Tensor:
     """Who looks where, bool [R, 1, width, width]: back to the start, but from rejected not at chosen's answer.
 
     Args:
@@ -79,13 +81,13 @@ def sight(prefixes: Tensor, chosen: Tensor, width: int) -> Tensor:
     return ((place[:, None] >= place) & ~(behind[:, :, None] & answer[:, None]))[:, None]
 
 
-def shared_prefixes(table: TokenTable) -> np.ndarray:
+def compute_prefix_lengths(table: TokenTable) -> np.ndarray:
     """Tokens of the longest common beginning of each pair without a label in either sequence, int64 [rows]."""
-    found = [_prefixes(table, start) for start in range(0, len(table), BLOCK)]
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    blocks = [_compute_block_lengths(table, start) for start in range(0, len(table), BLOCK)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.int64)
 
 
-def _prefixes(table: TokenTable, start: int) -> np.ndarray:
+def _compute_block_lengths(table: TokenTable, start: int) -> np.ndarray:
     bounds = table.starts[2 * start : 2 * (start + BLOCK) + 1]
     begins, lengths = bounds[:-1].reshape(-1, 2), np.diff(bounds).reshape(-1, 2)
     shorter = lengths.min(axis=1)  # [R]
@@ -93,6 +95,6 @@ def _prefixes(table: TokenTable, start: int) -> np.ndarray:
     row = np.repeat(np.arange(len(shorter)), shorter)
     place = np.arange(len(row)) - (ends - shorter)[row]
     one, other = begins[row, 0] + place, begins[row, 1] + place
-    apart = (table.ids[one] != table.ids[other]) | ((table.trained[one] | table.trained[other]) & (place > 0))
+    apart = (table.ids[one] != table.ids[other]) | ((table.label_mask[one] | table.label_mask[other]) & (place > 0))
     stops = np.append(np.flatnonzero(apart), len(row))
     return np.minimum(stops[np.searchsorted(stops, ends - shorter)], ends) - (ends - shorter)

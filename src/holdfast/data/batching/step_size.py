@@ -76,7 +76,7 @@ class StepSize:
     over: int
 
     @property
-    def why(self) -> str:
+    def breakdown(self) -> str:
         """What the number comes from, as `32 rows of 63 tokens, 94 steps an epoch`."""
         rows, length = max(1, round(self.rows)), max(1, round(self.row_tokens))
         many = f" in {self.sequences} sequences" if self.sequences > 1 else ""
@@ -86,27 +86,29 @@ class StepSize:
     @property
     def text(self) -> str:
         """`batch_tokens 2,016: 32 rows of 63 tokens, 94 steps an epoch`."""
-        return f"batch_tokens {self.tokens:,}{' (derived)' if self.derived else ''}: {self.why}"
+        return f"batch_tokens {self.tokens:,}{' (derived)' if self.derived else ''}: {self.breakdown}"
 
 
-def step_size(asked: int | Literal["auto"], table: TokenTable, seed: int, most: int = MOST_ROWS) -> StepSize:
+def compute_step_size(
+    batch_tokens: int | Literal["auto"], table: TokenTable, seed: int, most: int = MOST_ROWS
+) -> StepSize:
     """The size of a step over the rows of a table.
 
     Args:
-        asked: `train.batch_tokens`; `auto` derives it.
-        table: With the sequences that steps hold (`TokenTable.firsts`).
+        batch_tokens: `train.batch_tokens`; `auto` derives it.
+        table: With the sequences that steps hold (`TokenTable.keep_first_sequences`).
         seed: `train.seed`, on which the order of the rows depends, and with it how many steps an epoch has.
         most: Rows of a derived step at most (`Settings.batch` of the objective).
     """
-    lengths = table.planned
-    tokens = derive_batch_tokens(lengths, most) if asked == "auto" else asked
-    per_epoch = table.sampler(batch_tokens=tokens, seed=seed).steps(1.0)
+    lengths = table.step_lengths
+    tokens = derive_batch_tokens(lengths, most) if batch_tokens == "auto" else batch_tokens
+    per_epoch = table.build_sampler(batch_tokens=tokens, seed=seed).count_steps(1.0)
     return StepSize(
-        tokens=tokens, derived=asked == "auto", rows=len(table) / per_epoch, row_tokens=float(lengths.mean()),
+        tokens=tokens, derived=batch_tokens == "auto", rows=len(table) / per_epoch, row_tokens=float(lengths.mean()),
         sequences=table.per_row, per_epoch=per_epoch, over=int((lengths > tokens).sum()),
     )  # fmt: skip
 
 
 def count_steps(train: Train, sampler: BatchSampler) -> int:
     """Steps of a run: `train.max_steps`, however many epochs that takes; without it those of `train.epochs`."""
-    return train.max_steps or sampler.steps(train.epochs)
+    return train.max_steps or sampler.count_steps(train.epochs)

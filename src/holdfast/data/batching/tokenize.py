@@ -11,11 +11,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from holdfast.core.files import fresh_directory, is_sealed, seal
+from holdfast.core.files import fresh_directory, is_sealed, seal_directory
 from holdfast.data.batching.batches import TokenTable
 from holdfast.data.chat.encoder import Chat, Encoding, is_text
-from holdfast.data.row_shapes import Column, Kind, RowShape, conversations, shape_of
-from holdfast.data.rows import Message, Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.row_shapes import Column, Kind, RowShape, build_conversations, shape_of
+from holdfast.data.rows import Message, Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import UserError
 
 __all__ = ["TableReport", "TokenTable", "build_table"]
@@ -29,7 +29,7 @@ VERSION = 6
 SHARD = 1024
 """Rows tokenised by one call of the tokenizer."""
 
-NAMED = 10
+MOST_NAMED = 10
 """Row numbers listed per reason."""
 
 LONG, CUT, UNTRAINED, WEIGHTLESS = "longer than max_length", "answer cut to nothing", "nothing trained", "weight 0"
@@ -86,19 +86,19 @@ class TableReport:
         """Share of the kept tokens that are trained on."""
         return self.trained_tokens / max(1, self.tokens)
 
-    def drop(self, number: int, row: Row, reason: str) -> None:
+    def record_drop(self, number: int, row: Row, reason: str) -> None:
         """Count a row that is left out, and name it."""
         self.begins.setdefault(reason, row.beginning)
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        if len(names := self.named.setdefault(reason, [])) < NAMED:
+        if len(names := self.named.setdefault(reason, [])) < MOST_NAMED:
             names.append(number)
 
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """The report in sentences, for the terminal."""
         out = [f"{self.kept} of {self.rows} rows, training on {self.trained_share:.0%} of {self.tokens} tokens"]
         for reason, count in self.dropped.items():
             first, *more = self.named[reason]
-            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more), *["..."] * (count > NAMED)])
+            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more), *["..."] * (count > MOST_NAMED)])
             out.append(f"left out {count}: {reason} (row{'s' * (count > 1)} {names})")
         if self.truncated:
             out.append(f"{self.truncated} answers lost their end at {self.max_length} tokens")
@@ -119,26 +119,28 @@ class TableReport:
             "trained one by one, each with its thought, behind the prompt a server makes"
         ]
 
-    def warnings(self) -> list[str]:
+    def warning_lines(self) -> list[str]:
         """A line when prompts hold control tokens, and when many rows are left out because they are too long."""
-        marked = f"{self.marked:,} of {self.rows:,} rows have control tokens of the chat template in a prompt's text"
-        out = [f"{marked}, which are read as real turns, as a server reads them"] if self.marked else []
+        marker_line = (
+            f"{self.marked:,} of {self.rows:,} rows have control tokens of the chat template in a prompt's text"
+        )
+        out = [f"{marker_line}, which are read as real turns, as a server reads them"] if self.marked else []
         long = self.dropped.get(LONG, 0) + self.dropped.get(BEYOND, 0)
         if long <= MANY_DROPPED * self.rows:
             return out
         return [
             *out,
             f"{long:,} of {self.rows:,} rows ({long / self.rows:.0%}) are longer than {self.limit}, and are left out; "
-            f"{self.mend()}",
+            f"{self.describe_remedy()}",
         ]
 
     @property
     def limit(self) -> str:
         """The limit and whose it is, as `512 tokens, the model's context`."""
-        return f"{self.max_length:,} tokens, {self._whose}"
+        return f"{self.max_length:,} tokens, {self._limit_source}"
 
     @property
-    def _whose(self) -> str:
+    def _limit_source(self) -> str:
         return "the model's context" if self.max_length == self.context else "train.max_length"
 
     @property
@@ -146,15 +148,15 @@ class TableReport:
         """Why a long row is left out."""
         return BEYOND if self.max_length == self.context else LONG
 
-    def mend(self) -> str:
+    def describe_remedy(self) -> str:
         """What to do about rows that are too long."""
         most = min(self.lengths["longest"], self.context or self.lengths["longest"])
         if CUT in self.dropped:
             more = f"set train.max_length to {most}" if most > self.max_length else "take a model with a longer context"
             return f"of some the prompt alone is too long: shorten the prompts, or {more}"
-        return f"{self.longer()}data.too_long to cut, which trains on their beginnings"
+        return f"{self.describe_longer_limit()}data.too_long to cut, which trains on their beginnings"
 
-    def longer(self) -> str:
+    def describe_longer_limit(self) -> str:
         """The beginning of that sentence: a greater length, if the model can read more."""
         most = min(self.lengths["longest"], self.context or self.lengths["longest"])
         return f"set train.max_length to {most}, or set " if most > self.max_length else "set "
@@ -191,39 +193,50 @@ def build_table(
     Raises:
         UserError: A row is of the wrong kind, the template refuses it, or no row is left.
     """
-    shape, asked = shape_of(kind), [asdict(column) for column in columns]
+    shape, column_specs = shape_of(kind), [asdict(column) for column in columns]
     max_length = min(max_length, context or max_length)
-    name = fingerprint(
-        [VERSION, rows_fingerprint(rows), chat.fingerprint, max_length, too_long, shape.identity, asked, list(prompts)]
+    name = fingerprint_json(
+        [
+            VERSION,
+            fingerprint_rows(rows),
+            chat.fingerprint,
+            max_length,
+            too_long,
+            shape.identity,
+            column_specs,
+            list(prompts),
+        ]
     )
     names = [column.name for column in columns]
     if cache is None:
-        memory = _Writer(None)
-        report = _fill(memory, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
-        table = memory.table(names, name)
-        _measure(report, table)
+        memory = _TableWriter(None)
+        report = _fill_table(memory, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
+        table = memory.to_table(names, name)
+        _record_token_counts(report, table)
         return table, report
     directory = Path(cache) / f"table-{name[:24]}"
     if not is_sealed(directory):
         with fresh_directory(directory) as side:
-            with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as trained:
-                writer = _Writer((ids, trained))
-                report = _fill(writer, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
-            writer.save(side)
-            _measure(report, TokenTable.open(side, columns=names, fingerprint=name))
+            with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as mask_file:
+                writer = _TableWriter((ids, mask_file))
+                report = _fill_table(
+                    writer, rows, chat, max_length, context, too_long, shape, columns, prompts, progress
+                )
+            writer.save_small_arrays(side)
+            _record_token_counts(report, TokenTable.load_from_disk(side, columns=names, fingerprint=name))
             (side / "report.json").write_text(json.dumps(asdict(report)))
-            seal(side)
-    table = TokenTable.open(directory, columns=names, fingerprint=name)
+            seal_directory(side)
+    table = TokenTable.load_from_disk(directory, columns=names, fingerprint=name)
     return table, TableReport(**json.loads((directory / "report.json").read_text()))
 
 
-class _Writer:
+class _TableWriter:
     """Collects sequences, in memory or appended to the two files `(ids, trained)`."""
 
     def __init__(self, files: tuple[BinaryIO, BinaryIO] | None) -> None:
         self.files = files
         self.ids: list[np.ndarray] = []
-        self.trained: list[np.ndarray] = []
+        self.label_masks: list[np.ndarray] = []
         self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
         self.lengths: list[int] = []
         self.weights: list[float] = []
@@ -231,10 +244,10 @@ class _Writer:
         self.first: list[int] = [0]
         self.values: list[tuple[float, ...]] = []
 
-    def add(self, sequences: list[Encoding], weight: float, source: int, values: list[tuple[float, ...]]) -> None:
-        for ids, trained in sequences:
+    def add_row(self, sequences: list[Encoding], weight: float, source: int, values: list[tuple[float, ...]]) -> None:
+        for ids, label_mask in sequences:
             self.ids.append(ids)
-            self.trained.append(trained)
+            self.label_masks.append(label_mask)
             self.lengths.append(len(ids))
         self.weights.append(weight)
         self.source.append(source)
@@ -245,15 +258,15 @@ class _Writer:
         """Hand what has been collected to the files, or keep it as one piece: an array per row is mostly header."""
         if not self.ids:
             return
-        ids, trained = np.concatenate(self.ids).astype(np.int32), np.concatenate(self.trained)
-        self.ids, self.trained = [], []
+        ids, label_mask = np.concatenate(self.ids).astype(np.int32), np.concatenate(self.label_masks)
+        self.ids, self.label_masks = [], []
         if self.files:
             self.files[0].write(ids.tobytes())
-            self.files[1].write(trained.tobytes())
+            self.files[1].write(label_mask.tobytes())
         else:
-            self.pieces.append((ids, trained))
+            self.pieces.append((ids, label_mask))
 
-    def small(self) -> tuple[np.ndarray, ...]:
+    def small_arrays(self) -> tuple[np.ndarray, ...]:
         return (
             np.concatenate([[0], np.cumsum(np.array(self.lengths, dtype=np.int64))]).astype(np.int64),
             np.array(self.weights, dtype=np.float32),
@@ -262,17 +275,17 @@ class _Writer:
             np.array(self.values, dtype=np.float32).reshape(len(self.lengths), -1 if self.lengths else 0),
         )
 
-    def save(self, directory: Path) -> None:
-        for name, array in zip(TokenTable.ARRAYS[2:], self.small(), strict=True):
+    def save_small_arrays(self, directory: Path) -> None:
+        for name, array in zip(TokenTable.ARRAYS[2:], self.small_arrays(), strict=True):
             np.save(directory / f"{name}.npy", array, allow_pickle=False)
 
-    def table(self, columns: list[str], name: str) -> TokenTable:
-        ids, trained = (np.concatenate(part) for part in zip(*self.pieces, strict=True))
-        return TokenTable(ids, trained, *self.small(), columns=columns, fingerprint=name)
+    def to_table(self, columns: list[str], name: str) -> TokenTable:
+        ids, label_mask = (np.concatenate(part) for part in zip(*self.pieces, strict=True))
+        return TokenTable(ids, label_mask, *self.small_arrays(), columns=columns, fingerprint=name)
 
 
-def _fill(
-    writer: _Writer,
+def _fill_table(
+    writer: _TableWriter,
     rows: Rows,
     chat: Chat,
     max_length: int,
@@ -287,93 +300,93 @@ def _fill(
     cuts = too_long in ("cut", "window") and shape.cuttable and not prompts  # or one answer is cut at two places
     in_windows = too_long in ("auto", "window")
     lengths = np.zeros(len(rows), dtype=np.int64)
-    start, dropped = 0, -1
-    for shard in _shards(rows):
-        for index, row, sequences in _encode(shard, start, chat, shape, prompts, report):
+    start, last_dropped = 0, -1
+    for shard in _iterate_shards(rows):
+        for index, row, sequences in _encode_shard(shard, start, chat, shape, prompts, report):
             plain = len(sequences) // (1 + len(prompts))
-            numbers = [column.of_each(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
+            numbers = [column.values_of(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
             if shape.looks_on:  # what is too long of what is only looked at is not needed
-                sequences[1:] = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences[1:]]
+                sequences[1:] = [(ids[:max_length], label_mask[:max_length]) for ids, label_mask in sequences[1:]]
             longest = max(len(ids) for ids, _ in sequences)
             lengths[index] = max(lengths[index], longest)  # of a row in several parts, the longest counts
             values, long = list(zip(*numbers, strict=True)), longest > max_length
             if long and in_windows and is_text(row.messages) and len(sequences) == 1 and row.weight:
-                parts = windows(sequences[0], max_length)
+                parts = cut_windows(sequences[0], max_length)
                 for part in parts:
-                    writer.add([part], row.weight, index, values)
+                    writer.add_row([part], row.weight, index, values)
                 report.windowed, report.windows = report.windowed + 1, report.windows + len(parts)
                 continue
-            kept, reason = _fit(sequences, max_length, cuts, report.reason)
+            usable, reason = _fit_sequences(sequences, max_length, cuts, report.reason)
             if row.weight == 0:
-                kept, reason = [], WEIGHTLESS
-            if not kept:
-                if index != dropped:  # a row in several parts counts once
-                    report.drop(index + 1, row, reason)
-                dropped = index
+                usable, reason = [], WEIGHTLESS
+            if not usable:
+                if index != last_dropped:  # a row in several parts counts once
+                    report.record_drop(index + 1, row, reason)
+                last_dropped = index
                 continue
             report.truncated += long
-            writer.add(kept, row.weight, index, values)
+            writer.add_row(usable, row.weight, index, values)
         writer.flush()
         start += len(shard)
         if progress:
             progress(len(shard))
-    _check(report, rows, lengths, too_long)
+    _check_lengths(report, rows, lengths, too_long)
     return report
 
 
-def _shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _iterate_shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
     stream = iter(rows)
     while shard := list(islice(stream, SHARD)):
         yield shard
 
 
-def _encode(
+def _encode_shard(
     shard: list[Row], start: int, chat: Chat, shape: RowShape, prompts: Sequence[str], report: TableReport
 ) -> Iterator[tuple[int, Row, list[Encoding]]]:
     """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
     entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
-    for k, plain in enumerate(conversations(shard, start, shape, prompts)):
-        asked = [m["content"] for m in plain[0] if m["role"] != "assistant"]
-        report.marked += any(mark in text for text in asked for mark in chat.template.markers)
-        parts = chat.unrolled(plain[0]) if shape.whole and len(plain) == 1 else []
+    for k, plain in enumerate(build_conversations(shard, start, shape, prompts)):
+        prompt_texts = [m["content"] for m in plain[0] if m["role"] != "assistant"]
+        report.marked += any(mark in text for text in prompt_texts for mark in chat.template.markers)
+        parts = chat.unroll_answers(plain[0]) if shape.whole and len(plain) == 1 else []
         if len(parts) > 1:
             report.unrolled, report.parts = report.unrolled + 1, report.parts + len(parts)
             entries += [(k, shard[k], [part]) for part in parts]
         else:
             entries.append((k, shard[k], list(plain)))
     names = [f"row {start + k + 1}" for k, _, some in entries for _ in some]
-    encoded = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
+    encodings = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
     for k, row, some in entries:
-        yield start + k, row, [next(encoded) for _ in some]
+        yield start + k, row, [next(encodings) for _ in some]
 
 
-def windows(sequence: Encoding, width: int) -> list[Encoding]:
+def cut_windows(sequence: Encoding, width: int) -> list[Encoding]:
     """Cut a sequence into windows of at most `width` tokens, each label in exactly one of them.
 
     Every window but the first begins with the last token of the one before, which is only read: without it the first
     token of a window would never be predicted.
     """
-    ids, trained = sequence
+    ids, label_mask = sequence
     out = []
     for start in range(0, len(ids) - 1, width - 1):
-        part = trained[start : start + width].copy()
+        part = label_mask[start : start + width].copy()
         part[0] = False
         out.append((ids[start : start + width], part))
     return out
 
 
-def _fit(sequences: list[Encoding], max_length: int, cuts: bool, too_long: str) -> tuple[list[Encoding], str]:
+def _fit_sequences(sequences: list[Encoding], max_length: int, cuts: bool, too_long: str) -> tuple[list[Encoding], str]:
     """The sequences within `max_length`, or none and why."""
     long = any(len(ids) > max_length for ids, _ in sequences)
     if long and not cuts:
         return [], too_long
-    cut = [(ids[:max_length], trained[:max_length]) for ids, trained in sequences]
-    if all(trained.any() for _, trained in cut):
+    cut = [(ids[:max_length], label_mask[:max_length]) for ids, label_mask in sequences]
+    if all(mask.any() for _, mask in cut):
         return cut, ""
     return [], CUT if long else UNTRAINED
 
 
-def _check(report: TableReport, rows: Rows, lengths: np.ndarray, too_long: TooLong) -> None:
+def _check_lengths(report: TableReport, rows: Rows, lengths: np.ndarray, too_long: TooLong) -> None:
     """Fill in the lengths, and refuse a table that is empty or must not have long rows."""
     report.kept = report.rows - sum(report.dropped.values())
     if not len(lengths):
@@ -389,7 +402,8 @@ def _check(report: TableReport, rows: Rows, lengths: np.ndarray, too_long: TooLo
     if too_long == "error" and report.reason in report.dropped:
         raise UserError(
             f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest (row {number}, "
-            f"{rows[number - 1].beginning!r}) has {most} tokens; {report.longer()}data.too_long to cut or drop"
+            f"{rows[number - 1].beginning!r}) has {most} tokens; {report.describe_longer_limit()}data.too_long to cut "
+            "or drop"
         )
     if report.kept == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
@@ -397,10 +411,10 @@ def _check(report: TableReport, rows: Rows, lengths: np.ndarray, too_long: TooLo
         raise UserError(
             f"none of the {report.rows} rows can be trained on ({why}); the limit is {report.limit}, the rows have "
             f"{report.lengths['shortest']} to {most} tokens (median {report.lengths['median']}); "
-            f"{report.mend() if long else 'give answers that are trained on'}"
+            f"{report.describe_remedy() if long else 'give answers that are trained on'}"
         )
 
 
-def _measure(report: TableReport, table: TokenTable) -> None:
-    report.tokens, report.trained_tokens = int(table.lengths.sum()), int(np.count_nonzero(table.trained))
-    report.padding = table.sampler(batch_tokens=65536, micro_tokens=8192, layout="padded").padding()
+def _record_token_counts(report: TableReport, table: TokenTable) -> None:
+    report.tokens, report.trained_tokens = int(table.lengths.sum()), int(np.count_nonzero(table.label_mask))
+    report.padding = table.build_sampler(batch_tokens=65536, micro_tokens=8192, layout="padded").padding_share()

@@ -20,7 +20,7 @@ JUDGE = (
 """Default question to a judging model."""
 
 
-def fill(template: str, **values: str) -> str:
+def fill_template(template: str, **values: str) -> str:
     """`template` with each `{name}` replaced, in one pass: braces inside the values, or of other names, stay."""
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
 
@@ -65,10 +65,10 @@ def paraphrase_messages(row: Row, template: str = PARAPHRASE) -> list[Message]:
     if last is None or row.answer is None:
         lacks = "user turn" if last is None else "answer"
         raise UserError(f"row {row.id}: has no {lacks} to paraphrase; remove the row, or set paraphrase: false")
-    request = fill(template, question=text_of(prompt[last]["content"]), answer=text_of(row.answer))
+    request = fill_template(template, question=text_of(prompt[last]["content"]), answer=text_of(row.answer))
     return [*prompt[:last], {"role": "user", "content": request}]
 
 
-def plain(value: Any) -> str:
+def reference_text(value: Any) -> str:
     """A reference as text: strings as they are, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.recipe.data_section import Data
 
 FILE = "chat_settings.json"
-SCANNED = 20_000
+SCAN_LIMIT = 20_000
 """Most rows looked at for thoughts, spread evenly."""
 
 
@@ -49,21 +49,21 @@ class ChatSettings:
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def chat(self, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    def build_chat(self, tokenizer: PreTrainedTokenizerBase) -> Chat:
         """A tokenizer with these settings."""
         return Chat(
             tokenizer, self.system, kwargs=self.chat_template_kwargs, thoughts=self.thoughts, source=self.template
         )
 
     @classmethod
-    def of(cls, chat: Chat) -> ChatSettings:
+    def from_chat(cls, chat: Chat) -> ChatSettings:
         """The settings of a chat."""
         return cls(chat.system, chat.template.kwargs, chat.thoughts, chat.template.text)
 
     def to_json(self) -> dict[str, Any]:
         """What is kept beside the weights."""
-        kept = asdict(self)
-        return {key: kept[key] for key in ("system", "chat_template_kwargs", "thoughts")}
+        values = asdict(self)
+        return {key: values[key] for key in ("system", "chat_template_kwargs", "thoughts")}
 
 
 def settings_of(model: str | Path) -> ChatSettings | None:
@@ -85,7 +85,7 @@ def settings_of(model: str | Path) -> ChatSettings | None:
 
 def write_settings(model: Path, chat: Chat) -> None:
     """Keep a chat's settings beside a model's weights."""
-    text = json.dumps(ChatSettings.of(chat).to_json(), indent=1, ensure_ascii=False)
+    text = json.dumps(ChatSettings.from_chat(chat).to_json(), indent=1, ensure_ascii=False)
     (model / FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -109,7 +109,7 @@ def make_chat(
         say(line)
     for line in settings.warnings:
         warn(line)
-    return settings.chat(tokenizer)
+    return settings.build_chat(tokenizer)
 
 
 def derive_settings(data: Data, tokenizer: PreTrainedTokenizerBase, *rows: Rows) -> ChatSettings:
@@ -124,18 +124,22 @@ def derive_settings(data: Data, tokenizer: PreTrainedTokenizerBase, *rows: Rows)
         UserError: If there is no such template, or it never reads what it is to be given.
     """
     source = source_of(tokenizer, data.chat_template)
-    found = ThoughtCounts.of(rows)
+    counts = ThoughtCounts.from_rows(rows)
     strip = data.thoughts == "strip"
     kwargs, why = data.chat_template_kwargs, ""
     if kwargs is None:
-        kwargs = derive_kwargs(tokenizer, source, bool(found.held) and not strip)
+        kwargs = derive_kwargs(tokenizer, source, bool(counts.with_thought) and not strip)
         if kwargs:
-            why = "no row holds a thought" if not found.held or strip else f"{found.held:,} rows hold a thought"
+            why = (
+                "no row holds a thought"
+                if not counts.with_thought or strip
+                else f"{counts.with_thought:,} rows hold a thought"
+            )
     template = Template(tokenizer, kwargs, source)
-    lines, warnings = found.lines(data.thoughts, template), found.warnings()
+    lines, warnings = counts.format_lines(data.thoughts, template), counts.format_warnings()
     if kwargs:
-        written = json.dumps(dict(kwargs), ensure_ascii=False)
-        lines.insert(0, f"chat template: given {written}" + (f", because {why}" if why else ""))
+        kwargs_text = json.dumps(dict(kwargs), ensure_ascii=False)
+        lines.insert(0, f"chat template: given {kwargs_text}" + (f", because {why}" if why else ""))
     return ChatSettings(data.system, dict(kwargs), data.thoughts, source, tuple(lines), tuple(warnings))
 
 
@@ -161,9 +165,9 @@ def derive_kwargs(tokenizer: PreTrainedTokenizerBase, source: str, thinks: bool)
     for switch in SWITCHES:
         if switch not in words or (own.thoughts.closes if not thinks else own.thoughts.opens):
             continue
-        asked = Template(tokenizer, {switch: thinks}, source)
+        switch_template = Template(tokenizer, {switch: thinks}, source)
         user = [{"role": "user", "content": "x"}]
-        if asked.prompts([user]) != own.prompts([user]):
+        if switch_template.render_prompts([user]) != own.render_prompts([user]):
             return {switch: thinks}
     return {}
 
@@ -173,35 +177,35 @@ class ThoughtCounts:
     """How many rows hold a thought in an answer, how many one that does not end, and how many train earlier answers."""
 
     rows: int = 0
-    held: int = 0
-    unended: int = 0
+    with_thought: int = 0
+    without_end: int = 0
     earlier: int = 0
 
     @classmethod
-    def of(cls, several: Iterable[Rows]) -> ThoughtCounts:
-        """Count in rows; of many, in as many as `SCANNED`, spread evenly."""
+    def from_rows(cls, several: Iterable[Rows]) -> ThoughtCounts:
+        """Count in rows; of many, in as many as `SCAN_LIMIT`, spread evenly."""
         counts = cls()
         for rows in several:
-            for row in rows[:: max(1, -(-len(rows) // SCANNED))]:
+            for row in rows[:: max(1, -(-len(rows) // SCAN_LIMIT))]:
                 replies = [split_thought(text) for text in answers_of(row)]
                 counts.rows += 1
-                counts.held += any(reply.thought for reply in replies)
-                counts.unended += any(not reply.ended for reply in replies)
+                counts.with_thought += any(reply.thought for reply in replies)
+                counts.without_end += any(not reply.has_ended for reply in replies)
                 turns = [m for m in row.messages[:-1] if m["role"] == "assistant" and m.get("weight", 1) != 0]
                 counts.earlier += bool(turns) and row.answer is not None
         return counts
 
-    def lines(self, thoughts: Thoughts, template: Template) -> list[str]:
+    def format_lines(self, thoughts: Thoughts, template: Template) -> list[str]:
         """What is done with thoughts, for the terminal; nothing where neither rows nor template know any."""
         form, out = template.thoughts, []
-        if self.held:
+        if self.with_thought:
             what = {"train": "trained with the answers", "mask": "read but not trained", "strip": "taken out"}[thoughts]
             cut = ", although the chat template would cut them" if not form.last and thoughts != "strip" else ""
             out.append(
-                f"thoughts: {self.held:,} of {self.rows:,} rows hold one; they are {what}{cut} "
+                f"thoughts: {self.with_thought:,} of {self.rows:,} rows hold one; they are {what}{cut} "
                 f"(data.thoughts: {thoughts})"
             )
-        bare = self.rows - (0 if thoughts == "strip" else self.held)
+        bare = self.rows - (0 if thoughts == "strip" else self.with_thought)
         if form.opens and bare:
             out.append(
                 f"thoughts: the prompt opens one ({template.opening.strip()}), and {bare:,} of {self.rows:,} rows have "
@@ -214,11 +218,11 @@ class ThoughtCounts:
             )
         return out
 
-    def warnings(self) -> list[str]:
+    def format_warnings(self) -> list[str]:
         """A line when thoughts do not end."""
-        if not self.unended:
+        if not self.without_end:
             return []
-        return [f"{self.unended:,} of {self.rows:,} rows hold a thought that does not end: no answer follows it"]
+        return [f"{self.without_end:,} of {self.rows:,} rows hold a thought that does not end: no answer follows it"]
 
 
 def answers_of(row: Row) -> list[str]:

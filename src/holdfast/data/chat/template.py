@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 
-from holdfast.data.chat.template_source import PLAIN, refuse_endless, refuse_unread, source_of
+from holdfast.data.chat.template_source import PLAIN, refuse_endless, refuse_unread_kwargs, source_of
 from holdfast.data.chat.thought_form import ThoughtForm, learn_form
 from holdfast.data.chat.tools import MEND, has_tools, tools_of
 from holdfast.data.rows import Message
@@ -47,10 +47,10 @@ class Skeleton:
     parts: tuple[str, ...]
     turns: tuple[tuple[int, int, int], ...]
 
-    def spans(self, contents: Sequence[str], rendered: str) -> list[Span] | None:
+    def find_spans(self, contents: Sequence[str], rendering: str) -> list[Span] | None:
         """Where the assistant turns lie in `rendered`, or None if it is not these parts around these contents."""
         pieces = [text for pair in zip(self.parts, contents, strict=False) for text in pair] + [self.parts[-1]]
-        if "".join(pieces) != rendered:
+        if "".join(pieces) != rendering:
             return None
         ends, at = [], 0
         for piece in pieces:
@@ -75,7 +75,7 @@ class Template:
         special_end: Whether `eot` ends in a special token; if not, the end-of-sequence token must be added.
         markers: The control tokens it writes around contents, and the end-of-sequence token.
         ends: Those that end an answer.
-        kept: Control tokens that the text of a sampled answer must hold, because they mark its thought.
+        visible_tokens: Control tokens that the text of a sampled answer must hold, because they mark its thought.
         thoughts: What it does with thoughts (`data.thought_form`).
         opening: What its prompt opens a thought with, or nothing.
 
@@ -90,17 +90,19 @@ class Template:
         self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
         self.name = tokenizer.name_or_path or "tokenizer"
         self.text: str = source_of(tokenizer) if text is None else text
-        refuse_unread(self.kwargs, self.text, self.name)
+        refuse_unread_kwargs(self.kwargs, self.text, self.name)
         refuse_endless(tokenizer, self.text, self.kwargs, self.name)
         if self.text == PLAIN and tokenizer.eos_token is None:
             raise UserError(self._cannot_end())
-        added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values() if str(token).strip()}
-        longest_first = sorted(added, key=len, reverse=True)
+        added_tokens = {
+            str(token): token.special for token in tokenizer.added_tokens_decoder.values() if str(token).strip()
+        }
+        longest_first = sorted(added_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._control = {text for text, special in added.items() if special}
+        self._control = {text for text, special in added_tokens.items() if special}
         self._skeletons: dict[tuple[object, ...], Skeleton | None] = {}
         self.thoughts = ThoughtForm()
-        self._probe()
+        self._probe_template()
 
     def _cannot_end(self) -> str:
         return (
@@ -109,14 +111,14 @@ class Template:
 
     # ---- what the template does, found out once -------------------------------------------------------------------
 
-    def _probe(self) -> None:
+    def _probe_template(self) -> None:
         """Learn how the template ends a turn, asks for an answer and treats a system message and thoughts."""
         user = {"role": "user", "content": STANDIN.format("user")}
         answer = {"role": "assistant", "content": STANDIN.format("answer")}
-        before = next((some for some in self._beginnings(user) if self._writes([*some, answer])), [user])
+        before = next((some for some in self._iterate_beginnings(user) if self._writes_last([*some, answer])), [user])
         full = self.render([[*before, answer]])[0]
-        head, found, self._tail = full.partition(answer["content"])
-        if not found or answer["content"] in self._tail:
+        head, separator, self._tail = full.partition(answer["content"])
+        if not separator or answer["content"] in self._tail:
             raise UserError(f"{self.name}: the chat template does not write the assistant's answer; nothing to train")
         end = self._special_at(self._tail)
         self.special_end = bool(end)
@@ -124,28 +126,28 @@ class Template:
         eos = self.tokenizer.eos_token
         if not end and eos is None:
             raise UserError(self._cannot_end())
-        self._complete(before, head)
+        self._add_generation_prompt(before, head)
         self.folds_system = len(before) == 1 and self._drops_system([user, answer])
         self.ends = tuple({t for t in (end.strip(), str(eos or "")) if t})
-        prompt = self.prompts([before])[0]
-        self.thoughts = replace(ThoughtForm.of(self.text, prompt), listed=self.thoughts.listed)
+        prompt = self.render_prompts([before])[0]
+        self.thoughts = replace(ThoughtForm.from_source(self.text, prompt), takes_parts=self.thoughts.takes_parts)
         self.thoughts = learn_form(self, before, answer["content"])
         begin = self.thoughts.marks[0].rstrip()
         self.opening = prompt[prompt.rindex(begin) :] if self.thoughts.opens else ""
         self.markers = tuple(sorted({*self._special.findall(full), *self.ends} & self._control))
         # A server's text leaves special tokens out; where thoughts are marked by some, these must stay.
-        marked = self._control & set(self._special.findall("".join(self.thoughts.marks)))
-        self.kept = tuple(sorted(marked | set(self.markers) - set(self.ends))) if marked else ()
+        mark_tokens = self._control & set(self._special.findall("".join(self.thoughts.marks)))
+        self.visible_tokens = tuple(sorted(mark_tokens | set(self.markers) - set(self.ends))) if mark_tokens else ()
 
-    def _beginnings(self, user: Message) -> Iterator[list[Message]]:
+    def _iterate_beginnings(self, user: Message) -> Iterator[list[Message]]:
         """What may stand before an answer, the usual first: few need contents in parts or a system message."""
-        for listed in (False, True):
-            self.thoughts = ThoughtForm(listed=listed)
+        for in_parts in (False, True):
+            self.thoughts = ThoughtForm(takes_parts=in_parts)
             yield [user]
             yield [SYSTEM, user]
         self.thoughts = ThoughtForm()
 
-    def _writes(self, messages: list[Message]) -> bool:
+    def _writes_last(self, messages: list[Message]) -> bool:
         """Whether the template takes these messages and writes the last."""
         try:
             return messages[-1]["content"] in self.render([messages])[0]
@@ -154,12 +156,12 @@ class Template:
 
     def _special_at(self, text: str) -> str:
         """The special token that `text` starts with, white space before it included, or nothing."""
-        found = self._special.match(text, len(text) - len(text.lstrip()))
-        return text[: found.end()] if found else ""
+        match = self._special.match(text, len(text) - len(text.lstrip()))
+        return text[: match.end()] if match else ""
 
-    def _complete(self, before: list[Message], head: str) -> None:
+    def _add_generation_prompt(self, before: list[Message], head: str) -> None:
         """Give a template that has no generation prompt the one its answers stand behind."""
-        plain, prompt = self.render([before])[0], self.prompts([before])[0]
+        plain, prompt = self.render([before])[0], self.render_prompts([before])[0]
         missing = head[len(prompt) :] if head.startswith(prompt) else ""
         if prompt == plain and missing.strip():
             # Jinja drops one line break at the end of a template, which is now in the middle.
@@ -184,20 +186,20 @@ class Template:
             form: How thoughts are given to the template; default: as it takes them.
         """
         if any(tools_of(messages) for messages in conversations):  # these are given for a whole call
-            return [self._render([messages], generation, form)[0] for messages in conversations]
-        return self._render(conversations, generation, form)
+            return [self._render_batch([messages], generation, form)[0] for messages in conversations]
+        return self._render_batch(conversations, generation, form)
 
-    def _render(
+    def _render_batch(
         self, conversations: Sequence[Sequence[Message]], generation: bool, form: ThoughtForm | None
     ) -> list[str]:
         """As `render`, of conversations in which the same may be called: one of them, or nothing in any."""
         form = form or self.thoughts
-        plain = [[form.message(m) for m in messages] for messages in conversations]
+        plain = [[form.build_message(m) for m in messages] for messages in conversations]
         tools = tools_of(conversations[0]) if conversations else None
-        given = {**self.kwargs, "tools": tools} if tools else self.kwargs
+        template_kwargs = {**self.kwargs, "tools": tools} if tools else self.kwargs
         try:
             texts = self.tokenizer.apply_chat_template(
-                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **given
+                plain, tokenize=False, chat_template=self.text, add_generation_prompt=generation, **template_kwargs
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             mend = MEND if any(map(has_tools, conversations)) else "mend its turns"
@@ -210,11 +212,11 @@ class Template:
             ) from error
         return cast("list[str]", texts)  # tokenize=False, several conversations
 
-    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+    def render_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         """The renderings up to where the next answer begins: the prompts a server makes."""
         return self.render(conversations, generation=True)
 
-    def prepare(self, messages: Sequence[Message], system: str | None = None) -> list[Message]:
+    def prepare_messages(self, messages: Sequence[Message], system: str | None = None) -> list[Message]:
         """The messages as the template takes them: a system message added if there is none, or folded into the first
         user turn if the template has no place for it; end tokens that people wrote into answers themselves dropped, and
         thoughts between the template's own marks."""
@@ -226,7 +228,7 @@ class Template:
             out[:2] = [{**user, "content": f"{first}\n\n{user['content']}"}]
         for index, message in enumerate(out):
             if message["role"] == "assistant":
-                out[index] = {**message, "content": self.thoughts.content(self.without_end(message["content"]))}
+                out[index] = {**message, "content": self.thoughts.convert_marks(self.without_end(message["content"]))}
         return out
 
     def without_end(self, text: str) -> str:
@@ -237,113 +239,115 @@ class Template:
 
     # ---- where the answers lie ------------------------------------------------------------------------------------
 
-    def write(self, prepared: list[Message], rendered: str) -> tuple[str, list[Span]]:
+    def render_with_spans(self, messages: list[Message], rendering: str) -> tuple[str, list[Span]]:
         """The conversation as it is trained on, and the span of every assistant turn in it.
 
         That is `rendered`, with one exception: where the last answer would not follow the very prompt a server makes,
         or would lose its thought, it is written behind that prompt by hand.
 
         Args:
-            rendered: Of `render`.
+            rendering: Of `render`.
         Raises:
             UserError: An answer cannot be told from the rest, or holds a thought where the prompt forbids one.
         """
-        last = max(i for i, m in enumerate(prepared) if m["role"] == "assistant")
-        reply = split_thought(prepared[last]["content"])
+        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
+        reply = split_thought(messages[last]["content"])
         if reply.thought and self.thoughts.closes:
             raise UserError(
                 f"message {last + 1} holds a thought, but the prompt says not to think; set data.thoughts to strip, or "
                 "data.chat_template_kwargs so that the model is asked to think"
             )
-        plain = self._by_skeleton(prepared, rendered, False)
+        plain = self._spans_by_skeleton(messages, rendering, False)
         if plain is not None and not self.thoughts.opens:
-            return rendered, plain
+            return rendering, plain
         if reply.marks is None and not self.thoughts.opens:
-            return rendered, self.spans(prepared, rendered)
-        prompt = self.prompts([prepared[:last]])[0]
-        earlier = self.spans(prepared[:last], prompt, True)
-        span = self._by_prefix(prepared, last, rendered)
-        if span is not None and span.begin == len(prompt) and holds(rendered[span.begin : span.end], reply):
-            return rendered, [*earlier, span]
-        if "tool_calls" in prepared[last]:
+            return rendering, self.find_spans(messages, rendering)
+        prompt = self.render_prompts([messages[:last]])[0]
+        earlier = self.find_spans(messages[:last], prompt, True)
+        span = self._span_by_prefix(messages, last, rendering)
+        if span is not None and span.begin == len(prompt) and holds_reply(rendering[span.begin : span.end], reply):
+            return rendering, [*earlier, span]
+        if "tool_calls" in messages[last]:
             raise UserError(self._call_is_lost(last))
-        text = prompt + self._behind(prompt, prepared[last]["content"], reply)
+        text = prompt + self._continue_prompt(prompt, messages[last]["content"], reply)
         return text + self.eot, [*earlier, Span(len(prompt), len(text), len(text) + len(self.eot))]
 
-    def _behind(self, prompt: str, content: str, reply: Reply) -> str:
+    def _continue_prompt(self, prompt: str, content: str, reply: Reply) -> str:
         """An answer as it goes on from its prompt, which may have opened the thought already."""
         begin, end = self.thoughts.marks
         if reply.marks is None:
             return f"\n{end}\n\n{content}" if self.thoughts.opens else content
         if reply.marks != self.thoughts.marks:
-            content = join_thought(reply.thought, reply.answer, self.thoughts.marks) if reply.ended else content
-        opened = content.lstrip().startswith(begin)
+            content = join_thought(reply.thought, reply.answer, self.thoughts.marks) if reply.has_ended else content
+        opens_thought = content.lstrip().startswith(begin)
         if not self.thoughts.opens:
-            return content if opened else f"{begin}\n{content}"
-        body = content.lstrip().removeprefix(begin) if opened else content
+            return content if opens_thought else f"{begin}\n{content}"
+        body = content.lstrip().removeprefix(begin) if opens_thought else content
         return body.removeprefix(prompt[len(prompt.rstrip()) :])  # the line break that the prompt has already
 
-    def spans(self, prepared: list[Message], rendered: str, generation: bool = False) -> list[Span]:
-        """The span of every assistant turn in `rendered` (of `render` or `prompts`), proven on this very rendering.
+    def find_spans(self, messages: list[Message], rendering: str, generation: bool = False) -> list[Span]:
+        """The span of every assistant turn in `rendered` (of `render` or `render_prompts`), proven on this very
+        rendering.
 
         Raises:
             UserError: An answer cannot be told from the rest.
         """
-        found = self._by_skeleton(prepared, rendered, generation)
-        if found is not None:
-            return found
-        turns = [i for i, m in enumerate(prepared) if m["role"] == "assistant"]
+        spans = self._spans_by_skeleton(messages, rendering, generation)
+        if spans is not None:
+            return spans
+        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         return [
-            self._by_prefix(prepared, i, rendered) or self._by_standin(prepared, i, rendered, generation) for i in turns
+            self._span_by_prefix(messages, i, rendering) or self._span_by_standin(messages, i, rendering, generation)
+            for i in turns
         ]
 
-    def _by_skeleton(self, prepared: list[Message], rendered: str, generation: bool) -> list[Span] | None:
+    def _spans_by_skeleton(self, messages: list[Message], rendering: str, generation: bool) -> list[Span] | None:
         """The spans, where what the template writes does not depend on the contents."""
-        if prepared[0]["role"] == "assistant":
+        if messages[0]["role"] == "assistant":
             raise UserError("the conversation begins with an assistant turn; put the user's turn before it")
-        if has_tools(prepared):  # what is written depends on the calls
+        if has_tools(messages):  # what is written depends on the calls
             return None
-        key = (generation, *(m["role"] for m in prepared))
+        key = (generation, *(m["role"] for m in messages))
         if key not in self._skeletons:
             if len(self._skeletons) >= 1024:
                 self._skeletons.clear()
-            self._skeletons[key] = self._skeleton(prepared, generation)
+            self._skeletons[key] = self._build_skeleton(messages, generation)
         skeleton = self._skeletons[key]
-        return skeleton.spans([m["content"] for m in prepared], rendered) if skeleton else None
+        return skeleton.find_spans([m["content"] for m in messages], rendering) if skeleton else None
 
-    def _skeleton(self, prepared: list[Message], generation: bool) -> Skeleton | None:
+    def _build_skeleton(self, messages: list[Message], generation: bool) -> Skeleton | None:
         """Render stand-ins for all contents and see what the template writes around them."""
-        fake = [{"role": m["role"], "content": STANDIN.format(i)} for i, m in enumerate(prepared)]
-        whole = self._one(fake, generation)
+        fake = [{"role": m["role"], "content": STANDIN.format(i)} for i, m in enumerate(messages)]
+        whole = self._render_one(fake, generation)
         parts: list[str] = []
         turns, rest = [], whole
         for index, message in enumerate(fake):
-            part, found, rest = rest.partition(message["content"])
-            if not found:
+            part, separator, rest = rest.partition(message["content"])
+            if not separator:
                 return None
             parts.append(part)
             if message["role"] == "assistant":
                 head = whole[: len(whole) - len(rest) - len(message["content"])]
-                prompt = self.prompts([fake[:index]])[0]
+                prompt = self.render_prompts([fake[:index]])[0]
                 lead = len(head) - len(prompt) if head.startswith(prompt) else 0
                 turns.append((index, lead, len(self._end_of(rest))))
         return Skeleton((*parts, rest), tuple(turns))
 
-    def _by_end(self, prepared: list[Message], turn: int, rendered: str) -> Span:
+    def _span_by_end(self, messages: list[Message], turn: int, rendering: str) -> Span:
         """A turn with calls: from its prompt to the first end of turn, if what follows the turn comes after that."""
-        prompt = self.prompts([prepared[:turn]])[0]
-        if not rendered.startswith(prompt):  # some prompts hold more than what stands before earlier answers
-            content = {**prepared[turn], "content": STANDIN.format("call")}
-            prompt = self._one([*prepared[:turn], content, *prepared[turn + 1 :]], False).partition(content["content"])[
-                0
-            ]
-        end = rendered.find(self.eot, len(prompt))
-        found = self.special_end and rendered.startswith(prompt) and end > len(prompt)
-        if found and turn + 1 < len(prepared):
-            standin = {**prepared[turn + 1], "content": STANDIN.format("next")}
-            other = self._one([*prepared[: turn + 1], standin, *prepared[turn + 2 :]], False)
-            found = other.startswith(rendered[: end + len(self.eot)])
-        if not found:
+        prompt = self.render_prompts([messages[:turn]])[0]
+        if not rendering.startswith(prompt):  # some prompts hold more than what stands before earlier answers
+            content = {**messages[turn], "content": STANDIN.format("call")}
+            prompt = self._render_one([*messages[:turn], content, *messages[turn + 1 :]], False).partition(
+                content["content"]
+            )[0]
+        end = rendering.find(self.eot, len(prompt))
+        has_call = self.special_end and rendering.startswith(prompt) and end > len(prompt)
+        if has_call and turn + 1 < len(messages):
+            standin = {**messages[turn + 1], "content": STANDIN.format("next")}
+            other = self._render_one([*messages[: turn + 1], standin, *messages[turn + 2 :]], False)
+            has_call = other.startswith(rendering[: end + len(self.eot)])
+        if not has_call:
             raise UserError(self._call_is_lost(turn))
         return Span(len(prompt), end, end + len(self.eot))
 
@@ -354,8 +358,8 @@ class Template:
             f"makes; {MEND}"
         )
 
-    def _one(self, prepared: list[Message], generation: bool) -> str:
-        return (self.prompts if generation else self.render)([prepared])[0]
+    def _render_one(self, messages: list[Message], generation: bool) -> str:
+        return (self.render_prompts if generation else self.render)([messages])[0]
 
     def _end_of(self, tail: str) -> str:
         """The end of turn at the start of what follows an answer."""
@@ -363,32 +367,32 @@ class Template:
             return self._special_at(tail)
         return self.eot if tail.startswith(self.eot) else ""
 
-    def _by_prefix(self, prepared: list[Message], turn: int, rendered: str) -> Span | None:
+    def _span_by_prefix(self, messages: list[Message], turn: int, rendering: str) -> Span | None:
         """Render up to the turn, and with it; the difference is the turn."""
-        with_turn = self.render([prepared[: turn + 1]])[0]
+        with_turn = self.render([messages[: turn + 1]])[0]
         end = len(with_turn) - len(self._tail)
         close = end + len(self.eot)
-        if not with_turn.endswith(self._tail) or not rendered.startswith(with_turn[:close]):
+        if not with_turn.endswith(self._tail) or not rendering.startswith(with_turn[:close]):
             return None
-        prompt = self.prompts([prepared[:turn]])[0]
+        prompt = self.render_prompts([messages[:turn]])[0]
         return Span(len(prompt), end, close) if len(prompt) < end and with_turn.startswith(prompt) else None
 
-    def _by_standin(self, prepared: list[Message], turn: int, rendered: str, generation: bool) -> Span:
+    def _span_by_standin(self, messages: list[Message], turn: int, rendering: str, generation: bool) -> Span:
         """Render with a stand-in for this answer only; what differs is the answer."""
-        if "tool_calls" in prepared[turn]:
-            return self._by_end(prepared, turn, rendered)
+        if "tool_calls" in messages[turn]:
+            return self._span_by_end(messages, turn, rendering)
         standin = STANDIN.format("answer")
-        changed = [*prepared[:turn], {**prepared[turn], "content": standin}, *prepared[turn + 1 :]]
-        head, found, tail = self._one(changed, generation).partition(standin)
-        end = len(rendered) - len(tail)
-        if not found or end <= len(head) or not (rendered.startswith(head) and rendered.endswith(tail)):
+        with_standin = [*messages[:turn], {**messages[turn], "content": standin}, *messages[turn + 1 :]]
+        head, separator, tail = self._render_one(with_standin, generation).partition(standin)
+        end = len(rendering) - len(tail)
+        if not separator or end <= len(head) or not (rendering.startswith(head) and rendering.endswith(tail)):
             raise UserError(
                 f"the chat template leaves nothing of message {turn + 1} to train on; mend the message or the template"
             )
         return Span(len(head), end, end + len(self._end_of(tail)))
 
 
-def holds(text: str, reply: Reply) -> bool:
+def holds_reply(text: str, reply: Reply) -> bool:
     """Whether a text has thought and answer of a reply, white space aside."""
-    squeezed = "".join(text.split())
-    return all("".join(part.split()) in squeezed for part in (reply.thought, reply.answer))
+    compact_text = "".join(text.split())
+    return all("".join(part.split()) in compact_text for part in (reply.thought, reply.answer))

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.bounded import TooMuch, run_bounded
-from holdfast.core.spelling import nearest
+from holdfast.core.bounded import LimitExceeded, run_bounded
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,24 +39,26 @@ def source_of(tokenizer: PreTrainedTokenizerBase, choice: str | None = None) -> 
         UserError: If there is no such template, or there are several and none is chosen.
     """
     own = tokenizer.chat_template
-    named = dict(own) if isinstance(own, dict) else {}
+    by_name = dict(own) if isinstance(own, dict) else {}
     name = tokenizer.name_or_path or "tokenizer"
     if choice is not None:
-        if choice in named:
-            return str(named[choice])
+        if choice in by_name:
+            return str(by_name[choice])
         if not Path(choice).is_file():
-            known = f"the tokenizer of {name} has {', '.join(sorted(named))}" if named else "it names none of several"
-            raise UserError(f"data.chat_template: {choice} is no file, and {known}; give a .jinja file")
+            alternatives = (
+                f"the tokenizer of {name} has {', '.join(sorted(by_name))}" if by_name else "it names none of several"
+            )
+            raise UserError(f"data.chat_template: {choice} is no file, and {alternatives}; give a .jinja file")
         return Path(choice).read_text(encoding="utf-8")
-    if named and "default" not in named:
+    if by_name and "default" not in by_name:
         raise UserError(
-            f"{name}: has several chat templates ({', '.join(sorted(named))}) and none called default; choose one with "
-            "data.chat_template"
+            f"{name}: has several chat templates ({', '.join(sorted(by_name))}) and none called default; choose one "
+            "with data.chat_template"
         )
-    return str(named["default"] if named else own) if own else PLAIN
+    return str(by_name["default"] if by_name else own) if own else PLAIN
 
 
-def refuse_unread(kwargs: Iterable[str], text: str, name: str) -> None:
+def refuse_unread_kwargs(kwargs: Iterable[str], text: str, name: str) -> None:
     """See that a template reads every setting it is to be given.
 
     Raises:
@@ -69,8 +71,8 @@ def refuse_unread(kwargs: Iterable[str], text: str, name: str) -> None:
                 f"data.chat_template_kwargs: {key} is given to the template by the run itself; leave it out"
             )
         if key not in words:
-            known = [switch for switch in SWITCHES if switch in words]
-            has = f"; it reads {', '.join(known)}" if known else nearest(key, sorted(words))
+            switches = [switch for switch in SWITCHES if switch in words]
+            has = f"; it reads {', '.join(switches)}" if switches else suggest_name(key, sorted(words))
             raise UserError(f"data.chat_template_kwargs: the chat template of {name} never reads {key}{has}")
 
 
@@ -80,10 +82,11 @@ def names_in(text: str) -> set[str]:
 
 
 TRIAL = Path(__file__).with_name("template_trial.py")
-ASKED = {"role": "user", "content": "x"}
+USER_TURN = {"role": "user", "content": "x"}
 REPLY = {"role": "assistant", "content": "<think>\ny\n</think>\n\nz"}
 CONVERSATIONS = [
-    [{"role": "system", "content": "w"}, *turns] for turns in ([ASKED], [ASKED, REPLY], [ASKED, REPLY, ASKED, REPLY])
+    [{"role": "system", "content": "w"}, *turns]
+    for turns in ([USER_TURN], [USER_TURN, REPLY], [USER_TURN, REPLY, USER_TURN, REPLY])
 ]
 """What a template is tried out on, each with its system message and without."""
 
@@ -117,18 +120,18 @@ def _find_fault(text: str, settings: str) -> str:
         return ""
     special, kwargs = json.loads(settings)
     words = names_in(text)
-    given = [kwargs, *({**kwargs, key: on} for key in SWITCHES if key in words for on in (True, False))]
-    rendered = [
+    variants = [kwargs, *({**kwargs, key: on} for key in SWITCHES if key in words for on in (True, False))]
+    renderings = [
         {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": asks, **special, **more}
-        for more in given
+        for more in variants
         for whole in CONVERSATIONS
         for messages in (whole, whole[1:])
         for asks in (False, True)
     ]
     folders = [str(Path(place).parent) for name in ("jinja2", "markupsafe") if (place := _folder_of(name))]
     try:
-        return str(run_bounded(TRIAL, {"source": text, "rendered": rendered}, sorted(set(folders))))
-    except TooMuch as error:
+        return str(run_bounded(TRIAL, {"source": text, "rendered": renderings}, sorted(set(folders))))
+    except LimitExceeded as error:
         return str(error)
 
 

@@ -26,22 +26,22 @@ class Generation(jinja2.ext.Extension):
         return parser.parse_statements(["name:endgeneration"], drop_needle=True)
 
 
-def refuse(message: str) -> None:
+def raise_template_error(message: str) -> None:
     """Do as transformers does where a template refuses a conversation."""
     raise jinja2.TemplateError(message)
 
 
-def find_fault(source: str, rendered: list[dict[str, Any]]) -> str:
+def find_fault(source: str, renderings: list[dict[str, Any]]) -> str:
     """What is wrong with a template that has no end; "" where there is one, whether it takes the conversations or not.
 
     Args:
-        rendered: The variables of each rendering.
+        renderings: The variables of each rendering.
     """
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = lambda x, **options: json.dumps(x, **{"ensure_ascii": False, **options})
-    environment.globals["raise_exception"] = refuse
+    environment.globals["raise_exception"] = raise_template_error
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)  # as it is rendered
     try:
         template = environment.from_string(source)
@@ -49,7 +49,7 @@ def find_fault(source: str, rendered: list[dict[str, Any]]) -> str:
         return "is nested too deep"
     except Exception:
         return ""  # not well formed: it is said where it is rendered, in transformers' words
-    for variables in rendered:
+    for variables in renderings:
         size = 0
         try:
             for block in template.generate(variables):

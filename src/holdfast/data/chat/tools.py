@@ -13,7 +13,7 @@ from typing import Any
 from holdfast.data.rows import Message
 from holdfast.errors import UserError
 
-KEPT = ("tool_calls", "tool_call_id", "name")
+TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
 """Keys of messages that a template is given as they are."""
 MEND = "take these rows out, or give a template that writes tools (data.chat_template)"
 
@@ -28,7 +28,7 @@ def has_tools(messages: Sequence[Message]) -> bool:
     return any(m["role"] == "tool" or "tool_calls" in m or "tools" in m for m in messages)
 
 
-def require_written(messages: Sequence[Message], rendered: str, template: str) -> None:
+def require_tools_written(messages: Sequence[Message], rendering: str, template: str) -> None:
     """See that a rendering holds what may be called and what tools answered; of calls see `require_call`.
 
     Raises:
@@ -36,14 +36,14 @@ def require_written(messages: Sequence[Message], rendered: str, template: str) -
     """
     for tool in tools_of(messages) or ():
         name = tool.get("function", tool).get("name", "")
-        if name not in rendered:
+        if name not in rendering:
             raise UserError(
                 f"{template}: the chat template does not write what a model may call ({name}); name tools in "
                 "data.ignore to train as if there were none, or give a template that writes them (data.chat_template)"
             )
     for number, message in enumerate(messages, 1):
         text = message["content"].strip()
-        if message["role"] == "tool" and text not in rendered and json.dumps(text)[1:-1] not in rendered:
+        if message["role"] == "tool" and text not in rendering and json.dumps(text)[1:-1] not in rendering:
             raise UserError(f"{template}: the chat template leaves out message {number}, what a tool answered; {MEND}")
 
 
@@ -56,10 +56,12 @@ def require_call(message: Message, number: int, text: str, markers: Sequence[str
     for call in message["tool_calls"]:
         function = call["function"]
         values = [value for value in function["arguments"].values() if isinstance(value, str)]
-        left = [part for part in (function["name"], *values) if part not in text and json.dumps(part)[1:-1] not in text]
+        missing = [
+            part for part in (function["name"], *values) if part not in text and json.dumps(part)[1:-1] not in text
+        ]
         # A template may write other letters than these as escapes (\u00e9), and then leaves nothing out.
-        if any(part.isascii() for part in left):
+        if any(part.isascii() for part in missing):
             raise UserError(f"{template}: the chat template leaves out the tool call of message {number}; {MEND}")
-    held = json.dumps(message["tool_calls"], ensure_ascii=False)
-    if marker := next((marker for marker in markers if marker in held), None):
+    calls_text = json.dumps(message["tool_calls"], ensure_ascii=False)
+    if marker := next((marker for marker in markers if marker in calls_text), None):
         raise UserError(f"the tool call of message {number} holds the control token {marker}; take the row out")

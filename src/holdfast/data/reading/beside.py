@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from holdfast.data.reading.messages import THOUGHTS
-from holdfast.data.reading.values import BadRow, first, holds, shortened, text_of
+from holdfast.data.reading.values import BadRow, first_key, has_content, shorten_value, text_of
 
 PASSAGES = (
     *("context", "contexts", "passage", "passages", "document", "documents", "article", "paragraph", "paragraphs"),
@@ -56,17 +56,17 @@ def passages_of(record: dict[str, Any], question: str, whole: str) -> list[str]:
     Raises:
         BadRow: A passage that is no text, or a text of which nobody knows whether it belongs to the question.
     """
-    found: list[str] = []
+    passages: list[str] = []
     if record.keys().isdisjoint(_ABOUT):
-        return found
+        return passages
     for name in _ABOUT:
         value = record.get(name)
-        if not holds(value):
+        if not has_content(value):
             continue
         if name in UNSURE and not isinstance(value, str):
             continue
-        text = _passage(value, name)
-        if within(text, whole) or within(question, text):
+        text = _passage_text(value, name)
+        if is_within(text, whole) or is_within(question, text):
             continue
         if name in UNSURE:
             if len(text.split()) < FEW_WORDS:
@@ -77,11 +77,11 @@ def passages_of(record: dict[str, Any], question: str, whole: str) -> list[str]:
                 f"data.ignore: [{name}], or rename {{}}",
             )
         record.pop(name)
-        found.append(text)
-    return found
+        passages.append(text)
+    return passages
 
 
-def _passage(value: Any, name: str) -> str:
+def _passage_text(value: Any, name: str) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = "\n".join(item for item in value if item.strip())
     if not isinstance(value, str):
@@ -92,7 +92,7 @@ def _passage(value: Any, name: str) -> str:
     return text_of(value, f"field {name}")
 
 
-def within(text: str, whole: str) -> bool:
+def is_within(text: str, whole: str) -> bool:
     """Whether a text stands in another, white space aside."""
     return " ".join(text.split()) in " ".join(whole.split())
 
@@ -114,11 +114,13 @@ class Options:
     labels: tuple[str, ...]
     texts: tuple[str, ...]
 
-    def index(self, answer: Any) -> int | None:
+    def find_index(self, answer: Any) -> int | None:
         """Which one an answer means: by its label, its letter, its number from 0, or its text; `None` if none."""
         if isinstance(answer, bool):
             return None
-        word = shortened(int(answer) if isinstance(answer, float) and answer.is_integer() else answer, 500).strip("'")
+        word = shorten_value(int(answer) if isinstance(answer, float) and answer.is_integer() else answer, 500).strip(
+            "'"
+        )
         word = answer.strip() if isinstance(answer, str) else word
         letters = tuple(string.ascii_uppercase[: len(self.texts)])
         for names in (self.labels, letters, self.texts if isinstance(answer, str) else ()):
@@ -127,7 +129,7 @@ class Options:
         number = int(word) if re.fullmatch(r"\d{1,3}", word) else -1
         return number if 0 <= number < len(self.texts) else None
 
-    def lines(self) -> str:
+    def format_lines(self) -> str:
         """A line each, as judges and people read them."""
         return "\n".join(f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True))
 
@@ -138,12 +140,14 @@ def flatten_question(record: dict[str, Any]) -> dict[str, Any]:
     ARC, OpenBookQA and CommonsenseQA are published as `question: {stem, choices}` with an `answerKey`; what else stands
     in the question becomes a column `question.KEY`.
     """
-    asked = record.get("question")
-    if isinstance(asked, dict) and "stem" in asked and not record.keys() & {*OPTIONS, "stem"}:
-        inner = {key if key in OPTIONS else f"question.{key}": value for key, value in asked.items() if key != "stem"}
-        record = {**record, "question": asked["stem"], **inner}
+    question = record.get("question")
+    if isinstance(question, dict) and "stem" in question and not record.keys() & {*OPTIONS, "stem"}:
+        inner = {
+            key if key in OPTIONS else f"question.{key}": value for key, value in question.items() if key != "stem"
+        }
+        record = {**record, "question": question["stem"], **inner}
     keys = [key for key in record if key.lower() == KEY]
-    if len(keys) == 1 and not holds(record.get("answer")):
+    if len(keys) == 1 and not has_content(record.get("answer")):
         record = {("answer" if key in keys else key): value for key, value in record.items() if key != "answer"}
     return record
 
@@ -157,13 +161,15 @@ def options_of(record: dict[str, Any]) -> Options | None:
     Raises:
         BadRow: They are something else.
     """
-    column = first(record, OPTIONS)
-    if column is None or not holds(record[column]):
-        return _lettered(record)
+    column = first_key(record, OPTIONS)
+    if column is None or not has_content(record[column]):
+        return _take_lettered_options(record)
     value = record.pop(column)
-    labels, texts = _labelled(value)
-    known = isinstance(texts, list) and all(isinstance(text, (str, int, float)) and holds(text) for text in texts)
-    if texts is None or not known:
+    labels, texts = _parse_options(value)
+    are_valid = isinstance(texts, list) and all(
+        isinstance(text, (str, int, float)) and has_content(text) for text in texts
+    )
+    if texts is None or not are_valid:
         raise BadRow(f"field {column} is not a list of texts", "write {} as one, or name the column in data.ignore")
     if len(texts) < 2:
         raise BadRow(f"field {column} has fewer than two choices", "mend {}")
@@ -173,14 +179,14 @@ def options_of(record: dict[str, Any]) -> Options | None:
     return Options(column, tuple(names), tuple(map(_as_text, texts)))
 
 
-def _labelled(value: Any) -> tuple[Sequence[Any] | None, list[Any] | None]:
+def _parse_options(value: Any) -> tuple[Sequence[Any] | None, list[Any] | None]:
     """`(labels, texts)` of options in any shape; no labels where they are not said."""
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         return value.get("label"), value["text"]
     if isinstance(value, dict) and len(value) > 1:
         return list(value), list(value.values())
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        label, text = (first(value[0], names) for names in (("label", "key", "id"), ("text", "value", "content")))
+        label, text = (first_key(value[0], names) for names in (("label", "key", "id"), ("text", "value", "content")))
         if label and text:
             return [item.get(label) for item in value], [item.get(text) for item in value]
     return None, value if isinstance(value, list) else None
@@ -193,15 +199,17 @@ def letter_of(name: str) -> str:
     return match[1].upper() if match else ""
 
 
-def _lettered(record: dict[str, Any]) -> Options | None:
+def _take_lettered_options(record: dict[str, Any]) -> Options | None:
     """Options in columns of their own: at least the first two of a row of letters or numbers."""
-    found = {letter: name for name in record if (letter := letter_of(name))}
-    if len(found) < 2:
+    columns = {letter: name for name in record if (letter := letter_of(name))}
+    if len(columns) < 2:
         return None
     for marks in (string.ascii_uppercase[:10], string.digits[1:]):
-        names = [found[mark] for mark in marks if mark in found]
-        texts = [(mark, record[found[mark]]) for mark in marks if mark in found and holds(record[found[mark]])]
-        if {marks[0], marks[1]} <= found.keys() and len(texts) > 1:
+        names = [columns[mark] for mark in marks if mark in columns]
+        texts = [
+            (mark, record[columns[mark]]) for mark in marks if mark in columns and has_content(record[columns[mark]])
+        ]
+        if {marks[0], marks[1]} <= columns.keys() and len(texts) > 1:
             for name in names:
                 record.pop(name)
             return Options(names[0], tuple(mark for mark, _ in texts), tuple(_as_text(text) for _, text in texts))
@@ -209,12 +217,12 @@ def _lettered(record: dict[str, Any]) -> Options | None:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else shortened(value)
+    return value if isinstance(value, str) else shorten_value(value)
 
 
-def listed(options: Options, asked: str) -> bool:
+def lists_options(options: Options, question: str) -> bool:
     """Whether a question lists its options already."""
-    return all(within(text, asked) for text in options.texts)
+    return all(is_within(text, question) for text in options.texts)
 
 
 # ---- the answer ---------------------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ def thought_of(record: dict[str, Any]) -> str | None:
         return None
     for name in _THINKING:
         value = record.get(name)
-        if isinstance(value, str) and holds(value) and value.strip().lower() not in SETTINGS:
+        if isinstance(value, str) and has_content(value) and value.strip().lower() not in SETTINGS:
             return text_of(record.pop(name), f"field {name}")
     return None
 
@@ -240,8 +248,8 @@ def worked_answer(record: dict[str, Any], answers: Sequence[str]) -> tuple[str |
     Args:
         answers: The columns that may hold an answer, the first one first.
     """
-    key = first(record, tuple(answers))
-    there = [name for name in answers if holds(record.get(name))]
+    key = first_key(record, tuple(answers))
+    there = [name for name in answers if has_content(record.get(name))]
     if "answer" not in there or len(there) < 2:
         return key, None
     return next(name for name in there if name != "answer"), record.pop("answer")

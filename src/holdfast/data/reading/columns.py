@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.data.reading.beside import COT, FINAL, OPTIONS, PASSAGES, letter_of
 from holdfast.data.reading.converters import ANSWERS, CONVERSATIONS, PROMPTS
 from holdfast.data.reading.messages import THOUGHTS
-from holdfast.data.reading.values import BadRow, holds
+from holdfast.data.reading.values import BadRow, has_content
 from holdfast.errors import UserError
 
 ROLES = {
@@ -62,7 +62,7 @@ class ColumnMap:
     parts: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, columns: Mapping[str, str | int]) -> ColumnMap:
+    def from_mapping(cls, columns: Mapping[str, str | int]) -> ColumnMap:
         """Read a mapping as the recipe has it.
 
         Raises:
@@ -71,7 +71,7 @@ class ColumnMap:
         parts: dict[str, tuple[str, ...]] = {}
         for role, column in columns.items():
             if role not in ROLES:
-                raise ValueError(f"{role} is not something that a column can be{nearest(role, ROLES)}")
+                raise ValueError(f"{role} is not something that a column can be{suggest_name(role, ROLES)}")
             names = _names_in(column) if isinstance(column, str) else (str(column),)
             if is_template(column) and role not in TEXTS:
                 raise ValueError(f"{role} must be one column; a text in braces may stand for {', '.join(TEXTS)}")
@@ -84,7 +84,7 @@ class ColumnMap:
             raise ValueError("context needs a prompt that it belongs to")
         return cls({role: str(column) for role, column in columns.items()}, parts)
 
-    def apply(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def map_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The record in the names the formats know; columns without a role go to its `meta`.
 
         Raises:
@@ -94,30 +94,30 @@ class ColumnMap:
         for role, names in self.parts.items():
             column = self.columns[role]
             if is_template(column):
-                value: Any = _filled(column, {name: _value_for(record, name) for name in names})
+                value: Any = _fill_template(column, {name: _value_for(record, name) for name in names})
             else:
                 value = look_up(record, names[0])
                 if value is not _ABSENT and role in TEXTS:
                     value = as_text(value)
             if value is not _ABSENT:
                 out["gold" if role == "answer" and "chosen" in self.parts else ROLES[role]] = value
-        rest = {key: record[key] for key in self.unused(record)}
+        rest = {key: record[key] for key in self.unused_columns(record)}
         return out | ({"meta": rest} if rest else {})
 
-    def unused(self, record: Mapping[str, Any]) -> list[str]:
+    def unused_columns(self, record: Mapping[str, Any]) -> list[str]:
         """The columns of a record that have no role."""
-        return [key for key in record if not self._reads(key, record)]
+        return [key for key in record if not self._reads_column(key, record)]
 
-    def _reads(self, key: str, record: Mapping[str, Any]) -> bool:
+    def _reads_column(self, key: str, record: Mapping[str, Any]) -> bool:
         """Whether a column, or something in it, has a role."""
-        return any(name == key or (name not in record and name.split(".")[0] == key) for name in self.all)
+        return any(name == key or (name not in record and name.split(".")[0] == key) for name in self.all_columns)
 
     @property
-    def all(self) -> list[str]:
+    def all_columns(self) -> list[str]:
         """Every column it needs, once."""
         return list(dict.fromkeys(name for names in self.parts.values() for name in names))
 
-    def missing(self, columns: Collection[str], there: Collection[str]) -> str | None:
+    def describe_missing(self, columns: Collection[str], there: Collection[str]) -> str | None:
         """What is wrong with a file whose records have `columns`, in the words of an error; `None` if nothing is.
 
         Args:
@@ -127,36 +127,36 @@ class ColumnMap:
         for role, names in self.parts.items():
             for name in names:
                 if name not in there:
-                    close = nearest(name, columns) if columns else ""
+                    close = suggest_name(name, columns) if columns else ""
                     hint = close if "did you mean" in close else ""
-                    known = f"; there are {listing(sorted(columns))}" if columns else ""
-                    return f"there is no column {name}, which data.columns has for {role}{hint}{known}"
+                    alternatives = f"; there are {format_columns(sorted(columns))}" if columns else ""
+                    return f"there is no column {name}, which data.columns has for {role}{hint}{alternatives}"
         return None
 
-    def check_all_used(self, left: Collection[str], meta: Mapping[str, Any], where: str) -> None:
+    def check_all_used(self, leftover: Collection[str], meta: Mapping[str, Any], where: str) -> None:
         """Refuse a role that the row's format has no use for.
 
         Args:
-            left: What its format left, by the names that formats know.
+            leftover: What its format left, by the names that formats know.
             meta: Where that lies now.
         """
         for role in self.parts:
-            if role != "choices" and ROLES[role] in left and meta.get(ROLES[role]) not in (None, ""):
+            if role != "choices" and ROLES[role] in leftover and meta.get(ROLES[role]) not in (None, ""):
                 beside = ", ".join(other for other in self.parts if other != role)
                 raise UserError(f"{where}: data.columns gives {role}, which has no use beside {beside}; leave it out")
 
-    def in_user_words(self, text: str) -> str:
+    def reword_for_user(self, text: str) -> str:
         """A complaint about a role's field as one about the column, or template, that it was read from."""
-        back = {known: role for role, known in ROLES.items() if role in self.parts} | {"gold": "answer"}
+        back = {field_name: role for role, field_name in ROLES.items() if role in self.parts} | {"gold": "answer"}
 
-        def column(match: re.Match[str]) -> str:
+        def name_column(match: re.Match[str]) -> str:
             role = back.get(match[1])
             if role is None or role not in self.parts:
                 return match[0]
             names = ", ".join(self.parts[role])
             return f"the {role} (of {names})" if is_template(self.columns[role]) else f"column {names} ({role})"
 
-        return re.sub(r"\bfield (\w+)", column, text)
+        return re.sub(r"\bfield (\w+)", name_column, text)
 
 
 def is_template(column: str | int) -> bool:
@@ -174,17 +174,15 @@ def _names_in(column: str) -> tuple[str, ...]:
         raise ValueError(f"{column!r} is not a template: {error}; a brace of the text itself is doubled") from None
     for _, name, form, conversion in pieces:
         if name is not None and (not name.strip() or form or conversion):
-            written = "{" + name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}"
-            raise ValueError(
-                f"{written} in {column!r} is not the name of a column; a brace of the text itself is doubled"
-            )
+            slot = "{" + name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}"
+            raise ValueError(f"{slot} in {column!r} is not the name of a column; a brace of the text itself is doubled")
     names = tuple(dict.fromkeys(name for _, name, _, _ in pieces if name is not None))
     if not names:
         raise ValueError(f"{column!r} names no column in braces")
     return names
 
 
-def _filled(template: str, values: Mapping[str, str]) -> str:
+def _fill_template(template: str, values: Mapping[str, str]) -> str:
     return "".join(
         literal + (values[name] if name is not None else "")
         for literal, name, _, _ in string.Formatter().parse(template)
@@ -206,7 +204,7 @@ def look_up(record: Mapping[str, Any], name: str) -> Any:
     return here
 
 
-def has(record: Mapping[str, Any], name: str) -> bool:
+def has_column(record: Mapping[str, Any], name: str) -> bool:
     """Whether a record has a column of that name or path."""
     return look_up(record, name) is not _ABSENT
 
@@ -252,63 +250,65 @@ SAME = {
 }
 """Columns that the formats know, and what each is when it is not called by its role."""
 
-UNUSED = 12
+NAMES_SHOWN = 12
 """Columns that are named in one line; more are counted."""
 LONGEST = 60
 """The longest name of a column that is shown whole."""
 
 
-def listing(columns: Sequence[str]) -> str:
+def format_columns(columns: Sequence[str]) -> str:
     """Names of columns in one line, however many and however long they are."""
-    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in columns[:UNUSED]]
-    more = f" and {len(columns) - UNUSED} more" if len(columns) > UNUSED else ""
-    return (", ".join(name if name.strip() else "(no name)" for name in shown) or "(none)") + more
+    names = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in columns[:NAMES_SHOWN]]
+    more = f" and {len(columns) - NAMES_SHOWN} more" if len(columns) > NAMES_SHOWN else ""
+    return (", ".join(name if name.strip() else "(no name)" for name in names) or "(none)") + more
 
 
 @dataclass(slots=True)
-class Reading:
+class ColumnUsage:
     """How the columns of a file were read, gathered row by row; rows of the same columns are looked at once."""
 
     columns: ColumnMap | None = None
     roles: dict[str, str] = field(default_factory=dict)
     others: dict[str, None] = field(default_factory=dict)
-    seen: set[tuple[Any, ...]] = field(default_factory=set)
+    row_keys: set[tuple[Any, ...]] = field(default_factory=set)
 
-    def note(self, record: Mapping[str, Any], left: Collection[str], known: Callable[[str], str]) -> None:
+    def add_record(
+        self, record: Mapping[str, Any], leftover: Collection[str], to_known_name: Callable[[str], str]
+    ) -> None:
         """A row that was read.
 
         Args:
             record: As it stands in the file.
-            left: What was not used of it: columns by the names that formats know them by.
-            known: A column's name to the one that formats know it by.
+            leftover: What was not used of it: columns by the names that formats know them by.
+            to_known_name: A column's name to the one that formats know it by.
         """
-        filled = [column for column, value in record.items() if holds(value)]
-        if (key := (*filled, None, *left)) in self.seen:
+        columns = [column for column, value in record.items() if has_content(value)]
+        if (key := (*columns, None, *leftover)) in self.row_keys:
             return
-        self.seen.add(key)
-        names = {column: known(column) for column in filled}
-        used = [name for name in names.values() if name not in left]
-        asked = next((name for name in PROMPTS if name in used), None)
-        worked = "answer" in used and sum(name in used for name in ANSWERS) > 1
+        self.row_keys.add(key)
+        names = {column: to_known_name(column) for column in columns}
+        names_in_use = [name for name in names.values() if name not in leftover]
+        prompt_name = next((name for name in PROMPTS if name in names_in_use), None)
+        has_solution = "answer" in names_in_use and sum(name in names_in_use for name in ANSWERS) > 1
         for column, name in names.items():
-            if name in left:
+            if name in leftover:
                 self.others[column] = None
-            elif name in PROMPTS and name != asked:
+            elif name in PROMPTS and name != prompt_name:
                 self.roles[column] = "context"
-            elif name == "answer" and worked:
+            elif name == "answer" and has_solution:
                 self.roles[column] = "reference"
-            elif asked and name not in SAME and letter_of(name):
+            elif prompt_name and name not in SAME and letter_of(name):
                 self.roles[column] = "choices"
             else:
                 self.roles[column] = SAME.get(name, name)
-        self.others |= dict.fromkeys(name for name in left if name not in names.values())  # keys of messages
+        self.others |= dict.fromkeys(name for name in leftover if name not in names.values())  # keys of messages
 
-    def line(self, name: str) -> str:
+    def format_line(self, name: str) -> str:
         """`train.jsonl: question -> prompt, answer -> answer; not used: id`."""
         if self.columns is not None:
             pairs = [f"{' + '.join(names)} -> {role}" for role, names in self.columns.parts.items()]
         else:
             pairs = [f"{column} -> {role}" for column, role in self.roles.items()]
         others = [column for column in self.others if column not in self.roles]
-        unused = f"; not used: {listing(others)}" if others else ""
-        return f"{name}: {', '.join(pairs)}{unused}"
+        rest = f"; not used: {format_columns(others)}" if others else ""
+        return f"{name}: {', '.join(pairs)}{rest}"

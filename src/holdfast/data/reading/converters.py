@@ -9,27 +9,27 @@ from typing import Any
 
 from holdfast.data.reading.beside import (
     Options,
-    listed,
+    is_within,
+    lists_options,
     options_of,
     passages_of,
     reference_of,
     thought_of,
-    within,
     worked_answer,
 )
-from holdfast.data.reading.json_stream import JsonFault, describe, parse_json
+from holdfast.data.reading.json_stream import JsonFault, describe_value, parse_json
 from holdfast.data.reading.messages import (
     ROLE_KEYS,
-    TRAINED,
-    UNTRAINED,
-    conversation,
+    SKIP_FLAGS,
+    TRAIN_FLAGS,
     is_messages,
     message_of,
-    unpacked,
+    parse_conversation,
+    unpack_messages,
     with_thought,
 )
 from holdfast.data.reading.tool_calls import definitions_of
-from holdfast.data.reading.values import BadRow, first, holds, shortened, text_of
+from holdfast.data.reading.values import BadRow, first_key, has_content, shorten_value, text_of
 from holdfast.data.rows import Message, Row
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -41,7 +41,7 @@ TOOLS = ("tools", "functions", "tool_calls", "function_call")
 DEFINITIONS = ("tools", "functions")
 """Of these, what says which functions a model may call in a conversation."""
 
-_UNSUPPORTED = {*MEDIA, *TOOLS, *TRAINED, *UNTRAINED}
+_UNSUPPORTED = {*MEDIA, *TOOLS, *TRAIN_FLAGS, *SKIP_FLAGS}
 
 
 def refuse_unsupported(record: dict[str, Any], calls: bool = False) -> None:
@@ -53,19 +53,19 @@ def refuse_unsupported(record: dict[str, Any], calls: bool = False) -> None:
     if record.keys().isdisjoint(_UNSUPPORTED):
         return
     for key in MEDIA:
-        if holds(record.get(key)):
+        if has_content(record.get(key)):
             raise BadRow(f"field {key} holds media, only text can be trained on", "take {} out")
     for key in TOOLS:
-        if holds(record.get(key)) and not (calls and key in DEFINITIONS):
+        if has_content(record.get(key)) and not (calls and key in DEFINITIONS):
             raise BadRow(
                 f"field {key} says what a model may call, and calls stand in messages only",
                 f"take {{}} out (or name {key} in data.ignore, to train as if there were none)",
             )
-    for key in (*TRAINED, *UNTRAINED):
+    for key in (*TRAIN_FLAGS, *SKIP_FLAGS):
         value = record.get(key)
         if isinstance(value, list) and value:
             raise BadRow(f"field {key} is a list; which turns are trained is said in the messages", "put {} there")
-        if key not in ("weight", "loss_weight") and isinstance(value, bool) and value is (key in UNTRAINED):
+        if key not in ("weight", "loss_weight") and isinstance(value, bool) and value is (key in SKIP_FLAGS):
             raise BadRow(
                 f"field {key} ({str(value).lower()}) says that the row is not to be trained on",
                 f"name {key} in data.ignore, if it means something else, or correct {{}}",
@@ -78,15 +78,15 @@ def refuse_unsupported(record: dict[str, Any], calls: bool = False) -> None:
 def prompt_of(record: dict[str, Any]) -> list[Message]:
     """System message, history and question of alpaca- and prompt-like records, with the passages that the question is
     about; takes them out of `record`."""
-    key = first(record, PROMPTS)
+    key = first_key(record, PROMPTS)
     if key is None:
         raise BadRow("field prompt is missing", "fill {} in")
-    value = unpacked(record.pop(key))
+    value = unpack_messages(record.pop(key))
     if is_messages(value):
-        messages = conversation(value, key)
+        messages = parse_conversation(value, key)
     else:
         text = text_of(value, f"field {key}")
-        messages = marked_turns(text) or [*_history(record), {"role": "user", "content": text}]
+        messages = marked_turns(text) or [*_take_history(record), {"role": "user", "content": text}]
     if messages[-1]["role"] != "user":
         raise BadRow(f"field {key} does not end with a user turn")
     return with_system(record, _with_passages(record, messages, key))
@@ -97,7 +97,7 @@ def _with_passages(record: dict[str, Any], messages: list[Message], key: str) ->
     question, whole = messages[-1]["content"], "\n".join(m["content"] for m in messages)
     for other in PROMPTS:
         also = record.get(other)
-        if other != "input" and isinstance(also, str) and holds(also) and not within(also, whole):
+        if other != "input" and isinstance(also, str) and has_content(also) and not is_within(also, whole):
             raise BadRow(
                 f"fields {key} and {other} both ask something",
                 "say in data.columns which is the prompt, as in "
@@ -123,35 +123,35 @@ def marked_turns(text: str) -> list[Message] | None:
         return None
     turns = re.split(r"\n\n(Human|Assistant):", "\n\n" + text.removesuffix("\n\nAssistant:"))[1:]
     roles = ["user" if name == "Human" else "assistant" for name in turns[::2]]
-    said = zip(roles, turns[1::2], strict=True)
-    return conversation([{"role": role, "content": words.strip()} for role, words in said], "prompt")
+    turn_pairs = zip(roles, turns[1::2], strict=True)
+    return parse_conversation([{"role": role, "content": words.strip()} for role, words in turn_pairs], "prompt")
 
 
 def with_system(record: dict[str, Any], messages: list[Message]) -> list[Message]:
     """Put the record's system message before a conversation that has none; takes it out of `record`."""
-    key = first(record, ("system", "system_prompt"))
+    key = first_key(record, ("system", "system_prompt"))
     system = record.pop(key) if key else None
-    if not holds(system):
+    if not has_content(system):
         return messages
     text = text_of(system, f"field {key}")
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": text}, *messages]
-    if not within(text, messages[0]["content"]):
+    if not is_within(text, messages[0]["content"]):
         raise BadRow(f"field {key} and the conversation's own system message differ", "keep one of {}")
     return messages
 
 
-def _history(record: dict[str, Any]) -> list[Message]:
+def _take_history(record: dict[str, Any]) -> list[Message]:
     turns = record.pop("history", None)
-    if not holds(turns):
+    if not has_content(turns):
         return []
     if isinstance(turns, str) and turns.lstrip().startswith("["):  # a cell of a table
         with contextlib.suppress(JsonFault):
             turns = parse_json(turns)
     if not isinstance(turns, list):
-        raise BadRow(f"field history is {describe(turns)}, not a list of turns")
+        raise BadRow(f"field history is {describe_value(turns)}, not a list of turns")
     if is_messages(turns):
-        past = conversation(turns, "history")
+        past = parse_conversation(turns, "history")
         if past[-1]["role"] == "user":
             raise BadRow("field history does not end with an answer")
         return past
@@ -164,15 +164,15 @@ def _history(record: dict[str, Any]) -> list[Message]:
     return past
 
 
-def merged_prompt(asked: list[Message], before: list[Message], field: str) -> list[Message]:
+def merge_prompts(own_prompt: list[Message], before: list[Message], field: str) -> list[Message]:
     """The prompt that a row gives and the one its answer comes with, as one: the longer, if it ends with the other.
 
     Raises:
         BadRow: They differ.
     """
-    one, other = ([(m["role"], m["content"].strip()) for m in messages] for messages in (asked, before))
+    one, other = ([(m["role"], m["content"].strip()) for m in messages] for messages in (own_prompt, before))
     if one[-len(other) :] == other:
-        return asked
+        return own_prompt
     if other[-len(one) :] == one:
         return before
     raise BadRow(f"{field} answers another prompt than the row has", "give {} one prompt")
@@ -181,7 +181,7 @@ def merged_prompt(asked: list[Message], before: list[Message], field: str) -> li
 # ---- formats ------------------------------------------------------------------------------------------------------
 
 
-def answered(record: dict[str, Any], show: bool = True) -> Row:
+def convert_prompt(record: dict[str, Any], show: bool = True) -> Row:
     """alpaca and prompt: a question and its answer; or a question alone, for a judge that has a reference.
 
     Args:
@@ -192,21 +192,23 @@ def answered(record: dict[str, Any], show: bool = True) -> Row:
     if options is not None and show:
         messages = with_options(messages, options)
     reference = reference_of(record)
-    key, bare = worked_answer(record, ANSWERS) if reference is None else (first(record, ANSWERS), None)
+    key, bare = worked_answer(record, ANSWERS) if reference is None else (first_key(record, ANSWERS), None)
     if key is None or record[key] is None:
         if reference is not None:
             return Row(messages, reference=reference)
         raise BadRow(f"field {key or 'output'} is {'empty' if key else 'missing'}", "fill {} in")
-    given, right = record.pop(key), None
+    answer_value, right = record.pop(key), None
     if options is not None and (options.column == "choices" or not show):
-        right = _right(given if bare is None else bare, options, f"field {key if bare is None else 'answer'}")
+        right = _find_right(
+            answer_value if bare is None else bare, options, f"field {key if bare is None else 'answer'}"
+        )
         record["choices"] = list(options.texts)
-        given, bare = (options.texts[right], None) if bare is None else (given, options.texts[right])
+        answer_value, bare = (options.texts[right], None) if bare is None else (answer_value, options.texts[right])
     elif options is not None:
-        given, bare = _label_of(given, options), _label_of(bare, options)
-    answer, before = side_of(given, f"field {key}")
+        answer_value, bare = _label_of(answer_value, options), _label_of(bare, options)
+    answer, before = side_of(answer_value, f"field {key}")
     if before is not None:
-        messages = merged_prompt(messages, before, f"field {key}")
+        messages = merge_prompts(messages, before, f"field {key}")
     if (thought := thought_of(record)) is not None:
         answer = with_thought(thought, answer, f"field {key}")
     meta = {} if right is None else {"right": right}
@@ -214,7 +216,7 @@ def answered(record: dict[str, Any], show: bool = True) -> Row:
     return Row([*messages, {"role": "assistant", "content": answer}], reference=reference, meta=meta)
 
 
-def unanswered(record: dict[str, Any]) -> Row:
+def convert_question(record: dict[str, Any]) -> Row:
     """question: what is asked; the answers are in columns that the objective reads by itself."""
     return Row(prompt_of(record))
 
@@ -222,36 +224,37 @@ def unanswered(record: dict[str, Any]) -> Row:
 def with_options(messages: list[Message], options: Options) -> list[Message]:
     """The prompt with the options under the question, unless it lists them already."""
     whole = "\n".join(m["content"] for m in messages)
-    return messages if listed(options, whole) else add_to_question(messages, [options.lines()])
+    return messages if lists_options(options, whole) else add_to_question(messages, [options.format_lines()])
 
 
 def _label_of(answer: Any, options: Options) -> Any:
     """The label of an option that is given by its number; any other answer as it is."""
     if isinstance(answer, bool) or not isinstance(answer, (int, float)):
         return answer
-    index = options.index(answer)
+    index = options.find_index(answer)
     return answer if index is None else options.labels[index]
 
 
-def _right(answer: Any, options: Options, field: str) -> int:
-    index = options.index(answer)
+def _find_right(answer: Any, options: Options, field: str) -> int:
+    index = options.find_index(answer)
     if index is None:
         raise BadRow(
-            f"{field} ({shortened(answer)}) is none of the {len(options.texts)} choices, nor the index or letter of one"
+            f"{field} ({shorten_value(answer)}) is none of the {len(options.texts)} choices, nor the index or letter "
+            "of one"
         )
     return index
 
 
-def dialogue(record: dict[str, Any]) -> Row:
+def convert_messages(record: dict[str, Any]) -> Row:
     """messages: a conversation that ends with an answer; or with a question, for a judge that has a reference."""
-    key = first(record, CONVERSATIONS)
+    key = first_key(record, CONVERSATIONS)
     if key is None:
         raise BadRow("field messages is missing", "fill {} in")
-    messages, reference = with_system(record, conversation(record.pop(key), key)), reference_of(record)
-    defined = first(record, DEFINITIONS)
-    if defined and holds(record[defined]):
+    messages, reference = with_system(record, parse_conversation(record.pop(key), key)), reference_of(record)
+    tools_key = first_key(record, DEFINITIONS)
+    if tools_key and has_content(record[tools_key]):
         index = next((i for i, m in enumerate(messages) if m["role"] != "system"), 0)
-        messages[index]["tools"] = definitions_of(record.pop(defined), f"field {defined}")
+        messages[index]["tools"] = definitions_of(record.pop(tools_key), f"field {tools_key}")
     answers = [m for m in messages if m["role"] == "assistant"]
     if messages[-1]["role"] != "assistant" and reference is None:
         if not answers:
@@ -264,7 +267,7 @@ def dialogue(record: dict[str, Any]) -> Row:
 
 def side_of(value: Any, field: str) -> tuple[str, list[Message] | None]:
     """An answer given as text, message or list of messages: its text, and the prompt if that came with it."""
-    value = unpacked(value)
+    value = unpack_messages(value)
     if isinstance(value, dict) and ROLE_KEYS & value.keys():
         value = [value]
     if not is_messages(value):
@@ -275,7 +278,7 @@ def side_of(value: Any, field: str) -> tuple[str, list[Message] | None]:
         message = message_of(value[0], f"{field}[0]")
         messages: list[Message] = [message]
     else:
-        messages = conversation(value, field)
+        messages = parse_conversation(value, field)
     if messages[-1]["role"] != "assistant":
         raise BadRow(f"{field} does not end with an assistant turn")
     if messages[-1].get("weight") == 0:
@@ -283,6 +286,6 @@ def side_of(value: Any, field: str) -> tuple[str, list[Message] | None]:
     return messages[-1]["content"], messages[:-1] or None
 
 
-def plain(record: dict[str, Any]) -> Row:
+def convert_text(record: dict[str, Any]) -> Row:
     """text: all of it is learned."""
     return Row([{"role": "assistant", "content": text_of(record.pop("text", None), "field text")}])

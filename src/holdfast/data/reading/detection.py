@@ -8,15 +8,15 @@ from itertools import islice
 from typing import Any
 
 from holdfast.data.reading import beside, preferences
-from holdfast.data.reading.columns import ROLES, ColumnMap, has, listing
+from holdfast.data.reading.columns import ROLES, ColumnMap, format_columns, has_column
 from holdfast.data.reading.converters import ANSWERS, CONVERSATIONS, MEDIA, PROMPTS, TOOLS
 from holdfast.data.reading.json_stream import ByPlace
-from holdfast.data.reading.messages import TRAINED, UNTRAINED
+from holdfast.data.reading.messages import SKIP_FLAGS, TRAIN_FLAGS
 from holdfast.data.reading.preferences import label_kind, ranked_column
 from holdfast.data.reading.readers import Source, refuse_splits
 from holdfast.errors import UserError
 
-KNOWN = (
+KNOWN_FORMATS = (
     "alpaca (instruction, output), messages or conversations, prompt and completion (or question and answer), "
     "chosen and rejected (or completions with scores), or text"
 )
@@ -29,8 +29,8 @@ COLUMNS = {
     *ANSWERS,
     *MEDIA,
     *TOOLS,
-    *TRAINED,
-    *UNTRAINED,
+    *TRAIN_FLAGS,
+    *SKIP_FLAGS,
     *NOT_PLAIN,
     *beside.COLUMNS,
     *preferences.COLUMNS,
@@ -46,7 +46,7 @@ def known_name(column: str) -> str:
     return low if len(column) <= LONGEST and (low := column.strip().lower()) in COLUMNS else column
 
 
-def named(record: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def normalize_columns(record: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The record with the columns known here in lower case.
 
     Raises:
@@ -65,19 +65,19 @@ def named(record: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     return beside.flatten_question(out)
 
 
-def signature(record: Mapping[str, Any]) -> frozenset[str]:
+def record_signature(record: Mapping[str, Any]) -> frozenset[str]:
     """The columns of a record that hold something; whether its label is a truth value, and its answers are ranked."""
     keys = {key for key, value in record.items() if value is not None} or set(record)
     if "label" in keys:
         keys.add(f"label={label_kind(record['label'])}")
-    ranked = ranked_column(record)
-    return frozenset(keys - {ranked} | {"ranked="} if ranked else keys)
+    answers_column = ranked_column(record)
+    return frozenset(keys - {answers_column} | {"ranked="} if answers_column else keys)
 
 
 def format_of(keys: frozenset[str]) -> str | None:
     """alpaca, messages, prompt, preference, kto or text, or None if the columns fit none of them."""
     sides = preferences.sides_of(keys)
-    if sides and (set(sides) <= keys or sides[1] in preferences.ENDED):
+    if sides and (set(sides) <= keys or sides[1] in preferences.REJECTED_ALONE):
         return "preference"
     answer = any(k in keys for k in ANSWERS)
     if any(k in keys for k in CONVERSATIONS) and "ranked=" not in keys:
@@ -93,58 +93,63 @@ def format_of(keys: frozenset[str]) -> str | None:
     return "kto" if keys & {"label=truth", "label=bit", "kto_tag"} else base
 
 
-def check_columns(source: Source, limit: int | None, mapped: ColumnMap) -> None:
+def check_columns(source: Source, limit: int | None, column_map: ColumnMap) -> None:
     """Refuse a mapping onto columns that no row has."""
     columns: dict[str, None] = {}
-    open_yet, start = set(mapped.all), 0
+    open_yet, start = set(column_map.all_columns), 0
     for number, record in islice(source.records(), limit):
         start = start or number
         columns |= dict.fromkeys(record)
-        open_yet -= {name for name in open_yet if has(record, name)}
+        open_yet -= {name for name in open_yet if has_column(record, name)}
         if not open_yet:
             return
-    wrong = mapped.missing(columns, set(mapped.all) - open_yet) if start else None
+    wrong = column_map.describe_missing(columns, set(column_map.all_columns) - open_yet) if start else None
     if wrong:
-        raise UserError(f"{source.at(start)}: {wrong}")
+        raise UserError(f"{source.describe_place(start)}: {wrong}")
 
 
-def detect(source: Source, limit: int | None, mapped: ColumnMap | None = None, answers: Collection[str] = ()) -> str:
+def detect_format(
+    source: Source, limit: int | None, column_map: ColumnMap | None = None, answers: Collection[str] = ()
+) -> str:
     """The one format that the columns of all rows agree on.
 
     Args:
         answers: Columns in which an objective finds all answers by itself, so that beside them a question is enough.
     """
-    if mapped is not None:
-        return _mapped_format(source, mapped)
-    seen: dict[frozenset[str], int] = {}  # columns: the first row that has them
+    if column_map is not None:
+        return _mapped_format(source, column_map)
+    first_rows: dict[frozenset[str], int] = {}  # columns: the first row that has them
     for number, record in islice(source.records(), limit):
-        seen.setdefault(signature(named(record, source.at(number))), number)
-    kinds = frozenset().union(*seen)
+        first_rows.setdefault(record_signature(normalize_columns(record, source.describe_place(number))), number)
+    kinds = frozenset().union(*first_rows)
     if "label=other" in kinds and "label=truth" not in kinds:  # class labels, not KTO's
-        seen = {frozenset(k for k in keys if not k.startswith("label=")): n for keys, n in reversed(seen.items())}
+        first_rows = {
+            frozenset(k for k in keys if not k.startswith("label=")): n for keys, n in reversed(first_rows.items())
+        }
     formats: dict[str, int] = {}
-    for keys, number in sorted(seen.items(), key=lambda item: item[1]):
+    for keys, number in sorted(first_rows.items(), key=lambda item: item[1]):
         form = format_of(keys)
         if form is None and answers and keys.issuperset(answers) and any(key in keys for key in PROMPTS):
             form = "question"
         if form is not None:
             formats.setdefault(form, number)
-    if not seen:
+    if not first_rows:
         raise UserError(f"{source.name}: there are no rows in it; write one example per line")
     if not formats:
-        keys, number = min(seen.items(), key=lambda item: item[1])
+        keys, number = min(first_rows.items(), key=lambda item: item[1])
         refuse_splits(source)
         raise UserError(
-            f"{source.at(number)}: no known format has the columns {listing(_plain_names(keys))}; say which is which, "
-            f"as in data.columns: {{prompt: question, answer: label}}, or rename them to those of {KNOWN}"
+            f"{source.describe_place(number)}: no known format has the columns {format_columns(_plain_names(keys))}; "
+            "say which is which, "
+            f"as in data.columns: {{prompt: question, answer: label}}, or rename them to those of {KNOWN_FORMATS}"
         )
     if "kto" in formats and len(formats) == 2 and formats.keys() & {"messages", "prompt", "alpaca"}:
         return "kto"  # rows without a label are named as such
     if len(formats) > 1:
         (one, first), (other, second) = list(formats.items())[:2]
         raise UserError(
-            f"{source.at(second)}: the row is in the {other} format, but {source.at(first)} is in the {one} format; "
-            "put each format into a file of its own"
+            f"{source.describe_place(second)}: the row is in the {other} format, but {source.describe_place(first)} "
+            f"is in the {one} format; put each format into a file of its own"
         )
     return next(iter(formats))
 
@@ -153,13 +158,15 @@ def _plain_names(keys: Collection[str]) -> list[str]:
     return sorted(key for key in keys if key != "ranked=" and not key.startswith("label="))
 
 
-def _mapped_format(source: Source, mapped: ColumnMap) -> str:
+def _mapped_format(source: Source, column_map: ColumnMap) -> str:
     """The format that a mapping makes of a file: its roles say it, whatever the rows hold."""
-    keys = frozenset(ROLES[role] for role in mapped.parts) | ({"label=truth"} if "label" in mapped.parts else set())
-    form = format_of(keys | {"ranked="} if "completions" in mapped.parts else keys)
+    keys = frozenset(ROLES[role] for role in column_map.parts) | (
+        {"label=truth"} if "label" in column_map.parts else set()
+    )
+    form = format_of(keys | {"ranked="} if "completions" in column_map.parts else keys)
     if form is None:
         raise UserError(
-            f"{source.name}: data.columns gives {', '.join(mapped.parts)}, which makes no row; add an answer (or a "
+            f"{source.name}: data.columns gives {', '.join(column_map.parts)}, which makes no row; add an answer (or a "
             "reference for a judge, or chosen and rejected)"
         )
     return form

@@ -17,11 +17,11 @@ from holdfast.data.reading.json_stream import (
     TextWindow,
     array_elements,
     as_object,
+    explain_gzip_faults,
     object_members,
     parse_json,
     skip_value,
     too_long,
-    unpacking,
 )
 from holdfast.data.reading.parquet import unpacked_size
 from holdfast.errors import UserError
@@ -44,11 +44,11 @@ def is_larger(name: str, path: Path, size: int) -> bool:
         return path.stat().st_size > size or unpacked_size(name, path) > size
     if path.stat().st_size > size or path.suffix.lower() != ".gz":
         return path.stat().st_size > size
-    with open_file(path) as handle, unpacking(name):
-        seen = 0
-        while seen <= size and (block := handle.read(1 << 20)):
-            seen += len(block)
-    return seen > size
+    with open_file(path) as handle, explain_gzip_faults(name):
+        bytes_read = 0
+        while bytes_read <= size and (block := handle.read(1 << 20)):
+            bytes_read += len(block)
+    return bytes_read > size
 
 
 def decode_line(name: str, number: int, raw: bytes) -> str:
@@ -61,7 +61,7 @@ def decode_line(name: str, number: int, raw: bytes) -> str:
 
 def file_lines(name: str, path: Path) -> Iterator[tuple[int, str]]:
     # Split at line feeds only: str.splitlines would also cut at U+2028 and its like, which stand inside strings.
-    with open_file(path) as handle, unpacking(name):
+    with open_file(path) as handle, explain_gzip_faults(name):
         number = 0
         while raw := handle.readline(LONGEST + 1):
             number += 1
@@ -92,11 +92,11 @@ def jsonl_records(name: str, path: Path) -> Iterator[Record]:
         try:
             record = parse_json(line)
         except JsonFault as fault:
-            raise UserError(f"{name}:{number}: broken JSON ({fault}); {_mend(line)}") from fault
+            raise UserError(f"{name}:{number}: broken JSON ({fault}); {_suggest_mend(line)}") from fault
         yield number, as_object(f"{name}:{number}", record)
 
 
-def _mend(line: str) -> str:
+def _suggest_mend(line: str) -> str:
     """What to do about a line that is no JSON."""
     if "}\r{" in line.replace(" ", ""):
         return "its rows end in a lone CR, as on old Macs; save the file with LF line ends"
@@ -109,12 +109,12 @@ def array_records(name: str, path: Path) -> Iterator[Record]:
     """The elements of one big array, decoded as they are read, so that the file never lies in memory as a whole."""
     with open_file(path) as handle:
         text = TextWindow(name, handle)
-        if text.skip(BLANK) != "[":
+        if text.skip_chars(BLANK) != "[":
             raise UserError(
                 f"{name}: the file is one object, not a list of rows or one row per line{hint_of_splits(name, path)}"
             )
         yield from array_elements(name, text)
-        text.finish("list")
+        text.require_end("list")
 
 
 def csv_records(name: str, path: Path) -> Iterator[Record]:
@@ -168,14 +168,14 @@ def text_records(name: str, path: Path) -> Iterator[Record]:
 
 def _in_blocks(name: str, path: Path) -> bool:
     """Whether a blank line has text before and after it."""
-    begun = blank = False
+    has_text = blank = False
     for _, line in file_lines(name, path):
         if line.strip():
             if blank:
                 return True
-            begun = True
+            has_text = True
         else:
-            blank = begun
+            blank = has_text
     return False
 
 
@@ -183,17 +183,17 @@ def split_records(name: str, path: Path, split: str) -> Iterator[Record]:
     """The records of one of the lists that an object holds."""
     with open_file(path) as handle:
         text = TextWindow(str(path), handle)
-        found = False
-        if text.skip(BLANK) == "{":
+        has_split = False
+        if text.skip_chars(BLANK) == "{":
             for key in object_members(text):
-                if key == split and text.skip(BLANK) == "[":
-                    found = True
+                if key == split and text.skip_chars(BLANK) == "[":
+                    has_split = True
                     yield from array_elements(name, text)
                 else:
                     skip_value(name, text)
-            if found:
-                text.finish("object")
-    if not found:
+            if has_split:
+                text.require_end("object")
+    if not has_split:
         raise UserError(f"{name}: {path.name} has no list {split}{hint_of_splits(str(path), path)}")
 
 
@@ -202,7 +202,7 @@ def hint_of_splits(name: str, path: Path) -> str:
     sizes: dict[str, int] = {}
     with open_file(path) as handle:
         text = TextWindow(name, handle)
-        if text.skip(BLANK) == "{":
+        if text.skip_chars(BLANK) == "{":
             for key in object_members(text):
                 count, first = skip_value(name, text)
                 if isinstance(first, (dict, list)):

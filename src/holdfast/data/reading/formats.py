@@ -12,41 +12,54 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.files import is_sealed
-from holdfast.core.spelling import nearest
-from holdfast.data.reading.columns import ColumnMap, Reading
-from holdfast.data.reading.converters import answered, dialogue, plain, refuse_unsupported, unanswered
-from holdfast.data.reading.detection import check_columns, detect, format_of, known_name, named, signature
-from holdfast.data.reading.ignore import without
+from holdfast.core.spelling import suggest_name
+from holdfast.data.reading.columns import ColumnMap, ColumnUsage
+from holdfast.data.reading.converters import (
+    convert_messages,
+    convert_prompt,
+    convert_question,
+    convert_text,
+    refuse_unsupported,
+)
+from holdfast.data.reading.detection import (
+    check_columns,
+    detect_format,
+    format_of,
+    known_name,
+    normalize_columns,
+    record_signature,
+)
+from holdfast.data.reading.ignore import drop_ignored
 from holdfast.data.reading.messages import unread_keys
-from holdfast.data.reading.preferences import Rejected, Tie, kto, preference
+from holdfast.data.reading.preferences import Rejected, Tie, convert_kto, convert_preference
 from holdfast.data.reading.readers import ROWS_IN_MEMORY, Source, open_source
 from holdfast.data.reading.repeats import LOOK, repeat_prompts, without_prompts
-from holdfast.data.reading.splits import duplicates, split
-from holdfast.data.reading.values import BadRow, check_encodable, holds, number_of
-from holdfast.data.row_shapes import Column, Kind, require, shape_of
+from holdfast.data.reading.splits import count_shared_prompts, split_rows
+from holdfast.data.reading.values import BadRow, check_encodable, has_content, number_of
+from holdfast.data.row_shapes import Column, Kind, check_row, shape_of
 from holdfast.data.row_store import RowFile, RowView
-from holdfast.data.rows import Row, Rows, fingerprint
+from holdfast.data.rows import Row, Rows, fingerprint_json
 from holdfast.errors import UserError
 
-__all__ = ["RowFile", "RowView", "duplicates", "format_of", "open_rows", "signature", "split"]
+__all__ = ["RowFile", "RowView", "count_shared_prompts", "format_of", "open_rows", "record_signature", "split_rows"]
 
 VERSION = 4
 """Raised when rows come out differently, so that cached ones are not used."""
 
 
 FORMATS: dict[str, Callable[[dict[str, Any]], Row]] = {
-    "alpaca": answered,
-    "sharegpt": dialogue,
-    "messages": dialogue,
-    "prompt": answered,
-    "preference": preference,
-    "kto": kto,
-    "text": plain,
+    "alpaca": convert_prompt,
+    "sharegpt": convert_messages,
+    "messages": convert_messages,
+    "prompt": convert_prompt,
+    "preference": convert_preference,
+    "kto": convert_kto,
+    "text": convert_text,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReadOptions:
     """How the rows of a file are to be read.
 
     Args:
@@ -55,8 +68,8 @@ class Asked:
         rejected: Which of several ranked answers is.
         kind, columns: What an objective asks of every row; `None`: not looked at.
         own: Columns that the objective reads by itself.
-        answered: Whether these hold the answers, so that a row needs no other.
-        mapped: Which column is what; `None`: their names say it.
+        own_answers: Whether these hold the answers, so that a row needs no other.
+        column_map: Which column is what; `None`: their names say it.
     """
 
     format: str = "auto"
@@ -65,8 +78,8 @@ class Asked:
     kind: Kind | None = None
     columns: Sequence[Column] = ()
     own: Collection[str] = ()
-    answered: bool = False
-    mapped: ColumnMap | None = None
+    own_answers: bool = False
+    column_map: ColumnMap | None = None
 
 
 def open_rows(
@@ -107,17 +120,17 @@ def open_rows(
         UserError: One line that names file, line and field, and says what to do.
     """
     if format != "auto" and format not in FORMATS:
-        raise UserError(f"data.format: {format} is not a format{nearest(format, ['auto', *FORMATS])}")
-    found = without(open_source(str(source), revision), ignore, limit)
+        raise UserError(f"data.format: {format} is not a format{suggest_name(format, ['auto', *FORMATS])}")
+    data_source = drop_ignored(open_source(str(source), revision), ignore, limit)
     lines: list[str] = []
-    mapped = ColumnMap.of(mapping) if mapping else None
-    asked = Asked(format, limit, rejected, kind, columns, own, own_answers, mapped)
-    rows = _rows(found, asked, lines.append)
-    if not found.large or (limit is not None and limit <= ROWS_IN_MEMORY):
+    column_map = ColumnMap.from_mapping(mapping) if mapping else None
+    options = ReadOptions(format, limit, rejected, kind, columns, own, own_answers, column_map)
+    rows = _read_rows(data_source, options, lines.append)
+    if not data_source.large or (limit is not None and limit <= ROWS_IN_MEMORY):
         out: Rows = list(rows)
     else:
         home = Path(cache or os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast")
-        needed = [shape_of(kind).identity, [asdict(column) for column in columns]] if kind else []
+        requirements = [shape_of(kind).identity, [asdict(column) for column in columns]] if kind else []
         read = [
             format,
             limit,
@@ -126,65 +139,65 @@ def open_rows(
             *ignore,
             sorted(own),
             *(["own answers"] if own_answers else []),
-            *needed,
+            *requirements,
         ]
-        directory = home / f"rows-{fingerprint([VERSION, found.digest(), *read])[:24]}"
-        said = directory / "said.txt"
+        directory = home / f"rows-{fingerprint_json([VERSION, data_source.digest(), *read])[:24]}"
+        lines_path = directory / "said.txt"
         if is_sealed(directory):
             out = RowFile.open(directory)
-            lines = said.read_text(encoding="utf-8").splitlines() if said.exists() else []
+            lines = lines_path.read_text(encoding="utf-8").splitlines() if lines_path.exists() else []
         else:
             out = RowFile.write(rows, directory)
-            said.write_text("\n".join(lines), encoding="utf-8")
+            lines_path.write_text("\n".join(lines), encoding="utf-8")
     for line in lines:
         say(line)
     return out
 
 
-def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterator[Row]:
+def _read_rows(source: Source, options: ReadOptions, say: Callable[[str], object]) -> Iterator[Row]:
     """Rows as they are read; the rows that cannot be used are counted to the end, and then raised as one error."""
-    mapped = asked.mapped
-    if mapped is not None:
-        check_columns(source, asked.limit, mapped)
+    column_map = options.column_map
+    if column_map is not None:
+        check_columns(source, options.limit, column_map)
     form = (
-        detect(source, asked.limit, mapped, asked.own if asked.answered else ())
-        if asked.format == "auto"
-        else asked.format
+        detect_format(source, options.limit, column_map, options.own if options.own_answers else ())
+        if options.format == "auto"
+        else options.format
     )
-    prompted = form not in ("text", "messages", "sharegpt")
-    doubled = prompted and repeat_prompts(_first_records(source, asked))
-    reading = Reading(mapped)
+    has_prompts = form not in ("text", "messages", "sharegpt")
+    repeats_prompts = has_prompts and repeat_prompts(_first_records(source, options))
+    reading = ColumnUsage(column_map)
     faults: dict[str, list[tuple[int, BadRow]]] = {}
     ties: list[int] = []
     total = cut = 0
-    for number, record in islice(source.records(), asked.limit):
+    for number, record in islice(source.records(), options.limit):
         total += 1
         try:
-            known = _known(record, mapped, source.at(number))
-            once = without_prompts(known, doubled) if prompted else known
-            row, left = convert(once, form, asked.rejected, asked.own)
+            fields = _map_columns(record, column_map, source.describe_place(number))
+            once = without_prompts(fields, repeats_prompts) if has_prompts else fields
+            row, leftover = convert_record(once, form, options.rejected, options.own)
         except BadRow as fault:
-            _note(faults, number, fault, mapped)
+            _note_fault(faults, number, fault, column_map)
             continue
         except Tie:
             ties.append(number)
             continue
-        cut += once is not known
-        if asked.kind and not faults:
-            require(row, source.at(number), asked.kind, asked.columns)
-        if mapped:
-            mapped.check_all_used(left, row.meta, source.at(number))
-            reading.note(record, [*mapped.unused(record), *unread_keys(record)], str)
+        cut += once is not fields
+        if options.kind and not faults:
+            check_row(row, source.describe_place(number), options.kind, options.columns)
+        if column_map:
+            column_map.check_all_used(leftover, row.meta, source.describe_place(number))
+            reading.add_record(record, [*column_map.unused_columns(record), *unread_keys(record)], str)
         elif "origin" not in record:  # written by us, every column has its meaning
-            reading.note(record, left, known_name)
+            reading.add_record(record, leftover, known_name)
         yield row
     _refuse_faults(source, faults, total)
-    if reading.seen and not source.plain:
-        say(reading.line(source.name))
+    if reading.row_keys and not source.plain:
+        say(reading.format_line(source.name))
     if cut:
         say(f"{source.name}: the answers of {cut} of {total} rows begin with their prompt once more: it is taken off")
     if ties:
-        what = f"none of the answers is rated below the best, the first at {source.at(ties[0])}"
+        what = f"none of the answers is rated below the best, the first at {source.describe_place(ties[0])}"
         if len(ties) == total:
             raise UserError(f"{source.name}: no pair can be made of any row ({what}); give ratings that differ")
         say(f"{source.name}: left out {len(ties)} of {total} rows ({what})")
@@ -192,26 +205,26 @@ def _rows(source: Source, asked: Asked, say: Callable[[str], object]) -> Iterato
 
 def _refuse_faults(source: Source, faults: dict[str, list[tuple[int, BadRow]]], total: int) -> None:
     if faults:
-        raise UserError(_report(source, faults))
+        raise UserError(_describe_faults(source, faults))
     if total == 0:
         raise UserError(f"{source.name}: there are no rows in it; write one example per line")
 
 
-def _known(record: Mapping[str, Any], mapped: ColumnMap | None, where: str) -> dict[str, Any]:
+def _map_columns(record: Mapping[str, Any], column_map: ColumnMap | None, where: str) -> dict[str, Any]:
     """A record by the names that formats know."""
-    return mapped.apply(record) if mapped else named(record, where)
+    return column_map.map_record(record) if column_map else normalize_columns(record, where)
 
 
-def _first_records(source: Source, asked: Asked) -> Iterator[dict[str, Any]]:
+def _first_records(source: Source, options: ReadOptions) -> Iterator[dict[str, Any]]:
     """The first records by the names that formats know."""
-    for number, record in islice(source.records(), min(LOOK, asked.limit or LOOK)):
+    for number, record in islice(source.records(), min(LOOK, options.limit or LOOK)):
         try:
-            yield _known(record, asked.mapped, source.at(number))
+            yield _map_columns(record, options.column_map, source.describe_place(number))
         except BadRow:
             continue  # it is told when the rows are read
 
 
-def convert(
+def convert_record(
     record: Mapping[str, Any], form: str, rejected: Rejected = "worst", own: Collection[str] = ()
 ) -> tuple[Row, list[str]]:
     """The row of a record in the format `form`, and the columns there was no use for, which go to `meta`.
@@ -223,33 +236,35 @@ def convert(
         Tie: No pair can be made of its ranked answers.
     """
     rest = dict(record)
-    written = "messages" in rest and isinstance(rest.get("origin"), str)
-    if not written:
+    is_own_row = "messages" in rest and isinstance(rest.get("origin"), str)
+    if not is_own_row:
         refuse_unsupported(rest, calls=form in ("messages", "sharegpt"))
     apart = {key: rest.pop(key) for key in own if key != "choices" and rest.get(key) is not None}
     row = _row_of(rest, form, rejected, show="choices" not in own)
     _add_numbers(row, rest)
-    if written:
+    if is_own_row:
         row.origin = rest.pop("origin")
         row.id = str(rest.pop("id", row.id))
         row.label = rest.pop("label", row.label)
     meta = rest.pop("meta", None)
-    kept = {k: v for k, v in rest.items() if v is not None} | (meta if isinstance(meta, dict) else {})
-    row.meta = row.meta | kept | apart
+    extra = {k: v for k, v in rest.items() if v is not None} | (meta if isinstance(meta, dict) else {})
+    row.meta = row.meta | extra | apart
     if row.meta or row.reference is not None:  # only what JSON can hold: Parquet has dates, Python has NaN
         text = json.dumps([row.meta, row.reference], ensure_ascii=False, default=str)
         check_encodable(text)
         row.meta, row.reference = json.loads(text, parse_constant=lambda name: None)
-    left = [key for key, value in rest.items() if holds(value) and (key != "choices" or "right" not in row.meta)]
-    return row, left if written else [*left, *unread_keys(record)]
+    leftover = [
+        key for key, value in rest.items() if has_content(value) and (key != "choices" or "right" not in row.meta)
+    ]
+    return row, leftover if is_own_row else [*leftover, *unread_keys(record)]
 
 
 def _row_of(rest: dict[str, Any], form: str, rejected: Rejected, show: bool) -> Row:
     if form == "preference":
-        return preference(rest, rejected)
+        return convert_preference(rest, rejected)
     if form == "question":  # never by name: an objective's own columns say it
-        return unanswered(rest)
-    return answered(rest, show) if form in ("alpaca", "prompt") else FORMATS[form](rest)
+        return convert_question(rest)
+    return convert_prompt(rest, show) if form in ("alpaca", "prompt") else FORMATS[form](rest)
 
 
 def _add_numbers(row: Row, rest: dict[str, Any]) -> None:
@@ -264,19 +279,21 @@ def _add_numbers(row: Row, rest: dict[str, Any]) -> None:
         raise BadRow(f"field weight is negative ({row.weight:g})")
 
 
-def _note(faults: dict[str, list[tuple[int, BadRow]]], number: int, fault: BadRow, mapped: ColumnMap | None) -> None:
+def _note_fault(
+    faults: dict[str, list[tuple[int, BadRow]]], number: int, fault: BadRow, column_map: ColumnMap | None
+) -> None:
     """Count a fault with those like it, in the words of the user's own columns."""
-    if mapped:
-        fault.what = mapped.in_user_words(fault.what)
+    if column_map:
+        fault.what = column_map.reword_for_user(fault.what)
     kind = re.sub(r"\[\d+\]|\(.*?\)", "", fault.what)
     faults.setdefault(kind, []).append((number, fault))
 
 
-def _report(source: Source, faults: dict[str, list[tuple[int, BadRow]]]) -> str:
+def _describe_faults(source: Source, faults: dict[str, list[tuple[int, BadRow]]]) -> str:
     (number, fault), *alike = next(iter(faults.values()))
     others = [at for group in list(faults.values())[1:] for at, _ in group]
-    line = fault.line(source.at(number), 1 + len(alike))
+    line = fault.format_line(source.describe_place(number), 1 + len(alike))
     if others:
         rows = "1 more row has another fault" if len(others) == 1 else f"{len(others)} more rows have other faults"
-        line += f" ({rows}, the first at {source.at(min(others))})"
+        line += f" ({rows}, the first at {source.describe_place(min(others))})"
     return line

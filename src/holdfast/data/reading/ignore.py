@@ -7,15 +7,15 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from holdfast.core.spelling import nearest
-from holdfast.data.reading.columns import listing
+from holdfast.core.spelling import suggest_name
+from holdfast.data.reading.columns import format_columns
 from holdfast.data.reading.json_stream import ByPlace, Record
-from holdfast.data.reading.messages import messages_in, unpacked
+from holdfast.data.reading.messages import messages_in, unpack_messages
 from holdfast.data.reading.readers import Source
 from holdfast.errors import UserError
 
 
-def without(source: Source, names: Sequence[str], limit: int | None) -> Source:
+def drop_ignored(source: Source, names: Sequence[str], limit: int | None) -> Source:
     """The source as if its records had not these columns (`tools`) or keys of messages (`messages.toxic`).
 
     Raises:
@@ -24,29 +24,29 @@ def without(source: Source, names: Sequence[str], limit: int | None) -> Source:
     if not names:
         return source
     _check_names(source, names, limit)
-    return replace(source, records=lambda: _cut(source.records(), names))
+    return replace(source, records=lambda: _drop_fields(source.records(), names))
 
 
-def _cut(records: Iterator[Record], names: Sequence[str]) -> Iterator[Record]:
+def _drop_fields(records: Iterator[Record], names: Sequence[str]) -> Iterator[Record]:
     for number, record in records:
-        kept: dict[str, Any] = ByPlace(record) if isinstance(record, ByPlace) else dict(record)
+        fields: dict[str, Any] = ByPlace(record) if isinstance(record, ByPlace) else dict(record)
         for name in names:
-            column, key = _place(name, record)
+            column, key = _split_name(name, record)
             if key is None:
-                kept.pop(column, None)
-            elif column in kept:
-                kept[column] = _without_key(kept[column], key)
-        yield number, kept
+                fields.pop(column, None)
+            elif column in fields:
+                fields[column] = _without_key(fields[column], key)
+        yield number, fields
 
 
-def _place(name: str, record: Mapping[str, Any]) -> tuple[str, str | None]:
+def _split_name(name: str, record: Mapping[str, Any]) -> tuple[str, str | None]:
     """`(column, key)` of a name: a whole column, or a key of the messages that one holds."""
     column, dot, key = name.rpartition(".")
     return (name, None) if name in record or not dot else (column, key)
 
 
 def _without_key(value: Any, key: str) -> Any:
-    value = unpacked(value)
+    value = unpack_messages(value)
     if isinstance(value, dict):
         return {name: inner for name, inner in value.items() if name != key}
     if isinstance(value, list):
@@ -59,15 +59,16 @@ def _check_names(source: Source, names: Sequence[str], limit: int | None) -> Non
     for _, record in islice(source.records(), limit):
         columns |= dict.fromkeys(record)
         for name in list(missing):
-            column, key = _place(name, record)
+            column, key = _split_name(name, record)
             if column in record and (key is None or any(key in m for m in messages_in(record[column]))):
                 missing.discard(name)
         if not missing:
             return
     if missing and columns:
         name = next(name for name in names if name in missing)
-        close = nearest(name, columns)
+        close = suggest_name(name, columns)
         hint = close if "did you mean" in close else ""
         raise UserError(
-            f"{source.name}: data.ignore names {name}, which no row has{hint}; there are {listing(list(columns))}"
+            f"{source.name}: data.ignore names {name}, which no row has{hint}; there are "
+            f"{format_columns(list(columns))}"
         )

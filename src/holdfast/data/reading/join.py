@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.data.row_store import RowView, prompt_keys
-from holdfast.data.rows import LazyRows, Row, Rows, fingerprint, rows_fingerprint
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Part:
     share: float | None = None
 
 
-class Joined(LazyRows):
+class JoinedRows(LazyRows):
     """The rows of several sequences, one after another, read on demand."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
@@ -40,15 +40,15 @@ class Joined(LazyRows):
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint([rows_fingerprint(rows) for rows in self.parts])
+        return fingerprint_json([fingerprint_rows(rows) for rows in self.parts])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def _part(self, index: slice) -> Rows:
+    def _take_slice(self, index: slice) -> Rows:
         return RowView(self, np.arange(len(self))[index])
 
-    def _row(self, index: int) -> Row:
+    def _read_row(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -60,14 +60,14 @@ class Joined(LazyRows):
             yield from rows
 
 
-def chain(parts: Sequence[Rows]) -> Rows:
+def chain_rows(parts: Sequence[Rows]) -> Rows:
     """Rows one after another: a list if all of them are lists."""
     if len(parts) == 1:
         return parts[0]
-    return [row for rows in parts for row in rows] if all(isinstance(p, list) for p in parts) else Joined(parts)
+    return [row for rows in parts for row in rows] if all(isinstance(p, list) for p in parts) else JoinedRows(parts)
 
 
-def join(parts: Sequence[Part], limit: int | None = None) -> tuple[Rows, list[str]]:
+def join_parts(parts: Sequence[Part], limit: int | None = None) -> tuple[Rows, list[str]]:
     """Rows of several files in their shares, and what was taken of each.
 
     Files without a share are used whole, and a file with one gives that share of all rows. Where all files have shares,
@@ -84,30 +84,30 @@ def join(parts: Sequence[Part], limit: int | None = None) -> tuple[Rows, list[st
     """
     sizes = [len(part.rows) for part in parts]
     shares = [part.share for part in parts]
-    wanted = allocate(sizes, shares, limit)
+    counts = allocate_rows(sizes, shares, limit)
     random = np.random.default_rng((0, 0x5A4E))
-    taken: list[Rows] = []
+    selections: list[Rows] = []
     lines: list[str] = []
-    for part, size, count in zip(parts, sizes, wanted, strict=True):
+    for part, size, count in zip(parts, sizes, counts, strict=True):
         chosen = random.permutation(size)[: min(count, size)]
-        taken.append(part.rows if count >= size else _picked(part.rows, np.sort(chosen)))
-    total = sum(map(len, taken))
-    for part, size, count, rows in zip(parts, sizes, wanted, taken, strict=True):
+        selections.append(part.rows if count >= size else _select_rows(part.rows, np.sort(chosen)))
+    total = sum(map(len, selections))
+    for part, size, count, rows in zip(parts, sizes, counts, selections, strict=True):
         if count > size:
-            reached = f"{size / total:.2g}"
+            real_share = f"{size / total:.2g}"
             lines.append(
-                f"{part.name}: all its {size:,} rows are {reached} of the rows, not {part.share:g}: none is repeated"
+                f"{part.name}: all its {size:,} rows are {real_share} of the rows, not {part.share:g}: none is repeated"
             )
         elif len(rows) < size:
             lines.append(f"{part.name}: {len(rows):,} of its {size:,} rows are used, {len(rows) / total:.2g} of all")
-    return chain(taken), lines
+    return chain_rows(selections), lines
 
 
-def _picked(rows: Rows, indices: np.ndarray) -> Rows:
+def _select_rows(rows: Rows, indices: np.ndarray) -> Rows:
     return [rows[i] for i in indices.tolist()] if isinstance(rows, list) else RowView(rows, indices)
 
 
-def allocate(sizes: Sequence[int], shares: Sequence[float | None], limit: int | None = None) -> list[int]:
+def allocate_rows(sizes: Sequence[int], shares: Sequence[float | None], limit: int | None = None) -> list[int]:
     """How many rows each file is to give by its share; more than it has where it has too few.
 
     Args:
@@ -115,22 +115,23 @@ def allocate(sizes: Sequence[int], shares: Sequence[float | None], limit: int | 
         shares: Of all rows; `None`: in proportion to its size, of what the others leave.
         limit: Most rows altogether.
     """
-    given = sum(share for share in shares if share is not None)
+    share_sum = sum(share for share in shares if share is not None)
     free = sum(size for size, share in zip(sizes, shares, strict=True) if share is None)
-    if given > 1 + 1e-9 or (None in shares and given > 1 - 1e-9):
-        left = ", which leaves nothing for the others" if given <= 1 + 1e-9 else ""
-        raise UserError(f"data.train: the shares add up to {given:g}{left}; lower them")
+    if share_sum > 1 + 1e-9 or (None in shares and share_sum > 1 - 1e-9):
+        hint = ", which leaves nothing for the others" if share_sum <= 1 + 1e-9 else ""
+        raise UserError(f"data.train: the shares add up to {share_sum:g}{hint}; lower them")
     if None not in shares:
-        if abs(given - 1) > 1e-6:
+        if abs(share_sum - 1) > 1e-6:
             raise UserError(
-                f"data.train: every file has a share and they add up to {given:g}, not 1; mend one, or leave one out"
+                f"data.train: every file has a share and they add up to {share_sum:g}, not 1; mend one, or leave one "
+                "out"
             )
         total = min(size / share for size, share in zip(sizes, shares, strict=True) if share)
     else:
-        total = free / (1 - given)
+        total = free / (1 - share_sum)
     total = min(total, limit or total)
     counts = [
-        share * total if share is not None else size / max(1, free) * (1 - given) * total
+        share * total if share is not None else size / max(1, free) * (1 - share_sum) * total
         for size, share in zip(sizes, shares, strict=True)
     ]
     out = [max(1, round(count)) if size else 0 for count, size in zip(counts, sizes, strict=True)]

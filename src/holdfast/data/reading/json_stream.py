@@ -32,7 +32,7 @@ class JsonFault(ValueError):
         self.at = at
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, in which no key stands twice: all but one of the values would be lost."""
     out = dict(pairs)
     if len(out) < len(pairs):
@@ -42,7 +42,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(object_pairs_hook=_build_object)
 
 
 def parse_json(text: str) -> Any:
@@ -53,12 +53,12 @@ def parse_json(text: str) -> Any:
             digits.
     """
     _check_depth(text)
-    with in_words():
+    with explain_json_faults():
         return DECODER.decode(text)
 
 
 @contextlib.contextmanager
-def in_words() -> Iterator[None]:
+def explain_json_faults() -> Iterator[None]:
     """What a decoder of JSON says, as a `JsonFault`."""
     try:
         yield
@@ -93,56 +93,56 @@ class ByPlace(dict[str, Any]):
 
 def array_elements(name: str, text: TextWindow) -> Iterator[Record]:
     """The records of an array that `text` stands before; afterwards it stands behind it."""
-    for number, value in _elements(name, text):
+    for number, value in _iterate_elements(name, text):
         yield number, as_object(f"{name} row {number}", value)
 
 
 def object_members(text: TextWindow) -> Iterator[str]:
     """The keys of an object that `text` stands before; it stands before the value, which is to be read at each."""
-    seen: set[str] = set()
-    for _ in _parts(text, "}"):
-        key = text.value("the name")
-        if not isinstance(key, str) or text.skip(BLANK) != ":":
+    known_keys: set[str] = set()
+    for _ in _iterate_parts(text, "}"):
+        key = text.read_value("the name")
+        if not isinstance(key, str) or text.skip_chars(BLANK) != ":":
             raise UserError(f"{text.name}:{text.line}: broken JSON (expected a name and a colon); mend it")
-        if key in seen:
+        if key in known_keys:
             raise UserError(f"{text.name}:{text.line}: the key {key[:40]!r} stands twice in one object; rename one")
-        seen.add(key)
-        text.take(1)
-        text.skip(BLANK)
+        known_keys.add(key)
+        text.take_chars(1)
+        text.skip_chars(BLANK)
         yield key
 
 
 def skip_value(name: str, text: TextWindow) -> tuple[int, Any]:
     """Pass over a value however long it is: how many elements a list has, and its first one; (0, None) of others."""
-    if text.skip(BLANK) != "[":
-        text.value("a value")
+    if text.skip_chars(BLANK) != "[":
+        text.read_value("a value")
         return 0, None
     count, first = 0, None
-    for count, record in _elements(name, text):
+    for count, record in _iterate_elements(name, text):
         first = record if count == 1 else first
     return count, first
 
 
-def _elements(name: str, text: TextWindow) -> Iterator[tuple[int, Any]]:
+def _iterate_elements(name: str, text: TextWindow) -> Iterator[tuple[int, Any]]:
     """The elements of an array that `text` stands before, whatever they are; afterwards it stands behind it."""
-    for number in _parts(text, "]"):
-        yield number, text.value(f"row {number}")
+    for number in _iterate_parts(text, "]"):
+        yield number, text.read_value(f"row {number}")
 
 
-def _parts(text: TextWindow, end: str) -> Iterator[int]:
+def _iterate_parts(text: TextWindow, end: str) -> Iterator[int]:
     """Count what stands between commas up to `end`, from 1: `text` stands before each, which is to be read at once."""
-    text.take(1)
+    text.take_chars(1)
     number = 0
-    while (char := text.skip(BLANK)) != end:
+    while (char := text.skip_chars(BLANK)) != end:
         if number:
             if char != ",":
                 after = f" after row {number}" if end == "]" else ""
                 raise UserError(f"{text.name}:{text.line}: broken JSON (expected a comma or {end}{after}); mend it")
-            text.take(1)
-            text.skip(BLANK)
+            text.take_chars(1)
+            text.skip_chars(BLANK)
         number += 1
         yield number
-    text.take(1)
+    text.take_chars(1)
 
 
 class TextWindow:
@@ -154,7 +154,7 @@ class TextWindow:
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
 
     def grow(self, size: int = 1 << 20) -> bool:
-        with unpacking(self.name):
+        with explain_gzip_faults(self.name):
             raw = self.handle.read(size)
         try:
             more = self.decoder.decode(raw, final=not raw)
@@ -163,27 +163,27 @@ class TextWindow:
         self.text, self.at = self.text[self.at :] + more, 0
         return bool(raw)
 
-    def take(self, count: int) -> None:
+    def take_chars(self, count: int) -> None:
         self.line += self.text.count("\n", self.at, self.at + count)
         self.at += count
 
-    def skip(self, chars: str) -> str:
+    def skip_chars(self, chars: str) -> str:
         """The next character that is none of `chars`."""
         while True:
             while self.at < len(self.text):
                 char = self.text[self.at]
                 if char not in chars:
                     return char
-                self.take(1)
+                self.take_chars(1)
             if not self.grow():
                 raise UserError(f"{self.name}:{self.line}: broken JSON (the file ends inside the list); mend its end")
 
-    def value(self, what: str) -> Any:
+    def read_value(self, what: str) -> Any:
         """The JSON value that begins here, called `what` in errors."""
         size = 1 << 20
         while True:
             try:
-                with in_words():
+                with explain_json_faults():
                     value, end = DECODER.raw_decode(self.text, self.at)
                 _check_depth(self.text, self.at, end)
             except JsonFault as fault:
@@ -199,7 +199,7 @@ class TextWindow:
                 continue  # a number may go on
             if end - self.at > LONGEST:
                 raise UserError(f"{self.name}:{self.line}: {too_long(what)}")
-            self.take(end - self.at)
+            self.take_chars(end - self.at)
             return value
 
     def _cut_off(self, fault: JsonFault) -> bool:
@@ -209,7 +209,7 @@ class TextWindow:
             return False
         return cause.pos > len(self.text) - len("-Infinity") - 9 or cause.msg.startswith("Unterminated string")
 
-    def finish(self, what: str) -> None:
+    def require_end(self, what: str) -> None:
         """Read to the end of the file.
 
         Raises:
@@ -222,7 +222,7 @@ class TextWindow:
                         f"{self.name}:{self.line}: there is more after the end of the {what}; nothing of it would be "
                         "read: put all rows into one list, or one a line"
                     )
-                self.take(1)
+                self.take_chars(1)
             if not self.grow():
                 return
 
@@ -233,7 +233,7 @@ def too_long(what: str) -> str:
 
 
 @contextlib.contextmanager
-def unpacking(name: str) -> Iterator[None]:
+def explain_gzip_faults(name: str) -> Iterator[None]:
     """A compressed file that cannot be read to its end is the user's to mend."""
     try:
         yield
@@ -246,11 +246,11 @@ def as_object(where: str, record: Any) -> dict[str, Any]:
     if isinstance(record, list):
         return ByPlace((str(place), value) for place, value in enumerate(record))
     if not isinstance(record, dict):
-        raise UserError(f"{where}: a row must be an object with named columns, not {describe(record)}")
+        raise UserError(f"{where}: a row must be an object with named columns, not {describe_value(record)}")
     return record
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A JSON value in words, for errors."""
     if value is None:
         return "null"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from holdfast.data.reading.json_stream import JsonFault, describe, parse_json
+from holdfast.data.reading.json_stream import JsonFault, describe_value, parse_json
 from holdfast.data.reading.tool_calls import calls_of, definitions_of
-from holdfast.data.reading.values import BadRow, flag_of, holds, shortened, text_of
+from holdfast.data.reading.values import BadRow, flag_of, has_content, shorten_value, text_of
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import join_thought, split_thought
 
@@ -33,12 +33,12 @@ CONTENTS = ("content", "value")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thinking_content", "thought", "thoughts", "reasoning_text")
 """What the thought before an answer is called."""
 
-TRAINED = (
+TRAIN_FLAGS = (
     *("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "compute_loss"),
     *("train", "trained", "is_trained", "trainable", "training", "train_on", "supervised"),
 )
 """Flags that say whether an answer is trained."""
-UNTRAINED = ("mask", "masked", "ignore", "ignored", "no_loss", "no_train", "untrained", "exclude", "mask_loss")
+SKIP_FLAGS = ("mask", "masked", "ignore", "ignored", "no_loss", "no_train", "untrained", "exclude", "mask_loss")
 """Flags that say whether it is not."""
 USUAL = ("weight", "loss_weight", "loss_scale")
 """Flags that software writes to every message, whoever speaks: 1 beside a user's turn asks for nothing."""
@@ -53,7 +53,7 @@ INERT = {
 ENDINGS = ("_id", "_at", "_time", "_date", "_hash", "_index", "_idx", "_timestamp", "_identifier")
 """Keys of these names, or that end so, name a message or date it."""
 _PLAIN = {*ROLE_KEYS, *CONTENTS}
-_READ = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAINED, *UNTRAINED, *CALLS, "tools"}
+_READ_KEYS = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAIN_FLAGS, *SKIP_FLAGS, *CALLS, "tools"}
 
 
 def is_messages(value: Any) -> bool:
@@ -61,18 +61,18 @@ def is_messages(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(ROLE_KEYS & value[0].keys())
 
 
-def unpacked(value: Any) -> Any:
+def unpack_messages(value: Any) -> Any:
     """Messages that a CSV or Parquet cell holds as JSON text; anything else as it is."""
     if not (isinstance(value, str) and value.startswith("[{")):
         return value
     try:
-        found = parse_json(value)
+        messages = parse_json(value)
     except JsonFault:
         return value
-    return found if is_messages(found) and {"content", "value"} & found[0].keys() else value
+    return messages if is_messages(messages) and {"content", "value"} & messages[0].keys() else value
 
 
-def conversation(value: Any, field: str) -> list[Message]:
+def parse_conversation(value: Any, field: str) -> list[Message]:
     """Messages in the OpenAI (role, content) or ShareGPT (from, value) manner, their order checked."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -80,7 +80,7 @@ def conversation(value: Any, field: str) -> list[Message]:
         except JsonFault as fault:
             raise BadRow(f"field {field} is broken JSON ({fault})") from fault
     if not isinstance(value, list):
-        raise BadRow(f"field {field} is {describe(value)}, not a list of messages")
+        raise BadRow(f"field {field} is {describe_value(value)}, not a list of messages")
     if not value:
         raise BadRow(f"field {field} is empty", "fill {} in")
     messages = [message_of(item, f"{field}[{i}]") for i, item in enumerate(value)]
@@ -96,39 +96,39 @@ def message_of(item: Any, field: str) -> Message:
         BadRow: It has no role, no text, or a key that holds something nobody here understands.
     """
     if not isinstance(item, dict):
-        raise BadRow(f"{field} is {describe(item)}, not a message with role and content")
-    named = item.get("role", item.get("from"))
-    role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
+        raise BadRow(f"{field} is {describe_value(item)}, not a message with role and content")
+    role_name = item.get("role", item.get("from"))
+    role = ROLES.get(role_name.strip().lower()) if isinstance(role_name, str) else None
     more = not item.keys() <= _PLAIN  # most messages have nothing else, and there are many
-    calls = more and any(holds(item.get(key)) for key in TOOLS)
+    calls = more and any(has_content(item.get(key)) for key in TOOLS)
     if role is None or calls:
         if role:
             raise BadRow(f"{field} has a tool call in a manner that is not known", "put it into tool_calls in {}")
-        what = "no role" if named is None else f"role {shortened(named).strip(chr(39))}"
+        what = "no role" if role_name is None else f"role {shorten_value(role_name).strip(chr(39))}"
         raise BadRow(f"{field} has {what}; known roles are system, user, assistant and tool")
     if more:
         _check_keys(item, field)
-    content = _content(item, field)
+    content = _find_content(item, field)
     if role == "system" and content in (None, ""):
         return {"role": role, "content": ""}
     thought = None
     if more or isinstance(content, list):
-        thought, content = _thought(item, content, f"{field} ({role})")
-    called = calls_of(item, role, field) if more else []
-    silent = (called or role == "tool") and (content is None or content == "")
+        thought, content = _take_thought(item, content, f"{field} ({role})")
+    tool_calls = calls_of(item, role, field) if more else []
+    silent = (tool_calls or role == "tool") and (content is None or content == "")
     message: Message = {"role": role, "content": "" if silent else text_of(content, f"{field} ({role})")}
-    if called:
-        message["tool_calls"] = called
+    if tool_calls:
+        message["tool_calls"] = tool_calls
     if role == "tool":
         message |= {key: item[key] for key in ("name", "tool_call_id") if isinstance(item.get(key), str)}
-    if holds(item.get("tools")):
+    if has_content(item.get("tools")):
         message["tools"] = definitions_of(item["tools"], f"{field}, tools,")
-    trained = _trained(item, role, field) if more else None
+    is_trained = _find_train_flag(item, role, field) if more else None
     if thought:
         if role != "assistant":
             raise BadRow(f"{field} is a {role} turn with a thought; only answers have one", "take {} out")
         message["content"] = with_thought(thought, message["content"], field)
-    if role == "assistant" and trained is False:
+    if role == "assistant" and is_trained is False:
         message["weight"] = 0
     return message
 
@@ -136,24 +136,24 @@ def message_of(item: Any, field: str) -> Message:
 def _check_keys(item: Mapping[str, Any], field: str) -> None:
     """Refuse what would otherwise be dropped without anybody knowing what it says."""
     for key, value in item.items():
-        if key not in _READ and not _inert(key) and holds(value):
+        if key not in _READ_KEYS and not _is_inert(key) and has_content(value):
             place = f"{field.split('[')[0].removeprefix('field ')}.{key}"
             raise BadRow(
-                f"{field} has a key {shortened(key).strip(chr(39))} that is not understood",
-                f"take {{}} out (or name {shortened(place).strip(chr(39))} in data.ignore)",
+                f"{field} has a key {shorten_value(key).strip(chr(39))} that is not understood",
+                f"take {{}} out (or name {shorten_value(place).strip(chr(39))} in data.ignore)",
             )
 
 
-def _inert(key: str) -> bool:
+def _is_inert(key: str) -> bool:
     return key.lower() in INERT or key.lower().endswith(ENDINGS)
 
 
-def _content(item: Mapping[str, Any], field: str) -> Any:
+def _find_content(item: Mapping[str, Any], field: str) -> Any:
     """What is said, under either name."""
     one, other = (item.get(key) for key in CONTENTS)
-    if holds(one) and holds(other) and one != other:
+    if has_content(one) and has_content(other) and one != other:
         raise BadRow(f"{field} has both content and value, which differ", "keep one of {}")
-    return one if holds(one) or not holds(other) else other
+    return one if has_content(one) or not has_content(other) else other
 
 
 def _check_order(messages: list[Message], field: str) -> None:
@@ -162,8 +162,8 @@ def _check_order(messages: list[Message], field: str) -> None:
         role = message["role"]
         if role == "system" and i:
             raise BadRow(f"{field}[{i}] is a system message inside the conversation; it may only come first")
-        called = i > 0 and ("tool_calls" in messages[i - 1] or before == "tool")
-        if role == "tool" and not called:
+        follows_call = i > 0 and ("tool_calls" in messages[i - 1] or before == "tool")
+        if role == "tool" and not follows_call:
             raise BadRow(
                 f"{field}[{i}] is a tool turn that answers no call; a turn with tool_calls must come before it"
             )
@@ -191,48 +191,50 @@ def with_thought(thought: str, answer: str, field: str) -> str:
     return join_thought(thought, answer)
 
 
-def _thought(item: Mapping[str, Any], content: Any, field: str) -> tuple[str | None, Any]:
+def _take_thought(item: Mapping[str, Any], content: Any, field: str) -> tuple[str | None, Any]:
     """The thought that a message holds under a key or as parts of its content, and the content without it."""
-    found = [text_of(item[key], f"{field}, {key},") for key in THOUGHTS if holds(item.get(key))]
+    thoughts = [text_of(item[key], f"{field}, {key},") for key in THOUGHTS if has_content(item.get(key))]
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")]
         if parts:
-            found.append("\n".join(_thought_part(part, field) for part in parts))
+            thoughts.append("\n".join(_thought_part(part, field) for part in parts))
             content = [part for part in content if part not in parts]
-    if len({text.strip() for text in found}) > 1:
+    if len({text.strip() for text in thoughts}) > 1:
         raise BadRow(f"{field} has several thoughts, which differ", "keep one of {}")
-    return (found[0] if found else None), content
+    return (thoughts[0] if thoughts else None), content
 
 
 def _thought_part(part: Mapping[str, Any], field: str) -> str:
     """The text of a part of type `thinking` (Anthropic's and Mistral's) or `reasoning`."""
-    return text_of(next((part[k] for k in (part["type"], "text", "content") if holds(part.get(k))), None), field)
+    return text_of(next((part[k] for k in (part["type"], "text", "content") if has_content(part.get(k))), None), field)
 
 
 # ---- which answers are trained ------------------------------------------------------------------------------------
 
 
-def _trained(item: Mapping[str, Any], role: str, field: str) -> bool | None:
+def _find_train_flag(item: Mapping[str, Any], role: str, field: str) -> bool | None:
     """Whether the flags of a message say that it is trained; `None` if they say nothing."""
-    said: dict[str, bool] = {}
-    for key in (*TRAINED, *UNTRAINED):
+    flags: dict[str, bool] = {}
+    for key in (*TRAIN_FLAGS, *SKIP_FLAGS):
         value = item.get(key)
-        if not holds(value):
+        if not has_content(value):
             continue
         flag = flag_of(value)
         if key == "mask" and role != "assistant":
             continue
         if flag is None or (key == "mask" and not _is_word(value)):  # a mask of numbers is as often 1 for what is kept
             means = "; write weight 0 where it does not count" if key == "mask" else ""
-            raise BadRow(f"{field} has {key} {shortened(value)}; a message counts (1) or not (0){means}")
-        said[key] = flag if key in TRAINED else not flag
+            raise BadRow(f"{field} has {key} {shorten_value(value)}; a message counts (1) or not (0){means}")
+        flags[key] = flag if key in TRAIN_FLAGS else not flag
     if role != "assistant":
-        if asking := next((key for key, flag in said.items() if flag and key in TRAINED and key not in USUAL), None):
+        if asking := next(
+            (key for key, flag in flags.items() if flag and key in TRAIN_FLAGS and key not in USUAL), None
+        ):
             raise BadRow(f"{field} ({role}) asks by {asking} to be trained on, but only answers are", "set {} to false")
         return None
-    if len(set(said.values())) > 1:
-        raise BadRow(f"{field} has {' and '.join(said)}, which contradict each other", "keep one of {}")
-    return next(iter(said.values()), None)
+    if len(set(flags.values())) > 1:
+        raise BadRow(f"{field} has {' and '.join(flags)}, which contradict each other", "keep one of {}")
+    return next(iter(flags.values()), None)
 
 
 def _is_word(value: Any) -> bool:
@@ -244,16 +246,18 @@ def _is_word(value: Any) -> bool:
 
 def unread_keys(record: Mapping[str, Any]) -> list[str]:
     """Keys of a record's messages that hold something and are not read: `messages.name`."""
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for column, value in record.items():
         for message in messages_in(value):
-            if not message.keys() <= _READ:
-                found |= {f"{column}.{key}": None for key in message if key not in _READ and holds(message[key])}
-    return list(found)
+            if not message.keys() <= _READ_KEYS:
+                keys |= {
+                    f"{column}.{key}": None for key in message if key not in _READ_KEYS and has_content(message[key])
+                }
+    return list(keys)
 
 
 def messages_in(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict) and ROLE_KEYS & value.keys():
         yield value
-    elif is_messages(unpacked(value)):
-        yield from (item for item in unpacked(value) if isinstance(item, dict))
+    elif is_messages(unpack_messages(value)):
+        yield from (item for item in unpack_messages(value) if isinstance(item, dict))

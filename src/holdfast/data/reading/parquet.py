@@ -16,7 +16,7 @@ BATCH = 64 << 20
 
 def parquet_records(name: str, path: Path) -> Iterator[Record]:
     number = 0
-    with _opened(name, path, lambda: number) as file:
+    with _open_parquet(name, path, lambda: number) as file:
         names = file.schema_arrow.names
         if twice := next((column for column in names if names.count(column) > 1), None):
             raise UserError(f"{name}: two columns are called {twice}; rename one")
@@ -32,7 +32,7 @@ def parquet_records(name: str, path: Path) -> Iterator[Record]:
 
 def unpacked_size(name: str, path: Path) -> int:
     """How many bytes a Parquet file holds when it is unpacked."""
-    with _opened(name, path) as file:
+    with _open_parquet(name, path) as file:
         return _bytes_of(file)
 
 
@@ -42,7 +42,7 @@ def _bytes_of(file: Any) -> int:
 
 
 @contextlib.contextmanager
-def _opened(name: str, path: Path, done: Any = lambda: 0) -> Iterator[Any]:
+def _open_parquet(name: str, path: Path, rows_read: Any = lambda: 0) -> Iterator[Any]:
     """The file; whatever is wrong with it is said in one line, with the last row that could be read."""
     import pyarrow
     import pyarrow.parquet
@@ -51,5 +51,5 @@ def _opened(name: str, path: Path, done: Any = lambda: 0) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        place = f" after row {done()}" if done() else ""
+        place = f" after row {rows_read()}" if rows_read() else ""
         raise UserError(f"{name}: not a readable Parquet file{place} ({first_line(error)}); write it anew") from error

@@ -28,7 +28,7 @@ from holdfast.data.reading.json_stream import (
     Record,
 )
 from holdfast.data.reading.parquet import parquet_records
-from holdfast.data.rows import fingerprint
+from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError, first_line
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -54,7 +54,7 @@ class Source:
     digest: Callable[[], str]
     plain: bool = False
 
-    def at(self, number: int) -> str:
+    def describe_place(self, number: int) -> str:
         """How errors name a record: `train.jsonl:12` or `train.parquet row 12`."""
         return f"{self.name}:{number}" if self.by_line else f"{self.name} row {number}"
 
@@ -84,9 +84,9 @@ def open_source(name: str, revision: str | None = None) -> Source:
         return Source(name, False, path.stat().st_size > IN_MEMORY, lambda: jsonl_records(name, path), lambda: name)
     path, split = part_of(name)
     if path.is_dir():
-        return _saved(name, path, split)
+        return _open_saved(name, path, split)
     if not path.exists():
-        return _hub(name, revision)
+        return _open_hub(name, revision)
     kind, size = kind_of(path), path.stat().st_size
     if size == 0:
         raise UserError(f"{name}: the file is empty; write one example per line")
@@ -108,7 +108,7 @@ def open_source(name: str, revision: str | None = None) -> Source:
     else:
         by_line = kind in (".csv", ".tsv", ".txt") or (kind in (".jsonl", ".json") and not is_array(name, path))
     large = is_larger(name, path, IN_MEMORY)
-    return Source(name, by_line, large, lambda: read(name, path), lambda: _digest(path), kind == ".txt")
+    return Source(name, by_line, large, lambda: read(name, path), lambda: _hash_file(path), kind == ".txt")
 
 
 def part_of(name: str) -> tuple[Path, str]:
@@ -133,30 +133,30 @@ def files_of(name: str) -> list[str]:
         return _known_files(name, sorted(glob.glob(str(path), recursive=True)), "no data file fits the pattern")
     if not path.is_dir() or _is_saved(path):
         return [name]
-    found = _known_files(name, sorted(map(str, path.iterdir())), "is a directory without data files")
-    of_split = {file: re.split(r"[-_.]", Path(file).name.lower())[0] for file in found}
+    files = _known_files(name, sorted(map(str, path.iterdir())), "is a directory without data files")
+    of_split = {file: re.split(r"[-_.]", Path(file).name.lower())[0] for file in files}
     others = sorted({word for word in of_split.values() if word in SPLITS})
     if split:
         chosen = [file for file, word in of_split.items() if word == split.lower()]
         if not chosen:
-            names = ", ".join(Path(file).name for file in found[:5])
+            names = ", ".join(Path(file).name for file in files[:5])
             raise UserError(f"{name}: no file there has a name that begins with {split}; there are {names}")
         return chosen
     if others and len({*of_split.values()}) > 1:
         words = list(dict.fromkeys(of_split.values()))
         one = "train" if "train" in words else words[0]
         raise UserError(f"{name}: its files are of several splits ({', '.join(words)}); write {name}:{one}")
-    return found
+    return files
 
 
 def _known_files(name: str, paths: list[str], missing: str) -> list[str]:
-    found = [path for path in paths if kind_of(Path(path)) in SUFFIXES and Path(path).is_file()]
-    if not found:
+    files = [path for path in paths if kind_of(Path(path)) in SUFFIXES and Path(path).is_file()]
+    if not files:
         raise UserError(f"{name}: {missing}")
-    return found
+    return files
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         for block in iter(lambda: handle.read(1 << 20), b""):
@@ -181,36 +181,36 @@ def refuse_splits(source: Source) -> None:
 # ---- the others ---------------------------------------------------------------------------------------------------
 
 
-SAVED = ("dataset_dict.json", "state.json")
+SAVED_FILES = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` of a DatasetDict or a Dataset leaves."""
 
 
 def _is_saved(path: Path) -> bool:
     """Whether a folder holds a data set that `datasets` saved."""
-    return any((path / name).is_file() for name in SAVED)
+    return any((path / name).is_file() for name in SAVED_FILES)
 
 
-def _saved(name: str, path: Path, split: str) -> Source:
+def _open_saved(name: str, path: Path, split: str) -> Source:
     """A data set as `save_to_disk` left it."""
     import datasets
 
     if not _is_saved(path):
         raise UserError(f"{name}: is a directory; give one of its files: {', '.join(files_of(name)[:5])}")
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # its JSON may lack anything
         raise UserError(f"{name}: the saved data set cannot be read ({first_line(error)}); save it anew") from error
-    if not isinstance(found, datasets.Dataset):
-        found = _choose_split(name, str(path), found, split)
+    if not isinstance(dataset, datasets.Dataset):
+        dataset = _choose_split(name, str(path), dataset, split)
     elif split:
         raise UserError(f"{name}: the saved data set has no splits; write {path}")
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return _of_dataset(name, found, lambda: fingerprint([split, *map(_digest, files)]))
+    return _wrap_dataset(name, dataset, lambda: fingerprint_json([split, *map(_hash_file, files)]))
 
 
-def _hub(name: str, revision: str | None) -> Source:
+def _open_hub(name: str, revision: str | None) -> Source:
     """`owner/name`, `owner/name:config` or `owner/name:config:split` of the Hugging Face hub; default split: train."""
-    missing = _missing(name)
+    missing = _describe_missing(name)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]*){0,2}", name) or kind_of(Path(name)) in SUFFIXES:
         raise MissingFile(missing)
     if "/" not in name and "did you mean" in missing:
@@ -219,37 +219,37 @@ def _hub(name: str, revision: str | None) -> Source:
 
     repo, config, split = [*name.split(":"), "", ""][:3]
     try:
-        found = datasets.load_dataset(repo, config or None, revision=revision)
+        dataset = datasets.load_dataset(repo, config or None, revision=revision)
     except (OSError, ValueError) as error:  # not there, no network, several configurations
         raise MissingFile(f"{missing}; and the Hugging Face data set cannot be loaded: {first_line(error)}") from error
-    rows = _choose_split(name, f"{repo}:{config}", found, split)
+    rows = _choose_split(name, f"{repo}:{config}", dataset, split)
     sums = sorted(rows.info.download_checksums or {})
-    made = fingerprint([name, revision, rows.num_rows, str(rows.features), sums])
-    return _of_dataset(name, rows, lambda: made)
+    digest = fingerprint_json([name, revision, rows.num_rows, str(rows.features), sums])
+    return _wrap_dataset(name, rows, lambda: digest)
 
 
-def _choose_split(name: str, whole: str, found: Any, split: str) -> Any:
+def _choose_split(name: str, whole: str, dataset: Any, split: str) -> Any:
     """One split of a `DatasetDict`, by default `train`."""
-    split = split or ("train" if "train" in found else next(iter(found)))
-    if split not in found:
-        one = next(iter(found))
-        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(found)}: write {whole}:{one}")
-    return found[split]
+    split = split or ("train" if "train" in dataset else next(iter(dataset)))
+    if split not in dataset:
+        one = next(iter(dataset))
+        raise UserError(f"{name}: the data set has no split {split}; it has {', '.join(dataset)}: write {whole}:{one}")
+    return dataset[split]
 
 
-def _of_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
+def _wrap_dataset(name: str, rows: Any, digest: Callable[[], str]) -> Source:
     """A `datasets.Dataset`; its class labels become their names."""
     labels = {key: feature for key, feature in rows.features.items() if hasattr(feature, "int2str")}
 
-    def records() -> Iterator[Record]:
-        for number, row in _readable(name, rows):
-            known = {key: row[key] for key in labels if isinstance(row[key], int) and row[key] >= 0}
-            yield number, dict(row) | {key: labels[key].int2str(value) for key, value in known.items()}
+    def read_records() -> Iterator[Record]:
+        for number, row in _iterate_rows(name, rows):
+            label_ids = {key: row[key] for key in labels if isinstance(row[key], int) and row[key] >= 0}
+            yield number, dict(row) | {key: labels[key].int2str(value) for key, value in label_ids.items()}
 
-    return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, records, digest)
+    return Source(name, False, rows.num_rows > ROWS_IN_MEMORY, read_records, digest)
 
 
-def _readable(name: str, rows: Any) -> Iterator[tuple[int, Any]]:
+def _iterate_rows(name: str, rows: Any) -> Iterator[tuple[int, Any]]:
     """The rows of a data set, numbered; one that cannot be read is named."""
     import pyarrow
 
@@ -265,7 +265,7 @@ class MissingFile(UserError):
     """A data file that is not there."""
 
 
-def _missing(name: str) -> str:
+def _describe_missing(name: str) -> str:
     path = Path(name).expanduser()
     folder = path.parent
     if not folder.is_dir():

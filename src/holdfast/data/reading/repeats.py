@@ -7,7 +7,7 @@ from typing import Any
 
 from holdfast.data.reading.converters import ANSWERS, PROMPTS
 from holdfast.data.reading.preferences import sides_of
-from holdfast.data.reading.values import first, holds
+from holdfast.data.reading.values import first_key, has_content
 
 LOOK = 1000
 """Rows that are looked at."""
@@ -21,43 +21,43 @@ WORDS = 3
 
 def repeat_prompts(records: Iterable[Mapping[str, Any]]) -> bool:
     """Whether the answers of all records begin with their prompts, as in HH-RLHF's and other files of whole texts."""
-    seen, short = 0, False
+    count, short = 0, False
     for record in records:
-        prompt, answers = _texts(record)
+        prompt, answers = _find_texts(record)
         if not prompt or not answers:
             continue  # the prompt, or an answer, is no text
-        if not all(_begins(record[name], prompt) for name in answers):
+        if not all(_begins_with(record[name], prompt) for name in answers):
             return False
-        seen += 1
+        count += 1
         short = short or len(prompt.split()) < WORDS
-    return seen >= ENOUGH or (seen > 0 and not short)
+    return count >= ENOUGH or (count > 0 and not short)
 
 
-def without_prompts(record: dict[str, Any], doubled: bool) -> dict[str, Any]:
+def without_prompts(record: dict[str, Any], repeats_prompts: bool) -> dict[str, Any]:
     """The record with answers that do not repeat its prompt; the same one if they do not, or may do so by chance.
 
     Args:
-        doubled: Whether those of all rows of its file do.
+        repeats_prompts: Whether those of all rows of its file do.
     """
-    prompt, answers = _texts(record)
-    if not prompt or not answers or not (doubled or prompt.endswith(MARK)):
+    prompt, answers = _find_texts(record)
+    if not prompt or not answers or not (repeats_prompts or prompt.endswith(MARK)):
         return record
-    if not all(_begins(record[name], prompt) for name in answers):
+    if not all(_begins_with(record[name], prompt) for name in answers):
         return record
     return record | {name: record[name].strip()[len(prompt) :].strip() for name in answers}
 
 
-def _texts(record: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _find_texts(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The prompt of a record, if it is a text, and the columns of its answers."""
-    key, sides = first(record, PROMPTS), sides_of(record)
+    key, sides = first_key(record, PROMPTS), sides_of(record)
     prompt = record.get(key) if key else None
-    if not isinstance(prompt, str) or (key != "input" and holds(record.get("input"))):
+    if not isinstance(prompt, str) or (key != "input" and has_content(record.get("input"))):
         return "", []
-    answer = first(record, ANSWERS)
+    answer = first_key(record, ANSWERS)
     names = [name for name in sides if name in record] if sides else [answer] if answer else []
     return (prompt.strip(), names) if all(isinstance(record[name], str) for name in names) else ("", [])
 
 
-def _begins(value: str, prompt: str) -> bool:
+def _begins_with(value: str, prompt: str) -> bool:
     """Whether a text begins with the prompt and goes on after it."""
     return value.strip().startswith(prompt) and len(value.strip()) > len(prompt)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.data.reading.json_stream import describe
+from holdfast.data.reading.json_stream import describe_value
 
 YES, NO = ("true", "yes", "on", "1", "1.0"), ("false", "no", "off", "0", "0.0")
 NOTHING = ("", "[]", "{}", "null", "none", "nan")
@@ -20,7 +20,7 @@ class BadRow(Exception):
         super().__init__(what)
         self.what, self.mend = what, mend
 
-    def line(self, where: str, count: int) -> str:
+    def format_line(self, where: str, count: int) -> str:
         """The error line for `count` rows like the one at `where`."""
         if count == 1:
             return f"{where}: {self.what}; remove the row or {self.mend.format('it')}"
@@ -30,11 +30,11 @@ class BadRow(Exception):
 def text_of(value: Any, field: str) -> str:
     """A text, given as such or as a list of text parts; not empty."""
     if isinstance(value, list) and value and all(isinstance(part, (dict, str)) for part in value):
-        value = "".join(_part(part, field) for part in value)
+        value = "".join(_part_text(part, field) for part in value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow(f"{field} is empty", "fill {} in")
     if not isinstance(value, str):
-        raise BadRow(f"{field} is {describe(value)}, not text", "write {} as text")
+        raise BadRow(f"{field} is {describe_value(value)}, not text", "write {} as text")
     if not value.isascii():
         check_encodable(value)
     return value
@@ -48,7 +48,7 @@ def check_encodable(text: str) -> None:
         raise BadRow("a text holds half a character (a lone surrogate)") from error
 
 
-def _part(part: dict[str, Any] | str, field: str) -> str:
+def _part_text(part: dict[str, Any] | str, field: str) -> str:
     if isinstance(part, str):
         return part
     text = part.get("text", part.get("value"))
@@ -64,10 +64,10 @@ def number_of(value: Any, field: str) -> float:
             raise ValueError
         return number
     except (TypeError, ValueError, OverflowError):
-        raise BadRow(f"field {field} is not a number ({shortened(value)})", "mend {}") from None
+        raise BadRow(f"field {field} is not a number ({shorten_value(value)})", "mend {}") from None
 
 
-def shortened(value: Any, longest: int = 40) -> str:
+def shorten_value(value: Any, longest: int = 40) -> str:
     """A value as an error shows it, however long it is."""
     if isinstance(value, int) and abs(value) >= 10**longest:  # thousands of digits cannot even be written out
         return f"a whole number of about {round(value.bit_length() * math.log10(2)):,} digits"
@@ -83,14 +83,14 @@ def flag_of(value: Any) -> bool | None:
     return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
 
 
-def holds(value: Any) -> bool:
+def has_content(value: Any) -> bool:
     """Whether there is something in it: neither null, nor blank, nor an empty list or object (in a cell: `[]`)."""
     if value is None or value == [] or value == {}:
         return False
     return not (isinstance(value, str) and value.strip().lower() in NOTHING) and value == value  # NaN is not itself
 
 
-def first(record: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def first_key(record: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     """The first of `keys` that holds something, else the first that is there at all."""
     there = [key for key in keys if key in record]
     return next((key for key in there if record[key] not in (None, "")), there[0] if there else None)

@@ -13,16 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from holdfast.errors import RunError
-from holdfast.evaluation.statistics.summary_statistics import Interval, Pairs, interval
-from holdfast.evaluation.statistics.verdicts import MARGIN, outcome_of, within
-from holdfast.evaluation.task import AGREEMENT, POINTS, Item, Task, TaskInfo
+from holdfast.evaluation.statistics.summary_statistics import Interval, PairedScores, compute_interval
+from holdfast.evaluation.statistics.verdicts import MARGIN, decide_outcome, is_within_margin
+from holdfast.evaluation.task import AGREEMENT, POINTS, ItemResult, Task, TaskInfo
 
-Items = Mapping[str, Sequence[Item]]
+Items = Mapping[str, Sequence[ItemResult]]
 """Measured items by task name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MeasuredRun:
     """One run of a comparison: its tasks, the items before and after, its seed."""
 
     tasks: Sequence[Task | TaskInfo]
@@ -31,7 +31,7 @@ class Run:
     seed: int = 0
 
 
-def pairs(task: Task | TaskInfo, base: Sequence[Item], tuned: Sequence[Item]) -> Pairs:
+def pair_scores(task: Task | TaskInfo, base: Sequence[ItemResult], tuned: Sequence[ItemResult]) -> PairedScores:
     """The paired scores of a task, matched by question.
 
     Tokens are the base's on both sides, so that models with different tokenizers compare on one text.
@@ -42,11 +42,11 @@ def pairs(task: Task | TaskInfo, base: Sequence[Item], tuned: Sequence[Item]) ->
     after, per = {item.id: item for item in tuned}, task.info.unit.per
     if not base or len(base) != len(tuned) or any(item.id not in after for item in base):
         raise RunError(f"{task.name}: base and tuned model were not measured on the same questions")
-    return Pairs(
+    return PairedScores(
         ids=tuple(item.id for item in base),
         base=np.array([item.score for item in base]),
         tuned=np.array([after[item.id].score for item in base]),
-        sizes=None if per == "item" else np.array([item.size(per) for item in base], dtype=float),
+        sizes=None if per == "item" else np.array([item.size_per(per) for item in base], dtype=float),
     )
 
 
@@ -64,34 +64,34 @@ def losing_tasks(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
 
 
 def tasks_in_bits(tasks: Sequence[Task | TaskInfo]) -> list[Task | TaskInfo]:
-    return [task for task in tasks if task.info.unit.better == "lower"]
+    return [task for task in tasks if task.info.unit.better_direction == "lower"]
 
 
-def scaled(found: Interval, scale: float) -> dict[str, Any]:
+def scale_interval(delta_interval: Interval, scale: float) -> dict[str, Any]:
     """An interval in another unit; a negative scale turns it around. Ends are `None` where there are none."""
-    delta = 0.0 + scale * found.value  # 0.0 + x: nothing is 0, not -0
-    if found.low is None or found.high is None:
+    delta = 0.0 + scale * delta_interval.value  # 0.0 + x: nothing is 0, not -0
+    if delta_interval.low is None or delta_interval.high is None:
         return {"delta": delta, "low": None, "high": None}
-    low, high = sorted((0.0 + scale * found.low, 0.0 + scale * found.high))
+    low, high = sorted((0.0 + scale * delta_interval.low, 0.0 + scale * delta_interval.high))
     return {"delta": delta, "low": low, "high": high}
 
 
 Reading = Literal["more", "less", "as much", "cannot tell"]
 
 
-def reading_of(low: float | None, high: float | None, margin: float = MARGIN) -> Reading:
+def interpret_difference(low: float | None, high: float | None, margin: float = MARGIN) -> Reading:
     """What a paired difference says against a margin: its whole interval lies beyond it, or within, or neither."""
-    if within(low, high, margin):
+    if is_within_margin(low, high, margin):
         return "as much"
-    if outcome_of(low, high, margin) == "held":
+    if decide_outcome(low, high, margin) == "held":
         return "more"
-    return "less" if outcome_of(low, high, -margin) == "refuted" else "cannot tell"
+    return "less" if decide_outcome(low, high, -margin) == "refuted" else "cannot tell"
 
 
-def difference(
+def compute_difference(
     tasks: Sequence[Task | TaskInfo],
-    one: Sequence[Run],
-    other: Sequence[Run] | None,
+    one: Sequence[MeasuredRun],
+    other: Sequence[MeasuredRun] | None,
     *,
     share: float = 1.0,
     relative: bool = False,
@@ -110,41 +110,45 @@ def difference(
     if not runs:
         raise RunError("the methods have no seed in common, so there is nothing to pair")
     share = 0.0 if other is None else share
-    return interval([[_beyond(task, mine, theirs, share, relative) for task in tasks] for mine, theirs in runs])
+    return compute_interval(
+        [[_pair_with_rival(task, mine, theirs, share, relative) for task in tasks] for mine, theirs in runs]
+    )
 
 
-def _beyond(task: Task | TaskInfo, mine: Run, theirs: Run, share: float, relative: bool) -> Pairs:
+def _pair_with_rival(
+    task: Task | TaskInfo, mine: MeasuredRun, theirs: MeasuredRun, share: float, relative: bool
+) -> PairedScores:
     """The scores of `mine` beside the base's plus `share` of what `theirs` changed."""
-    own, rival = (pairs(task, run.base[task.name], run.tuned[task.name]) for run in (mine, theirs))
+    own, rival = (pair_scores(task, run.base[task.name], run.tuned[task.name]) for run in (mine, theirs))
     if own.ids != rival.ids:
         raise RunError(f"{task.name}: the methods were not measured on the same questions")
-    return Pairs(own.ids, own.base + share * (rival.tuned - rival.base), own.tuned, own.sizes, relative)
+    return PairedScores(own.ids, own.base + share * (rival.tuned - rival.base), own.tuned, own.sizes, relative)
 
 
-def versus(
-    tasks: Sequence[Task | TaskInfo], one: Sequence[Run], other: Sequence[Run], margin: float = MARGIN
+def compare_methods(
+    tasks: Sequence[Task | TaskInfo], one: Sequence[MeasuredRun], other: Sequence[MeasuredRun], margin: float = MARGIN
 ) -> dict[str, Any]:
     """The paired difference of two methods: `gain`, `loss` and `text` as of a run, `None` where there is none.
 
     Each is `{"delta", "low", "high", "unit", "reading"}`. Gain: positive where `one` gained more, in points or, of a
     target in bits, in per cent of the other's bits. Loss and text: positive where `one` lost more.
     """
-    targets, kept = tasks_with_role(tasks, "target"), tasks_with_role(tasks, "keep")
-    bits = bool(targets) and targets[0].info.unit.better == "lower"
+    targets, kept_tasks = tasks_with_role(tasks, "target"), tasks_with_role(tasks, "keep")
+    bits = bool(targets) and targets[0].info.unit.better_direction == "lower"
     return {
         "margin": margin,
-        "gain": _contrast(targets, one, other, margin, sign=-1 if bits else 1, relative=bits),
-        "loss": _contrast(losing_tasks(kept), one, other, margin, sign=-1),
-        "text": _contrast(tasks_in_bits(kept), one, other, margin, relative=True),
+        "gain": _compute_contrast(targets, one, other, margin, sign=-1 if bits else 1, relative=bits),
+        "loss": _compute_contrast(losing_tasks(kept_tasks), one, other, margin, sign=-1),
+        "text": _compute_contrast(tasks_in_bits(kept_tasks), one, other, margin, relative=True),
     }
 
 
-def _contrast(
-    tasks: Sequence[Task | TaskInfo], one: Sequence[Run], other: Sequence[Run], margin: float,
+def _compute_contrast(
+    tasks: Sequence[Task | TaskInfo], one: Sequence[MeasuredRun], other: Sequence[MeasuredRun], margin: float,
     *, sign: int = 1, relative: bool = False,
 ) -> dict[str, Any] | None:  # fmt: skip
     if not tasks:
         return None
-    found = scaled(difference(tasks, one, other, relative=relative), sign * 100.0)
+    result = scale_interval(compute_difference(tasks, one, other, relative=relative), sign * 100.0)
     unit = "%" if relative else POINTS.name
-    return {**found, "unit": unit, "reading": reading_of(found["low"], found["high"], margin)}
+    return {**result, "unit": unit, "reading": interpret_difference(result["low"], result["high"], margin)}

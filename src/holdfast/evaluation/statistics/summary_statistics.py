@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.evaluation.statistics.intervals import Array, Moments, confidence_limits, moments
+from holdfast.evaluation.statistics.intervals import Array, Moments, compute_confidence_limits, compute_moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairedScores:
     """What two models scored on the same questions.
 
     Args:
@@ -42,40 +42,40 @@ class Pairs:
     relative: bool = False
 
     @property
-    def bounded(self) -> bool:
+    def is_bounded(self) -> bool:
         """Whether the difference on a question lies between -1 and 1."""
         return self.sizes is None and not self.relative
 
-    def figure(self, scores: np.ndarray) -> float:
+    def compute_figure(self, scores: np.ndarray) -> float:
         """One model's figure on the whole task."""
         return float(scores.mean() if self.sizes is None else scores.sum() / self.sizes.sum())
 
-    def delta(self) -> float:
+    def compute_delta(self) -> float:
         """Figure of the tuned model minus that of the base, or its share of the base's."""
         if self.relative:
             return float(self.tuned.sum() / self.base.sum() - 1)
-        return self.figure(self.tuned - self.base)
+        return self.compute_figure(self.tuned - self.base)
 
-    def influences(self) -> np.ndarray:
+    def question_influences(self) -> np.ndarray:
         """What each question adds to `delta`, which is their mean; of a ratio of sums its linearisation; [n]."""
         if self.relative:
-            delta = self.delta()
+            delta = self.compute_delta()
             return delta + (self.tuned - (1 + delta) * self.base) / self.base.mean()
         difference = self.tuned - self.base
         if self.sizes is None:
             return difference
-        delta = self.delta()
+        delta = self.compute_delta()
         return delta + (difference - delta * self.sizes) / self.sizes.mean()
 
-    def spread(self) -> float:
+    def score_spread(self) -> float:
         """Standard deviation over questions of the base's score (of its linearisation, where sizes differ)."""
         if self.sizes is None:
             return float(self.base.std())
-        residuals = self.base - self.figure(self.base) * self.sizes
+        residuals = self.base - self.compute_figure(self.base) * self.sizes
         return float(residuals.std() / self.sizes.mean())
 
 
-def interval(runs: Sequence[Sequence[Pairs]], weights: Sequence[float] | None = None) -> Interval:
+def compute_interval(runs: Sequence[Sequence[PairedScores]], weights: Sequence[float] | None = None) -> Interval:
     """Mean difference over tasks and over seeds, with its 95 % interval.
 
     Args:
@@ -88,55 +88,57 @@ def interval(runs: Sequence[Sequence[Pairs]], weights: Sequence[float] | None = 
     """
     n_tasks = len(runs[0])
     shares = [1 / n_tasks] * n_tasks if weights is None else list(weights)
-    over_seeds = np.mean([[pairs.delta() for pairs in tasks] for tasks in runs], axis=0)  # [T]
+    over_seeds = np.mean([[pairs.compute_delta() for pairs in tasks] for tasks in runs], axis=0)  # [T]
     value = float(np.dot(shares, over_seeds))
-    bounded = all(pairs.bounded for tasks in runs for pairs in tasks)
-    ends = confidence_limits([_moments([tasks[t] for tasks in runs]) for t in range(n_tasks)], shares, bounded=bounded)
+    is_bounded = all(pairs.is_bounded for tasks in runs for pairs in tasks)
+    ends = compute_confidence_limits(
+        [_compute_task_moments([tasks[t] for tasks in runs]) for t in range(n_tasks)], shares, is_bounded=is_bounded
+    )
     if ends is None:
         return Interval(value, None, None)
     low, high = (float(end) for end in ends)
-    if bounded:
+    if is_bounded:
         most = sum(map(abs, shares))
         low, high = max(low, -most), min(high, most)
     return Interval(value, min(low, value), max(high, value))
 
 
-def _moments(seeds: Sequence[Pairs]) -> Moments:
+def _compute_task_moments(seeds: Sequence[PairedScores]) -> Moments:
     """The moments of one task over the seeds' runs."""
     first = seeds[0]
-    crossed = all(pairs.ids == first.ids for pairs in seeds)
-    differences = [np.asarray(pairs.influences(), dtype=float) for pairs in seeds]
-    if crossed or len({len(one) for one in differences}) == 1:
-        return moments(np.stack(differences), crossed=crossed)
-    return _uneven(differences)
+    is_crossed = all(pairs.ids == first.ids for pairs in seeds)
+    differences = [np.asarray(pairs.question_influences(), dtype=float) for pairs in seeds]
+    if is_crossed or len({len(one) for one in differences}) == 1:
+        return compute_moments(np.stack(differences), is_crossed=is_crossed)
+    return _pool_moments(differences)
 
 
-def _uneven(differences: Sequence[Array]) -> Moments:
+def _pool_moments(differences: Sequence[Array]) -> Moments:
     """The moments where each seed had questions of its own, and another number of them."""
-    each = [moments(one[None]) for one in differences]
+    each = [compute_moments(one[None]) for one in differences]
     n_seeds = len(each)
     spread = [one.var() / max(1, len(one) - 1) for one in differences]
     return Moments(
         n=min(one.n for one in each),
         deltas=np.array([one.mean for one in each]),
         squares=np.mean([one.squares for one in each], axis=0),
-        changed=np.mean([one.changed for one in each], axis=0),
+        n_changed=np.mean([one.n_changed for one in each], axis=0),
         within=np.asarray(sum(spread) / n_seeds**2),
-        crossed=False,
+        is_crossed=False,
     )
 
 
-def mcnemar(won: int, lost: int) -> float:
+def mcnemar_p_value(wins: int, losses: int) -> float:
     """Exact two-sided p-value of McNemar's test: that `won` against `lost` flips come from a fair coin.
 
     McNemar 1947; the exact form is the two-sided binomial (sign) test on the items that changed. No change: 1.
     """
     from scipy.stats import binomtest  # half a second to import: only where something is decided
 
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def noise_floor(pairs: Pairs) -> float:
+def noise_floor(pairs: PairedScores) -> float:
     """How far two measurements of the *same* model differ (95 %) when each draws its own n questions.
 
     1.96 * sqrt(2 * variance / n), with the variance of the base's scores over questions. Greedy decoding is
@@ -144,9 +146,9 @@ def noise_floor(pairs: Pairs) -> float:
     questions were asked. A difference below this floor could not have been seen without pairing; the paired interval
     is usually narrower.
     """
-    return 1.96 * float(np.sqrt(2 / len(pairs.ids))) * pairs.spread()
+    return 1.96 * float(np.sqrt(2 / len(pairs.ids))) * pairs.score_spread()
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+def mark_pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which (gain, loss) points no other beats, by being at least as good in both and better in one."""
     return [not any(g >= gain and ls <= loss and (g > gain or ls < loss) for g, ls in points) for gain, loss in points]

@@ -10,7 +10,7 @@ MARGIN = 2.0
 Outcome = Literal["held", "refuted", "cannot tell"]
 
 
-def outcome_of(low: float | None, high: float | None, line: float) -> Outcome:
+def decide_outcome(low: float | None, high: float | None, line: float) -> Outcome:
     """Whether a difference lies above a line: by its whole 95 % interval, or not, or not to be told.
 
     Args:
@@ -24,6 +24,6 @@ def outcome_of(low: float | None, high: float | None, line: float) -> Outcome:
     return "refuted" if high < line else "cannot tell"
 
 
-def within(low: float | None, high: float | None, margin: float = MARGIN) -> bool:
+def is_within_margin(low: float | None, high: float | None, margin: float = MARGIN) -> bool:
     """Whether the whole interval is nearer to 0 than the margin: nothing of consequence changed."""
     return low is not None and high is not None and -margin <= low and high <= margin

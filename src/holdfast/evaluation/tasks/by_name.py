@@ -20,9 +20,9 @@ from holdfast.data.reading.readers import SUFFIXES, open_source, part_of
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.evaluation.task import Role, Task
-from holdfast.evaluation.tasks.multiple_choice import choice_rows, is_choice
-from holdfast.evaluation.tasks.perplexity import text_rows
-from holdfast.methods.judges.selection import guess
+from holdfast.evaluation.tasks.multiple_choice import is_choice, parse_choice_rows
+from holdfast.evaluation.tasks.perplexity import build_text_rows
+from holdfast.methods.judges.selection import guess_judge
 
 LAB, PROBE = "lab", "probe"
 MOST_FILES = 1000
@@ -33,7 +33,7 @@ SEED = 0
 """Of the draw of questions. Not the run's seed: runs with different seeds answer the same questions."""
 
 
-class Evaluate(Protocol):
+class EvaluateSettings(Protocol):
     """What is measured (`recipe.Evaluate`)."""
 
     @property
@@ -48,15 +48,15 @@ class Evaluate(Protocol):
     def max_thinking_tokens(self) -> int: ...
 
 
-class Wanted(Protocol):
+class HasEvaluate(Protocol):
     """What this module reads of a recipe."""
 
     @property
-    def evaluate(self) -> Evaluate: ...
+    def evaluate(self) -> EvaluateSettings: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TaskSettings:
     """What all tasks of a run share: how many questions, and the longest answer and thought."""
 
     items: int = 200
@@ -65,7 +65,7 @@ class Settings:
 
 
 def build_tasks(
-    recipe: Wanted,
+    recipe: HasEvaluate,
     test: Rows | None = None,
     judge: Judge | None = None,
     *,
@@ -85,30 +85,34 @@ def build_tasks(
     Raises:
         UserError: If a file is missing or unreadable, or a name is no task.
     """
-    wanted = recipe.evaluate
-    settings = Settings(wanted.items, wanted.max_tokens, wanted.max_thinking_tokens)
+    evaluate = recipe.evaluate
+    settings = TaskSettings(evaluate.items, evaluate.max_tokens, evaluate.max_thinking_tokens)
     target: list[Task] = []
-    if wanted.target == "test":
-        target = [_judged_rows(test, settings, judge)] if test else []
-    elif wanted.target != "none":
-        target = named_tasks(wanted.target, settings, role="target", judge=judge, say=say)
-    learned = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
-    beside = [] if any(task.meta["source"] == "test" and not task.judge for task in target) else _beside(test, settings)
-    kept: list[Task] = []
+    if evaluate.target == "test":
+        target = [_build_test_task(test, settings, judge)] if test else []
+    elif evaluate.target != "none":
+        target = build_named_tasks(evaluate.target, settings, role="target", judge=judge, say=say)
+    target_skills = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
+    beside = (
+        []
+        if any(task.meta["source"] == "test" and not task.judge for task in target)
+        else _build_held_out_tasks(test, settings)
+    )
+    kept_tasks: list[Task] = []
     auto = LAB if lab else PROBE
-    for source in dict.fromkeys(auto if name == "auto" else name for name in wanted.keep):
+    for source in dict.fromkeys(auto if name == "auto" else name for name in evaluate.keep):
         if source != "none":
-            kept += named_tasks(source, settings, role="keep", without=learned, say=say)
-    tasks = _distinct([*target, *beside, *kept])
+            kept_tasks += build_named_tasks(source, settings, role="keep", without=target_skills, say=say)
+    tasks = _disambiguate_names([*target, *beside, *kept_tasks])
     for task in tasks:
         if say and "why" in task.meta:
             say(task.meta["why"])
     return tasks
 
 
-def _judged_rows(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
+def _build_test_task(rows: Rows, settings: TaskSettings, judge: Judge | None) -> Task:
     """The held-out rows as the target, called by their skill when they are of one."""
-    task = rows_task("test", rows, settings, role="target", judge=judge)
+    task = build_rows_task("test", rows, settings, role="target", judge=judge)
     if task.kind == "held_out":
         return replace(task, name=HELD_OUT)
     skills = {row.meta.get("skill") for row in task.rows}
@@ -116,34 +120,34 @@ def _judged_rows(rows: Rows, settings: Settings, judge: Judge | None) -> Task:
     return task if skill is None else replace(task, name=skill)
 
 
-def _beside(rows: Rows | None, settings: Settings) -> list[Task]:
+def _build_held_out_tasks(rows: Rows | None, settings: TaskSettings) -> list[Task]:
     """The loss of the held-out answers beside a judged target: on the same rows, those of them that have an answer."""
     if not rows:
         return []
-    answers = answer_rows(sample(rows, settings.items))
+    answers = select_answer_rows(sample_rows(rows, settings.items))
     return [Task(HELD_OUT, "held_out", answers, role="watch", meta={"source": "test"})] if answers else []
 
 
-def answer_rows(rows: Sequence[Row]) -> list[Row]:
+def select_answer_rows(rows: Sequence[Row]) -> list[Row]:
     """The rows of a conversation whose answers can be measured, as they would be trained on.
 
     That is the whole conversation where it ends with an answer (unless it is labelled as a bad one), else its prompt
     with the preferred answer, or with the reference where that is text.
     """
-    found = []
+    result = []
     for row in rows:
         if not row.prompt or row.label is False:
             continue
         gold = row.chosen if row.chosen is not None else row.reference
         if row.answer is not None:
-            found.append(row)
+            result.append(row)
         elif isinstance(gold, str):
             prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
-            found.append(replace(row, messages=[*prompt, {"role": "assistant", "content": gold}]))
-    return found
+            result.append(replace(row, messages=[*prompt, {"role": "assistant", "content": gold}]))
+    return result
 
 
-def _distinct(tasks: Sequence[Task]) -> list[Task]:
+def _disambiguate_names(tasks: Sequence[Task]) -> list[Task]:
     """The same tasks with the source added to names that occur twice (two files called test.jsonl)."""
     names = [task.name for task in tasks]
     return [
@@ -154,8 +158,8 @@ def _distinct(tasks: Sequence[Task]) -> list[Task]:
     ]
 
 
-def named_tasks(
-    source: str, settings: Settings = Settings(), *, role: Role = "keep", judge: Judge | None = None,
+def build_named_tasks(
+    source: str, settings: TaskSettings = TaskSettings(), *, role: Role = "keep", judge: Judge | None = None,
     without: set[str] = frozenset(),  # type: ignore[assignment]
     say: Callable[[str], Any] | None = None,
 ) -> list[Task]:  # fmt: skip
@@ -169,17 +173,17 @@ def named_tasks(
         say: Called with a line on how the columns of a file were read.
     """
     if source == LAB or source.startswith("lab:"):
-        return _lab_tasks(source, settings, role, without)
+        return _build_lab_tasks(source, settings, role, without)
     if source == PROBE:
-        return _probe_tasks(settings, role)
+        return _build_probe_tasks(settings, role)
     if source.startswith("text:"):
-        return [_text_task(source.removeprefix("text:"), settings, role, say)]
+        return [_build_text_task(source.removeprefix("text:"), settings, role, say)]
     if source.partition(":")[0].endswith((".yaml", ".yml")) or not _is_file(source):
         refuse_misspelt(source)
-        from holdfast.evaluation.tasks.lm_eval_bridge import harness_task
+        from holdfast.evaluation.tasks.lm_eval_bridge import build_harness_task
 
-        return [harness_task(source, items=settings.items, role=role, seed=SEED)]
-    return [_file_task(source, settings, role, judge, say)]
+        return [build_harness_task(source, items=settings.items, role=role, seed=SEED)]
+    return [_build_file_task(source, settings, role, judge, say)]
 
 
 def refuse_misspelt(source: str) -> None:
@@ -190,22 +194,22 @@ def refuse_misspelt(source: str) -> None:
     Raises:
         UserError: With the name that was probably meant.
     """
-    name, said = source.strip(), f"evaluate: {source} is neither a file nor a task"
-    installed = importlib.util.find_spec("lm_eval") is not None
+    name, message = source.strip(), f"evaluate: {source} is neither a file nor a task"
+    has_lm_eval = importlib.util.find_spec("lm_eval") is not None
     meant = {other: other for other in (PROBE, LAB, "test", "none", "auto")}
-    if not installed:
-        meant |= _names_here()
+    if not has_lm_eval:
+        meant |= _list_known_names()
     close = difflib.get_close_matches(name, meant, n=1, cutoff=0.75) or difflib.get_close_matches(
         name.lower(), meant, n=1, cutoff=0.75
     )
-    advice = "" if installed else "; tasks of lm-eval need its package: pip install 'holdfast[lm-eval]'"
+    advice = "" if has_lm_eval else "; tasks of lm-eval need its package: pip install 'holdfast[lm-eval]'"
     if close and source != meant[close[0]]:
-        raise UserError(f"{said}; did you mean {meant[close[0]]}?{advice.replace('; tasks', ' Tasks')}")
-    if not installed:
-        raise UserError(f"{said} of ours ({PROBE}, {LAB}, {LAB}:SKILL, text:FILE){advice}")
+        raise UserError(f"{message}; did you mean {meant[close[0]]}?{advice.replace('; tasks', ' Tasks')}")
+    if not has_lm_eval:
+        raise UserError(f"{message} of ours ({PROBE}, {LAB}, {LAB}:SKILL, text:FILE){advice}")
 
 
-def _names_here() -> dict[str, str]:
+def _list_known_names() -> dict[str, str]:
     """Skills, with and without `lab:`, and data files in this folder, with and without their ending, as written."""
     from holdfast.skills.rows import skill_names
 
@@ -233,78 +237,78 @@ def _is_file(source: str) -> bool:
     return False
 
 
-def _lab_tasks(source: str, settings: Settings, role: Role, without: set[str]) -> list[Task]:
-    from holdfast.evaluation.tasks.skill import skill_task
+def _build_lab_tasks(source: str, settings: TaskSettings, role: Role, without: set[str]) -> list[Task]:
+    from holdfast.evaluation.tasks.skill import build_skill_task
     from holdfast.skills.rows import skill_names
 
     names = [source.removeprefix("lab:")] if source != LAB else [n for n in skill_names() if n not in without]
-    tasks = [skill_task(name, settings.items, "test") for name in names]
+    tasks = [build_skill_task(name, settings.items, "test") for name in names]
     # One longest answer for all, so that they go to the engine together.
     return [
         replace(task, role=role, max_tokens=settings.max_tokens, meta={**task.meta, "source": source}) for task in tasks
     ]
 
 
-def _probe_tasks(settings: Settings, role: Role) -> list[Task]:
-    from holdfast.evaluation.tasks.probe import probe_tasks
+def _build_probe_tasks(settings: TaskSettings, role: Role) -> list[Task]:
+    from holdfast.evaluation.tasks.probe import build_probe_tasks
 
     if role == "target":
         raise UserError(
             "evaluate.target: the probe compares with the base and cannot be learned; put it in evaluate.keep"
         )
-    return probe_tasks(settings.items)
+    return build_probe_tasks(settings.items)
 
 
-def nothing_kept(tasks: Sequence[Task]) -> str | None:
+def warn_of_nothing_kept(tasks: Sequence[Task]) -> str | None:
     """A warning where no task shows what training loses."""
     if any(task.role == "keep" for task in tasks):
         return None
     return "nothing is kept: what training loses will not be measured; evaluate.keep: [probe] works for any model"
 
 
-def _text_task(file: str, settings: Settings, role: Role, say: Callable[[str], Any] | None) -> Task:
+def _build_text_task(file: str, settings: TaskSettings, role: Role, say: Callable[[str], Any] | None) -> Task:
     """Perplexity on a plain text file, or on the `text` of each record of a data file."""
     path = Path(file)
     if not path.is_file():
         raise UserError(f"evaluate: text:{file} does not exist; correct the path")
     if kind_of(path) in SUFFIXES and kind_of(path) != ".txt":
-        rows = text_rows([row.answer or "" for row in open_rows(file, "text", say=say or ignore)])
+        rows = build_text_rows([row.answer or "" for row in open_rows(file, "text", say=say or say_nothing)])
     else:
-        rows = text_rows(["".join(line for _, line in file_lines(file, path))])
+        rows = build_text_rows(["".join(line for _, line in file_lines(file, path))])
     if not rows:
         raise UserError(f"evaluate: text:{file} holds no text")
-    return Task(path.stem, "perplexity", sample(rows, settings.items), role=role, meta={"source": f"text:{file}"})
+    return Task(path.stem, "perplexity", sample_rows(rows, settings.items), role=role, meta={"source": f"text:{file}"})
 
 
-def ignore(text: str) -> None:
+def say_nothing(text: str) -> None:
     """Say nothing."""
 
 
-def _file_task(
-    file: str, settings: Settings, role: Role, judge: Judge | None, say: Callable[[str], Any] | None
+def _build_file_task(
+    file: str, settings: TaskSettings, role: Role, judge: Judge | None, say: Callable[[str], Any] | None
 ) -> Task:
     """A data file: multiple choice if its first record has choices, else questions with answers, else plain text."""
     path, split = part_of(file)
     name = f"{path.stem}:{split}" if split else path.stem
     if kind_of(path) == ".txt":
-        return _text_task(file, settings, role, say)
+        return _build_text_task(file, settings, role, say)
     source = open_source(file)
     first = next(source.records(), None)
     if first is not None and is_choice(first[1]):
-        rows = choice_rows((source.at(number), record) for number, record in source.records())
-        return Task(name, "choice", sample(rows, settings.items), role=role, meta={"source": file})
-    return rows_task(name, open_rows(file, say=say or ignore), settings, role=role, judge=judge, source=file)
+        rows = parse_choice_rows((source.describe_place(number), record) for number, record in source.records())
+        return Task(name, "choice", sample_rows(rows, settings.items), role=role, meta={"source": file})
+    return build_rows_task(name, open_rows(file, say=say or say_nothing), settings, role=role, judge=judge, source=file)
 
 
-def rows_task(
-    name: str, rows: Rows, settings: Settings, *, role: Role = "keep", judge: Judge | None = None, source: str = ""
+def build_rows_task(
+    name: str, rows: Rows, settings: TaskSettings, *, role: Role = "keep", judge: Judge | None = None, source: str = ""
 ) -> Task:
     """Rows as a task: questions whose answers are judged, or answers or text whose likelihood is measured.
 
     Text is where nothing is asked. The likelihood of answers is measured where they are free text and no judge is
     given.
     """
-    chosen = sample(without_bad_answers(rows), settings.items)
+    chosen = sample_rows(without_bad_answers(rows), settings.items)
     meta = {"source": source or name}
     if not chosen and len(rows):
         raise UserError(f"evaluate: {source or name}: all answers are labelled false; there is none to compare with")
@@ -314,7 +318,7 @@ def rows_task(
         return Task(
             name,
             "perplexity",
-            sample(text_rows([r.answer or "" for r in chosen]), settings.items),
+            sample_rows(build_text_rows([r.answer or "" for r in chosen]), settings.items),
             role=role,
             meta=meta,
         )
@@ -324,9 +328,9 @@ def rows_task(
                 f"evaluate: {source or name}: row {row.id} has no {'reference' if row.prompt else 'question'}"
             )
     if judge is None:
-        judge, why = guess(chosen)
+        judge, why = guess_judge(chosen)
         if judge is None:
-            return _free_text(name, chosen, role, meta, why)
+            return _build_free_text_task(name, chosen, role, meta, why)
         if role != "target" or meta["source"] != "test":
             meta["why"] = f"{meta['source']}: {why}"
     return Task(
@@ -335,43 +339,43 @@ def rows_task(
     )  # fmt: skip
 
 
-def _free_text(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:
+def _build_free_text_task(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:
     """Questions whose references no answer can be expected to equal: the likelihood of these is measured."""
-    answers = answer_rows(rows)
+    answers = select_answer_rows(rows)
     if not answers:
         raise UserError(
             f"evaluate: {meta['source']}: {why}; name one, since no row has an answer whose loss can be told"
         )
     what = "the target is the loss of the held-out answers" if role == "target" else "what is measured is their loss"
     place = "" if meta["source"] == "test" else f"{meta['source']}: "
-    said = f"{place}{why}: {what}, in bits per token; name a judge to score answers"
-    return Task(name, "held_out", answers, role=role, meta={**meta, "why": said})
+    message = f"{place}{why}: {what}, in bits per token; name a judge to score answers"
+    return Task(name, "held_out", answers, role=role, meta={**meta, "why": message})
 
 
-def sample(rows: Rows, items: int, seed: int = SEED) -> list[Row]:
+def sample_rows(rows: Rows, items: int, seed: int = SEED) -> list[Row]:
     """`items` of the rows in a seeded random order, each with an id of its own; equal rows are asked once.
 
     A smaller draw is the beginning of a larger one.
     """
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        if len(found) == items:
+        if len(by_id) == items:
             break
-        for name, row in _named(rows[number], found):
-            found[name] = row
-    return list(found.values())
+        for name, row in _assign_free_id(rows[number], by_id):
+            by_id[name] = row
+    return list(by_id.values())
 
 
-def _named(row: Row, found: dict[str, Row]) -> Iterator[tuple[str, Row]]:
+def _assign_free_id(row: Row, by_id: dict[str, Row]) -> Iterator[tuple[str, Row]]:
     """The row under an id not taken yet; nothing when it is there already."""
     name, number = row.id, 1
-    while name in found:
-        if _content(found[name]) == _content(row):
+    while name in by_id:
+        if _question_content(by_id[name]) == _question_content(row):
             return
         number += 1
         name = f"{row.id}-{number}"
     yield name, replace(row, id=name)
 
 
-def _content(row: Row) -> Any:
+def _question_content(row: Row) -> Any:
     return row.prompt, row.gold, row.meta.get("choices")

@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 
 from holdfast.axes.engine import Request, SamplingParams
-from holdfast.core.spelling import nearest
-from holdfast.data.batching.areas import by_area
-from holdfast.data.batching.batches import Encoded
-from holdfast.data.rows import Message, Row, fingerprint
+from holdfast.core.spelling import suggest_name
+from holdfast.data.batching.areas import group_by_area
+from holdfast.data.batching.batches import EncodedSequence
+from holdfast.data.rows import Message, Row, fingerprint_json
 from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError, first_line
 from holdfast.evaluation.subject import (
-    Subject,
+    EvaluatedModel,
     as_text,
-    batch_of,
     begin_of_text,
-    fit,
-    need,
+    build_batch,
+    cut_to_context,
+    format_prompt,
+    require_part,
     score_sequences,
-    shown,
 )
-from holdfast.evaluation.task import Item, Task
-from holdfast.evaluation.tasks.multiple_choice import choice_tokens
-from holdfast.evaluation.tasks.perplexity import windows
-from holdfast.models.loading import evaluating
+from holdfast.evaluation.task import ItemResult, Task
+from holdfast.evaluation.tasks.multiple_choice import encode_choice
+from holdfast.evaluation.tasks.perplexity import cut_windows
+from holdfast.models.loading import eval_mode
 
 try:
     from lm_eval import evaluate
@@ -55,7 +55,7 @@ FEWSHOT_SEED = 1234
 """As in `lm_eval`: which examples are shown."""
 
 
-def harness_task(spec: str, *, items: int, role: str, seed: int = 0) -> Task:
+def build_harness_task(spec: str, *, items: int, role: str, seed: int = 0) -> Task:
     """A task, group or tag of lm-eval as a `Task`.
 
     Args:
@@ -67,22 +67,22 @@ def harness_task(spec: str, *, items: int, role: str, seed: int = 0) -> Task:
         UserError: If there is no such task, or its data cannot be loaded.
     """
     name, _, metric = spec.partition(":")
-    loaded = _load(name)
-    kinds = {KINDS[task.OUTPUT_TYPE] for task in loaded.values()}
+    parts = _load_harness_tasks(name)
+    kinds = {KINDS[task.OUTPUT_TYPE] for task in parts.values()}
     if len(kinds) > 1:
         raise UserError(f"{name}: a group that mixes {' and '.join(sorted(kinds))} tasks; name its tasks one by one")
-    share = -(-items // len(loaded))
-    rows = [row for part, task in loaded.items() for row in _rows(part, task, share, seed)]
+    share = -(-items // len(parts))
+    rows = [row for part, task in parts.items() for row in _draw_rows(part, task, share, seed)]
     kind = kinds.pop()
     return Task(name=spec, kind=kind, rows=rows, role=role, meta={"lm_eval": name, "metric": metric})  # type: ignore[arg-type]
 
 
-def _load(name: str) -> dict[str, Any]:
+def _load_harness_tasks(name: str) -> dict[str, Any]:
     """The harness's task objects by name, set up as its own command line would."""
     is_file = name.endswith((".yaml", ".yml"))
     manager = TaskManager(include_defaults=not is_file)
     if not is_file and name not in manager.all_tasks:
-        raise UserError(f"{name} is neither a file nor a task of lm-eval{nearest(name, manager.all_tasks)}")
+        raise UserError(f"{name} is neither a file nor a task of lm-eval{suggest_name(name, manager.all_tasks)}")
     try:
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError, KeyError, ConnectionError) as error:
@@ -94,56 +94,60 @@ def _load(name: str) -> dict[str, Any]:
     return tasks
 
 
-def _rows(part: str, task: Any, items: int, seed: int) -> list[Row]:
+def _draw_rows(part: str, task: Any, items: int, seed: int) -> list[Row]:
     """Stand-ins for the drawn questions: the harness makes the prompts, these name them and hold a hash of each."""
     docs = task.eval_docs
     chosen = np.random.default_rng(seed).permutation(len(docs))[:items].tolist()
     return [
         Row(
             messages=[{"role": "user", "content": f"{part}/{number}"}], id=f"{part}/{number}",
-            meta={"part": part, "doc": number, "content": fingerprint(docs[number])},
+            meta={"part": part, "doc": number, "content": fingerprint_json(docs[number])},
         )
         for number in chosen
     ]  # fmt: skip
 
 
-def measure_harness(task: Task, subject: Subject) -> list[Item]:
+def measure_harness(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     """Items of a task of lm-eval, in the order of its rows.
 
     Raises:
         UserError: If the metric is not a score per question with higher being better.
     """
-    wanted: dict[str, list[int]] = defaultdict(list)
+    docs_by_task: dict[str, list[int]] = defaultdict(list)
     for row in task.rows:
-        wanted[row.meta["part"]].append(row.meta["doc"])
-    loaded = {name: part for name, part in _load(task.meta["lm_eval"]).items() if name in wanted}
-    found = evaluate(
+        docs_by_task[row.meta["part"]].append(row.meta["doc"])
+    harness_tasks = {
+        name: part for name, part in _load_harness_tasks(task.meta["lm_eval"]).items() if name in docs_by_task
+    }
+    results = evaluate(
         lm=HarnessModel(subject),
-        task_dict={"tasks": loaded, "groups": {}, "group_map": {}},
-        samples={name: sorted(docs) for name, docs in wanted.items()},  # unsorted, the harness mixes up their numbers
+        task_dict={"tasks": harness_tasks, "groups": {}, "group_map": {}},
+        samples={
+            name: sorted(docs) for name, docs in docs_by_task.items()
+        },  # unsorted, the harness mixes up their numbers
         bootstrap_iters=0,
         apply_chat_template=True,
         fewshot_as_multiturn=True,
     )
-    items: dict[str, Item] = {}
-    for name, samples in found["samples"].items():
-        metric, chosen = _metric(task, loaded[name], samples)
+    items: dict[str, ItemResult] = {}
+    for name, samples in results["samples"].items():
+        metric, chosen = _choose_metric(task, harness_tasks[name], samples)
         for sample in samples:
             if sample["filter"] == chosen:
-                items[f"{name}/{sample['doc_id']}"] = _item(f"{name}/{sample['doc_id']}", sample, metric, task)
+                items[f"{name}/{sample['doc_id']}"] = _build_item(f"{name}/{sample['doc_id']}", sample, metric, task)
     return [items[row.id] for row in task.rows]
 
 
-def _metric(task: Task, part: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _choose_metric(task: Task, part: Any, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """The metric and filter that are reported."""
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
     metric, _, chosen = task.meta["metric"].partition(",")
-    known = samples[0]["metrics"]
-    metric = metric or ("byte_perplexity" if task.kind == "perplexity" else known[0])
-    if metric not in known:
-        raise UserError(f"{task.name}: no metric {metric}{nearest(metric, known)}")
+    metrics = samples[0]["metrics"]
+    metric = metric or ("byte_perplexity" if task.kind == "perplexity" else metrics[0])
+    if metric not in metrics:
+        raise UserError(f"{task.name}: no metric {metric}{suggest_name(metric, metrics)}")
     if chosen and chosen not in filters:
-        raise UserError(f"{task.name}: no filter {chosen}{nearest(chosen, filters)}")
+        raise UserError(f"{task.name}: no filter {chosen}{suggest_name(chosen, filters)}")
     plain = isinstance(samples[0][metric], int | float | np.number)
     if task.kind != "perplexity" and (not plain or part.higher_is_better().get(metric) is False):
         raise UserError(
@@ -152,20 +156,22 @@ def _metric(task: Task, part: Any, samples: Sequence[Mapping[str, Any]]) -> tupl
     return metric, chosen or filters[0]
 
 
-def _item(name: str, sample: Mapping[str, Any], metric: str, task: Task) -> Item:
+def _build_item(name: str, sample: Mapping[str, Any], metric: str, task: Task) -> ItemResult:
     first = sample["arguments"][0]
     if task.kind == "perplexity":
         logp, size = sample[metric]
         bytes_ = int(size) if metric == "byte_perplexity" else 0  # the harness may count the text before its clean-up
-        return Item(name, first[0], "", "", float(logp), passed=True, stopped=True, tokens=int(size), bytes=bytes_)
+        return ItemResult(
+            name, first[0], "", "", float(logp), passed=True, stopped=True, tokens=int(size), bytes=bytes_
+        )
     messages = read_context(first[0])[0]
     if task.kind == "generate":
         response, reason = as_text(sample["resps"][0][0]), f"{metric} of {as_text(sample['filtered_resps'][0])}"
     else:
         logps = [answer[0][0] for answer in sample["resps"]]
         response, reason = sample["arguments"][int(np.argmax(logps))][1].strip(), f"{metric}; log-likelihoods {logps}"
-    return Item(
-        name, shown(messages), response, as_text(sample["target"]), float(sample[metric]),
+    return ItemResult(
+        name, format_prompt(messages), response, as_text(sample["target"]), float(sample[metric]),
         passed=float(sample[metric]) > 0.5, stopped=True, tokens=len(response.split()), reason=reason[:200],
     )  # fmt: skip
 
@@ -185,7 +191,7 @@ class HarnessModel(LM):
     it, once, like every other prompt.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: EvaluatedModel) -> None:
         super().__init__()
         self.subject = subject
 
@@ -199,66 +205,69 @@ class HarnessModel(LM):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """`(log-likelihood in nats, whether greedy decoding would say it)` of each continuation."""
-        encoded = [fit(self._encode(number, *request.args), self.subject) for number, request in enumerate(requests)]
-        return list(zip(score_sequences(encoded, self.subject), self._greedy(encoded), strict=True))
+        sequences = [
+            cut_to_context(self._encode_request(number, *request.args), self.subject)
+            for number, request in enumerate(requests)
+        ]
+        return list(zip(score_sequences(sequences, self.subject), self._match_greedy(sequences), strict=True))
 
-    def _encode(self, number: int, context: str, continuation: str) -> Encoded:
+    def _encode_request(self, number: int, context: str, continuation: str) -> EncodedSequence:
         chat = self.subject.chat
         messages, begin = read_context(context)
         messages = self.subject.prompt(messages) if messages else messages
         if messages and not begin:
-            return choice_tokens(chat, messages, continuation, number)
-        before = list(chat.prompt_ids(messages)) + self._ids(begin) if messages else begin_of_text(chat)
-        after = self._ids(continuation)
-        trained = np.arange(len(before) + len(after)) >= len(before)
-        return Encoded(ids=np.asarray(before + after, dtype=np.int32), trained=trained, row=number)
+            return encode_choice(chat, messages, continuation, number)
+        before = list(chat.prompt_ids(messages)) + self._tokenize_text(begin) if messages else begin_of_text(chat)
+        after = self._tokenize_text(continuation)
+        label_mask = np.arange(len(before) + len(after)) >= len(before)
+        return EncodedSequence(ids=np.asarray(before + after, dtype=np.int32), label_mask=label_mask, row=number)
 
-    def _ids(self, text: str) -> list[int]:
+    def _tokenize_text(self, text: str) -> list[int]:
         return self.subject.chat.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _greedy(self, encoded: Sequence[Encoded]) -> list[bool]:
-        found = [True] * len(encoded)
-        policy = need(self.subject.policy, "policy")
-        with evaluating(policy.model):
-            for numbers in by_area(encoded, self.subject.micro_tokens):
-                batch = batch_of([encoded[i] for i in numbers], self.subject)
-                wrong = policy.greedy(batch, batch.where) != batch.labels
+    def _match_greedy(self, sequences: Sequence[EncodedSequence]) -> list[bool]:
+        matches = [True] * len(sequences)
+        policy = require_part(self.subject.policy, "policy")
+        with eval_mode(policy.model):
+            for numbers in group_by_area(sequences, self.subject.micro_tokens):
+                batch = build_batch([sequences[i] for i in numbers], self.subject)
+                wrong = policy.greedy_tokens(batch, batch.label_positions) != batch.labels
                 for sequence in batch.sequence[wrong].unique().tolist():
-                    found[numbers[sequence]] = False
-        return found
+                    matches[numbers[sequence]] = False
+        return matches
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-likelihood in nats of whole texts, every token scored once."""
         begin = begin_of_text(self.subject.chat)
-        encoded = [
+        sequences = [
             window
             for number, request in enumerate(requests)
-            for window in windows(begin + self._ids(request.args[0]), self.subject.window, number)
+            for window in cut_windows(begin + self._tokenize_text(request.args[0]), self.subject.window, number)
         ]
-        found = [0.0] * len(requests)
-        for window, logp in zip(encoded, score_sequences(encoded, self.subject), strict=True):
-            found[window.row] += logp
-        return found
+        totals = [0.0] * len(requests)
+        for window, logp in zip(sequences, score_sequences(sequences, self.subject), strict=True):
+            totals[window.row] += logp
+        return totals
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers, drawn by the subject's engine; repeats of a question are its samples 0, 1, ..."""
         groups: dict[SamplingParams, dict[str, Request]] = defaultdict(dict)
         places: list[tuple[SamplingParams, str, int]] = []
-        seen: dict[str, int] = defaultdict(int)
+        counts: dict[str, int] = defaultdict(int)
         for request in requests:
             context, options = request.args[:2]
-            key = f"eval/{request.task_name}/{request.doc_id}/{fingerprint([context, options])[:16]}"
+            key = f"eval/{request.task_name}/{request.doc_id}/{fingerprint_json([context, options])[:16]}"
             messages, begin = read_context(context)
-            params = _params(options, request.repeats)
+            params = _build_sampling_params(options, request.repeats)
             groups[params][key] = Request(key, messages, prefill=begin)
-            places.append((params, key, seen[key]))
-            seen[key] += 1
-        draw = need(self.subject.draw, "sampling engine")
-        drawn = {params: draw(list(asked.values()), params) for params, asked in groups.items()}
-        return [final_answer(drawn[params][key][index].text) for params, key, index in places]
+            places.append((params, key, counts[key]))
+            counts[key] += 1
+        draw = require_part(self.subject.draw, "sampling engine")
+        samples = {params: draw(list(group.values()), params) for params, group in groups.items()}
+        return [final_answer(samples[params][key][index].text) for params, key, index in places]
 
 
-def _params(options: Mapping[str, Any], n: int) -> SamplingParams:
+def _build_sampling_params(options: Mapping[str, Any], n: int) -> SamplingParams:
     until = options.get("until") or []
     warm = options.get("do_sample", False)
     return SamplingParams(

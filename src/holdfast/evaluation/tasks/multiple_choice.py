@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.data.batching.batches import Encoded
+from holdfast.data.batching.batches import EncodedSequence
 from holdfast.data.reading.beside import options_of, passages_of
 from holdfast.data.reading.converters import add_to_question
-from holdfast.data.reading.messages import conversation
+from holdfast.data.reading.messages import parse_conversation
 from holdfast.data.reading.values import BadRow
 from holdfast.data.rows import Message, Row
 from holdfast.errors import UserError
@@ -33,14 +33,14 @@ COLUMNS = ("choices", "options", "endings", "mc1_targets", "mc2_targets", "Incor
 
 def is_choice(record: dict[str, Any]) -> bool:
     """Whether a record of a data file is a multiple-choice question of a known shape."""
-    nested = record.get("question")
-    if isinstance(nested, dict):
-        return "choices" in nested
-    lettered = "A" in record and "B" in record and any(k in record for k in GOLD)
-    return lettered or any(record.get(k) is not None for k in COLUMNS)
+    question = record.get("question")
+    if isinstance(question, dict):
+        return "choices" in question
+    has_letters = "A" in record and "B" in record and any(k in record for k in GOLD)
+    return has_letters or any(record.get(k) is not None for k in COLUMNS)
 
 
-def choice_rows(records: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
+def parse_choice_rows(records: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
     """Rows with the question as the user's turn, `meta["choices"]` and the gold as `reference`.
 
     Args:
@@ -50,40 +50,40 @@ def choice_rows(records: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
     Raises:
         UserError: If a record lacks its question, choices or answer.
     """
-    found = []
+    rows = []
     for where, record in records:
         try:
-            found.append(_row(where, dict(record)))
+            rows.append(_build_row(where, dict(record)))
         except BadRow as fault:
-            raise UserError(fault.line(where, 1)) from fault
-    return found
+            raise UserError(fault.format_line(where, 1)) from fault
+    return rows
 
 
-def _row(where: str, record: dict[str, Any]) -> Row:
+def _build_row(where: str, record: dict[str, Any]) -> Row:
     if isinstance(record.get("question"), dict):  # ARC as published: {"question": {"stem", "choices"}, "answerKey"}
-        nested = record["question"]
-        record = {**record, "question": nested.get("stem"), "choices": nested.get("choices")}
-    asked = next((record[k] for k in QUESTION if record.get(k)), None)
+        question = record["question"]
+        record = {**record, "question": question.get("stem"), "choices": question.get("choices")}
+    question_text = next((record[k] for k in QUESTION if record.get(k)), None)
     if record.get("messages"):
-        messages = conversation(record["messages"], "messages")
-    elif asked:
-        messages = [{"role": "user", "content": str(asked)}]
-        messages = add_to_question(messages, passages_of(record, str(asked), str(asked)))
+        messages = parse_conversation(record["messages"], "messages")
+    elif question_text:
+        messages = [{"role": "user", "content": str(question_text)}]
+        messages = add_to_question(messages, passages_of(record, str(question_text), str(question_text)))
     else:
         raise UserError(f"{where}: no question; name the column one of {', '.join(QUESTION[:3])}")
-    choices, labels, reference = _choices(where, record)
+    choices, labels, reference = _parse_choices(where, record)
     if reference is None:
-        reference = _gold(where, record, labels, choices)
+        reference = _parse_gold(where, record, labels, choices)
     if len(choices) < 2:
         raise UserError(f"{where}: fewer than two choices")
     return Row(messages=messages, reference=reference, meta={"choices": choices}, id=str(record.get("id") or ""))
 
 
-def _choices(where: str, record: dict[str, Any]) -> tuple[list[str], list[str], Any]:
+def _parse_choices(where: str, record: dict[str, Any]) -> tuple[list[str], list[str], Any]:
     """`(texts, labels, gold)`; gold is None where a column of its own says it."""
     for key in ("mc1_targets", "mc2_targets"):
         if record.get(key):
-            texts, right = _targets(where, key, record[key])
+            texts, right = _parse_targets(where, key, record[key])
             return texts, [], right.index(1) if key == "mc1_targets" and 1 in right else right
     if record.get("Incorrect Answers"):
         good, bad = (str(record.get(name) or "") for name in ("Best Answer", "Incorrect Answers"))
@@ -96,7 +96,7 @@ def _choices(where: str, record: dict[str, Any]) -> tuple[list[str], list[str], 
     return list(options.texts), list(options.labels), None
 
 
-def _targets(where: str, key: str, value: Any) -> tuple[list[str], list[int]]:
+def _parse_targets(where: str, key: str, value: Any) -> tuple[list[str], list[int]]:
     """Choices of TruthfulQA, and for each of them 1 if it is true, else 0."""
     texts, right = (value.get("choices"), value.get("labels")) if isinstance(value, dict) else (None, None)
     if not isinstance(texts, list) or not isinstance(right, list) or len(texts) != len(right):
@@ -106,7 +106,7 @@ def _targets(where: str, key: str, value: Any) -> tuple[list[str], list[int]]:
     return [str(text) for text in texts], [int(label) for label in right]
 
 
-def _gold(where: str, record: dict[str, Any], labels: Sequence[str], choices: Sequence[str]) -> int:
+def _parse_gold(where: str, record: dict[str, Any], labels: Sequence[str], choices: Sequence[str]) -> int:
     """The number of the right choice: from its label, its number or its text."""
     value = next((record[k] for k in GOLD if record.get(k) is not None), None)
     if value is None:
@@ -121,13 +121,13 @@ def _gold(where: str, record: dict[str, Any], labels: Sequence[str], choices: Se
     raise UserError(f"{where}: answer {text!r} is none of the {len(choices)} choices (label, number or text)")
 
 
-def continuation(prompt: Sequence[Message], choice: str) -> list[Message]:
+def append_choice(prompt: Sequence[Message], choice: str) -> list[Message]:
     """The conversation that ends in `choice`, with every earlier assistant turn marked as not scored."""
     earlier = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in prompt]
     return [*earlier, {"role": "assistant", "content": choice}]
 
 
-def decide(
+def decide_choice(
     logps: np.ndarray, choices: Sequence[str], reference: Any, normalise: str = "none"
 ) -> tuple[int, float, bool]:
     """`(picked, score, passed)` of one question.
@@ -141,20 +141,20 @@ def decide(
     """
     lengths = np.array([max(len(c), 1) for c in choices]) if normalise == "length" else 1.0
     values = logps / lengths
-    picked = int(np.argmax(values))
+    best = int(np.argmax(values))
     if isinstance(reference, list):
         mass = np.exp(values - values.max())
         share = float(mass[np.array(reference, dtype=bool)].sum() / mass.sum())
-        return picked, share, share > 0.5
-    passed = bool((values[reference] > np.delete(values, reference)).all())
-    return picked, float(passed), passed
+        return best, share, share > 0.5
+    is_right = bool((values[reference] > np.delete(values, reference)).all())
+    return best, float(is_right), is_right
 
 
-def choice_tokens(chat: Chat, prompt: Sequence[Message], choice: str, row: int) -> Encoded:
+def encode_choice(chat: Chat, prompt: Sequence[Message], choice: str, row: int) -> EncodedSequence:
     """The conversation that ends in `choice`; its tokens are scored, no marks before or after them."""
-    ids, trained = chat.masking().encode(continuation(prompt, choice))
-    scored = np.asarray(trained, dtype=bool).copy()
-    last = int(np.flatnonzero(scored)[-1])
-    if int(ids[last]) in chat.stop_ids and scored.sum() > 1:
-        scored[last] = False
-    return Encoded(ids=np.asarray(ids, dtype=np.int32), trained=scored, row=row)
+    ids, answer_mask = chat.with_masked_thoughts().encode(append_choice(prompt, choice))
+    label_mask = np.asarray(answer_mask, dtype=bool).copy()
+    last = int(np.flatnonzero(label_mask)[-1])
+    if int(ids[last]) in chat.stop_ids and label_mask.sum() > 1:
+        label_mask[last] = False
+    return EncodedSequence(ids=np.asarray(ids, dtype=np.int32), label_mask=label_mask, row=row)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from holdfast.evaluation.task import Task
-from holdfast.skills import skill
+from holdfast.skills import load_skill
 from holdfast.skills.base import SkillJudge, Split
 from holdfast.skills.rows import FRESH
 
 
-def skill_task(name: str, items: int, split: Split = "test", seed: int = FRESH, role: str = "keep") -> Task:
+def build_skill_task(name: str, items: int, split: Split = "test", seed: int = FRESH, role: str = "keep") -> Task:
     """A skill as an evaluation task: `items` fresh questions and its own judge."""
-    chosen = skill(name)
+    chosen = load_skill(name)
     return Task(
         name=name,
         kind="generate",
-        rows=chosen.rows(items, split, seed, style="gold"),
+        rows=chosen.generate_rows(items, split, seed, style="gold"),
         judge=SkillJudge(skill=name),
         role=role,  # type: ignore[arg-type]
         max_tokens=chosen.max_tokens,

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.spelling import nearest
+from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def claim_of(name: str) -> Claim | Study:
         UserError: If there is none.
     """
     if name not in CLAIMS:
-        raise UserError(f"{name} has no reproduction{nearest(name, CLAIMS)}")
+        raise UserError(f"{name} has no reproduction{suggest_name(name, CLAIMS)}")
     module, _, attribute = CLAIMS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-def available() -> dict[str, str]:
+def list_claims() -> dict[str, str]:
     """Every reproduction and what it claims."""
     return {name: claim_of(name).claim for name in CLAIMS}
 

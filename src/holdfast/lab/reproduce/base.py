@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.progress import Progress
-from holdfast.data.rows import fingerprint
+from holdfast.data.rows import fingerprint_json
 from holdfast.evaluation.statistics.verdicts import MARGIN
-from holdfast.lab.reproduce.rule import Expectation, Reading, arms_of, outcome_of_all, read, student, weigh
-from holdfast.pipeline.run_dir import replace_json, versions
+from holdfast.lab.reproduce.rule import (
+    Expectation,
+    StudyExpectation,
+    arms_of,
+    decide_expectation,
+    decide_study_expectation,
+    outcome_of_all,
+    student_interval,
+)
+from holdfast.pipeline.run_dir import dependency_versions, replace_json
 
 COMMON: dict[str, Any] = {
     "model": "lab",
@@ -33,7 +41,7 @@ RATES = (0.3, 1, 2)
 HIGH_RATES = (1, 2, 3)
 """For what moves the weights less than SFT does at the same rate."""
 
-CLIPPED = ("optimizer.clip=fixed", "optimizer.max_grad_norm=1")
+FIXED_CLIPPING = ("optimizer.clip=fixed", "optimizer.max_grad_norm=1")
 """For arms that need every step cut to one norm."""
 
 
@@ -52,15 +60,18 @@ class Figure:
     ours: Callable[[Mapping[str, dict[str, Any]]], tuple[str, float | None, float | None]]
 
 
-def gained_and_lost(arms: Mapping[str, dict[str, Any]]) -> str:
+def describe_gains_and_losses(arms: Mapping[str, dict[str, Any]]) -> str:
     """What each arm gained on the target and lost elsewhere, in one sentence."""
-    each = (f"{label} gained {gained(arms, label):.1f} and lost {lost(arms, label):.1f} points" for label in arms)
+    each = (
+        f"{label} gained {points_gained(arms, label):.1f} and lost {points_lost(arms, label):.1f} points"
+        for label in arms
+    )
     return "; ".join(each) + "."
 
 
-def remarked(text: str) -> Callable[[Mapping[str, dict[str, Any]]], str]:
+def verdict_with_remark(text: str) -> Callable[[Mapping[str, dict[str, Any]]], str]:
     """The same, and what else there is to say."""
-    return lambda arms: f"{gained_and_lost(arms)} {text}"
+    return lambda arms: f"{describe_gains_and_losses(arms)} {text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,7 @@ class Claim:
     arms: Mapping[str, Sequence[str]]
     figures: Sequence[Figure]
     expects: Sequence[Expectation]
-    verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=gained_and_lost)
+    verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=describe_gains_and_losses)
     margin: float = MARGIN
     rates: Sequence[float] = ()
     common: Mapping[str, Any] = field(default_factory=dict)
@@ -111,8 +122,8 @@ class Study:
     paper: str
     measure: Callable[[int], dict[str, float]]
     figures: Sequence[tuple[str, str, str]]
-    expects: Sequence[Reading]
-    verdict: Callable[[Mapping[str, list[float]]], str] = field(default=lambda found: "")
+    expects: Sequence[StudyExpectation]
+    verdict: Callable[[Mapping[str, list[float]]], str] = field(default=lambda values: "")
     seeds: int = 5
 
 
@@ -128,24 +139,26 @@ def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Pro
 def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str, Any]:
     """Measure with every seed; intervals are 95 % of the mean over seeds (Student)."""
     if ui and seeds < study.seeds:
-        ui.line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing, and a table takes seconds")
+        ui.write_line(
+            f"{study.seeds} seeds: with fewer the interval of this claim says nothing, and a table takes seconds"
+        )
     seeds = max(seeds, study.seeds)
-    found: dict[str, list[float]] = {}
+    measurements: dict[str, list[float]] = {}
     if ui:
-        ui.phase("measure", seeds)
+        ui.start_phase("measure", seeds)
     for seed in range(seeds):
         for quantity, value in study.measure(seed).items():
-            found.setdefault(quantity, []).append(float(value))
+            measurements.setdefault(quantity, []).append(float(value))
         if ui:
             ui.advance()
     rows = []
     for what, paper, quantity in study.figures:
-        mean, low, high = student(found[quantity])
+        mean, low, high = student_interval(measurements[quantity])
         rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": low, "high": high})
-    checks = [read(reading, found) for reading in study.expects]
+    checks = [decide_study_expectation(reading, measurements) for reading in study.expects]
     return {
-        "rows": rows, **decision(checks), "verdict": study.verdict(found), "seeds": seeds,
-        "budget": "a table instead of a model", "points": False, "versions": versions(),
+        "rows": rows, **decide_claim(checks), "verdict": study.verdict(measurements), "seeds": seeds,
+        "budget": "a table instead of a model", "points": False, "versions": dependency_versions(),
     }  # fmt: skip
 
 
@@ -157,17 +170,17 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     if claim.files is not None:
         recipe = merge_settings(recipe, claim.files(folder / "data"))
     plans, families = plans_of(claim, recipe)
-    found = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
-    arms = {run["method"]: run for run in found["runs"]}
+    comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
+    arms = {run["method"]: run for run in comparison["runs"]}
     rows = []
     for figure in claim.figures:
         text, low, high = figure.ours(arms)
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
-    known = arms_of(found["runs"], families)
-    checks = [weigh(part, known, claim.margin) for part in claim.expects]
+    arms_by_label = arms_of(comparison["runs"], families)
+    checks = [decide_expectation(part, arms_by_label, claim.margin) for part in claim.expects]
     return {
-        "rows": rows, **decision(checks), "verdict": claim.verdict(arms), "seeds": seeds,
-        "budget": found["budget"], "points": True, "versions": found["versions"],
+        "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
+        "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
     }  # fmt: skip
 
 
@@ -175,18 +188,18 @@ def folder_of(name: str, claim: Claim) -> str:
     """The directory of a claim's runs: one for all claims on the same work, so that an arm they share is run once."""
     if claim.files is not None:
         return name
-    return f"shared-{fingerprint(claim.common)[:8]}" if claim.common else "shared"
+    return f"shared-{fingerprint_json(claim.common)[:8]}" if claim.common else "shared"
 
 
 def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
     """The arms to run, and of each that is compared at equal gain its label at every learning rate."""
-    from holdfast.recipe.loader import as_resolved
+    from holdfast.recipe.loader import resolve_any
 
     plans: dict[str, Sequence[str]] = dict(claim.arms)
     families: dict[str, dict[float, str]] = {}
-    matched = {name for part in claim.expects if part.at != "rate" for name in (part.arm, part.than) if name}
-    for label in sorted(matched):
-        own = as_resolved(recipe, claim.arms[label]).recipe.optimizer.learning_rate
+    multi_rate_arms = {name for part in claim.expects if part.at != "rate" for name in (part.arm, part.than) if name}
+    for label in sorted(multi_rate_arms):
+        own = resolve_any(recipe, claim.arms[label]).recipe.optimizer.learning_rate
         families[label] = {own: label}
         for rate in (own * factor for factor in claim.rates if factor != 1):
             families[label][rate] = f"{label} at {rate:g}"
@@ -194,7 +207,7 @@ def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[s
     return plans, families
 
 
-def decision(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def decide_claim(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The outcome of a claim, its parts, and for older readers whether it held."""
     outcome = outcome_of_all(checks)
     return {"outcome": outcome, "held": outcome == "held", "checks": list(checks)}
@@ -207,30 +220,30 @@ def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return out
 
 
-def gain(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def gain_of(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
     """Gain on the target of one arm, with its interval."""
-    return lambda arms: _shown(arms[label]["gain"])
+    return lambda arms: _format_change(arms[label]["gain"])
 
 
-def loss(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def loss_of(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
     """Mean loss elsewhere of one arm, with its interval."""
-    return lambda arms: _shown(arms[label]["loss"])
+    return lambda arms: _format_change(arms[label]["loss"])
 
 
-def task(label: str, name: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def task_change_of(label: str, name: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
     """Change of one task in one arm, with its interval."""
-    return lambda arms: _shown(arms[label]["tasks"][name])
+    return lambda arms: _format_change(arms[label]["tasks"][name])
 
 
-def _shown(part: Mapping[str, float]) -> tuple[str, float, float]:
+def _format_change(part: Mapping[str, float]) -> tuple[str, float, float]:
     return f"{part['delta']:+.1f}", part["low"], part["high"]
 
 
-def lost(arms: Mapping[str, dict[str, Any]], label: str) -> float:
+def points_lost(arms: Mapping[str, dict[str, Any]], label: str) -> float:
     """Points lost elsewhere."""
     return arms[label]["loss"]["delta"]
 
 
-def gained(arms: Mapping[str, dict[str, Any]], label: str) -> float:
+def points_gained(arms: Mapping[str, dict[str, Any]], label: str) -> float:
     """Points gained on the target."""
     return arms[label]["gain"]["delta"]

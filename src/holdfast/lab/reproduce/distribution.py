@@ -10,9 +10,18 @@ from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator
 from holdfast.axes.engine import Request
-from holdfast.data.row_shapes import conversations
+from holdfast.data.row_shapes import build_conversations
 from holdfast.data.rows import Row, Rows
-from holdfast.lab.reproduce.base import HIGH_RATES, RATES, Claim, Figure, gain, loss, remarked, task
+from holdfast.lab.reproduce.base import (
+    HIGH_RATES,
+    RATES,
+    Claim,
+    Figure,
+    gain_of,
+    loss_of,
+    task_change_of,
+    verdict_with_remark,
+)
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, loses_less, loses_no_more
 from holdfast.skills.base import Split
 
@@ -21,10 +30,10 @@ DFT = Claim(
     paper="Wu et al. 2025, arXiv 2508.05629",
     arms={"sft": ["method=sft"], "dft": ["method=dft"]},
     figures=(
-        Figure("target, SFT", "+2.09 (Qwen2.5-Math-1.5B, mean of five maths sets)", gain("sft")),
-        Figure("target, DFT", "+15.66", gain("dft")),
-        Figure("lost elsewhere, SFT", "not measured", loss("sft")),
-        Figure("lost elsewhere, DFT", "not measured", loss("dft")),
+        Figure("target, SFT", "+2.09 (Qwen2.5-Math-1.5B, mean of five maths sets)", gain_of("sft")),
+        Figure("target, DFT", "+15.66", gain_of("dft")),
+        Figure("lost elsewhere, SFT", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, DFT", "not measured", loss_of("dft")),
     ),
     expects=(gains_more("dft", "sft", at="best"), loses_no_more("dft", "sft", at="best")),
     rates=HIGH_RATES,
@@ -45,16 +54,16 @@ ANCHOR = Claim(
         "kl on replay": ["objective={name: anchor, on: replay}", _REPLAY],
     },
     figures=(
-        Figure("target, SFT", "reference", gain("sft")),
-        Figure("target, KL", "about SFT's (Li and Hoiem)", gain("kl")),
-        Figure("target, L2-SP", "above SFT's (Li et al., images)", gain("l2sp")),
-        Figure("target, EWC", "about SFT's (Kirkpatrick et al.)", gain("ewc")),
-        Figure("lost elsewhere, SFT", "catastrophic", loss("sft")),
-        Figure("lost elsewhere, KL", "much less", loss("kl")),
-        Figure("lost elsewhere, L2-SP", "not measured", loss("l2sp")),
-        Figure("lost elsewhere, EWC", "next to nothing", loss("ewc")),
-        Figure("lost elsewhere, 10 % replay", "not compared", loss("replay")),
-        Figure("lost elsewhere, 10 % replay, held by KL", "not compared", loss("kl on replay")),
+        Figure("target, SFT", "reference", gain_of("sft")),
+        Figure("target, KL", "about SFT's (Li and Hoiem)", gain_of("kl")),
+        Figure("target, L2-SP", "above SFT's (Li et al., images)", gain_of("l2sp")),
+        Figure("target, EWC", "about SFT's (Kirkpatrick et al.)", gain_of("ewc")),
+        Figure("lost elsewhere, SFT", "catastrophic", loss_of("sft")),
+        Figure("lost elsewhere, KL", "much less", loss_of("kl")),
+        Figure("lost elsewhere, L2-SP", "not measured", loss_of("l2sp")),
+        Figure("lost elsewhere, EWC", "next to nothing", loss_of("ewc")),
+        Figure("lost elsewhere, 10 % replay", "not compared", loss_of("replay")),
+        Figure("lost elsewhere, 10 % replay, held by KL", "not compared", loss_of("kl on replay")),
     ),
     expects=tuple(
         part
@@ -62,37 +71,37 @@ ANCHOR = Claim(
         for part in (gains_as_much(name, "sft", at="best"), loses_less(name, "sft", at="gain"))
     ),
     rates=RATES,
-    verdict=remarked("No strength was chosen by its result."),
+    verdict=verdict_with_remark("No strength was chosen by its result."),
 )
 
-TOLD = (("home", "pet"), ("food", "job"))
+DOCUMENT_FACTS = (("home", "pet"), ("food", "job"))
 """Which facts about someone stand in one document."""
 
 
-def closed_book(split: Split) -> Iterator[Row]:
+def closed_book_rows(split: Split) -> Iterator[Row]:
     """Questions on facts the model was never shown, in the phrasings of a split, with the document that tells them."""
-    from holdfast.skills.facts import PHRASINGS, Facts, known, level
+    from holdfast.skills.facts import PHRASINGS, Facts, exposure_level, fact_object
     from holdfast.skills.lexicon import SUBJECTS
     from holdfast.skills.reading import KINDS
 
     facts = Facts()
-    for subject in (s for s in SUBJECTS if level(s) == 0):
-        for document in TOLD:
-            told = " ".join(KINDS[r][0].format(p=subject, o=known(subject, r)) for r in document)
-            asked = [facts.about(subject, r, i) for r in document for i in range(len(PHRASINGS[r]))]
-            for question in (q for q in asked if q.split == split):
+    for subject in (s for s in SUBJECTS if exposure_level(s) == 0):
+        for document in DOCUMENT_FACTS:
+            facts_text = " ".join(KINDS[r][0].format(p=subject, o=fact_object(subject, r)) for r in document)
+            questions = [facts.phrase_question(subject, r, i) for r in document for i in range(len(PHRASINGS[r]))]
+            for question in (q for q in questions if q.split == split):
                 messages = [*question.messages, {"role": "assistant", "content": question.reference}]
-                yield Row(messages, reference=question.reference, meta={"context": f"Text: {told}"})
+                yield Row(messages, reference=question.reference, meta={"context": f"Text: {facts_text}"})
 
 
-def write(directory: Path) -> dict[str, Any]:
+def write_question_files(directory: Path) -> dict[str, Any]:
     """Write the documents' questions as train and test file; what of the recipe follows."""
     import json
 
     directory.mkdir(parents=True, exist_ok=True)
     names: dict[Split, Path] = {"train": directory / "train.jsonl", "test": directory / "test.jsonl"}
     for split, path in names.items():
-        lines = [json.dumps(row.to_json()) for row in closed_book(split)]
+        lines = [json.dumps(row.to_json()) for row in closed_book_rows(split)]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"data": {split: str(path) for split, path in names.items()}}
 
@@ -109,11 +118,11 @@ class Read(Curator):
     temperature: float = Field(1.5, ge=0, description="Of the sampled answers; high, to cover what may be said.")
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        taught = [both[1][:-1] for both in conversations(rows, 0, "taught")]
+        taught = [both[1][:-1] for both in build_conversations(rows, 0, "taught")]
         requests = [Request(row.id, prompt) for row, prompt in zip(rows, taught, strict=True)]
         params = context.sampling.model_copy(update={"temperature": self.temperature, "n": 1, "seed": context.seed})
-        drawn = context.sample(requests, params)
-        pairs = [(row, drawn[row.id][0]) for row in rows]
+        samples_by_row = context.sample(requests, params)
+        pairs = [(row, samples_by_row[row.id][0]) for row in rows]
         return [row.with_answer(one.text, "model") for row, one in pairs if one.finish == "stop" and one.text.strip()]
 
 
@@ -129,20 +138,22 @@ PROMPT_DISTILLATION = Claim(
         "prompt distillation": ["method=prompt_distillation", _READ],
     },
     figures=(
-        Figure("new facts, SFT on the right answers", "not tried", gain("sft gold")),
-        Figure("new facts, SFT on the model's answers", "far below prompt distillation", gain("sft")),
-        Figure("new facts, prompt distillation", "as good as retrieval", gain("prompt distillation")),
-        Figure("old facts, SFT on the model's answers", "not measured", task("sft", "facts")),
-        Figure("old facts, prompt distillation", "not measured", task("prompt distillation", "facts")),
-        Figure("lost elsewhere, SFT on the model's answers", "not measured", loss("sft")),
-        Figure("lost elsewhere, prompt distillation", "not measured", loss("prompt distillation")),
+        Figure("new facts, SFT on the right answers", "not tried", gain_of("sft gold")),
+        Figure("new facts, SFT on the model's answers", "far below prompt distillation", gain_of("sft")),
+        Figure("new facts, prompt distillation", "as good as retrieval", gain_of("prompt distillation")),
+        Figure("old facts, SFT on the model's answers", "not measured", task_change_of("sft", "facts")),
+        Figure("old facts, prompt distillation", "not measured", task_change_of("prompt distillation", "facts")),
+        Figure("lost elsewhere, SFT on the model's answers", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, prompt distillation", "not measured", loss_of("prompt distillation")),
     ),
     expects=(
         gains_more("prompt distillation", "sft"),
         Expectation("prompt distillation", "sft", "facts", "more"),
         loses_no_more("prompt distillation", "sft"),
     ),
-    verdict=remarked("Old facts are one skill of those kept; what is lost over all of them stands in the table above."),
+    verdict=verdict_with_remark(
+        "Old facts are one skill of those kept; what is lost over all of them stands in the table above."
+    ),
     common={"data": {"limit": None}, "judge": {"name": "lab", "skill": "reading"}},
-    files=write,
+    files=write_question_files,
 )

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss, lost
+from holdfast.lab.reproduce.base import Claim, Figure, Study, gain_of, loss_of, points_lost
 from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS
-from holdfast.lab.reproduce.rule import Expectation, above, below, logged, loses_less
-from holdfast.lab.reproduce.tables import seeded
+from holdfast.lab.reproduce.rule import Expectation, loses_less, quantity_above, quantity_below, read_log_mean
+from holdfast.lab.reproduce.tables import seeded_generator
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-Found = Mapping[str, list[float]]
+Measurements = Mapping[str, list[float]]
 
 
-def mean(values: list[float]) -> float:
+def mean_of(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
@@ -24,11 +24,11 @@ PROMPTS, ANSWERS, STEP = 512, 8, 16
 """Prompts on a circle, half of them to train on; answers to each; rows in a step."""
 
 
-def _rpo(seed: int) -> dict[str, float]:
+def _measure_rpo(seed: int) -> dict[str, float]:
     """Answers whose worth changes smoothly round a circle of prompts, a noisy pair at each; held-out prompts' pairs."""
     import torch
 
-    generator = seeded(seed)
+    generator = seeded_generator(seed)
     place = torch.rand(PROMPTS, generator=generator, dtype=torch.float64)
     apart = (place[:, None] - torch.arange(16) / 16).abs()  # to 16 centres
     features = torch.nn.functional.normalize((-(torch.minimum(apart, 1 - apart) / 0.08).square() / 2).exp(), dim=1)
@@ -37,32 +37,34 @@ def _rpo(seed: int) -> dict[str, float]:
     pairs = torch.rand(PROMPTS, ANSWERS, generator=generator).argsort(1)[:, :2]
     better = worth.gather(1, pairs).diff(dim=1)[:, 0].neg()
     train, test = torch.arange(PROMPTS).chunk(2)
-    said = torch.rand(PROMPTS, generator=generator, dtype=torch.float64) < better.sigmoid()
-    labelled = torch.where(said[:, None], pairs, pairs.flip(1))
-    moved = features[train][torch.randperm(len(train), generator=generator)]
+    prefers_first = torch.rand(PROMPTS, generator=generator, dtype=torch.float64) < better.sigmoid()
+    labelled_pairs = torch.where(prefers_first[:, None], pairs, pairs.flip(1))
+    other_prompts = features[train][torch.randperm(len(train), generator=generator)]
     arms: dict[str, tuple[Tensor, float, bool, float]] = {
         "near": (features[train], 0.5, False, 0.1),
-        "random": (moved, 0.5, False, 0.1),
-        "uniform": (moved, 1e6, False, 0.1),
+        "random": (other_prompts, 0.5, False, 0.1),
+        "uniform": (other_prompts, 1e6, False, 0.1),
         "paired": (features[train], 0.5, True, 0.1),
         "dpo": (features[train], 1e-6, True, 0.1),  # each chosen answer meets its own rejected one
         "near far": (features[train], 0.5, False, STEP),
-        "random far": (moved, 0.5, False, STEP),
+        "random far": (other_prompts, 0.5, False, STEP),
     }
     out = {}
-    for name, (prompts, temperature, paired, beta) in arms.items():
-        change = _relative(features[train], labelled[train], prompts, temperature, paired, beta, seeded(seed))
+    for name, (prompts, temperature, is_paired, beta) in arms.items():
+        change = _train_rpo(
+            features[train], labelled_pairs[train], prompts, temperature, is_paired, beta, seeded_generator(seed)
+        )
         gains = ((reference + features @ change).log_softmax(1) - reference).gather(1, pairs)[test]
         out[name] = 100 * ((gains[:, 0] > gains[:, 1]) == (better[test] > 0)).double().mean().item()
     return out
 
 
-def _relative(
+def _train_rpo(
     features: Tensor,
-    labelled: Tensor,
+    labelled_pairs: Tensor,
     prompts: Tensor,
     temperature: float,
-    paired: bool,
+    is_paired: bool,
     beta: float,
     generator: Generator,
 ) -> Tensor:
@@ -74,15 +76,15 @@ def _relative(
     """
     import torch
 
-    from holdfast.methods.objectives.preference.rpo import contrast_weights, contrasts
+    from holdfast.methods.objectives.preference.rpo import contrast_losses, contrast_weights
 
     change = torch.zeros(features.shape[1], ANSWERS, dtype=torch.float64, requires_grad=True)
     rule = torch.optim.Adam([change], lr=0.05)
     for _ in range(200):
         rows = torch.randperm(len(features), generator=generator)[:STEP]
-        weights, meets = contrast_weights(prompts[rows], temperature, paired)
-        gains = (features[rows] @ change).log_softmax(1).gather(1, labelled[rows])  # less a constant: [rows, 2]
-        each = contrasts(gains[:, 0], gains[:, 1], weights, beta) * meets
+        weights, meets = contrast_weights(prompts[rows], temperature, is_paired)
+        gains = (features[rows] @ change).log_softmax(1).gather(1, labelled_pairs[rows])  # less a constant: [rows, 2]
+        each = contrast_losses(gains[:, 0], gains[:, 1], weights, beta) * meets
         rule.zero_grad()
         (each.sum() / meets.sum()).backward()
         rule.step()
@@ -93,7 +95,7 @@ RPO = Study(
     claim="Unpaired RPO, contrasting answers to different prompts only, ranks over 80 % of held-out pairs rightly, and "
     "better than with weights that know nothing of the prompts.",
     paper="Yin et al. 2024, arXiv 2402.10958",
-    measure=_rpo,
+    measure=_measure_rpo,
     figures=(
         ("held-out pairs ranked rightly, unpaired RPO", "above 80 % (proposed)", "near"),
         ("the same, weights of other prompts", "lower (proposed)", "random"),
@@ -104,16 +106,20 @@ RPO = Study(
         (f"the same, weights of other prompts, beta {STEP}", "not given", "random far"),
     ),
     expects=(
-        above("near", 80.0, "over 80 % of held-out pairs are ranked rightly"),
-        above("near", "random", "weights that know the prompts rank better than those of other prompts", by=2.0),
+        quantity_above("near", 80.0, "over 80 % of held-out pairs are ranked rightly"),
+        quantity_above(
+            "near", "random", "weights that know the prompts rank better than those of other prompts", by=2.0
+        ),
     ),
-    verdict=lambda found: (
-        f"Answers to other prompts are enough: {mean(found['near']):.0f} % against {mean(found['dpo']):.0f} % by DPO. "
-        f"But it hardly matters to which ({mean(found['random']):.0f} % with weights of other prompts): weights sum to "
+    verdict=lambda values: (
+        f"Answers to other prompts are enough: {mean_of(values['near']):.0f} % against {mean_of(values['dpo']):.0f} % "
+        "by DPO. "
+        f"But it hardly matters to which ({mean_of(values['random']):.0f} % with weights of other prompts): weights "
+        "sum to "
         "1, so while margins times weights are small, where the sigmoid is straight, each chosen answer is raised and "
         "each rejected one lowered about as much by any weights. With "
-        f"beta {STEP} margins are not small, and the two are at {mean(found['near far']):.0f} and "
-        f"{mean(found['random far']):.0f} %."
+        f"beta {STEP} margins are not small, and the two are at {mean_of(values['near far']):.0f} and "
+        f"{mean_of(values['random far']):.0f} %."
     ),
 )
 
@@ -127,23 +133,23 @@ Tables = list["Tensor"]
 and digit [DIGITS, 11, 10], common to all prompts, by which pairs teach about tokens that their answers share."""
 
 
-def _spelt(tables: Tables, prompt: Tensor, said: Tensor) -> Tensor:
+def _digit_logps(tables: Tables, prompt: Tensor, answers: Tensor) -> Tensor:
     """Log-probabilities [rows, 2, DIGITS] of the digits of the two answers `said` to each `prompt` [rows]."""
     import torch
 
     own, common = tables
-    before = torch.cat([torch.full_like(said[..., :1], 10), said[..., :-1]], -1)
+    before = torch.cat([torch.full_like(answers[..., :1], 10), answers[..., :-1]], -1)
     logits = own[prompt][:, None] + common[torch.arange(DIGITS), before]  # [rows, 2, DIGITS, 10]
-    return logits.log_softmax(-1).gather(-1, said[..., None])[..., 0]
+    return logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0]
 
 
-def _told_apart(tables: Tables, prompt: Tensor, said: Tensor) -> float:
+def _pair_accuracy(tables: Tables, prompt: Tensor, answers: Tensor) -> float:
     """The share of pairs whose first answer is the likelier one."""
-    s = _spelt(tables, prompt, said).detach().sum(2)
+    s = _digit_logps(tables, prompt, answers).detach().sum(2)
     return (s[:, 0] > s[:, 1]).double().mean().item()
 
 
-def _tuned(
+def _train_weighted_dpo(
     reference: Tables, pairs: tuple[Tensor, Tensor], weights: Tensor, enough: tuple[Tensor, Tensor]
 ) -> tuple[Tables, int]:
     """The reference trained on weighted `pairs` until it tells `enough` of others apart; and how many steps it took."""
@@ -151,12 +157,12 @@ def _tuned(
 
     from holdfast.methods.objectives.preference.dpo import pair_losses
 
-    before = _spelt(reference, *pairs)
+    before = _digit_logps(reference, *pairs)
     tables = [table.clone().requires_grad_() for table in reference]
     rule = torch.optim.SGD(tables, lr=5.0)
     steps = 0
-    while steps < LIMIT and _told_apart(tables, *enough) < ENOUGH:
-        gains = (weights * (_spelt(tables, *pairs) - before)).sum(2)  # [rows, 2]
+    while steps < LIMIT and _pair_accuracy(tables, *enough) < ENOUGH:
+        gains = (weights * (_digit_logps(tables, *pairs) - before)).sum(2)  # [rows, 2]
         rule.zero_grad()
         pair_losses(gains, torch.ones_like(gains), "sigmoid", 0.1).mean().backward()
         rule.step()
@@ -164,7 +170,7 @@ def _tuned(
     return [table.detach() for table in tables], steps
 
 
-def _mistakes(anywhere: bool, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_mistakes(anywhere: bool, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts [rows], right and wrong answers [rows, 2, DIGITS], and where they differ, bool [rows, DIGITS].
 
     Args:
@@ -180,34 +186,40 @@ def _mistakes(anywhere: bool, generator: Generator) -> tuple[Tensor, Tensor, Ten
     return prompt, torch.stack([right[prompt], (right[prompt] + differs * shift) % 10], 1), differs.bool()
 
 
-def _tis_dpo(seed: int) -> dict[str, float]:
+def _measure_tis_dpo(seed: int) -> dict[str, float]:
     """Weights from DPO and from DPO on swapped pairs: are they larger where the answers differ, and do they help?"""
     import torch
 
     from holdfast.methods.objectives.terms.contrast import token_weights
 
-    generator = seeded(seed)
+    generator = seeded_generator(seed)
     reference = [torch.randn(n, m, 10, generator=generator).double() for n, m in ((KEYS, DIGITS), (DIGITS, 11))]
     out: dict[str, float] = {}
     for world in ("one", "any"):
-        prompt, said, differs = _mistakes(world == "any", generator)
-        train, test = ((prompt[rows], said[rows]) for rows in torch.arange(len(prompt)).chunk(2))
-        swapped = (train[0], train[1].flip(1))
+        prompt, answers, differs = _draw_mistakes(world == "any", generator)
+        train, test = ((prompt[rows], answers[rows]) for rows in torch.arange(len(prompt)).chunk(2))
+        swapped_pairs = (train[0], train[1].flip(1))
         ones = torch.ones(train[1].shape, dtype=torch.float64)
-        good, bad = (_tuned(reference, pairs, ones, pairs)[0] for pairs in (train, swapped))
-        ratios = _spelt(good, *train) - _spelt(bad, *train)  # [rows, 2, DIGITS]
-        estimated = token_weights(ratios, torch.tensor([1, -1])[:, None], -0.5, 1.5)
+        good, bad = (_train_weighted_dpo(reference, pairs, ones, pairs)[0] for pairs in (train, swapped_pairs))
+        ratios = _digit_logps(good, *train) - _digit_logps(bad, *train)  # [rows, 2, DIGITS]
+        estimated_weights = token_weights(ratios, torch.tensor([1, -1])[:, None], -0.5, 1.5)
         order = torch.rand(ratios.shape, generator=generator).argsort(2)
         here = differs[: len(ratios), None].expand(-1, 2, -1)
-        out[f"{world} auc"] = _auc(estimated[here], estimated[~here])
+        out[f"{world} auc"] = _compute_auc(estimated_weights[here], estimated_weights[~here])
         for k, name in enumerate(("chosen", "rejected")):
-            out[f"{world} {name}"] = _auc(estimated[:, k][here[:, k]], estimated[:, k][~here[:, k]])
-        for name, weights in (("dpo", ones), ("tis", estimated), ("shuffled", estimated.gather(2, order))):
-            out[f"{world} {name}"] = _tuned(reference, train, weights, test)[1]
+            out[f"{world} {name}"] = _compute_auc(
+                estimated_weights[:, k][here[:, k]], estimated_weights[:, k][~here[:, k]]
+            )
+        for name, weights in (
+            ("dpo", ones),
+            ("tis", estimated_weights),
+            ("shuffled", estimated_weights.gather(2, order)),
+        ):
+            out[f"{world} {name}"] = _train_weighted_dpo(reference, train, weights, test)[1]
     return out
 
 
-def _auc(one: Tensor, other: Tensor) -> float:
+def _compute_auc(one: Tensor, other: Tensor) -> float:
     """How often a number of `one` is above one of `other`; ties count half."""
     return ((one[:, None] > other).double() + (one[:, None] == other).double() / 2).mean().item()
 
@@ -216,7 +228,7 @@ TIS_DPO = Study(
     claim="Token weights from DPO and DPO on swapped pairs are larger on the one digit that differs than on those the "
     "answers share, and with them training takes fewer steps than DPO and than with shuffled weights.",
     paper="Liu et al. 2024, arXiv 2410.04350",
-    measure=_tis_dpo,
+    measure=_measure_tis_dpo,
     figures=(
         ("how often the digit that differs has the larger weight", "above 0.9 (proposed by us)", "one auc"),
         ("the same, chosen answers", "not given", "one chosen"),
@@ -232,39 +244,40 @@ TIS_DPO = Study(
         ("mistakes at any place: steps, weights shuffled", "worse than DPO", "any shuffled"),
     ),
     expects=(
-        above("one auc", 0.5, "weights are larger on the digit that differs than on others"),
-        below("one tis", "one dpo", "training takes fewer steps than DPO"),
-        below("one tis", "one shuffled", "and fewer than with the weights shuffled"),
+        quantity_above("one auc", 0.5, "weights are larger on the digit that differs than on others"),
+        quantity_below("one tis", "one dpo", "training takes fewer steps than DPO"),
+        quantity_below("one tis", "one shuffled", "and fewer than with the weights shuffled"),
     ),
-    verdict=lambda found: (
-        f"The digit that differs has the larger weight in {100 * mean(found['one auc']):.0f} % of comparisons, and "
-        f"training takes {mean(found['one tis']):.0f} steps instead of {mean(found['one dpo']):.0f} "
-        f"({mean(found['one shuffled']):.0f} with shuffled weights: part of the speed is that weights above 1 are a "
-        "larger beta). Weights say how good a token is, not where a pair differs: where mistakes are made at any "
-        f"place, all digits of the right answer are good ones ({100 * mean(found['any chosen']):.0f} %), and shuffled "
-        f"weights take {mean(found['any shuffled']):.0f} steps, estimated ones {mean(found['any tis']):.0f}."
+    verdict=lambda values: (
+        f"The digit that differs has the larger weight in {100 * mean_of(values['one auc']):.0f} % of comparisons, and "
+        f"training takes {mean_of(values['one tis']):.0f} steps instead of {mean_of(values['one dpo']):.0f} "
+        f"({mean_of(values['one shuffled']):.0f} with shuffled weights: part of the speed is that weights above 1 are "
+        "a larger beta). Weights say how good a token is, not where a pair differs: where mistakes are made at any "
+        f"place, all digits of the right answer are good ones ({100 * mean_of(values['any chosen']):.0f} %), and "
+        "shuffled "
+        f"weights take {mean_of(values['any shuffled']):.0f} steps, estimated ones {mean_of(values['any tis']):.0f}."
     ),
 )
 
 
-def _logged(arms: Mapping[str, dict[str, Any]], label: str, name: str) -> float:
+def _arm_log_mean(arms: Mapping[str, dict[str, Any]], label: str, name: str) -> float:
     """What an arm logged under a name in the end; mean over the seeds."""
-    return mean([logged(folder, name) for folder in arms[label]["dirs"]])
+    return mean_of([read_log_mean(folder, name) for folder in arms[label]["dirs"]])
 
 
-def _accuracy(arms: Mapping[str, dict[str, Any]], label: str) -> float:
-    return 100 * _logged(arms, label, "rewards/accuracy")
+def _reward_accuracy(arms: Mapping[str, dict[str, Any]], label: str) -> float:
+    return 100 * _arm_log_mean(arms, label, "rewards/accuracy")
 
 
-Shown = Callable[[Mapping[str, dict[str, Any]]], tuple[str, "float | None", "float | None"]]
+FigureValue = Callable[[Mapping[str, dict[str, Any]]], tuple[str, "float | None", "float | None"]]
 
 
-def _accurate(label: str) -> Shown:
-    return lambda arms: (f"{_accuracy(arms, label):.1f} %", None, None)
+def _accuracy_of(label: str) -> FigureValue:
+    return lambda arms: (f"{_reward_accuracy(arms, label):.1f} %", None, None)
 
 
-def _away(label: str) -> Shown:
-    return lambda arms: (f"{_logged(arms, label, 'kl'):.3f}", None, None)
+def _divergence_of(label: str) -> FigureValue:
+    return lambda arms: (f"{_arm_log_mean(arms, label, 'kl'):.3f}", None, None)
 
 
 ARMS = {
@@ -276,12 +289,12 @@ ARMS = {
 PAPER: tuple[tuple[str, Callable[[str], Any], dict[str, str]], ...] = (
     (
         "pairs rewarded rightly",
-        _accurate,
+        _accuracy_of,
         {"dpo": "59.9 %", "averages": "63.4 % (SimPO, its nearest)", "fpo": "64.1 %"},
     ),
-    ("divergence from the base, nats a token", _away, {}),
-    ("target", gain, {"fpo": "over 5 points more wins than others"}),
-    ("lost elsewhere", loss, {"dpo": "more (proposed)", "fpo": "less (proposed)", "fpo strong": "less (proposed)"}),
+    ("divergence from the base, nats a token", _divergence_of, {}),
+    ("target", gain_of, {"fpo": "over 5 points more wins than others"}),
+    ("lost elsewhere", loss_of, {"dpo": "more (proposed)", "fpo": "less (proposed)", "fpo strong": "less (proposed)"}),
 )
 """What is shown of every arm of `FPO`, and what the paper has of it (UltraFeedback, Gemma-2 2B)."""
 
@@ -305,10 +318,12 @@ FPO = Claim(
         for part in (loses_less(name, "dpo"), Expectation(name, "dpo", "log:rewards/accuracy"))
     ),
     verdict=lambda arms: (
-        f"FPO lost {lost(arms, 'fpo'):.1f} (alpha 0.5) and {lost(arms, 'fpo strong'):.1f} points (alpha 5) elsewhere, "
-        f"without constraint {lost(arms, 'averages'):.1f}, DPO {lost(arms, 'dpo'):.1f}; pairs rewarded rightly: "
-        f"{_accuracy(arms, 'fpo'):.0f}, {_accuracy(arms, 'fpo strong'):.0f}, {_accuracy(arms, 'averages'):.0f}, "
-        f"{_accuracy(arms, 'dpo'):.0f} %. The arm without constraint shows what the constraint itself does."
+        f"FPO lost {points_lost(arms, 'fpo'):.1f} (alpha 0.5) and {points_lost(arms, 'fpo strong'):.1f} points (alpha "
+        "5) elsewhere, "
+        f"without constraint {points_lost(arms, 'averages'):.1f}, DPO {points_lost(arms, 'dpo'):.1f}; pairs rewarded "
+        f"rightly: {_reward_accuracy(arms, 'fpo'):.0f}, {_reward_accuracy(arms, 'fpo strong'):.0f}, "
+        f"{_reward_accuracy(arms, 'averages'):.0f}, "
+        f"{_reward_accuracy(arms, 'dpo'):.0f} %. The arm without constraint shows what the constraint itself does."
     ),
     common=OWN_PAIRS,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain, loss
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
 from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
@@ -15,12 +15,12 @@ OWN_RANKED = Claim(
         "dpo, random rejected": ["method=dpo", "curate={name: pairs, n: 8, temperature: 1, rejected: random}"],
     },
     figures=(
-        Figure("target, SFT on the right ones alone", "not comparable", gain("rft")),
-        Figure("target, DPO on pairs", "9.9 % to 15.4 % (AlpacaEval 2, one round)", gain("dpo")),
-        Figure("target, random rejected", "90.6 % (AlpacaEval, Zephyr)", gain("dpo, random rejected")),
-        Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss("rft")),
-        Figure("lost elsewhere, DPO on pairs", "little", loss("dpo")),
-        Figure("lost elsewhere, random rejected", "not measured", loss("dpo, random rejected")),
+        Figure("target, SFT on the right ones alone", "not comparable", gain_of("rft")),
+        Figure("target, DPO on pairs", "9.9 % to 15.4 % (AlpacaEval 2, one round)", gain_of("dpo")),
+        Figure("target, random rejected", "90.6 % (AlpacaEval, Zephyr)", gain_of("dpo, random rejected")),
+        Figure("lost elsewhere, SFT on the right ones alone", "not measured", loss_of("rft")),
+        Figure("lost elsewhere, DPO on pairs", "little", loss_of("dpo")),
+        Figure("lost elsewhere, random rejected", "not measured", loss_of("dpo, random rejected")),
     ),
     expects=(gains_more("dpo", at="best"), loses_no_more("dpo", at="best")),
     rates=OWN_PAIRS_RATES,
@@ -37,12 +37,12 @@ GRPO = Claim(
         "grpo": ["objective=grpo", PAIRS],
     },
     figures=(
-        Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain("rft")),
-        Figure("target, DPO on the same samples", "not tried", gain("dpo")),
-        Figure("target, GRPO", "82.9 to 88.2 (GSM8K, many rounds; here one)", gain("grpo")),
-        Figure("lost elsewhere, RFT", "not measured", loss("rft")),
-        Figure("lost elsewhere, DPO on the same samples", "not measured", loss("dpo")),
-        Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss("grpo")),
+        Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain_of("rft")),
+        Figure("target, DPO on the same samples", "not tried", gain_of("dpo")),
+        Figure("target, GRPO", "82.9 to 88.2 (GSM8K, many rounds; here one)", gain_of("grpo")),
+        Figure("lost elsewhere, RFT", "not measured", loss_of("rft")),
+        Figure("lost elsewhere, DPO on the same samples", "not measured", loss_of("dpo")),
+        Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss_of("grpo")),
     ),
     expects=(gains_more("grpo", "rft", at="best"), loses_no_more("grpo", at="best")),
     rates=OWN_PAIRS_RATES,

@@ -15,12 +15,25 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from holdfast.evaluation.statistics.matched import At, common_gain, matched_difference, place, rungs
-from holdfast.evaluation.statistics.paired import Run, difference, losing_tasks, pairs, scaled, tasks_with_role
-from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, outcome_of
+from holdfast.evaluation.statistics.matched import (
+    At,
+    build_rate_results,
+    common_gain,
+    compute_matched_difference,
+    find_gain_point,
+)
+from holdfast.evaluation.statistics.paired import (
+    MeasuredRun,
+    compute_difference,
+    losing_tasks,
+    pair_scores,
+    scale_interval,
+    tasks_with_role,
+)
+from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, decide_outcome
 
 By = Literal["more", "as much"]
-Found = Mapping[str, Sequence[float]]
+Measurements = Mapping[str, Sequence[float]]
 """What a study measured, by quantity, of every seed."""
 
 
@@ -49,7 +62,7 @@ class Expectation:
     margin: float | None = None
     at: Literal["rate", "best", "gain", "front"] = "rate"
 
-    def sentence(self) -> str:
+    def format_sentence(self) -> str:
         """`s3ft gains as much as sft`, `s3ft loses less elsewhere than 57 % of what sft does`."""
         whom = self.than or "the base"
         whom = f"{100 * self.share:g} % of what {whom} does" if self.share != 1 else whom
@@ -89,13 +102,13 @@ def loses_no_more(arm: str, than: str | None = None, **more: Any) -> Expectation
 class Arm:
     """Of an arm of a claim its runs, one per seed, and why they may say nothing (`comparability.doubts`)."""
 
-    runs: Sequence[Run]
+    runs: Sequence[MeasuredRun]
     doubts: Mapping[str, str]
     dirs: Sequence[str] = ()
     at_rates: Mapping[float, Arm] = field(default_factory=dict)
 
 
-def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
+def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
     """Decide a part of a claim.
 
     Returns:
@@ -106,22 +119,26 @@ def weigh(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MAR
     if expectation.at == "best":
         arms = {name: at_best_rate(arms[name]) for name in (expectation.arm, expectation.than) if name is not None}
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
-    tasks, reasons = arm.runs[0].tasks, _reasons(expectation, arms)
+    tasks, reasons = arm.runs[0].tasks, _list_reasons(expectation, arms)
     if expectation.at in ("gain", "front") and rival is not None:
-        return _at_equal_gain(expectation, arm, rival, margin, reasons)
+        return _decide_at_equal_gain(expectation, arm, rival, margin, reasons)
     if expectation.of.startswith("log:") and rival is not None:
         name = expectation.of.removeprefix("log:")
-        apart = [100 * (logged(a, name) - logged(b, name)) for a, b in zip(arm.dirs, rival.dirs, strict=True)]
-        parts = dict(zip(("delta", "low", "high"), student(apart), strict=True))
-        return _decided(expectation.sentence(), parts, margin, expectation.by, reasons)
+        apart = [
+            100 * (read_log_mean(a, name) - read_log_mean(b, name)) for a, b in zip(arm.dirs, rival.dirs, strict=True)
+        ]
+        parts = dict(zip(("delta", "low", "high"), student_interval(apart), strict=True))
+        return _build_check(expectation.format_sentence(), parts, margin, expectation.by, reasons)
     if expectation.of == "gain":
         tasks = tasks_with_role(tasks, "target")
     elif expectation.of == "kept":
         tasks = losing_tasks(tasks_with_role(tasks, "keep"))
     else:
         tasks = [task for task in tasks if task.info.name == expectation.of]
-    paired = difference(tasks, arm.runs, rival.runs if rival else None, share=expectation.share)
-    return _decided(expectation.sentence(), scaled(paired, 100.0), margin, expectation.by, reasons)
+    score_difference = compute_difference(tasks, arm.runs, rival.runs if rival else None, share=expectation.share)
+    return _build_check(
+        expectation.format_sentence(), scale_interval(score_difference, 100.0), margin, expectation.by, reasons
+    )
 
 
 def at_best_rate(arm: Arm) -> Arm:
@@ -139,28 +156,32 @@ def at_best_rate(arm: Arm) -> Arm:
     return replace(arm, runs=[one.runs[seed] for seed, one in enumerate(chosen)], dirs=dirs, doubts=usual.doubts)
 
 
-def _target_gain(run: Run) -> float:
+def _target_gain(run: MeasuredRun) -> float:
     """The mean change of the target's score in one run."""
-    changes = [pairs(task, run.base[task.name], run.tuned[task.name]) for task in tasks_with_role(run.tasks, "target")]
+    changes = [
+        pair_scores(task, run.base[task.name], run.tuned[task.name]) for task in tasks_with_role(run.tasks, "target")
+    ]
     return float(np.mean([np.mean(each.tuned - each.base) for each in changes]))
 
 
-def _at_equal_gain(expectation: Expectation, arm: Arm, rival: Arm, margin: float, reasons: list[str]) -> dict[str, Any]:
+def _decide_at_equal_gain(
+    expectation: Expectation, arm: Arm, rival: Arm, margin: float, reasons: list[str]
+) -> dict[str, Any]:
     """Decide what is kept where two arms have gained the same."""
     tasks, at = arm.runs[0].tasks, cast(At, expectation.at)
-    ladders = [rungs(tasks, {rate: at.runs for rate, at in one.at_rates.items()}) for one in (arm, rival)]
+    ladders = [build_rate_results(tasks, {rate: at.runs for rate, at in one.at_rates.items()}) for one in (arm, rival)]
     gain = common_gain({str(k): ladder for k, ladder in enumerate(ladders)})
-    mine, theirs = (place(ladder, gain, at) if gain > 0 else None for ladder in ladders)
+    mine, theirs = (find_gain_point(ladder, gain, at) if gain > 0 else None for ladder in ladders)
     if mine is None or theirs is None:
         nothing = {"delta": 0.0, "low": None, "high": None}
         why = [*reasons, "there is no gain that both reach at these learning rates"]
-        return _decided(expectation.sentence(), nothing, margin, expectation.by, why)
-    found = scaled(matched_difference(tasks, (ladders[0], mine), (ladders[1], theirs)), 100.0)
-    what = f"{expectation.sentence()} of {gain:.1f} points"
-    return _decided(what, found, margin, expectation.by, reasons)
+        return _build_check(expectation.format_sentence(), nothing, margin, expectation.by, why)
+    interval = scale_interval(compute_matched_difference(tasks, (ladders[0], mine), (ladders[1], theirs)), 100.0)
+    what = f"{expectation.format_sentence()} of {gain:.1f} points"
+    return _build_check(what, interval, margin, expectation.by, reasons)
 
 
-def logged(folder: str, name: str) -> float:
+def read_log_mean(folder: str, name: str) -> float:
     """What a run logged under a name, over the last quarter of its entries."""
     lines = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     values = [line[name] for line in map(json.loads, lines) if name in line]
@@ -168,30 +189,32 @@ def logged(folder: str, name: str) -> float:
     return float(sum(last) / len(last))
 
 
-def _decided(what: str, found: Mapping[str, Any], margin: float, by: By, reasons: Sequence[str]) -> dict[str, Any]:
-    measured = outcome_of(found["low"], found["high"], margin if by == "more" else -margin)
-    outcome: Outcome = "cannot tell" if reasons else measured
+def _build_check(
+    what: str, interval: Mapping[str, Any], margin: float, by: By, reasons: Sequence[str]
+) -> dict[str, Any]:
+    measured_outcome = decide_outcome(interval["low"], interval["high"], margin if by == "more" else -margin)
+    outcome: Outcome = "cannot tell" if reasons else measured_outcome
     return {
-        "what": what, **found, "margin": margin, "by": by, "outcome": outcome, "measured": measured,
+        "what": what, **interval, "margin": margin, "by": by, "outcome": outcome, "measured": measured_outcome,
         "reasons": list(reasons),
     }  # fmt: skip
 
 
-def _reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
+def _list_reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str]:
     """Why a part of a claim cannot be told from these runs, whatever their difference.
 
     The target's ceiling matters to gains only: "more" cannot be seen above a rival that is there, and "as much" says
     nothing where both are.
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
-    found = []
+    reasons = []
     for kind in ("pairs", "groups", *(["rate"] if expectation.at in ("rate", "best") else [])):
-        found += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
+        reasons += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
     high = [name for name in names if "ceiling" in arms[name].doubts]
     if expectation.of == "gain" and expectation.than is not None:
         rival = [expectation.than] if expectation.by == "more" else names
-        found += [f"{name}: {arms[name].doubts['ceiling']}" for name in rival if set(rival) <= set(high)]
-    return found
+        reasons += [f"{name}: {arms[name].doubts['ceiling']}" for name in rival if set(rival) <= set(high)]
+    return reasons
 
 
 def arms_of(
@@ -218,7 +241,7 @@ def arms_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StudyExpectation:
     """A part of a study's claim: that a sum of quantities lies beyond a line, over the seeds.
 
     Args:
@@ -232,21 +255,21 @@ class Reading:
     line: float = 0.0
 
 
-def above(one: str, other: str | float, what: str, by: float = 0.0) -> Reading:
+def quantity_above(one: str, other: str | float, what: str, by: float = 0.0) -> StudyExpectation:
     """That a quantity is above another, or above a number, by more than `by` (below 0: not below by more than that)."""
     if isinstance(other, str):
-        return Reading(what, {one: 1.0, other: -1.0}, by)
-    return Reading(what, {one: 1.0}, other + by)
+        return StudyExpectation(what, {one: 1.0, other: -1.0}, by)
+    return StudyExpectation(what, {one: 1.0}, other + by)
 
 
-def below(one: str, other: str | float, what: str, by: float = 0.0) -> Reading:
+def quantity_below(one: str, other: str | float, what: str, by: float = 0.0) -> StudyExpectation:
     """That a quantity is below another, or below a number, by more than `by`."""
     if isinstance(other, str):
-        return above(other, one, what, by)
-    return Reading(what, {one: -1.0}, by - other)
+        return quantity_above(other, one, what, by)
+    return StudyExpectation(what, {one: -1.0}, by - other)
 
 
-def student(values: Sequence[float]) -> tuple[float, float, float]:
+def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean of values over seeds and its 95 % interval by Student's t; [S] to (mean, low, high)."""
     from scipy import stats
 
@@ -255,12 +278,12 @@ def student(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - wide, mean + wide
 
 
-def read(reading: Reading, found: Found) -> dict[str, Any]:
-    """Decide a part of a study's claim; the result is as of `weigh`, `delta` in the quantities' unit."""
-    seeds = len(next(iter(found.values())))
-    sums = [sum(weight * found[name][k] for name, weight in reading.terms.items()) for k in range(seeds)]
-    mean, low, high = student(sums)
-    outcome = outcome_of(low, high, reading.line)
+def decide_study_expectation(reading: StudyExpectation, measurements: Measurements) -> dict[str, Any]:
+    """Decide a part of a study's claim; the result is as of `decide_expectation`, `delta` in the quantities' unit."""
+    seeds = len(next(iter(measurements.values())))
+    sums = [sum(weight * measurements[name][k] for name, weight in reading.terms.items()) for k in range(seeds)]
+    mean, low, high = student_interval(sums)
+    outcome = decide_outcome(low, high, reading.line)
     return {
         "what": reading.what, "delta": mean, "low": low, "high": high, "margin": reading.line, "by": "more",
         "outcome": outcome, "measured": outcome, "reasons": [],

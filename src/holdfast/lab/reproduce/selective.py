@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain, loss
+from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain_of, loss_of
 from holdfast.lab.reproduce.rule import gains_as_much, loses_less, loses_no_more
 
 _SFT, _SDFT, _SSR, _S3FT = (["method=" + name] for name in ("sft", "sdft", "ssr", "s3ft"))
 
 
-def _share(kind: str):  # type: ignore[no-untyped-def]
-    def ours(arms):  # type: ignore[no-untyped-def]
+def _origin_share(kind: str):  # type: ignore[no-untyped-def]
+    def format_share(arms):  # type: ignore[no-untyped-def]
         origins = arms["s3ft"]["origins"]
         return f"{100 * origins.get(kind, 0) / sum(origins.values()):.1f} %", None, None
 
-    return ours
+    return format_share
 
 
 S3FT = Claim(
@@ -21,15 +21,15 @@ S3FT = Claim(
     paper="Gupta et al. 2025, arXiv 2502.08130",
     arms={"sft": _SFT, "sdft": _SDFT, "s3ft": _S3FT},
     figures=(
-        Figure("target, SFT", "+13.1 (GSM8K 40.3 to 53.4)", gain("sft")),
-        Figure("target, SDFT", "+14.5 (to 54.8)", gain("sdft")),
-        Figure("target, S3FT", "+16.6 (to 56.9)", gain("s3ft")),
-        Figure("lost elsewhere, SFT", "up to 4.4", loss("sft")),
-        Figure("lost elsewhere, SDFT", "not given", loss("sdft")),
-        Figure("lost elsewhere, S3FT", "2.5", loss("s3ft")),
-        Figure("rows answered by the model itself", "49.5 % (GSM8K)", _share("model")),
-        Figure("rows from paraphrases", "42.1 %", _share("paraphrase")),
-        Figure("rows left as gold", "8.4 %", _share("gold")),
+        Figure("target, SFT", "+13.1 (GSM8K 40.3 to 53.4)", gain_of("sft")),
+        Figure("target, SDFT", "+14.5 (to 54.8)", gain_of("sdft")),
+        Figure("target, S3FT", "+16.6 (to 56.9)", gain_of("s3ft")),
+        Figure("lost elsewhere, SFT", "up to 4.4", loss_of("sft")),
+        Figure("lost elsewhere, SDFT", "not given", loss_of("sdft")),
+        Figure("lost elsewhere, S3FT", "2.5", loss_of("s3ft")),
+        Figure("rows answered by the model itself", "49.5 % (GSM8K)", _origin_share("model")),
+        Figure("rows from paraphrases", "42.1 %", _origin_share("paraphrase")),
+        Figure("rows left as gold", "8.4 %", _origin_share("gold")),
     ),
     expects=(
         gains_as_much("s3ft", "sft", at="best"),
@@ -44,10 +44,10 @@ SSR = Claim(
     paper="Gupta et al. 2024, arXiv 2409.04787",
     arms={"sft": _SFT, "ssr": _SSR},
     figures=(
-        Figure("target, SFT", "about SSR's", gain("sft")),
-        Figure("target, SSR", "about SFT's", gain("ssr")),
-        Figure("lost elsewhere, SFT", "up to 16.7", loss("sft")),
-        Figure("lost elsewhere, SSR", "about 2", loss("ssr")),
+        Figure("target, SFT", "about SSR's", gain_of("sft")),
+        Figure("target, SSR", "about SFT's", gain_of("ssr")),
+        Figure("lost elsewhere, SFT", "up to 16.7", loss_of("sft")),
+        Figure("lost elsewhere, SSR", "about 2", loss_of("ssr")),
     ),
     expects=(gains_as_much("ssr", "sft", at="best"), loses_less("ssr", "sft", at="gain")),
     rates=RATES,
@@ -58,10 +58,10 @@ SDFT = Claim(
     paper="Yang et al. 2024, arXiv 2402.13669",
     arms={"sft": _SFT, "sdft": _SDFT},
     figures=(
-        Figure("target, SFT", "+13.1 (GSM8K, in 2502.08130)", gain("sft")),
-        Figure("target, SDFT", "+14.5 (GSM8K, in 2502.08130)", gain("sdft")),
-        Figure("lost elsewhere, SFT", "not given here", loss("sft")),
-        Figure("lost elsewhere, SDFT", "less", loss("sdft")),
+        Figure("target, SFT", "+13.1 (GSM8K, in 2502.08130)", gain_of("sft")),
+        Figure("target, SDFT", "+14.5 (GSM8K, in 2502.08130)", gain_of("sdft")),
+        Figure("lost elsewhere, SFT", "not given here", loss_of("sft")),
+        Figure("lost elsewhere, SDFT", "less", loss_of("sdft")),
     ),
     expects=(gains_as_much("sdft", "sft", at="best"), loses_less("sdft", "sft", at="gain")),
     rates=RATES,

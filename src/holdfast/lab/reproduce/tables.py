@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-def seeded(seed: int) -> Generator:
+def seeded_generator(seed: int) -> Generator:
     """A generator of random numbers of its own."""
     import torch
 
@@ -20,10 +20,10 @@ def random_policy(*shape: int, seed: int, spread: float = 1.0) -> Tensor:
     """Log-probabilities [..., A] over the last axis, from normal logits of this spread; fp64."""
     import torch
 
-    return (spread * torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)).log_softmax(-1)
+    return (spread * torch.randn(*shape, generator=seeded_generator(seed), dtype=torch.float64)).log_softmax(-1)
 
 
-def trained(
+def train_policy(
     reference: Tensor, loss: Callable[[Tensor], Tensor], *, steps: int, rate: float = 0.05, adam: bool = True
 ) -> Tensor:
     """The policy's log-probabilities [..., A] after so many steps of Adam, begun at the reference [..., A].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import HIGH_RATES, Claim, Figure, gain, loss, remarked
+from holdfast.lab.reproduce.base import HIGH_RATES, Claim, Figure, gain_of, loss_of, verdict_with_remark
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_less, loses_no_more
 
 HALF = Claim(
@@ -10,10 +10,10 @@ HALF = Claim(
     paper="Hui et al. 2024, arXiv 2404.18466",
     arms={"sft": ["method=sft"], "half": ["method=half"]},
     figures=(
-        Figure("target, full", "41.0 (Llama-2-7B, Tulu-V2 mean)", gain("sft")),
-        Figure("target, half", "42.9", gain("half")),
-        Figure("lost elsewhere, full", "8.2 (knowledge 22.9 to 14.7)", loss("sft")),
-        Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss("half")),
+        Figure("target, full", "41.0 (Llama-2-7B, Tulu-V2 mean)", gain_of("sft")),
+        Figure("target, half", "42.9", gain_of("half")),
+        Figure("lost elsewhere, full", "8.2 (knowledge 22.9 to 14.7)", loss_of("sft")),
+        Figure("lost elsewhere, half", "4.8 (22.9 to 18.1)", loss_of("half")),
     ),
     expects=(loses_less("half", "sft", at="gain"),),
     rates=(0.3, 1, 2, 3),
@@ -24,10 +24,10 @@ LORA = Claim(
     paper="Hu et al. 2021, arXiv 2106.09685; Biderman et al. 2024, arXiv 2405.09673",
     arms={"sft": ["method=sft"], "lora": ["method=lora", "optimizer.learning_rate=5e-3"]},
     figures=(
-        Figure("target, full", "more", gain("sft")),
-        Figure("target, LoRA", "less", gain("lora")),
-        Figure("lost elsewhere, full", "more", loss("sft")),
-        Figure("lost elsewhere, LoRA", "less", loss("lora")),
+        Figure("target, full", "more", gain_of("sft")),
+        Figure("target, LoRA", "less", gain_of("lora")),
+        Figure("lost elsewhere, full", "more", loss_of("sft")),
+        Figure("lost elsewhere, LoRA", "less", loss_of("lora")),
     ),
     expects=(
         gains_more("sft", "lora", at="best"),
@@ -42,14 +42,14 @@ LOMO = Claim(
     paper="Lv et al. 2023, arXiv 2306.09782",
     arms={"sft": ["method=sft"], "lomo": ["method=lomo", "optimizer.learning_rate=3e-2"]},
     figures=(
-        Figure("target, AdamW", "comparable (SuperGLUE)", gain("sft")),
-        Figure("target, LOMO", "comparable (SuperGLUE)", gain("lomo")),
-        Figure("lost elsewhere, AdamW", "not measured", loss("sft")),
-        Figure("lost elsewhere, LOMO", "not measured", loss("lomo")),
+        Figure("target, AdamW", "comparable (SuperGLUE)", gain_of("sft")),
+        Figure("target, LOMO", "comparable (SuperGLUE)", gain_of("lomo")),
+        Figure("lost elsewhere, AdamW", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, LOMO", "not measured", loss_of("lomo")),
     ),
     expects=(gains_as_much("lomo", "sft", at="best"),),
     rates=(0.3, 1, 3),
-    verdict=remarked("The paper itself warns that plain SGD, which LOMO is, fails on small models."),
+    verdict=verdict_with_remark("The paper itself warns that plain SGD, which LOMO is, fails on small models."),
 )
 
 DIAL = Claim(
@@ -57,10 +57,10 @@ DIAL = Claim(
     paper="Wortsman et al. 2021, arXiv 2109.01903",
     arms={"sft": ["method=sft"], "dial 0.5": ["method=sft", "inference={name: dial, point: 0.5}"]},
     figures=(
-        Figure("target, tuned", "86.2 (ImageNet)", gain("sft")),
-        Figure("target, half way", "86.9 to 87.1 at the best point", gain("dial 0.5")),
-        Figure("lost elsewhere, tuned", "reference", loss("sft")),
-        Figure("lost elsewhere, half way", "4 to 6 points better", loss("dial 0.5")),
+        Figure("target, tuned", "86.2 (ImageNet)", gain_of("sft")),
+        Figure("target, half way", "86.9 to 87.1 at the best point", gain_of("dial 0.5")),
+        Figure("lost elsewhere, tuned", "reference", loss_of("sft")),
+        Figure("lost elsewhere, half way", "4 to 6 points better", loss_of("dial 0.5")),
     ),
     expects=(
         gains_as_much("dial 0.5", "sft", share=0.5, at="best"),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain, loss
+from holdfast.lab.reproduce.base import Claim, Figure, Study, gain_of, loss_of
 from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS
-from holdfast.lab.reproduce.rule import above, below, gains_as_much, gains_more
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, quantity_above, quantity_below
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-Arm = tuple[str, Sequence[str], str]
+ArmSpec = tuple[str, Sequence[str], str]
 """Label, overrides, and the paper's number."""
 
 
-def beside(
-    rival: Arm, method: Arm, *, claim: str, paper: str, better: bool = True, control: Arm | None = None,
+def rival_claim(
+    rival: ArmSpec, method: ArmSpec, *, claim: str, paper: str, better: bool = True, control: ArmSpec | None = None,
     common: Mapping[str, Any] = OWN_PAIRS, rates: Sequence[float] = OWN_PAIRS_RATES,
 ) -> Claim:  # fmt: skip
     """A method and its rival on the same rows and steps, each at its best learning rate.
@@ -39,8 +39,8 @@ def beside(
         paper=paper,
         arms={label: list(overrides) for label, overrides, _ in arms},
         figures=(
-            *(Figure(f"target, {label}", number, gain(label)) for label, _, number in arms),
-            *(Figure(f"lost elsewhere, {label}", "not measured", loss(label)) for label, _, _ in arms),
+            *(Figure(f"target, {label}", number, gain_of(label)) for label, _, number in arms),
+            *(Figure(f"lost elsewhere, {label}", "not measured", loss_of(label)) for label, _, _ in arms),
         ),
         expects=expects,
         common=common,
@@ -48,38 +48,38 @@ def beside(
     )
 
 
-CPO = beside(
+CPO = rival_claim(
     ("dpo", DPO_ARM, "82.07 (KIWI-XXL, from English)"),
     ("cpo", ["method=cpo", PAIRS], "85.74 (KIWI-XXL, from English)"),
     claim="CPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Xu et al. 2024, arXiv 2401.08417",
 )
 
-SIMPO = beside(
+SIMPO = rival_claim(
     ("dpo", DPO_ARM, "18.2 % (AlpacaEval 2, Llama-3-Base)"),
     ("simpo", ["method=simpo", PAIRS], "22.0 % (AlpacaEval 2, Llama-3-Base)"),
     claim="SimPO, without a reference model, gains more from the same pairs than DPO.",
     paper="Meng et al. 2024, arXiv 2405.14734",
 )
 
-ORPO = beside(
+ORPO = rival_claim(
     ("sft on chosen", ["method=orpo", "objective.beta=0", PAIRS], "48.37 % (AlpacaEval 1, Phi-2)"),
     ("orpo", ["method=orpo", PAIRS], "71.80 % (AlpacaEval 1, Phi-2)"),
     claim="A small penalty on the odds of rejected answers gains more than SFT on the chosen ones alone.",
     paper="Hong et al. 2024, arXiv 2403.07691",
 )
 
-ASFT = beside(
+ASFT = rival_claim(
     ("dpo", DPO_ARM, "23.4 % (AlpacaEval 2, in 2502.01237)"),
     ("asft", ["method=asft", PAIRS], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
     claim="Absolute likelihoods gain more from the same pairs than the margin of DPO (which others could not confirm).",
     paper="Wang et al. 2024, arXiv 2409.10571",
 )
 
-_GOLD: Arm = ("sft", ["method=sft"], "not tried")
+_GOLD: ArmSpec = ("sft", ["method=sft"], "not tried")
 """The control that imitation of a gold answer calls for: is there anything that the pairs add?"""
 
-TPO = beside(
+TPO = rival_claim(
     ("dpo", ["method=dpo"], "up to 19.0 points below (GSM8K)"),
     ("tpo", ["method=tpo"], "51.2 (GSM8K, Llama-3-8B)"),
     claim="Imitating a gold answer while preferring chosen to rejected gains more than DPO on the pairs, and more than "
@@ -90,7 +90,7 @@ TPO = beside(
     rates=(0.1, 0.3, 1),
 )
 
-TPO_L = beside(
+TPO_L = rival_claim(
     ("simpo", ["method=simpo"], "up to 19.2 points below TPO (GSM8K)"),
     ("tpo_l", ["method=tpo_l"], "52.4 (GSM8K, Llama-3-8B)"),
     claim="Imitating a gold answer beside a length-normalised preference gains more than SimPO on the pairs, and more "
@@ -101,7 +101,7 @@ TPO_L = beside(
     rates=(0.1, 0.3, 1),
 )
 
-KTO = beside(
+KTO = rival_claim(
     ("dpo", DPO_ARM, "40.0 (GSM8K, Zephyr)"),
     ("kto", ["method=kto", PAIRS], "53.5 (GSM8K, Zephyr)"),
     claim="KTO, told only which answers are good and which bad, does not gain less than DPO on pairs.",
@@ -112,39 +112,43 @@ KTO = beside(
 BETA, ACTIONS = 0.5, 6
 
 
-def _optimum(seed: int) -> dict[str, float]:
+def _measure_optimum(seed: int) -> dict[str, float]:
     """Divergence of policies over a table of actions from the best, ref exp(r / beta) / Z, by what is known of r."""
     import torch
 
-    from holdfast.lab.reproduce.tables import random_policy, seeded, trained
+    from holdfast.lab.reproduce.tables import random_policy, seeded_generator, train_policy
     from holdfast.methods.objectives.preference.dpo import pair_losses
     from holdfast.methods.objectives.scored.una import score_losses
 
     reference = random_policy(ACTIONS, seed=seed)
-    rewards = torch.randn(ACTIONS, generator=seeded(seed + 1000), dtype=torch.float64)
+    rewards = torch.randn(ACTIONS, generator=seeded_generator(seed + 1000), dtype=torch.float64)
     best = (reference + rewards / BETA).log_softmax(-1)
     offset = -BETA * (reference + rewards / BETA).logsumexp(-1)  # c = -beta log Z
     a, b = torch.cartesian_prod(torch.arange(ACTIONS), torch.arange(ACTIONS)).T
     chance = torch.sigmoid(rewards[a] - rewards[b])  # Bradley-Terry: a is chosen
 
-    def scores(logps: Tensor, shift: Tensor | float) -> Tensor:
+    def score_loss(logps: Tensor, shift: Tensor | float) -> Tensor:
         return score_losses(logps - reference, torch.sigmoid(rewards + shift), BETA).mean()
 
-    def pairs(logps: Tensor) -> Tensor:
+    def pair_loss(logps: Tensor) -> Tensor:
         gains = torch.stack([logps - reference] * 2, 1)  # [A, 2]
         both = torch.stack([gains[a, 0], gains[b, 1]], 1)  # [A^2, 2]
         return (chance * pair_losses(both, torch.ones_like(both), "sigmoid", BETA)).mean()
 
-    losses = {"shifted": lambda p: scores(p, offset), "as they are": lambda p: scores(p, 0.0), "pairs": pairs}
-    found = {name: trained(reference, loss, steps=3000) for name, loss in losses.items()}
-    out = {name: (best.exp() * (best - p)).sum().item() for name, p in found.items()}
+    losses = {
+        "shifted": lambda p: score_loss(p, offset),
+        "as they are": lambda p: score_loss(p, 0.0),
+        "pairs": pair_loss,
+    }
+    policies = {name: train_policy(reference, loss, steps=3000) for name, loss in losses.items()}
+    out = {name: (best.exp() * (best - p)).sum().item() for name, p in policies.items()}
     return out | {"untrained": (best.exp() * (best - reference)).sum().item()}
 
 
 UNA = Study(
     claim="Scores and pairs lead to one policy, the optimum of RLHF, if the scores are shifted by c = -beta log Z.",
     paper="Wang et al. 2024, arXiv 2408.15339",
-    measure=_optimum,
+    measure=_measure_optimum,
     figures=(
         ("divergence from the optimum, untrained", "not given", "untrained"),
         ("divergence, pairs", "0 (theorem)", "pairs"),
@@ -152,30 +156,31 @@ UNA = Study(
         ("divergence, scores as they are (c = 0)", "not 0", "as they are"),
     ),
     expects=(
-        below("shifted", 1e-3, "scores shifted by c lead to the optimum"),
-        below("pairs", 1e-3, "pairs lead to the optimum"),
-        above("as they are", 1e-3, "scores as they are do not"),
+        quantity_below("shifted", 1e-3, "scores shifted by c lead to the optimum"),
+        quantity_below("pairs", 1e-3, "pairs lead to the optimum"),
+        quantity_above("as they are", 1e-3, "scores as they are do not"),
     ),
     seeds=12,
-    verdict=lambda found: (
-        f"With c the optimum is met to {max(found['shifted']):.1g}; without, which is what is run in practice, scores "
-        f"leave a divergence of {mean(found['as they are']):.2g}, {100 * _left(found):.0f} % of the reference's."
+    verdict=lambda values: (
+        f"With c the optimum is met to {max(values['shifted']):.1g}; without, which is what is run in practice, scores "
+        f"leave a divergence of {mean_of(values['as they are']):.2g}, {100 * _divergence_left(values):.0f} % of the "
+        "reference's."
     ),
 )
 
 
-def mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _left(found: Mapping[str, list[float]]) -> float:
-    return mean(found["as they are"]) / mean(found["untrained"])
+def _divergence_left(measurements: Mapping[str, list[float]]) -> float:
+    return mean_of(measurements["as they are"]) / mean_of(measurements["untrained"])
 
 
 STEPS = 300
 
 
-def descended(start: Tensor, loss: Callable[[Tensor], Tensor], steps: int, rate: float) -> Tensor:
+def minimise_loss(start: Tensor, loss: Callable[[Tensor], Tensor], steps: int, rate: float) -> Tensor:
     """Parameters after so many steps of Adam."""
     import torch
 
@@ -191,7 +196,7 @@ def descended(start: Tensor, loss: Callable[[Tensor], Tensor], steps: int, rate:
 TOKENS, LONGEST, CHOICES, TRAIN, TEST, SIZE = 12, 6, 4, 32, 2000, 8
 
 
-def _choices(seed: int) -> dict[str, float]:
+def _measure_choices(seed: int) -> dict[str, float]:
     """Accuracy of ranking fresh choices, in %, after learning a task of 32 questions.
 
     Texts are Markov chains tilted by their question. The learner knows the chain before it learns the tilt: exactly,
@@ -199,18 +204,20 @@ def _choices(seed: int) -> dict[str, float]:
     """
     import torch
 
-    from holdfast.lab.reproduce.tables import seeded
+    from holdfast.lab.reproduce.tables import seeded_generator
 
-    random = seeded(seed)
+    random = seeded_generator(seed)
     language = 1.5 * torch.randn(TOKENS + 1, TOKENS, generator=random, dtype=torch.float64)  # row TOKENS begins a text
     task = torch.randn(SIZE, TOKENS, generator=random, dtype=torch.float64)
     rough = language + 0.75 * torch.randn(language.shape, generator=random, dtype=torch.float64)
-    shown, fresh = (_questions(language, task, n, random) for n in (TRAIN, TEST))
+    train_questions, fresh = (_draw_questions(language, task, n, random) for n in (TRAIN, TEST))
     out = {}
-    for world, known in (("exact", language), ("rough", rough)):
+    for world, learner_language in (("exact", language), ("rough", rough)):
         for name, terms in (("lm", (0, 0)), ("ln", (1, 0)), ("all", (1, 1))):
-            out[f"{world} {name}"] = _accuracy(known, _learned(known, shown, *terms), fresh)
-        out[f"{world} before"] = _accuracy(known, torch.zeros_like(task), fresh)
+            out[f"{world} {name}"] = _choice_accuracy(
+                learner_language, _train_tilt(learner_language, train_questions, *terms), fresh
+            )
+        out[f"{world} before"] = _choice_accuracy(learner_language, torch.zeros_like(task), fresh)
     return out
 
 
@@ -218,20 +225,20 @@ Questions = tuple["Tensor", "Tensor", "Tensor"]
 """Questions [R, SIZE], texts [R, C, T] of which the first is the answer, and which of their tokens count."""
 
 
-def _questions(language: Tensor, task: Tensor, n: int, random: Generator) -> Questions:
+def _draw_questions(language: Tensor, task: Tensor, n: int, random: Generator) -> Questions:
     import torch
 
-    asked = torch.randn(n, CHOICES, SIZE, generator=random, dtype=torch.float64)
+    questions = torch.randn(n, CHOICES, SIZE, generator=random, dtype=torch.float64)
     texts = torch.full((n, CHOICES, LONGEST), TOKENS)
     for t in range(LONGEST):
         before = texts[..., t - 1] if t else texts[..., 0]
-        p = (language[before] + asked @ task).softmax(-1)
+        p = (language[before] + questions @ task).softmax(-1)
         texts[..., t] = torch.multinomial(p.view(-1, TOKENS), 1, generator=random).view(n, CHOICES)
     lengths = torch.randint(2, LONGEST + 1, (n, CHOICES), generator=random)
-    return asked[:, 0], texts, (torch.arange(LONGEST) < lengths[..., None]).double()
+    return questions[:, 0], texts, (torch.arange(LONGEST) < lengths[..., None]).double()
 
 
-def _logps(language: Tensor, task: Tensor, questions: Tensor, texts: Tensor) -> Tensor:
+def _token_logps(language: Tensor, task: Tensor, questions: Tensor, texts: Tensor) -> Tensor:
     """Of each token of the texts, [R, C, T]."""
     import torch
 
@@ -240,28 +247,28 @@ def _logps(language: Tensor, task: Tensor, questions: Tensor, texts: Tensor) -> 
     return logits.log_softmax(-1).gather(-1, texts[..., None])[..., 0]
 
 
-def _learned(language: Tensor, shown: Questions, choice: float, lowered: float) -> Tensor:
+def _train_tilt(language: Tensor, train_questions: Questions, choice: float, unlikelihood_weight: float) -> Tensor:
     """The tilt [SIZE, TOKENS] learned by likelihood and, so weighted, the other two terms of T-Few."""
     import torch
 
-    from holdfast.methods.objectives.likelihood.tfew import choice_losses, unlikelihood
+    from holdfast.methods.objectives.likelihood.tfew import choice_losses, unlikelihood_losses
 
-    questions, texts, mask = shown
+    questions, texts, mask = train_questions
     wrong = mask.clone()
     wrong[:, 0] = 0
 
-    def loss(task: Tensor) -> Tensor:
-        found = _logps(language, task, questions, texts)
-        means = (found * mask).sum(-1) / mask.sum(-1)
-        low = (unlikelihood(found) * wrong).sum((1, 2)) / wrong.sum((1, 2))
-        return (-means[:, 0] + choice * choice_losses(means) + lowered * low).mean()
+    def tilt_loss(task: Tensor) -> Tensor:
+        logps = _token_logps(language, task, questions, texts)
+        means = (logps * mask).sum(-1) / mask.sum(-1)
+        low = (unlikelihood_losses(logps) * wrong).sum((1, 2)) / wrong.sum((1, 2))
+        return (-means[:, 0] + choice * choice_losses(means) + unlikelihood_weight * low).mean()
 
-    return descended(torch.zeros(SIZE, TOKENS, dtype=torch.float64), loss, STEPS, 0.05)
+    return minimise_loss(torch.zeros(SIZE, TOKENS, dtype=torch.float64), tilt_loss, STEPS, 0.05)
 
 
-def _accuracy(language: Tensor, task: Tensor, fresh: Questions) -> float:
+def _choice_accuracy(language: Tensor, task: Tensor, fresh: Questions) -> float:
     questions, texts, mask = fresh
-    means = (_logps(language, task, questions, texts) * mask).sum(-1) / mask.sum(-1)
+    means = (_token_logps(language, task, questions, texts) * mask).sum(-1) / mask.sum(-1)
     return 100 * (means.argmax(1) == 0).double().mean().item()
 
 
@@ -269,7 +276,7 @@ TFEW = Study(
     claim="From 32 questions, unlikelihood of wrong choices and the softmax over choices beside the likelihood of the "
     "right one rank fresh choices better than the likelihood alone.",
     paper="Liu et al. 2022, arXiv 2205.05638",
-    measure=_choices,
+    measure=_measure_choices,
     figures=(
         ("accuracy before, %", "not given", "rough before"),
         ("accuracy, likelihood alone, %", "60.7", "rough lm"),
@@ -278,10 +285,10 @@ TFEW = Study(
         ("accuracy, likelihood alone, language known exactly, %", "not given", "exact lm"),
         ("accuracy, all three, language known exactly, %", "not given", "exact all"),
     ),
-    expects=(above("rough all", "rough lm", "all three rank better than the likelihood alone", by=2.0),),
-    verdict=lambda found: (
-        f"Likelihood alone {mean(found['rough lm']):.1f} %, with the softmax {mean(found['rough ln']):.1f} %, all "
-        f"three {mean(found['rough all']):.1f} %. Where the likelihood is exactly right: {mean(found['exact lm']):.1f} "
-        f"% alone, {mean(found['exact all']):.1f} % with all three."
+    expects=(quantity_above("rough all", "rough lm", "all three rank better than the likelihood alone", by=2.0),),
+    verdict=lambda values: (
+        f"Likelihood alone {mean_of(values['rough lm']):.1f} %, with the softmax {mean_of(values['rough ln']):.1f} %, "
+        f"all three {mean_of(values['rough all']):.1f} %. Where the likelihood is exactly right: "
+        f"{mean_of(values['exact lm']):.1f} % alone, {mean_of(values['exact all']):.1f} % with all three."
     ),
 )

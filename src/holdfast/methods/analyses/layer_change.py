@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar
 
-from holdfast.axes.analysis import Analysis, Curve, Section, Table
+from holdfast.axes.analysis import Analysis, AnalysisSection, Curve, Table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +36,7 @@ class LayerChange(Analysis):
     paper: ClassVar[str] = "Zhang et al. 2019, arXiv 1902.01996"
     folds: ClassVar[bool] = True
 
-    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> Section:
+    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> AnalysisSection:
         changes = layer_changes(base.causal, tuned.causal)
         layers = [(name, change) for name, change in changes.items() if name != OUTSIDE]
         most, least = max(layers, key=lambda one: one[1]), min(layers, key=lambda one: one[1])
@@ -48,7 +48,7 @@ class LayerChange(Analysis):
             ("Layer", "Change, % of its size"), tuple((name, 100 * change) for name, change in changes.items())
         )
         points = tuple((float(name), 100 * change) for name, change in layers)
-        return Section("How far each layer moved", sentence, table, Curve("layer", "change, %", points))
+        return AnalysisSection("How far each layer moved", sentence, table, Curve("layer", "change, %", points))
 
 
 def layer_changes(base: PreTrainedModel, tuned: PreTrainedModel) -> dict[str, float]:
@@ -56,10 +56,12 @@ def layer_changes(base: PreTrainedModel, tuned: PreTrainedModel) -> dict[str, fl
     sums: dict[str, tuple[float, float]] = {}
     after = dict(tuned.named_parameters())
     for name, before in base.named_parameters():
-        found = LAYER.search(name)
-        layer = str(int(found[1]) + 1) if found else OUTSIDE
-        moved = (after[name].detach().to(before.device).double() - before.detach().double()).square().sum().item()
+        match = LAYER.search(name)
+        layer = str(int(match[1]) + 1) if match else OUTSIDE
+        squared_change = (
+            (after[name].detach().to(before.device).double() - before.detach().double()).square().sum().item()
+        )
         so_far = sums.get(layer, (0.0, 0.0))
-        sums[layer] = (so_far[0] + moved, so_far[1] + before.detach().double().square().sum().item())
+        sums[layer] = (so_far[0] + squared_change, so_far[1] + before.detach().double().square().sum().item())
     order = sorted(sums, key=lambda layer: int(layer) if layer.isdigit() else len(sums))
     return {layer: (sums[layer][0] / (sums[layer][1] or 1.0)) ** 0.5 for layer in order}

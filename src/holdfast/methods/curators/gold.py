@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.axes.curator import CurationContext, Curator
 from holdfast.data.rows import RowMap, Rows
-from holdfast.data.trace import record
+from holdfast.data.trace import record_decision
 
 
 class Gold(Curator):
@@ -18,4 +18,4 @@ class Gold(Curator):
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         context.note("gold kept", len(rows))
-        return RowMap(rows, lambda row: record(row, "gold", row))
+        return RowMap(rows, lambda row: record_decision(row, "gold", row))

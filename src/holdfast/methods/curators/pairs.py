@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
-from holdfast.axes.judge import Answer
-from holdfast.data.reading.preferences import Ranked, group, ranked_pair
+from holdfast.axes.judge import JudgeRequest
+from holdfast.data.reading.preferences import RankedAnswer, build_group_meta, ranked_pair
 from holdfast.data.rows import Row, Rows
-from holdfast.data.trace import record
-from holdfast.methods.curators.self_generation import attempt
+from holdfast.data.trace import record_decision
+from holdfast.methods.curators.self_generation import sample_and_judge
 
 
 class Pairs(Curator):
@@ -62,47 +62,47 @@ class Pairs(Curator):
     min_gap: float = Field(0.0, ge=0, le=1, description="Least difference between the two scores.")
     gold: bool = Field(False, description="Let the gold answer compete with the model's own.")
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return self.n
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        asked = [row for row in rows if row.origin != "replay"]
+        fresh_rows = [row for row in rows if row.origin != "replay"]
         params = context.sampling.model_copy(
             update={"n": self.n, "temperature": self.temperature, "seed": context.seed}
         )
-        drawn = attempt(asked, "model", lambda row: row.prompt, params, context)
-        golden = judged(asked, context) if self.gold else [[] for _ in asked]
-        tries = iter([own + gold for own, gold in zip(drawn, golden, strict=True)])
+        attempts = sample_and_judge(fresh_rows, "model", lambda row: row.prompt, params, context)
+        gold_attempts = judge_gold_answers(fresh_rows, context) if self.gold else [[] for _ in fresh_rows]
+        tries = iter([own + gold for own, gold in zip(attempts, gold_attempts, strict=True)])
         out: list[Row] = []
         for row in rows:
             if row.origin == "replay":
                 out.append(row)
-            elif made := self.pair(row, next(tries), context):
-                out.append(made)
+            elif paired_row := self.build_pair(row, next(tries), context):
+                out.append(paired_row)
         return out
 
-    def pair(self, row: Row, tries: Sequence[dict[str, Any]], context: CurationContext) -> Row | None:
+    def build_pair(self, row: Row, tries: Sequence[dict[str, Any]], context: CurationContext) -> Row | None:
         """The row with chosen and rejected answers, or `None` if there is nothing to prefer."""
         usable = [t for t in tries if t["finish"] != "length" and t["response"].strip() and is_judged(t)]
-        answers = [Ranked(entry["response"], entry["score"]) for entry in usable]
-        found = None
+        answers = [RankedAnswer(entry["response"], entry["score"]) for entry in usable]
+        pair_indices = None
         if len(answers) > 1:
             seed = f"{context.seed}:{row.id}"
-            found = ranked_pair(answers, self.rejected, seed=seed, min_gap=self.min_gap)
-        context.note("pairs", int(found is not None))
-        context.note("ties left out", int(found is None and len(answers) > 1))
+            pair_indices = ranked_pair(answers, self.rejected, seed=seed, min_gap=self.min_gap)
+        context.note("pairs", int(pair_indices is not None))
+        context.note("ties left out", int(pair_indices is None and len(answers) > 1))
         context.note("too few answers", int(len(answers) < 2))
-        if found is None:
+        if pair_indices is None:
             context.drop(row, "answers equally good" if len(answers) > 1 else "fewer than two answers with a score")
             return None
-        best, other = (usable[i] for i in found)
+        best, other = (usable[i] for i in pair_indices)
         scores = {"score_chosen": best["score"], "score_rejected": other["score"]}
         new = replace(
             row, chosen=best["response"], rejected=other["response"], reference=row.gold, origin="model",
-            meta={**row.meta, **scores, **group(answers)},
+            meta={**row.meta, **scores, **build_group_meta(answers)},
         )  # fmt: skip
         reason = f"score {best['score']:.3g} against {other['score']:.3g}"
-        return record(new, "pairs", row, tries, reason=reason)
+        return record_decision(new, "pairs", row, tries, reason=reason)
 
 
 def is_judged(entry: dict[str, Any]) -> bool:
@@ -110,10 +110,10 @@ def is_judged(entry: dict[str, Any]) -> bool:
     return not (entry["failed"] or entry.get("unreadable"))
 
 
-def judged(rows: Sequence[Row], context: CurationContext) -> list[list[dict[str, Any]]]:
+def judge_gold_answers(rows: Sequence[Row], context: CurationContext) -> list[list[dict[str, Any]]]:
     """The gold answer of each row as one more attempt; none for rows without."""
     texts = [row.chosen if row.answer is None else row.answer for row in rows]
-    answers = [Answer(row.prompt, text, row.gold) for row, text in zip(rows, texts, strict=True) if text]
+    answers = [JudgeRequest(row.prompt, text, row.gold) for row, text in zip(rows, texts, strict=True) if text]
     verdicts = iter(context.judge(answers) if answers else [])
     out: list[list[dict[str, Any]]] = []
     for text in texts:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.rows import Row, RowMap, Rows
-from holdfast.data.trace import record
+from holdfast.data.trace import record_decision
 
 
 class Replay(Curator):
@@ -40,17 +40,23 @@ class Replay(Curator):
     ignore: tuple[str, ...] = Field((), description="Columns of the file that are not used, as in data.ignore.")
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        from holdfast.data.mixture import mix
+        from holdfast.data.mixture import mix_replay
 
-        mixed = mix(rows, context.load(self.path, self.columns, self.ignore), share=self.share, seed=context.seed)
-        context.note("replayed", len(mixed) - len(rows))
+        mixture = mix_replay(
+            rows, context.load(self.path, self.columns, self.ignore), share=self.share, seed=context.seed
+        )
+        context.note("replayed", len(mixture) - len(rows))
         # Rows that an earlier curator replayed have told so already.
         return RowMap(
-            mixed,
-            lambda row: record(row, "replay", row, path=self.path) if row.origin == "replay" and not told(row) else row,
+            mixture,
+            lambda row: (
+                record_decision(row, "replay", row, path=self.path)
+                if row.origin == "replay" and not has_trace(row)
+                else row
+            ),
         )
 
 
-def told(row: Row) -> bool:
+def has_trace(row: Row) -> bool:
     """Whether a curator has left its trace on the row."""
     return bool(row.meta.get("trace"))

@@ -11,9 +11,9 @@ from rapidfuzz.distance import Levenshtein
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.rows import Row, Rows
-from holdfast.data.trace import record
-from holdfast.methods.curators.equations import equations
-from holdfast.methods.curators.self_generation import attempt
+from holdfast.data.trace import record_decision
+from holdfast.methods.curators.equations import parse_equations
+from holdfast.methods.curators.self_generation import sample_and_judge
 
 
 class RFT(Curator):
@@ -49,55 +49,55 @@ class RFT(Curator):
 
     gold: bool = Field(True, description="Keep each row's own answer too; false trains on the model's alone.")
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return self.k
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        asked = [row for row in rows if row.origin != "replay"] if self.k else []
+        fresh_rows = [row for row in rows if row.origin != "replay"] if self.k else []
         params = context.sampling.model_copy(
             update={"n": self.k or 1, "temperature": self.temperature, "seed": context.seed}
         )
-        drawn = iter(attempt(asked, "model", lambda row: row.prompt, params, context))
+        attempts = iter(sample_and_judge(fresh_rows, "model", lambda row: row.prompt, params, context))
         out: list[Row] = []
         for row in rows:
             if row.origin == "replay":
                 out.append(row)
                 continue
-            tries = next(drawn) if self.k else []
-            kept = self.keep(tries)
+            tries = next(attempts) if self.k else []
+            selection = self.select_attempts(tries)
             context.note("accepted", sum(entry["passed"] for entry in tries))
-            context.note("paths kept", len(kept))
+            context.note("paths kept", len(selection))
             if row.answer is not None and self.gold:
                 context.note("gold kept", 1)
-                out.append(record(row, "rft", row, tries))
-            for entry in kept:
+                out.append(record_decision(row, "rft", row, tries))
+            for entry in selection:
                 new = replace(row.with_answer(entry["response"], "model"), id=f"{row.id}.{entry['index']}")
-                out.append(record(new, "rft", row, [entry]))
+                out.append(record_decision(new, "rft", row, [entry]))
         return out
 
-    def keep(self, tries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def select_attempts(self, tries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The attempts to train on; each attempt's `path` says what became of it."""
-        kept: dict[Any, dict[str, Any]] = {}
+        best_by_path: dict[Any, dict[str, Any]] = {}
         for entry in tries:
             if not entry["passed"]:
                 continue
-            found = equations(entry["response"])
-            if found is None:
+            path_equations = parse_equations(entry["response"])
+            if path_equations is None:
                 entry["path"] = "wrong arithmetic"
                 continue
-            key = "|".join(found) if self.distinct else entry["index"]
-            old = kept.get(key)
-            if old is None or farther(entry, old, [other for name, other in kept.items() if name != key]):
+            key = "|".join(path_equations) if self.distinct else entry["index"]
+            old = best_by_path.get(key)
+            if old is None or is_farther(entry, old, [other for name, other in best_by_path.items() if name != key]):
                 if old is not None:
                     old["path"] = "same equations as another"
-                kept[key] = entry
+                best_by_path[key] = entry
                 entry["path"] = "kept"
             else:
                 entry["path"] = "same equations as another"
-        return list(kept.values())
+        return list(best_by_path.values())
 
 
-def farther(new: dict[str, Any], old: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
+def is_farther(new: dict[str, Any], old: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
     """Whether `new` is farther than `old` from the other kept answers, in summed edit distance."""
     if new["response"] == old["response"]:
         return False

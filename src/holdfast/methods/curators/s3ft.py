@@ -50,11 +50,11 @@ class S3FT(Curator):
     def _has_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "answer")
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return self.n * (1 + self.paraphrase)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        stages = [self_generation.own(self.n)]
+        stages = [self_generation.build_own_answer_stage(self.n)]
         if self.paraphrase:
-            stages.append(self_generation.paraphrase(self.paraphrase_prompt, self.n))
-        return self_generation.curate("s3ft", rows, stages, context)
+            stages.append(self_generation.build_paraphrase_stage(self.paraphrase_prompt, self.n))
+        return self_generation.curate_in_stages("s3ft", rows, stages, context)

@@ -43,9 +43,9 @@ class SDFT(Curator):
     def _has_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "answer")
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return self.n
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        stages = [self_generation.paraphrase(self.paraphrase_prompt, self.n)]
-        return self_generation.curate("sdft", rows, stages, context)
+        stages = [self_generation.build_paraphrase_stage(self.paraphrase_prompt, self.n)]
+        return self_generation.curate_in_stages("sdft", rows, stages, context)

@@ -36,8 +36,8 @@ class SSR(Curator):
         1, ge=1, description="Answers drawn per prompt, the first right one taken; above 1 needs a temperature."
     )
 
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return self.n
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        return self_generation.curate("ssr", rows, [self_generation.own(self.n)], context)
+        return self_generation.curate_in_stages("ssr", rows, [self_generation.build_own_answer_stage(self.n)], context)

@@ -51,8 +51,10 @@ class Dial(Inference):
         model = copy.deepcopy(tuned)
         # A weight that two modules share counts by both names: folding an adapter in may have parted the two.
         origin = dict(base.named_parameters(remove_duplicate=False))
-        named = dict(model.named_parameters(remove_duplicate=False))
-        for name in sorted(origin.keys() ^ named.keys()) or (n for n in named if origin[n].shape != named[n].shape):
+        tuned_weights = dict(model.named_parameters(remove_duplicate=False))
+        for name in sorted(origin.keys() ^ tuned_weights.keys()) or (
+            n for n in tuned_weights if origin[n].shape != tuned_weights[n].shape
+        ):
             raise UserError(
                 f"inference.dial: weight {name} is not the same in base and tuned model; the dial needs the model that "
                 "the tuned one was trained from"

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.data.chat.prompts import text_of
 from holdfast.data.rows import Message
-from holdfast.methods.judges.choices.labels import LETTERS, Labels, labels_of, read_labels
-from holdfast.methods.judges.choices.stated import Stated, plain, stated_choice
-from holdfast.methods.judges.text import short
+from holdfast.methods.judges.choices.labels import LETTERS, Labels, match_alphabet, parse_labels
+from holdfast.methods.judges.choices.stated import StatedChoice, normalise_text, parse_choice
+from holdfast.methods.judges.text import shorten_text
 
 OPTION = re.compile(r"^[ \t]*[(\[]?([A-Za-z])[)\].:][ \t]+(\S[^\n]*)$", re.MULTILINE)
 """An option on a line of its own: "A. text", "(A) text", "A) text", "A: text"."""
@@ -33,80 +33,86 @@ class Choice(Judge):
     the thought is read; of answers beyond 32,768 characters the end.
     """
 
-    def judge(self, answer: Answer) -> Verdict:
-        if labels := labels_for(answer.reference, answer.prompt):
-            return judge_labelled(answer, labels)
-        meant, options = read_reference(answer.reference, answer.prompt)
-        if meant is None:
-            return Verdict(False, 0.0, f"no choice in the reference {short(answer.reference)!r}", failed=True)
-        if not answer.final.strip():
-            return Verdict(False, 0.0, f"no answer; expected {meant}")
-        stated = stated_choice(answer.final, options)
-        if stated.letter is None:
-            return Verdict.doubt(f"{stated.why}; expected {meant}")
-        right = stated.letter == meant
-        return Verdict(right, float(right), f"chose {stated.letter}; expected {meant}")
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        if labels := find_labels(answer.reference, answer.prompt):
+            return judge_by_label(answer, labels)
+        right_letter, options = parse_reference(answer.reference, answer.prompt)
+        if right_letter is None:
+            return Verdict(False, 0.0, f"no choice in the reference {shorten_text(answer.reference)!r}", failed=True)
+        if not answer.final_response.strip():
+            return Verdict(False, 0.0, f"no answer; expected {right_letter}")
+        choice = parse_choice(answer.final_response, options)
+        if choice.letter is None:
+            return Verdict.as_unreadable(f"{choice.why}; expected {right_letter}")
+        right = choice.letter == right_letter
+        return Verdict(right, float(right), f"chose {choice.letter}; expected {right_letter}")
 
-    def usable(self, reference: Any) -> str | None:
+    def find_reference_problem(self, reference: Any) -> str | None:
         bare = reference["answer"] if isinstance(reference, dict) and "answer" in reference else reference
         if isinstance(bare, bool) or not isinstance(bare, (str, int)):
             return "no choice in it"
         return None if str(bare).strip() else "empty text"
 
 
-def labels_for(reference: Any, prompt: Sequence[Message]) -> Labels | None:
+def find_labels(reference: Any, prompt: Sequence[Message]) -> Labels | None:
     """The labels of a question's options where they are no Latin letters, and the reference fits them."""
-    given = reference.get("options") if isinstance(reference, dict) else None
-    if isinstance(given, dict):
-        return labels_of(given)
-    if given or options_of(prompt):
+    options = reference.get("options") if isinstance(reference, dict) else None
+    if isinstance(options, dict):
+        return match_alphabet(options)
+    if options or parse_options(prompt):
         return None
-    return read_labels(prompt)
+    return parse_labels(prompt)
 
 
-def judge_labelled(answer: Answer, labels: Labels) -> Verdict:
+def judge_by_label(answer: JudgeRequest, labels: Labels) -> Verdict:
     """The verdict on an answer to a question whose options are labelled otherwise than A, B, C."""
     reference = answer.reference.get("answer") if isinstance(answer.reference, dict) else answer.reference
     if isinstance(reference, int) and not isinstance(reference, bool):
-        meant = LETTERS[reference] if 0 <= reference < len(labels.names) else None
+        right_letter = LETTERS[reference] if 0 <= reference < len(labels.names) else None
     else:
-        same = [k for k, text in zip(LETTERS, labels.texts, strict=False) if plain(text) == plain(str(reference))]
-        meant = labels.letter(str(reference)) or (same[0] if same else None)
-    if meant is None:
-        return Verdict(False, 0.0, f"no choice in the reference {short(answer.reference)!r}", failed=True)
-    expected = labels.in_own_words(meant)
-    if not answer.final.strip():
-        return Verdict(False, 0.0, f"no answer; expected {expected}")
-    stated = stated_label(answer.final, labels)
-    if stated.letter is None:
-        return Verdict.doubt(f"{labels.in_own_words(stated.why)}; expected {expected}")
-    chosen = labels.in_own_words(stated.letter)
-    return Verdict(stated.letter == meant, float(stated.letter == meant), f"chose {chosen}; expected {expected}")
+        same = [
+            k
+            for k, text in zip(LETTERS, labels.texts, strict=False)
+            if normalise_text(text) == normalise_text(str(reference))
+        ]
+        right_letter = labels.latin_letter(str(reference)) or (same[0] if same else None)
+    if right_letter is None:
+        return Verdict(False, 0.0, f"no choice in the reference {shorten_text(answer.reference)!r}", failed=True)
+    right_label = labels.restore_labels(right_letter)
+    if not answer.final_response.strip():
+        return Verdict(False, 0.0, f"no answer; expected {right_label}")
+    choice = parse_label_choice(answer.final_response, labels)
+    if choice.letter is None:
+        return Verdict.as_unreadable(f"{labels.restore_labels(choice.why)}; expected {right_label}")
+    chosen = labels.restore_labels(choice.letter)
+    return Verdict(
+        choice.letter == right_letter, float(choice.letter == right_letter), f"chose {chosen}; expected {right_label}"
+    )
 
 
-def stated_label(text: str, labels: Labels) -> Stated:
+def parse_label_choice(text: str, labels: Labels) -> StatedChoice:
     """The option that an answer states, by the Latin letter in the place of its label."""
-    if not labels.doubtful:
-        return stated_choice(labels.translate(text), labels.options)
+    if not labels.is_ambiguous:
+        return parse_choice(labels.replace_labels(text), labels.options)
     bare = dict.fromkeys(labels.options, "")
-    named = stated_choice(labels.translate(text, explicit=True), bare)
-    if named.letter is not None:
-        return named
-    by_label, by_text = stated_choice(labels.translate(text), bare), stated_choice(text, labels.options)
+    explicit_choice = parse_choice(labels.replace_labels(text, explicit=True), bare)
+    if explicit_choice.letter is not None:
+        return explicit_choice
+    by_label, by_text = parse_choice(labels.replace_labels(text), bare), parse_choice(text, labels.options)
     if by_label.letter and by_text.letter and by_label.letter != by_text.letter:
-        return Stated(None, f"names {by_label.letter}, or the text of {by_text.letter}")
+        return StatedChoice(None, f"names {by_label.letter}, or the text of {by_text.letter}")
     return by_label if by_label.letter else by_text
 
 
-def read_reference(reference: Any, prompt: Sequence[Message]) -> tuple[str | None, dict[str, str]]:
+def parse_reference(reference: Any, prompt: Sequence[Message]) -> tuple[str | None, dict[str, str]]:
     """The letter meant, and the options by letter."""
-    options = options_of(prompt)
+    options = parse_options(prompt)
     if isinstance(reference, dict):
-        given = reference.get("options")
-        if isinstance(given, dict):
-            options = {str(k).upper(): str(v) for k, v in given.items()}
-        elif given:
-            options = {letter: str(v) for letter, v in zip(LETTERS, given, strict=False)}
+        reference_options = reference.get("options")
+        if isinstance(reference_options, dict):
+            options = {str(k).upper(): str(v) for k, v in reference_options.items()}
+        elif reference_options:
+            options = {letter: str(v) for letter, v in zip(LETTERS, reference_options, strict=False)}
         reference = reference.get("answer")
     if isinstance(reference, int) and not isinstance(reference, bool):
         return (LETTERS[reference] if 0 <= reference < len(LETTERS) else None), options
@@ -114,14 +120,14 @@ def read_reference(reference: Any, prompt: Sequence[Message]) -> tuple[str | Non
         return None, options
     if bare := re.fullmatch(r"\s*[(\[]?([A-Za-z])[)\].:]?\s*", reference):
         return bare[1].upper(), options
-    same = [letter for letter, text in options.items() if plain(text) == plain(reference)]
-    return (same[0] if same else stated_choice(reference, options).letter), options
+    same = [letter for letter, text in options.items() if normalise_text(text) == normalise_text(reference)]
+    return (same[0] if same else parse_choice(reference, options).letter), options
 
 
-def options_of(prompt: Sequence[Message]) -> dict[str, str]:
+def parse_options(prompt: Sequence[Message]) -> dict[str, str]:
     """The options listed in the last message that lists at least two."""
     for message in reversed(prompt):
-        found = {letter.upper(): text.strip() for letter, text in OPTION.findall(text_of(message["content"]))}
-        if len(found) > 1:
-            return found
+        options = {letter.upper(): text.strip() for letter, text in OPTION.findall(text_of(message["content"]))}
+        if len(options) > 1:
+            return options
     return {}

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.methods.judges.fences import candidates, has_code
-from holdfast.methods.judges.text import short
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
+from holdfast.methods.judges.fences import candidate_programs, has_code
+from holdfast.methods.judges.text import shorten_text
 from holdfast.sandbox.backends import Backend, BackendName
-from holdfast.sandbox.pool import Limits, Outcome, Program, Sandbox
+from holdfast.sandbox.pool import CheckedProgram, Limits, Outcome, Sandbox
 from holdfast.sandbox.protection import describe_walls
 
 MOST_READINGS = 12
@@ -42,60 +42,63 @@ class Code(Judge):
     )
     image: str = Field("", description="Image for `docker`; default: the official one of this Python's version.")
 
-    def look_ahead(self) -> None:
-        self._backend().look_ahead()
+    def check_ready(self) -> None:
+        self._build_backend().require_installed()
 
-    def protection(self) -> str | None:
-        with self._sandbox(workers=1) as sandbox:
+    def describe_protection(self) -> str | None:
+        with self._open_sandbox(workers=1) as sandbox:
             return describe_walls(sandbox.walls, self.backend)
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        readings = [candidates(a.final)[:MOST_READINGS] for a in answers]
-        tests = [checks(a.reference) for a in answers]
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
+        readings = [candidate_programs(a.final_response)[:MOST_READINGS] for a in answers]
+        tests = [parse_tests(a.reference) for a in answers]
         outcomes: dict[int, Outcome] = {}
-        waiting = [i for i, a in enumerate(answers) if self.usable(a.reference) is None]
-        with self._sandbox() as sandbox:
+        waiting = [i for i, a in enumerate(answers) if self.find_reference_problem(a.reference) is None]
+        with self._open_sandbox() as sandbox:
             for turn in range(MOST_READINGS):
                 waiting = [i for i in waiting if turn < len(readings[i])]
-                programs = [Program((readings[i][turn],), tests[i]) for i in waiting]
+                programs = [CheckedProgram((readings[i][turn],), tests[i]) for i in waiting]
                 for i, outcome in zip(waiting, sandbox.run_all(programs) if programs else (), strict=True):
                     outcomes.setdefault(i, outcome)
-                    if not no_program(outcome):
+                    if not failed_before_tests(outcome):
                         outcomes[i] = outcome
-                waiting = [i for i in waiting if no_program(outcomes[i])]
-        return [self._verdict(a, test, outcomes.get(i)) for i, (a, test) in enumerate(zip(answers, tests, strict=True))]
+                waiting = [i for i in waiting if failed_before_tests(outcomes[i])]
+        return [
+            self._build_verdict(a, test, outcomes.get(i))
+            for i, (a, test) in enumerate(zip(answers, tests, strict=True))
+        ]
 
-    def _sandbox(self, workers: int | None = None) -> Sandbox:
+    def _open_sandbox(self, workers: int | None = None) -> Sandbox:
         path = (sysconfig.get_path("purelib"),) if self.packages else ()
-        return Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers, self._backend())
+        return Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers, self._build_backend())
 
-    def _backend(self) -> Backend:
+    def _build_backend(self) -> Backend:
         return Backend(self.backend, self.image, 4 * self.memory_mb)
 
-    def _verdict(self, answer: Answer, tests: Sequence[str], outcome: Outcome | None) -> Verdict:
+    def _build_verdict(self, answer: JudgeRequest, tests: Sequence[str], outcome: Outcome | None) -> Verdict:
         if outcome is None:
             return Verdict(False, 0.0, "no tests in the reference", failed=True)
-        if no_program(outcome) and answer.final.strip() and not has_code(answer.final):
-            return Verdict.doubt(f"no program in the answer: {short(answer.final, 40)!r}")
-        source = f" ({short(tests[outcome.check - 1])})" if outcome.check else ""
-        passed = outcome.status == "passed"
-        return Verdict(passed, float(passed), outcome.reason + source, failed=outcome.status in ("broken", "lost"))
+        if failed_before_tests(outcome) and answer.final_response.strip() and not has_code(answer.final_response):
+            return Verdict.as_unreadable(f"no program in the answer: {shorten_text(answer.final_response, 40)!r}")
+        source = f" ({shorten_text(tests[outcome.check - 1])})" if outcome.check else ""
+        is_right = outcome.status == "passed"
+        return Verdict(is_right, float(is_right), outcome.reason + source, failed=outcome.status in ("broken", "lost"))
 
-    def usable(self, reference: Any) -> str | None:
+    def find_reference_problem(self, reference: Any) -> str | None:
         if isinstance(reference, str) and "assert" not in reference:
             return "no assert in it"
-        return None if any(c.strip() for c in checks(reference)) else "no tests in it"
+        return None if any(c.strip() for c in parse_tests(reference)) else "no tests in it"
 
 
-def no_program(outcome: Outcome) -> bool:
+def failed_before_tests(outcome: Outcome) -> bool:
     """Whether a reading did not compile or did not run to its end, before any test: another reading may be meant."""
     return outcome.check == 0 and outcome.status in ("failed", "exited")
 
 
-def checks(reference: Any) -> tuple[str, ...]:
+def parse_tests(reference: Any) -> tuple[str, ...]:
     """The sources to run after the program: the setup if there is one, then each test."""
     setup: tuple[str, ...] = ()
     if isinstance(reference, dict):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.methods.judges.text import PUNCTUATION, short, squad_words, texts, unusable_text
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
+from holdfast.methods.judges.text import PUNCTUATION, describe_unusable_text, reference_texts, shorten_text, squad_words
 
 
 class Exact(Judge):
@@ -29,13 +29,13 @@ class Exact(Judge):
         None, description="squad: as SQuAD's exact match, in place of the settings above; default: these settings."
     )
 
-    def judge(self, answer: Answer) -> Verdict:
-        said = self.comparable(answer.final)
-        if any(said == self.comparable(reference) for reference in texts(answer.reference)):
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        response = self.normalise_text(answer.final_response)
+        if any(response == self.normalise_text(reference) for reference in reference_texts(answer.reference)):
             return Verdict(True, 1.0, "equal")
-        return Verdict(False, 0.0, f"{short(said)!r} is not {short(answer.reference)!r}")
+        return Verdict(False, 0.0, f"{shorten_text(response)!r} is not {shorten_text(answer.reference)!r}")
 
-    def comparable(self, text: str) -> str:
+    def normalise_text(self, text: str) -> str:
         """`text` as it is compared."""
         if self.normalise == "squad":
             return " ".join(squad_words(text))
@@ -52,5 +52,5 @@ class Exact(Judge):
             )
         return text.strip() if self.strip else text
 
-    def usable(self, reference: Any) -> str | None:
-        return unusable_text(reference)
+    def find_reference_problem(self, reference: Any) -> str | None:
+        return describe_unusable_text(reference)

@@ -61,32 +61,39 @@ class Block:
     code: str
 
     @property
-    def defines(self) -> bool:
+    def has_definitions(self) -> bool:
         """Whether it defines something, rather than only using or showing it."""
         return DEFINES.search(self.code) is not None
 
 
-def candidates(response: str) -> tuple[str, ...]:
+def candidate_programs(response: str) -> tuple[str, ...]:
     """Readings of an answer as a program, likeliest first; the first that compiles and runs to its end is meant."""
     response = response.replace("\r\n", "\n").replace("\r", "\n")
-    found: list[str] = []
-    for text in [*marked(response), response]:
-        blocks, before = fenced(text)
+    programs: list[str] = []
+    for text in [*extract_marked_code(response), response]:
+        blocks, before = parse_fenced_blocks(text)
         python = [block for block in blocks if block.language in PYTHON]
-        unnamed = [block for block in blocks if not block.language]
-        if before and START.search(before) and not any(block.defines for block in python):
-            found += bare(before)  # the first fence closes code that no fence opened
-        for group in (python or unnamed, [b for b in blocks if b in python or b in unnamed], blocks):
-            found += joined(group)
+        no_language = [block for block in blocks if not block.language]
+        if before and START.search(before) and not any(block.has_definitions for block in python):
+            programs += extract_bare_code(before)  # the first fence closes code that no fence opened
+        for group in (python or no_language, [b for b in blocks if b in python or b in no_language], blocks):
+            programs += combine_blocks(group)
         if not blocks:
-            session = "\n".join(without_prompts(text.split("\n")))
-            found += [text, textwrap.dedent(text).strip(), *([session] if session != text else []), *bare(text)]
+            session = "\n".join(strip_prompts(text.split("\n")))
+            programs += [
+                text,
+                textwrap.dedent(text).strip(),
+                *([session] if session != text else []),
+                *extract_bare_code(text),
+            ]
         elif START.match(text.lstrip()):
-            found += bare(text)  # code that holds fences in a docstring
+            programs += extract_bare_code(text)  # code that holds fences in a docstring
         for outer in blocks:
             if outer.language in ("markdown", "md"):
-                found += joined([b for b in fenced(outer.code)[0] if b.language in PYTHON or not b.language])
-    unique = dict.fromkeys(code for code in found if code.strip())
+                programs += combine_blocks(
+                    [b for b in parse_fenced_blocks(outer.code)[0] if b.language in PYTHON or not b.language]
+                )
+    unique = dict.fromkeys(code for code in programs if code.strip())
     return tuple(unique) or ("",)
 
 
@@ -101,32 +108,32 @@ def has_code(response: str) -> bool:
     )
 
 
-def joined(blocks: Sequence[Block]) -> list[str]:
+def combine_blocks(blocks: Sequence[Block]) -> list[str]:
     """Readings of several blocks: all as one program, those that define something, each by itself."""
     if not blocks:
         return []
     every = [block.code for block in blocks]
-    defining = [block.code for block in blocks if block.defines]
+    defining = [block.code for block in blocks if block.has_definitions]
     return ["\n".join(every), "\n".join(defining), *sorted(defining or every, key=len, reverse=True)[:4]]
 
 
-def marked(text: str) -> list[str]:
+def extract_marked_code(text: str) -> list[str]:
     """What stands between marks such as [PYTHON] and [/PYTHON]; where one is missing, what is before or after it."""
-    found, begun, unopened = [], None, None
+    pieces, start, head = [], None, None
     for mark in _MARKS.finditer(text):
         if mark["open"]:
-            begun = mark.end() if begun is None else begun
-        elif begun is not None:
-            found.append(text[begun : mark.start()])
-            begun = None
-        elif unopened is None and not found:
-            unopened = text[: mark.start()]
-    if begun is not None:
-        found.append(text[begun:])
-    return found[:MOST_BLOCKS] + ([unopened] if unopened is not None and not found else [])
+            start = mark.end() if start is None else start
+        elif start is not None:
+            pieces.append(text[start : mark.start()])
+            start = None
+        elif head is None and not pieces:
+            head = text[: mark.start()]
+    if start is not None:
+        pieces.append(text[start:])
+    return pieces[:MOST_BLOCKS] + ([head] if head is not None and not pieces else [])
 
 
-def fenced(text: str) -> tuple[list[Block], str]:
+def parse_fenced_blocks(text: str) -> tuple[list[Block], str]:
     """The fenced blocks of a text, an unclosed one up to its end; the text before a first fence without language."""
     blocks: list[Block] = []
     lines = text.split("\n")
@@ -139,15 +146,15 @@ def fenced(text: str) -> tuple[list[Block], str]:
             info = fence["info"].strip()
             if not blocks and not info:
                 before = "\n".join(lines[:number])
-            end = closing(lines, number, fence["fence"])
-            quoted = ">" in fence["lead"]
-            blocks.append(block(info, lines[number + 1 : end], lines[end] if end < len(lines) else "", quoted))
+            end = find_closing_line(lines, number, fence["fence"])
+            is_quote = ">" in fence["lead"]
+            blocks.append(build_block(info, lines[number + 1 : end], lines[end] if end < len(lines) else "", is_quote))
             number = end
         number += 1
     return [b for b in blocks if b.code.strip()], before
 
 
-def closing(lines: Sequence[str], number: int, fence: str) -> int:
+def find_closing_line(lines: Sequence[str], number: int, fence: str) -> int:
     """The line that closes the fence opened on line `number`, the number of lines where none does.
 
     A fence inside a docstring does not close: the quotes before it are open.
@@ -170,12 +177,12 @@ def closing(lines: Sequence[str], number: int, fence: str) -> int:
     return len(lines)
 
 
-def block(info: str, lines: Sequence[str], last: str, quoted: bool) -> Block:
+def build_block(info: str, lines: Sequence[str], last: str, is_quote: bool) -> Block:
     """A block by what its fence says, its lines and the line that closes it."""
     lines = list(lines)
     if not _CLOSING.match(last) and (tail := last.rstrip().rstrip("`~")).strip():
         lines.append(tail)
-    if quoted:
+    if is_quote:
         lines = [re.sub(r"^[ \t]*> ?", "", line) for line in lines]
     language = _LANGUAGE.match(info)[1].lower()  # type: ignore[index]
     if START.match(info) and len(info.split()) > 1:  # "```def f(x):"
@@ -186,11 +193,11 @@ def block(info: str, lines: Sequence[str], last: str, quoted: bool) -> Block:
         and START.match(rest)
     ):
         lines = [rest, *lines]
-    lines = without_prompts(lines)
+    lines = strip_prompts(lines)
     return Block(language, textwrap.dedent("\n".join(lines)))
 
 
-def without_prompts(lines: Sequence[str]) -> list[str]:
+def strip_prompts(lines: Sequence[str]) -> list[str]:
     """Lines of an interactive session as a program; other lines as they are."""
     first = next((line.strip() for line in lines if line.strip()), "")
     if not first.startswith(">>> "):
@@ -198,7 +205,7 @@ def without_prompts(lines: Sequence[str]) -> list[str]:
     return [line.strip()[4:] for line in lines if line.strip()[:4] in (">>> ", "... ")]
 
 
-def bare(text: str) -> list[str]:
+def extract_bare_code(text: str) -> list[str]:
     """Code that begins somewhere in a text, whole, then without its last paragraphs (they may explain)."""
     start = START.search(text)
     if start is None:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from holdfast.axes.engine import Draw, Request, Sample, SamplingParams
-from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.data.chat.prompts import JUDGE, fill, plain, question_of, require_slots
-from holdfast.data.rows import fingerprint
+from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
+from holdfast.data.chat.prompts import JUDGE, fill_template, question_of, reference_text, require_slots
+from holdfast.data.rows import fingerprint_json
 from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError
 
@@ -41,46 +41,48 @@ class LLM(Judge):
     model: str | None = Field(None, description="The judging model; default: the base model itself.")
     max_tokens: int = Field(64, ge=1, description="Longest reply.")
 
-    _draw: Draw | None = PrivateAttr(None)
+    _draw: SampleFn | None = PrivateAttr(None)
 
     @field_validator("prompt")
     @classmethod
-    def _has_slots(cls, prompt: str) -> str:
+    def _require_slots(cls, prompt: str) -> str:
         return require_slots(prompt, "question", "reference", "response")
 
-    def with_engine(self, draw: Draw) -> LLM:
+    def with_engine(self, draw: SampleFn) -> LLM:
         copy = self.model_copy()
         copy._draw = draw
         return copy
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         if self._draw is None:
             raise UserError("judge llm: needs a model to ask, which only a run has; choose another judge here")
-        prompts = [self.question(a) for a in answers]
-        keys = [f"judge:{fingerprint(prompt)[:24]}" for prompt in prompts]
+        prompts = [self.build_prompt(a) for a in answers]
+        keys = [f"judge:{fingerprint_json(prompt)[:24]}" for prompt in prompts]
         unique = dict(zip(keys, prompts, strict=True))
         requests = [Request(key, [{"role": "user", "content": prompt}]) for key, prompt in unique.items()]
         replies = self._draw(requests, SamplingParams(max_tokens=self.max_tokens))
-        return [read(replies[key][0], prompt) for key, prompt in zip(keys, prompts, strict=True)]
+        return [parse_verdict(replies[key][0], prompt) for key, prompt in zip(keys, prompts, strict=True)]
 
-    def question(self, answer: Answer) -> str:
+    def build_prompt(self, answer: JudgeRequest) -> str:
         """The prompt put to the judging model."""
-        reference = plain(answer.reference)
-        return fill(self.prompt, question=question_of(answer.prompt), reference=reference, response=answer.final)
+        reference = reference_text(answer.reference)
+        return fill_template(
+            self.prompt, question=question_of(answer.prompt), reference=reference, response=answer.final_response
+        )
 
-    def usable(self, reference: Any) -> str | None:
+    def find_reference_problem(self, reference: Any) -> str | None:
         return None if reference not in (None, "", [], {}) else "no reference"
 
 
-def read(reply: Sample, prompt: str) -> Verdict:
+def parse_verdict(reply: Sample, prompt: str) -> Verdict:
     """The verdict in a judging model's reply; the reason keeps reply and prompt."""
     reason = f"reply: {reply.text.strip()}\nprompt: {prompt}"
     text = final_answer(reply.text)
-    said = VERDICT.findall(text)[-1:] or WORD.findall(text)[:1]
-    if not said:
+    words = VERDICT.findall(text)[-1:] or WORD.findall(text)[:1]
+    if not words:
         return Verdict(False, 0.0, f"neither yes nor no; {reason}", failed=True)
-    passed = said[0].lower() == "yes"
-    return Verdict(passed, float(passed), reason)
+    is_right = words[0].lower() == "yes"
+    return Verdict(is_right, float(is_right), reason)

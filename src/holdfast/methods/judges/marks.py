@@ -27,36 +27,36 @@ class Mark:
     kind: str
 
 
-def marks(text: str) -> list[Mark]:
+def find_marks(text: str) -> list[Mark]:
     """Every marked answer of a text, in the order of their ends."""
-    found = [*boxes(text), *tags(text)]
-    found += [Mark(m[1], m.end(), "hashes") for m in _HASHES.finditer(text)]
-    return sorted(found, key=lambda mark: mark.end)
+    marks = [*find_boxes(text), *find_tags(text)]
+    marks += [Mark(m[1], m.end(), "hashes") for m in _HASHES.finditer(text)]
+    return sorted(marks, key=lambda mark: mark.end)
 
 
-def boxes(text: str) -> list[Mark]:
+def find_boxes(text: str) -> list[Mark]:
     r"""The contents of every closed `\boxed{...}`, braces balanced; of boxes in boxes each."""
-    found = [Mark(m[1], m.end(), "box") for m in _BARE_BOX.finditer(text)]
+    marks = [Mark(m[1], m.end(), "box") for m in _BARE_BOX.finditer(text)]
     starts = {m.end() - 1 for m in _BOX.finditer(text)}
     if not starts:
-        return found
+        return marks
     stack = list[int]()
     for brace in _BRACE.finditer(text):
         at = brace.start()
         if at in starts or brace[0] == "{":
             stack.append(at)
-        elif brace[0] == "}" and stack and (begun := stack.pop()) in starts:
-            found.append(Mark(text[begun + 1 : at], at + 1, "box"))
-    return found
+        elif brace[0] == "}" and stack and (start := stack.pop()) in starts:
+            marks.append(Mark(text[start + 1 : at], at + 1, "box"))
+    return marks
 
 
-def tags(text: str) -> list[Mark]:
+def find_tags(text: str) -> list[Mark]:
     """The contents of every closed `<answer>...</answer>`."""
-    found, begun = [], None
+    marks, start = [], None
     for tag in _TAG.finditer(text):
         if not tag[1]:
-            begun = tag.end()
-        elif begun is not None:
-            found.append(Mark(text[begun : tag.start()], tag.end(), "tag"))
-            begun = None
-    return found
+            start = tag.end()
+        elif start is not None:
+            marks.append(Mark(text[start : tag.start()], tag.end(), "tag"))
+            start = None
+    return marks

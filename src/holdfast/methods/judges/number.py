@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import Field
 
-from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.errors import UserError
 from holdfast.methods.judges.numbers import symbolic
 from holdfast.methods.judges.numbers.arithmetic import Quantity
-from holdfast.methods.judges.numbers.final_number import Found, find_number
-from holdfast.methods.judges.text import short
+from holdfast.methods.judges.numbers.final_number import FinalAnswer, find_number
+from holdfast.methods.judges.text import shorten_text
 
 
 class Number(Judge):
@@ -45,116 +45,130 @@ class Number(Judge):
 
     @property
     def identity(self) -> Any:
-        return {**self.model_dump(mode="json"), "math_verify": symbolic.version() if self.symbolic else None}
+        return {
+            **self.model_dump(mode="json"),
+            "math_verify": symbolic.installed_version() if self.uses_math_verify else None,
+        }
 
     @property
-    def symbolic(self) -> bool:
+    def uses_math_verify(self) -> bool:
         """Whether math-verify compares what is no plain number."""
-        return symbolic.installed() if self.math_verify is None else self.math_verify
+        return symbolic.is_installed() if self.math_verify is None else self.math_verify
 
-    def look_ahead(self) -> None:
-        if self.math_verify and not symbolic.installed():
+    def check_ready(self) -> None:
+        if self.math_verify and not symbolic.is_installed():
             raise UserError("judge number: math_verify needs a package; run pip install math-verify")
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        self.look_ahead()
-        verdicts = [self.compare(answer) for answer in answers]
-        open_ones = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, Open)]
-        asked = [(verdict.meant.text, verdict.said.text) for verdict in verdicts if isinstance(verdict, Open)]
-        for i, verdict in zip(open_ones, symbolic.compare(asked, self.seconds) if asked else (), strict=True):
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
+        self.check_ready()
+        verdicts = [self.compare_exactly(answer) for answer in answers]
+        open_ones = [i for i, verdict in enumerate(verdicts) if isinstance(verdict, OpenComparison)]
+        pairs = [
+            (verdict.reference.text, verdict.answer.text) for verdict in verdicts if isinstance(verdict, OpenComparison)
+        ]
+        for i, verdict in zip(open_ones, symbolic.compare_pairs(pairs, self.seconds) if pairs else (), strict=True):
             verdicts[i] = verdict
         return [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
 
-    def compare(self, answer: Answer) -> Verdict | Open:
+    def compare_exactly(self, answer: JudgeRequest) -> Verdict | OpenComparison:
         """The verdict as far as exact arithmetic gives one."""
-        meant = find_reference(answer.reference)
-        if meant is None:
-            return Verdict(False, 0.0, f"no number in the reference {short(answer.reference)!r}", failed=True)
-        said = find_number(answer.final)
-        if said is None:
-            if not answer.final.strip():
-                return Verdict(False, 0.0, f"no answer; expected {short(meant.text)}")
-            return Verdict.doubt(f"no number in the answer; expected {short(meant.text)}")
-        if said.quantity is not None and meant.quantity is not None:
-            return self.decide(said.quantity, meant.quantity)
-        if canonical(said.text) == canonical(meant.text):
-            return Verdict(True, 1.0, f"{short(said.text)} is written as the reference")
-        if self.symbolic and comparable(said, meant):
-            return Open(said, meant)
-        doubtful = said if said.quantity is None else meant
-        whose = "" if doubtful is said else "the reference "
-        return Verdict.doubt(
-            f"cannot read {whose}{short(doubtful.text)} ({doubtful.why}); expected {short(meant.text)}"
+        reference = find_reference(answer.reference)
+        if reference is None:
+            return Verdict(False, 0.0, f"no number in the reference {shorten_text(answer.reference)!r}", failed=True)
+        number = find_number(answer.final_response)
+        if number is None:
+            if not answer.final_response.strip():
+                return Verdict(False, 0.0, f"no answer; expected {shorten_text(reference.text)}")
+            return Verdict.as_unreadable(f"no number in the answer; expected {shorten_text(reference.text)}")
+        if number.quantity is not None and reference.quantity is not None:
+            return self.compare_quantities(number.quantity, reference.quantity)
+        if canonical_form(number.text) == canonical_form(reference.text):
+            return Verdict(True, 1.0, f"{shorten_text(number.text)} is written as the reference")
+        if self.uses_math_verify and are_comparable(number, reference):
+            return OpenComparison(number, reference)
+        doubtful = number if number.quantity is None else reference
+        whose = "" if doubtful is number else "the reference "
+        return Verdict.as_unreadable(
+            f"cannot read {whose}{shorten_text(doubtful.text)} ({doubtful.why}); expected "
+            f"{shorten_text(reference.text)}"
         )
 
-    def decide(self, said: Quantity, meant: Quantity) -> Verdict:
+    def compare_quantities(self, answer: Quantity, reference: Quantity) -> Verdict:
         """The verdict on two numbers; doubt where only their units or scales tell them apart or make them equal."""
-        units = bool(said.unit and meant.unit and said.unit != meant.unit)
-        same = self.equal(said.value * said.scale, meant.value * meant.scale)
-        if units and not (same and said.value == 0):
-            return Verdict.doubt(f"{written(said)} and {written(meant)} have different units")
-        if not same and said.percent != meant.percent:  # 50% may be meant as 50 or as 0.5
-            one, other = (said, meant) if said.percent else (meant, said)
-            same = self.equal(one.value * one.scale / 100, other.value * other.scale)
-        if not same and (said.scale == 1) != (meant.scale == 1) and self.equal(said.value, meant.value):
-            return Verdict.doubt(f"{written(said)} and {written(meant)} may be the same")
-        return Verdict(same, float(same), f"{written(said)} {'equals' if same else 'is not'} {written(meant)}")
+        units = bool(answer.unit and reference.unit and answer.unit != reference.unit)
+        same = self.are_equal(answer.value * answer.scale, reference.value * reference.scale)
+        if units and not (same and answer.value == 0):
+            return Verdict.as_unreadable(
+                f"{format_quantity(answer)} and {format_quantity(reference)} have different units"
+            )
+        if not same and answer.percent != reference.percent:  # 50% may be meant as 50 or as 0.5
+            one, other = (answer, reference) if answer.percent else (reference, answer)
+            same = self.are_equal(one.value * one.scale / 100, other.value * other.scale)
+        if not same and (answer.scale == 1) != (reference.scale == 1) and self.are_equal(answer.value, reference.value):
+            return Verdict.as_unreadable(f"{format_quantity(answer)} and {format_quantity(reference)} may be the same")
+        return Verdict(
+            same,
+            float(same),
+            f"{format_quantity(answer)} {'equals' if same else 'is not'} {format_quantity(reference)}",
+        )
 
-    def equal(self, said: Fraction, meant: Fraction) -> bool:
+    def are_equal(self, answer: Fraction, reference: Fraction) -> bool:
         """Whether two numbers are equal within the tolerance."""
-        return abs(said - meant) <= max(Fraction(self.tolerance), abs(meant) / 10**12)
+        return abs(answer - reference) <= max(Fraction(self.tolerance), abs(reference) / 10**12)
 
-    def usable(self, reference: Any) -> str | None:
-        found = find_reference(reference)
-        if found is None:
+    def find_reference_problem(self, reference: Any) -> str | None:
+        number = find_reference(reference)
+        if number is None:
             return "no number in it"
-        if found.quantity is None and not (self.symbolic and found.mathematics):
+        if number.quantity is None and not (self.uses_math_verify and number.is_mathematical):
             more = (
                 ""
-                if self.symbolic or not found.mathematics
+                if self.uses_math_verify or not number.is_mathematical
                 else "; with pip install 'holdfast[math]' it can be compared"
             )
-            return f"no plain number in it ({found.why}{more})"
+            return f"no plain number in it ({number.why}{more})"
         return None
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenComparison:
     """An answer and a reference that are not both plain numbers."""
 
-    said: Found
-    meant: Found
+    answer: FinalAnswer
+    reference: FinalAnswer
 
 
-def find_reference(reference: Any) -> Found | None:
+def find_reference(reference: Any) -> FinalAnswer | None:
     """The number a reference stands for: itself, or the final number of its text."""
     if isinstance(reference, bool):
         return None
     if isinstance(reference, (int, float)):
-        return Found(str(reference), Quantity(Fraction(reference))) if math.isfinite(reference) else None
+        return FinalAnswer(str(reference), Quantity(Fraction(reference))) if math.isfinite(reference) else None
     return find_number(reference) if isinstance(reference, str) else None
 
 
-def comparable(said: Found, meant: Found) -> bool:
+def are_comparable(answer: FinalAnswer, reference: FinalAnswer) -> bool:
     """Whether both are mathematics, of the same kind where one could be taken for another."""
-    if not (said.mathematics and meant.mathematics):
+    if not (answer.is_mathematical and reference.is_mathematical):
         return False
-    if (said.why == "an equation") != (meant.why == "an equation"):
+    if (answer.why == "an equation") != (reference.why == "an equation"):
         return False  # math-verify would take the right side of "2x + 3 = 7" for the answer
-    pairs = [re.fullmatch(r"\d+,\d+", one.text.strip()) is not None and one.quantity is None for one in (said, meant)]
+    pairs = [
+        re.fullmatch(r"\d+,\d+", one.text.strip()) is not None and one.quantity is None for one in (answer, reference)
+    ]
     return pairs[0] == pairs[1]  # "3,50" may be a pair, or a number as other countries write it
 
 
-def canonical(text: str) -> str:
+def canonical_form(text: str) -> str:
     """An expression without what does not change it: spaces, sizes of brackets, the end of the sentence."""
     text = re.sub(r"\\(?:left|right|[,;:!> ]|q?quad|displaystyle)(?![A-Za-z])|[\s$]", "", text)
     return re.sub(r"\\[dtc]frac", r"\\frac", text).rstrip(".")
 
 
-def written(quantity: Quantity) -> str:
+def format_quantity(quantity: Quantity) -> str:
     """A quantity for people."""
     value = quantity.value * quantity.scale
     exact = str(value.numerator) if value.denominator == 1 and abs(value) < 10**15 else None

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from holdfast.axes.judge import Answer, Judge, Verdict
-from holdfast.methods.judges.text import SCRIPT_WITHOUT_SPACES, squad_words, texts, unusable_text
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
+from holdfast.methods.judges.text import SCRIPT_WITHOUT_SPACES, describe_unusable_text, reference_texts, squad_words
 
 ASCII_WORD = re.compile(r"[a-z0-9]+")
 ANY_WORD = re.compile(rf"[{SCRIPT_WITHOUT_SPACES}]|[^\W_{SCRIPT_WITHOUT_SPACES}]+")
@@ -37,29 +37,31 @@ class Overlap(Judge):
     )
     threshold: float = Field(0.5, gt=0, le=1, description="Smallest score that passes.")
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         measure: Callable[[str, str], float] = token_f1 if self.metric == "f1" else rouge_l
-        said = answer.final
-        score = max((measure(said, reference) for reference in texts(answer.reference)), default=0.0)
+        response = answer.final_response
+        score = max((measure(response, reference) for reference in reference_texts(answer.reference)), default=0.0)
         return Verdict(score >= self.threshold, score, f"{self.metric} {score:.3f}, threshold {self.threshold:g}")
 
-    def usable(self, reference: Any) -> str | None:
-        return unusable_text(reference)
+    def find_reference_problem(self, reference: Any) -> str | None:
+        return describe_unusable_text(reference)
 
 
 def token_f1(response: str, reference: str) -> float:
     """F1 of the multisets of words (`squad_words`); 1 if both are empty, 0 if one is."""
-    said, meant = squad_words(response), squad_words(reference)
-    if not said or not meant:
-        return float(said == meant)
-    return f_measure(sum((Counter(said) & Counter(meant)).values()), len(said), len(meant))
+    response_words, reference_words = squad_words(response), squad_words(reference)
+    if not response_words or not reference_words:
+        return float(response_words == reference_words)
+    return f_measure(
+        sum((Counter(response_words) & Counter(reference_words)).values()), len(response_words), len(reference_words)
+    )
 
 
 def rouge_l(response: str, reference: str) -> float:
     """F measure of the longest common subsequence of words (`rouge_words`), as `rougeL` of the package rouge-score."""
     latin = ASCII_WORD.search(reference.lower()) is not None
-    said, meant = rouge_words(response, latin), rouge_words(reference, latin)
-    return f_measure(common_subsequence(said, meant), len(said), len(meant))
+    response_words, reference_words = rouge_words(response, latin), rouge_words(reference, latin)
+    return f_measure(common_subsequence(response_words, reference_words), len(response_words), len(reference_words))
 
 
 def rouge_words(text: str, latin: bool = True) -> list[str]:
@@ -85,6 +87,6 @@ def common_subsequence(one: Sequence[str], two: Sequence[str]) -> int:
     return len(one) - row.bit_count()
 
 
-def f_measure(shared: int, said: int, meant: int) -> float:
+def f_measure(overlap: int, response_length: int, reference_length: int) -> float:
     """Harmonic mean of precision shared / said and recall shared / meant."""
-    return 2 * shared / (said + meant) if shared else 0.0
+    return 2 * overlap / (response_length + reference_length) if overlap else 0.0

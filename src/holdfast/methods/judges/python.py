@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from pydantic import Field, field_validator
 
-from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.errors import UserError
 from holdfast.sandbox.pool import Limits, Sandbox, one_line
 from holdfast.sandbox.protection import describe_own_function
@@ -37,7 +37,7 @@ class Python(Judge):
 
     @field_validator("function")
     @classmethod
-    def _has_both_parts(cls, function: str) -> str:
+    def _require_both_parts(cls, function: str) -> str:
         module, _, name = function.rpartition(":")
         if not module or not name.isidentifier():
             raise ValueError("must be module:function or file.py:function")
@@ -47,25 +47,25 @@ class Python(Judge):
         file = Path(self.function.rpartition(":")[0])
         return file if file.suffix == ".py" and file.is_file() else None
 
-    def look_ahead(self) -> None:
-        target, path = self._locate()
+    def check_ready(self) -> None:
+        target, path = self._locate_function()
         with Sandbox(Limits(self.seconds, self.memory_mb, path=path), workers=1) as sandbox:
-            sandbox.load(target)
+            sandbox.check_loads(target)
 
-    def protection(self) -> str | None:
+    def describe_protection(self) -> str | None:
         with Sandbox(Limits(self.seconds, self.memory_mb), workers=1) as sandbox:
             return describe_own_function(sandbox.walls)
 
-    def judge(self, answer: Answer) -> Verdict:
+    def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 
-    def judge_all(self, answers: Sequence[Answer]) -> list[Verdict]:
-        inputs = [json.loads(json.dumps([a.prompt, a.final, a.reference], default=str)) for a in answers]
-        target, path = self._locate()
+    def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
+        inputs = [json.loads(json.dumps([a.prompt, a.final_response, a.reference], default=str)) for a in answers]
+        target, path = self._locate_function()
         with Sandbox(Limits(self.seconds, self.memory_mb, path=path)) as sandbox:
-            return [self.read(result) for result in sandbox.call_all(target, inputs)]
+            return [self.parse_result(result) for result in sandbox.call_all(target, inputs)]
 
-    def _locate(self) -> tuple[str, tuple[str, ...]]:
+    def _locate_function(self) -> tuple[str, tuple[str, ...]]:
         """The function's full name, and where imports are looked for."""
         module, _, name = self.function.rpartition(":")
         path = [os.getcwd(), *(str(Path(p).resolve()) for p in sys.path if p)]
@@ -76,7 +76,7 @@ class Python(Judge):
             raise UserError(f"judge.function: {module} is not a file; correct the path")
         return f"{file}:{name}", tuple(dict.fromkeys([str(file.parent), *path]))
 
-    def read(self, result: dict[str, Any]) -> Verdict:
+    def parse_result(self, result: dict[str, Any]) -> Verdict:
         """The verdict in what the function returned."""
         if "error" in result:
             return Verdict(False, 0.0, one_line(result["error"]), failed=True)
@@ -84,16 +84,16 @@ class Python(Judge):
         if isinstance(value, dict):
             reason = one_line(str(value.get("reason", "")))
             if value.get("unreadable") is True:
-                return Verdict.doubt(reason or "the function cannot tell")
-            passed, score = value.get("passed"), value.get("score")
-            if isinstance(passed, bool) and score is None:
-                return Verdict(passed, float(passed), reason)
-            if isinstance(passed, bool) and usable_score(score):
-                return Verdict(passed, float(score), reason)
-            value = score if passed is None else None
+                return Verdict.as_unreadable(reason or "the function cannot tell")
+            pass_flag, score = value.get("passed"), value.get("score")
+            if isinstance(pass_flag, bool) and score is None:
+                return Verdict(pass_flag, float(pass_flag), reason)
+            if isinstance(pass_flag, bool) and is_usable_score(score):
+                return Verdict(pass_flag, float(score), reason)
+            value = score if pass_flag is None else None
         if isinstance(value, bool):
             return Verdict(value, float(value), reason)
-        if usable_score(value):
+        if is_usable_score(value):
             return Verdict(value >= self.threshold, float(value), reason or f"score {value:g}")
         kind = result["type"] if value is None else repr(value)
         return Verdict(
@@ -101,6 +101,6 @@ class Python(Judge):
         )
 
 
-def usable_score(value: Any) -> TypeGuard[float]:
+def is_usable_score(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number in [0, 1]."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

@@ -11,16 +11,16 @@ from typing import Any
 from holdfast.axes.judge import Judge
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.judges.choice import Choice, options_of
-from holdfast.methods.judges.choices.labels import names_option, read_labels
-from holdfast.methods.judges.code import Code, checks
+from holdfast.methods.judges.choice import Choice, parse_options
+from holdfast.methods.judges.choices.labels import names_option, parse_labels
+from holdfast.methods.judges.code import Code, parse_tests
 from holdfast.methods.judges.exact import Exact
 from holdfast.methods.judges.number import Number
-from holdfast.methods.judges.numbers.final_number import DASHED, is_prose, strict
-from holdfast.methods.judges.numbers.math_tokens import normalise, scan
-from holdfast.methods.judges.text import short
+from holdfast.methods.judges.numbers.final_number import RANGE_DASH, is_prose, parse_whole_text
+from holdfast.methods.judges.numbers.math_tokens import normalise_math, tokenize_math
+from holdfast.methods.judges.text import shorten_text
 
-ANNOUNCED = re.compile(
+ANNOUNCEMENT = re.compile(
     r"####\s*\S|\\boxed\s*\{|\banswer\b[^\n\d]{0,40}?(?:\bis\b|:|=)[\s$€£]*[-\u2212]?\d", re.IGNORECASE
 )
 
@@ -34,10 +34,10 @@ def check_fit(judge: Judge, rows: Iterable[Row]) -> str | None:
     total, bad, first = 0, 0, ""
     for number, row in enumerate(rows, 1):
         total += 1
-        why = judge.usable(row.gold)
+        why = judge.find_reference_problem(row.gold)
         if why is not None:
             bad += 1
-            first = first or f"row {number} ({row.beginning!r}): {why}: {short(row.gold, 60)!r}"
+            first = first or f"row {number} ({row.beginning!r}): {why}: {shorten_text(row.gold, 60)!r}"
     name = type(judge).__name__.lower()
     if total and bad == total:
         raise UserError(
@@ -50,38 +50,39 @@ FEW_WORDS, FEW_LETTERS, MOST = 4, 60, 0.9
 """A short answer has at most so many words and letters; this share of the answers must be short."""
 
 
-def guess(rows: Iterable[Row], look: int = 200) -> tuple[Judge | None, str]:
+def guess_judge(rows: Iterable[Row], look: int = 200) -> tuple[Judge | None, str]:
     """The judge that the references of the first `look` rows call for, and why in one line.
 
     `None` for free text, which no judge may be guessed for: references are free text unless they are tests, options,
     numbers or labels. They are labels if fewer than half of them are distinct, or nine in ten of them are short.
     """
-    seen = [row for row in islice(rows, look) if row.gold is not None]
+    rows_with_gold = [row for row in islice(rows, look) if row.gold is not None]
     for judge, test, what in (
         (Code(), is_tests, "unit tests"),
         (Choice(), is_choice, "choices among listed options"),
         (Number(), is_number, "numbers"),
     ):
-        fitting = sum(map(test, seen))
-        if seen and fitting >= 0.95 * len(seen):
+        fitting = sum(map(test, rows_with_gold))
+        if rows_with_gold and fitting >= 0.95 * len(rows_with_gold):
             return (
                 judge,
-                f"judge {type(judge).__name__.lower()}: the references are {what} ({fitting} of {len(seen)} looked at)",
+                f"judge {type(judge).__name__.lower()}: the references are {what} ({fitting} of {len(rows_with_gold)} "
+                "looked at)",
             )
-    announced = [row.gold for row in seen if isinstance(row.gold, str) and is_mathematics(row.gold)]
-    unread = sum(Number().usable(gold) is not None for gold in announced)
-    if unread and len(announced) >= 0.95 * len(seen):
+    math_references = [row.gold for row in rows_with_gold if isinstance(row.gold, str) and is_mathematics(row.gold)]
+    unread = sum(Number().find_reference_problem(gold) is not None for gold in math_references)
+    if unread and len(math_references) >= 0.95 * len(rows_with_gold):
         return None, (
-            f"the references are free text of mathematics, {unread} of {len(seen)} of which are no plain numbers "
-            "(judge number reads them with pip install 'holdfast[math]') and no judge is named"
+            f"the references are free text of mathematics, {unread} of {len(rows_with_gold)} of which are no plain "
+            "numbers (judge number reads them with pip install 'holdfast[math]') and no judge is named"
         )
-    if not seen or labels([row.gold for row in seen]):
+    if not rows_with_gold or are_labels([row.gold for row in rows_with_gold]):
         return Exact(), "judge exact: the references are labels or short answers, which an answer must equal"
     return None, "the references are free text and no judge is named"
 
 
-def labels(references: Sequence[Any]) -> bool:
-    """Whether the references are labels or short answers, which another answer can equal: see `guess`."""
+def are_labels(references: Sequence[Any]) -> bool:
+    """Whether the references are labels or short answers, which another answer can equal: see `guess_judge`."""
     texts = [" ".join(str(reference).split()) for reference in references]
     return 2 * len(set(texts)) < len(texts) or sum(map(_is_short, texts)) >= MOST * len(texts)
 
@@ -96,8 +97,8 @@ def is_tests(row: Row) -> bool:
     """Whether the reference is unit tests."""
     gold: Any = row.gold
     if isinstance(gold, dict):
-        return bool(checks(gold))
-    sources = checks(gold)
+        return bool(parse_tests(gold))
+    sources = parse_tests(gold)
     return bool(sources) and all(source.lstrip().startswith("assert") for source in sources)
 
 
@@ -106,9 +107,9 @@ def is_choice(row: Row) -> bool:
     gold: Any = row.gold
     if isinstance(gold, dict):
         return "answer" in gold and "options" in gold
-    options = options_of(row.prompt)
-    if not options and (labelled := read_labels(row.prompt)):
-        return names_option(gold, labelled)
+    options = parse_options(row.prompt)
+    if not options and (labels := parse_labels(row.prompt)):
+        return names_option(gold, labels)
     return (
         isinstance(gold, str)
         and bool(options)
@@ -121,15 +122,15 @@ def is_number(row: Row) -> bool:
     gold: Any = row.gold
     if isinstance(gold, bool) or not isinstance(gold, (str, int, float)):
         return False
-    return not isinstance(gold, str) or (is_mathematics(gold) and Number().usable(gold) is None)
+    return not isinstance(gold, str) or (is_mathematics(gold) and Number().find_reference_problem(gold) is None)
 
 
 def is_mathematics(gold: str) -> bool:
     """Whether a text is one expression, or announces a final one."""
-    if ANNOUNCED.search(gold):
+    if ANNOUNCEMENT.search(gold):
         return True
-    text = normalise(gold.strip())
-    if not any(c.isdigit() for c in text) or DASHED.search(text) or any(map(is_prose, scan(text))):
+    text = normalise_math(gold.strip())
+    if not any(c.isdigit() for c in text) or RANGE_DASH.search(text) or any(map(is_prose, tokenize_math(text))):
         return False
-    found = strict(text)
-    return found.quantity is not None or (found.mathematics and "\\" in text)
+    answer = parse_whole_text(text)
+    return answer.quantity is not None or (answer.is_mathematical and "\\" in text)

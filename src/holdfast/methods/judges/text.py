@@ -25,7 +25,7 @@ def squad_words(text: str) -> list[str]:
     return _LETTER.sub(r" \1 ", _ARTICLE.sub(" ", text.lower().translate(PUNCTUATION))).split()
 
 
-def texts(reference: Any) -> list[str]:
+def reference_texts(reference: Any) -> list[str]:
     """The acceptable answers a reference stands for: a string or number is one, a list several, all else none."""
     if isinstance(reference, str):
         return [reference]
@@ -36,15 +36,15 @@ def texts(reference: Any) -> list[str]:
     return []
 
 
-def unusable_text(reference: Any) -> str | None:
+def describe_unusable_text(reference: Any) -> str | None:
     """Why `reference` is not a text to compare with, or `None`."""
-    found = texts(reference)
-    if not found:
+    answers = reference_texts(reference)
+    if not answers:
         return "no reference" if reference is None else f"a {type(reference).__name__} instead of text"
-    return None if any(t.strip() for t in found) else "empty text"
+    return None if any(t.strip() for t in answers) else "empty text"
 
 
-def short(text: Any, most: int = 80) -> str:
+def shorten_text(text: Any, most: int = 80) -> str:
     """`text` on one line, cut to `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from holdfast.axes.judge import Answer, Judge, Verdict
+from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import name_of
 from holdfast.data.rows import Row, Rows
-from holdfast.methods.judges.text import short
+from holdfast.methods.judges.text import shorten_text
 
 LOOK = 100
 """Rows that are tried."""
-SHOWN = 2
+EXAMPLES_PER_OUTCOME = 2
 """Examples shown of every outcome."""
 
 
@@ -30,23 +30,23 @@ def try_judge(judge: Judge, rows: Rows) -> dict[str, Any]:
     name = name_of(judge)
     if judge.needs_engine:
         return {"judge": name, "why": "it asks a model, which only a run does"}
-    looked = list(islice(rows, LOOK))
-    answered = [(number, row, text) for number, row in enumerate(looked, 1) if (text := answer_of(row)) is not None]
-    tried, unused = [], []
-    for entry in answered:
-        why = judge.usable(entry[1].gold)
-        tried += [entry] if why is None else []
-        unused += [] if why is None else [example(*entry, "unused", why)]
-    answers = [Answer(row.prompt, text, row.gold) for _, row, text in tried]
-    swapped = [Answer(row.prompt, text, gold) for (_, row, text), gold in with_another(tried)]
-    verdicts = judge.judge_all([*answers, *swapped])
+    first_rows = list(islice(rows, LOOK))
+    entries = [(number, row, text) for number, row in enumerate(first_rows, 1) if (text := answer_of(row)) is not None]
+    usable_entries, unused_examples = [], []
+    for entry in entries:
+        why = judge.find_reference_problem(entry[1].gold)
+        usable_entries += [entry] if why is None else []
+        unused_examples += [] if why is None else [build_example(*entry, "unused", why)]
+    answers = [JudgeRequest(row.prompt, text, row.gold) for _, row, text in usable_entries]
+    swapped_answers = [JudgeRequest(row.prompt, text, gold) for (_, row, text), gold in swap_references(usable_entries)]
+    verdicts = judge.judge_all([*answers, *swapped_answers])
     own, others = verdicts[: len(answers)], verdicts[len(answers) :]
     counts = Counter(verdict.outcome for verdict in own)
     return {
         "judge": name, "rows": len(own), "right": counts["right"], "wrong": counts["wrong"],
         "unreadable": counts["unreadable"], "mistaken": sum(v.outcome == "right" for v in others),
-        "compared": len(others), "skipped": len(looked) - len(own),
-        "examples": [*unused[:SHOWN], *examples(tried, own)],
+        "compared": len(others), "skipped": len(first_rows) - len(own),
+        "examples": [*unused_examples[:EXAMPLES_PER_OUTCOME], *collect_examples(usable_entries, own)],
     }  # fmt: skip
 
 
@@ -58,27 +58,27 @@ def answer_of(row: Row) -> str | None:
     return text
 
 
-def with_another(tried: Sequence[tuple[int, Row, str]]) -> list[tuple[tuple[int, Row, str], Any]]:
+def swap_references(entries: Sequence[tuple[int, Row, str]]) -> list[tuple[tuple[int, Row, str], Any]]:
     """Each entry with the next reference that is another one, where there is one."""
-    found = []
-    for at, entry in enumerate(tried):
-        following = [*tried[at + 1 :], *tried[:at]]
+    pairs = []
+    for at, entry in enumerate(entries):
+        following = [*entries[at + 1 :], *entries[:at]]
         other = next((row.gold for _, row, _ in following[:20] if row.gold != entry[1].gold), None)
         if other is not None:
-            found.append((entry, other))
-    return found
+            pairs.append((entry, other))
+    return pairs
 
 
-def examples(tried: Sequence[tuple[int, Row, str]], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def collect_examples(entries: Sequence[tuple[int, Row, str]], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """A few verdicts of every outcome, the doubtful first."""
-    found: list[dict[str, Any]] = []
+    examples: list[dict[str, Any]] = []
     for outcome in ("unreadable", "wrong", "right"):
-        mine = [(entry, v) for entry, v in zip(tried, verdicts, strict=True) if v.outcome == outcome]
-        found += [example(*entry, outcome, verdict.reason) for entry, verdict in mine[:SHOWN]]
-    return found
+        mine = [(entry, v) for entry, v in zip(entries, verdicts, strict=True) if v.outcome == outcome]
+        examples += [build_example(*entry, outcome, verdict.reason) for entry, verdict in mine[:EXAMPLES_PER_OUTCOME]]
+    return examples
 
 
-def example(number: int, row: Row, text: str, outcome: str, why: str) -> dict[str, Any]:
+def build_example(number: int, row: Row, text: str, outcome: str, why: str) -> dict[str, Any]:
     """One example: the number of the row, its answer and reference, what came of it and why."""
-    shown = {"answer": short(text), "reference": short(row.gold), "reason": short(why, 160)}
-    return {"row": number, "outcome": outcome, **shown}
+    texts = {"answer": shorten_text(text), "reference": shorten_text(row.gold), "reason": shorten_text(why, 160)}
+    return {"row": number, "outcome": outcome, **texts}

@@ -50,20 +50,20 @@ class AdamW(Optimizer):
         """The rule over `(name, parameter)` pairs; states are allocated at once, so that the memory probe sees them."""
         import torch
 
-        named = dict(params)
-        decayed = [p for p in named.values() if p.ndim >= 2]
-        plain = [p for p in named.values() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in named.values())
+        parameters = dict(params)
+        matrices = [p for p in parameters.values() if p.ndim >= 2]
+        vectors = [p for p in parameters.values() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in parameters.values())
         optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused
+            [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused
         )
 
-        def fresh(p: Parameter) -> dict[str, Tensor]:
+        def build_state(p: Parameter) -> dict[str, Tensor]:
             return {
-                "step": torch.zeros((), dtype=torch.float32, device=p.device if fused else "cpu"),
+                "step": torch.zeros((), dtype=torch.float32, device=p.device if use_fused else "cpu"),
                 "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
 
-        return TorchRule(self, named, optimizer, fresh)
+        return TorchRule(self, parameters, optimizer, build_state)

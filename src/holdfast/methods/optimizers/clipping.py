@@ -34,30 +34,30 @@ class Clipping:
     def __init__(self, optimizer: Optimizer) -> None:
         import torch
 
-        self.running, self.most = optimizer.clip == "running", optimizer.max_grad_norm
+        self.uses_running_mean, self.max_norm = optimizer.clip == "running", optimizer.max_grad_norm
         self.norms: Tensor = torch.zeros(2, dtype=torch.float64)
         """Decayed sum of the norms, and of their weights."""
-        self.clipped = False
+        self.was_clipped = False
         """Whether the last step's gradient was cut."""
 
     @property
-    def off(self) -> bool:
-        return not self.most
+    def is_off(self) -> bool:
+        return not self.max_norm
 
-    def limit(self) -> float:
+    def norm_limit(self) -> float:
         """The largest norm that is left alone; infinite where there is none."""
-        if self.off:
+        if self.is_off:
             return math.inf
         total, weight = self.norms.tolist()
-        return self.most if not self.running else self.most * total / weight if weight else math.inf
+        return self.max_norm if not self.uses_running_mean else self.max_norm * total / weight if weight else math.inf
 
-    def record(self, norm: float) -> None:
+    def record_norm(self, norm: float) -> None:
         """Take the norm of a step, as it was before clipping, into account."""
-        limit = self.limit()
-        self.clipped = norm + ROUNDING > limit
-        if self.running and math.isfinite(norm):
+        limit = self.norm_limit()
+        self.was_clipped = norm + ROUNDING > limit
+        if self.uses_running_mean and math.isfinite(norm):
             self.norms.mul_(MEMORY).add_(self.norms.new_tensor([min(norm, limit), 1.0]), alpha=1 - MEMORY)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """The running mean; empty where there is none to keep."""
-        return {NAME: self.norms} if self.running else {}
+        return {NAME: self.norms} if self.uses_running_mean else {}

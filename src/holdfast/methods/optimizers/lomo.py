@@ -51,7 +51,7 @@ class LOMO(Optimizer):
 
 
 class LOMORule:
-    """Hooks on every weight. Between `step` and the next `begin` gradients are only thrown away (probes)."""
+    """Hooks on every weight. Between `step` and the next `begin_pass` gradients are only thrown away (probes)."""
 
     def __init__(self, knobs: LOMO, params: dict[str, Parameter]) -> None:
         self.knobs, self.clipping = knobs, Clipping(knobs)
@@ -61,9 +61,9 @@ class LOMORule:
         self.coefficient: Tensor | None = None
         self.norms: list[Tensor | None] = [None] * len(params)
         for index, p in enumerate(params.values()):
-            p.register_post_accumulate_grad_hook(lambda p, index=index: self._arrived(index, p))
+            p.register_post_accumulate_grad_hook(lambda p, index=index: self._receive_gradient(index, p))
 
-    def begin(self, pass_index: int) -> None:
+    def begin_pass(self, pass_index: int) -> None:
         """First of two passes: measure the norm. Last pass: update, unless the measured norm is not finite."""
         import torch
 
@@ -72,17 +72,17 @@ class LOMORule:
             self.coefficient = None
             self.mode = "measure" if self.passes == 2 else "update"
             return
-        total, limit = self._norm(), self.clipping.limit()
+        total, limit = self._total_norm(), self.clipping.norm_limit()
         self.mode = "update" if math.isfinite(total) else "discard"
         self.coefficient = torch.clamp(limit / (total + ROUNDING), max=1.0)
 
-    def _norm(self) -> Tensor:
+    def _total_norm(self) -> Tensor:
         import torch
 
         present = [norm for norm in self.norms if norm is not None]
         return torch.linalg.vector_norm(torch.stack(present)) if present else torch.zeros(())
 
-    def _arrived(self, index: int, p: Parameter) -> None:
+    def _receive_gradient(self, index: int, p: Parameter) -> None:
         import torch
 
         grad, p.grad = p.grad, None
@@ -95,9 +95,9 @@ class LOMORule:
             if self.mode == "measure" or self.passes == 1:
                 self.norms[index] = torch.linalg.vector_norm(grad)
             if self.mode == "update":
-                self._update(p, grad if self.coefficient is None else grad * self.coefficient)
+                self._update_weight(p, grad if self.coefficient is None else grad * self.coefficient)
 
-    def _update(self, p: Parameter, grad: Tensor) -> None:
+    def _update_weight(self, p: Parameter, grad: Tensor) -> None:
         import torch
 
         weight = p.float()  # the weight itself when it is fp32
@@ -110,23 +110,23 @@ class LOMORule:
             p.copy_(weight)
 
     def step(self) -> float:
-        """The weights have moved already; returns the norm and sleeps until `begin`."""
+        """The weights have moved already; returns the norm and sleeps until `begin_pass`."""
         self.mode = "discard"
-        norm = float(self._norm())
-        self.clipping.record(norm)
+        norm = float(self._total_norm())
+        self.clipping.record_norm(norm)
         return norm
 
     @property
-    def clipped(self) -> bool:
-        return self.clipping.clipped
+    def was_clipped(self) -> bool:
+        return self.clipping.was_clipped
 
     def zero_grad(self) -> None:
         """There are no gradients to clear."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """What `clip: running` keeps; nothing of the weights outlives a step."""
-        return self.clipping.state()
+        return self.clipping.state_tensors()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        for key, tensor in self.state().items():
+        for key, tensor in self.state_tensors().items():
             tensor.copy_(state[key])

@@ -25,8 +25,8 @@ class TorchRule:
         params: The trained parameters by name; `optimizer` was built over these.
         optimizer: Its rate is set before every step, in all its groups alike. What it keeps of a parameter must be
             tensors (or None): those go into checkpoints as flat safetensors.
-        fresh: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken at
-            once, so that the probe before the first step sees it; without, when the first step takes it.
+        build_state: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken
+            at once, so that the probe before the first step sees it; without, when the first step takes it.
     """
 
     passes = 1
@@ -36,13 +36,13 @@ class TorchRule:
         knobs: Optimizer,
         params: dict[str, Parameter],
         optimizer: TorchOptimizer,
-        fresh: Callable[[Parameter], dict[str, Tensor]] | None = None,
+        build_state: Callable[[Parameter], dict[str, Tensor]] | None = None,
     ) -> None:
         self.params, self.optimizer = params, optimizer
         self.clipping = Clipping(knobs)
-        if fresh is not None:
+        if build_state is not None:
             for p in params.values():
-                optimizer.state[p] = fresh(p)
+                optimizer.state[p] = build_state(p)
 
     @property
     def lr(self) -> float:
@@ -53,7 +53,7 @@ class TorchRule:
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def begin(self, pass_index: int) -> None:
+    def begin_pass(self, pass_index: int) -> None:
         """Nothing to prepare."""
 
     def step(self) -> float:
@@ -64,21 +64,21 @@ class TorchRule:
         total = get_total_norm([p.grad for p in present if p.grad is not None])
         norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
         if math.isfinite(norm):
-            limit = self.clipping.limit()
+            limit = self.clipping.norm_limit()
             if math.isfinite(limit):
                 clip_grads_with_norm_(present, limit, total)
-            self.clipping.record(norm)
+            self.clipping.record_norm(norm)
             self.optimizer.step()
         return norm
 
     @property
-    def clipped(self) -> bool:
-        return self.clipping.clipped
+    def was_clipped(self) -> bool:
+        return self.clipping.was_clipped
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """`NAME.KEY` of each parameter and each tensor that is kept of it (`exp_avg`, `step`, ...); `clipping.`.
 
         Raises:
@@ -96,28 +96,28 @@ class TorchRule:
                         f"optimizer {type(self.optimizer).__name__} keeps {key} as {type(value).__name__}, which a "
                         "checkpoint cannot hold: only tensors; use another optimizer"
                     )
-        return flat | self.clipping.state()
+        return flat | self.clipping.state_tensors()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        now = self.state()
+        now = self.state_tensors()
         later: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             if key in now:
                 now[key].copy_(tensor)
             else:  # the optimizer would make it in its first step
-                name, _, kept = key.rpartition(".")
-                later.setdefault(name, {})[kept] = tensor
+                name, _, state_key = key.rpartition(".")
+                later.setdefault(name, {})[state_key] = tensor
         if later:
-            self._put(later)
+            self._insert_state(later)
 
-    def _put(self, later: dict[str, dict[str, Tensor]]) -> None:
+    def _insert_state(self, later: dict[str, dict[str, Tensor]]) -> None:
         """Give the optimizer what it has not made yet; where and of which type it belongs is its own business."""
         whole = self.optimizer.state_dict()
         order = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-        for name, kept in later.items():
+        for name, state_entries in later.items():
             index = order[id(self.params[name])]
-            whole["state"][index] = whole["state"].get(index, {}) | kept
+            whole["state"][index] = whole["state"].get(index, {}) | state_entries
         self.optimizer.load_state_dict(whole)
-        for name, kept in later.items():  # it makes all of them of the weight's type
+        for name, state_entries in later.items():  # it makes all of them of the weight's type
             own = self.optimizer.state[self.params[name]]
-            own.update({key: t.to(own[key].device) for key, t in kept.items() if own[key].dtype != t.dtype})
+            own.update({key: t.to(own[key].device) for key, t in state_entries.items() if own[key].dtype != t.dtype})

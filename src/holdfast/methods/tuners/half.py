@@ -27,7 +27,7 @@ class Half(Tuner):
     Per layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others;
     1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2), a random
     half of the layers moves the first and the others the second: half of the weights move, exactly, over an even number
-    of layers. With grouped-query attention K and V are smaller and the realised share differs (see `share_of`).
+    of layers. With grouped-query attention K and V are smaller and the realised share differs (see `trainable_share`).
     A bias goes with its matrix. Embeddings and head move. Frozen weights are out of the optimizer: no decay, momentum.
 
     When it helps: the paper reports target scores at or above full fine-tuning, clearly less lost knowledge and about
@@ -64,9 +64,9 @@ class Half(Tuner):
         Raises:
             UserError: If not.
         """
-        from holdfast.models.loading import skeleton
+        from holdfast.models.loading import build_skeleton
 
-        if not any(p.requires_grad for p in self.apply(skeleton(model.config), 0).parameters()):
+        if not any(p.requires_grad for p in self.apply(build_skeleton(model.config), 0).parameters()):
             raise UserError(
                 f"tuner: half with share {self.share:g} of these matrices and without the embeddings leaves nothing to "
                 "train; set a larger tuner.share, or tuner.embeddings: true"
@@ -76,26 +76,26 @@ class Half(Tuner):
         """Freeze, in place, all that the draw of (`seed`, `round`) does not move."""
         import numpy as np
 
-        from holdfast.training.distributed import layers_of
+        from holdfast.training.distributed import find_layers
 
         generator = np.random.default_rng([seed, self.round])
-        layers = [categories(layer) for layer in layers_of(model)]
+        layers = [units_by_category(layer) for layer in find_layers(model)]
         model.requires_grad_(self.embeddings)
-        for pool in self._pools(layers):
-            for units, moving in zip(pool, self._draw(pool, generator), strict=True):
+        for pool in self._unit_pools(layers):
+            for units, moving in zip(pool, self._draw_moving_units(pool, generator), strict=True):
                 for index, unit in enumerate(units):
                     for parameter in unit:
                         parameter.requires_grad_((index in moving) != self.complement)
         return model
 
-    def _pools(self, layers: list[dict[str, Units]]) -> list[list[Units]]:
+    def _unit_pools(self, layers: list[dict[str, Units]]) -> list[list[Units]]:
         """Lists (over the layers) of the units one draw chooses from."""
         if self.level == "category":
             return [[layer[name] for layer in layers if name in layer] for name in ("attention", "mlp", "norm")]
-        joined = [[unit for units in layer.values() for unit in units] for layer in layers]
-        return [joined] if self.level == "layer" else [[[unit for layer in joined for unit in layer]]]
+        layer_units = [[unit for units in layer.values() for unit in units] for layer in layers]
+        return [layer_units] if self.level == "layer" else [[[unit for layer in layer_units for unit in layer]]]
 
-    def _draw(self, pool: list[Units], generator: np.random.Generator) -> list[set[int]]:
+    def _draw_moving_units(self, pool: list[Units], generator: np.random.Generator) -> list[set[int]]:
         """For each layer the indexes that move: round(share * all) in all, as evenly over the layers as can be."""
         if not pool:
             return []
@@ -110,22 +110,22 @@ class Half(Tuner):
         return [set(generator.permutation(len(units))[:n].tolist()) for units, n in zip(pool, quota, strict=True)]
 
 
-def categories(layer: nn.Module) -> dict[str, Units]:
+def units_by_category(layer: nn.Module) -> dict[str, Units]:
     """The layer's units by category: attention, mlp (all that is neither of the others), norm."""
-    found: dict[str, Units] = {}
+    groups: dict[str, Units] = {}
     for path, module in layer.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        lowered = f"{path} {type(module).__name__}".lower()
-        name = "norm" if "norm" in lowered else "attention" if "attn" in path or "attention" in path else "mlp"
+        lowercase_name = f"{path} {type(module).__name__}".lower()
+        name = "norm" if "norm" in lowercase_name else "attention" if "attn" in path or "attention" in path else "mlp"
         # A module's weight and bias belong together; other names (fused experts) are matrices of their own.
         together = tuple(own.pop(key) for key in ("weight", "bias") if key in own)
-        found.setdefault(name, []).extend(([together] if together else []) + [(p,) for p in own.values()])
-    return {name: units for name, units in found.items() if units}
+        groups.setdefault(name, []).extend(([together] if together else []) + [(p,) for p in own.values()])
+    return {name: units for name, units in groups.items() if units}
 
 
-def share_of(model: Model) -> float:
+def trainable_share(model: Model) -> float:
     """Realised share of the layers' parameters that move."""
-    from holdfast.training.distributed import layers_of
+    from holdfast.training.distributed import find_layers
 
-    parameters = [p for layer in layers_of(model) for p in layer.parameters()]
+    parameters = [p for layer in find_layers(model) for p in layer.parameters()]
     return sum(p.numel() for p in parameters if p.requires_grad) / max(1, sum(p.numel() for p in parameters))

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.methods.tuners.modules import ALL, see_names, see_parameters, see_targets, shapes, targets_of
-from holdfast.methods.tuners.reach import Reach, adapters_of, reach_of
+from holdfast.methods.tuners.modules import (
+    ALL,
+    check_module_names,
+    check_parameter_names,
+    check_targets,
+    linear_shapes,
+    parse_targets,
+)
+from holdfast.methods.tuners.reach import AdapterCoverage, build_meta_adapters, compute_coverage
 from holdfast.models.adapters import PeftTuner
 
 if TYPE_CHECKING:
@@ -67,12 +74,12 @@ class LoRA(PeftTuner):
         import torch
         from peft import get_peft_model
 
-        self._see(model)
+        self._check_names(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return get_peft_model(model, self._config(model))
+            return get_peft_model(model, self._build_config(model))
 
-    def _config(self, model: Model) -> LoraConfig:
+    def _build_config(self, model: Model) -> LoraConfig:
         from peft import LoraConfig
 
         return LoraConfig(
@@ -80,7 +87,7 @@ class LoRA(PeftTuner):
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
             lora_dropout=self.dropout,
-            target_modules=targets_of(self.target_modules),
+            target_modules=parse_targets(self.target_modules),
             target_parameters=list(self.target_parameters) or None,
             modules_to_save=list(self.modules_to_save) or None,
             use_rslora=self.rslora,
@@ -92,32 +99,38 @@ class LoRA(PeftTuner):
 
     def check(self, model: Model) -> None:
         """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
-        self._see(model)
-        self._reach(model)
+        self._check_names(model)
+        self._compute_coverage(model)
 
-    def _see(self, model: Model) -> None:
-        see_targets(model, targets_of(self.target_modules))
-        see_names("modules_to_save", model, list(self.modules_to_save))
-        see_parameters(model, self.target_parameters)
+    def _check_names(self, model: Model) -> None:
+        check_targets(model, parse_targets(self.target_modules))
+        check_module_names("modules_to_save", model, list(self.modules_to_save))
+        check_parameter_names(model, self.target_parameters)
 
-    def _reach(self, model: Model) -> Reach:
-        config = self._config(model)
+    def _compute_coverage(self, model: Model) -> AdapterCoverage:
+        config = self._build_config(model)
         if self.init != "default":
             config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
-        return reach_of(adapters_of(model, config))
+        return compute_coverage(build_meta_adapters(model, config))
 
-    def remarks(self, model: Model) -> list[str]:
+    def list_notes(self, model: Model) -> list[str]:
         """A line with the share of the weights that adapters sit beside."""
-        found = self._reach(model)
-        return [f"adapters sit beside {found.adapted / found.weights:.0%} of the model's {found.weights:,} weights"]
+        coverage = self._compute_coverage(model)
+        return [
+            f"adapters sit beside {coverage.adapted_weights / coverage.weights:.0%} of the model's "
+            f"{coverage.weights:,} weights"
+        ]
 
-    def cautions(self, model: Model) -> list[str]:
+    def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
-        return [*self._high_rank(model), *(self._reach(model).left_out() if self.target_modules == ALL else ())]
+        return [
+            *self._describe_high_rank(model),
+            *(self._compute_coverage(model).describe_skipped_experts() if self.target_modules == ALL else ()),
+        ]
 
-    def _high_rank(self, model: Model) -> list[str]:
+    def _describe_high_rank(self, model: Model) -> list[str]:
         """More parameters than the whole matrix has."""
-        smaller = [shape for shape in shapes(model, targets_of(self.target_modules)) if min(shape) < self.r]
+        smaller = [shape for shape in linear_shapes(model, parse_targets(self.target_modules)) if min(shape) < self.r]
         if not smaller:
             return []
         least = min(smaller, key=min)

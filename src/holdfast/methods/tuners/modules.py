@@ -16,27 +16,27 @@ NAMES = re.compile(r"\w+(\s*,\s*\w+)*")
 ALL = "all-linear"
 
 
-def targets_of(given: str | tuple[str, ...]) -> str | list[str]:
+def parse_targets(targets: str | tuple[str, ...]) -> str | list[str]:
     """What PEFT is told: all-linear, a regular expression, or a list of names.
 
     PEFT takes every text for an expression that must match a module's whole path; one that is only a name, or names
     with commas between, is meant as names.
     """
-    if not isinstance(given, str):
-        return list(given)
-    if given != ALL and NAMES.fullmatch(given):
-        return [name.strip() for name in given.split(",")]
-    return given
+    if not isinstance(targets, str):
+        return list(targets)
+    if targets != ALL and NAMES.fullmatch(targets):
+        return [name.strip() for name in targets.split(",")]
+    return targets
 
 
-def see_targets(model: Model, targets: str | list[str]) -> None:
+def check_targets(model: Model, targets: str | list[str]) -> None:
     """See that every name is that of a module, and that an expression matches some.
 
     Raises:
         UserError: If not.
     """
     if isinstance(targets, list):
-        see_names("target_modules", model, targets)
+        check_module_names("target_modules", model, targets)
         return
     names = [name for name, _ in model.named_modules()]
     if find_slow_pattern([targets], names):
@@ -45,24 +45,24 @@ def see_targets(model: Model, targets: str | list[str]) -> None:
             "repeats something itself, or name the modules"
         )
     try:
-        found = targets == ALL or any(re.fullmatch(targets, name) for name in names)
+        has_match = targets == ALL or any(re.fullmatch(targets, name) for name in names)
     except re.error as error:
         raise UserError(f"tuner.target_modules: {targets} is not a regular expression ({error})") from None
-    if not found:
+    if not has_match:
         raise UserError(
             f"tuner.target_modules: {targets} matches no module of {type(model).__name__}; it must match whole paths "
             f"such as {max(names, key=len)}"
         )
 
 
-def see_names(key: str, model: Model, wanted: list[str]) -> None:
+def check_module_names(key: str, model: Model, module_names: list[str]) -> None:
     """See that a setting names modules there are.
 
     Raises:
         UserError: If not.
     """
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    missing = [name for name in wanted if name.rsplit(".", 1)[-1] not in names]
+    missing = [name for name in module_names if name.rsplit(".", 1)[-1] not in names]
     if missing:
         some = sorted(n for n in names if n.endswith(("_proj", "c_attn", "c_fc")))[:4]
         raise UserError(
@@ -71,14 +71,14 @@ def see_names(key: str, model: Model, wanted: list[str]) -> None:
         )
 
 
-def see_parameters(model: Model, wanted: tuple[str, ...]) -> None:
+def check_parameter_names(model: Model, parameter_names: tuple[str, ...]) -> None:
     """See that every name is the end of a parameter's path.
 
     Raises:
         UserError: If not.
     """
     names = [name for name, _ in model.named_parameters()]
-    missing = [name for name in wanted if not any(path == name or path.endswith(f".{name}") for path in names)]
+    missing = [name for name in parameter_names if not any(path == name or path.endswith(f".{name}") for path in names)]
     if missing:
         some = sorted({name.split(".", 3)[-1] for name in names if ".experts." in name})[:2]
         raise UserError(
@@ -87,7 +87,7 @@ def see_parameters(model: Model, wanted: tuple[str, ...]) -> None:
         )
 
 
-def shapes(model: Model, targets: str | list[str]) -> list[tuple[int, int]]:
+def linear_shapes(model: Model, targets: str | list[str]) -> list[tuple[int, int]]:
     """Shapes of the linear maps that `targets` names."""
     from torch import nn
 
@@ -96,13 +96,13 @@ def shapes(model: Model, targets: str | list[str]) -> list[tuple[int, int]]:
     for name, module in model.named_modules():
         # GPT-2's linear maps are of a class of their own.
         linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-        if linear and _adapts(targets, name, module is head):
+        if linear and _is_adapted(targets, name, module is head):
             rows, columns = module.weight.shape  # type: ignore[union-attr]
             out.append((int(rows), int(columns)))
     return out
 
 
-def _adapts(targets: str | list[str], name: str, head: bool) -> bool:
+def _is_adapted(targets: str | list[str], name: str, head: bool) -> bool:
     """Whether PEFT puts an adapter beside the module of this name."""
     if targets == ALL:
         return not head

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class AdapterCoverage:
     """What adapters sit beside.
 
     Args:
         weights: Weights of the model, embeddings and head included.
-        adapted: Those of them that an adapter changes.
+        adapted_weights: Those of them that an adapter changes.
         experts: Names of expert tensors without adapter, of one layer.
         experts_weights: Their weights in all layers.
     """
 
     weights: int
-    adapted: int
+    adapted_weights: int
     experts: tuple[str, ...]
     experts_weights: int
 
-    def left_out(self) -> list[str]:
+    def describe_skipped_experts(self) -> list[str]:
         """A line when experts have no adapter."""
         if not self.experts:
             return []
@@ -42,7 +42,7 @@ class Reach:
         ]
 
 
-def adapters_of(model: Model, config: LoraConfig) -> PeftModel:
+def build_meta_adapters(model: Model, config: LoraConfig) -> PeftModel:
     """The adapters that `config` would put into a model like `model`, without memory for weights.
 
     Raises:
@@ -50,11 +50,11 @@ def adapters_of(model: Model, config: LoraConfig) -> PeftModel:
     """
     from peft import get_peft_model
 
-    from holdfast.models.loading import skeleton
+    from holdfast.models.loading import build_skeleton
 
     try:
         with quiet_libraries():
-            return get_peft_model(skeleton(model.config), config)  # type: ignore[return-value]
+            return get_peft_model(build_skeleton(model.config), config)  # type: ignore[return-value]
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = first_line(error).partition(". ")[0].rstrip(".")
         raise UserError(
@@ -63,7 +63,7 @@ def adapters_of(model: Model, config: LoraConfig) -> PeftModel:
         ) from error
 
 
-def reach_of(adapters: PeftModel) -> Reach:
+def compute_coverage(adapters: PeftModel) -> AdapterCoverage:
     """Count what the adapters sit beside."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -75,14 +75,14 @@ def reach_of(adapters: PeftModel) -> Reach:
         elif type(module).__name__ == "ModulesToSaveWrapper":
             beside |= {id(p) for p in module.original_module.parameters()}  # type: ignore[union-attr]
     own = {id(p): (n, p) for n, p in adapters.named_parameters() if "lora_" not in n and ".modules_to_save." not in n}
-    left = [
+    skipped_experts = [
         (name.replace(".base_layer", ""), p)
         for key, (name, p) in own.items()
         if key not in beside and ".experts." in name and p.ndim > 2
     ]
-    return Reach(
+    return AdapterCoverage(
         weights=sum(p.numel() for _, p in own.values()),
-        adapted=sum(p.numel() for key, (_, p) in own.items() if key in beside),
-        experts=tuple(dict.fromkeys("experts." + name.rpartition(".experts.")[2] for name, _ in left)),
-        experts_weights=sum(p.numel() for _, p in left),
+        adapted_weights=sum(p.numel() for key, (_, p) in own.items() if key in beside),
+        experts=tuple(dict.fromkeys("experts." + name.rpartition(".experts.")[2] for name, _ in skipped_experts)),
+        experts_weights=sum(p.numel() for _, p in skipped_experts),
     )

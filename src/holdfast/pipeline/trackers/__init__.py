@@ -33,13 +33,15 @@ def refuse_missing(names: Iterable[str]) -> None:
             raise UserError(f"track: {name} is not installed; pip install 'holdfast[{name}]', or leave it out")
 
 
-def open_trackers(recipe: Recipe, path: Path, run_id: str, seen: int, warn: Callable[[str], Any]) -> list[Tracker]:
+def open_trackers(
+    recipe: Recipe, path: Path, run_id: str, resume_step: int, warn: Callable[[str], Any]
+) -> list[Tracker]:
     """Start the trackers of a recipe.
 
     Args:
         path: The run's directory.
         run_id: What this run is called for good, so that one that was stopped goes on in its curves.
-        seen: Steps that were shown before it was stopped.
+        resume_step: Steps that were shown before it was stopped.
         warn: Told when a tracker fails later on; the run goes on without it.
     Raises:
         UserError: If a library is missing or does not start.
@@ -48,13 +50,13 @@ def open_trackers(recipe: Recipe, path: Path, run_id: str, seen: int, warn: Call
     out: list[Tracker] = []
     for name in recipe.track:
         kind: type[Tracker] = getattr(import_module(f"{__name__}.{name}"), CLASSES[name])
-        tracker = kind(path, run_id, seen, warn)
+        tracker = kind(path, run_id, resume_step, warn)
         try:
-            tracker.open(recipe.model_dump(mode="json"))
+            tracker.open_run(recipe.model_dump(mode="json"))
         except Exception as error:  # whatever the library raises where nobody is logged in, or no server answers
             for other in out:
-                other.close(failed=True)
-            said = shorten(first_line(error), 160)
-            raise UserError(f"track: {name} does not start ({said}); mend that, or leave it out") from error
+                other.close(has_failed=True)
+            reason = shorten(first_line(error), 160)
+            raise UserError(f"track: {name} does not start ({reason}); mend that, or leave it out") from error
         out.append(tracker)
     return out

@@ -16,19 +16,19 @@ class TensorBoard(Tracker):
 
     writer: SummaryWriter
 
-    def open(self, recipe: dict[str, Any]) -> None:
+    def open_run(self, recipe: dict[str, Any]) -> None:
         """Begin a file of events; a run that goes on has one more, which TensorBoard joins."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(self.path / "tensorboard"))
-        if not self.seen:
+        if not self.resume_step:
             self.writer.add_text("recipe", f"```\n{json.dumps(recipe, indent=1, ensure_ascii=False)}\n```")
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
+    def log_figures(self, step: int, figures: dict[str, float]) -> None:
         """Add scalars."""
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
-    def end(self, failed: bool) -> None:
+    def end_run(self, has_failed: bool) -> None:
         """Flush and close the file."""
         self.writer.close()

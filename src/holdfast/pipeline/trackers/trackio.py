@@ -18,7 +18,7 @@ class Trackio(Tracker):
 
     run: Run
 
-    def open(self, recipe: dict[str, Any]) -> None:
+    def open_run(self, recipe: dict[str, Any]) -> None:
         """Begin the run, or go on with it by its name."""
         with contextlib.redirect_stdout(sys.stderr):  # it greets, and standard output is for results
             import trackio
@@ -34,11 +34,11 @@ class Trackio(Tracker):
                 auto_log_cpu=False,
             )
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
+    def log_figures(self, step: int, figures: dict[str, float]) -> None:
         """Add figures to a step."""
         self.run.log(figures, step=step)
 
-    def end(self, failed: bool) -> None:
+    def end_run(self, has_failed: bool) -> None:
         """Write out what is held back."""
         import trackio
 

@@ -16,7 +16,7 @@ class WeightsAndBiases(Tracker):
 
     run: Run
 
-    def open(self, recipe: dict[str, Any]) -> None:
+    def open_run(self, recipe: dict[str, Any]) -> None:
         """Begin the run, or go on with it by its id."""
         import wandb
 
@@ -30,10 +30,10 @@ class WeightsAndBiases(Tracker):
             settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
         )
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
+    def log_figures(self, step: int, figures: dict[str, float]) -> None:
         """Add figures to a step."""
         self.run.log(figures, step=step)
 
-    def end(self, failed: bool) -> None:
+    def end_run(self, has_failed: bool) -> None:
         """Send what is left."""
-        self.run.finish(exit_code=int(failed))
+        self.run.finish(exit_code=int(has_failed))

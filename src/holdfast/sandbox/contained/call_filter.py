@@ -12,7 +12,7 @@ import signal
 import struct
 import sys
 
-from libc import DEATH_SIGNAL, LIBC, NO_NEW_PRIVILEGES, SECCOMP, prctl
+from libc import DEATH_SIGNAL, LIBC, NO_NEW_PRIVILEGES, SECCOMP, call_prctl
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -55,7 +55,7 @@ SIOCSPGRP), and typing into a terminal (TIOCSTI, TIOCLINUX)."""
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 
 
-def filter_program() -> bytes | None:
+def build_filter_program() -> bytes | None:
     """The seccomp program for this machine (struct sock_filter[]), or `None` where there is none."""
     machine = os.uname().machine
     if LIBC is None or machine not in MACHINES or sys.maxsize < 2**32:
@@ -66,16 +66,18 @@ def filter_program() -> bytes | None:
     code = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, refuse), (load, 0, 0, 0)]
     code += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 twins of every call
 
-    def when(call: tuple[int | None, int | None], argument: int, bits: int, *, set_is: int, clear_is: int) -> None:
+    def add_bit_rule(
+        call: tuple[int | None, int | None], argument: int, bits: int, *, set_is: int, clear_is: int
+    ) -> None:
         number = call[column]
         if number is not None:
             code.extend([(equal, 0, 4, number), (load, 0, 0, 16 + 8 * argument), (any_bit, 0, 1, bits)])
             code.extend([(give, 0, 0, set_is), (give, 0, 0, clear_is)])
 
-    when(CLONE, 0, 0x00010000, set_is=allow, clear_is=refuse)  # threads yes, processes no
-    when(OPEN, 1, WRITING, set_is=refuse, clear_is=allow)
-    when(OPENAT, 2, WRITING, set_is=refuse, clear_is=allow)
-    when(PRLIMIT, 0, 0xFFFFFFFF, set_is=refuse, clear_is=allow)  # only its own limits
+    add_bit_rule(CLONE, 0, 0x00010000, set_is=allow, clear_is=refuse)  # threads yes, processes no
+    add_bit_rule(OPEN, 1, WRITING, set_is=refuse, clear_is=allow)
+    add_bit_rule(OPENAT, 2, WRITING, set_is=refuse, clear_is=allow)
+    add_bit_rule(PRLIMIT, 0, 0xFFFFFFFF, set_is=refuse, clear_is=allow)  # only its own limits
     for own, commands in TO_OTHERS.items():
         code += [(equal, 0, 2 + 2 * len(commands), own[column]), (load, 0, 0, 16 + 8)]
         code += [step for command in commands for step in ((equal, 0, 1, command), (give, 0, 0, refuse))]
@@ -94,8 +96,8 @@ def filter_program() -> bytes | None:
 
 def filter_calls(program: bytes | None) -> bool:
     """Put this process under `program`. True if the kernel does; it also ends with its parent from now on."""
-    prctl(DEATH_SIGNAL, signal.SIGKILL)
-    if LIBC is None or program is None or not prctl(NO_NEW_PRIVILEGES, 1):
+    call_prctl(DEATH_SIGNAL, signal.SIGKILL)
+    if LIBC is None or program is None or not call_prctl(NO_NEW_PRIVILEGES, 1):
         return False
     steps = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(steps))

@@ -9,21 +9,21 @@ import signal
 import sys
 
 
-def call(job: dict, token: bytes, result: int) -> None:
+def call_function(job: dict, token: bytes, result: int) -> None:
     """Load a function and call it on every input, reporting each value on a line of its own."""
 
-    def tell(**message) -> None:
+    def write_line(**message) -> None:
         data = memoryview(token + json.dumps(message).encode() + b"\n")
         while data:
             data = data[os.write(result, data) :]
 
     signal.setitimer(signal.ITIMER_REAL, job["load_seconds"])  # nobody handles the alarm: it ends the process
     try:
-        function = load(job["target"])
+        function = load_function(job["target"])
     except BaseException as error:
-        tell(load=f"{type(error).__name__}: {error}"[:1000])
+        write_line(load=f"{type(error).__name__}: {error}"[:1000])
         return
-    tell(loaded=True)
+    write_line(loaded=True)
     for arguments in job["inputs"]:
         signal.setitimer(signal.ITIMER_REAL, job["seconds"])
         try:
@@ -36,10 +36,10 @@ def call(job: dict, token: bytes, result: int) -> None:
         except BaseException as error:
             message = {"error": f"{type(error).__name__}: {error}"[:1000]}
         signal.setitimer(signal.ITIMER_REAL, 0)
-        tell(**message)
+        write_line(**message)
 
 
-def load(target: str):
+def load_function(target: str):
     """The function named by `module:function` or `file.py:function`."""
     place, _, name = target.rpartition(":")
     if place.endswith(".py"):

@@ -11,15 +11,15 @@ LIBC = ctypes.CDLL(None, use_errno=True) if LINUX else None
 DEATH_SIGNAL, KEEP_CAPABILITIES, SECCOMP, NO_NEW_PRIVILEGES = 1, 8, 22, 38
 
 
-def prctl(option: int, *values: int) -> bool:
+def call_prctl(option: int, *values: int) -> bool:
     """prctl(2); False where it is refused, or this is not Linux."""
     if LIBC is None:
         return False
-    filled = [*values, 0, 0, 0, 0][:4]
-    return LIBC.prctl(option, *map(ctypes.c_ulong, filled)) == 0
+    arguments = [*values, 0, 0, 0, 0][:4]
+    return LIBC.prctl(option, *map(ctypes.c_ulong, arguments)) == 0
 
 
-def syscall(number: int, *values: object) -> int:
+def call_syscall(number: int, *values: object) -> int:
     """syscall(2): its result, -1 where it fails or this is not Linux. Whole numbers are passed as long."""
     if LIBC is None:
         return -1

@@ -14,24 +14,24 @@ import resource
 import struct
 import sys
 
-from call_filter import WRITING, filter_calls, filter_program
-from libc import KEEP_CAPABILITIES, LIBC, LINUX, prctl
+from call_filter import WRITING, build_filter_program, filter_calls
+from libc import KEEP_CAPABILITIES, LIBC, LINUX, call_prctl
 
 __all__ = [
+    "build_filter_program",
     "drop_capabilities",
     "drop_root",
     "filter_calls",
-    "filter_program",
     "forget_native",
-    "limit",
+    "install_audit_hook",
     "open_to_all",
-    "watch",
+    "set_limits",
 ]
 
 READ_ANY = 2  # CAP_DAC_READ_SEARCH
 
 
-def limit(seconds: float, memory_mb: int, processes: int | None) -> None:
+def set_limits(seconds: float, memory_mb: int, processes: int | None) -> None:
     """Hard limits on CPU seconds, address space, written bytes (none), open files, core dumps and processes."""
     cpu = math.ceil(seconds) + 1
     limits = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 0}
@@ -58,7 +58,7 @@ def drop_root(user: int, reads_all: bool) -> bool:
     if os.geteuid() != 0:
         return False
     if reads_all:
-        prctl(KEEP_CAPABILITIES, 1)
+        call_prctl(KEEP_CAPABILITIES, 1)
     for number in (user, 65534):
         try:
             os.setgroups([])
@@ -90,11 +90,11 @@ def open_to_all(path: str) -> bool:
     path = os.path.realpath(path)
     if not os.path.exists(path):
         return True
-    needed = 0o005 if os.path.isdir(path) else 0o004
-    while os.stat(path).st_mode & needed == needed:
+    bits = 0o005 if os.path.isdir(path) else 0o004
+    while os.stat(path).st_mode & bits == bits:
         if path == os.path.dirname(path):
             return True
-        path, needed = os.path.dirname(path), 0o001
+        path, bits = os.path.dirname(path), 0o001
     return False
 
 
@@ -140,30 +140,30 @@ def forget_modules() -> None:
         sys.modules.pop(name, None)
 
 
-def watch(read: tuple[str, ...] | None, strict: bool, filtered: bool) -> None:
+def install_audit_hook(read: tuple[str, ...] | None, strict: bool, has_filter: bool) -> None:
     """Refuse, from now on and for good, what Python itself reports as reaching out.
 
     Args:
         read: Path prefixes that may be read; `None`: all.
         strict: Also refuse looking around inside the process.
-        filtered: Whether the kernel's filter stands too; without it, modules that get around the hook are refused.
+        has_filter: Whether the kernel's filter stands too; without it, modules that get around the hook are refused.
     """
-    refused = frozenset((OUTWARD + INWARD if strict else OUTWARD).split())
-    modules = set() if filtered else {"_posixsubprocess", "_ctypes"}
+    refused_events = frozenset((OUTWARD + INWARD if strict else OUTWARD).split())
+    modules = set() if has_filter else {"_posixsubprocess", "_ctypes"}
     if strict:
         modules |= set(NATIVE.split())
         forget_modules()
 
     # Everything is a default argument: the program can neither rebind it nor reach it through a frame.
-    def hook(
+    def audit_event(
         event,
         args,
-        events=refused,
+        events=refused_events,
         modules=frozenset(modules),
         read=read,
         strict=strict,
         writing=WRITING,
-        harmless="socket.__new__" if filtered else "",
+        harmless="socket.__new__" if has_filter else "",
         refusal=PermissionError,
         missing=ImportError,
         text=str,
@@ -191,4 +191,4 @@ def watch(read: tuple[str, ...] | None, strict: bool, filtered: bool) -> None:
         elif event.startswith("socket.") and event != harmless:
             raise refusal("the sandbox has no network")
 
-    sys.addaudithook(hook)
+    sys.addaudithook(audit_event)

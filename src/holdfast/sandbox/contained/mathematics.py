@@ -12,12 +12,12 @@ logging.getLogger("math_verify").setLevel(
 HOW = [LatexExtractionConfig(), ExprExtractionConfig()]
 
 
-def compare(meant: str, said: str) -> bool | dict[str, str]:
+def compare_expressions(reference: str, answer: str) -> bool | dict[str, str]:
     """Whether two expressions are equal, or why that cannot be told."""
     expressions = []
-    for whose, text in (("the reference", meant), ("the answer", said)):
-        found = parse(f"${text}$", HOW, fallback_mode="no_fallback", parsing_timeout=None)
-        if not found:
+    for whose, text in (("the reference", reference), ("the answer", answer)):
+        expression = parse(f"${text}$", HOW, fallback_mode="no_fallback", parsing_timeout=None)
+        if not expression:
             return {"why": f"{whose} is no expression that math-verify reads"}
-        expressions.append(found)
+        expressions.append(expression)
     return bool(verify(*expressions, timeout_seconds=None))

@@ -10,7 +10,7 @@ import sys
 import types
 
 import values
-from exchange import Exchange, Gone
+from exchange import ChannelLost, Exchange
 
 SOON = 8192
 """Characters of printed text that are passed on before they are asked for."""
@@ -31,44 +31,44 @@ class ProgramEnd(Exchange):
         self.candidates = candidates
         self.module = types.ModuleType("program")
         self.space = vars(self.module)
-        self.given: dict[str, object] = {}  # what the tests have by name
-        self.printed: list[tuple[str, bytes]] = []
+        self.given_names: dict[str, object] = {}  # what the tests have by name
+        self.output_chunks: list[tuple[str, bytes]] = []
         self.size = 0
         self.input: io.TextIOWrapper | None = None
 
-    def send(self, **parts) -> None:
+    def send_message(self, **parts) -> None:
         if "told" not in parts and "ask" not in parts:
-            rebound = [(name, now) for name, then in self.given.items()
+            rebound = [(name, now) for name, then in self.given_names.items()
                        if (now := self.space.get(name, MISSING)) is not then and now is not MISSING]  # fmt: skip
             if rebound:
-                self.given.update(rebound)
+                self.given_names.update(rebound)
                 parts["names"] = tuple(rebound)
-        printed, self.printed, self.size = self.printed, [], 0
-        if printed:
-            parts["printed"] = tuple((where, text.decode("utf-8", "replace")) for where, text in printed)
-        super().send(**parts)
+        chunks, self.output_chunks, self.size = self.output_chunks, [], 0
+        if chunks:
+            parts["printed"] = tuple((where, text.decode("utf-8", "replace")) for where, text in chunks)
+        super().send_message(**parts)
 
-    def take(self, message: dict) -> None:
-        super().take(message)
-        for name, value in self.decode(message.get("names", ["t"])):
+    def apply_updates(self, message: dict) -> None:
+        super().apply_updates(message)
+        for name, value in self.decode_value(message.get("names", ["t"])):
             self.space[name] = value
-            if name in self.given:
-                self.given[name] = value
+            if name in self.given_names:
+                self.given_names[name] = value
         if message.get("stdin") and (self.input is None or sys.stdin is self.input):
-            self.input = sys.stdin = io.TextIOWrapper(io.BufferedReader(Asked(self)), encoding="utf-8")
+            self.input = sys.stdin = io.TextIOWrapper(io.BufferedReader(InputStream(self)), encoding="utf-8")
 
-    def perform(self, what: str, *args, **named):
+    def perform_request(self, what: str, *args, **kwargs):
         if what == "run":
-            return self.run()
+            return self.run_program()
         if what == "name":
-            return self.name(args[0])
+            return self.look_up_name(args[0])
         if what == "seed":
-            return random.seed(*args, **named)
-        return values.perform(what, *args, **named)
+            return random.seed(*args, **kwargs)
+        return values.perform_operation(what, *args, **kwargs)
 
-    def run(self) -> tuple[str, ...]:
+    def run_program(self) -> tuple[str, ...]:
         """Run the program; the names it uses and does not define."""
-        code = self.compiled()
+        code = self.compile_program()
         exec(code, self.space)
         names, codes = set[str](), [code]
         while codes:
@@ -77,7 +77,7 @@ class ProgramEnd(Exchange):
             codes += [constant for constant in at.co_consts if isinstance(constant, types.CodeType)]
         return tuple(name for name in sorted(names) if name not in self.space and not hasattr(builtins, name))
 
-    def compiled(self) -> types.CodeType:
+    def compile_program(self) -> types.CodeType:
         problem: BaseException = SyntaxError("no code")
         for source in self.candidates:
             try:
@@ -86,25 +86,25 @@ class ProgramEnd(Exchange):
                 problem = error
         raise problem
 
-    def name(self, name: str):
+    def look_up_name(self, name: str):
         value = self.space[name]
-        self.given[name] = value
+        self.given_names[name] = value
         return value
 
-    def wire(self) -> None:
+    def redirect_streams(self) -> None:
         """Let what the program prints, and what it asks for, go to the tests, who may change their standard streams."""
         sys.modules["program"] = sys.modules["__main__"] = self.module
-        sys.stdout = io.TextIOWrapper(Printed(self, "out"), encoding="utf-8", errors="replace", write_through=True)
-        sys.stderr = io.TextIOWrapper(Printed(self, "err"), encoding="utf-8", errors="replace", write_through=True)
-        sys.stdin = self.input = io.TextIOWrapper(io.BufferedReader(Asked(self)), encoding="utf-8")
+        sys.stdout = io.TextIOWrapper(OutputStream(self, "out"), encoding="utf-8", errors="replace", write_through=True)
+        sys.stderr = io.TextIOWrapper(OutputStream(self, "err"), encoding="utf-8", errors="replace", write_through=True)
+        sys.stdin = self.input = io.TextIOWrapper(io.BufferedReader(InputStream(self)), encoding="utf-8")
 
-        def input(prompt="", /):
-            return self.request("input", str(prompt))
+        def request_input(prompt="", /):
+            return self.request_operation("input", str(prompt))
 
-        builtins.input = input
+        builtins.input = request_input
 
 
-class Printed(io.RawIOBase):
+class OutputStream(io.RawIOBase):
     """A stream that is passed on."""
 
     def __init__(self, end: ProgramEnd, where: str) -> None:
@@ -115,42 +115,42 @@ class Printed(io.RawIOBase):
 
     def write(self, data) -> int:
         with self.end.lock:
-            self.end.printed.append((self.where, bytes(data)))
+            self.end.output_chunks.append((self.where, bytes(data)))
             self.end.size += len(data)
             if self.end.size > SOON:
-                self.end.send(told="printed")
+                self.end.send_message(told="printed")
         return len(data)
 
 
-class Asked(io.RawIOBase):
+class InputStream(io.RawIOBase):
     """Standard input: each line is asked for."""
 
     def __init__(self, end: ProgramEnd) -> None:
-        self.end, self.left = end, b""
+        self.end, self.rest = end, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, into) -> int:
-        data = self.left or self.end.request("stdin").encode("utf-8", "surrogateescape")
+        data = self.rest or self.end.request_operation("stdin").encode("utf-8", "surrogateescape")
         into[: len(data[: len(into)])] = data[: len(into)]
-        self.left = data[len(into) :]
+        self.rest = data[len(into) :]
         return min(len(data), len(into))
 
 
-def serve(source: int, target: int, candidates: list[str]) -> None:
+def serve_requests(source: int, target: int, candidates: list[str]) -> None:
     """Do what the tests ask until they are done. Never returns."""
     leave = os._exit
     try:
         end = ProgramEnd(source, target, candidates)
-        end.send(told="ready")  # before anything of the program
-        end.wire()
+        end.send_message(told="ready")  # before anything of the program
+        end.redirect_streams()
         while True:
-            message = end.receive()
+            message = end.receive_message()
             if "ask" in message:
-                end.answer(message)
+                end.answer_request(message)
             del message
-    except Gone:
+    except ChannelLost:
         pass
     finally:
         leave(0)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from libc import DEATH_SIGNAL, LIBC, prctl
+from libc import DEATH_SIGNAL, LIBC, call_prctl
 
 MOUNTS, MESSAGES, USERS, PROCESSES, NETWORK = 0x20000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 READ_ONLY, NO_SUID, NO_DEVICES, REMOUNT, BIND, ALL_BELOW, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
@@ -25,31 +25,31 @@ WORK = "/tmp/holdfast-work"
 """The working directory in the room: empty, and nobody may write there."""
 
 
-def leave_world() -> dict[str, bool]:
+def enter_namespaces() -> dict[str, bool]:
     """Move this process into namespaces of its own; which were permitted. Process numbers are for its children."""
-    made = dict.fromkeys(("network_namespace", "mount_namespace", "process_namespace"), False)
+    namespaces = dict.fromkeys(("network_namespace", "mount_namespace", "process_namespace"), False)
     if LIBC is None:
-        return made
-    wanted = {"network_namespace": NETWORK, "mount_namespace": MOUNTS, "process_namespace": PROCESSES | MESSAGES}
+        return namespaces
+    unshare_flags = {"network_namespace": NETWORK, "mount_namespace": MOUNTS, "process_namespace": PROCESSES | MESSAGES}
     if os.geteuid() != 0:
         user, group = os.getuid(), os.getgid()
         every = USERS | NETWORK | MOUNTS | PROCESSES | MESSAGES
         if LIBC.unshare(every) != 0:
-            made["network_namespace"] = LIBC.unshare(USERS | NETWORK) == 0
-            return made
-        made |= {"network_namespace": True, "process_namespace": True}
+            namespaces["network_namespace"] = LIBC.unshare(USERS | NETWORK) == 0
+            return namespaces
+        namespaces |= {"network_namespace": True, "process_namespace": True}
         ids_of = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
         try:
             for name, ids in ids_of.items():
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(ids)
         except OSError:  # a system that lets nobody be somebody in a namespace of his own
-            return made
-        return {**made, "mount_namespace": True}
-    return {name: LIBC.unshare(flags) == 0 for name, flags in wanted.items()}
+            return namespaces
+        return {**namespaces, "mount_namespace": True}
+    return {name: LIBC.unshare(flags) == 0 for name, flags in unshare_flags.items()}
 
 
-def become_first(*pipes: int) -> None:
+def fork_first_process(*pipes: int) -> None:
     """Go on in a child that is the first process of the new process namespace; this one only waits for it to end.
 
     Args:
@@ -57,7 +57,7 @@ def become_first(*pipes: int) -> None:
     """
     child = os.fork()
     if child == 0:
-        prctl(DEATH_SIGNAL, signal.SIGKILL)
+        call_prctl(DEATH_SIGNAL, signal.SIGKILL)
         return
     for descriptor in (0, 1, *pipes):
         os.close(descriptor)
@@ -65,32 +65,36 @@ def become_first(*pipes: int) -> None:
     os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
-def furnish(root: str, library: list[str]) -> bool:
+def build_file_system(root: str, library: list[str]) -> bool:
     """Lay out a file system below the new directory `root` that holds the library and nothing else, read-only."""
     os.umask(0o022)
     os.mkdir(root)
-    if not _mount(None, "/", None, ALL_BELOW | PRIVATE) or not _mount("tmpfs", root, "tmpfs", NO_SUID, "mode=755"):
+    if not _mount_at(None, "/", None, ALL_BELOW | PRIVATE) or not _mount_at(
+        "tmpfs", root, "tmpfs", NO_SUID, "mode=755"
+    ):
         return False
     os.makedirs(root + WORK)
-    placed: list[str] = []
+    mounts: list[str] = []
     for path in sorted(dict.fromkeys([*SYSTEM, *library]), key=len):
-        if not os.path.exists(path) or any(path.startswith(above + "/") for above in placed):
+        if not os.path.exists(path) or any(path.startswith(above + "/") for above in mounts):
             continue
-        placed.append(path)
+        mounts.append(path)
         if os.path.isdir(path):
             os.makedirs(root + path, exist_ok=True)
         else:
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
             os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY, 0o644))
-        if not _mount(os.path.realpath(path), root + path, None, BIND | ALL_BELOW):
+        if not _mount_at(os.path.realpath(path), root + path, None, BIND | ALL_BELOW):
             return False
         flags = os.statvfs(root + path).f_flag
-        kept = sum(bit for flag, bit in KEPT_FLAGS.items() if flags & flag)
-        _mount(None, root + path, None, REMOUNT | BIND | READ_ONLY | kept)  # writing is refused in three more ways
-    return _mount(None, root, None, REMOUNT | READ_ONLY | NO_SUID)
+        keep_flags = sum(bit for flag, bit in KEPT_FLAGS.items() if flags & flag)
+        _mount_at(
+            None, root + path, None, REMOUNT | BIND | READ_ONLY | keep_flags
+        )  # writing is refused in three more ways
+    return _mount_at(None, root, None, REMOUNT | READ_ONLY | NO_SUID)
 
 
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> bool:
+def _mount_at(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> bool:
     assert LIBC is not None
     text = [None if value is None else os.fsencode(value) for value in (source, target, kind, options)]
     return LIBC.mount(text[0], text[1], text[2], ctypes.c_ulong(flags), text[3]) == 0
@@ -118,11 +122,11 @@ def hold_open(library: list[str]) -> list[str]:
     sys.path[:] = [new.get(path, path) for path in sys.path]
     for module in list(sys.modules.values()):
         if isinstance(getattr(module, "__path__", None), list):
-            module.__path__ = [_moved(path, new) for path in module.__path__]
+            module.__path__ = [_map_path(path, new) for path in module.__path__]
     sys.path_importer_cache.clear()
     return list(new.values())
 
 
-def _moved(path: str, new: dict[str, str]) -> str:
+def _map_path(path: str, new: dict[str, str]) -> str:
     above = next((old for old in new if path.startswith(old + "/")), None)
     return path if above is None else new[above] + path[len(above) :]

@@ -16,7 +16,7 @@ import sys
 import types
 
 import values
-from exchange import Exchange, Gone
+from exchange import ChannelLost, Exchange
 from standins import (
     ARITHMETIC,
     CHANGING,
@@ -25,9 +25,9 @@ from standins import (
     TAINT,
     TO_NUMBER,
     StandInType,
+    get_own_attribute,
     is_standin,
-    recall,
-    remember,
+    set_own_attribute,
 )
 
 BUILTIN = frozenset(dir(builtins))
@@ -44,56 +44,56 @@ class TestEnd(Exchange):
 
     def __init__(self, source: int, target: int, checks: list[str]) -> None:
         super().__init__(source, target, 1)
-        self.names = Names(self, *look_at(checks))
+        self.names = Names(self, *collect_test_names(checks))
         self.refusal = ""
         self.lacks: tuple[str, ...] = ()
-        self.fetched: dict[str, object] = {}
+        self.fetched_values: dict[str, object] = {}
         self.lent_names: dict[str, object] = {}
         self.stdin = sys.stdin
 
     # ---- what goes along with every message
 
-    def send(self, **parts) -> None:
+    def send_message(self, **parts) -> None:
         if "ask" in parts:
-            if changed := self.changed_names():
-                parts["names"] = changed
+            if names := self.changed_names():
+                parts["names"] = names
             if sys.stdin is not self.stdin:
                 self.stdin, parts["stdin"] = sys.stdin, True
-        super().send(**parts)
+        super().send_message(**parts)
 
     def changed_names(self) -> tuple:
         """What the tests put under the program's names, and what they define that the program uses and lacks."""
-        changed = []
-        for known in (self.fetched, self.lent_names):
-            for name, then in known.items():
+        changes = []
+        for bindings in (self.fetched_values, self.lent_names):
+            for name, then in bindings.items():
                 now = dict.get(self.names, name, then)
                 if now is not then:
-                    changed.append((name, now))
-                    known[name] = now
-        return tuple(changed)
+                    changes.append((name, now))
+                    bindings[name] = now
+        return tuple(changes)
 
-    def take(self, message: dict) -> None:
-        super().take(message)
-        for where, text in self.decode(message.get("printed", ["t"])):
+    def apply_updates(self, message: dict) -> None:
+        super().apply_updates(message)
+        for where, text in self.decode_value(message.get("printed", ["t"])):
             stream = sys.stderr if where == "err" else sys.stdout
             stream.write(text)
-        for name, value in self.decode(message.get("names", ["t"])):
-            if name in self.fetched and dict.get(self.names, name) is self.fetched[name]:
-                self.names[name] = self.fetched[name] = value
+        for name, value in self.decode_value(message.get("names", ["t"])):
+            if name in self.fetched_values and dict.get(self.names, name) is self.fetched_values[name]:
+                self.names[name] = self.fetched_values[name] = value
 
     # ---- what the program may ask
 
-    def perform(self, what: str, *args, **named):
+    def perform_request(self, what: str, *args, **kwargs):
         if what == "input":
             return builtins.input(*args)
         if what == "stdin":
             return sys.stdin.readline()
         target, *rest = args
-        if is_standin(target) or not self.may(what, target, rest):
+        if is_standin(target) or not self.allows_request(what, target, rest):
             raise AttributeError(f"not open to the program: {what} {rest[0] if rest else ''}")
-        return values.perform(what, target, *rest, **named)
+        return values.perform_operation(what, target, *rest, **kwargs)
 
-    def may(self, what: str, target, rest: list) -> bool:
+    def allows_request(self, what: str, target, rest: list) -> bool:
         """Whether the program may do this to an object of the tests."""
         if isinstance(target, (Names, Exchange)):
             return False
@@ -112,7 +112,7 @@ class TestEnd(Exchange):
 
     # ---- what an object of the program decides, and what not
 
-    def operate(self, target, name: str, args: tuple, named: dict):
+    def apply_operator(self, target, name: str, args: tuple, kwargs: dict):
         """An operator on an object of the program.
 
         Whether it equals a *plain* value is not for the object to say, or one that claims to equal everything would
@@ -121,45 +121,45 @@ class TestEnd(Exchange):
         """
         plain = bool(args) and not is_standin(args[0])
         if name in COMPARING and plain:
-            flavor = self.flavor(target)
+            flavor = self.container_type(target)
             if flavor is None:
                 return NotImplemented
-            return getattr(flavor, name)(self.content(target, flavor), args[0])
-        if name in TO_NUMBER and recall(target, TAINT):
+            return getattr(flavor, name)(self.fetch_content(target, flavor), args[0])
+        if name in TO_NUMBER and get_own_attribute(target, TAINT):
             raise TypeError(f"{name}: a test does not believe the arithmetic of a program's own objects")
         if name in ARITHMETIC and plain:
-            result = self.request(name, target, *args, **named)
+            result = self.request_operation(name, target, *args, **kwargs)
             if not is_standin(result):
-                flavor = self.flavor(target)
+                flavor = self.container_type(target)
                 if flavor is None or not hasattr(flavor, name):
                     return NotImplemented
-                return getattr(flavor, name)(self.content(target, flavor), args[0])
-            remember(result, TAINT, True)
+                return getattr(flavor, name)(self.fetch_content(target, flavor), args[0])
+            set_own_attribute(result, TAINT, True)
             return result
-        result = self.request(name, target, *args, **named)
+        result = self.request_operation(name, target, *args, **kwargs)
         if name == "__contains__" and plain and result is True:  # does it hold everything?
-            return self.request(name, target, decoy(args[0])) is not True
-        if recall(target, TAINT) and is_standin(result) and type(result) is not StandInType:
-            remember(result, TAINT, True)
+            return self.request_operation(name, target, make_decoy(args[0])) is not True
+        if get_own_attribute(target, TAINT) and is_standin(result) and type(result) is not StandInType:
+            set_own_attribute(result, TAINT, True)
         return result
 
-    def flavor(self, target):
+    def container_type(self, target):
         """The built-in type that can be changed (list, dict, ...) on which the target's class is built."""
         kind = type(target)
         return None if kind is StandInType else CHANGING.get(type.__getattribute__(kind, FLAVOR))
 
-    def content(self, target, flavor):
-        content = self.request("content", target)
+    def fetch_content(self, target, flavor):
+        content = self.request_operation("content", target)
         if type(content) is not flavor:
-            raise self.lost("a content of another type")
+            raise self.mark_lost("a content of another type")
         return content
 
-    def refuse(self, why: str):
+    def raise_refusal(self, why: str):
         self.refusal = why
         raise TypeError(why)
 
 
-def decoy(value):
+def make_decoy(value):
     """Another value of the same type, which nothing the program knows holds."""
     return random.SystemRandom().getrandbits(60) if isinstance(value, (int, float)) else os.urandom(8).hex()
 
@@ -174,19 +174,19 @@ class Names(dict):
     def __missing__(self, name: str):
         if type(name) is not str or name.startswith("__") or (name in BUILTIN and name not in self.entries):
             raise KeyError(name)
-        if (module := self.module(name)) is not None:
+        if (module := self.find_module(name)) is not None:
             self[name] = module
             return module
         if self.end.lacks is None:
             raise KeyError(name)
         try:
-            value = self.end.request("name", name)
+            value = self.end.request_operation("name", name)
         except KeyError:
             raise KeyError(name) from None
-        self[name] = self.end.fetched[name] = value
+        self[name] = self.end.fetched_values[name] = value
         return value
 
-    def module(self, name: str):
+    def find_module(self, name: str):
         """The library's own module, where the tests use a name only for what that module has (`math.isclose`)."""
         full = SHORT.get(name, name)
         if name not in self.attributes or full.partition(".")[0] not in values.STANDARD | {*SHORT.values()}:
@@ -229,25 +229,25 @@ class View(types.ModuleType):
         return list(object.__getattribute__(self, "_names"))
 
 
-def look_at(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
+def collect_test_names(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
     """What the text of the tests says about the names in it, whatever the program is.
 
     Returns:
         The built-in names that are what is tested (`assert sum(10, 15) == 6`): only where the tests use no other name
         of the program, the innermost of those called. And the names used for their attributes alone, with these.
     """
-    bound, loaded, bare = set[str](), set[str](), set[str]()
-    used: dict[str, set[str]] = {}
+    bound, loads, bare = set[str](), set[str](), set[str]()
+    uses: dict[str, set[str]] = {}
     trees = [ast.parse(check) for check in checks]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     owners = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     for node in nodes:
         if isinstance(node, ast.Name):
-            (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+            (loads if isinstance(node.ctx, ast.Load) else bound).add(node.id)
             if id(node) not in owners:
                 bare.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            used.setdefault(node.value.id, set()).add(node.attr)
+            uses.setdefault(node.value.id, set()).add(node.attr)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
         elif isinstance(node, ast.arg):
@@ -256,9 +256,9 @@ def look_at(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
             bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
-    attributes = {name: names for name, names in used.items() if name not in bare | bound}
+    attributes = {name: names for name, names in uses.items() if name not in bare | bound}
     libraries = {name for name in attributes if SHORT.get(name, name) in values.STANDARD | {*SHORT.values()}}
-    if loaded - bound - BUILTIN - libraries:
+    if loads - bound - BUILTIN - libraries:
         return frozenset(), attributes
     own = {node: node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
            and node.func.id in BUILTIN - bound}  # fmt: skip
@@ -269,7 +269,7 @@ def look_at(checks: list[str]) -> tuple[frozenset[str], dict[str, set[str]]]:
 # ---- the verdict
 
 
-def compiled(checks: list[str]) -> list[types.CodeType] | str:
+def compile_tests(checks: list[str]) -> list[types.CodeType] | str:
     """The tests, or why one of them does not compile."""
     codes = []
     for number, source in enumerate(checks, 1):
@@ -280,31 +280,35 @@ def compiled(checks: list[str]) -> list[types.CodeType] | str:
     return codes
 
 
-def judge(source: int, target: int, checks: list[str]) -> dict:
+def judge_program(source: int, target: int, checks: list[str]) -> dict:
     """Have the program run, then the tests, and say how it went: `status`, `check` (0: the program) and `reason`."""
-    codes = compiled(checks)
+    codes = compile_tests(checks)
     if isinstance(codes, str):
         return {"status": "broken", "check": 0, "reason": codes}
     end = TestEnd(source, target, checks)
     sys.modules["program"] = sys.modules["__main__"] = View(end.names)
     number = 0
-    run, gone = exec, Gone
+    run, channel_lost = exec, ChannelLost
     try:
-        first = end.receive()
+        first = end.receive_message()
         if first.get("told") != "ready":
             return {"status": "walls", "check": 0, "reason": str(first.get("told"))}
-        end.lent_names = dict.fromkeys(allowed_names(end.request("run")), None)
+        end.lent_names = dict.fromkeys(allowed_names(end.request_operation("run")), None)
         share_seed(end)
         for number, code in enumerate(codes, 1):
             run(code, end.names)
             if not end.alive:
                 return {"status": "gone", "check": number, "reason": ""}
-    except gone as error:
+    except channel_lost as error:
         return {"status": "gone", "check": number, "reason": str(error)}
     except BaseException as error:
         status = "exited" if isinstance(error, SystemExit) else "failed"
         status = "broken" if end.refusal else "failed" if end.alive and status == "failed" else status
-        return {"status": status if end.alive else "gone", "check": number, "reason": end.refusal or words(error)}
+        return {
+            "status": status if end.alive else "gone",
+            "check": number,
+            "reason": end.refusal or describe_error(error),
+        }
     if end.refusal:
         return {"status": "broken", "check": 0, "reason": end.refusal}
     return {"status": "passed", "check": 0, "reason": ""}
@@ -321,14 +325,14 @@ def share_seed(end: TestEnd) -> None:
     """A test that seeds the random numbers means those of the program."""
     original = random.seed
 
-    def seed(*args, **named):
-        original(*args, **named)
-        end.request("seed", *args, **named)
+    def seed_both(*args, **kwargs):
+        original(*args, **kwargs)
+        end.request_operation("seed", *args, **kwargs)
 
-    random.seed = seed
+    random.seed = seed_both
 
 
-def words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception in words, bounded; those of the program's own classes may raise another when asked."""
     try:
         return f"{type(error).__name__}: {error}"[:1000]
@@ -336,14 +340,14 @@ def words(error: BaseException) -> str:
         return f"{type(error).__name__} ({type(another).__name__} when shown)"[:1000]
 
 
-def serve(source: int, target: int, result: int, checks: list[str]) -> None:
+def judge_and_exit(source: int, target: int, result: int, checks: list[str]) -> None:
     """Judge and write the verdict to `result`. Never returns."""
     leave, write, dump = os._exit, os.write, json.dumps
     try:
-        data = dump(judge(source, target, checks)).encode()
+        data = dump(judge_program(source, target, checks)).encode()
         sys.stdout.flush()
-        left = memoryview(data)
-        while left:
-            left = left[write(result, left) :]
+        rest = memoryview(data)
+        while rest:
+            rest = rest[write(result, rest) :]
     finally:
         leave(0)

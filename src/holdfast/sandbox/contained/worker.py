@@ -62,100 +62,104 @@ class Walls:
     first_user: int
 
 
-def serve() -> None:
+def serve_jobs() -> None:
     """Answer jobs until standard input ends."""
     scratch, path = sys.argv[1], sys.argv[2:]
     jobs, replies = os.dup(0), os.dup(1)
-    outside, world = os.getpid(), room.leave_world()
+    outside, world = os.getpid(), room.enter_namespaces()
     if world["process_namespace"]:
-        room.become_first(jobs, replies)
+        room.fork_first_process(jobs, replies)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.environ.clear()
-    walls, told = build(scratch, path, outside, world)
+    walls, standing = build_walls(scratch, path, outside, world)
     for name in WARM.split():
         importlib.import_module(name)
     random.seed(0)
     gc.freeze()  # the collector leaves what is here alone, so that forked pages stay shared
-    send(replies, {"ready": True, **told})
+    send_message(replies, {"ready": True, **standing})
     number = 0
-    while (job := receive(jobs)) is not None:
+    while (job := receive_message(jobs)) is not None:
         number += 1
-        send(replies, (run if job["kind"] == "run" else call)(job, walls, jobs, number))
+        send_message(replies, (handle_run if job["kind"] == "run" else handle_call)(job, walls, jobs, number))
     with contextlib.suppress(OSError):
         os.rmdir(walls.work)
 
 
-def build(scratch: str, path: list[str], outside: int, world: dict[str, bool]) -> tuple[Walls, dict]:
+def build_walls(scratch: str, path: list[str], outside: int, world: dict[str, bool]) -> tuple[Walls, dict]:
     """Prepare the walls; and which of them stand, for the people outside."""
     library = room.library_of(path)
     work, root = scratch + "/work", scratch + "/room"
     os.mkdir(work, 0o755)
-    world["mount_namespace"] = world["mount_namespace"] and room.furnish(root, library)
+    world["mount_namespace"] = world["mount_namespace"] and room.build_file_system(root, library)
     rules = landlock.make_rules([*library, work, *room.SYSTEM]), landlock.make_rules(None)
-    walls = Walls(library, work, root if world["mount_namespace"] else "", limits.filter_program(), rules,
+    walls = Walls(library, work, root if world["mount_namespace"] else "", limits.build_filter_program(), rules,
                   1_000_000_000 + outside % 1_000_000 * 1000)  # fmt: skip
-    told = {**world, "call_filter": walls.program is not None, "landlock": landlock.version() if rules[0] else 0}
-    return walls, {**told, "own_user": os.geteuid() == 0}
+    standing = {
+        **world,
+        "call_filter": walls.program is not None,
+        "landlock": landlock.landlock_version() if rules[0] else 0,
+    }
+    return walls, {**standing, "own_user": os.geteuid() == 0}
 
 
-def receive(source: int) -> dict | None:
+def receive_message(source: int) -> dict | None:
     """The next message, or `None` at the end."""
-    size = int.from_bytes(exactly(source, 4), "big")
-    return json.loads(exactly(source, size)) if size else None
+    size = int.from_bytes(read_exactly(source, 4), "big")
+    return json.loads(read_exactly(source, size)) if size else None
 
 
-def exactly(source: int, size: int) -> bytes:
+def read_exactly(source: int, size: int) -> bytes:
     data = b""
     while len(data) < size and (piece := os.read(source, size - len(data))):
         data += piece
     return data
 
 
-def send(target: int, message: dict) -> None:
+def send_message(target: int, message: dict) -> None:
     data = json.dumps(message).encode()
-    left = memoryview(len(data).to_bytes(4, "big") + data)
-    while left:
-        left = left[os.write(target, left) :]
+    rest = memoryview(len(data).to_bytes(4, "big") + data)
+    while rest:
+        rest = rest[os.write(target, rest) :]
 
 
 # ---- a program and its tests
 
 
-def run(job: dict, walls: Walls, jobs: int, number: int) -> dict:
+def handle_run(job: dict, walls: Walls, jobs: int, number: int) -> dict:
     """Have a program run in one process and its tests in another; the verdict is that of the second."""
     limits.forget_native()
-    result, output, asked, answered = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+    result, output, requests, answers = os.pipe(), os.pipe(), os.pipe(), os.pipe()
     program = os.fork()
     if program == 0:
-        inside(job, walls, number * 2, [-1, asked[0], answered[1]], output[1], run_program)
+        run_contained(job, walls, number * 2, [-1, requests[0], answers[1]], output[1], run_program)
     tests = os.fork()
     if tests == 0:
-        checks = receive(jobs)
+        checks = receive_message(jobs)
         os.write(result[1], b"r")  # the next message is this interpreter's again
-        inside(
-            {**job, "checks": checks}, walls, number * 2 + 1, [result[1], answered[0], asked[1]], output[1], run_tests
+        run_contained(
+            {**job, "checks": checks}, walls, number * 2 + 1, [result[1], answers[0], requests[1]], output[1], run_tests
         )
-    for descriptor in (*asked, *answered, result[1], output[1]):
+    for descriptor in (*requests, *answers, result[1], output[1]):
         os.close(descriptor)
     if os.read(result[0], 1) != b"r":
         os._exit(1)
-    said, printed, ending = listen(result[0], output[0], job, jobs)
-    verdict = json.loads(said) if said and not ending else None
-    gone = verdict is not None and verdict["status"] == "gone"
-    program_status = reap(program, 0.5 if gone else 0.0)
-    status = reap(tests, 0.0 if ending else 0.5)
+    result_data, output_data, ending = collect_output(result[0], output[0], job, jobs)
+    verdict = json.loads(result_data) if result_data and not ending else None
+    is_lost = verdict is not None and verdict["status"] == "gone"
+    program_status = reap_process(program, 0.5 if is_lost else 0.0)
+    status = reap_process(tests, 0.0 if ending else 0.5)
     os.close(result[0])
     os.close(output[0])
     return {"verdict": verdict, "ending": ending, "status": status, "program_status": program_status,
-            "output": printed.decode("utf-8", "replace")}  # fmt: skip
+            "output": output_data.decode("utf-8", "replace")}  # fmt: skip
 
 
 def run_program(job: dict) -> None:
     # in a thread: its first frame is the first frame there is, so that none leads to this module
     stack_size(64 << 20)
-    start_new_thread(program_side.serve, (FROM_OTHER, TO_OTHER, job["candidates"]))
+    start_new_thread(program_side.serve_requests, (FROM_OTHER, TO_OTHER, job["candidates"]))
     stack_size(0)
     del job
     forever = allocate_lock()
@@ -164,34 +168,36 @@ def run_program(job: dict) -> None:
 
 
 def run_tests(job: dict) -> None:
-    test_side.serve(FROM_OTHER, TO_OTHER, RESULT, job["checks"])
+    test_side.judge_and_exit(FROM_OTHER, TO_OTHER, RESULT, job["checks"])
 
 
 # ---- the user's own function
 
 
-def call(job: dict, walls: Walls, jobs: int, number: int) -> dict:
+def handle_call(job: dict, walls: Walls, jobs: int, number: int) -> dict:
     """Have the user's function called in a process of its own; what it wrote stands behind a token."""
     token = os.urandom(16).hex().encode()
     result, output = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         job["token"] = token
-        inside(job, walls, number * 2, [result[1], -1, -1], output[1], lambda job: caller.call(job, token, RESULT))
+        run_contained(
+            job, walls, number * 2, [result[1], -1, -1], output[1], lambda job: caller.call_function(job, token, RESULT)
+        )
     os.close(result[1])
     os.close(output[1])
-    said, printed, ending = listen(result[0], output[0], job, jobs)
-    status = reap(child, 0.0 if ending else 0.5)
+    result_data, output_data, ending = collect_output(result[0], output[0], job, jobs)
+    status = reap_process(child, 0.0 if ending else 0.5)
     os.close(result[0])
     os.close(output[0])
-    return {"token": token.decode(), "said": said.decode("utf-8", "replace"), "ending": ending,
-            "status": status, "output": printed.decode("utf-8", "replace")}  # fmt: skip
+    return {"token": token.decode(), "said": result_data.decode("utf-8", "replace"), "ending": ending,
+            "status": status, "output": output_data.decode("utf-8", "replace")}  # fmt: skip
 
 
 # ---- any contained process
 
 
-def listen(result: int, output: int, job: dict, jobs: int) -> tuple[bytes, bytes, str]:
+def collect_output(result: int, output: int, job: dict, jobs: int) -> tuple[bytes, bytes, str]:
     """Collect what a process writes until it is done, too late or too loud ("time", "output": the third value)."""
     heard = {result: b"", output: b""}
     still = [result, output, jobs]
@@ -216,34 +222,34 @@ def listen(result: int, output: int, job: dict, jobs: int) -> tuple[bytes, bytes
     return heard[result], heard[output], ""
 
 
-def reap(child: int, patience: float) -> int:
+def reap_process(child: int, patience: float) -> int:
     """Let the process end by itself for `patience` seconds, then kill it; in any case its group. Its wait status.
 
     That of a process killed here is "ended with 0": it did nothing wrong by not ending by itself.
     """
     until = time.monotonic() + patience
-    ended, status = os.waitpid(child, os.WNOHANG)
-    while not ended and time.monotonic() < until:
+    ended_pid, status = os.waitpid(child, os.WNOHANG)
+    while not ended_pid and time.monotonic() < until:
         time.sleep(0.0005)
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended_pid, status = os.waitpid(child, os.WNOHANG)
     with contextlib.suppress(ProcessLookupError):  # nothing is left of the group, or it does not exist yet
         os.killpg(child, signal.SIGKILL)
-    if not ended:
+    if not ended_pid:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         status = 0
     return status
 
 
-def inside(job: dict, walls: Walls, number: int, own: list[int], output: int, act) -> None:
+def run_contained(job: dict, walls: Walls, number: int, own: list[int], output: int, act) -> None:
     """In a forked process: keep its descriptors `own` and `output` alone, raise the walls, act, never return."""
     strict = job["kind"] == "run"
     try:
         rules = walls.rules[0 if strict else 1]
-        kept = [
+        descriptors = [
             fcntl.fcntl(fd, fcntl.F_DUPFD, 200) if fd is not None and fd >= 0 else -1 for fd in (*own, rules, output)
         ]
-        for place, descriptor in zip((RESULT, FROM_OTHER, TO_OTHER, FREE, 1), kept, strict=True):
+        for place, descriptor in zip((RESULT, FROM_OTHER, TO_OTHER, FREE, 1), descriptors, strict=True):
             if descriptor >= 0:
                 os.dup2(descriptor, place)
             else:
@@ -251,9 +257,9 @@ def inside(job: dict, walls: Walls, number: int, own: list[int], output: int, ac
                     os.close(place)
         os.dup2(1, 2)
         os.closerange(FREE + 1, 512)
-        enclose(job, walls, walls.first_user + number % 1000, FREE if rules is not None else None, strict)
+        raise_walls(job, walls, walls.first_user + number % 1000, FREE if rules is not None else None, strict)
     except BaseException as error:  # without its walls nothing may run; the sandbox raises this where people see it
-        refuse(own, f"{type(error).__name__}: {error}"[:500], job)
+        report_refusal(own, f"{type(error).__name__}: {error}"[:500], job)
         os._exit(70)
     try:
         act(job)
@@ -261,17 +267,17 @@ def inside(job: dict, walls: Walls, number: int, own: list[int], output: int, ac
         os._exit(71)
 
 
-def refuse(own: list[int], why: str, job: dict) -> None:
+def report_refusal(own: list[int], why: str, job: dict) -> None:
     """Tell the other process, or the interpreter, that the walls do not stand."""
     if own[0] < 0:
-        send(TO_OTHER, {"told": why, "states": {}})
+        send_message(TO_OTHER, {"told": why, "states": {}})
     elif job["kind"] == "run":
         os.write(RESULT, json.dumps({"status": "walls", "check": 0, "reason": why}).encode())
     else:
         os.write(RESULT, why.encode() + job["token"] + b"X")
 
 
-def enclose(job: dict, walls: Walls, user: int, rules: int | None, strict: bool) -> None:
+def raise_walls(job: dict, walls: Walls, user: int, rules: int | None, strict: bool) -> None:
     """Raise the walls around this process: all of them for foreign code, those of the user's own function otherwise."""
     os.setsid()
     sys.path[:0] = job["path"]
@@ -283,18 +289,18 @@ def enclose(job: dict, walls: Walls, user: int, rules: int | None, strict: bool)
         os.chdir(walls.work)
         if strict and os.geteuid() == 0 and not all(map(limits.open_to_all, library)):
             library = [*library, *room.hold_open(library)]
-    dropped = limits.drop_root(user, reads_all=not strict)
-    if strict or not dropped:
+    has_dropped_root = limits.drop_root(user, reads_all=not strict)
+    if strict or not has_dropped_root:
         limits.drop_capabilities()
-    limits.limit(job["wall"], job["memory_mb"], 64 if dropped else None)
-    landlock.restrict(rules)
+    limits.set_limits(job["wall"], job["memory_mb"], 64 if has_dropped_root else None)
+    landlock.restrict_process(rules)
     if rules is not None:
         os.close(rules)
-    filtered = limits.filter_calls(walls.program)
+    has_filter = limits.filter_calls(walls.program)
     read = (*(p + "/" for p in [*library, "/usr/share/zoneinfo"]), *(p for p in library if p.endswith(".zip")),
             *room.SYSTEM)  # fmt: skip
-    limits.watch(read if strict else None, strict, filtered)
+    limits.install_audit_hook(read if strict else None, strict, has_filter)
 
 
 if __name__ == "__main__":
-    serve()
+    serve_jobs()

@@ -54,27 +54,27 @@ class Labels:
     texts: tuple[str, ...]
 
     @property
-    def digits(self) -> bool:
+    def uses_digits(self) -> bool:
         return self.names[0] == DIGITS[0]
 
     @property
     def options(self) -> dict[str, str]:
         """The options by the Latin letters that stand for their labels."""
-        texts = self.texts if self.digits else tuple(self.translate(text) for text in self.texts)
+        texts = self.texts if self.uses_digits else tuple(self.replace_labels(text) for text in self.texts)
         return dict(zip(LETTERS, texts, strict=False))
 
     @property
-    def doubtful(self) -> bool:
+    def is_ambiguous(self) -> bool:
         """Whether an option's text is the label of another, so that a bare "4" may mean either."""
         bare = [text.strip(" .") for text in self.texts]
         return any(text in self.names and self.names.index(text) != i for i, text in enumerate(bare))
 
-    def letter(self, name: str) -> str | None:
+    def latin_letter(self, name: str) -> str | None:
         """The Latin letter of a label, which may stand in brackets."""
         bare = unicodedata.normalize("NFKC", name).strip().strip("()[].:、 ").upper()
         return LETTERS[self.names.index(bare)] if bare in self.names else None
 
-    def translate(self, text: str, explicit: bool = False) -> str:
+    def replace_labels(self, text: str, explicit: bool = False) -> str:
         """A text with a Latin letter in the place of every label in it that stands by itself.
 
         Args:
@@ -87,18 +87,18 @@ class Labels:
         like = {LIKE_LATIN[name] for name in self.names if name in LIKE_LATIN}
         text = re.sub(r"(?<![^\W\d_])[A-Z](?![\w'’])", lambda m: m[0] if m[0] in like else "\ufffd", text)
         letters = dict(zip(self.names, LETTERS, strict=False))
-        pattern = self._explicit() if explicit else self._pattern()
+        pattern = self._explicit_pattern() if explicit else self._label_pattern()
         text = pattern.sub(lambda m: m[0][: m.start("label") - m.start()] + letters[m["label"].upper()], text)
         return re.sub(r"^( ?[A-Z])、", r"\1. ", text, flags=re.MULTILINE)
 
-    def _explicit(self) -> re.Pattern[str]:
+    def _explicit_pattern(self) -> re.Pattern[str]:
         label = f"(?P<label>[{''.join(self.names)}])"
         return re.compile(rf"(?:\b(?:option|choice) [(\[]?|[(\[](?=.[)\]])|^ ?(?=.[.)] )){label}(?!\w)", re.I | re.M)
 
-    def _pattern(self) -> re.Pattern[str]:
+    def _label_pattern(self) -> re.Pattern[str]:
         """A label that stands by itself."""
         label = f"(?P<label>[{''.join(self.names)}])"
-        if self.digits:
+        if self.uses_digits:
             # No digit of a number, no part of a sum or a quantity: "2.5", "1 + 2", "2 apples", "$2", "2 %".
             # fmt: off
             behind = (r"(?= ?[)\]}<.,:;!?\n。]| ?$| (?:because|since|as|is|which|and|or|but|with|if|[-–—])\b|번"
@@ -109,36 +109,40 @@ class Labels:
         for block, before, behind in BLOCKS:
             if re.match(f"[{block}]", self.names[0]):
                 ahead = f"(?:(?![{block}])|(?={behind}))" if behind else f"(?![{block}])"
-                allowed = f"(?:(?<![{block}])|(?<=[{before}]))" if before else f"(?<![{block}])"
-                return re.compile(f"{allowed}{label}{ahead}")
+                lookbehind = f"(?:(?<![{block}])|(?<=[{before}]))" if before else f"(?<![{block}])"
+                return re.compile(f"{lookbehind}{label}{ahead}")
         return re.compile(rf"(?<!\w){label}(?![\w'’])", re.IGNORECASE)
 
-    def in_own_words(self, text: str) -> str:
+    def restore_labels(self, text: str) -> str:
         """What is said of Latin letters, said of the labels."""
         names = dict(zip(LETTERS, self.names, strict=False))
         return re.sub(r"(?<!\w)[A-Z](?!\w)", lambda m: names.get(m[0], m[0]), text)
 
 
-def labels_of(options: Mapping[str, str]) -> Labels | None:
+def match_alphabet(options: Mapping[str, str]) -> Labels | None:
     """The labels of options by name; `None` for Latin letters, and for what is no beginning of an alphabet."""
     names = tuple(unicodedata.normalize("NFKC", str(name)).strip().upper() for name in options)
-    known = any(names == tuple(alphabet[: len(names)]) for alphabet in ALPHABETS)
-    return Labels(names, tuple(map(str, options.values()))) if known and len(names) > 1 else None
+    is_known = any(names == tuple(alphabet[: len(names)]) for alphabet in ALPHABETS)
+    return Labels(names, tuple(map(str, options.values()))) if is_known and len(names) > 1 else None
 
 
-def read_labels(prompt: Sequence[Message]) -> Labels | None:
+def parse_labels(prompt: Sequence[Message]) -> Labels | None:
     """The labels of the options in the last message that lists some, where they are no Latin letters."""
     for message in reversed(prompt):
         text = unicodedata.normalize("NFKC", text_of(message["content"]))
-        listed = [(m[1], m[2]) for m in OPTION.finditer(text) if not GAP.match(m[0])]
+        entries = [(m[1], m[2]) for m in OPTION.finditer(text) if not GAP.match(m[0])]
         # The last list counts: the question itself may have one before.
-        starts = [i for i, (name, _) in enumerate(listed) if any(name.upper() == alphabet[0] for alphabet in ALPHABETS)]
-        found = next(filter(None, (labels_of(dict(listed[start:])) for start in reversed(starts[-MOST:]))), None)
-        if found is not None:
-            return found
+        starts = [
+            i for i, (name, _) in enumerate(entries) if any(name.upper() == alphabet[0] for alphabet in ALPHABETS)
+        ]
+        labels = next(filter(None, (match_alphabet(dict(entries[start:])) for start in reversed(starts[-MOST:]))), None)
+        if labels is not None:
+            return labels
     return None
 
 
 def names_option(reference: Any, labels: Labels) -> bool:
     """Whether a reference is the label or the text of an option."""
-    return isinstance(reference, str) and (labels.letter(reference) is not None or reference.strip() in labels.texts)
+    return isinstance(reference, str) and (
+        labels.latin_letter(reference) is not None or reference.strip() in labels.texts
+    )

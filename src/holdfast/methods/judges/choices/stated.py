@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.methods.judges.choices import words
-from holdfast.methods.judges.marks import marks
+from holdfast.methods.judges.marks import find_marks
 from holdfast.methods.judges.text import LONGEST, PUNCTUATION
 
 MOST = 100
@@ -18,7 +18,7 @@ BESIDE = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class StatedChoice:
     """A stated choice.
 
     Args:
@@ -34,7 +34,7 @@ class Stated:
     bare: bool = False
 
 
-def stated_choice(response: str, options: Mapping[str, str]) -> Stated:
+def parse_choice(response: str, options: Mapping[str, str]) -> StatedChoice:
     """The letter that a response states as its choice.
 
     Args:
@@ -42,218 +42,245 @@ def stated_choice(response: str, options: Mapping[str, str]) -> Stated:
         options: Text by letter; where there are any, other letters do not count.
     """
     response = unicodedata.normalize("NFKC", response[-LONGEST:])
-    marked = [(mark, found) for mark in marks(response) if (found := marked_choice(mark.text, options)) is not None]
-    if marked:
-        (mark, last), *earlier = reversed(marked)
-        for other, found in earlier:  # "\boxed{A} or \boxed{B}"
-            if found.letter != last.letter and mark.end - len(mark.text) - other.end < BESIDE:
-                return Stated(None, f"names {found.letter} and {last.letter}")
+    mark_choices = [
+        (mark, choice)
+        for mark in find_marks(response)
+        if (choice := parse_marked_choice(mark.text, options)) is not None
+    ]
+    if mark_choices:
+        (mark, last), *earlier = reversed(mark_choices)
+        for other, choice in earlier:  # "\boxed{A} or \boxed{B}"
+            if choice.letter != last.letter and mark.end - len(mark.text) - other.end < BESIDE:
+                return StatedChoice(None, f"names {choice.letter} and {last.letter}")
         return last
-    return Reading(clean(response), options).choice()
+    return ChoiceReader(strip_markup(response), options).find_choice()
 
 
-def marked_choice(text: str, options: Mapping[str, str]) -> Stated | None:
+def parse_marked_choice(text: str, options: Mapping[str, str]) -> StatedChoice | None:
     """The choice in a box, a tag or after `####`; `None` where what stands there is none."""
-    reading = Reading(clean(text), options)
-    return reading.alone(reading.said) or reading.labelled() or reading.quoted() or reading.announced()
+    reading = ChoiceReader(strip_markup(text), options)
+    return (
+        reading.find_lone_letter(reading.text)
+        or reading.find_leading_label()
+        or reading.find_quoted()
+        or reading.find_announced()
+    )
 
 
-def clean(text: str) -> str:
+def strip_markup(text: str) -> str:
     """`text` without markup, in single spaces and line ends."""
     text = words.PICTURES.sub("", words.MARKUP.sub("", text.translate(words.ARROWS)))
     return re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
-def plain(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Lower case, no punctuation, single spaces."""
     return " ".join(text.translate(PUNCTUATION).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ChoiceReader:
     """An answer being read.
 
     Args:
-        said: Its text, cleaned.
-        options: As for `stated_choice`.
+        text: Its text, cleaned.
+        options: As for `parse_choice`.
     """
 
-    said: str
+    text: str
     options: Mapping[str, str]
 
-    def choice(self, corrections: int = 3) -> Stated:
+    def find_choice(self, corrections: int = 3) -> StatedChoice:
         """The choice, by the first way of stating one that is found.
 
         Args:
             corrections: How often the answer may take back what it said.
         """
-        for way in (self.announced, self.lines, self.labelled, self.sentences, self.bracketed):
-            found = way()
-            if found is None:
+        for way in (
+            self.find_announced,
+            self.find_on_edge_lines,
+            self.find_leading_label,
+            self.find_in_sentences,
+            self.find_bracketed,
+        ):
+            choice = way()
+            if choice is None:
                 continue
-            back = words.CORRECTION.search(self.said, max(0, found.end - 1))
+            back = words.CORRECTION.search(self.text, max(0, choice.end - 1))
             if back is None:
-                return found if found.letter or found.why else replace(found, why="no choice in the answer")
+                return choice if choice.letter or choice.why else replace(choice, why="no choice in the answer")
             if corrections:
                 at = back.end()
-                while again := words.CORRECTION_GOES_ON.match(self.said, at):  # "wait, no: B"
+                while again := words.CORRECTION_GOES_ON.match(self.text, at):  # "wait, no: B"
                     at = again.end()
-                after = Reading(self.said[at:].strip(), self.options).choice(corrections - 1)
+                after = ChoiceReader(self.text[at:].strip(), self.options).find_choice(corrections - 1)
                 if after.letter is not None:
                     return after
-            return Stated(None, f"takes back {found.letter}" if found.letter else found.why)
-        return self.named()
+            return StatedChoice(None, f"takes back {choice.letter}" if choice.letter else choice.why)
+        return self.find_by_option_text()
 
-    def letter_at(self, at: int) -> Stated | None:
+    def letter_at(self, at: int) -> StatedChoice | None:
         """The letter at a place of the text, or why it states none; `None` where there is no letter."""
-        match = words.LETTER.match(self.said, at)
+        match = words.LETTER.match(self.text, at)
         if match is None:
             return None
         letter, end = (match[1] or match[2] or match[3]).upper(), match.end()
         if self.options and letter not in self.options:
             return None
         bare = match[2] is not None
-        following = self.said[end : end + 80]
+        following = self.text[end : end + 80]
         article = bare and letter in "AI" and re.match(r" \w", following) and not words.GOES_ON.match(following)
-        if article and not self.own_text(letter, following):
+        if article and not self.is_own_text(letter, following):
             return None
         if re.match(r" ?\?", following):
-            return Stated(None, f"asks about {letter}", end + 1)
+            return StatedChoice(None, f"asks about {letter}", end + 1)
         other = words.ANOTHER.match(following)
         if other and words.SAYS_OF_IT.match(following, other.end()):
             other = None  # "B, A is a fruit"
         if other and other[1] != letter and (other[1] in self.options or not (self.options or other[1] in "AI")):
-            return Stated(None, f"names {letter} and {other[1]}", end + other.end())
-        return Stated(letter, "", end, bare)
+            return StatedChoice(None, f"names {letter} and {other[1]}", end + other.end())
+        return StatedChoice(letter, "", end, bare)
 
-    def own_text(self, letter: str, following: str) -> bool:
+    def is_own_text(self, letter: str, following: str) -> bool:
         """Whether what follows a letter is the text of its option."""
-        text = plain(self.options.get(letter, ""))
-        return bool(text) and f"{plain(following)} ".startswith(f"{text} ")
+        text = normalise_text(self.options.get(letter, ""))
+        return bool(text) and f"{normalise_text(following)} ".startswith(f"{text} ")
 
-    def announced(self) -> Stated | None:
+    def find_announced(self) -> StatedChoice | None:
         """The last letter (or text of an option) that is announced as the answer."""
-        places = [(m.start(), m.end()) for m in words.ANNOUNCED.finditer(self.said) if not words.LISTING.search(m[0])]
-        places += [(m.start(), m.end()) for m in words.TERSE.finditer(self.said)]
+        places = [
+            (m.start(), m.end()) for m in words.ANNOUNCEMENT.finditer(self.text) if not words.LISTING.search(m[0])
+        ]
+        places += [(m.start(), m.end()) for m in words.TERSE.finditer(self.text)]
         for _, at in sorted(places, reverse=True)[:MOST]:
-            found = self.letter_at(at) or self.quoted_at(at)
-            if found is not None:
-                return found
+            choice = self.letter_at(at) or self.option_at(at)
+            if choice is not None:
+                return choice
         return None
 
-    def quoted_at(self, at: int) -> Stated | None:
+    def option_at(self, at: int) -> StatedChoice | None:
         """The option whose text stands at a place of the text, the longest of several."""
-        following = f"{plain(self.said[at : at + 400])} "
-        fitting = [a for a, text in self.options.items() if plain(text) and following.startswith(f"{plain(text)} ")]
-        longest = max(fitting, key=lambda a: len(plain(self.options[a])), default=None)
-        if longest is None or words.ANOTHER.match(self.said, at + len(self.options[longest])):
+        following = f"{normalise_text(self.text[at : at + 400])} "
+        fitting = [
+            a
+            for a, text in self.options.items()
+            if normalise_text(text) and following.startswith(f"{normalise_text(text)} ")
+        ]
+        longest = max(fitting, key=lambda a: len(normalise_text(self.options[a])), default=None)
+        if longest is None or words.ANOTHER.match(self.text, at + len(self.options[longest])):
             return None
-        return Stated(longest, "", at)
+        return StatedChoice(longest, "", at)
 
-    def quoted(self) -> Stated | None:
+    def find_quoted(self) -> StatedChoice | None:
         """The option whose text is the whole answer."""
-        same = [letter for letter, text in self.options.items() if plain(text) and plain(text) == plain(self.said)]
-        return Stated(same[0], "", len(self.said)) if len(same) == 1 else None
+        same = [
+            letter
+            for letter, text in self.options.items()
+            if normalise_text(text) and normalise_text(text) == normalise_text(self.text)
+        ]
+        return StatedChoice(same[0], "", len(self.text)) if len(same) == 1 else None
 
-    def alone(self, line: str) -> Stated | None:
+    def find_lone_letter(self, line: str) -> StatedChoice | None:
         """The letter that a line consists of."""
-        begun = words.ALONE.match(line)
-        found = Reading(line, self.options).letter_at(begun.end() if begun else 0)
-        if found is None or (found.letter and line[found.end :].strip(" .!,:;)]}。")):
+        opening = words.ALONE.match(line)
+        choice = ChoiceReader(line, self.options).letter_at(opening.end() if opening else 0)
+        if choice is None or (choice.letter and line[choice.end :].strip(" .!,:;)]}。")):
             return None
-        return found
+        return choice
 
-    def lines(self) -> Stated | None:
+    def find_on_edge_lines(self) -> StatedChoice | None:
         """The letter that stands alone on the first or the last line."""
-        if (whole := self.quoted()) is not None:
+        if (whole := self.find_quoted()) is not None:
             return whole
-        lines = self.said.split("\n")
-        first, last = self.alone(lines[0]), self.alone(lines[-1])
+        lines = self.text.split("\n")
+        first, last = self.find_lone_letter(lines[0]), self.find_lone_letter(lines[-1])
         if first and last and first.letter and last.letter and first.letter != last.letter:
-            return Stated(None, f"begins with {first.letter} and ends with {last.letter}", len(self.said))
+            return StatedChoice(None, f"begins with {first.letter} and ends with {last.letter}", len(self.text))
         if last is not None and last.letter:
-            return replace(last, end=len(self.said))
+            return replace(last, end=len(self.text))
         return first
 
-    def labelled(self) -> Stated | None:
+    def find_leading_label(self) -> StatedChoice | None:
         """The letter that the answer begins with ("B. Paris", "B, because ..."), where it lists no others."""
-        labels = {(m[1] or m[2]).upper() for m in words.LABEL.finditer(self.said)}
-        labels |= {m[1].upper() for m in words.OPTION_LABEL.finditer(self.said)}
+        labels = {(m[1] or m[2]).upper() for m in words.LABEL.finditer(self.text)}
+        labels |= {m[1].upper() for m in words.OPTION_LABEL.finditer(self.text)}
         if len(labels) > 1:
             return None
-        if words.LABEL.match(self.said) and (found := self.letter_at(len(self.said) - len(self.said.lstrip("-• ")))):
-            return found
-        begun = re.match(r"(?:option|choice|letter) (?=[A-Z(])", self.said, re.IGNORECASE)
-        found = self.letter_at(begun.end() if begun else 0)
-        if found is None or found.letter is None:
-            return found
-        following = self.said[found.end : found.end + 80]
-        if re.match(r",(?! ?[A-Z](?![a-z]))|;| ?[-\u2013\u2014] | (?:because|since|as)\b", following) or self.own_text(
-            found.letter, following
-        ):
-            return None if words.WRONG.match(following) else found
+        if words.LABEL.match(self.text) and (choice := self.letter_at(len(self.text) - len(self.text.lstrip("-• ")))):
+            return choice
+        opening = re.match(r"(?:option|choice|letter) (?=[A-Z(])", self.text, re.IGNORECASE)
+        choice = self.letter_at(opening.end() if opening else 0)
+        if choice is None or choice.letter is None:
+            return choice
+        following = self.text[choice.end : choice.end + 80]
+        if re.match(
+            r",(?! ?[A-Z](?![a-z]))|;| ?[-\u2013\u2014] | (?:because|since|as)\b", following
+        ) or self.is_own_text(choice.letter, following):
+            return None if words.WRONG.match(following) else choice
         return None
 
-    def sentences(self) -> Stated | None:
+    def find_in_sentences(self) -> StatedChoice | None:
         """The letter of sentences of choice ("I choose B", "so B"): of the last, else the only one called right."""
-        praised = list(self.praised())
-        concluded = [found for found in self.concluded() if found.letter]
-        if concluded:
-            last = max(concluded, key=lambda found: found.end)
-            later = [found for found in praised if found.end > last.end and found.letter != last.letter]
-            return Stated(None, f"names {last.letter} and {later[0].letter}", later[0].end) if later else last
-        letters = sorted({found.letter for found in praised if found.letter})
+        affirmations = list(self.iter_affirmed_letters())
+        conclusions = [choice for choice in self.iter_chosen_letters() if choice.letter]
+        if conclusions:
+            last = max(conclusions, key=lambda choice: choice.end)
+            later = [choice for choice in affirmations if choice.end > last.end and choice.letter != last.letter]
+            return StatedChoice(None, f"names {last.letter} and {later[0].letter}", later[0].end) if later else last
+        letters = sorted({choice.letter for choice in affirmations if choice.letter})
         if len(letters) > 1:
-            return Stated(None, f"calls {' and '.join(letters)} right", len(self.said))
-        return praised[-1] if praised else None
+            return StatedChoice(None, f"calls {' and '.join(letters)} right", len(self.text))
+        return affirmations[-1] if affirmations else None
 
-    def praised(self) -> Iterator[Stated]:
+    def iter_affirmed_letters(self) -> Iterator[StatedChoice]:
         """Letters that are called right."""
-        for match in re.finditer(rf"(?<![A-Za-z0-9])[(\[{{]?[A-Z]{words.END}", self.said):
-            found = self.letter_at(match.start())
-            if found is None or found.letter is None or not words.CORRECT.match(self.said, found.end):
+        for match in re.finditer(rf"(?<![A-Za-z0-9])[(\[{{]?[A-Z]{words.END}", self.text):
+            choice = self.letter_at(match.start())
+            if choice is None or choice.letter is None or not words.CORRECT.match(self.text, choice.end):
                 continue
-            before = self.clause(match.start())
+            before = self.clause_before(match.start())
             if not (words.NEGATION.search(before) or re.search(r"(?:\b(?:and|or|which of)|[/,&]) ?$", before)):
-                yield found
+                yield choice
 
-    def concluded(self) -> Iterator[Stated]:
+    def iter_chosen_letters(self) -> Iterator[StatedChoice]:
         """Letters that are chosen."""
-        for match in words.CHOSEN.finditer(self.said):
-            found = self.letter_at(match.end())
-            if found is None or words.NEGATION.search(self.clause(match.start())):
+        for match in words.CHOICE_WORDS.finditer(self.text):
+            choice = self.letter_at(match.end())
+            if choice is None or words.NEGATION.search(self.clause_before(match.start())):
                 continue
-            following = self.said[found.end : found.end + 80]
+            following = self.text[choice.end : choice.end + 80]
             if not words.SAYS_OF_IT.match(following) or words.CORRECT.match(following):
-                yield found
+                yield choice
 
-    def clause(self, at: int) -> str:
+    def clause_before(self, at: int) -> str:
         """What stands before a place in its clause, at most 40 characters."""
-        return re.split(r"[.,;:!?\n。\uff0c]", self.said[max(0, at - 40) : at])[-1]
+        return re.split(r"[.,;:!?\n。\uff0c]", self.text[max(0, at - 40) : at])[-1]
 
-    def bracketed(self) -> Stated | None:
+    def find_bracketed(self) -> StatedChoice | None:
         """The only letter in brackets."""
         letters: dict[str, int] = {}
-        for match in re.finditer(r"[(\[]([A-Za-z])[)\]]", self.said):
+        for match in re.finditer(r"[(\[]([A-Za-z])[)\]]", self.text):
             if self.options and match[1].upper() not in self.options:
                 continue
             letters[match[1].upper()] = match.end()
-            if words.WRONG.match(self.said, match.end()) or words.NEGATION.search(self.clause(match.start())):
+            if words.WRONG.match(self.text, match.end()) or words.NEGATION.search(self.clause_before(match.start())):
                 return None
         if len(letters) > 1:
-            return Stated(None, f"names {', '.join(letters)}", len(self.said))
-        return next((Stated(letter, "", end) for letter, end in letters.items()), None)
+            return StatedChoice(None, f"names {', '.join(letters)}", len(self.text))
+        return next((StatedChoice(letter, "", end) for letter, end in letters.items()), None)
 
-    def named(self) -> Stated:
+    def find_by_option_text(self) -> StatedChoice:
         """The one option whose text the answer holds."""
-        said = f" {plain(self.said)} "
-        texts = {letter: plain(text) for letter, text in self.options.items()}
-        held = [letter for letter, text in texts.items() if text and f" {text} " in said]
-        longest = [a for a in held if not any(texts[a] in texts[b] for b in held if b != a)]
+        answer_text = f" {normalise_text(self.text)} "
+        texts = {letter: normalise_text(text) for letter, text in self.options.items()}
+        matches = [letter for letter, text in texts.items() if text and f" {text} " in answer_text]
+        longest = [a for a in matches if not any(texts[a] in texts[b] for b in matches if b != a)]
         if len(longest) > 1:
-            return Stated(None, f"names the options {' and '.join(longest)}")
+            return StatedChoice(None, f"names the options {' and '.join(longest)}")
         if not longest:
-            return Stated(None)
-        before = said[: said.index(f" {texts[longest[0]]} ")].split()[-4:]
-        negated = words.NEGATION.search(" ".join(before)) or {"isnt", "cant", "wasnt", "cannot", "doesnt"} & {*before}
-        return Stated(None, f"speaks against {longest[0]}") if negated else Stated(longest[0], "")
+            return StatedChoice(None)
+        before = answer_text[: answer_text.index(f" {texts[longest[0]]} ")].split()[-4:]
+        is_negated = words.NEGATION.search(" ".join(before)) or {"isnt", "cant", "wasnt", "cannot", "doesnt"} & {
+            *before
+        }
+        return StatedChoice(None, f"speaks against {longest[0]}") if is_negated else StatedChoice(longest[0], "")

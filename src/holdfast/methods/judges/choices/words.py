@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 
-def either(*words: str) -> str:
+def any_of(*words: str) -> str:
     """A pattern of any of the words, the longest first."""
     # As texts are normalised before they are read: Thai, for one, is written in other characters then.
     return "(?:" + "|".join(sorted((unicodedata.normalize("NFKC", w) for w in words), key=len, reverse=True)) + ")"
@@ -32,14 +32,14 @@ END = r"(?![A-Za-z0-9À-ɏ'’+#])(?!-\w)(?!\.[A-Za-z](?![A-Za-z]))"
 LETTER = re.compile(rf" ?(?:[(\[{{<] ?([A-Za-z]) ?[)\]}}>]|([A-Z]){END}|([a-z])(?=[)\]}}.:,;!]| ?$| ?\n))")
 """A letter by itself: in brackets, or a capital; a small one ("a") only before punctuation or at the end of a line."""
 
-WESTERN = either(
+WESTERN = any_of(
     "answer", "ans", "choice", "option", "letter", "solution", "selection", "selected", "response", "pick", "verdict",
     "réponse", "respuesta", "opción correcta", "solución", "risposta", "soluzione", "resposta", "antwort", "lösung",
     "antwoord", "svar", "svaret", "válasz", "vastaus",
     "odpowiedź", "odpověď", "răspuns", "cevap", "jawaban", "jibu", "câu trả lời", "đáp án",
     "ответ", "απάντηση", "الإجابة", "الجواب", "إجابة", "תשובה", "پاسخ", "उत्तर", "উত্তর",
 )  # fmt: skip
-EASTERN = either(
+EASTERN = any_of(
     "答案",
     "正确的",
     "正確的",
@@ -56,20 +56,20 @@ EASTERN = either(
     "답",
     "คำตอบ",
 )
-COPULA = either(
+COPULA = any_of(
     "is", "are", "was", "(?:would|will|should|must|has to|have to|can only|could only) be", "remains", "becomes",
     "es", "est", "è", "é", "ist", "jest", "je", "adalah", "lautet", "är", "er", "هي", "هو", "là",
 )  # fmt: skip
-SIGN = either(":", "=", "->", "=>", "→", "-", "–", "—")
-EASTERN_COPULA = either("应该是", "应为", "應為", "是", "为", "為", "は", "은", "는", "คือ", ":", "=")
-FILLER = either(
+SIGN = any_of(":", "=", "->", "=>", "→", "-", "–", "—")
+EASTERN_COPULA = any_of("应该是", "应为", "應為", "是", "为", "為", "は", "은", "는", "คือ", ":", "=")
+FILLER = any_of(
     "therefore", "thus", "then", "clearly", "definitely", "most likely", "probably", "indeed", "simply", "just", "only",
     "the", "option", "choice", "letter", "answer", "number", "as follows", "correct", "right", "best", ":", "is",
     "not [A-Z],? (?:but|rather|instead)", "la", "le", "el", "die", "der", "das", "lettre", "letra", "lettera", "opción",
     "opção", "opzione", "a letra", "a opção", "a alternativa", "alternativa", "buchstabe",
     "вариант", "выбор", "选项", "選項", "選択肢",
 )  # fmt: skip
-ANNOUNCED = re.compile(
+ANNOUNCEMENT = re.compile(
     rf"(?:\b{WESTERN}\b(?:(?:[^\n.:=?!]{{0,40}}?[^\w\n])?? ?{COPULA}(?!\w)|[^\n.:=?!]{{0,40}}?{SIGN}) ?"
     rf"(?:(?:{COPULA}(?!\w)|{SIGN}) ?)?"
     rf"|{EASTERN}[^\n。.:=?!]{{0,12}}?(?:{EASTERN_COPULA} ?){{1,2}})(?:\n?(?:{FILLER}(?![^\W\d_]) ?){{0,4}})",
@@ -81,7 +81,7 @@ TERSE = re.compile(rf"(?:^|\n)#{{0,6}} ?(?:final |correct |best )?answer[ \n]|{E
 LISTING = re.compile(r"\b(?:choices|options|answers)\b|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter) [(\[{]?[A-Z](?![A-Za-z])")
 """No announcement: "the options are ...", "option A: ..."."""
 
-ADVERB = either(
+ADVERB = any_of(
     "clearly", "definitely", "indeed", "therefore", "thus", "obviously", "most", "likely", "probably", "actually",
     "certainly", "the", "our", "my", "only", "best", "single", "one",
 )  # fmt: skip
@@ -92,16 +92,16 @@ CORRECT = re.compile(
     re.IGNORECASE,
 )
 """What follows a letter that is called right."""
-THEREFORE = either("therefore", "thus", "so", "hence", "consequently", "accordingly", "in conclusion", "in summary",
+THEREFORE = any_of("therefore", "thus", "so", "hence", "consequently", "accordingly", "in conclusion", "in summary",
                    "but", "rather", "instead")  # fmt: skip
-IT_IS = either("it is", "it's", "it must be", "it has to be", "it would be", "that is", "that's", "this is", "must be",
+IT_IS = any_of("it is", "it's", "it must be", "it has to be", "it would be", "that is", "that's", "this is", "must be",
                "has to be", "we have", "we get", "we choose", "the correct")  # fmt: skip
-NAMED = r"(?: (?:the )?(?:option|choice|answer|letter|definitely|clearly|probably))?"
-CHOSEN = re.compile(
+OPTION_WORD = r"(?: (?:the )?(?:option|choice|answer|letter|definitely|clearly|probably))?"
+CHOICE_WORDS = re.compile(
     r"\b(?:choos(?:e|ing)|chose|pick(?:ing)?|select(?:ed|ing)?|go(?:ing)? with|went with|opt(?:ing)? for|vote for|say"
-    rf"|guess|answer with|settle on|conclude(?: that)?(?: it is)?){NAMED}(?= )"
+    rf"|guess|answer with|settle on|conclude(?: that)?(?: it is)?){OPTION_WORD}(?= )"
     rf"|\b(?:only|one|best|correct|right|true)\b[^.,;:!?\n]{{0,40}} (?:is|be)(?= )"
-    rf"|(?:\b{THEREFORE}\b|∴|→|[-=]>)[,:]?(?: {IT_IS})?{NAMED}(?= |[(\[{{])|\b{IT_IS}{NAMED}(?= )"
+    rf"|(?:\b{THEREFORE}\b|∴|→|[-=]>)[,:]?(?: {IT_IS})?{OPTION_WORD}(?= |[(\[{{])|\b{IT_IS}{OPTION_WORD}(?= )"
     r"|(?:故选|应选|應選|选择|選擇|选|選|因此|所以)(?:是|为|為|:|,)?(?: ?选项)?",
     re.IGNORECASE,
 )

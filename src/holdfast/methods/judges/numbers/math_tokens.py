@@ -18,10 +18,10 @@ class Token:
 
     Args:
         kind: "number", "word", "command" (of LaTeX, `text` without its backslash) or "sign".
-        text: As written, after `normalise`.
+        text: As written, after `normalise_math`.
         start, end: Where it stands.
-        spaced: Whether white space stands before it.
-        lined: Whether it is the first of its line.
+        after_space: Whether white space stands before it.
+        starts_line: Whether it is the first of its line.
         value: Of a number; `None` where it has too many digits.
     """
 
@@ -29,8 +29,8 @@ class Token:
     text: str
     start: int
     end: int
-    spaced: bool = False
-    lined: bool = False
+    after_space: bool = False
+    starts_line: bool = False
     value: Fraction | None = None
 
 
@@ -69,62 +69,64 @@ _COMMANDS = {"times": "*", "cdot": "*", "ast": "*", "div": "/", "approx": "=", "
              "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "circ": "degree", "ldots": "...", "dots": "...",
              "cdots": "...", "colon": ":", "lbrack": "[", "rbrack": "]", "$": "$", "%": "%", "#": "#",
              "&": "&"}  # fmt: skip
-_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
-_RAISED_RUN = re.compile(f"[{_RAISED}]+")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
+_SUPERSCRIPT_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
 CURRENCY = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee", "₩": "won", "₽": "rouble",
             "¢": "cent", "₺": "lira", "₫": "dong", "฿": "baht"}  # fmt: skip
 
 
-def normalise(text: str) -> str:
+def normalise_math(text: str) -> str:
     """One spelling for what is written in several: minus signs, dots of multiplication, raised digits, fonts."""
     text = re.sub(r"(?<=\S)\s\s?\^", "^", _FONT.sub(r" \1 ", _ENVIRONMENT.sub(" ", text)))
-    text = _RAISED_RUN.sub(lambda m: "^{" + m[0].translate(str.maketrans(_RAISED, "0123456789-+")) + "}", text)
+    text = _SUPERSCRIPT_RUN.sub(
+        lambda m: "^{" + m[0].translate(str.maketrans(_SUPERSCRIPTS, "0123456789-+")) + "}", text
+    )
     text = _VULGAR.sub(lambda m: f" {unicodedata.normalize('NFKC', m[0])} ", text)
     text = re.sub(r"(?<=[\d)])\*\*(?=[\d(-])", "^", "".join(_SAME.get(c, c) for c in text))
     return re.sub(r"=>|->", " → ", text).replace("**", " ").replace("__", " ")
 
 
-def scan(text: str) -> list[Token]:
+def tokenize_math(text: str) -> list[Token]:
     """The tokens of a normalised text."""
-    found: list[Token] = []
-    spaced, lined = True, True
+    tokens: list[Token] = []
+    after_space, starts_line = True, True
     for match in _TOKEN.finditer(text):
-        kind, written = str(match.lastgroup), match[0]
+        kind, piece = str(match.lastgroup), match[0]
         if kind == "space":
-            spaced, lined = True, lined or "\n" in written
+            after_space, starts_line = True, starts_line or "\n" in piece
             continue
         value = None
         if kind == "times":
-            kind, written = "sign", "*"
+            kind, piece = "sign", "*"
         elif kind == "command":
-            written = written.removeprefix("\\")
-            kind = "command" if written.isalpha() else "sign"
-            if written in _COMMANDS:
-                written = _COMMANDS[written]
-                kind = "command" if written.isalpha() else "sign"
+            piece = piece.removeprefix("\\")
+            kind = "command" if piece.isalpha() else "sign"
+            if piece in _COMMANDS:
+                piece = _COMMANDS[piece]
+                kind = "command" if piece.isalpha() else "sign"
         elif kind in ("number", "repeating"):
-            value = decimal(written) if kind == "number" else repeating(written)
+            value = parse_decimal(piece) if kind == "number" else parse_repeating_decimal(piece)
             kind = "number"
-        found.append(Token(kind, written, match.start(), match.end(), spaced, lined, value))
-        spaced = lined = False
-    return found
+        tokens.append(Token(kind, piece, match.start(), match.end(), after_space, starts_line, value))
+        after_space = starts_line = False
+    return tokens
 
 
-def decimal(written: str) -> Fraction | None:
+def parse_decimal(text: str) -> Fraction | None:
     """The value of a number with or without marks between its groups of digits; `None` where it is too long."""
-    if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", written):  # 1.250,50
-        written = written.replace(".", "").replace(",", ".")
-    digits = re.sub(r"\\.|[^\d.eE+-]", "", written)
+    if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", text):  # 1.250,50
+        text = text.replace(".", "").replace(",", ".")
+    digits = re.sub(r"\\.|[^\d.eE+-]", "", text)
     exponent = re.search(r"[eE]([-+]?\d+)$", digits)
     if len(digits) > MOST_DIGITS or (exponent and abs(int(exponent[1])) >= MOST_DIGITS - 2):
         return None
     return Fraction(digits)
 
 
-def repeating(written: str) -> Fraction:
+def parse_repeating_decimal(text: str) -> Fraction:
     r"""The value of `0.1\overline{6}`."""
-    head, period = re.split(r"\\[a-z]+\s?", written)
+    head, period = re.split(r"\\[a-z]+\s?", text)
     whole, _, tail = head.partition(".")
     cycle = period.strip("{} ")
     start = Fraction(int(whole + tail or "0"), 10 ** len(tail))

@@ -13,27 +13,27 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 from holdfast.axes.judge import Verdict
-from holdfast.methods.judges.text import short
+from holdfast.methods.judges.text import shorten_text
 from holdfast.sandbox.backends import WORKER
 from holdfast.sandbox.pool import Limits, Sandbox
 
-TARGET = f"{WORKER.with_name('mathematics.py')}:compare"
+TARGET = f"{WORKER.with_name('mathematics.py')}:compare_expressions"
 MEMORY_MB = 2048
 CHUNK = 128
 """Comparisons that share a process; importing the package takes longer than most of them."""
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether math-verify can be imported."""
     return importlib.util.find_spec("math_verify") is not None
 
 
-def version() -> str | None:
+def installed_version() -> str | None:
     """The version of math-verify, `None` where it is not installed."""
-    return version_of("math-verify") if installed() else None
+    return version_of("math-verify") if is_installed() else None
 
 
-def compare(pairs: Sequence[tuple[str, str]], seconds: float) -> list[Verdict]:
+def compare_pairs(pairs: Sequence[tuple[str, str]], seconds: float) -> list[Verdict]:
     """Verdicts on pairs of (reference, answer), in order; doubt where one cannot be read, or in time.
 
     Args:
@@ -43,12 +43,18 @@ def compare(pairs: Sequence[tuple[str, str]], seconds: float) -> list[Verdict]:
     path = tuple(dict.fromkeys(str(Path(p).resolve()) for p in sys.path if p))
     with Sandbox(Limits(seconds, MEMORY_MB, path=path)) as sandbox:
         results = sandbox.call_all(TARGET, [list(pair) for pair in pairs], chunk=CHUNK)
-    return [_verdict(*pair, result) for pair, result in zip(pairs, results, strict=True)]
+    return [_build_verdict(*pair, result) for pair, result in zip(pairs, results, strict=True)]
 
 
-def _verdict(meant: str, said: str, result: dict[str, object]) -> Verdict:
+def _build_verdict(reference: str, response: str, result: dict[str, object]) -> Verdict:
     value = result.get("value")
     if not isinstance(value, bool):
         why = str(result.get("error") or (value.get("why") if isinstance(value, dict) else "no verdict"))
-        return Verdict.doubt(f"{short(said)} cannot be compared with {short(meant)}: {short(why)}")
-    return Verdict(value, float(value), f"{short(said)} {'equals' if value else 'is not'} {short(meant)} (math-verify)")
+        return Verdict.as_unreadable(
+            f"{shorten_text(response)} cannot be compared with {shorten_text(reference)}: {shorten_text(why)}"
+        )
+    return Verdict(
+        value,
+        float(value),
+        f"{shorten_text(response)} {'equals' if value else 'is not'} {shorten_text(reference)} (math-verify)",
+    )

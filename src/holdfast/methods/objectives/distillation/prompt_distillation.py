@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.top_k import check_store_size, compute_base_distributions, top_k_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
     from holdfast.data.row_shapes import Kind
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 
 class PromptDistillation(Objective):
@@ -51,7 +51,7 @@ class PromptDistillation(Objective):
     """
 
     paper: ClassVar[str] = "Kujanpaa et al. 2024, arXiv 2412.14964"
-    settings: ClassVar[Settings] = Settings(
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
         1e-5, 1e-4, 10.0, 64, "a derivative of the authors' code, with an adapter of rank 1024; smaller ones as sft"
     )
     rows: ClassVar[Kind] = "taught"
@@ -61,27 +61,27 @@ class PromptDistillation(Objective):
     tail: bool = Field(True, description="All other tokens count as one; false: renormalise over the kept ones.")
     reverse: bool = Field(False, description="KL(student || teacher): seek the teacher's modes, not all it may say.")
 
-    def in_steps(self) -> int | None:
+    def sequences_per_step(self) -> int | None:
         return 1
 
     def shares_prompts(self) -> bool:
         return False
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {"kl": batch.labels_of(0)}
+    def normalizers(self, batch: Batch) -> dict[str, float]:
+        return {"kl": batch.count_labels(0)}
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
-        check_room(policy, batches, self.top, 1)
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
+        check_store_size(policy, batches, self.top, 1)
         for batch in batches():
             # The answer is the same, so the teacher's labels are the student's, one by one.
-            found = distributions(policy, batch.part(1), self.top, self.temperature)
-            kept.rows["teacher"].put(batch.part(0), found)
+            teacher = compute_base_distributions(policy, batch.select_roles(1), self.top, self.temperature)
+            store.rows["teacher"].set_values(batch.select_roles(0), teacher)
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        student = batch.part(0)
-        teacher = policy.kept.rows["teacher"].recall(student)  # [N, 2 top + 1]
+        student = batch.select_roles(0)
+        teacher = policy.store.rows["teacher"].get_values(student)  # [N, 2 top + 1]
 
-        def score(logits: Tensor, part: slice) -> Tensor:
-            return divergence(teacher[part], logits, self.top, self.temperature, self.tail, self.reverse)
+        def teacher_divergence(logits: Tensor, part: slice) -> Tensor:
+            return top_k_divergence(teacher[part], logits, self.top, self.temperature, self.tail, self.reverse)
 
-        return Losses({"kl": (policy.over_vocabulary(student, score) * student.weights).sum()})
+        return Losses({"kl": (policy.over_vocabulary(student, teacher_divergence) * student.weights).sum()})

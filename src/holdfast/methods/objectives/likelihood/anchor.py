@@ -11,7 +11,7 @@ from typing_extensions import Self
 from holdfast.axes.objective import Losses, Objective
 from holdfast.data.row_shapes import FALSE, TRUE, Column
 from holdfast.errors import UserError
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, label_and_divergence
+from holdfast.methods.objectives.terms.top_k import check_store_size, compute_base_distributions, label_and_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 
 class Anchor(Objective):
@@ -67,56 +67,64 @@ class Anchor(Objective):
             raise ValueError(f"on: {self.on} has no effect on {self.penalty}, which holds weights; use kl")
         return self
 
-    def columns(self) -> tuple[Column, ...]:
-        return () if self.on == "all" else (Column("replayed", truth=True),)
+    def value_columns(self) -> tuple[Column, ...]:
+        return () if self.on == "all" else (Column("is_replayed", truth=True),)
 
-    def held(self, batch: Batch) -> Tensor:
+    def divergence_weights(self, batch: Batch) -> Tensor:
         """The weight of each label [N] in the divergence."""
         if self.on == "all":
             return batch.weights
-        wanted = batch.values["replayed"] == (TRUE if self.on == "replay" else FALSE)  # [S]
-        return batch.weights * wanted[batch.sequence]
+        sequence_mask = batch.values["is_replayed"] == (TRUE if self.on == "replay" else FALSE)  # [S]
+        return batch.weights * sequence_mask[batch.sequence]
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         # Once per micro-batch: what the weights cost does not depend on how many there are.
-        return {"nll": batch.weight, "anchor": float(self.held(batch).double().sum()) if self.penalty == "kl" else 1.0}
+        return {
+            "nll": batch.weight,
+            "anchor": float(self.divergence_weights(batch).double().sum()) if self.penalty == "kl" else 1.0,
+        }
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
         if self.penalty == "kl":
-            check_room(policy, batches, self.top, 0)
+            check_store_size(policy, batches, self.top, 0)
             for batch in batches():
-                kept.rows["base"].put(batch, distributions(policy, batch, self.top))
+                store.rows["base"].set_values(batch, compute_base_distributions(policy, batch, self.top))
             return
-        weights = trained(policy)
-        kept.tensors |= {f"start.{name}": p.detach().clone() for name, p in weights.items()}
+        weights = trainable_weights(policy)
+        store.tensors |= {f"start.{name}": p.detach().clone() for name, p in weights.items()}
         if self.penalty == "ewc":
-            kept.tensors |= {f"fisher.{name}": value for name, value in fisher(policy, batches).items()}
+            store.tensors |= {
+                f"fisher.{name}": value for name, value in estimate_fisher_diagonal(policy, batches).items()
+            }
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         if self.penalty != "kl":
-            cost = self.moved(policy)
-            sums = {"nll": policy.nll(batch, batch.weights), "anchor": self.strength * cost}
+            cost = self.weight_penalty(policy)
+            sums = {"nll": policy.weighted_nll(batch, batch.weights), "anchor": self.strength * cost}
             return Losses(sums, {f"anchor/{self.penalty}": (cost.item(), 1.0)})
-        base, held = policy.kept.rows["base"].recall(batch), self.held(batch)  # [N, 2 top + 1], [N]
+        base, kl_weights = (
+            policy.store.rows["base"].get_values(batch),
+            self.divergence_weights(batch),
+        )  # [N, 2 top + 1], [N]
         logps, kl = policy.over_vocabulary(
             batch, lambda logits, part: label_and_divergence(logits, batch.labels[part], base[part], self.top)
         ).unbind(-1)  # [N] each
-        cost = (kl * held).sum()
+        cost = (kl * kl_weights).sum()
         sums = {"nll": -(logps * batch.weights).sum(), "anchor": self.strength * cost}
-        return Losses(sums, {"anchor/kl": (cost.item(), held.sum().item())})
+        return Losses(sums, {"anchor/kl": (cost.item(), kl_weights.sum().item())})
 
-    def moved(self, policy: Policy) -> Tensor:
+    def weight_penalty(self, policy: Policy) -> Tensor:
         """1/2 sum F (theta - theta0)^2, differentiable."""
         import torch
 
-        kept, costs = policy.kept.tensors, []
-        for name, p in trained(policy).items():
-            squares = (p.float() - kept[f"start.{name}"].float()).square()
-            costs.append((squares * kept[f"fisher.{name}"] if self.penalty == "ewc" else squares).sum())
+        tensors, costs = policy.store.tensors, []
+        for name, p in trainable_weights(policy).items():
+            squares = (p.float() - tensors[f"start.{name}"].float()).square()
+            costs.append((squares * tensors[f"fisher.{name}"] if self.penalty == "ewc" else squares).sum())
         return torch.stack(costs).sum() / 2
 
 
-def trained(policy: Policy) -> dict[str, Tensor]:
+def trainable_weights(policy: Policy) -> dict[str, Tensor]:
     """The weights that train, by name; refused where each process has only a part of them."""
     weights: dict[str, Tensor] = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     if any(hasattr(p, "full_tensor") for p in weights.values()):
@@ -124,7 +132,7 @@ def trained(policy: Policy) -> dict[str, Tensor]:
     return weights
 
 
-def fisher(policy: Policy, batches: Batches) -> dict[str, Tensor]:
+def estimate_fisher_diagonal(policy: Policy, batches: Batches) -> dict[str, Tensor]:
     """The diagonal of the Fisher information per trained token, shaped like each weight.
 
     Labels drawn from the model have independent gradients of mean zero: on average, the square of a micro-batch's
@@ -132,16 +140,16 @@ def fisher(policy: Policy, batches: Batches) -> dict[str, Tensor]:
     """
     import torch
 
-    weights, count = trained(policy), 0
+    weights, count = trainable_weights(policy), 0
     totals = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in weights.items()}
     random = torch.Generator(policy.causal.device).manual_seed(0)
     for batch in batches():
         labels = policy.over_vocabulary(
             batch, lambda logits, part: torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
         )
-        drawn = replace(batch, labels=labels)
+        sampled_batch = replace(batch, labels=labels)
         with torch.enable_grad():
-            nll = policy.nll(drawn, torch.ones_like(batch.weights))
+            nll = policy.weighted_nll(sampled_batch, torch.ones_like(batch.weights))
             grads = torch.autograd.grad(nll, list(weights.values()), allow_unused=True)
         for name, grad in zip(weights, grads, strict=True):
             if grad is not None:

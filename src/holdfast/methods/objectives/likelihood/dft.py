@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,16 +42,20 @@ class DFT(Objective):
     """
 
     paper: ClassVar[str] = "Wu et al. 2025, arXiv 2508.05629"
-    settings: ClassVar[Settings] = Settings(5e-5, 1e-4, 1.0, 256, "Wu et al. 2025 (1.5B); adapters as sft")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        5e-5, 1e-4, 1.0, 256, "Wu et al. 2025 (1.5B); adapters as sft"
+    )
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"dft": batch.weight}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         logps = policy.token_logps(batch)  # [N]
         now = logps.detach()
-        watched = {"nll": -now, "dft/as_printed": -now.exp() * now}
-        metrics = {name: ((values * batch.weights).sum().item(), batch.weight) for name, values in watched.items()}
+        token_metrics = {"nll": -now, "dft/as_printed": -now.exp() * now}
+        metrics = {
+            name: ((values * batch.weights).sum().item(), batch.weight) for name, values in token_metrics.items()
+        }
         return Losses({"dft": (token_losses(logps) * batch.weights).sum()}, metrics)
 
 

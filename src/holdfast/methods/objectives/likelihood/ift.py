@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,13 +52,13 @@ class IFT(Objective):
     """
 
     paper: ClassVar[str] = "Hua et al. 2024, arXiv 2405.11870"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 3.0, 512, "Hua et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 3.0, 512, "Hua et al. 2024")
 
     mix: float = Field(0.2, ge=0, le=1, description="Share of the model's own guess in each input embedding (lambda).")
     decay: float = Field(0.95, ge=0, le=1, description="How far errors are carried back to earlier tokens (gamma).")
     form: Literal["eq21", "authors"] = Field("eq21", description="eq21: as printed; authors: as their code runs.")
 
-    def cautions(self, optimizer: Optimizer) -> list[str]:
+    def list_warnings(self, optimizer: Optimizer) -> list[str]:
         if self.form == "authors" or (optimizer.max_grad_norm and optimizer.clip == "fixed"):
             return []
         return [
@@ -66,15 +66,19 @@ class IFT(Objective):
             "moment and little is learned; set optimizer.max_grad_norm: 1 and optimizer.clip: fixed"
         ]
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"nll": batch.n_sequences}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         errors = -policy.token_logps(batch, embeds=mixed_embeddings(policy, batch, self.mix))  # [N]
-        table, mask = by_position(errors, batch)  # [S, T]
+        table, mask = scatter_by_position(errors, batch)  # [S, T]
         lengths = mask.sum(1)
-        weights = batch.per_sequence(batch.weights) / lengths.clamp_min(1)  # [S]
-        values = propagated(table, mask, self.decay) if self.form == "authors" else eq21(table, mask, self.decay)
+        weights = batch.sum_per_sequence(batch.weights) / lengths.clamp_min(1)  # [S]
+        values = (
+            weighted_mean_losses(table, mask, self.decay)
+            if self.form == "authors"
+            else discounted_sum_losses(table, mask, self.decay)
+        )
         return Losses({"nll": (values * weights).sum()})
 
 
@@ -83,30 +87,32 @@ def mixed_embeddings(policy: Policy, batch: Batch, mix: float) -> Tensor:
     import torch
 
     with torch.no_grad():
-        embeds = policy.embed(batch.input_ids)
+        embeds = policy.embed_tokens(batch.input_ids)
         if mix:
-            guesses = policy.greedy(batch, batch.where, embeds)  # [N]
+            guesses = policy.greedy_tokens(batch, batch.label_positions, embeds)  # [N]
             lines = embeds.flatten(0, 1).clone()
-            lines[batch.where + 1] = torch.lerp(lines[batch.where + 1], policy.embed(guesses), mix)
+            lines[batch.label_positions + 1] = torch.lerp(
+                lines[batch.label_positions + 1], policy.embed_tokens(guesses), mix
+            )
             embeds = lines.view_as(embeds)
     return embeds
 
 
-def by_position(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def scatter_by_position(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Label values [N] spread over [S, T] by their place since the first label of the sequence; and the mask of labels.
 
     Gaps (turns of the user between two answers) stay, as zeros.
     """
-    first = batch.where.new_full((batch.n_sequences,), batch.position_ids.numel())
-    first.scatter_reduce_(0, batch.sequence, batch.where, "amin")
-    column = batch.where - first[batch.sequence]
+    first = batch.label_positions.new_full((batch.n_sequences,), batch.position_ids.numel())
+    first.scatter_reduce_(0, batch.sequence, batch.label_positions, "amin")
+    column = batch.label_positions - first[batch.sequence]
     width = int(column.max()) + 1 if len(column) else 0
     table = values.new_zeros(batch.n_sequences, width).index_put((batch.sequence, column), values)
     mask = values.new_zeros(batch.n_sequences, width).index_put((batch.sequence, column), values.new_ones(()))
     return table, mask
 
 
-def carried_back(errors: Tensor, decay: float) -> Tensor:
+def discounted_sums(errors: Tensor, decay: float) -> Tensor:
     """C_t = sum_{i >= t} decay^(i - t) e_i along the last axis of [S, T], in log2(T) doubling steps."""
     from torch.nn.functional import pad
 
@@ -117,12 +123,12 @@ def carried_back(errors: Tensor, decay: float) -> Tensor:
     return total
 
 
-def propagated(errors: Tensor, mask: Tensor, decay: float) -> Tensor:
+def weighted_mean_losses(errors: Tensor, mask: Tensor, decay: float) -> Tensor:
     """sum_t e_t C_t / sum_t C_t [S] of errors [S, T]; decay 0 switches the weights off, as in the authors' code."""
-    carried = carried_back(errors, decay) * mask if decay else mask
-    return (errors * carried).sum(-1) / carried.sum(-1).clamp_min(1e-30)
+    token_weights = discounted_sums(errors, decay) * mask if decay else mask
+    return (errors * token_weights).sum(-1) / token_weights.sum(-1).clamp_min(1e-30)
 
 
-def eq21(errors: Tensor, mask: Tensor, decay: float) -> Tensor:
+def discounted_sum_losses(errors: Tensor, mask: Tensor, decay: float) -> Tensor:
     """sum_n sum_{i >= n} decay^(i - n) e_i [S], n over the labels."""
-    return (carried_back(errors, decay) * mask).sum(-1)
+    return (discounted_sums(errors, decay) * mask).sum(-1)

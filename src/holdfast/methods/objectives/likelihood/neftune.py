@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.methods.objectives.terms.labels import count_labels, label_weights
 
 if TYPE_CHECKING:
@@ -41,25 +41,25 @@ class NEFTune(Objective):
     """
 
     paper: ClassVar[str] = "Jain et al. 2023, arXiv 2310.05914"
-    settings: ClassVar[Settings] = Settings(5e-5, 1e-4, 3.0, 128, "Jain et al. 2023; adapters as sft")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-5, 1e-4, 3.0, 128, "Jain et al. 2023; adapters as sft")
 
     reduction: Literal["token", "sequence"] = Field(
         "token", description="token: every trained token counts alike; sequence: every answer counts alike."
     )
     alpha: float = Field(5.0, ge=0, description="Strength of the noise; the paper tries 5, 10 and 15.")
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"nll": count_labels(batch, self.reduction)}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         embeds = None
         if policy.model.training and self.alpha:
-            embeds = policy.embed(batch.input_ids)  # [B, L, D]
-            embeds = embeds + noise(batch, embeds, self.alpha)
-        return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction), embeds)})
+            embeds = policy.embed_tokens(batch.input_ids)  # [B, L, D]
+            embeds = embeds + sample_embedding_noise(batch, embeds, self.alpha)
+        return Losses({"nll": policy.weighted_nll(batch, label_weights(batch, self.reduction), embeds)})
 
 
-def noise(batch: Batch, embeds: Tensor, alpha: float) -> Tensor:
+def sample_embedding_noise(batch: Batch, embeds: Tensor, alpha: float) -> Tensor:
     """Noise [B, L, D] like `embeds`, without gradient; zero on padding."""
     import torch
 
@@ -70,6 +70,6 @@ def noise(batch: Batch, embeds: Tensor, alpha: float) -> Tensor:
     else:
         places = torch.arange(width, device=embeds.device)  # [tokens], in the order of the sequences
     scale = alpha / (torch.repeat_interleave(lengths, lengths) * size).sqrt()  # [tokens]
-    drawn = torch.rand(len(places), size, device=embeds.device).mul_(2).sub_(1).mul_(scale[:, None])
-    flat = torch.zeros(lines * width, size, device=embeds.device).index_copy_(0, places, drawn)
+    uniform_noise = torch.rand(len(places), size, device=embeds.device).mul_(2).sub_(1).mul_(scale[:, None])
+    flat = torch.zeros(lines * width, size, device=embeds.device).index_copy_(0, places, uniform_noise)
     return flat.view_as(embeds).to(embeds.dtype)

@@ -41,8 +41,8 @@ class SFT(Objective):
         "token", description="token: every trained token counts alike; sequence: every answer counts alike."
     )
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"nll": count_labels(batch, self.reduction)}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        return Losses({"nll": policy.nll(batch, label_weights(batch, self.reduction))})
+        return Losses({"nll": policy.weighted_nll(batch, label_weights(batch, self.reduction))})

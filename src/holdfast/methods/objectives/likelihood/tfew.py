@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pairs import log1mexp, row_of, row_weights
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pairs import log1m_exp, row_indices, row_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class TFew(Objective):
     """
 
     paper: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638"
-    settings: ClassVar[Settings] = Settings(
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
         2e-5, 1e-4, 3.0, 8, "Liu et al. 2022 (batch); rates and epochs as sft, theirs go with (IA)^3"
     )
     rows: ClassVar[Kind] = "choices"
@@ -61,43 +61,43 @@ class TFew(Objective):
         "row", description="row: every row counts alike, as printed; token: every token, as in the authors' code."
     )
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        right = batch.labels_of(0) if self.reduction == "token" else batch.n_rows
-        wrong = batch.weight - batch.labels_of(0) if self.reduction == "token" else batch.n_rows
+    def normalizers(self, batch: Batch) -> dict[str, float]:
+        right = batch.count_labels(0) if self.reduction == "token" else batch.n_rows
+        wrong = batch.weight - batch.count_labels(0) if self.reduction == "token" else batch.n_rows
         return {"likelihood": right, "unlikelihood": wrong, "choice": batch.n_rows}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         logps, wrong = policy.token_logps(batch), (batch.roles > 0)[batch.sequence]  # [N]
-        share = batch.weights if self.reduction == "token" else batch.weights / of_its_group(batch)
-        lowered = unlikelihood(logps[wrong], self.offset) * share[wrong]
-        means = by_choice(batch.per_sequence(logps) / batch.lengths(), batch)  # [R, C]
-        taken = choice_losses(means) * row_weights(batch)
+        share = batch.weights if self.reduction == "token" else batch.weights / group_label_counts(batch)
+        wrong_losses = unlikelihood_losses(logps[wrong], self.offset) * share[wrong]
+        means = scatter_by_choice(batch.sum_per_sequence(logps) / batch.label_counts(), batch)  # [R, C]
+        row_losses = choice_losses(means) * row_weights(batch)
         right = (means.detach().argmax(1) == 0).sum().item()
         sums = {
             "likelihood": -(logps * share)[~wrong].sum(),
-            "unlikelihood": self.unlikelihood * lowered.sum(),
-            "choice": self.choice * taken.sum(),
+            "unlikelihood": self.unlikelihood * wrong_losses.sum(),
+            "choice": self.choice * row_losses.sum(),
         }
         return Losses(sums, {"choices/accuracy": (right, float(len(means)))})
 
 
-def of_its_group(batch: Batch) -> Tensor:
+def group_label_counts(batch: Batch) -> Tensor:
     """For each label [N], how many labels the right choice of its row has, or all wrong ones together."""
-    group = (2 * row_of(batch) + (batch.roles > 0))[batch.sequence]  # [N]
+    group = (2 * row_indices(batch) + (batch.roles > 0))[batch.sequence]  # [N]
     return group.bincount(minlength=2 * batch.n_rows)[group]
 
 
-def by_choice(values: Tensor, batch: Batch) -> Tensor:
+def scatter_by_choice(values: Tensor, batch: Batch) -> Tensor:
     """Per-sequence `values` [S] as [R, C], the right choice first; -inf where a row has fewer choices."""
     table = values.new_full((batch.n_rows, int(batch.roles.max()) + 1), float("-inf"))
-    return table.index_put((row_of(batch), batch.roles), values)
+    return table.index_put((row_indices(batch), batch.roles), values)
 
 
-def unlikelihood(logps: Tensor, offset: float = 0.0) -> Tensor:
+def unlikelihood_losses(logps: Tensor, offset: float = 0.0) -> Tensor:
     """- log(1 - p + offset), of the shape of `logps`."""
     import torch
 
-    return -torch.log(offset - torch.expm1(logps)) if offset else -log1mexp(logps)
+    return -torch.log(offset - torch.expm1(logps)) if offset else -log1m_exp(logps)
 
 
 def choice_losses(means: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 MOST = 0.999
 """Largest smoothing: the label itself always counts."""
@@ -68,44 +68,46 @@ class UAL(Objective):
             raise ValueError(f"v_min {self.v_min:g} is above v_max {self.v_max:g}; swap them")
         return self
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (Column("uncertainty", low=0),) if self.source == "column" else ()
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"nll": batch.n_sequences}
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
         import torch
 
-        found = []
+        uncertainties = []
         for batch in batches():
-            found.append(self.uncertainty(policy, batch).cpu().double())  # some devices have no fp64
-            kept.rows["uncertainty"].put(batch, found[-1].float(), by="sequence")
-        every = torch.cat(found)
-        kept.tensors["uncertainty"] = torch.stack([every.mean(), every.min(), every.max()]).float()
+            uncertainties.append(self.compute_uncertainty(policy, batch).cpu().double())  # some devices have no fp64
+            store.rows["uncertainty"].set_values(batch, uncertainties[-1].float(), by="sequence")
+        every = torch.cat(uncertainties)
+        store.tensors["uncertainty"] = torch.stack([every.mean(), every.min(), every.max()]).float()
 
-    def uncertainty(self, policy: Policy, batch: Batch) -> Tensor:
+    def compute_uncertainty(self, policy: Policy, batch: Batch) -> Tensor:
         """U [B]."""
         if self.source == "column":
             return batch.values["uncertainty"]
-        with policy.untouched():
-            return -batch.per_sequence(policy.token_logps(batch)) / batch.lengths()
+        with policy.use_base_model():
+            return -batch.sum_per_sequence(policy.token_logps(batch)) / batch.label_counts()
 
-    def smoothing(self, found: Tensor, overall: Tensor) -> Tensor:
+    def compute_smoothing(self, uncertainty: Tensor, overall: Tensor) -> Tensor:
         """v [B] of U [B], given mean, least and greatest U of all rows."""
         mean, least, most = overall
         if self.mapping == "mean":
-            return (self.mean_smoothing * found / mean.clamp_min(1e-30)).clamp(0, MOST)
-        share = (found - least) / (most - least).clamp_min(1e-30)
+            return (self.mean_smoothing * uncertainty / mean.clamp_min(1e-30)).clamp(0, MOST)
+        share = (uncertainty - least) / (most - least).clamp_min(1e-30)
         return (self.v_min + (self.v_max - self.v_min) * share).clamp(0, MOST)
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        found = policy.kept.rows["uncertainty"].recall(batch, by="sequence")[:, 0]  # [B]
-        v = self.smoothing(found, policy.kept.tensors["uncertainty"])  # [B]
+        uncertainty = policy.store.rows["uncertainty"].get_values(batch, by="sequence")[:, 0]  # [B]
+        v = self.compute_smoothing(uncertainty, policy.store.tensors["uncertainty"])  # [B]
         logps, uniform = policy.over_vocabulary(
             batch, lambda logits, part: label_and_mean(logits, batch.labels[part])
         ).unbind(-1)  # [N] each
-        answers = batch.per_sequence(smoothed(logps, uniform, v[batch.sequence])) / batch.lengths()  # [B]
+        answers = (
+            batch.sum_per_sequence(smoothed_losses(logps, uniform, v[batch.sequence])) / batch.label_counts()
+        )  # [B]
         metrics = {"smoothing": (v.sum().item(), float(len(v)))}
         return Losses({"nll": (answers * batch.sequence_weights()).sum()}, metrics)
 
@@ -118,6 +120,6 @@ def label_and_mean(logits: Tensor, labels: Tensor) -> Tensor:
     return both - logits.logsumexp(-1, keepdim=True)
 
 
-def smoothed(logps: Tensor, uniform: Tensor, v: Tensor) -> Tensor:
+def smoothed_losses(logps: Tensor, uniform: Tensor, v: Tensor) -> Tensor:
     """-(1 - v) log p(label) - v mean log p: cross-entropy with label smoothing v, all [N]."""
     return -(1 - v) * logps - v * uniform

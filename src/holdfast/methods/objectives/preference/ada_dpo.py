@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,9 @@ class AdaDPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2406.02764"
-    settings: ClassVar[Settings] = Settings(5e-6, 5e-5, 1.0, 64, "Hong et al. 2024 (adapters); base weights a tenth")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        5e-6, 5e-5, 1.0, 64, "Hong et al. 2024 (adapters); base weights a tenth"
+    )
     needs_reference: ClassVar[bool] = True
 
     form: Literal["linear", "quadratic"] = Field("linear", description="How tau is paid for: see the formula.")
@@ -78,14 +80,14 @@ class AdaDPO(PairObjective):
             raise ValueError("steps has no effect on the closed solver; use newton")
         return self
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         d = self.beta * (pairs.gains[:, 0] - pairs.gains[:, 1])
         high = self.tau_max if self.form == "linear" else math.inf
         steps = self.steps if self.solver == "newton" else None
-        tau = scales(d.detach(), self.rho, self.form == "quadratic", self.tau_min, high, steps)
+        tau = solve_scales(d.detach(), self.rho, self.form == "quadratic", self.tau_min, high, steps)
         each = scaled_losses(d, tau, self.rho, self.form == "quadratic")
         metrics = {"tau": (tau.sum().item(), float(len(tau)))}
-        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains, metrics)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * pairs.gains, metrics)
 
 
 def scaled_losses(d: Tensor, tau: Tensor, rho: float, quadratic: bool = False) -> Tensor:
@@ -95,32 +97,32 @@ def scaled_losses(d: Tensor, tau: Tensor, rho: float, quadratic: bool = False) -
     return -tau * logsigmoid(d / tau) + (rho * tau - LN2 if quadratic else rho - LN2) * tau
 
 
-def scales(d: Tensor, rho: float, quadratic: bool, low: float, high: float, steps: int | None = None) -> Tensor:
+def solve_scales(d: Tensor, rho: float, quadratic: bool, low: float, high: float, steps: int | None = None) -> Tensor:
     """tau [P] for margins `d` [P]: the best in [low, high], or what `steps` projected Newton steps make of it."""
     if steps is not None:
-        return _newton(d, rho, quadratic, low, high, steps)
+        return _run_newton_steps(d, rho, quadratic, low, high, steps)
     if not quadratic:
-        return (d.abs() / threshold(rho)).clamp(low, high)
+        return (d.abs() / solve_margin_threshold(rho)).clamp(low, high)
     least = d.new_full(d.shape, low)
     most = d.new_full(d.shape, max(low, LN2 / (2 * rho)))  # the slope there is positive whatever d
     for _ in range(50):
         tau = (least + most) / 2
-        rises = entropy(d / tau) + 2 * rho * tau > LN2
+        rises = binary_entropy(d / tau) + 2 * rho * tau > LN2
         least, most = least.where(rises, tau), tau.where(rises, most)
     return (least + most) / 2
 
 
-def _newton(d: Tensor, rho: float, quadratic: bool, low: float, high: float, steps: int) -> Tensor:
+def _run_newton_steps(d: Tensor, rho: float, quadratic: bool, low: float, high: float, steps: int) -> Tensor:
     tau = d.new_ones(d.shape)
     for _ in range(steps):
         z = d / tau
-        slope = entropy(z) + (2 * rho * tau if quadratic else rho) - LN2
+        slope = binary_entropy(z) + (2 * rho * tau if quadratic else rho) - LN2
         curvature = z.square() * z.sigmoid() * (-z).sigmoid() / tau + (2 * rho if quadratic else 0.0)
         tau = (tau - slope / curvature.clamp_min(1e-6)).clamp(low, high)
     return tau
 
 
-def entropy(z: Tensor) -> Tensor:
+def binary_entropy(z: Tensor) -> Tensor:
     """H(sigmoid(z)) in nats."""
     from torch.nn.functional import logsigmoid
 
@@ -128,7 +130,7 @@ def entropy(z: Tensor) -> Tensor:
 
 
 @lru_cache
-def threshold(rho: float) -> float:
+def solve_margin_threshold(rho: float) -> float:
     """The z > 0 with H(sigmoid(z)) = ln 2 - rho: margins of z tau keep tau where it is; infinite for rho >= ln 2."""
     if rho >= LN2:
         return math.inf

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 from holdfast.methods.objectives.terms.pairs import log_odds
 
 if TYPE_CHECKING:
@@ -45,18 +45,20 @@ class ASFT(PairObjective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2409.10571"
-    settings: ClassVar[Settings] = Settings(1e-6, None, 1.0, 64, "Gorbatovski et al. 2025 (after SFT); epochs as dpo")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        1e-6, None, 1.0, 64, "Gorbatovski et al. 2025 (after SFT); epochs as dpo"
+    )
 
     weight: float = Field(1.0, ge=0, description="Weight of the alignment terms (lambda).")
     alpha: float = Field(1.0, ge=0, description="Weight of the chosen answer's likelihood; 0 after an SFT stage.")
     beta: float = Field(1.0, gt=0, description="How sharply odds are judged; 1 is the paper's loss.")
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"nll": batch.n_rows, "alignment": batch.n_rows}
 
-    def compare(self, pairs: Pairs) -> Comparison:
-        means = pairs.s / pairs.lengths
-        nll, alignment = pairs.sum(-means[:, 0]), pairs.sum(alignment_losses(means, self.beta))
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
+        means = pairs.answer_logps / pairs.lengths
+        nll, alignment = pairs.weighted_sum(-means[:, 0]), pairs.weighted_sum(alignment_losses(means, self.beta))
         return Comparison({"nll": self.alpha * nll, "alignment": self.weight * alignment}, log_odds(means))
 
 

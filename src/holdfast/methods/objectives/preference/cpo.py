@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class CPO(MarginObjective):
     """
 
     paper: ClassVar[str] = "Xu et al. 2024, arXiv 2401.08417"
-    settings: ClassVar[Settings] = Settings(1e-6, 1e-4, 1.0, 64, "Xu et al. 2024 (adapters); base weights as TRL")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        1e-6, 1e-4, 1.0, 64, "Xu et al. 2024 (adapters); base weights as TRL"
+    )
 
-    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+    def answer_rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
         return self.beta * s

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
-from holdfast.methods.objectives.terms.pairs import by_row
+from holdfast.axes.objective_settings import PREFERENCE, ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
+from holdfast.methods.objectives.terms.pairs import reshape_by_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,20 +44,20 @@ class DavIRDPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Zhou et al. 2023, arXiv 2310.13008"
-    settings: ClassVar[Settings] = PREFERENCE
+    settings: ClassVar[ObjectiveSettings] = PREFERENCE
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(10.0, gt=0, description="How strongly the reference is held on to, in units of relative gain.")
     floor: float = Field(1e-3, gt=0, description="Least divisor in nats, for answers the reference is certain of.")
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         from torch.nn.functional import logsigmoid
 
         batch = pairs.batch
-        reference = by_row(batch.per_sequence(pairs.policy.reference_logps(batch)), batch)  # [P, 2]
+        reference = reshape_by_row(batch.sum_per_sequence(pairs.policy.reference_logps(batch)), batch)  # [P, 2]
         shares = relative_gains(pairs.gains, reference, self.floor)
         each = -logsigmoid(self.beta * (shares[:, 0] - shares[:, 1]))
-        return Comparison({"preference": pairs.sum(each)}, self.beta * shares)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * shares)
 
 
 def relative_gains(gains: Tensor, reference: Tensor, floor: float = 1e-3) -> Tensor:

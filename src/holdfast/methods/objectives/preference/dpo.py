@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import PREFERENCE, ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class DPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Rafailov et al. 2023, arXiv 2305.18290"
-    settings: ClassVar[Settings] = PREFERENCE
+    settings: ClassVar[ObjectiveSettings] = PREFERENCE
     needs_reference: ClassVar[bool] = True
 
     loss: PairLoss = Field("sigmoid", description="Which relative: see the formula.")
@@ -60,9 +60,9 @@ class DPO(PairObjective):
             raise ValueError(f"label_smoothing has no effect on {self.loss}; use sigmoid, sigmoid_norm or robust")
         return self
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         each = pair_losses(pairs.gains, pairs.lengths, self.loss, self.beta, self.label_smoothing)
-        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * pairs.gains)
 
 
 def pair_losses(gains: Tensor, lengths: Tensor, loss: PairLoss, beta: float, smoothing: float = 0.0) -> Tensor:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
-from holdfast.methods.objectives.terms.pairs import by_row
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
+from holdfast.methods.objectives.terms.pairs import reshape_by_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 MOST = 1024
 """Features of the reference kept for each answer: the strongest; all there are, unless answers are long and varied."""
@@ -55,7 +55,7 @@ class FPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2411.07618"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 1.0, 64, "Yin et al. 2024; epochs as dpo")
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -65,54 +65,58 @@ class FPO(PairObjective):
     active: int = Field(32, ge=1, description="Features active at a token.")
     steps: int = Field(300, ge=1, description="Steps of the autoencoder's own training.")
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
         import torch
 
-        from holdfast.methods.objectives.terms.autoencoder import drawn, trained
+        from holdfast.methods.objectives.terms.autoencoder import sample_states, train_autoencoder
 
         generator, device = torch.Generator().manual_seed(0), policy.causal.device
-        states = drawn(policy, batches, generator)
-        kept.tensors |= trained(
+        states = sample_states(policy, batches, generator)
+        store.tensors |= train_autoencoder(
             states, wider=self.wider, active=self.active, steps=self.steps, generator=generator, device=device
         )
         for batch in batches():
-            features = self._features(policy.states(batch, batch.where), batch, kept)  # [S, F]
-            found = features.topk(min(MOST, features.shape[1]), dim=1)
-            kept.rows["strengths"].put(batch, found.values, by="sequence")
-            kept.rows["features"].put(batch, found.indices.int(), by="sequence")
+            features = self._average_answer_features(
+                policy.hidden_states_at(batch, batch.label_positions), batch, store
+            )  # [S, F]
+            strongest = features.topk(min(MOST, features.shape[1]), dim=1)
+            store.rows["strengths"].set_values(batch, strongest.values, by="sequence")
+            store.rows["features"].set_values(batch, strongest.indices.int(), by="sequence")
 
-    def score(self, policy: Policy, batch: Batch) -> Pairs:
-        states = policy.states(batch, batch.where)  # [N, D]
-        return Pairs.of(policy, batch, policy.token_logps(batch, states=states), True, states=states)
+    def score_pairs(self, policy: Policy, batch: Batch) -> ScoredPairs:
+        states = policy.hidden_states_at(batch, batch.label_positions)  # [N, D]
+        return ScoredPairs.from_logps(policy, batch, policy.token_logps(batch, states=states), True, states=states)
 
-    def compare(self, pairs: Pairs) -> Comparison:
-        batch, kept = pairs.batch, pairs.policy.kept
-        ours = self._features(pairs.extra["states"], batch, kept)  # [S, F]
-        errors = by_row(feature_errors(ours, self._reference(batch, kept, ours), self.top), batch)  # [P, 2]
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
+        batch, store = pairs.batch, pairs.policy.store
+        ours = self._average_answer_features(pairs.extra["states"], batch, store)  # [S, F]
+        errors = reshape_by_row(
+            feature_errors(ours, self._recall_reference_features(batch, store, ours), self.top), batch
+        )  # [P, 2]
         gains = pairs.gains / pairs.lengths
         count = float(batch.n_rows)
-        seen = {
+        metrics = {
             "features/chosen": (errors[:, 0].sum().item(), count),
             "features/rejected": (errors[:, 1].sum().item(), count),
-            "features/explained": (kept.tensors["explained"].item() * count, count),
+            "features/explained": (store.tensors["explained"].item() * count, count),
         }
         each = pair_losses(gains, errors, self.beta, self.alpha)
-        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains / pairs.lengths, seen)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * pairs.gains / pairs.lengths, metrics)
 
-    def _features(self, states: Tensor, batch: Batch, kept: Kept) -> Tensor:
+    def _average_answer_features(self, states: Tensor, batch: Batch, store: PrecomputedStore) -> Tensor:
         """Features of `states` [N, D] averaged over each answer, [S, F]."""
-        from holdfast.methods.objectives.terms.autoencoder import encoded
+        from holdfast.methods.objectives.terms.autoencoder import encode_states
 
-        strengths, places = encoded(states, kept.tensors, self.active)  # [N, active]
-        return averaged(strengths, places, batch.sequence, batch.lengths(), len(kept.tensors["bias"]))
+        strengths, places = encode_states(states, store.tensors, self.active)  # [N, active]
+        return average_features(strengths, places, batch.sequence, batch.label_counts(), len(store.tensors["bias"]))
 
-    def _reference(self, batch: Batch, kept: Kept, like: Tensor) -> Tensor:
+    def _recall_reference_features(self, batch: Batch, store: PrecomputedStore, like: Tensor) -> Tensor:
         """The reference's features averaged over each answer, [S, F]."""
-        strengths, places = (kept.rows[name].recall(batch, by="sequence") for name in ("strengths", "features"))
+        strengths, places = (store.rows[name].get_values(batch, by="sequence") for name in ("strengths", "features"))
         return like.new_zeros(like.shape).scatter(1, places.long(), strengths)
 
 
-def averaged(strengths: Tensor, places: Tensor, sequence: Tensor, lengths: Tensor, features: int) -> Tensor:
+def average_features(strengths: Tensor, places: Tensor, sequence: Tensor, lengths: Tensor, features: int) -> Tensor:
     """Sums over each sequence of the labels' `strengths` at `places` [N, active], divided by `lengths` [S]: [S, F]."""
     total = strengths.new_zeros(len(lengths) * features)
     index = sequence[:, None] * features + places

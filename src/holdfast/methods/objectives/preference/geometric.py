@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective_settings import PREFERENCE, Settings
+from holdfast.axes.objective_settings import PREFERENCE, ObjectiveSettings
 from holdfast.data.row_shapes import Column
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class Geometric(PairObjective):
     """
 
     paper: ClassVar[str] = "Furuta et al. 2024, arXiv 2409.06691"
-    settings: ClassVar[Settings] = PREFERENCE
+    settings: ClassVar[ObjectiveSettings] = PREFERENCE
     needs_reference: ClassVar[bool] = True
 
     form: Form = Field("gdpo", description="Which loss: see the formula; cdpo and cipo are the paper's baselines.")
@@ -67,14 +67,14 @@ class Geometric(PairObjective):
             raise ValueError(f"alpha and gamma have no effect on {self.form}; use gropo")
         return self
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (Column("preference", 0.0, 1.0),)
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         preference = pairs.batch.values["preference"][pairs.batch.roles == 0]  # [P]
         h = pairs.gains[:, 0] - pairs.gains[:, 1]
         each = geometric_losses(h, preference, self.form, self.beta, self.alpha, self.gamma)
-        return Comparison({"preference": pairs.sum(each)}, self.beta * pairs.gains, swapped=preference < 0.5)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * pairs.gains, swap_mask=preference < 0.5)
 
 
 def geometric_losses(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import PREFERENCE, Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import PREFERENCE, ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ class IPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Azar et al. 2023, arXiv 2310.12036"
-    settings: ClassVar[Settings] = PREFERENCE
+    settings: ClassVar[ObjectiveSettings] = PREFERENCE
     needs_reference: ClassVar[bool] = True
 
     form: Literal["average", "sum"] = Field(
@@ -51,7 +51,7 @@ class IPO(PairObjective):
         0.1, gt=0, description="How strongly the reference is held on to: the margin asked is 1/(2 tau)."
     )
 
-    def compare(self, pairs: Pairs) -> Comparison:
-        compared = pairs.gains / pairs.lengths if self.form == "average" else pairs.gains
-        h = compared[:, 0] - compared[:, 1]  # [P]
-        return Comparison({"preference": pairs.sum((h - 1 / (2 * self.tau)).square())}, compared)
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
+        rewards = pairs.gains / pairs.lengths if self.form == "average" else pairs.gains
+        h = rewards[:, 0] - rewards[:, 1]  # [P]
+        return Comparison({"preference": pairs.weighted_sum((h - 1 / (2 * self.tau)).square())}, rewards)

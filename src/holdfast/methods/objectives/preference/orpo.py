@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 from holdfast.methods.objectives.terms.pairs import log_odds
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class ORPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Hong et al. 2024, arXiv 2403.07691"
-    settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 32, "Hong et al. 2024 (Mistral-7B); epochs as dpo")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        5e-6, None, 1.0, 32, "Hong et al. 2024 (Mistral-7B); epochs as dpo"
+    )
 
     beta: float = Field(0.1, ge=0, description="Weight of the odds ratio (lambda in the paper, beta in TRL).")
     nll: Literal["answer", "everything"] = Field(
@@ -54,25 +56,27 @@ class ORPO(PairObjective):
     def shares_prompts(self) -> bool:
         return self.nll == "answer"
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        tokens = batch.n_rows if self.nll == "answer" else batch.every_token().labels_of(0)
+    def normalizers(self, batch: Batch) -> dict[str, float]:
+        tokens = batch.n_rows if self.nll == "answer" else batch.label_every_token().count_labels(0)
         return {"nll": tokens, "odds_ratio": batch.n_rows}
 
-    def score(self, policy: Policy, batch: Batch) -> Pairs:
+    def score_pairs(self, policy: Policy, batch: Batch) -> ScoredPairs:
         if self.nll == "answer":
-            return super().score(policy, batch)
+            return super().score_pairs(policy, batch)
         import torch
 
-        read = batch.every_token()
+        read = batch.label_every_token()
         logps = policy.token_logps(read)  # [M], of everything read
         chosen = (logps * read.weights)[read.roles[read.sequence] == 0]
-        return Pairs.of(policy, batch, logps[torch.isin(read.where, batch.where)], False, chosen=chosen)
+        return ScoredPairs.from_logps(
+            policy, batch, logps[torch.isin(read.label_positions, batch.label_positions)], False, chosen=chosen
+        )
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         from torch.nn.functional import logsigmoid
 
-        means = pairs.s / pairs.lengths
+        means = pairs.answer_logps / pairs.lengths
         odds = log_odds(means)
-        nll = pairs.sum(-means[:, 0]) if self.nll == "answer" else -pairs.extra["chosen"].sum()
-        ratio = pairs.sum(-logsigmoid(odds[:, 0] - odds[:, 1]))
+        nll = pairs.weighted_sum(-means[:, 0]) if self.nll == "answer" else -pairs.extra["chosen"].sum()
+        ratio = pairs.weighted_sum(-logsigmoid(odds[:, 0] - odds[:, 1]))
         return Comparison({"nll": nll, "odds_ratio": self.beta * ratio}, odds)

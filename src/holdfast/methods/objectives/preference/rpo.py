@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 from holdfast.methods.objectives.terms.pairs import row_weights
-from holdfast.models.embeddings import by_encoder, by_model
+from holdfast.models.embeddings import directions_by_encoder, directions_by_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 SAME = 1e-4
 """Prompts at a smaller distance count as one and the same."""
@@ -58,7 +58,7 @@ class RPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Yin et al. 2024, arXiv 2402.10958"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Yin et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 1.0, 64, "Yin et al. 2024")
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -67,26 +67,33 @@ class RPO(PairObjective):
     scaled: bool = Field(False, description="Weights times their number, so that beta means the same in larger steps.")
     embedder: str | None = Field(None, description="A sentence-transformers model (extra `embed`); none: the model.")
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
-        embeddings = by_model(policy, batches) if self.embedder is None else by_encoder(self.embedder, policy, batches)
-        for batch, found in embeddings:
-            kept.rows["prompts"].put(batch, found.repeat_interleave(2, 0), by="sequence")
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
+        embeddings = (
+            directions_by_model(policy, batches)
+            if self.embedder is None
+            else directions_by_encoder(self.embedder, policy, batches)
+        )
+        for batch, prompt_embeddings in embeddings:
+            store.rows["prompts"].set_values(batch, prompt_embeddings.repeat_interleave(2, 0), by="sequence")
 
-    def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        gains = self.score(policy, batch).gains  # [R, 2]
-        prompts = policy.kept.rows["prompts"].recall(batch, by="sequence")[batch.roles == 0]  # [R, D]
+    def step_statistics(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        gains = self.score_pairs(policy, batch).gains  # [R, 2]
+        prompts = policy.store.rows["prompts"].get_values(batch, by="sequence")[batch.roles == 0]  # [R, D]
         return {"chosen": gains[:, 0], "rejected": gains[:, 1], "prompts": prompts, "weights": row_weights(batch)}
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         batch, gains = pairs.batch, pairs.gains  # [R, 2]
-        step, mine = batch.step, batch.step["chosen"].mine
+        step, mine = batch.step_values, batch.step_values["chosen"].mine
         weights, meets = contrast_weights(step["prompts"].all.float(), self.temperature, self.paired)  # [M, N]
         scale = meets.sum(1, keepdim=True) if self.scaled else 1
-        chosen, rejected = live(step["chosen"].all, gains[:, 0], mine), live(step["rejected"].all, gains[:, 1], mine)
+        chosen, rejected = (
+            insert_own_values(step["chosen"].all, gains[:, 0], mine),
+            insert_own_values(step["rejected"].all, gains[:, 1], mine),
+        )
         w = step["weights"].all
         # Divided by `counts` over the step, M rows, what remains is the mean over the contrasts.
         share = len(meets) / meets.sum().clamp_min(1)
-        each = contrasts(chosen, rejected, weights * scale, self.beta) * (w[:, None] + w) / 2 * meets * share
+        each = contrast_losses(chosen, rejected, weights * scale, self.beta) * (w[:, None] + w) / 2 * meets * share
         # The gradient of a contrast goes to both its micro-batches, its value to that of its chosen answer only.
         total = each.sum()
         total = each[mine].sum().detach() + (total - total.detach())
@@ -94,27 +101,27 @@ class RPO(PairObjective):
         return Comparison({"preference": total}, self.beta * gains, own)
 
 
-def contrast_weights(prompts: Tensor, temperature: float, paired: bool = True) -> tuple[Tensor, Tensor]:
+def contrast_weights(prompts: Tensor, temperature: float, include_same_prompt: bool = True) -> tuple[Tensor, Tensor]:
     """W [M, M] from unit embeddings `prompts` [M, D], and who meets whom; rows sum to 1, or 0 where one meets none."""
     import torch
 
     distances = 1 - prompts @ prompts.T
     meets = torch.ones_like(distances, dtype=torch.bool)
-    if not paired:
+    if not include_same_prompt:
         meets = (distances > SAME).fill_diagonal_(False)
     scores = (-distances / temperature).masked_fill(~meets, torch.finfo(distances.dtype).min)
     return scores.softmax(1) * meets, meets
 
 
-def contrasts(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float) -> Tensor:
+def contrast_losses(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float) -> Tensor:
     """The loss [M, N] of each contrast from D `chosen` [M], `rejected` [N] and `weights` [M, N]."""
     from torch.nn.functional import logsigmoid
 
     return -logsigmoid(beta * weights * (chosen[:, None] - rejected))
 
 
-def live(found: Tensor, own: Tensor, mine: slice) -> Tensor:
+def insert_own_values(step_values: Tensor, own: Tensor, mine: slice) -> Tensor:
     """The step's figures `found`, with one's own [R], which have a gradient, in their places."""
     import torch
 
-    return torch.cat([found[: mine.start], own, found[mine.stop :]])
+    return torch.cat([step_values[: mine.start], own, step_values[mine.stop :]])

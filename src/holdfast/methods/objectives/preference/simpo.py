@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ class SimPO(MarginObjective):
     """
 
     paper: ClassVar[str] = "Meng et al. 2024, arXiv 2405.14734"
-    settings: ClassVar[Settings] = Settings(6e-7, None, 1.0, 128, "Meng et al. 2024 (Llama-3-8B)")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(6e-7, None, 1.0, 128, "Meng et al. 2024 (Llama-3-8B)")
 
     beta: float = Field(2.0, gt=0, description="How much a gap in mean log-probability counts.")
     gamma: float = Field(1.0, ge=0, description="Target margin, in units of beta times mean log-probability.")
     alpha: float = Field(0.0, ge=0, description="Weight of the negative log-likelihood; the paper has none.")
 
-    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+    def answer_rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
         return self.beta * s / lengths
 
-    def margin(self) -> float:
+    def target_margin(self) -> float:
         return self.gamma

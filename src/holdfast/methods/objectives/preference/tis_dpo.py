@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.axes.objective_settings import Settings
-from holdfast.methods.objectives.terms.contrast import by_models, by_prompts, ranked, token_weights
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
-from holdfast.methods.objectives.terms.pairs import by_row
-from holdfast.methods.objectives.terms.top_k import check_room, distributions, divergence
+from holdfast.axes.objective_settings import ObjectiveSettings
+from holdfast.methods.objectives.terms.contrast import (
+    iterate_model_logratios,
+    iterate_prompt_logratios,
+    rank_weights,
+    token_weights,
+)
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
+from holdfast.methods.objectives.terms.pairs import reshape_by_row
+from holdfast.methods.objectives.terms.top_k import check_store_size, compute_base_distributions, top_k_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
-    from holdfast.models.stored_values import Kept
+    from holdfast.models.stored_values import PrecomputedStore
 
 
 class TISDPO(PairObjective):
@@ -54,7 +59,7 @@ class TISDPO(PairObjective):
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2410.04350"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 32, "Liu et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 1.0, 32, "Liu et al. 2024")
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, description="How strongly the reference is held on to.")
@@ -70,81 +75,83 @@ class TISDPO(PairObjective):
 
     @model_validator(mode="after")
     def _models_are_given_and_used(self) -> Self:
-        given = (self.positive is not None) + (self.negative is not None)
-        if given != (0 if self.estimate == "ones" else 2):
+        count = (self.positive is not None) + (self.negative is not None)
+        if count != (0 if self.estimate == "ones" else 2):
             raise ValueError("estimate: models or prompts goes with positive and negative; give all three or none")
         return self
 
-    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+    def find_recipe_problem(self, curators: Sequence[Curator], sampling: Any) -> str | None:
         text = (
             "without estimate gives every token weight 1, which is plain dpo; set objective.estimate: models, with "
             "positive and negative (trained by sft on the chosen and on the rejected answers), or prompts; or use dpo"
         )
         return None if "estimate" in self.model_fields_set else text
 
-    def _given(self, estimate: str) -> tuple[str, ...]:
+    def _contrast_names(self, estimate: str) -> tuple[str, ...]:
         return (self.positive or "", self.negative or "") if self.estimate == estimate else ()
 
-    def models(self) -> tuple[str, ...]:
-        return self._given("models")
+    def extra_models(self) -> tuple[str, ...]:
+        return self._contrast_names("models")
 
-    def prompts(self) -> tuple[str, ...]:
-        return self._given("prompts")
+    def extra_prompts(self) -> tuple[str, ...]:
+        return self._contrast_names("prompts")
 
-    def in_steps(self) -> int | None:
-        return 2 if self.prompts() else None
+    def sequences_per_step(self) -> int | None:
+        return 2 if self.extra_prompts() else None
 
-    def prepare(self, policy: Policy, batches: Batches, kept: Kept) -> None:
+    def precompute(self, policy: Policy, batches: Batches, store: PrecomputedStore) -> None:
         if self.eta:
-            check_room(policy, batches, self.top, 0, 1)
+            check_store_size(policy, batches, self.top, 0, 1)
             for batch in batches():
-                pairs = batch.part(0, 1) if self.prompts() else batch
-                kept.rows["reference"].put(pairs, distributions(policy, pairs, self.top))
+                pairs = batch.select_roles(0, 1) if self.extra_prompts() else batch
+                store.rows["reference"].set_values(pairs, compute_base_distributions(policy, pairs, self.top))
         if self.estimate == "ones":
             return
-        models = self.models()
-        for pairs, ratios in by_models(policy, batches, models) if models else by_prompts(policy, batches):
+        models = self.extra_models()
+        for pairs, ratios in (
+            iterate_model_logratios(policy, batches, models) if models else iterate_prompt_logratios(policy, batches)
+        ):
             signs = 1 - 2 * pairs.roles[pairs.sequence]
             weights = token_weights(ratios, signs, self.low, self.high)
             if self.transform == "rank":
-                weights = ranked(signs * ratios, pairs.lengths().long().tolist())
-            kept.rows["weights"].put(pairs, weights)
+                weights = rank_weights(signs * ratios, pairs.label_counts().long().tolist())
+            store.rows["weights"].set_values(pairs, weights)
 
-    def score(self, policy: Policy, batch: Batch) -> Pairs:
+    def score_pairs(self, policy: Policy, batch: Batch) -> ScoredPairs:
         if not self.eta:
-            return super().score(policy, batch)
-        logps, away = logps_and_divergences(policy, batch, self.top)
-        return Pairs.of(policy, batch, logps, True, away=away)
+            return super().score_pairs(policy, batch)
+        logps, away = compute_logps_and_divergences(policy, batch, self.top)
+        return ScoredPairs.from_logps(policy, batch, logps, True, away=away)
 
-    def compare(self, pairs: Pairs) -> Comparison:
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
         from torch.nn.functional import logsigmoid
 
         batch, weights = pairs.batch, pairs.batch.weights.new_ones(len(pairs.logps))  # [N]
         if self.estimate != "ones":
-            weights = pairs.policy.kept.rows["weights"].recall(batch)[:, 0]
+            weights = pairs.policy.store.rows["weights"].get_values(batch)[:, 0]
         if not self.end_of_turn:
             weights = weights * (batch.sequence.diff(append=batch.sequence.new_tensor([-1])) == 0)
-        tokens = token_gains(weights, pairs.above, pairs.extra.get("away", 0), self.eta)  # [N]
-        gains = by_row(batch.per_sequence(tokens), batch)  # [P, 2]
+        tokens = token_gains(weights, pairs.logratios, pairs.extra.get("away", 0), self.eta)  # [N]
+        gains = reshape_by_row(batch.sum_per_sequence(tokens), batch)  # [P, 2]
         each = -logsigmoid(self.beta * (gains[:, 0] - gains[:, 1]))
         metrics = {"weights/mean": (weights.sum().item(), float(len(weights)))}
-        return Comparison({"preference": pairs.sum(each)}, self.beta * gains, metrics)
+        return Comparison({"preference": pairs.weighted_sum(each)}, self.beta * gains, metrics)
 
 
-def token_gains(weights: Tensor, gains: Tensor, away: Tensor | float, eta: float) -> Tensor:
+def token_gains(weights: Tensor, gains: Tensor, divergences: Tensor | float, eta: float) -> Tensor:
     """w (log p/p0 - eta KL) [N]: what each token adds to the reward of its answer, over beta."""
-    return weights * (gains - eta * away)
+    return weights * (gains - eta * divergences)
 
 
-def logps_and_divergences(policy: Policy, batch: Batch, top: int) -> tuple[Tensor, Tensor]:
+def compute_logps_and_divergences(policy: Policy, batch: Batch, top: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the labels, and KL(model || reference) there, [N] each, of one forward pass."""
     import torch
 
-    reference = policy.kept.rows["reference"].recall(batch)
+    reference = policy.store.rows["reference"].get_values(batch)
 
-    def score(logits: Tensor, part: slice) -> Tensor:
+    def score_labels(logits: Tensor, part: slice) -> Tensor:
         logps = logits.gather(-1, batch.labels[part, None])[:, 0] - logits.logsumexp(-1)
-        return torch.stack([logps, divergence(reference[part], logits, top, reverse=True)], -1)
+        return torch.stack([logps, top_k_divergence(reference[part], logits, top, reverse=True)], -1)
 
-    both = policy.over_vocabulary(batch, score)
+    both = policy.over_vocabulary(batch, score_labels)
     return both[:, 0], both[:, 1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class TPO(MarginObjective):
     """
 
     paper: ClassVar[str] = "Saeidi et al. 2024, arXiv 2405.16681"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
     rows: ClassVar[Kind] = "triple"
-    learned: ClassVar[int] = 2
+    nll_role: ClassVar[int] = 2
 
     beta: float = Field(0.01, gt=0, description="How much a gap in log-probability counts.")
 
-    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+    def answer_rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
         return self.beta * s

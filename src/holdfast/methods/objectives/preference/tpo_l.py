@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.methods.objectives.terms.margin_objective import MarginObjective
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ class TPOL(MarginObjective):
     """
 
     paper: ClassVar[str] = "Saeidi et al. 2024, arXiv 2405.16681"
-    settings: ClassVar[Settings] = Settings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-7, None, 1.0, 64, "Saeidi et al. 2024")
     rows: ClassVar[Kind] = "triple"
-    learned: ClassVar[int] = 2
+    nll_role: ClassVar[int] = 2
 
     beta: float = Field(2.0, gt=0, description="How much a gap in mean log-probability counts.")
     gamma: float = Field(1.6, ge=0, description="Target margin, in units of beta times mean log-probability.")
     alpha: float = Field(0.05, ge=0, description="Weight of the negative log-likelihood of the gold answer.")
 
-    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+    def answer_rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
         return self.beta * s / lengths
 
-    def margin(self) -> float:
+    def target_margin(self) -> float:
         return self.gamma

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.data.row_shapes import Column
 from holdfast.methods.objectives.terms.labels import label_weights
-from holdfast.methods.objectives.terms.pairs import row_of
+from holdfast.methods.objectives.terms.pairs import row_indices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class GRPO(Objective):
     """
 
     paper: ClassVar[str] = "Shao et al. 2024, arXiv 2402.03300"
-    settings: ClassVar[Settings] = Settings(1e-6, None, 1.0, 16, "Shao et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(1e-6, None, 1.0, 16, "Shao et al. 2024")
     rows: ClassVar[Kind] = "group"
     needs_reference: ClassVar[bool] = True
 
@@ -84,43 +84,44 @@ class GRPO(Objective):
             raise ValueError("correct has no effect without beta; leave it out")
         return self
 
-    def objection(self, curators: Sequence[Curator], sampling: Any) -> str | None:
-        drawn = [getattr(curator, "temperature", 1.0) for curator in curators if curator.effect == "pair"]
-        if not drawn or (drawn[-1] == 1 and sampling.top_p == 1 and not sampling.top_k):
+    def find_recipe_problem(self, curators: Sequence[Curator], sampling: Any) -> str | None:
+        temperatures = [getattr(curator, "temperature", 1.0) for curator in curators if curator.effect == "pair"]
+        if not temperatures or (temperatures[-1] == 1 and sampling.top_p == 1 and not sampling.top_k):
             return None
         return (
-            f"takes answers for samples of the model as it is, but they are drawn at temperature {drawn[-1]:g}, top_p "
+            "takes answers for samples of the model as it is, but they are drawn at temperature "
+            f"{temperatures[-1]:g}, top_p "
             f"{sampling.top_p:g}, top_k {sampling.top_k}; set curate: {{name: pairs, temperature: 1}}, top_p 1, top_k 0"
         )
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (Column("scores", each=True),)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         constant = float(batch.n_sequences * self.longest)
         count = {"sequence": batch.n_sequences, "token": batch.weight, "constant": constant}[self.reduction]
         return {"policy": count, "divergence": count} if self.beta else {"policy": count}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        moved = policy.token_logps(batch) - policy.reference_logps(batch)  # [N]
-        better = advantages(batch.values["scores"], row_of(batch), self.scale)[batch.sequence]  # [N]
-        ratio = (moved if self.level == "token" else sequence_means(moved, batch)).exp()
+        logratios = policy.token_logps(batch) - policy.reference_logps(batch)  # [N]
+        advantage = group_advantages(batch.values["scores"], row_indices(batch), self.scale)[batch.sequence]  # [N]
+        ratio = (logratios if self.level == "token" else sequence_means(logratios, batch)).exp()
         high = self.clip if self.clip_high is None else self.clip_high
         weights = label_weights(batch, "sequence" if self.reduction == "sequence" else "token")
-        apart = divergence(moved) * (ratio if self.correct else 1)
-        sums = {"policy": (surrogate(ratio, better, self.clip, high) * weights).sum()}
+        kl = kl_estimates(logratios) * (ratio if self.correct else 1)
+        sums = {"policy": (clipped_surrogate(ratio, advantage, self.clip, high) * weights).sum()}
         if self.beta:
-            sums["divergence"] = self.beta * (apart * weights).sum()
-        with_the_clip = ((better > 0) & (ratio > 1 + high)) | ((better < 0) & (ratio < 1 - self.clip))
-        tokens = float(len(moved))
+            sums["divergence"] = self.beta * (kl * weights).sum()
+        is_clipped = ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - self.clip))
+        tokens = float(len(logratios))
         metrics = {
-            "ratio/clipped": (with_the_clip.sum().item(), tokens),
-            "kl/answers": (apart.detach().sum().item(), tokens),
+            "ratio/clipped": (is_clipped.sum().item(), tokens),
+            "kl/answers": (kl.detach().sum().item(), tokens),
         }
         return Losses(sums, metrics)
 
 
-def advantages(scores: Tensor, group: Tensor, scale: bool = True) -> Tensor:
+def group_advantages(scores: Tensor, group: Tensor, scale: bool = True) -> Tensor:
     """How much better than its group's mean each of the `scores` [S] is; `group` [S] counts from 0."""
     values, count = scores.double(), group.bincount()  # in fp32 equal scores may differ from their mean
     means = values.new_zeros(len(count)).index_add(0, group, values) / count
@@ -133,18 +134,18 @@ def advantages(scores: Tensor, group: Tensor, scale: bool = True) -> Tensor:
 
 def sequence_means(values: Tensor, batch: Batch) -> Tensor:
     """For each label [N], the mean of `values` [N] over the labels of its sequence."""
-    return (batch.per_sequence(values) / batch.lengths())[batch.sequence]
+    return (batch.sum_per_sequence(values) / batch.label_counts())[batch.sequence]
 
 
-def surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
     """The clipped loss of each token: no more is won where the ratio has left 1 - low to 1 + high the right way."""
     import torch
 
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
-def divergence(moved: Tensor) -> Tensor:
+def kl_estimates(logratios: Tensor) -> Tensor:
     """exp(-d) - 1 + d of log-ratios d: never negative, and KL(p || p_0) in the mean over samples of p."""
     import torch
 
-    return torch.expm1(-moved) + moved
+    return torch.expm1(-logratios) + logratios

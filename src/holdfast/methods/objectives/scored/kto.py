@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.data.row_shapes import Column
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class KTO(Objective):
     """
 
     paper: ClassVar[str] = "Ethayarajh et al. 2024, arXiv 2402.01306"
-    settings: ClassVar[Settings] = Settings(5e-6, None, 1.0, 64, "Ethayarajh et al. 2024")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(5e-6, None, 1.0, 64, "Ethayarajh et al. 2024")
     rows: ClassVar[Kind] = "shifted"
     needs_reference: ClassVar[bool] = True
 
@@ -54,27 +54,27 @@ class KTO(Objective):
     desirable: float = Field(1.0, ge=0, description="Weight of good answers (lambda_D).")
     undesirable: float = Field(1.0, ge=0, description="Weight of bad answers (lambda_U).")
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (Column("label", truth=True),)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"utility": batch.n_rows}
 
-    def survey(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        return {"divergence": gains_of(policy, batch.part(1))}
+    def step_statistics(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        return {"divergence": answer_gains(policy, batch.select_roles(1))}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        z0 = batch.step["divergence"].all.mean().clamp_min(0)
-        mine = batch.part(0)
-        gains, good = gains_of(policy, mine), mine.values["label"]  # [R]
+        z0 = batch.step_values["divergence"].all.mean().clamp_min(0)
+        mine = batch.select_roles(0)
+        gains, good = answer_gains(policy, mine), mine.values["label"]  # [R]
         weights = mine.sequence_weights() * (self.desirable * good + self.undesirable * (1 - good))
         utility = (utility_losses(gains, good, z0, self.beta) * weights).sum()
-        return Losses({"utility": utility}, judged(self.beta * gains.detach(), good, self.beta * z0.item()))
+        return Losses({"utility": utility}, label_metrics(self.beta * gains.detach(), good, self.beta * z0.item()))
 
 
-def gains_of(policy: Policy, batch: Batch) -> Tensor:
+def answer_gains(policy: Policy, batch: Batch) -> Tensor:
     """D(y) [S] of each sequence."""
-    return batch.per_sequence(policy.token_logps(batch) - policy.reference_logps(batch))
+    return batch.sum_per_sequence(policy.token_logps(batch) - policy.reference_logps(batch))
 
 
 def utility_losses(gains: Tensor, good: Tensor, z0: Tensor | float, beta: float) -> Tensor:
@@ -84,7 +84,7 @@ def utility_losses(gains: Tensor, good: Tensor, z0: Tensor | float, beta: float)
     return 1 - torch.sigmoid(beta * (gains - z0) * (2 * good - 1))
 
 
-def judged(rewards: Tensor, good: Tensor, point: float) -> dict[str, tuple[float, float]]:
+def label_metrics(rewards: Tensor, good: Tensor, point: float) -> dict[str, tuple[float, float]]:
     """Metrics of labelled answers from `rewards` [R]: their means by label, and how often on the right side."""
     many, count = good.sum().item(), float(len(good))
     right = (rewards > point) == (good > 0)

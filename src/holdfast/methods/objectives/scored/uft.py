@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.data.row_shapes import Column
-from holdfast.methods.objectives.scored.una import scored
+from holdfast.methods.objectives.scored.una import single_answer_losses
 
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
@@ -50,31 +50,33 @@ class UFT(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2410.21438"
-    settings: ClassVar[Settings] = Settings(3e-6, 3e-5, 2.0, 64, "Wang et al. 2024 (adapters); base weights a tenth")
+    settings: ClassVar[ObjectiveSettings] = ObjectiveSettings(
+        3e-6, 3e-5, 2.0, 64, "Wang et al. 2024 (adapters); base weights a tenth"
+    )
     rows: ClassVar[Kind] = "single"
     needs_reference: ClassVar[bool] = True
 
     beta: float = Field(0.01, gt=0, description="How much log-probability a unit of reward is worth.")
 
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (Column("score", low=0, high=1, default=1.0),)
 
-    def objection_to(self, rows: Rows) -> str | None:
-        unscored = [row for row in rows if row.score is None and "score" not in row.meta]
-        if any(row.label is False for row in unscored):
+    def find_rows_problem(self, rows: Rows) -> str | None:
+        rows_without_score = [row for row in rows if row.score is None and "score" not in row.meta]
+        if any(row.label is False for row in rows_without_score):
             return (
                 "has rejected answers without a score, which uft would take for demonstrations; give pairs "
                 "score_chosen and score_rejected (from 0 to 1), or use dpo or kto"
             )
-        if unscored:
+        if rows_without_score:
             return None
         return (
             "has a score for every answer and no demonstrations, without which uft is una with another beta; add rows "
             "with an answer and no score (data.train takes several files), or use una"
         )
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"reward": batch.n_rows}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
-        return scored(policy, batch, batch.values["score"], self.beta, "mse")
+        return single_answer_losses(policy, batch, batch.values["score"], self.beta, "mse")

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from holdfast.axes.objective import Losses, Objective
-from holdfast.axes.objective_settings import Settings
+from holdfast.axes.objective_settings import ObjectiveSettings
 from holdfast.data.row_shapes import PAIR, SINGLE, Column
 from holdfast.methods.objectives.preference.dpo import pair_losses
-from holdfast.methods.objectives.terms.pairs import against_reference, row_weights, watched
+from holdfast.methods.objectives.terms.pairs import compute_gains, pair_metrics, row_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 AUTHORS = "Wang et al. 2024 (adapters); base weights a tenth"
-SCORES = Settings(3e-6, 3e-5, 2.0, 64, AUTHORS)
-LABELS = Settings(5e-7, 5e-6, 2.0, 64, AUTHORS)
+SCORES = ObjectiveSettings(3e-6, 3e-5, 2.0, 64, AUTHORS)
+LABELS = ObjectiveSettings(5e-7, 5e-6, 2.0, 64, AUTHORS)
 """For pairs too."""
 
 
@@ -60,7 +60,7 @@ class UNA(Objective):
     """
 
     paper: ClassVar[str] = "Wang et al. 2024, arXiv 2408.15339"
-    settings: ClassVar[Settings] = SCORES
+    settings: ClassVar[ObjectiveSettings] = SCORES
     needs_reference: ClassVar[bool] = True
 
     form: Literal["score", "binary", "pair"] = Field("score", description="What is known of the answers.")
@@ -74,32 +74,38 @@ class UNA(Objective):
         return self
 
     @classmethod
-    def settings_of(cls, knobs: Mapping[str, Any]) -> Settings:
+    def settings_of(cls, knobs: Mapping[str, Any]) -> ObjectiveSettings:
         return SCORES if knobs.get("form", "score") == "score" else LABELS
 
-    def kind(self) -> RowShape:
+    def row_shape(self) -> RowShape:
         return PAIR if self.form == "pair" else SINGLE
 
-    def columns(self) -> tuple[Column, ...]:
-        known = {"score": (Column("score", low=0, high=1),), "binary": (Column("label", truth=True),), "pair": ()}
-        return known[self.form]
+    def value_columns(self) -> tuple[Column, ...]:
+        columns_by_form = {
+            "score": (Column("score", low=0, high=1),),
+            "binary": (Column("label", truth=True),),
+            "pair": (),
+        }
+        return columns_by_form[self.form]
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def normalizers(self, batch: Batch) -> dict[str, float]:
         return {"reward": batch.n_rows}
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         if self.form != "pair":
-            return scored(policy, batch, batch.values[self.columns()[0].name], self.beta, self.loss)
-        gains, s, lengths = against_reference(policy, batch)  # [P, 2]
+            return single_answer_losses(policy, batch, batch.values[self.value_columns()[0].name], self.beta, self.loss)
+        gains, s, lengths = compute_gains(policy, batch)  # [P, 2]
         values = pair_losses(gains, lengths, "sigmoid", self.beta) * row_weights(batch)
-        return Losses({"reward": values.sum()}, watched(s, self.beta * gains, gains))
+        return Losses({"reward": values.sum()}, pair_metrics(s, self.beta * gains, gains))
 
 
-def scored(policy: Policy, batch: Batch, scores: Tensor, beta: float, loss: Literal["mse", "bce"]) -> Losses:
+def single_answer_losses(
+    policy: Policy, batch: Batch, scores: Tensor, beta: float, loss: Literal["mse", "bce"]
+) -> Losses:
     """The losses of single answers with `scores` [R]."""
     import torch
 
-    gains, _, _ = against_reference(policy, batch)
+    gains, _, _ = compute_gains(policy, batch)
     gains = gains[:, 0]  # [R]
     values = score_losses(gains, scores, beta, loss) * row_weights(batch)
     implicit, count = torch.sigmoid(beta * gains.detach()), float(len(gains))

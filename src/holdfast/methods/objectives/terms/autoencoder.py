@@ -23,28 +23,32 @@ RATE = 1e-3
 """Learning rate of Adam; over the last fifth of the steps it falls to nothing."""
 
 
-def encoded(states: Tensor, coder: Mapping[str, Tensor], active: int) -> tuple[Tensor, Tensor]:
+def encode_states(states: Tensor, coder: Mapping[str, Tensor], active: int) -> tuple[Tensor, Tensor]:
     """The strengths of the active features of `states` [N, D], and which they are, [N, active] each; differentiable."""
     encoder = coder["encoder"]  # [D, F]
     strengths = (states.to(encoder.dtype) @ encoder + coder["bias"]).relu()  # [N, F]
-    found = strengths.topk(min(active, encoder.shape[1]), dim=1)
-    return found.values, found.indices
+    strongest = strengths.topk(min(active, encoder.shape[1]), dim=1)
+    return strongest.values, strongest.indices
 
 
-def drawn(policy: Policy, batches: Batches, generator: torch.Generator) -> Tensor:
+def sample_states(policy: Policy, batches: Batches, generator: torch.Generator) -> Tensor:
     """Final hidden states [n, D] of about `SAMPLES` answer tokens, or all if there are fewer; on the CPU."""
     import torch
 
     share = SAMPLES / max(1, sum(len(batch.labels) for batch in batches()))
-    found = []
+    states = []
     for batch in batches():
-        taken = torch.rand(len(batch.labels), generator=generator) < share
-        if taken.any():
-            found.append(policy.states(batch, batch.where[taken.to(batch.where.device)]).float().cpu())
-    return torch.cat(found)
+        sample_mask = torch.rand(len(batch.labels), generator=generator) < share
+        if sample_mask.any():
+            states.append(
+                policy.hidden_states_at(batch, batch.label_positions[sample_mask.to(batch.label_positions.device)])
+                .float()
+                .cpu()
+            )
+    return torch.cat(states)
 
 
-def trained(
+def train_autoencoder(
     states: Tensor,
     *,
     wider: int,
@@ -56,8 +60,8 @@ def trained(
     """Train an autoencoder with F = wider * D features on `states` [n, D].
 
     Returns:
-        What `encoded` reads: `encoder` [D, F] and `bias` [F]; and `explained`, the share of the states' variance that
-        the active features account for.
+        What `encode_states` reads: `encoder` [D, F] and `bias` [F]; and `explained`, the share of the states' variance
+        that the active features account for.
     """
     import torch
 
@@ -68,27 +72,27 @@ def trained(
     coder = {"encoder": decoder.T.clone(), "bias": decoder.new_zeros(len(decoder)), "decoder": decoder}
     rule = torch.optim.Adam([tensor.requires_grad_() for tensor in coder.values()], lr=RATE)
 
-    def missed() -> Tensor:
+    def reconstruction_loss() -> Tensor:
         some = torch.randint(len(states), (TOKENS,), generator=generator)
         x = ((states[some] - centre) / scale).to(device)  # variance 1
-        return (rebuilt(x, coder, active) - x).square().mean()
+        return (reconstruct_states(x, coder, active) - x).square().mean()
 
     with torch.enable_grad():
         for step in range(steps):
             rule.param_groups[0]["lr"] = RATE * min(1.0, 5 * (1 - step / steps))
             rule.zero_grad()
-            missed().backward()
+            reconstruction_loss().backward()
             rule.step()
             # Strengths are comparable only if every feature stands for a step of the same length.
             decoder.data = torch.nn.functional.normalize(decoder.data, dim=1)
     with torch.no_grad():
-        explained = 1 - torch.stack([missed() for _ in range(8)]).mean()
+        explained_share = 1 - torch.stack([reconstruction_loss() for _ in range(8)]).mean()
         encoder = coder["encoder"] / scale.to(device)
-        return {"encoder": encoder, "bias": coder["bias"] - centre.to(device) @ encoder, "explained": explained}
+        return {"encoder": encoder, "bias": coder["bias"] - centre.to(device) @ encoder, "explained": explained_share}
 
 
-def rebuilt(x: Tensor, coder: Mapping[str, Tensor], active: int) -> Tensor:
+def reconstruct_states(x: Tensor, coder: Mapping[str, Tensor], active: int) -> Tensor:
     """What `x` [n, D] is after encoding and decoding."""
-    values, places = encoded(x, coder, active)
+    values, places = encode_states(x, coder, active)
     strengths = values.new_zeros(len(x), len(coder["decoder"])).scatter(1, places, values)  # [n, F]
     return strengths @ coder["decoder"]

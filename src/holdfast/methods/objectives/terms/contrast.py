@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from holdfast.models.stored_values import RowValues
 
 
-def by_models(policy: Policy, batches: Batches, models: tuple[str, ...]) -> Iterator[tuple[Batch, Tensor]]:
+def iterate_model_logratios(
+    policy: Policy, batches: Batches, models: tuple[str, ...]
+) -> Iterator[tuple[Batch, Tensor]]:
     """log p/q [N] of the labels of every batch, p and q being two models by name."""
-    good, bad = (scored(name, policy, batches) for name in models)
+    good, bad = (compute_model_logps(name, policy, batches) for name in models)
     for batch in batches():
-        yield batch, (good.recall(batch) - bad.recall(batch))[:, 0]
+        yield batch, (good.get_values(batch) - bad.get_values(batch))[:, 0]
 
 
-def by_prompts(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
+def iterate_prompt_logratios(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
     """The same of pairs, whose batches also hold them under the positive and then under the negative prompt."""
     for batch in batches():
-        good, bad = (policy.token_logps(batch.part(*roles)) for roles in ((2, 3), (4, 5)))
-        yield batch.part(0, 1), good - bad
+        good, bad = (policy.token_logps(batch.select_roles(*roles)) for roles in ((2, 3), (4, 5)))
+        yield batch.select_roles(0, 1), good - bad
 
 
 def token_weights(ratios: Tensor, mu: Tensor, low: float, high: float) -> Tensor:
@@ -35,7 +37,7 @@ def token_weights(ratios: Tensor, mu: Tensor, low: float, high: float) -> Tensor
     return (mu * ratios.clamp(low, high)).exp()
 
 
-def ranked(values: Tensor, lengths: list[int]) -> Tensor:
+def rank_weights(values: Tensor, lengths: list[int]) -> Tensor:
     """0.7 for the least of each answer's `values` [N] to 1.3 for the greatest; equal ones share their mean rank."""
     import torch
 
@@ -43,17 +45,17 @@ def ranked(values: Tensor, lengths: list[int]) -> Tensor:
     return 1 + 0.3 * torch.cat(ranks)  # a rank of -1 to 1
 
 
-def scored(name: str, policy: Policy, batches: Batches) -> RowValues:
+def compute_model_logps(name: str, policy: Policy, batches: Batches) -> RowValues:
     """Log-probabilities of all labels under another model of the same vocabulary, freed afterwards."""
-    from holdfast.models.loading import load
+    from holdfast.models.loading import load_model
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import RowValues
 
-    model = load(name, device=policy.causal.device).model
+    model = load_model(name, device=policy.causal.device).model
     ours, theirs = policy.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size
     if ours != theirs:
         raise UserError(f"{name} has a vocabulary of {theirs} tokens, the model that is trained {ours}; use its kin")
-    other, found = Policy(model, autocast=policy.autocast), RowValues()
+    other, logps = Policy(model, autocast=policy.autocast), RowValues()
     for batch in batches():
-        found.put(batch, other.token_logps(batch))
-    return found
+        logps.set_values(batch, other.token_logps(batch))
+    return logps

@@ -19,5 +19,5 @@ def label_weights(batch: Batch, reduction: Literal["token", "sequence"]) -> Tens
     """What each label's loss [N] is multiplied by in a sum over tokens, or over means of answers."""
     if reduction == "token":
         return batch.weights
-    lengths = batch.per_sequence(batch.weights.new_ones(len(batch.labels)))  # [S]
+    lengths = batch.sum_per_sequence(batch.weights.new_ones(len(batch.labels)))  # [S]
     return batch.weights / lengths[batch.sequence]

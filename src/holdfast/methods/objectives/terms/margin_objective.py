@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, Pairs
+from holdfast.methods.objectives.terms.pair_objective import Comparison, PairObjective, ScoredPairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +18,11 @@ MarginLoss = Literal["sigmoid", "hinge"]
 
 
 class MarginObjective(PairObjective):
-    """Pairs judged by `rewards` against `margin`, beside the negative log-likelihood of the answer `learned`."""
+    """Pairs judged by `answer_rewards` against `target_margin`, beside the negative log-likelihood of the answer
+    `nll_role`.
+    """
 
-    learned: ClassVar[int] = 0
+    nll_role: ClassVar[int] = 0
     """Role of the answer whose likelihood is raised: 0 chosen, 2 gold."""
 
     loss: MarginLoss = Field("sigmoid", description="How the gap is judged: see the formula.")
@@ -39,23 +41,23 @@ class MarginObjective(PairObjective):
             raise ValueError("label_smoothing has no effect on hinge; use sigmoid")
         return self
 
-    def rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
+    def answer_rewards(self, s: Tensor, lengths: Tensor) -> Tensor:
         """What is compared, [P, roles], of log-probabilities and lengths of the answers."""
-        raise self._lacks("rewards")
+        raise self._build_missing_error("rewards")
 
-    def margin(self) -> float:
+    def target_margin(self) -> float:
         """By how much chosen must lead."""
         return 0.0
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        learned = batch.labels_of(self.learned) if self.nll == "token" else batch.n_rows
-        return {"preference": batch.n_rows, "nll": learned}
+    def normalizers(self, batch: Batch) -> dict[str, float]:
+        nll_count = batch.count_labels(self.nll_role) if self.nll == "token" else batch.n_rows
+        return {"preference": batch.n_rows, "nll": nll_count}
 
-    def compare(self, pairs: Pairs) -> Comparison:
-        rewards = self.rewards(pairs.s, pairs.lengths)
-        preference = pairs.sum(margin_losses(rewards, self.margin(), self.loss, self.label_smoothing))
-        learned = pairs.batch.roles[pairs.batch.sequence] == self.learned  # [N]
-        nll = -(pairs.logps * pairs.batch.weights)[learned].sum()
+    def compare_pairs(self, pairs: ScoredPairs) -> Comparison:
+        rewards = self.answer_rewards(pairs.answer_logps, pairs.lengths)
+        preference = pairs.weighted_sum(margin_losses(rewards, self.target_margin(), self.loss, self.label_smoothing))
+        nll_mask = pairs.batch.roles[pairs.batch.sequence] == self.nll_role  # [N]
+        nll = -(pairs.logps * pairs.batch.weights)[nll_mask].sum()
         return Comparison({"preference": preference, "nll": self.alpha * nll}, rewards)
 
 

@@ -12,25 +12,32 @@ if TYPE_CHECKING:
     from holdfast.models.policy import Policy
 
 
-def by_row(values: Tensor, batch: Batch) -> Tensor:
+def reshape_by_row(values: Tensor, batch: Batch) -> Tensor:
     """Per-sequence `values` [S] as [R, S / R], where every row has equally many sequences."""
     return values.view(batch.n_rows, -1)
 
 
-def answers(policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
+def answer_logps_and_lengths(policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
     """`(s, n)`: log-probability of each answer, fp32 and differentiable, and its length in tokens, [R, roles] each."""
-    return by_row(batch.per_sequence(policy.token_logps(batch)), batch), by_row(batch.lengths(), batch)
+    return reshape_by_row(batch.sum_per_sequence(policy.token_logps(batch)), batch), reshape_by_row(
+        batch.label_counts(), batch
+    )
 
 
-def against_reference(policy: Policy, batch: Batch, states: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """`(gains, s, n)`, [R, roles] each: D(y) = s(y) - s_ref(y), summed token by token, then as `answers`.
+def compute_gains(policy: Policy, batch: Batch, states: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """`(gains, s, n)`, [R, roles] each: D(y) = s(y) - s_ref(y), summed token by token, then as
+    `answer_logps_and_lengths`.
 
     Args:
         states: Final hidden states [N, D] where the labels are predicted, where they are known.
     """
     logps = policy.token_logps(batch, states=states)
-    gains = batch.per_sequence(logps - policy.reference_logps(batch))
-    return by_row(gains, batch), by_row(batch.per_sequence(logps), batch), by_row(batch.lengths(), batch)
+    gains = batch.sum_per_sequence(logps - policy.reference_logps(batch))
+    return (
+        reshape_by_row(gains, batch),
+        reshape_by_row(batch.sum_per_sequence(logps), batch),
+        reshape_by_row(batch.label_counts(), batch),
+    )
 
 
 def row_weights(batch: Batch) -> Tensor:
@@ -42,7 +49,9 @@ CHOSEN, CHANGE = "logps/chosen", "logps/chosen_change"
 """Metrics: log-probability of chosen answers, and by how much it is above the reference's."""
 
 
-def watched(s: Tensor, rewards: Tensor | None = None, gains: Tensor | None = None) -> dict[str, tuple[float, float]]:
+def pair_metrics(
+    s: Tensor, rewards: Tensor | None = None, gains: Tensor | None = None
+) -> dict[str, tuple[float, float]]:
     """Metrics of pairs: log-probabilities, and how often and by how much chosen is rewarded above rejected.
 
     `logps/accuracy` is how often chosen is the likelier; at the first step it is what the base thinks of the pairs.
@@ -67,12 +76,12 @@ def watched(s: Tensor, rewards: Tensor | None = None, gains: Tensor | None = Non
     }
 
 
-def row_of(batch: Batch) -> Tensor:
+def row_indices(batch: Batch) -> Tensor:
     """For each sequence [S], which of the micro-batch's rows it belongs to, 0..R-1."""
     return (batch.roles == 0).cumsum(0) - 1
 
 
-def log1mexp(x: Tensor) -> Tensor:
+def log1m_exp(x: Tensor) -> Tensor:
     """log(1 - e^x) for x <= 0, accurate at both ends; -87 stands for the infinity at 0, where the gradient is 0.
 
     Source: Maechler 2012, Accurately Computing log(1 - exp(-|a|)).
@@ -89,4 +98,4 @@ def log1mexp(x: Tensor) -> Tensor:
 
 def log_odds(means: Tensor) -> Tensor:
     """log P / (1 - P) of answers whose mean log-probability per token, log P, is `means`."""
-    return means - log1mexp(means)
+    return means - log1m_exp(means)
