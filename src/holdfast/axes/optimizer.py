@@ -45,6 +45,9 @@ class Optimizer(Method):
     in_backward: ClassVar[bool] = False
     """True when weights change inside the backward pass: one micro-batch a step, no accumulation."""
 
+    keeps_masters: ClassVar[bool] = False
+    """True when `build` takes parameters in bf16 and loses no small step, by an fp32 master of each (or the like)."""
+
     learning_rate: float = Field(
         1e-4,
         gt=0,

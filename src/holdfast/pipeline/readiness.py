@@ -39,10 +39,11 @@ def check_readiness(
         UserError: What the run would have raised after its first hours.
     """
     from holdfast.generation.decoder import check_models
-    from holdfast.models.loading import load_skeleton
+    from holdfast.models.loading import load_skeleton, locate_model
     from holdfast.models.merging import refuse_unmergeable
 
     refuse_missing(recipe.track)
+    refuse_rounding(recipe, locate_model(recipe.model))
     uses_judge = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
     if samples and any(curator.samples for curator in recipe.curate):
         check_engine(recipe.sampling.engine, recipe.sampling.model)
@@ -60,6 +61,33 @@ def check_readiness(
             refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")
     if recipe.inference is not None:
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
+
+
+def refuse_rounding(recipe: Recipe, model: Path) -> None:
+    """Weights that shall be bf16 while they train must be bf16 in their files.
+
+    Else the model that learns is another one than was measured before, from its first step on, and what is frozen in it
+    would be another one in the end.
+
+    Args:
+        model: The base's directory.
+    Raises:
+        UserError: If they are of another type, or this PyTorch cannot sum their gradients in fp32.
+    """
+    import torch
+
+    from holdfast.models.loading import own_dtype
+
+    if recipe.train.weights != "bf16":
+        return
+    if (dtype := own_dtype(model)) != torch.bfloat16:
+        raise UserError(
+            f"train.weights: bf16, but the weights of {recipe.model} are {str(dtype).removeprefix('torch.')}, which it "
+            "would round; leave train.weights out, or save the model in bf16 first (AutoModelForCausalLM."
+            "from_pretrained(MODEL, dtype='bfloat16').save_pretrained(FOLDER)) and start from that"
+        )
+    if not hasattr(torch.Tensor, "grad_dtype"):
+        raise UserError(f"train.weights: bf16 needs PyTorch 2.10 or later, this is {torch.__version__}; leave it out")
 
 
 def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None) -> list[str]:

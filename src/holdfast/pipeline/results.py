@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import ItemResult
     from holdfast.generation.decoder import Decoder
+    from holdfast.recipe.schema import Recipe
     from holdfast.training.callbacks import TrainResult
     from holdfast.training.plan import TrainingPlan
 
@@ -132,7 +133,7 @@ def write_results(
             "dropped": dict(token_report.dropped), "epochs": result.epochs,
             "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
             "windows": token_report.windows, "clipped": result.clipped / max(1, result.steps),
-            "clip_factor": _clip_factor(work), "warnings": warnings,
+            "clip_factor": _clip_factor(work), "warnings": warnings, **_build_arithmetic_entry(recipe, result),
         },
         **({"analyses": sections} if sections else {}),
         "cost": {
@@ -148,6 +149,11 @@ def write_results(
     folder.save_state()
     work.ui.emit(build_outcome(report))
     return RunResult(folder.path, report)
+
+
+def _build_arithmetic_entry(recipe: Recipe, result: TrainResult) -> dict[str, str]:
+    """The types that were trained in, where the recipe chose how weights are held."""
+    return {"arithmetic": result.arithmetic} if recipe.train.weights != "auto" else {}
 
 
 def _clip_factor(work: RunContext) -> float | None:

@@ -68,6 +68,19 @@ def check_one_pass(recipe: Common) -> None:
         )
 
 
+def check_weights(recipe: Common) -> None:
+    """Weights in bf16 are computed with in bf16, and moved by an optimizer that loses no small step."""
+    if recipe.train.weights != "bf16":
+        return
+    if recipe.train.precision == "fp32":
+        raise ValueError("train.weights bf16 computes in bf16, but train.precision is fp32; remove one of them")
+    if not recipe.optimizer.keeps_masters:
+        raise ValueError(
+            f"train.weights bf16 needs an optimizer that keeps what rounding takes from a step, which "
+            f"{name_of(recipe.optimizer)} does not; use adamw, or remove train.weights"
+        )
+
+
 def check_evaluation(recipe: Common) -> None:
     """What the evaluation is asked for must exist."""
     evaluate, gate = recipe.evaluate, recipe.evaluate.gate

@@ -39,7 +39,13 @@ from holdfast.errors import UserError
 from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.data_section import Data, RecipeSection, Texts, refuse_bool
 from holdfast.recipe.in_memory import name_objects as named_objects
-from holdfast.recipe.rules import check_evaluation, check_objective, check_one_pass, check_pairs_and_answers
+from holdfast.recipe.rules import (
+    check_evaluation,
+    check_objective,
+    check_one_pass,
+    check_pairs_and_answers,
+    check_weights,
+)
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, stages_label
 from holdfast.recipe.tree import Node, Path, Problems, format_path
@@ -170,6 +176,12 @@ class Train(RecipeSection):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the machine is good at it."
     )
+    weights: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Type of the weights while they train. auto = fp32 for what moves, and what is frozen below an "
+        "adapter as it was loaded; fp32 = all of them; bf16 = all but an adapter's own, for models that are bf16 in "
+        "their files: less memory on a GPU, and no small step is lost, since `adamw` keeps what rounding takes.",
+    )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
     keep: Literal["last", "best"] = Field(
@@ -274,7 +286,7 @@ class Common(RecipeSection):
         for rule in (
             (check_evaluation,)
             if stages
-            else (check_pairs_and_answers, check_objective, check_one_pass, check_evaluation)
+            else (check_pairs_and_answers, check_objective, check_one_pass, check_weights, check_evaluation)
         ):
             rule(self)
         return self

@@ -178,6 +178,8 @@ def _describe_training(report: dict[str, Any]) -> str:
             f"({phrasing.format_count(t.get('tokens'))} tokens, {phrasing.format_count(t.get('trained_tokens'))} of "
             "them predicted)."
         )
+    if t.get("arithmetic"):
+        parts.append(f"Trained in {_escape_cell(t['arithmetic'])}.")
     seconds = phrasing.total_seconds(report.get("cost"))
     if phrasing.is_known(seconds):
         parts.append(f"It took {phrasing.format_duration(seconds)} in all.")

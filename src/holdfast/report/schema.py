@@ -129,7 +129,11 @@ class CurationReport(ReportPart):
 
 
 class TrainingReport(ReportPart):
-    """What was trained on, and how far."""
+    """What was trained on, and how far.
+
+    Args:
+        arithmetic: In which types, where the recipe chose them.
+    """
 
     rows: int | None = None
     steps: int | None = None
@@ -146,6 +150,7 @@ class TrainingReport(ReportPart):
     windows: int | None = None
     clipped: Number = None
     clip_factor: Number = None
+    arithmetic: str | None = None
     warnings: list[str] | None = None
 
 

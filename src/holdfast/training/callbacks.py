@@ -73,6 +73,7 @@ class TrainResult:
         peak_memory_gib: Of the accelerator, or of the process on a CPU; this session.
         step_size: Of a step in tokens, and what it came from.
         micro_tokens: Size of the micro-batches in the end. layout: "padded" or "packed". precision: "fp32" or "bf16".
+        arithmetic: The precision in words, with how weights were held where the recipe says that.
         trainable: Parameters that moved. clipped: Steps whose gradient was clipped.
         resumed_from: Steps found done at the start.
         value_head: Trained beside the model, where the objective needs one.
@@ -93,6 +94,7 @@ class TrainResult:
     micro_tokens: int
     layout: str
     precision: str
+    arithmetic: str
     trainable: int
     clipped: int = 0
     resumed_from: int = 0

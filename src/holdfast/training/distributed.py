@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -56,13 +56,13 @@ class Machine:
     the launcher says. FSDP2 is asked for by the launcher: `--use_fsdp --fsdp_version 2`.
 
     Args:
-        precision: `train.precision`.
+        precision, weights: `train.precision`, `train.weights`.
         device: Where the model is (`placement.choose_device`).
     Raises:
-        UserError: For a way of distributing that the trainer does not know.
+        UserError: For a way of distributing that the trainer does not know, or that `weights` does not fit.
     """
 
-    def __init__(self, precision: str, device: torch.device) -> None:
+    def __init__(self, precision: str, device: torch.device, weights: str = "auto") -> None:
         patient = InitProcessGroupKwargs(timeout=PATIENCE)
         # Of a process that is alone accelerate need not know the device: it computes nothing then.
         cpu = device.type == "cpu" and "LOCAL_RANK" in os.environ
@@ -85,7 +85,10 @@ class Machine:
         if self.world > 1 and (there.type != device.type or device.index not in (None, there.index)):
             raise UserError(f"accelerate: it computes on {there}, and the model is on {device}")
         bf16 = placement.good_at_bf16(device) if precision == "auto" else precision == "bf16"
-        self.autocast = torch.bfloat16 if bf16 else None
+        self.weights = weights
+        self.autocast = torch.bfloat16 if bf16 or weights == "bf16" else None
+        if self.is_sharded and weights == "bf16":
+            raise UserError("train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP")
 
     @property
     def is_sharded(self) -> bool:
@@ -95,16 +98,37 @@ class Machine:
     def precision(self) -> str:
         return "fp32" if self.autocast is None else "bf16"
 
-    def place_model(self, model: Model, in_backward: bool) -> Model:
-        """Move, and cast to fp32 (the master weights), where it must be.
+    @property
+    def arithmetic(self) -> str:
+        """The types that are computed with, in words: the precision, and how weights are held where that was chosen."""
+        held = {"auto": "", "fp32": " on weights in fp32", "bf16": " on weights in bf16 with fp32 masters"}
+        return self.precision + held[self.weights]
+
+    def place_model(self, model: Model, in_backward: bool, apart: Collection[str] = ()) -> Model:
+        """Move, and cast to fp32 (the master weights), where it must be; or to what `train.weights` says.
 
         A frozen model below adapters, which are fp32 already, stays as it was loaded where bf16 is computed in. So do
         weights updated inside the backward pass, for memory's sake. Of models that train in part everything is fp32:
         outside of autocast, layers of two types do not fit together. A model to be sharded is fp32, since shards have
         one dtype, and waits for that on the CPU.
+
+        Args:
+            apart: Names of what an adapter added: it stays fp32.
+        Raises:
+            UserError: If weights in bf16 would be trained by several processes.
         """
         if self.is_sharded:
             return move_to_device(model, torch.device("cpu")).float()
+        if self.weights != "auto":
+            dtype = torch.bfloat16 if self.weights == "bf16" else torch.float32
+            for name, p in model.named_parameters():  # of buffers nothing: angles of positions stay fp32
+                p.data = p.data.to(torch.float32 if name in apart else dtype)
+            if self.world > 1 and any(p.dtype == torch.bfloat16 for p in model.parameters() if p.requires_grad):
+                raise UserError(
+                    "train.weights: with several processes gradients of bf16 weights would be summed in bf16; leave it "
+                    "out, or launch with FSDP version 2, which shares fp32 weights among them"
+                )
+            return move_to_device(model, self.device)
         masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         if self.autocast is None or not (in_backward or masters):
             model.float()

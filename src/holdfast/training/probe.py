@@ -52,6 +52,8 @@ def _can_use_threads(state: TrainerState) -> bool:
     cores costs little. Threads share one random generator, so none may be drawn from.
     """
     alone = state.machine.world == 1 and not state.machine.is_sharded and not state.recipe.optimizer.in_backward
+    if any(p.dtype != torch.float32 for p in state.trainable_parameters.values()):
+        return False  # the threads' gradients are of the weights' type, and would be summed in it
     return memory.is_small(state.model) and alone and state.policy.uses_fused_body and not state.draws_random
 
 

@@ -54,6 +54,7 @@ def collect_training_settings(
     """
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
     flat |= {"model weights": base} if base else {}
+    flat |= {"train.weights": recipe.train.weights} if recipe.train.weights != "auto" else {}
     for axis in (axis.key for axis in AXES if axis.trains):
         method = getattr(recipe, axis)
         flat[axis] = type(method).__name__
@@ -155,7 +156,8 @@ class TrainerState:
         looks_back = recipe.objective.needs_reference or recipe.objective.has_precompute
         self.base_fingerprint = fingerprint_of(self.model) if looks_back else ""
         tuner = recipe.tuner
-        self.model = machine.place_model(tuner.apply(self.model, recipe.train.seed), in_backward)
+        tuned = tuner.apply(self.model, recipe.train.seed)
+        self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
         checkpointing = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=checkpointing)
@@ -238,6 +240,14 @@ class TrainerState:
             rank=self.machine.rank,
             world=self.machine.world,
         )
+        self._set_gradient_types()
+
+    def _set_gradient_types(self) -> None:
+        """Sum gradients of several micro-batches in fp32, whatever the weights' type; a single one is what it is."""
+        sums = self.micro_tokens < self.step_size.tokens
+        for p in self.trainable_parameters.values():
+            if p.dtype == torch.bfloat16 and self.machine.weights == "bf16":
+                p.grad_dtype = torch.float32 if sums else torch.bfloat16
 
     def _count_steps(self) -> None:
         self.steps = count_steps(self.recipe.train, self.sampler)
@@ -364,7 +374,7 @@ def fill_reference(state: TrainerState, reference: ReferenceCache | None, out: P
     machine, policy = state.machine, state.policy
     if reference is None:
         reference = ReferenceCache.in_directory(
-            out / "cache", state.base_fingerprint, state.table.fingerprint, machine.precision
+            out / "cache", state.base_fingerprint, state.table.fingerprint, machine.arithmetic
         )
     policy.reference = reference
     before = set(reference.values)
@@ -391,7 +401,7 @@ def precompute_objective(state: TrainerState, out: Path) -> None:
     )
     others = [fingerprint_of(locate_model(name)) for name in state.recipe.objective.extra_models()]
     store = state.policy.store = PrecomputedStore(
-        out / "cache", state.base_fingerprint, made_by, machine.precision, *others
+        out / "cache", state.base_fingerprint, made_by, machine.arithmetic, *others
     )
     if not store.is_loaded:
         try:

@@ -90,7 +90,7 @@ class Trainer:
             RunError: If loss or gradient stop being numbers, memory is short, or a checkpoint cannot be written.
             Interrupted: After Ctrl-C; everything is saved.
         """
-        machine = self.machine = Machine(self.recipe.train.precision, self.model.device)
+        machine = self.machine = Machine(self.recipe.train.precision, self.model.device, self.recipe.train.weights)
         self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id)
         made_by = collect_training_settings(self.recipe, self.table, self.state.step_size.tokens, self.base)
         newest = checkpoint.find_newest(self.root)
@@ -406,6 +406,7 @@ class Trainer:
             step_size=self.state.step_size,
             layout=self.state.layout,
             precision=self.machine.precision,
+            arithmetic=self.machine.arithmetic,
             trainable=sum(p.numel() for p in self.state.trainable_parameters.values()),
             clipped=totals.clipped,
             resumed_from=start,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.axes.optimizer import Optimizer, UpdateRule
+from holdfast.methods.optimizers.master_weights import MasterWeights
 from holdfast.methods.optimizers.torch_rule import TorchRule
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class AdamW(Optimizer):
     """
 
     paper: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101"
+    keeps_masters: ClassVar[bool] = True
 
     betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
@@ -51,10 +53,13 @@ class AdamW(Optimizer):
         import torch
 
         parameters = dict(params)
-        matrices = [p for p in parameters.values() if p.ndim >= 2]
-        vectors = [p for p in parameters.values() if p.ndim < 2]
+        short = any(p.dtype == torch.bfloat16 for p in parameters.values())
+        masters = MasterWeights(parameters) if short else None
+        updated = parameters if masters is None else masters.stand_ins
+        matrices = [p for p in updated.values() if p.ndim >= 2]
+        vectors = [p for p in updated.values() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in parameters.values())
+        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in updated.values())
         optimizer = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused
         )
@@ -66,4 +71,4 @@ class AdamW(Optimizer):
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
 
-        return TorchRule(self, parameters, optimizer, build_state)
+        return TorchRule(self, parameters, optimizer, build_state, masters)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
-from holdfast.methods.optimizers.clipping import Clipping
+from holdfast.methods.optimizers.clipping import ROUNDING, Clipping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from holdfast.axes.optimizer import Optimizer
+    from holdfast.methods.optimizers.master_weights import MasterWeights
 
 
 class TorchRule:
@@ -27,6 +28,7 @@ class TorchRule:
             tensors (or None): those go into checkpoints as flat safetensors.
         build_state: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken
             at once, so that the probe before the first step sees it; without, when the first step takes it.
+        masters: Of parameters in bf16; `optimizer` was built over their stand-ins then.
     """
 
     passes = 1
@@ -37,11 +39,13 @@ class TorchRule:
         params: dict[str, Parameter],
         optimizer: TorchOptimizer,
         build_state: Callable[[Parameter], dict[str, Tensor]] | None = None,
+        masters: MasterWeights | None = None,
     ) -> None:
-        self.params, self.optimizer = params, optimizer
+        self.params, self.optimizer, self.masters = params, optimizer, masters
+        self.updated = params if masters is None else masters.stand_ins
         self.clipping = Clipping(knobs)
         if build_state is not None:
-            for p in params.values():
+            for p in self.updated.values():
                 optimizer.state[p] = build_state(p)
 
     @property
@@ -60,6 +64,8 @@ class TorchRule:
         """Clip and update; with a norm that is not finite nothing is changed."""
         from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+        if self.masters is not None:
+            return self._step_masters(self.masters)
         present = [p for p in self.params.values() if p.grad is not None]
         total = get_total_norm([p.grad for p in present if p.grad is not None])
         norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
@@ -71,12 +77,34 @@ class TorchRule:
             self.optimizer.step()
         return norm
 
+    def _step_masters(self, masters: MasterWeights) -> float:
+        """As `step`, on the fp32 masters, a few parameters at a time; all sums are in fp32."""
+        import torch
+
+        norms = [
+            torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in self.params.values() if p.grad is not None
+        ]
+        total = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        norm, limit = float(total), self.clipping.norm_limit()
+        if math.isfinite(norm):
+            scale = torch.clamp(limit / (total + ROUNDING), max=1.0) if math.isfinite(limit) else None
+            self.clipping.record_norm(norm)
+            buckets = masters.list_buckets()
+            with masters.hide_gradients() as gradients:
+                for bucket in buckets:
+                    with masters.open_bucket(bucket, gradients, scale):
+                        self.optimizer.step()
+        return norm
+
     @property
     def was_clipped(self) -> bool:
         return self.clipping.was_clipped
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        if self.masters is not None:  # their stand-ins have none
+            for p in self.params.values():
+                p.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """`NAME.KEY` of each parameter and each tensor that is kept of it (`exp_avg`, `step`, ...); `clipping.`.
@@ -87,7 +115,7 @@ class TorchRule:
         import torch
 
         flat: dict[str, Tensor] = {}
-        for name, p in self.params.items():
+        for name, p in self.updated.items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 if isinstance(value, torch.Tensor):
                     flat[f"{name}.{key}"] = value
@@ -96,7 +124,7 @@ class TorchRule:
                         f"optimizer {type(self.optimizer).__name__} keeps {key} as {type(value).__name__}, which a "
                         "checkpoint cannot hold: only tensors; use another optimizer"
                     )
-        return flat | self.clipping.state_tensors()
+        return flat | self.clipping.state_tensors() | ({} if self.masters is None else self.masters.state_tensors())
 
     def load(self, state: dict[str, Tensor]) -> None:
         now = self.state_tensors()
@@ -115,9 +143,9 @@ class TorchRule:
         whole = self.optimizer.state_dict()
         order = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
         for name, state_entries in later.items():
-            index = order[id(self.params[name])]
+            index = order[id(self.updated[name])]
             whole["state"][index] = whole["state"].get(index, {}) | state_entries
         self.optimizer.load_state_dict(whole)
         for name, state_entries in later.items():  # it makes all of them of the weight's type
-            own = self.optimizer.state[self.params[name]]
+            own = self.optimizer.state[self.updated[name]]
             own.update({key: t.to(own[key].device) for key, t in state_entries.items() if own[key].dtype != t.dtype})
