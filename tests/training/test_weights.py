@@ -61,7 +61,9 @@ def test_interrupted_it_goes_on_bit_for_bit_with_every_tuner(tmp_path, tuner, ty
     with pytest.raises(UserInterrupt):
         fit(tmp_path / "run", "bf16", Hooks(on_step=on_step), tuner=tuner, epochs=2)
     stored = load_file(tmp_path / "run" / "checkpoints" / "step-000003" / "optimizer.safetensors")
-    assert any(name.endswith(".remainder") and t.any() for name, t in stored.items()) == ((torch.bfloat16, True) in types)
+    assert any(name.endswith(".remainder") and t.any() for name, t in stored.items()) == (
+        (torch.bfloat16, True) in types
+    )
     again = fit(tmp_path / "run", "bf16", tuner=tuner, epochs=2)
     assert again.resumed_from == 3
     assert {(p.dtype, p.requires_grad) for p in again.model.parameters()} == types

@@ -88,7 +88,9 @@ class Machine:
         self.weights = weights
         self.autocast = torch.bfloat16 if bf16 or weights == "bf16" else None
         if self.is_sharded and weights == "bf16":
-            raise UserError("train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP")
+            raise UserError(
+                "train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP"
+            )
 
     @property
     def is_sharded(self) -> bool:

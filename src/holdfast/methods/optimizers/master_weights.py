@@ -111,7 +111,7 @@ def split_master(master: Tensor) -> tuple[Tensor, Tensor]:
     """An fp32 master as the nearest weight in bf16 and the remainder of its bits in int16, all of one shape.
 
     A master half way between two goes to the one that is farther from zero: only then the remainder is never 2^15,
-    which int16 does not have. What is not finite is cut instead, and stays so: rounded up, its bits could turn into zero.
+    which int16 does not have. What is not finite is cut instead, and stays so: rounded up, its bits could become zero.
     """
     import torch
 
