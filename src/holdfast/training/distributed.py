@@ -103,8 +103,8 @@ class Machine:
     @property
     def arithmetic(self) -> str:
         """The types that are computed with, in words: the precision, and how weights are held where that was chosen."""
-        held = {"auto": "", "fp32": " on weights in fp32", "bf16": " on weights in bf16 with fp32 masters"}
-        return self.precision + held[self.weights]
+        words = {"auto": "", "fp32": " on weights in fp32", "bf16": " on weights in bf16 with fp32 masters"}
+        return self.precision + words[self.weights]
 
     def place_model(self, model: Model, in_backward: bool, apart: Collection[str] = ()) -> Model:
         """Move, and cast to fp32 (the master weights), where it must be; or to what `train.weights` says.

@@ -55,11 +55,11 @@ class AdamW(Optimizer):
         parameters = dict(params)
         short = any(p.dtype == torch.bfloat16 for p in parameters.values())
         masters = MasterWeights(parameters) if short else None
-        updated = parameters if masters is None else masters.stand_ins
-        matrices = [p for p in updated.values() if p.ndim >= 2]
-        vectors = [p for p in updated.values() if p.ndim < 2]
+        moving_params = parameters if masters is None else masters.stand_ins
+        matrices = [p for p in moving_params.values() if p.ndim >= 2]
+        vectors = [p for p in moving_params.values() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in updated.values())
+        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in moving_params.values())
         optimizer = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused
         )

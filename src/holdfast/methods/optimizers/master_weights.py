@@ -89,8 +89,8 @@ class MasterWeights:
             stand_in = self.stand_ins[name]
             stand_in.grad = None
             if name in self.remainders:
-                rounded, remainder = split_master(stand_in.detach())
-                self.params[name].detach().copy_(rounded)
+                weight, remainder = split_master(stand_in.detach())
+                self.params[name].detach().copy_(weight)
                 self.remainders[name].copy_(remainder)
                 stand_in.data = _shape_only(stand_in)
 

@@ -42,10 +42,10 @@ class TorchRule:
         masters: MasterWeights | None = None,
     ) -> None:
         self.params, self.optimizer, self.masters = params, optimizer, masters
-        self.updated = params if masters is None else masters.stand_ins
+        self.moving_params = params if masters is None else masters.stand_ins
         self.clipping = Clipping(knobs)
         if build_state is not None:
-            for p in self.updated.values():
+            for p in self.moving_params.values():
                 optimizer.state[p] = build_state(p)
 
     @property
@@ -115,7 +115,7 @@ class TorchRule:
         import torch
 
         flat: dict[str, Tensor] = {}
-        for name, p in self.updated.items():
+        for name, p in self.moving_params.items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 if isinstance(value, torch.Tensor):
                     flat[f"{name}.{key}"] = value
@@ -143,9 +143,9 @@ class TorchRule:
         whole = self.optimizer.state_dict()
         order = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
         for name, state_entries in later.items():
-            index = order[id(self.updated[name])]
+            index = order[id(self.moving_params[name])]
             whole["state"][index] = whole["state"].get(index, {}) | state_entries
         self.optimizer.load_state_dict(whole)
         for name, state_entries in later.items():  # it makes all of them of the weight's type
-            own = self.optimizer.state[self.updated[name]]
+            own = self.optimizer.state[self.moving_params[name]]
             own.update({key: t.to(own[key].device) for key, t in state_entries.items() if own[key].dtype != t.dtype})
