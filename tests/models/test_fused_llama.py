@@ -58,7 +58,9 @@ def test_it_computes_what_the_model_computes(kind, layout, make_rows):
     policy = Policy(model)
     wanted = run(lambda: policy.hidden_states(batch)[batch.label_positions], model, batch)
     same(wanted, run(lambda: LlamaBody(model)(batch, batch.label_positions, None)[0], model, batch))
-    same(wanted, run(lambda: LlamaBody(model, recompute=True)(batch, batch.label_positions, None)[0], model, batch))
+    for recomputation in ("full", "selective"):
+        body = LlamaBody(model, recomputation)
+        same(wanted, run(lambda body=body: body(batch, batch.label_positions, None)[0], model, batch))
     embeds = policy.embed_tokens(batch.input_ids)
     same(
         wanted,

@@ -20,6 +20,7 @@ from holdfast.data.rows import Row
 from holdfast.errors import UserInterrupt
 from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.models.policy import Policy, precompute_reference
+from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import setup
 from holdfast.training.callbacks import Hooks
@@ -157,7 +158,7 @@ def test_recomputed_activations_and_bf16(tiny):
     half = Policy(model, autocast=torch.bfloat16)
     assert supports_shared_prefix(half, 40)
     torch.testing.assert_close(result(half, joint, policy.reference)[1], logps, atol=0.1, rtol=0)
-    setup.enable_gradient_checkpointing(model.train())
+    enable_recomputation(model.train(), "full")
     again = result(policy, joint, policy.reference)[2]
     for name, gradient in gradients.items():
         assert torch.dist(again[name], gradient) <= 1e-5 * gradient.norm().clamp_min(1e-2), name

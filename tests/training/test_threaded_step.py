@@ -32,8 +32,8 @@ def test_micro_batches_of_large_models_are_larger():
     cpu = torch.device("cpu")
     with torch.device("meta"):
         small, large = torch.nn.Linear(4000, 4000, bias=False), torch.nn.Linear(4001, 4000, bias=False)
-    assert [first_micro_tokens(model, cpu, 10_000, False) for model in (small, large)] == [2048, 4096]
-    assert [first_micro_tokens(model, cpu, 3000, False) for model in (small, large)] == [2048, 3000]
+    assert [first_micro_tokens(model, cpu, 10_000, "off") for model in (small, large)] == [2048, 4096]
+    assert [first_micro_tokens(model, cpu, 3000, "off") for model in (small, large)] == [2048, 3000]
 
 
 def test_rows_are_dealt_evenly_and_each_once():

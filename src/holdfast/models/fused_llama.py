@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.models.llama_family import (
@@ -29,11 +28,13 @@ from holdfast.models.llama_family import (
     rms_normalise,
 )
 from holdfast.models.loading import eval_mode
+from holdfast.models.recomputation import run_checkpointed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from holdfast.data.batching.batches import Batch
+    from holdfast.models.recomputation import Recomputation
 
 LENGTH_RATIO = 0.8
 """Sequences attend together when the shorter is at least this share of the longer one."""
@@ -43,11 +44,11 @@ class LlamaBody:
     """Final hidden states of the wanted positions of a batch.
 
     Args:
-        recompute: Keep no activations inside the layers; compute them again in the backward pass.
+        recomputation: Which activations inside the layers are computed again in the backward pass.
     """
 
-    def __init__(self, causal: PreTrainedModel, recompute: bool = False) -> None:
-        self.causal, self.recompute = causal, recompute
+    def __init__(self, causal: PreTrainedModel, recomputation: Recomputation = "off") -> None:
+        self.causal, self.recomputation = causal, recomputation
 
     def __call__(self, batch: Batch, where: Tensor, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hidden states [M, D], after the last normalisation, at the flat positions `where` [M] of `batch`.
@@ -64,12 +65,10 @@ class LlamaBody:
         cos, sin = compute_cos_sin(base.rotary_emb, x, places[None])
         cos_sin = (cos[0], sin[0])  # [T, 1, head] each
         last = len(base.layers) - 1
+        recomputation = self.recomputation if torch.is_grad_enabled() else "off"
         for index, layer in enumerate(base.layers):
             output_positions = where if index == last else None
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(_run_layer, layer, x, cos_sin, sequences, output_positions, use_reentrant=False)
-            else:
-                x = _run_layer(layer, x, cos_sin, sequences, output_positions)
+            x = run_checkpointed(recomputation, _run_layer, layer, x, cos_sin, sequences, output_positions)
         return _apply_norm(base.norm, x), weight
 
     def agrees_with_model(self) -> bool:

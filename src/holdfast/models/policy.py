@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
     from holdfast.data.batching.batches import Batch
     from holdfast.models.loading import Model
+    from holdfast.models.recomputation import Recomputation
 
 CHUNK_BYTES = {"cpu": 64 << 20, "mps": 128 << 20}
 """fp32 logits held at a time: enough rows for the products over the vocabulary to be worth reading its weights."""
@@ -45,7 +46,7 @@ class Policy:
         base: Makes a context in which `model` computes what the untouched model computes (`Tuner.base_context`);
             `None` when the weights themselves move, and the reference must have been computed before.
         autocast: Compute in this dtype (`torch.bfloat16`) with the weights as they are.
-        recompute: Keep no activations inside the layers, whose own checkpointing must be on too.
+        recomputation: Which activations inside the layers are computed again; their own checkpointing must be on too.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Policy:
         reference: ReferenceCache | None = None,
         base: Callable[[], AbstractContextManager[None]] | None = None,
         autocast: torch.dtype | None = None,
-        recompute: bool = False,
+        recomputation: Recomputation = "off",
     ) -> None:
         self.model, self.virtual = model, virtual_tokens_of(model)
         # PEFT says Module; what it gives back is the transformers model it was built around.
@@ -65,7 +66,7 @@ class Policy:
         self.reference = ReferenceCache() if reference is None else reference
         self.store = PrecomputedStore()
         self.base = base
-        self.autocast, self.recompute = autocast, recompute
+        self.autocast, self.recomputation = autocast, recomputation
         self.value_head: nn.Linear | None = None
         self.head = Head(self.causal)
         size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
@@ -171,7 +172,7 @@ class Policy:
         if batch.inputs or not self.uses_fused_body:  # the fused body reads ids or embeddings and nothing else
             return self.hidden_states(batch, embeds)[where], None
         with self._autocast_context():
-            return LlamaBody(self.causal, self.recompute)(batch, where, embeds)
+            return LlamaBody(self.causal, self.recomputation)(batch, where, embeds)
 
     def token_logps(self, batch: Batch, embeds: Tensor | None = None, states: Tensor | None = None) -> Tensor:
         """Log-probabilities [N] of the labels, fp32, differentiable; logits exist only a chunk at a time.

@@ -192,8 +192,18 @@ class Train(RecipeSection):
     patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row that are no better than the best before."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
+    gradient_checkpointing: Literal["off", "full", "selective"] = Field(
+        "off",
+        description="Compute activations again in the backward pass, for memory: `full` (or true) all of a layer, a "
+        "third slower; `selective` all but the matrix products and attention, little slower.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _bool_as_word(cls, value: Any) -> Any:
+        """`true` and `false`, as it was once, and as YAML reads `off`."""
+        return {True: "full", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Gate(RecipeSection):

@@ -24,6 +24,7 @@ from holdfast.data.row_shapes import PAIR
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate_model
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
+from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
@@ -32,8 +33,6 @@ from holdfast.training.prompt_sharing import share_prompts
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from holdfast.axes.objective import Batches
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
@@ -67,15 +66,6 @@ def collect_training_settings(
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every
     return flat | {f"train.{name}": value for name, value in shaping.items()}
-
-
-def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
-    """Keep no activations inside the layers; compute them again in the backward pass."""
-    settings = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name in newer releases of transformers
-        model.activation_checkpointing_enable(settings)
-    else:
-        model.gradient_checkpointing_enable(settings)
 
 
 class PreparedObjective(ObjectiveModule):
@@ -159,14 +149,13 @@ class TrainerState:
         tuned = tuner.apply(self.model, recipe.train.seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
-        checkpointing = recipe.train.gradient_checkpointing
-        self.policy = Policy(self.model, base=base, autocast=machine.autocast, recompute=checkpointing)
+        recomputation = recipe.train.gradient_checkpointing
+        self.policy = Policy(self.model, base=base, autocast=machine.autocast, recomputation=recomputation)
         if recipe.objective.needs_values:
             self._add_value_head()
         self.layout = self._choose_layout()
         self._share_prompts()
-        if checkpointing:
-            enable_gradient_checkpointing(self.policy.causal)
+        enable_recomputation(self.policy.causal, recomputation)
         self.scorer = PreparedObjective(self.policy, recipe.objective)
         if machine.is_sharded:
             machine.apply_fsdp(self.scorer, find_layers(self.model))
@@ -225,8 +214,8 @@ class TrainerState:
         if stored_tokens is not None and recipe_tokens == train.micro_tokens:
             return stored_tokens
         share = max(1, self.step_size.tokens // self.machine.world)
-        causal, checkpointing = self.policy.causal, train.gradient_checkpointing
-        return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, checkpointing)
+        causal, recomputation = self.policy.causal, train.gradient_checkpointing
+        return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, recomputation)
 
     def resize_micro_batches(self, micro_tokens: int) -> None:
         """Cut steps into micro-batches of this many tokens from now on."""
