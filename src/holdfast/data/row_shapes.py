@@ -44,7 +44,7 @@ class Column:
         Raises:
             UserError: If it is missing, of the wrong sort or out of range.
         """
-        value = getattr(row, self.name, None)
+        value = None if self.name == "place" else getattr(row, self.name, None)  # that field is for errors
         value = row.meta.get(self.name) if value is None else value
         if value is None:
             if self.default is None:
@@ -315,7 +315,7 @@ def build_conversations(
     """
     shape = shape_of(kind)
     for index, row in enumerate(shard):
-        plain = shape.build_sequences(row, f"row {start + index + 1}", shard[index - 1])
+        plain = shape.build_sequences(row, row.describe_place(start + index + 1), shard[index - 1])
         yield [*plain, *(_add_system_prompt(prompt, one) for prompt in prompts for one in plain)]
 
 

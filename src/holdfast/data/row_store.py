@@ -6,13 +6,14 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from holdfast.core.files import fresh_directory, seal_directory
-from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json
+from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json, without_place
 
 
 class RowFile(LazyRows):
@@ -22,7 +23,8 @@ class RowFile(LazyRows):
         path: The file.
         offsets: Where each line begins, and where the last one ends, int64 [rows + 1] bytes; default: found out.
         keys: uint64 [rows], `prompt_key` of each row; default: computed when asked for.
-        fingerprint: Names the rows; default: of the file's bytes.
+        fingerprint: Names the rows; default: of the file's bytes, without the places of its rows.
+        source: What the rows were read from; it goes before the place of each.
     """
 
     def __init__(
@@ -31,8 +33,9 @@ class RowFile(LazyRows):
         offsets: np.ndarray | None = None,
         keys: np.ndarray | None = None,
         fingerprint: str | None = None,
+        source: str = "",
     ) -> None:
-        self.path = path
+        self.path, self.source = path, source
         if offsets is None:
             with path.open("rb") as handle:
                 offsets = np.cumsum(np.fromiter(chain([0], map(len, handle)), dtype=np.int64))
@@ -40,10 +43,10 @@ class RowFile(LazyRows):
         self._map: mmap.mmap | None = None
 
     @classmethod
-    def open(cls, directory: Path) -> RowFile:
-        """The rows that `write` left in a directory."""
+    def open(cls, directory: Path, source: str = "") -> RowFile:
+        """The rows that `write` left in a directory; it may have been made of `source` under another name."""
         offsets, keys = (np.load(directory / f"{name}.npy", allow_pickle=False) for name in ("offsets", "keys"))
-        return cls(directory / "rows.jsonl", offsets, keys, (directory / "fingerprint").read_text())
+        return cls(directory / "rows.jsonl", offsets, keys, (directory / "fingerprint").read_text(), source)
 
     @property
     def keys(self) -> np.ndarray:
@@ -57,26 +60,30 @@ class RowFile(LazyRows):
             digest = hashlib.sha256()
             with self.path.open("rb") as handle:
                 for line in handle:
-                    digest.update(line)
+                    digest.update(without_place(line))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
     @classmethod
-    def write(cls, rows: Iterable[Row], directory: Path) -> RowFile:
-        """Write `rows` as they come, and open them; nothing is left behind if `rows` raises."""
+    def write(cls, rows: Iterable[Row], directory: Path, source: str = "") -> RowFile:
+        """Write `rows` as they come, and open them; nothing is left behind if `rows` raises.
+
+        Args:
+            source: What their places begin with; it is not written, so that they can be opened under another name.
+        """
         with fresh_directory(directory) as side:
-            cls._write_files(rows, side)
+            cls._write_files(rows, side, source)
             seal_directory(side)
-        return cls.open(directory)
+        return cls.open(directory, source)
 
     @staticmethod
-    def _write_files(rows: Iterable[Row], side: Path) -> None:
+    def _write_files(rows: Iterable[Row], side: Path, source: str) -> None:
         lengths, keys, digest = [0], [], hashlib.sha256()
         with (side / "rows.jsonl").open("wb") as handle:
             for row in rows:
-                line = row.to_line().encode()
+                line = replace(row, place=row.place.removeprefix(source)).to_line().encode()
                 handle.write(line)
-                digest.update(line)
+                digest.update(without_place(line))
                 lengths.append(len(line))
                 keys.append(prompt_key(row))
         np.save(side / "offsets.npy", np.cumsum(np.array(lengths, dtype=np.int64)))
@@ -96,12 +103,18 @@ class RowFile(LazyRows):
         if self._map is None:
             with self.path.open("rb") as handle:
                 self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        return Row.from_json(json.loads(self._map[int(self.offsets[index]) : int(self.offsets[index + 1])]))
+        return self._parse_line(self._map[int(self.offsets[index]) : int(self.offsets[index + 1])])
+
+    def _parse_line(self, line: bytes) -> Row:
+        row = Row.from_json(json.loads(line))
+        if row.place:
+            row.place = self.source + row.place
+        return row
 
     def __iter__(self) -> Iterator[Row]:
         with self.path.open("rb") as handle:
             for line in handle:
-                yield Row.from_json(json.loads(line))
+                yield self._parse_line(line)
 
 
 class RowView(LazyRows):

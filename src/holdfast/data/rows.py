@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -17,6 +18,13 @@ Message = dict[str, Any]
 
 BEGINNING = 48
 """Characters of a row that are quoted where it is named."""
+
+MADE = "a row made from "
+"""How the place of a row begins that a curator wrote: what is wrong with it need not be wrong in the file."""
+
+
+LAST_PLACE = re.compile(rb', "place": "(?:[^"\\]|\\.)*"(\}\n?)$')
+"""The place at the end of a line of `Row.to_line`."""
 
 
 @dataclass(slots=True)
@@ -34,6 +42,8 @@ class Row:
         origin: Who wrote the answer: "gold", "model", "paraphrase", "replay".
         meta: Anything else (skill, judge trace, base log-probability...), kept and shown in the report.
         id: Stable name, derived from the content when empty.
+        place: Where it stands, for errors: `rows.jsonl:17`, or `a row made from rows.jsonl:17`; empty where there is
+            no file. It is no part of the row: neither id nor fingerprints know it, and equal rows may differ in it.
     """
 
     messages: list[Message]
@@ -46,6 +56,7 @@ class Row:
     origin: str = "gold"
     meta: dict[str, Any] = field(default_factory=dict)
     id: str = ""
+    place: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -85,10 +96,20 @@ class Row:
     def with_answer(self, text: str, origin: str, **meta: Any) -> Row:
         """A copy whose final answer is `text`; id and reference stay those of this row."""
         messages = [*self.prompt, {"role": "assistant", "content": text}]
-        return replace(self, messages=messages, reference=self.gold, origin=origin, meta={**self.meta, **meta})
+        place = self.place if origin == "gold" else mark_made(self.place)
+        return replace(
+            self, messages=messages, reference=self.gold, origin=origin, meta={**self.meta, **meta}, place=place
+        )
+
+    def describe_place(self, number: int | str) -> str:
+        """What errors call it: its place; of a row from no file, `row 17`, by its number among the rows there are."""
+        return self.place or f"row {number}"
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary without the fields that still hold their defaults."""
+        """What it is, as a plain dictionary without the fields that still hold their defaults, and without its place.
+
+        Fingerprints are made of this.
+        """
         out: dict[str, Any] = {"messages": self.messages}
         for name in ("reference", "chosen", "rejected", "label", "score"):
             if (value := getattr(self, name)) is not None:
@@ -102,8 +123,10 @@ class Row:
         return out
 
     def to_line(self) -> str:
-        """Itself as a line of JSON; a number that is none, which JSON does not have, as null."""
+        """Itself as a line of JSON, its place last; a number that is none, which JSON does not have, as null."""
         row = self.to_json()
+        if self.place:
+            row["place"] = self.place
         try:
             return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         except ValueError:
@@ -112,8 +135,22 @@ class Row:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`, and of a line of `to_line`."""
         return cls(**data)
+
+
+def mark_made(place: str) -> str:
+    """The place of what a curator made of a row at `place`."""
+    return place if not place or place.startswith(MADE) else MADE + place
+
+
+def without_place(line: bytes) -> bytes:
+    """A line of `Row.to_line` as it is without the row's place.
+
+    The place is the last member. A member of `meta` may have the same name, but something follows it, and inside a
+    string its quotes would be escaped; so nothing needs to be parsed.
+    """
+    return LAST_PLACE.sub(rb"\1", line)
 
 
 def fingerprint_json(value: Any) -> str:

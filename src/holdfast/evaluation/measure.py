@@ -235,7 +235,8 @@ def _measure_answers(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
         for number, row in enumerate(task.rows)
         for part in subject.chat.unroll_answers(row.messages)
     ]
-    both = subject.chat.encode_many([part for _, part in parts], [f"row {task.rows[number].id}" for number, _ in parts])
+    names = [task.rows[number].describe_place(task.rows[number].id) for number, _ in parts]
+    both = subject.chat.encode_many([part for _, part in parts], names)
     sequences = [
         cut_to_context(
             EncodedSequence(

@@ -100,15 +100,18 @@ class RunModelServices:
         loaded_model, chat = self._load_model(None)
         policy, seed = _build_policy(loaded_model), self.work.recipe.train.seed
         who = [_model_identity(loaded_model, chat), projection, seed, loaded_model.device.type]
-        messages = [row.messages for row in rows]
+        messages, names = [], []
         for number, row in enumerate(rows, 1):
+            messages.append(row.messages)
+            names.append(row.describe_place(number))
             if row.answer is None:
                 raise UserError(
-                    f"row {number} ({row.beginning!r}): has no answer, of which curator {self.curator} takes gradients"
+                    f"{row.describe_place(number)} ({row.beginning!r}): has no answer, of which curator {self.curator} "
+                    "takes gradients"
                 )
 
         def compute_missing(indices: list[int]) -> list[np.ndarray]:
-            sequences = chat.encode_many([messages[i] for i in indices], [f"row {i + 1}" for i in indices])
+            sequences = chat.encode_many([messages[i] for i in indices], [names[i] for i in indices])
             self.work.ui.advance(len(indices))
             return projected_gradients(policy, sequences, chat.pad_id, projection, seed)
 

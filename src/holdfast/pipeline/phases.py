@@ -124,7 +124,7 @@ def _reuse_curated_rows(folder: RunDirectory, key: str, ui: Progress) -> RowFile
     if not path.exists() or not isinstance(data_record, dict) or data_record.get("key") != key:
         return None
     rows = RowFile(path)
-    if data_record.get("sha256") == rows.fingerprint:
+    if data_record.get("sha256") == sha256_of(path):
         return rows
     if "sha256" in data_record:
         aside = free_name(path)

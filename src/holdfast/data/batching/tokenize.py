@@ -46,7 +46,7 @@ class TableReport:
     Args:
         rows, kept: How many there were, and are.
         dropped: Reason to number of rows; named: reason to the first row numbers; begins: reason to how the first of
-            them begins.
+            them begins; places: reason to where the rows named stand, if they were read from files.
         truncated: Rows whose answer lost its end.
         unrolled, parts: Conversations whose answers are trained apart, because the chat template cuts the thoughts of
             all but the last, and how many answers these are.
@@ -66,6 +66,7 @@ class TableReport:
     dropped: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[int]] = field(default_factory=dict)
     begins: dict[str, str] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
     truncated: int = 0
     windowed: int = 0
     windows: int = 0
@@ -92,14 +93,14 @@ class TableReport:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         if len(names := self.named.setdefault(reason, [])) < MOST_NAMED:
             names.append(number)
+            if row.place:
+                self.places.setdefault(reason, []).append(row.place)
 
     def summary_lines(self) -> list[str]:
         """The report in sentences, for the terminal."""
         out = [f"{self.kept} of {self.rows} rows, training on {self.trained_share:.0%} of {self.tokens} tokens"]
         for reason, count in self.dropped.items():
-            first, *more = self.named[reason]
-            names = ", ".join([f"{first} {self.begins[reason]!r}", *map(str, more), *["..."] * (count > MOST_NAMED)])
-            out.append(f"left out {count}: {reason} (row{'s' * (count > 1)} {names})")
+            out.append(f"left out {count}: {reason} ({self._list_rows(reason)})")
         if self.truncated:
             out.append(f"{self.truncated} answers lost their end at {self.max_length} tokens")
         if self.windowed:
@@ -107,6 +108,14 @@ class TableReport:
             out.append(f"{texts} cut into {self.windows} windows of at most {self.max_length} tokens")
         out += self.unrolled_lines()
         return out
+
+    def _list_rows(self, reason: str) -> str:
+        """The first rows that were left out for a reason, by their places if all have one, else by their numbers."""
+        count, numbers, places = self.dropped[reason], self.named[reason], self.places.get(reason, [])
+        in_files = len(places) == len(numbers)
+        first, *more = places if in_files else map(str, numbers)
+        names = ", ".join([f"{first} {self.begins[reason]!r}", *more, *["..."] * (count > MOST_NAMED)])
+        return names if in_files else f"row{'s' * (count > 1)} {names}"
 
     def unrolled_lines(self) -> list[str]:
         """A line when answers of a conversation are trained apart."""
@@ -304,7 +313,9 @@ def _fill_table(
     for shard in _iterate_shards(rows):
         for index, row, sequences in _encode_shard(shard, start, chat, shape, prompts, report):
             plain = len(sequences) // (1 + len(prompts))
-            numbers = [column.values_of(row, f"row {index + 1}", plain) * (1 + len(prompts)) for column in columns]
+            numbers = [
+                column.values_of(row, row.describe_place(index + 1), plain) * (1 + len(prompts)) for column in columns
+            ]
             if shape.looks_on:  # what is too long of what is only looked at is not needed
                 sequences[1:] = [(ids[:max_length], label_mask[:max_length]) for ids, label_mask in sequences[1:]]
             longest = max(len(ids) for ids, _ in sequences)
@@ -354,7 +365,7 @@ def _encode_shard(
             entries += [(k, shard[k], [part]) for part in parts]
         else:
             entries.append((k, shard[k], list(plain)))
-    names = [f"row {start + k + 1}" for k, _, some in entries for _ in some]
+    names = [row.describe_place(start + k + 1) for k, row, some in entries for _ in some]
     encodings = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
     for k, row, some in entries:
         yield start + k, row, [next(encodings) for _ in some]
@@ -401,9 +412,9 @@ def _check_lengths(report: TableReport, rows: Rows, lengths: np.ndarray, too_lon
     number, most = report.longest[0]
     if too_long == "error" and report.reason in report.dropped:
         raise UserError(
-            f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest (row {number}, "
-            f"{rows[number - 1].beginning!r}) has {most} tokens; {report.describe_longer_limit()}data.too_long to cut "
-            "or drop"
+            f"{report.dropped[report.reason]} rows are longer than {report.limit}, the longest "
+            f"({rows[number - 1].describe_place(number)}, {rows[number - 1].beginning!r}) has {most} tokens; "
+            f"{report.describe_longer_limit()}data.too_long to cut or drop"
         )
     if report.kept == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())

@@ -64,7 +64,9 @@ def paraphrase_messages(row: Row, template: str = PARAPHRASE) -> list[Message]:
     last = max((i for i, m in enumerate(prompt) if m["role"] == "user"), default=None)
     if last is None or row.answer is None:
         lacks = "user turn" if last is None else "answer"
-        raise UserError(f"row {row.id}: has no {lacks} to paraphrase; remove the row, or set paraphrase: false")
+        raise UserError(
+            f"{row.describe_place(row.id)}: has no {lacks} to paraphrase; remove the row, or set paraphrase: false"
+        )
     request = fill_template(template, question=text_of(prompt[last]["content"]), answer=text_of(row.answer))
     return [*prompt[:last], {"role": "user", "content": request}]
 

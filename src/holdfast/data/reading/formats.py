@@ -43,9 +43,12 @@ from holdfast.errors import UserError
 
 __all__ = ["RowFile", "RowView", "count_shared_prompts", "format_of", "open_rows", "record_signature", "split_rows"]
 
-VERSION = 4
+VERSION = 5
 """Raised when rows come out differently, so that cached ones are not used."""
 
+
+OWN_PLACE = re.compile(r":\d+$| row \d+$")
+"""What a row's place looks like in a file that we wrote (`Row.place`)."""
 
 FORMATS: dict[str, Callable[[dict[str, Any]], Row]] = {
     "alpaca": convert_prompt,
@@ -144,10 +147,10 @@ def open_rows(
         directory = home / f"rows-{fingerprint_json([VERSION, data_source.digest(), *read])[:24]}"
         lines_path = directory / "said.txt"
         if is_sealed(directory):
-            out = RowFile.open(directory)
+            out = RowFile.open(directory, data_source.name)
             lines = lines_path.read_text(encoding="utf-8").splitlines() if lines_path.exists() else []
         else:
-            out = RowFile.write(rows, directory)
+            out = RowFile.write(rows, directory, data_source.name)
             lines_path.write_text("\n".join(lines), encoding="utf-8")
     for line in lines:
         say(line)
@@ -183,10 +186,11 @@ def _read_rows(source: Source, options: ReadOptions, say: Callable[[str], object
             ties.append(number)
             continue
         cut += once is not fields
+        row.place = source.describe_place(number)
         if options.kind and not faults:
-            check_row(row, source.describe_place(number), options.kind, options.columns)
+            check_row(row, row.place, options.kind, options.columns)
         if column_map:
-            column_map.check_all_used(leftover, row.meta, source.describe_place(number))
+            column_map.check_all_used(leftover, row.meta, row.place)
             reading.add_record(record, [*column_map.unused_columns(record), *unread_keys(record)], str)
         elif "origin" not in record:  # written by us, every column has its meaning
             reading.add_record(record, leftover, known_name)
@@ -197,10 +201,19 @@ def _read_rows(source: Source, options: ReadOptions, say: Callable[[str], object
     if cut:
         say(f"{source.name}: the answers of {cut} of {total} rows begin with their prompt once more: it is taken off")
     if ties:
-        what = f"none of the answers is rated below the best, the first at {source.describe_place(ties[0])}"
-        if len(ties) == total:
-            raise UserError(f"{source.name}: no pair can be made of any row ({what}); give ratings that differ")
-        say(f"{source.name}: left out {len(ties)} of {total} rows ({what})")
+        say(_describe_ties(source, ties, total))
+
+
+def _describe_ties(source: Source, ties: list[int], total: int) -> str:
+    """A line on the rows of which no pair can be made.
+
+    Raises:
+        UserError: If these are all.
+    """
+    what = f"none of the answers is rated below the best, the first at {source.describe_place(ties[0])}"
+    if len(ties) == total:
+        raise UserError(f"{source.name}: no pair can be made of any row ({what}); give ratings that differ")
+    return f"{source.name}: left out {len(ties)} of {total} rows ({what})"
 
 
 def _refuse_faults(source: Source, faults: dict[str, list[tuple[int, BadRow]]], total: int) -> None:
@@ -246,6 +259,8 @@ def convert_record(
         row.origin = rest.pop("origin")
         row.id = str(rest.pop("id", row.id))
         row.label = rest.pop("label", row.label)
+        if "id" in record and OWN_PLACE.search(str(rest.get("place", ""))):
+            del rest["place"]  # where it stood once; now it stands here
     meta = rest.pop("meta", None)
     extra = {k: v for k, v in rest.items() if v is not None} | (meta if isinstance(meta, dict) else {})
     row.meta = row.meta | extra | apart

@@ -324,9 +324,8 @@ def build_rows_task(
         )
     for row in chosen:
         if not row.prompt or row.gold is None:
-            raise UserError(
-                f"evaluate: {source or name}: row {row.id} has no {'reference' if row.prompt else 'question'}"
-            )
+            lacks = "reference" if row.prompt else "question"
+            raise UserError(f"evaluate: {source or name}: {row.describe_place(row.id)} has no {lacks}")
     if judge is None:
         judge, why = guess_judge(chosen)
         if judge is None:
