@@ -168,7 +168,9 @@ class _GradientSums:
         """Take in a chunk where dL/dlogp is `grad` [rows], or 1."""
         rates = chunk.p.new_ones(len(chunk.p)) if grad is None else grad.to(self.wide)
         rates = rates[:, None] * -self.scale  # [rows, 1]
-        d = chunk.p.scatter_add_(1, chunk.labels[:, None], torch.full_like(rates, -1.0))  # p - 1 at the label
+        of_label = chunk.labels[:, None]  # [rows, 1]
+        # p - 1 at the label; not scatter_add_, which on CUDA takes atomics, or a slow way round them.
+        d = chunk.p.scatter_(1, of_label, chunk.p.gather(1, of_label) - 1)
         d = (d if chunk.slope is None else d.mul_(chunk.slope)).to(self.dtype)
         hidden, weight, _ = self.inputs
         if self.hidden is not None:

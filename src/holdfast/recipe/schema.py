@@ -197,6 +197,11 @@ class Train(RecipeSection):
         description="Compute activations again in the backward pass, for memory: `full` (or true) all of a layer, a "
         "third slower; `selective` all but the matrix products and attention, little slower.",
     )
+    deterministic: bool | Literal["auto"] = Field(
+        "auto",
+        description="true = an interrupted run ends bit for bit as one that was not, on an accelerator too, where "
+        "attention's backward pass is then slower. auto, false = so on a CPU only, where it costs nothing.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 
     @field_validator("gradient_checkpointing", mode="before")

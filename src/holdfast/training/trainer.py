@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
 from holdfast.training.batch_source import build_trainer_state
 from holdfast.training.callbacks import Hooks, Totals, TrainResult
+from holdfast.training.determinism import deterministic_algorithms, needs_deterministic_algorithms
 from holdfast.training.distributed import Machine, gather_full_tensor, reshard_like, reshard_state
 from holdfast.training.drift import APART, SHARE, DriftMonitor
 from holdfast.training.plan import boundary_steps
@@ -43,8 +45,7 @@ class Trainer:
     The loss of a step is sum over terms of (term sum) / (term count), both over all micro-batches and processes; the
     counts are known before the first forward pass, so each micro-batch is scaled once and gradients simply add up. The
     random generators are seeded before every forward pass from (seed, step, micro-batch, process): noise and dropout
-    do not depend on what ran before, and a killed run goes on bit for bit (on a GPU as far as its kernels are
-    deterministic).
+    do not depend on what ran before, and a killed run goes on bit for bit (on a GPU with `train.deterministic`).
 
     Args:
         recipe: `objective`, `tuner`, `optimizer`, `train`, `evaluate.every` are read. With `train.keep: best` the
@@ -100,10 +101,13 @@ class Trainer:
         self.interrupts = Interrupts(machine.world, self._send_note)
         self.state.build(resume_point.state if resume_point else {})
         self.model = self.state.model
-        if self.recipe.objective.needs_reference and self.state.has_table:
-            fill_reference(self.state, self.reference, self.root.parent)
-        if self.recipe.objective.has_precompute:
-            precompute_objective(self.state, self.root.parent)
+        needs_order = needs_deterministic_algorithms(self.recipe.train.deterministic, machine.device)
+        self.in_fixed_order = partial(deterministic_algorithms, needs_order)
+        with self.in_fixed_order():
+            if self.recipe.objective.needs_reference and self.state.has_table:
+                fill_reference(self.state, self.reference, self.root.parent)
+            if self.recipe.objective.has_precompute:
+                precompute_objective(self.state, self.root.parent)
         self.drift_monitor = None if machine.is_sharded else DriftMonitor(self.state.policy, self.state.small_batch())
         (self.state.filler,) = self.state.add_step_statistics([self.state.filler])  # type: ignore[assignment]
         start = self._restore_checkpoint(resume_point)
@@ -112,7 +116,8 @@ class Trainer:
             if machine.main:
                 best = self.recipe.train.keep == "best"
                 checkpoint.check_room(self.root, self.state.checkpoint_bytes(with_best=best))
-            has_unused = probe_largest_batch(self.state, self._send_note)
+            with self.in_fixed_order():
+                has_unused = probe_largest_batch(self.state, self._send_note)
             self.module = machine.wrap_ddp(self.state.scorer, has_unused)
             try:
                 with self.interrupts.catch_signals():
@@ -156,11 +161,12 @@ class Trainer:
         rule = self.state.rule
         rule.lr = self.recipe.optimizer.learning_rate_at(step, steps)
         try:
-            for index in range(rule.passes):
-                rule.begin_pass(index)
-                sums, metrics = self._forward_backward(step, batches, counts)
-            terms = self._reduce_terms(step, batches, sums, counts)
-            norm = rule.step()
+            with self.in_fixed_order():
+                for index in range(rule.passes):
+                    rule.begin_pass(index)
+                    sums, metrics = self._forward_backward(step, batches, counts)
+                terms = self._reduce_terms(step, batches, sums, counts)
+                norm = rule.step()
         except Exception as error:
             if memory.is_out_of_memory(error):
                 rows = max((b.n_rows for b in batches if b is not None), default=1)
@@ -191,7 +197,8 @@ class Trainer:
         if not self.recipe.objective.has_step_statistics:
             return here
         seed_generators(self.recipe.train.seed, step, self.machine.rank, SURVEY)
-        return self.state.add_step_statistics(here, together=True)
+        with self.in_fixed_order():
+            return self.state.add_step_statistics(here, together=True)
 
     def _forward_backward(
         self, step: int, batches: list[Batch | None], counts: dict[str, float]
