@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reproduce bench bench-gpu clean
+.PHONY: demo test test-gpu check reproduce bench bench-gpu clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+# The tests marked `gpu`, on the accelerator that torch finds; where there is none they are skipped, and say so.
+test-gpu: $(VENV)/.ready
+	HOLDFAST_TEST_ACCELERATOR=1 $(BIN)/python -m pytest -m gpu -rs
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks

@@ -8,7 +8,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("HOLDFAST_DEVICE", "cpu")  # results are compared with others made on the CPU
+# Results are compared with others made on the CPU, also by programs that tests start, in which torch, accelerate and
+# TRL look for cards by themselves: so there are none to see, but in a session for the tests marked `gpu`.
+os.environ["HOLDFAST_DEVICE"] = "" if os.environ.get("HOLDFAST_TEST_ACCELERATOR") else "cpu"
+os.environ.update(
+    {name: "" for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if os.environ["HOLDFAST_DEVICE"]}
+)
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +30,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from accelerator import skip_reason
+
+ON_ACCELERATOR = os.environ["HOLDFAST_DEVICE"] == ""
+"""Whether this session is for the tests marked `gpu` (`make test-gpu`). Any other is for the CPU."""
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
+# A step's rows are dealt to as many threads as there are: in programs that tests start, to as many as here.
+os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is not for this session, with the reason; everything is collected in every one."""
+    is_there = ON_ACCELERATOR and torch.accelerator.is_available()
+    for item in items:
+        if reason := skip_reason(item.get_closest_marker("gpu") is not None, ON_ACCELERATOR, is_there):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 """Families of the tiny models: rotary + grouped heads; biases in attention; learned positions, tied head; soft-capped

@@ -29,7 +29,7 @@ def train(out: Path, axes: dict, die_after: int | None) -> None:
         if log.step == die_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    recipe = material.recipe({"save_every": 0.1, "epochs": 6}, **axes)
+    recipe = material.recipe({"save_every": 0.1, "epochs": 6, "deterministic": True}, **axes)
     # Dropout in attention, so that the random generators matter.
     model = material.model("llama", attention_dropout=0.1)
     result = Trainer(recipe, model, material.table(), out, pad_id=0, hooks=Hooks(on_step=on_step)).fit()

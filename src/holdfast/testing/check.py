@@ -28,6 +28,8 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
     """Hold a method to what its axis promises, on tiny models and random rows; a few seconds on one core.
 
+    The models live where those of every verb do: on the accelerator that torch finds, or where HOLDFAST_DEVICE says.
+
     Objectives: finite sums with gradients, the same loss and gradients however a step is cut into micro-batches, a loss
     that falls, an interrupted run that ends bit for bit as an uninterrupted one (which takes the main thread).
     Optimizers: a falling loss, moves in proportion to the rate, a state that goes on bit for bit, no step into values

@@ -18,7 +18,7 @@ from holdfast.data.batching.batches import Batch, EncodedSequence, collate_seque
 from holdfast.errors import UserInterrupt
 from holdfast.models.loading import eval_mode
 from holdfast.models.policy import Policy, precompute_reference
-from holdfast.testing.examples import example_recipe, example_rows, example_table, tiny_model
+from holdfast.testing.examples import example_recipe, example_rows, example_table, rounding_room, tiny_model
 from holdfast.testing.failure import expect_that
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
@@ -31,11 +31,13 @@ CUTS: dict[str, tuple[int, Any]] = {
 """How the rows of a step are cut into micro-batches: their number in each, and the layout."""
 
 
-def cut_rows(rows: Sequence[EncodedSequence], size: int, layout: Any) -> list[Batch]:
+def cut_rows(
+    rows: Sequence[EncodedSequence], size: int, layout: Any, device: torch.device | str = "cpu"
+) -> list[Batch]:
     """The rows as micro-batches of `size` rows."""
     groups = [[e for e in rows if start <= e.row < start + size] for start in range(0, rows[-1].row + 1, size)]
     batches = [collate_sequences(group, layout, 0) for group in groups]
-    return [batch for batch in batches if batch is not None]
+    return [batch.to(device) for batch in batches if batch is not None]
 
 
 def prepare_policy(policy: Policy, objective: Objective, batches: list[Batch]) -> None:
@@ -78,7 +80,7 @@ def check_sums(method: Method, folder: Path) -> None:
     objective = _as_objective(method)
     policy = Policy(tiny_model().train())
     rows = example_rows(objective, 3)
-    (batch,) = cut_rows(rows, len(rows), "padded")
+    (batch,) = cut_rows(rows, len(rows), "padded", policy.causal.device)
     prepare_policy(policy, objective, [batch])
     (batch,) = survey_step(policy, objective, [batch])
     out = objective.losses(policy, batch)
@@ -93,26 +95,29 @@ def check_sums(method: Method, folder: Path) -> None:
 def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> None:
     """How a step is cut into micro-batches changes neither loss nor gradient."""
     objective, model = _as_objective(method), tiny_model(kind).eval()  # without noise that training adds
-    rows, policy = example_rows(objective), Policy(model)
-    prepare_policy(policy, objective, cut_rows(rows, 6, "padded"))
+    rows, policy, device = example_rows(objective), Policy(model), model.device
+    prepare_policy(policy, objective, cut_rows(rows, 6, "padded", device))
     torch.manual_seed(0)
     with torch.no_grad():  # away from the reference, where differences of probabilities are 0
         for p in model.parameters():
-            p.add_(0.02 * torch.randn_like(p))
-    loss, gradients = take_step(policy, objective, cut_rows(rows, 6, "padded"))
+            p.add_(0.02 * torch.randn(p.shape).to(device))
+    loss, gradients = take_step(policy, objective, cut_rows(rows, 6, "padded", device))
     expect_that(math.isfinite(loss), f"the loss is {loss}")
     expect_that(sum(float(g.norm()) for g in gradients.values()) > 0, "no weight has a gradient")
     whole = torch.stack([g.norm() for g in gradients.values()]).norm()
     for label, (size, layout) in CUTS.items():
-        other, others = take_step(policy, objective, cut_rows(rows, size, layout))
+        other, others = take_step(policy, objective, cut_rows(rows, size, layout, device))
         expect_that(
-            abs(other - loss) <= 1e-6 * max(1.0, abs(loss)),
+            abs(other - loss) <= 1e-6 * rounding_room(device) * max(1.0, abs(loss)),
             f"the loss is {loss:.8g} with all rows in one padded batch and {other:.8g} {label}; divide by nothing in "
             "losses, and say in counts what each sum is divided by",
         )
         expect_that(others.keys() == gradients.keys(), f"{label}, other weights have gradients")
         apart = torch.stack([torch.dist(gradients[n], others[n]) for n in gradients]).norm()
-        expect_that(apart <= 1e-5 * whole, f"{label}, the gradient differs by {float(apart / whole):.1g} of its norm")
+        expect_that(
+            apart <= 1e-5 * rounding_room(device) * whole,
+            f"{label}, the gradient differs by {float(apart / whole):.1g} of its norm",
+        )
 
 
 def check_training(method: Method, folder: Path, tuner: str = "full") -> None:

@@ -46,7 +46,7 @@ def train_tiny(tuner: Tuner, kind: str, folder: Path, epochs: int = 6) -> tuple[
 @torch.no_grad()
 def compute_logits(model: object) -> Tensor:
     """Logits [1, T, V] of the same ids."""
-    return model(input_ids=IDS).logits  # type: ignore[operator, no-any-return]
+    return model(input_ids=IDS.to(model.device)).logits  # type: ignore[operator, attr-defined, no-any-return]
 
 
 def check_frozen_and_learning(method: Method, folder: Path) -> None:
