@@ -1,14 +1,17 @@
-"""`make bench-gpu`: one run of at most ten minutes on one GPU, with random weights, so that nothing is downloaded.
+"""`make bench-gpu`: training and sampling on one GPU beside TRL, `generate` and vLLM, with random weights.
 
-    python benchmarks/gpu.py                 # writes benchmarks/results/gpu.json and gpu.md
-    python benchmarks/gpu.py --tiny          # the same code on the smallest sizes, on a CPU too
+    python benchmarks/gpu.py                       # every part; adds to benchmarks/results/gpu.json and gpu.md
+    python benchmarks/gpu.py --parts mixed,dpo     # some parts: what was measured of others on this card stays
+    python benchmarks/gpu.py --dry                 # every line at toy size, on a CPU too
 
-Parts, each in a process of its own, in bf16: full fine-tuning of Qwen3-0.6B at rows of 8,192 tokens (a published
-reference: 26.0 k tokens/s and 31.7 GiB on one H100 with gradient checkpointing); LoRA on a shape of 4 billion
-parameters at 4,096 tokens; DPO with prompts four times as long as the answers; sampling, against `generate`. TRL runs
-the same rows where it can be imported: padded with one row a batch, the rows being of one length, so that nothing is
-padding. Memory is the accelerator's peak; on a CPU it is the process's. A part that fails, or does not fit, is told
-with its reason, and the others go on. Parts that no time is left for (`--seconds`) are left out and told.
+Each side of a part runs in a process of its own, in bf16: `WARM` steps, then the median of `STEPS`. TRL has the setting
+in which it was fastest: padded, one row a batch or all of a step's (grouped by length where rows differ), padding-free,
+packed, each with Liger's kernels too where they are installed (and flash-attn, where that is installed, for what is
+flattened). QLoRA needs bitsandbytes, the line of vLLM needs vLLM; what is not installed is named. A side that fails, or
+for which no time is left (`--seconds`), is told with its reason, and the others go on.
+
+Results are kept by card and by the versions of torch and transformers: the same command in another environment (torch
+2.11 with transformers 5.17, say) adds a table of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,244 +42,258 @@ from common import (
 )
 
 Spec = dict[str, Any]
-QWEN_06B = {
-    "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
+Side = Callable[..., Spec]
+HEADS = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936}
+QWEN_06B = HEADS | {
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "tie_word_embeddings": True,
 }  # fmt: skip
-QWEN_4B = {
-    "vocab_size": 151_936, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
+QWEN_4B = HEADS | {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "tie_word_embeddings": True,
 }  # fmt: skip
-SMALL = {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "tie_word_embeddings": True,
+QWEN_8B = HEADS | {
+    "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "tie_word_embeddings": False,
 }  # fmt: skip
-SFT: Spec = {"shape": QWEN_06B, "length": 8192, "rows": 64, "per_step": 4, "tuner": "full", "checkpointing": False}
+TOY = {
+    "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True,
+}  # fmt: skip
+SFT: Spec = {"kind": "sft", "shape": QWEN_06B, "tuner": "full", "length": 8192, "rows": 64, "per_step": 4}
+LORA: Spec = {"kind": "sft", "tuner": "lora", "length": 4096, "rows": 36, "per_step": 2, "checkpointing": True}
 PARTS: dict[str, Spec] = {
-    "full": SFT,
-    "full, gradient checkpointing": {**SFT, "checkpointing": True},
-    "lora": {"shape": QWEN_4B, "length": 4096, "rows": 32, "per_step": 2, "tuner": "lora", "checkpointing": True},
-}
-DPO: Spec = {"shape": QWEN_06B, "prompt": 1024, "answer": 256, "pairs": 64, "per_step": 8}
-SAMPLE: Spec = {"shape": QWEN_06B, "prompts": 256, "tokens": 128, "batch": 128}
-STEPS = {"warm": 2, "steps": 5}
+    "full": {**SFT, "what": "full SFT, 8,192 equal rows", "ratio": 1.3, "memory": 1.0},
+    "checkpointing": {**SFT, "what": "the same, gradient checkpointing", "checkpointing": True, "ratio": 1.4},
+    "mixed": {
+        **SFT, "what": "full SFT, rows of 128 to 8,192, log-uniform", "shortest": 128, "rows": 256, "per_step": 16,
+        "ratio": 2.0,
+    },
+    "short": {**SFT, "what": "full SFT, 2,048 equal rows", "length": 2048, "rows": 256, "per_step": 16, "rate": 70_000},
+    "lora": {**LORA, "what": "LoRA, 4B shape, 4,096 tokens", "shape": QWEN_4B, "ratio": 1.3, "memory": 1.0},
+    "lora-8b": {**LORA, "what": "LoRA, 8B shape, 4,096 tokens", "shape": QWEN_8B},
+    "qlora-8b": {**LORA, "what": "QLoRA (NF4), 8B shape, 4,096 tokens", "shape": QWEN_8B, "tuner": "qlora"},
+    "dpo": {
+        "kind": "dpo", "what": "DPO, prompts 4 times the answers", "shape": QWEN_06B, "tuner": "full", "prompt": 1024,
+        "answer": 256, "pairs": 128, "per_step": 8, "ratio": 2.0, "memory": 0.8,
+    },
+    "sampling": {
+        "kind": "sampling", "what": "sampling, batch 128", "shape": QWEN_06B, "prompts": 256, "tokens": 128,
+        "batch": 128, "ratio": 3.5, "rate": 10_000,
+    },
+}  # fmt: skip
+"""What is measured; `ratio`, `memory` (both against the peer) and `rate` are the targets, on one H100."""
+WARM, STEPS, RUNS = 2, 7, 2
+SMALLEST = {"length": 48, "rows": 24, "per_step": 2, "prompt": 16, "answer": 4, "pairs": 24, "prompts": 4, "tokens": 4}
+NEEDS = {"qlora": ("bitsandbytes", "pip install bitsandbytes"), "vllm": ("vllm", "pip install vllm")}
+"""By tuner or engine, the package that it needs."""
 
 
-def tiny_parts() -> tuple[dict[str, Spec], Spec, Spec]:
-    """The parts at their smallest."""
-    parts = {name: {**part, "shape": SMALL, "length": 64, "rows": 32} for name, part in PARTS.items()}
-    pairs = {"shape": SMALL, "prompt": 16, "answer": 4, "pairs": 32, "per_step": 4}
-    return parts, pairs, {"shape": SMALL, "prompts": 8, "tokens": 8, "batch": 4}
-
-
-def qwen(shape: dict[str, Any], train: bool = True, frozen: bool = False) -> Any:
-    """A Qwen3 with random weights: fp32 masters where all weights train, else bf16."""
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
-    config = Qwen3Config(**shape, max_position_embeddings=40_960, pad_token_id=0, eos_token_id=1, bos_token_id=None)
-    torch.manual_seed(0)
-    dtype = torch.float32 if train and not frozen else torch.bfloat16
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
-def peak_gib() -> float:
-    """Peak memory of the accelerator, or of this process."""
-    import torch
-    from common import memory_mib
-
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else memory_mib() / 1024
-
-
-def token_table(part: Spec) -> Any:
-    """Rows of one length of random tokens, half of each trained."""
-    import numpy as np
-
-    from holdfast.data.batching.batches import EncodedSequence, TokenTable
-
-    rng = np.random.default_rng(0)
-    trained = np.arange(part["length"]) >= part["length"] // 2
-    ids = [rng.integers(3, part["shape"]["vocab_size"], part["length"], dtype=np.int32) for _ in range(part["rows"])]
-    return TokenTable.from_sequences(
-        [EncodedSequence(one, trained, row) for row, one in enumerate(ids)], fingerprint="benchmark"
+def shrink_part(part: Spec) -> Spec:
+    """A part at toy size: the same code, no targets."""
+    small = {key: value for key, value in SMALLEST.items() if key in part}
+    small |= {"shortest": 8} if "shortest" in part else {}
+    return (
+        {key: value for key, value in part.items() if key not in ("ratio", "memory", "rate")} | small | {"shape": TOY}
     )
 
 
-def sft_ours(part: Spec, warm: int, steps: int) -> Spec:
-    """Holdfast's trainer."""
-    from work import holdfast_steps, recipe
+def missing_package(name: str) -> str:
+    """Why what needs a package is left out; empty where it is there."""
+    from importlib.util import find_spec
 
-    rows = token_table(part)
-    tuner = {"name": "lora", "r": 16, "alpha": 32} if part["tuner"] == "lora" else {"name": "full"}
-    train = {"precision": "bf16", "gradient_checkpointing": part["checkpointing"]}
-    made = recipe(rows, part["per_step"], warm + steps, tuner=tuner, train=train)
-    found = holdfast_steps(made, qwen(part["shape"], frozen=part["tuner"] == "lora"), rows, warm)
-    return {**found, "peak_gib": peak_gib()}
+    package, install = NEEDS.get(name, ("", ""))
+    return f"{package} is not installed ({install})" if package and find_spec(package) is None else ""
 
 
-def sft_theirs(part: Spec, warm: int, steps: int) -> Spec:
-    """TRL's SFTTrainer, one row a batch."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
-    from work import Ticks, memory_mib, trl_arguments, word_tokenizer
+def trl_settings(part: Spec, dry: bool) -> list[Spec]:
+    """What TRL may choose from, the likeliest best first."""
+    from importlib.util import find_spec
 
-    rows = [sequence for row in range(part["rows"]) for sequence in token_table(part).sequences(row)]
-    ids = [row.ids.tolist() for row in rows]
-    labels = [[int(i) if t else -100 for i, t in zip(row.ids, row.label_mask, strict=True)] for row in rows]
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    ticks = Ticks(warm, float("inf"), memory_mib(peak=False))
-    with tempfile.TemporaryDirectory() as directory:
-        arguments = trl_arguments(directory, warm + steps, 1, part["per_step"], "bf16")
-        arguments |= {"gradient_checkpointing": part["checkpointing"], "max_length": part["length"]}
-        trainer = SFTTrainer(
-            qwen(part["shape"], frozen=part["tuner"] == "lora"), args=SFTConfig(**arguments),
-            train_dataset=Dataset.from_dict({"input_ids": ids, "labels": labels}), processing_class=word_tokenizer(),
-            peft_config=lora if part["tuner"] == "lora" else None, callbacks=[ticks],
-        )  # fmt: skip
-        trainer.train()
-    return {**ticks.clock.result(), "peak_gib": peak_gib()}
+    per_step, mixed = part["per_step"], "shortest" in part
+    if part["kind"] == "dpo":
+        settings = [{"batch": size, "config": {}} for size in (per_step, max(1, per_step // 4))]
+    else:
+        grouped = {"train_sampling_strategy": "group_by_length"} if mixed else {}
+        settings = [
+            {"batch": 4 if mixed else 1, "config": grouped},
+            {"batch": 1 if mixed else per_step, "config": grouped},
+            {"batch": per_step, "config": {"padding_free": True, "max_length": None}},
+        ]
+        if mixed:
+            settings.insert(0, {"batch": 1, "config": {"packing": True, "packing_strategy": "bfd"}})
+    if dry:
+        return settings if mixed else settings[:1]
+    liger = [{**s, "config": s["config"] | {"use_liger_kernel": True}} for s in settings]
+    return (liger if find_spec("liger_kernel") is not None else []) + settings
 
 
-def pairs_of(part: Spec) -> tuple[list[Any], Any]:
-    """Pairs of random words and their tokenizer."""
-    from work import word_pairs, word_tokenizer
-
-    words = min(part["shape"]["vocab_size"], 16_384)
-    return word_pairs(part["pairs"], part["prompt"], part["answer"], words), word_tokenizer(words)
-
-
-def dpo_ours(part: Spec, warm: int, steps: int) -> Spec:
-    """Holdfast's trainer on pairs; a pair counts for the tokens of its two sequences."""
-    import numpy as np
-    from dpo import whole_length
-    from work import holdfast_steps, recipe
-
-    from holdfast.data.batching.tokenize import build_table
-    from holdfast.data.chat.encoder import Chat
-
-    rows, tokenizer = pairs_of(part)
-    chat = Chat(tokenizer)
-    rows_table, _ = build_table(rows, chat, max_length=8192, kind="pair")
-    lengths = np.array([whole_length(chat, row) for row in rows])
-    made = recipe(rows_table, part["per_step"], warm + steps, objective="dpo", train={"precision": "bf16"})
-    found = holdfast_steps(made, qwen(part["shape"]), rows_table, warm, lengths=lengths)
-    return {**found, "peak_gib": peak_gib()}
+def describe_setting(found: Spec) -> str:
+    """A side's setting in a few words."""
+    setting = found.get("setting", {})
+    if "config" not in setting:
+        return ", ".join(
+            f"{value:,} tokens a micro-batch" if k == "micro_tokens" else str(value) for k, value in setting.items()
+        )
+    config = setting["config"]
+    kind = "packed" if config.get("packing") else "padding-free" if config.get("padding_free") else "padded"
+    grouped = " grouped" if config.get("train_sampling_strategy") else ""
+    return f"{kind} {setting['batch']}{grouped}{' Liger' if config.get('use_liger_kernel') else ''}"
 
 
-def dpo_theirs(part: Spec, warm: int, steps: int) -> Spec:
-    """TRL's DPOTrainer with the reference computed beforehand, as many pairs a batch as a step has."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-    from work import Ticks, memory_mib, trl_arguments
-
-    rows, tokenizer = pairs_of(part)
-    columns = {
-        "prompt": [row.prompt[-1]["content"] for row in rows],
-        "chosen": [f" {row.chosen}" for row in rows],
-        "rejected": [f" {row.rejected}" for row in rows],
-    }
-    ticks = Ticks(warm, float("inf"), memory_mib(peak=False))
-    with tempfile.TemporaryDirectory() as directory:
-        arguments = trl_arguments(directory, warm + steps, part["per_step"], part["per_step"], "bf16")
-        config = DPOConfig(**arguments, max_length=None, precompute_ref_log_probs=True)
-        trainer = DPOTrainer(
-            qwen(part["shape"]), args=config, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer,
-            callbacks=[ticks],
-        )  # fmt: skip
-        trainer.train()
-    return {**ticks.clock.result(), "peak_gib": peak_gib()}
-
-
-def sampling_side(part: Spec, ours: bool) -> Spec:
-    """Answers of one length to random prompts: the native engine, or `generate`; the second of two runs."""
-    import random
-
-    import sampling
-    from work import word_tokenizer
-
-    from holdfast.data.chat.encoder import Chat
-
-    chat = Chat(word_tokenizer(sampling.WORDS if part["shape"]["vocab_size"] > sampling.WORDS else 512))
-    chat.stop_ids = set()
-    words, rng = len(chat.tokenizer), random.Random(0)
-    asked = [
-        " ".join(f"w{rng.randrange(3, words)}" for _ in range(rng.randint(16, 256))) for _ in range(part["prompts"])
+def measure_training(name: str, part: Spec, run: Side, dry: bool) -> tuple[list[Line], Spec]:
+    """Speed, memory and time to the first step of a part, ours and TRL's in its best setting."""
+    if missing := missing_package(part["tuner"]):
+        return [line(part["what"], None, None, "tokens/s", note=missing)], {}
+    kind, steps = part["kind"], {"warm": 1 if dry else WARM, "steps": 2 if dry else STEPS}
+    we = run(f"{kind}_ours", part=part, **steps)
+    settings = trl_settings(part, dry)
+    tried = [run(f"{kind}_theirs", part=part, setting=setting, **steps) for setting in settings]
+    for setting, found in zip(settings, tried, strict=True):
+        found.setdefault("setting", setting)
+    they = best(tried)
+    targets = [
+        at_least(part["ratio"]) if "ratio" in part else None,
+        at_most(part["memory"]) if "memory" in part else None,
     ]
-    model = qwen(part["shape"], train=False).eval()
-    how = {"tokens": part["tokens"], "temperature": 1.0, "n": 1}
-    way = (lambda: sampling.native(model, chat, asked, how, part["batch"])) if ours else None
-    way = way or (lambda: sampling.generate(model, chat, asked, how, part["batch"]))
-    found = best([way() for _ in range(2)])
-    found.pop("answers")
-    return {**found, "peak_gib": peak_gib()}
+    note = reason(we, they) or f"ours {describe_setting(we)}; TRL {describe_setting(they)}"
+    what = part["what"]
+    lines = [
+        line(what, we.get("rate"), they.get("rate"), "tokens/s", targets[0], note=note),
+        line(f"{what}, memory", we.get("peak_gib"), they.get("peak_gib"), "GiB", targets[1]),
+        line(f"{what}, to the first step", we.get("first_step"), they.get("first_step"), "s", less_is_better=True),
+    ]
+    if "rate" in part:
+        lines.append(alone(f"{what}, alone", we.get("rate"), "tokens/s", at_least(part["rate"])))
+    return lines, {"ours": we, "theirs": tried}
 
 
-SIDES = {
-    "sft_ours": sft_ours,
-    "sft_theirs": sft_theirs,
-    "dpo_ours": dpo_ours,
-    "dpo_theirs": dpo_theirs,
-    "sampling": sampling_side,
-}
-
-
-def measure(tiny: bool, seconds: float) -> tuple[list[Line], Spec]:
-    """All parts while there is time."""
-    began = time.perf_counter()
-    parts, pairs, sample = tiny_parts() if tiny else (PARTS, DPO, SAMPLE)
-    raw: Spec = {}
-
-    def side(name: str, **spec: Any) -> Spec:
-        left = seconds - (time.perf_counter() - began)
-        raw_name = f"{name} {len(raw)}"
-        raw[raw_name] = run_side(__file__, name, left, **spec) if left > 20 else {"error": "no time left"}
-        say(f"  {raw_name}: {raw[raw_name].get('rate', raw[raw_name].get('error'))}")
-        return raw[raw_name]
-
-    lines: list[Line] = []
-    for name, part in parts.items():
-        we, they = (side(f"sft_{who}", part=part, **STEPS) for who in ("ours", "theirs"))
-        lines += both(f"GPU: {part['tuner']} SFT, {name}, {part['length']} tokens", we, they)
-    full = [raw[name] for name in raw if name.startswith("sft_ours")][:2]
-    fitting = best([run for run in full if run.get("peak_gib", 99) <= 28] or full)
-    lines.append(alone("GPU: Qwen3-0.6B full SFT at 8,192", fitting.get("rate"), "tokens/s", at_least(60_000)))
-    lines.append(alone("GPU: its memory", fitting.get("peak_gib"), "GiB", at_most(28)))
-    we, they = (side(f"dpo_{who}", part=pairs, **STEPS) for who in ("ours", "theirs"))
-    lines += both("GPU: DPO, prompts 4 times the answers", we, they)
-    we, they = (side("sampling", part=sample, ours=ours) for ours in (True, False))
-    lines += both("GPU: sampling against generate", we, they)
+def measure_sampling(name: str, part: Spec, run: Side, dry: bool) -> tuple[list[Line], Spec]:
+    """The native engine beside `generate`, and beside vLLM."""
+    runs = 1 if dry else RUNS
+    raw = {engine: run("sample_answers", part=part, engine=engine, runs=runs) for engine in ("native", "generate")}
+    missing = missing_package("vllm")
+    raw["vllm"] = {"error": missing} if missing else run("sample_answers", part=part, engine="vllm", runs=runs)
+    we, what = raw["native"], part["what"]
+    target = at_least(part["ratio"]) if "ratio" in part else None
+    lines = []
+    for peer, wanted in (("generate", target), ("vllm", None)):
+        note = reason(we, raw[peer])
+        lines.append(
+            line(f"{what}, against {peer}", we.get("rate"), raw[peer].get("rate"), "tokens/s", wanted, note=note)
+        )
+    lines.append(line(f"{what}, memory", we.get("peak_gib"), raw["generate"].get("peak_gib"), "GiB"))
+    if "rate" in part:
+        lines.append(alone(f"{what}, alone", we.get("rate"), "tokens/s", at_least(part["rate"])))
     return lines, raw
 
 
-def both(what: str, we: Spec, they: Spec) -> list[Line]:
-    """Speed and memory of two sides."""
-    note = reason(we, they)
-    return [
-        line(what, we.get("rate"), they.get("rate"), "tokens/s", note=note),
-        line(f"{what}, memory", we.get("peak_gib"), they.get("peak_gib"), "GiB"),
-    ]
+def start_sides(seconds: float) -> Side:
+    """A function that runs a side in a process of its own while there is time."""
+    began = time.perf_counter()
+
+    def run(side: str, **spec: Any) -> Spec:
+        left = seconds - (time.perf_counter() - began)
+        return run_side(__file__, side, left, **spec) if left > 20 else {"error": "no time left"}
+
+    return run
+
+
+def run_forked(side: str, **spec: Any) -> Spec:
+    """A side in a fork of this process, which has imported what it needs and computed nothing: quick, but CPU only."""
+    import multiprocessing
+
+    import gpu_work
+
+    mine, its = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        try:
+            found = gpu_work.SIDES[side](**spec)
+        except Exception as error:  # told, whatever the reason, and the others go on
+            found = {"error": f"{type(error).__name__}: {error}"[:300]}
+        its.send(found)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    its.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        return {"error": f"{side} died"}
+    finally:
+        process.join()
+
+
+def measure_parts(names: list[str], run: Side, dry: bool) -> Spec:
+    """By part: its lines and its raw numbers."""
+    found: Spec = {}
+    for name in names:
+        part = shrink_part(PARTS[name]) if dry else PARTS[name]
+        measure = measure_sampling if part["kind"] == "sampling" else measure_training
+        lines, raw = measure(name, part, run, dry)
+        found[name] = {"lines": lines, "raw": raw}
+        say(table(lines))
+    return found
+
+
+def write_results(path: Path, found: Spec, about: Spec) -> None:
+    """Add what was measured to a file, by card and versions, and write all tables beside it."""
+    versions = about["versions"]
+    key = f"{about['device']}, torch {versions['torch']}, transformers {versions['transformers']}"
+    results: Spec = json.loads(path.read_text()) if path.exists() else {}
+    entry = results.setdefault(key, {"parts": {}})
+    entry["machine"] = about
+    for name, part in found.items():
+        entry["parts"][name] = {**part, "date": about["date"]}
+    path.write_text(json.dumps(results, default=plain, indent=1) + "\n")
+    results = json.loads(path.read_text())  # lines as JSON objects, those of before and those of now
+    tables = ["# On a GPU"]
+    for card, entry in results.items():
+        parts = [entry["parts"][name] for name in PARTS if name in entry["parts"]]
+        dates = sorted({part["date"][:10] for part in parts})
+        tables.append(
+            f"## {card}\n\n{table([line for part in parts for line in part['lines']])}\n\nMeasured {', '.join(dates)}."
+        )
+    path.with_suffix(".md").write_text("\n\n".join(tables) + "\n")
 
 
 def main() -> None:
-    """Measure, print the table and write it; or be one side's process."""
+    """Measure, print the tables and write them; or be one side's process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=570, help="start nothing after this long")
+    parser.add_argument("--seconds", type=float, default=3600, help="start nothing after this long")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas; default all")
+    parser.add_argument("--dry", action="store_true", help="every line at toy size")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu.json, with gpu.md beside it")
-    options = options_of(parser, SIDES)
-    lines, raw = measure(options.tiny, options.seconds)
+    options = options_of(parser, LazySides())
+    names = options.parts.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        sys.exit(f"--parts: {unknown[0]} is not {', '.join(PARTS)}")
     import torch
 
+    if not (options.dry or options.tiny or torch.cuda.is_available()):
+        sys.exit("torch finds no CUDA device here; --dry runs every line at toy size")
+    dry = options.dry or options.tiny
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    about = {**machine(), "device": device}
-    print(table(lines))
-    out = options.out or (None if options.tiny else RESULTS / "gpu.json")
-    if out is None:
-        sys.exit(0)
-    out.write_text(json.dumps({"machine": about, "lines": lines, "raw": raw}, default=plain, indent=1) + "\n")
-    out.with_suffix(".md").write_text(f"{table(lines)}\n\nMeasured {about['date'][:10]} on {device}.\n")
+    forks = dry and not torch.cuda.is_available()
+    found = measure_parts(names, run_forked if forks else start_sides(options.seconds), dry)
+    out = options.out or (None if dry else RESULTS / "gpu.json")
+    if out is not None:
+        write_results(out, found, {**machine(), "device": device})
+
+
+class LazySides(dict[str, Side]):
+    """The sides by name; what they need is imported when one is run, not in the process that starts the others."""
+
+    def __init__(self) -> None:
+        names = ("sft_ours", "sft_theirs", "dpo_ours", "dpo_theirs", "sample_answers")
+        super().__init__({name: lambda name=name, **spec: self._run(name, spec) for name in names})
+
+    @staticmethod
+    def _run(name: str, spec: Spec) -> Spec:
+        from gpu_work import SIDES
+
+        return SIDES[name](**spec)
 
 
 if __name__ == "__main__":

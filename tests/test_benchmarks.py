@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -89,3 +92,40 @@ def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
     doubted = {**check, "outcome": "cannot tell", "reasons": ["sft: the target fell"], "by": "as much"}
     said = verdicts.line("half", {"outcome": "cannot tell", "points": True, "checks": [doubted]})
     assert "cannot tell (sft: the target fell), 10.2 [2.0, 18.2], must be above -2" in said
+
+
+@pytest.mark.parity
+def test_every_line_of_the_gpu_benchmark_runs_at_toy_size(tmp_path: Path) -> None:
+    """On the CPU: what a GPU would be given, but smaller. The parts left out are these with other numbers."""
+    parts = ["mixed", "lora-8b", "qlora-8b", "dpo", "sampling"]
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--dry", "--out", str(tmp_path / "gpu.json")]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [*command, "--parts", ",".join(parts)], env=os.environ | paths, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ((card, entry),) = json.loads((tmp_path / "gpu.json").read_text()).items()
+    assert card.startswith("no GPU, torch ")
+    assert list(entry["parts"]) == parts
+    lines = {line["what"]: line for part in entry["parts"].values() for line in part["lines"]}
+    absent = {what for what, line in lines.items() if "is not installed" in line["note"]}
+    assert all("QLoRA" in what or "vllm" in what for what in absent)
+    for what, line in lines.items():
+        assert what in absent or (line["ours"] > 0 and line["theirs"] > 0), (what, line["note"])
+    page = (tmp_path / "gpu.md").read_text()
+    assert all(what in page for what in lines)
+    tried = entry["parts"]["mixed"]["raw"]["theirs"]
+    assert len({json.dumps(side["setting"]) for side in tried}) == 4
+
+
+def test_results_of_other_cards_and_parts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu, path = load("gpu"), tmp_path / "gpu.json"
+    about = {"date": "2026-01-02T03:04:05", "versions": {"torch": "2", "transformers": "5"}}
+    for device, part, rate in (("one", "dpo", 1.0), ("two", "dpo", 2.0), ("one", "full", 3.0), ("one", "dpo", 4.0)):
+        lines = [common.line(f"{part} on {device}", rate, None, "tokens/s")]
+        gpu.write_results(path, {part: {"lines": lines, "raw": {}}}, about | {"device": device})
+    page = path.with_suffix(".md").read_text()
+    assert page.count("## ") == 2
+    assert page.index("full on one | 3 tokens/s") < page.index("dpo on one | 4 tokens/s") < page.index("dpo on two")
+    assert "1 tokens/s" not in page
