@@ -12,11 +12,11 @@ from holdfast.core import threads
 
 HEAPS = """
 import ctypes, sys, threading
-from holdfast.core.threads import share_memory
+from holdfast.core.threads import tune_malloc
 
 libc = ctypes.CDLL(None)
 if sys.argv[1] == "shared":
-    share_memory()
+    tune_malloc()
 libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
 together = threading.Barrier(4)
 

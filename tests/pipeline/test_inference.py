@@ -88,7 +88,7 @@ def test_what_cannot_be_followed_is_refused_by_check_and_train(place: Path, tiny
     (place / "mine.py").write_text(
         "from holdfast.axes.inference import Inference\n"
         "class Other(Inference):\n    '''Another model. [x]'''\n    path: str\n"
-        "    def models(self):\n        return {'small': self.path}\n"
+        "    def extra_models(self):\n        return {'small': self.path}\n"
         "    def logits(self, step):\n        return step['small']\n"
         "class Nothing(Inference):\n    '''Nothing. [x]'''\n",
         encoding="utf-8",

@@ -168,7 +168,7 @@ def test_an_engine_told_of_other_weights_samples_from_them(tiny):
         wanted = build_sample_fn(second)(requests, params)["a"][0].text
         assert build_sample_fn(first)(requests, params)["a"][0].text != wanted
         before = first.fingerprint
-        first.update(other, "other")
+        first.update_model(other, "other")
         assert build_sample_fn(first)(requests, params)["a"][0].text == wanted
         assert before != first.fingerprint == second.fingerprint
 

@@ -74,12 +74,10 @@ def export_model(
     saved_dtype, model, tuner = chosen_dtype or tuned.dtype, tuned.model, tuned.tuner
     if chosen_dtype is not None and not folds and tuner.adapter:
         raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
-    if dial is not None:
-        base = load_model(report["recipe"]["model"], model.dtype, device=tuned.device)
-        _refuse_other_base(report, base)
+    base = None if dial is None else _load_base(report, tuned)
     if folds:
         model, tuner = fold_adapter(model, tuner), Tuner()
-    if dial is not None:
+    if base is not None and dial is not None:
         model = Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
     exact = probe_logps(model) if folds else None
     model = cast_as_reloaded(model, saved_dtype, weights_dtype(saved_dtype, tuned.device), tuner)
@@ -122,14 +120,18 @@ def _require_report(run: Path) -> dict[str, Any]:
     return read_report(report)
 
 
-def _refuse_other_base(report: dict[str, Any], base: LoadedModel) -> None:
-    """The line of the dial begins at the weights the run began at, not at what has their name now."""
+def _load_base(report: dict[str, Any], tuned: LoadedModel) -> LoadedModel:
+    """The weights the run began at, where the line of the dial begins; not what has their name now."""
+    from holdfast.models.loading import load_model
+
+    base = load_model(report["recipe"]["model"], tuned.model.dtype, device=tuned.device)
     there = report["model"].get("fingerprint")
     if there not in (None, base.fingerprint):
         raise UserError(
             f"--dial: the weights of {report['recipe']['model']} are not those the run started from (fingerprint "
             f"{there[:12]} there, {base.fingerprint[:12]} here); put the old ones back"
         )
+    return base
 
 
 def _write_and_verify(

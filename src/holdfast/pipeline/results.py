@@ -128,12 +128,11 @@ def write_results(
         "curation": _build_curation_entry(work, rows),
         "training": {
             "rows": token_report.kept, "steps": result.steps, "planned_steps": plan.steps,
-            "kept_step": result.kept_step,
-            "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
-            "dropped": dict(token_report.dropped), "epochs": result.epochs,
-            "batch_tokens": plan.size.tokens, "batch": plan.size.text, "learning_rate": plan.learning_rate,
-            "windows": token_report.windows, "clipped": result.clipped / max(1, result.steps),
-            "clip_factor": _clip_factor(work), "warnings": warnings, **_build_arithmetic_entry(recipe, result),
+            "kept_step": result.kept_step, "stopped_early": result.stopped_early, "tokens": result.tokens,
+            "trained_tokens": result.trained_tokens, "dropped": dict(token_report.dropped),
+            "epochs": result.epochs, "batch_tokens": plan.size.tokens, "batch": plan.size.text,
+            "learning_rate": plan.learning_rate, "windows": token_report.windows,
+            "clipped": result.clipped / max(1, result.steps), "clip_factor": _clip_factor(work), "warnings": warnings, **_build_arithmetic_entry(recipe, result),
         },
         **({"analyses": sections} if sections else {}),
         "cost": {

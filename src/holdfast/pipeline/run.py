@@ -35,9 +35,12 @@ from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from holdfast.data.batching.tokenize import TableReport
+    from holdfast.data.chat.encoder import Chat
     from holdfast.data.rows import Rows
-    from holdfast.evaluation.task import ItemResult
+    from holdfast.evaluation.task import ItemResult, Task
     from holdfast.generation.decoder import Decoder
+    from holdfast.models.loading import LoadedModel
+    from holdfast.pipeline.sources import Sources
     from holdfast.training.callbacks import TrainResult
     from holdfast.training.plan import TrainingPlan
 
@@ -135,7 +138,7 @@ def prepare_run(
     from holdfast.evaluation.tasks.by_name import build_tasks, warn_of_nothing_kept
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
     from holdfast.generation.journal import Journal
-    from holdfast.models.loading import context_length, count_embeddings, load_model
+    from holdfast.models.loading import count_embeddings, load_model
     from holdfast.models.placement import choose_device
     from holdfast.pipeline.sources import read_sources
     from holdfast.training import checkpoint
@@ -161,11 +164,7 @@ def prepare_run(
         refuse_unmeasured(recipe, tasks)
         for line in filter(None, (warn_of_nothing_kept(tasks), describe_decoding(base.path))):
             ui.warn(line)
-        context = context_length(base.model.config, recipe.tuner.virtual_tokens())
-        for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
-            ui.write_line(line)
-        for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
-            ui.warn(line)
+        _report_limits(recipe, base, sources, tasks, chat, ui)
     if ranks.main and not recipe.stages:
         check_readiness(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.write_line)
     folder = open_run_directory(resolved_recipe, ranks, ui, restart)
@@ -178,6 +177,19 @@ def prepare_run(
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
             remove_leftovers(place, everyone=Ranks().world == 1)
     return RunContext(recipe, folder, ui, base, chat, sources, replay_rows, tasks, journal)
+
+
+def _report_limits(
+    recipe: Recipe, base: LoadedModel, sources: Sources, tasks: list[Task], chat: Chat, ui: Progress
+) -> None:
+    """Say what the model's context, and the engine, mean for rows and questions."""
+    from holdfast.models.loading import context_length
+
+    context = context_length(base.model.config, recipe.tuner.virtual_tokens())
+    for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
+        ui.write_line(line)
+    for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
+        ui.warn(line)
 
 
 def open_run_directory(

@@ -136,7 +136,7 @@ def test_a_rows_weight_does_not_move_the_reference_point(moved, looked_over):
         row.weight = float(row.row)
     (weighted,) = looked_over(policy, KTO(), [collate_sequences(rows, "padded", 0)])
     torch.testing.assert_close(plain.step_values["divergence"].all, weighted.step_values["divergence"].all)
-    mine = plain.part(0)
+    mine = plain.select_roles(0)
     z0 = plain.step_values["divergence"].all.mean().clamp_min(0)
     values = utility_losses(answer_gains(policy, mine), mine.values["label"], z0, 0.1)
     wanted = (values * torch.arange(6)).sum()
