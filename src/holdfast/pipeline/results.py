@@ -126,14 +126,7 @@ def write_results(
         "gate": apply_gate(recipe.evaluate.gate, summary),
         "curves": build_curves(work, before, after, result.kept_step),
         "curation": _build_curation_entry(work, rows),
-        "training": {
-            "rows": token_report.kept, "steps": result.steps, "planned_steps": plan.steps,
-            "kept_step": result.kept_step, "stopped_early": result.stopped_early, "tokens": result.tokens,
-            "trained_tokens": result.trained_tokens, "dropped": dict(token_report.dropped),
-            "epochs": result.epochs, "batch_tokens": plan.size.tokens, "batch": plan.size.text,
-            "learning_rate": plan.learning_rate, "windows": token_report.windows,
-            "clipped": result.clipped / max(1, result.steps), "clip_factor": _clip_factor(work), "warnings": warnings, **_build_arithmetic_entry(recipe, result),
-        },
+        "training": _build_training_entry(work, result, token_report, plan, warnings),
         **({"analyses": sections} if sections else {}),
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
@@ -148,6 +141,20 @@ def write_results(
     folder.save_state()
     work.ui.emit(build_outcome(report))
     return RunResult(folder.path, report)
+
+
+def _build_training_entry(
+    work: RunContext, result: TrainResult, token_report: TableReport, plan: TrainingPlan, warnings: list[str]
+) -> dict[str, Any]:
+    """What was trained on, how and for how long."""
+    return {
+        "rows": token_report.kept, "steps": result.steps, "planned_steps": plan.steps, "kept_step": result.kept_step,
+        "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
+        "dropped": dict(token_report.dropped), "epochs": result.epochs, "batch_tokens": plan.size.tokens,
+        "batch": plan.size.text, "learning_rate": plan.learning_rate, "windows": token_report.windows,
+        "clipped": result.clipped / max(1, result.steps), "clip_factor": _clip_factor(work), "warnings": warnings,
+        **_build_arithmetic_entry(work.recipe, result),
+    }  # fmt: skip
 
 
 def _build_arithmetic_entry(recipe: Recipe, result: TrainResult) -> dict[str, str]:
