@@ -3,27 +3,29 @@
 A finished sequence leaves its slot at once and a waiting one enters; a prompt is read once however many samples it
 gets. Waiting prompts are read in batches of like length, all but their last token, which becomes the sequence's first
 decoding step, so that sampling happens in one place only.
+
+What all batches share stands here: the queues, the slots, what ends a sequence. How the slots' keys and values lie, and
+how a token is drawn from them, is `growing_batch`'s (a cache that grows and shrinks, for a CPU) or `static_batch`'s
+(fixed tensors, for CUDA graphs).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 
 from holdfast.axes.engine import Sample, SamplingParams
 from holdfast.data.thoughts import split_thought
 from holdfast.generation.fused_decode import Forward
-from holdfast.generation.kv_cache import GROWTH, PrefilledPrompts, SlotCache
+from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.thought_budget import ThoughtState
-from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
-from holdfast.models.placement import widest_dtype
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
@@ -71,11 +73,22 @@ class DecodeJob:
     shared: PrefilledPrompts | None
 
 
-class DecodeBatch:
+class PromptStorage(Protocol):
+    """Keys and values of the slots, as far as all batches know them."""
+
+    def insert_prompts(
+        self, source: PrefilledPrompts, prompts: Sequence[int], rows: Sequence[int], lengths: Sequence[int]
+    ) -> None:
+        """Copy prefilled prompts into slots: which of the batch, into which slot, how many tokens of it."""
+
+
+class ContinuousBatch:
     """What waits, what decodes, and the arrays that describe the slots.
 
     Slot arrays are NumPy, one entry a slot; a slot without a sequence has `past` 0 and computes a value nobody reads.
     """
+
+    cache: PromptStorage
 
     def __init__(self, job: DecodeJob, sequences: list[PendingSample], slots: int) -> None:
         self.job, self.params, self.forward = job, job.params, job.forward
@@ -85,9 +98,6 @@ class DecodeBatch:
         self.waiting = deque(sequences)
         self.ready: deque[tuple[PendingSample, PrefilledPrompts, int]] = deque()
         rows = min(slots, len(sequences))
-        longest = max(len(s.prompt) for s in sequences) - 1
-        self.cache = SlotCache(rows, longest + GROWTH, job.forward.layers)
-        self.cache.cursor = longest
         self.occupant: list[PendingSample | None] = [None] * rows
         self.past = np.zeros(rows, dtype=np.int64)
         self.current = np.zeros(rows, dtype=np.int64)
@@ -102,17 +112,27 @@ class DecodeBatch:
     def busy(self) -> bool:
         return bool(self.live.any() or self.waiting or self.ready)
 
-    @torch.no_grad()
     def decode_step(self) -> Step:
-        """Fill free slots if there are enough of them, decode one token in each."""
-        self.counts = Counter()
+        """Fill free slots if there are enough of them, decode in each."""
+        raise NotImplementedError
+
+    def _make_room(self, longest: int) -> None:
+        """See that a prompt of `longest` tokens, but for its last one, can enter."""
+
+    def _drop_empty_slots(self, free: int) -> None:
+        """Make the batch smaller where nothing waits for the `free` slots and it pays."""
+
+    def _refill_slots(self) -> None:
+        """Fill free slots if there are enough of them, drop them where nothing waits."""
         free = len(self.live) - int(self.live.sum())
         if self.waiting or self.ready:
             if free >= max(1, len(self.live) // REFILL):
                 self._admit_waiting(free)
-        elif free * REFILL >= len(self.live):
-            self._drop_empty_slots()
-        tokens = self._decode_tokens()
+        else:
+            self._drop_empty_slots(free)
+
+    def _record_tokens(self, tokens: np.ndarray) -> list[Sample]:
+        """Take note of one more token of each slot [slots]; the samples that it ends."""
         rows = np.flatnonzero(self.live)
         if self.thinks:
             self._force_closing(rows, tokens)
@@ -122,9 +142,8 @@ class DecodeBatch:
             self._follow_thoughts(rows, tokens)
         self.past += self.live
         self.current = tokens
-        self.cache.cursor += 1
         self.counts.update({"tokens": len(rows), "steps": 1})
-        return self._collect_finished(rows, tokens), self.counts
+        return self._collect_finished(rows, tokens)
 
     def _force_closing(self, rows: np.ndarray, tokens: np.ndarray) -> None:
         """Put the marks that close a thought over budget in the place of what was drawn, one a step."""
@@ -144,31 +163,13 @@ class DecodeBatch:
                 sequence.thought.follow_token(num_tokens, int(tokens[row]), partial(self._output_text, row, num_tokens))
                 self.limit[row] = sequence.thought.limit
 
-    def _decode_tokens(self) -> np.ndarray:
-        """One forward pass over all slots: the next token of each, [slots]."""
-        cache, past = self.cache, int(self.past.max())
-        if cache.cursor == cache.columns:
-            cache.make_room(past)
-        cache.past = past
-        mask = np.arange(past + 1) >= past - self.past[:, None]  # [slots, columns in use]
-        ids, positions = self._to_device(self.current[:, None]), self._to_device(self.past[:, None])
-        logits = self.forward.decode_logits(ids, positions, self._to_device(mask), cache)
-        randoms = torch.from_numpy(uniform_numbers(self.seeds, self.token_counts)).to(widest_dtype(self.device))
-        uniform = randoms.to(self.device) if self.params.temperature else None
-        return choose_tokens(logits, uniform, self.params).cpu().numpy()
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
     def _admit_waiting(self, free: int) -> None:
         """Put waiting sequences into the free slots, reading their prompts first where that has not happened."""
         while len(self.ready) < free and self.waiting:
             self._prefill_prompts()
         rows = np.flatnonzero(~self.live)[: len(self.ready)].tolist()
         entering = [self.ready.popleft() for _ in rows]
-        longest = max(len(s.prompt) - 1 for s, _, _ in entering)
-        if longest > self.cache.cursor:
-            self.cache.make_room(int(self.past.max()), new_cursor=longest)
+        self._make_room(max(len(s.prompt) - 1 for s, _, _ in entering))
         batches: dict[int, list[tuple[int, int, int, PrefilledPrompts]]] = {}
         for row, (sequence, source, prompt) in zip(rows, entering, strict=True):
             self._fill_slot(row, sequence)
@@ -204,11 +205,13 @@ class DecodeBatch:
         self.counts["prompt tokens"] += sum(len(prompt) - 1 - shared_length for prompt in prompts)
         self.ready.extend((sequence, source, prompt) for sequence, prompt in entries)
 
-    def _drop_empty_slots(self) -> None:
-        """Drop the empty slots once nothing waits for them; the last sequences move into the gaps."""
-        count = int(self.live.sum())
-        holes, movers = np.flatnonzero(~self.live[:count]), count + np.flatnonzero(self.live[count:])
-        self.cache.keep_slots(count, torch.from_numpy(movers), torch.from_numpy(holes), int(self.past.max()))
+    def _gather_slots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Bring all sequences into the first `count` slots and forget the others: from where each moved, and whereto.
+
+        Only what describes the slots moves; keys and values are the caller's.
+        """
+        movers = count + np.flatnonzero(self.live[count:])
+        holes = np.flatnonzero(~self.live[:count])[: len(movers)]
         for hole, mover in zip(holes, movers, strict=True):
             self.occupant[hole] = self.occupant[mover]
         del self.occupant[count:]
@@ -216,6 +219,7 @@ class DecodeBatch:
             array = getattr(self, name)
             array[holes] = array[movers]
             setattr(self, name, array[:count])
+        return movers, holes
 
     def _collect_finished(self, rows: np.ndarray, tokens: np.ndarray) -> list[Sample]:
         """Samples that the tokens just drawn have ended; their slots become free."""

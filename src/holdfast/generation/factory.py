@@ -34,6 +34,7 @@ def build_engine(
     name: str | None = None,
     slots: int = 128,
     progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> Engine:
     """The engine `spec` names.
 
@@ -47,6 +48,7 @@ def build_engine(
         path: Directory of its weights.
         slots: Sequences the native engine decodes together.
         progress: Called by the native engine with the number of tokens of each step.
+        options: Of engines in this process: `say`.
     Raises:
         UserError: If there is no such engine, or it cannot be started here.
     """
@@ -57,7 +59,7 @@ def build_engine(
     if spec in HERE:
         if model is None or chat is None:
             raise ValueError("an engine in this process needs a model and its chat")
-        return build_local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress)
+        return build_local_engine(model, chat, spec, slots=slots, fingerprint=fingerprint, progress=progress, **options)
     if spec == "vllm":
         if path is None or chat is None:
             raise ValueError("vLLM needs the directory of a model, and its chat")
@@ -78,7 +80,7 @@ def build_local_engine(
         spec: "native", which is transformers' `generate` for a model that the native engine cannot run, or
             "transformers".
         mixture: Models whose logits are read beside its own, and how they become one.
-        options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`.
+        options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`, `say`.
     """
     others = mixture.others.values() if mixture else ()
     if spec == "transformers" or any(native_lacks(each) for each in (model, *others)):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
 
 
+def _ignore_line(line: str) -> None:
+    """Nobody listens."""
+
+
 class LocalEngine:
     """A model in this process and its chat.
 
@@ -36,6 +40,7 @@ class LocalEngine:
         progress: Called with the numbers of tokens sampled, as they are.
         on_text: Called with the text so far of a sequence that decodes alone.
         mixture: Models whose logits are read beside its own, and how they become one.
+        say: Told in a line which part of the engine cannot be used, and why; the same line may come again.
     """
 
     name: ClassVar[str]
@@ -51,13 +56,14 @@ class LocalEngine:
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
         mixture: LogitMixture | None = None,
+        say: Callable[[str], Any] = _ignore_line,
     ) -> None:
         for each in (model, *(mixture.others.values() if mixture else ())):
             self.refuse_unsupported(each)
         self.model: Any
         self.chat, self.slots, self.progress, self.on_text = chat, slots, progress, on_text
         self.counts: Counter[str] = Counter()
-        self.mixture = mixture
+        self.mixture, self.say = mixture, say
         self.update_model(model, fingerprint)
 
     def refuse_unsupported(self, model: Model) -> None:

@@ -22,11 +22,19 @@ import torch
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core import threads
 from holdfast.errors import UserError
-from holdfast.generation.continuous_batch import DecodeBatch, DecodeJob, PendingSample, Step, read_prompts
+from holdfast.generation.continuous_batch import ContinuousBatch, DecodeJob, PendingSample, Step, read_prompts
 from holdfast.generation.fused_decode import Forward, FusedForward, build_forward
+from holdfast.generation.growing_batch import GrowingBatch
 from holdfast.generation.joint_forward import JointForward
 from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.local import LocalEngine
+from holdfast.generation.static_batch import STEPS, plan_static_batch
+from holdfast.generation.static_forward import (
+    StaticForward,
+    build_static_forward,
+    prove_static_forward,
+    static_lacks,
+)
 from holdfast.generation.supported_models import native_lacks
 
 if TYPE_CHECKING:
@@ -51,7 +59,11 @@ class NativeEngine(LocalEngine):
             with one request its answer as it grows (stop strings are not cut from it yet).
         mixture: Models whose logits are read beside its own, and how they become one.
 
+    On a CUDA device the slots are fixed tensors and the decoding step a CUDA graph (`generation.static_batch`), where
+    the model and what is asked allow it; `say` is told in a line where they do not.
+
     Attributes:
+        static_devices: Types of devices on which this is so.
         counts: Running totals: "prompt tokens" read, "tokens" sampled, "steps" taken, "too long" prompts (they do not
             fit into the model's context and get an empty sample that finished by "length").
     Raises:
@@ -59,6 +71,7 @@ class NativeEngine(LocalEngine):
     """
 
     name = "native"
+    static_devices = frozenset({"cuda"})
 
     def refuse_unsupported(self, model: Model) -> None:
         if lacks := native_lacks(model):
@@ -68,6 +81,7 @@ class NativeEngine(LocalEngine):
     def update_model(self, model: Model, fingerprint: str) -> None:
         super().update_model(model, fingerprint)
         self._fuses: set[str] = set()  # joined weights are copies, and prove themselves anew
+        self._proofs: dict[type, str] = {}  # of static forward passes: why they are not the model's; "" if they are
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
@@ -83,19 +97,47 @@ class NativeEngine(LocalEngine):
         finally:
             self.model.train(training)
 
-    def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[DecodeBatch]:
+    def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[ContinuousBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
         forward = self._build_forward()
+        # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
+        sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
+        ends = self.stop_token_mask(params.stop) if any(params.stop) else None
+        job = DecodeJob(self.model, self.chat, forward, params, ends, self._read_shared_prefix(forward, sequences))
+        if self.model.device.type in self.static_devices and (batch := self._form_static_batch(job, sequences)):
+            return [batch]
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
         sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
         hands: list[list[PendingSample]] = [[] for _ in range(sides)]
-        # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
-        sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         for number, (_, samples) in enumerate(groupby(sequences, key=lambda s: s.prompt)):
             hands[number % sides].extend(samples)
-        ends = self.stop_token_mask(params.stop) if any(params.stop) else None
-        job = DecodeJob(self.model, self.chat, forward, params, ends, self._read_shared_prefix(forward, sequences))
-        return [DecodeBatch(job, hand, -(-self.slots // sides)) for hand in hands if hand]
+        return [GrowingBatch(job, hand, -(-self.slots // sides)) for hand in hands if hand]
+
+    def _form_static_batch(self, job: DecodeJob, sequences: list[PendingSample]) -> ContinuousBatch | None:
+        """All sequences as one batch over fixed tensors; `None`, with a line that says why, where that cannot be."""
+        static_forward, reason = self._choose_static_forward()
+        if static_forward is None:
+            self.say(f"decoding without CUDA graphs: {reason}")
+            return None
+        batch, line = plan_static_batch(
+            job, sequences, self.slots, static_forward,
+            captures=self.model.device.type == "cuda", steps=1 if self.on_text else STEPS, say=self.say,
+        )  # fmt: skip
+        if line:
+            self.say(line)
+        return batch
+
+    def _choose_static_forward(self) -> tuple[StaticForward | None, str]:
+        """The static forward pass, or why there is none for this call."""
+        if self.mixture:
+            return None, "the logits of several models are mixed"
+        if reason := static_lacks(self.model):
+            return None, reason
+        forward = build_static_forward(self.model)
+        if type(forward) not in self._proofs:
+            self._proofs[type(forward)] = prove_static_forward(forward, self.model)
+        reason = self._proofs[type(forward)]
+        return (None if reason else forward), reason
 
     def _build_forward(self) -> Forward:
         """The forward pass, of all models whose logits count; which of them are fused was seen at their first call."""
@@ -120,7 +162,7 @@ class NativeEngine(LocalEngine):
         self.counts["prompt tokens"] += length
         return read_prompts(forward, self.model.device, [first[: length + 1]])
 
-    def _decode_serially(self, batch: DecodeBatch) -> Iterator[Sample]:
+    def _decode_serially(self, batch: ContinuousBatch) -> Iterator[Sample]:
         # The generator is suspended between steps, so nothing here may hold a context manager such as no_grad.
         while batch.busy:
             step = batch.decode_step()
@@ -128,12 +170,12 @@ class NativeEngine(LocalEngine):
                 self.on_text(batch.partial_text(0))
             yield from self._count_step(step)
 
-    def _decode_in_threads(self, batches: list[DecodeBatch]) -> Iterator[Sample]:
+    def _decode_in_threads(self, batches: list[ContinuousBatch]) -> Iterator[Sample]:
         """Each batch in a thread of its own, on one core; PyTorch holds no lock while it computes."""
         steps: SimpleQueue[Step | None] = SimpleQueue()
         stop = Event()
 
-        def run_batch(batch: DecodeBatch) -> None:
+        def run_batch(batch: ContinuousBatch) -> None:
             try:
                 while batch.busy and not stop.is_set():
                     steps.put(batch.decode_step())

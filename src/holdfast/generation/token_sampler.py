@@ -18,6 +18,29 @@ def uniform_numbers(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def uniform_tensor(seeds: Tensor, positions: Tensor) -> Tensor:
+    """`uniform_numbers` on the device of `seeds`, the same bits: fp64 [n].
+
+    Args:
+        seeds: The seeds' bits as int64 [n]: torch has no arithmetic of unsigned numbers, and products wrap alike.
+        positions: int64 [n].
+    """
+    z = seeds + (positions + 1) * _as_signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shift_right(z, 30)) * _as_signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift_right(z, 27)) * _as_signed(0x94D049BB133111EB)
+    return _shift_right(z ^ _shift_right(z, 31), 11).to(widest_dtype(seeds.device)) * 2.0**-53
+
+
+def _as_signed(bits: int) -> int:
+    """The number whose 64 bits, with a sign, are those of an unsigned one."""
+    return bits - 2**64 if bits >= 2**63 else bits
+
+
+def _shift_right(z: Tensor, count: int) -> Tensor:
+    """int64 bits shifted without their sign, which torch's own shift would copy into the empty places."""
+    return (z >> count) & (2 ** (64 - count) - 1)
+
+
 def choose_tokens(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Tensor:
     """The next token of each sequence, int64 [n].
 

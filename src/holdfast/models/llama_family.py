@@ -27,6 +27,11 @@ FAMILIES = {
 
 
 def supports_model(causal: Model) -> bool:
+    """Whether what is computed around models on a CPU may be computed around this one: see `has_llama_layers`."""
+    return causal.device.type == "cpu" and has_llama_layers(causal)
+
+
+def has_llama_layers(causal: Model) -> bool:
     """Whether a model is built as this module says, and nobody's own code runs inside it.
 
     Exact classes, not names or subclasses: sharding and other libraries replace them, and then compute something else.
@@ -35,7 +40,7 @@ def supports_model(causal: Model) -> bool:
     """
     module = type(causal).__module__
     family = FAMILIES.get(module)
-    if family is None or causal.device.type != "cpu":
+    if family is None:
         return False
     config, base = causal.config, cast(Any, causal.base_model)
     if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0):
