@@ -83,3 +83,40 @@ def test_vllm_closes_a_thought_over_budget_and_goes_on(tiny: Any, monkeypatch: p
     assert (second, answer["max_tokens"], answer["stop"]) == ([*prompt, 7, 7, 7, *closing], 5, ["STOP"])
     (plain,) = engine.sample([(request, [0])], SamplingParams(max_tokens=5))
     assert (plain.text, plain.thought_tokens) == ("<think>\n42", 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_itself_answers_as_the_native_engine(tiny_dir: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy answers of fp32 weights, stop strings, limits, and samples that a seed repeats."""
+    from holdfast.models.loading import load_model
+
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    shape = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}  # heads it knows
+    path = tiny_dir("llama", initializer_range=0.05, **shape)
+    loaded = load_model(path)
+    chat = Chat(loaded.tokenizer)
+    native = NativeEngine(loaded.model, chat, fingerprint="w")
+    engine = vllm.VLLMEngine(
+        str(path), chat, fingerprint="w", dtype="float32", enforce_eager=True, max_model_len=128,
+        **({"gpu_memory_utilization": 0.2} if loaded.device.type != "cpu" else {}),
+    )  # fmt: skip
+    asked = [Request(f"q{i}", [{"role": "user", "content": "sort the letters " * (i + 1)}]) for i in range(6)]
+
+    def draw(one: Any, **settings: Any) -> dict[tuple[str, int], Sample]:
+        params = SamplingParams(max_tokens=12, **settings)
+        samples = list(one.sample([(request, range(params.n)) for request in asked], params))
+        assert len(samples) == len(asked) * params.n
+        return {(s.key, s.index): s for s in samples}
+
+    greedy = draw(engine)
+    assert greedy == draw(native)
+    text = max((s.text for s in greedy.values()), key=len)
+    stops = {"stop": (text[3:5],)}
+    assert {key: s.text for key, s in draw(engine, **stops).items()} == {
+        key: s.text for key, s in draw(native, **stops).items()
+    }
+    drawn = draw(engine, temperature=1.0, top_k=50, top_p=0.9, n=3, seed=4)
+    assert drawn == draw(engine, temperature=1.0, top_k=50, top_p=0.9, n=3, seed=4)
+    assert len({s.text for s in drawn.values()}) > 6
+    long = Request("long", [{"role": "user", "content": "sort " * 200}])
+    assert list(engine.sample([(long, [0])], SamplingParams())) == [Sample("long", 0, "", "length", 0)]

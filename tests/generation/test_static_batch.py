@@ -213,7 +213,7 @@ def test_memory_decides_how_many_decode_together(tiny: Any, monkeypatch: pytest.
     slot = 128 * column
     asked = ask(6)
     for free, line in (
-        (2.6 * slot, "sampling.slots: decoding 2 sequences together, not 4: more of up to"),
+        (2.6 * slot, "sampling.slots: decoding 2 sequences together, not 4: no more of up to"),
         (slot, "decoding without CUDA graphs: memory for"),
     ):
         monkeypatch.setattr(static_cache, "free_bytes", lambda device, free=free: int(free))

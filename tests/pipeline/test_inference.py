@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from holdfast.axes.registry import REGISTRY
 from holdfast.cli.app import app
+from holdfast.models.loading import locate_model
 
 QUESTIONS = [{"question": f"What is {a} + 2?", "choices": [str(a + 2), str(a + 3)], "answer": 0} for a in range(6)]
 
@@ -106,3 +108,31 @@ def test_what_cannot_be_followed_is_refused_by_check_and_train(place: Path, tiny
             for verb in ("check", "train")[: 1 + (says == "nowhere")]:
                 assert says in run(verb, "r.yaml", code=2).output
             assert not (place / "no").exists()
+
+
+def test_judges_and_curators_say_that_they_use_the_weights_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that answers through an ensemble, as judge and as what a curator reads log-probabilities of."""
+    shutil.copytree(locate_model("lab-small"), place / "several")
+    setup = {"inference": {"name": "ensemble", "weight": 0.5}, "changes": ["logits"]}
+    (place / "several" / "inference.json").write_text(json.dumps(setup), encoding="utf-8")
+    (place / "curators_here.py").write_text(
+        "from typing import ClassVar\n"
+        "from holdfast.axes.curator import Curator\n"
+        "class Likely(Curator):\n    '''The rows that another model finds likely. [x]'''\n"
+        "    effect: ClassVar = 'select'\n    paper = 'none'\n"
+        "    def curate(self, rows, context):\n"
+        "        logps = context.compute_logps([row.messages for row in rows], 'several')\n"
+        "        return context.keep(rows, [one.mean() > -99 for one in logps], 'unlikely')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(place))
+    recipe = {
+        "model": "lab-small", "output": "out", "data": {"train": "lab:sums", "limit": 12}, "train": {"max_steps": 1},
+        "curate": ["curators_here:Likely"], "judge": {"name": "llm", "model": "several"},
+        "evaluate": {"keep": ["text.txt"], "items": 2, "live_items": 0, "max_tokens": 4},
+    }  # fmt: skip
+    (place / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    said = run("train", "r.yaml").stderr
+    for user in ("judge", "curator curators_here:Likely"):
+        line = f"{user}: of {place / 'several'} the weights alone are used: answers are made by ensemble (weight 0.5)"
+        assert said.count(line) == 1, said

@@ -55,6 +55,7 @@ class Progress:
     ) -> None:
         self.mode: Mode = mode
         self.verbose, self._clock = verbose, clock
+        self._written_once: set[str] = set()
         err, out = err or sys.stderr, out or sys.stdout
         self.listeners: list[Listener] = []
         if mode == "json":
@@ -110,6 +111,12 @@ class Progress:
     def write_line(self, text: str) -> None:
         """A sentence that stays."""
         self.emit(LineWritten(text=text))
+
+    def write_once(self, text: str) -> None:
+        """A sentence that stays, unless it was written before: for what several parts of a run find out."""
+        if text not in self._written_once:
+            self._written_once.add(text)
+            self.write_line(text)
 
     def write_detail(self, text: str) -> None:
         """A sentence for `-v`."""

@@ -86,10 +86,10 @@ class StaticBatch(ContinuousBatch):
         self.step.state[:, :size].copy_(torch.from_numpy(np.stack(rows)))  # [6, size]
         remaining = np.where(self.live, self.limit - self.token_counts, 0)  # tokens each may still get
         steps = 1 if self._closes_thoughts() else min(self.steps, int(remaining.max()))
-        needed = int((self.past + np.minimum(remaining, steps)).max())
-        if needed > self.cache.capacity:
+        token_count = int((self.past + np.minimum(remaining, steps)).max())
+        if token_count > self.cache.capacity:
             self._grow_slots(int((self.past + remaining).max()))
-        columns = choose_columns(needed, self.cache.capacity)
+        columns = choose_columns(token_count, self.cache.capacity)
         for number in range(steps):
             self.runner.run_step(size, columns)
             self.block[number, :size].copy_(self.step.state[0, :size])
@@ -123,12 +123,12 @@ def plan_static_batch(
     like = read_prompts(job.forward, job.model.device, [first.prompt[:1] * 2])  # one token as the model keeps it
     # The last token is never read; a thought that the prompt did not open is not reckoned with.
     longest = max(len(s.prompt) + (s.thought.limit if s.thought else s.limit) for s in sequences) - 1
-    capacity, wanted = round_capacity(longest), min(slots, len(sequences))
-    count = count_fitting_slots(wanted, capacity, like)
+    capacity, most_slots = round_capacity(longest), min(slots, len(sequences))
+    count = count_fitting_slots(most_slots, capacity, like)
     if count < 1:
         return None, f"decoding without CUDA graphs: memory for {longest:,} tokens (prompt and answer) is not free"
-    line = "" if count == wanted else (
-        f"sampling.slots: decoding {count} sequences together, not {wanted}: more of up to {longest:,} tokens do not "
+    line = "" if count == most_slots else (
+        f"sampling.slots: decoding {count} sequences together, not {most_slots}: no more of up to {longest:,} tokens "
         "fit into the memory that is free"
     )  # fmt: skip
     cache = StaticSlotCache(count, capacity, like)

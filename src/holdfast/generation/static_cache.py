@@ -23,17 +23,17 @@ SHARE = 0.8
 """Of the memory that is free: most that the cache may take. The rest is for prompts being read and for logits."""
 
 
-def choose_columns(needed: int, capacity: int) -> int:
-    """The size a step uses that needs `needed` columns: the next of a few, at most all there are."""
+def choose_columns(token_count: int, capacity: int) -> int:
+    """Columns that a step for up to `token_count` tokens reads: the next of a few sizes, at most all there are."""
     columns = COLUMNS
-    while columns < needed:
+    while columns < token_count:
         columns *= 2
     return min(columns, capacity)
 
 
-def round_capacity(needed: int) -> int:
-    """Columns to be allocated for sequences of up to `needed` tokens."""
-    return -(-needed // COLUMNS) * COLUMNS
+def round_capacity(token_count: int) -> int:
+    """Columns to be allocated for sequences of up to `token_count` tokens."""
+    return -(-token_count // COLUMNS) * COLUMNS
 
 
 def column_bytes(like: PrefilledPrompts) -> int:
@@ -41,12 +41,12 @@ def column_bytes(like: PrefilledPrompts) -> int:
     return sum(states[0, :, 0].numel() * states.element_size() for layer in like.layers for states in layer)
 
 
-def count_fitting_slots(wanted: int, capacity: int, like: PrefilledPrompts) -> int:
-    """How many of the wanted slots of `capacity` columns fit into the device's free memory; all, where nobody says."""
+def count_fitting_slots(most_slots: int, capacity: int, like: PrefilledPrompts) -> int:
+    """How many slots of `capacity` columns fit into the free memory, at most `most_slots`; all, if unknown."""
     device = like.layers[0][0].device
     give_back_memory(device)
     free = free_bytes(device)
-    return wanted if free is None else min(wanted, int(SHARE * free) // (capacity * column_bytes(like)))
+    return most_slots if free is None else min(most_slots, int(SHARE * free) // (capacity * column_bytes(like)))
 
 
 class StaticSlotLayer(CacheLayerMixin):

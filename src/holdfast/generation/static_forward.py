@@ -175,19 +175,19 @@ class StaticLlamaForward:
         bias = as_bias(build_mask(positions, cache.columns), x.dtype)  # once, else it is made in every layer
         cos, sin = compute_cos_sin(self.rotary, x, positions)  # [size, 1, 1, head]
         for index, layer in enumerate(self.layers):
-            x = layer.o(self._attend(layer, _normalise(x, layer.before), cos, sin, bias, cache, index)) + x
-            inward = _normalise(x, layer.after)
+            x = layer.o(self._read_cache(layer, _normalise_states(x, layer.before), cos, sin, bias, cache, index)) + x
+            inward = _normalise_states(x, layer.after)
             x = layer.down(apply_swiglu(layer.gate(inward), layer.up(inward))) + x
-        return self.head(_normalise(x, self.norm))[:, -1]
+        return self.head(_normalise_states(x, self.norm))[:, -1]
 
-    def _attend(
+    def _read_cache(
         self, layer: LlamaLayer, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: StaticSlotCache, index: int
     ) -> Tensor:
         """What the heads read, [size, 1, heads * head]."""
         # [size, 1, heads, head] each
         q, k, v = (part(x).unflatten(-1, (-1, layer.head)) for part in (layer.q, layer.k, layer.v))
         if layer.q_norm is not None:
-            q, k = _normalise(q, layer.q_norm), _normalise(k, layer.k_norm)
+            q, k = _normalise_states(q, layer.q_norm), _normalise_states(k, layer.k_norm)
         states = apply_rotary(torch.cat((q, k), 2), cos, sin)
         keys, values = cache.update(states[:, :, self.heads :].transpose(1, 2), v.transpose(1, 2), index)
         # The heads that share keys stand as if they were tokens of one head: nothing is repeated, and the kernels that
@@ -197,6 +197,6 @@ class StaticLlamaForward:
         return read.flatten(1)[:, None]
 
 
-def _normalise(x: Tensor, norm: Any) -> Tensor:
+def _normalise_states(x: Tensor, norm: Any) -> Tensor:
     """Root-mean-square norm of the last axis, in one kernel."""
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)

@@ -15,6 +15,7 @@ from holdfast.core.files import fresh_file
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Message, Row, Rows, fingerprint_json
 from holdfast.errors import UserError
+from holdfast.pipeline.readiness import describe_weights_alone
 
 if TYPE_CHECKING:
     from holdfast.models.loading import LoadedModel
@@ -130,6 +131,8 @@ class RunModelServices:
 
             self._other = None  # freed before the next is loaded
             loaded_model = load_model(name, device=self.work.base.device)
+            if line := describe_weights_alone(f"curator {self.curator}", loaded_model.path):
+                self.work.ui.write_once(line)
             chat = make_chat(self.work.recipe.data, loaded_model.tokenizer, self.work.sources.train)
             chat.limit_to(count_embeddings(loaded_model.model))
             self._other = name, loaded_model, chat

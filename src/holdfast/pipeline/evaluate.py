@@ -212,7 +212,7 @@ def _measure_model(
         ui.write_line(f"{name}: {setup.line}")
     subject = EvaluatedModel(
         decoder.answer_fingerprint(loaded_model.fingerprint), chat,
-        build_sample_fn(decoder.build_engine(chat, fingerprint=loaded_model.fingerprint)),
+        build_sample_fn(decoder.build_engine(chat, fingerprint=loaded_model.fingerprint, say=ui.write_once)),
         decoder.build_policy(), prompt=decoder.transform_prompt, extra=precision_of(loaded_model.model),
         reference=reference,
     )  # fmt: skip

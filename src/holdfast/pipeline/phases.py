@@ -27,6 +27,7 @@ from holdfast.evaluation.summary import compute_score
 from holdfast.evaluation.task import ItemResult, Task
 from holdfast.pipeline.curation_key import compute_curation_key, list_curators
 from holdfast.pipeline.curation_services import DropList, RunModelServices, open_drop_list
+from holdfast.pipeline.readiness import describe_weights_alone
 from holdfast.pipeline.run_dir import RunDirectory, free_name
 from holdfast.pipeline.sources import Sources, makes_pairs, open_extra_rows
 from holdfast.recipe.data_entries import data_label
@@ -231,7 +232,11 @@ def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
     from holdfast.models.loading import load_model
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
-    base = load_model(name, device=work.base.device) if name and not kind.startswith("http") else work.base
+    base = work.base
+    if name and not kind.startswith("http"):
+        base = load_model(name, device=work.base.device)
+        if line := describe_weights_alone("judge", base.path):
+            work.ui.write_once(line)
     return work.journal.build_sample_fn(
         _build_engine(work, kind, base, name or work.recipe.sampling.model, judges=True)
     )
@@ -245,7 +250,7 @@ def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | No
     chat = (None if kind.startswith("http") else brief_chat(base.tokenizer)) if judges else work.chat
     return build_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
-        slots=work.recipe.sampling.slots,
+        slots=work.recipe.sampling.slots, say=work.ui.write_once,
     )  # fmt: skip
 
 

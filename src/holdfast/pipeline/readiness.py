@@ -123,17 +123,35 @@ def describe_decoding(model: Path) -> str:
     return f"model: training starts from weights alone, and they are the base: {setup.line}" if setup else ""
 
 
+def describe_weights_alone(user: str, model: Path) -> str:
+    """A line when a judge or curator uses a model, in this directory, that answers through more; "" otherwise.
+
+    Args:
+        user: Who uses it, as messages begin with it.
+    """
+    from holdfast.generation.decoder import read_setup
+
+    setup = read_setup(model)
+    return f"{user}: of {model} the weights alone are used: {setup.line}" if setup else ""
+
+
 def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list[str]:
-    """A line when answers are sampled by another engine than the recipe names, because that cannot run the model."""
+    """What is to be said of how answers are sampled: by another engine than the recipe names, because that cannot run
+    the model, or by the native one without the CUDA graphs it has on this device."""
+    from holdfast.generation.native import NativeEngine
+    from holdfast.generation.static_forward import static_lacks
     from holdfast.generation.supported_models import native_lacks
 
     samples = any(task.kind == "generate" for task in tasks) or any(curator.samples for curator in recipe.curate)
-    if not samples or recipe.sampling.engine == "transformers" or not (lacks := native_lacks(model)):
+    if not samples or recipe.sampling.engine == "transformers":
         return []
-    return [
-        f"{model.config.model_type}: answers are sampled with transformers' generate, which is slower: the native "
-        f"engine does not know {lacks}"
-    ]
+    if lacks := native_lacks(model):
+        return [
+            f"{model.config.model_type}: answers are sampled with transformers' generate, which is slower: the native "
+            f"engine does not know {lacks}"
+        ]
+    reason = static_lacks(model) if model.device.type in NativeEngine.static_devices else ""
+    return [f"decoding without CUDA graphs: {reason}"] if reason else []
 
 
 def check_engine(kind: str, name: str | None) -> None:

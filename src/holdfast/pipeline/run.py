@@ -187,7 +187,7 @@ def _report_limits(
 
     context = context_length(base.model.config, recipe.tuner.virtual_tokens())
     for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
-        ui.write_line(line)
+        ui.write_once(line)
     for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
         ui.warn(line)
 

@@ -23,7 +23,9 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str) -> Evalua
 
     kind, slots = work.recipe.sampling.engine, work.recipe.sampling.slots
     decoder = model if isinstance(model, Decoder) else Decoder(model)
-    engine = decoder.build_engine(work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name)
+    engine = decoder.build_engine(
+        work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name, say=work.ui.write_once
+    )
     return EvaluatedModel(
         model=decoder.answer_fingerprint(name),
         extra=precision_of(decoder.model),
