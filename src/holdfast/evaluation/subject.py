@@ -14,7 +14,7 @@ from holdfast.axes.engine import SampleFn, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.areas import group_by_area
-from holdfast.data.batching.batches import EncodedSequence, collate_padded
+from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.data.rows import Message, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.evaluation.task import Task
@@ -203,6 +203,7 @@ def score_sequences(sequences: Sequence[EncodedSequence], subject: EvaluatedMode
 
 
 def build_batch(sequences: Sequence[EncodedSequence], subject: EvaluatedModel) -> Batch:
-    """Sequences as one batch padded on the right, on the model's device."""
+    """Sequences as one batch on the model's device, in the layout that costs the model least."""
     policy = require_part(subject.policy, "policy")
-    return collate_padded(sequences, subject.chat.pad_id, next(policy.model.parameters()).device)
+    device = next(policy.model.parameters()).device
+    return collate_on_device(sequences, policy.batch_layout, subject.chat.pad_id, device)

@@ -12,7 +12,7 @@ from holdfast.models.loading import context_length
 from holdfast.models.policy import Policy
 
 if TYPE_CHECKING:
-    from holdfast.data.batching.batches import Batch
+    from holdfast.data.batching.batches import Batch, Layout
 
 
 class JointPolicy:
@@ -33,6 +33,11 @@ class JointPolicy:
         contexts = {name: context_length(policy.config) for name, policy in policies.items()}
         limits = {name: limit for name, limit in contexts.items() if limit is not None}
         self.config = policies[min(limits, key=limits.__getitem__) if limits else "tuned"].config
+
+    @property
+    def batch_layout(self) -> Layout:
+        """As of `Policy`; padded unless all can do with packed lines."""
+        return "packed" if {policy.batch_layout for policy in self.policies.values()} == {"packed"} else "padded"
 
     @torch.no_grad()
     def token_logps(self, batch: Batch) -> Tensor:

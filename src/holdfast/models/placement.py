@@ -94,6 +94,12 @@ def good_at_bf16(device: torch.device) -> bool:
     return device.type == "xpu" and torch.xpu.is_bf16_supported()
 
 
+def autocast_dtype(precision: str, device: torch.device, weights: str) -> torch.dtype | None:
+    """What training computes in, by `train.precision` and `train.weights`; `None` for fp32."""
+    bf16 = good_at_bf16(device) if precision == "auto" else precision == "bf16"
+    return torch.bfloat16 if bf16 or weights == "bf16" else None
+
+
 def weights_dtype(own: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype in which a model is read, to sample from it and to measure it; what trains is made fp32 by the trainer.
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.data.batching.areas import group_by_area
-from holdfast.data.batching.batches import EncodedSequence, collate_padded
+from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.models.loading import context_length, eval_mode
 
 if TYPE_CHECKING:
+    from holdfast.data.batching.batches import Batch
     from holdfast.data.chat.encoder import Encoding
     from holdfast.models.policy import Policy
 
@@ -32,7 +33,7 @@ def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     out = [np.zeros(0, np.float32)] * len(sequences)
     with eval_mode(policy.model):
         for numbers in group_by_area(sequences, MICRO_TOKENS):
-            batch = collate_padded([sequences[i] for i in numbers], pad_id, policy.causal.device)
+            batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
             if not len(batch.labels):
                 continue
             values = policy.token_logps(batch).float().cpu()  # [N], by sequence
@@ -48,7 +49,7 @@ def mean_states(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
     with eval_mode(policy.model):
         for numbers in group_by_area(sequences, MICRO_TOKENS):
-            batch = collate_padded([sequences[i] for i in numbers], pad_id, policy.causal.device)
+            batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
             owner = batch.sequence_ids()  # [B * L]
             real = (owner >= 0).nonzero()[:, 0]
             states = policy.hidden_states_at(batch, real).float()  # [tokens, D]
@@ -78,7 +79,7 @@ def projected_gradients(
                 if not sequence.label_mask[1:].any():
                     out.append(np.zeros(size, np.float32))
                     continue
-                batch = collate_padded([sequence], pad_id, policy.causal.device)
+                batch = _collate_batch([sequence], pad_id, policy)
                 loss = policy.weighted_nll(batch, torch.full_like(batch.weights, 1 / len(batch.labels)))
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 out.append(project_gradients(gradients, size, seed).cpu().numpy())
@@ -114,6 +115,10 @@ def project_gradients(gradients: Iterable[Tensor | None], size: int, seed: int) 
 def _seed_of(seed: int, number: int) -> int:
     """The seed of the signs of one weight."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest(), "little")
+
+
+def _collate_batch(sequences: Sequence[EncodedSequence], pad_id: int, policy: Policy) -> Batch:
+    return collate_on_device(sequences, policy.batch_layout, pad_id, policy.causal.device)
 
 
 def _within_context(policy: Policy, encoding: Encoding, row: int) -> EncodedSequence:

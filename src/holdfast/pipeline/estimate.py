@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.models.loading import context_length
-from holdfast.models.placement import GIB, peak_gib, wait_for
+from holdfast.models.placement import GIB, autocast_dtype, peak_gib, wait_for
+from holdfast.models.policy import Policy
 from holdfast.pipeline.live_evaluation import live_tasks
+from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
 from holdfast.training.memory import activation_bytes, first_micro_tokens
 from holdfast.training.plan import boundary_steps
 
@@ -77,7 +79,7 @@ def estimate_costs(
         "plan": {
             "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.breakdown, "micro_tokens": micro,
             "learning_rate": plan.learning_rate, "epochs": plan.epochs or None,
-            "trainable": trainable, "parameters": total,
+            "trainable": trainable, "parameters": total, "attention": _describe_attention(recipe, tuned, table),
         },
         "estimate": {
             "seconds": PASSES * tokens * per_token,
@@ -86,6 +88,16 @@ def estimate_costs(
             "memory_gib": (resident_bytes + max(0.0, own)) / GIB,
         },
     }  # fmt: skip
+
+
+def _describe_attention(recipe: Recipe, tuned: Model, table: TokenTable) -> str:
+    """Attention and layout of the training, by the trials that it begins with; `tuned` is of no use afterwards."""
+    autocast = autocast_dtype(recipe.train.precision, tuned.device, recipe.train.weights)
+    if autocast is None:
+        tuned.float()  # as training does then: there is no varlen attention in fp32
+    policy = Policy(tuned, autocast=autocast)
+    layout = choose_layout(recipe.train.layout, policy, table.per_row, tuned.device)
+    return describe_attention(policy, layout, share_pair_prompts(table, policy, layout, recipe.objective))
 
 
 def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:

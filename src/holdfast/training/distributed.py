@@ -84,9 +84,8 @@ class Machine:
         there = self.accelerator.device
         if self.world > 1 and (there.type != device.type or device.index not in (None, there.index)):
             raise UserError(f"accelerate: it computes on {there}, and the model is on {device}")
-        bf16 = placement.good_at_bf16(device) if precision == "auto" else precision == "bf16"
         self.weights = weights
-        self.autocast = torch.bfloat16 if bf16 or weights == "bf16" else None
+        self.autocast = placement.autocast_dtype(precision, device, weights)
         if self.is_sharded and weights == "bf16":
             raise UserError(
                 "train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP"

@@ -20,7 +20,6 @@ from holdfast.axes.objective import attach_step_statistics
 from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import compute_step_size, count_steps
-from holdfast.data.row_shapes import PAIR
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate_model
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
@@ -29,7 +28,7 @@ from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor
-from holdfast.training.prompt_sharing import share_prompts
+from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
@@ -155,6 +154,8 @@ class TrainerState:
             self._add_value_head()
         self.layout = self._choose_layout()
         self._share_prompts()
+        table = self.table if self.has_table else None
+        self.attention = describe_attention(self.policy, self.layout, table, machine.is_sharded)
         enable_recomputation(self.policy.causal, recomputation)
         self.scorer = PreparedObjective(self.policy, recipe.objective)
         if machine.is_sharded:
@@ -190,20 +191,11 @@ class TrainerState:
 
     def _share_prompts(self) -> None:
         """Let the two of a pair stand in one line behind their common prompt, where that is the same and cheaper."""
-        objective = self.recipe.objective
-        if self.layout == "padded" and objective.row_shape() is PAIR and objective.shares_prompts():
-            self.table = share_prompts(self.table, self.policy)
+        self.table = share_pair_prompts(self.table, self.policy, self.layout, self.recipe.objective)
 
     def _choose_layout(self) -> Layout:
-        layout = self.recipe.train.layout
-        if layout == "packed" and not self.policy.isolates_packed_rows:
-            raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
-        if layout != "auto":
-            return layout
-        # Pairs can share their prompts in padded lines, which a compact model does not pay for; shards are not compact.
-        compact = self.policy.uses_fused_body and not self.machine.is_sharded
-        free = self.machine.device.type != "cpu" or (compact and self.table.per_row == 1)
-        return "packed" if free and self.policy.isolates_packed_rows else "padded"
+        setting, per_row, machine = self.recipe.train.layout, self.table.per_row, self.machine
+        return choose_layout(setting, self.policy, per_row, machine.device, machine.is_sharded)
 
     def _first_micro_tokens(self, state: dict[str, Any]) -> int:
         """The micro-batch in tokens: what the interrupted run had found, the recipe's, or a first guess."""

@@ -101,6 +101,7 @@ class Trainer:
         self.interrupts = Interrupts(machine.world, self._send_note)
         self.state.build(resume_point.state if resume_point else {})
         self.model = self.state.model
+        self._send_note(f"attention: {self.state.attention}")
         needs_order = needs_deterministic_algorithms(self.recipe.train.deterministic, machine.device)
         self.in_fixed_order = partial(deterministic_algorithms, needs_order)
         with self.in_fixed_order():

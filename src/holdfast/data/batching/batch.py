@@ -44,8 +44,12 @@ class Batch:
         weight: Sum of `weights`, known without asking the device.
         cu_seqlens: [S + 1] int32 offsets of the sequences (without padding) laid one after another; their differences
             are the sequence lengths, a shared prompt in both of its two.
-        attention_mask: None where the layout isolates. Pairs that share their prompt: bool [B, 1, L, L], True where a
-            position (third axis) looks at another (fourth); every position looks at itself at least.
+        longest: Tokens of the longest sequence, known without asking the device.
+        attention_mask: None where the layout isolates. Pairs that share their prompt, padded: bool [B, 1, L, L], True
+            where a position (third axis) looks at another (fourth); every position looks at itself at least.
+        key_index: Pairs that share their prompt, packed: [cu_seqlens[-1]] int64 place in the line of each token of each
+            sequence; the prompt of rejected stands where that of chosen does. Else None.
+        query_seqlens: Beside it, [S + 1] int32 offsets in the line of the tokens that each sequence has to itself.
         values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
         step_values: What the objective surveyed of the whole step, by name.
         token_values: By name, fp32 [N]: numbers that labels carry (advantages, log-probabilities when sampled, ...).
@@ -64,7 +68,10 @@ class Batch:
     tokens: int
     weight: float
     cu_seqlens: Tensor
+    longest: int = 0
     attention_mask: Tensor | None = None
+    key_index: Tensor | None = None
+    query_seqlens: Tensor | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
     step_values: dict[str, StepValues] = field(default_factory=dict)
     token_values: dict[str, Tensor] = field(default_factory=dict)
@@ -143,6 +150,7 @@ class Batch:
             roles=self.roles[keep],
             n_sequences=len(lengths),
             tokens=int(lengths.sum()),
+            longest=int(lengths.max()) if len(lengths) else 0,
             weight=_exact_sum(self.weights[labels]),
             cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
             values={name: value[keep] for name, value in self.values.items()},
@@ -152,7 +160,7 @@ class Batch:
 
     def _refuse_shared(self, method: str) -> None:
         """Lines in which pairs stand behind their common prompt cannot be cut."""
-        if self.attention_mask is not None:
+        if self.attention_mask is not None or self.key_index is not None:
             raise UserError(
                 f"Batch.{method} cannot cut pairs that share the line of their prompt: an objective that calls it says "
                 "so by a `shares_prompts` that returns False"

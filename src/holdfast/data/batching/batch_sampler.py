@@ -142,7 +142,7 @@ class BatchSampler:
     def cut_micro_batches(self, rows: np.ndarray) -> list[list[int]]:
         """Cut rows, longest first, into micro-batches within `micro_tokens`."""
         parts, at = [], 0
-        ends = np.cumsum(self.lengths[rows])
+        ends = np.cumsum(self._computed_tokens()[rows])
         while at < len(rows):
             if self.layout == "padded":
                 take = self.micro_tokens // (int(self.widths[rows[at]]) * self.per_row)
@@ -152,6 +152,10 @@ class BatchSampler:
             parts.append(rows[at : at + max(1, take)].tolist())
             at += max(1, take)
         return parts
+
+    def _computed_tokens(self) -> np.ndarray:
+        """Real tokens that each row costs, [rows]: fewer than `lengths` where its sequences share a line."""
+        return np.minimum(self.lengths, self.widths * self.per_row)
 
     def rank_micro_batches(self, step: int) -> list[list[int]]:
         """This rank's micro-batches of a global step: lists of row indexes, the same number on every rank."""
@@ -167,9 +171,7 @@ class BatchSampler:
         """Share of the computed positions that are padding, over the first steps of the first epoch."""
         if self.layout == "packed":
             return 0.0
-        real_tokens = np.minimum(
-            self.lengths, self.widths * self.per_row
-        )  # fewer than `lengths` where a line is shared
+        real_tokens = self._computed_tokens()
         real = area = 0
         for index in range(min(steps, len(self.epoch_plan(0)))):
             for part in self.micro_batches(index):

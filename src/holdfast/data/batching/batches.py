@@ -56,9 +56,11 @@ class EncodedSequence:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def collate_padded(sequences: Sequence[EncodedSequence], pad_id: int, device: torch.device) -> Batch:
-    """One or more sequences as a batch padded on the right, on a device."""
-    batch = collate_sequences(sequences, "padded", pad_id)
+def collate_on_device(
+    sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int, device: torch.device
+) -> Batch:
+    """One or more sequences as a batch on a device; arguments as of `collate_sequences`."""
+    batch = collate_sequences(sequences, layout, pad_id)
     assert batch is not None  # only nothing makes none
     return batch.to(device)
 
@@ -133,6 +135,7 @@ def _assemble_batch(
         tokens=total,
         weight=float(label_weights.sum(dtype=np.float64)),
         cu_seqlens=torch.from_numpy(offsets),
+        longest=int(lengths.max()),
         values={name: torch.from_numpy(value.astype(np.float32)) for name, value in values.items()},
     )
 

@@ -17,12 +17,12 @@ BLOCK = 1024
 
 
 class SharedPrefixTable(TokenTable):
-    """A table of pairs whose padded lines hold a pair each: shared prefix, rest of chosen, rest of rejected.
+    """A table of pairs as lines of shared prefix, rest of chosen, rest of rejected: one a line, or all in one (packed).
 
     The shared prefix is the longest common beginning of the two sequences without a label in either. The rest of
     rejected looks at the prefix and at itself, never at chosen, and its positions go on from the prefix. So log-
     probabilities and gradients are those of two lines (dropout, where there is any, draws once for the prefix), given
-    a model that obeys `Batch.attention_mask`.
+    a model that obeys `Batch.attention_mask` (padded) or `Batch.key_index` (packed).
 
     Steps hold the rows that they hold without sharing: `batch_tokens` counts the prompt twice. Micro-batches are cut
     by what is computed.
@@ -41,11 +41,38 @@ class SharedPrefixTable(TokenTable):
         self.lines = 1
 
     def collate_rows(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
-        """As `TokenTable.collate_rows` in all but the lines; `layout` must be "padded"."""
-        assert layout == "padded"
+        """As `TokenTable.collate_rows` in all but the lines."""
         flat = super().collate_rows(rows, "packed", pad_id)
         if flat is None:
             return None
+        return self._pack_pairs(flat, rows) if layout == "packed" else self._pad_pairs(flat, rows, pad_id)
+
+    def _pack_pairs(self, flat: Batch, rows: Sequence[int] | np.ndarray) -> Batch:
+        """All pairs in one line: what `flat` [1, n] holds, but for each rejected's prefix.
+
+        As keys that prefix is still there: chosen's, to which `key_index` leads.
+        """
+        lengths = flat.cu_seqlens.diff().numpy().astype(np.int64)  # [2 R]
+        begins = np.cumsum(lengths) - lengths
+        sequence = np.repeat(np.arange(len(lengths)), lengths)  # [n]
+        position, pair = flat.position_ids[0].numpy(), sequence // 2
+        is_twice = (sequence % 2 == 1) & (position < self.prefixes[rows][pair])
+        rank = np.cumsum(~is_twice) - 1  # place in the line of a token that stands there
+        key_index = torch.from_numpy(rank[np.where(is_twice, begins[2 * pair] + position, np.arange(len(position)))])
+        counts = np.bincount(sequence[~is_twice], minlength=len(lengths))
+        stays = torch.from_numpy(~is_twice)
+        return replace(
+            flat,
+            input_ids=flat.input_ids[:, stays],
+            position_ids=flat.position_ids[:, stays],
+            label_positions=key_index[flat.label_positions],
+            tokens=int(counts.sum()),
+            query_seqlens=torch.from_numpy(np.append(0, np.cumsum(counts)).astype(np.int32)),
+            key_index=key_index,
+        )
+
+    def _pad_pairs(self, flat: Batch, rows: Sequence[int] | np.ndarray, pad_id: int) -> Batch:
+        """A pair a line, with a mask."""
         lengths = flat.cu_seqlens.diff().numpy()  # [2 R]
         prefixes, widths, chosen = self.prefixes[rows], self.widths[rows], lengths[::2]  # [R]
         width = int(widths.max())
