@@ -25,7 +25,8 @@ def reference_varlen(
     NaN), and refuses grouped heads that are not announced, offsets that are not int32, and lengths beyond its maximum.
     """
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    assert query.dtype == key.dtype == value.dtype and query.shape[-1] == key.shape[-1] == value.shape[-1]
+    assert query.dtype == key.dtype == value.dtype
+    assert query.shape[-1] == key.shape[-1] == value.shape[-1]
     assert enable_gqa == (query.shape[1] != key.shape[1])
     groups = query.shape[1] // key.shape[1]
     out = torch.full_like(query, float("nan"))
@@ -33,7 +34,8 @@ def reference_varlen(
     for i in range(len(cu_seq_q) - 1):
         q = query[cu_seq_q[i] : cu_seq_q[i + 1]]
         k, v = (x[cu_seq_k[i] : cu_seq_k[i + 1]].repeat_interleave(groups, 1) for x in (key, value))
-        assert len(q) <= max_q and len(k) <= max_k
+        assert len(q) <= max_q
+        assert len(k) <= max_k
         ahead = torch.arange(len(k)) - (torch.arange(len(q))[:, None] + len(k) - len(q))  # keys after the query
         visible = torch.ones_like(ahead, dtype=torch.bool)
         visible &= (ahead <= right) if right >= 0 else visible

@@ -22,7 +22,7 @@ from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.models.policy import Policy, precompute_reference
 from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.stored_values import ReferenceCache
-from holdfast.training import setup
+from holdfast.training import layout, setup
 from holdfast.training.callbacks import Hooks
 from holdfast.training.distributed import Machine
 from holdfast.training.prompt_sharing import (
@@ -261,7 +261,7 @@ def test_a_run_ends_with_the_weights_of_one_without(tmp_path, monkeypatch, tuner
     for name in ("with", "without"):
         seen = []
         if name == "without":
-            monkeypatch.setattr(setup, "share_prompts", lambda table, policy: table)
+            monkeypatch.setattr(layout, "share_prompts", lambda table, policy, layout: table)
         done = fit(tmp_path / name, hooks=Hooks(on_step=seen.append), tuner=tuner)
         logs[name], tokens[name] = (seen, weights(done)), done.tokens
     (one, after), (other, after_other) = logs["with"], logs["without"]

@@ -154,7 +154,8 @@ class _Trial:
 
     def run_rows(self) -> tuple[Tensor, Tensor]:
         """Final hidden states [T, D] of each row alone, and the gradient [T, D] in the embeddings."""
-        passes = [self._compute_gradient(row[None], start) for row, start in zip(self.rows, self._list_starts(), strict=True)]
+        places = zip(self.rows, self._list_starts(), strict=True)
+        passes = [self._compute_gradient(row[None], start) for row, start in places]
         return torch.cat([states for states, _ in passes]), torch.cat([gradient for _, gradient in passes])
 
     def run_line(self) -> tuple[Tensor, Tensor, MaskRequests]:

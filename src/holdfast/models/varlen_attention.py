@@ -165,15 +165,8 @@ def make_attention_function(
             attend_by_mask: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
             extras |= {"sliding_window": sliding_window, "is_causal": is_causal}
             return attend_by_mask(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **extras)
-        if dropout:
-            raise VarlenRefused(f"its attention has dropout ({dropout:g})")
-        if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-            raise VarlenRefused("its attention looks ahead")
-        if attention_mask is not None:
-            raise VarlenRefused("its attention adds a mask of its own")
-        for name, extra in extras.items():
-            if name not in HARMLESS and extra is not None and extra is not False:
-                raise VarlenRefused(EXTRAS.get(name, f"its attention takes {name}"))
+        looks_ahead = not (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+        _refuse_more_than_lengths(dropout, looks_ahead, attention_mask, extras)
         if note_window is not None:
             note_window(sliding_window)
         # [T, heads, head] each. SDPA is given the type of autocast by torch; a kernel that torch does not know is not.
@@ -196,6 +189,25 @@ def make_attention_function(
         return out[..., :own_head][None], None
 
     return attend_line
+
+
+def _refuse_more_than_lengths(
+    dropout: float, looks_ahead: bool, attention_mask: Tensor | None, extras: dict[str, Any]
+) -> None:
+    """See that lengths, windows and a scale are all that an attention goes by.
+
+    Raises:
+        VarlenRefused: If a layer asks for more.
+    """
+    if dropout:
+        raise VarlenRefused(f"its attention has dropout ({dropout:g})")
+    if looks_ahead:
+        raise VarlenRefused("its attention looks ahead")
+    if attention_mask is not None:
+        raise VarlenRefused("its attention adds a mask of its own")
+    for name, extra in extras.items():
+        if name not in HARMLESS and extra is not None and extra is not False:
+            raise VarlenRefused(EXTRAS.get(name, f"its attention takes {name}"))
 
 
 EXTRAS = {
@@ -233,7 +245,7 @@ def find_kernel(device: torch.device, dtype: torch.dtype) -> tuple[Kernel | None
     if device.type != "cuda":
         return None, ""
     if dtype not in (torch.bfloat16, torch.float16):
-        return None, f"in {str(dtype).removeprefix('torch.')} there is no varlen attention; train.precision: bf16 has it"
+        return None, f"varlen attention computes in bf16 or fp16, not {str(dtype).removeprefix('torch.')}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return None, f"{torch.cuda.get_device_name(device)} is too old for flash attention"
     version = f"torch {torch.__version__}"

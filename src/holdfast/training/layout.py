@@ -58,7 +58,9 @@ def share_pair_prompts(table: TokenTable, policy: Policy, layout: Layout, object
     return share_prompts(table, policy, layout)
 
 
-def describe_attention(policy: Policy, layout: Layout, table: TokenTable | None = None, is_sharded: bool = False) -> str:
+def describe_attention(
+    policy: Policy, layout: Layout, table: TokenTable | None = None, is_sharded: bool = False
+) -> str:
     """Attention and layout for the plan, and what stands against attention by lengths: one line.
 
     Args:

@@ -1,8 +1,8 @@
 """Whether the pairs of a table share their prompts in training: where the model obeys, and where it saves work.
 
 Where packed lines are read by their lengths (on CUDA), the prompt's keys are read by both answers in one call of the
-kernel, whatever the length of the line. Everywhere else a shared line has a mask. On a GPU that takes SDPA's slow kernel
-and memory that grows as the square of the line, so that only short lines share their prompt there (`WIDEST_MASK`).
+kernel, whatever the length of the line. Everywhere else a shared line has a mask. On a GPU that takes SDPA's slow
+kernel and memory that grows as the square of the line, so only short lines share their prompt there (`WIDEST_MASK`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORTHWHILE = 0.1
 """Share of the work that must be saved."""
 
 WIDEST_MASK = 2048
-"""Tokens of a line with a mask on a GPU: 8 MiB a line in 16 bits, what a layer's activations take there. Not measured."""
+"""Tokens of a line with a mask on a GPU: 8 MiB a line in 16 bits, about what a layer keeps of it. Not measured."""
 
 PLAIN = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers that attend as their mask says."""

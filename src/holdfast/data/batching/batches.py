@@ -56,9 +56,7 @@ class EncodedSequence:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def collate_on_device(
-    sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int, device: torch.device
-) -> Batch:
+def collate_on_device(sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int, device: torch.device) -> Batch:
     """One or more sequences as a batch on a device; arguments as of `collate_sequences`."""
     batch = collate_sequences(sequences, layout, pad_id)
     assert batch is not None  # only nothing makes none
