@@ -18,13 +18,14 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.errors import UserError
 from holdfast.models.joint_policy import JointPolicy
 from holdfast.models.policy import Policy
+from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.row_features import label_logps, mean_states
 from holdfast.models.varlen_attention import find_kernel
 from holdfast.training.layout import choose_layout, describe_attention
 from holdfast.training.prompt_sharing import share_prompts
-from holdfast.training.setup import enable_gradient_checkpointing
 from varlen_reference import reference_varlen
 
+CPU = torch.device("cpu")
 WINDOWED = {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 KINDS = {"llama": {}, "qwen3": {"head_dim": 8}, "gemma3_text": WINDOWED, "gpt2": {}, "phi": {}}
 
@@ -75,8 +76,9 @@ def test_packed_is_padded_is_single_rows(tiny, make_rows, kind):
         own_logits.log_softmax(-1).gather(1, packed.labels[:, None])[:, 0], wanted[0], atol=1e-5, rtol=0
     )
     # Layers that are computed again in the backward pass attend as they did going forward.
-    enable_gradient_checkpointing(policy.model.train())
-    assert_same(score_rows(policy, [packed]), wanted)
+    for recomputation in ("full", "selective"):
+        enable_recomputation(policy.model.train(), recomputation)
+        assert_same(score_rows(policy, [packed]), wanted)
 
 
 def test_without_lengths_it_is_sdpa(tiny):
@@ -215,18 +217,15 @@ def test_layouts(tiny):
         ("packed", refused, 1, "packed", "eager with a mask (packed): gemma2 caps its attention scores"),
     ]
     for setting, policy, per_row, layout, line in cases:
-        assert choose_layout(setting, policy, per_row) == layout
+        assert choose_layout(setting, policy, per_row, CPU) == layout
         assert describe_attention(policy, layout) == line
-    on_card = SimpleNamespace(type="cuda")
+    card = torch.device("cuda")  # nothing is put there
     for by_length, layout in ((True, "packed"), (False, "padded")):
-        policy = SimpleNamespace(
-            reads_lines_by_length=by_length, isolates_packed_rows=True, uses_fused_body=False,
-            causal=SimpleNamespace(device=on_card),
-        )  # fmt: skip
-        assert choose_layout("auto", policy, 1) == choose_layout("auto", policy, 2) == layout
+        policy = SimpleNamespace(reads_lines_by_length=by_length, isolates_packed_rows=True, uses_fused_body=False)
+        assert choose_layout("auto", policy, 1, card) == choose_layout("auto", policy, 2, card) == layout
     mixing = SimpleNamespace(isolates_packed_rows=False)
     with pytest.raises(UserError, match=r"train\.layout: this model cannot keep packed rows apart"):
-        choose_layout("packed", mixing, 1)
+        choose_layout("packed", mixing, 1, CPU)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.models.policy import Policy, precompute_reference
 from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.stored_values import ReferenceCache
-from holdfast.training import layout, setup
+from holdfast.training import layout
 from holdfast.training.callbacks import Hooks
 from holdfast.training.distributed import Machine
 from holdfast.training.prompt_sharing import (
