@@ -49,9 +49,11 @@ def line(name: str, result: dict[str, Any] | None) -> str:
     parts = []
     for check in result["checks"]:
         least = check["margin"] if check["by"] == "more" else -check["margin"]
-        ends = f"{check['delta']:{digits}} [{check['low']:{digits}}, {check['high']:{digits}}], must be above {least:g}"
         why = f" ({'; '.join(check['reasons'])})" if check["reasons"] else ""
-        parts.append(f"{check['what']}: {check['outcome']}{why}, {ends}")
+        parts.append(f"{check['what']}: {check['outcome']}{why}")
+        if check["low"] is not None:  # None where the arms have no gain in common to compare at
+            ends = f"{check['delta']:{digits}} [{check['low']:{digits}}, {check['high']:{digits}}]"
+            parts[-1] += f", {ends}, must be above {least:g}"
     return f"| `{name}` | {claim} | **{result['outcome']}** | {'; '.join(parts)} |"
 
 
