@@ -131,16 +131,14 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
     assert rest == [
         "run.yaml:16: optimizer: adamw_8bit is not one of the optimizers: there are adamw and lomo, which holds no "
         "states at all",
-        "run.yaml:21: load_in_4bit is not supported: there is no training on 4-bit or 8-bit weights; lora holds the "
-        "frozen weights in 16 bits",
+        "run.yaml:21: load_in_4bit is not a setting here: the frozen base of lora is held in so many bits by "
+        "tuner.base_bits: 4",
     ]
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("method: qlora", "method: qlora is not a method: there is no training on 4-bit or 8-bit weights; "),
-        ("tuner: qlora", "tuner: qlora is not one of the tuners: there is no training on 4-bit"),
         ("stage: ppo", "method: ppo is not a method: there is no PPO; grpo trains on"),
         ("stage: [sft, dpo]", "stage is not a setting; did you mean stages?"),
         ("method: s3ft+ssr", "method: s3ft+ssr: both s3ft and ssr choose the rows, and `+` joins methods that do "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-FOUR_BITS = "there is no training on 4-bit or 8-bit weights; lora holds the frozen weights in 16 bits"
 METHODS_ELSEWHERE: dict[str, str] = {
-    "qlora": FOUR_BITS,
     "ppo": "there is no PPO; grpo trains on answers that are drawn before, and rounds of it are stages",
     "rlhf": "there is no PPO; dpo trains on preferences, grpo on judged answers",
     "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",

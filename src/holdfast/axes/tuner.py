@@ -101,6 +101,13 @@ class Tuner(Method):
         """What these settings come to for `model`, before `apply`: one line each."""
         return []
 
+    def frozen_bits(self) -> int | None:
+        """In how many bits, 4 or 8, the frozen base is held while this trains; `None`: as it was loaded.
+
+        The trainer gets such a base, and the adapter goes on the base as it is when it is trained.
+        """
+        return None
+
     def virtual_tokens(self) -> int:
         """How many trained embeddings stand before every sequence, in the model's context."""
         return 0

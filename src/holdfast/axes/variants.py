@@ -95,6 +95,11 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
             "lora", "Low-rank updates scaled by the square root of the rank.", "Kalajdzievski 2023, arXiv 2312.03732",
             {"rslora": True},
         ),
+        "qlora": Variant(
+            "lora", "Low-rank updates beside frozen weights in 4 bits.", "Dettmers et al. 2023, arXiv 2305.14314",
+            {"base_bits": 4},
+            "The authors adapt all linear maps with rank 64 and page the optimizer's state; the rank here is lora's.",
+        ),
     },
     "inference": {
         "wise_ft": Variant(
@@ -113,7 +118,8 @@ def make_variant(name: str, base: type[Method], variant: Variant) -> type[Method
     fields: dict[str, Any] = {}
     for knob, value in variant.knobs.items():
         info = base.model_fields[knob]
-        kind = Literal[value] if isinstance(value, (str, bool)) else Annotated[(info.annotation, *info.metadata)]
+        number = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        kind = Literal[value] if isinstance(value, (str, bool)) else number
         fields[knob] = (kind, Field(value, description=info.description))
     cls = create_model(
         base.__name__, __base__=base, __module__=base.__module__, __doc__=_format_page(base, variant), **fields

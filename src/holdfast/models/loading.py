@@ -103,7 +103,7 @@ def load_model(
     beneath = _file_fingerprint(base) if adapter else ""  # once: reading all weights is most of the work
     if adapter:
         refuse_other_base(path, base, beneath)
-    model = _load_adapter(tuner, path, base, dtype) if adapter else _load_plain_model(path, dtype)
+    model = _load_adapter(tuner, path, base, dtype) if adapter else load_plain_model(path, dtype)
     tokenizer = _read_tokenizer(path if (path / "tokenizer_config.json").exists() else base)
     lab = any(LAB_DIRECTORY in place.parents for place in (path, base)) or bool(
         getattr(model.config, "holdfast_lab", False)
@@ -248,8 +248,12 @@ def _load_config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def _load_plain_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of a directory; weights missing from the files are an error, not noise."""
+def load_plain_model(path: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """The causal language model of a directory; weights missing from the files are an error, not noise.
+
+    Args:
+        options: More for `from_pretrained`.
+    """
     with explain_load_errors(path):
         # The stub forgets that output_loading_info makes it a pair.
         model_and_info: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
@@ -259,6 +263,7 @@ def _load_plain_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     model, info = model_and_info
     if info["missing_keys"]:
@@ -316,7 +321,7 @@ def refuse_other_base(path: Path, base: Path, here: str) -> None:
 
 
 def _load_adapter(tuner: Tuner, path: Path, beneath: Path, dtype: torch.dtype) -> Model:
-    base = _load_plain_model(beneath, dtype)
+    base = load_plain_model(beneath, dtype)
     if (path / PEFT_SETTINGS).exists():
         refuse_endless_patterns(path, [name for name, _ in base.named_modules()])
     base_ids = set(map(id, base.parameters()))

@@ -83,6 +83,8 @@ def _values_as_reloaded(
     for name, parameter in model.named_parameters():
         if name in apart:
             continue  # matrices of an adapter are stored and used in fp32
+        if not parameter.is_floating_point():
+            continue  # a base in 4 or 8 bits, which is never saved
         value = parameter.detach()
         if parameter.requires_grad or frozen:
             value = value.to(file_dtype)

@@ -157,9 +157,12 @@ def _build_training_entry(
     }  # fmt: skip
 
 
-def _build_arithmetic_entry(recipe: Recipe, result: TrainResult) -> dict[str, str]:
+def _build_arithmetic_entry(recipe: Recipe, result: TrainResult) -> dict[str, str | int]:
     """The types that were trained in, where the recipe chose how weights are held."""
-    return {"arithmetic": result.arithmetic} if recipe.train.weights != "auto" else {}
+    bits = recipe.tuner.frozen_bits()
+    if recipe.train.weights == "auto" and bits is None:
+        return {}
+    return {"arithmetic": result.arithmetic, **({"base_bits": bits} if bits else {})}
 
 
 def _clip_factor(work: RunContext) -> float | None:

@@ -15,6 +15,7 @@ from holdfast.core.files import fresh_file, remove_leftovers
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
 from holdfast.pipeline.curation_key import open_replay_rows
+from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
 from holdfast.pipeline.phases import (
     RunContext,
@@ -246,12 +247,12 @@ def train_model(
         folder.write_resolved(resolved_recipe, {**chat_sources, "train.batch_tokens": f"{source}: {plan.size.text}"})
     ui.start_phase("train")
     trainer = Trainer(
-        recipe, work.base.model, table, folder.path,
+        recipe, load_training_base(work), table, folder.path,
         pad_id=work.chat.pad_id, hooks=build_training_hooks(work, before), rerun_hint=rerun_hint,
         base=work.base.fingerprint,
         name_row=lambda i: _name_row(rows, int(table.source[i])),
     )  # fmt: skip
-    return trainer.fit(), token_report, plan
+    return restore_base(work, trainer.fit()), token_report, plan
 
 
 def _name_row(rows: Rows, index: int) -> str:

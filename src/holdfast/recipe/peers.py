@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from holdfast.axes.elsewhere import FOUR_BITS
-
 Path = tuple[str | int, ...]
 Convert = Callable[[Any], Any]
 
@@ -97,6 +95,7 @@ SHARE = "counts in shares of the run, not in steps"
 NO_UPLOAD = "nothing is uploaded; OUTPUT/model is a plain model: hf upload USER/NAME OUTPUT/model"
 TRACKERS = "track knows tensorboard, wandb, mlflow and trackio; and every step is in OUTPUT/events.jsonl"
 LAUNCHER = "several GPUs are used by `accelerate launch -m holdfast train`, with DDP or FSDP2"
+BASE_BITS = "the frozen base of lora is held in so many bits by tuner.base_bits"
 ONE_LOSS = "the preference losses are methods: dpo (objective.loss chooses among its losses), ipo, simpo, orpo, kto"
 
 NO_EFFECT: dict[str, str] = {
@@ -127,9 +126,11 @@ NO_EFFECT: dict[str, str] = {
 """Names whose value changes no result: what takes care of it. They are left out, which is said."""
 
 INSTEAD: dict[str, str] = {
-    **dict.fromkeys(["load_in_4bit", "load_in_8bit", "quantization_bit", "quantization_method", "gptq",
-                     "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
-                     "double_quantization", "use_4bit", "use_8bit"], f"not supported: {FOUR_BITS}"),
+    **dict.fromkeys(["load_in_4bit", "use_4bit", "quantization_bit"], f"{BASE_BITS}: 4"),
+    **dict.fromkeys(["load_in_8bit", "use_8bit"], f"{BASE_BITS}: 8"),
+    **dict.fromkeys(["bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
+                     "double_quantization"], "tuner.base_bits: 4 is NF4 with quantized scales, computed with in bf16"),
+    **dict.fromkeys(["quantization_method", "gptq"], "not supported: tuner.base_bits is 4 or 8, by bitsandbytes"),
     "wandb_project": "track: wandb shows the run, in the project that WANDB_PROJECT names in the environment",
     "wandb_entity": "track: wandb shows the run, under the name that WANDB_ENTITY has in the environment",
     **dict.fromkeys(["wandb_run_id", "wandb_name", "run_name"], "a run is called as its output directory is"),

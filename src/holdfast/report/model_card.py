@@ -180,6 +180,8 @@ def _describe_training(report: dict[str, Any]) -> str:
         )
     if t.get("arithmetic"):
         parts.append(f"Trained in {_escape_cell(t['arithmetic'])}.")
+    if t.get("base_bits"):
+        parts.append("Measured and saved is the adapter on the base as it is in its own files: serve it so.")
     seconds = phrasing.total_seconds(report.get("cost"))
     if phrasing.is_known(seconds):
         parts.append(f"It took {phrasing.format_duration(seconds)} in all.")

@@ -132,7 +132,7 @@ class TrainingReport(ReportPart):
     """What was trained on, and how far.
 
     Args:
-        arithmetic: In which types, where the recipe chose them.
+        arithmetic: In which types, where the recipe chose them. base_bits: Of the frozen base while it was trained on.
     """
 
     rows: int | None = None
@@ -151,6 +151,7 @@ class TrainingReport(ReportPart):
     clipped: Number = None
     clip_factor: Number = None
     arithmetic: str | None = None
+    base_bits: int | None = None
     warnings: list[str] | None = None
 
 

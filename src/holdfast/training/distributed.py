@@ -118,18 +118,28 @@ class Machine:
         Raises:
             UserError: If weights in bf16 would be trained by several processes.
         """
+        is_quantized = any(not p.is_floating_point() for p in model.parameters())
+        if self.is_sharded and is_quantized:
+            raise UserError(
+                "tuner.base_bits: weights in 4 or 8 bits cannot be shared out by FSDP; leave one of them out"
+            )
         if self.is_sharded:
             return move_to_device(model, torch.device("cpu")).float()
+        if is_quantized and self.weights == "auto":  # the rest was read in the type that is computed in, and stays
+            for p in filter(lambda p: p.requires_grad, model.parameters()):
+                p.data = p.data.float()
+            return model
         if self.weights != "auto":
             dtype = torch.bfloat16 if self.weights == "bf16" else torch.float32
             for name, p in model.named_parameters():  # of buffers nothing: angles of positions stay fp32
-                p.data = p.data.to(torch.float32 if name in apart else dtype)
+                if p.is_floating_point():
+                    p.data = p.data.to(torch.float32 if name in apart else dtype)
             if self.world > 1 and any(p.dtype == torch.bfloat16 for p in model.parameters() if p.requires_grad):
                 raise UserError(
                     "train.weights: with several processes gradients of bf16 weights would be summed in bf16; leave it "
                     "out, or launch with FSDP version 2, which shares fp32 weights among them"
                 )
-            return move_to_device(model, self.device)
+            return model if is_quantized else move_to_device(model, self.device)
         masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         if self.autocast is None or not (in_backward or masters):
             model.float()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from holdfast.errors import RunError, UserError
 from holdfast.models.placement import give_back_memory
+from holdfast.models.quantized_base import is_quantized
 from holdfast.training import memory
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _can_use_threads(state: TrainerState) -> bool:
     cores costs little. Threads share one random generator, so none may be drawn from.
     """
     alone = state.machine.world == 1 and not state.machine.is_sharded and not state.recipe.optimizer.in_backward
-    if any(p.dtype != torch.float32 for p in state.trainable_parameters.values()):
+    if is_quantized(state.model) or any(p.dtype != torch.float32 for p in state.trainable_parameters.values()):
         return False  # the threads' gradients are of the weights' type, and would be summed in it
     return memory.is_small(state.model) and alone and state.policy.uses_fused_body and not state.draws_random
 

@@ -23,6 +23,7 @@ from holdfast.data.batching.step_size import compute_step_size, count_steps
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import fingerprint_of, locate_model
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
+from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.value_head import make_value_head
@@ -145,6 +146,8 @@ class TrainerState:
         looks_back = recipe.objective.needs_reference or recipe.objective.has_precompute
         self.base_fingerprint = fingerprint_of(self.model) if looks_back else ""
         tuner = recipe.tuner
+        if (bits := tuner.frozen_bits()) and not is_quantized(self.model):
+            raise UserError(f"tuner.base_bits {bits}: the base is not quantized; load it with load_quantized_base")
         tuned = tuner.apply(self.model, recipe.train.seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context

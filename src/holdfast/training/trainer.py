@@ -18,6 +18,7 @@ from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.errors import RunError, TrainingDiverged, UserInterrupt
 from holdfast.models.loading import eval_mode
 from holdfast.models.placement import peak_gib, random_states, set_random_states
+from holdfast.models.quantized_base import describe_bits
 from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint, memory
 from holdfast.training.batch_source import build_trainer_state
@@ -414,7 +415,7 @@ class Trainer:
             step_size=self.state.step_size,
             layout=self.state.layout,
             precision=self.machine.precision,
-            arithmetic=self.machine.arithmetic,
+            arithmetic=self.machine.arithmetic + describe_bits(self.recipe.tuner.frozen_bits()),
             trainable=sum(p.numel() for p in self.state.trainable_parameters.values()),
             clipped=totals.clipped,
             resumed_from=start,

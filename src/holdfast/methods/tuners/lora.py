@@ -38,7 +38,8 @@ class LoRA(PeftTuner):
 
     Columns needed: none beyond the objective's.
 
-    Knobs: `dora` trains direction and length of each column apart (Liu et al. 2024, arXiv 2402.09353), slower;
+    Knobs: `base_bits` holds the frozen weights in 4 or 8 bits while A and B train (QLoRA, Dettmers et al. 2023, arXiv
+    2305.14314): a quarter of the memory of weights in bf16, or half; slower. `dora` trains direction and length of each column apart (Liu et al. 2024, arXiv 2402.09353), slower;
     `rslora` keeps the update's size independent of r (Kalajdzievski 2023, arXiv 2312.03732), for r above 32.
 
     Stored: A and B as a PEFT adapter. Merging adds s B A to W.
@@ -64,6 +65,17 @@ class LoRA(PeftTuner):
     init: Literal["default", "gaussian", "orthogonal"] = Field(
         "default", description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B)."
     )
+
+    base_bits: Literal[4, 8] | None = Field(
+        None,
+        description="Bits of the frozen weights while the adapter trains: 4 (QLoRA's NF4) or 8, by bitsandbytes "
+        "(`pip install 'holdfast[quant]'`); default: as in the model's files. Measured and saved is the adapter on the "
+        "weights as they are.",
+    )
+
+    def frozen_bits(self) -> int | None:
+        """`base_bits`."""
+        return self.base_bits
 
     def apply(self, model: Model, seed: int) -> Model:
         """A `PeftModel` around `model`, whose A start from `seed`; the base weights are frozen.
@@ -101,6 +113,10 @@ class LoRA(PeftTuner):
         """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
         self._check_names(model)
         self._compute_coverage(model)
+        if self.base_bits is not None:
+            from holdfast.models.quantized_base import refuse_unquantizable
+
+            refuse_unquantizable(model, self.base_bits)
 
     def _check_names(self, model: Model) -> None:
         check_targets(model, parse_targets(self.target_modules))
@@ -116,10 +132,18 @@ class LoRA(PeftTuner):
     def list_notes(self, model: Model) -> list[str]:
         """A line with the share of the weights that adapters sit beside."""
         coverage = self._compute_coverage(model)
-        return [
+        lines = [
             f"adapters sit beside {coverage.adapted_weights / coverage.weights:.0%} of the model's "
             f"{coverage.weights:,} weights"
         ]
+        if self.base_bits is not None:
+            from holdfast.models.quantized_base import count_quantizable
+
+            share = count_quantizable(model) / coverage.weights
+            lines.append(
+                f"while it trains {share:.0%} of the weights are in {self.base_bits} bits, the rest is as it is"
+            )
+        return lines
 
     def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
