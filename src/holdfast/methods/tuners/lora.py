@@ -39,7 +39,7 @@ class LoRA(PeftTuner):
     Columns needed: none beyond the objective's.
 
     Knobs: `base_bits` holds the frozen weights in 4 or 8 bits while A and B train (QLoRA, Dettmers et al. 2023, arXiv
-    2305.14314): a quarter of the memory of weights in bf16, or half; slower. `dora` trains direction and length of each
+    2305.14314): a quarter of the memory of weights in bf16, or half. `dora` trains direction and length of each
     column apart (Liu et al. 2024, arXiv 2402.09353), slower; `rslora` keeps the update's size independent of r
     (Kalajdzievski 2023, arXiv 2312.03732), for r above 32.
 
