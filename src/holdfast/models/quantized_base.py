@@ -107,15 +107,15 @@ def load_quantized_base(path: Path, bits: int, dtype: torch.dtype, device: torch
     return model
 
 
-def transfer_adapter(trained: Model, plain: PreTrainedModel, tuner: Tuner) -> Model:
+def transfer_adapter(model: Model, plain: PreTrainedModel, tuner: Tuner) -> Model:
     """The adapter that was trained on a quantized base, on the plain one: a model as `tuner` makes it, trained.
 
     Args:
-        trained: With the adapter of `tuner`.
+        model: With the adapter of `tuner`, trained.
         plain: The same base as it is in its files; adapted in place.
     """
     out = tuner.apply(plain, 0)
-    own = dict(trained.named_parameters())
+    own = dict(model.named_parameters())
     names = {name for name, p in out.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, p in out.named_parameters():
