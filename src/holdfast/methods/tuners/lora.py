@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from holdfast.methods.tuners.base_bits import check_base_bits, describe_base_bits
 from holdfast.methods.tuners.modules import (
     ALL,
     check_module_names,
@@ -66,7 +67,6 @@ class LoRA(PeftTuner):
     init: Literal["default", "gaussian", "orthogonal"] = Field(
         "default", description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B)."
     )
-
     base_bits: Literal[4, 8] | None = Field(
         None,
         description="Bits of the frozen weights while the adapter trains: 4 (QLoRA's NF4) or 8, by bitsandbytes "
@@ -114,10 +114,7 @@ class LoRA(PeftTuner):
         """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
         self._check_names(model)
         self._compute_coverage(model)
-        if self.base_bits is not None:
-            from holdfast.models.quantized_base import refuse_unquantizable
-
-            refuse_unquantizable(model, self.base_bits)
+        check_base_bits(model, self.base_bits)
 
     def _check_names(self, model: Model) -> None:
         check_targets(model, parse_targets(self.target_modules))
@@ -133,18 +130,11 @@ class LoRA(PeftTuner):
     def list_notes(self, model: Model) -> list[str]:
         """A line with the share of the weights that adapters sit beside."""
         coverage = self._compute_coverage(model)
-        lines = [
+        return [
             f"adapters sit beside {coverage.adapted_weights / coverage.weights:.0%} of the model's "
-            f"{coverage.weights:,} weights"
+            f"{coverage.weights:,} weights",
+            *describe_base_bits(model, self.base_bits),
         ]
-        if self.base_bits is not None:
-            from holdfast.models.quantized_base import count_quantizable
-
-            share = count_quantizable(model) / coverage.weights
-            lines.append(
-                f"while it trains {share:.0%} of the weights are in {self.base_bits} bits, the rest is as it is"
-            )
-        return lines
 
     def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
