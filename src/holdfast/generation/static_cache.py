@@ -43,10 +43,12 @@ def column_bytes(like: PrefilledPrompts) -> int:
 
 def count_fitting_slots(most_slots: int, capacity: int, like: PrefilledPrompts) -> int:
     """How many slots of `capacity` columns fit into the free memory, at most `most_slots`; all, if unknown."""
-    device = like.layers[0][0].device
-    give_back_memory(device)
+    device, slot_bytes = like.layers[0][0].device, capacity * column_bytes(like)
     free = free_bytes(device)
-    return most_slots if free is None else min(most_slots, int(SHARE * free) // (capacity * column_bytes(like)))
+    if free is not None and SHARE * free < most_slots * slot_bytes:
+        give_back_memory(device)  # not at once: training beside it would have to take again what it had
+        free = free_bytes(device)
+    return most_slots if free is None else min(most_slots, int(SHARE * free) // slot_bytes)
 
 
 class StaticSlotLayer(CacheLayerMixin):
