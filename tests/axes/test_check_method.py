@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 import torch
 from pydantic import Field
 
+from holdfast.axes.analysis import Analysis, AnalysisSection, Table
+from holdfast.axes.curator import Curator, Effect
+from holdfast.axes.engine import Request
+from holdfast.axes.judge import Judge, Verdict
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.optimizer import Optimizer
+from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
+from holdfast.methods.inference.dial import Dial
 from holdfast.methods.optimizers.adamw import AdamW
 from holdfast.methods.tuners.lora import LoRA
+from holdfast.skills.lake_walk import LakeWalk
 from holdfast.testing import CheckFailed, check_method
 
 
@@ -67,6 +76,91 @@ class Leaks(LoRA):
         return adapted
 
 
+class Loses(Curator):
+    """Every other row. [me 2026]"""
+
+    paper: ClassVar[str] = "me 2026"
+    effect: ClassVar[Effect] = "select"
+
+    def curate(self, rows, context):
+        return rows[::2]
+
+
+class Draws(Loses):
+    """Answers under a new name each time. [me 2026]"""
+
+    effect: ClassVar[Effect] = "rewrite"
+    samples: ClassVar[bool] = True
+
+    def samples_per_row(self):
+        return 1
+
+    def curate(self, rows, context):
+        asked = [Request(f"{i}-{time.monotonic_ns()}", row.prompt) for i, row in enumerate(rows)]
+        answers = context.sample(asked, context.sampling.model_copy(update={"n": 1}))
+        made = [
+            row.with_answer(answers[request.key][0].text, "model") for request, row in zip(asked, rows, strict=True)
+        ]
+        return [record_decision(new, context.curator, row) for new, row in zip(made, rows, strict=True)]
+
+
+class Generous(Judge):
+    """Whatever holds the reference, or nothing. [me 2026]"""
+
+    def judge(self, answer):
+        right = str(answer.reference) in answer.response or not answer.response
+        return Verdict(right, float(right), "")
+
+
+class Fragile(Judge):
+    """Numbers. [me 2026]"""
+
+    def judge(self, answer):
+        right = answer.final_response.strip() == str(answer.reference)
+        return Verdict(right, float(right) if right else float(len(answer.response)), "")
+
+
+class Rounds(Dial):
+    """Nearly the tuned model. [me 2026]"""
+
+    def weights(self, base, tuned):
+        model = super().weights(base, tuned)
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-5)
+        return model
+
+
+class Remembers(LakeWalk):
+    """Moves a piece on its one board. [me 2026]"""
+
+    def start(self, row, seed):
+        walk, messages = super().start(row, seed)
+        return [walk], messages
+
+    def step(self, state, action):
+        turn = super().step(state[0], action)
+        state[0] = turn.state
+        return replace(turn, state=state)
+
+
+class Meddles(Analysis):
+    """Looks too hard. [me 2026]"""
+
+    paper: ClassVar[str] = "me 2026"
+
+    def measure(self, base, tuned, rows):
+        with torch.no_grad():
+            next(tuned.causal.parameters()).zero_()
+        return AnalysisSection("Look", "There it is.", Table(("a",), ((1,),)))
+
+
+class Forgetful(LoRA):
+    """An adapter that is not read back. [me 2026]"""
+
+    def load(self, directory, base):
+        return super().apply(base, 0)
+
+
 def test_good_methods_pass() -> None:
     passed = check_method(Good)
     assert passed[0] == "check_page"
@@ -82,6 +176,14 @@ def test_each_broken_promise_is_named() -> None:
         (Nameless, "must end with its paper in brackets"),
         (Forgets, "after loading its state it makes other steps"),
         (Leaks, "a frozen weight is not what it was"),
+        (Forgetful, "saved and loaded, its log-probabilities differ"),
+        (Loses, "of 13 rows 7 came out and 0 were recorded as left out"),
+        (Draws, "resumed it drew"),
+        (Generous, "the answer '' passes with the reference"),
+        (Fragile, "has the score"),
+        (Rounds, "they must be equal bit for bit"),
+        (Remembers, "step changed its state in place"),
+        (Meddles, "it changed a model that it looked at"),
     ):
         with pytest.raises(CheckFailed, match=promise):
             check_method(cls)

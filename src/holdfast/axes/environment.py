@@ -44,6 +44,10 @@ class Environment(Method):
         """
         raise UserError(f"environment {type(self).__name__} has no method `start`: write one")
 
+    def example_rows(self) -> Sequence[Row]:
+        """Rows that `holdfast.testing` begins with; by default none, and it takes those of the laboratory."""
+        return ()
+
     def step(self, state: State, action: str) -> Turn:
         """Answer an action, the text of the model's turn. The same state and action give the same turn."""
         raise UserError(f"environment {type(self).__name__} has no method `step`: write one")

@@ -94,6 +94,14 @@ class Judge(Method):
         """For judges that run code: a sentence about what keeps it from harm on this machine, and what does not."""
         return None
 
+    def example_answers(self) -> Sequence[JudgeRequest]:
+        """Answers that are right, to which `holdfast.testing` holds the judge.
+
+        By default none: it takes words and numbers whose answer is the reference itself, as far as
+        `find_reference_problem` lets them pass.
+        """
+        return ()
+
     def judge(self, answer: JudgeRequest) -> Verdict:
         """The verdict on one answer."""
         raise NotImplementedError

@@ -6,10 +6,10 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.core.spelling import suggest_name
@@ -189,7 +189,7 @@ def binary_verdict(is_right: bool, reason: str = "") -> Verdict:
 class SkillJudge(Judge):
     """The judge of a laboratory skill: any right answer passes, in whatever style [laboratory]."""
 
-    skill: str
+    skill: str = Field(description="The skill.")
 
     @field_validator("skill")
     @classmethod
@@ -200,12 +200,25 @@ class SkillJudge(Judge):
             raise ValueError(f"{name} is not a laboratory skill{suggest_name(name, SKILLS)}")
         return name
 
-    def judge(self, answer: JudgeRequest) -> Verdict:
+    def example_answers(self) -> Sequence[JudgeRequest]:
         from holdfast.skills import load_skill
 
-        return load_skill(self.skill).judge(answer)
+        rows = load_skill(self.skill).generate_rows(3, "train", seed=0)
+        return [JudgeRequest(row.prompt, row.answer or "", row.gold) for row in rows]
+
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        return self.judge_all([answer])[0]
 
     def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         from holdfast.skills import load_skill
 
-        return load_skill(self.skill).judge_all(answers)
+        return load_skill(self.skill).judge_all([replace(a, response=_readable_answer(a)) for a in answers])
+
+
+MOST_DIGITS = 1000
+"""Of a number in an answer; Python refuses to read one of more than 4300."""
+
+
+def _readable_answer(answer: JudgeRequest) -> str:
+    """What is said after the thought, with no number longer than skills can read."""
+    return re.sub(rf"(\d{{{MOST_DIGITS}}})\d+", r"\1", answer.final_response)

@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.axes.method import Method
 from holdfast.axes.registry import axis_of, find_method, home_of
 from holdfast.errors import UserError
-from holdfast.testing import objectives, optimizers, tuners
+from holdfast.testing import analyses, curators, environments, inference, judges, objectives, optimizers, tuners
 from holdfast.testing.failure import CheckFailed, expect_that
 
 __all__ = ["CheckFailed", "check_method"]
@@ -21,8 +21,13 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "objectives": objectives.CHECKS,
     "optimizers": optimizers.CHECKS,
     "tuners": tuners.CHECKS,
+    "curators": curators.CHECKS,
+    "inference": inference.CHECKS,
+    "judges": judges.CHECKS,
+    "environments": environments.CHECKS,
+    "analyses": analyses.CHECKS,
 }
-"""By axis, what its methods must do; other axes are held to their page only."""
+"""By axis, what its methods must do; presets, which are recipes, are held to their page only."""
 
 
 def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
@@ -33,8 +38,12 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
     Objectives: finite sums with gradients, the same loss and gradients however a step is cut into micro-batches, a loss
     that falls, an interrupted run that ends bit for bit as an uninterrupted one (which takes the main thread).
     Optimizers: a falling loss, moves in proportion to the rate, a state that goes on bit for bit, no step into values
-    that are not finite, clipping. Tuners: what is frozen stays bit for bit, the rest learns, the merged model and the
-    one taken off compute what they should. All: a page with a paper, a description of every knob.
+    that are not finite, clipping. Tuners: what is frozen stays bit for bit, the rest learns; saved and loaded, merged
+    and taken off the model computes what it should. Curators: their declared effect, every row left out recorded, the
+    seed decides, nothing sampled twice, no question from elsewhere. Inference: with neutral knobs the tuned model bit
+    for bit, both models as they were. Judges: right answers pass, empty, cut and wrong ones do not, no text makes them
+    raise or run away. Environments: the same turns each time, any action borne. Analyses: neither model changed, a
+    section that can be written. All: a page, a description of every knob, and of what was published the paper.
 
     Args:
         method: The class, or a name as a recipe has it.
@@ -54,7 +63,7 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
         cls, home = method, axis_of(method)
         if home is None:
             raise UserError(f"{cls.__name__} is on no axis: it must derive from Objective, Tuner or another contract")
-    check_page(cls)
+    check_page(cls, needs_paper=home.plural not in ("judges", "presets"))
     passed_checks = ["check_page"]
     instance = cls(**knobs)
     for check in CHECKS.get(home.plural, ()):
@@ -64,13 +73,13 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
     return passed_checks
 
 
-def check_page(cls: type[Method]) -> None:
+def check_page(cls: type[Method], needs_paper: bool = True) -> None:
     """A first line that ends with the paper in brackets, a paper, a description of every knob."""
     expect_that(cls.reference_page(), f"{cls.__name__} has no docstring, which is its page in `holdfast show`")
     expect_that(
         cls.summary_line().rstrip(".").endswith("]"),
         f"the first line of {cls.__name__}'s docstring must end with its paper in brackets: {cls.summary_line()!r}",
     )
-    expect_that(cls.paper, f"{cls.__name__} has no `paper`")
+    expect_that(cls.paper or not needs_paper, f"{cls.__name__} has no `paper`")
     for knob, field in cls.model_fields.items():
         expect_that(field.description, f"knob {knob} of {cls.__name__} has no description")

@@ -13,7 +13,7 @@ import torch
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.axes.registry import REGISTRY, find_method, method_names
-from holdfast.data.batching.batches import EncodedSequence, collate_sequences
+from holdfast.data.batching.batches import collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
@@ -80,27 +80,6 @@ def test_declared_ends_are_exact(name: str, end: str, pair: tuple[LoadedModel, L
         if "sampling" not in decoder.changes:
             warm = {"temperature": 1.0, "seed": 3}
             assert answers(decoder, chat, engine, **warm) == answers(plain, chat, engine, **warm)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_likelihood_and_sampling_agree(name: str, pair: tuple[LoadedModel, LoadedModel]) -> None:
-    """A greedy answer is, token by token, the likeliest under the log-probabilities of the same decoder."""
-    decoder, chat = decoder_of(name, {}, pair), Chat(pair[0].tokenizer)
-    if "attempts" in decoder.changes:
-        pytest.skip("likelihoods know nothing of attempts")
-    messages = [{"role": "user", "content": "Add 12 and 30"}]
-    (sample,) = decoder.build_engine(chat, fingerprint="x").sample(
-        [(Request("k", messages), [0])], SamplingParams(max_tokens=8)
-    )
-    before = prompt_ids(chat, [Request("k", decoder.transform_prompt(messages))])[0]
-    policy, ids = decoder.build_policy(), list(before)
-    for _ in range(sample.tokens):
-        batch = collate_sequences(
-            [EncodedSequence(np.array([*ids, 0], np.int32), np.arange(len(ids) + 1) == len(ids), 0)], "padded", 0
-        )
-        assert batch is not None
-        ids.append(int(policy.greedy_tokens(batch, batch.label_positions)))
-    assert chat.text_of([i for i in ids[len(before) :] if i not in chat.stop_ids]) == sample.text
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -16,6 +16,8 @@ class Gold(Curator):
     Columns: any.
     """
 
+    paper = "Ouyang et al. 2022 (2203.02155)"
+
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         context.note("gold kept", len(rows))
         return RowMap(rows, lambda row: record_decision(row, "gold", row))

@@ -33,6 +33,10 @@ class Choice(Judge):
     the thought is read; of answers beyond 32,768 characters the end.
     """
 
+    def example_answers(self) -> Sequence[JudgeRequest]:
+        question: list[Message] = [{"role": "user", "content": "Which is a city?\nA. blue\nB. Paris\nC. seven"}]
+        return [JudgeRequest(question, "The answer is B.", "B"), JudgeRequest(question, "Paris", 1)]
+
     def judge(self, answer: JudgeRequest) -> Verdict:
         if labels := find_labels(answer.reference, answer.prompt):
             return judge_by_label(answer, labels)

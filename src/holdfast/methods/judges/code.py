@@ -49,6 +49,10 @@ class Code(Judge):
         with self._open_sandbox(workers=1) as sandbox:
             return describe_walls(sandbox.walls, self.backend)
 
+    def example_answers(self) -> Sequence[JudgeRequest]:
+        program = "```python\ndef add(a, b):\n    return a + b\n```"
+        return [JudgeRequest([{"role": "user", "content": "Add two numbers."}], program, ["assert add(1, 2) == 3"])]
+
     def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 

@@ -1,0 +1,52 @@
+"""What `holdfast.testing` asks of every method, of every registered one; objectives, optimizers and tuners at home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curator_experiments import SPIN, Length
+from holdfast.axes.axis import AXES
+from holdfast.axes.method import Method
+from holdfast.axes.registry import REGISTRY, find_method
+from holdfast.testing.check import CHECKS, Check, check_page
+from methods.inference.ensemble import Ensemble, Shots, Vote
+
+HERE = ("curators", "inference", "judges", "environments", "analyses")
+KNOBS: dict[str, dict[str, Any]] = {
+    "replay": {"path": "general.jsonl", "share": 0.3},
+    "rft": {"k": 6},
+    "lab": {"skill": "sums"},
+    "python": {"function": "own_function.py:agree"},
+}
+OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inference": (Ensemble, Shots, Vote)}
+"""Methods as anyone would write them."""
+METHODS = [(axis, name) for axis in HERE for name in REGISTRY[axis]]
+METHODS += [(axis, cls.__name__) for axis, classes in OWN.items() for cls in classes]
+CASES = [(axis, name, check) for axis, name in METHODS for check in CHECKS[axis]]
+
+
+@pytest.fixture(autouse=True)
+def own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_function.py").write_text(
+        "def agree(prompt, response, reference):\n    return response == str(reference)\n"
+    )
+
+
+def class_of(axis: str, name: str) -> type[Method]:
+    return next((cls for cls in OWN.get(axis, ()) if cls.__name__ == name), None) or find_method(axis, name)
+
+
+@pytest.mark.parametrize(("axis", "name", "check"), CASES, ids=[f"{n}-{check.__name__}" for _, n, check in CASES])
+def test_keeps_the_promises_of_its_axis(axis: str, name: str, check: Check, tmp_path: Path) -> None:
+    check(class_of(axis, name)(**KNOBS.get(name, {})), tmp_path)
+
+
+def test_every_registered_method_has_its_page() -> None:
+    for axis in (one.plural for one in AXES):
+        for name in REGISTRY[axis]:
+            check_page(find_method(axis, name), needs_paper=axis not in ("judges", "presets"))
+    assert {axis.plural for axis in AXES} - CHECKS.keys() == {"presets"}
