@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import card
 from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.testing import objectives, optimizers, tuners
@@ -26,7 +27,10 @@ CHECKS: dict[str, tuple[Callable[..., None], ...]] = {
     "tuners": tuners.CHECKS,
 }
 CASES = [(axis, name, check) for axis, checks in CHECKS.items() for name in sorted(REGISTRY[axis]) for check in checks]
-CHEAP = [("objectives", "dpo", objectives.check_sums), ("optimizers", "adamw", optimizers.check_rate)]
+CHEAP = [
+    ("objectives", "dpo", objectives.check_micro_batches),
+    ("optimizers", "adamw", optimizers.check_state),
+]
 """Run on the CPU too, so that the bodies do not rot where there is no accelerator."""
 
 
@@ -55,3 +59,15 @@ def test_keeps_its_promises_on_the_accelerator(
 def test_the_same_bodies_run_on_the_cpu(axis: str, name: str, check: Callable[..., None], tmp_path: Path) -> None:
     assert tiny_model().device.type == "cpu"
     check(make_method(axis, name), tmp_path)
+
+
+@pytest.mark.parametrize(("axis", "name", "check"), CHEAP, ids=describe)
+def test_the_same_bodies_put_everything_on_the_device(
+    axis: str, name: str, check: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card that refuses to meet tensors of the CPU; an accelerator would find it out only in `make test-gpu`."""
+    monkeypatch.setenv("HOLDFAST_DEVICE", card.NAME)
+    with card.card() as counter:
+        check(make_method(axis, name), tmp_path)
+    assert counter.counts["card product"] > 0
+    assert counter.counts["cpu product"] == 0
