@@ -1,0 +1,72 @@
+"""Run directories that version 0.1 left: a finished one is read by every verb, a killed one goes on, others are named.
+
+`version01/cut` was killed after step 10 of 40, `finished` was not; `older` is of an earlier 0.1 with other settings.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from holdfast.cli.app import app
+from holdfast.data.row_store import RowFile
+
+RUNS = Path(__file__).parent / "version01"
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the directories, in which the commands are typed."""
+    shutil.copytree(RUNS, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def type_command(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_a_finished_run_is_known_shown_and_measured(runs: Path) -> None:
+    before = (runs / "finished" / "model" / "adapter_model.safetensors").read_bytes()
+    for words in (
+        ("train", "run.yaml", "output=finished"),
+        ("train", "finished"),
+        ("report", "finished"),
+        ("eval", "finished", "lab:sums", "--items", "2"),
+        ("export", "finished", "exported"),
+    ):
+        result = type_command(*words)
+        assert result.exit_code == 0, (words, result.output, result.exception)
+        if words[0] == "train":
+            assert "already finished" in result.output
+    assert (runs / "finished" / "report.html").exists()
+    assert (runs / "finished" / "model" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_at_its_checkpoint(runs: Path) -> None:
+    log = (runs / "cut" / "log.jsonl").read_text().splitlines()
+    rows, samples = list(RowFile(runs / "cut" / "curated.jsonl")), (runs / "cut" / "samples.jsonl").read_bytes()
+    result = type_command("train", "run.yaml", "output=cut")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert list(RowFile(runs / "cut" / "curated.jsonl")) == rows
+    new_samples = (runs / "cut" / "samples.jsonl").read_bytes().removeprefix(samples).splitlines()
+    assert all(b'"key": "eval/' in line for line in new_samples), "no answer to train on was sampled again"
+    after = [json.loads(line) for line in (runs / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in after if "loss" in entry] == list(range(1, 41))
+    assert [json.loads(line) for line in log if json.loads(line)["step"] <= 10] == [e for e in after if e["step"] <= 10]
+    assert json.loads((runs / "cut" / "report.json").read_text())["version"] > 1
+
+
+def test_a_run_with_other_settings_is_refused_in_one_line(runs: Path) -> None:
+    result = type_command("train", "run.yaml", "output=older")
+    assert result.exit_code == 2, (result.output, result.exception)
+    (line,) = [line for line in result.output.splitlines() if line.startswith("holdfast: ")]
+    assert line.startswith("holdfast: older: holds another run")
+    assert "judge.math_verify is null here and false there" in line
+    assert line.endswith("which keeps the old run as older.old-1")
