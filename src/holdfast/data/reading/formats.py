@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.files import is_sealed
+from holdfast.core.in_memory import cache_home
 from holdfast.core.spelling import suggest_name
 from holdfast.data.reading.columns import ColumnMap, ColumnUsage
 from holdfast.data.reading.converters import (
@@ -132,7 +132,7 @@ def open_rows(
     if not data_source.large or (limit is not None and limit <= ROWS_IN_MEMORY):
         out: Rows = list(rows)
     else:
-        home = Path(cache or os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast")
+        home = Path(cache) if cache else cache_home()
         requirements = [shape_of(kind).identity, [asdict(column) for column in columns]] if kind else []
         read = [
             format,
