@@ -56,6 +56,10 @@ def frames() -> dict[str, Any]:
 
 def test_rows_are_a_run_that_is_found_again_and_whole_by_itself(place: Path) -> None:
     run = holdfast.train(recipe())
+    typed = run.typed_report
+    assert typed.training
+    assert typed.gain
+    assert (typed.training.steps, typed.gain.delta) == (1, run.report["gain"]["delta"])
     assert holdfast.train(recipe(list(ROWS))).path == run.path, "the same rows are the same run"
     with pytest.raises(UserError, match=r"out: holds another run.*data\.train"):
         holdfast.train(recipe(ROWS[:-1]))

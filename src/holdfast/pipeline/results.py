@@ -40,11 +40,16 @@ class RunResult:
 
     Args:
         path: Its directory; accepted wherever a model is.
-        report: The content of `report.json`.
+        report: The content of `report.json`; `typed_report` has the same with attributes.
     """
 
     path: Path
     report: dict[str, Any]
+
+    @property
+    def typed_report(self) -> RunReport:
+        """The report with names to complete and types to check: `result.typed_report.gain.delta`."""
+        return RunReport.model_validate(self.report)
 
     def __repr__(self) -> str:
         return f"RunResult({str(self.path)!r}: {self._outcome_text()})"
