@@ -16,7 +16,7 @@ from holdfast.errors import UserError
 from holdfast.models.loading import load_model
 from holdfast.models.policy import Policy
 from holdfast.models.row_features import label_logps
-from holdfast.recipe.shorthand import METHODS, expand_method
+from holdfast.recipe.shorthand import expand_method
 
 RECIPE = """\
 model: lab-small
@@ -97,7 +97,6 @@ def test_models_are_asked_once_for_each_row_killed_or_repeated():
 
 @pytest.mark.parametrize("name", ["spin", "curator_experiments:SPIN"])
 def test_by_method_a_writer_of_pairs_has_an_objective(name, monkeypatch):
-    monkeypatch.setitem(METHODS, "spin", {"curate": "spin"})
     monkeypatch.setitem(REGISTRY["curators"], "spin", "curator_experiments:SPIN")
     assert expand_method(name) == {"curate": [name], "objective": ["dpo"]}
     assert expand_method(f"{name}+ipo") == {"curate": [name], "objective": ["ipo"]}

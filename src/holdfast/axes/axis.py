@@ -61,7 +61,10 @@ AXES: tuple[Axis, ...] = (
     Axis("judge", "judges", "holdfast.axes.judge:Judge", "whether an answer is right", in_method=False),
 )  # fmt: skip
 
-METHOD_AXES: dict[str, Axis] = {axis.key: axis for axis in AXES if axis.in_method}
+BY_KEY: dict[str, Axis] = {axis.key: axis for axis in AXES}
+"""By recipe key."""
+
+METHOD_AXES: dict[str, Axis] = {key: axis for key, axis in BY_KEY.items() if axis.in_method}
 """By recipe key, the axes that `method` chooses on."""
 
 BY_PLURAL: dict[str, Axis] = {axis.plural: axis for axis in AXES}

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast.axes.registry import method_names
 from holdfast.core import in_memory
 from holdfast.core.safe_text import make_printable, unusable_texts
 from holdfast.errors import UserError, UserErrors
@@ -23,7 +24,7 @@ from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.messages import explain_errors
 from holdfast.recipe.overrides import COMMAND_LINE, apply_overrides, put_value
 from holdfast.recipe.schema import Recipe, Train
-from holdfast.recipe.shorthand import METHODS, expand_method
+from holdfast.recipe.shorthand import expand_method
 from holdfast.recipe.stages import BASE, OF_STAGE, OF_STAGES, axes_of, fill_recipe
 from holdfast.recipe.tree import Node, Path, Problems, format_path
 
@@ -334,9 +335,9 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
     own_settings = resolved_recipe.recipe.user_settings()
     chosen = expand_method(method)
     varied_keys = {key for name in (*among, resolved_recipe.recipe.method) for key in axes_of(name)} | {"stages"}
-    method_curators = {
-        name for choices in METHODS.values() for key, name in choices.items() if key == "curate" and name != "replay"
-    }.union(*(expand_method(name).get("curate", []) for name in (*among, resolved_recipe.recipe.method))) - {"replay"}
+    method_curators = set(method_names("curators")).union(
+        *(expand_method(name).get("curate", []) for name in (*among, resolved_recipe.recipe.method))
+    ) - {"replay"}
     for key in varied_keys & set(own_settings):
         own = own_settings.pop(key)
         if key == "stages":

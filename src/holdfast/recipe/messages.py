@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.axes.axis import AXES, METHOD_AXES
+from holdfast.axes.axis import BY_KEY
 from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.core.spelling import LONGEST_NAME
@@ -118,10 +119,10 @@ def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
     """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
     inside, here, _, prefix = _find_scope(path, data)
     key, knob = str(inside[0]), str(inside[-1])
-    axis = next((axis.plural for axis in AXES if axis.key == key), None)
     chosen = next((cls for at, cls in _find_chosen_classes(here) if at == key), None)
-    if axis is None or chosen is None or key == "curate" or len(inside) != 2:
+    if chosen is None or key == "curate" or len(inside) != 2:
         return ""
+    axis = BY_KEY[key].plural
     if difflib.get_close_matches(knob, chosen.model_fields, n=1, cutoff=0.7):
         return ""
     names = [name for name in REGISTRY[axis] if knob in find_method(axis, name).model_fields]
@@ -176,21 +177,13 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in models if not issubclass(m, Method)), None)
 
 
-def _find_chosen_classes(data: dict[str, Any]) -> list[tuple[str, type[Method]]]:
-    out = [(key, cls) for key, axis in METHOD_AXES.items() if not axis.several and (cls := chosen_class(data, key))]
-    for item in data.get("curate") or []:
-        cls = chosen_class({"curate": item}, "curate")
-        out += [("curate", cls)] if cls else []
-    judge = data.get("judge")
-    name = judge.get("name") if isinstance(judge, dict) else judge
-    if isinstance(name, str):
-        from holdfast.errors import UserError
-
-        try:
-            out.append(("judge", find_method("judges", name)))
-        except UserError:
-            return out
-    return out
+def _find_chosen_classes(data: dict[str, Any]) -> Iterator[tuple[str, type[Method]]]:
+    """Recipe key and class of every method that is chosen in `data`."""
+    for key, axis in BY_KEY.items():
+        choices = data.get(key) if key in Stage.model_fields else None
+        for choice in choices if axis.several and isinstance(choices, (list, tuple)) else (choices,):
+            if cls := chosen_class(key, choice):
+                yield key, cls
 
 
 def _find_scope(path: Path, data: dict[str, Any]) -> tuple[Path, dict[str, Any], type[BaseModel], str]:

@@ -16,7 +16,7 @@ from holdfast.axes.registry import REGISTRY, find_method, home_of
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
-from holdfast.recipe.shorthand import LAB_MODELS, PRESETS, chosen_class, expand_method
+from holdfast.recipe.shorthand import PRESETS, expand_method
 from holdfast.recipe.tree import Node, Path, Problems, overlay_mapping
 
 BASE = "base"
@@ -190,11 +190,9 @@ class _StageChain:
         own_nodes = {key: stage.value[key] for key in ("name", "model")}
         stage.value["model"] = Node.from_data(self.origins[-1], "", None)  # of it the defaults below are derived
         self.names.append(name)
-        if self.preset and "method" not in own.value:
-            _fill_paper_rate(stage, self.preset.rates.get(name), f"method {self.preset_name}")
-        _fill_count(stage, len(self.names) - 1)
+        rates = self.preset.rates.get(name) if self.preset and "method" not in own.value else None
         wrong: Problems = []
-        shorthand.fill_defaults(stage, wrong)
+        shorthand.fill_defaults(stage, wrong, len(self.names) - 1, rates and (*rates, f"method {self.preset_name}"))
         problems += [(stage.place_of(path, (*at, *path)), text) for path, text in wrong]
         stage.value |= own_nodes | {key: own.value[key] for key in ("name",) if key in own.value}
         self.stages.append(stage)
@@ -271,10 +269,7 @@ def _spell_out_axes(layer: Node) -> Node:
     if isinstance(method, str) and "sft" in method.split("+"):
         chosen.setdefault("objective", ["sft"])  # a stage called sft is none of what the recipe says for others
     for key, names in chosen.items():
-        if key == "curate":
-            shorthand.fill_curate(layer, names, f"method {method}")
-        else:
-            shorthand.fill_axis(layer, key, names, f"method {method}")
+        shorthand.fill_axis(layer, key, names, f"method {method}")
     return layer
 
 
@@ -299,25 +294,6 @@ def _explain_unknown_stage(reference: str, names: list[str], own: str) -> str | 
     return f"cannot be stage:{reference}: {reference} {reason}" + (
         suggest_name(reference, names) if names else "; this is the first"
     )
-
-
-def _fill_paper_rate(stage: Node, rates: tuple[float, float] | None, reason: str) -> None:
-    """The learning rate that a preset's paper gives for a stage, where nothing else says one."""
-    optimizer = stage.plain_data("optimizer") if "optimizer" in stage.value else {}
-    if rates is None or stage.plain_data("model") in LAB_MODELS or not isinstance(optimizer, dict):
-        return
-    kind = chosen_class({"optimizer": {"name": METHOD_AXES["optimizer"].default, **optimizer}}, "optimizer")
-    if kind is not None and shorthand.uses_common_rate(kind) and "learning_rate" not in optimizer:
-        adapter = getattr(chosen_class(stage.plain_data(), "tuner"), "adapter", False)
-        stage.fill_value(("optimizer", "learning_rate"), rates[1 if adapter else 0], reason)
-
-
-def _fill_count(stage: Node, number: int) -> None:
-    """The number of the stage, for a tuner that wants to know it and is not given it."""
-    tuner, own = chosen_class(stage.plain_data(), "tuner"), stage.value.get("tuner")
-    knob = getattr(tuner, "counts_stages", "")
-    if knob and own is not None and own.is_mapping and knob not in own.value and number:
-        stage.fill_value(("tuner", knob), number, f"derived: stage {number + 1}")
 
 
 def _build_whole(common: Node, stages: list[Node], problems: Problems) -> Node:
