@@ -47,7 +47,7 @@ from holdfast.recipe.rules import (
     check_weights,
 )
 from holdfast.recipe.shorthand import label_of
-from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, stages_label
+from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
 from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 if TYPE_CHECKING:
@@ -404,7 +404,9 @@ class Recipe(Common):
     @property
     def label(self) -> str:
         """What the run is called by: its method, the names of its stages, or what was chosen on the axes."""
-        return stages_label(self.method, [stage.name for stage in self.stages]) if self.stages else self.method_label
+        if not self.stages:
+            return self.method_label
+        return self.method if preset_of(self.method)[1] else ", ".join(stage.name for stage in self.stages)
 
     def user_settings(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""

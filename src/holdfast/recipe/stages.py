@@ -7,16 +7,16 @@ From the lowest layer to the highest, a stage is: the preset's stage, the recipe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.preset import Preset
-from holdfast.axes.registry import REGISTRY, find_method, home_of
+from holdfast.axes.registry import REGISTRY
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
-from holdfast.recipe.shorthand import PRESETS, expand_method
+from holdfast.recipe.shorthand import chosen_class, expand_method
 from holdfast.recipe.tree import Node, Path, Problems, overlay_mapping
 
 BASE = "base"
@@ -35,19 +35,10 @@ OF_STAGES = ("method", *METHOD_AXES, "train")
 def preset_of(method: Any) -> tuple[str, type[Preset] | None, str]:
     """The preset in `zephyr+lora`, by name and class, and the rest of it; "" and `None` when there is none."""
     names = method.split("+") if isinstance(method, str) else []
-    preset_names = [name for name in names if _is_preset(name)]
-    if not preset_names:
-        return "", None, method if isinstance(method, str) else ""
-    preset = find_method("presets", preset_names[0])
-    assert issubclass(preset, Preset)
-    return preset_names[0], preset, "+".join(name for name in names if name not in preset_names)
-
-
-def _is_preset(name: str) -> bool:
-    try:
-        return home_of(name) is PRESETS
-    except UserError:  # of a class of the user's own; `expand_method` says it
-        return False
+    presets = {name: cls for name in names if (cls := chosen_class("stages", name))}
+    name, preset = next(iter(presets.items()), ("", None))
+    assert preset is None or issubclass(preset, Preset)
+    return name, preset, "+".join(each for each in names if each not in presets)
 
 
 def axes_of(method: str) -> set[str]:
@@ -118,18 +109,17 @@ def stage_key(data: Mapping[str, Any], key: str | int) -> str | int:
     """
     _, preset, _ = preset_of(data.get("method"))
     stages = data.get("stages")
-    if preset and not isinstance(stages, list):
-        names = [stage["name"] for stage in preset.stages]
-        new_key: str | int = names[key] if isinstance(key, int) and key < len(names) else key
-    elif isinstance(stages, list):
+    if isinstance(stages, list):
         mappings = [stage if isinstance(stage, dict) else {"method": stage} for stage in stages]
         names = [str(stage.get("name") or _default_stage_name(stage, stage.get("method"))) for stage in mappings]
-        new_key = names.index(key) if isinstance(key, str) and key in names else key
+    elif preset:
+        names = [stage["name"] for stage in preset.stages]
     else:
         return key
-    if isinstance(new_key, str) and new_key not in names:
-        raise UserError(f"stages.{key} is not a stage{suggest_name(new_key, names)}")
-    return new_key
+    number = names.index(key) if key in names else key
+    if isinstance(number, str):
+        raise UserError(f"stages.{key} is not a stage{suggest_name(number, names)}")
+    return number if isinstance(stages, list) or number >= len(names) else names[number]
 
 
 def fill_recipe(tree: Node, problems: Problems) -> Node:
@@ -166,8 +156,8 @@ class _StageChain:
         self.preset_name, self.preset, self.rest = preset_of(common.plain_data("method"))
         self.stages: list[Node] = []
         self.names: list[str] = []
-        self.origins: list[Any] = []
-        """The model at the beginning of each stage's chain."""
+        self.origins: dict[str, Any] = {BASE: common.plain_data("model")}
+        """The model at the beginning of the chain that leads to `base` or `stage:NAME`."""
 
     def add_stage(self, own: Node, preset: Mapping[str, Any], problems: Problems) -> None:
         """One more stage, laid over the recipe and the preset's stage.
@@ -179,61 +169,47 @@ class _StageChain:
         at = own.written or ("stages", len(self.stages))
         own = _drop_forbidden(own, at, problems)
         stage = self._overlay_layers(own, preset)
-        name, model = stage.plain_data("name"), stage.plain_data("model")
+        name, model = str(stage.plain_data("name")), stage.value["model"]
         if name in self.names:
             other = f"stages.{self.names.index(name)}"
             problems.append((at, f"is called {name}, like {other}; give one of them another name"))
-        for path, reference in _find_references(stage.plain_data()):
-            if text := _explain_unknown_stage(reference, self.names, name):
-                problems.append((stage.place_of(path, (*at, *path)), text))
-        self.origins.append(self._find_origin(model))
-        own_nodes = {key: stage.value[key] for key in ("name", "model")}
-        stage.value["model"] = Node.from_data(self.origins[-1], "", None)  # of it the defaults below are derived
+        for path, node in stage.leaf_nodes():
+            # A class of the user's own may be called stage:Mine.
+            match = REFERENCE.fullmatch(node.value) if isinstance(node.value, str) and path[-1] != "name" else None
+            if match and match[1] not in self.names:
+                problems.append((node.written or (*at, *path), _explain_unknown_stage(match[1], self.names, name)))
+        origin = self.origins.get(model.value, model.value) if isinstance(model.value, str) else model.plain_data()
         self.names.append(name)
+        self.origins[f"stage:{name}"] = origin
+        stage.value["model"] = Node.from_data(origin, "", None)  # of it the defaults are derived
         rates = self.preset.rates.get(name) if self.preset and "method" not in own.value else None
         wrong: Problems = []
-        shorthand.fill_defaults(stage, wrong, len(self.names) - 1, rates and (*rates, f"method {self.preset_name}"))
+        shorthand.fill_defaults(stage, wrong, len(self.stages), rates and (*rates, f"method {self.preset_name}"))
         problems += [(stage.place_of(path, (*at, *path)), text) for path, text in wrong]
-        stage.value |= own_nodes | {key: own.value[key] for key in ("name",) if key in own.value}
+        stage.value["model"] = model
         self.stages.append(stage)
 
     def _overlay_layers(self, own: Node, preset: Mapping[str, Any]) -> Node:
         """The layers of a stage on each other, with its method, name and model."""
-        preset_source, common = f"method {self.preset_name}", self.common.copy()
-        below = Node.from_data({key: value for key, value in preset.items() if key != "name"}, preset_source, None)
-        for key in ("model", "output", "track"):
+        below, common = Node.from_data(preset, f"method {self.preset_name}", None), self.common.copy()
+        for key in ("name", "model", "output", "track"):
             common.value.pop(key, None)
         if "evaluate" in common.value and common.value["evaluate"].is_mapping:
             common.value["evaluate"].value.pop("gate", None)  # the recipe's gate is for the whole
-        method = common.value.pop("method", None)
-        if method is not None and self.rest:
-            method = common.value["method"] = Node(self.rest, method.source, method.written)
+        if self.rest:
+            common.value["method"].value = self.rest
+        else:
+            common.value.pop("method", None)
         stage = Node({}, own.source, own.written)
         for layer in (below, common, own):
             overlay_mapping(stage, _spell_out_axes(layer))
-        method_name = own.plain_data("method") if "method" in own.value else preset.get("method", self.rest)
-        name = preset.get("name", _default_stage_name(own.plain_data(), method_name))
+        method = next((layer.value["method"] for layer in (own, below, common) if "method" in layer.value), None)
+        name = _default_stage_name(own.plain_data(), method.value if method else None)
         model, why = (f"stage:{self.names[-1]}", "the stage before") if self.names else (BASE, "the recipe's model")
-        default_method = (
-            Node(self.rest, method.source, method.written) if self.rest and method else Node("sft", "default")
-        )
-        defaults = {
-            "method": Node(method_name or "sft", preset_source) if preset else default_method,
-            "name": Node(name, preset_source if preset else "derived: its method"),
-            "model": Node(model, f"derived: {why}"),
-        }
-        for key, default in defaults.items():
-            stage.value[key] = own.value.get(key, default).copy()
-        stage.value["name"].value = str(stage.plain_data("name"))
+        stage.value["method"] = method or Node("sft", "default")
+        stage.value.setdefault("name", Node(name, "derived: its method"))
+        stage.value.setdefault("model", Node(model, f"derived: {why}"))
         return stage
-
-    def _find_origin(self, model: Any) -> Any:
-        """The model at the beginning of the chain that leads to `model`."""
-        base = self.common.plain_data("model")
-        match = REFERENCE.fullmatch(model) if isinstance(model, str) else None
-        if match:
-            return self.origins[self.names.index(match[1])] if match[1] in self.names else base
-        return base if model == BASE else model
 
 
 def _default_stage_name(own: Mapping[str, Any], method: Any) -> str:
@@ -273,23 +249,8 @@ def _spell_out_axes(layer: Node) -> Node:
     return layer
 
 
-def _find_references(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Every `stage:NAME` inside a value: where, and the name."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key != "name":  # a class of the user's own may be called stage:Mine
-                yield from _find_references(inner, (*path, key))
-    elif isinstance(value, (list, tuple)):
-        for i, inner in enumerate(value):
-            yield from _find_references(inner, (*path, i))
-    elif isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
-        yield path, match[1]
-
-
-def _explain_unknown_stage(reference: str, names: list[str], own: str) -> str | None:
-    """What is wrong with a reference to stage `wanted`."""
-    if reference in names:
-        return None
+def _explain_unknown_stage(reference: str, names: list[str], own: str) -> str:
+    """What is wrong with a reference to a stage that is not among the `names` of the earlier ones."""
     reason = "is this stage itself" if reference == own else "is not an earlier stage"
     return f"cannot be stage:{reference}: {reference} {reason}" + (
         suggest_name(reference, names) if names else "; this is the first"
@@ -301,42 +262,28 @@ def _build_whole(common: Node, stages: list[Node], problems: Problems) -> Node:
 
     Its rows are read as the first stage with the same ones reads them.
     """
-    first, whole = stages[0], common.copy()
-
-    def take_setting(stage: Node, key: str) -> None:
-        whole.fill_value((key,), stage.plain_data(key), _stage_source(stage))
-
-    mine = whole.value.get("data")
+    whole, mine = common.copy(), common.value.get("data")
     if mine is None or (mine.is_mapping and "train" not in mine.value):
-        theirs = first.plain_data("data")
+        theirs, judge = stages[0].plain_data("data"), stages[0].plain_data("judge")
         # A first stage without data is told so itself.
-        under = Node.from_data(
-            {"train": "", **(theirs if isinstance(theirs, dict) else {})}, _stage_source(first), None
-        )
-        if mine is None:
-            whole.value["data"] = under
-        else:
-            mine.value = {**under.value, **mine.value}
-        if "judge" not in common.value and isinstance(first.plain_data("judge"), dict):
-            take_setting(first, "judge")
+        data = {"train": "", **(theirs if isinstance(theirs, dict) else {})}
+        whole.fill_value(("data",), data, _stage_source(stages[0]))
+        if mine is not None:
+            whole.value["data"] = Node({**whole.value["data"].value, **mine.value}, mine.source, mine.written)
+        if "judge" not in common.value and isinstance(judge, dict):
+            whole.fill_value(("judge",), judge, _stage_source(stages[0]))
     rows = whole.plain_data("data", "train")
-    source = next((stage for stage in stages if stage.plain_data("data", "train") == rows), first)
-    for key in ("objective", "curate"):
-        if key not in common.value:
-            take_setting(source, key)
-    for key in (axis.key for axis in METHOD_AXES.values() if not axis.several):
-        # Knobs alone are those of the method that a stage has.
-        own, theirs = whole.value.get(key), source.value.get(key)
-        if own is not None and own.is_mapping and "name" not in own.value and theirs is not None and theirs.is_mapping:
-            own.value = {"name": Node(theirs.plain_data("name"), _stage_source(source)), **own.value}
+    source = next((stage for stage in stages if stage.plain_data("data", "train") == rows), stages[0])
+    for key in METHOD_AXES:
+        own, theirs = whole.value.get(key), source.plain_data(key)
+        if own is None and key in ("objective", "curate"):
+            whole.fill_value((key,), theirs, _stage_source(source))
+        elif own is not None and own.is_mapping and "name" not in own.value and isinstance(theirs, dict):
+            # Knobs alone are those of the method that a stage has.
+            own.value = {"name": Node(theirs.get("name"), _stage_source(source)), **own.value}
     shorthand.fill_defaults(whole, problems)
     return whole
 
 
 def _stage_source(stage: Node) -> str:
     return f"{OF_STAGE} {stage.plain_data('name')}"
-
-
-def stages_label(method: str, names: list[str], joint: str = ", ") -> str:
-    """What a recipe with stages is called: its preset, or the names of its stages."""
-    return method if preset_of(method)[1] else joint.join(names)
