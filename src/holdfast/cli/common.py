@@ -85,7 +85,7 @@ def suggest_setting(option: str, value: str) -> str:
     name = option.removeprefix("--").replace("-", "_")
     if name == "dry_run":
         return "--dry-run: holdfast check RECIPE looks at everything and trains nothing"
-    if text := peers.find_replacement(name) or peers.NO_EFFECT.get(name):
+    if text := peers.INSTEAD.get(name) or peers.NO_EFFECT.get(name):
         return f"{option}: {text}"
     example_methods = {"tuner": "lora", "objective": "dpo"}
     ours = [

@@ -149,15 +149,10 @@ def format_default(key: str) -> str:
     """The default of a dotted setting; empty for whole sections."""
     from holdfast.axes.method import Method
     from holdfast.recipe.data_section import RecipeSection
-    from holdfast.recipe.messages import section_of
-    from holdfast.recipe.schema import Recipe
+    from holdfast.recipe.messages import find_field, section_of
     from holdfast.recipe.yaml_writer import format_scalar
 
-    model: Any = Recipe
-    *parents, last = key.split(".")
-    for parent in parents:
-        model = section_of(model.model_fields[parent].annotation)
-    info = model.model_fields[last]
+    info = find_field(key)
     default = info.get_default(call_default_factory=True)
     if info.is_required():
         return "" if info.annotation is section_of(info.annotation) else "(required)"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from holdfast.axes.axis import BY_KEY
 from holdfast.axes.method import Method
@@ -17,7 +18,7 @@ from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.data_section import DataFile
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.shorthand import chosen_class
-from holdfast.recipe.tree import Path, format_path
+from holdfast.recipe.tree import Path
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -86,7 +87,7 @@ def _format_problem(path: Path, items: list[dict[str, Any]], data: dict[str, Any
     if kind == "extra_forbidden":
         return _not_a_setting(path, data)
     if kind == "missing":
-        return f"is missing: {describe_setting(path, data)}"
+        return f"is missing: {_describe_setting(path, data)}"
     if kind == "value_error":
         return str(items[0]["ctx"]["error"])
     if kind == "literal_error":
@@ -108,19 +109,19 @@ def _format_problem(path: Path, items: list[dict[str, Any]], data: dict[str, Any
 def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
     """What a name is that no setting has: another tool's, another method's knob, or nearly one of ours."""
     name = str(path[-1])
-    if text := peers.find_replacement(name):
+    if text := peers.INSTEAD.get(name):
         return f"is {text}" if text.startswith("not supported") else f"is not a setting here: {text}"
     if ":" in name:
         return "is not a setting; is a space missing after the colon?"
-    return _knob_elsewhere(path, data) or f"is not a setting{nearest_setting(path, data)}"
+    return _knob_elsewhere(path, data) or f"is not a setting{_nearest_setting(path, data)}"
 
 
 def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
     """ "full has no r (lora has); ...": for a knob of another method of the same axis; "" for other names."""
-    inside, here, _, prefix = _find_scope(path, data)
-    key, knob = str(inside[0]), str(inside[-1])
+    steps, here, _, prefix = _find_scope(path, data)
+    key, knob = steps[0], steps[-1]
     chosen = next((cls for at, cls in _find_chosen_classes(here) if at == key), None)
-    if chosen is None or key == "curate" or len(inside) != 2:
+    if chosen is None or key == "curate" or len(steps) != 2:
         return ""
     axis = BY_KEY[key].plural
     if difflib.get_close_matches(knob, chosen.model_fields, n=1, cutoff=0.7):
@@ -177,6 +178,16 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for m in models if not issubclass(m, Method)), None)
 
 
+def find_field(key: str) -> FieldInfo:
+    """The field of the schema behind a dotted setting of the recipe."""
+    model: Any = Recipe
+    *parents, last = key.split(".")
+    for parent in parents:
+        model = section_of(model.model_fields[parent].annotation)
+    info: FieldInfo = model.model_fields[last]
+    return info
+
+
 def _find_chosen_classes(data: dict[str, Any]) -> Iterator[tuple[str, type[Method]]]:
     """Recipe key and class of every method that is chosen in `data`."""
     for key, axis in BY_KEY.items():
@@ -186,37 +197,37 @@ def _find_chosen_classes(data: dict[str, Any]) -> Iterator[tuple[str, type[Metho
                 yield key, cls
 
 
-def _find_scope(path: Path, data: dict[str, Any]) -> tuple[Path, dict[str, Any], type[BaseModel], str]:
-    """Where names are looked for, the recipe or a stage: the path and the data there, and what the names begin with."""
-    if len(path) < 3 or path[0] != "stages":
-        return path, data, Recipe, ""
-    return path[2:], data["stages"][path[1]], Stage, f"stages.{path[1]}."
+def _find_scope(path: Path, data: dict[str, Any]) -> tuple[list[str], dict[str, Any], dict[str, str], str]:
+    """Where names are looked for, the recipe or a stage: the name there, its data, its settings, how names begin."""
+    root: type[BaseModel] = Recipe
+    prefix = ""
+    if len(path) >= 3 and path[0] == "stages":
+        prefix, data, path, root = f"stages.{path[1]}.", data["stages"][path[1]], path[2:], Stage
+    return [step for step in path if isinstance(step, str)], data, describe_settings(data, root), prefix
 
 
-def describe_setting(path: Path, data: dict[str, Any]) -> str:
+def _describe_setting(path: Path, data: dict[str, Any]) -> str:
     """The description of a setting."""
-    path, data, root, _ = _find_scope(path, data)
-    return describe_settings(data, root).get(format_path(tuple(p for p in path if isinstance(p, str))), "needed here")
+    steps, _, descriptions, _ = _find_scope(path, data)
+    return descriptions.get(".".join(steps), "needed here")
 
 
 def _keys_of(path: Path, data: dict[str, Any]) -> str:
     """`path` and `share`: what the section at `path` holds, if it is a section."""
-    inside, here, root, _ = _find_scope(path, data)
-    start = ".".join(str(p) for p in inside if isinstance(p, str)) + "."
-    names = [name.removeprefix(start) for name in describe_settings(here, root) if name.startswith(start)]
+    steps, _, descriptions, _ = _find_scope(path, data)
+    start = ".".join(steps) + "."
+    names = [name.removeprefix(start) for name in descriptions if name.startswith(start)]
     return ", ".join(f"`{name}`" for name in names if "." not in name)
 
 
-def nearest_setting(path: Path, data: dict[str, Any]) -> str:
+def _nearest_setting(path: Path, data: dict[str, Any]) -> str:
     """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
-    path, data, root, prefix = _find_scope(path, data)
-    descriptions = describe_settings(data, root)
+    steps, _, descriptions, prefix = _find_scope(path, data)
     names = {name: name for name in descriptions} | {
         alias: target
         for alias, (target, _) in ALIASES.items()
         if target in descriptions and alias not in peers.TEXT_ONLY
     }
-    steps = [str(p) for p in path if isinstance(p, str)]
     full_name, parent = ".".join(steps), ".".join(steps[:-1])
 
     def name_similarity(name: str) -> tuple[float, int]:

@@ -230,8 +230,3 @@ def introduce_problems(data: Mapping[str, Any], moves: Mapping[Path, Path], name
 def is_switched_off(value: Any) -> bool:
     """Whether a setting's value says that it is not wanted."""
     return value is None or value is False or value in ("", "none", "no", "null", [], {})
-
-
-def find_replacement(name: str) -> str | None:
-    """What to do instead of a peer's setting that has no counterpart of the same meaning."""
-    return INSTEAD.get(name)

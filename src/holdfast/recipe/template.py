@@ -6,12 +6,9 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from holdfast.axes.method import Method
 from holdfast.axes.registry import find_method
-from holdfast.recipe.data_section import RecipeSection
-from holdfast.recipe.messages import section_of
+from holdfast.recipe.messages import describe_settings, find_field
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.shorthand import expand_method
 from holdfast.recipe.stages import fill_recipe
@@ -27,10 +24,11 @@ HEAD = """\
 EXAMPLES = {
     "judge": "number",
     "curate": "{name: s3ft}",
+    "data.train": "train.jsonl",
     "data.replay": "{path: general.jsonl, share: 0.1}",
     "stages": "[sft, dpo]",
 }
-"""What to show for settings whose default says nothing."""
+"""What to show for settings whose default says nothing; their own settings are not listed."""
 
 COLUMN = 46
 """Where the descriptions start."""
@@ -64,50 +62,37 @@ def build_template(
     if judge:
         find_method("judges", judge)
         own_settings["judge"] = judge
+    own_tree = Node.from_data(own_settings, file)
     lines: list[str] = []
-    for setting_text, description in _format_lines(
-        Recipe, own_settings, fill_recipe(Node.from_data(own_settings, file), []).plain_data(), (), ""
-    ):
+    for setting_text, description in _format_lines(own_tree, fill_recipe(own_tree, [])):
         first, *more = textwrap.wrap(description, width=116 - COLUMN)
         # In YAML a # is a comment only behind a space: a path that reaches the column must not run into it.
         lines += [f"{setting_text:<{COLUMN - 1}} # {first}", *(" " * COLUMN + f"#   {text}" for text in more)]
     return "\n".join([HEAD.format(file=file), *lines, ""])
 
 
-def _format_lines(
-    section: type[RecipeSection], own_settings: Any, full_settings: Any, path: Path, indent: str
-) -> Iterator[tuple[str, str]]:
-    """`(setting, description)` of each line; what is not in `given` is commented out, its default from `filled`."""
-    for name, info in section.model_fields.items():
-        key = format_path((*path, name))
-        on = isinstance(own_settings, dict) and name in own_settings
-        mark = "" if on or "#" in indent else "# "
-        inner = section_of(info.annotation)
-        whole = inner is not None and (info.annotation is inner or isinstance(info.default, RecipeSection))
-        if whole and inner is not None and issubclass(inner, RecipeSection) and key not in EXAMPLES:
-            yield f"{indent}{mark}{name}:", info.description or ""
-            below = indent + "  " if on or "#" in indent else indent + "#   "
-            yield from _format_lines(
-                inner, own_settings.get(name) if on else None, _part_of(full_settings, name), (*path, name), below
-            )
+def _format_lines(own_tree: Node, full_tree: Node) -> Iterator[tuple[str, str]]:
+    """`(setting, description)` of each line; what is not in `own_tree` is commented out."""
+    settings = describe_settings()
+    for key, description in settings.items():
+        path = tuple(key.split("."))
+        if format_path(path[:-1]) in EXAMPLES:
+            continue
+        n_on, depth = len(own_tree.nodes_along(path)) - 1, len(path) - 1
+        mark = "  " * depth if n_on > depth else "  " * n_on + "# " + "  " * (depth - n_on)
+        if key not in EXAMPLES and any(other.startswith(f"{key}.") for other in settings):
+            yield f"{mark}{path[-1]}:", description
         else:
-            yield (
-                f"{indent}{mark}{name}: "
-                f"{format_scalar(own_settings[name]) if on else _format_default(key, info, full_settings)}",
-                info.description or "",
-            )
+            text = format_scalar(own_tree.plain_data(*path)) if n_on > depth else _format_default(path, full_tree)
+            yield f"{mark}{path[-1]}: {text}", description
 
 
-def _part_of(full_settings: Any, name: str) -> Any:
-    return full_settings.get(name) if isinstance(full_settings, dict) else None
-
-
-def _format_default(key: str, info: FieldInfo, full_settings: Any) -> str:
+def _format_default(path: Path, full_tree: Node) -> str:
     """The default in YAML, with derived defaults as they will be."""
-    name = key.rpartition(".")[2]
-    if key in EXAMPLES:
+    if (key := format_path(path)) in EXAMPLES:
         return EXAMPLES[key]
-    default = info.get_default(call_default_factory=True)
+    info = find_field(key)
     if isinstance(info.annotation, type) and issubclass(info.annotation, Method):
-        return full_settings[name]["name"]
-    return format_scalar(full_settings[name] if isinstance(full_settings, dict) and name in full_settings else default)
+        return str(full_tree.plain_data(*path, "name"))
+    value = full_tree.plain_data(*path)
+    return format_scalar(info.get_default(call_default_factory=True) if value is None else value)
