@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.yaml_writer import format_scalar
+from holdfast.recipe.tree import format_path
+from holdfast.recipe.yaml_writer import find_leaf_values, format_scalar
 
 SAME_RESULT = ("output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints", "track")
 """Settings that change where or how fast a run is done, and nothing of its result."""
@@ -30,11 +30,10 @@ def result_settings(recipe: Recipe) -> dict[str, Any]:
 
 def list_differences(here: Recipe, there: Recipe) -> list[str]:
     """ "optimizer.learning_rate is 0.0001 here and 0.001 there", one for each setting, in the order of a recipe."""
-    mine, theirs = dict(_flatten_settings(result_settings(here))), dict(_flatten_settings(result_settings(there)))
-    names = [*mine, *(name for name in theirs if name not in mine)]
+    mine, theirs = _flatten_settings(result_settings(here)), _flatten_settings(result_settings(there))
     return [
         f"{name} is {_format_value(mine, name)} here and {_format_value(theirs, name)} there"
-        for name in names
+        for name in mine | theirs
         if name not in mine or name not in theirs or mine[name] != theirs[name]
     ]
 
@@ -52,14 +51,10 @@ def _format_value(settings: dict[str, Any], name: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def _flatten_settings(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted setting and value; of a stage its name stands for its number."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flatten_settings(inner, f"{prefix}{key}.")
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        for number, inner in enumerate(value):
-            item_name = inner.get("name", number) if prefix == "stages." else number
-            yield from _flatten_settings(inner, f"{prefix}{item_name}.")
-    else:
-        yield prefix.rstrip("."), value
+def _flatten_settings(data: dict[str, Any]) -> dict[str, Any]:
+    """Dotted setting to value; of a stage its name stands for its number."""
+    names = [stage["name"] for stage in data.get("stages", ())]
+    return {
+        format_path(("stages", names[int(path[1])], *path[2:]) if path[0] == "stages" and names else path): value
+        for path, value in find_leaf_values(data)
+    }

@@ -88,27 +88,18 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
 def resolve_any(
     value: ResolvedRecipe | Recipe | dict[str, Any] | str | pathlib.Path, overrides: Sequence[str] = ()
 ) -> ResolvedRecipe:
-    """Whatever the Python API is given as a recipe: a file, a mapping, a `Recipe`; overrides as on the command line."""
-    if isinstance(value, ResolvedRecipe) and not overrides:
-        return value
-    if isinstance(value, (str, pathlib.Path)):
-        return read_recipe(value, overrides)
-    if isinstance(value, ResolvedRecipe):
-        return _resolve_tree(_rebuild_tree(value, value.recipe.user_settings()), overrides, value.name)
-    return resolve_recipe(value.user_settings() if isinstance(value, Recipe) else value, overrides)
+    """Whatever the Python API is given as a recipe: a file, a mapping, a `Recipe`; overrides as on the command line.
 
-
-def resolve_recipe(data: dict[str, Any], overrides: Sequence[str] = (), name: str = "recipe") -> ResolvedRecipe:
-    """A recipe from a plain mapping.
-
-    Args:
-        data: The nested mapping as the user wrote it.
-        overrides: `a.b=value` texts, the value in YAML.
-        name: The recipe's name in messages.
     Raises:
         UserError: All problems, one per line.
     """
-    return _resolve_tree(Node.from_data(data, name), overrides, name)
+    if isinstance(value, (str, pathlib.Path)):
+        return read_recipe(value, overrides)
+    if isinstance(value, ResolvedRecipe):
+        tree = _rebuild_tree(value, value.recipe.user_settings())
+        return _resolve_tree(tree, overrides, value.name) if overrides else value
+    data = value.user_settings() if isinstance(value, Recipe) else value
+    return _resolve_tree(Node.from_data(data, "recipe"), overrides, "recipe")
 
 
 def _resolve_tree(
@@ -255,17 +246,12 @@ def _find_beside(tree: Node, folder: pathlib.Path) -> list[str]:
             if (node := part.find(tuple(setting.split(".")))) is None:
                 continue
             for text in _find_path_nodes(node, only_mappings=setting in ("curate", "data.replay")):
-                prefix, path = ("text:", text.value[5:]) if text.value.startswith("text:") else ("", text.value)
+                prefix = "text:" if text.value.startswith("text:") else ""
+                path = text.value.removeprefix("text:")
                 candidate = folder / path
-                if (
-                    path == ".."
-                    or pathlib.Path(path).is_absolute()
-                    or _exists_on_disk(path)
-                    or not _exists_on_disk(str(candidate))
-                ):
-                    continue
-                notes.append(f"{path} is read from {candidate}")
-                text.value = f"{prefix}{candidate}"
+                if not _exists_on_disk(path) and _exists_on_disk(str(candidate)):
+                    notes.append(f"{path} is read from {candidate}")
+                    text.value = f"{prefix}{candidate}"
     return notes
 
 
@@ -286,25 +272,15 @@ def _exists_on_disk(name: str) -> bool:
 def _collect_sources(recipe: Recipe, full_tree: Node) -> dict[str, str]:
     """Dotted leaf to where its value came from."""
     out: dict[str, str] = {}
-    for path in yaml_writer.find_leaf_paths(recipe.model_dump(mode="json")):
-        source = full_tree.source_of(path)
-        out[format_path(path)] = _default_source(_find_part(recipe, path), str(path[-1])) if source is None else source
+    for path, _ in yaml_writer.find_leaf_values(recipe.model_dump(mode="json")):
+        part: Any = recipe
+        for step in path[:-1]:
+            part = part[step] if isinstance(part, (dict, tuple)) else getattr(part, str(step))
+        # A method's own knobs come from its paper; those it shares with its axis, and settings, are plain defaults.
+        owner = next((cls for cls in type(part).__mro__ if path[-1] in inspect.get_annotations(cls)), object)
+        default = "paper" if vars(owner).get("paper") else "default"
+        out[format_path(path)] = full_tree.source_of(path) or default
     return out
-
-
-def _find_part(recipe: Recipe, path: Path) -> Any:
-    """The method, section or value at a recipe key, the part of the recipe that has the knob at `path`."""
-    part: Any = recipe
-    if path[0] == "stages":
-        part, path = recipe.stages[int(path[1])], path[2:]
-    choice = getattr(part, str(path[0]))
-    return choice[int(path[1])] if path[0] == "curate" and len(path) > 1 else choice
-
-
-def _default_source(method: Any, knob: str) -> str:
-    """A method's own knobs come from its paper; those it shares with its axis, and settings, are plain defaults."""
-    owner = next((cls for cls in type(method).__mro__ if knob in inspect.get_annotations(cls)), object)
-    return "paper" if vars(owner).get("paper") else "default"
 
 
 def format_resolved_yaml(resolved_recipe: ResolvedRecipe) -> str:

@@ -55,13 +55,13 @@ def format_yaml_lines(
     return out
 
 
-def find_leaf_paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    """The paths that have a line of their own in block YAML."""
+def find_leaf_values(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The values that have a line of their own in block YAML, with their paths."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from find_leaf_paths(inner, (*path, key))
+            yield from find_leaf_values(inner, (*path, key))
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         for i, inner in enumerate(value):
-            yield from find_leaf_paths(inner, (*path, i))
+            yield from find_leaf_values(inner, (*path, i))
     else:
-        yield path
+        yield path, value

@@ -15,7 +15,6 @@ from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import COMMON, Claim, merge_settings
 from holdfast.recipe.loader import resolve_any
-from holdfast.recipe.loader import resolve_recipe as resolve_mapping
 
 
 def recipe(**given: Any) -> Any:
@@ -68,7 +67,7 @@ def test_refused_with_a_way_out(given: dict[str, Any], words: str) -> None:
 )
 def test_let_in_and_read_again(given: dict[str, Any]) -> None:
     found = recipe(**given)
-    assert resolve_mapping(found.model_dump(mode="json")).recipe == found
+    assert resolve_any(found.model_dump(mode="json")).recipe == found
 
 
 def test_estimates_use_the_papers_eta() -> None:
