@@ -192,16 +192,22 @@ def test_resolved_yaml_is_the_same_recipe(write, tmp_path: Path, method: str) ->
 )  # fmt: skip
 def test_scalars_survive(value: object) -> None:
     text = f"key: {yaml_writer.format_scalar(value)}\n"
-    assert yaml_reader.parse_yaml(text, "t")[0] == {"key": value}
+    assert yaml_reader.parse_yaml(text, "t")[0].plain_data() == {"key": value}
     assert yaml.safe_load(text) == {"key": value}
 
 
 def test_scalars_follow_yaml_1_2() -> None:
-    data, lines, _ = yaml_reader.parse_yaml(
-        "a: 1e-4\nb: no\nc: 12:30\nd: 2020-01-01\ne: 010\nf: '1'\ng: [1, .5, ~]\n", "t"
-    )
-    assert data == {"a": 1e-4, "b": "no", "c": "12:30", "d": "2020-01-01", "e": 10, "f": "1", "g": [1, 0.5, None]}
-    assert lines[("g", 1)] == 7
+    tree, _ = yaml_reader.parse_yaml("a: 1e-4\nb: no\nc: 12:30\nd: 2020-01-01\ne: 010\nf: '1'\ng: [1, .5, ~]\n", "t")
+    assert tree.plain_data() == {
+        "a": 1e-4,
+        "b": "no",
+        "c": "12:30",
+        "d": "2020-01-01",
+        "e": 10,
+        "f": "1",
+        "g": [1, 0.5, None],
+    }
+    assert tree.source_of(("g", 1)) == "t:7"
 
 
 def test_paths_beside_the_recipe(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def parse_judge(text: str) -> Judge:
     from holdfast.recipe.yaml_reader import parse_yaml
 
     try:
-        return choose_method("judges", parse_yaml(text, "--judge")[0])
+        return choose_method("judges", parse_yaml(text, "--judge")[0].plain_data())
     except ValueError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise UserError(f"--judge {text}: {', '.join(lines[1:3]) or lines[0]}") from None

@@ -76,12 +76,12 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    data, lines, problems = yaml_reader.parse_yaml(text, str(file))
-    if data is None:
+    tree, problems = yaml_reader.parse_yaml(text, str(file))
+    if tree.value is None:
         raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
-    if not isinstance(data, dict):
-        raise UserError(f"{file}:{lines[()]}: a recipe is a mapping of `key: value` lines")
-    tree = Node.from_data(data, lambda path: f"{file}:{lines[path]}" if path else str(file))
+    if not tree.is_mapping:
+        raise UserError(f"{tree.source}: a recipe is a mapping of `key: value` lines")
+    tree.source = str(file)
     return _resolve_tree(tree, overrides, str(file), problems, file.parent)
 
 

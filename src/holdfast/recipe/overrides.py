@@ -30,9 +30,9 @@ def apply_overrides(tree: Node, overrides: Sequence[str], problems: Problems) ->
                 path = ("stages", stage_key(tree.plain_data(), path[1]), *path[2:])
             except UserError as error:
                 raise UserError(f"{COMMAND_LINE}: {error}") from None
-        new_value, _, wrong = yaml_reader.parse_yaml(value, f"{COMMAND_LINE}: {key}")
+        new_tree, wrong = yaml_reader.parse_yaml(value, f"{COMMAND_LINE}: {key}")
         problems += [(path + where, what) for where, what in wrong]
-        put_value(tree, path, new_value, COMMAND_LINE)
+        put_value(tree, path, new_tree.plain_data(), COMMAND_LINE)
 
 
 def put_value(tree: Node, path: Path, value: Any, source: str) -> None:

@@ -1,18 +1,17 @@
-"""YAML with line numbers: the plain data of a recipe, and where each value stands.
+"""Step 1 of reading a recipe: from YAML text to its tree, each value with the line where it stands.
 
 Scalars follow YAML 1.2: `1e-4` is a number, `no`, `off` and `12:30` are text, and nothing becomes a date.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import Any
 
 import yaml
 
 from holdfast.errors import UserError
-from holdfast.recipe.tree import Path, Problems, format_path
+from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -26,8 +25,8 @@ LONGEST_NUMBER = 60
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
-def parse_yaml(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
-    """The data of a YAML text, the 1-based line of every key and list item, and what is wrong (keys given twice).
+def parse_yaml(text: str, file: str) -> tuple[Node, Problems]:
+    """The tree of a YAML text, whose sources are `file:LINE`, and what is wrong with it (keys given twice).
 
     Raises:
         UserError: If it is not YAML, or larger or deeper than any recipe; the message names `file` and the line.
@@ -35,17 +34,13 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[Path, int], Problems]:
     if len(text) > LARGEST:
         raise too_large(file)
     try:
-        with contextlib.closing(
-            _BoundedLoader(text, file)
-        ) as loader:  # which looks at the characters as soon as it is made
-            node = loader.get_single_node()
+        loader = _RecipeLoader(text, file)  # which looks at the characters as soon as it is made
+        return loader.read_tree(), loader.problems
     except yaml.MarkedYAMLError as error:
         line, what = explain_yaml_error(error, text)
         raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
     except yaml.YAMLError:
         raise UserError(f"{file}: not valid YAML: unreadable character") from None
-    reader = _ValueReader(file)
-    return (None if node is None else reader.read_value(node, ())), reader.lines, reader.problems
 
 
 def too_large(file: str) -> UserError:
@@ -53,34 +48,84 @@ def too_large(file: str) -> UserError:
     return UserError(f"{file}: is larger than {LARGEST >> 10} KiB, which no recipe is; is it a file of rows?")
 
 
-class _BoundedLoader(yaml.SafeLoader):
-    """YAML's own reader of nodes, which stops where the nesting is deeper, or the nodes are more, than a recipe's."""
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML's own reader of nodes, which makes a recipe's tree of them and stops at what is larger than any recipe.
+
+    Args:
+        file: The name in sources and messages.
+    """
 
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text)
-        self.file, self.depth, self.nodes = file, 0, 0
-
-    def close(self) -> None:
-        """Let go of the text."""
-        self.dispose()
+        self.file, self.problems = file, Problems()
+        self._depth, self._left = 0, MOST
+        self._around: list[yaml.Node] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.depth, self.nodes = self.depth + 1, self.nodes + 1
-        if self.depth > DEEPEST:
+        self._count_value()
+        self._depth += 1
+        if self._depth > DEEPEST:
             line = self.peek_event().start_mark.line + 1
             raise UserError(f"{self.file}:{line}: more than {DEEPEST} values inside each other, which no recipe has")
-        if self.nodes > MOST:
-            raise _too_many_values(self.file)
         node = super().compose_node(parent, index)
-        self.depth -= 1
+        self._depth -= 1
         return node
 
+    def _count_value(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UserError(
+                f"{self.file}: has more than {MOST:,} values (an alias counts as what it stands for), which no recipe "
+                "has; put what is long into a file, and name that"
+            )
 
-def _too_many_values(file: str) -> UserError:
-    return UserError(
-        f"{file}: has more than {MOST:,} values (an alias counts as what it stands for), which no recipe has; put what "
-        "is long into a file, and name that"
-    )
+    def read_tree(self) -> Node:
+        """The tree of the whole text, aliases written out."""
+        node = self.get_single_node()
+        self._left = MOST  # once more, as an alias was one value until here
+        return Node(None, self.file) if node is None else self._build_node(node, (), node.start_mark.line + 1)
+
+    def _build_node(self, node: yaml.Node, path: Path, line: int) -> Node:
+        """The tree of a YAML node, which stands at `path`, its key or itself on a line."""
+        self._count_value()
+        if any(node is outer for outer in self._around) or len(self._around) > DEEPEST:
+            line = node.start_mark.line + 1
+            raise UserError(f"{self.file}:{line}: an alias inside of what it stands for, which has no end; remove it")
+        self._around.append(node)
+        value: Any
+        if isinstance(node, yaml.ScalarNode):
+            value = node.value if node.style is not None else self._parse_scalar(node, path)
+        elif isinstance(node, yaml.SequenceNode):
+            items = enumerate(node.value)
+            value = [self._build_node(item, (*path, i), item.start_mark.line + 1) for i, item in items]
+        else:
+            value = self._build_mapping(node, path)
+        self._around.pop()
+        return Node(value, f"{self.file}:{line}", path)
+
+    def _build_mapping(self, node: yaml.Node, path: Path) -> dict[str, Node]:
+        lines: dict[str, int] = {}
+        inner_nodes: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in lines:
+                self.problems.append(((*path, key), f"is given twice (lines {lines[key]} and {line}); keep one"))
+                continue
+            lines[key] = line
+            inner_nodes[key] = self._build_node(value_node, (*path, key), line)
+        return inner_nodes
+
+    def _parse_scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        """The value of an unquoted scalar."""
+        text = node.value
+        if text in WORDS:
+            return WORDS[text]
+        if not NUMBER.fullmatch(text):
+            return text
+        if len(text) > LONGEST_NUMBER:
+            at = f"{self.file}:{node.start_mark.line + 1}: {format_path(path)}"
+            raise UserError(f"{at}: a number of {len(text):,} digits, and none needs as many")
+        return int(text) if INTEGER.fullmatch(text) else float(text)
 
 
 OPENERS = {"while parsing a flow mapping": ("{", "}"), "while parsing a flow sequence": ("[", "]")}
@@ -133,65 +178,3 @@ def _value_above(lines: list[str], line: int) -> str:
     deeper = len(lines[line]) - len(lines[line].lstrip()) > len(above) - len(above.lstrip())
     name, colon, value = above.partition(": ")
     return f"{name.strip()}:" if colon and value.strip() and deeper else ""
-
-
-class _ValueReader:
-    """Turns nodes into plain data, aliases written out, and notes where each value stands.
-
-    Args:
-        file: The name in messages.
-    """
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.lines: dict[Path, int] = {}
-        self.problems: Problems = []
-        self._left = MOST
-        self._around: list[yaml.Node] = []
-
-    def read_value(self, node: yaml.Node, path: Path) -> Any:
-        """The value of a node, which stands at `path`."""
-        line = node.start_mark.line + 1
-        self.lines.setdefault(path, line)
-        self._left -= 1
-        if self._left < 0:
-            raise _too_many_values(self.file)
-        if any(node is outer for outer in self._around) or len(self._around) > DEEPEST:
-            raise UserError(f"{self.file}:{line}: an alias inside of what it stands for, which has no end; remove it")
-        if isinstance(node, yaml.ScalarNode):
-            return self._read_scalar(node, path)
-        self._around.append(node)
-        inside = self._read_sequence if isinstance(node, yaml.SequenceNode) else self._read_mapping
-        data = inside(node, path)
-        self._around.pop()
-        return data
-
-    def _read_scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
-        if node.style is None and len(node.value) > LONGEST_NUMBER and NUMBER.fullmatch(node.value):
-            at = f"{self.file}:{node.start_mark.line + 1}: {format_path(path)}"
-            raise UserError(f"{at}: a number of {len(node.value):,} digits, and none needs as many")
-        return parse_scalar(node.value) if node.style is None else node.value
-
-    def _read_sequence(self, node: yaml.Node, path: Path) -> list[Any]:
-        return [self.read_value(item, (*path, i)) for i, item in enumerate(node.value)]
-
-    def _read_mapping(self, node: yaml.Node, path: Path) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            inner = (*path, key)
-            if key in data:
-                self.problems.append((inner, f"is given twice (lines {self.lines[inner]} and {line}); keep one"))
-                continue
-            self.lines[inner] = line
-            data[key] = self.read_value(value_node, inner)
-        return data
-
-
-def parse_scalar(text: str) -> Any:
-    """The value of an unquoted scalar."""
-    if text in WORDS:
-        return WORDS[text]
-    if INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if NUMBER.fullmatch(text) else text
