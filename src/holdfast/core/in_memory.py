@@ -17,8 +17,8 @@ from holdfast.core.files import fresh_file
 from holdfast.errors import UserError
 
 PREFIX = "memory:"
-ROW_PLACES = (("data", "train"), ("data", "test"), ("data", "replay", "path"))
-"""Where a recipe may have rows instead of a file."""
+ROW_KEYS = ("train", "test", "replay")
+"""Keys of a recipe's `data` that may hold rows instead of a file."""
 
 _copies: dict[str, Path] = {}
 """Names to the copies that run directories hold, of those that were read in this process."""
@@ -76,9 +76,10 @@ def keep_copies(directory: Path, recipe: Any) -> None:
 
 def names_in(recipe: Any) -> Iterator[str]:
     """The names of rows in a recipe's mapping, those of its stages too."""
-    for part in (recipe, *(recipe.get("stages") or ())) if isinstance(recipe, dict) else ():
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    for part in (recipe, *(stages if isinstance(stages, (list, tuple)) else ())):
         data = part.get("data") if isinstance(part, dict) else None
-        for key in ("train", "test", "replay"):
+        for key in ROW_KEYS:
             entries = data.get(key) if isinstance(data, dict) else None
             for entry in entries if isinstance(entries, (list, tuple)) else (entries,):
                 name = entry.get("path") if isinstance(entry, dict) else entry

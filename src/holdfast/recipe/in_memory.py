@@ -8,12 +8,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.in_memory import PREFIX, cache_home, cached_model, cached_rows
+from holdfast.core.in_memory import PREFIX, ROW_KEYS, cache_home, cached_model, cached_rows
 from holdfast.errors import UserError
+from holdfast.recipe.data_section import TrainFile
 
 
 def name_objects(recipe: Any, tokenizer: Any = None) -> Any:
@@ -27,26 +28,22 @@ def name_objects(recipe: Any, tokenizer: Any = None) -> Any:
         UserError: If rows can be read only once, or hold what is no text, number or list; if the tokenizer is missing.
     """
     if not isinstance(recipe, dict):
-        if tokenizer is not None:
-            raise UserError("tokenizer: is only for a model that is given as an object")
+        store_model(None, tokenizer)
         return recipe
-    out = dict(recipe)
+    out = {**_name_rows(recipe, "data")}
     if "model" in out or tokenizer is not None:
         out["model"] = store_model(out.get("model"), tokenizer)
-    if isinstance(out.get("data"), dict):
-        out["data"] = _name_rows(out["data"], "data", ("train", "test", "replay"))
     if isinstance(out.get("stages"), (list, tuple)):
-        out["stages"] = [
-            {**stage, "data": _name_rows(stage["data"], f"stages.{i}.data", ("train", "test", "replay"))}
-            if isinstance(stage, dict) and isinstance(stage.get("data"), dict)
-            else stage
-            for i, stage in enumerate(out["stages"])
-        ]
+        out["stages"] = [_name_rows(stage, f"stages.{i}.data") for i, stage in enumerate(out["stages"])]
     return out
 
 
-def _name_rows(part: dict[str, Any], where: str, keys: Iterable[str]) -> dict[str, Any]:
-    return {key: _name_entry(value, f"{where}.{key}") if key in keys else value for key, value in part.items()}
+def _name_rows(part: Any, where: str) -> Any:
+    """The mapping of a recipe or a stage with names instead of rows; anything else as it is."""
+    if not isinstance(part, dict) or not isinstance(part.get("data"), dict):
+        return part
+    names = {key: _name_entry(part["data"][key], f"{where}.{key}") for key in ROW_KEYS if key in part["data"]}
+    return {**part, "data": part["data"] | names}
 
 
 def _name_entry(value: Any, where: str) -> Any:
@@ -66,7 +63,6 @@ def _name_entry(value: Any, where: str) -> Any:
 
 def _is_rows(items: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list is of rows rather than of entries."""
-    from holdfast.recipe.data_section import TrainFile
 
     def is_entry(item: Any) -> bool:
         if isinstance(item, Mapping):
@@ -138,11 +134,7 @@ def _replace_class_labels(rows: Any, where: str) -> Iterator[Any]:
         if not isinstance(record, Mapping):
             raise UserError(f"{where}: row {number}: {type(row).__name__} is no row; give mappings of names to values")
         class_labels = {key: record[key] for key in labels if isinstance(record[key], int) and record[key] >= 0}
-        yield (
-            {**record, **{key: labels[key].int2str(value) for key, value in class_labels.items()}}
-            if class_labels
-            else record
-        )
+        yield {**record, **{key: labels[key].int2str(value) for key, value in class_labels.items()}}
 
 
 def _to_json_value(value: Any, where: str) -> Any:
