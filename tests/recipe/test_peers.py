@@ -10,7 +10,7 @@ from holdfast.axes.elsewhere import METHODS_ELSEWHERE
 from holdfast.axes.registry import REGISTRY
 from holdfast.errors import UserError
 from holdfast.recipe import peers
-from holdfast.recipe.aliases import ALIASES, DEVICE_BATCH
+from holdfast.recipe.aliases import DEVICE_BATCH
 from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any
 from holdfast.recipe.messages import describe_settings
 from holdfast.recipe.shorthand import METHODS
@@ -211,7 +211,7 @@ def test_the_tables_say_nothing_of_our_own_settings() -> None:
     ours = set(describe_settings()) | {"stages"}
     for name in (*peers.SAME, *peers.NO_EFFECT, *peers.INSTEAD):
         assert name not in ours
-    tables = [set(peers.NO_EFFECT), set(peers.INSTEAD), set(ALIASES), set(DEVICE_BATCH)]
+    tables = [set(peers.NO_EFFECT), set(peers.INSTEAD), set(peers.ALIASES), set(DEVICE_BATCH)]
     assert sum(map(len, tables)) == len(set().union(*tables)), "each name is in one table"
     names = {name for axis in REGISTRY.values() for name in axis} | set(METHODS)
     assert not names & set(METHODS_ELSEWHERE)

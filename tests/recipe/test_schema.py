@@ -14,9 +14,9 @@ from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import find_method, name_of
 from holdfast.axes.registry import method_names as names_on
 from holdfast.errors import UserError
-from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.loader import read_recipe
 from holdfast.recipe.messages import describe_settings
+from holdfast.recipe.peers import ALIASES
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.shorthand import METHODS, expand_method
 

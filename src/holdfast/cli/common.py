@@ -79,7 +79,6 @@ def suggest_setting(option: str, value: str) -> str:
         value: What was given with it, or the word after it.
     """
     from holdfast.recipe import peers
-    from holdfast.recipe.aliases import ALIASES
     from holdfast.recipe.messages import describe_settings
 
     name = option.removeprefix("--").replace("-", "_")
@@ -93,7 +92,7 @@ def suggest_setting(option: str, value: str) -> str:
         for key in describe_settings(example_methods)
         if key == name or (key.rpartition(".")[2] == name and name != "name")
     ]
-    setting = ALIASES[name][0] if name in ALIASES else min(ours, key=len, default="")
+    setting = peers.ALIASES[name][0] if name in peers.ALIASES else min(ours, key=len, default="")
     value_text = value if value and not value.startswith("-") else "VALUE"
     return setting and f"{option}: settings stand without dashes, in dotted names: {setting}={value_text}"
 

@@ -1,67 +1,13 @@
-"""Other tools' names in a recipe: moved to where they live here, or left out with a note."""
+"""Step 3 of reading a recipe: other tools' names in it are moved to where they live here, or left out with a note."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.recipe import peers
 from holdfast.recipe.tree import Node, Path, Problems, format_path
-
-
-def _no_limit(value: Any) -> Any:
-    return None if value == -1 else value
-
-
-def _map_bool(yes: str, no: str) -> Callable[[Any], Any]:
-    return lambda value: {True: yes, False: no}.get(value, value) if isinstance(value, bool) else value
-
-
-def _map_names(**names: str) -> Callable[[Any], Any]:
-    return lambda value: names.get(value, value) if isinstance(value, str) else value
-
-
-ALIASES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
-    "model_name_or_path": ("model", None),
-    "base_model": ("model", None),
-    "output_dir": ("output", None),
-    "dataset": ("data.train", None),
-    "dataset_name": ("data.train", None),
-    "train_file": ("data.train", None),
-    "test_file": ("data.test", None),
-    "val_size": ("data.test", None),
-    "system_prompt": ("data.system", None),
-    "max_train_samples": ("data.limit", None),
-    "on_long": ("data.too_long", _map_names(truncate="cut")),
-    "num_train_epochs": ("train.epochs", None),
-    "num_epochs": ("train.epochs", None),
-    "max_steps": ("train.max_steps", _no_limit),
-    "max_length": ("train.max_length", None),
-    "max_seq_length": ("train.max_length", None),
-    "cutoff_len": ("train.max_length", None),
-    "sequence_len": ("train.max_length", None),
-    "packing": ("train.layout", _map_bool("packed", "padded")),
-    "bf16": ("train.precision", _map_bool("bf16", "fp32")),
-    "save_total_limit": ("train.keep_checkpoints", None),
-    "gradient_checkpointing": ("train.gradient_checkpointing", None),
-    "seed": ("train.seed", None),
-    "optim": ("optimizer.name", _map_names(adamw_torch="adamw", adamw_torch_fused="adamw", adamw_hf="adamw")),
-    "learning_rate": ("optimizer.learning_rate", None),
-    "lr": ("optimizer.learning_rate", None),
-    "lr_scheduler_type": ("optimizer.schedule", _map_names(constant_with_warmup="constant")),
-    "warmup_ratio": ("optimizer.warmup", None),
-    "weight_decay": ("optimizer.weight_decay", None),
-    "max_grad_norm": ("optimizer.max_grad_norm", None),
-    "adam_epsilon": ("optimizer.eps", None),
-    "lora_r": ("tuner.r", None),
-    "lora_rank": ("tuner.r", None),
-    "lora_alpha": ("tuner.alpha", None),
-    "lora_dropout": ("tuner.dropout", None),
-    "lora_target_modules": ("tuner.target_modules", None),
-    **peers.SAME,
-}
-"""Names of Hugging Face trainers and PEFT: where they live here, and how the value is translated."""
 
 ALIAS_PLACES = ("", "train", "data", "optimizer", "tuner")
 """The parts of a recipe in which an alias is looked for; "" is the top level."""
@@ -95,7 +41,7 @@ class Aliases:
         """The aliases of the recipe, or of the stage at `at`."""
         for above, section in _find_sections(part, ALIAS_PLACES):
             for key in [key for key, inner in section.value.items() if _is_alias(key, inner.plain_data(), above)]:
-                target, convert = ALIASES[key]
+                target, convert = peers.ALIASES[key]
                 node = section.value.pop(key)
                 if convert:
                     node = Node.from_data(convert(node.plain_data()), node.source, node.written)
@@ -192,12 +138,12 @@ def _find_sections(part: Node, names: tuple[str, ...]) -> Iterator[tuple[Path, N
 
 def _is_alias(key: str, value: Any, above: Path) -> bool:
     """Whether a key is another tool's name, standing where that tool would have it."""
-    if key not in ALIASES:
+    if key not in peers.ALIASES:
         return False
     if key not in peers.SAME:
         return True
     if key in peers.SWITCHES and peers.is_switched_off(value):
         return False
     place = str(above[0]) if above else ""
-    at_home = place in ("", "train") or place == ALIASES[key][0].partition(".")[0]
+    at_home = place in ("", "train") or place == peers.ALIASES[key][0].partition(".")[0]
     return at_home and value is not None and (isinstance(value, str) or key not in peers.TEXT_ONLY)

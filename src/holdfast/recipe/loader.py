@@ -310,14 +310,13 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
     """
     own_settings = resolved_recipe.recipe.user_settings()
     chosen = expand_method(method)
-    varied_keys = {key for name in (*among, resolved_recipe.recipe.method) for key in axes_of(name)} | {"stages"}
+    own_settings.pop("stages", None)
+    varied_keys = {key for name in (*among, resolved_recipe.recipe.method) for key in axes_of(name)}
     method_curators = set(method_names("curators")).union(
         *(expand_method(name).get("curate", []) for name in (*among, resolved_recipe.recipe.method))
     ) - {"replay"}
     for key in varied_keys & set(own_settings):
         own = own_settings.pop(key)
-        if key == "stages":
-            continue
         if key == "curate":
             by_name = {item["name"]: item for item in own}
             other_curators = [item for item in own if item["name"] not in method_curators]

@@ -1,4 +1,4 @@
-"""Pydantic's complaints about a recipe in the user's words: what a setting must be, what it is, the nearest name."""
+"""Step 6 of reading a recipe: pydantic's complaints as what a setting must be, what it is, the nearest name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.core.spelling import LONGEST_NAME
 from holdfast.recipe import peers
-from holdfast.recipe.aliases import ALIASES
 from holdfast.recipe.data_section import DataFile
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.shorthand import chosen_class
@@ -83,27 +82,31 @@ def _real_path(item: ErrorDetails, data: Any) -> Path:
 
 
 def _format_problem(path: Path, items: list[dict[str, Any]], data: dict[str, Any]) -> str:
-    kind = items[0]["type"]
+    """What is wrong with one setting, whose errors `items` are."""
+    kind, value = items[0]["type"], format_value(items[0]["input"])
     if kind == "extra_forbidden":
         return _not_a_setting(path, data)
     if kind == "missing":
-        return f"is missing: {_describe_setting(path, data)}"
+        steps, _, descriptions, _ = _find_scope(path, data)
+        return f"is missing: {descriptions.get('.'.join(steps), 'needed here')}"
     if kind == "value_error":
         return str(items[0]["ctx"]["error"])
     if kind == "literal_error":
         choices_text = items[0]["ctx"]["expected"].replace("'", "")
         names = choices_text.replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(items[0]["input"])[:LONGEST_NAME], names, n=1)
-        return f"must be {choices_text}, not {format_value(items[0]['input'])}" + (
-            f"; did you mean {close[0]}?" if close else ""
-        )
-    if kind in ("model_type", "dict_type") and (keys := _keys_of(path, data)):
-        return f"must be a mapping of {keys}, not {format_value(items[0]['input'])}"
+        return f"must be {choices_text}, not {value}{f'; did you mean {close[0]}?' if close else ''}"
+    if kind in ("model_type", "dict_type"):
+        steps, _, descriptions, _ = _find_scope(path, data)
+        start = ".".join((*steps, ""))
+        names = [name.removeprefix(start) for name in descriptions if name.startswith(start)]
+        if keys := ", ".join(f"`{name}`" for name in names if "." not in name):
+            return f"must be a mapping of {keys}, not {value}"
     type_words = [TYPE_WORDS[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in TYPE_WORDS]
     if type_words:
-        return f"must be {' or '.join(dict.fromkeys(type_words))}, not {format_value(items[0]['input'])}"
+        return f"must be {' or '.join(dict.fromkeys(type_words))}, not {value}"
     message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
-    return f"must be {message}, not {format_value(items[0]['input'])}"
+    return f"must be {message}, not {value}"
 
 
 def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
@@ -206,26 +209,12 @@ def _find_scope(path: Path, data: dict[str, Any]) -> tuple[list[str], dict[str, 
     return [step for step in path if isinstance(step, str)], data, describe_settings(data, root), prefix
 
 
-def _describe_setting(path: Path, data: dict[str, Any]) -> str:
-    """The description of a setting."""
-    steps, _, descriptions, _ = _find_scope(path, data)
-    return descriptions.get(".".join(steps), "needed here")
-
-
-def _keys_of(path: Path, data: dict[str, Any]) -> str:
-    """`path` and `share`: what the section at `path` holds, if it is a section."""
-    steps, _, descriptions, _ = _find_scope(path, data)
-    start = ".".join(steps) + "."
-    names = [name.removeprefix(start) for name in descriptions if name.startswith(start)]
-    return ", ".join(f"`{name}`" for name in names if "." not in name)
-
-
 def _nearest_setting(path: Path, data: dict[str, Any]) -> str:
     """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
     steps, _, descriptions, prefix = _find_scope(path, data)
     names = {name: name for name in descriptions} | {
         alias: target
-        for alias, (target, _) in ALIASES.items()
+        for alias, (target, _) in peers.ALIASES.items()
         if target in descriptions and alias not in peers.TEXT_ONLY
     }
     full_name, parent = ".".join(steps), ".".join(steps[:-1])

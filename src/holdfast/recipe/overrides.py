@@ -1,4 +1,4 @@
-"""`a.b=value` texts of the command line, put into the tree of a recipe."""
+"""Step 2 of reading a recipe: `a.b=value` texts of the command line are put into its tree."""
 
 from __future__ import annotations
 

@@ -5,15 +5,21 @@ Names are those of the trainers of Hugging Face (transformers, TRL, PEFT), LLaMA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-Path = tuple[str | int, ...]
+from holdfast.recipe.tree import Path, format_path
+
 Convert = Callable[[Any], Any]
 
 
-def _map_names(**names: str) -> Convert:
-    return lambda value: names.get(value, value) if isinstance(value, str) else value
+def _map_values(names: Mapping[str | int, str | None]) -> Convert:
+    """A word or a switch as what it means here; other values as they are."""
+    return lambda value: names.get(value, value) if isinstance(value, (str, int)) else value
+
+
+PACKED = _map_values({True: "packed", False: "padded"})
+SCHEDULES = _map_values({"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine"})
 
 
 def _parse_modules(value: Any) -> Any:
@@ -32,23 +38,14 @@ def _list_paths(value: Any) -> Any:
     return paths[0] if len(paths) == 1 else paths
 
 
-def _map_schedule(value: Any) -> Any:
-    return _map_names(constant_with_warmup="constant", cosine_with_min_lr="cosine")(value)
-
-
 SHOWN_BY = ("use_wandb", "use_mlflow", "use_tensorboard", "use_trackio")
 """Switches of trackers."""
-
-
-def _where_true(name: str) -> Convert:
-    """A switch as the name of what it switches on."""
-    return lambda value: name if value is True else value
 
 
 SAME: dict[str, tuple[str, Convert | None]] = {
     "finetuning_type": ("tuner.name", None),
     "adapter": ("tuner.name", None),
-    "stage": ("method", _map_names(pt="sft")),
+    "stage": ("method", _map_values({"pt": "sft"})),
     "rl": ("method", None),
     "datasets": ("data.train", _list_paths),
     "eval_dataset": ("data.test", None),
@@ -56,9 +53,12 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "val_set_size": ("data.test", None),
     "default_system": ("data.system", None),
     "max_samples": ("data.limit", None),
-    "sample_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
-    "neat_packing": ("train.layout", lambda value: {True: "packed", False: "padded"}.get(value, value)),
-    "lr_scheduler": ("optimizer.schedule", _map_schedule),
+    "sample_packing": ("train.layout", PACKED),
+    "neat_packing": ("train.layout", PACKED),
+    "lr_scheduler": (
+        "optimizer.schedule",
+        _map_values({"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine"}),
+    ),
     "lora_target": ("tuner.target_modules", _parse_modules),
     "lora_modules_to_save": ("tuner.modules_to_save", None),
     "peft_use_dora": ("tuner.dora", None),
@@ -70,8 +70,49 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "rl_beta": ("objective.beta", None),
     "label_smoothing": ("objective.label_smoothing", None),
     "report_to": ("track", None),
-    **{key: ("track", _where_true(key.removeprefix("use_"))) for key in SHOWN_BY},
+    **{key: ("track", _map_values({True: key.removeprefix("use_")})) for key in SHOWN_BY},
     "max_completion_length": ("sampling.max_tokens", None),
+}
+"""Names of which only those in their own place are read: at the top, in `train`, or in the part they speak of."""
+
+ALIASES: dict[str, tuple[str, Convert | None]] = {
+    "model_name_or_path": ("model", None),
+    "base_model": ("model", None),
+    "output_dir": ("output", None),
+    "dataset": ("data.train", None),
+    "dataset_name": ("data.train", None),
+    "train_file": ("data.train", None),
+    "test_file": ("data.test", None),
+    "val_size": ("data.test", None),
+    "system_prompt": ("data.system", None),
+    "max_train_samples": ("data.limit", None),
+    "on_long": ("data.too_long", _map_values({"truncate": "cut"})),
+    "num_train_epochs": ("train.epochs", None),
+    "num_epochs": ("train.epochs", None),
+    "max_steps": ("train.max_steps", _map_values({-1: None})),
+    "max_length": ("train.max_length", None),
+    "max_seq_length": ("train.max_length", None),
+    "cutoff_len": ("train.max_length", None),
+    "sequence_len": ("train.max_length", None),
+    "packing": ("train.layout", PACKED),
+    "bf16": ("train.precision", _map_values({True: "bf16", False: "fp32"})),
+    "save_total_limit": ("train.keep_checkpoints", None),
+    "gradient_checkpointing": ("train.gradient_checkpointing", None),
+    "seed": ("train.seed", None),
+    "optim": ("optimizer.name", _map_values(dict.fromkeys(["adamw_torch", "adamw_torch_fused", "adamw_hf"], "adamw"))),
+    "learning_rate": ("optimizer.learning_rate", None),
+    "lr": ("optimizer.learning_rate", None),
+    "lr_scheduler_type": ("optimizer.schedule", SCHEDULES),
+    "warmup_ratio": ("optimizer.warmup", None),
+    "weight_decay": ("optimizer.weight_decay", None),
+    "max_grad_norm": ("optimizer.max_grad_norm", None),
+    "adam_epsilon": ("optimizer.eps", None),
+    "lora_r": ("tuner.r", None),
+    "lora_rank": ("tuner.r", None),
+    "lora_alpha": ("tuner.alpha", None),
+    "lora_dropout": ("tuner.dropout", None),
+    "lora_target_modules": ("tuner.target_modules", None),
+    **SAME,
 }
 """Names that mean the same: where they live here, and how the value is translated."""
 
@@ -202,28 +243,22 @@ TRAINERS = {
 }  # fmt: skip
 
 
-def origin_of(keys: Iterable[str]) -> str:
-    """Whose recipe it is by its top-level keys: "a LLaMA-Factory", "an Axolotl", "a Hugging Face", or ""."""
-    keys = set(keys)
-    counts = {"a LLaMA-Factory": len(keys & LLAMA_FACTORY), "an Axolotl": len(keys & AXOLOTL)}
-    name = max(counts, key=counts.__getitem__)
-    if counts[name] >= 3:
-        return name
-    return "a Hugging Face" if len(keys & TRAINERS) >= 4 else ""
-
-
 def introduce_problems(data: Mapping[str, Any], moves: Mapping[Path, Path], name: str) -> list[str]:
     """A first line above what is wrong with another tool's recipe: what of it was understood, and as what.
 
     Args:
-        data: The recipe as it was written.
+        data: The recipe as it was written; its top-level keys say whose it is.
         moves: New path to old path of every name that was understood.
         name: What the recipe is called in messages.
     """
-    origin = origin_of(data)
+    keys = set(data)
+    counts = {"a LLaMA-Factory": len(keys & LLAMA_FACTORY), "an Axolotl": len(keys & AXOLOTL)}
+    origin = max(counts, key=counts.__getitem__)
+    if counts[origin] < 3:
+        origin = "a Hugging Face" if len(keys & TRAINERS) >= 4 else ""
     if not origin:
         return []
-    aliases_read = ", ".join(f"{'.'.join(map(str, old))} ({'.'.join(map(str, new))})" for new, old in moves.items())
+    aliases_read = ", ".join(f"{format_path(old)} ({format_path(new)})" for new, old in moves.items())
     return [f"{name}: this is {origin} recipe; understood: {aliases_read or 'nothing'}; the rest is to be changed:"]
 
 

@@ -1,8 +1,4 @@
-"""The recipe: the strict nested configuration of a run. Every key is documented here and nowhere else.
-
-`loader.py` reads recipes from YAML (line numbers, nearest names, overrides), `shorthand.py` expands what the user
-wrote; this module only says what a recipe is.
-"""
+"""Step 5 of reading a recipe: the strict nested configuration of a run, the only place where a key is documented."""
 
 from __future__ import annotations
 

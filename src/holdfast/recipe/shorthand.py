@@ -1,6 +1,6 @@
-"""What a method's name chooses on the axes, and the defaults that depend on other settings.
+"""Step 4 of reading a recipe: what a method's name chooses on the axes, and defaults that depend on other settings.
 
-All of it is filled into the recipe's tree before it is validated, each value with the reason it has.
+All of it is filled into the tree of the recipe, or of one of its stages, each value with the reason it has.
 """
 
 from __future__ import annotations

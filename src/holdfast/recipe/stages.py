@@ -1,4 +1,4 @@
-"""The stages of a recipe, spelled out: what each says, laid over what all have in common.
+"""Step 4 of reading a recipe: its stages are spelled out, what each says, laid over what all have in common.
 
 From the lowest layer to the highest, a stage is: the preset's stage, the recipe's own settings, the stage's. A layer's
 `method` names the axes it chooses, unless that layer names them itself.
