@@ -55,10 +55,7 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "max_samples": ("data.limit", None),
     "sample_packing": ("train.layout", PACKED),
     "neat_packing": ("train.layout", PACKED),
-    "lr_scheduler": (
-        "optimizer.schedule",
-        _map_values({"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine"}),
-    ),
+    "lr_scheduler": ("optimizer.schedule", SCHEDULES),
     "lora_target": ("tuner.target_modules", _parse_modules),
     "lora_modules_to_save": ("tuner.modules_to_save", None),
     "peft_use_dora": ("tuner.dora", None),
