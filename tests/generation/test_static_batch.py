@@ -25,6 +25,7 @@ from holdfast.generation.static_forward import (
 )
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers, uniform_tensor
 from holdfast.models.loading import load_model
+from holdfast.models.varlen_attention import register_attention
 
 WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
@@ -125,10 +126,20 @@ def test_adapters_decode_as_they_stand(tiny: Any) -> None:
         assert found != draw_both(adapted, Chat(tokenizer), ask(5), slots=4, max_tokens=12)[0]
 
 
+def refuse_lengths(*args: Any, **options: Any) -> Any:
+    """A kernel of attention by lengths, of which decoding has none."""
+    raise AssertionError("decoding is told no lengths")
+
+
 def test_eager_attention_and_half_precision_prove_themselves(tiny: Any) -> None:
     model, tokenizer = tiny("gpt2")
     model.set_attn_implementation("eager")
-    draw_both(model, Chat(tokenizer), ask(5), slots=4, max_tokens=12)
+    found, _ = draw_both(model, Chat(tokenizer), ask(5), slots=4, max_tokens=12)
+    model.set_attn_implementation(register_attention(refuse_lengths))  # as training leaves it
+    assert draw_both(model, Chat(tokenizer), ask(5), slots=4, max_tokens=12)[0] == found
+    other: Any = tiny("gemma2")[0]
+    other.set_attn_implementation("flex_attention")
+    assert static_lacks(other).startswith("its attention is flex_attention")
     for kind in ("llama", "gpt2", "gemma2"):
         half: Any = tiny(kind)[0].bfloat16()
         assert prove_static_forward(build_static_forward(half), half) == ""

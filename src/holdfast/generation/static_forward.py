@@ -26,6 +26,7 @@ from holdfast.models.llama_family import (
     outputs_agree,
 )
 from holdfast.models.loading import eval_mode, has_adapter, is_hooked_or_patched
+from holdfast.models.varlen_attention import is_varlen
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -51,7 +52,8 @@ def static_lacks(model: Model) -> str:
         return "hooks or patched forwards run inside the model"
     if _find_llama(model):
         return ""
-    if (attention := config._attn_implementation) not in ("sdpa", "eager"):
+    attention = config._attn_implementation
+    if attention not in ("sdpa", "eager") and not is_varlen(attention):  # which is SDPA where it is told no lengths
         return f"its attention is {attention}, and a decoding step's masks are made for sdpa and eager"
     if kinds := set(getattr(config, "layer_types", None) or ()) - MASKS:
         return f"it has layers of {', '.join(sorted(kinds))}"
