@@ -15,6 +15,7 @@ os.environ.update(
     {name: "" for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if os.environ["HOLDFAST_DEVICE"]}
 )
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,28 @@ def tiny_dir(
         return directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`make_once(name, make)` -> the directory that `make(directory)` filled, once for all processes of this pytest.
+
+    What is in it is to be read only: the tests that share it run in any order.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        directory, made = shared / f"once-{name}", shared / f"once-{name}.made"
+        with open(shared / f"once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                directory.mkdir()
+                make(directory)
+                made.touch()
+        return directory
+
+    return get
 
 
 @pytest.fixture(scope="session")

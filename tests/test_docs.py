@@ -8,9 +8,11 @@ import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import processes
 from holdfast.recipe.loader import read_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +49,7 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
         elif language == "python":
             if named := re.match(r"# (\w+\.py)\n", text):
                 (tmp_path / named[1]).write_text(text, encoding="utf-8")
-            run([sys.executable, "-c", text], tmp_path)
+            run_python(text, place=tmp_path)
         else:
             shell(text.strip().splitlines(), tmp_path)
 
@@ -59,10 +61,11 @@ def shell(commands: list[str], place: Path) -> None:
             targets = (ROOT / "Makefile").read_text(encoding="utf-8")
             assert all(f"\n{command.split()[1]}:" in targets for command in some)
         elif alike == "holdfast":
-            run([sys.executable, "-c", DRIVER, *some], place)
+            run_python(DRIVER, *some, place=place)
         else:
             for command in some:
-                run(["bash", "-ec", command], place)
+                done = subprocess.run(["bash", "-ec", command], **surroundings(place), capture_output=True, text=True)
+                assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
 def sort_of(command: str) -> str:
@@ -71,12 +74,16 @@ def sort_of(command: str) -> str:
     return name if name == "make" or (name == "holdfast" and not set(command) & set("&|<>;$*~")) else "bash"
 
 
-def run(command: list[str], place: Path) -> None:
-    """Run one command with this interpreter's programs first on the path."""
+def run_python(*program: str, place: Path) -> None:
+    done = processes.run(["-c", *program], **surroundings(place))
+    assert done.returncode == 0, f"{program}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def surroundings(place: Path) -> dict[str, Any]:
+    """Directory and environment of a block: this interpreter's programs come first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "HOLDFAST_CACHE": str(place / "cache"), "COLUMNS": "100"}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{command[1:]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return {"cwd": place, "env": environment, "timeout": 300}
 
 
 def test_pages_name_only_what_exists() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli.app import app
 from holdfast.pipeline import export as exporting
+from processes import Process
 
 RECIPE = """\
 model: lab-small
@@ -32,8 +31,7 @@ def run(*arguments: str, code: int = 0) -> str:
 
 def killed(place: Path, phase: str) -> None:
     """Start the export in a process of its own and SIGKILL it at the beginning of a phase."""
-    command = [sys.executable, "-m", "holdfast", "export", "out", "plain", "--merge", "--json"]
-    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = Process(["-m", "holdfast", "export", "out", "plain", "--merge", "--json"], cwd=place)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{") and json.loads(line).get("name") == phase:

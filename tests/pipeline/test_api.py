@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from transformers.utils import logging
 from typer.testing import CliRunner
 
 import holdfast
+import processes
 from holdfast.cli.app import app
 from holdfast.errors import UserError
 
@@ -65,18 +64,15 @@ def test_rows_are_a_run_that_is_found_again_and_whole_by_itself(place: Path) -> 
         holdfast.train(recipe(ROWS[:-1]))
     for file in (place / "cache").rglob("*.jsonl"):
         file.unlink()
-    again = subprocess.run(
-        [sys.executable, "-m", "holdfast", "train", "out"], capture_output=True, text=True, check=True, timeout=300
-    )
+    again = processes.run(["-m", "holdfast", "train", "out"])
+    assert again.returncode == 0, again.stderr
     assert "already finished" in again.stderr + again.stdout, "another process reads the run's own copy"
     said = CliRunner().invoke(app, ["check", "out"])
     assert said.exit_code == 0, said.output
     assert "question -> prompt, label -> answer; not used: id" in said.output
     assert CliRunner().invoke(app, ["eval", "out"]).exit_code == 0
     next(run.path.glob("rows-*.jsonl")).unlink()
-    lost = subprocess.run(
-        [sys.executable, "-m", "holdfast", "check", "out"], capture_output=True, text=True, check=False, timeout=300
-    )
+    lost = processes.run(["-m", "holdfast", "check", "out"])
     assert lost.returncode == 2
     assert "these rows were given from memory, and no copy is left; give them again" in lost.stderr
 

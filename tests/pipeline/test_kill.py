@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from processes import Process
 
 RECIPE = """
 model: lab-small
@@ -28,17 +32,21 @@ PHASES = {"curate": "S3FT: sample", "train": "train", "measure": "measure tuned"
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "1"))
 
 
-def start(place: Path, out: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "holdfast", "train", "run.yaml", f"output={out}", "--json"]
+def start(place: Path, out: str, whole: bool = False) -> Process | subprocess.Popen[str]:
+    """The command; the one that is not killed is started as anything else, and orders its sets by other hashes."""
+    program = ["-m", "holdfast", "train", "run.yaml", f"output={out}", "--json"]
     environment = {**os.environ, "HOLDFAST_CACHE": str(place / f"cache-{out}"), "OMP_NUM_THREADS": "1"}
+    if not whole:
+        return Process(program, cwd=place, env=environment)
+    command = [sys.executable, *program]
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(place: Path, out: str) -> dict[str, float]:
+def finish(place: Path, out: str, whole: bool = False) -> dict[str, float]:
     """Run to the end; how long each phase took, in seconds."""
-    process = start(place, out)
+    process = start(place, out, whole)
     assert process.stdout is not None
     began: list[tuple[str, float]] = []
     told = []
@@ -82,12 +90,15 @@ def same(whole: Path, killed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+def whole(make_once: Callable[[str, Callable[[Path], object]], Path]) -> tuple[Path, dict[str, float]]:
     """A run that nobody killed, and how long each of its phases took."""
-    place = tmp_path_factory.mktemp("whole")
-    (place / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    lengths = finish(place, "whole")
-    return place / "whole", lengths
+
+    def make(place: Path) -> None:
+        (place / "run.yaml").write_text(RECIPE, encoding="utf-8")
+        (place / "lengths.json").write_text(json.dumps(finish(place, "whole", whole=True)), encoding="utf-8")
+
+    place = make_once("whole", make)
+    return place / "whole", json.loads((place / "lengths.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
@@ -115,12 +126,14 @@ def test_a_polite_kill_outside_training_ends_with_a_hint_and_loses_nothing(tmp_p
     for phase in ("S3FT: sample", "measure base"):
         process = start(tmp_path, "polite")
         assert process.stdout is not None
+        lines = []
         for line in process.stdout:
+            lines.append(line)
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "progress" and event.get("phase") == phase and event["done"]:
-                process.terminate()
+                process.kill(signal.SIGTERM)
                 break
-        said = process.communicate()[0]
+        said = "".join(lines) + process.communicate()
         assert process.returncode == 130, (phase, said)
         assert "interrupted; run holdfast train run.yaml output=polite --json to go on" in said
     finish(tmp_path, "polite")

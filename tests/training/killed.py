@@ -1,7 +1,7 @@
 """Run by test_resume.py: trains once in peace, then again killed at random moments until it is done.
 
 Usage: python killed.py DIRECTORY OBJECTIVE TUNER OPTIMIZER SEED (each a JSON value). Every run is a fork of this
-process, which itself computes nothing, so that a run costs no import. Prints the number of kills.
+process, which itself computes nothing. Prints the number of kills.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Run by test_spread.py on two processes: trains each case, once through and once stopped and resumed.
 
-Usage: torchrun ... spread.py DIRECTORY. The main process writes DIRECTORY/CASE/{whole,parts}.safetensors and said.json.
+Usage: spread.py DIRECTORY, as torchrun would start it. The main process writes DIRECTORY/CASE/{whole,parts}.safetensors
+and said.json.
 """
 
 from __future__ import annotations

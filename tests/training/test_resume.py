@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import material
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
 from holdfast.errors import UserError, UserInterrupt
 from holdfast.training import checkpoint
 from holdfast.training.callbacks import Hooks
@@ -42,9 +41,7 @@ def same(one, other) -> bool:
 def test_killed_at_random_moments_it_ends_bit_equal(case, tmp_path):
     script = Path(__file__).with_name("killed.py")
     arguments = [json.dumps(value) for value in CASES[case]]
-    ran = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), *arguments, "1"], capture_output=True, text=True, timeout=300
-    )
+    ran = processes.run([script, tmp_path, *arguments, "1"])
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert int(ran.stdout.split()[-1]) >= 3
     calm, stormy = (load_file(tmp_path / name / "final.safetensors") for name in ("calm", "stormy"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.methods.objectives.likelihood.ift import IFT
 from holdfast.models.policy import ObjectiveModule, Policy
+from processes import launch
 
 COUNT = 8
 
@@ -30,10 +31,11 @@ def rows() -> list[EncodedSequence]:
     ]
 
 
-def worker(rank: int, port: int, directory: Path) -> None:
+def compute_gradients(directory: Path) -> None:
     """Half of the rows, in two micro-batches, wrapped both ways; rank 0 writes the gradients."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
     for kind in ("ddp", "fsdp2"):
         model = AutoModelForCausalLM.from_pretrained(directory).train()
         scorer = ObjectiveModule(Policy(model, chunk=7), IFT())
@@ -63,10 +65,7 @@ def test_wrapped_gradients_are_those_of_one_process(tiny_dir):
     directory = tiny_dir("llama")
     model = AutoModelForCausalLM.from_pretrained(directory).train()
     (IFT().losses(Policy(model), collate_sequences(rows(), "padded", 0)).sums["nll"] / COUNT).backward()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(worker, args=(port, directory), nprocs=2)
+    launch([__file__, directory], directory)
     for kind in ("ddp", "fsdp2"):
         found = load_file(directory / f"{kind}.safetensors")
         for name, p in model.named_parameters():
@@ -74,3 +73,7 @@ def test_wrapped_gradients_are_those_of_one_process(tiny_dir):
                 assert name not in found or not found[name].any()
             else:
                 assert torch.dist(found[name], p.grad) <= 1e-5 * p.grad.norm(), (kind, name)
+
+
+if __name__ == "__main__":  # one of the processes that the test launches
+    compute_gradients(Path(sys.argv[1]))

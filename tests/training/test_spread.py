@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,20 +11,17 @@ import spread
 import torch
 from safetensors.torch import load_file
 
+from processes import launch
+
 SCRIPT = Path(__file__).with_name("spread.py")
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 KINDS = {"ddp": {}, "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_CPU": "true"}}
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def ran(request, tmp_path_factory):
+def ran(request, make_once):
     """`(kind, directory, what was said)` of one launch."""
-    directory = tmp_path_factory.mktemp(request.param)
     env = os.environ | {"OMP_NUM_THREADS": "1"} | KINDS[request.param]
-    done = subprocess.run(
-        [*LAUNCHER, str(SCRIPT), str(directory)], capture_output=True, text=True, timeout=300, env=env
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    directory = make_once(request.param, lambda directory: launch([SCRIPT, directory], directory, env))
     return request.param, directory, json.loads((directory / "said.json").read_text())
 
 
