@@ -8,17 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import holdfast.lab
+from holdfast.lab import pretrain
 from holdfast.lab.pretrain import PLANS, Cycle, Pretraining, PretrainPlan, Stream
 from holdfast.lab.tokenizer import build_tokenizer
 
 MODELS = Path(holdfast.lab.__file__).parent / "models"
 
 
-def test_the_tokenizer_of_the_shipped_models_comes_out_again():
-    built = build_tokenizer()
+@pytest.fixture(scope="module")
+def built() -> PreTrainedTokenizerFast:
+    """The tokenizer, which takes seconds to build, and comes out the same each time."""
+    return build_tokenizer()
+
+
+def test_the_tokenizer_of_the_shipped_models_comes_out_again(built):
     for name in PLANS:
         shipped = AutoTokenizer.from_pretrained(MODELS / name)
         assert built.get_vocab() == shipped.get_vocab()
@@ -32,7 +38,8 @@ def tiny(steps: int) -> PretrainPlan:
     )
 
 
-def test_a_stopped_training_goes_on_to_the_bit(tmp_path):
+def test_a_stopped_training_goes_on_to_the_bit(tmp_path, built, monkeypatch):
+    monkeypatch.setattr(pretrain, "build_tokenizer", lambda: built)
     whole = Pretraining(tiny(4), tmp_path / "whole", log=lambda line: None)
     whole.run(save_every=2)
 
@@ -51,9 +58,9 @@ def test_a_stopped_training_goes_on_to_the_bit(tmp_path):
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_the_plan_has_a_rate_and_rows_for_every_step():
+def test_the_plan_has_a_rate_and_rows_for_every_step(built):
     plan = PLANS["lab-small"]
-    training = Stream(plan, build_tokenizer())
+    training = Stream(plan, built)
     assert min(training.exposures) >= 0.45 * plan.cycles[0].steps
     assert max(training.exposures) < plan.steps
     for step in (0, plan.cycles[0].steps, plan.steps - 1):
