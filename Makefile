@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Small models run many times slower when idle OpenMP threads spin beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
+# Where Python is told to keep no bytecode, each process of the tests would compile the package and the tests anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-gpu check reproduce bench bench-gpu clean
 
