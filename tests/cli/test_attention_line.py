@@ -6,6 +6,7 @@ Where there is no GPU, a slow function stands in the place of torch's kernel.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,8 @@ def loss_of(place: Path, out: str) -> float:
 
 def test_plan_and_log_name_attention_and_layout(place, tiny, monkeypatch):
     write_files(place, tiny, "gpt2")
-    assert "attention  " in run("check", "run.yaml")
-    assert plan_of("run.yaml") == "sdpa (padded)"
-    assert "attention: sdpa (padded)\n" in run("train", "run.yaml", "--verbose")
+    assert re.search(r"^attention +sdpa \(padded\)$", run("check", "run.yaml"), re.MULTILINE)
+    assert "attention: sdpa (padded)\n" in run("train", "run.yaml")
     pairs = ["data.train=pairs.jsonl", PAIRS]
     assert "attention: sdpa (padded, pairs share their prompt)\n" in run("train", "run.yaml", *pairs, "output=masks")
 

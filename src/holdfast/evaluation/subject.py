@@ -23,7 +23,7 @@ from holdfast.models.loading import eval_mode
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdfast.data.batching.batches import Batch
+    from holdfast.data.batching.batches import Batch, Layout
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.models.loading import Model
@@ -53,6 +53,10 @@ class Likelihood(Protocol):
     @property
     def config(self) -> Any:
         """Of the model with the shortest context."""
+
+    @property
+    def batch_layout(self) -> Layout:
+        """How batches lie best for it."""
 
     def token_logps(self, batch: Batch) -> Tensor:
         """Log-probabilities [N] of the labels."""

@@ -126,7 +126,8 @@ def _try_kernel(causal: PreTrainedModel, kernel: Kernel, autocast: Autocast, dty
             return "the gradients of packed rows are not those of rows alone"
         if not requests.is_causal:
             return "its masks are more than causal"
-        if alone := requests.windows ^ (windows - {None}):  # a few tokens fill no window: it is read, not tried
+        # A few tokens fill no window: these are read, not tried.
+        if alone := requests.windows ^ {window for window in windows if window is not None}:
             return f"a window of {min(alone)} tokens is not told to its attention as it is to its mask"
         if trial.feels_others(states):
             return "its packed rows feel one another"

@@ -167,7 +167,9 @@ class Train(RecipeSection):
         None, ge=2, description="Longest row in tokens, at most the model's context; default: that, at most 2,048."
     )
     layout: Literal["auto", "padded", "packed"] = Field(
-        "auto", description="packed on GPU, rows of like length padded on CPU."
+        "auto",
+        description="packed where that costs nothing (CUDA in bf16, where attention goes by the lengths of rows; "
+        "models like Llama on a CPU), else rows of like length padded. The plan of `holdfast check` says which, and why.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the machine is good at it."
