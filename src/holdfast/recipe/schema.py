@@ -169,7 +169,7 @@ class Train(RecipeSection):
     layout: Literal["auto", "padded", "packed"] = Field(
         "auto",
         description="packed where that costs nothing (CUDA in bf16, where attention goes by the lengths of rows; "
-        "models like Llama on a CPU), else rows of like length padded. The plan of `holdfast check` says which, and why.",
+        "models like Llama on a CPU), else rows of like length padded. The plan of `holdfast check` says why.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the machine is good at it."
