@@ -123,14 +123,14 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
         "measures four times",
     ]
     first, *rest = errors(
-        write(AXOLOTL.replace("adamw", "adamw_8bit").replace("load_in_4bit: false", "load_in_4bit: true"))
+        write(AXOLOTL.replace("adamw", "paged_adamw_8bit").replace("load_in_4bit: false", "load_in_4bit: true"))
     )
     assert first.startswith(
         "run.yaml: this is an Axolotl recipe; understood: base_model (model), datasets (data.train)"
     )
     assert rest == [
-        "run.yaml:16: optimizer: adamw_8bit is not one of the optimizers: there are adamw and lomo, which holds no "
-        "states at all",
+        "run.yaml:16: optimizer: paged_adamw_8bit is not one of the optimizers: there are adamw and lomo, which holds "
+        "no states at all",
         "run.yaml:21: load_in_4bit is not a setting here: the frozen base of lora is held in so many bits by "
         "tuner.base_bits: 4",
     ]

@@ -14,7 +14,7 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "prefix": "lora is the adapter there is",
     "ia3": "lora is the adapter there is",
     "llama-adapter": "lora is the adapter there is",
-    **dict.fromkeys(["adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit",
+    **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit",
                      "lion_8bit", "adafactor", "sgd", "lion", "muon", "rmsprop", "adagrad"],
                     "there are adamw and lomo, which holds no states at all"),
 }  # fmt: skip

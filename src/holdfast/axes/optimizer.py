@@ -63,6 +63,13 @@ class Optimizer(Method):
         "only), so that losses of any scale are clipped alike.",
     )
 
+    def check_ready(self) -> None:
+        """See that what these settings need is installed, before anything is sampled or measured.
+
+        Raises:
+            UserError: If not.
+        """
+
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
         """The update rule over the trainable `(name, parameter)` pairs."""
         raise NotImplementedError

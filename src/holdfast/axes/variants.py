@@ -101,6 +101,12 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
             "The authors adapt all linear maps with rank 64 and page the optimizer's state; the rank here is lora's.",
         ),
     },
+    "optimizers": {
+        "adamw_8bit": Variant(
+            "adamw", "AdamW whose two states are held in 8 bits.", "Dettmers et al. 2021, arXiv 2110.02861",
+            {"states": "8bit"}, "The authors also give embeddings a norm of their own and states in 32 bits.",
+        ),
+    },
     "inference": {
         "wise_ft": Variant(
             "dial", "Weight-space ensemble of base and tuned model.", "Wortsman et al. 2021, arXiv 2109.01903",

@@ -55,6 +55,7 @@ def check_readiness(
             say(line)
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             check_engine(kind, getattr(judge, "model", None))
+    recipe.optimizer.check_ready()
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
     for analysis in recipe.analyses:
         if analysis.folds:

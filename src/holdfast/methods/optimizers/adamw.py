@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from holdfast.axes.optimizer import Optimizer, UpdateRule
+from holdfast.errors import UserError
 from holdfast.methods.optimizers.master_weights import MasterWeights
 from holdfast.methods.optimizers.torch_rule import TorchRule
 
@@ -25,7 +26,8 @@ class AdamW(Optimizer):
 
     When it helps: the safe choice for every model and tuner; forgiving about the learning rate.
 
-    When it fails: memory, 8 bytes per trained weight beside 4 for the gradient: use `lora`, or `lomo`. Small batches
+    When it fails: memory, 8 bytes per trained weight beside 4 for the gradient: use `lora`, `states: 8bit`, or
+    `lomo`. Small batches
     late in training wander with b2 = 0.999 (try betas 0.9, 0.95).
 
     Columns needed: none.
@@ -48,6 +50,19 @@ class AdamW(Optimizer):
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
     weight_decay: float = Field(0.0, ge=0, description="Pull of matrices towards zero, times the learning rate.")
 
+    states: Literal["fp32", "8bit"] = Field(
+        "fp32",
+        description="Type of m and v. 8bit = in blocks of 256 with a scale each, by bitsandbytes (`pip install "
+        "'holdfast[quant]'`): 2 bytes a weight instead of 8; those of tensors below 4,096 weights stay fp32.",
+    )
+
+    def check_ready(self) -> None:
+        """See that bitsandbytes is installed, where it keeps the states."""
+        from holdfast.models.quantized_base import require_bitsandbytes
+
+        if self.states == "8bit":
+            require_bitsandbytes("optimizer.states: 8bit")
+
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
         """The rule over `(name, parameter)` pairs; states are allocated at once, so that the memory probe sees them."""
         import torch
@@ -60,9 +75,10 @@ class AdamW(Optimizer):
         vectors = [p for p in moving_params.values() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in moving_params.values())
-        optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused
-        )
+        groups = [g for g in groups if g["params"]]
+        if self.states == "8bit":
+            return self._build_8bit(parameters, groups, masters)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused)
 
         def build_state(p: Parameter) -> dict[str, Tensor]:
             return {
@@ -70,5 +86,27 @@ class AdamW(Optimizer):
                 "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
+
+        return TorchRule(self, parameters, optimizer, build_state, masters)
+
+    def _build_8bit(
+        self, parameters: dict[str, Parameter], groups: list[dict[str, Any]], masters: MasterWeights | None
+    ) -> UpdateRule:
+        """The rule with states in 8 bits, which are allocated at once, too. [Dettmers et al. 2021, arXiv 2110.02861]"""
+        self.check_ready()
+        import bitsandbytes
+
+        if any(hasattr(p, "full_tensor") for p in parameters.values()):
+            raise UserError("optimizer.states: 8bit cannot be shared out by FSDP; leave it out there")
+        optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)
+        places = {
+            id(p): (group, p, g, i)
+            for g, group in enumerate(optimizer.param_groups)
+            for i, p in enumerate(group["params"])
+        }
+
+        def build_state(p: Parameter) -> dict[str, Tensor]:
+            optimizer.init_state(*places[id(p)])
+            return optimizer.state[p]
 
         return TorchRule(self, parameters, optimizer, build_state, masters)

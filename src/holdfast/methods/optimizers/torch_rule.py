@@ -25,7 +25,7 @@ class TorchRule:
         knobs: The method, for `max_grad_norm` and `clip`.
         params: The trained parameters by name; `optimizer` was built over these.
         optimizer: Its rate is set before every step, in all its groups alike. What it keeps of a parameter must be
-            tensors (or None): those go into checkpoints as flat safetensors.
+            tensors, numbers or None: those go into checkpoints as flat safetensors.
         build_state: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken
             at once, so that the probe before the first step sees it; without, when the first step takes it.
         masters: Of parameters in bf16; `optimizer` was built over their stand-ins then.
@@ -115,19 +115,28 @@ class TorchRule:
         import torch
 
         flat: dict[str, Tensor] = {}
+        seen: set[int] = set()
         for name, p in self.moving_params.items():
             for key, value in self.optimizer.state.get(p, {}).items():
-                if isinstance(value, torch.Tensor):
-                    flat[f"{name}.{key}"] = value
+                if isinstance(value, torch.Tensor):  # one that several parameters share is written for each
+                    flat[f"{name}.{key}"] = value.clone() if id(value) in seen else value
+                    seen.add(id(value))
+                elif isinstance(value, int | float):
+                    flat[f"{name}.{key}"] = torch.tensor(value, dtype=torch.float64)
                 elif value is not None:
                     raise UserError(
                         f"optimizer {type(self.optimizer).__name__} keeps {key} as {type(value).__name__}, which a "
-                        "checkpoint cannot hold: only tensors; use another optimizer"
+                        "checkpoint cannot hold: only tensors and numbers; use another optimizer"
                     )
         return flat | self.clipping.state_tensors() | ({} if self.masters is None else self.masters.state_tensors())
 
     def load(self, state: dict[str, Tensor]) -> None:
         now = self.state_tensors()
+        for name, p in self.moving_params.items():
+            own = self.optimizer.state.get(p, {})
+            for key, value in own.items():
+                if isinstance(value, int | float) and f"{name}.{key}" in state:
+                    own[key] = type(value)(state[f"{name}.{key}"].item())
         later: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             if key in now:
