@@ -58,9 +58,9 @@ class AdamW(Optimizer):
 
     def check_ready(self) -> None:
         """See that bitsandbytes is installed, where it keeps the states."""
-        from holdfast.models.quantized_base import require_bitsandbytes
-
         if self.states == "8bit":
+            from holdfast.models.quantized_base import require_bitsandbytes
+
             require_bitsandbytes("optimizer.states: 8bit")
 
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
