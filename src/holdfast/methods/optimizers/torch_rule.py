@@ -115,12 +115,12 @@ class TorchRule:
         import torch
 
         flat: dict[str, Tensor] = {}
-        seen: set[int] = set()
+        known_ids: set[int] = set()
         for name, p in self.moving_params.items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 if isinstance(value, torch.Tensor):  # one that several parameters share is written for each
-                    flat[f"{name}.{key}"] = value.clone() if id(value) in seen else value
-                    seen.add(id(value))
+                    flat[f"{name}.{key}"] = value.clone() if id(value) in known_ids else value
+                    known_ids.add(id(value))
                 elif isinstance(value, int | float):
                     flat[f"{name}.{key}"] = torch.tensor(value, dtype=torch.float64)
                 elif value is not None:
