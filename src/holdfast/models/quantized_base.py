@@ -68,8 +68,8 @@ def count_quantizable(model: Model) -> int:
     Embeddings, norms and experts that are kept as one tensor stay as they are.
     """
     head = model.get_output_embeddings()
-    maps = (m for m in model.modules() if type(m) is nn.Linear or type(m).__name__ == "Conv1D")
-    return sum(m.weight.numel() for m in maps if m is not head)  # type: ignore[union-attr, operator]
+    maps: list[Any] = [m for m in model.modules() if type(m) is nn.Linear or type(m).__name__ == "Conv1D"]
+    return sum(m.weight.numel() for m in maps if m is not head)
 
 
 def is_quantized(model: Model) -> bool:
@@ -103,7 +103,7 @@ def load_quantized_base(path: Path, bits: int, dtype: torch.dtype, device: torch
         # On some CPUs bitsandbytes would pack the weights anew in the first pass in eval mode, for products that give
         # no gradient, and take those in training too.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
     return model
 
 

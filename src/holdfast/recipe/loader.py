@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from holdfast.axes.registry import method_names
 from holdfast.core import in_memory
@@ -275,7 +275,7 @@ def _collect_sources(recipe: Recipe, full_tree: Node) -> dict[str, str]:
     for path, _ in yaml_writer.find_leaf_values(recipe.model_dump(mode="json")):
         part: Any = recipe
         for step in path[:-1]:
-            part = part[step] if isinstance(part, (dict, tuple)) else getattr(part, str(step))
+            part = getattr(part, str(step)) if isinstance(part, BaseModel) else part[step]
         # A method's own knobs come from its paper; those it shares with its axis, and settings, are plain defaults.
         owner = next((cls for cls in type(part).__mro__ if path[-1] in inspect.get_annotations(cls)), object)
         default = "paper" if vars(owner).get("paper") else "default"

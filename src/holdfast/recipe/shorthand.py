@@ -155,6 +155,7 @@ def _derive_defaults(
         else:
             defaults = {knob: info.default for knob, info in objective.model_fields.items()}
             usual = objective.settings_of(defaults | (knobs if isinstance(knobs, dict) else {}))
+        rate: float | str
         rate, paper = usual.learning_rate(adapter)
         source = f"derived: objective {name_of(objective)}, {paper}"
         if preset_rates:

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from holdfast.data.batching.batches import EncodedSequence, TokenTable
-from holdfast.models.loading import move_to_device
 from holdfast.models.placement import choose_device
 from holdfast.recipe.schema import Recipe
 
@@ -32,7 +31,7 @@ def tiny_model(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTrain
         torch.manual_seed(seed)
         config = AutoConfig.for_model(kind, **(common_settings | size | overrides))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return move_to_device(model, choose_device())  # the same weights anywhere, since they are drawn on the CPU
+    return model.to(choose_device())  # the same weights anywhere, since they are drawn on the CPU
 
 
 def rounding_room(device: torch.device) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -47,15 +47,16 @@ def deterministic_algorithms(is_needed: bool) -> Iterator[None]:
     if not is_needed:
         yield
         return
+    switches: Any = torch.utils.deterministic  # whose setting stands on a module class that types do not know
     was_enabled, was_warning = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    was_filling, flash_before = torch.utils.deterministic.fill_uninitialized_memory, os.environ.get(FLASH_VARIABLE)
+    was_filling, flash_before = switches.fill_uninitialized_memory, os.environ.get(FLASH_VARIABLE)
     os.environ.setdefault(CUBLAS_VARIABLE, ":4096:8")
     # Not warn_only: attention would then keep its unordered backward pass, and only say so.
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over memory that nobody reads unwritten
+    switches.fill_uninitialized_memory = False  # costs a pass over memory that nobody reads unwritten
     os.environ[FLASH_VARIABLE] = "1"
     try:
         yield
@@ -67,7 +68,7 @@ def deterministic_algorithms(is_needed: bool) -> Iterator[None]:
         ) from error
     finally:
         torch.use_deterministic_algorithms(was_enabled, warn_only=was_warning)
-        torch.utils.deterministic.fill_uninitialized_memory = was_filling
+        switches.fill_uninitialized_memory = was_filling
         if flash_before is None:
             del os.environ[FLASH_VARIABLE]
         else:
