@@ -69,7 +69,7 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
 READ_ONLY = {
     "data.ignore", "data.rejected", "data.chat_template_kwargs", "sampling.engine", "sampling.model", "sampling.slots",
     "sampling.max_thinking_tokens", "train.layout", "train.weights", "train.keep", "train.patience",
-    "train.gradient_checkpointing", "train.deterministic", "evaluate.every", "evaluate.live_items",
+    "train.gradient_checkpointing", "train.deterministic", "train.compile", "evaluate.every", "evaluate.live_items",
     "evaluate.max_thinking_tokens", "evaluate.gate",
 }  # fmt: skip
 """Fields that need a model that thinks, a server, a GPU or a long run, or change nothing but time and memory: the

@@ -163,6 +163,13 @@ def give_back_memory(device: torch.device) -> None:
         module.empty_cache()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that an allocation failed, on an accelerator or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def wait_for(device: torch.device) -> None:
     """Until a device has done what it was given; a CPU always has."""
     module: Any = torch.get_device_module(device.type)

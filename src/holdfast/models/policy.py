@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from holdfast.errors import UserError
 from holdfast.models.attention_choice import choose_attention
+from holdfast.models.compiled_layers import CompiledLayers, run_forward
 from holdfast.models.fused_llama import LlamaBody
 from holdfast.models.llama_family import outputs_agree, supports_model
 from holdfast.models.lm_head import Head
@@ -72,6 +74,8 @@ class Policy:
         self.base = base
         self.autocast, self.recomputation = autocast, recomputation
         self.value_head: nn.Linear | None = None
+        self.compiled_layers: CompiledLayers | None = None
+        """The layers, where they shall be compiled: then they are called themselves, and not read by `LlamaBody`."""
         self.head = Head(self.causal)
         size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
         self.chunk_rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
@@ -119,7 +123,8 @@ class Policy:
         """Final hidden states [B, L, D]; `mask` as in `Batch.attention_mask`."""
         inputs, positions, mask = self._prepend_virtual_tokens(inputs, positions, mask)
         with self._autocast_context(), self._line_inputs(positions, mask, bounds) as extra:
-            return self.causal.base_model(**inputs, **extra, use_cache=False).last_hidden_state[:, self.virtual :]
+            body = partial(self.causal.base_model, **inputs, **extra, use_cache=False)
+            return run_forward(self.compiled_layers, body).last_hidden_state[:, self.virtual :]
 
     def _prepend_virtual_tokens(
         self, inputs: dict[str, Tensor], positions: Tensor, mask: Tensor | None
@@ -190,13 +195,16 @@ class Policy:
             _model_inputs(batch, embeds), batch.position_ids, batch.attention_mask
         )
         with self._autocast_context(), self._line_inputs(positions, mask, self._bounds_of(batch)) as extra:
-            logits = self.causal(**inputs, **extra, use_cache=False).logits[:, self.virtual :]
+            whole = partial(self.causal, **inputs, **extra, use_cache=False)
+            logits = run_forward(self.compiled_layers, whole).logits[:, self.virtual :]
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def uses_fused_body(self) -> bool:
         """Whether padding costs this model nothing (but in attention), in any layout, and packed rows stay apart."""
-        if self.virtual or not supports_model(self.causal):  # asked anew: hooks come and go
+        if self.compiled_layers is not None or self.virtual:
+            return False
+        if not supports_model(self.causal):  # asked anew: hooks come and go
             return False
         if self._body_agrees is None:
             self._body_agrees = LlamaBody(self.causal).agrees_with_model()

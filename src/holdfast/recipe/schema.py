@@ -15,6 +15,7 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -200,13 +201,19 @@ class Train(RecipeSection):
         description="true = an interrupted run ends bit for bit as one that was not, on an accelerator too, where "
         "attention's backward pass is then slower. auto, false = so on a CPU only, where it costs nothing.",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compile the decoder layers with torch.compile: seconds once, each step quicker. auto = on CUDA. "
+        "Where it fails they run as they are, with a line that says so.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 
-    @field_validator("gradient_checkpointing", mode="before")
+    @field_validator("gradient_checkpointing", "compile", mode="before")
     @classmethod
-    def _bool_as_word(cls, value: Any) -> Any:
-        """`true` and `false`, as it was once, and as YAML reads `off`."""
-        return {True: "full", False: "off"}[value] if isinstance(value, bool) else value
+    def _bool_as_word(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` and `false`: as YAML reads `on` and `off`, and as `gradient_checkpointing` was once said."""
+        words = {True: "on" if info.field_name == "compile" else "full", False: "off"}
+        return words[value] if isinstance(value, bool) else value
 
 
 class Gate(RecipeSection):

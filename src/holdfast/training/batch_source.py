@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.data.batching.step_size import StepSize
 from holdfast.errors import UserError
+from holdfast.models.compiled_layers import CompiledLayers
 from holdfast.training import memory
-from holdfast.training.setup import TrainerState
+from holdfast.training.setup import TrainerState, ignore_note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -56,7 +57,15 @@ class OnDemandTrainerState(TrainerState):
 
     has_table = False
 
-    def __init__(self, recipe: Recipe, model: Model, source: OnDemandSource, machine: Machine, pad_id: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        source: OnDemandSource,
+        machine: Machine,
+        pad_id: int,
+        note: Callable[[str], None] = ignore_note,
+    ) -> None:
         if machine.world > 1 or machine.is_sharded:
             raise UserError("a source that makes its batches runs on one process; start it without a launcher")
         if recipe.train.max_steps is None:
@@ -72,6 +81,7 @@ class OnDemandTrainerState(TrainerState):
                 "that do not exist yet; train an adapter, which can be switched off (tuner: lora)"
             )
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
+        self.compiled_layers = CompiledLayers(note)
         self.source, self.example_batch = source, source.example_batch()
         tokens, rows = self.example_batch.tokens, self.example_batch.n_rows
         self.step_size = StepSize(tokens, False, rows, tokens / rows, self.example_batch.n_sequences // rows, 0, 0)
@@ -116,9 +126,14 @@ class OnDemandTrainerState(TrainerState):
 
 
 def build_trainer_state(
-    recipe: Recipe, model: Model, table: TokenTable | OnDemandSource, machine: Machine, pad_id: int
+    recipe: Recipe,
+    model: Model,
+    table: TokenTable | OnDemandSource,
+    machine: Machine,
+    pad_id: int,
+    note: Callable[[str], None] = ignore_note,
 ) -> TrainerState:
-    """The parts of a run on the rows of a table, or on what a source makes."""
+    """The parts of a run on the rows of a table, or on what a source makes; `note` tells the user a line."""
     if isinstance(table, TokenTable):
-        return TrainerState(recipe, model, table, machine, pad_id)
-    return OnDemandTrainerState(recipe, model, table, machine, pad_id)
+        return TrainerState(recipe, model, table, machine, pad_id, note)
+    return OnDemandTrainerState(recipe, model, table, machine, pad_id, note)

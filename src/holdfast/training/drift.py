@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class DriftMonitor:
 
     @torch.no_grad()
     def _compute_logps(self) -> Tensor:
-        with eval_mode(self.policy.model):
+        # A few passes without gradients are not worth code of their own.
+        with eval_mode(self.policy.model), pause_compiled(self.policy.compiled_layers):
             return self.policy.logits_at(self.batch, self.where).log_softmax(-1)
 
     def measure_drift(self) -> dict[str, tuple[float, float]]:

@@ -30,13 +30,6 @@ def is_small(model: nn.Module) -> bool:
     return sum(p.numel() for p in model.parameters()) <= SMALL
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that an allocation failed, on an accelerator or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
 def first_micro_tokens(model: Model, device: torch.device, share: int, recomputation: Recomputation) -> int:
     """Tokens per forward pass to try first; the probe halves what does not fit.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import RunError, UserError
-from holdfast.models.placement import give_back_memory
+from holdfast.models.placement import give_back_memory, is_out_of_memory
 from holdfast.models.quantized_base import is_quantized
 from holdfast.training import memory
 
@@ -67,9 +67,12 @@ def _fits_memory(state: TrainerState, rows: list[int]) -> bool:
             sum(sums.values()).backward()
             state.draws_random = not torch.equal(before, torch.get_rng_state())
     except Exception as error:
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             return False
-        raise
+        if not state.compiled_layers.can_recover(error):
+            raise
+        state.rule.zero_grad()
+        return _fits_memory(state, rows)
     return True
 
 

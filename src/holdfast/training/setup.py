@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +18,12 @@ from holdfast.axes.objective import attach_step_statistics
 from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import compute_step_size, count_steps
-from holdfast.errors import RunError, UserError
-from holdfast.models.loading import fingerprint_of, locate_model
+from holdfast.errors import UserError
+from holdfast.models.compiled_layers import CompiledLayers, wants_compiled
+from holdfast.models.loading import fingerprint_of
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
 from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
-from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
     from holdfast.training.batch_source import BatchSource, OnDemandSource
+
+T = TypeVar("T")
 
 SHAPING = ("epochs", "max_steps", "batch_tokens", "max_length", "layout", "precision", "seed")
 """Fields of `train` that a run cannot change half way. How often it saves and how it fits into memory it may."""
@@ -66,6 +66,10 @@ def collect_training_settings(
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every
     return flat | {f"train.{name}": value for name, value in shaping.items()}
+
+
+def ignore_note(line: str) -> None:
+    """Where nobody reads what the user should know."""
 
 
 class PreparedObjective(ObjectiveModule):
@@ -119,10 +123,19 @@ class TrainerState:
     has_table = True
     """Whether all rows are known before the first step."""
 
-    def __init__(self, recipe: Recipe, model: Model, table: TokenTable, machine: Machine, pad_id: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        table: TokenTable,
+        machine: Machine,
+        pad_id: int,
+        note: Callable[[str], None] = ignore_note,
+    ) -> None:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
+        self.compiled_layers = CompiledLayers(note)
         self.source: BatchSource = TableSource(self)
         self.full_table, self.table = table, table.keep_first_sequences(recipe.objective.sequences_per_step())
         most = recipe.objective.paper_settings.batch
@@ -153,6 +166,8 @@ class TrainerState:
         base = None if tuner.base_context(self.model) is None else self._base_context
         recomputation = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recomputation=recomputation)
+        if wants_compiled(recipe.train.compile, machine.device):
+            self.policy.compiled_layers = self.compiled_layers
         if recipe.objective.needs_values:
             self._add_value_head()
         self.layout = self._choose_layout()
@@ -161,10 +176,7 @@ class TrainerState:
         self.attention = describe_attention(self.policy, self.layout, table, machine.is_sharded)
         enable_recomputation(self.policy.causal, recomputation)
         self.scorer = PreparedObjective(self.policy, recipe.objective)
-        if machine.is_sharded:
-            machine.apply_fsdp(self.scorer, find_layers(self.model))
-            for name in ("store_reference", "precompute_values", "compute_statistics"):
-                register_fsdp_forward_method(self.scorer, name)
+        self._shard_and_compile()
         self.scorer.train()
         self.trainable_parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.trainable_parameters:
@@ -179,6 +191,15 @@ class TrainerState:
         self.terms = list(recipe.objective.normalizers(self.filler))
         self.resize_micro_batches(self._first_micro_tokens(state))
         self._count_steps()
+
+    def _shard_and_compile(self) -> None:
+        """Shard the weights where there are several processes for it; compile the layers where that is asked for."""
+        if self.machine.is_sharded:
+            self.machine.apply_fsdp(self.scorer, find_layers(self.model))
+            for name in ("store_reference", "precompute_values", "compute_statistics"):
+                register_fsdp_forward_method(self.scorer, name)
+        if self.policy.compiled_layers is not None:
+            self.compiled_layers.start(lambda: find_layers(self.model))
 
     def _add_value_head(self) -> None:
         """Give the policy a value head, which trains with the model."""
@@ -324,6 +345,15 @@ class TrainerState:
         )
         return f"{text}; or a smaller train.batch_tokens" if self.recipe.optimizer.in_backward else text
 
+    def run_pass(self, call: Callable[[], T]) -> T:
+        """`call()`, forward and backward over a step; once more if code for its backward pass cannot be made.
+
+        Where weights have moved already, or other processes wait for gradients, nothing can be done again.
+        """
+        if self.machine.world > 1 or self.recipe.optimizer.in_backward:
+            return call()
+        return self.compiled_layers.run(call, self.rule.zero_grad)
+
     def find_nonfinite_rows(self, batches: list[Batch]) -> list[int]:
         """The rows whose loss alone is not finite, among the first 256 of `batches`."""
         if self.machine.is_sharded:
@@ -348,76 +378,3 @@ class TrainerState:
             fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
         fresh.load_state_dict(state)
         return fresh
-
-
-def fill_reference(state: TrainerState, reference: ReferenceCache | None, out: Path) -> None:
-    """Give the policy the untouched model's log-probabilities of all rows: found on disk, or computed now.
-
-    Every process computes a share of the rows; all end with all of them.
-    """
-    machine, policy = state.machine, state.policy
-    if reference is None:
-        reference = ReferenceCache.in_directory(
-            out / "cache", state.base_fingerprint, state.table.fingerprint, machine.arithmetic
-        )
-    policy.reference = reference
-    before = set(reference.values)
-    while not _fill_own_rows(state):
-        state.resize_micro_batches(max(1, min(state.micro_tokens, state.step_size.tokens) // 2))
-    if machine.world > 1:
-        mine: list[tuple[tuple[int, int], Tensor]] = [kv for kv in reference.values.items() if kv[0] not in before]
-        reference.values.update(gather_object(mine))
-    if machine.main and len(reference.values) > len(before):
-        reference.save()
-
-
-def precompute_objective(state: TrainerState, out: Path) -> None:
-    """Give the policy what the objective keeps of the untouched model: found on disk, or computed now.
-
-    Every process computes all of it.
-
-    Raises:
-        RunError: If memory is short.
-    """
-    machine, table = state.machine, state.full_table
-    made_by = json.dumps(
-        collect_training_settings(state.recipe, table, state.step_size.tokens), sort_keys=True, default=str
-    )
-    others = [fingerprint_of(locate_model(name)) for name in state.recipe.objective.extra_models()]
-    store = state.policy.store = PrecomputedStore(
-        out / "cache", state.base_fingerprint, made_by, machine.arithmetic, *others
-    )
-    if not store.is_loaded:
-        try:
-            state.scorer.precompute_values(state.all_batches())
-        except Exception as error:
-            if memory.is_out_of_memory(error):
-                raise RunError(
-                    state.describe_memory_shortage(max(1, state.micro_tokens // int(table.lengths.max())))
-                ) from error
-            raise
-        if machine.main:
-            store.save()
-    store.to(machine.device)
-
-
-def _fill_own_rows(state: TrainerState) -> bool:
-    """Score the rows of this process; `False` when a group does not fit into memory (what is done stays done).
-
-    Raises:
-        RunError: If not even the longest row fits.
-    """
-    machine = state.machine
-    groups = state.group_rows(state.table)
-    for index in range(-(-len(groups) // machine.world)):
-        # The last round may repeat a group: where weights are sharded, every process must take part every time.
-        rows = groups[min(index * machine.world + machine.rank, len(groups) - 1)]
-        try:
-            state.scorer.store_reference(state.collate_on_device(rows))
-        except Exception as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                raise RunError(state.describe_memory_shortage(1)) from error
-            return False
-    return True

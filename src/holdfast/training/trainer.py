@@ -16,11 +16,13 @@ from torch import Tensor
 from holdfast.core.events import StepFinished
 from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.errors import RunError, TrainingDiverged, UserInterrupt
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.loading import eval_mode
-from holdfast.models.placement import peak_gib, random_states, set_random_states
+from holdfast.models.placement import is_out_of_memory, peak_gib, random_states, set_random_states
 from holdfast.models.quantized_base import describe_bits
 from holdfast.models.stored_values import ReferenceCache
-from holdfast.training import broken_weights, checkpoint, memory
+from holdfast.training import broken_weights, checkpoint
+from holdfast.training.base_values import fill_reference, precompute_objective
 from holdfast.training.batch_source import build_trainer_state
 from holdfast.training.callbacks import Hooks, Totals, TrainResult
 from holdfast.training.determinism import deterministic_algorithms, needs_deterministic_algorithms
@@ -30,7 +32,7 @@ from holdfast.training.plan import boundary_steps
 from holdfast.training.probe import probe_largest_batch
 from holdfast.training.seeding import SURVEY, seed_generators
 from holdfast.training.selection import Selection
-from holdfast.training.setup import collect_training_settings, fill_reference, precompute_objective
+from holdfast.training.setup import collect_training_settings
 from holdfast.training.signals import Interrupts
 from holdfast.training.threaded_step import run_threaded_backward
 
@@ -93,7 +95,7 @@ class Trainer:
             Interrupted: After Ctrl-C; everything is saved.
         """
         machine = self.machine = Machine(self.recipe.train.precision, self.model.device, self.recipe.train.weights)
-        self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id)
+        self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id, self._send_note)
         made_by = collect_training_settings(self.recipe, self.table, self.state.step_size.tokens, self.base)
         newest = checkpoint.find_newest(self.root)
         resume_point = checkpoint.load_checkpoint(newest, made_by) if newest else None
@@ -116,8 +118,7 @@ class Trainer:
         steps_done = steps = self.state.steps
         if start < steps:
             if machine.main:
-                best = self.recipe.train.keep == "best"
-                checkpoint.check_room(self.root, self.state.checkpoint_bytes(with_best=best))
+                checkpoint.check_room(self.root, self.state.checkpoint_bytes(self.recipe.train.keep == "best"))
             with self.in_fixed_order():
                 has_unused = probe_largest_batch(self.state, self._send_note)
             self.module = machine.wrap_ddp(self.state.scorer, has_unused)
@@ -128,6 +129,7 @@ class Trainer:
                 del self.module  # what DDP wraps would keep the processes' connection open for as long as this lives
         elif self.selection.decides:
             self._evaluate_model(steps, steps, made_by)
+        self.state.compiled_layers.stop_compiling()
         self._restore_best_weights(steps_done, made_by)
         return self._build_result(start, steps_done)
 
@@ -157,7 +159,8 @@ class Trainer:
     def _run_step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
         began = time.perf_counter()
-        batches = self.state.source.step_batches(step, self.state.policy)
+        with pause_compiled(self.state.compiled_layers):  # it may sample
+            batches = self.state.source.step_batches(step, self.state.policy)
         counts = self._sum_counts(batches)
         batches = self._prepare_batches(step, batches)
         rule = self.state.rule
@@ -166,11 +169,11 @@ class Trainer:
             with self.in_fixed_order():
                 for index in range(rule.passes):
                     rule.begin_pass(index)
-                    sums, metrics = self._forward_backward(step, batches, counts)
+                    sums, metrics = self.state.run_pass(partial(self._forward_backward, step, batches, counts))
                 terms = self._reduce_terms(step, batches, sums, counts)
                 norm = rule.step()
         except Exception as error:
-            if memory.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 rows = max((b.n_rows for b in batches if b is not None), default=1)
                 raise RunError(f"step {step + 1}: {self.state.describe_memory_shortage(rows)}") from error
             raise
@@ -306,7 +309,7 @@ class Trainer:
         model = self.state.gather_full_model() if self.machine.is_sharded else self.model
         loss = None
         if self.machine.main:
-            with eval_mode(model), self.machine.preserve_rng():
+            with eval_mode(model), self.machine.preserve_rng(), pause_compiled(self.state.compiled_layers):
                 loss = self.hooks.on_evaluate(steps_done, model)
         # The loss is the main process's; to the others it comes as a sum with zeros.
         has_loss, value = self.machine.sum_over_processes([float(loss is not None), 0.0 if loss is None else loss])
