@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -326,4 +326,4 @@ def main(name: str, measure: Callable[[bool], Measured], sides: Mapping[str, Sid
 
 def plain(value: Any) -> Any:
     """Lines as JSON objects, anything else as text."""
-    return asdict(value) if isinstance(value, Line) else str(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -280,7 +280,7 @@ def test_check_and_train_say_what_they_read_and_refuse_the_rest() -> None:
     write({"messages": [USER, ANSWER], "tools": TOOLS})
     for verb in ("check", "train"):  # the laboratory's template writes no tools
         refused = run(verb, "run.yaml", code=2).splitlines()[-1]
-        assert refused.startswith("holdfast: row 1: ")
+        assert refused.startswith("holdfast: train.jsonl:1: ")
         assert "the chat template does not write what a model may call (get_weather); name tools in data." in refused
     assert not Path("out").exists()
     assert "train.jsonl: messages -> messages\n" in run("check", "run.yaml", "data.ignore=[tools]")

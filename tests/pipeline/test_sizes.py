@@ -221,7 +221,7 @@ def test_rows_longer_than_the_context_are_never_trained_beyond_it(policy: str, t
         assert result.exit_code == (2 if policy == "error" else 0), result.output
     if policy == "error":
         for result in (checked, done):
-            assert "8 rows are longer than 64 tokens, the model's context, the longest (row 1, " in result.output
+            assert "8 rows are longer than 64 tokens, the model's context, the longest (long.jsonl:1, " in result.output
         assert not Path("out").exists()
         return
     training = training_of("out")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli.app import app
 from holdfast.data.row_store import RowFile
+from holdfast.models.loading import LAB_DIRECTORY
 
 RUNS = Path(__file__).parent / "version01"
 
@@ -23,6 +24,8 @@ RUNS = Path(__file__).parent / "version01"
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the directories, in which the commands are typed."""
     shutil.copytree(RUNS, tmp_path, dirs_exist_ok=True)
+    settings = tmp_path / "finished" / "model" / "adapter_config.json"  # which names the base by its place
+    settings.write_text(settings.read_text().replace("LABORATORY", str(LAB_DIRECTORY)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
     return tmp_path

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,14 +172,16 @@ def remove_partial(root: Path) -> None:
         remove_path(path)
 
 
-def load_checkpoint(path: Path, made_by: dict[str, Any]) -> Checkpoint:
+def load_checkpoint(path: Path, made_by: dict[str, Any], defaults: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint onto the CPU, checking every hash.
 
+    Args:
+        defaults: What settings that it does not know were when it was made.
     Raises:
         UserError: If it was made with other settings (they are named), or a file is damaged.
     """
     state = _read_state(path)
-    _check_settings(path, state["made_by"], made_by)
+    _check_settings(path, {**(defaults or {}), **state["made_by"]}, made_by)
     tensors = {}
     for name, digest in state["files"].items():
         file = path / name
@@ -227,7 +230,7 @@ def refuse_other_base(root: Path, model: str, base: str) -> None:
 
 
 def _check_settings(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    here = json.loads(json.dumps(here))
+    here, there = json.loads(json.dumps(here)), json.loads(json.dumps(there, default=str))
     here_keys = here.keys() if "model weights" in there else here.keys() - {"model weights"}  # older ones do not say
     differences = [key for key in sorted(there.keys() | here_keys) if there.get(key) != here.get(key)]
     if differences:

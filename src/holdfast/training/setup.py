@@ -68,6 +68,17 @@ def collect_training_settings(
     return flat | {f"train.{name}": value for name, value in shaping.items()}
 
 
+def collect_default_knobs(recipe: Recipe) -> dict[str, Any]:
+    """Defaults of the knobs that `collect_training_settings` lists: a checkpoint of before there was one had these."""
+    return {
+        f"{axis.key}.{knob}": info.default
+        for axis in AXES
+        if axis.trains
+        for knob, info in type(getattr(recipe, axis.key)).model_fields.items()
+        if not info.is_required()
+    }
+
+
 def ignore_note(line: str) -> None:
     """Where nobody reads what the user should know."""
 

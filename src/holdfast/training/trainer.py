@@ -32,7 +32,7 @@ from holdfast.training.plan import boundary_steps
 from holdfast.training.probe import probe_largest_batch
 from holdfast.training.seeding import SURVEY, seed_generators
 from holdfast.training.selection import Selection
-from holdfast.training.setup import collect_training_settings
+from holdfast.training.setup import collect_default_knobs, collect_training_settings
 from holdfast.training.signals import Interrupts
 from holdfast.training.threaded_step import run_threaded_backward
 
@@ -98,7 +98,9 @@ class Trainer:
         self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id, self._send_note)
         made_by = collect_training_settings(self.recipe, self.table, self.state.step_size.tokens, self.base)
         newest = checkpoint.find_newest(self.root)
-        resume_point = checkpoint.load_checkpoint(newest, made_by) if newest else None
+        resume_point = (
+            checkpoint.load_checkpoint(newest, made_by, collect_default_knobs(self.recipe)) if newest else None
+        )
         if machine.main:
             checkpoint.remove_partial(self.root)
         self.interrupts = Interrupts(machine.world, self._send_note)
