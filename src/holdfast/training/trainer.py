@@ -97,10 +97,8 @@ class Trainer:
         machine = self.machine = Machine(self.recipe.train.precision, self.model.device, self.recipe.train.weights)
         self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id, self._send_note)
         made_by = collect_training_settings(self.recipe, self.table, self.state.step_size.tokens, self.base)
-        newest = checkpoint.find_newest(self.root)
-        resume_point = (
-            checkpoint.load_checkpoint(newest, made_by, collect_default_knobs(self.recipe)) if newest else None
-        )
+        newest, defaults = checkpoint.find_newest(self.root), collect_default_knobs(self.recipe)
+        resume_point = checkpoint.load_checkpoint(newest, made_by, defaults) if newest else None
         if machine.main:
             checkpoint.remove_partial(self.root)
         self.interrupts = Interrupts(machine.world, self._send_note)
