@@ -84,6 +84,11 @@ def errors(path: Path, *overrides: str) -> list[str]:
     return str(caught.value).replace(f"{path.parent}/", "").splitlines()
 
 
+def test_states_in_8_bits_are_asked_for_as_elsewhere(write) -> None:
+    recipe = read_recipe(write(LLAMA_FACTORY + "optim: adamw_bnb_8bit\n")).recipe
+    assert (type(recipe.optimizer).__name__, recipe.optimizer.states) == ("AdamW", "8bit")  # type: ignore[attr-defined]
+
+
 def test_a_llama_factory_recipe_with_counterparts_only_runs(write) -> None:
     resolved = read_recipe(write(LLAMA_FACTORY))
     recipe = resolved.recipe
@@ -129,8 +134,8 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
         "run.yaml: this is an Axolotl recipe; understood: base_model (model), datasets (data.train)"
     )
     assert rest == [
-        "run.yaml:16: optimizer: paged_adamw_8bit is not one of the optimizers: there are adamw and lomo, which holds "
-        "no states at all",
+        "run.yaml:16: optimizer: paged_adamw_8bit is not one of the optimizers: there are adamw, adamw_8bit and lomo, "
+        "which holds no states at all",
         "run.yaml:21: load_in_4bit is not a setting here: the frozen base of lora is held in so many bits by "
         "tuner.base_bits: 4",
     ]

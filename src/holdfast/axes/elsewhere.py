@@ -16,7 +16,7 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "llama-adapter": "lora is the adapter there is",
     **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit",
                      "lion_8bit", "adafactor", "sgd", "lion", "muon", "rmsprop", "adagrad"],
-                    "there are adamw and lomo, which holds no states at all"),
+                    "there are adamw, adamw_8bit and lomo, which holds no states at all"),
 }  # fmt: skip
 """Names of methods that are not here: the nearest that is, or why there is none."""
 

@@ -62,7 +62,7 @@ class CompiledLayers:
         try:
             import torch._dynamo  # seconds, which those who compile nothing need not wait
 
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+            torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, VARIANTS)
             # Splitting a graph by the buckets of DDP is for models compiled whole, and knows no checkpoints inside.
             torch._dynamo.config.optimize_ddp = False
             self.layers = find()

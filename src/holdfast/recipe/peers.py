@@ -97,7 +97,17 @@ ALIASES: dict[str, tuple[str, Convert | None]] = {
     "gradient_checkpointing": ("train.gradient_checkpointing", None),
     "torch_compile": ("train.compile", None),
     "seed": ("train.seed", None),
-    "optim": ("optimizer.name", _map_values(dict.fromkeys(["adamw_torch", "adamw_torch_fused", "adamw_hf"], "adamw"))),
+    "optim": (
+        "optimizer.name",
+        _map_values(
+            {
+                "adamw_torch": "adamw",
+                "adamw_torch_fused": "adamw",
+                "adamw_hf": "adamw",
+                "adamw_bnb_8bit": "adamw_8bit",
+            }
+        ),
+    ),
     "learning_rate": ("optimizer.learning_rate", None),
     "lr": ("optimizer.learning_rate", None),
     "lr_scheduler_type": ("optimizer.schedule", SCHEDULES),
