@@ -27,6 +27,10 @@ from holdfast.core.listeners import JsonLines, LiveLine, PlainLines
 Mode = Literal["live", "plain", "json", "silent"]
 
 
+def ignore_call(*args: Any) -> None:
+    """Do nothing: the default of hooks, and of who is told lines."""
+
+
 class Progress:
     """The voice of a run: `start_phase`, then `advance`; `write_line`, `write_detail` and `warn` for sentences,
     `report_result` for the outcome.

@@ -105,6 +105,10 @@ class Row:
         """What errors call it: its place; of a row from no file, `row 17`, by its number among the rows there are."""
         return self.place or f"row {number}"
 
+    def describe_row(self, number: int) -> str:
+        """Its place, and how it begins."""
+        return f"{self.describe_place(number)} ({self.beginning!r})"
+
     def to_json(self) -> dict[str, Any]:
         """What it is, as a plain dictionary without the fields that still hold their defaults, and without its place.
 

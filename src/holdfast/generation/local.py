@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.core.progress import ignore_call
 from holdfast.data.thoughts import MARKS
 from holdfast.generation.continuous_batch import PendingSample
 from holdfast.generation.journal import sample_seed
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.generation.joint_forward import LogitMixture
     from holdfast.models.loading import Model
-
-
-def _ignore_line(line: str) -> None:
-    """Nobody listens."""
 
 
 class LocalEngine:
@@ -56,7 +53,7 @@ class LocalEngine:
         progress: Callable[[int], Any] | None = None,
         on_text: Callable[[str], Any] | None = None,
         mixture: LogitMixture | None = None,
-        say: Callable[[str], Any] = _ignore_line,
+        say: Callable[[str], Any] = ignore_call,
     ) -> None:
         for each in (model, *(mixture.others.values() if mixture else ())):
             self.refuse_unsupported(each)

@@ -32,6 +32,7 @@ from holdfast.generation.static_batch import STEPS, plan_static_batch
 from holdfast.generation.static_forward import (
     StaticForward,
     build_static_forward,
+    describe_decline,
     prove_static_forward,
     static_lacks,
 )
@@ -117,7 +118,7 @@ class NativeEngine(LocalEngine):
         """All sequences as one batch over fixed tensors; `None`, with a line that says why, where that cannot be."""
         static_forward, reason = self._choose_static_forward()
         if static_forward is None:
-            self.say(f"decoding without CUDA graphs: {reason}")
+            self.say(describe_decline(reason))
             return None
         batch, line = plan_static_batch(
             job, sequences, self.slots, static_forward,

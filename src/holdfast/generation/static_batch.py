@@ -19,7 +19,7 @@ import torch
 from holdfast.axes.engine import Sample
 from holdfast.generation.continuous_batch import ContinuousBatch, DecodeJob, PendingSample, Step, read_prompts
 from holdfast.generation.static_cache import StaticSlotCache, choose_columns, count_fitting_slots, round_capacity
-from holdfast.generation.static_forward import StaticForward
+from holdfast.generation.static_forward import StaticForward, describe_decline
 from holdfast.generation.static_step import StaticStep, StepRunner
 
 STEPS = 4
@@ -126,7 +126,7 @@ def plan_static_batch(
     capacity, most_slots = round_capacity(longest), min(slots, len(sequences))
     count = count_fitting_slots(most_slots, capacity, like)
     if count < 1:
-        return None, f"decoding without CUDA graphs: memory for {longest:,} tokens (prompt and answer) is not free"
+        return None, describe_decline(f"memory for {longest:,} tokens (prompt and answer) is not free")
     line = "" if count == most_slots else (
         f"sampling.slots: decoding {count} sequences together, not {most_slots}: no more of up to {longest:,} tokens "
         "fit into the memory that is free"

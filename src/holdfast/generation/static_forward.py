@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from holdfast.errors import first_line
 from holdfast.generation.continuous_batch import read_prompts
 from holdfast.generation.fused_decode import ROTARY, PlainForward
 from holdfast.generation.kv_cache import SlotCache
@@ -26,6 +27,7 @@ from holdfast.models.llama_family import (
     outputs_agree,
 )
 from holdfast.models.loading import eval_mode, has_adapter, is_hooked_or_patched
+from holdfast.models.policy import mask_to_bias
 from holdfast.models.varlen_attention import is_varlen
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 MASKS = {"full_attention", "sliding_attention"}
 """Layers whose masks are made here."""
+
+
+def describe_decline(reason: str) -> str:
+    """The line that says why decoding is not captured; several find that out, and the same line is shown once."""
+    return f"decoding without CUDA graphs: {reason}"
 
 
 class StaticForward(Protocol):
@@ -82,7 +89,7 @@ def prove_static_forward(forward: StaticForward, model: Model) -> str:
     try:
         agrees = decodes_as_model(forward, model)
     except Exception as error:  # whatever a forward raises that knows no such masks or caches: it is the reason given
-        return f"its forward does not run over fixed tensors ({type(error).__name__}: {first_line(str(error))})"
+        return f"its forward does not run over fixed tensors ({type(error).__name__}: {first_line(error)})"
     return "" if agrees else "over fixed tensors it gives other logits"
 
 
@@ -110,11 +117,6 @@ def decodes_as_model(forward: StaticForward, model: Model) -> bool:
     return outputs_agree(torch.stack(ours).float(), torch.stack(own).float(), model.dtype)
 
 
-def first_line(text: str) -> str:
-    """The first line of a message; "" for none."""
-    return next(iter(text.strip().splitlines()), "")
-
-
 def build_mask(positions: Tensor, columns: int, window: int | None = None) -> Tensor:
     """Which columns each slot's token sees: those up to its own, the last `window` of them; bool [size, 1, 1, columns].
 
@@ -126,11 +128,6 @@ def build_mask(positions: Tensor, columns: int, window: int | None = None) -> Te
     if window is not None:
         mask &= numbers > positions - window
     return mask[:, None, None]
-
-
-def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as what is added to the scores: 0 where it is true, else the least number there is."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class StaticPlainForward:
@@ -159,7 +156,7 @@ class StaticPlainForward:
 
     def _build_mask(self, positions: Tensor, columns: int, window: int | None) -> Tensor:
         mask = build_mask(positions, columns, window)
-        return as_bias(mask, self.model.dtype) if self.is_eager else mask
+        return mask_to_bias(mask, self.model.dtype) if self.is_eager else mask
 
 
 class StaticLlamaForward:
@@ -174,7 +171,7 @@ class StaticLlamaForward:
 
     def decode_logits(self, ids: Tensor, positions: Tensor, cache: StaticSlotCache) -> Tensor:
         x = self.embedding(ids)  # [size, 1, D]
-        bias = as_bias(build_mask(positions, cache.columns), x.dtype)  # once, else it is made in every layer
+        bias = mask_to_bias(build_mask(positions, cache.columns), x.dtype)  # once, else it is made in every layer
         cos, sin = compute_cos_sin(self.rotary, x, positions)  # [size, 1, 1, head]
         for index, layer in enumerate(self.layers):
             x = layer.o(self._read_cache(layer, _normalise_states(x, layer.before), cos, sin, bias, cache, index)) + x

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from holdfast.axes.engine import SamplingParams
+from holdfast.errors import first_line
 from holdfast.generation.static_cache import StaticSlotCache
-from holdfast.generation.static_forward import StaticForward, first_line
+from holdfast.generation.static_forward import StaticForward
 from holdfast.generation.token_sampler import choose_tokens, uniform_tensor
 
 WARM_STEPS = 3
@@ -104,7 +105,7 @@ class StepRunner:
                 self.step.run_step(*sizes)
         except RuntimeError as error:
             self.captures = False
-            self.say(f"decoding goes on without CUDA graphs, which is slower: {first_line(str(error))}")
+            self.say(f"decoding goes on without CUDA graphs, which is slower: {first_line(error)}")
             return False
         self.graphs[sizes] = graph
         return True

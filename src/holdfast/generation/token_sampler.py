@@ -9,12 +9,15 @@ from torch import Tensor
 from holdfast.axes.engine import SamplingParams
 from holdfast.models.placement import widest_dtype
 
+GAMMA, MIX_FIRST, MIX_SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""Of SplitMix64 (Steele et al. 2014): what its counter goes up by, and what its bits are multiplied with."""
+
 
 def uniform_numbers(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Random numbers in [0, 1) by counter: the `positions`-th of each of `seeds` (uint64), both [n]; SplitMix64."""
-    z = seeds + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = seeds + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(MIX_SECOND)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -25,9 +28,9 @@ def uniform_tensor(seeds: Tensor, positions: Tensor) -> Tensor:
         seeds: The seeds' bits as int64 [n]: torch has no arithmetic of unsigned numbers, and products wrap alike.
         positions: int64 [n].
     """
-    z = seeds + (positions + 1) * _as_signed(0x9E3779B97F4A7C15)
-    z = (z ^ _shift_right(z, 30)) * _as_signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _as_signed(0x94D049BB133111EB)
+    z = seeds + (positions + 1) * _as_signed(GAMMA)
+    z = (z ^ _shift_right(z, 30)) * _as_signed(MIX_FIRST)
+    z = (z ^ _shift_right(z, 27)) * _as_signed(MIX_SECOND)
     return _shift_right(z ^ _shift_right(z, 31), 11).to(widest_dtype(seeds.device)) * 2.0**-53
 
 

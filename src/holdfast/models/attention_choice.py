@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import first_line
 from holdfast.models.llama_family import outputs_agree
 from holdfast.models.loading import eval_mode, is_module_hooked_or_patched
 from holdfast.models.varlen_attention import (
@@ -137,7 +138,7 @@ def _try_kernel(causal: PreTrainedModel, kernel: Kernel, autocast: Autocast, dty
     except VarlenRefused as error:
         return str(error)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # the kernel's words, or the model's
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, first_line
 from holdfast.models.placement import is_out_of_memory
 
 T = TypeVar("T")
@@ -90,8 +90,7 @@ class CompiledLayers:
 
     def _give_up(self, error: BaseException) -> None:
         self.stop_compiling()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:TEXT]
+        reason = f"{type(error).__name__}: {first_line(error)}"[:TEXT]
         self.report(f"train.compile: the layers cannot be compiled here and run as they are, slower ({reason})")
 
     def run(self, call: Callable[[], T], undo: Callable[[], None] | None = None) -> T:

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.errors import UserError
 
@@ -161,6 +161,11 @@ def give_back_memory(device: torch.device) -> None:
     module: Any = torch.get_device_module(device.type)
     if hasattr(module, "empty_cache"):
         module.empty_cache()
+
+
+def count_weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights as they are held."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

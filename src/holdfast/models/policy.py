@@ -37,6 +37,11 @@ CHUNK_BYTES = {"cpu": 64 << 20, "mps": 128 << 20}
 CHUNK_BYTES_OF_CARDS = 256 << 20
 
 
+def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as what is added to the attention scores: 0 where it is true, else the least number there is."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 class Policy:
     """A causal language model, plain or with a PEFT adapter, seen through the batches of `data.batching.batches`.
 
@@ -155,8 +160,7 @@ class Policy:
         """What tells the model where tokens stand and what they look at; the mask is added to the attention scores."""
         extra: dict[str, Any] = {"position_ids": positions} if self._positions else {}
         if mask is not None:
-            dtype = self.autocast or self.causal.dtype
-            extra["attention_mask"] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+            extra["attention_mask"] = mask_to_bias(mask, self.autocast or self.causal.dtype)
         if bounds is None:
             yield extra
         else:

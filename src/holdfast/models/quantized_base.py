@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast.core.quiet import quiet_libraries
 from holdfast.errors import UserError
@@ -116,19 +116,8 @@ def transfer_adapter(model: Model, plain: PreTrainedModel, tuner: Tuner) -> Mode
     """
     out = tuner.apply(plain, 0)
     own = dict(model.named_parameters())
-    names = {name for name, p in out.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, p in out.named_parameters():
-            if name in names:
+            if p.requires_grad:
                 p.data = own[name].detach().to(p.device, own[name].dtype, copy=True)
     return out
-
-
-def count_weight_bytes(model: Model) -> int:
-    """Bytes of a model's weights as they are held."""
-    tensors: list[Any] = [*model.parameters()]
-    return sum(_count_bytes(tensor) for tensor in tensors)
-
-
-def _count_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -107,8 +107,7 @@ class RunModelServices:
             names.append(row.describe_place(number))
             if row.answer is None:
                 raise UserError(
-                    f"{row.describe_place(number)} ({row.beginning!r}): has no answer, of which curator {self.curator} "
-                    "takes gradients"
+                    f"{row.describe_row(number)}: has no answer, of which curator {self.curator} takes gradients"
                 )
 
         def compute_missing(indices: list[int]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.models.loading import context_length
-from holdfast.models.placement import GIB, autocast_dtype, peak_gib, wait_for
+from holdfast.models.placement import GIB, autocast_dtype, count_weight_bytes, peak_gib, wait_for
 from holdfast.models.policy import Policy
 from holdfast.pipeline.live_evaluation import live_tasks
 from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
@@ -56,8 +56,7 @@ def estimate_costs(
     train, device = recipe.train, model.device
     width = min(recipe.sampling.slots, WIDEST)
     per_step = _time_fastest_pass(model, torch.zeros(width, 1, dtype=torch.long, device=device))
-    weights_before = sum(p.numel() * p.element_size() for p in model.parameters())
-    own = peak_gib(device) * GIB - weights_before if device.type == "cpu" else 0.0
+    own = peak_gib(device) * GIB - count_weight_bytes(model) if device.type == "cpu" else 0.0
     tuned = recipe.tuner.apply(model, train.seed)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())

@@ -16,8 +16,8 @@ def load_training_base(work: RunContext) -> Model:
     import torch
 
     from holdfast.models.loading import move_to_device
-    from holdfast.models.placement import GIB, autocast_dtype, give_back_memory
-    from holdfast.models.quantized_base import FORMATS, count_weight_bytes, load_quantized_base
+    from holdfast.models.placement import GIB, autocast_dtype, count_weight_bytes, give_back_memory
+    from holdfast.models.quantized_base import FORMATS, load_quantized_base
 
     bits, base, train = work.recipe.tuner.frozen_bits(), work.base, work.recipe.train
     if bits is None:

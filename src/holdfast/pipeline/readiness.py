@@ -140,7 +140,7 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
     """What is to be said of how answers are sampled: by another engine than the recipe names, because that cannot run
     the model, or by the native one without the CUDA graphs it has on this device."""
     from holdfast.generation.native import NativeEngine
-    from holdfast.generation.static_forward import static_lacks
+    from holdfast.generation.static_forward import describe_decline, static_lacks
     from holdfast.generation.supported_models import native_lacks
 
     samples = any(task.kind == "generate" for task in tasks) or any(curator.samples for curator in recipe.curate)
@@ -152,7 +152,7 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
             f"engine does not know {lacks}"
         ]
     reason = static_lacks(model) if model.device.type in NativeEngine.static_devices else ""
-    return [f"decoding without CUDA graphs: {reason}"] if reason else []
+    return [describe_decline(reason)] if reason else []
 
 
 def check_engine(kind: str, name: str | None) -> None:

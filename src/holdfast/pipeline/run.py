@@ -250,14 +250,9 @@ def train_model(
         recipe, load_training_base(work), table, folder.path,
         pad_id=work.chat.pad_id, hooks=build_training_hooks(work, before), rerun_hint=rerun_hint,
         base=work.base.fingerprint,
-        name_row=lambda i: _name_row(rows, int(table.source[i])),
+        name_row=lambda i: rows[int(table.source[i])].describe_row(int(table.source[i]) + 1),
     )  # fmt: skip
     return restore_base(work, trainer.fit()), token_report, plan
-
-
-def _name_row(rows: Rows, index: int) -> str:
-    """What an error of the trainer calls a row: where it stands, and how it begins."""
-    return f"{rows[index].describe_place(index + 1)} ({rows[index].beginning!r})"
 
 
 def apply_inference(work: RunContext, result: TrainResult) -> tuple[TrainResult, Decoder]:

@@ -15,7 +15,7 @@ from holdfast.models.policy import Policy
 from holdfast.report.schema import SectionReport
 from holdfast.testing.curation_world import sum_rows
 from holdfast.testing.examples import tiny_model
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 
 
 def measure_pair(analysis: Analysis, is_changed: bool = True) -> tuple[AnalysisSection, bool]:
@@ -36,7 +36,7 @@ def measure_pair(analysis: Analysis, is_changed: bool = True) -> tuple[AnalysisS
 
 def check_section(method: Method, folder: Path) -> None:
     """A title, a sentence, a table whose rows fit its columns, numbers that are numbers, all of it JSON."""
-    section, _ = measure_pair(_as_analysis(method))
+    section, _ = measure_pair(require_kind(method, Analysis))
     expect_that(isinstance(section, AnalysisSection), f"measure gives no AnalysisSection but {type(section).__name__}")
     expect_that(section.title.strip() and section.sentence.strip(), "the section has no title or no sentence")
     widths = {len(row) for row in section.table.rows}
@@ -49,20 +49,15 @@ def check_section(method: Method, folder: Path) -> None:
 
 def check_models_stay(method: Method, folder: Path) -> None:
     """Both models are afterwards as before, bit for bit, and a second look says the same."""
-    (section, same), (again, _) = (measure_pair(_as_analysis(method)) for _ in range(2))
+    (section, same), (again, _) = (measure_pair(require_kind(method, Analysis)) for _ in range(2))
     expect_that(same, "it changed a model that it looked at")
     expect_that(section == again, "two looks at the same models say different things")
 
 
 def check_unmoved_model(method: Method, folder: Path) -> None:
     """Of a model that did not move there is something to say too."""
-    section, _ = measure_pair(_as_analysis(method), is_changed=False)
+    section, _ = measure_pair(require_kind(method, Analysis), is_changed=False)
     expect_that(section.sentence.strip(), "of a model that did not move it says nothing")
-
-
-def _as_analysis(method: Method) -> Analysis:
-    assert isinstance(method, Analysis)
-    return method
 
 
 CHECKS = (check_section, check_models_stay, check_unmoved_model)

@@ -12,7 +12,7 @@ from holdfast.axes.method import Method
 from holdfast.axes.registry import name_of
 from holdfast.data.rows import Row, fingerprint_rows
 from holdfast.testing.curation_world import QUESTIONS, CurationWorld, EngineKilled, general_rows, sum_rows
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 
 
 def row_content(row: Row) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def row_content(row: Row) -> dict[str, Any]:
 
 def check_effect(method: Method, folder: Path) -> None:
     """The rows come out as its `effect` says, and every row that does not come out is recorded with a reason."""
-    curator, world, input_rows = _as_curator(method), CurationWorld(), sum_rows()
+    curator, world, input_rows = require_kind(method, Curator), CurationWorld(), sum_rows()
     out, effect = world.curate_rows(curator), curator.effect
     own = [row for row in out if not row.is_replayed]
     expect_that(own or effect == "select", "no row came out")
@@ -72,7 +72,7 @@ def _check_added_rows(input_rows: list[Row], own: list[Row], drop_ids: list[str]
 
 def check_trace(method: Method, folder: Path) -> None:
     """What it wrote has trace and place and survives being written down; the rows given stay as they are."""
-    curator, world, input_rows = _as_curator(method), CurationWorld(), sum_rows()
+    curator, world, input_rows = require_kind(method, Curator), CurationWorld(), sum_rows()
     before = [row.to_line() for row in input_rows]
     out = world.curate_rows(curator, input_rows)
     expect_that([row.to_line() for row in input_rows] == before, "it changed the rows it was given; make copies")
@@ -96,7 +96,7 @@ def check_trace(method: Method, folder: Path) -> None:
 
 def check_needs(method: Method, folder: Path) -> None:
     """It samples if and only if it says so, judges only if it says so, and no more answers than it says."""
-    curator, world = _as_curator(method), CurationWorld()
+    curator, world = require_kind(method, Curator), CurationWorld()
     world.curate_rows(curator)
     count, most = len(world.engine.drawn), curator.samples_per_row() * (QUESTIONS + 1)
     expect_that(bool(count) == curator.samples, f"samples is {curator.samples}, and it drew {count} answers")
@@ -106,7 +106,7 @@ def check_needs(method: Method, folder: Path) -> None:
 
 def check_seed(method: Method, folder: Path) -> None:
     """The seed decides: the same one gives the same rows, another one others where it samples by chance."""
-    curator, worlds = _as_curator(method), [CurationWorld() for _ in range(3)]
+    curator, worlds = require_kind(method, Curator), [CurationWorld() for _ in range(3)]
     same, again, other = (
         fingerprint_rows(world.curate_rows(curator, seed=seed)) for world, seed in zip(worlds, (3, 3, 4), strict=True)
     )
@@ -117,7 +117,7 @@ def check_seed(method: Method, folder: Path) -> None:
 
 def check_resume(method: Method, folder: Path) -> None:
     """Killed while it samples and started again it draws nothing twice, and makes the same rows."""
-    curator, whole = _as_curator(method), CurationWorld()
+    curator, whole = require_kind(method, Curator), CurationWorld()
     first_fingerprint = fingerprint_rows(whole.curate_rows(curator))
     for die_after in {0, 1, len(whole.engine.drawn) // 2} if curator.samples else ():
         path, first_try, second_try = folder / f"{die_after}.jsonl", CurationWorld(), CurationWorld()
@@ -145,14 +145,14 @@ def check_resume(method: Method, folder: Path) -> None:
 def check_questions(method: Method, folder: Path) -> None:
     """Every question it trains on stands in the rows it was given or loaded, so that none is a held-out one."""
     known_prompts = {str(row.prompt) for row in [*sum_rows(), *general_rows()]}
-    out = CurationWorld().curate_rows(_as_curator(method))
+    out = CurationWorld().curate_rows(require_kind(method, Curator))
     foreign = [row.beginning for row in out if str(row.prompt) not in known_prompts]
     expect_that(not foreign, f"a row asks what stands neither in the rows given nor in those loaded: {foreign[:1]}")
 
 
 def check_replayed_rows(method: Method, folder: Path) -> None:
     """Rows that an earlier curator mixed in pass untouched; without rows there are none."""
-    curator, world = _as_curator(method), CurationWorld()
+    curator, world = require_kind(method, Curator), CurationWorld()
     if curator.effect == "mix":
         return
     replay_rows = [replace(row, origin="replay") for row in sum_rows()]
@@ -163,11 +163,6 @@ def check_replayed_rows(method: Method, folder: Path) -> None:
     )
     expect_that(not world.dropped and not world.engine.drawn, "it samples for, or leaves out, rows of origin replay")
     expect_that(CurationWorld().curate_rows(curator, []) == [], "of no rows it makes some")
-
-
-def _as_curator(method: Method) -> Curator:
-    assert isinstance(method, Curator)
-    return method
 
 
 CHECKS = (check_effect, check_trace, check_needs, check_seed, check_resume, check_questions, check_replayed_rows)

@@ -12,7 +12,7 @@ from holdfast.axes.method import Method
 from holdfast.data.rows import Message, Row
 from holdfast.errors import UserError
 from holdfast.skills.rows import lab_rows, skill_names
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 
 ACTIONS = ("left", "down", "", "I do not know.", "\0\ud83d", "right " * 2000, "up")
 TURNS = 64
@@ -40,7 +40,7 @@ def playable_rows(environment: Environment) -> list[Row]:
 
 def check_start(method: Method, folder: Path) -> None:
     """The same row and seed begin the same episode, which ends with a turn that the model answers; the row stays."""
-    environment = _as_environment(method)
+    environment = require_kind(method, Environment)
     for row in playable_rows(environment):
         before = row.to_line()
         (state, messages), (again, messages_again) = environment.start(row, 1), environment.start(row, 1)
@@ -53,7 +53,7 @@ def check_start(method: Method, folder: Path) -> None:
 
 def check_step(method: Method, folder: Path) -> None:
     """The same state and action give the same turn, whatever the model says, and the state is not changed in place."""
-    environment = _as_environment(method)
+    environment = require_kind(method, Environment)
     state, _ = environment.start(playable_rows(environment)[0], 1)
     for action in ACTIONS:
         state_before = copy.deepcopy(state)
@@ -80,7 +80,7 @@ def _next_state(environment: Environment, turn: Turn) -> State:
 
 def check_episode(method: Method, folder: Path) -> None:
     """Episodes of a model that says the same thing forever are played to an end, or on and on, without an error."""
-    environment = _as_environment(method)
+    environment = require_kind(method, Environment)
     rows = playable_rows(environment)
 
     def answer_all(conversations: list[list[Message]]) -> list[str]:
@@ -91,11 +91,6 @@ def check_episode(method: Method, folder: Path) -> None:
     for episode in one:
         turns = sum(message["role"] == "assistant" for message in episode.messages)
         expect_that(len(episode.rewards) == turns, "there is not one reward for each turn of the model")
-
-
-def _as_environment(method: Method) -> Environment:
-    assert isinstance(method, Environment)
-    return method
 
 
 CHECKS = (check_start, check_step, check_episode)

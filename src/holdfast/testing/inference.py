@@ -20,7 +20,7 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.generation.decoder import Decoder, build_decoder
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.models.loading import LoadedModel, load_model
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 
 BASE = "lab-small"
 QUESTIONS = ("What is 3 + 4?", "What is 20 + 30?", "Reverse the word lamp.", "Hello")
@@ -70,7 +70,7 @@ def score_batch(decoder: Decoder) -> Tensor:
 
 def check_changes(method: Method, folder: Path) -> None:
     """It changes something, and leaves both models as they were."""
-    inference = _as_inference(method)
+    inference = require_kind(method, Inference)
     expect_that(inference.overridden_methods(), f"it overrides none of {', '.join(CHANGES)}, so it changes nothing")
     base, tuned, _ = model_pair()
     before = [[p.clone() for p in model.parameters()] for model in (base.model, tuned)]
@@ -84,7 +84,7 @@ def check_changes(method: Method, folder: Path) -> None:
 
 def check_ends(method: Method, folder: Path) -> None:
     """With its neutral knobs it is the tuned model bit for bit, with its original ones the base."""
-    cls, (base, tuned, _) = type(_as_inference(method)), model_pair()
+    cls, (base, tuned, _) = type(require_kind(method, Inference)), model_pair()
     for name, knobs, model in (("neutral", cls.neutral, tuned), ("original", cls.original, base.model)):
         if knobs is None:
             continue
@@ -102,7 +102,7 @@ def check_ends(method: Method, folder: Path) -> None:
 
 def check_likelihood(method: Method, folder: Path) -> None:
     """A greedy answer is, token by token, the likeliest under the log-probabilities of the same decoder."""
-    decoder, chat = build_tried_decoder(_as_inference(method)), model_pair()[2]
+    decoder, chat = build_tried_decoder(require_kind(method, Inference)), model_pair()[2]
     if {"attempts", "sampling"} & set(decoder.changes):
         return  # likelihoods know nothing of attempts, and another sampling need not be greedy
     messages = [{"role": "user", "content": QUESTIONS[0]}]
@@ -117,11 +117,6 @@ def check_likelihood(method: Method, folder: Path) -> None:
         ids.append(int(policy.greedy_tokens(batch, batch.label_positions)))
     likeliest = chat.text_of([i for i in ids[start:] if i not in chat.stop_ids])
     expect_that(likeliest == sample.text, f"it answers {sample.text!r}, but the likeliest tokens are {likeliest!r}")
-
-
-def _as_inference(method: Method) -> Inference:
-    assert isinstance(method, Inference)
-    return method
 
 
 CHECKS = (check_changes, check_ends, check_likelihood)

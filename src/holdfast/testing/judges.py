@@ -13,7 +13,7 @@ from typing import Any
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.method import Method
-from holdfast.testing.failure import CheckFailed, expect_that
+from holdfast.testing.failure import CheckFailed, expect_that, require_kind
 
 WORDS: tuple[tuple[str, Any, str], ...] = (
     ("What is the capital of France?", "Paris", "Paris"),
@@ -104,7 +104,7 @@ def check_verdict(verdict: object, answer: str) -> Verdict:
 
 def check_right_answers(method: Method, folder: Path) -> None:
     """A right answer passes, with a thought before it too, each time, and in whatever company."""
-    judge = ready_judge(_as_judge(method))
+    judge = ready_judge(require_kind(method, Judge))
     requests = right_requests(judge)
     for request in requests:
         for text in (request.response, f"<think>\nHmm, not sure.\n</think>\n{request.response}"):
@@ -123,7 +123,7 @@ def check_right_answers(method: Method, folder: Path) -> None:
 
 def check_not_right(method: Method, folder: Path) -> None:
     """Answers that are empty, wrong, or cut within their thought do not pass."""
-    judge = ready_judge(_as_judge(method))
+    judge = ready_judge(require_kind(method, Judge))
     for request in right_requests(judge):
         texts = [text.format(right=request.response) for text in NOT_RIGHT]
         for text, verdict in zip(texts, judge.judge_all([replace(request, response=t) for t in texts]), strict=True):
@@ -136,7 +136,7 @@ def check_not_right(method: Method, folder: Path) -> None:
 
 def check_odd_texts(method: Method, folder: Path) -> None:
     """No answer and no reference makes it raise, nor take time out of proportion; a model's odd reply is no pass."""
-    judge = ready_judge(_as_judge(method))
+    judge = ready_judge(require_kind(method, Judge))
     (request, *_), start = right_requests(judge), time.process_time()
     for text, verdict in zip(
         ODD_TEXTS, judge.judge_all([replace(request, response=t) for t in ODD_TEXTS]), strict=True
@@ -155,17 +155,12 @@ def check_odd_texts(method: Method, folder: Path) -> None:
 
 def check_identity(method: Method, folder: Path) -> None:
     """Its identity can be written as JSON, and is the same for the same settings."""
-    judge = _as_judge(method)
+    judge = require_kind(method, Judge)
     same = type(judge).model_validate(judge.model_dump())
     expect_that(
         json.loads(json.dumps(judge.identity)) == json.loads(json.dumps(same.identity)),
         "its identity differs each time",
     )
-
-
-def _as_judge(method: Method) -> Judge:
-    assert isinstance(method, Judge)
-    return method
 
 
 CHECKS = (check_right_answers, check_not_right, check_odd_texts, check_identity)

@@ -19,7 +19,7 @@ from holdfast.errors import UserInterrupt
 from holdfast.models.loading import eval_mode
 from holdfast.models.policy import Policy, precompute_reference
 from holdfast.testing.examples import example_recipe, example_rows, example_table, rounding_room, tiny_model
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
 
@@ -77,7 +77,7 @@ def take_step(policy: Policy, objective: Objective, batches: list[Batch]) -> tup
 
 def check_sums(method: Method, folder: Path) -> None:
     """Losses are finite sums with gradients; metrics are a number and a count."""
-    objective = _as_objective(method)
+    objective = require_kind(method, Objective)
     policy = Policy(tiny_model().train())
     rows = example_rows(objective, 3)
     (batch,) = cut_rows(rows, len(rows), "padded", policy.causal.device)
@@ -94,7 +94,7 @@ def check_sums(method: Method, folder: Path) -> None:
 
 def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> None:
     """How a step is cut into micro-batches changes neither loss nor gradient."""
-    objective, model = _as_objective(method), tiny_model(kind).eval()  # without noise that training adds
+    objective, model = require_kind(method, Objective), tiny_model(kind).eval()  # without noise that training adds
     rows, policy, device = example_rows(objective), Policy(model), model.device
     prepare_policy(policy, objective, cut_rows(rows, 6, "padded", device))
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> No
 
 def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
     """Through the real loop the loss falls, and an interrupted run ends bit for bit as one that was not."""
-    objective = _as_objective(method)
+    objective = require_kind(method, Objective)
     table = example_table(objective)
     chosen = type(objective).model_validate(objective.model_dump())  # every knob as if a recipe had said it
     recipe, losses = example_recipe(12, objective=chosen, tuner=tuner), list[float]()
@@ -150,11 +150,6 @@ def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
 def check_training_of_adapters(method: Method, folder: Path) -> None:
     """Likewise with an adapter, whose reference is the model without it."""
     check_training(method, folder, tuner="lora")
-
-
-def _as_objective(method: Method) -> Objective:
-    assert isinstance(method, Objective)
-    return method
 
 
 CHECKS = (check_sums, check_micro_batches, check_training, check_training_of_adapters)

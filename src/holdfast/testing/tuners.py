@@ -12,7 +12,7 @@ from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.testing.examples import VOCABULARY, example_recipe, example_table, rounding_room, tiny_model
-from holdfast.testing.failure import expect_that
+from holdfast.testing.failure import expect_that, require_kind
 from holdfast.training.trainer import Trainer
 
 KINDS = ("llama", "gpt2", "qwen2", "gemma2")
@@ -51,7 +51,7 @@ def compute_logits(model: object) -> Tensor:
 
 def check_frozen_and_learning(method: Method, folder: Path) -> None:
     """What a tuner freezes stays bit for bit; the rest moves and the loss falls."""
-    tuner = _as_tuner(method)
+    tuner = require_kind(method, Tuner)
     kind = supported_kind(tuner)
     base = list(tiny_model(kind).parameters())
     model, losses = train_tiny(tuner, kind, folder, epochs=30)
@@ -69,7 +69,7 @@ def check_frozen_and_learning(method: Method, folder: Path) -> None:
 
 def check_merged(method: Method, folder: Path) -> None:
     """Merged it is a plain model that computes the same."""
-    tuner = _as_tuner(method)
+    tuner = require_kind(method, Tuner)
     kind = supported_kind(tuner)
     model, _ = train_tiny(tuner, kind, folder)
     before = compute_logits(model)
@@ -84,7 +84,7 @@ def check_merged(method: Method, folder: Path) -> None:
 
 def check_base(method: Method, folder: Path) -> None:
     """An adapter that is taken off leaves the base bit for bit; other tuners have no base to give."""
-    tuner = _as_tuner(method)
+    tuner = require_kind(method, Tuner)
     kind = supported_kind(tuner)
     start = compute_logits(tiny_model(kind).eval())
     model, _ = train_tiny(tuner, kind, folder)
@@ -101,7 +101,7 @@ def check_base(method: Method, folder: Path) -> None:
 
 def check_saved(method: Method, folder: Path) -> None:
     """What it saves loads again with the same log-probabilities, beside the base where it is an adapter."""
-    tuner = _as_tuner(method)
+    tuner = require_kind(method, Tuner)
     kind = supported_kind(tuner)
     model, _ = train_tiny(tuner, kind, folder / "run")
     before = compute_logits(model).log_softmax(-1)
@@ -118,16 +118,11 @@ def check_saved(method: Method, folder: Path) -> None:
 
 def check_seed(method: Method, folder: Path) -> None:
     """The same seed gives the same weights."""
-    tuner = _as_tuner(method)
+    tuner = require_kind(method, Tuner)
     kind = supported_kind(tuner)
     one, two = (train_tiny(tuner, kind, folder / str(i))[0] for i in range(2))
     pairs = zip(one.parameters(), two.parameters(), strict=True)  # type: ignore[attr-defined]
     expect_that(all(torch.equal(p, q) for p, q in pairs), "two runs with one seed end with different weights")
-
-
-def _as_tuner(method: Method) -> Tuner:
-    assert isinstance(method, Tuner)
-    return method
 
 
 CHECKS = (check_frozen_and_learning, check_saved, check_merged, check_base, check_seed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from holdfast.core.progress import ignore_call
 from holdfast.data.batching.batches import Batch, TokenTable
 from holdfast.data.batching.step_size import StepSize
 from holdfast.errors import UserError
 from holdfast.models.compiled_layers import CompiledLayers
 from holdfast.training import memory
-from holdfast.training.setup import TrainerState, ignore_note
+from holdfast.training.setup import TrainerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ class OnDemandTrainerState(TrainerState):
         source: OnDemandSource,
         machine: Machine,
         pad_id: int,
-        note: Callable[[str], None] = ignore_note,
+        note: Callable[[str], None] = ignore_call,
     ) -> None:
         if machine.world > 1 or machine.is_sharded:
             raise UserError("a source that makes its batches runs on one process; start it without a launcher")
@@ -131,7 +132,7 @@ def build_trainer_state(
     table: TokenTable | OnDemandSource,
     machine: Machine,
     pad_id: int,
-    note: Callable[[str], None] = ignore_note,
+    note: Callable[[str], None] = ignore_call,
 ) -> TrainerState:
     """The parts of a run on the rows of a table, or on what a source makes; `note` tells the user a line."""
     if isinstance(table, TokenTable):

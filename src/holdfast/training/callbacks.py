@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import StepFinished
+from holdfast.core.progress import ignore_call
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from holdfast.axes.tuner import Tuner
     from holdfast.data.batching.step_size import StepSize
     from holdfast.models.loading import Model
-
-
-def _ignore_call(*args: Any) -> None:
-    """The default of every hook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +30,9 @@ class Hooks:
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 
-    on_step: Callable[[StepFinished], Any] = _ignore_call
-    on_evaluate: Callable[[int, Model], float | None] = _ignore_call
-    on_note: Callable[[str], Any] = _ignore_call
+    on_step: Callable[[StepFinished], Any] = ignore_call
+    on_evaluate: Callable[[int, Model], float | None] = ignore_call
+    on_note: Callable[[str], Any] = ignore_call
 
 
 @dataclass(slots=True)

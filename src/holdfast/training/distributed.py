@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from holdfast.errors import UserError
 from holdfast.models import placement
 from holdfast.models.loading import move_to_device
+from holdfast.models.quantized_base import is_quantized
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -118,14 +119,14 @@ class Machine:
         Raises:
             UserError: If weights in bf16 would be trained by several processes.
         """
-        is_quantized = any(not p.is_floating_point() for p in model.parameters())
-        if self.is_sharded and is_quantized:
+        has_few_bits = is_quantized(model)
+        if self.is_sharded and has_few_bits:
             raise UserError(
                 "tuner.base_bits: weights in 4 or 8 bits cannot be shared out by FSDP; leave one of them out"
             )
         if self.is_sharded:
             return move_to_device(model, torch.device("cpu")).float()
-        if is_quantized and self.weights == "auto":  # the rest was read in the type that is computed in, and stays
+        if has_few_bits and self.weights == "auto":  # the rest was read in the type that is computed in, and stays
             for p in filter(lambda p: p.requires_grad, model.parameters()):
                 p.data = p.data.float()
             return model
@@ -139,7 +140,7 @@ class Machine:
                     "train.weights: with several processes gradients of bf16 weights would be summed in bf16; leave it "
                     "out, or launch with FSDP version 2, which shares fp32 weights among them"
                 )
-            return model if is_quantized else move_to_device(model, self.device)
+            return model if has_few_bits else move_to_device(model, self.device)
         masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         if self.autocast is None or not (in_backward or masters):
             model.float()

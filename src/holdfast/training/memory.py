@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.models.placement import GIB, free_bytes, give_back_memory
+from holdfast.models.placement import GIB, count_weight_bytes, free_bytes, give_back_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,10 +69,9 @@ def describe_memory_shortage(model: nn.Module, states: int, rows: int, tokens: i
         states: Bytes of optimizer state. rows, tokens: Size of the smallest micro-batch that failed.
         per_token: Rough bytes of activations per token.
     """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     parts = {
-        "weights": (weights, "a smaller model"),
+        "weights": (count_weight_bytes(model), "a smaller model"),
         "gradients": (gradients, "tuner: lora, or optimizer: lomo"),
         "optimizer state": (states, "tuner: lora, or optimizer: lomo"),
         "activations": (per_token * tokens, "train.gradient_checkpointing: full, or a smaller train.max_length"),

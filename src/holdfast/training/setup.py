@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from holdfast.axes.axis import AXES
 from holdfast.axes.objective import attach_step_statistics
 from holdfast.axes.registry import name_of, source_of
+from holdfast.core.progress import ignore_call
 from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import compute_step_size, count_steps
 from holdfast.errors import UserError
@@ -79,10 +80,6 @@ def collect_default_knobs(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def ignore_note(line: str) -> None:
-    """Where nobody reads what the user should know."""
-
-
 class PreparedObjective(ObjectiveModule):
     """The wrapped module, with a second entrance for the untouched model's log-probabilities."""
 
@@ -141,7 +138,7 @@ class TrainerState:
         table: TokenTable,
         machine: Machine,
         pad_id: int,
-        note: Callable[[str], None] = ignore_note,
+        note: Callable[[str], None] = ignore_call,
     ) -> None:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")

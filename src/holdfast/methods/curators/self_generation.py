@@ -58,8 +58,7 @@ def curate_in_stages(
     for number, row in enumerate(rows, 1):
         if not row.answer and row.origin != "replay":
             raise UserError(
-                f"{row.describe_place(number)} ({row.beginning!r}): has no answer; {name} needs rows that end with an "
-                "assistant turn"
+                f"{row.describe_row(number)}: has no answer; {name} needs rows that end with an assistant turn"
             )
     out = list(rows)
     attempts: list[list[dict[str, Any]]] = [[] for _ in rows]

@@ -37,7 +37,7 @@ def check_fit(judge: Judge, rows: Iterable[Row]) -> str | None:
         why = judge.find_reference_problem(row.gold)
         if why is not None:
             bad += 1
-            first = first or f"{row.describe_place(number)} ({row.beginning!r}): {why}: {shorten_text(row.gold, 60)!r}"
+            first = first or f"{row.describe_row(number)}: {why}: {shorten_text(row.gold, 60)!r}"
     name = type(judge).__name__.lower()
     if total and bad == total:
         raise UserError(

@@ -74,10 +74,10 @@ class AdamW(Optimizer):
         matrices = [p for p in moving_params.values() if p.ndim >= 2]
         vectors = [p for p in moving_params.values() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in moving_params.values())
         groups = [g for g in groups if g["params"]]
         if self.states == "8bit":
             return self._build_8bit(parameters, groups, masters)
+        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in moving_params.values())
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused)
 
         def build_state(p: Parameter) -> dict[str, Tensor]:
