@@ -7,6 +7,7 @@ from pathlib import Path
 
 from holdfast.axes.axis import AXES
 from holdfast.axes.registry import REGISTRY, find_method, method_names
+from holdfast.axes.tuner import TRAIT_COLUMNS, TRAITS_KEY
 from holdfast.axes.variants import VARIANTS, Variant
 
 NONE = "\u2013"
@@ -29,6 +30,14 @@ times as large whatever the rank (Schulman et al. 2025, LoRA Without Regret; the
 
 | objective | base weights | adapter | epochs | rows | from |
 |---|---|---|---|---|---|
+"""
+
+
+TAXONOMY = """\
+The kinds are those of Han et al. 2024 (Parameter-Efficient Fine-Tuning for Large Models, arXiv 2403.14608): additive
+(new weights), selective (some of the model's own; `full` selects all), reparametrised (the model's own, in fewer
+coordinates), hybrid (several of these). Each line is that of the default knobs; `holdfast list tuners` prints it, and
+the tests hold it: the formula against the count on three architectures, merged and taken off against the base.
 """
 
 
@@ -55,6 +64,14 @@ def settings() -> str:
     return SETTINGS + "".join(rows) + "\n`una` with `form: pair` or `binary` takes 5e-7 and 5e-6.\n"
 
 
+def traits() -> str:
+    """The table that `holdfast list tuners` prints."""
+    rows = [find_method("tuners", name)().trait_cells(name) for name in method_names("tuners")]  # type: ignore[attr-defined]
+    lines = [TRAIT_COLUMNS, ["---"] * len(TRAIT_COLUMNS), *([f"`{name}`", *cells] for name, *cells in rows)]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"## What tuners train\n\n{TRAITS_KEY}\n\n{TAXONOMY}\n{table}"
+
+
 def settings_of(variant: Variant) -> str:
     """The knobs that a variant sets, as a recipe would."""
     return " with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in variant.knobs.items()) if variant.knobs else ""
@@ -74,6 +91,8 @@ def table() -> str:
         out.append("")
         if axis == "objectives":
             out.append(settings())
+        if axis == "tuners":
+            out.append(traits())
         if axis == "inference":
             out.append(INFERENCE)
     return "\n".join(out)

@@ -16,6 +16,7 @@ from holdfast.axes.engine import Request
 from holdfast.axes.judge import Judge, Verdict
 from holdfast.axes.objective import Losses, Objective
 from holdfast.axes.optimizer import Optimizer
+from holdfast.axes.tuner import Taxonomy
 from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
 from holdfast.methods.inference.dial import Dial
@@ -161,6 +162,26 @@ class Forgetful(LoRA):
         return super().apply(base, 0)
 
 
+class Miscounts(LoRA):
+    """An adapter with another formula than its parameters. [me 2026]"""
+
+    def count_trainable(self, model, seed=0):
+        return super().count_trainable(model, seed) - 1
+
+
+class Misnamed(LoRA):
+    """An adapter that says that it trains the model's own weights. [me 2026]"""
+
+    taxonomy: ClassVar[Taxonomy] = "selective"
+
+
+class Unpacked(LoRA):
+    """An adapter that says that rows cannot stand in one line. [me 2026]"""
+
+    def packs_rows(self):
+        return False
+
+
 def test_good_methods_pass() -> None:
     passed = check_method(Good)
     assert passed[0] == "check_page"
@@ -176,6 +197,9 @@ def test_each_broken_promise_is_named() -> None:
         (Nameless, "must end with its paper in brackets"),
         (Forgets, "after loading its state it makes other steps"),
         (Leaks, "a frozen weight is not what it was"),
+        (Miscounts, r"its formula \(count_trainable\) gives 8191 parameters of a llama, and 8192 train"),
+        (Misnamed, "its taxonomy is selective, and of 28 tensors that train 0 are the base's"),
+        (Unpacked, r"packs_rows\(\) is False, and rows of one line are kept apart"),
         (Forgetful, "saved and loaded, its log-probabilities differ"),
         (Loses, "of 13 rows 7 came out and 0 were recorded as left out"),
         (Draws, "resumed it drew"),

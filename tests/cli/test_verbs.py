@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from holdfast.axes.axis import AXES
 from holdfast.axes.engine import Sample, SamplingParams
 from holdfast.axes.registry import method_names, name_of
+from holdfast.axes.tuner import TRAIT_COLUMNS
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
 from holdfast.cli.chat import AnswerPrinter, answer_questions
@@ -64,6 +65,16 @@ def test_list_for_machines() -> None:
     methods = json.loads(line)["methods"]
     assert {(m["axis"], m["name"]) for m in methods} == {(a.plural, n) for a in AXES for n in method_names(a.plural)}
     assert all(m["summary"] and "\n" not in m["summary"] for m in methods)
+    (traits,) = (m["traits"] for m in methods if m["name"] == "lora")
+    assert list(traits) == list(TRAIT_COLUMNS)
+    assert traits["kind"] == "reparametrised"
+
+
+def test_list_of_tuners_says_what_each_declares() -> None:
+    text = run("list", "tuners").stdout
+    assert all(column in text for column in TRAIT_COLUMNS)
+    assert re.search(r"\nfull +selective +P +plain +no +yes +all\n", text)
+    assert "comes off" not in run("list", "judges").stdout
 
 
 @pytest.mark.parametrize("name", sorted({name for axis in AXES for name in method_names(axis.plural)}))

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast.axes.method import Method
 
@@ -56,12 +56,30 @@ tokenizer = AutoTokenizer.from_pretrained($place)""",
 """All weights of a plain model."""
 
 
+Taxonomy = Literal["additive", "selective", "reparametrised", "hybrid"]
+"""Kinds of tuners (Han et al. 2024, arXiv 2403.14608): weights are added, some of the model's own are chosen, they move
+in fewer coordinates than they have, or several of these."""
+
+TRAIT_COLUMNS = ("name", "kind", "trainable parameters", "merges", "comes off", "packs", "memory")
+"""Heads of the table whose rows are `Tuner.trait_cells`."""
+
+TRAITS_KEY = """\
+Trainable parameters: P of the whole model, L layers, d the hidden size, in and out the sides of a matrix; other letters
+are knobs. Merges: plain: it is plain weights; yes: it folds into them; no: it stays beside them. Comes off: the base
+can be had back, bit for bit. Packs: rows may stand side by side in one line. Memory: whose gradients and optimizer
+state are held (of AdamW in fp32 12 bytes each): of all weights, of a part, of added ones; and how a frozen base is."""
+"""What the columns mean."""
+
+
 class Tuner(Method):
     """Which weights move.
 
     A tuner that trains weights of the model itself says which in `apply`, and has the rest from here. One that stores
     what it trains beside the base (`adapter`) also says how: `base`, `save`, `load`, `adapter_parameters`, and `merge`
     if it can be folded into the base. `holdfast.models.adapters.PeftTuner` does all of this for what PEFT knows.
+
+    What it is like it declares (`taxonomy`, `formula`, `count_trainable`) where that does not follow from the rest:
+    `trait_cells` is its line in `holdfast list tuners` and in the docs, and the shared suite holds it to every word.
     """
 
     adapter: ClassVar[bool] = False
@@ -69,6 +87,12 @@ class Tuner(Method):
 
     mergeable: ClassVar[bool] = False
     """True when an adapter can be folded into the base weights (`merge`)."""
+
+    taxonomy: ClassVar[Taxonomy] = "selective"
+    """Its kind. Selective: what trains are weights of the model itself; additive or reparametrised: none of them is."""
+
+    formula: ClassVar[str] = ""
+    """How many parameters train, as a formula to read; `TRAITS_KEY` says what its letters mean."""
 
     counts_stages: ClassVar[str] = ""
     """The knob that is the number of the stage, from 0, where a recipe with stages does not say it."""
@@ -100,6 +124,33 @@ class Tuner(Method):
     def list_notes(self, model: Model) -> list[str]:
         """What these settings come to for `model`, before `apply`: one line each."""
         return []
+
+    def count_trainable(self, model: Model, seed: int = 0) -> int | None:
+        """How many parameters `apply` will train in `model`, by the formula; `None` where none is declared.
+
+        Args:
+            model: The base, left as it is; it may be without weights (on the meta device).
+            seed: That of `apply`, for tuners that draw what moves.
+        """
+        return None
+
+    def packs_rows(self) -> bool:
+        """Whether rows can stand side by side in one line while this trains; trained embeddings have one beginning."""
+        return not self.virtual_tokens()
+
+    def memory_class(self) -> str:
+        """Whose gradients and optimizer state are held: "all" weights', a "part" of theirs, or those of "added" ones.
+
+        After a comma how the frozen base is held, where that is not as it was loaded.
+        """
+        bits = self.frozen_bits()
+        return ("added" if self.adapter else "part") + (f", {bits}-bit base" if bits else "")
+
+    def trait_cells(self, name: str) -> tuple[str, ...]:
+        """Its line under `TRAIT_COLUMNS`."""
+        merges = ("yes" if self.mergeable else "no") if self.adapter else "plain"
+        off, packs = ("yes" if answer else "no" for answer in (self.adapter, self.packs_rows()))
+        return name, self.taxonomy, self.formula, merges, off, packs, self.memory_class()
 
     def frozen_bits(self) -> int | None:
         """In how many bits, 4 or 8, the frozen base is held while this trains; `None`: as it was loaded.

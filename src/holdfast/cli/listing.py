@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,8 @@ def list_methods(
     holdfast list
     holdfast list curators
 
-    List every method: name, what it does, paper; those of installed packages too. More about one: `holdfast show NAME`.
+    List every method: name, what it does, paper; those of installed packages too. Tuners alone (`holdfast list tuners`)
+    with their kind, what trains, and whether they merge and come off. More about one: `holdfast show NAME`.
     """
     with open_session(verbose, as_json=as_json) as ui:
         from holdfast.axes.axis import AXES
@@ -37,8 +39,37 @@ def list_methods(
             for a in AXES
             if a.plural in rows
         ]
-        methods = [{"axis": a, "name": n, "summary": s, "paper": p} for a in rows for n, s, p in rows[a]]
+        traits = tuner_traits(methods_by_axis.get("tuners", []))
+        if axis is not None and traits:
+            blocks.append(format_traits(traits))
+        methods: list[dict[str, object]] = [
+            {"axis": a, "name": n, "summary": s, "paper": p} for a in rows for n, s, p in rows[a]
+        ]
+        for method in methods:
+            if method["axis"] == "tuners":
+                method["traits"] = traits[str(method["name"])]
         ui.report_result("\n\n".join([*blocks, *problems]), methods=methods, problems=problems)
+
+
+def tuner_traits(tuners: list[tuple[str, type[Method]]]) -> dict[str, dict[str, str]]:
+    """By name what each tuner with its default knobs declares, under the heads of its columns."""
+    from holdfast.axes.tuner import TRAIT_COLUMNS, Tuner
+
+    traits = {}
+    for name, cls in tuners:
+        if issubclass(cls, Tuner):
+            traits[name] = dict(zip(TRAIT_COLUMNS, cls().trait_cells(name), strict=True))
+    return traits
+
+
+def format_traits(traits: dict[str, dict[str, str]]) -> str:
+    """The table of what tuners declare, and what its columns mean."""
+    from holdfast.axes.tuner import TRAIT_COLUMNS, TRAITS_KEY
+    from holdfast.cli.text import format_table, terminal_width
+
+    rows = [tuple(cells.values()) for cells in traits.values()]
+    key = "\n".join(textwrap.wrap(TRAITS_KEY, terminal_width()))
+    return f"{format_table(rows, TRAIT_COLUMNS, wrap=(2,))}\n\n{key}"
 
 
 def group_methods_by_axis(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Method]]]], list[str]]:

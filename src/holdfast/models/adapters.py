@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ValidationError
 
 from holdfast.axes.registry import find_method, name_of
-from holdfast.axes.tuner import SavedFormat, Tuner
+from holdfast.axes.tuner import SavedFormat, Taxonomy, Tuner
 from holdfast.errors import UserError, first_line
 from holdfast.models.files import PEFT_SETTINGS, TUNER
 
@@ -45,6 +45,7 @@ class PeftTuner(Tuner):
 
     adapter: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    taxonomy: ClassVar[Taxonomy] = "additive"
 
     def base_context(self, model: Model) -> AbstractContextManager[None]:
         """A context with the adapter switched off."""

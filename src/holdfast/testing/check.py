@@ -38,12 +38,13 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
     Objectives: finite sums with gradients, the same loss and gradients however a step is cut into micro-batches, a loss
     that falls, an interrupted run that ends bit for bit as an uninterrupted one (which takes the main thread).
     Optimizers: a falling loss, moves in proportion to the rate, a state that goes on bit for bit, no step into values
-    that are not finite, clipping. Tuners: what is frozen stays bit for bit, the rest learns; saved and loaded, merged
-    and taken off the model computes what it should. Curators: their declared effect, every row left out recorded, the
-    seed decides, nothing sampled twice, no question from elsewhere. Inference: with neutral knobs the tuned model bit
-    for bit, both models as they were. Judges: right answers pass, empty, cut and wrong ones do not, no text makes them
-    raise or run away. Environments: the same turns each time, any action borne. Analyses: neither model changed, a
-    section that can be written. All: a page, a description of every knob, and of what was published the paper.
+    that are not finite, clipping. Tuners: their kind, number of parameters and packing as declared; what is frozen
+    stays bit for bit, the rest learns; saved and loaded, merged and taken off the model computes what it should.
+    Curators: their declared effect, every row left out recorded, the seed decides, nothing sampled twice, no question
+    from elsewhere. Inference: with neutral knobs the tuned model bit for bit, both models as they were. Judges: right
+    answers pass, empty, cut and wrong ones do not, no text makes them raise or run away. Environments: the same turns
+    each time, any action borne. Analyses: neither model changed, a section that can be written. All: a page, a
+    description of every knob, and of what was published the paper.
 
     Args:
         method: The class, or a name as a recipe has it.

@@ -27,6 +27,8 @@ def tiny_model(kind: str = "llama", seed: int = 0, **overrides: Any) -> PreTrain
         size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
         size["num_key_value_heads"] = 2
     common_settings = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": 1}
+    if kind == "phi3":
+        size |= {"pad_token_id": 0}  # of itself a token beyond this vocabulary
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = AutoConfig.for_model(kind, **(common_settings | size | overrides))

@@ -11,11 +11,14 @@ from holdfast.axes.method import Method
 from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
+from holdfast.models.policy import Policy
 from holdfast.testing.examples import VOCABULARY, example_recipe, example_table, rounding_room, tiny_model
 from holdfast.testing.failure import expect_that, require_kind
 from holdfast.training.trainer import Trainer
 
 KINDS = ("llama", "gpt2", "qwen2", "gemma2")
+SHAPES = ("llama", "gpt2", "phi3")
+"""Grouped heads; a fused map of queries, keys and values kept as [in, out]; fused and grouped, the MLP's maps too."""
 IDS = torch.arange(2, 40)[None] % VOCABULARY
 
 
@@ -67,9 +70,58 @@ def check_frozen_and_learning(method: Method, folder: Path) -> None:
     )
 
 
-def check_merged(method: Method, folder: Path) -> None:
-    """Merged it is a plain model that computes the same."""
+def check_declarations(method: Method, folder: Path) -> None:
+    """What it declares of itself is so: its kind, its number of parameters, whose states are held, packing."""
     tuner = require_kind(method, Tuner)
+    for kind in SHAPES:
+        base = tiny_model(kind)
+        try:
+            tuner.check(base)
+        except UserError:
+            continue
+        own = {id(p) for p in base.parameters()}
+        declared_size = tuner.count_trainable(base, seed=3)
+        model = tuner.apply(base, 3)
+        moving = [p for p in model.parameters() if p.requires_grad]
+        size, total = sum(p.numel() for p in moving), sum(p.numel() for p in base.parameters())
+        expect_that(
+            declared_size in (None, size),
+            f"its formula (count_trainable) gives {declared_size} parameters of a {kind}, and {size} train",
+        )
+        check_kind(tuner, sum(id(p) in own for p in moving), len(moving))
+        expect_that(
+            not tuner.memory_class().startswith("part") or size < total,
+            f"its memory class is {tuner.memory_class()}, and all weights of a {kind} train",
+        )
+    kind = supported_kind(tuner)
+    policy = Policy(tuner.apply(tiny_model(kind), 3))
+    expect_that(
+        policy.isolates_packed_rows == (tuner.packs_rows() and Policy(tiny_model(kind)).isolates_packed_rows),
+        f"packs_rows() is {tuner.packs_rows()}, and rows of one line are "
+        f"{'' if policy.isolates_packed_rows else 'not '}kept apart",
+    )
+
+
+def check_kind(tuner: Tuner, base_parameters: int, parameters: int) -> None:
+    """Its taxonomy is what trains: parameters of the base itself, added ones, or both."""
+    wrong = {
+        "selective": base_parameters < parameters,
+        "additive": base_parameters > 0,
+        "reparametrised": base_parameters > 0 or not tuner.mergeable,
+        "hybrid": False,
+    }
+    expect_that(
+        not wrong[tuner.taxonomy],
+        f"its taxonomy is {tuner.taxonomy}, and of {parameters} tensors that train {base_parameters} are the base's"
+        f"{'' if tuner.mergeable or not tuner.adapter else ', and it does not merge'}: declare what it is",
+    )
+
+
+def check_merged(method: Method, folder: Path) -> None:
+    """Merged it is a plain model that computes the same, where it says that it merges."""
+    tuner = require_kind(method, Tuner)
+    if tuner.adapter and not tuner.mergeable:
+        return
     kind = supported_kind(tuner)
     model, _ = train_tiny(tuner, kind, folder)
     before = compute_logits(model)
@@ -125,4 +177,4 @@ def check_seed(method: Method, folder: Path) -> None:
     expect_that(all(torch.equal(p, q) for p, q in pairs), "two runs with one seed end with different weights")
 
 
-CHECKS = (check_frozen_and_learning, check_saved, check_merged, check_base, check_seed)
+CHECKS = (check_declarations, check_frozen_and_learning, check_saved, check_merged, check_base, check_seed)

@@ -22,11 +22,16 @@ class BitFit(Tuner):
     """
 
     paper: ClassVar[str] = "Ben Zaken et al. 2021, arXiv 2106.10199"
+    formula: ClassVar[str] = "biases"
 
     def check(self, model: Model) -> None:
         """See that there are biases."""
         if not any(name.endswith(".bias") for name, _ in model.named_parameters()):
             raise UserError(f"tuner: bitfit trains biases, and {type(model).__name__} has none; choose lora or full")
+
+    def count_trainable(self, model: Model, seed: int = 0) -> int:
+        """The length of every bias."""
+        return sum(p.numel() for name, p in model.named_parameters() if name.endswith(".bias"))
 
     def apply(self, model: Model, seed: int) -> Model:
         """Only biases get gradients; `seed` is not used."""

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from holdfast.axes.tuner import SavedFormat, Tuner
+from holdfast.axes.tuner import SavedFormat, Taxonomy, Tuner
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.adapters import PeftTuner
 
@@ -73,6 +73,7 @@ class Shift(Tuner):
 
     paper: ClassVar[str] = "me 2026"
     adapter: ClassVar[bool] = True
+    taxonomy: ClassVar[Taxonomy] = "additive"
 
     scale: float = 1.0
 

@@ -16,6 +16,8 @@ from holdfast.errors import UserError
 from holdfast.models import loading, saving
 from holdfast.models.policy import Policy
 from holdfast.recipe.schema import Recipe
+from holdfast.testing.examples import tiny_model
+from holdfast.testing.tuners import check_declarations, supported_kind
 from holdfast.training.trainer import Trainer
 
 EXPERIMENTS = {"bitfit": "bitfit:BitFit"}
@@ -166,6 +168,13 @@ def test_taken_off_it_leaves_the_base_bit_identical(name, any_kind, tiny, tmp_pa
 def test_the_same_seed_gives_the_same_weights(name, any_kind, tiny, tmp_path):
     one, two = (train(tmp_path / str(i), *tiny(any_kind), name).model for i in range(2))
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_what_it_declares_is_so(name, tmp_path):
+    tuner = find_method("tuners", name)()
+    assert tuner.formula
+    assert tuner.count_trainable(tiny_model(supported_kind(tuner))) is not None
+    check_declarations(tuner, tmp_path)
 
 
 def test_it_has_a_page_with_its_paper(name):

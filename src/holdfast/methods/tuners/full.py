@@ -31,8 +31,17 @@ class Full(Tuner):
     """
 
     paper: ClassVar[str] = "Howard and Ruder 2018, arXiv 1801.06146"
+    formula: ClassVar[str] = "P"
 
     def apply(self, model: Model, seed: int) -> Model:
         """All parameters get gradients; `seed` is not used."""
         model.requires_grad_(True)
         return model
+
+    def count_trainable(self, model: Model, seed: int = 0) -> int:
+        """All of them; weights that two modules share count once."""
+        return sum(p.numel() for p in model.parameters())
+
+    def memory_class(self) -> str:
+        """Gradients and optimizer state of all weights."""
+        return "all"

@@ -48,6 +48,7 @@ class Half(Tuner):
 
     paper: ClassVar[str] = "Hui et al. 2024, arXiv 2404.18466"
     counts_stages: ClassVar[str] = "round"
+    formula: ClassVar[str] = "embeddings + head + share · (P - embeddings - head), as the draw comes out"
 
     share: float = Field(0.5, ge=0, le=1, description="Share of the matrices that move.")
     level: Literal["category", "layer", "model"] = Field(
@@ -87,6 +88,13 @@ class Half(Tuner):
                     for parameter in unit:
                         parameter.requires_grad_((index in moving) != self.complement)
         return model
+
+    def count_trainable(self, model: Model, seed: int = 0) -> int:
+        """What the draw of `seed` moves: exactly its share where the matrices it chooses from are equally large."""
+        from holdfast.models.loading import build_skeleton
+
+        skeleton = self.apply(build_skeleton(model.config), seed)
+        return sum(p.numel() for p in skeleton.parameters() if p.requires_grad)
 
     def _unit_pools(self, layers: list[dict[str, Units]]) -> list[list[Units]]:
         """Lists (over the layers) of the units one draw chooses from."""

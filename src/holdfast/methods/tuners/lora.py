@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from holdfast.axes.tuner import Taxonomy
 from holdfast.methods.tuners.base_bits import check_base_bits, describe_base_bits
 from holdfast.methods.tuners.modules import (
     ALL,
     check_module_names,
     check_parameter_names,
     check_targets,
+    count_copies,
+    count_expert_ranks,
+    count_low_rank,
+    describe_high_rank,
     linear_shapes,
     parse_targets,
 )
@@ -50,6 +55,8 @@ class LoRA(PeftTuner):
     """
 
     paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    taxonomy: ClassVar[Taxonomy] = "reparametrised"
+    formula: ClassVar[str] = "r · (in + out) a matrix, and out more with dora"
 
     r: int = Field(8, ge=1, description="Rank.")
     alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha / r.")
@@ -127,6 +134,14 @@ class LoRA(PeftTuner):
             config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
         return compute_coverage(build_meta_adapters(model, config))
 
+    def count_trainable(self, model: Model, seed: int = 0) -> int:
+        """A and B of every matrix and of every expert, magnitudes of `dora`, and modules trained in full."""
+        return (
+            count_low_rank(linear_shapes(model, parse_targets(self.target_modules)), self.r, self.dora)
+            + count_expert_ranks(model, self.target_parameters, self.r)
+            + count_copies(model, self.modules_to_save)
+        )
+
     def list_notes(self, model: Model) -> list[str]:
         """A line with the share of the weights that adapters sit beside."""
         coverage = self._compute_coverage(model)
@@ -139,18 +154,6 @@ class LoRA(PeftTuner):
     def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
         return [
-            *self._describe_high_rank(model),
+            *describe_high_rank(linear_shapes(model, parse_targets(self.target_modules)), self.r),
             *(self._compute_coverage(model).describe_skipped_experts() if self.target_modules == ALL else ()),
-        ]
-
-    def _describe_high_rank(self, model: Model) -> list[str]:
-        """More parameters than the whole matrix has."""
-        smaller = [shape for shape in linear_shapes(model, parse_targets(self.target_modules)) if min(shape) < self.r]
-        if not smaller:
-            return []
-        least = min(smaller, key=min)
-        return [
-            f"tuner.r {self.r:,} is larger than {len(smaller):,} of the matrices it updates (the smallest is "
-            f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
-            "or tuner: full"
         ]

@@ -88,24 +88,57 @@ def check_parameter_names(model: Model, parameter_names: tuple[str, ...]) -> Non
 
 
 def linear_shapes(model: Model, targets: str | list[str]) -> list[tuple[int, int]]:
-    """Shapes of the linear maps that `targets` names."""
+    """Shapes (out, in) of the linear maps and embeddings that `targets` names."""
     from torch import nn
 
     head = model.get_output_embeddings()
     out = []
     for name, module in model.named_modules():
-        # GPT-2's linear maps are of a class of their own.
-        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-        if linear and _is_adapted(targets, name, module is head):
+        # GPT-2's linear maps are of a class of their own, which keeps weights as [in, out], as embeddings do.
+        in_first = isinstance(module, nn.Embedding) or type(module).__name__ == "Conv1D"
+        if (in_first or isinstance(module, nn.Linear)) and _is_adapted(targets, name):
+            if targets == ALL and (module is head or isinstance(module, nn.Embedding)):
+                continue
             rows, columns = module.weight.shape  # type: ignore[union-attr]
-            out.append((int(rows), int(columns)))
+            out.append((int(columns), int(rows)) if in_first else (int(rows), int(columns)))
     return out
 
 
-def _is_adapted(targets: str | list[str], name: str, head: bool) -> bool:
-    """Whether PEFT puts an adapter beside the module of this name."""
+def count_low_rank(shapes: list[tuple[int, int]], r: int, with_magnitudes: bool) -> int:
+    """Parameters of A [r, in] and B [out, r] beside matrices of these shapes, and of a magnitude for each output."""
+    return sum(r * (rows + columns) + with_magnitudes * rows for rows, columns in shapes)
+
+
+def count_copies(model: Model, module_names: tuple[str, ...]) -> int:
+    """Parameters of the modules of these names, of which each is trained as a copy of its own."""
+    return sum(
+        p.numel() for name, module in model.named_modules() if name.endswith(module_names) for p in module.parameters()
+    )
+
+
+def count_expert_ranks(model: Model, parameter_names: tuple[str, ...], r: int) -> int:
+    """Parameters of A and B beside tensors of experts [E, ., .]: rank r for each of the experts."""
+    tensors = [p for name, p in model.named_parameters() if name.endswith(parameter_names)]
+    return sum(r * (p.shape[0] if p.ndim > 2 else 1) * (p.shape[-1] + p.shape[-2]) for p in tensors)
+
+
+def describe_high_rank(shapes: list[tuple[int, int]], r: int) -> list[str]:
+    """A line when the rank is above that of matrices of these shapes: more parameters than the whole matrix has."""
+    smaller = [shape for shape in shapes if min(shape) < r]
+    if not smaller:
+        return []
+    least = min(smaller, key=min)
+    return [
+        f"tuner.r {r:,} is larger than {len(smaller):,} of the matrices it updates (the smallest is "
+        f"{least[0]:,} by {least[1]:,}): beyond {min(least):,} it adds parameters and no freedom; set a smaller r, "
+        "or tuner: full"
+    ]
+
+
+def _is_adapted(targets: str | list[str], name: str) -> bool:
+    """Whether `targets` names the module of this name."""
     if targets == ALL:
-        return not head
+        return True
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
