@@ -25,20 +25,20 @@ MAP = row_of("S . G\n. H .\n. . .")
 
 
 def test_each_move_comes_to_what_the_map_says():
-    lake = LakeWalk(moves=4, penalty=0.25)
+    lake = LakeWalk(turns=4, penalty=0.25)
     walk, asked = lake.start(MAP, 0)
     assert asked == MAP.messages
     first = lake.step(walk, "Go right.")
     assert (first.reward, first.done) == (0.0, False)
     assert first.messages == [{"role": "user", "content": "Lake:\n. S G\n. H .\n. . .\nWhich move?"}]
-    assert lake.step(first.state, "right") == Turn(first.state._replace(column=2, moves=2), [], 1.0, True)
-    assert lake.step(first.state, "down").reward == 0.0
-    assert lake.step(first.state, "down").done
+    goal = {**first.state, "at": [0, 2]}
+    assert lake.step(first.state, "right") == Turn(goal, [], 1.0, True, passed=True, note="the goal")
+    hole = lake.step(first.state, "down")
+    assert (hole.reward, hole.done, hole.passed) == (0.0, True, False)
     lost = lake.step(walk, "left or right")
-    assert (lost.reward, lost.done, lost.state.moves) == (-0.25, False, 1)
+    assert (lost.reward, lost.done, lost.state) == (-0.25, False, walk)
     assert lost.messages[0]["content"].startswith("Say one of left, right, up, down. Lake:\nS . G")
-    assert lake.step(walk, "up").state == walk._replace(moves=1), "the shore holds"
-    assert lake.step(walk._replace(moves=3), "down").done, "moves are up"
+    assert lake.step(walk, "up").state == walk, "the shore holds"
 
 
 def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
@@ -48,16 +48,12 @@ def test_perfect_walkers_reach_every_goal_and_stubborn_ones_do_not():
         Row(q.messages, reference=q.reference) for q in (load_skill("lake").generate_question(rng) for _ in range(12))
     ]
 
-    def walk_well(conversations):
-        moves = []
-        for messages in conversations:
-            text = messages[-1]["content"]
-            walk, _ = lake.start(Row([{"role": "user", "content": text}]), 0)
-            moves.append(shortest_move(walk, rng))
-        return moves
+    def walk_well(episodes):
+        return [shortest_move(episode.state, rng) for episode in episodes]
 
     assert [sum(e.rewards) for e in play_episodes(lake, rows, walk_well)] == [1.0] * 12
-    stubborn = play_episodes(lake, rows, lambda some: ["up"] * len(some), turns=3)
+    stubborn = play_episodes(find_method("environments", "lake")(turns=3), rows, lambda some: ["up"] * len(some))
+    assert all(e.done != e.truncated for e in stubborn)
     assert sum(sum(e.rewards) for e in stubborn) < 12
     assert all(len(e.rewards) <= 3 for e in stubborn)
 
@@ -67,12 +63,12 @@ def test_a_model_plays_through_the_engine_and_only_its_turns_are_trained_on(tiny
     chat = Chat(tokenizer)
     draw = build_sample_fn(build_local_engine(model, chat, fingerprint="x"))
 
-    def ask(conversations):
-        requests = [Request(str(i), messages) for i, messages in enumerate(conversations)]
+    def ask(episodes):
+        requests = [Request(episode.turn_key, episode.messages) for episode in episodes]
         found = draw(requests, SamplingParams(max_tokens=6))
         return [found[request.key][0].text or "up" for request in requests]
 
-    (episode,) = play_episodes(LakeWalk(), [MAP], ask, turns=2)
+    (episode,) = play_episodes(LakeWalk(turns=2), [MAP], ask)
     answers = [m["content"] for m in episode.messages if m["role"] == "assistant"]
     assert len(answers) == len(episode.rewards) == 2
     ids, trained = chat.encode(episode.messages)

@@ -74,6 +74,9 @@ REGISTRY: dict[str, dict[str, str]] = {
         "zephyr": "holdfast.methods.presets:Zephyr",
     },
     "environments": {
+        "judged": "holdfast.methods.environments.judged:Judged",
+        "points": "holdfast.skills.points_game:PointsGame",
+        "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",
     },
     "analyses": {

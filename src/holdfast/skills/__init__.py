@@ -1,4 +1,8 @@
-"""The fourteen skills of the laboratory, by name: seeded questions with a judge, each a task like any other."""
+"""The fourteen skills of the laboratory, by name: seeded questions with a judge, each a task like any other.
+
+Some have variants, which ask a part of their questions: one rule of two, say, so that the other is what was not trained
+on. They are sources and tasks of their own, and no part of `lab`.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +33,33 @@ SKILLS: dict[str, str] = {
     "rephrase": "Rephrase",
 }
 
+SKILL_VARIANTS: dict[str, tuple[str, str]] = {
+    "points-ten": ("points", "PointsTen"),
+    "points-rank": ("points", "PointsRank"),
+    "points-plain": ("points", "PointsPlain"),
+    "route-compass": ("route", "RouteCompass"),
+    "route-relative": ("route", "RouteRelative"),
+}
+"""Name to the skill's module and the class in it."""
+
 
 @cache
 def load_skill(name: str) -> Skill:
-    """The skill called `name`.
+    """The skill, or the variant of one, called `name`.
 
     Raises:
         UserError: If there is none; the nearest is suggested.
     """
-    if name not in SKILLS:
-        raise UserError(f"lab:{name} is not a laboratory skill{suggest_name(name, SKILLS)}")
-    module = importlib.import_module(f"holdfast.skills.{name}")
-    return getattr(module, SKILLS[name])()
+    if name not in SKILLS and name not in SKILL_VARIANTS:
+        raise UserError(f"lab:{name} is not a laboratory skill{suggest_name(name, [*SKILLS, *SKILL_VARIANTS])}")
+    module, class_name = SKILL_VARIANTS[name] if name in SKILL_VARIANTS else (name, SKILLS[name])
+    return getattr(importlib.import_module(f"holdfast.skills.{module}"), class_name)()
 
 
 def describe_skill(name: str) -> str:
     """What a skill asks for, in one sentence; empty for a name that is no skill."""
+    if name in SKILL_VARIANTS:
+        return (type(load_skill(name)).__doc__ or "").partition("\n")[0]
     if name not in SKILLS:
         return ""
     return (importlib.import_module(f"holdfast.skills.{name}").__doc__ or "").partition("\n")[0]

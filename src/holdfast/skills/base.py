@@ -194,10 +194,11 @@ class SkillJudge(Judge):
     @field_validator("skill")
     @classmethod
     def _require_known_skill(cls, name: str) -> str:
-        from holdfast.skills import SKILLS
+        from holdfast.skills import SKILL_VARIANTS, SKILLS
 
-        if name not in SKILLS:
-            raise ValueError(f"{name} is not a laboratory skill{suggest_name(name, SKILLS)}")
+        names = [*SKILLS, *SKILL_VARIANTS]
+        if name not in names:
+            raise ValueError(f"{name} is not a laboratory skill{suggest_name(name, names)}")
         return name
 
     def example_answers(self) -> Sequence[JudgeRequest]:

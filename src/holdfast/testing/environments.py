@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from pathlib import Path
 
-from holdfast.axes.environment import Environment, State, Turn, play_episodes
+from holdfast.axes.environment import Environment, Episode, State, Turn, play_episodes
 from holdfast.axes.method import Method
-from holdfast.data.rows import Message, Row
+from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.skills.rows import lab_rows, skill_names
 from holdfast.testing.failure import expect_that, require_kind
 
 ACTIONS = ("left", "down", "", "I do not know.", "\0\ud83d", "right " * 2000, "up")
-TURNS = 64
 
 
 def playable_rows(environment: Environment) -> list[Row]:
@@ -56,7 +54,11 @@ def check_step(method: Method, folder: Path) -> None:
     environment = require_kind(method, Environment)
     state, _ = environment.start(playable_rows(environment)[0], 1)
     for action in ACTIONS:
-        state_before = copy.deepcopy(state)
+        try:
+            state_before = json.loads(json.dumps(state, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            expect_that(False, f"its state is not of JSON types, so that no episode can be played again: {error}")
+        expect_that(state == state_before, "its state changes by JSON; keep lists and texts, no tuples")
         turn, again = environment.step(state, action), environment.step(state, action)
         _check_turn(turn, action)
         expect_that(state == state_before, f"step changed its state in place on {action[:20]!r}; make a new one")
@@ -70,27 +72,29 @@ def _check_turn(turn: object, action: str) -> None:
     expect_that(math.isfinite(turn.reward), f"the reward for {action[:20]!r} is {turn.reward}")
     roles = {message["role"] for message in turn.messages}
     expect_that(roles <= {"user", "tool"}, f"it speaks with the roles {sorted(roles)}; it has user and tool")
-    expect_that(turn.done or turn.messages, "an episode goes on, but it says nothing for the model to answer")
-    json.dumps(turn.messages)
+    said = turn.messages or turn.conversation
+    expect_that(turn.done or turn.truncated or said, "an episode goes on, but it says nothing for the model to answer")
+    json.dumps([turn.messages, turn.conversation])
 
 
 def _next_state(environment: Environment, turn: Turn) -> State:
-    return environment.start(playable_rows(environment)[-1], 1)[0] if turn.done else turn.state
+    return environment.start(playable_rows(environment)[-1], 1)[0] if turn.done or turn.truncated else turn.state
 
 
 def check_episode(method: Method, folder: Path) -> None:
-    """Episodes of a model that says the same thing forever are played to an end, or on and on, without an error."""
+    """Episodes of a model that says whatever it likes are played to an end, or to the last turn, without an error."""
     environment = require_kind(method, Environment)
     rows = playable_rows(environment)
 
-    def answer_all(conversations: list[list[Message]]) -> list[str]:
-        return [ACTIONS[len(messages) % len(ACTIONS)] for messages in conversations]
+    def answer_all(episodes: list[Episode]) -> list[str]:
+        return [ACTIONS[len(episode.turns) % len(ACTIONS)] for episode in episodes]
 
-    one, two = (play_episodes(environment, rows, answer_all, seed=3, turns=TURNS) for _ in range(2))
+    one, two = (play_episodes(environment, rows, answer_all, seed=3) for _ in range(2))
     expect_that(one == two, "two episodes with the same seed and answers differ")
     for episode in one:
-        turns = sum(message["role"] == "assistant" for message in episode.messages)
-        expect_that(len(episode.rewards) == turns, "there is not one reward for each turn of the model")
+        expect_that(not episode.failure, f"it broke on what a model may say: {episode.failure}")
+        expect_that(episode.done or episode.truncated, "an episode neither ended nor was cut")
+        expect_that(len(episode.turns) <= environment.turns, "an episode is longer than `turns`")
 
 
 CHECKS = (check_start, check_step, check_episode)

@@ -1,0 +1,1 @@
+"""Environments that belong to no skill of the laboratory."""
