@@ -11,7 +11,7 @@ from holdfast.axes.environment import Environment, Turn, play_episodes, start_ep
 from holdfast.axes.registry import find_method
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.environments.judged import Judged
+from holdfast.methods.environments.judged import JudgeEnvironment
 from holdfast.skills import load_skill
 from holdfast.skills.points import PointsRank, PointsTen, card_value
 from holdfast.skills.points_game import PointsGame
@@ -103,10 +103,12 @@ def test_an_episode_is_a_fold_over_its_answers():
 def test_a_judge_of_one_turn_gives_its_score_and_of_several_the_first_pass():
     rows = [Row([{"role": "user", "content": "2 + 2?"}], reference="4")]
     answers = iter(["It is 4."])
-    (once,) = play_episodes(Judged(judge="number"), rows, lambda some: [next(answers) for _ in some])
+    (once,) = play_episodes(JudgeEnvironment(judge="number"), rows, lambda some: [next(answers) for _ in some])
     assert (once.rewards, once.done, once.passed) == ([1.0], True, True)
     answers = iter(["5", "6", "4"])
-    (tries,) = play_episodes(Judged(judge="number", turns=5), rows, lambda some: [next(answers) for _ in some])
+    (tries,) = play_episodes(
+        JudgeEnvironment(judge="number", turns=5), rows, lambda some: [next(answers) for _ in some]
+    )
     assert (tries.rewards, tries.done, tries.passed) == ([0.0, 0.0, 1.0], True, True)
     assert [m["content"] for m in tries.messages[1:]] == [
         "5",
@@ -115,12 +117,12 @@ def test_a_judge_of_one_turn_gives_its_score_and_of_several_the_first_pass():
         "That is wrong. Try again.",
         "4",
     ]
-    (cut,) = play_episodes(Judged(judge="number", turns=2), rows, lambda some: ["5"] * len(some))
+    (cut,) = play_episodes(JudgeEnvironment(judge="number", turns=2), rows, lambda some: ["5"] * len(some))
     assert (cut.done, cut.truncated, cut.passed) == (False, True, False)
     with pytest.raises(ValueError, match="says nothing of a judge"):
-        Judged()
+        JudgeEnvironment()
     with pytest.raises(UserError, match="no number"):
-        Judged(judge="number").start(Row([{"role": "user", "content": "who?"}], reference="me"), 0)
+        JudgeEnvironment(judge="number").start(Row([{"role": "user", "content": "who?"}], reference="me"), 0)
 
 
 class Breaks(Environment):

@@ -214,11 +214,11 @@ def check_turn(environment: Environment, turn: Turn) -> Turn:
         ValueError: If the reward is no finite number.
         UserError: If it speaks in the model's place, or its state is not JSON.
     """
-    said = [*turn.messages, *(turn.conversation or [])]
+    messages = [*turn.messages, *(turn.conversation or [])]
     name = type(environment).__name__
     if any(message["role"] == "assistant" for message in turn.messages):
         raise UserError(f"environment {name} answers with role assistant, which is the model's: use user, tool")
-    if not turn.done and not turn.truncated and not said:
+    if not turn.done and not turn.truncated and not messages:
         raise ValueError("it goes on, but says nothing for the model to answer")
     if not math.isfinite(turn.reward):
         raise ValueError(f"its reward is {turn.reward}")

@@ -74,7 +74,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "zephyr": "holdfast.methods.presets:Zephyr",
     },
     "environments": {
-        "judged": "holdfast.methods.environments.judged:Judged",
+        "judged": "holdfast.methods.environments.judged:JudgeEnvironment",
         "points": "holdfast.skills.points_game:PointsGame",
         "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",

@@ -45,15 +45,15 @@ class PointsGame(Environment):
     def step(self, state: dict[str, Any], action: str) -> Turn:
         terms = read_terms(action)
         if terms is None:
-            return _refuse(state, self.no_equation, "Not an equation. Try again.")
+            return _reject_answer(state, self.no_equation, "Not an equation. Try again.")
         if sorted(map(abs, terms)) != state["cards"]:
-            return _refuse(state, self.wrong_cards, "Not the cards. Try again.")
+            return _reject_answer(state, self.wrong_cards, "Not the cards. Try again.")
         total = sum(terms)
         if total != state["target"]:
             way = "high" if total > state["target"] else "low"
-            return _refuse(state, 0.0, f"Too {way}. Try again.")
+            return _reject_answer(state, 0.0, f"Too {way}. Try again.")
         return Turn(state, [], 1.0, done=True, passed=True)
 
 
-def _refuse(state: dict[str, Any], reward: float, text: str) -> Turn:
+def _reject_answer(state: dict[str, Any], reward: float, text: str) -> Turn:
     return Turn(state, [{"role": "user", "content": text}], reward, note=text)

@@ -59,8 +59,8 @@ class RouteWalk(Environment):
         if action.replace(".", " ").lower().split() != [right_move]:
             wrong = {**state, "wrong": state["wrong"] + 1}
             is_over = wrong["wrong"] >= self.tries
-            told: list[Message] = [] if is_over else [{"role": "user", "content": "That is wrong. Try again."}]
-            return Turn(wrong, told, -1.0, done=is_over, note="wrong move")
+            messages: list[Message] = [] if is_over else [{"role": "user", "content": "That is wrong. Try again."}]
+            return Turn(wrong, messages, -1.0, done=is_over, note="wrong move")
         if not others:
             return Turn({**state, "places": []}, [], 1.0, done=True, passed=True)
         facing = compute_moves(state["facing"], [turn], absolute=True)[0]
@@ -71,6 +71,6 @@ class RouteWalk(Environment):
 def _landmark_messages(state: dict[str, Any]) -> list[Message]:
     """The instructions that are left, and the landmark that is passed now."""
     places, kind = state["places"], "compass" if state["compass"] else "relative"
-    left = {place: turn for place, turn in state["turns"].items() if place in places}
-    text = write_route(state["facing"], left, places[-1], places[:1], kind)
+    turns = {place: turn for place, turn in state["turns"].items() if place in places}
+    text = write_route(state["facing"], turns, places[-1], places[:1], kind)
     return [{"role": "user", "content": text}]

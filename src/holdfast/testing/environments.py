@@ -72,8 +72,10 @@ def _check_turn(turn: object, action: str) -> None:
     expect_that(math.isfinite(turn.reward), f"the reward for {action[:20]!r} is {turn.reward}")
     roles = {message["role"] for message in turn.messages}
     expect_that(roles <= {"user", "tool"}, f"it speaks with the roles {sorted(roles)}; it has user and tool")
-    said = turn.messages or turn.conversation
-    expect_that(turn.done or turn.truncated or said, "an episode goes on, but it says nothing for the model to answer")
+    messages = turn.messages or turn.conversation
+    expect_that(
+        turn.done or turn.truncated or messages, "an episode goes on, but it says nothing for the model to answer"
+    )
     json.dumps([turn.messages, turn.conversation])
 
 

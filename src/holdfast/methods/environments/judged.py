@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.data.rows import Message, Row
 
 
-class Judged(Environment):
+class JudgeEnvironment(Environment):
     """A judge's score is the reward, and its verdict what is said before the next try. [Chu et al. 2025, 2501.17161]
 
     What it does: asks a row's question and judges the answer. The reward is the judge's score. With `turns` above 1 a
