@@ -1,6 +1,6 @@
-"""The table of all claims and their verdicts in docs/laboratory.md, from the recorded results.
+"""The tables of all claims, their verdicts and figures in docs/laboratory.md, from the recorded results.
 
-    python benchmarks/verdicts.py             write the table anew
+    python benchmarks/verdicts.py             write the tables anew
     python benchmarks/verdicts.py --studies [NAME ...]   run the studies first, which take seconds each, and record them
     python benchmarks/verdicts.py --from runs/reproduce   record what `holdfast reproduce` left there first
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "laboratory.md"
 BEGIN, END = "<!-- verdicts: benchmarks/verdicts.py -->", "<!-- end of verdicts -->"
+BEGIN_FIGURES, END_FIGURES = "<!-- figures: benchmarks/verdicts.py -->", "<!-- end of figures -->"
 
 
 def record(name: str, result: dict[str, Any]) -> None:
@@ -79,10 +80,24 @@ def table() -> str:
     return "\n".join([*head, *(line(name, recorded(name)) for name in CLAIMS)])
 
 
+def figures() -> str:
+    """The table of what each arm of a claim gained and lost in points, with the paper's figures."""
+    head = ["| `holdfast reproduce` | figure | paper | here |", "|---|---|---|---|"]
+    lines = []
+    for name in CLAIMS:
+        result = recorded(name)
+        for row in result["rows"] if result and result["points"] else ():
+            ends = f" [{row['low']:.1f}, {row['high']:.1f}]" if row["low"] is not None else ""
+            lines.append(f"| `{name}` | {row['what']} | {row['paper']} | {row['ours']}{ends} |")
+    return "\n".join([*head, *lines])
+
+
 def page(text: str) -> str:
-    """The page with the table in its place."""
-    start, rest = text.split(BEGIN)
-    return f"{start}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    """The page with the tables in their places."""
+    for begin, made, end in ((BEGIN, table(), END), (BEGIN_FIGURES, figures(), END_FIGURES)):
+        start, rest = text.split(begin)
+        text = f"{start}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 def main() -> None:
