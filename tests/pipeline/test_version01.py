@@ -73,3 +73,26 @@ def test_a_run_with_other_settings_is_refused_in_one_line(runs: Path) -> None:
     assert line.startswith("holdfast: older: holds another run")
     assert "judge.math_verify is null here and false there" in line
     assert line.endswith("which keeps the old run as older.old-1")
+
+
+def test_runs_are_compared(runs: Path) -> None:
+    for name in ("finished", "older"):
+        shutil.copytree(runs / name, runs / f"of-{name}" / "s3ft-seed0")
+    result = type_command("compare", "run.yaml", "-m", "s3ft", "--out", "of-finished")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "of-finished/s3ft-seed0: already finished" in result.stderr
+    (arm,) = json.loads((runs / "of-finished" / "compare.json").read_text())["runs"]
+    tasks = json.loads((runs / "finished" / "report.json").read_text())["tasks"]
+    scores = {task["name"]: task["tuned"] for task in tasks}
+    assert arm["target"] == scores["test"], "what the old run measured"
+
+    refused = type_command("compare", "run.yaml", "-m", "s3ft", "--out", "of-older")
+    assert refused.exit_code == 2, (refused.output, refused.exception)
+    assert refused.stderr.splitlines()[-1].startswith(
+        "holdfast: of-older: holds another comparison, whose run s3ft-seed0 is a"
+    )
+    assert refused.stderr.endswith("or add --restart, which keeps the old ones as of-older.old-1\n")
+
+    by_its_recipe = type_command("compare", "finished", "-m", "sft", "--steps", "1", "evaluate.items=1")
+    assert by_its_recipe.exit_code == 0, (by_its_recipe.output, by_its_recipe.exception)
+    assert "report: finished-compare/report.html" in by_its_recipe.stdout
