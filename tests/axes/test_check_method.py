@@ -192,7 +192,7 @@ def test_good_methods_pass() -> None:
 
 def test_each_broken_promise_is_named() -> None:
     for cls, promise in (
-        (Divides, "divide by nothing in losses, and say in counts what each sum is divided by"),
+        (Divides, "divide by nothing in losses, and say in normalizers what each sum is divided by"),
         (Rises, "no weight has a gradient"),
         (Nameless, "must end with its paper in brackets"),
         (Forgets, "after loading its state it makes other steps"),

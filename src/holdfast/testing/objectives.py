@@ -66,7 +66,9 @@ def take_step(policy: Policy, objective: Objective, batches: list[Batch]) -> tup
     total = 0.0
     for batch in survey_step(policy, objective, batches):
         sums = objective.losses(policy, batch).sums
-        expect_that(sums.keys() == counts.keys(), f"losses gives the terms {sorted(sums)}, counts {sorted(counts)}")
+        expect_that(
+            sums.keys() == counts.keys(), f"losses gives the terms {sorted(sums)}, normalizers counts {sorted(counts)}"
+        )
         loss = torch.stack([value / (counts[term] or 1.0) for term, value in sums.items()]).sum()
         loss.backward()
         total += loss.item()
@@ -110,7 +112,7 @@ def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> No
         expect_that(
             abs(other - loss) <= 1e-6 * rounding_room(device) * max(1.0, abs(loss)),
             f"the loss is {loss:.8g} with all rows in one padded batch and {other:.8g} {label}; divide by nothing in "
-            "losses, and say in counts what each sum is divided by",
+            "losses, and say in normalizers what each sum is divided by",
         )
         expect_that(others.keys() == gradients.keys(), f"{label}, other weights have gradients")
         apart = torch.stack([torch.dist(gradients[n], others[n]) for n in gradients]).norm()

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
 from holdfast.axes.axis import AXES
+from holdfast.axes.method import Method
 from holdfast.axes.objective import attach_step_statistics
 from holdfast.axes.registry import name_of, source_of
 from holdfast.core.progress import ignore_call
@@ -55,8 +57,7 @@ def collect_training_settings(
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
     flat |= {"model weights": base} if base else {}
     flat |= {"train.weights": recipe.train.weights} if recipe.train.weights != "auto" else {}
-    for axis in (axis.key for axis in AXES if axis.trains):
-        method = getattr(recipe, axis)
+    for axis, method in _list_training_methods(recipe):
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
         if (source := source_of(method)) is not None:
@@ -72,12 +73,16 @@ def collect_training_settings(
 def collect_default_knobs(recipe: Recipe) -> dict[str, Any]:
     """Defaults of the knobs that `collect_training_settings` lists: a checkpoint of before there was one had these."""
     return {
-        f"{axis.key}.{knob}": info.default
-        for axis in AXES
-        if axis.trains
-        for knob, info in type(getattr(recipe, axis.key)).model_fields.items()
+        f"{axis}.{knob}": to_jsonable_python(info.get_default(call_default_factory=True))
+        for axis, method in _list_training_methods(recipe)
+        for knob, info in type(method).model_fields.items()
         if not info.is_required()
     }
+
+
+def _list_training_methods(recipe: Recipe) -> list[tuple[str, Method]]:
+    """The axes that shape the weights, each with the recipe's method."""
+    return [(axis.key, getattr(recipe, axis.key)) for axis in AXES if axis.trains]
 
 
 class PreparedObjective(ObjectiveModule):

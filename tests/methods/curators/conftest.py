@@ -1,46 +1,18 @@
-"""A small world for curators: rows of sums, a scripted model, a journal that can be killed, a context."""
+"""The world of the shared suite for the curators' own tests: with other judges, settings and rows."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from holdfast.axes.curator import CurationContext
-from holdfast.axes.engine import Sample, SamplingParams
+from holdfast.axes.engine import SamplingParams
 from holdfast.axes.judge import Verdict
-from holdfast.methods.judges.number import Number
-from holdfast.testing.curation_world import general_rows, scripted_answer, sum_rows
-
-
-class Killed(Exception):
-    pass
-
-
-class Journal:
-    """Keeps samples by all they depend on, as the real journal does; after `die_after` new ones it is killed."""
-
-    def __init__(self):
-        self.held, self.drawn, self.die_after, self.by_chance = {}, [], None, False
-
-    def draw(self, requests, params, on_sample=None):
-        assert len({r.key for r in requests}) == len(requests), "keys must differ"
-        out = {}
-        self.by_chance |= params.temperature > 0
-        for request in requests:
-            out[request.key] = []
-            for index in range(params.n):
-                name = json.dumps([request.key, request.messages, index, params.model_dump(exclude={"n"})])
-                if name not in self.held:
-                    if self.die_after is not None and len(self.drawn) >= self.die_after:
-                        raise Killed
-                    text, cut = scripted_answer(request, index, params.seed, params.temperature)
-                    self.held[name] = Sample(request.key, index, text, "length" if cut else "stop", len(text))
-                    self.drawn.append(name)
-                out[request.key].append(self.held[name])
-        return out
+from holdfast.generation.journal import Journal
+from holdfast.methods.curators.gold import Gold
+from holdfast.testing.curation_world import CurationWorld, sum_rows
 
 
 def always(passed):
@@ -49,26 +21,21 @@ def always(passed):
 
 @pytest.fixture
 def world():
-    """Rows, a journal, and `bench(judge=None, seed=0, journal=None, curator="", **sampling)`: a context.
+    """Rows, the scripted `engine`, and `bench(judge=None, seed=0, curator="", **sampling)`: a context.
 
-    Its notes are counted in `notes`; what is left out is listed in `dropped`.
+    All contexts share a journal; `sample` is its. Notes of the last are counted in `notes`; what it left out is listed
+    in `dropped`.
     """
-    space = SimpleNamespace(
-        rows=sum_rows(), notes=Counter(), dropped=[], journal=Journal(), Journal=Journal, Killed=Killed, always=always
-    )
+    inner = CurationWorld()
+    space = SimpleNamespace(rows=sum_rows(), notes=Counter(), dropped=[], engine=inner.engine, always=always)
+    with Journal(None) as journal:
+        space.sample = journal.build_sample_fn(inner.engine)
 
-    def bench(judge=None, seed=0, journal=None, curator="", **sampling):
-        space.notes, space.dropped = Counter(), []
-        return CurationContext(
-            curator=curator,
-            sample=(journal or space.journal).draw,
-            judge=judge or Number().judge_all,
-            sampling=SamplingParams(**sampling),
-            seed=seed,
-            load=lambda *args, **kwargs: general_rows(),
-            note=lambda name, n: space.notes.update({name: n}),
-            drop=lambda row, reason: space.dropped.append((row, reason)),
-        )
+        def bench(judge=None, seed=0, curator="", **sampling):
+            space.notes, space.dropped = inner.notes, inner.dropped = Counter(), []
+            context = inner.build_context(Gold(), journal, seed)
+            judge = judge or context.judge
+            return replace(context, curator=curator, judge=judge, sampling=SamplingParams(**sampling))
 
-    space.bench = bench
-    return space
+        space.bench = bench
+        yield space

@@ -28,7 +28,7 @@ def told(rows):
 def test_gold_is_the_identity(world):
     out = Gold().curate(world.rows, world.bench())
     assert told(out) == told(world.rows)
-    assert not world.journal.drawn
+    assert not world.engine.drawn
 
 
 @pytest.mark.parametrize("curator", [S3FT(), SSR(), SDFT(), S3FT(n=3)])
@@ -74,21 +74,28 @@ def test_with_paraphrases_only_it_is_sdft(world):
 
 
 def test_every_row_has_one_origin_and_the_notes_add_up(world):
-    out = S3FT().curate(world.rows, world.bench())
+    samples = []
+
+    def draw(requests, params, on_sample=None):
+        answers = world.sample(requests, params, on_sample)
+        samples.extend(sample for several in answers.values() for sample in several)
+        return answers
+
+    out = S3FT().curate(world.rows, replace(world.bench(), sample=draw))
     origins = Counter(r.origin for r in out)
     assert sum(origins.values()) == len(world.rows)
     assert set(origins) == {"model", "paraphrase", "gold"}
     assert world.notes["accepted"] == origins["model"]
     assert world.notes["paraphrases accepted"] == origins["paraphrase"]
     assert world.notes["gold kept"] == origins["gold"]
-    assert world.notes["sampled"] == len(world.journal.drawn)
-    assert world.notes["cut off"] == sum(s.finish == "length" for s in world.journal.held.values()) > 0
+    assert world.notes["sampled"] == len(world.engine.drawn)
+    assert world.notes["cut off"] == sum(s.finish == "length" for s in samples) > 0
 
 
 def test_duplicates_are_kept_and_drawn_once(world):
     out = SSR().curate([world.rows[1]] * 3, world.bench())
     assert len(out) == 3
-    assert len(world.journal.drawn) == 1
+    assert len(world.engine.drawn) == 1
     assert out[0] == out[1] == out[2]
 
 
@@ -180,7 +187,7 @@ def test_the_prompts_are_fixed():
 
 def test_own_template_is_used_and_checked(world):
     SDFT(paraphrase_prompt="Say {answer} anew; it answers {question}").curate(world.rows[:1], world.bench())
-    assert "Say 0 + 1 = 1" in world.journal.drawn[0]
+    assert "Say 0 + 1 = 1" in world.engine.drawn[0]
     for kind in (S3FT, SDFT):
         with pytest.raises(ValidationError, match=r"lacks \{answer\}"):
             kind(paraphrase_prompt="{question}")

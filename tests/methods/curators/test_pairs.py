@@ -78,7 +78,7 @@ def test_the_notes_add_up(world):
     assert notes["pairs"] == len(out) > 0
     assert notes["pairs"] + notes["ties left out"] + notes["too few answers"] == len(world.rows)
     assert notes["ties left out"] > 0
-    assert notes["sampled"] == len(world.journal.drawn) == 4 * (len(world.rows) - 1)  # two rows are the same
+    assert notes["sampled"] == len(world.engine.drawn) == 4 * (len(world.rows) - 1)  # two rows are the same
     for r in out:  # the judge knows right and wrong
         assert (r.meta["score_chosen"], r.meta["score_rejected"]) == (1.0, 0.0)
 
@@ -111,7 +111,7 @@ def test_it_samples_as_told(world):
 
     def draw(requests, params, on_sample=None):
         seen.append(params)
-        return world.journal.draw(requests, params)
+        return world.sample(requests, params)
 
     Pairs(n=3, temperature=1.1).curate(world.rows, replace(world.bench(seed=5, top_p=0.9, max_tokens=7), sample=draw))
     (params,) = seen

@@ -137,7 +137,7 @@ def test_the_farther_newcomer_replaces_the_incumbent(world):
 def test_k_0_is_the_gold_set(world):
     out = RFT(k=0).curate(world.rows, world.bench())
     assert [(r.id, r.messages) for r in out] == [(r.id, r.messages) for r in world.rows]
-    assert not world.journal.drawn
+    assert not world.engine.drawn
 
 
 def test_gold_is_not_deduplicated_against_samples(world):
