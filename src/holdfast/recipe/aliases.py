@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from holdfast.axes.axis import METHOD_AXES
 from holdfast.recipe import peers
-from holdfast.recipe.tree import Node, Path, Problems, format_path
+from holdfast.recipe.tree import Node, Path, Problems, format_path, spell_out_names
 
 ALIAS_PLACES = ("", "train", "data", "optimizer", "tuner")
 """The parts of a recipe in which an alias is looked for; "" is the top level."""
@@ -30,10 +29,10 @@ class Aliases:
         self.moves: dict[Path, Path] = {}
         """Of every name that was understood: where its value is now, and where it was."""
         self._implied: set[Path] = set()
+        spell_out_names(tree)
         self._read_part((), tree)
         stages = tree.value.get("stages")
         for key, stage in stages.inner_nodes().items() if stages else ():
-            stage.spell_out("method")
             if stage.is_mapping:
                 self._read_part(("stages", key), stage)
 
@@ -62,8 +61,6 @@ class Aliases:
             if here.value.get(step) is None or here.value[step].value is None:
                 here.value[step] = Node({}, here.source, (*at, *above[:n]))
             here = here.value[step]
-            if step in METHOD_AXES:
-                here.spell_out()
             if not here.is_mapping:
                 self.problems.append(
                     ((*at, *old), f"cannot be read as {format_path(new)}, because {step} is not a mapping")

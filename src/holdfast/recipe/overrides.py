@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.axes.axis import AXES
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader
 from holdfast.recipe.stages import stage_key
-from holdfast.recipe.tree import Node, Path, Problems, format_path
+from holdfast.recipe.tree import Node, Path, Problems, format_path, spell_out_names
 
 COMMAND_LINE = "command line"
 
@@ -41,16 +40,11 @@ def put_value(tree: Node, path: Path, value: Any, source: str) -> None:
     Raises:
         UserError: If the path leads into a value that has no parts, or behind the end of a list.
     """
+    spell_out_names(tree)
     here = tree
     for n, step in enumerate(path):
-        above = path[:n]
-        if any(axis.key in above for axis in AXES if axis.plural != "presets"):
-            here.spell_out()
-        elif above[:1] == ("stages",) and n == 2:
-            here.spell_out("method")
         if here.is_list and not isinstance(step, int) and len(here.value) == 1:
             here = here.value[0]  # curate.paraphrase=true, the list holding one curator
-            here.spell_out()
         if here.is_list and (not isinstance(step, int) or step > len(here.value)):
             text = f"{step} is not one of its {len(here.value)} items; count from 0"
             raise UserError(f"{COMMAND_LINE}: {format_path(path)}: {text}")

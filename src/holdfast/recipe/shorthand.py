@@ -104,8 +104,6 @@ def fill_defaults(
         tree.value["method"].value = "sft"
     for key in METHOD_AXES:
         fill_axis(tree, key, chosen.get(key, []), f"method {method}")
-    if judge := tree.value.get("judge"):
-        judge.spell_out()
     for path, value, source in _derive_defaults(tree.plain_data(), number, preset_rates):
         part = tree.find(path[:1])
         if part is None or (part.is_mapping and path[1] not in part.value):
@@ -113,7 +111,7 @@ def fill_defaults(
 
 
 def fill_axis(tree: Node, key: str, choice: list[str], reason: str) -> None:
-    """Name the method at `key`: as given, as the recipe's method chooses, or the axis's default.
+    """Name the method at `key`, names being spelled out: as given, as the recipe's method chooses, or the default.
 
     At `curate` one name, one mapping, or a list of either; a mapping without a name is the method's only curator's.
     """
@@ -127,7 +125,6 @@ def fill_axis(tree: Node, key: str, choice: list[str], reason: str) -> None:
     if axis.several and not node.is_list:
         node = tree.value[key] = Node([node], node.source, node.written)
     for item in node.value if axis.several else [node]:
-        item.spell_out()
         if item.is_mapping and "name" not in item.value and len(names) == 1:
             item.value = {"name": Node(names[0], source), **item.value}
 

@@ -17,7 +17,7 @@ from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe import shorthand
 from holdfast.recipe.shorthand import chosen_class, expand_method
-from holdfast.recipe.tree import Node, Path, Problems, overlay_mapping
+from holdfast.recipe.tree import Node, Path, Problems, overlay_mapping, spell_out_names
 
 BASE = "base"
 """As the `model` of a stage: the recipe's own."""
@@ -201,6 +201,7 @@ class _StageChain:
         else:
             common.value.pop("method", None)
         stage = Node({}, own.source, own.written)
+        spell_out_names(below)
         for layer in (below, common, own):
             overlay_mapping(stage, _spell_out_axes(layer))
         method = next((layer.value["method"] for layer in (own, below, common) if "method" in layer.value), None)

@@ -18,6 +18,8 @@ Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
 """What is wrong with a recipe: the path, and the words."""
 
+NAMING_KEYS = tuple(axis.key for axis in AXES if axis.plural != "presets")
+"""Keys at which a name stands for `{name: ...}`."""
 SINGLE_CHOICE_KEYS = tuple(axis.key for axis in AXES if not axis.several)
 """Keys that hold one method: another one's knobs are not laid over it."""
 
@@ -148,8 +150,25 @@ class Node:
         here.value[key] = Node.from_data(value, reason, None)
 
 
+def spell_out_names(tree: Node) -> None:
+    """Make every name in a recipe and its stages the mapping that it stands for, in place; what is one stays.
+
+    `tuner: lora` is `{name: lora}`, and a stage `sft` is `{method: sft}`.
+    """
+    for node in (tree.value[key] for key in NAMING_KEYS if key in tree.value):
+        for item in node.value if node.is_list else [node]:
+            item.spell_out()
+    stages = tree.value.get("stages")
+    for stage in stages.inner_nodes().values() if stages else ():
+        stage.spell_out("method")
+        if stage.is_mapping:
+            spell_out_names(stage)
+
+
 def overlay_mapping(below: Node, above: Node, at: Path = ()) -> None:
     """Lay a mapping over another one, which then holds both; of a value in both, the upper one stays.
+
+    Names are spelled out in both.
 
     A method that is chosen above takes the place of another one with its knobs; knobs alone, over a list that holds
     one curator, are that curator's.
@@ -157,10 +176,7 @@ def overlay_mapping(below: Node, above: Node, at: Path = ()) -> None:
     for key, value in above.copy().value.items():
         old = below.value.get(key)
         if not at and key in SINGLE_CHOICE_KEYS:
-            value.spell_out()
-            if old is not None:
-                old.spell_out()
-                old = None if _is_other(value, old) else old
+            old = None if old is not None and _is_other(value, old) else old
         if (
             not at
             and key == "curate"
