@@ -16,7 +16,7 @@ os.environ.update(
 )
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,23 @@ os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is not for this session, with the reason; everything is collected in every one."""
+    """Skip what is not for this session, with the reason; everything is collected in every one.
+
+    The longest come first: one that was left for the end would be waited for by all processes but its own.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     is_there = ON_ACCELERATOR and torch.accelerator.is_available()
     for item in items:
         if reason := skip_reason(item.get_closest_marker("gpu") is not None, ON_ACCELERATOR, is_there):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What is written need not reach the disk: a run waits for it fifty times, milliseconds, lest the power fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")

@@ -74,12 +74,16 @@ class Process:
     def wait(self, timeout: float = 300) -> int:
         """Its exit code, or minus the signal that ended it; after `timeout` seconds it is killed (`TimeoutError`)."""
         if self.returncode is None:
-            if not select.select([self.answers], [], [], timeout)[0]:
+            if not self.has_ended(timeout):
                 self.kill()
                 raise TimeoutError(f"process {self.pid} does not end")
             self.returncode = int(self.answers.readline())
             self.answers.close()
         return self.returncode
+
+    def has_ended(self, timeout: float = 0) -> bool:
+        """Whether it has ended, or does within `timeout` seconds."""
+        return self.returncode is not None or bool(select.select([self.answers], [], [], timeout)[0])
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal, if it still runs."""

@@ -49,14 +49,19 @@ def is_participle(name: str) -> bool:
     return word in IRREGULAR or (word.endswith("ed") and len(word) > 3)
 
 
-def definitions(tree: ast.AST, owner: str = "") -> Iterator[tuple[ast.AST, str]]:
+def definitions(tree: ast.AST) -> list[tuple[ast.AST, str]]:
     """Every class and function, with the kind of what it stands in."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield child, owner
-            yield from definitions(child, type(child).__name__)
-        else:
-            yield from definitions(child, owner)
+    out: list[tuple[ast.AST, str]] = []
+    todo = [(tree, "")]
+    while todo:
+        node, owner = todo.pop()
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                out.append((child, owner))
+                todo.append((child, type(child).__name__))
+            elif not isinstance(child, ast.expr):  # in which none stands
+                todo.append((child, owner))
+    return out
 
 
 def names_bound(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -64,13 +69,12 @@ def names_bound(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
     Fields are left out: those of records are keys of files ("dropped", "clipped"), which stay as they are.
     """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg):
-            yield node.arg, node.lineno
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    for node, owner in definitions(tree):
+        if not isinstance(node, ast.ClassDef) and owner != "FunctionDef":
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
                     yield inner.id, inner.lineno
+    yield from ((node.arg, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.arg))
 
 
 @cache

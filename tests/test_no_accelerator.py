@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import card
+import processes
 from accelerator import skip_reason
 from holdfast.core import threads
 from holdfast.models.placement import choose_device
@@ -26,7 +25,7 @@ print(json.dumps([str(choose_device()), torch.cuda.device_count(), Accelerator()
 def test_nothing_sees_a_card() -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == os.environ["HIP_VISIBLE_DEVICES"] == ""
     assert torch.cuda.device_count() == 0
-    started = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
+    started = processes.run(["-c", LOOK])
     assert json.loads(started.stdout) == ["cpu", 0, "cpu", torch.get_num_threads()]
 
 

@@ -20,7 +20,7 @@ RECIPE = """\
 model: tiny
 data: {train: rows.jsonl}
 tuner: lora
-train: {max_steps: 3, batch_tokens: 400, micro_tokens: 150, precision: fp32, gradient_checkpointing: true}
+train: {max_steps: 2, batch_tokens: 400, micro_tokens: 150, precision: fp32, gradient_checkpointing: true}
 evaluate: {items: 4, live_items: 0, every: 0, max_tokens: 8}
 output: out
 """
@@ -44,7 +44,7 @@ def write_files(place: Path, tiny, kind: str) -> None:
     model.save_pretrained(place / "tiny")
     tokenizer.save_pretrained(place / "tiny")
     ask = "Here is a long story of a word and its letters, told for nobody but this question. Sort these: "
-    rows = [{"prompt": f"{ask}{n}", "response": f"the answer is {n}" * (1 + n % 3)} for n in range(12)]
+    rows = [{"prompt": f"{ask}{n}", "response": f"the answer is {n}" * (1 + n % 3)} for n in range(8)]
     pairs = [{"prompt": r["prompt"], "chosen": r["response"], "rejected": f"no {n}"} for n, r in enumerate(rows)]
     for name, lines in (("rows", rows), ("pairs", pairs)):
         (place / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -61,7 +61,7 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
     "train.seed": [([], "train.seed=1")],
     "train.precision": [([], "train.precision=bf16")],
     "train.save_every": [(["train.keep_checkpoints=9"], "train.save_every=0.5")],
-    "train.keep_checkpoints": [(["train.save_every=0.25"], "train.keep_checkpoints=3")],
+    "train.keep_checkpoints": [(["train.keep_checkpoints=9"], "train.keep_checkpoints=3")],
     "evaluate.max_tokens": [([], "evaluate.max_tokens=1")],
 }
 """The same for a run: its weights, its checkpoints and the answers that were measured."""

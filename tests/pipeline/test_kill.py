@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,60 +18,76 @@ from typing import Any
 import pytest
 
 from processes import Process
+from processes import run as run_process
 
 RECIPE = """
 model: lab-small
 method: s3ft
-data: {train: lab:strings, limit: 150}
+data: {train: lab:strings, limit: 48}
 sampling: {max_tokens: 24, slots: 8}
-train: {max_steps: 24, batch_tokens: 512, save_every: 0.1, precision: fp32}
-evaluate: {keep: [lab:sums, lab:cipher], items: 60, live_items: 10, every: 0.25, max_tokens: 24}
+train: {max_steps: 12, batch_tokens: 512, save_every: 0.1, precision: fp32}
+evaluate: {keep: [lab:sums, lab:cipher], items: 16, live_items: 4, every: 0.25, max_tokens: 24}
 """
-PHASES = {"curate": "S3FT: sample", "train": "train", "measure": "measure tuned"}
+PHASES = {
+    "curate": ("S3FT: sample", "samples.jsonl"),
+    "train": ("train", "log.jsonl"),
+    "measure": ("measure tuned", "samples.jsonl"),
+}
+"""What a phase calls itself, and the file that grows while it is at work."""
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "1"))
 
 
-def start(place: Path, out: str, whole: bool = False) -> Process | subprocess.Popen[str]:
-    """The command; the one that is not killed is started as anything else, and orders its sets by other hashes."""
-    program = ["-m", "holdfast", "train", "run.yaml", f"output={out}", "--json"]
-    environment = {**os.environ, "HOLDFAST_CACHE": str(place / f"cache-{out}"), "OMP_NUM_THREADS": "1"}
-    if not whole:
-        return Process(program, cwd=place, env=environment)
-    command = [sys.executable, *program]
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def arguments(place: Path, out: str) -> dict[str, Any]:
+    return {"cwd": place, "env": {**os.environ, "HOLDFAST_CACHE": str(place / f"cache-{out}"), "OMP_NUM_THREADS": "1"}}
 
 
-def finish(place: Path, out: str, whole: bool = False) -> dict[str, float]:
-    """Run to the end; how long each phase took, in seconds."""
-    process = start(place, out, whole)
+def command(out: str) -> list[str]:
+    return ["-m", "holdfast", "train", "run.yaml", f"output={out}", "--json"]
+
+
+def finish(place: Path, out: str) -> None:
+    """Run to the end."""
+    done = run_process(command(out), **arguments(place, out))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def stop_in(
+    place: Path, out: str, phase: str, whole: Path, share: float, number: int = signal.SIGKILL
+) -> tuple[int | None, str]:
+    """Start the command and send it a signal in a phase; its exit code and what it said.
+
+    The moment is one of the work, and not of the clock: when the phase has written a share of what it wrote to its file
+    in the whole run. How long that takes depends on what else the machine does.
+    """
+    name, file = PHASES[phase]
+    process = Process(command(out), **arguments(place, out))
     assert process.stdout is not None
-    began: list[tuple[str, float]] = []
-    told = []
+    said = []
     for line in process.stdout:
-        told.append(line)
+        said.append(line)
         event = json.loads(line) if line.startswith("{") else {}
-        if event.get("event") == "phase":
-            began.append((event["name"], time.monotonic()))
-    process.wait()
-    assert process.returncode == 0, "".join(told)
-    ends = [at for _, at in began[1:]] + [time.monotonic()]
-    return {name: end - at for (name, at), end in zip(began, ends, strict=True)}
-
-
-def kill_in(place: Path, out: str, phase: str, delay: float) -> bool:
-    """Start the command and SIGKILL it `delay` seconds after `phase` began; False if it finished before."""
-    process = start(place, out)
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line) if line.startswith("{") else {}
-        if event.get("event") == "phase" and event.get("name") == phase:
-            time.sleep(delay)
-            process.kill()
+        if (event.get("event"), event.get("name")) == ("phase", name):
+            begin = size_of(place / out / file)
+            size = begin + share * (end_of(whole, phase) - begin)
+            while size_of(place / out / file) < size and not process.has_ended(0.001):
+                pass
+            process.kill(number)
             break
-    process.communicate()
-    return process.returncode != 0
+    rest = process.communicate()
+    return process.returncode, "".join(said) + rest
+
+
+def end_of(whole: Path, phase: str) -> int:
+    """How long the file of a phase is at its end; rows are curated before anything is measured."""
+    lines = (whole / PHASES[phase][1]).read_bytes().splitlines(keepends=True)
+    if phase == "curate":
+        measured = next(number for number, line in enumerate(lines) if b'"key": "eval/' in line)
+        lines = lines[:measured]
+    return sum(map(len, lines))
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -90,54 +105,43 @@ def same(whole: Path, killed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(make_once: Callable[[str, Callable[[Path], object]], Path]) -> tuple[Path, dict[str, float]]:
-    """A run that nobody killed, and how long each of its phases took."""
+def whole(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A run that nobody killed, which is started as anything else, and orders its sets by other hashes."""
 
     def make(place: Path) -> None:
         (place / "run.yaml").write_text(RECIPE, encoding="utf-8")
-        (place / "lengths.json").write_text(json.dumps(finish(place, "whole", whole=True)), encoding="utf-8")
+        program = [sys.executable, *command("whole")]
+        done = subprocess.run(program, **arguments(place, "whole"), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-    place = make_once("whole", make)
-    return place / "whole", json.loads((place / "lengths.json").read_text(encoding="utf-8"))
+    return make_once("whole", make) / "whole"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
-def test_killed_anywhere_it_ends_the_same(phase: str, whole: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["curate", "train", "measure"])
+def test_killed_anywhere_it_ends_the_same(phase: str, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    length = whole[1][PHASES[phase]]
     rng, hits, number = random.Random(phase), 0, 0  # a moment of its own for each phase
-    for _ in range(8 * KILLS):  # how long a phase takes depends on what else runs
-        delay = rng.uniform(0, length)
-        if kill_in(tmp_path, f"killed-{number}", PHASES[phase], delay):
-            hits += 1
-        else:  # it was through with the phase, which is shorter than was thought: begin another run
-            same(whole[0], tmp_path / f"killed-{number}")
-            number, length = number + 1, delay
+    for _ in range(4 * KILLS):
+        code, said = stop_in(tmp_path, f"killed-{number}", phase, whole, rng.uniform(0, 0.9))
+        assert code in (0, -signal.SIGKILL), said
+        hits += code != 0
+        if code == 0:  # it was through before this process was given the processor: begin another run
+            same(whole, tmp_path / f"killed-{number}")
+            number += 1
         if hits == KILLS:
             break
     assert hits == KILLS
     finish(tmp_path, f"killed-{number}")
-    same(whole[0], tmp_path / f"killed-{number}")
+    same(whole, tmp_path / f"killed-{number}")
 
 
-def test_a_polite_kill_outside_training_ends_with_a_hint_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_polite_kill_outside_training_ends_with_a_hint_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
     """While sampling and while measuring, as Ctrl-C does; the same command goes on and draws nothing twice."""
     (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    for phase in ("S3FT: sample", "measure base"):
-        process = start(tmp_path, "polite")
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "progress" and event.get("phase") == phase and event["done"]:
-                process.kill(signal.SIGTERM)
-                break
-        said = "".join(lines) + process.communicate()
-        assert process.returncode == 130, (phase, said)
+    for phase in ("curate", "measure"):
+        code, said = stop_in(tmp_path, "polite", phase, whole, 0.5, signal.SIGTERM)
+        assert code == 130, (phase, said)
         assert "interrupted; run holdfast train run.yaml output=polite --json to go on" in said
     finish(tmp_path, "polite")
-    lines = (tmp_path / "polite" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    names = [entry["id"] for entry in map(json.loads, lines) if entry["kind"] == "sample"]
-    assert len(names) == len(set(names))
+    same(whole, tmp_path / "polite")

@@ -100,10 +100,16 @@ def test_it_stops_when_nothing_improves(tmp_path):
     assert (last.steps, last.kept_step, last.stopped_early) == (8, 8, True)
 
 
+@pytest.fixture(scope="module", params=[{}, {"patience": 3}], ids=["best", "patience"])
+def whole_run(request, tmp_path_factory):
+    """Settings, and the run with them that nobody killed."""
+    train = {"keep": "best"} | request.param
+    return train, fit(tmp_path_factory.mktemp("whole"), TURNING, **train)[0]
+
+
 @pytest.mark.parametrize("kill_after", [1, 5, 7, 9, 11])
-@pytest.mark.parametrize("train", [{"keep": "best"}, {"keep": "best", "patience": 3}], ids=["best", "patience"])
-def test_killed_and_repeated_it_keeps_the_same(kill_after, train, tmp_path):
-    whole, _ = fit(tmp_path / "whole", TURNING, **train)
+def test_killed_and_repeated_it_keeps_the_same(kill_after, whole_run, tmp_path):
+    train, whole = whole_run
     with contextlib.suppress(Killed):
         fit(tmp_path / "killed", TURNING, kill_after, **train)
     resumed, _ = fit(tmp_path / "killed", TURNING, **train)

@@ -122,12 +122,16 @@ def check_micro_batches(method: Method, folder: Path, kind: str = "llama") -> No
         )
 
 
+STEPS = 8
+"""Of a training that is watched."""
+
+
 def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
     """Through the real loop the loss falls, and an interrupted run ends bit for bit as one that was not."""
     objective = require_kind(method, Objective)
     table = example_table(objective)
     chosen = type(objective).model_validate(objective.model_dump())  # every knob as if a recipe had said it
-    recipe, losses = example_recipe(12, objective=chosen, tuner=tuner), list[float]()
+    recipe, losses = example_recipe(STEPS, objective=chosen, tuner=tuner), list[float]()
 
     def fit_model(out: Path, on_step: Any) -> Any:
         return Trainer(recipe, tiny_model(), table, out, pad_id=0, hooks=Hooks(on_step=on_step)).fit().model
@@ -135,17 +139,20 @@ def check_training(method: Method, folder: Path, tuner: str = "full") -> None:
     calm = fit_model(folder / "calm", lambda log: losses.append(log.loss))
     expect_that(all(map(math.isfinite, losses)), f"the losses of the steps are {losses}")
     expect_that(
-        min(losses[-3:]) < losses[0], f"12 steps on the same rows took the loss from {losses[0]} to {losses[-1]}"
+        min(losses[-3:]) < losses[0],
+        f"{STEPS} steps on the same rows took the loss from {losses[0]} to {losses[-1]}",
     )
     try:
-        fit_model(folder / "resumed", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 5 else None)
+        fit_model(
+            folder / "resumed", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == STEPS // 2 else None
+        )
         expect_that(False, "the run was not interrupted; call check_method in the main thread")
     except UserInterrupt:
         pass
     resumed_model = fit_model(folder / "resumed", lambda log: None)
     same = all(torch.equal(p, q) for p, q in zip(calm.parameters(), resumed_model.parameters(), strict=True))
     expect_that(
-        same, "a run that was interrupted after step 5 and resumed ends with other weights than one that was not"
+        same, f"a run interrupted after step {STEPS // 2} and resumed ends with other weights than one that was not"
     )
 
 

@@ -29,7 +29,7 @@ from holdfast.models.policy import Policy
 OWN = {name.lower(): f"methods.inference.ensemble:{name}" for name in ("Ensemble", "Shots", "Vote")}
 METHODS = [*method_names("inference"), *OWN]
 ENGINES = ("native", "transformers")
-QUESTIONS = [f"Add {a} and {b}{' please' * (a % 3)}" for a in range(6) for b in (12, 7)]
+QUESTIONS = [f"Add {a} and {b}{' please' * (a % 3)}" for a in range(3) for b in (12, 7)]
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def mixed(pair: tuple[LoadedModel, LoadedModel], ids: list[int], weight: float) 
 def test_an_ensemble_decodes_as_a_loop_by_hand(engine: str, pair: tuple[LoadedModel, LoadedModel]) -> None:
     decoder, chat = decoder_of("ensemble", {"weight": 0.3}, pair), Chat(pair[0].tokenizer)
     drawn = answers(decoder, chat, engine)
-    for question in QUESTIONS[::3]:
+    for question in QUESTIONS[::2]:
         ids = prompt_ids(chat, [Request("k", [{"role": "user", "content": question}])])[0]
         start = len(ids)
         while len(ids) < start + 6 and ids[-1] not in chat.stop_ids:

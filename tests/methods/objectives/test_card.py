@@ -18,7 +18,7 @@ NEEDED = {"tis_dpo": {"estimate": "ones"}}
 @pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
 def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
     table = TokenTable.from_sequences(
-        rows_of(find_method("objectives", name)(), vocab=material.VOCABULARY), fingerprint=name
+        rows_of(find_method("objectives", name)(), n=3, vocab=material.VOCABULARY), fingerprint=name
     )
     recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name} | NEEDED.get(name, {}))
     with card.card() as counter:
