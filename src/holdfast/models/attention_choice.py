@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import first_line
+from holdfast.models.flash_kernels import choose_flash_kernel, restore_own
 from holdfast.models.llama_family import outputs_agree
 from holdfast.models.loading import eval_mode, is_module_hooked_or_patched
 from holdfast.models.varlen_attention import (
@@ -46,10 +47,14 @@ class AttentionChoice:
     Args:
         name: "varlen", or what transformers calls it: sdpa, eager, ...
         refusal: Why it is not varlen, in words; "" where it is, or where no such kernel is looked for.
+        flash: What computes varlen attention, in words, where that is not torch's own flash attention.
+        flash_refusal: Why a faster one that is installed does not.
     """
 
     name: str
     refusal: str = ""
+    flash: str = ""
+    flash_refusal: str = ""
 
     @property
     def is_varlen(self) -> bool:
@@ -73,12 +78,20 @@ def choose_attention(
         kernel, refusal = find_kernel(causal.device, dtype)
         if kernel is None:
             return AttentionChoice(own_name, refusal)
-    refusal = _find_obstacle(causal, own_name)
-    if not refusal and (objection := _try_kernel(causal, kernel, autocast, dtype)):
-        refusal = f"{causal.config.get_text_config().model_type}: {objection}"
+    refusal, flash, flash_refusal = _find_obstacle(causal, own_name), "", ""
+    family = causal.config.get_text_config().model_type
+    if not refusal:
+        flash, flash_refusal = choose_flash_kernel(kernel, causal.device, dtype)
+        objection = _try_kernel(causal, kernel, autocast, dtype)
+        if objection and flash:
+            restore_own()
+            flash, flash_refusal = "", f"{flash} is installed and not used: {family}: {objection}"
+            objection = _try_kernel(causal, kernel, autocast, dtype)
+        refusal = f"{family}: {objection}" if objection else ""
     if not refusal:
         causal.set_attn_implementation(register_attention(kernel))
-        return AttentionChoice("varlen")
+        return AttentionChoice("varlen", flash=flash, flash_refusal=flash_refusal)
+    restore_own()  # what SDPA is asked for next may be beyond a faster one: attention dropout is
     if is_varlen(causal.config.get_text_config()._attn_implementation):
         causal.set_attn_implementation(own_name)
     return AttentionChoice(own_name, refusal)

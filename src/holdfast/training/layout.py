@@ -71,7 +71,8 @@ def describe_attention(
     if policy.uses_fused_body and not is_sharded:
         name = "sdpa, sequence by sequence"  # of `models.fused_llama`, which computes no padding in either layout
     elif layout == "packed" and policy.reads_lines_by_length:
-        name = "varlen"
+        name = f"varlen, {choice.flash}" if choice.flash else "varlen"
+        refusal = f": {choice.flash_refusal}" if choice.flash_refusal else ""
     else:
         name = "sdpa" if choice.is_varlen else choice.name
         refusal = f": {why}" if why else ""
