@@ -315,6 +315,17 @@ def test_chat_shows_an_answer_as_it_grows(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "next\nother\n"
 
 
+def test_chat_says_why_the_engine_declines_its_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    from holdfast.generation import static_cache
+    from holdfast.generation.native import NativeEngine
+
+    monkeypatch.setattr(NativeEngine, "static_devices", frozenset({"cpu"}))
+    monkeypatch.setattr(static_cache, "free_bytes", lambda device: 0)
+    done = run("chat", "lab-small", "--once", "--max-tokens", "4", stdin="What is 3 + 4?\nWhat is 3 + 5?\n")
+    assert done.stderr.count("decoding without CUDA graphs: memory for") == 1
+    assert len(done.stdout.splitlines()) == 2
+
+
 def test_env_names_versions() -> None:
     text = run("env").stdout
     for name in ("holdfast", "python", "torch", "cores"):

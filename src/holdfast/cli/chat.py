@@ -43,7 +43,7 @@ def chat(
         chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
         decoder = open_decoder(loaded_model)
         engine = decoder.build_engine(
-            chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text
+            chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text, say=ui.write_once
         )
         if setup := decoder.build_setup():
             ui.write_line(setup.line)

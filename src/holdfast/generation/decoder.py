@@ -194,6 +194,22 @@ def read_setup(directory: Path) -> InferenceSetup | None:
     return setup
 
 
+def refuse_setup(user: str, directory: Path) -> None:
+    """See that a model is its weights and nothing more, for those who read log-probabilities and ask nothing.
+
+    Args:
+        user: Who does, as messages begin with it.
+        directory: The model's.
+    Raises:
+        UserError: If an inference method stands between its weights and its answers.
+    """
+    if setup := read_setup(directory):
+        raise UserError(
+            f"{user}: {directory / FILE}: {setup.line}; its log-probabilities would be those of the weights alone: "
+            "name a model without that file, or remove it if the weights are meant"
+        )
+
+
 def open_decoder(checkpoint: LoadedModel) -> Decoder:
     """The model as it answers: through what `inference.json` beside its weights says, if it has one.
 

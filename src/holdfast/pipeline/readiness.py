@@ -38,7 +38,7 @@ def check_readiness(
     Raises:
         UserError: What the run would have raised after its first hours.
     """
-    from holdfast.generation.decoder import check_models
+    from holdfast.generation.decoder import check_models, refuse_setup
     from holdfast.models.loading import load_skeleton, locate_model
     from holdfast.models.merging import refuse_unmergeable
 
@@ -49,6 +49,8 @@ def check_readiness(
         check_engine(recipe.sampling.engine, recipe.sampling.model)
     if recipe.inference is not None:
         check_models(recipe.inference, recipe.model)
+    for name in recipe.objective.extra_models():
+        refuse_setup(f"objective {name_of(recipe.objective)}", locate_model(name))
     if judge is not None and uses_judge:
         judge.check_ready()
         if say is not None and (line := judge.describe_protection()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +12,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from holdfast.axes.registry import REGISTRY
+from holdfast.cli.app import app
 from holdfast.data.batching.batches import EncodedSequence, TokenTable, collate_sequences
 from holdfast.data.batching.shared_prefix import SharedPrefixTable
 from holdfast.data.batching.tokenize import build_table
@@ -256,6 +261,27 @@ def test_ranks_follow_the_models_the_other_way_round_in_rejected_answers(tiny, t
     for role, w, r in zip(batch.roles.tolist(), weights.split(lengths), (good - bad).split(lengths), strict=True):
         assert w.argsort().tolist() == (r if role == 0 else -r).argsort().tolist()
         assert math.isclose(w.mean(), 1, rel_tol=1e-6)
+
+
+def test_a_model_that_answers_by_more_than_weights_is_refused(tiny, tiny_dir, rows_of, readied, tmp_path, monkeypatch):
+    """By `check`, and by the objective where there is no `check`."""
+    monkeypatch.setitem(REGISTRY["inference"], "ensemble", "methods.inference.ensemble:Ensemble")
+    monkeypatch.chdir(tmp_path)
+    folder = tiny_dir("llama")
+    setup = {"inference": {"name": "ensemble", "weight": 0.5}, "changes": ["logits"]}
+    (folder / "inference.json").write_text(json.dumps(setup))
+    says = f"{folder / 'inference.json'}: answers are made by ensemble (weight 0.5), which changes logits"
+    policy, batch = Policy(tiny("llama")[0]), collate_sequences(rows_of(TISDPO(), 2), "padded", 0)
+    with pytest.raises(UserError, match=re.escape(says)):
+        readied(policy, fake(str(folder), str(folder)), [batch])
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 3)
+    (tmp_path / "run.yaml").write_text(
+        "model: lab-small\ndata: {train: pairs.jsonl}\noutput: out\nevaluate: {target: none}\n"
+        f"objective: {{name: tis_dpo, estimate: models, positive: {folder}, negative: {folder}}}\n"
+    )
+    done = CliRunner().invoke(app, ["check", "run.yaml"])
+    assert done.exit_code == 2
+    assert f"objective tis_dpo: {says}" in done.output
 
 
 def test_another_vocabulary_is_refused_in_one_line(tiny, tiny_dir, rows_of, readied):

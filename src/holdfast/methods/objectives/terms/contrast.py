@@ -47,11 +47,14 @@ def rank_weights(values: Tensor, lengths: list[int]) -> Tensor:
 
 def compute_model_logps(name: str, policy: Policy, batches: Batches) -> RowValues:
     """Log-probabilities of all labels under another model of the same vocabulary, freed afterwards."""
+    from holdfast.generation.decoder import refuse_setup
     from holdfast.models.loading import load_model
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import RowValues
 
-    model = load_model(name, device=policy.causal.device).model
+    loaded_model = load_model(name, device=policy.causal.device)
+    refuse_setup(f"objective: {name}", loaded_model.path)
+    model = loaded_model.model
     ours, theirs = policy.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size
     if ours != theirs:
         raise UserError(f"{name} has a vocabulary of {theirs} tokens, the model that is trained {ours}; use its kin")
