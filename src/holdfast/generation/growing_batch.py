@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.generation.continuous_batch import REFILL, ContinuousBatch, DecodeJob, PendingSample, Step
 from holdfast.generation.kv_cache import GROWTH, SlotCache
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.placement import widest_dtype
 
 
@@ -29,6 +30,7 @@ class GrowingBatch(ContinuousBatch):
         self.cache.cursor = longest
 
     @torch.no_grad()
+    @pause_compiled()
     def decode_step(self) -> Step:
         """Fill free slots if there are enough of them, decode one token in each."""
         self.counts = Counter()

@@ -16,6 +16,7 @@ def native_lacks(model: Model) -> str:
     import torch
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+    from holdfast.models.compiled_layers import pause_compiled
     from holdfast.models.loading import eval_mode
     from holdfast.models.virtual_tokens import virtual_tokens_of
 
@@ -25,7 +26,7 @@ def native_lacks(model: Model) -> str:
     kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION
     if kinds:
         return f"layers of {', '.join(sorted(kinds))}"
-    with eval_mode(model):
+    with pause_compiled(), eval_mode(model):
         output = model(input_ids=torch.tensor([[0, 1]], device=model.device), use_cache=True)
     layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None for layer in layers)

@@ -21,6 +21,7 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.generation.continuous_batch import PendingSample, build_sample, find_stop
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.llama_family import outputs_agree
 from holdfast.models.loading import has_adapter
 from holdfast.models.placement import widest_dtype
@@ -113,6 +114,7 @@ class GenerateEngine(LocalEngine):
         self._call_generate([sequence.prompt for sequence in batch], batch[0].limit, [_Chooser(lines)], [_Ends(lines)])
         return lines.samples
 
+    @pause_compiled()
     def _call_generate(
         self, prompts: list[list[int]], limit: int, choosers: list[LogitsProcessor], ends: list[StoppingCriteria]
     ) -> None:

@@ -11,9 +11,11 @@ each length that comes would depend on which came first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -29,6 +31,10 @@ Torch's own limit of 8, beyond which it silently compiles no more, is met by a m
 
 TEXT = 160
 """Most characters of an error in the line that tells of it."""
+
+
+_compiled_layers: WeakSet[nn.Module] = WeakSet()
+"""All that there are in this process, also of policies that are gone: a layer stays compiled."""
 
 
 def wants_compiled(setting: str, device: torch.device) -> bool:
@@ -68,6 +74,7 @@ class CompiledLayers:
             self.layers = find()
             for layer in self.layers:
                 layer.compile(dynamic=True, backend=self.backend)
+                _compiled_layers.add(layer)
         except Exception as error:  # a torch that cannot compile here at all, or a model without a list of layers
             self._give_up(error)
 
@@ -75,6 +82,7 @@ class CompiledLayers:
         """From now on run the layers as they are."""
         for layer in self.layers if self.is_on else ():
             layer.compile(disable=True)
+            _compiled_layers.discard(layer)
         self.is_on = False
 
     def can_recover(self, error: BaseException) -> bool:
@@ -109,9 +117,33 @@ class CompiledLayers:
         return call()
 
 
-def pause_compiled(layers: CompiledLayers | None) -> AbstractContextManager[Any]:
-    """A context in which nothing is run compiled: sampling calls layers with caches, one token at a time."""
-    return nullcontext() if layers is None or not layers.is_on else torch.compiler.set_stance("force_eager")
+_pause_lock = threading.Lock()
+_pauses = ExitStack()
+_pause_count = 0
+
+
+@contextmanager
+def pause_compiled() -> Iterator[None]:
+    """Run no layers of this process compiled inside: sampling calls them with caches, one token at a time.
+
+    What is compiled is a model's layers, whoever calls them, so that whoever calls a model and not a policy does it in
+    here. Threads that decode side by side leave in any order: the last one ends the pause.
+    """
+    global _pause_count
+    if not _compiled_layers:
+        yield
+        return
+    with _pause_lock:
+        if not _pause_count:
+            _pauses.enter_context(torch.compiler.set_stance("force_eager"))
+        _pause_count += 1
+    try:
+        yield
+    finally:
+        with _pause_lock:
+            _pause_count -= 1
+            if not _pause_count:
+                _pauses.close()
 
 
 def run_forward(layers: CompiledLayers | None, call: Callable[[], T]) -> T:

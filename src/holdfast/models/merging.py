@@ -10,6 +10,7 @@ from torch import Tensor
 
 from holdfast.axes.registry import name_of
 from holdfast.errors import RunError, UserError
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
@@ -94,5 +95,5 @@ def probe_logps(model: Model) -> Tensor:
     """Next-token log-probabilities [PROBES, LENGTH, V] on random prompts, fp32 on the CPU; mode is left as it is."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (PROBES, LENGTH), generator=generator)
-    with eval_mode(model):
+    with pause_compiled(), eval_mode(model):
         return model(input_ids=ids.to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu()

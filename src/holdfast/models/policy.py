@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from holdfast.errors import UserError
 from holdfast.models.attention_choice import choose_attention
-from holdfast.models.compiled_layers import CompiledLayers, run_forward
+from holdfast.models.compiled_layers import CompiledLayers, pause_compiled, run_forward
 from holdfast.models.fused_llama import LlamaBody
 from holdfast.models.llama_family import outputs_agree, supports_model
 from holdfast.models.lm_head import Head
@@ -59,6 +59,7 @@ class Policy:
         varlen_kernel: For attention by lengths; default torch's, where that runs.
     """
 
+    @pause_compiled()  # an earlier policy of this model may have its layers compiled, which a trial is too short for
     def __init__(
         self,
         model: Model,

@@ -15,6 +15,7 @@ from holdfast.core.files import fresh_file
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Message, Row, Rows, fingerprint_json
 from holdfast.errors import UserError
+from holdfast.pipeline.compiled_passes import compile_passes
 from holdfast.pipeline.readiness import describe_weights_alone
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RunModelServices:
         from holdfast.models.row_features import label_logps
 
         loaded_model, chat = self._load_model(model)
-        policy = _build_policy(loaded_model)
+        policy = self._build_compiled_policy(loaded_model)
         keys = [self._cache_key("logps", _model_identity(loaded_model, chat), list(one)) for one in conversations]
 
         def compute_missing(indices: list[int]) -> list[np.ndarray]:
@@ -68,7 +69,7 @@ class RunModelServices:
         from holdfast.models.row_features import mean_states
 
         loaded_model, chat = self._load_model(None)
-        policy = _build_policy(loaded_model)
+        policy = self._build_compiled_policy(loaded_model)
 
         def compute_missing(indices: list[int]) -> list[np.ndarray]:
             sequences = [chat.encode_text(texts[i]) for i in indices]
@@ -136,6 +137,10 @@ class RunModelServices:
             chat.limit_to(count_embeddings(loaded_model.model))
             self._other = name, loaded_model, chat
         return self._other[1:]
+
+    def _build_compiled_policy(self, loaded_model: LoadedModel) -> Policy:
+        """For forward passes; gradients of single rows are not worth compiling for."""
+        return compile_passes(_build_policy(loaded_model), self.work.recipe.train.compile, self.work.ui.write_once)
 
     def _open_store(self, kind: str) -> ArrayStore:
         return ArrayStore(self.work.folder.path / "cache" / kind)

@@ -13,6 +13,7 @@ from holdfast.evaluation.summary import compute_score, summarise_run
 from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
 from holdfast.models.loading import locate_model
+from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 from holdfast.recipe.schema import Gate
 from holdfast.report.schema import RunReport, validate_report
@@ -200,7 +201,7 @@ def _measure_model(
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.measure import count_items, measure_all
     from holdfast.evaluation.results_store import ResultsStore, shared_store
-    from holdfast.evaluation.subject import EvaluatedModel, precision_of
+    from holdfast.evaluation.subject import EvaluatedModel
     from holdfast.generation.decoder import open_decoder
     from holdfast.generation.factory import build_sample_fn
     from holdfast.models.loading import count_embeddings
@@ -210,11 +211,11 @@ def _measure_model(
     decoder = open_decoder(loaded_model)
     if setup := decoder.build_setup():
         ui.write_line(f"{name}: {setup.line}")
+    policy = compile_passes(decoder.build_policy(), "auto", ui.write_once)
     subject = EvaluatedModel(
         decoder.answer_fingerprint(loaded_model.fingerprint), chat,
         build_sample_fn(decoder.build_engine(chat, fingerprint=loaded_model.fingerprint, say=ui.write_once)),
-        decoder.build_policy(), prompt=decoder.transform_prompt, extra=precision_of(loaded_model.model),
-        reference=reference,
+        policy, prompt=decoder.transform_prompt, extra=describe_arithmetic(policy), reference=reference,
     )  # fmt: skip
     ui.start_phase(f"measure {name}", count_items(tasks))
     store = ResultsStore(Path(out) / "eval" / when) if out is not None else None

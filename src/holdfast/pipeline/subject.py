@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
 from holdfast.pipeline.phases import RunContext, build_cached_judge
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str) -> Evalua
 
     On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
     """
-    from holdfast.evaluation.subject import precision_of
     from holdfast.generation.decoder import Decoder
     from holdfast.generation.factory import HERE
 
@@ -26,12 +26,13 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str) -> Evalua
     engine = decoder.build_engine(
         work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name, say=work.ui.write_once
     )
+    policy = compile_passes(decoder.build_policy(), work.recipe.train.compile, work.ui.write_once)
     return EvaluatedModel(
         model=decoder.answer_fingerprint(name),
-        extra=precision_of(decoder.model),
+        extra=describe_arithmetic(policy),
         chat=work.chat,
         draw=work.journal.build_sample_fn(engine),
-        policy=decoder.build_policy(),
+        policy=policy,
         prompt=decoder.transform_prompt,
         judge=lambda judge, answers: build_cached_judge(judge, work)(answers),
         reference=work.reference,

@@ -40,7 +40,7 @@ class DriftMonitor:
     @torch.no_grad()
     def _compute_logps(self) -> Tensor:
         # A few passes without gradients are not worth code of their own.
-        with eval_mode(self.policy.model), pause_compiled(self.policy.compiled_layers):
+        with eval_mode(self.policy.model), pause_compiled():
             return self.policy.logits_at(self.batch, self.where).log_softmax(-1)
 
     def measure_drift(self) -> dict[str, tuple[float, float]]:

@@ -159,7 +159,7 @@ class Trainer:
     def _run_step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
         began = time.perf_counter()
-        with pause_compiled(self.state.compiled_layers):  # it may sample
+        with pause_compiled():  # it may sample
             batches = self.state.source.step_batches(step, self.state.policy)
         counts = self._sum_counts(batches)
         batches = self._prepare_batches(step, batches)
@@ -309,7 +309,7 @@ class Trainer:
         model = self.state.gather_full_model() if self.machine.is_sharded else self.model
         loss = None
         if self.machine.main:
-            with eval_mode(model), self.machine.preserve_rng(), pause_compiled(self.state.compiled_layers):
+            with eval_mode(model), self.machine.preserve_rng():
                 loss = self.hooks.on_evaluate(steps_done, model)
         # The loss is the main process's; to the others it comes as a sum with zeros.
         has_loss, value = self.machine.sum_over_processes([float(loss is not None), 0.0 if loss is None else loss])
