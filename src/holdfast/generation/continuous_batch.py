@@ -63,6 +63,7 @@ class DecodeJob:
     Args:
         ends: Which tokens can complete a stop string, bool [vocabulary]; `None` without stop strings.
         shared: What all prompts begin with, already read; `None` if that is little.
+        reader: Reads prompts of unlike lengths without padding; `None` where the model does not allow it.
     """
 
     model: Model
@@ -71,6 +72,14 @@ class DecodeJob:
     params: SamplingParams
     ends: np.ndarray | None
     shared: PrefilledPrompts | None
+    reader: PromptReader | None = None
+
+
+class PromptReader(Protocol):
+    """Reads prompts some other way than padded right."""
+
+    def read_prompts(self, prompts: list[list[int]], before: PrefilledPrompts | None = None) -> PrefilledPrompts:
+        """Keys and values of prompts without their last tokens, as `read_prompts` gives them."""
 
 
 class PromptStorage(Protocol):
@@ -189,7 +198,7 @@ class ContinuousBatch:
         self.seeds[row] = sequence.seed
 
     def _prefill_prompts(self) -> None:
-        """Read the next prompts, without their last tokens, in one batch padded right (no mask is needed then)."""
+        """Read the next prompts, without their last tokens, in one batch."""
         width = max(1, len(self.waiting[0].prompt) - 1)
         most = max(1, PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS_OF_CARDS) // width)
         prompts: list[list[int]] = []
@@ -200,10 +209,17 @@ class ContinuousBatch:
                     break
                 prompts.append(self.waiting[0].prompt)
             entries.append((self.waiting.popleft(), len(prompts) - 1))
-        source = read_prompts(self.forward, self.device, prompts, self.job.shared)
+        source = self._read_batch(prompts)
         shared_length = self.job.shared.length if self.job.shared else 0
         self.counts["prompt tokens"] += sum(len(prompt) - 1 - shared_length for prompt in prompts)
         self.ready.extend((sequence, source, prompt) for sequence, prompt in entries)
+
+    def _read_batch(self, prompts: list[list[int]]) -> PrefilledPrompts:
+        """Prompts of one length with nothing before them are what SDPA's causal kernel is quickest at."""
+        job = self.job
+        if job.reader is not None and (job.shared is not None or len(set(map(len, prompts))) > 1):
+            return job.reader.read_prompts(prompts, job.shared)
+        return read_prompts(self.forward, self.device, prompts, job.shared)
 
     def _gather_slots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Bring all sequences into the first `count` slots and forget the others: from where each moved, and whereto.

@@ -12,6 +12,7 @@ of fp32 models equal those of `transformers.generate` but for such ties.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
@@ -26,9 +27,11 @@ from holdfast.generation.continuous_batch import ContinuousBatch, DecodeJob, Pen
 from holdfast.generation.fused_decode import Forward, FusedForward, build_forward
 from holdfast.generation.growing_batch import GrowingBatch
 from holdfast.generation.joint_forward import JointForward
+from holdfast.generation.kept_graphs import KeptGraphs, describe_step
 from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.local import LocalEngine
-from holdfast.generation.static_batch import STEPS, plan_static_batch
+from holdfast.generation.packed_prefill import PackedReader, describe_padding, find_packed_reader
+from holdfast.generation.static_batch import STEPS, StaticBatch, plan_static_batch
 from holdfast.generation.static_forward import (
     StaticForward,
     build_static_forward,
@@ -37,6 +40,7 @@ from holdfast.generation.static_forward import (
     static_lacks,
 )
 from holdfast.generation.supported_models import native_lacks
+from holdfast.models.compiled_layers import pause_compiled
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -71,6 +75,9 @@ class NativeEngine(LocalEngine):
         UserError: If the model has layers that are no attention (state-space or linear ones), or virtual tokens.
     """
 
+    _reader_of: Model | None = None
+    _reader: PackedReader | None = None
+
     name = "native"
     static_devices = frozenset({"cuda"})
 
@@ -80,6 +87,8 @@ class NativeEngine(LocalEngine):
             raise UserError(f"sampling.engine: native cannot run {kind} ({lacks}); use transformers or vllm")
 
     def update_model(self, model: Model, fingerprint: str) -> None:
+        if model is not getattr(self, "model", None):
+            self._kept = KeptGraphs()  # else its key sees what changed
         super().update_model(model, fingerprint)
         self._fuses: set[str] = set()  # joined weights are copies, and prove themselves anew
         self._proofs: dict[type, str] = {}  # of static forward passes: why they are not the model's; "" if they are
@@ -95,16 +104,21 @@ class NativeEngine(LocalEngine):
         try:
             batches = self._form_batches(sequences, params)
             yield from self._decode_serially(batches[0]) if len(batches) == 1 else self._decode_in_threads(batches)
+            for batch in batches:
+                if isinstance(batch, StaticBatch):
+                    self._kept.hand_back(batch.step_key, batch.runner)
         finally:
             self.model.train(training)
 
+    @pause_compiled()
     def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[ContinuousBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
         forward = self._build_forward()
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         ends = self.stop_token_mask(params.stop) if any(params.stop) else None
-        job = DecodeJob(self.model, self.chat, forward, params, ends, self._read_shared_prefix(forward, sequences))
+        before = self._read_shared_prefix(forward, sequences)
+        job = DecodeJob(self.model, self.chat, forward, params, ends, before, self._choose_reader())
         if self.model.device.type in self.static_devices and (batch := self._form_static_batch(job, sequences)):
             return [batch]
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
@@ -120,13 +134,26 @@ class NativeEngine(LocalEngine):
         if static_forward is None:
             self.say(describe_decline(reason))
             return None
+        key = describe_step(self.model, job.params, self.chat.stop_ids, type(static_forward))
         batch, line = plan_static_batch(
-            job, sequences, self.slots, static_forward,
+            job, sequences, self.slots, static_forward, partial(self._kept.take_runner, key),
             captures=self.model.device.type == "cuda", steps=1 if self.on_text else STEPS, say=self.say,
         )  # fmt: skip
         if line:
             self.say(line)
+        if batch is not None:
+            batch.step_key = key
         return batch
+
+    def _choose_reader(self) -> PackedReader | None:
+        """What reads prompts by their lengths; `None`, with a line that says why where there is a kernel for it."""
+        if self.mixture:
+            return None
+        if self._reader_of is not self.model:  # attention does not change with weights
+            self._reader_of, (self._reader, reason) = self.model, find_packed_reader(self.model)
+            if reason:
+                self.say(describe_padding(reason))
+        return self._reader
 
     def _choose_static_forward(self) -> tuple[StaticForward | None, str]:
         """The static forward pass, or why there is none for this call."""

@@ -10,7 +10,7 @@ slots go on from there; what they drew since is drawn again, the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from holdfast.generation.continuous_batch import ContinuousBatch, DecodeJob, Pen
 from holdfast.generation.static_cache import StaticSlotCache, choose_columns, count_fitting_slots, round_capacity
 from holdfast.generation.static_forward import StaticForward, describe_decline
 from holdfast.generation.static_step import StaticStep, StepRunner
+from holdfast.models.compiled_layers import pause_compiled
 
 STEPS = 4
 """Steps between two transfers of tokens to the host."""
@@ -39,9 +40,12 @@ class StaticBatch(ContinuousBatch):
         captures: Whether steps become CUDA graphs.
         steps: Between two transfers to the host.
         say: Told in a line what cannot be captured.
+        runner: Of an earlier call, over the same cache, with its graphs; default a new one.
     """
 
     cache: StaticSlotCache
+    step_key: Hashable = None
+    """What its graphs depend on beside their own tensors (`kept_graphs.describe_step`)."""
 
     def __init__(
         self,
@@ -53,14 +57,16 @@ class StaticBatch(ContinuousBatch):
         captures: bool,
         steps: int = STEPS,
         say: Callable[[str], Any],
+        runner: StepRunner | None = None,
     ) -> None:
         super().__init__(job, sequences, len(cache.numbers))
         self.cache, self.steps = cache, steps
-        self.step = StaticStep(forward, cache, job.params, self.stops)
-        self.runner = StepRunner(self.step, captures, say)
+        self.runner = runner or StepRunner(StaticStep(forward, cache, job.params, self.stops), captures, say)
+        self.step = self.runner.step
         self.block = torch.zeros(steps, len(cache.numbers), dtype=torch.long, device=self.device)
 
     @torch.no_grad()
+    @pause_compiled()
     def decode_step(self) -> Step:
         """Fill free slots if there are enough of them, decode a few tokens in each."""
         self.counts = Counter()
@@ -111,19 +117,27 @@ class StaticBatch(ContinuousBatch):
 
 
 def plan_static_batch(
-    job: DecodeJob, sequences: list[PendingSample], slots: int, forward: StaticForward, **options: Any
+    job: DecodeJob,
+    sequences: list[PendingSample],
+    slots: int,
+    forward: StaticForward,
+    take_kept: Callable[[int, int], StepRunner | None],
+    **options: Any,
 ) -> tuple[StaticBatch | None, str]:
     """A static batch for all sequences, and what is to be said of it in a line; no batch where memory holds no slot.
 
     Args:
         slots: Most of them; fewer where the device's free memory holds fewer of the longest sequence asked for.
+        take_kept: Gives slots and graphs of an earlier call, if it left so many slots with so many columns.
         options: Of `StaticBatch`.
     """
-    first = sequences[0]
-    like = read_prompts(job.forward, job.model.device, [first.prompt[:1] * 2])  # one token as the model keeps it
     # The last token is never read; a thought that the prompt did not open is not reckoned with.
     longest = max(len(s.prompt) + (s.thought.limit if s.thought else s.limit) for s in sequences) - 1
     capacity, most_slots = round_capacity(longest), min(slots, len(sequences))
+    if runner := take_kept(most_slots, capacity):
+        return StaticBatch(job, sequences, runner.step.cache, forward, runner=runner, **options), ""
+    first = sequences[0]
+    like = read_prompts(job.forward, job.model.device, [first.prompt[:1] * 2])  # one token as the model keeps it
     count = count_fitting_slots(most_slots, capacity, like)
     if count < 1:
         return None, describe_decline(f"memory for {longest:,} tokens (prompt and answer) is not free")

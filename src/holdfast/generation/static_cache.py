@@ -132,6 +132,16 @@ class StaticSlotCache(Cache):
             layer.keys[into, :, :longest] = keys[of, :, :longest]
             layer.values[into, :, :longest] = values[of, :, :longest]
 
+    def clear_slots(self) -> None:
+        """Make all slots as they were at first, where they are."""
+        for layer in self.slots:
+            layer.keys.zero_()
+            layer.values.zero_()
+
+    def count_bytes(self) -> int:
+        """Memory that the slots take."""
+        return sum(x.numel() * x.element_size() for layer in self.slots for x in (layer.keys, layer.values))
+
     def grow_columns(self, capacity: int) -> None:
         """Make room for longer sequences. The tensors are others then."""
         for layer in self.slots:

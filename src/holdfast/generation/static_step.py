@@ -20,6 +20,8 @@ from holdfast.generation.static_cache import StaticSlotCache
 from holdfast.generation.static_forward import StaticForward
 from holdfast.generation.token_sampler import choose_tokens, uniform_tensor
 
+MOST_GRAPHS = 16
+"""Graphs of one set of slots; beyond that the oldest goes. Each holds what a step needs beside weights and slots."""
 WARM_STEPS = 3
 """Steps of one size that run as they are before one is captured: they warm up what capturing needs (kernels chosen,
 workspaces taken), and a call that is over by then captures nothing."""
@@ -107,5 +109,7 @@ class StepRunner:
             self.captures = False
             self.say(f"decoding goes on without CUDA graphs, which is slower: {first_line(error)}")
             return False
+        if len(self.graphs) >= MOST_GRAPHS:
+            del self.graphs[next(iter(self.graphs))]
         self.graphs[sizes] = graph
         return True

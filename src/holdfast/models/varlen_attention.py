@@ -39,8 +39,8 @@ than queries, its last query stands at its last key."""
 PREFIX = "holdfast_"
 """Begins the names under which transformers knows our attention functions."""
 
-HARMLESS = {"position_ids", "cache_position", "max_length_k", "cu_seq_lens_k", "position_embeddings"}
-"""What models hand to their attention functions that changes nothing in a call without a cache."""
+HARMLESS = {"position_ids", "cache_position", "max_length_k", "cu_seq_lens_k", "position_embeddings", "use_cache"}
+"""What models hand to their attention functions that changes nothing where keys and values are given whole."""
 
 OLDEST_CAPABILITY = (8, 0)
 """Of GPUs by NVIDIA that flash attention runs on."""

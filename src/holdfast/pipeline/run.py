@@ -76,6 +76,7 @@ def run_prepared(
                 subject = build_subject(work, work.base.model, work.base.fingerprint)
                 before = measure_tasks(work, "measure base", work.tasks, subject, "base", use_shared_store=True)
                 work.reference = subject.own_reference
+                del subject  # its engine keeps slots to decode in, which training has a use for
         ranks.wait_for_all()
         if not ranks.main:
             rows, before = curate_rows(work), {}
