@@ -25,8 +25,8 @@ Where the recipe says nothing: learning rate of base weights and of an adapter, 
 numbers these are. Ten times the rate for an adapter, where the paper has none: it moves a weight by the product of
 two small matrices of which one begins at 0, so the same step of Adam moves it less, and the best rate is about ten
 times as large whatever the rank (Schulman et al. 2025, LoRA Without Regret; the alignment handbook goes from 5e-7 to
-5e-6). `tuner: half` takes the rate of base weights, `optimizer: lomo` has one of its own. Laboratory models have 3e-4
-(adapter 1e-3), 3 epochs and steps of 2,048 tokens for every objective.
+5e-6). `tuner: half` takes the rate of base weights; `optimizer: lomo`, `adalomo`, `adafactor` and `sgd` have rates of
+their own. Laboratory models have 3e-4 (adapter 1e-3), 3 epochs and steps of 2,048 tokens for every objective.
 
 | objective | base weights | adapter | epochs | rows | from |
 |---|---|---|---|---|---|
@@ -77,6 +77,13 @@ def settings_of(variant: Variant) -> str:
     return " with " + ", ".join(f"{k}: {str(v).lower()}" for k, v in variant.knobs.items()) if variant.knobs else ""
 
 
+BY_PATH = """\
+Any optimizer class of `torch.optim` or of an installed library goes by its path, with its own arguments as settings,
+which are checked against its signature: `optimizer: {name: torch.optim.RAdam, betas: [0.9, 0.99]}`. Its rate, schedule
+and clipping are the trainer's; norms and biases are not decayed. [Scaling](scaling.md) has what they take of memory.
+"""
+
+
 def table() -> str:
     """The page: a table for every axis."""
     out = [START]
@@ -93,6 +100,8 @@ def table() -> str:
             out.append(settings())
         if axis == "tuners":
             out.append(traits())
+        if axis == "optimizers":
+            out.append(BY_PATH)
         if axis == "inference":
             out.append(INFERENCE)
     return "\n".join(out)

@@ -16,7 +16,7 @@ from holdfast.lab.reproduce import CLAIMS, claim_of
 ROOT = Path(__file__).parent.parent
 AXES = tuple(axis.plural for axis in METHOD_AXES.values())
 METHODS = [(axis, name) for axis in AXES for name in REGISTRY[axis]]
-BASELINES = {"gold", "sft", "full", "adamw"}
+BASELINES = {"gold", "sft", "full", "adamw", "sgd"}
 """What every reproduction is compared with; it has none of its own."""
 SOURCES = sorted((ROOT / "src" / "holdfast").rglob("*.py"))
 

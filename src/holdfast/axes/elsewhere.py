@@ -10,13 +10,14 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "rloo": "grpo trains on judged answers",
     "freeze": "half moves half of the matrices; lora adds small ones",
     "pissa": "lora starts default, gaussian or orthogonal (tuner.init)",
-    "galore": "lomo is the optimizer that holds no states",
+    "galore": "adalomo is the optimizer that holds neither gradients nor states of the weights' size",
     "prefix": "lora is the adapter there is",
     "ia3": "lora is the adapter there is",
     "llama-adapter": "lora is the adapter there is",
-    **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit",
-                     "lion_8bit", "adafactor", "sgd", "lion", "muon", "rmsprop", "adagrad"],
+    **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit"],
                     "there are adamw, adamw_8bit and lomo, which holds no states at all"),
+    **dict.fromkeys(["lion", "lion_8bit", "rmsprop", "adagrad", "adadelta", "radam", "nadam", "adamax", "rprop"],
+                    "a class of PyTorch or of a library goes by its path, as in optimizer: torch.optim.RAdam"),
 }  # fmt: skip
 """Names of methods that are not here: the nearest that is, or why there is none."""
 

@@ -22,6 +22,9 @@ class Method(BaseModel):
     variant: ClassVar[str] = ""
     """The name of the field that stands for this class, where that is another class with some knobs set."""
 
+    from_path: ClassVar[str] = ""
+    """Where this class stands for one of another library: the path that a recipe names."""
+
     @classmethod
     def reference_page(cls) -> str:
         """The reference page: the cleaned docstring."""

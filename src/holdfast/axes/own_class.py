@@ -1,4 +1,5 @@
-"""Classes of the user's own: `package.module:Class`, or a name that an installed package gives one.
+"""Classes of the user's own: `package.module:Class`, or a name that an installed package gives one; and optimizers of
+PyTorch and of other libraries, as `torch.optim.RAdam` or `torch.optim:RAdam`.
 
 A package names its methods in its pyproject.toml:
 
@@ -41,7 +42,8 @@ def _read_entry_points(path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 def load_class(name: str) -> type[Method]:
     """The class behind `package.module:Class` or the name of an installed package's method, imported now.
 
-    A module is looked for as Python does, and then in the current directory.
+    A module is looked for as Python does, and then in the current directory. An optimizer class of PyTorch's kind gets
+    the method that drives it.
 
     Raises:
         UserError: If there is no such module or class, importing fails, or it is no `Method`.
@@ -49,14 +51,23 @@ def load_class(name: str) -> type[Method]:
     targets = list_plugins().get(name, (name,))
     if len(targets) > 1:
         raise UserError(f"{name}: is the name of {' and of '.join(targets)}; write the one that is meant")
-    module, _, attribute = targets[0].partition(":")
+    module, _, attribute = targets[0].partition(":") if ":" in targets[0] else targets[0].rpartition(".")
     candidate = getattr(_import_module(name, module), attribute, None)
     if isinstance(candidate, type) and issubclass(candidate, Method):
         return candidate
+    if _is_torch_optimizer(candidate):
+        adopt = importlib.import_module("holdfast.methods.optimizers.by_path").adopt_optimizer
+        return adopt(name, candidate)  # type: ignore[no-any-return]
     if candidate is None:
         there = [n for n, value in vars(sys.modules[module]).items() if isinstance(value, type)]
         raise UserError(f"{name} is not a Method class: {module} has no {attribute}{suggest_name(attribute, there)}")
     raise UserError(f"{name} is not a Method class; docs/add-a-method.md says how one is written")
+
+
+def _is_torch_optimizer(candidate: object) -> bool:
+    """Whether something is an optimizer class of PyTorch's kind; whoever defines one has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(candidate, type) and issubclass(candidate, torch.optim.Optimizer)
 
 
 def _import_module(name: str, module: str) -> object:

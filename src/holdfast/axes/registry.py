@@ -15,7 +15,7 @@ from holdfast.axes.elsewhere import method_elsewhere
 from holdfast.axes.method import Method
 from holdfast.axes.own_class import list_plugins, load_class
 from holdfast.axes.variants import VARIANTS, Variant, make_variant
-from holdfast.core.source_hash import source_hash
+from holdfast.core.source_hash import is_installed, source_hash
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
@@ -64,7 +64,11 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "optimizers": {
         "adamw": "holdfast.methods.optimizers.adamw:AdamW",
+        "adafactor": "holdfast.methods.optimizers.adafactor:Adafactor",
+        "sgd": "holdfast.methods.optimizers.sgd:SGD",
+        "muon": "holdfast.methods.optimizers.muon:Muon",
         "lomo": "holdfast.methods.optimizers.lomo:LOMO",
+        "adalomo": "holdfast.methods.optimizers.adalomo:AdaLomo",
     },
     "inference": {
         "dial": "holdfast.methods.inference.dial:Dial",
@@ -115,7 +119,8 @@ def find_method(axis: str, name: str) -> type[Method]:
     """
     if target := target_of(axis, name):
         return _build_variant(axis, name) if name in VARIANTS.get(axis, {}) else _import_class(target)
-    if ":" not in name and name not in list_plugins():
+    is_path = ":" in name or (axis == "optimizers" and "." in name)
+    if not is_path and name not in list_plugins():
         raise UserError(
             f"{name} is not one of the {axis}{method_elsewhere(name) or suggest_name(name, method_names(axis))}"
         )
@@ -166,8 +171,8 @@ def _import_class(target: str) -> type[Method]:
 def name_of(method: Method | type[Method]) -> str:
     """The inverse of `find_method`: what a method is called, for a class of the user's own `package.module:Class`."""
     cls = method if isinstance(method, type) else type(method)
-    if variant_name := vars(cls).get("variant"):
-        return str(variant_name)
+    if short_name := vars(cls).get("variant") or vars(cls).get("from_path"):
+        return str(short_name)
     target = f"{cls.__module__}:{cls.__qualname__}"
     for lines in REGISTRY.values():
         for name, line in lines.items():
@@ -193,5 +198,8 @@ def identity_of(method: Method) -> list[Any]:
 
 
 def source_of(method: Method) -> str | None:
-    """The hash of the source of a class of the user's own; `None` for a class of the package."""
+    """The hash of the source of a class of the user's own; `None` for a class of the package, or of a library."""
+    library_class = getattr(method, "library_class", None)
+    if library_class is not None:
+        return None if is_installed(library_class) else source_hash(library_class)
     return None if type(method).__module__.partition(".")[0] == "holdfast" else source_hash(type(method))

@@ -24,7 +24,7 @@ def source_hash(cls: type) -> str:
     files: dict[str, bytes] = {}
     for base in cls.__mro__:
         top = base.__module__.partition(".")[0]
-        if top in ("holdfast", "pydantic", "builtins", "typing", "abc"):
+        if top in ("holdfast", "pydantic", "torch", "builtins", "typing", "abc"):
             continue
         file = _file_of(base)
         if file is not None:
@@ -35,6 +35,12 @@ def source_hash(cls: type) -> str:
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
     return digest.hexdigest()
+
+
+def is_installed(cls: type) -> bool:
+    """Whether a class belongs to an installed package, and not to a project that is worked on."""
+    file = _file_of(cls)
+    return file is not None and not set(INSTALL_FOLDERS).isdisjoint(file.parts)
 
 
 def _file_of(cls: type) -> Path | None:

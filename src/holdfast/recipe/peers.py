@@ -105,6 +105,8 @@ ALIASES: dict[str, tuple[str, Convert | None]] = {
                 "adamw_torch_fused": "adamw",
                 "adamw_hf": "adamw",
                 "adamw_bnb_8bit": "adamw_8bit",
+                "rmsprop": "torch.optim.RMSprop",
+                "adagrad": "torch.optim.Adagrad",
             }
         ),
     ),

@@ -70,7 +70,7 @@ def test_rules_clip_to_the_running_limit_say_so_and_keep_it(name: str) -> None:
         rule.zero_grad()
         return norm, rule.was_clipped
 
-    p = torch.nn.Parameter(torch.zeros(1))
+    p = torch.nn.Parameter(torch.zeros(1, 1))  # a matrix: there are optimizers of matrices
     rule = rule_of(p)
     assert [step(rule, p, 1.0)[1] for _ in range(2)] == [False, False]
     again, copy = torch.nn.Parameter(p.detach().clone()), {key: t.clone() for key, t in rule.state_tensors().items()}

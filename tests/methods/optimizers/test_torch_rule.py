@@ -101,7 +101,7 @@ def test_what_a_checkpoint_cannot_hold_is_refused():
         walk(model, rules[0], 3)
         walk(model, rules[1], 1)
         rules[1].load(rules[0].state_tensors())
-        counts = [rules[1].optimizer.state[p]["steps"] for p in params.values()]
+        counts = [rules[1].optimizers[0].state[p]["steps"] for p in params.values()]
         assert counts == [kind(3)] * len(counts)
         assert all(type(count) is kind for count in counts)
     kind = str

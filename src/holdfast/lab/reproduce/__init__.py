@@ -51,6 +51,11 @@ CLAIMS: dict[str, str] = {
     "half": "holdfast.lab.reproduce.weights:HALF",
     "lora": "holdfast.lab.reproduce.weights:LORA",
     "lomo": "holdfast.lab.reproduce.weights:LOMO",
+    "lomo-memory": "holdfast.lab.reproduce.from_scratch:LOMO",
+    "adalomo": "holdfast.lab.reproduce.weights:ADALOMO",
+    "adalomo-memory": "holdfast.lab.reproduce.from_scratch:ADALOMO",
+    "adafactor": "holdfast.lab.reproduce.weights:ADAFACTOR",
+    "muon": "holdfast.lab.reproduce.from_scratch:MUON",
     "dial": "holdfast.lab.reproduce.weights:DIAL",
 }
 """Method, or method-something, to its claim, "module:NAME"; imported on first use."""

@@ -1,4 +1,4 @@
-"""Half fine-tuning, LoRA, LOMO and the dial: other weights, other updates, and a way back after training."""
+"""Half fine-tuning, LoRA, optimizers with little state and the dial: other weights, updates, and a way back."""
 
 from __future__ import annotations
 
@@ -50,6 +50,34 @@ LOMO = Claim(
     expects=(gains_as_much("lomo", "sft", at="best"),),
     rates=(0.3, 1, 3),
     verdict=verdict_with_remark("The paper itself warns that plain SGD, which LOMO is, fails on small models."),
+)
+
+ADALOMO = Claim(
+    claim="AdaLomo fine-tunes all weights as well as AdamW does, with hardly any state.",
+    paper="Lv et al. 2023, arXiv 2310.10195",
+    arms={"sft": ["method=sft"], "adalomo": ["method=adalomo", "optimizer.max_grad_norm=0"]},
+    figures=(
+        Figure("target, AdamW", "on par (instruction tuning of Llama, five benchmarks)", gain_of("sft")),
+        Figure("target, AdaLomo", "on par", gain_of("adalomo")),
+        Figure("lost elsewhere, AdamW", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, AdaLomo", "not measured", loss_of("adalomo")),
+    ),
+    expects=(gains_as_much("adalomo", "sft", at="best"), loses_no_more("adalomo", "sft", at="gain")),
+    rates=(1, 3, 10),
+)
+
+ADAFACTOR = Claim(
+    claim="Adafactor trains as well as Adam with states of the size of a matrix's rows and columns.",
+    paper="Shazeer and Stern 2018, arXiv 1804.04235",
+    arms={"sft": ["method=sft"], "adafactor": ["method=adafactor", "optimizer.max_grad_norm=0"]},
+    figures=(
+        Figure("target, AdamW", "comparable (translation)", gain_of("sft")),
+        Figure("target, Adafactor", "comparable", gain_of("adafactor")),
+        Figure("lost elsewhere, AdamW", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, Adafactor", "not measured", loss_of("adafactor")),
+    ),
+    expects=(gains_as_much("adafactor", "sft", at="best"),),
+    rates=(1, 3, 10),
 )
 
 DIAL = Claim(

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from holdfast.axes.optimizer import Optimizer, UpdateRule
 from holdfast.errors import UserError
-from holdfast.methods.optimizers.master_weights import MasterWeights
-from holdfast.methods.optimizers.torch_rule import TorchRule
+from holdfast.methods.optimizers.torch_groups import build_torch_rule, group_by_decay
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
+    from torch.optim import Optimizer as TorchOptimizer
 
 
 class AdamW(Optimizer):
@@ -65,20 +65,17 @@ class AdamW(Optimizer):
 
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
         """The rule over `(name, parameter)` pairs; states are allocated at once, so that the memory probe sees them."""
+        if self.states == "8bit":
+            return self._build_8bit(dict(params))
         import torch
 
-        parameters = dict(params)
-        short = any(p.dtype == torch.bfloat16 for p in parameters.values())
-        masters = MasterWeights(parameters) if short else None
-        moving_params = parameters if masters is None else masters.stand_ins
-        matrices = [p for p in moving_params.values() if p.ndim >= 2]
-        vectors = [p for p in moving_params.values() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        groups = [g for g in groups if g["params"]]
-        if self.states == "8bit":
-            return self._build_8bit(parameters, groups, masters)
-        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for p in moving_params.values())
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=use_fused)
+        pairs = list(params)
+        use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for _, p in pairs)
+
+        def build_optimizers(moving: dict[str, Parameter]) -> list[TorchOptimizer]:
+            groups = group_by_decay(moving.values(), self.weight_decay)
+            rate = self.learning_rate
+            return [torch.optim.AdamW(groups, lr=rate, betas=self.betas, eps=self.eps, fused=use_fused)]
 
         def build_state(p: Parameter) -> dict[str, Tensor]:
             return {
@@ -87,26 +84,27 @@ class AdamW(Optimizer):
                 "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
             }
 
-        return TorchRule(self, parameters, optimizer, build_state, masters)
+        return build_torch_rule(self, pairs, build_optimizers, build_state)
 
-    def _build_8bit(
-        self, parameters: dict[str, Parameter], groups: list[dict[str, Any]], masters: MasterWeights | None
-    ) -> UpdateRule:
+    def _build_8bit(self, params: dict[str, Parameter]) -> UpdateRule:
         """The rule with states in 8 bits, which are allocated at once, too. [Dettmers et al. 2021, arXiv 2110.02861]"""
         self.check_ready()
         import bitsandbytes
 
-        if any(hasattr(p, "full_tensor") for p in parameters.values()):
+        if any(hasattr(p, "full_tensor") for p in params.values()):
             raise UserError("optimizer.states: 8bit cannot be shared out by FSDP; leave it out there")
-        optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)
-        places = {
-            id(p): (group, p, g, i)
-            for g, group in enumerate(optimizer.param_groups)
-            for i, p in enumerate(group["params"])
-        }
+        places: dict[int, tuple[Any, ...]] = {}
+
+        def build_optimizers(moving: dict[str, Parameter]) -> list[TorchOptimizer]:
+            groups = group_by_decay(moving.values(), self.weight_decay)
+            optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)
+            for g, group in enumerate(optimizer.param_groups):
+                places.update({id(p): (optimizer, group, p, g, i) for i, p in enumerate(group["params"])})
+            return [optimizer]
 
         def build_state(p: Parameter) -> dict[str, Tensor]:
-            optimizer.init_state(*places[id(p)])
+            optimizer, *place = places[id(p)]
+            optimizer.init_state(*place)
             return optimizer.state[p]
 
-        return TorchRule(self, parameters, optimizer, build_state, masters)
+        return build_torch_rule(self, params.items(), build_optimizers, build_state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from holdfast.errors import UserError
@@ -24,8 +24,9 @@ class TorchRule:
     Args:
         knobs: The method, for `max_grad_norm` and `clip`.
         params: The trained parameters by name; `optimizer` was built over these.
-        optimizer: Its rate is set before every step, in all its groups alike. What it keeps of a parameter must be
-            tensors, numbers or None: those go into checkpoints as flat safetensors.
+        optimizer: One, or several that share the parameters out. Their rate is set before every step, in all groups
+            alike. What is kept of a parameter must be tensors, numbers or None: those go into checkpoints as flat
+            safetensors.
         build_state: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken
             at once, so that the probe before the first step sees it; without, when the first step takes it.
         masters: Of parameters in bf16; `optimizer` was built over their stand-ins then.
@@ -37,25 +38,29 @@ class TorchRule:
         self,
         knobs: Optimizer,
         params: dict[str, Parameter],
-        optimizer: TorchOptimizer,
+        optimizer: TorchOptimizer | Sequence[TorchOptimizer],
         build_state: Callable[[Parameter], dict[str, Tensor]] | None = None,
         masters: MasterWeights | None = None,
     ) -> None:
-        self.params, self.optimizer, self.masters = params, optimizer, masters
+        self.params, self.masters = params, masters
+        self.optimizers = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
+        self.owners = {id(p): one for one in self.optimizers for group in one.param_groups for p in group["params"]}
+        """The optimizer of each parameter that moves, by the parameter's id."""
         self.moving_params = params if masters is None else masters.stand_ins
         self.clipping = Clipping(knobs)
         if build_state is not None:
             for p in self.moving_params.values():
-                optimizer.state[p] = build_state(p)
+                self.owners[id(p)].state[p] = build_state(p)
 
     @property
     def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        return self.optimizers[0].param_groups[0]["lr"]
 
     @lr.setter
     def lr(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = value
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = value
 
     def begin_pass(self, pass_index: int) -> None:
         """Nothing to prepare."""
@@ -74,8 +79,12 @@ class TorchRule:
             if math.isfinite(limit):
                 clip_grads_with_norm_(present, limit, total)
             self.clipping.record_norm(norm)
-            self.optimizer.step()
+            self._step_optimizers()
         return norm
+
+    def _step_optimizers(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def _step_masters(self, masters: MasterWeights) -> float:
         """As `step`, on the fp32 masters, a few parameters at a time; all sums are in fp32."""
@@ -93,7 +102,7 @@ class TorchRule:
             with masters.hide_gradients() as gradients:
                 for bucket in buckets:
                     with masters.open_bucket(bucket, gradients, scale):
-                        self.optimizer.step()
+                        self._step_optimizers()
         return norm
 
     @property
@@ -101,7 +110,8 @@ class TorchRule:
         return self.clipping.was_clipped
 
     def zero_grad(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         if self.masters is not None:  # their stand-ins have none
             for p in self.params.values():
                 p.grad = None
@@ -117,7 +127,7 @@ class TorchRule:
         flat: dict[str, Tensor] = {}
         known_ids: set[int] = set()
         for name, p in self.moving_params.items():
-            for key, value in self.optimizer.state.get(p, {}).items():
+            for key, value in self.owners[id(p)].state.get(p, {}).items():
                 if isinstance(value, torch.Tensor):  # one that several parameters share is written for each
                     flat[f"{name}.{key}"] = value.clone() if id(value) in known_ids else value
                     known_ids.add(id(value))
@@ -125,7 +135,7 @@ class TorchRule:
                     flat[f"{name}.{key}"] = torch.tensor(value, dtype=torch.float64)
                 elif value is not None:
                     raise UserError(
-                        f"optimizer {type(self.optimizer).__name__} keeps {key} as {type(value).__name__}, which a "
+                        f"optimizer {type(self.owners[id(p)]).__name__} keeps {key} as {type(value).__name__}, which a "
                         "checkpoint cannot hold: only tensors and numbers; use another optimizer"
                     )
         return flat | self.clipping.state_tensors() | ({} if self.masters is None else self.masters.state_tensors())
@@ -133,7 +143,7 @@ class TorchRule:
     def load(self, state: dict[str, Tensor]) -> None:
         now = self.state_tensors()
         for name, p in self.moving_params.items():
-            own = self.optimizer.state.get(p, {})
+            own = self.owners[id(p)].state.get(p, {})
             for key, value in own.items():
                 if isinstance(value, int | float) and f"{name}.{key}" in state:
                     own[key] = type(value)(state[f"{name}.{key}"].item())
@@ -144,17 +154,18 @@ class TorchRule:
             else:  # the optimizer would make it in its first step
                 name, _, state_key = key.rpartition(".")
                 later.setdefault(name, {})[state_key] = tensor
-        if later:
-            self._insert_state(later)
+        for optimizer in self.optimizers if later else ():
+            mine = {name: own for name, own in later.items() if self.owners[id(self.moving_params[name])] is optimizer}
+            self._insert_state(optimizer, mine)
 
-    def _insert_state(self, later: dict[str, dict[str, Tensor]]) -> None:
-        """Give the optimizer what it has not made yet; where and of which type it belongs is its own business."""
-        whole = self.optimizer.state_dict()
-        order = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+    def _insert_state(self, optimizer: TorchOptimizer, later: dict[str, dict[str, Tensor]]) -> None:
+        """Give an optimizer what it has not made yet; where and of which type it belongs is its own business."""
+        whole = optimizer.state_dict()
+        order = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
         for name, state_entries in later.items():
             index = order[id(self.moving_params[name])]
             whole["state"][index] = whole["state"].get(index, {}) | state_entries
-        self.optimizer.load_state_dict(whole)
+        optimizer.load_state_dict(whole)
         for name, state_entries in later.items():  # it makes all of them of the weight's type
-            own = self.optimizer.state[self.moving_params[name]]
+            own = optimizer.state[self.moving_params[name]]
             own.update({key: t.to(own[key].device) for key, t in state_entries.items() if own[key].dtype != t.dtype})
