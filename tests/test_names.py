@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "holdfast"
 
 VERBS = {
     "add", "advance", "apply", "attach", "begin", "build", "check", "close", "compare", "connect", "copy",
-    "curate", "embed", "emit", "encode", "evaluate", "find", "fit", "flush", "forward", "backward", "grow",
+    "curate", "embed", "emit", "encode", "evaluate", "federate", "find", "fit", "flush", "forward", "backward", "grow",
     "judge", "keep", "load", "loglikelihood", "main", "measure", "merge", "open", "parse", "precompute",
     "reproduce", "render", "run", "sample", "save", "start", "step", "train", "update", "warn", "write",
 }  # fmt: skip

@@ -61,6 +61,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "full": "holdfast.methods.tuners.full:Full",
         "lora": "holdfast.methods.tuners.lora:LoRA",
         "half": "holdfast.methods.tuners.half:Half",
+        "spafl": "holdfast.methods.tuners.spafl:SpaFL",
     },
     "optimizers": {
         "adamw": "holdfast.methods.optimizers.adamw:AdamW",

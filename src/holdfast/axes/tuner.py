@@ -12,6 +12,7 @@ from holdfast.axes.method import Method
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from holdfast.models.loading import Model
@@ -151,6 +152,10 @@ class Tuner(Method):
         merges = ("yes" if self.mergeable else "no") if self.adapter else "plain"
         off, packs = ("yes" if answer else "no" for answer in (self.adapter, self.packs_rows()))
         return name, self.taxonomy, self.formula, merges, off, packs, self.memory_class()
+
+    def weight_penalty(self, model: nn.Module) -> Tensor | None:
+        """What is added to the loss of a step, of the weights alone, with its gradient; `None` for nothing."""
+        return None
 
     def frozen_bits(self) -> int | None:
         """In how many bits, 4 or 8, the frozen base is held while this trains; `None`: as it was loaded.

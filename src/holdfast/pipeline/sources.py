@@ -242,7 +242,8 @@ def settle_judge(
     Raises:
         UserError: If the references are free text, no judge is named, and a curator needs one.
     """
-    skill = parse_skill_source(data_label(recipe.data))
+    files = train_files(recipe.data)
+    skill = parse_skill_source(entry_name(files[0])) if len(files) == 1 else None  # several have several judges
     judge = recipe.judge or (SkillJudge(skill=skill) if skill else None)
     if judge is None:
         judge, why = guess_judge(rows)

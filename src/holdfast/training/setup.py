@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,12 +29,13 @@ from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
-from holdfast.training.distributed import Machine, find_layers, gather_full_tensor
+from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
 from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
-    from holdfast.axes.objective import Batches
+    from holdfast.axes.objective import Batches, Objective
+    from holdfast.axes.tuner import Tuner
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
     from holdfast.training.batch_source import BatchSource, OnDemandSource
@@ -85,8 +86,25 @@ def _list_training_methods(recipe: Recipe) -> list[tuple[str, Method]]:
     return [(axis.key, getattr(recipe, axis.key)) for axis in AXES if axis.trains]
 
 
+PENALTY = "penalty"
+"""The term of a step that is the tuner's."""
+
+
 class PreparedObjective(ObjectiveModule):
-    """The wrapped module, with a second entrance for the untouched model's log-probabilities."""
+    """The wrapped module, with a second entrance for the untouched model's log-probabilities.
+
+    Args:
+        tuner: It may add a penalty to the loss; of each micro-batch by its share of the rows, which makes 1 of a step.
+    """
+
+    def __init__(self, policy: Policy, objective: Objective, tuner: Tuner | None = None) -> None:
+        super().__init__(policy, objective)
+        self.tuner = tuner
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+        sums, metrics = super().forward(batch)
+        penalty = None if self.tuner is None else self.tuner.weight_penalty(self.model)
+        return (sums if penalty is None else {**sums, PENALTY: penalty * batch.n_rows}), metrics
 
     def store_reference(self, batch: Batch) -> None:
         """Compute and store the label log-probabilities of `batch` before the weights move."""
@@ -188,7 +206,8 @@ class TrainerState:
         table = self.table if self.has_table else None
         self.attention = describe_attention(self.policy, self.layout, table, machine.is_sharded)
         enable_recomputation(self.policy.causal, recomputation)
-        self.scorer = PreparedObjective(self.policy, recipe.objective)
+        self.has_penalty = tuner.weight_penalty(self.model) is not None
+        self.scorer = PreparedObjective(self.policy, recipe.objective, tuner)
         self._shard_and_compile()
         self.scorer.train()
         self.trainable_parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -201,7 +220,7 @@ class TrainerState:
         self.rule = recipe.optimizer.build(self.trainable_parameters.items())
         self.num_workers, self.draws_random = 1, False
         self.filler = self.shortest_batch()
-        self.terms = list(recipe.objective.normalizers(self.filler))
+        self.terms = list(self.count_terms(self.filler))
         self.resize_micro_batches(self._first_micro_tokens(state))
         self._count_steps()
 
@@ -269,6 +288,17 @@ class TrainerState:
 
     def _count_steps(self) -> None:
         self.steps = count_steps(self.recipe.train, self.sampler)
+
+    def count_terms(self, batch: Batch) -> dict[str, float]:
+        """What each term of the loss of a micro-batch is divided by."""
+        counts = dict(self.recipe.objective.normalizers(batch))
+        return counts | ({PENALTY: float(batch.n_rows)} if self.has_penalty else {})
+
+    def copy_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put values in the place of those of all trained parameters."""
+        with torch.no_grad():
+            for name, parameter in self.trainable_parameters.items():
+                parameter.copy_(reshard_like(tensors[name], parameter))
 
     def collate_rows(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
         """The micro-batch of these rows, on the CPU; `None` for no rows."""
@@ -387,7 +417,6 @@ class TrainerState:
         causal = self.policy.causal
         fresh = AutoModelForCausalLM.from_config(causal.config, dtype=torch.float32)
         fresh.generation_config, fresh.name_or_path = causal.generation_config, causal.name_or_path
-        if self.recipe.tuner.adapter:
-            fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
+        fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
         fresh.load_state_dict(state)
         return fresh

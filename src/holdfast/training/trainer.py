@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from holdfast.training.base_values import fill_reference, precompute_objective
 from holdfast.training.batch_source import build_trainer_state
 from holdfast.training.callbacks import Hooks, Totals, TrainResult
 from holdfast.training.determinism import deterministic_algorithms, needs_deterministic_algorithms
-from holdfast.training.distributed import Machine, gather_full_tensor, reshard_like, reshard_state
+from holdfast.training.distributed import Machine, gather_full_tensor, reshard_state
 from holdfast.training.drift import APART, SHARE, DriftMonitor
 from holdfast.training.plan import boundary_steps
 from holdfast.training.probe import probe_largest_batch
@@ -62,6 +62,7 @@ class Trainer:
         name_row, rerun_hint: What an error calls the row of an index, and the message after Ctrl-C running this once
             more.
         base: Fingerprint of the weights it starts from; a checkpoint of a run that started from others is refused.
+        start: Values of trained parameters to begin with instead of the model's; references are the model's still.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class Trainer:
         name_row: Callable[[int], str] = "row {}".format,
         rerun_hint: str = "the same command",
         base: str = "",
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.model, self.table, self.pad_id = recipe, model, table, pad_id
         self.root = Path(out) / "checkpoints"
         self.hooks = hooks or Hooks()
         self.reference = reference
         self.name_row, self.rerun_hint, self.base = name_row, rerun_hint, base
+        self.start = start or {}
         self.totals = Totals()
         self.selection = Selection(recipe.train.keep, recipe.train.patience)
 
@@ -114,6 +117,8 @@ class Trainer:
                 precompute_objective(self.state, self.root.parent)
         self.drift_monitor = None if machine.is_sharded else DriftMonitor(self.state.policy, self.state.small_batch())
         (self.state.filler,) = self.state.add_step_statistics([self.state.filler])  # type: ignore[assignment]
+        if self.start:
+            self.state.copy_weights({**self.state.trainable_parameters, **self.start})
         start = self._restore_checkpoint(resume_point)
         steps_done = steps = self.state.steps
         if start < steps:
@@ -188,7 +193,7 @@ class Trainer:
     def _sum_counts(self, batches: list[Batch | None]) -> dict[str, float]:
         """What the step holds over all processes: units of the terms, tokens, labels, sequences, requests to stop."""
         real = [b for b in batches if b is not None]
-        batch_counts = [self.recipe.objective.normalizers(b) for b in real]
+        batch_counts = [self.state.count_terms(b) for b in real]
         mine = {t: float(sum(counts[t] for counts in batch_counts)) for t in self.state.terms}
         mine["real tokens"] = sum(b.tokens for b in real)
         mine["labels"] = sum(len(b.labels) for b in real)
@@ -347,16 +352,10 @@ class Trainer:
         if step == steps_done:
             return
         best = checkpoint.load_checkpoint(checkpoint.best_path(self.root, step), made_by)
-        self._copy_weights(best.tensors[self._stem])
+        self.state.copy_weights(best.tensors[self._stem])
         self._send_note(
             f"the weights of step {step} are kept, whose loss was the lowest of {len(self.selection.losses)}"
         )
-
-    def _copy_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Put stored weights in place."""
-        with torch.no_grad():
-            for name, parameter in self.state.trainable_parameters.items():
-                parameter.copy_(reshard_like(tensors[name], parameter))
 
     def _save_checkpoint(self, steps_done: int, made_by: dict[str, Any]) -> None:
         """A checkpoint of `done` steps; every process takes part in making shards whole, the main one writes."""
@@ -387,7 +386,7 @@ class Trainer:
         broken_weights.refuse_broken_checkpoint(
             checkpoint.step_path(self.root, resume_point.step), resume_point.tensors[self._stem]
         )
-        self._copy_weights(resume_point.tensors[self._stem])
+        self.state.copy_weights(resume_point.tensors[self._stem])
         self.selection.restore_losses(resume_point.state.get("losses", []))
         optimizer_state = resume_point.tensors["optimizer"]
         self.state.rule.load(
@@ -401,10 +400,10 @@ class Trainer:
 
     def _build_result(self, start: int, steps_done: int) -> TrainResult:
         model = self.state.gather_full_model() if self.machine.is_sharded else self.model
-        totals = self.totals
+        totals, tuner = self.totals, self.recipe.tuner
         return TrainResult(
-            model=model.eval(),
-            tuner=self.recipe.tuner,
+            model=(model if tuner.adapter else tuner.merge(model)).eval(),
+            tuner=tuner,
             steps=steps_done,
             epochs=self.state.source.epoch_at(steps_done),
             tokens=totals.tokens,

@@ -56,6 +56,7 @@ CLAIMS: dict[str, str] = {
     "adalomo-memory": "holdfast.lab.reproduce.from_scratch:ADALOMO",
     "adafactor": "holdfast.lab.reproduce.weights:ADAFACTOR",
     "muon": "holdfast.lab.reproduce.from_scratch:MUON",
+    "spafl": "holdfast.lab.reproduce.federated:SPAFL",
     "dial": "holdfast.lab.reproduce.weights:DIAL",
 }
 """Method, or method-something, to its claim, "module:NAME"; imported on first use."""
