@@ -27,6 +27,24 @@ Effect = Literal["rewrite", "select", "add", "pair", "mix"]
 """
 
 
+AnswerScore = Callable[["np.ndarray"], float]
+"""From the log-probabilities of an answer's tokens, fp32 [labels], to a number; its source names what is cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """Rows beside the training rows that a curator reads.
+
+    Args:
+        path: A file or `lab:SKILL`, as in `data.train`.
+        columns, ignore: Which of its columns is what, and which are not used, as in `data`.
+    """
+
+    path: str
+    columns: dict[str, int | str] | None = None
+    ignore: tuple[str, ...] = ()
+
+
 class ModelServices(Protocol):
     """What models say of rows, cached on disk by content and model: nothing is computed twice, killed or repeated."""
 
@@ -36,8 +54,14 @@ class ModelServices(Protocol):
     def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
         """As `CurationContext.embed`."""
 
-    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
+    def compute_gradients(self, rows: Rows, projection: int, model: str | None = None) -> np.ndarray:
         """As `CurationContext.compute_gradients`."""
+
+    def score_in_context(self, rows: Rows, examples: Rows, score: AnswerScore) -> np.ndarray:
+        """As `CurationContext.score_in_context`."""
+
+    def train_reference(self, rows: Rows, epochs: float) -> str:
+        """As `CurationContext.train_reference`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +110,37 @@ class CurationContext:
         """
         return self._require_models().embed(texts, encoder)
 
-    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
-        """The gradient of each row's mean loss in the base's weights, projected at random: fp32 [rows, projection].
+    def compute_gradients(self, rows: Rows, projection: int, model: str | None = None) -> np.ndarray:
+        """The gradient of each row's mean loss in the model's weights, projected at random: fp32 [rows, projection].
 
         Inner products of these are unbiased estimates of those of the whole gradients, with a relative error of
         about projection ** -0.5 [count sketch: Charikar et al. 2002]; LESS takes 8192 [Xia et al. 2024, 2402.04333].
         The projection is the same for all rows of a run, and depends on its seed.
+
+        Args:
+            model: As in `compute_logps`.
         """
-        return self._require_models().compute_gradients(rows, projection)
+        return self._require_models().compute_gradients(rows, projection, model)
+
+    def score_in_context(self, rows: Rows, examples: Rows, score: AnswerScore) -> np.ndarray:
+        """The score of each row's last answer behind each example, fp32 [rows, examples].
+
+        The example, without its system message, stands as earlier turns between the row's system message and its
+        question. Where the two together are longer than the model's context there is no number (NaN).
+        """
+        return self._require_models().score_in_context(rows, examples, score)
+
+    def train_reference(self, rows: Rows, epochs: float) -> str:
+        """Fine-tune the base on the answers of `rows` as the recipe trains; the directory of the result.
+
+        It is a training of its own in the run's cache, with the recipe's tuner, optimizer and steps of like size:
+        killed it goes on, and of the same rows and settings it is not repeated.
+        """
+        return self._require_models().train_reference(rows, epochs)
+
+    def load_rows(self, source: RowSource) -> Rows:
+        """The rows of a source."""
+        return self.load(source.path, source.columns, source.ignore)
 
     def _require_models(self) -> ModelServices:
         if self.models is None:
@@ -145,6 +192,34 @@ class Curator(Method):
     def keeps_shape(self, kind: str) -> bool:
         """Whether rows of a shape that holds more than an answer (`data.row_shapes`) are still of it afterwards."""
         return self.effect == "rewrite" and kind == "triple"  # the gold answer of a triple is the row's answer
+
+    def row_sources(self) -> tuple[RowSource, ...]:
+        """The rows it reads beside those it is given: what it makes depends on them too."""
+        return ()
+
+    def named_models(self) -> tuple[str, ...]:
+        """Models of the user's that it asks beside the base: what it makes depends on their weights too."""
+        return self.compared_models()
+
+    def compared_models(self) -> tuple[str, ...]:
+        """Those whose log-probabilities it compares with the base's: their tokenizer must be its."""
+        return ()
+
+    def check_ready(self) -> None:
+        """See that what it needs is here, before anything is measured.
+
+        Raises:
+            UserError: If a package or a model is missing.
+        """
+
+    def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
+        """See that it can work with these rows: asked before a run begins, of what no other curator changes before.
+
+        Args:
+            load: Gives the rows of a source.
+        Raises:
+            UserError: If it would refuse them in `curate`.
+        """
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         """The rows to train on, each with its `origin` and, in `meta`, the trace of the decision.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
+from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.readiness import check_prompt_lengths, check_readiness, describe_decoding, describe_engine
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
@@ -80,18 +81,17 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
     )
     refuse_unmeasured(recipe, tasks)
     warnings += filter(None, (warn_of_nothing_kept(tasks), describe_decoding(base.path)))
-    check_readiness(recipe, sources.judge, base.model, say=ui.write_line)
+    pool = CurationPool(sources.train, base.tokenizer)
+    check_readiness(recipe, sources.judge, base.model, pool=pool, say=ui.write_line)
     as_read, rows = match_recipe_and_rows(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
     context = context_length(base.model.config, recipe.tuner.virtual_tokens())
-    for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
-        ui.write_line(line)
+    write_lines(ui, [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)])
     table, token_report = encode_rows(as_read, rows_for_objective(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)
     warnings += [*plan.warnings, *check_prompt_lengths(tasks, chat, context)]
-    for line in [*token_report.unrolled_lines(), *plan.remarks]:
-        ui.write_line(line)
+    write_lines(ui, [*token_report.unrolled_lines(), *plan.remarks])
     ui.start_phase("estimate")
     return {
         "rows": _row_counts(token_report, len(sources.test)),
@@ -101,6 +101,12 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
         **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), chat.template.thoughts.allows_thought),
         "warnings": warnings, **(_try_judge(sources) if judge else {}),
     }  # fmt: skip
+
+
+def write_lines(ui: Progress, lines: list[str]) -> None:
+    """Say each of them."""
+    for line in lines:
+        ui.write_line(line)
 
 
 def _try_judge(sources: Sources) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from holdfast.axes.curator import AnswerScore
 from holdfast.core.array_store import ArrayStore
 from holdfast.core.files import fresh_file
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Message, Row, Rows, fingerprint_json
 from holdfast.errors import UserError
 from holdfast.pipeline.compiled_passes import compile_passes
+from holdfast.pipeline.context_table import ContextTable
 from holdfast.pipeline.readiness import describe_weights_alone
+from holdfast.pipeline.reference_training import train_reference
 
 if TYPE_CHECKING:
     from holdfast.models.loading import LoadedModel
@@ -95,11 +99,11 @@ class RunModelServices:
         keys = [self._cache_key("sentence", sentences.fingerprint, text) for text in texts]
         return np.stack(self._open_store("embeddings").get_or_compute(keys, compute_missing))
 
-    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
+    def compute_gradients(self, rows: Rows, projection: int, model: str | None = None) -> np.ndarray:
         """Each row's gradient projected at random, fp32 [rows, projection]."""
         from holdfast.models.row_features import projected_gradients
 
-        loaded_model, chat = self._load_model(None)
+        loaded_model, chat = self._load_model(model)
         policy, seed = _build_policy(loaded_model), self.work.recipe.train.seed
         who = [_model_identity(loaded_model, chat), projection, seed, loaded_model.device.type]
         messages, names = [], []
@@ -120,6 +124,28 @@ class RunModelServices:
         keys = [self._cache_key("gradient", who, one) for one in messages]
         row_gradients = self._open_store("gradients").get_or_compute(keys, compute_missing, chunk=32)
         return np.stack(row_gradients) if row_gradients else np.zeros((0, projection), np.float32)
+
+    def score_in_context(self, rows: Rows, examples: Rows, score: AnswerScore) -> np.ndarray:
+        """The score of each row's last answer behind each example, fp32 [rows, examples]; NaN where there is no room.
+
+        Kept are the scores of a block of rows behind one example.
+        """
+        loaded_model, chat = self._load_model(None)
+        table = ContextTable(_build_policy(loaded_model), chat, rows, examples, score)
+        identity = [_model_identity(loaded_model, chat), inspect.getsource(score)]
+        keys = [self._cache_key("in context", identity, *table.describe_cell(cell)) for cell in table.cells]
+
+        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+            cells = [table.cells[i] for i in indices]
+            self.work.ui.advance(sum(len(table.blocks[cell.block].rows) for cell in cells))
+            return [table.score_cell(cell) for cell in cells]
+
+        self.work.ui.start_phase(f"{self.curator}: rows behind examples", len(rows) * len(examples))
+        return table.fill_scores(self._open_store("in_context").get_or_compute(keys, compute_missing, chunk=64))
+
+    def train_reference(self, rows: Rows, epochs: float) -> str:
+        """Fine-tune the base on rows, once; the directory of the result."""
+        return str(train_reference(self.work, self.curator, rows, epochs))
 
     def _load_model(self, name: str | None) -> tuple[LoadedModel, Chat]:
         """The base, or another model, with its chat."""

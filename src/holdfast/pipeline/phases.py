@@ -28,13 +28,13 @@ from holdfast.evaluation.task import ItemResult, Task
 from holdfast.pipeline.curation_key import compute_curation_key, list_curators
 from holdfast.pipeline.curation_services import DropList, RunModelServices, open_drop_list
 from holdfast.pipeline.readiness import describe_weights_alone
+from holdfast.pipeline.row_encoding import MANY, encode_rows
 from holdfast.pipeline.run_dir import RunDirectory, free_name
 from holdfast.pipeline.sources import Sources, makes_pairs, open_extra_rows
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from holdfast.data.batching.tokenize import TableReport, TokenTable
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.journal import Journal
@@ -46,8 +46,6 @@ PLAIN = 3
 """Of them, those of an origin that are trained on as they came."""
 TRIES = 3
 """Answers of the model kept with each of them."""
-MANY = 50_000
-"""Rows from which on their tokens are kept on disk, not in memory."""
 
 
 @dataclass(slots=True)
@@ -158,7 +156,7 @@ def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], 
             else partial(_refuse_undeclared, name, "judges"),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
-            load=partial(open_extra_rows, work.recipe, say=work.ui.write_line),
+            load=partial(open_extra_rows, work.recipe, say=work.ui.write_once),
             note=note,
             drop=partial(drops.add, name),
             models=RunModelServices(work, name),
@@ -251,30 +249,6 @@ def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | No
     return build_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
         slots=work.recipe.sampling.slots, say=work.ui.write_once,
-    )  # fmt: skip
-
-
-LONGEST = 2048
-"""Most tokens of a row where the recipe says nothing."""
-
-
-def encode_rows(
-    recipe: Recipe, rows: Rows, chat: Chat, context: int | None, cache: Path | None = None
-) -> tuple[TokenTable, TableReport]:
-    """The rows tokenised as the recipe says, and what became of each; of many rows the tokens are kept in `cache`.
-
-    Args:
-        rows: As `rows_for_objective` gives them.
-        context: Most tokens the model can read, if there is a limit.
-    """
-    from holdfast.data.batching.tokenize import build_table
-
-    return build_table(
-        rows, chat,
-        max_length=recipe.train.max_length or LONGEST, context=context, too_long=recipe.data.too_long,
-        kind=recipe.objective.row_shape(), columns=recipe.objective.value_columns(),
-        prompts=recipe.objective.extra_prompts(),
-        cache=cache if len(rows) > MANY else None,
     )  # fmt: skip
 
 

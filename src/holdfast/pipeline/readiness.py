@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.judge import Judge
 from holdfast.axes.registry import name_of
 from holdfast.errors import UserError
+from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.schema import Recipe
 
@@ -26,7 +27,8 @@ def check_readiness(
     model: Model | None = None,
     *,
     samples: bool = True,
-    say: Callable[[str], None] | None = None,
+    pool: CurationPool | None = None,
+    say: Callable[[str], Any] | None = None,
 ) -> None:
     """Try the engine, the judge, and the tuner on the model: none of them is needed before the base is measured.
 
@@ -34,6 +36,7 @@ def check_readiness(
         judge: The recipe's, or the one found for its rows, if any.
         model: The base; default: the shape of the recipe's, without weights.
         samples: Whether rows are still to be sampled, so that the engine is needed.
+        pool: What curators choose from, where they are still to do that.
         say: Told what keeps code that the judge runs from harm.
     Raises:
         UserError: What the run would have raised after its first hours.
@@ -57,6 +60,8 @@ def check_readiness(
             say(line)
         if judge.needs_engine and (kind := getattr(judge, "engine", None)):
             check_engine(kind, getattr(judge, "model", None))
+    if pool is not None:
+        check_curators(recipe, pool, say or len)
     recipe.optimizer.check_ready()
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
     for analysis in recipe.analyses:

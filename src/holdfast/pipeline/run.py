@@ -14,6 +14,7 @@ from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_file, remove_leftovers
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
+from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.curation_key import open_replay_rows
 from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
@@ -168,7 +169,8 @@ def prepare_run(
             ui.warn(line)
         _report_limits(recipe, base, sources, tasks, chat, ui)
     if ranks.main and not recipe.stages:
-        check_readiness(recipe, sources.judge, base.model, samples=restart or not is_curated(recipe), say=ui.write_line)
+        pool = CurationPool(sources.train, base.tokenizer) if restart or not is_curated(recipe) else None
+        check_readiness(recipe, sources.judge, base.model, samples=pool is not None, pool=pool, say=ui.write_once)
     folder = open_run_directory(resolved_recipe, ranks, ui, restart)
     if ranks.main and not folder.is_complete and (chat_sources := derived_sources(recipe.data, chat)):
         folder.write_resolved(resolved_recipe, chat_sources)

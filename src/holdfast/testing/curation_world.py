@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.axes.curator import CurationContext, Curator
+from holdfast.axes.curator import AnswerScore, CurationContext, Curator
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.axes.judge import JudgeRequest, Verdict
 from holdfast.axes.registry import name_of
-from holdfast.data.rows import Message, Row, Rows
+from holdfast.data.rows import Message, Row, Rows, fingerprint_rows
 from holdfast.generation.journal import Journal
 from holdfast.methods.judges.number import Number
 
@@ -118,10 +118,21 @@ class ScriptedModels:
         vectors = [_random_of(json.dumps([text, encoder])).normal(size=16) for text in texts]
         return np.array([v / np.linalg.norm(v) for v in vectors], np.float32).reshape(len(texts), 16)
 
-    def compute_gradients(self, rows: Rows, projection: int) -> np.ndarray:
+    def compute_gradients(self, rows: Rows, projection: int, model: str | None = None) -> np.ndarray:
         """As `CurationContext.compute_gradients`."""
-        vectors = [_random_of(json.dumps(row.messages)).normal(size=projection) for row in rows]
+        vectors = [_random_of(json.dumps([row.messages, model])).normal(size=projection) for row in rows]
         return np.array(vectors, np.float32).reshape(len(rows), projection)
+
+    def score_in_context(self, rows: Rows, examples: Rows, score: AnswerScore) -> np.ndarray:
+        """As `CurationContext.score_in_context`: the score of an example's turns before the row's."""
+        scores = [
+            [score(self.compute_logps([[*example.messages, *row.messages]])[0]) for example in examples] for row in rows
+        ]
+        return np.array(scores, np.float32).reshape(len(rows), len(examples))
+
+    def train_reference(self, rows: Rows, epochs: float) -> str:
+        """As `CurationContext.train_reference`: a name for what would be trained."""
+        return f"trained on {fingerprint_rows(rows)} for {epochs:g}"
 
 
 def _random_of(text: str) -> np.random.Generator:

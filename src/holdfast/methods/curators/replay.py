@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from holdfast.axes.curator import CurationContext, Curator, Effect
+from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Row, RowMap, Rows
 from holdfast.data.trace import record_decision
 
@@ -39,12 +39,13 @@ class Replay(Curator):
     )
     ignore: tuple[str, ...] = Field((), description="Columns of the file that are not used, as in data.ignore.")
 
+    def row_sources(self) -> tuple[RowSource, ...]:
+        return (RowSource(self.path, self.columns, self.ignore),)
+
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         from holdfast.data.mixture import mix_replay
 
-        mixture = mix_replay(
-            rows, context.load(self.path, self.columns, self.ignore), share=self.share, seed=context.seed
-        )
+        mixture = mix_replay(rows, context.load_rows(self.row_sources()[0]), share=self.share, seed=context.seed)
         context.note("replayed", len(mixture) - len(rows))
         # Rows that an earlier curator replayed have told so already.
         return RowMap(
