@@ -206,6 +206,13 @@ class Train(RecipeSection):
         description="Compile the decoder layers with torch.compile: seconds once, each step quicker. auto = on CUDA. "
         "Where it fails they run as they are, with a line that says so.",
     )
+    residual_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout on what the last layer's attention and MLP add to the residual stream, falling linearly "
+        "to 0 in the first layer; LIMA: 0.3, in smaller models 0.2.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 
     @field_validator("gradient_checkpointing", "compile", mode="before")

@@ -27,6 +27,7 @@ from holdfast.models.loading import fingerprint_of
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
 from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
+from holdfast.models.residual_dropout import attach_residual_dropout
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
@@ -34,6 +35,8 @@ from holdfast.training.layout import choose_layout, describe_attention, share_pa
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from holdfast.axes.objective import Batches, Objective
     from holdfast.axes.tuner import Tuner
     from holdfast.models.loading import Model
@@ -65,6 +68,8 @@ def collect_training_settings(
             flat[f"source of {name_of(method)}"] = source[:12]
     shaping = {name: getattr(recipe.train, name) for name in SHAPING} | {"batch_tokens": batch_tokens}
     train = recipe.train
+    if train.residual_dropout:  # checkpoints of before there was it had none
+        shaping["residual_dropout"] = train.residual_dropout
     if train.keep != "last" or train.patience is not None:  # else evaluations change nothing
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every
@@ -167,6 +172,7 @@ class TrainerState:
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.compiled_layers = CompiledLayers(note)
+        self.dropout_hooks: list[RemovableHandle] = []
         self.source: BatchSource = TableSource(self)
         self.full_table, self.table = table, table.keep_first_sequences(recipe.objective.sequences_per_step())
         most = recipe.objective.paper_settings.batch
@@ -195,6 +201,8 @@ class TrainerState:
         tuned = tuner.apply(self.model, recipe.train.seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
+        if (top := recipe.train.residual_dropout) > 0:
+            self.dropout_hooks = attach_residual_dropout(find_layers(self.model), top)
         recomputation = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recomputation=recomputation)
         if wants_compiled(recipe.train.compile, machine.device):
@@ -232,6 +240,12 @@ class TrainerState:
                 register_fsdp_forward_method(self.scorer, name)
         if self.policy.compiled_layers is not None:
             self.compiled_layers.start(lambda: find_layers(self.model))
+
+    def release_layers(self) -> None:
+        """Leave the layers as they were before training: neither compiled nor with dropout between them."""
+        self.compiled_layers.stop_compiling()
+        for hook in self.dropout_hooks:
+            hook.remove()
 
     def _add_value_head(self) -> None:
         """Give the policy a value head, which trains with the model."""

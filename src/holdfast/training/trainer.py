@@ -134,7 +134,7 @@ class Trainer:
                 del self.module  # what DDP wraps would keep the processes' connection open for as long as this lives
         elif self.selection.decides:
             self._evaluate_model(steps, steps, made_by)
-        self.state.compiled_layers.stop_compiling()
+        self.state.release_layers()
         self._restore_best_weights(steps_done, made_by)
         return self._build_result(start, steps_done)
 
