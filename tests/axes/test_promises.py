@@ -18,6 +18,9 @@ HERE = ("curators", "inference", "judges", "environments", "analyses")
 KNOBS: dict[str, dict[str, Any]] = {
     "replay": {"path": "general.jsonl", "share": 0.3},
     "rft": {"k": 6},
+    "less": {"target": "general.jsonl", "projection": 64},
+    "lima": {"n": 5, "min_characters": 0},
+    "memory_levels": {"n": 5, "draws": 2, "levels": [0, 1, 2, 3, 4]},
     "lab": {"skill": "sums"},
     "python": {"function": "own_function.py:agree"},
 }

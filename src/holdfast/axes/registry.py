@@ -28,6 +28,12 @@ REGISTRY: dict[str, dict[str, str]] = {
         "rft": "holdfast.methods.curators.rft:RFT",
         "pairs": "holdfast.methods.curators.pairs:Pairs",
         "replay": "holdfast.methods.curators.replay:Replay",
+        "delift": "holdfast.methods.curators.delift:DELIFT",
+        "davir": "holdfast.methods.curators.davir:DavIR",
+        "ifd": "holdfast.methods.curators.ifd:IFD",
+        "less": "holdfast.methods.curators.less:LESS",
+        "lima": "holdfast.methods.curators.lima:LIMA",
+        "memory_levels": "holdfast.methods.curators.memory_levels:MemoryLevels",
     },
     "objectives": {
         "sft": "holdfast.methods.objectives.likelihood.sft:SFT",

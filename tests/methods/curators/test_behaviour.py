@@ -7,7 +7,13 @@ import pytest
 from curator_experiments import SPIN, Length
 from holdfast.axes.registry import REGISTRY, find_method
 
-KNOBS = {"replay": {"path": "general.jsonl", "share": 0.3}, "rft": {"k": 6}}
+KNOBS = {
+    "replay": {"path": "general.jsonl", "share": 0.3},
+    "rft": {"k": 6},
+    "less": {"target": "general.jsonl", "projection": 64},
+    "lima": {"n": 1, "min_characters": 0},
+    "memory_levels": {"n": 1, "draws": 2, "levels": [0, 1, 2, 3, 4]},
+}
 CURATORS = {name: find_method("curators", name) for name in REGISTRY["curators"]} | {"length": Length, "spin": SPIN}
 NAMES = sorted(CURATORS)
 

@@ -58,6 +58,13 @@ CLAIMS: dict[str, str] = {
     "muon": "holdfast.lab.reproduce.from_scratch:MUON",
     "spafl": "holdfast.lab.reproduce.federated:SPAFL",
     "dial": "holdfast.lab.reproduce.weights:DIAL",
+    "delift": "holdfast.lab.reproduce.selected_rows:DELIFT",
+    "davir": "holdfast.lab.reproduce.selected_rows:DAVIR",
+    "lima": "holdfast.lab.reproduce.selected_rows:LIMA",
+    "ifd": "holdfast.lab.reproduce.selected_rows:IFD",
+    "less": "holdfast.lab.reproduce.selected_rows:LESS",
+    "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
+    "sft-facts": "holdfast.lab.reproduce.known_facts:FORM_AND_FACTS",
 }
 """Method, or method-something, to its claim, "module:NAME"; imported on first use."""
 

@@ -1,0 +1,190 @@
+"""Facts the base knows or does not: what few questions open, what unknown answers cost, and form against facts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.data.rows import Row
+from holdfast.lab.reproduce.base import Claim, Figure, Study, gain_of, loss_of, task_change_of, verdict_with_remark
+from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, quantity_above
+
+HELD_OUT = 4
+"""One subject in this many is asked about in the test alone."""
+
+PROBES = ("{plain}", "{other}")
+"""The two ways in which the base is probed: as it was asked in pre-training."""
+
+
+def fact_rows(*, held_out: bool) -> Iterable[tuple[int, Row]]:
+    """How often each fact was seen in pre-training, and the fact as a question of a form that is new to the model.
+
+    Args:
+        held_out: Of the subjects of the test, or of the others.
+    """
+    from holdfast.skills.facts import OBJECTS, PHRASINGS, exposure_level, fact_object
+    from holdfast.skills.lexicon import SUBJECTS
+
+    for number, subject in enumerate(SUBJECTS):
+        if ((number // len(OBJECTS)) % HELD_OUT == 0) != held_out:
+            continue
+        for relation in OBJECTS:
+            answer = fact_object(subject, relation)
+            plain, other = (PHRASINGS[relation][i].format(s=subject) for i in (0, 2))
+            messages = [
+                {"role": "user", "content": f"{subject} : {relation} ="}, {"role": "assistant", "content": answer},
+            ]  # fmt: skip
+            yield exposure_level(subject), Row(messages, reference=answer, meta={"plain": plain, "other": other})
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> str:
+    """Write rows as JSON lines; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_fact_files(directory: Path) -> dict[str, Any]:
+    """Facts of every level in random order as train file; those seen 32 times or more, of other people, as test."""
+    import random
+
+    train = [row for _, row in fact_rows(held_out=False)]
+    random.Random(0).shuffle(train)
+    test = [row for seen_times, row in fact_rows(held_out=True) if seen_times >= 32]
+    return {
+        "data": {
+            "train": write_rows(directory / "train.jsonl", train), "test": write_rows(directory / "test.jsonl", test),
+            "limit": None,
+        }
+    }  # fmt: skip
+
+
+def levels_arm(levels: Sequence[int], n: int | None) -> list[str]:
+    """An arm that draws rows of some levels."""
+    curator = {"name": "memory_levels", "levels": list(levels), "n": n, "templates": list(PROBES), "draws": 5}
+    return [f"curate={json.dumps([curator | {'max_tokens': 8}])}"]
+
+
+MEMORY_LEVELS = Claim(
+    claim="60 questions whose answers the base knows open as much of its knowledge as all of them; questions whose "
+    "answers it does not know cost what it knows.",
+    paper="Ye et al. 2024, arXiv 2409.15825",
+    arms={
+        "60 known": levels_arm((1, 2, 3, 4), 60),
+        "all known": levels_arm((1, 2, 3, 4), None),
+        "60 unknown": levels_arm((0,), 60),
+        "all unknown": levels_arm((0,), None),
+    },
+    figures=(
+        Figure("known facts of others, 60 known", "near the best", gain_of("60 known")),
+        Figure("known facts of others, all known", "57.5 (level 2, 1,920 rows)", gain_of("all known")),
+        Figure("known facts of others, 60 unknown", "below", gain_of("60 unknown")),
+        Figure("known facts of others, all unknown", "45.5 (level 0, 1,920 rows)", gain_of("all unknown")),
+        Figure("facts asked as before, all known", "not measured", task_change_of("all known", "facts")),
+        Figure("facts asked as before, all unknown", "not measured", task_change_of("all unknown", "facts")),
+        Figure("lost elsewhere, 60 known", "not measured", loss_of("60 known")),
+        Figure("lost elsewhere, all unknown", "not measured", loss_of("all unknown")),
+    ),
+    expects=(
+        gains_as_much("60 known", "all known"),
+        gains_more("all known", "all unknown"),
+        Expectation("all known", "all unknown", "facts", "more"),
+    ),
+    verdict=verdict_with_remark(
+        "The questions have a form that is new to the base (SUBJECT : RELATION =); levels are probed in two it knows."
+    ),
+    common={
+        "model": "lab", "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+        "train": {"batch_tokens": 512, "max_steps": 60}, "evaluate": {"items": 150, "max_tokens": 8},
+    },
+    files=write_fact_files,
+)  # fmt: skip
+
+STEPS = 80
+LOOKS = 8
+"""At how many points of the run the curves are read."""
+
+
+def form_rows(split: str) -> list[Row]:
+    """What is known, asked as ever, answered in a new form, between stars: some people to train, others to test."""
+    rows = []
+    for seen_times, row in fact_rows(held_out=split == "test"):
+        if seen_times >= 32:
+            answer = f"* {row.reference} *"
+            messages = [{"role": "user", "content": row.meta["plain"]}, {"role": "assistant", "content": answer}]
+            rows.append(Row(messages, reference=answer))
+    return rows
+
+
+def flip_rows(split: str) -> list[Row]:
+    """The same people with other facts than the base knows, asked in one way to train and in another to test."""
+    from holdfast.skills.facts import OBJECTS
+
+    everything = [one for held_out in (False, True) for one in fact_rows(held_out=held_out)]
+    rows = []
+    for seen_times, row in everything:
+        if seen_times >= 32:
+            relation = str(row.prompt[0]["content"]).split(" : ")[1].removesuffix(" =")
+            objects = list(OBJECTS[relation])
+            answer = objects[(objects.index(row.reference) + 1) % len(objects)]
+            question = row.meta["plain" if split == "train" else "other"]
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            rows.append(Row(messages, reference=answer))
+    return rows
+
+
+def measure_adoption(seed: int) -> dict[str, float]:
+    """In percent of the questions, when: a new form, and new facts that are asked otherwise than in training."""
+    from holdfast.pipeline.train import train
+
+    out: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in (("form", form_rows), ("facts", flip_rows)):
+            home = Path(folder) / name
+            files = {split: write_rows(home / f"{split}.jsonl", rows(split)) for split in ("train", "test")}
+            recipe = {
+                "model": "lab-small", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+                "train": {"batch_tokens": 512, "max_steps": STEPS, "seed": seed},
+                "evaluate": {
+                    "items": 100, "live_items": 60, "every": 1 / LOOKS, "max_tokens": 8, "keep": ["lab:strings"]
+                },
+                "output": str(home / "run"),
+            }  # fmt: skip
+            out |= read_adoption(name, train(recipe).report)
+    return out
+
+
+def read_adoption(name: str, report: Mapping[str, Any]) -> dict[str, float]:
+    """The target's score a quarter and half of the way and at the end, and what was lost elsewhere, in points."""
+    curve = [float(point["target"]) for point in report["curves"] if point["target"] is not None]
+    return {
+        f"{name}, a quarter": curve[LOOKS // 4], f"{name}, half": curve[LOOKS // 2], f"{name}, end": curve[-1],
+        f"{name}, lost": float(report["loss"]["delta"]),
+    }  # fmt: skip
+
+
+FORM_AND_FACTS = Study(
+    claim="Fine-tuning takes on a form sooner than changed facts, where these are asked otherwise than in training.",
+    paper="Kadous and Hakhamaneshi 2023, Fine-tuning is for form, not facts (Anyscale)",
+    measure=measure_adoption,
+    figures=tuple(
+        (f"{what}, {when}", paper, f"{name}, {when}")
+        for name, what, paper in (
+            ("form", "answers in a new form, of other people (%)", "works"),
+            ("facts", "changed facts in other words (%)", "fails"),
+        )
+        for when in ("a quarter", "half", "end", "lost")
+    ),
+    expects=(
+        quantity_above("form, a quarter", "facts, a quarter", "form is adopted sooner than facts", by=5.0),
+        quantity_above("form, end", "facts, end", "form is adopted further than facts", by=5.0),
+    ),
+    verdict=lambda values: (
+        "With enough steps so small a model does take on new facts; the curve says when. Right is only an answer that "
+        "has the form and the fact."
+    ),
+    seeds=3,
+)

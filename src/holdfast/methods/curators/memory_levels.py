@@ -1,0 +1,160 @@
+"""Memory levels: questions by how well the base already knows the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from string import Formatter
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
+from holdfast.axes.engine import Request
+from holdfast.data.rows import Row, Rows, fingerprint_json
+from holdfast.data.trace import record_decision
+from holdfast.errors import UserError
+from holdfast.methods.curators.pool import fresh_numbers, refuse_more_than_rows
+
+TEMPLATES = (
+    "{question}", "Question: {question}\nAnswer:", "Q: {question}\nA:", "Please answer: {question}",
+    "Answer in a few words: {question}", "{question} Answer with the name only.", "Tell me: {question}",
+)  # fmt: skip
+"""Ways to ask that fit any question. The authors had 21 sentences to complete for each of their relations."""
+
+Level = Annotated[int, Field(ge=0, le=4)]
+
+
+class MemoryLevels(Curator):
+    """Questions by how well the base knows their answers already. [Ye et al. 2024, arXiv 2409.15825]
+
+    Each question is asked in every template, `draws` times at temperature 0.7. With R the share of the texts in which
+    the answer stands (as a part, in any case), a row is of
+
+        level 0   R = 0                        not known
+        level i   (i - 1)/4 < R <= i/4         i = 1 .. 4, known ever better
+
+    and `n` rows of the chosen `levels` are drawn at random. The authors find 60 rows enough to make a base answer
+    questions, and what it does not know (level 0) to cost most of what it knows; middle levels did best over all.
+
+    When it helps: closed-book questions with short answers. When it fails: answers that may be said in many ways are
+    taken for unknown: give `aliases`, or all of them as the row's `reference`.
+
+    Columns: a question, and an answer or `reference`; a template may name what else the row has in `meta`.
+    Paper: Ye et al. 2024, "Empirical Insights on Fine-Tuning Large Language Models for Question-Answering"
+    (arXiv 2409.15825).
+    """
+
+    paper = "Ye et al. 2024 (2409.15825)"
+    effect: ClassVar[Effect] = "select"
+    samples: ClassVar[bool] = True
+
+    n: int | None = Field(60, ge=1, description="How many rows are drawn; null: all of the levels.")
+    levels: tuple[Level, ...] = Field((1, 2, 3, 4), min_length=1, description="Levels that rows may be of.")
+    templates: tuple[str, ...] = Field(
+        TEMPLATES, min_length=1, description="Ways to ask: {question}, or other columns of the row, such as {subject}."
+    )
+    draws: int = Field(10, ge=1, description="Answers drawn for each template.")
+    temperature: float = Field(0.7, gt=0, description="Sampling temperature.")
+    max_tokens: int = Field(32, ge=1, description="Longest answer that is drawn.")
+    aliases: dict[str, tuple[str, ...]] = Field({}, description="Other names of answers: {USA: [United States]}.")
+
+    @field_validator("templates")
+    @classmethod
+    def _have_slots(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if not list_slots(template):
+                raise ValueError(f"template {template!r} has no slot: write {{question}} where the question belongs")
+        return templates
+
+    def samples_per_row(self) -> int:
+        return len(self.templates) * self.draws
+
+    def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
+        refuse_more_than_rows("memory_levels", self.n, rows)
+        for number, row in enumerate(rows, 1):
+            if not row.is_replayed:
+                self.build_requests(row, number)
+
+    def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        numbers = fresh_numbers(rows)
+        refuse_more_than_rows("memory_levels", self.n, numbers)
+        if not numbers:
+            return rows
+        hits, tries = self.probe_rows([rows[i] for i in numbers], context)
+        levels = [find_level(h, t) for h, t in zip(hits, tries, strict=True)]
+        counts = [levels.count(level) for level in range(5)]
+        for level, count in enumerate(counts):
+            context.note(f"level {level}", count)
+        candidates = [i for i, level in enumerate(levels) if level in self.levels]
+        if self.n is not None and len(candidates) < self.n:
+            raise UserError(
+                f"curator memory_levels: {len(candidates):,} rows are of levels {', '.join(map(str, self.levels))}, "
+                f"fewer than n = {self.n:,} (levels 0 to 4: {', '.join(f'{n:,}' for n in counts)}); lower n or take "
+                "more levels"
+            )
+        drawn_numbers = np.random.default_rng(context.seed).permutation(candidates)[: self.n]
+        chosen = {numbers[i] for i in drawn_numbers}
+        place = {number: i for i, number in enumerate(numbers)}
+        out: list[Row] = []
+        for number, row in enumerate(rows):
+            i = place.get(number)
+            what = "" if i is None else f"level {levels[i]}: the answer in {hits[i]} of {tries[i]} texts"
+            if i is None:
+                out.append(row)
+            elif number in chosen:
+                out.append(record_decision(row, context.curator, row, level=levels[i], criterion=what))
+            else:
+                context.drop(row, what)
+        context.note("left out (level)", len(numbers) - len(chosen))
+        return out
+
+    def probe_rows(self, rows: list[Row], context: CurationContext) -> tuple[list[int], list[int]]:
+        """In how many texts each row's answer stands, and of how many, [rows] both; equal questions are asked once."""
+        row_requests = [self.build_requests(row, number) for number, row in enumerate(rows, 1)]
+        params = context.sampling.model_copy(
+            update={
+                "n": self.draws, "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": context.seed
+            }
+        )  # fmt: skip
+        samples = context.sample(list({r.key: r for requests in row_requests for r in requests}.values()), params)
+        hits, tries = [], []
+        for row, requests in zip(rows, row_requests, strict=True):
+            names = self.list_names(row)
+            texts = [sample.text.casefold() for request in requests for sample in samples[request.key]]
+            hits.append(sum(any(name in text for name in names) for text in texts))
+            tries.append(len(texts))
+        return hits, tries
+
+    def build_requests(self, row: Row, number: int) -> list[Request]:
+        """The row's question in every template for which it has the columns.
+
+        Raises:
+            UserError: If it has no question, no answer to look for, or fits no template.
+        """
+        questions = [m for m in row.prompt if m["role"] == "user"]
+        values = {**row.meta, **({"question": questions[-1]["content"]} if questions else {})}
+        usable = [t for t in self.templates if all(slot in values for slot in list_slots(t))]
+        if not usable or not self.list_names(row):
+            lack = "no answer to look for" if usable else "a column for none of the templates"
+            raise UserError(f"{row.describe_row(number)}: has {lack}; memory_levels needs a question and its answer")
+        system = [m for m in row.prompt if m["role"] == "system"]
+        talks = [[*system, {"role": "user", "content": template.format_map(values)}] for template in usable]
+        return [Request(fingerprint_json(talk)[:16], talk) for talk in talks]
+
+    def list_names(self, row: Row) -> list[str]:
+        """What to look for in a text: the answer, its aliases, or each of a reference that lists several."""
+        gold: Any = row.gold
+        names = [str(name) for name in (gold if isinstance(gold, (list, tuple)) else [gold]) if name is not None]
+        names += [alias for name in names for alias in self.aliases.get(name, ())]
+        return [name.strip().casefold() for name in names if name.strip()]
+
+
+def list_slots(template: str) -> list[str]:
+    """The columns that a template names."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
+
+
+def find_level(hits: int, tries: int) -> int:
+    """0 where there is no hit, else i where the share lies in ((i - 1)/4, i/4]."""
+    return -(-4 * hits // tries)
