@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -161,3 +162,18 @@ def test_stages_and_what_they_need():
         CurationWorld().curate_rows(DELIFT(n=14))
     with pytest.raises(UserError, match=r"has no answer; delift needs one"):
         CurationWorld().curate_rows(DELIFT(), [Row([{"role": "user", "content": "Why?"}])])
+
+
+def test_where_the_template_writes_earlier_turns_otherwise_every_pair_is_read_as_a_whole(tiny):
+    model, tokenizer = tiny()
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message['role'] }}", "{{ message['role'] }}{{ '' if loop.last else ' before' }}"
+    )
+    chat = Chat(tokenizer)
+    rows = answer_conversations("delift", [replace(row, messages=row.messages[1:]) for row in sum_rows(3)])
+    scores, table = compute_table(model, chat, rows, rows)
+    assert table._suffixes == {0: None}
+    talk = chat.encode(join_turns(rows[1].messages, rows[0].messages))
+    (logps,) = label_logps(Policy(model), [talk], chat.pad_id)
+    assert scores[0, 1] == pytest.approx(answer_distance(logps), abs=1e-5)
