@@ -12,6 +12,7 @@ import torch
 from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence
 from holdfast.data.chat.encoder import mask_answers
+from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.llama_family import outputs_agree
 from holdfast.models.loading import context_length, eval_mode
 from holdfast.models.row_features import label_logps
@@ -83,7 +84,7 @@ class InContextReader:
     def _can_share(self, before: np.ndarray, suffix: Encoding) -> bool:
         """Whether the model can read on from what it kept of an example, and then computes what it computes else."""
         whole, behind = self._read_whole([_join_encodings(before, suffix)])[0], None
-        with eval_mode(self.policy.model):
+        with pause_compiled(), eval_mode(self.policy.model):
             cache = self._read_example(before[: self.limit])
             if whole is not None and hasattr(cache, "batch_repeat_interleave"):
                 behind = self._read_behind(before, [suffix])[0]
@@ -109,7 +110,7 @@ class InContextReader:
         longest = max(len(sequence.ids) for sequence in sequences)
         micro_tokens = MICRO_TOKENS.get(policy.causal.device.type, MICRO_TOKENS_OF_CARDS)
         budget = max(1, micro_tokens * longest // (longest + len(before)))
-        with eval_mode(policy.model):
+        with pause_compiled(), eval_mode(policy.model):
             example_cache = self._read_example(before)
             for numbers in group_by_area(sequences, budget):
                 part = [sequences[n] for n in numbers]
