@@ -17,6 +17,7 @@ Results are kept by card and by the versions of torch and transformers: the same
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -204,6 +205,9 @@ def run_forked(side: str, **spec: Any) -> Spec:
     import multiprocessing
 
     import gpu_work
+
+    with contextlib.suppress(ImportError):  # which each fork would take seconds to import again
+        from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
     mine, its = multiprocessing.Pipe(duplex=False)
 

@@ -18,7 +18,6 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "maia"
 """A type of device that torch knows by name and nobody has."""
@@ -101,10 +100,30 @@ def _backward_on_card(asked: Any) -> bool:
     return torch.device(asked).type == "meta" and torch._C._current_graph_task_id() != -1
 
 
+def take_out(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """The numbers of a tensor, or of those in a list; torch's own trees take several times as long.
+
+    Args:
+        tensors: What is met is added here.
+    """
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return value.elem if isinstance(value, CardTensor) else value
+    return type(value)([take_out(item, tensors) for item in value]) if isinstance(value, (list, tuple)) else value
+
+
+def put_in(value: Any, owners: dict[int, CardTensor]) -> Any:
+    """A result, or a list of them, on the card; of numbers that have an owner it is that tensor."""
+    if isinstance(value, torch.Tensor):
+        return owners[id(value)] if id(value) in owners else CardTensor(value)
+    return type(value)([put_in(item, owners) for item in value]) if isinstance(value, (list, tuple)) else value
+
+
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on the card: on the numbers of its tensors, with its results on the card."""
-    flat, spec = tree_flatten((args, kwargs))
-    tensors = [t for t in flat if isinstance(t, torch.Tensor)]
+    tensors: list[torch.Tensor] = []
+    plain_args = [take_out(value, tensors) for value in args]
+    plain_kwargs = {key: take_out(value, tensors) for key, value in kwargs.items()}
     cards = [t for t in tensors if isinstance(t, CardTensor)]
     others = [t for t in tensors if not isinstance(t, CardTensor) and t.ndim]
     if func in INDEXED and isinstance(args[0], CardTensor):
@@ -115,16 +134,14 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     here = bool(cards) if asked is None else torch.device(asked).type == NAME or _backward_on_card(asked)
     if func == torch.ops.aten.copy_.default:
         here = isinstance(args[0], CardTensor)
-    plain = [t.elem if isinstance(t, CardTensor) else t for t in flat]
-    args, kwargs = tree_unflatten(plain, spec)
     if asked is not None and here:
-        kwargs = {**kwargs, "device": "cpu"}
-    kwargs.pop("pin_memory", None)
-    out = func(*args, **kwargs)
+        plain_kwargs["device"] = "cpu"
+    plain_kwargs.pop("pin_memory", None)
+    out = func(*plain_args, **plain_kwargs)
     if not here:
         return out
     owners = {id(t.elem): t for t in cards}  # what is changed in place stays the tensor that it was
-    return tree_map(lambda t: owners.get(id(t), CardTensor(t)) if isinstance(t, torch.Tensor) else t, out)
+    return put_in(out, owners)
 
 
 class Card(TorchDispatchMode):

@@ -16,6 +16,7 @@ os.environ.update(
 )
 
 import fcntl
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason := skip_reason(item.get_closest_marker("gpu") is not None, ON_ACCELERATOR, is_there):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the collector leave what was imported alone: it would look through a million objects again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -94,6 +94,7 @@ def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
     assert "cannot tell (sft: the target fell), 10.2 [2.0, 18.2], must be above -2" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_every_line_of_the_gpu_benchmark_runs_at_toy_size(tmp_path: Path) -> None:
     """On the CPU: what a GPU would be given, but smaller. The parts left out are these with other numbers."""

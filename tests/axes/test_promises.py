@@ -22,6 +22,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "lima": {"n": 5, "min_characters": 0},
     "memory_levels": {"n": 5, "draws": 2, "levels": [0, 1, 2, 3, 4]},
     "lab": {"skill": "sums"},
+    "judged": {"judge": "number"},
     "python": {"function": "own_function.py:agree"},
 }
 OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inference": (Ensemble, Shots, Vote)}
