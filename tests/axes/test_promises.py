@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ KNOBS: dict[str, dict[str, Any]] = {
     "less": {"target": "general.jsonl", "projection": 64},
     "lima": {"n": 5, "min_characters": 0},
     "memory_levels": {"n": 5, "draws": 2, "levels": [0, 1, 2, 3, 4]},
+    "self_instruct": {"n": 6},
+    "prompt2model": {"n": 6},
+    "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
     "python": {"function": "own_function.py:agree"},

@@ -31,6 +31,7 @@ PLANS: dict[str, list[tuple[list[str], str]]] = {
     "data.format": [(["data.train=both.jsonl"], "data.format=text")],
     "data.columns": [([], "data.columns={prompt: answer, answer: prompt}")],
     "data.limit": [([], "data.limit=8")],
+    "data.decontaminate": [(["data.test=rows.jsonl"], "data.decontaminate=false")],
     "data.too_long": [(["train.max_length=50"], "data.too_long=cut")],
     "data.system": [([], "data.system=Be brief.")],
     "data.thoughts": [([], "data.thoughts=strip"), ([], "data.thoughts=mask")],

@@ -133,7 +133,9 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_rows() -> None:
     Path("other.jsonl").write_text(Path("free.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
     one_step = {"max_steps": 1, "batch_tokens": 100_000}
     file = recipe("free.jsonl", train=one_step, evaluate={"items": 100})
-    result = cli("train", file, "data.test=other.jsonl")
+    refused = cli("train", file, "data.test=other.jsonl")
+    assert "data.decontaminate: false trains on rows that are measured" in refused.output
+    result = cli("train", file, "data.test=other.jsonl", "data.decontaminate=false")
     assert result.exit_code == 0, result.output
     (step,) = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert report_of()["held_out"]["base"] == pytest.approx(step["loss"] / math.log(2), rel=1e-4)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from holdfast.axes.engine import SampleFn, SamplingParams
 from holdfast.axes.judge import JudgeRequest, Verdict
 from holdfast.axes.method import Method
-from holdfast.data.rows import Message, Row, Rows, RowSelection
+from holdfast.data.rows import Message, Row, RowMap, Rows, RowSelection
 from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-Effect = Literal["rewrite", "select", "add", "pair", "mix"]
+Effect = Literal["rewrite", "select", "add", "pair", "mix", "draw", "generate"]
 """What a curator does to the rows:
 
     rewrite  each row stays in its place; its answer may become another
@@ -24,6 +25,8 @@ Effect = Literal["rewrite", "select", "add", "pair", "mix"]
     add      rows with other answers stand beside each row
     pair     a row becomes a pair of answers to its question (chosen, rejected), or is left out
     mix      rows from elsewhere come between the rows, which stay as they were
+    draw     rows are drawn anew, some not at all and some several times; their questions may be put in other words
+    generate rows with new questions, which a model wrote, stand behind the rows, which stay as they were
 """
 
 
@@ -76,8 +79,10 @@ class CurationContext:
         seed: The run's seed.
         load: Opens another data file by the recipe's names, and which of its columns is what (for `replay`).
         note: Called with a counter name and amount for the report's curation table.
-        drop: Called with a row that is left out and why; `dropped.jsonl` in the run's directory lists them.
+        drop: Called with a row that is left out and why; `dropped.jsonl` in the run's directory lists them. What is
+            counted in the report is the reason up to its first colon: "near duplicate: 0.93 of rows.jsonl:17".
         models: Log-probabilities, embeddings and gradients; `None` where there is no model to ask.
+        evaluated: Task to the rows it measures on, none of which should be trained on.
     """
 
     curator: str
@@ -89,6 +94,7 @@ class CurationContext:
     note: Callable[[str, int], Any]
     drop: Callable[[Row, str], Any]
     models: ModelServices | None = None
+    evaluated: Mapping[str, Rows] = field(default_factory=dict)
 
     def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
         """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens, in their order.
@@ -169,8 +175,31 @@ class CurationContext:
         self.note(f"left out ({reason})", len(rows) - len(stay))
         return RowSelection(rows, stay, self._record_stay)
 
+    def leave_out(self, rows: Rows, reasons: Mapping[int, str], trace: bool = True) -> Rows:
+        """The rows, in order, without those that have a reason; these are recorded as left out. None is held in memory.
+
+        Rows that an earlier curator replayed stay, whatever reason they have.
+
+        Args:
+            reasons: Index of a row to why it is left out, each for itself; `keep` is for one reason common to all.
+            trace: Whether those that stay have the decision in their trace.
+        """
+        stay = []
+        for index, row in enumerate(rows) if reasons else ():
+            if row.is_replayed or index not in reasons:
+                stay.append(index)
+            else:
+                self.drop(row, reasons[index])
+        if not reasons:
+            return RowMap(rows, self._record_stay) if trace else rows
+        return RowSelection(rows, stay, self._record_stay if trace else _pass_row)
+
     def _record_stay(self, row: Row) -> Row:
         return row if row.is_replayed else record_decision(row, self.curator, row)
+
+
+def _pass_row(row: Row) -> Row:
+    return row
 
 
 class Curator(Method):
@@ -185,9 +214,25 @@ class Curator(Method):
     judges: ClassVar[bool] = False
     """Whether it needs a judge."""
 
+    def uses_judge(self) -> bool:
+        """Whether it needs one with the knobs it has."""
+        return self.judges
+
     def samples_per_row(self) -> int:
         """Most answers it samples for a row, by which `check` estimates the time that takes."""
         return 0
+
+    def count_samples(self, rows: int) -> int:
+        """Most answers it samples for so many rows."""
+        return rows * self.samples_per_row()
+
+    def teacher_engine(self) -> tuple[str | None, str | None]:
+        """Engine and model that it samples from; `None`: the recipe's engine, the base model."""
+        return None, None
+
+    def own_file(self) -> Path | None:
+        """A file of the user's own that it runs, if any: rows are curated anew once that changes."""
+        return None
 
     def keeps_shape(self, kind: str) -> bool:
         """Whether rows of a shape that holds more than an answer (`data.row_shapes`) are still of it afterwards."""

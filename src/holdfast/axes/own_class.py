@@ -14,9 +14,11 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
 from holdfast.axes.method import Method
 from holdfast.core.spelling import suggest_name
@@ -68,6 +70,36 @@ def _is_torch_optimizer(candidate: object) -> bool:
     """Whether something is an optimizer class of PyTorch's kind; whoever defines one has imported torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(candidate, type) and issubclass(candidate, torch.optim.Optimizer)
+
+
+def find_own_function(name: str) -> Path | None:
+    """The file that `file.py:function` names; `None` for a function of a module."""
+    file = Path(name.rpartition(":")[0])
+    return file if file.suffix == ".py" else None
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function behind `package.module:function` or `file.py:function`, imported now.
+
+    Raises:
+        UserError: If there is no such file, module or function, or importing fails.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module or not attribute.isidentifier():
+        raise UserError(f"{name} must be module:function or file.py:function")
+    file = find_own_function(name)
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"{name}: {file} is not a file; correct the path")
+        folder, module = str(file.resolve().parent), file.stem
+        if folder not in sys.path:
+            sys.path.append(folder)
+            importlib.invalidate_caches()
+    candidate = getattr(_import_module(name, module), attribute, None)
+    if not callable(candidate):
+        there = [n for n, value in vars(sys.modules[module]).items() if callable(value) and not n.startswith("_")]
+        raise UserError(f"{name} is not a function: {module} has no {attribute}{suggest_name(attribute, there)}")
+    return candidate  # type: ignore[no-any-return]
 
 
 def _import_module(name: str, module: str) -> object:

@@ -34,6 +34,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "less": "holdfast.methods.curators.less:LESS",
         "lima": "holdfast.methods.curators.lima:LIMA",
         "memory_levels": "holdfast.methods.curators.memory_levels:MemoryLevels",
+        "dedup": "holdfast.methods.curators.dedup:Dedup",
+        "decontaminate": "holdfast.methods.curators.decontaminate:Decontaminate",
+        "filter": "holdfast.methods.curators.filter:Filter",
+        "flan": "holdfast.methods.curators.flan:Flan",
+        "self_instruct": "holdfast.methods.curators.self_instruct:SelfInstruct",
+        "generate": "holdfast.methods.curators.generate:Generate",
+        "prompt2model": "holdfast.methods.curators.prompt2model:Prompt2Model",
     },
     "objectives": {
         "sft": "holdfast.methods.objectives.likelihood.sft:SFT",

@@ -8,6 +8,7 @@ import typer
 
 import holdfast
 from holdfast.cli import (
+    build,
     chat,
     check,
     compare,
@@ -67,6 +68,7 @@ VERBS = (
     ("init", init.init, "Write a commented recipe to start from."),
     ("check", check.check, "Look at recipe, rows, mask and cost; train nothing."),
     ("train", train.train, "Run a recipe: curate, train, evaluate, report."),
+    ("build", build.build, "From a task in words to data, recipes, a model and a chat."),
     ("compare", compare.compare, "Run several methods on the same work."),
     ("federate", federate.federate, "Train on clients that keep their rows, by rounds."),
     ("eval", evaluate.evaluate, "Measure a model, alone or against another."),

@@ -26,6 +26,9 @@ def curate(
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: curated.jsonl in the run.", show_default=False)
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write explained.jsonl too: what became of every row, and why.")
+    ] = False,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -36,6 +39,7 @@ def curate(
     holdfast curate run.yaml
     holdfast curate run.yaml --out rows.jsonl sampling.temperature=0.7
     holdfast curate run.yaml --pairs --out pairs.jsonl
+    holdfast curate run.yaml --explain
 
     Do everything up to training: sample answers, judge them, and write the rows that would be trained on. The journal
     keeps every sample, so that a killed or repeated command draws nothing twice.
@@ -52,7 +56,7 @@ def curate(
         print_recipe_notes(resolved_recipe, ui, notes=False)
         from holdfast.pipeline.run import curate_only
 
-        path = curate_only(resolved_recipe, out=out, ui=ui, restart=restart)
+        path = curate_only(resolved_recipe, out=out, ui=ui, restart=restart, explain=explain)
         ui.report_result(f"rows: {path}", path=str(path))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def list_methods(
     axis: Annotated[
-        str | None, typer.Argument(metavar="[AXIS]", help="One axis, or package.module:Class.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[AXIS]", help="One axis, package.module:Class, or models.", show_default=False),
     ] = None,
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -24,11 +25,17 @@ def list_methods(
     \b
     holdfast list
     holdfast list curators
+    holdfast list models
 
     List every method: name, what it does, paper; those of installed packages too. Tuners alone (`holdfast list tuners`)
     with their kind, what trains, and whether they merge and come off. More about one: `holdfast show NAME`.
+    `holdfast list models` is the catalogue of openly available models: size, licence, context, template, memory.
     """
     with open_session(verbose, as_json=as_json) as ui:
+        if axis == "models":
+            text, facts = describe_models()
+            ui.report_result(text, **facts)
+            return
         from holdfast.axes.axis import AXES
         from holdfast.cli.text import format_table, format_title
 
@@ -70,6 +77,30 @@ def format_traits(traits: dict[str, dict[str, str]]) -> str:
     rows = [tuple(cells.values()) for cells in traits.values()]
     key = "\n".join(textwrap.wrap(TRAITS_KEY, terminal_width()))
     return f"{format_table(rows, TRAIT_COLUMNS, wrap=(2,))}\n\n{key}"
+
+
+def describe_models() -> tuple[str, dict[str, Any]]:
+    """The catalogue of models as a table, and as data."""
+    from dataclasses import asdict
+
+    from holdfast.cli.text import format_table
+    from holdfast.data.catalogue.models import BYTES_PER_PARAMETER, read_models
+
+    date, models = read_models()
+    head = ("model", "size", "kind", "licence", "context", "template", *BYTES_PER_PARAMETER)
+    rows, facts = [], []
+    for model in models:
+        memory = {tuner: model.estimate_memory(tuner) for tuner in BYTES_PER_PARAMETER}
+        size = f"{model.parameters / 1e9:.2g}B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.3g}M"
+        facts_shown = (model.kind, model.licence, f"{model.context:,}", model.template)
+        rows.append((model.name, size, *facts_shown, *(f"{gib:.1f}" for gib in memory.values())))
+        facts.append({**asdict(model), "memory_gib": memory})
+    table = format_table(rows, head, right=(1, 4, *range(6, len(head))))
+    text = (
+        f"Models that anyone may have, as of {date}; {', '.join(BYTES_PER_PARAMETER)}: GiB to train with that tuner, "
+        f"without activations (`holdfast check` knows a recipe's own)\n{table}"
+    )
+    return text, {"date": date, "models": facts}
 
 
 def group_methods_by_axis(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Method]]]], list[str]]:

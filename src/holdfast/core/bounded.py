@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ WAIT = 60
 """Seconds after which a child that neither ends nor computes is given up."""
 CHILD = Path(__file__).with_name("bounded_child.py")
 PATTERNS = Path(__file__).with_name("pattern_trial.py")
+SEARCH = Path(__file__).with_name("pattern_search.py")
 QUANTIFIERS = frozenset("*+{")
 """Without one of these a regular expression takes no more time than the text is long."""
 
@@ -35,7 +37,7 @@ def run_bounded(script: Path, request: Any, packages: Iterable[str] = ()) -> Any
         request: What JSON can hold.
         packages: Folders it imports from besides the standard library.
     Raises:
-        TooMuch: It took more time or memory than it may.
+        LimitExceeded: It took more time or memory than it may.
         RuntimeError: It failed in another way, which is a fault of ours.
     """
     limits = [str(SECONDS), str(BYTES), "\n".join(packages), str(script)]
@@ -69,3 +71,18 @@ def find_slow_pattern(patterns: Sequence[str], texts: Sequence[str]) -> str | No
             return suspects[0]
     few = suspects[:FEW]  # each takes as long as it may
     return next((one for one in few if find_slow_pattern([one], texts)), ", ".join(suspects))
+
+
+def search_pattern(pattern: str, texts: Sequence[str]) -> list[bool]:
+    """Whether each text holds a regular expression (`re.search`).
+
+    One that repeats something runs in a process with the limits of this module, since a text may be found on which it
+    does not come to an end.
+
+    Raises:
+        LimitExceeded: It took more time or memory than it may.
+    """
+    if not QUANTIFIERS & set(pattern):
+        find = re.compile(pattern).search
+        return [find(text) is not None for text in texts]
+    return list(run_bounded(SEARCH, {"pattern": pattern, "texts": list(texts)}))

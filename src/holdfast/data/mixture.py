@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 
@@ -69,3 +70,44 @@ def mix_replay(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Ro
     place[random.permutation(len(order))[:count]] = True
     order[place], order[~place] = -replay_indices - 1, np.arange(len(rows))
     return Mixture(rows, replay_rows, order)
+
+
+class DrawnRows(LazyRows):
+    """Rows of another sequence in any order and any number, each changed as it is read.
+
+    Args:
+        rows: The others.
+        draws: Index of a row, and which time it is taken, counted from 0.
+        change: What becomes of a row the so-manieth time.
+    """
+
+    def __init__(self, rows: Rows, draws: Sequence[tuple[int, int]], change: Callable[[Row, int], Row]) -> None:
+        self.rows, self.draws, self.change = rows, draws, change
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def _take_slice(self, index: slice) -> Rows:
+        return DrawnRows(self.rows, self.draws[index], self.change)
+
+    def _read_row(self, index: int) -> Row:
+        number, copy = self.draws[index]
+        return self.change(self.rows[number], copy)
+
+
+def allocate_draws(weights: np.ndarray, total: int) -> list[int]:
+    """`total` in proportion to weights [N], rounded by largest remainder; the sum is exactly `total`."""
+    exact = total * weights / weights.sum()
+    counts = np.floor(exact).astype(np.int64)
+    order = np.argsort(counts - exact, kind="stable")  # largest remainder first, of equals the first
+    counts[order[: total - int(counts.sum())]] += 1
+    return counts.tolist()
+
+
+def draw_rows(indices: Sequence[int], count: int, seed: str) -> list[tuple[int, int]]:
+    """So many of the indices, each as often as any other but for one, and which time it is: (index, copy)."""
+    rng, out = Random(seed), list[tuple[int, int]]()
+    for copy in range(-(-count // max(1, len(indices)))):
+        rest = count - len(out)
+        out += [(index, copy) for index in (indices if rest >= len(indices) else rng.sample(indices, rest))]
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import EncodedSequence, TokenTable
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.chat.encoder import Chat
+    from holdfast.data.rows import Rows
     from holdfast.evaluation.task import Task
     from holdfast.pipeline.sources import Sources
 
@@ -58,7 +60,7 @@ def _check_stages(resolved_recipe: ResolvedRecipe, ui: Progress | None, judge: b
 def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat.settings import make_chat
-    from holdfast.evaluation.tasks.by_name import build_tasks, warn_of_nothing_kept
+    from holdfast.evaluation.tasks.by_name import build_tasks
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
     from holdfast.models.loading import context_length, count_embeddings, load_model
     from holdfast.models.placement import choose_device
@@ -80,7 +82,7 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
         build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line), base.model
     )
     refuse_unmeasured(recipe, tasks)
-    warnings += filter(None, (warn_of_nothing_kept(tasks), describe_decoding(base.path)))
+    warnings += list_early_warnings(recipe, base.path, sources.train, tasks)
     pool = CurationPool(sources.train, base.tokenizer)
     check_readiness(recipe, sources.judge, base.model, pool=pool, say=ui.write_line)
     as_read, rows = match_recipe_and_rows(recipe, sources.train)
@@ -107,6 +109,31 @@ def write_lines(ui: Progress, lines: list[str]) -> None:
     """Say each of them."""
     for line in lines:
         ui.write_line(line)
+
+
+def list_early_warnings(recipe: Recipe, model: Path, rows: Rows, tasks: list[Task]) -> list[str]:
+    """What is to be said of the model and the rows before anything is encoded."""
+    from holdfast.evaluation.tasks.by_name import warn_of_nothing_kept
+
+    lines = (warn_of_nothing_kept(tasks), describe_decoding(model))
+    return [*filter(None, lines), *describe_overlaps(recipe, rows, tasks)]
+
+
+def describe_overlaps(recipe: Recipe, rows: Rows, tasks: list[Task]) -> list[str]:
+    """A line when rows overlap with what is measured, and are left out for that by the recipe."""
+    from holdfast.methods.curators.decontaminate import Decontaminate
+    from holdfast.pipeline.curation_key import list_curators
+
+    check = next((curator for curator in list_curators(recipe) if isinstance(curator, Decontaminate)), None)
+    if check is None:
+        return []
+    reasons = check.find_reasons(rows, {task.name: task.rows for task in tasks})
+    counts = Counter(reason.partition(":")[0] for reason in reasons.values())
+    return [
+        f"{data_label(recipe.data)}: {count:,} of {len(rows):,} rows are left out: each {reason}, which is measured "
+        "(data.decontaminate: false trains on them)"
+        for reason, count in counts.items()
+    ]
 
 
 def _try_judge(sources: Sources) -> dict[str, Any]:

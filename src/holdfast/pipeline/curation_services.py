@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.axes.curator import AnswerScore
+from holdfast.axes.curator import AnswerScore, Curator
+from holdfast.axes.registry import name_of
 from holdfast.core.array_store import ArrayStore
 from holdfast.core.files import fresh_file
 from holdfast.data.chat.encoder import Chat
+from holdfast.data.row_store import RowView
 from holdfast.data.rows import Message, Row, Rows, fingerprint_json
 from holdfast.errors import UserError
+from holdfast.methods.curators.decontaminate import Decontaminate
 from holdfast.pipeline.compiled_passes import compile_passes
 from holdfast.pipeline.context_table import ContextTable
 from holdfast.pipeline.readiness import describe_weights_alone
 from holdfast.pipeline.reference_training import train_reference
+from holdfast.pipeline.sources import open_extra_rows
 
 if TYPE_CHECKING:
     from holdfast.models.loading import LoadedModel
@@ -152,16 +157,8 @@ class RunModelServices:
         if name is None:
             return self.work.base, self.work.chat
         if self._other is None or self._other[0] != name:
-            from holdfast.data.chat.settings import make_chat
-            from holdfast.models.loading import count_embeddings, load_model
-
             self._other = None  # freed before the next is loaded
-            loaded_model = load_model(name, device=self.work.base.device)
-            if line := describe_weights_alone(f"curator {self.curator}", loaded_model.path):
-                self.work.ui.write_once(line)
-            chat = make_chat(self.work.recipe.data, loaded_model.tokenizer, self.work.sources.train)
-            chat.limit_to(count_embeddings(loaded_model.model))
-            self._other = name, loaded_model, chat
+            self._other = name, *open_teacher(self.work, self.curator, name)
         return self._other[1:]
 
     def _build_compiled_policy(self, loaded_model: LoadedModel) -> Policy:
@@ -173,6 +170,24 @@ class RunModelServices:
 
     def _cache_key(self, *parts: object) -> str:
         return fingerprint_json([VERSION, *parts])
+
+
+def open_teacher(work: RunContext, curator: str, name: str) -> tuple[LoadedModel, Chat]:
+    """Another model than the base, with its chat.
+
+    Args:
+        curator: Who asks it, for messages.
+        name: As in `model:`.
+    """
+    from holdfast.data.chat.settings import make_chat
+    from holdfast.models.loading import count_embeddings, load_model
+
+    loaded_model = load_model(name, device=work.base.device)
+    if line := describe_weights_alone(f"curator {curator}", loaded_model.path):
+        work.ui.write_once(line)
+    chat = make_chat(work.recipe.data, loaded_model.tokenizer, work.sources.train)
+    chat.limit_to(count_embeddings(loaded_model.model))
+    return loaded_model, chat
 
 
 def _model_identity(loaded_model: LoadedModel, chat: Chat) -> list[str]:
@@ -191,12 +206,20 @@ class DropList:
 
     def __init__(self, handle: IO[str]) -> None:
         self.handle, self.count = handle, 0
+        self.reasons: Counter[tuple[str, str]] = Counter()
 
     def add(self, curator: str, row: Row, reason: str) -> None:
         """List one."""
         self.count += 1
+        self.reasons[curator, reason.partition(":")[0]] += 1
         line = json.loads(row.to_line())  # as it is written elsewhere, numbers that are none included
         self.handle.write(json.dumps({"curator": curator, "reason": reason, "row": line}, ensure_ascii=False) + "\n")
+
+    def count_reasons(self) -> list[dict[str, Any]]:
+        """`{curator, reason, rows}` by curator, the commonest reason first; reasons up to their first colon."""
+        entries = [{"curator": curator, "reason": why, "rows": n} for (curator, why), n in self.reasons.most_common()]
+        order = list(dict.fromkeys(curator for curator, _ in self.reasons))
+        return sorted(entries, key=lambda entry: order.index(str(entry["curator"])))
 
 
 @contextlib.contextmanager
@@ -207,3 +230,26 @@ def open_drop_list(path: Path) -> Iterator[DropList]:
         yield drops
     if not drops.count:
         path.unlink()
+
+
+def load_rows(
+    work: RunContext, curator: Curator, note: Callable[[str, int], Any], drops: DropList, source: str, *options: Any
+) -> Rows:
+    """Rows that a curator asks for beside the recipe's own.
+
+    Those that it mixes in, to be trained on, are without those that overlap with what is measured.
+
+    Args:
+        curator: Who asks.
+        source: Where they are, as in a recipe.
+        options: Its columns, and which of them are not used.
+    """
+    rows = open_extra_rows(work.recipe, source, *options, say=work.ui.write_once)
+    if curator.effect != "mix" or not work.recipe.data.decontaminate:
+        return rows
+    reasons = Decontaminate().find_reasons(rows, {task.name: task.rows for task in work.tasks})
+    for index, reason in reasons.items():
+        drops.add(name_of(curator), rows[index], reason)
+    if reasons:
+        note(f"of {source} overlaps with what is measured", len(reasons))
+    return RowView(rows, np.array([i for i in range(len(rows)) if i not in reasons])) if reasons else rows

@@ -68,7 +68,7 @@ def estimate_costs(
     resident_bytes = (
         weights + 4 * (states - 1) * trainable + micro * activation_bytes(model, train.gradient_checkpointing)
     )
-    draws = rows * sum(curator.samples_per_row() for curator in recipe.curate)
+    draws = sum(curator.count_samples(rows) for curator in recipe.curate)
     here = not recipe.sampling.engine.startswith("http")
     during = len(boundary_steps(recipe.evaluate.every, plan.steps) - {plan.steps})
     measured_tasks = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.curator import CurationContext
+from holdfast.axes.curator import CurationContext, Curator
 from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import find_method, name_of
@@ -25,12 +25,18 @@ from holdfast.evaluation.measure import count_items, measure_all
 from holdfast.evaluation.subject import EvaluatedModel
 from holdfast.evaluation.summary import compute_score
 from holdfast.evaluation.task import ItemResult, Task
-from holdfast.pipeline.curation_key import compute_curation_key, list_curators
-from holdfast.pipeline.curation_services import DropList, RunModelServices, open_drop_list
+from holdfast.pipeline.curation_key import compute_curation_key, is_decontaminated, list_curators
+from holdfast.pipeline.curation_services import (
+    DropList,
+    RunModelServices,
+    load_rows,
+    open_drop_list,
+    open_teacher,
+)
 from holdfast.pipeline.readiness import describe_weights_alone
 from holdfast.pipeline.row_encoding import MANY, encode_rows
 from holdfast.pipeline.run_dir import RunDirectory, free_name
-from holdfast.pipeline.sources import Sources, makes_pairs, open_extra_rows
+from holdfast.pipeline.sources import Sources, makes_pairs
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.schema import Recipe
 
@@ -92,16 +98,18 @@ def curate_rows(work: RunContext) -> Rows:
     note_text = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
     if not len(rows):
         why = "dropped.jsonl" if drops.count else "samples.jsonl"
+        mend = "; data.decontaminate: false trains on rows that are measured" if "overlaps" in note_text else ""
         raise UserError(
             f"{data_label(recipe.data)}: the curators left no row to train on ({note_text or 'nothing was sampled'}); "
-            f"look at {folder.path / why}"
+            f"look at {folder.path / why}{mend}"
         )
     counts = _write_rows(path, rows)
     about = {
         "key": key, "train": data_label(recipe.data),
         "rows": len(work.sources.train), "curated": len(rows),
         "test": len(work.sources.test),
-        "fingerprint": source, "counts": dict(counts), "notes": dict(notes),
+        "fingerprint": source, "counts": dict(counts), "notes": dict(notes), "dropped": drops.count_reasons(),
+        "decontaminated": is_decontaminated(recipe),
         "sampled_tokens": work.journal.sampled_tokens, "sha256": sha256_of(path),
     }  # fmt: skip
     folder.write_json("data.json", about)
@@ -148,18 +156,17 @@ def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], 
         name = name_of(curator)
         context = CurationContext(
             curator=name,
-            sample=_build_draw(work, type(curator).__name__)
-            if curator.samples
-            else partial(_refuse_undeclared, name, "samples"),
+            sample=_build_draw(work, curator) if curator.samples else partial(_refuse_undeclared, name, "samples"),
             judge=build_cached_judge(work.sources.judge, work)
             if work.sources.judge
             else partial(_refuse_undeclared, name, "judges"),
             sampling=sampling_params(work.recipe),
             seed=work.recipe.train.seed,
-            load=partial(open_extra_rows, work.recipe, say=work.ui.write_once),
+            load=partial(load_rows, work, curator, note, drops),
             note=note,
             drop=partial(drops.add, name),
             models=RunModelServices(work, name),
+            evaluated={task.name: task.rows for task in work.tasks},
         )
         rows = curator.curate(rows, context)
     return rows
@@ -185,11 +192,14 @@ def _refuse_undeclared(curator: str, flag: str, *args: Any, **kwargs: Any) -> An
     raise UserError(f"curator {curator} asks for {what}, but does not say so; its class needs {flag} = True")
 
 
-def _build_draw(work: RunContext, name: str) -> SampleFn:
-    """The journal over the recipe's engine, showing progress."""
-    draw = work.journal.build_sample_fn(
-        _build_engine(work, work.recipe.sampling.engine, work.base, work.recipe.sampling.model)
-    )
+def _build_draw(work: RunContext, curator: Curator) -> SampleFn:
+    """The journal over the recipe's engine, or the curator's own, showing progress."""
+    engine, model = curator.teacher_engine()
+    kind, base, chat = engine or work.recipe.sampling.engine, work.base, work.chat
+    if model and not kind.startswith("http"):
+        base, chat = open_teacher(work, name_of(curator), model)
+    draw = work.journal.build_sample_fn(_build_engine(work, kind, base, model or work.recipe.sampling.model, chat))
+    name = type(curator).__name__
 
     def draw_with_progress(
         requests: Sequence[Request], params: SamplingParams, on_sample: Any = None
@@ -227,6 +237,7 @@ def _parse_verdict(value: Any) -> list[Any] | None:
 
 def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
     """What a judge that is itself a model samples from: by default the base, through the engine that samples."""
+    from holdfast.data.chat.settings import brief_chat
     from holdfast.models.loading import load_model
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
@@ -235,17 +246,14 @@ def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
         base = load_model(name, device=work.base.device)
         if line := describe_weights_alone("judge", base.path):
             work.ui.write_once(line)
-    return work.journal.build_sample_fn(
-        _build_engine(work, kind, base, name or work.recipe.sampling.model, judges=True)
-    )
+    # A judge answers with a word; a server's own way of asking its model is left as it is.
+    chat = None if kind.startswith("http") else brief_chat(base.tokenizer)
+    return work.journal.build_sample_fn(_build_engine(work, kind, base, name or work.recipe.sampling.model, chat))
 
 
-def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | None, judges: bool = False) -> Engine:
-    from holdfast.data.chat.settings import brief_chat
+def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | None, chat: Chat | None) -> Engine:
     from holdfast.generation.factory import build_engine
 
-    # A judge answers with a word; a server's own way of asking its model is left as it is.
-    chat = (None if kind.startswith("http") else brief_chat(base.tokenizer)) if judges else work.chat
     return build_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
         slots=work.recipe.sampling.slots, say=work.ui.write_once,

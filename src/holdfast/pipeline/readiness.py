@@ -47,9 +47,9 @@ def check_readiness(
 
     refuse_missing(recipe.track)
     refuse_rounding(recipe, locate_model(recipe.model))
-    uses_judge = any(curator.judges for curator in recipe.curate) or recipe.evaluate.target == "test"
-    if samples and any(curator.samples for curator in recipe.curate):
-        check_engine(recipe.sampling.engine, recipe.sampling.model)
+    uses_judge = any(curator.uses_judge() for curator in recipe.curate) or recipe.evaluate.target == "test"
+    for engine, name in list_engines(recipe) if samples else ():
+        check_engine(engine, name)
     if recipe.inference is not None:
         check_models(recipe.inference, recipe.model)
     for name in recipe.objective.extra_models():
@@ -69,6 +69,13 @@ def check_readiness(
             refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")
     if recipe.inference is not None:
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
+
+
+def list_engines(recipe: Recipe) -> list[tuple[str, str | None]]:
+    """The engines that curators sample from, each with the model it is asked for."""
+    own = [curator.teacher_engine() for curator in recipe.curate if curator.samples]
+    usual = recipe.sampling
+    return list(dict.fromkeys((engine or usual.engine, name or usual.model) for engine, name in own))
 
 
 def refuse_rounding(recipe: Recipe, model: Path) -> None:

@@ -214,7 +214,8 @@ def _build_dtype_entry(work: RunContext) -> dict[str, str]:
 
 def _build_curation_entry(work: RunContext, rows: Rows) -> dict[str, Any]:
     data_record = work.folder.read_json("data.json")
-    return {"counts": data_record["counts"], "notes": data_record["notes"], "examples": preview_rows(rows)}
+    parts = {key: data_record[key] for key in ("counts", "notes", "dropped", "decontaminated") if key in data_record}
+    return {**parts, "examples": preview_rows(rows)}
 
 
 def build_curves(

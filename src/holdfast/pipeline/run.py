@@ -16,6 +16,7 @@ from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
 from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.curation_key import open_replay_rows
+from holdfast.pipeline.explanation import describe_drops, explain_rows
 from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
 from holdfast.pipeline.phases import (
@@ -298,11 +299,13 @@ def curate_only(
     out: str | Path | None = None,
     ui: Progress | None = None,
     restart: bool = False,
+    explain: bool = False,
 ) -> Path:
     """Do everything up to training: the file of rows that would be trained on.
 
     Args:
         out: A copy of it; default: only `curated.jsonl` in the run's directory.
+        explain: Write `explained.jsonl` in the run's directory too: what became of every row, and why.
         restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
     """
     resolved_recipe = resolve_any(recipe)
@@ -315,6 +318,10 @@ def curate_only(
     work = prepare_run(resolved_recipe, ui or Progress.create_silent(), ranks, trains=False, restart=restart)
     with work.journal, work.folder.time_phase("curate"):
         curate_rows(work)
+    if explain:
+        for line in describe_drops(work.folder.read_json("data.json")):
+            work.ui.write_line(line)
+        work.ui.write_line(f"why each row: {explain_rows(work.sources.train, work.folder.path)}")
     path = work.folder.path / "curated.jsonl"
     if out is None:
         return path

@@ -135,7 +135,7 @@ def read_sources(
     if duplicate_count:
         warn(
             f"{data_label(data)}: {duplicate_count} of the {len(test)} test questions also stand among the training "
-            "rows"
+            f"rows{', which are left out' if data.decontaminate else ''}"
         )
     return Sources(train, test, settle_judge(recipe, train, say, warn, is_needed=_needs_judge(recipe)))
 
@@ -231,7 +231,7 @@ class _Reader:
 
 
 def _needs_judge(recipe: Recipe) -> bool:
-    return any(c.judges for c in recipe.curate) or recipe.evaluate.target == "test"
+    return any(c.uses_judge() for c in recipe.curate) or recipe.evaluate.target == "test"
 
 
 def settle_judge(
@@ -258,7 +258,7 @@ def settle_judge(
 
 def _refuse_to_guess(recipe: Recipe) -> None:
     """A curator that keeps the answers a judge passes cannot do without one."""
-    needing = next((curator for curator in recipe.curate if curator.judges), None)
+    needing = next((curator for curator in recipe.curate if curator.uses_judge()), None)
     if needing is None:
         return
     raise UserError(

@@ -137,6 +137,11 @@ class Data(RecipeSection):
         "worst", description="Of several ranked answers: the lowest is rejected, or a random one below the best."
     )
     replay: ReplayData | None = Field(None, description="General rows to rehearse.")
+    decontaminate: bool = Field(
+        True,
+        description="Leave out rows that overlap with what is measured: the same question, or most of its runs of 13 "
+        "words (`holdfast show decontaminate`). false = train on them.",
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first rows; of several files so many in all.")
     too_long: Literal["auto", "drop", "cut", "window", "error"] = Field(
         "auto",

@@ -121,10 +121,16 @@ class CurvePoint(ReportPart):
 
 
 class CurationReport(ReportPart):
-    """Rows by origin, what the curators counted, and a few rows."""
+    """Rows by origin, what the curators counted, what they left out by reason, and a few rows.
+
+    Args:
+        decontaminated: Whether rows that overlap with what is measured were left out.
+    """
 
     counts: dict[str, Number] | None = None
     notes: dict[str, Number] | None = None
+    dropped: list[Table] | None = None
+    decontaminated: bool | None = None
     examples: list[Table] | None = None
 
 

@@ -59,6 +59,8 @@ def scripted_answer(request: Request, index: int, seed: int, temperature: float)
     numbers = [int(word.strip("?.\n")) for word in words if word.strip("?.").isdigit()][:2]
     total = sum(numbers)
     rng = random.Random(json.dumps([request.messages, index if temperature else 0, seed if temperature else 0]))
+    if (text := write_example(question, rng)) is not None:
+        return text, rng.random() < 0.1
     if question.startswith("Question: "):
         right, text = rng.random() < 0.8, f"Put otherwise, {numbers[0]} + {numbers[1]} = {{}}. The answer is {{}}."
     else:
@@ -66,6 +68,23 @@ def scripted_answer(request: Request, index: int, seed: int, temperature: float)
         right, text = rng.random() < 0.5, rng.choice(["{}", "It makes {}.", f"{pair} = {{}}"])
     answer = total if right else total + 1
     return text.format(*[answer] * text.count("{}")), rng.random() < 0.1
+
+
+def write_example(question: str, rng: random.Random) -> str | None:
+    """What it says where it is asked to write tasks or examples; `None` where it is asked something else."""
+    a, b = rng.randint(100, 999), rng.randint(100, 999)
+    if question.startswith("Come up with a series of tasks"):
+        nouns = rng.sample(("bread", "coal", "ships", "music", "rain", "glass", "wool", "salt", "birds", "clocks"), 3)
+        return f"Compare {nouns[0]} with {nouns[1]}, number {a}.\n10. List {b} uses that {nouns[2]} has at home."
+    if question.endswith("Is it classification?"):
+        return rng.choice((" Yes", " No"))
+    if question.startswith("Given a classification task"):
+        return f"Class label: odd\n{a}\nClass label: even\n{b}"
+    if question.startswith("Come up with examples"):
+        return f"Example 1\nInput: {a}, {b}\nOutput: {a + b}"
+    if "Reply with JSON only" in question:
+        return json.dumps({"input": f"What is {a} plus {b}?", "output": str(a + b)})
+    return None
 
 
 class EngineKilled(Exception):
@@ -167,6 +186,7 @@ class CurationWorld:
             note=lambda name, amount: self.notes.update({name: amount}),
             drop=lambda row, reason: self.dropped.append((row, reason)),
             models=ScriptedModels(),
+            evaluated={"test": sum_rows()[3:4]},
         )
 
     def judge_answers(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:

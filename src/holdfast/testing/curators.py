@@ -25,7 +25,7 @@ def check_effect(method: Method, folder: Path) -> None:
     curator, world, input_rows = require_kind(method, Curator), CurationWorld(), sum_rows()
     out, effect = world.curate_rows(curator), curator.effect
     own = [row for row in out if not row.is_replayed]
-    expect_that(own or effect == "select", "no row came out")
+    expect_that(own or effect in ("select", "draw"), "no row came out")
     expect_that(all(row.answer for row in out), "a row came out without an answer")
     expect_that(
         all((row.chosen is not None) == (effect == "pair") for row in own),
@@ -36,8 +36,9 @@ def check_effect(method: Method, folder: Path) -> None:
         "what it gives context.drop must be one of the rows it was given, and a reason",
     )
     drop_ids = [row.id for row, _ in world.dropped]
-    if effect == "add":
-        _check_added_rows(input_rows, own, drop_ids)
+    if effect in ("add", "generate", "draw"):
+        check = {"add": _check_added_rows, "generate": _check_generated_rows, "draw": _check_drawn_rows}[effect]
+        check(input_rows, own, drop_ids)
         return
     known_rows = {(row.id, str(row.prompt), str(row.gold)) for row in input_rows}
     expect_that(
@@ -69,6 +70,29 @@ def _check_added_rows(input_rows: list[Row], own: list[Row], drop_ids: list[str]
     expect_that(not rest, "a question vanished without being recorded; give context.drop every row that is left out")
 
 
+def _check_generated_rows(input_rows: list[Row], own: list[Row], drop_ids: list[str]) -> None:
+    contents = [row_content(row) for row in input_rows]
+    expect_that(
+        [row_content(row) for row in own[: len(input_rows)]] == contents and not drop_ids,
+        "its effect is generate, but the rows given do not stand in front as they were",
+    )
+    new_ids = [row.id for row in own[len(input_rows) :]]
+    expect_that(new_ids, "its effect is generate, but no row was written")
+    expect_that(len({*new_ids}) == len(new_ids), "two rows that it wrote have one id")
+
+
+def _check_drawn_rows(input_rows: list[Row], own: list[Row], drop_ids: list[str]) -> None:
+    sources = [(row.meta.get("trace") or [{}])[-1].get("source", row.id) for row in own]
+    known_ids = {row.id for row in input_rows}
+    expect_that({*sources} <= known_ids, "its effect is draw, but a row is none of those given")
+    expect_that({*sources, *drop_ids} == known_ids, "a row vanished without being recorded; give it to context.drop")
+    gold = {row.id: row.answer for row in input_rows}
+    expect_that(
+        all(row.answer == gold[source] for row, source in zip(own, sources, strict=True)),
+        "its effect is draw, but an answer is another one",
+    )
+
+
 def check_trace(method: Method, folder: Path) -> None:
     """What it wrote has trace and place and survives being written down; the rows given stay as they are."""
     curator, world, input_rows = require_kind(method, Curator), CurationWorld(), sum_rows()
@@ -97,10 +121,10 @@ def check_needs(method: Method, folder: Path) -> None:
     """It samples if and only if it says so, judges only if it says so, and no more answers than it says."""
     curator, world = require_kind(method, Curator), CurationWorld()
     world.curate_rows(curator)
-    count, most = len(world.engine.drawn), curator.samples_per_row() * (QUESTIONS + 1)
+    count, most = len(world.engine.drawn), curator.count_samples(QUESTIONS + 1)
     expect_that(bool(count) == curator.samples, f"samples is {curator.samples}, and it drew {count} answers")
     expect_that(curator.judges or not world.judged, "it asks for verdicts; its class needs judges = True")
-    expect_that(count <= most, f"samples_per_row allows {most} answers for {QUESTIONS + 1} rows, and it drew {count}")
+    expect_that(count <= most, f"count_samples allows {most} answers for {QUESTIONS + 1} rows, and it drew {count}")
 
 
 def check_seed(method: Method, folder: Path) -> None:
@@ -143,8 +167,11 @@ def check_resume(method: Method, folder: Path) -> None:
 
 def check_questions(method: Method, folder: Path) -> None:
     """Every question it trains on stands in the rows it was given or loaded, so that none is a held-out one."""
+    curator = require_kind(method, Curator)
+    if curator.effect == "generate":  # the pipeline holds what it wrote against what is measured
+        return
     known_prompts = {str(row.prompt) for row in [*sum_rows(), *general_rows()]}
-    out = CurationWorld().curate_rows(require_kind(method, Curator))
+    out = CurationWorld().curate_rows(curator)
     foreign = [row.beginning for row in out if str(row.prompt) not in known_prompts]
     expect_that(not foreign, f"a row asks what stands neither in the rows given nor in those loaded: {foreign[:1]}")
 

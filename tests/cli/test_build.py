@@ -1,0 +1,204 @@
+"""`holdfast build`, and the catalogue it takes base models from: from a sentence to files, recipes and a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from holdfast.axes.engine import Sample
+from holdfast.cli.app import app
+from holdfast.data.catalogue.models import ModelEntry, rank_models, read_models
+from holdfast.data.catalogue.ranking import rank_descriptions
+from holdfast.errors import UserError
+from holdfast.pipeline.build.retrieval import list_folder_entries, list_lab_entries, rank_data, read_catalogue
+from holdfast.pipeline.build.task import DescribedTask, ask_for_task, parse_task
+from hostile_server import answering, completion, serving
+
+runner = CliRunner()
+QUICK = ("train.max_steps=2", "evaluate.items=4", "evaluate.live_items=0", "evaluate.max_tokens=16", "method=sft")
+
+
+def run(*arguments: str, code: int = 0):
+    done = runner.invoke(app, list(arguments))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("Add two numbers.", DescribedTask("Add two numbers.")),
+        (
+            "Answer in one word. Text: Ann is tall. Answer: Ann\nText: Bob runs. Answer: Bob",
+            DescribedTask("Answer in one word.", (("Ann is tall.", "Ann"), ("Bob runs.", "Bob"))),
+        ),
+        (
+            "Sort the letters.\n\nExample 1:\nInput: b a\nOutput: a b\nExample 2:\nInput: d c\nOutput: c d\n",
+            DescribedTask("Sort the letters.", (("b a", "a b"), ("d c", "c d"))),
+        ),
+        ("Say the plural.\nInput: ox", DescribedTask("Say the plural.")),
+    ],
+)
+def test_a_task_is_taken_apart_by_its_marks(text: str, task: DescribedTask) -> None:
+    assert parse_task(text) == task
+    assert DescribedTask.from_json(task.to_json()) == task
+
+
+def test_a_model_takes_it_apart_or_the_marks_do() -> None:
+    said: list[str] = []
+
+    def replying(*texts: str):
+        return lambda requests, params: {
+            r.key: [Sample(r.key, i, text, "stop", 1) for i, text in enumerate(texts)] for r in requests
+        }
+
+    good = json.dumps({"instruction": "Add.", "examples": [{"input": "1 1", "output": "2"}]})
+    assert ask_for_task("x", replying("no", '{"examples": []}', good), said.append) == DescribedTask(
+        "Add.", (("1 1", "2"),)
+    )
+    assert not said
+    assert ask_for_task("Add. Input: 1 1 Output: 2", replying("no"), said.append).examples == (("1 1", "2"),)
+    assert "none of 5 replies" in said[0]
+
+
+def test_descriptions_are_ranked_by_bm25() -> None:
+    scores = rank_descriptions(
+        "word problems", ["solve a word problem", "sort words", "cooking", "problem problem problem"]
+    )
+    assert scores[0] > scores[3] > scores[1] > scores[2] == 0
+    found = rank_data("solve word problems about things that are bought and sold", list(list_lab_entries()))
+    assert found[0]["path"] == "lab:story"
+    assert rank_data("zebra xylophone", list(list_lab_entries())) == []
+
+
+def test_models_are_ranked_within_a_size() -> None:
+    def entry(name: str, size: float, about: str, downloads: int = 0, kind: str = "base") -> ModelEntry:
+        return ModelEntry(name, size, kind, "MIT", 1024, "none", about, downloads)
+
+    models = [
+        entry("a", 1e8, "code"), entry("b", 1e8, "chat", 98), entry("c", 1e8, "chat", 998), entry("d", 5e9, "chat"),
+        entry("e", 1e9, "text", kind="instruct"), entry("f", 2e8, "text", kind="instruct"),
+    ]  # fmt: skip
+    ranked = rank_models("a chat", models, largest=3e9, most=6)
+    assert [model.name for model, _ in ranked] == ["c", "b", "f", "e", "a"]
+    assert ranked[0][1] / ranked[1][1] == pytest.approx(3 / 2), "log10(1000) against log10(100)"
+    assert [model.name for model, _ in rank_models("a chat", models, largest=1e12, most=6)][2] == "d"
+
+
+def test_folders_and_catalogues_of_data(own_place: Path) -> None:
+    (own_place / "files").mkdir()
+    (own_place / "files/rows_1.jsonl").write_text('{"prompt": "translate bread", "answer": "pain"}\n')
+    (own_place / "files/other.csv").write_text("prompt,answer\nsum of 1 and 2,3\n")
+    (own_place / "files/other.md").write_text("Arithmetic for children.")
+    entries = list(list_folder_entries(own_place / "files"))
+    assert rank_data("translate words", entries)[0]["path"].endswith("rows_1.jsonl")
+    assert rank_data("arithmetic", entries)[0]["path"].endswith("other.csv")
+    (own_place / "list.jsonl").write_text('{"path": "a.csv", "description": "birds"}\n{"path": "b"}\n')
+    with pytest.raises(UserError, match=r"list.jsonl:2: must be JSON with path and description"):
+        list(read_catalogue(own_place / "list.jsonl"))
+    (own_place / "empty").mkdir()
+    for folder, said in (("absent", "is not there"), ("empty", "holds no data file")):
+        with pytest.raises(UserError, match=said):
+            list(list_folder_entries(own_place / folder))
+
+
+def test_the_catalogue_of_models_is_listed() -> None:
+    date, models = read_models()
+    assert len({model.name for model in models}) == len(models) > 20
+    text = run("list", "models").output
+    assert f"as of {date}" in text
+    assert all(model.name in text for model in models)
+    facts = json.loads(run("list", "models", "--json").output.splitlines()[-1])
+    lab = next(entry for entry in facts["models"] if entry["name"] == "lab")
+    assert lab["memory_gib"]["full"] == pytest.approx(16 * lab["parameters"] / 2**30)
+
+
+def test_the_laboratory_models_are_as_large_as_the_catalogue_says() -> None:
+    from holdfast.models.loading import load_skeleton
+
+    for model in read_models()[1]:
+        if model.name.startswith("lab"):
+            skeleton = load_skeleton(model.name)
+            count = sum(p.numel() for p in skeleton.parameters())
+            assert model.parameters == pytest.approx(count, rel=0.02)
+            assert model.context == skeleton.config.max_position_embeddings
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+def test_from_a_sentence_to_a_chat(own_place: Path) -> None:
+    task = "Copy, reverse or sort a few letters."
+    arguments = ("build", task, "--rows", "12", "--model", "lab-small", "--out", "mine")
+    steps = run(*arguments, "--until", "rows").output
+    assert "data: mine/data.json" in steps
+    assert json.loads((own_place / "mine/data.json").read_text())["chosen"] == "lab:strings"
+    assert json.loads((own_place / "mine/task.json").read_text())["instruction"] == task
+    rows = (own_place / "mine/rows.jsonl").read_text()
+    assert len(rows.splitlines()) >= 12
+    assert json.loads((own_place / "mine/generate/data.json").read_text())["notes"]["rows written"] > 6
+    run("check", "mine/run.yaml")  # an ordinary recipe
+    run("check", "mine/generate.yaml")
+
+    (own_place / "mine/rows.jsonl").write_text("".join(line + "\n" for line in rows.splitlines()[:10]))  # edited
+    before = (own_place / "mine/generate/samples.jsonl").stat().st_mtime_ns
+    done = run(*arguments, *QUICK)
+    assert "talk to it: holdfast chat mine/run" in done.output
+    assert (own_place / "mine/generate/samples.jsonl").stat().st_mtime_ns == before, "nothing is asked again"
+    assert len((own_place / "mine/rows.jsonl").read_text().splitlines()) == 10
+    reply = runner.invoke(app, ["chat", "mine/run", "--once", "--max-tokens", "8"], input="Reverse: a b c\n")
+    assert reply.exit_code == 0
+    assert reply.stdout.strip()
+
+
+def test_against_a_server_that_is_named(own_place: Path) -> None:
+    numbers = iter(range(10_000))
+
+    def reply(handler) -> None:
+        number = next(numbers)
+        answering(completion(json.dumps({"input": f"Reverse: a {number}", "output": f"{number} a"})))(handler)
+
+    with serving() as server:
+        server.chat = reply
+        task = "Reverse the words. Input: a b Output: b a"
+        run("build", task, "--engine", server.url, "--rows", "10", "--model", "lab-small", "--out", "mine",
+            "--until", "rows")  # fmt: skip
+        asked = len(server.seen)
+        rows = [json.loads(line) for line in (own_place / "mine/rows.jsonl").read_text().splitlines()]
+        new = [row for row in rows if row["origin"] == "model"]
+        assert not any(row["messages"][0]["content"] == "a b" for row in rows), (
+            "an example in the task is not trained on"
+        )
+        assert len(new) == 10
+        assert all(row["messages"][0]["content"].startswith("Reverse: a ") for row in new)
+        run("build", task, "--engine", server.url, "--rows", "10", "--model", "lab-small", "--out", "mine",
+            "--until", "rows")  # fmt: skip
+        assert len(server.seen) == asked
+
+
+def test_what_cannot_be_is_one_line(own_place: Path) -> None:
+    def refused(*arguments: str) -> str:
+        lines = run("build", *arguments, "--out", "mine", code=2).stderr.strip().splitlines()
+        return lines[-1]
+
+    assert "Connection refused" in refused("Add. Input: 1 Output: 2", "--engine", "http://127.0.0.1:9/v1")
+    assert not (own_place / "mine/task.json").exists()
+    assert "--until must be task, data" in refused("x", "--until", "lunch")
+    assert "the task is empty" in refused(" ")
+    assert "absent is not there" in refused("Add.", "--data", "absent")
+    assert "no data set fits the task" in refused("Zebra xylophone.", "--model", "lab-small")
+    (own_place / "mine/data.json").write_text("{broken")
+    assert "mine/data.json: is no JSON" in refused("Zebra xylophone.", "--model", "lab-small")
