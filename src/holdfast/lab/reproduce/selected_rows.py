@@ -68,8 +68,7 @@ def write_pool(build: Callable[[], Mapping[str, Sequence[Row]]]) -> Callable[[Pa
     """
 
     def write_files(directory: Path) -> dict[str, Any]:
-        from holdfast.skills.base import FRESH
-        from holdfast.skills.rows import lab_rows
+        from holdfast.skills.rows import FRESH, lab_rows
 
         directory.mkdir(parents=True, exist_ok=True)
         files = {**build(), "test": lab_rows("lab:story", "test", COMMON["evaluate"]["items"], seed=FRESH)}
