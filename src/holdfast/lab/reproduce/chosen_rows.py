@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.rows import Row, RowMap
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, points_gained
 from holdfast.lab.reproduce.rule import gains_more, loses_less
 from holdfast.skills import load_skill
 
@@ -69,6 +69,11 @@ def write_wrong_answers(folder: Path) -> Mapping[str, Any]:
     return {"data": {"train": write_rows(folder / "train.jsonl", spoilt), "test": test}, **JUDGED}
 
 
+def describe_gains(arms: Mapping[str, dict[str, Any]]) -> str:
+    """What each arm gained on the target, where nothing else is measured."""
+    return "; ".join(f"{label} gained {points_gained(arms, label):.1f} points" for label in arms) + "."
+
+
 DEDUP = Claim(
     claim="Without duplicates the same number of steps leads further.",
     paper="Lee et al. 2022, arXiv 2107.06499",
@@ -79,6 +84,7 @@ DEDUP = Claim(
     ),
     expects=(gains_more("dedup", "all"),),
     common=SMALL,
+    verdict=describe_gains,
     files=write_duplicates,
 )
 
@@ -92,6 +98,7 @@ DECONTAMINATE = Claim(
     ),
     expects=(gains_more("contaminated", "decontaminated"),),
     common=SMALL,
+    verdict=describe_gains,
     files=write_leaks,
 )
 
@@ -105,6 +112,7 @@ FILTER = Claim(
     ),
     expects=(gains_more("filter", "all"),),
     common=SMALL,
+    verdict=describe_gains,
     files=write_wrong_answers,
 )
 
