@@ -150,8 +150,9 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
          "different things; choose one, or let one work on the other's rows with curate: [s3ft, ssr]"),
         ("beta: 0.2", "objective.beta: sft has no beta (dpo, geometric, ada_dpo and others have); set "
          "objective.name to dpo, or leave beta out"),
-        ("tuner: {name: full, r: 8}", "tuner.r: full has no r (lora has); set tuner.name to lora, or leave r out"),
-        ("tuner: {r: 8}", "tuner.r: full has no r (lora has); set tuner.name to lora, or leave r out"),
+        ("tuner: {name: full, r: 8}", "tuner.r: full has no r (lora, longlora have); set tuner.name to lora, or leave "
+         "r out"),
+        ("tuner: {r: 8}", "tuner.r: full has no r (lora, longlora have); set tuner.name to lora, or leave r out"),
         ("tuner: {name: lora, target: q_proj}", "tuner.target is not a setting; did you mean tuner.target_modules?"),
         ("judge: {name: number, treshold: 1}", "judge.treshold is not a setting"),
         ("report_to: all", "track: knows tensorboard, wandb, mlflow, trackio, not 'all'"),

@@ -8,7 +8,6 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "rloo": "grpo trains on judged answers",
-    "freeze": "half moves half of the matrices; lora adds small ones",
     "pissa": "lora starts default, gaussian or orthogonal (tuner.init)",
     "galore": "adalomo is the optimizer that holds neither gradients nor states of the weights' size",
     "prefix": "lora is the adapter there is",

@@ -75,6 +75,12 @@ REGISTRY: dict[str, dict[str, str]] = {
         "lora": "holdfast.methods.tuners.lora:LoRA",
         "half": "holdfast.methods.tuners.half:Half",
         "spafl": "holdfast.methods.tuners.spafl:SpaFL",
+        "freeze": "holdfast.methods.tuners.freeze:Freeze",
+        "lisa": "holdfast.methods.tuners.lisa:LISA",
+        "surgical": "holdfast.methods.tuners.surgical:Surgical",
+        "promot": "holdfast.methods.tuners.promot:ProMoT",
+        "longlora": "holdfast.methods.tuners.longlora:LongLoRA",
+        "bitfit": "holdfast.methods.tuners.bitfit:BitFit",
     },
     "optimizers": {
         "adamw": "holdfast.methods.optimizers.adamw:AdamW",

@@ -13,8 +13,9 @@ from holdfast.axes.method import Method
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+    from holdfast.axes.optimizer import Optimizer
     from holdfast.models.loading import Model
 
 
@@ -95,6 +96,9 @@ class Tuner(Method):
     formula: ClassVar[str] = ""
     """How many parameters train, as a formula to read; `TRAITS_KEY` says what its letters mean."""
 
+    follows_length: ClassVar[str] = ""
+    """The knob that is the tokens of the longest rows: `train.max_length`, where a recipe does not say it."""
+
     counts_stages: ClassVar[str] = ""
     """The knob that is the number of the stage, from 0, where a recipe with stages does not say it."""
 
@@ -118,6 +122,30 @@ class Tuner(Method):
         """
         raise NotImplementedError
 
+    def draw_number(self, step: int, steps: int, epoch: int) -> int | None:
+        """The number of the draw of weights that moves in a step; `None` where all that trains moves always.
+
+        With every new number `apply_draw` is called. What a draw leaves out is out of the optimizer too: it keeps its
+        value bit for bit, and a weight that is drawn again begins with an empty optimizer state.
+
+        Args:
+            step: From 0.
+            steps: Of the whole training.
+            epoch: Whole passes over the rows before it.
+        """
+        return None
+
+    def apply_draw(self, model: Model, seed: int, draw: int) -> None:
+        """Set `requires_grad` by a draw; it depends on the arguments alone, whatever was drawn before.
+
+        Args:
+            model: As `apply` returned it, with `requires_grad` on all that any draw may move.
+        """
+
+    def learning_rate_at(self, optimizer: Optimizer, step: int, steps: int) -> float:
+        """The learning rate of 0-based `step` out of `steps`; a tuner with stages gives each its own schedule."""
+        return optimizer.learning_rate_at(step, steps)
+
     def list_warnings(self, model: Model) -> list[str]:
         """What about these settings looks wrong for `model`, before `apply`: one line each, with what to do."""
         return []
@@ -127,7 +155,9 @@ class Tuner(Method):
         return []
 
     def count_trainable(self, model: Model, seed: int = 0) -> int | None:
-        """How many parameters `apply` will train in `model`, by the formula; `None` where none is declared.
+        """How many parameters will train in `model`, by the formula; `None` where none is declared.
+
+        Of a tuner that draws anew while it trains: how many at a time, in the first draw.
 
         Args:
             model: The base, left as it is; it may be without weights (on the meta device).
@@ -147,9 +177,13 @@ class Tuner(Method):
         bits = self.frozen_bits()
         return ("added" if self.adapter else "part") + (f", {bits}-bit base" if bits else "")
 
+    def leaves_plain_weights(self) -> bool:
+        """Whether what it trains is a plain model: nothing stands beside or before its weights."""
+        return not self.adapter and not self.virtual_tokens()
+
     def trait_cells(self, name: str) -> tuple[str, ...]:
         """Its line under `TRAIT_COLUMNS`."""
-        merges = ("yes" if self.mergeable else "no") if self.adapter else "plain"
+        merges = "plain" if self.leaves_plain_weights() else "yes" if self.mergeable else "no"
         off, packs = ("yes" if answer else "no" for answer in (self.adapter, self.packs_rows()))
         return name, self.taxonomy, self.formula, merges, off, packs, self.memory_class()
 
@@ -167,6 +201,16 @@ class Tuner(Method):
     def virtual_tokens(self) -> int:
         """How many trained embeddings stand before every sequence, in the model's context."""
         return 0
+
+    def context_factor(self, config: PreTrainedConfig) -> float:
+        """How many times longer rows can be than the context of a model of this configuration, while and after this
+        trains.
+        """
+        return 1.0
+
+    def model_elsewhere(self, model: Model) -> Model:
+        """What answers all but the target: the trained model itself, or it without what is for the target alone."""
+        return model
 
     def base_context(self, model: Model) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the base computes, or `None` if the base is gone."""

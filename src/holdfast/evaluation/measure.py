@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,15 @@ def measure_all(
         progress: Called with the number of items finished, which add up to `count_items(tasks)`.
     """
     names = [task.name for task in tasks]
+    if subject.elsewhere is not None:
+        own, kept_tasks = ([t for t in tasks if (t.role == "keep") == is_kept] for is_kept in (False, True))
+        parts = ((own, replace(subject, elsewhere=None)), (kept_tasks, subject.elsewhere))
+        items_by_name = {
+            name: items
+            for part, who in parts
+            for name, items in measure_all(part, who, store=store, baselines=baselines, progress=progress).items()
+        }
+        return {name: items_by_name[name] for name in names}
     if twice := [name for name in set(names) if names.count(name) > 1]:
         raise UserError(f"evaluate: two tasks are called {sorted(twice)[0]}; rename one of the files")
     tick = progress or (lambda n: None)

@@ -97,8 +97,14 @@ class EvaluatedModel:
     """Anything else the figures depend on (precision, adapter state); part of the fingerprint."""
     reference: Reference | None = None
     """What the base did on the probe; `None` for the base itself."""
+    elsewhere: EvaluatedModel | None = None
+    """What answers tasks that are to be kept, where that is another model; `None`: this one answers all."""
     own_reference: Reference | None = None
     """What `measure_all` learned of a base on the probe: the reference of those it is compared with."""
+
+    def select_subject(self, task: Task) -> EvaluatedModel:
+        """Who answers a task: this one, or what answers elsewhere."""
+        return self if self.elsewhere is None or task.role != "keep" else self.elsewhere
 
     @property
     def window(self) -> int:

@@ -28,6 +28,7 @@ from holdfast.models.llama_family import (
 )
 from holdfast.models.loading import eval_mode, has_adapter, is_hooked_or_patched
 from holdfast.models.policy import mask_to_bias
+from holdfast.models.shifted_attention import is_shifted
 from holdfast.models.varlen_attention import is_varlen
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def static_lacks(model: Model) -> str:
     if _find_llama(model):
         return ""
     attention = config._attn_implementation
-    if attention not in ("sdpa", "eager") and not is_varlen(attention):  # which is SDPA where it is told no lengths
+    # Varlen attention is SDPA where it is told no lengths, and so is shifted attention where nothing trains.
+    if attention not in ("sdpa", "eager") and not is_varlen(attention) and not is_shifted(attention):
         return f"its attention is {attention}, and a decoding step's masks are made for sdpa and eager"
     if kinds := set(getattr(config, "layer_types", None) or ()) - MASKS:
         return f"it has layers of {', '.join(sorted(kinds))}"

@@ -115,7 +115,7 @@ def write_tuner(tuner: Tuner, model: Model, directory: Path) -> None:
     A plain adapter of PEFT needs none: its folder says what it is.
     """
     own_formats = {(cls.load, cls.merge) for cls in (Tuner, PeftTuner)}
-    if tuner.adapter and (type(tuner).load, type(tuner).merge) not in own_formats:
+    if not tuner.leaves_plain_weights() and (type(tuner).load, type(tuner).merge) not in own_formats:
         about = {"tuner": {"name": name_of(tuner), **tuner.model_dump(mode="json")}, "base": model.name_or_path}
         (directory / TUNER).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8", newline="\n")
 

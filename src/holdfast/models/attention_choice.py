@@ -78,7 +78,7 @@ def choose_attention(
         kernel, refusal = find_kernel(causal.device, dtype)
         if kernel is None:
             return AttentionChoice(own_name, refusal)
-    refusal, flash, flash_refusal = _find_obstacle(causal, own_name), "", ""
+    refusal, flash, flash_refusal = find_attention_obstacle(causal, own_name), "", ""
     family = causal.config.get_text_config().model_type
     if not refusal:
         flash, flash_refusal = choose_flash_kernel(kernel, causal.device, dtype)
@@ -97,7 +97,7 @@ def choose_attention(
     return AttentionChoice(own_name, refusal)
 
 
-def _find_obstacle(causal: PreTrainedModel, name: str) -> str:
+def find_attention_obstacle(causal: PreTrainedModel, name: str) -> str:
     """What of a model lengths do not describe, as far as it can be read from outside; "" for nothing."""
     config, base = causal.config.get_text_config(), causal.base_model
     family, parameters = config.model_type, inspect.signature(base.forward).parameters

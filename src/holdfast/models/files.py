@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PEFT_SETTINGS, TUNER = "adapter_config.json", "tuner.json"
 """What makes a folder that of an adapter: PEFT's settings, or the name of the tuner that reads it."""
+OWN_WEIGHTS = "base"
+"""A folder inside that of an adapter, with the weights that it was trained together with; it has no other base."""
 ADVICE = {
     "trust_remote_code": "it needs code of its own, and code from a model's folder is never run",
     "ignore_mismatched_sizes": "the weights have other shapes than config.json says",

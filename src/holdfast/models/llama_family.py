@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from holdfast.models.loading import is_hooked_or_patched
+from holdfast.models.shifted_attention import is_shifted
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -44,6 +45,8 @@ def has_llama_layers(causal: Model) -> bool:
         return False
     config, base = causal.config, cast(Any, causal.base_model)
     if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0):
+        return False
+    if is_shifted(config._attn_implementation):  # which is no plain attention while the model trains
         return False
     windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if windows or (family == "Mistral" and config.sliding_window):

@@ -29,6 +29,7 @@ from holdfast.errors import UserError
 from holdfast.models.adapters import read_tuner, tuner_of
 from holdfast.models.files import (
     ADAPTER,
+    OWN_WEIGHTS,
     PEFT_SETTINGS,
     TUNER,
     explain_load_errors,
@@ -131,11 +132,12 @@ def is_lab(name: str | Path) -> bool:
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
 
-def context_length(config: PretrainedConfig, virtual_tokens: int = 0) -> int | None:
+def context_length(config: PretrainedConfig, virtual_tokens: int = 0, factor: float = 1.0) -> int | None:
     """Most tokens a model of this configuration reads at once; `None` where nothing limits them.
 
     Args:
         virtual_tokens: Places of the context that virtual tokens take.
+        factor: How many times longer a tuner makes it.
 
     `max_position_embeddings` of the language model: positions beyond it have no embedding (GPT-2), or were never seen
     in training (rotary ones). It means nothing where positions are not embedded (ALiBi); recurrent models have none.
@@ -144,7 +146,12 @@ def context_length(config: PretrainedConfig, virtual_tokens: int = 0) -> int | N
     limit = getattr(text, "max_position_embeddings", None)
     if getattr(text, "alibi", False) or not isinstance(limit, int) or limit < 2:
         return None
-    return limit - virtual_tokens
+    return int(limit * factor) - virtual_tokens
+
+
+def tuned_context_length(config: PretrainedConfig, tuner: Tuner) -> int | None:
+    """`context_length` of a model while and after a tuner trains it; `config` is that of before."""
+    return context_length(config, tuner.virtual_tokens(), tuner.context_factor(config))
 
 
 def count_embeddings(model: Model) -> int:
@@ -277,6 +284,8 @@ def load_plain_model(path: Path, dtype: torch.dtype, **options: Any) -> PreTrain
 
 def adapter_base(path: Path) -> Path:
     """The directory of the base model of the adapter in `path`."""
+    if (path / OWN_WEIGHTS).is_dir():
+        return path / OWN_WEIGHTS
     if (about := read_tuner(path)) is not None:
         try:
             return locate_model(about["base"])

@@ -44,7 +44,7 @@ def fold_adapter(model: Model, tuner: Tuner) -> PreTrainedModel:
         UserError: If adapters of this kind cannot be folded in.
         RunError: If this one could not be.
     """
-    if not tuner.adapter:
+    if tuner.leaves_plain_weights():
         return tuner.merge(model)
     refuse_unmergeable(tuner)
     before, dtype = probe_logps(model), model.dtype
@@ -67,7 +67,7 @@ def refuse_unmergeable(tuner: Tuner, why: str = "") -> None:
     Raises:
         UserError: If not.
     """
-    if tuner.adapter and not tuner.mergeable:
+    if not tuner.leaves_plain_weights() and not tuner.mergeable:
         raise UserError(
             f"{why}what tuner {name_of(tuner)} trains cannot be folded into the weights; use it as it is, or choose "
             "another tuner (lora, full)"

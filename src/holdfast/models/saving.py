@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +18,7 @@ from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.data.chat.settings import write_settings
 from holdfast.models.adapters import PeftTuner, write_tuner
-from holdfast.models.files import is_adapter
+from holdfast.models.files import OWN_WEIGHTS, is_adapter
 from holdfast.models.loading import BASE, has_adapter
 
 if TYPE_CHECKING:
@@ -143,12 +143,16 @@ def write_model_files(
     if not tuner.adapter:
         plain = cast(PreTrainedModel, model)
         _set_stops(plain, tokenizer, stop_ids)
-        model = _copy_to_save(plain, dtype or plain.dtype)
+        model = _copy_to_save(plain, dtype or plain.dtype, tuner.adapter_parameters(plain))
     saved_as = tuner.save(model, side, dtype)
     write_tuner(tuner, model, side)
-    if base and is_adapter(side):
+    if base and is_adapter(side) and not (side / OWN_WEIGHTS).is_dir():
         (side / BASE).write_text(base + "\n", encoding="utf-8", newline="\n")
     tokenizer.save_pretrained(side)
+    if (side / OWN_WEIGHTS).is_dir():  # a model of its own, for whoever wants it without what stands before it
+        tokenizer.save_pretrained(side / OWN_WEIGHTS)
+        if chat is not None:
+            write_settings(side / OWN_WEIGHTS, chat)
     give_rights(side)
     return saved_as
 
@@ -159,16 +163,23 @@ def give_rights(directory: Path) -> None:
     probe.touch()
     mode = probe.stat().st_mode & 0o777
     probe.unlink()
-    for file in directory.iterdir():
+    for file in directory.rglob("*"):
         if file.is_file():
             file.chmod(mode)
 
 
-def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of a plain model on the CPU with weights of `dtype`; or the model itself, if it is like that."""
-    if model.device.type == "cpu" and all(p.dtype == dtype for p in model.parameters()):
+def _copy_to_save(model: PreTrainedModel, dtype: torch.dtype, apart: Collection[str] = ()) -> PreTrainedModel:
+    """A copy of a model on the CPU with weights of `dtype`; or the model itself, if it is like that.
+
+    Args:
+        apart: Names of parameters that keep their type.
+    """
+    dtypes = {id(p): p.dtype if name in apart else dtype for name, p in model.named_parameters()}
+    if model.device.type == "cpu" and all(p.dtype == dtypes[id(p)] for p in model.parameters()):
         return model
-    weights = {id(p): nn.Parameter(p.detach().to("cpu", dtype), requires_grad=False) for p in model.parameters()}
+    weights = {
+        id(p): nn.Parameter(p.detach().to("cpu", dtypes[id(p)]), requires_grad=False) for p in model.parameters()
+    }
     clone = copy.deepcopy(model, weights)
     clone.to("cpu")  # type: ignore[arg-type]  # buffers; its wrapper hides the type
     return clone

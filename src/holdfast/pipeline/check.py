@@ -62,7 +62,7 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
     from holdfast.data.chat.settings import make_chat
     from holdfast.evaluation.tasks.by_name import build_tasks
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
-    from holdfast.models.loading import context_length, count_embeddings, load_model
+    from holdfast.models.loading import count_embeddings, load_model, tuned_context_length
     from holdfast.models.placement import choose_device
     from holdfast.pipeline.curation_key import open_replay_rows
     from holdfast.pipeline.estimate import estimate_costs
@@ -88,7 +88,7 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
     as_read, rows = match_recipe_and_rows(recipe, sources.train)
     if as_read is not recipe:
         warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
-    context = context_length(base.model.config, recipe.tuner.virtual_tokens())
+    context = tuned_context_length(base.model.config, recipe.tuner)
     write_lines(ui, [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)])
     table, token_report = encode_rows(as_read, rows_for_objective(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)

@@ -58,6 +58,9 @@ def estimate_costs(
     per_step = _time_fastest_pass(model, torch.zeros(width, 1, dtype=torch.long, device=device))
     own = peak_gib(device) * GIB - count_weight_bytes(model) if device.type == "cpu" else 0.0
     tuned = recipe.tuner.apply(model, train.seed)
+    draw = recipe.tuner.draw_number(plan.steps - 1, plan.steps, 0)
+    if draw is not None:  # what trains at a time is what memory is for
+        recipe.tuner.apply_draw(tuned, train.seed, draw)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
     micro = train.micro_tokens or first_micro_tokens(model, device, plan.size.tokens, train.gradient_checkpointing)

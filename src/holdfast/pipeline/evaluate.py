@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.task import ItemResult, Task
     from holdfast.evaluation.tasks.probe import Reference
+    from holdfast.generation.decoder import Decoder
     from holdfast.models.loading import LoadedModel
 
 
@@ -86,7 +88,9 @@ def evaluate(
         paired_tasks = [task for task in chosen_tasks if against is not None or task.kind == "probe"]
         before, reference = _measure_model(loaded_model, base, paired_tasks, "base", out, ui, settings=settings)
         loaded_model = load_model(model, device=device)
-    after, _ = _measure_model(loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings)
+    after, _ = _measure_model(
+        loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings, has_roles=not tasks
+    )
     if against is not None:
         report = summarise_run(chosen_tasks, before, after) | {"gate": None}
         report["gate"] = apply_gate(limits, report)
@@ -195,9 +199,14 @@ def _choose_tasks(
 
 def _measure_model(
     loaded_model: LoadedModel, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
-    reference: Reference | None = None, settings: ChatSettings | None = None,
+    reference: Reference | None = None, settings: ChatSettings | None = None, has_roles: bool = False,
 ) -> tuple[dict[str, list[ItemResult]], Reference | None]:  # fmt: skip
-    """The items of every task, and what the model did on the probe if it is itself the reference."""
+    """The items of every task, and what the model did on the probe if it is itself the reference.
+
+    Args:
+        has_roles: Whether the tasks are a run's, some of them to be kept; tasks that somebody names are asked as `chat`
+            asks.
+    """
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.measure import count_items, measure_all
     from holdfast.evaluation.results_store import ResultsStore, shared_store
@@ -211,12 +220,19 @@ def _measure_model(
     decoder = open_decoder(loaded_model)
     if setup := decoder.build_setup():
         ui.write_line(f"{name}: {setup.line}")
-    policy = compile_passes(decoder.build_policy(), "auto", ui.write_once)
-    subject = EvaluatedModel(
-        decoder.answer_fingerprint(loaded_model.fingerprint), chat,
-        build_sample_fn(decoder.build_engine(chat, fingerprint=loaded_model.fingerprint, say=ui.write_once)),
-        policy, prompt=decoder.transform_prompt, extra=describe_arithmetic(policy), reference=reference,
-    )  # fmt: skip
+
+    def build_subject(decoder: Decoder, fingerprint: str) -> EvaluatedModel:
+        policy = compile_passes(decoder.build_policy(), "auto", ui.write_once)
+        return EvaluatedModel(
+            decoder.answer_fingerprint(fingerprint), chat,
+            build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once)),
+            policy, prompt=decoder.transform_prompt, extra=describe_arithmetic(policy), reference=reference,
+        )  # fmt: skip
+
+    subject, fingerprint = build_subject(decoder, loaded_model.fingerprint), f"{loaded_model.fingerprint}/elsewhere"
+    other = loaded_model.tuner.model_elsewhere(decoder.model) if has_roles else decoder.model
+    if other is not decoder.model:
+        subject.elsewhere = build_subject(replace(decoder, model=other), fingerprint)
     ui.start_phase(f"measure {name}", count_items(tasks))
     store = ResultsStore(Path(out) / "eval" / when) if out is not None else None
     items = measure_all(tasks, subject, store=store, baselines=shared_store(), progress=lambda n: ui.advance(n))

@@ -266,7 +266,7 @@ def _measure_stage(work: RunContext, base: Items, path: Path, number: int) -> St
 
     stages = work.recipe.stages
     loaded_model = load_model(path, device=work.base.device)
-    subject = build_subject(work, open_decoder(loaded_model), loaded_model.fingerprint)
+    subject = build_subject(work, open_decoder(loaded_model), loaded_model.fingerprint, loaded_model.tuner)
     when = path.name if number + 1 < len(stages) else "final"
     items = measure_tasks(work, f"measure {stages[number].name}", work.tasks, subject, when, use_shared_store=True)
     report = read_report(path / "report.json")

@@ -89,11 +89,14 @@ def save_model(
     if result.value_head is not None:
         save_value_head(result.value_head, work.folder.path)
     subject = (
-        build_subject(work, result.model, fingerprint_of(path)) if measured_items and not decoder.methods else None
+        build_subject(work, result.model, fingerprint_of(path), result.tuner)
+        if measured_items and not decoder.methods
+        else None
     )
     for task in work.tasks:
         if subject is not None and task.name in measured_items:
-            shared_store().write_items(task, measurement_fingerprint(task, subject), measured_items[task.name])
+            fingerprint = measurement_fingerprint(task, subject.select_subject(task))
+            shared_store().write_items(task, fingerprint, measured_items[task.name])
     return saved_as
 
 

@@ -88,7 +88,7 @@ def run_prepared(
             return RunResult(work.folder.path, {})
         result, decoder = apply_inference(work, result)
         with work.folder.time_phase("evaluate"):
-            subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final")
+            subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final", result.tuner)
             after = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
         saved_as = save_model(work, result, decoder, after if hand_on else {})
         return write_results(work, rows, result, saved_as, token_report, plan, before, after)
@@ -188,9 +188,9 @@ def _report_limits(
     recipe: Recipe, base: LoadedModel, sources: Sources, tasks: list[Task], chat: Chat, ui: Progress
 ) -> None:
     """Say what the model's context, and the engine, mean for rows and questions."""
-    from holdfast.models.loading import context_length
+    from holdfast.models.loading import tuned_context_length
 
-    context = context_length(base.model.config, recipe.tuner.virtual_tokens())
+    context = tuned_context_length(base.model.config, recipe.tuner)
     for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
         ui.write_once(line)
     for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
@@ -216,8 +216,13 @@ def open_run_directory(
 
 def refuse_adapter(path: Path, name: str) -> None:
     """An adapter is stored without the weights below it, so that training beside or below it could not be kept."""
-    from holdfast.models.files import is_adapter
+    from holdfast.models.files import OWN_WEIGHTS, is_adapter
 
+    if (path / OWN_WEIGHTS).is_dir():
+        raise UserError(
+            f"model: {name} is a prompt and the weights it was trained with; start from the weights alone: "
+            f"{path / OWN_WEIGHTS}"
+        )
     if is_adapter(path):
         raise UserError(
             f"model: {name} is an adapter, on which no other training can build; fold it into the weights "
@@ -230,13 +235,13 @@ def train_model(
 ) -> tuple[TrainResult, TableReport, TrainingPlan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
     from holdfast.data.chat.settings import derived_sources
-    from holdfast.models.loading import context_length
+    from holdfast.models.loading import tuned_context_length
     from holdfast.training.plan import plan_training
     from holdfast.training.trainer import Trainer
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
     rows = rows_for_objective(recipe, rows)
-    context = context_length(work.base.model.config, recipe.tuner.virtual_tokens())
+    context = tuned_context_length(work.base.model.config, recipe.tuner)
     table, token_report = encode_rows(recipe, rows, work.chat, context, folder.path / "cache")
     for line in token_report.summary_lines():
         ui.write_line(line)

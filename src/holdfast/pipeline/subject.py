@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from holdfast.evaluation.subject import EvaluatedModel
@@ -9,20 +10,26 @@ from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmeti
 from holdfast.pipeline.phases import RunContext, build_cached_judge
 
 if TYPE_CHECKING:
+    from holdfast.axes.tuner import Tuner
     from holdfast.generation.decoder import Decoder
     from holdfast.models.loading import Model
 
 
-def build_subject(work: RunContext, model: Model | Decoder, name: str) -> EvaluatedModel:
+def build_subject(work: RunContext, model: Model | Decoder, name: str, tuner: Tuner | None = None) -> EvaluatedModel:
     """A model, plain or as a decoder has it answer, ready to be measured; `name` is the fingerprint of its weights.
 
     On the probe it is compared with `work.reference`; where that is `None` it is the base, and becomes the reference.
+
+    Args:
+        tuner: Who trained it, and knows whether another model answers what is not the target.
     """
     from holdfast.generation.decoder import Decoder
     from holdfast.generation.factory import HERE
 
     kind, slots = work.recipe.sampling.engine, work.recipe.sampling.slots
     decoder = model if isinstance(model, Decoder) else Decoder(model)
+    elsewhere = decoder.model if tuner is None else tuner.model_elsewhere(decoder.model)
+    other = None if elsewhere is decoder.model else replace(decoder, model=elsewhere)
     engine = decoder.build_engine(
         work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name, say=work.ui.write_once
     )
@@ -36,4 +43,5 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str) -> Evalua
         prompt=decoder.transform_prompt,
         judge=lambda judge, answers: build_cached_judge(judge, work)(answers),
         reference=work.reference,
+        elsewhere=None if other is None else build_subject(work, other, f"{name}/elsewhere"),
     )

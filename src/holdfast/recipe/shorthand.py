@@ -141,6 +141,9 @@ def _derive_defaults(
     adapter, common_rate = getattr(tuner, "adapter", False), optimizer is not None and _uses_common_rate(optimizer)
     if number and (knob := getattr(tuner, "counts_stages", "")):
         yield ("tuner", knob), number, f"derived: stage {number + 1}"
+    train = data.get("train")
+    if (knob := getattr(tuner, "follows_length", "")) and isinstance(train, dict) and train.get("max_length"):
+        yield ("tuner", knob), train["max_length"], "derived: train.max_length"
     if is_lab_model(data.get("model")):
         if common_rate:
             yield ("optimizer", "learning_rate"), 1e-3 if adapter else 3e-4, "derived: laboratory model"

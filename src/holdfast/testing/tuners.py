@@ -11,6 +11,7 @@ from holdfast.axes.method import Method
 from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
+from holdfast.models.files import OWN_WEIGHTS
 from holdfast.models.policy import Policy
 from holdfast.testing.examples import VOCABULARY, example_recipe, example_table, rounding_room, tiny_model
 from holdfast.testing.failure import expect_that, require_kind
@@ -74,7 +75,7 @@ def check_declarations(method: Method, folder: Path) -> None:
     """What it declares of itself is so: its kind, its number of parameters, whose states are held, packing."""
     tuner = require_kind(method, Tuner)
     for kind in SHAPES:
-        base = tiny_model(kind)
+        base = tiny_model(kind, **{"n_layer" if kind == "gpt2" else "num_hidden_layers": 3})
         try:
             tuner.check(base)
         except UserError:
@@ -82,6 +83,8 @@ def check_declarations(method: Method, folder: Path) -> None:
         own = {id(p) for p in base.parameters()}
         declared_size = tuner.count_trainable(base, seed=3)
         model = tuner.apply(base, 3)
+        if tuner.draw_number(0, 1, 0) is not None:
+            tuner.apply_draw(model, 3, 0)
         moving = [p for p in model.parameters() if p.requires_grad]
         size, total = sum(p.numel() for p in moving), sum(p.numel() for p in base.parameters())
         expect_that(
@@ -120,7 +123,7 @@ def check_kind(tuner: Tuner, base_parameters: int, parameters: int) -> None:
 def check_merged(method: Method, folder: Path) -> None:
     """Merged it is a plain model that computes the same, where it says that it merges."""
     tuner = require_kind(method, Tuner)
-    if tuner.adapter and not tuner.mergeable:
+    if not tuner.leaves_plain_weights() and not tuner.mergeable:
         return
     kind = supported_kind(tuner)
     model, _ = train_tiny(tuner, kind, folder)
@@ -162,7 +165,9 @@ def check_saved(method: Method, folder: Path) -> None:
     tuner.save(model, place, torch.float32)  # type: ignore[arg-type]
     expect_that(not list(place.rglob("*.bin")) + list(place.rglob("*.pt")), "it saves pickles; write safetensors")
     plain = tiny_model(kind)
-    loaded_model = tuner.load(place, plain) if tuner.adapter else type(plain).from_pretrained(place)
+    own = place / OWN_WEIGHTS
+    base = type(plain).from_pretrained(own) if own.is_dir() else plain
+    loaded_model = type(plain).from_pretrained(place) if tuner.leaves_plain_weights() else tuner.load(place, base)
     apart = float((compute_logits(loaded_model.eval()).log_softmax(-1) - before).abs().max())
     room = rounding_room(next(model.parameters()).device)  # type: ignore[attr-defined]
     expect_that(apart <= 1e-5 * room, f"saved and loaded, its log-probabilities differ by up to {apart:.2g}")

@@ -98,3 +98,12 @@ class TrainResult:
     kept_step: int = 0
     value_head: nn.Linear | None = None
     stopped_early: bool = False
+
+
+def add_metrics(
+    metrics: dict[str, tuple[float, float]], more: dict[str, tuple[float, float]], share: float = 1.0
+) -> None:
+    """Add sums and counts by name."""
+    for name, (total, count) in more.items():
+        so_far = metrics.get(name, (0.0, 0.0))
+        metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from pydantic_core import to_jsonable_python
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import AutoModelForCausalLM
 
@@ -31,6 +31,7 @@ from holdfast.models.residual_dropout import attach_residual_dropout
 from holdfast.models.value_head import make_value_head
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
+from holdfast.training.draws import begin_draws
 from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
 from holdfast.training.threaded_step import partition_rows
 
@@ -158,6 +159,12 @@ class TrainerState:
 
     has_table = True
     """Whether all rows are known before the first step."""
+    draw: int | None = None
+    """The number of the draw whose weights move now; `None` where all that trains moves always."""
+    most_trained = 0
+    """Weights that trained at once, at most, once they were drawn anew."""
+    stored_parameters: dict[str, nn.Parameter]
+    """All that trains in any step, which is what a checkpoint holds; `trainable_parameters` are those of now."""
 
     def __init__(
         self,
@@ -225,7 +232,8 @@ class TrainerState:
             self.trainable_parameters |= {
                 f"value_head.{name}": p for name, p in self.policy.value_head.named_parameters()
             }
-        self.rule = recipe.optimizer.build(self.trainable_parameters.items())
+        self.stored_parameters = self.trainable_parameters
+        self.rule = begin_draws(self)
         self.num_workers, self.draws_random = 1, False
         self.filler = self.shortest_batch()
         self.terms = list(self.count_terms(self.filler))
@@ -291,9 +299,9 @@ class TrainerState:
             rank=self.machine.rank,
             world=self.machine.world,
         )
-        self._set_gradient_types()
+        self.set_gradient_types()
 
-    def _set_gradient_types(self) -> None:
+    def set_gradient_types(self) -> None:
         """Sum gradients of several micro-batches in fp32, whatever the weights' type; a single one is what it is."""
         sums = self.micro_tokens < self.step_size.tokens
         for p in self.trainable_parameters.values():
@@ -311,7 +319,7 @@ class TrainerState:
     def copy_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Put values in the place of those of all trained parameters."""
         with torch.no_grad():
-            for name, parameter in self.trainable_parameters.items():
+            for name, parameter in self.stored_parameters.items():
                 parameter.copy_(reshard_like(tensors[name], parameter))
 
     def collate_rows(self, rows: Sequence[int] | np.ndarray) -> Batch | None:
@@ -387,9 +395,9 @@ class TrainerState:
     def checkpoint_bytes(self, with_best: bool = False) -> int:
         """Size of a checkpoint: what trains, and the optimizer's state; and once more what trains, of the best step."""
         tensors = [
-            *self.trainable_parameters.values(),
+            *self.stored_parameters.values(),
             *self.rule.state_tensors().values(),
-            *(self.trainable_parameters.values() if with_best else ()),
+            *(self.stored_parameters.values() if with_best else ()),
         ]
         return sum(t.numel() * t.element_size() for t in tensors)
 

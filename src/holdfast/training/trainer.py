@@ -24,9 +24,10 @@ from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint
 from holdfast.training.base_values import fill_reference, precompute_objective
 from holdfast.training.batch_source import build_trainer_state
-from holdfast.training.callbacks import Hooks, Totals, TrainResult
+from holdfast.training.callbacks import Hooks, Totals, TrainResult, add_metrics
 from holdfast.training.determinism import deterministic_algorithms, needs_deterministic_algorithms
 from holdfast.training.distributed import Machine, gather_full_tensor, reshard_state
+from holdfast.training.draws import end_draws, follow_draw, mark_all_trained
 from holdfast.training.drift import APART, SHARE, DriftMonitor
 from holdfast.training.plan import boundary_steps
 from holdfast.training.probe import probe_largest_batch
@@ -118,7 +119,7 @@ class Trainer:
         self.drift_monitor = None if machine.is_sharded else DriftMonitor(self.state.policy, self.state.small_batch())
         (self.state.filler,) = self.state.add_step_statistics([self.state.filler])  # type: ignore[assignment]
         if self.start:
-            self.state.copy_weights({**self.state.trainable_parameters, **self.start})
+            self.state.copy_weights({**self.state.stored_parameters, **self.start})
         start = self._restore_checkpoint(resume_point)
         steps_done = steps = self.state.steps
         if start < steps:
@@ -164,12 +165,14 @@ class Trainer:
     def _run_step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
         began = time.perf_counter()
+        if follow_draw(self.state, step):
+            probe_largest_batch(self.state, self._send_note)
         with pause_compiled():  # it may sample
             batches = self.state.source.step_batches(step, self.state.policy)
         counts = self._sum_counts(batches)
         batches = self._prepare_batches(step, batches)
         rule = self.state.rule
-        rule.lr = self.recipe.optimizer.learning_rate_at(step, steps)
+        rule.lr = self.recipe.tuner.learning_rate_at(self.recipe.optimizer, step, steps)
         try:
             with self.in_fixed_order():
                 for index in range(rule.passes):
@@ -230,7 +233,7 @@ class Trainer:
                     self._raise_diverged(step, "loss", [] if batch is None else [batch])
                 loss.backward()
             sums.append(torch.stack([terms[t].detach().float() * share for t in self.state.terms]))
-            _add_metrics(metrics, extra, share)
+            add_metrics(metrics, extra, share)
         return torch.stack(sums), metrics
 
     def _forward_backward_threaded(
@@ -244,7 +247,7 @@ class Trainer:
         )
         metrics: dict[str, tuple[float, float]] = {}
         for _, extra in scores:
-            _add_metrics(metrics, extra)
+            add_metrics(metrics, extra)
         return torch.stack([torch.stack([terms[t].float() for t in state.terms]) for terms, _ in scores]), metrics
 
     def _reduce_terms(
@@ -314,7 +317,7 @@ class Trainer:
         model = self.state.gather_full_model() if self.machine.is_sharded else self.model
         loss = None
         if self.machine.main:
-            with eval_mode(model), self.machine.preserve_rng():
+            with eval_mode(model), self.machine.preserve_rng(), mark_all_trained(self.state):
                 loss = self.hooks.on_evaluate(steps_done, model)
         # The loss is the main process's; to the others it comes as a sum with zeros.
         has_loss, value = self.machine.sum_over_processes([float(loss is not None), 0.0 if loss is None else loss])
@@ -339,9 +342,9 @@ class Trainer:
 
     def _save_best(self, steps_done: int, made_by: dict[str, Any]) -> None:
         """The weights alone, of a step that is the best so far."""
-        broken_weights.refuse_broken_weights(self.state.trainable_parameters, self.machine, self.root, steps_done)
+        broken_weights.refuse_broken_weights(self.state.stored_parameters, self.machine, self.root, steps_done)
         if self.machine.main or self.machine.is_sharded:
-            tensors = {self._stem: {name: gather_full_tensor(p) for name, p in self.state.trainable_parameters.items()}}
+            tensors = {self._stem: {name: gather_full_tensor(p) for name, p in self.state.stored_parameters.items()}}
             if self.machine.main:
                 checkpoint.save_best(self.root, checkpoint.Checkpoint(steps_done, tensors, made_by, {}))
         self.machine.accelerator.wait_for_everyone()
@@ -360,10 +363,10 @@ class Trainer:
     def _save_checkpoint(self, steps_done: int, made_by: dict[str, Any]) -> None:
         """A checkpoint of `done` steps; every process takes part in making shards whole, the main one writes."""
         trainer_state = self.state
-        broken_weights.refuse_broken_weights(trainer_state.trainable_parameters, self.machine, self.root, steps_done)
+        broken_weights.refuse_broken_weights(trainer_state.stored_parameters, self.machine, self.root, steps_done)
         if self.machine.main or self.machine.is_sharded:
             tensors = {
-                self._stem: {name: gather_full_tensor(p) for name, p in trainer_state.trainable_parameters.items()},
+                self._stem: {name: gather_full_tensor(p) for name, p in trainer_state.stored_parameters.items()},
                 "optimizer": {name: gather_full_tensor(t) for name, t in trainer_state.rule.state_tensors().items()},
                 "rng": random_states(self.machine.device),
             }
@@ -387,10 +390,11 @@ class Trainer:
             checkpoint.step_path(self.root, resume_point.step), resume_point.tensors[self._stem]
         )
         self.state.copy_weights(resume_point.tensors[self._stem])
+        follow_draw(self.state, max(0, resume_point.step - 1))  # whose state of the optimizer was saved
         self.selection.restore_losses(resume_point.state.get("losses", []))
         optimizer_state = resume_point.tensors["optimizer"]
         self.state.rule.load(
-            reshard_state(optimizer_state, self.state.rule.state_tensors(), self.state.trainable_parameters)
+            reshard_state(optimizer_state, self.state.rule.state_tensors(), self.state.stored_parameters)
         )
         set_random_states(resume_point.tensors["rng"], self.machine.device)
         self.totals = Totals(**resume_point.state["totals"])
@@ -399,6 +403,7 @@ class Trainer:
         return resume_point.step
 
     def _build_result(self, start: int, steps_done: int) -> TrainResult:
+        end_draws(self.state)
         model = self.state.gather_full_model() if self.machine.is_sharded else self.model
         totals, tuner = self.totals, self.recipe.tuner
         return TrainResult(
@@ -418,7 +423,7 @@ class Trainer:
             layout=self.state.layout,
             precision=self.machine.precision,
             arithmetic=self.machine.arithmetic + describe_bits(self.recipe.tuner.frozen_bits()),
-            trainable=sum(p.numel() for p in self.state.trainable_parameters.values()),
+            trainable=sum(p.numel() for p in self.state.stored_parameters.values()),
             clipped=totals.clipped,
             resumed_from=start,
             kept_step=self.selection.kept_step(steps_done),
@@ -428,12 +433,3 @@ class Trainer:
     def _send_note(self, line: str) -> None:
         if self.machine.main:
             self.hooks.on_note(line)
-
-
-def _add_metrics(
-    metrics: dict[str, tuple[float, float]], more: dict[str, tuple[float, float]], share: float = 1.0
-) -> None:
-    """Add sums and counts by name."""
-    for name, (total, count) in more.items():
-        so_far = metrics.get(name, (0.0, 0.0))
-        metrics[name] = (so_far[0] + share * total, so_far[1] + share * count)

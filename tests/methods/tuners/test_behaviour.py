@@ -14,13 +14,15 @@ from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.errors import UserError
 from holdfast.models import loading, saving
+from holdfast.models.files import OWN_WEIGHTS
+from holdfast.models.merging import refuse_unmergeable
 from holdfast.models.policy import Policy
 from holdfast.recipe.schema import Recipe
 from holdfast.testing.examples import tiny_model
 from holdfast.testing.tuners import check_declarations, supported_kind
 from holdfast.training.trainer import Trainer
 
-EXPERIMENTS = {"bitfit": "bitfit:BitFit"}
+EXPERIMENTS = {"textbook_bitfit": "bitfit:BitFit"}
 """Tuners of this folder, in the suite as if they were registered: one file and one line each."""
 NAMES = sorted({*REGISTRY["tuners"], *EXPERIMENTS})
 KINDS = ["llama", "gpt2", "qwen2", "gemma2"]
@@ -81,8 +83,10 @@ def train(out, model, tokenizer, name, epochs=6):
 
 
 def logits(model, tokenizer):
+    """Of the text's tokens; virtual tokens before them have some too."""
+    ids = torch.tensor([tokenizer.encode(TEXT)])
     with torch.no_grad():
-        return model(input_ids=torch.tensor([tokenizer.encode(TEXT)])).logits
+        return model(input_ids=ids).logits[:, -ids.shape[1] :]
 
 
 def logps(model, tokenizer):
@@ -112,9 +116,7 @@ def test_the_loss_falls(name, any_kind, tiny, tmp_path):
     batch = table.collate_rows(range(len(table)), "padded", tokenizer.pad_token_id)
     with torch.no_grad():
         start = float(-Policy(model).token_logps(batch).mean())
-    moving = sum(
-        p.numel() for p in find_method("tuners", name)().apply(tiny(any_kind)[0], 0).parameters() if p.requires_grad
-    )
+    moving = find_method("tuners", name)().count_trainable(tiny(any_kind)[0])
     few = moving < 0.1 * sum(p.numel() for p in model.parameters())
     trained = train(tmp_path, model, tokenizer, name, epochs=60 if few else 6).model
     with torch.no_grad():
@@ -129,9 +131,11 @@ def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabil
     base = tiny_dir(of_kind)
     model, tokenizer = loading.load_model(base).model, tiny(of_kind)[1]
     result = train(tmp_path / "run", model, tokenizer, name)
-    saved = saving.save_model(result.model, tokenizer, tmp_path / "model")
+    saved = saving.save_model(result.model, tokenizer, tmp_path / "model", tuner=result.tuner)
     here = logps(result.model, tokenizer)
-    if find_method("tuners", name).adapter:
+    if (saved / OWN_WEIGHTS).is_dir():
+        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(saved / OWN_WEIGHTS), saved)
+    elif find_method("tuners", name).adapter:
         elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
     else:
         elsewhere = AutoModelForCausalLM.from_pretrained(saved)
@@ -143,6 +147,10 @@ def test_saved_it_loads_in_plain_transformers_or_peft_with_the_same_log_probabil
 def test_merged_it_computes_the_same(name, of_kind, tiny, tmp_path):
     model, tokenizer = tiny(of_kind)
     result = train(tmp_path, model, tokenizer, name)
+    if not result.tuner.leaves_plain_weights() and not result.tuner.mergeable:
+        with pytest.raises(UserError, match="cannot be folded into the weights"):
+            refuse_unmergeable(result.tuner)
+        return
     before = logits(result.model, tokenizer)
     merged = find_method("tuners", name)().merge(result.model)
     assert type(merged) is type(tiny(of_kind)[0])
@@ -160,6 +168,8 @@ def test_taken_off_it_leaves_the_base_bit_identical(name, any_kind, tiny, tmp_pa
         return
     with tuner.base_context(result.model):
         assert torch.equal(logits(result.model, tokenizer), start)
+    if getattr(result.model.active_peft_config, "modules_to_save", None):
+        return  # unloading, PEFT leaves their trained copies in their places
     bare = result.model.unload().state_dict()
     assert bare.keys() == weights.keys()
     assert all(torch.equal(bare[key], t) for key, t in weights.items())

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from holdfast.methods.tuners.full import Full
-from holdfast.methods.tuners.half import Half, trainable_share, units_by_category
+from holdfast.methods.tuners.half import Half
+from holdfast.methods.tuners.matrix_units import trainable_share, units_by_category
 from holdfast.training.distributed import find_layers
 
 

@@ -39,7 +39,7 @@ def place(tiny_dir: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setitem(REGISTRY["tuners"], "bitfit", "bitfit:BitFit")
+    monkeypatch.setitem(REGISTRY["tuners"], "textbook_bitfit", "bitfit:BitFit")
     (tmp_path / "base").symlink_to(tiny_dir("llama"))
     rows = [{"prompt": f"Add {i} and 2.", "completion": f"The answer is {i + 2}."} for i in range(12)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -110,7 +110,7 @@ def test_a_tuner_with_a_file_of_its_own_is_read_by_its_class(place: Path) -> Non
 
 WRONG = {
     "tuner={name: lora, target_modules: [nope]}": "tuner.target_modules: nope not found in LlamaForCausalLM",
-    "tuner=bitfit": "tuner: bitfit trains biases, and LlamaForCausalLM has none; choose lora or full",
+    "tuner=textbook_bitfit": "tuner: bitfit trains biases, and LlamaForCausalLM has none; choose lora or full",
     "tuner={name: half, share: 0, embeddings: false}": "leaves nothing to train",
     "tuner=own_tuners:Shift inference=dial": "inference dial needs plain weights: what tuner own_tuners:Shift trains",
 }

@@ -8,15 +8,13 @@ from pydantic import Field
 
 from holdfast.axes.tuner import Tuner
 from holdfast.errors import UserError
+from holdfast.methods.tuners.matrix_units import units_by_category
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
+    from holdfast.methods.tuners.matrix_units import Units
     from holdfast.models.loading import Model
-
-    Units = list[tuple[nn.Parameter, ...]]
-    """What is drawn together: a matrix with its bias, or a norm."""
 
 
 class Half(Tuner):
@@ -38,7 +36,9 @@ class Half(Tuner):
     Columns needed: none beyond the objective's.
 
     Continual learning: every stage of a recipe draws anew, its number being the `round`; from run to run say `round: 1,
-    2, ...`. `complement` moves what the same draw had frozen.
+    2, ...`. `redraw: run` keeps one draw for all stages, `redraw: epoch` draws anew with every pass over the rows (who
+    goes on moving keeps its optimizer state, who is drawn begins with none). `complement` moves what the same draw had
+    frozen.
 
     Stored: all weights. Not an adapter.
 
@@ -57,6 +57,10 @@ class Half(Tuner):
     )
     embeddings: bool = Field(True, description="Whether embeddings, head and the final norm move.")
     round: int = Field(0, ge=0, description="Number of the draw in a sequence of trainings; default: the stage's.")
+    redraw: Literal["run", "stage", "epoch"] = Field(
+        "stage",
+        description="Draw once, for every stage of a recipe, or for every pass over the rows.",
+    )
     complement: bool = Field(False, description="Move exactly the layers' weights that this draw would freeze.")
 
     def check(self, model: Model) -> None:
@@ -67,19 +71,37 @@ class Half(Tuner):
         """
         from holdfast.models.loading import build_skeleton
 
-        if not any(p.requires_grad for p in self.apply(build_skeleton(model.config), 0).parameters()):
+        skeleton = self.apply(build_skeleton(model.config), 0)
+        self.apply_draw(skeleton, 0, 0)
+        if not any(p.requires_grad for p in skeleton.parameters()):
             raise UserError(
                 f"tuner: half with share {self.share:g} of these matrices and without the embeddings leaves nothing to "
                 "train; set a larger tuner.share, or tuner.embeddings: true"
             )
 
     def apply(self, model: Model, seed: int) -> Model:
-        """Freeze, in place, all that the draw of (`seed`, `round`) does not move."""
+        """Freeze, in place, all that the draw of (`seed`, `round`) does not move; with `redraw: epoch` what no draw
+        does.
+        """
+        self.apply_draw(model, seed, 0)
+        if self.redraw == "epoch":
+            for units in self._list_units(model):
+                for parameter in (p for unit in units for p in unit):
+                    parameter.requires_grad_(True)
+        return model
+
+    def draw_number(self, step: int, steps: int, epoch: int) -> int | None:
+        """With `redraw: epoch` the number of the pass over the rows."""
+        return epoch if self.redraw == "epoch" else None
+
+    def apply_draw(self, model: Model, seed: int, draw: int) -> None:
+        """Set `requires_grad` as the draw of (`seed`, `round`, `draw`) has it."""
         import numpy as np
 
         from holdfast.training.distributed import find_layers
 
-        generator = np.random.default_rng([seed, self.round])
+        number = 0 if self.redraw == "run" else self.round
+        generator = np.random.default_rng([seed, number, draw] if draw else [seed, number])
         layers = [units_by_category(layer) for layer in find_layers(model)]
         model.requires_grad_(self.embeddings)
         for pool in self._unit_pools(layers):
@@ -87,13 +109,19 @@ class Half(Tuner):
                 for index, unit in enumerate(units):
                     for parameter in unit:
                         parameter.requires_grad_((index in moving) != self.complement)
-        return model
+
+    def _list_units(self, model: Model) -> list[Units]:
+        """All that is drawn from, by layer."""
+        from holdfast.training.distributed import find_layers
+
+        return [[unit for units in units_by_category(layer).values() for unit in units] for layer in find_layers(model)]
 
     def count_trainable(self, model: Model, seed: int = 0) -> int:
         """What the draw of `seed` moves: exactly its share where the matrices it chooses from are equally large."""
         from holdfast.models.loading import build_skeleton
 
         skeleton = self.apply(build_skeleton(model.config), seed)
+        self.apply_draw(skeleton, seed, 0)
         return sum(p.numel() for p in skeleton.parameters() if p.requires_grad)
 
     def _unit_pools(self, layers: list[dict[str, Units]]) -> list[list[Units]]:
@@ -116,24 +144,3 @@ class Half(Tuner):
         for layer in order[:rest]:
             quota[layer] += 1
         return [set(generator.permutation(len(units))[:n].tolist()) for units, n in zip(pool, quota, strict=True)]
-
-
-def units_by_category(layer: nn.Module) -> dict[str, Units]:
-    """The layer's units by category: attention, mlp (all that is neither of the others), norm."""
-    groups: dict[str, Units] = {}
-    for path, module in layer.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        lowercase_name = f"{path} {type(module).__name__}".lower()
-        name = "norm" if "norm" in lowercase_name else "attention" if "attn" in path or "attention" in path else "mlp"
-        # A module's weight and bias belong together; other names (fused experts) are matrices of their own.
-        together = tuple(own.pop(key) for key in ("weight", "bias") if key in own)
-        groups.setdefault(name, []).extend(([together] if together else []) + [(p,) for p in own.values()])
-    return {name: units for name, units in groups.items() if units}
-
-
-def trainable_share(model: Model) -> float:
-    """Realised share of the layers' parameters that move."""
-    from holdfast.training.distributed import find_layers
-
-    parameters = [p for layer in find_layers(model) for p in layer.parameters()]
-    return sum(p.numel() for p in parameters if p.requires_grad) / max(1, sum(p.numel() for p in parameters))
