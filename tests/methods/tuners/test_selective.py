@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
 from holdfast.methods.tuners.bitfit import BitFit
@@ -15,7 +20,7 @@ from holdfast.methods.tuners.half import Half
 from holdfast.methods.tuners.lisa import LISA
 from holdfast.methods.tuners.matrix_units import trainable_share, units_by_category
 from holdfast.methods.tuners.surgical import Surgical
-from holdfast.models.loading import build_skeleton
+from holdfast.models.loading import build_skeleton, load_model
 from holdfast.recipe.schema import Recipe
 from holdfast.testing.examples import example_recipe, example_table, tiny_model
 from holdfast.training.callbacks import Hooks
@@ -256,3 +261,34 @@ def test_what_fits_no_model_is_one_line_before_there_is_a_run():
         assert all(p.requires_grad for p in model.parameters()), "the model is left as it was"
     with pytest.raises(ValueError, match=r"\(\( is not a regular expression"):
         Surgical(modules="((")
+
+
+@pytest.mark.parametrize(
+    ("tuner", "method"),
+    [("lisa", "dpo"), ("longlora", "dpo"), ("freeze", "s3ft"), ("longlora", "s3ft")],
+)
+def test_they_compose_with_preferences_and_with_what_the_model_answers_itself(
+    tmp_path, tiny_dir, monkeypatch, tuner, method
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    pairs = [{"prompt": f"Add {i} and 2.", "chosen": f"It is {i + 2}.", "rejected": "No."} for i in range(8)]
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    for name, part in (("pairs", pairs), ("rows", rows)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    recipe = {
+        "model": str(tiny_dir("llama")), "method": method, "judge": "exact", "output": "out",
+        "data": {"train": "pairs.jsonl" if method == "dpo" else "rows.jsonl", "test": 0},
+        "tuner": {"name": tuner, **({"layers": 1, "every": 1} if tuner == "lisa" else {})},
+        "train": {"max_steps": 3, "batch_tokens": 128, "max_length": 64}, "sampling": {"max_tokens": 4},
+        "evaluate": {"target": "none", "keep": [], "every": 0},
+    }  # fmt: skip
+    Path("run.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = CliRunner().invoke(app, ["train", "run.yaml"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    loaded, base = load_model("out"), load_model(recipe["model"])
+    with torch.no_grad():
+        tuned, start = (each.model(input_ids=IDS).logits for each in (loaded, base))
+    assert not torch.equal(tuned, start)
+    if tuner == "longlora":
+        assert (loaded.tuner.length, loaded.tuner.groups) == (64, 4), "rows are as long as train.max_length"
