@@ -30,7 +30,7 @@ def train_reference(work: RunContext, curator: str, rows: Rows, epochs: float) -
     Raises:
         UserError: Under a launcher of several processes, which would wait for one another.
     """
-    from holdfast.models.loading import context_length, load_model
+    from holdfast.models.loading import load_model, tuned_context_length
     from holdfast.models.placement import give_back_memory
     from holdfast.models.saving import save_model
     from holdfast.training.callbacks import Hooks
@@ -39,7 +39,7 @@ def train_reference(work: RunContext, curator: str, rows: Rows, epochs: float) -
     from holdfast.training.trainer import Trainer
 
     recipe = build_reference_recipe(work.recipe, epochs)
-    context = context_length(work.base.model.config, recipe.tuner.virtual_tokens())
+    context = tuned_context_length(work.base.model.config, recipe.tuner)
     table, report = encode_rows(recipe, rows, work.chat, context)
     plan = plan_training(recipe, work.base.model, table, report, {})
     made_by = collect_training_settings(recipe, table, plan.size.tokens, work.base.fingerprint)

@@ -159,10 +159,8 @@ class TrainerState:
 
     has_table = True
     """Whether all rows are known before the first step."""
-    draw: int | None = None
-    """The number of the draw whose weights move now; `None` where all that trains moves always."""
+    draw: int | None = None  # this and the next are of `training.draws`
     most_trained = 0
-    """Weights that trained at once, at most, once they were drawn anew."""
     stored_parameters: dict[str, nn.Parameter]
     """All that trains in any step, which is what a checkpoint holds; `trainable_parameters` are those of now."""
 
@@ -229,9 +227,7 @@ class TrainerState:
         if not self.trainable_parameters:
             raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
         if self.policy.value_head is not None:
-            self.trainable_parameters |= {
-                f"value_head.{name}": p for name, p in self.policy.value_head.named_parameters()
-            }
+            self.trainable_parameters |= dict(self.policy.value_head.named_parameters("value_head"))
         self.stored_parameters = self.trainable_parameters
         self.rule = begin_draws(self)
         self.num_workers, self.draws_random = 1, False

@@ -175,12 +175,12 @@ def prepare_clients(work: RunContext, settings: FederationSettings, rows: Rows) 
 
 def plan_federation(resolved_recipe: ResolvedRecipe, federation: Federation) -> tuple[TrainingPlan, TableReport]:
     """The plan of the rounds, a step of the report being one of them, and what became of all rows together."""
-    from holdfast.models.loading import context_length
+    from holdfast.models.loading import tuned_context_length
     from holdfast.training.plan import plan_training
 
     work, recipe = federation.work, federation.work.recipe
     rows = rows_for_objective(recipe, federation.rows)
-    context = context_length(work.base.model.config, recipe.tuner.virtual_tokens())
+    context = tuned_context_length(work.base.model.config, recipe.tuner)
     table, report = encode_rows(recipe, rows, work.chat, context, work.folder.path / "cache")
     for line in report.summary_lines():
         work.ui.write_line(line)
