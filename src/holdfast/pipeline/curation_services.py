@@ -233,8 +233,9 @@ def open_drop_list(path: Path) -> Iterator[DropList]:
 
 
 def load_rows(
-    work: RunContext, curator: Curator, note: Callable[[str, int], Any], drops: DropList, source: str, *options: Any
-) -> Rows:
+    work: RunContext, curator: Curator, note: Callable[[str, int], Any], drops: DropList, source: str,
+    columns: dict[str, int | str] | None = None, ignore: Sequence[str] = (),
+) -> Rows:  # fmt: skip
     """Rows that a curator asks for beside the recipe's own.
 
     Those that it mixes in, to be trained on, are without those that overlap with what is measured.
@@ -242,9 +243,9 @@ def load_rows(
     Args:
         curator: Who asks.
         source: Where they are, as in a recipe.
-        options: Its columns, and which of them are not used.
+        columns, ignore: Its columns, and which of them are not used.
     """
-    rows = open_extra_rows(work.recipe, source, *options, say=work.ui.write_once)
+    rows = open_extra_rows(work.recipe, source, columns, ignore, work.ui.write_once)
     if curator.effect != "mix" or not work.recipe.data.decontaminate:
         return rows
     reasons = Decontaminate().find_reasons(rows, {task.name: task.rows for task in work.tasks})

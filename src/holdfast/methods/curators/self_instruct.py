@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 from pydantic import Field
 
@@ -109,7 +110,8 @@ class SelfInstruct(TeacherCurator):
 
     def write_rows(self, tasks: Sequence[str], source: Row, account: Account, context: CurationContext) -> list[Row]:
         """The examples of each task as rows."""
-        rng, greedy = random.Random(f"{context.seed}/rows"), {"temperature": 0.0, "top_p": 1.0}
+        rng = random.Random(f"{context.seed}/rows")
+        greedy: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0}
         names = {f"{fingerprint_json(task)[:24]}": task for task in tasks}
         ask = [Request(f"kind:{n}", [as_user(fill_template(writing.CLASSIFICATION, task=t))]) for n, t in names.items()]
         kinds = account.ask_model(ask, self.build_params(context, **{**greedy, "max_tokens": 8}))
