@@ -14,13 +14,8 @@ from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, points_
 from holdfast.lab.reproduce.rule import gains_more, loses_less
 from holdfast.skills import load_skill
 
-SMALL: dict[str, Any] = {
-    "model": "lab-small",
-    "data": {"limit": None},
-    "train": {"max_steps": 60},
-    "evaluate": {"items": 200, "keep": ["none"]},
-}
-"""The small laboratory model: enough where only the target counts."""
+TARGET_ALONE: dict[str, Any] = {"data": {"limit": None}, "evaluate": {"keep": ["none"]}}
+"""Where only the target counts."""
 MIXTURE = ("sums", "story", "points", "route", "strings", "format")
 HELD_OUT = ("lab:cipher", "lab:facts", "lab:reading", "lab:revise")
 JUDGED = {"judge": {"name": "lab", "skill": "story"}}
@@ -83,7 +78,7 @@ DEDUP = Claim(
         Figure("target, without duplicates", "about the same or better, in fewer steps", gain_of("dedup")),
     ),
     expects=(gains_more("dedup", "all"),),
-    common=SMALL,
+    common=TARGET_ALONE,
     verdict=describe_gains,
     files=write_duplicates,
 )
@@ -97,7 +92,7 @@ DECONTAMINATE = Claim(
         Figure("target, without them", "the clean score", gain_of("decontaminated")),
     ),
     expects=(gains_more("contaminated", "decontaminated"),),
-    common=SMALL,
+    common=TARGET_ALONE,
     verdict=describe_gains,
     files=write_leaks,
 )
@@ -111,7 +106,7 @@ FILTER = Claim(
         Figure("target, right rows", "better", gain_of("filter")),
     ),
     expects=(gains_more("filter", "all"),),
-    common=SMALL,
+    common=TARGET_ALONE,
     verdict=describe_gains,
     files=write_wrong_answers,
 )

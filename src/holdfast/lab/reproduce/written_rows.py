@@ -164,5 +164,5 @@ GENERATE = Claim(
         Figure("lost elsewhere, the teacher's answers", "not measured", loss_of("teacher")),
     ),
     expects=(gains_more("teacher"),),
-    common={"model": "lab-small", "data": {"limit": 300}, "train": {"max_steps": 60}},
+    common={"model": "lab-small", "data": {"limit": 600}, "train": {"max_steps": 240}},
 )
