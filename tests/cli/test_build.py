@@ -13,8 +13,13 @@ from holdfast.cli.app import app
 from holdfast.data.catalogue.models import ModelEntry, rank_models, read_models
 from holdfast.data.catalogue.ranking import rank_descriptions
 from holdfast.errors import UserError
-from holdfast.pipeline.build.retrieval import list_folder_entries, list_lab_entries, rank_data, read_catalogue
-from holdfast.pipeline.build.task import DescribedTask, ask_for_task, parse_task
+from holdfast.pipeline.from_description.retrieval import (
+    list_folder_entries,
+    list_lab_entries,
+    rank_data,
+    read_catalogue,
+)
+from holdfast.pipeline.from_description.task import DescribedTask, ask_for_task, parse_task
 from hostile_server import answering, completion, serving
 
 runner = CliRunner()

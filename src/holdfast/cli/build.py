@@ -42,7 +42,7 @@ def build(
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_report, refuse_if_gated
         from holdfast.errors import UserError
-        from holdfast.pipeline.build.steps import STEPS, BuildOptions, build_model
+        from holdfast.pipeline.from_description.steps import STEPS, BuildOptions, build_model
 
         if until not in STEPS:
             raise UserError(f"--until must be {', '.join(STEPS)}, not {until}")
