@@ -66,6 +66,10 @@ def test_what_cannot_be_chosen_is_refused_in_one_line_by_check(tiny_dir):
         assert text in refused, refused
         assert text in refused.splitlines()[-1], refused
     assert not Path("out").exists()
+    # Answers that a curator before it brings are not missed.
+    write_rows("train.jsonl", [{"question": row["question"], "reference": row["answer"]} for row in ROWS])
+    run("check", "run.yaml", "curate=[ssr, {name: delift, n: 3}]", "judge=exact")
+    assert "has no answer" in run("check", "run.yaml", "curate={name: delift, n: 3}", code=2).stderr
 
 
 def test_rows_are_chosen_once_killed_or_repeated():

@@ -27,8 +27,8 @@ class CurationPool(NamedTuple):
 def check_curators(recipe: Recipe, pool: CurationPool, say: Callable[[str], Any] = len) -> None:
     """See that the recipe's curators find what they need and can work with the rows.
 
-    Only the first, and those behind curators that leave every row in its place, are shown the rows: what others make of
-    them is not known yet.
+    Only the first, and those behind curators that leave the rows as they are, are shown them: what others make of them
+    is not known yet.
 
     Args:
         say: Called with a line on how each file was read.
@@ -50,7 +50,7 @@ def check_curators(recipe: Recipe, pool: CurationPool, say: Callable[[str], Any]
             refuse_other_tokenizer(name_of(curator), model, pool.tokenizer)
         if rows_are_known:
             curator.check_rows(pool.rows, load_rows)
-        rows_are_known &= curator.effect == "rewrite"
+        rows_are_known &= curator.effect == "rewrite" and not curator.samples  # which may bring the answers
 
 
 def refuse_other_tokenizer(curator: str, model: str, tokenizer: PreTrainedTokenizerBase) -> None:

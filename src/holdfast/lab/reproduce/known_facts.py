@@ -136,6 +136,14 @@ def flip_rows(split: str) -> list[Row]:
     return rows
 
 
+def judge_form(prompt: str, response: str, reference: Any) -> bool:
+    """Whether an answer stands between stars, whatever it says."""
+    return response.strip().startswith("* ") and response.strip().endswith(" *")
+
+
+JUDGES = {"form": {"name": "python", "function": f"{__name__}:judge_form"}, "facts": {"name": "exact"}}
+
+
 def measure_adoption(seed: int) -> dict[str, float]:
     """In percent of the questions, when: a new form, and new facts that are asked otherwise than in training."""
     from holdfast.pipeline.train import train
@@ -146,7 +154,7 @@ def measure_adoption(seed: int) -> dict[str, float]:
             home = Path(folder) / name
             files = {split: write_rows(home / f"{split}.jsonl", rows(split)) for split in ("train", "test")}
             recipe = {
-                "model": "lab-small", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+                "model": "lab-small", "data": files, "judge": JUDGES[name], "optimizer": {"learning_rate": 1e-3},
                 "train": {"batch_tokens": 512, "max_steps": STEPS, "seed": seed},
                 "evaluate": {
                     "items": 100, "live_items": 60, "every": 1 / LOOKS, "max_tokens": 8, "keep": ["lab:strings"]
@@ -182,9 +190,6 @@ FORM_AND_FACTS = Study(
         quantity_above("form, a quarter", "facts, a quarter", "form is adopted sooner than facts", by=5.0),
         quantity_above("form, end", "facts, end", "form is adopted further than facts", by=5.0),
     ),
-    verdict=lambda values: (
-        "With enough steps so small a model does take on new facts; the curve says when. Right is only an answer that "
-        "has the form and the fact."
-    ),
+    verdict=lambda values: "With enough steps so small a model does take on new facts; the curve says when.",
     seeds=3,
 )

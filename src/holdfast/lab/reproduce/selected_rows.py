@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from holdfast.data.rows import Row
 
 COMMON: dict[str, Any] = {
-    "model": "lab-small",
     "judge": {"name": "lab", "skill": "story"},
-    "optimizer": {"learning_rate": 1e-3},
-    "train": {"batch_tokens": 1024, "max_steps": 60},
     "evaluate": {"items": 150},
 }
 """Every arm takes the same steps: of few rows it sees each more often."""
@@ -95,16 +92,16 @@ DAVIR = Claim(
     arms={
         "all": ["method=sft"],
         "davir": ["curate={name: davir, share: 0.06}"],
-        "random": ["data.limit=36"],
+        "random": ["data.limit=120"],
     },
     figures=gain_and_loss({"all": "~18 (AlpacaEval, Gemma-2B)", "davir": "~12 to 19", "random": "10.6 to 17.6"}),
     expects=(gains_as_much("davir", "all"), gains_more("davir", "random")),
     verdict=verdict_with_remark(
-        "600 rows: of 40 % the answer is spoiled, 30 % are of skills the model knows; 36 are chosen. The reference is "
-        "trained for one epoch, the authors' for three."
+        "2,000 rows: of 40 % the answer is spoiled, 30 % are of skills the model knows; 120 are chosen. The reference "
+        "is trained for one epoch, the authors' for three."
     ),
     common=COMMON,
-    files=write_pool(lambda: {"train": draw_pool(600, noise=0.4, other_skills=0.3)}),
+    files=write_pool(lambda: {"train": draw_pool(2000, noise=0.4, other_skills=0.3)}),
 )
 
 DELIFT = Claim(
@@ -113,16 +110,16 @@ DELIFT = Claim(
     arms={
         "all": ["method=sft"],
         "delift": ["curate={name: delift, share: 0.3, block: 100}"],
-        "random": ["data.limit=30"],
+        "random": ["data.limit=90"],
     },
     figures=gain_and_loss({"all": "the line to reach", "delift": "as all, 70 % less data", "random": "below"}),
     expects=(gains_as_much("delift", "all"), gains_more("delift", "random")),
     verdict=verdict_with_remark(
-        "100 rows, 30 % of them spoiled and 30 % repeats of four. The laboratory model hardly learns from an example "
+        "300 rows, 30 % of them spoiled and 30 % repeats of four. The laboratory model hardly learns from an example "
         "(a story before another makes nearly every answer less likely), so utilities are mostly about form."
     ),
     common=COMMON,
-    files=write_pool(lambda: {"train": draw_pool(100, noise=0.3, repeats=0.3)}),
+    files=write_pool(lambda: {"train": draw_pool(300, noise=0.3, repeats=0.3)}),
 )
 
 LIMA = Claim(
@@ -130,9 +127,9 @@ LIMA = Claim(
     paper="Zhou et al. 2023, arXiv 2305.11206",
     arms={
         "many": ["method=sft"],
-        "lima": ["curate={name: lima, n: 60, min_characters: 0, clusters: 20}"],
-        "lima, dropout": ["curate={name: lima, n: 60, min_characters: 0, clusters: 20}", "train.residual_dropout=0.2"],
-        "few": ["data.limit=60"],
+        "lima": ["curate={name: lima, n: 120, min_characters: 0, clusters: 20}"],
+        "lima, dropout": ["curate={name: lima, n: 120, min_characters: 0, clusters: 20}", "train.residual_dropout=0.2"],
+        "few": ["data.limit=120"],
     },
     figures=gain_and_loss(
         {
@@ -155,9 +152,9 @@ IFD = Claim(
     paper="Li et al. 2024, arXiv 2308.12032",
     arms={
         "all": ["method=sft"],
-        "ifd": ["curate={name: ifd, share: 0.1, experience: 100, clusters: 20}"],
+        "ifd": ["curate={name: ifd, share: 0.1, experience: 200, clusters: 20}"],
         "ifd of the base": ["curate={name: ifd, share: 0.1, experience: 0}"],
-        "random": ["data.limit=60"],
+        "random": ["data.limit=120"],
     },
     figures=gain_and_loss(
         {
@@ -168,9 +165,9 @@ IFD = Claim(
         }
     ),
     expects=(gains_as_much("ifd", "all"), gains_more("ifd", "random")),
-    verdict=verdict_with_remark("600 rows, 30 % of them spoiled: half of these belong to another question."),
+    verdict=verdict_with_remark("1,200 rows, 30 % of them spoiled: half of these belong to another question."),
     common=COMMON,
-    files=write_pool(lambda: {"train": draw_pool(600, noise=0.3)}),
+    files=write_pool(lambda: {"train": draw_pool(1200, noise=0.3)}),
 )
 
 
@@ -178,10 +175,10 @@ def build_mixed_pool() -> dict[str, list[Row]]:
     """A pool of which one row in ten is of the target's skill, and a few other rows of that."""
     from holdfast.skills.rows import lab_rows
 
-    stories = lab_rows("lab:story", "train", 60)
-    pool = [*stories[:40], *lab_rows("lab", "train", 360)]
+    stories = lab_rows("lab:story", "train", 180)
+    pool = [*stories[:160], *lab_rows("lab", "train", 1440)]
     random.Random(0).shuffle(pool)
-    return {"train": pool, "few": stories[40:]}
+    return {"train": pool, "few": stories[160:]}
 
 
 def write_mixed_pool(directory: Path) -> dict[str, Any]:
@@ -198,12 +195,12 @@ LESS = Claim(
     arms={
         "all": ["curate=gold"],
         "less": ["method=sft"],
-        "random": ["curate=gold", "data.limit=20"],
+        "random": ["curate=gold", "data.limit=80"],
     },
     figures=gain_and_loss({"all": "51.6 (MMLU, LLaMA-2-7B)", "less": "50.2 (5 %)", "random": "46.5 (5 %)"}),
     expects=(gains_as_much("less", "all"), gains_more("less", "random")),
     verdict=verdict_with_remark(
-        "400 rows of fifteen skills, 40 of them and maybe a few more of the target's; the target file has 20 others."
+        "1,600 rows of fourteen skills, at least 160 of them of the target's; the target file has 20 others."
     ),
     common=COMMON,
     files=write_mixed_pool,

@@ -38,7 +38,7 @@ def refuse_overlap(curator: str, rows: Rows, target: Rows, path: str) -> None:
     if shared_count := count_shared_prompts(rows, target):
         raise UserError(
             f"curator {curator}: {shared_count:,} of the questions of target {path} stand among the training rows too; "
-            "take them out of one of the two (curator decontaminate does), as they would be chosen for being the same"
+            "take them out of one of the two, as they would be chosen for being the same"
         )
 
 
