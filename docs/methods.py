@@ -69,7 +69,10 @@ def traits() -> str:
     rows = [find_method("tuners", name)().trait_cells(name) for name in method_names("tuners")]  # type: ignore[attr-defined]
     lines = [TRAIT_COLUMNS, ["---"] * len(TRAIT_COLUMNS), *([f"`{name}`", *cells] for name, *cells in rows)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"## What tuners train\n\n{TRAITS_KEY}\n\n{TAXONOMY}\n{table}"
+    factors = {name: find_method("tuners", name).rate_factor for name in REGISTRY["tuners"]}  # type: ignore[attr-defined]
+    times = ", ".join(f"{factor:g} for `{name}`" for name, factor in factors.items() if factor != 1)
+    rates = f"Default learning rates are those of an adapter (or of base weights) times {times}.\n"
+    return f"## What tuners train\n\n{TRAITS_KEY}\n\n{TAXONOMY}\n{rates}\n{table}"
 
 
 def settings_of(variant: Variant) -> str:

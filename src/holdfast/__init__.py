@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "__version__", "check", "compare", "curate", "evaluate", "train"]
+__all__ = ["Recipe", "__version__", "check", "compare", "curate", "evaluate", "load", "train"]
 
 if TYPE_CHECKING:
-    from holdfast.pipeline.api import check, compare, curate, evaluate, train
+    from holdfast.pipeline.api import check, compare, curate, evaluate, load, train
     from holdfast.recipe.schema import Recipe
 
 HOMES = {
-    **dict.fromkeys(("check", "compare", "curate", "evaluate", "train"), "pipeline.api"),
+    **dict.fromkeys(("check", "compare", "curate", "evaluate", "load", "train"), "pipeline.api"),
     "Recipe": "recipe.schema",
 }
 """Public name to the module that defines it."""

@@ -81,6 +81,12 @@ REGISTRY: dict[str, dict[str, str]] = {
         "promot": "holdfast.methods.tuners.promot:ProMoT",
         "longlora": "holdfast.methods.tuners.longlora:LongLoRA",
         "bitfit": "holdfast.methods.tuners.bitfit:BitFit",
+        "adapter": "holdfast.methods.tuners.adapter:Adapter",
+        "ia3": "holdfast.methods.tuners.ia3:IA3",
+        "prompt": "holdfast.methods.tuners.prompt:Prompt",
+        "ptuning": "holdfast.methods.tuners.ptuning:PTuning",
+        "peft": "holdfast.methods.tuners.peft_method:Peft",
+        "prefix": "holdfast.methods.tuners.prefix:Prefix",
     },
     "optimizers": {
         "adamw": "holdfast.methods.optimizers.adamw:AdamW",

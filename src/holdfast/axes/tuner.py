@@ -99,6 +99,12 @@ class Tuner(Method):
     follows_length: ClassVar[str] = ""
     """The knob that is the tokens of the longest rows: `train.max_length`, where a recipe does not say it."""
 
+    rate_factor: ClassVar[float] = 1.0
+    """By how much its default learning rate is above that of a low-rank adapter, or of base weights."""
+
+    stands_in_cache: ClassVar[bool] = False
+    """True when its virtual tokens are keys and values of every layer: layers that are computed again lack them."""
+
     counts_stages: ClassVar[str] = ""
     """The knob that is the number of the stage, from 0, where a recipe with stages does not say it."""
 

@@ -95,6 +95,13 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
             "lora", "Low-rank updates scaled by the square root of the rank.", "Kalajdzievski 2023, arXiv 2312.03732",
             {"rslora": True},
         ),
+        "lora_plus": Variant(
+            "lora", "Low-rank updates whose B learns sixteen times as fast as A.",
+            "Hayou et al. 2024, arXiv 2402.12354", {"alpha": 256.0},
+            "A rate of B that is 16 times that of A is, under Adam, an alpha 16 times as large: Adam's steps do not "
+            "depend on the size of gradients, so B in units of 1/16 makes them 16 times as long. Another ratio is "
+            "another alpha. Under optimizers whose steps follow the gradient (sgd, lomo) it is not the same.",
+        ),
         "qlora": Variant(
             "lora", "Low-rank updates beside frozen weights in 4 bits.", "Dettmers et al. 2023, arXiv 2305.14314",
             {"base_bits": 4},

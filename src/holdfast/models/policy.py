@@ -24,7 +24,7 @@ from holdfast.models.lm_head import Head
 from holdfast.models.loading import eval_mode, has_adapter
 from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.varlen_attention import Kernel, LineBounds, omit_masks
-from holdfast.models.virtual_tokens import virtual_tokens_of
+from holdfast.models.virtual_tokens import stands_in_cache, virtual_tokens_of
 
 if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
@@ -72,6 +72,9 @@ class Policy:
         varlen_kernel: Kernel | None = None,
     ) -> None:
         self.model, self.virtual = model, virtual_tokens_of(model)
+        self.prefix_in_cache = stands_in_cache(model)
+        if self.prefix_in_cache and recomputation != "off":
+            raise UserError("layers that are computed again find no keys of a prefix; set recomputation off")
         # PEFT says Module; what it gives back is the transformers model it was built around.
         self.causal: PreTrainedModel = model.get_base_model() if has_adapter(model) else model  # type: ignore[assignment]
         self.config = self.causal.config
@@ -130,7 +133,7 @@ class Policy:
         inputs, positions, mask = self._prepend_virtual_tokens(inputs, positions, mask)
         with self._autocast_context(), self._line_inputs(positions, mask, bounds) as extra:
             body = partial(self.causal.base_model, **inputs, **extra, use_cache=False)
-            return run_forward(self.compiled_layers, body).last_hidden_state[:, self.virtual :]
+            return run_forward(self.compiled_layers, body).last_hidden_state[:, self._embedding_count() :]
 
     def _prepend_virtual_tokens(
         self, inputs: dict[str, Tensor], positions: Tensor, mask: Tensor | None
@@ -143,6 +146,8 @@ class Policy:
         count = self.virtual
         if not count:
             return inputs, positions, mask
+        if self.prefix_in_cache:
+            return self._put_prefix_in_cache(inputs, positions, mask)
         embeds = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embed_tokens(inputs["input_ids"])
         peft: Any = self.model
         prompt = peft.get_prompt(len(embeds)).to(embeds.dtype)  # [B, V, D]
@@ -153,6 +158,20 @@ class Policy:
         rest = {name: value for name, value in inputs.items() if name != "input_ids"}
         together = rest | {"inputs_embeds": torch.cat([prompt, embeds], 1)}
         return together, torch.cat([first, positions + count], 1), mask
+
+    def _put_prefix_in_cache(
+        self, inputs: dict[str, Any], positions: Tensor, mask: Tensor | None
+    ) -> tuple[dict[str, Any], Tensor, Tensor | None]:
+        """The same with keys and values of every layer before it; a cache is made anew, as each pass adds to it."""
+        peft: Any = self.model
+        cache = peft.get_prompt(len(inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]))
+        if mask is not None:
+            mask = F.pad(mask, (self.virtual, 0), value=True)
+        return inputs | {"past_key_values": cache}, positions + self.virtual, mask
+
+    def _embedding_count(self) -> int:
+        """Outputs that stand before those of the tokens."""
+        return 0 if self.prefix_in_cache else self.virtual
 
     @contextlib.contextmanager
     def _line_inputs(
@@ -201,7 +220,7 @@ class Policy:
         )
         with self._autocast_context(), self._line_inputs(positions, mask, self._bounds_of(batch)) as extra:
             whole = partial(self.causal, **inputs, **extra, use_cache=False)
-            logits = run_forward(self.compiled_layers, whole).logits[:, self.virtual :]
+            logits = run_forward(self.compiled_layers, whole).logits[:, self._embedding_count() :]
         return logits.flatten(0, 1)[where].to(torch.promote_types(logits.dtype, torch.float32))
 
     @property

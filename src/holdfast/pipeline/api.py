@@ -13,6 +13,7 @@ from holdfast.recipe.in_memory import name_objects, store_model
 
 if TYPE_CHECKING:
     from holdfast.axes.judge import Judge
+    from holdfast.models.loading import LoadedModel
     from holdfast.pipeline.results import RunResult
     from holdfast.recipe.loader import ResolvedRecipe
     from holdfast.recipe.schema import Recipe
@@ -182,3 +183,19 @@ def evaluate(
             max_thinking_tokens=max_thinking_tokens,
             max_loss=max_loss, max_bits=max_bits, out=out, ui=voice,
         )  # fmt: skip
+
+
+def load(name: str | Path) -> LoadedModel:
+    """Load what a run trained, whichever tuner stored it, with its tokenizer.
+
+    Args:
+        name: A run or model directory, the directory of an adapter, whose base is loaded too, or a name on the hub.
+    Returns:
+        With `model` and `tokenizer`; the model is in eval mode on the accelerator there is.
+    Raises:
+        UserError: If there is no such model, or an adapter does not belong to the base that is there.
+    """
+    from holdfast.models.loading import load_model
+
+    with quiet_libraries():
+        return load_model(name)

@@ -64,6 +64,11 @@ def check_readiness(
         check_curators(recipe, pool, say or len)
     recipe.optimizer.check_ready()
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
+    if recipe.tuner.stands_in_cache and recipe.train.gradient_checkpointing != "off":
+        raise UserError(
+            f"train.gradient_checkpointing: layers that are computed again find no keys of tuner "
+            f"{name_of(recipe.tuner)}; set it to off"
+        )
     for analysis in recipe.analyses:
         if analysis.folds:
             refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")

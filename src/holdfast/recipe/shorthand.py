@@ -139,6 +139,8 @@ def _derive_defaults(
     """
     tuner, optimizer, objective = (chosen_class(key, data.get(key)) for key in ("tuner", "optimizer", "objective"))
     adapter, common_rate = getattr(tuner, "adapter", False), optimizer is not None and _uses_common_rate(optimizer)
+    factor = getattr(tuner, "rate_factor", 1.0)
+    times = f", times {factor:g} for {name_of(tuner)}" if tuner is not None and factor != 1 else ""
     if number and (knob := getattr(tuner, "counts_stages", "")):
         yield ("tuner", knob), number, f"derived: stage {number + 1}"
     train = data.get("train")
@@ -146,7 +148,8 @@ def _derive_defaults(
         yield ("tuner", knob), train["max_length"], "derived: train.max_length"
     if is_lab_model(data.get("model")):
         if common_rate:
-            yield ("optimizer", "learning_rate"), 1e-3 if adapter else 3e-4, "derived: laboratory model"
+            lab_rate = float(f"{factor * (1e-3 if adapter else 3e-4):.12g}")
+            yield ("optimizer", "learning_rate"), lab_rate, f"derived: laboratory model{times}"
         yield ("train", "batch_tokens"), 2048, "derived: laboratory model"
     elif objective is not None and issubclass(objective, Objective):
         knobs = data["objective"]
@@ -161,7 +164,8 @@ def _derive_defaults(
         if preset_rates:
             rate, source = preset_rates[1 if adapter else 0], preset_rates[2]
         if common_rate:
-            yield ("optimizer", "learning_rate"), rate, source
+            rate = rate if factor == 1 else float(f"{factor * float(rate):.12g}")
+            yield ("optimizer", "learning_rate"), rate, source + times
         yield ("train", "epochs"), usual.epochs, f"derived: objective {name_of(objective)}, {usual.source}"
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from holdfast.axes.method import Method
 from holdfast.axes.tuner import Tuner
-from holdfast.errors import UserError
+from holdfast.errors import UserError, UserInterrupt
 from holdfast.methods.objectives.likelihood.sft import SFT
+from holdfast.methods.objectives.preference.dpo import DPO
 from holdfast.models.files import OWN_WEIGHTS
 from holdfast.models.policy import Policy
 from holdfast.testing.examples import VOCABULARY, example_recipe, example_table, rounding_room, tiny_model
 from holdfast.testing.failure import expect_that, require_kind
+from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
 
 KINDS = ("llama", "gpt2", "qwen2", "gemma2")
-SHAPES = ("llama", "gpt2", "phi3")
-"""Grouped heads; a fused map of queries, keys and values kept as [in, out]; fused and grouped, the MLP's maps too."""
+SHAPES = ("llama", "gpt2", "phi3", "qwen2", "gemma2", "gpt_neox")
+"""Grouped heads; a fused map of queries, keys and values kept as [in, out]; fused and grouped, the MLP's maps too; and
+others for tuners that cannot take these."""
+ENOUGH_SHAPES = 3
 IDS = torch.arange(2, 40)[None] % VOCABULARY
 
 
@@ -36,10 +46,17 @@ def supported_kind(tuner: Tuner) -> str:
     raise AssertionError
 
 
+def takes_model(tuner: Tuner, model: PreTrainedModel) -> bool:
+    """Whether a tuner says that it can train a model."""
+    try:
+        tuner.check(model)
+    except UserError:
+        return False
+    return True
+
+
 def train_tiny(tuner: Tuner, kind: str, folder: Path, epochs: int = 6) -> tuple[object, list[float]]:
     """A tiny model trained with a tuner, and the losses of its steps."""
-    from holdfast.training.callbacks import Hooks
-
     losses = list[float]()
     recipe = example_recipe(epochs, tuner=tuner, optimizer={"name": "adamw", "learning_rate": 0.02})
     hooks = Hooks(on_step=lambda log: losses.append(log.loss))
@@ -74,12 +91,8 @@ def check_frozen_and_learning(method: Method, folder: Path) -> None:
 def check_declarations(method: Method, folder: Path) -> None:
     """What it declares of itself is so: its kind, its number of parameters, whose states are held, packing."""
     tuner = require_kind(method, Tuner)
-    for kind in SHAPES:
-        base = tiny_model(kind, **{"n_layer" if kind == "gpt2" else "num_hidden_layers": 3})
-        try:
-            tuner.check(base)
-        except UserError:
-            continue
+    bases = {kind: tiny_model(kind, **{"n_layer" if kind == "gpt2" else "num_hidden_layers": 3}) for kind in SHAPES}
+    for kind, base in [pair for pair in bases.items() if takes_model(tuner, pair[1])][:ENOUGH_SHAPES]:
         own = {id(p) for p in base.parameters()}
         declared_size = tuner.count_trainable(base, seed=3)
         model = tuner.apply(base, 3)
@@ -182,4 +195,33 @@ def check_seed(method: Method, folder: Path) -> None:
     expect_that(all(torch.equal(p, q) for p, q in pairs), "two runs with one seed end with different weights")
 
 
-CHECKS = (check_declarations, check_frozen_and_learning, check_saved, check_merged, check_base, check_seed)
+def check_pairs_and_resume(method: Method, folder: Path) -> None:
+    """It trains on pairs too, whose loss needs the untouched model, and interrupted it goes on bit for bit."""
+    tuner = require_kind(method, Tuner)
+    kind, table = supported_kind(tuner), example_table(DPO())
+    recipe, losses = example_recipe(4, objective="dpo", tuner=tuner), list[float]()
+
+    def fit_model(out: Path, on_step: Callable[[Any], None]) -> Any:
+        return Trainer(recipe, tiny_model(kind), table, out, pad_id=0, hooks=Hooks(on_step=on_step)).fit().model
+
+    calm = fit_model(folder / "calm", lambda log: losses.append(log.loss))
+    expect_that(all(map(math.isfinite, losses)), f"on pairs the losses of the steps are {losses}")
+    try:
+        fit_model(folder / "resumed", lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == 2 else None)
+        expect_that(False, "the run was not interrupted; call check_method in the main thread")
+    except UserInterrupt:
+        pass
+    resumed_model = fit_model(folder / "resumed", lambda log: None)
+    same = all(torch.equal(p, q) for p, q in zip(calm.parameters(), resumed_model.parameters(), strict=True))
+    expect_that(same, "a run on pairs that was interrupted and resumed ends with other weights than one that was not")
+
+
+CHECKS = (
+    check_declarations,
+    check_frozen_and_learning,
+    check_saved,
+    check_merged,
+    check_base,
+    check_seed,
+    check_pairs_and_resume,
+)

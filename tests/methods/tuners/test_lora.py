@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from holdfast.axes.registry import find_method
 from holdfast.errors import UserError
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.merging import fold_adapter
@@ -150,3 +151,41 @@ def test_what_peft_takes_is_let_through(tiny, knobs):
 def test_parameters_that_are_not_there_are_named(tiny):
     with pytest.raises(UserError, match=r"mlp\.experts\.up not found in LlamaForCausalLM; it keeps no experts"):
         LoRA(target_parameters=("mlp.experts.up",)).check(tiny("llama")[0])
+
+
+def test_which_modules_is_said_in_a_word(tiny):
+    """`attention`, `mlp` and `all` are the layers' maps of that part, by names that hit no other module."""
+    for kind, attention, mlp in (
+        ("llama", {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}),
+        ("gpt2", {"c_attn", "c_proj"}, {"c_fc", "c_proj"}),
+    ):
+        model, sizes = tiny(kind)[0], {}
+        for word, names in (("attention", attention), ("mlp", mlp), ("all", None)):
+            tuner = LoRA(target_modules=word)
+            tuner.check(model)
+            tuned = tuner.apply(tiny(kind)[0], 0)
+            if names:
+                assert {t.rpartition(".")[2] for t in tuned.active_peft_config.target_modules} == names
+            sizes[word] = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+            assert sizes[word] == tuner.count_trainable(model)
+        assert sizes["attention"] + sizes["mlp"] == sizes["all"]
+
+
+def test_lora_plus_is_two_rates_under_adam(tiny):
+    """B at sixteen times the rate of A makes the same update of the weights as sixteen times the alpha."""
+    updates = []
+    ids = torch.arange(3, 40)[None]
+    for name, ratio in (("lora", 16.0), ("lora_plus", 1.0)):
+        model = find_method("tuners", name)(target_modules="attention").apply(tiny("llama")[0].double(), 0).double()
+        groups = [
+            {"params": [p for n, p in model.named_parameters() if part in n and p.requires_grad], "lr": rate}
+            for part, rate in (("lora_A", 1e-3), ("lora_B", 1e-3 * ratio))
+        ]
+        optimizer = torch.optim.AdamW(groups, eps=1e-30, weight_decay=0.0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+        updates.append(model.base_model.model.model.layers[1].self_attn.q_proj.get_delta_weight("default"))
+    torch.testing.assert_close(*updates, rtol=1e-6, atol=1e-9)
+    assert float(updates[0].detach().abs().max()) > 1e-3

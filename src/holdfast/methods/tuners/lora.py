@@ -18,7 +18,7 @@ from holdfast.methods.tuners.modules import (
     count_low_rank,
     describe_high_rank,
     linear_shapes,
-    parse_targets,
+    resolve_targets,
 )
 from holdfast.methods.tuners.reach import AdapterCoverage, build_meta_adapters, compute_coverage
 from holdfast.models.adapters import PeftTuner
@@ -63,7 +63,7 @@ class LoRA(PeftTuner):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
-        description="Names of the adapted modules, a regular expression, or all-linear (all but the head).",
+        description="Adapted modules: attention, mlp, or all (all-linear) of the layers, names, or an expression.",
     )
     target_parameters: tuple[str, ...] = Field(
         (), description="Beside them, tensors of experts that are no modules, such as mlp.experts.gate_up_proj."
@@ -107,7 +107,7 @@ class LoRA(PeftTuner):
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
             lora_dropout=self.dropout,
-            target_modules=parse_targets(self.target_modules),
+            target_modules=resolve_targets(model, self.target_modules),
             target_parameters=list(self.target_parameters) or None,
             modules_to_save=list(self.modules_to_save) or None,
             use_rslora=self.rslora,
@@ -124,7 +124,7 @@ class LoRA(PeftTuner):
         check_base_bits(model, self.base_bits)
 
     def _check_names(self, model: Model) -> None:
-        check_targets(model, parse_targets(self.target_modules))
+        check_targets(model, resolve_targets(model, self.target_modules))
         check_module_names("modules_to_save", model, list(self.modules_to_save))
         check_parameter_names(model, self.target_parameters)
 
@@ -137,7 +137,7 @@ class LoRA(PeftTuner):
     def count_trainable(self, model: Model, seed: int = 0) -> int:
         """A and B of every matrix and of every expert, magnitudes of `dora`, and modules trained in full."""
         return (
-            count_low_rank(linear_shapes(model, parse_targets(self.target_modules)), self.r, self.dora)
+            count_low_rank(linear_shapes(model, resolve_targets(model, self.target_modules)), self.r, self.dora)
             + count_expert_ranks(model, self.target_parameters, self.r)
             + count_copies(model, self.modules_to_save)
         )
@@ -154,6 +154,6 @@ class LoRA(PeftTuner):
     def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
         return [
-            *describe_high_rank(linear_shapes(model, parse_targets(self.target_modules)), self.r),
-            *(self._compute_coverage(model).describe_skipped_experts() if self.target_modules == ALL else ()),
+            *describe_high_rank(linear_shapes(model, resolve_targets(model, self.target_modules)), self.r),
+            *(self._compute_coverage(model).describe_skipped_experts() if self.target_modules in (ALL, "all") else ()),
         ]

@@ -29,6 +29,30 @@ def parse_targets(targets: str | tuple[str, ...]) -> str | list[str]:
     return targets
 
 
+PARTS = ("attention", "mlp", "all")
+"""Words for the linear maps of the layers that belong to one part, and for all of them."""
+
+
+def resolve_targets(model: Model, targets: str | tuple[str, ...]) -> str | list[str]:
+    """As `parse_targets`, and for `attention` or `mlp` the names of the maps of that part in this model.
+
+    Raises:
+        UserError: If a part has no linear maps, as where experts are tensors.
+    """
+    from holdfast.methods.tuners.layer_maps import find_paths, shorten_paths
+
+    if not isinstance(targets, str) or targets not in PARTS:
+        return parse_targets(targets)
+    if targets == "all":
+        return ALL
+    paths = find_paths(model, "attention" if targets == "attention" else "mlp")
+    if not paths:
+        raise UserError(
+            f"tuner.target_modules: {targets} has no linear maps in {type(model).__name__}; name modules, or all"
+        )
+    return shorten_paths(model, paths)
+
+
 def check_targets(model: Model, targets: str | list[str]) -> None:
     """See that every name is that of a module, and that an expression matches some.
 

@@ -1,0 +1,134 @@
+"""Adapters, (IA)^3 and soft prompts beside LoRA and full fine-tuning: what added weights learn, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.lab.reproduce.base import Claim, Figure, describe_gains_and_losses, gain_of, loss_of, verdict_with_remark
+from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
+
+FRACTIONS = (200, 1000)
+"""Rows: a fifth of them, and all; the smaller are within the larger."""
+RATES = (0.3, 1, 3)
+
+
+def describe_spread(arms: Mapping[str, dict[str, Any]]) -> str:
+    """Gains and losses, and how wide the interval of each gain over the seeds is."""
+    widths = "; ".join(f"{name} {part['gain']['high'] - part['gain']['low']:.1f}" for name, part in arms.items())
+    return f"{describe_gains_and_losses(arms)} Width of the gain's interval in points: {widths}."
+
+
+ARMS = {"full": ["tuner=full"], "adapter": ["tuner=adapter", "optimizer.learning_rate=5e-3"]}
+
+ADAPTER = Claim(
+    claim="With a few per cent of the weights adapters come near full fine-tuning, whatever the number of rows.",
+    paper="Houlsby et al. 2019, arXiv 1902.00751; protocol of Doering et al. 2024, arXiv 2401.04051",
+    arms={f"{name} {rows}": [*tuner, f"data.limit={rows}"] for rows in FRACTIONS for name, tuner in ARMS.items()},
+    figures=tuple(
+        Figure(f"{what}, {name} with {rows} rows", paper, of(f"{name} {rows}"))
+        for what, of in (("target", gain_of), ("lost elsewhere", loss_of))
+        for rows in FRACTIONS
+        for name, paper in (
+            ("full", "80.4 (GLUE, all rows)" if what == "target" else "not measured"),
+            ("adapter", "80.0, with 3.6 % of the weights" if what == "target" else "not measured"),
+        )
+    ),
+    expects=(
+        gains_as_much(f"adapter {FRACTIONS[-1]}", f"full {FRACTIONS[-1]}", share=0.9, at="best"),
+        loses_no_more(f"adapter {FRACTIONS[-1]}", f"full {FRACTIONS[-1]}", at="gain"),
+    ),
+    verdict=describe_spread,
+    rates=RATES,
+)
+
+IA3 = Claim(
+    claim="(IA)^3 learns from few rows at least what LoRA does, with a tenth of its weights.",
+    paper="Liu et al. 2022, arXiv 2205.05638",
+    arms={
+        "lora": ["tuner={name: lora, r: 4}", "optimizer.learning_rate=5e-3", "data.limit=64"],
+        "ia3": ["tuner=ia3", "optimizer.learning_rate=3e-2", "data.limit=64"],
+    },
+    figures=(
+        Figure("target, LoRA", "below (IA)^3 (Figure 2, T0-3B)", gain_of("lora")),
+        Figure("target, (IA)^3", "above LoRA and full fine-tuning", gain_of("ia3")),
+        Figure("lost elsewhere, LoRA", "not measured", loss_of("lora")),
+        Figure("lost elsewhere, (IA)^3", "not measured", loss_of("ia3")),
+    ),
+    expects=(gains_as_much("ia3", "lora", at="best"), gains_more("ia3", at="best")),
+    verdict=verdict_with_remark("Pre-training of the vectors on other tasks, as in the paper, is left out."),
+    rates=RATES,
+)
+
+PROMPT = Claim(
+    claim="In small models prompt tuning learns far less than full fine-tuning.",
+    paper="Lester et al. 2021, arXiv 2104.08691",
+    arms={"sft": ["method=sft"], "prompt": ["tuner={name: prompt, tokens: 20}", "optimizer.learning_rate=1e-1"]},
+    figures=(
+        Figure("target, full", "above prompt tuning below 10 billion parameters (T5)", gain_of("sft")),
+        Figure("target, prompt", "far below at the sizes of T5 small and base", gain_of("prompt")),
+        Figure("lost elsewhere, full", "not measured", loss_of("sft")),
+        Figure("lost elsewhere, prompt", "nothing, without the prompt", loss_of("prompt")),
+    ),
+    expects=(gains_more("sft", "prompt", at="best"),),
+    rates=RATES,
+    verdict=verdict_with_remark("What is lost elsewhere is asked with the prompt; without it the model is the base."),
+)
+
+PTUNING = Claim(
+    claim="A network that makes the virtual tokens helps them to learn: p-tuning gains no less than prompt tuning.",
+    paper="Liu et al. 2021, arXiv 2103.10385",
+    arms={
+        "prompt": ["tuner={name: prompt, tokens: 20}", "optimizer.learning_rate=1e-1"],
+        "ptuning": ["tuner={name: ptuning, tokens: 20}", "optimizer.learning_rate=1e-2"],
+    },
+    figures=(
+        Figure("target, prompt", "below p-tuning", gain_of("prompt")),
+        Figure("target, p-tuning", "above prompts of words (LAMA, SuperGLUE)", gain_of("ptuning")),
+        Figure("lost elsewhere, prompt", "not measured", loss_of("prompt")),
+        Figure("lost elsewhere, p-tuning", "not measured", loss_of("ptuning")),
+    ),
+    expects=(gains_as_much("ptuning", "prompt", at="best"),),
+    rates=RATES,
+)
+
+PEFT = Claim(
+    claim="VeRA, through PEFT, gains as much as LoRA with a tenth of its weights.",
+    paper="Kopiczko et al. 2023, arXiv 2310.11454",
+    arms={
+        "lora": ["method=lora", "optimizer.learning_rate=5e-3"],
+        "vera": [
+            "tuner={name: peft, method: vera, settings: {target_modules: all-linear}}",
+            "optimizer.learning_rate=5e-2",
+        ],
+    },
+    figures=(
+        Figure("target, LoRA", "reference (GLUE, E2E)", gain_of("lora")),
+        Figure("target, VeRA", "as much, a tenth of the weights", gain_of("vera")),
+        Figure("lost elsewhere, LoRA", "not measured", loss_of("lora")),
+        Figure("lost elsewhere, VeRA", "not measured", loss_of("vera")),
+    ),
+    expects=(gains_as_much("vera", "lora", at="best"),),
+    rates=RATES,
+)
+
+LORA_MODULES = Claim(
+    claim="LoRA beside the MLP's maps learns more than beside attention's, and no less than beside all.",
+    paper="Schulman et al. 2025, LoRA Without Regret; Biderman et al. 2024, arXiv 2405.09673",
+    arms={
+        where: ["tuner={name: lora, target_modules: " + where + "}", "optimizer.learning_rate=5e-3"]
+        for where in ("attention", "mlp", "all")
+    },
+    figures=tuple(
+        Figure(f"{what}, {where}", paper, of(where))
+        for what, of in (("target", gain_of), ("lost elsewhere", loss_of))
+        for where, paper in (("attention", "worse"), ("mlp", "better"), ("all", "as the MLP's alone"))
+    ),
+    expects=(
+        gains_more("mlp", "attention", at="best"),
+        gains_as_much("mlp", "all", at="best"),
+        loses_no_more("mlp", "attention", at="gain"),
+    ),
+    rates=RATES,
+    verdict=verdict_with_remark("The papers say who learns more; what is lost at equal gain is asked here beside it."),
+)
