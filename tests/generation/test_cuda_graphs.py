@@ -11,6 +11,7 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.data.chat.encoder import Chat
 from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.native import NativeEngine
+from holdfast.generation.packed_prefill import find_packed_reader
 from holdfast.generation.static_batch import StaticBatch
 from holdfast.generation.static_cache import StaticSlotCache, count_fitting_slots
 from holdfast.models.placement import free_bytes, give_back_memory
@@ -103,6 +104,39 @@ def test_a_graph_for_each_number_of_slots_and_columns(tiny: Any) -> None:
     assert {columns for _, columns in sizes} >= {128, 256}
     assert max(slots for slots, _ in sizes) == 16
     assert lines == []
+
+
+def test_graphs_serve_the_next_call_and_read_weights_as_they_then_are(tiny: Any) -> None:
+    model, tokenizer = tiny("llama")
+    model.to(CARD)
+    params, lines = SamplingParams(max_tokens=40, temperature=1.0, seed=1), list[str]()
+    engine = build(NativeEngine, model, tokenizer, lines)
+    first, runner = draw(engine, 20, params), engine._kept.runner
+    graphs = dict(runner.graphs)
+    assert graphs
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).to(CARD))
+    engine.update_model(model, "after a step")
+    second = draw(engine, 20, params)
+    assert engine._kept.runner is runner
+    assert graphs.items() <= runner.graphs.items()
+    assert second != first
+    assert second == draw(build(GrowingEngine, model, tokenizer, lines), 20, params)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    draw(engine, 20, params)
+    assert engine._kept.runner is not runner
+    assert lines == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_prompts_are_read_by_lengths_in_half_precision(tiny: Any, kind: str) -> None:
+    """Torch's own kernel over a cache, as a few tokens prove before it is used; in fp32 there is none."""
+    model, _ = tiny(kind)
+    model.to(CARD)
+    assert find_packed_reader(model) == (None, "")
+    reader, reason = find_packed_reader(model.to(torch.bfloat16))
+    assert (reader is not None, reason) == (True, "")
 
 
 def test_the_slots_leave_a_fifth_of_the_free_memory() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.policy import Policy
+from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
 from holdfast.training.determinism import deterministic_algorithms
 
 VOCABULARY = 96
@@ -137,3 +138,18 @@ def test_packed_padded_and_single_rows_agree_in_bf16(device: torch.device, kind:
         apart = (logps - single).abs()
         assert apart.mean() <= BF16_MEAN, (name, float(apart.mean()))
         assert apart.max() <= BF16_MOST, (name, float(apart.max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("place", ["gpu"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2"])
+def test_measuring_through_compiled_layers_gives_the_same(device: torch.device, kind: str) -> None:
+    """By default on a card, as `evaluate` and curators do it."""
+    model, rows, lines = build_model(kind, device, torch.bfloat16), sample_rows(12), list[str]()
+    with torch.no_grad():
+        single = plain_logps(model, rows)
+        policy = compile_passes(Policy(model), "auto", lines.append)
+        apart = (layout_logps(policy, rows, policy.batch_layout) - single).abs()
+    assert lines == []
+    assert describe_arithmetic(policy)["compiled"] is True
+    assert (apart.mean() <= BF16_MEAN, apart.max() <= BF16_MOST) == (True, True), (apart.mean(), apart.max())

@@ -95,14 +95,14 @@ def spread_places(lengths: np.ndarray, start: int) -> np.ndarray:
 
 
 def find_packed_reader(model: Model) -> tuple[PackedReader | None, str]:
-    """A reader for a model whose attention can go by lengths, proven on a few tokens; or why not, in words.
+    """A reader for a model whose attention can go by lengths, proven on a few tokens; or what is against it.
 
-    "" where no kernel for that is looked for.
+    That is "" where the device, or the type of the weights, has no kernel for it: then there is nothing to tell.
     """
     causal: Any = model.get_base_model() if has_adapter(model) else model
-    kernel, reason = find_kernel(causal.device, causal.dtype)
+    kernel, _ = find_kernel(causal.device, causal.dtype)
     if kernel is None:
-        return None, reason
+        return None, ""
     if not is_varlen(causal.config.get_text_config()._attn_implementation):  # else a policy has proven it
         choice = choose_attention(causal, nullcontext, causal.dtype, kernel)
         if not choice.is_varlen:
@@ -130,6 +130,6 @@ def reads_as_model(reader: PackedReader, model: Model) -> bool:
                 for states, own_states in zip(ours, own, strict=True):
                     parts = [torch.cat([x[i, :, : n - 1].flatten() for i, n in enumerate(TRIAL_LENGTHS)]).float()
                              for x in (states, own_states)]  # fmt: skip
-                    if not outputs_agree(*parts, model.dtype):
+                    if not outputs_agree(parts[0], parts[1], model.dtype):
                         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def compile_passes(policy: AnyPolicy, setting: Literal["auto", "on", "off"], say
     for one in policies:
         if wants_compiled(setting, one.causal.device):
             one.compiled_layers = CompiledLayers(say)
-            one.compiled_layers.start(lambda model=one.model: find_layers(model))  # type: ignore[misc]
+            one.compiled_layers.start(partial(find_layers, one.model))
     return policy
 
 

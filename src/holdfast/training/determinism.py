@@ -2,7 +2,9 @@
 
 On a CPU every operation repeats already. On CUDA three kinds do not by default: the backward pass of flash and
 memory-efficient attention, sums by index (`index_add`, the gradients of `gather` and `index_select`), and products of
-cuBLAS in a workspace that streams share. torch has an algorithm with a fixed order for each; this asks for it.
+cuBLAS in a workspace that streams share. torch has an algorithm with a fixed order for each; this asks for it. So do
+flash attention 3 and 4 where they stand in for torch's own, and code that is compiled meanwhile (sums by index are left
+to torch, and reductions are cut by rule and not by trying).
 """
 
 from __future__ import annotations
