@@ -89,11 +89,21 @@ class Policy:
         size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
         self.chunk_rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
+        body, embedding = self.causal.base_model.parameters(), self.causal.get_input_embeddings().parameters()
+        self.body_weights = sum(p.numel() for p in body) - sum(p.numel() for p in embedding)
         # After the head's trial: what is proven here changes how packed lines are read, and theirs alone.
-        dtype = self.autocast or self.causal.dtype
-        self.attention = choose_attention(self.causal, self._autocast_context, dtype, varlen_kernel)
-        self.isolates_packed_rows: bool = self._can_isolate_rows()
+        self.prove_attention(varlen_kernel)
         self._body_agrees = LlamaBody(self.causal).agrees_with_model() if supports_model(self.causal) else None
+
+    def prove_attention(self, kernel: Kernel | None = None) -> None:
+        """Find out where the model is now what its attention can go by, and whether rows of one line stay apart.
+
+        Args:
+            kernel: For attention by lengths; default torch's, where that runs.
+        """
+        dtype = self.autocast or self.causal.dtype
+        self.attention = choose_attention(self.causal, self._autocast_context, dtype, kernel)
+        self.isolates_packed_rows: bool = self._can_isolate_rows()
 
     def _can_isolate_rows(self) -> bool:
         """Whether restarting positions keep the rows of one line apart: row 2 must not notice that row 1 changes."""

@@ -94,9 +94,6 @@ class OnDemandTrainerState(TrainerState):
             raise UserError("this model cannot keep packed rows apart; let the source make padded batches")
         return "packed" if is_packed else "padded"
 
-    def _share_prompts(self) -> None:
-        """Rows that are made are as they are made."""
-
     def _first_micro_tokens(self, state: dict[str, Any]) -> int:
         return memory.ONE_MICRO_BATCH if self.recipe.optimizer.in_backward else self.example_batch.tokens
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from holdfast.errors import UserError
 from holdfast.models import placement
+from holdfast.models.layer_list import find_layer_list
 from holdfast.models.loading import move_to_device
 from holdfast.models.quantized_base import is_quantized
 
@@ -230,13 +231,5 @@ def reshard_state(
 
 
 def find_layers(model: Model) -> list[nn.Module]:
-    """The transformer layers: the first `ModuleList` as long as the configuration says.
-
-    Raises:
-        UserError: If there is none.
-    """
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
-    raise UserError(f"{type(model).__name__}: its layers are in no list; use tuner: full or lora, on one process")
+    """The transformer layers, as `layer_list.find_layer_list` finds them."""
+    return list(find_layer_list(model))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
 
 from holdfast.data.batching.shared_prefix import SharedPrefixTable
 from holdfast.data.row_shapes import PAIR
 from holdfast.errors import UserError
+from holdfast.models.layer_list import shorten_on_device
 from holdfast.training.prompt_sharing import share_prompts
 
 if TYPE_CHECKING:
@@ -17,6 +22,30 @@ if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
     from holdfast.data.batching.batches import Layout, TokenTable
     from holdfast.models.policy import Policy
+    from holdfast.training.distributed import Machine
+
+
+@contextmanager
+def place_for_trial(policy: Policy, machine: Machine) -> Iterator[None]:
+    """Where attention is tried as it will run: a model to be sharded waits on the CPU, and a few layers come along."""
+    if not machine.is_sharded:
+        yield
+        return
+    with shorten_on_device(policy.model, machine.device):
+        policy.prove_attention()
+        yield
+
+
+def refuse_unlike_layouts(layout: Layout, world: int) -> None:
+    """See that all processes cut steps alike: else they would wait for one another for ever.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if world > 1 and len(layouts := set(gather_object([layout]))) > 1:
+        raise UserError(
+            f"train.layout: auto came to {' and '.join(sorted(layouts))} on cards that differ; set it to padded"
+        )
 
 
 def choose_layout(
@@ -67,7 +96,6 @@ def describe_attention(
         table: What batches are made of.
     """
     choice, refusal = policy.attention, ""
-    why = choice.refusal or ("lengths are tried on whole models only, not on shards" if is_sharded else "")
     if policy.uses_fused_body and not is_sharded:
         name = "sdpa, sequence by sequence"  # of `models.fused_llama`, which computes no padding in either layout
     elif layout == "packed" and policy.reads_lines_by_length:
@@ -75,7 +103,7 @@ def describe_attention(
         refusal = f": {choice.flash_refusal}" if choice.flash_refusal else ""
     else:
         name = "sdpa" if choice.is_varlen else choice.name
-        refusal = f": {why}" if why else ""
+        refusal = f": {choice.refusal}" if choice.refusal else ""
         name += " with a mask" if layout == "packed" else ""
     sharing = ", pairs share their prompt" if isinstance(table, SharedPrefixTable) else ""
     return f"{name} ({layout}{sharing}){refusal}"

@@ -66,8 +66,7 @@ def estimate_work_saved(table: TokenTable, pairs: SharedPrefixTable, policy: Pol
     Args:
         by_length: Whether attention goes by lengths: it then leaves out the prompt's triangle for the second answer.
     """
-    base, embedding = policy.causal.base_model, policy.causal.get_input_embeddings()
-    weights = sum(p.numel() for p in base.parameters()) - sum(p.numel() for p in embedding.parameters())
+    weights = policy.body_weights
     config = policy.config.get_text_config()
     look = 4 * config.hidden_size * config.num_hidden_layers
     line, joint, prefix = (x.astype(float) for x in (table.widths, pairs.widths, pairs.prefixes))

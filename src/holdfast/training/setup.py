@@ -29,10 +29,10 @@ from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
 from holdfast.models.residual_dropout import attach_residual_dropout
 from holdfast.models.value_head import make_value_head
+from holdfast.training import layout as layouts
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
 from holdfast.training.draws import begin_draws
-from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
@@ -215,9 +215,8 @@ class TrainerState:
         if recipe.objective.needs_values:
             self._add_value_head()
         self.layout = self._choose_layout()
-        self._share_prompts()
         table = self.table if self.has_table else None
-        self.attention = describe_attention(self.policy, self.layout, table, machine.is_sharded)
+        self.attention = layouts.describe_attention(self.policy, self.layout, table, machine.is_sharded)
         enable_recomputation(self.policy.causal, recomputation)
         self.has_penalty = tuner.weight_penalty(self.model) is not None
         self.scorer = PreparedObjective(self.policy, recipe.objective, tuner)
@@ -263,13 +262,14 @@ class TrainerState:
         assert context is not None
         return context
 
-    def _share_prompts(self) -> None:
-        """Let the two of a pair stand in one line behind their common prompt, where that is the same and cheaper."""
-        self.table = share_pair_prompts(self.table, self.policy, self.layout, self.recipe.objective)
-
     def _choose_layout(self) -> Layout:
+        """The layout; the two of a pair then stand in one line behind their prompt, where that is the same and pays."""
         setting, per_row, machine = self.recipe.train.layout, self.table.per_row, self.machine
-        return choose_layout(setting, self.policy, per_row, machine.device, machine.is_sharded)
+        with layouts.place_for_trial(self.policy, machine):
+            layout = layouts.choose_layout(setting, self.policy, per_row, machine.device, machine.is_sharded)
+            self.table = layouts.share_pair_prompts(self.table, self.policy, layout, self.recipe.objective)
+        layouts.refuse_unlike_layouts(layout, machine.world)
+        return layout
 
     def _first_micro_tokens(self, state: dict[str, Any]) -> int:
         """The micro-batch in tokens: what the interrupted run had found, the recipe's, or a first guess."""
