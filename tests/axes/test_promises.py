@@ -28,7 +28,6 @@ KNOBS: dict[str, dict[str, Any]] = {
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
     "python": {"function": "own_function.py:agree"},
-    "judged": {"judge": "number"},
 }
 OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inference": (Ensemble, Shots, Vote)}
 """Methods as anyone would write them."""
