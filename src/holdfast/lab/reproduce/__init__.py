@@ -67,6 +67,7 @@ CLAIMS: dict[str, str] = {
     "adapter": "holdfast.lab.reproduce.added_weights:ADAPTER",
     "prompt": "holdfast.lab.reproduce.added_weights:PROMPT",
     "ptuning": "holdfast.lab.reproduce.added_weights:PTUNING",
+    "adapter-rows": "holdfast.lab.reproduce.added_weights:BITFIT_ADAPTER_FULL",
     "lora-modules": "holdfast.lab.reproduce.added_weights:LORA_MODULES",
     "peft": "holdfast.lab.reproduce.added_weights:PEFT",
     "prefix": "holdfast.lab.reproduce.prefix_limits:PREFIX",
