@@ -5,7 +5,8 @@
     python benchmarks/run.py --tiny sft         # the smallest sizes, into build/bench-tiny.json
 
 Writes results/bench.json (lines, machine and raw numbers of every part), results/bench.md (the table),
-results/curves.svg (cost against size), and the lines that have a target into the README.
+results/curves.svg (cost against size), the table of memory into docs/scaling.md, and the lines that have a target into
+the README.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 
 from common import HERE, RESULTS, environment, say, table
 from curves import draw
+from optimizers import write_page
 
 README = HERE.parent / "README.md"
 MARKS = ("<!-- speed: written by make bench -->", "<!-- end -->")
-PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox")
+PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox", "optimizers")
 
 
 def run_part(name: str, tiny: bool) -> dict[str, Any] | None:
@@ -96,6 +98,8 @@ def main() -> int:
     if parts and not options.tiny:
         (RESULTS / "bench.md").write_text(page(parts))
         README.write_text(shown(README.read_text(encoding="utf-8"), parts), encoding="utf-8")
+        if "optimizers" in parts:
+            write_page(parts["optimizers"]["raw"], f"MiB; {where(parts['optimizers']['machine'])}, by `make bench`.")
         if "scale" in parts:
             (RESULTS / "curves.svg").write_text(draw(parts["scale"]["raw"]["curves"]))
     say(f"{time.perf_counter() - began:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
