@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from holdfast.axes.registry import find_method
 from holdfast.cli.app import app
 from holdfast.errors import RunError, UserError
+from holdfast.models.loading import load_model
 from holdfast.pipeline.federated.aggregation import METHODS, FedAvg, ThresholdAveraging, count_bytes
 from holdfast.pipeline.federated.client import Client
 from holdfast.pipeline.federated.driver import federate
@@ -77,6 +79,20 @@ def test_a_step_of_all_clients_is_a_step_on_all_rows_together(tmp_path) -> None:
     assert apart(one, two) < 1e-6
     assert summary["bytes_up"] == 3 * count_bytes(one)
     assert summary["bytes_down"] == 0, "the first round begins with the base, which every client has"
+
+
+def test_what_a_tuner_draws_is_alike_for_all_clients(tmp_path) -> None:
+    """Their rows come in orders of their own, but the half that moves and the start of an adapter are the same."""
+    settings = FederationSettings(clients=2, rounds=2, workers=0)
+    base = load_model("lab-small").model
+    half = federate(recipe_of(tmp_path / "half", tuner="half"), settings).path
+    moving = {name for name, p in find_method("tuners", "half")().apply(base, 0).named_parameters() if p.requires_grad}
+    assert server_weights(half, 1).keys() == moving
+    still = DESCENT | {"learning_rate": 1e-9}
+    lora = federate(recipe_of(tmp_path / "lora", tuner="lora", optimizer=still), settings).path
+    adapted = find_method("tuners", "lora")().apply(load_model("lab-small").model, 0)
+    start = {name: p.detach() for name, p in adapted.named_parameters() if p.requires_grad}
+    assert apart(server_weights(lora, 1), start) < 1e-6
 
 
 def test_thresholds_alone_travel_and_clients_are_drawn_anew(tmp_path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.events import StepFinished
 from holdfast.core.progress import ignore_call
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from holdfast.axes.tuner import Tuner
     from holdfast.data.batching.step_size import StepSize
@@ -33,6 +33,19 @@ class Hooks:
     on_step: Callable[[StepFinished], Any] = ignore_call
     on_evaluate: Callable[[int, Model], float | None] = ignore_call
     on_note: Callable[[str], Any] = ignore_call
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Where a training begins that goes on from another: a client's round, with the optimizer new.
+
+    Args:
+        tensors: Values of trained parameters in the place of the model's; references are the model's still.
+        tuner_seed: Of what the tuner draws, where it must be alike in trainings whose seeds differ; `None`: their own.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    tuner_seed: int | None = None
 
 
 @dataclass(slots=True)

@@ -83,7 +83,7 @@ def end_draws(state: TrainerState) -> None:
 
 
 def _apply_draw(state: TrainerState, draw: int) -> None:
-    state.recipe.tuner.apply_draw(state.model, state.recipe.train.seed, draw)
+    state.recipe.tuner.apply_draw(state.model, state.tuner_seed, draw)
     state.draw = draw
     state.trainable_parameters = {name: p for name, p in state.stored_parameters.items() if p.requires_grad}
     if not state.trainable_parameters:

@@ -92,8 +92,7 @@ def _list_training_methods(recipe: Recipe) -> list[tuple[str, Method]]:
     return [(axis.key, getattr(recipe, axis.key)) for axis in AXES if axis.trains]
 
 
-PENALTY = "penalty"
-"""The term of a step that is the tuner's."""
+PENALTY = "penalty"  # the term of a step that is the tuner's
 
 
 class PreparedObjective(ObjectiveModule):
@@ -176,6 +175,7 @@ class TrainerState:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
+        self.tuner_seed = recipe.train.seed
         self.compiled_layers = CompiledLayers(note)
         self.dropout_hooks: list[RemovableHandle] = []
         self.source: BatchSource = TableSource(self)
@@ -203,7 +203,7 @@ class TrainerState:
         tuner = recipe.tuner
         if (bits := tuner.frozen_bits()) and not is_quantized(self.model):
             raise UserError(f"tuner.base_bits {bits}: the base is not quantized; load it with load_quantized_base")
-        tuned = tuner.apply(self.model, recipe.train.seed)
+        tuned = tuner.apply(self.model, self.tuner_seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
         if (top := recipe.train.residual_dropout) > 0:
@@ -435,6 +435,6 @@ class TrainerState:
         causal = self.policy.causal
         fresh = AutoModelForCausalLM.from_config(causal.config, dtype=torch.float32)
         fresh.generation_config, fresh.name_or_path = causal.generation_config, causal.name_or_path
-        fresh = self.recipe.tuner.apply(fresh, self.recipe.train.seed)
+        fresh = self.recipe.tuner.apply(fresh, self.tuner_seed)
         fresh.load_state_dict(state)
         return fresh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from holdfast.models.stored_values import ReferenceCache
 from holdfast.training import broken_weights, checkpoint
 from holdfast.training.base_values import fill_reference, precompute_objective
 from holdfast.training.batch_source import build_trainer_state
-from holdfast.training.callbacks import Hooks, Totals, TrainResult, add_metrics
+from holdfast.training.callbacks import Hooks, StartingPoint, Totals, TrainResult, add_metrics
 from holdfast.training.determinism import deterministic_algorithms, needs_deterministic_algorithms
 from holdfast.training.distributed import Machine, gather_full_tensor, reshard_state
 from holdfast.training.draws import end_draws, follow_draw, mark_all_trained
@@ -63,7 +63,7 @@ class Trainer:
         name_row, rerun_hint: What an error calls the row of an index, and the message after Ctrl-C running this once
             more.
         base: Fingerprint of the weights it starts from; a checkpoint of a run that started from others is refused.
-        start: Values of trained parameters to begin with instead of the model's; references are the model's still.
+        start: What to begin with instead of the model's own weights.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Trainer:
         name_row: Callable[[int], str] = "row {}".format,
         rerun_hint: str = "the same command",
         base: str = "",
-        start: Mapping[str, Tensor] | None = None,
+        start: StartingPoint | None = None,
     ) -> None:
         self.recipe, self.model, self.table, self.pad_id = recipe, model, table, pad_id
         self.root = Path(out) / "checkpoints"
         self.hooks = hooks or Hooks()
         self.reference = reference
         self.name_row, self.rerun_hint, self.base = name_row, rerun_hint, base
-        self.start = start or {}
+        self.start = start or StartingPoint()
         self.totals = Totals()
         self.selection = Selection(recipe.train.keep, recipe.train.patience)
 
@@ -100,6 +100,8 @@ class Trainer:
         """
         machine = self.machine = Machine(self.recipe.train.precision, self.model.device, self.recipe.train.weights)
         self.state = build_trainer_state(self.recipe, self.model, self.table, machine, self.pad_id, self._send_note)
+        if self.start.tuner_seed is not None:
+            self.state.tuner_seed = self.start.tuner_seed
         made_by = collect_training_settings(self.recipe, self.table, self.state.step_size.tokens, self.base)
         newest, defaults = checkpoint.find_newest(self.root), collect_default_knobs(self.recipe)
         resume_point = checkpoint.load_checkpoint(newest, made_by, defaults) if newest else None
@@ -118,8 +120,8 @@ class Trainer:
                 precompute_objective(self.state, self.root.parent)
         self.drift_monitor = None if machine.is_sharded else DriftMonitor(self.state.policy, self.state.small_batch())
         (self.state.filler,) = self.state.add_step_statistics([self.state.filler])  # type: ignore[assignment]
-        if self.start:
-            self.state.copy_weights({**self.state.stored_parameters, **self.start})
+        if self.start.tensors:
+            self.state.copy_weights({**self.state.stored_parameters, **self.start.tensors})
         start = self._restore_checkpoint(resume_point)
         steps_done = steps = self.state.steps
         if start < steps:

@@ -15,6 +15,7 @@ from holdfast.pipeline.run_dir import replace_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from holdfast.core.events import StepFinished
     from holdfast.data.batching.batches import TokenTable
     from holdfast.pipeline.federated.aggregation import Aggregation
     from holdfast.recipe.schema import Recipe
@@ -53,8 +54,7 @@ class Client:
         if read_json(done / REPLY) is None:
             trainer, metrics, units = self._train_model(name, number, self.prepare_weights(name, number, payload))
             weights = {
-                key: p.detach().to("cpu", copy=True).contiguous()
-                for key, p in trainer.state.trainable_parameters.items()
+                key: p.detach().to("cpu", copy=True).contiguous() for key, p in trainer.state.stored_parameters.items()
             }
             with fresh_directory(done) as side:
                 save_file(weights, side / WEIGHTS)
@@ -101,20 +101,23 @@ class Client:
         from holdfast.models.loading import load_model
         from holdfast.models.placement import choose_device
         from holdfast.models.row_thresholds import compute_density
+        from holdfast.training.callbacks import Hooks, StartingPoint
         from holdfast.training.trainer import Trainer
 
         recipe = self._recipe_of_round(name, number)
         base = load_model(recipe.model, device=choose_device(recipe.device))
         table, pad_id = self._encode_table(name)
+        steps: list[StepFinished] = []
         trainer = Trainer(
             recipe, base.model, table, client_folder(self.root, name) / "train" / f"{number:04d}",
-            pad_id=pad_id, base=base.fingerprint, start=start,
+            pad_id=pad_id, base=base.fingerprint,
+            start=StartingPoint(start, self.recipe.train.seed), hooks=Hooks(on_step=steps.append),
         )  # fmt: skip
         result = trainer.fit()
         metrics = {
-            "steps": float(result.steps), "loss": result.loss, "tokens": float(result.tokens),
+            "steps": float(result.steps), "loss": _rows_loss(steps, result.loss), "tokens": float(result.tokens),
             "trained_tokens": float(result.trained_tokens), "seconds": result.seconds,
-            "density": compute_density(trainer.state.trainable_parameters),
+            "density": compute_density(trainer.state.stored_parameters),
         }  # fmt: skip
         return trainer, metrics, _count_units(trainer)
 
@@ -146,6 +149,13 @@ class Client:
         rows = rows_for_objective(recipe, RowFile(folder / ROWS))
         context = load_context(recipe.model)
         return encode_rows(recipe, rows, chat, context)[0], chat.pad_id
+
+
+def _rows_loss(steps: list[StepFinished], loss: float) -> float:
+    """The last step's loss on rows, without the tuner's penalty; `loss` where all steps were done before."""
+    from holdfast.training.setup import PENALTY
+
+    return sum(value for term, value in steps[-1].terms.items() if term != PENALTY) if steps else loss
 
 
 def _count_units(trainer: Trainer) -> float:

@@ -89,7 +89,7 @@ def federate(
     """
     resolved_recipe = resolve_any(recipe)
     resolved_recipe = _choose_tuner(resolved_recipe, settings)
-    check_recipe(resolved_recipe.recipe, settings)
+    check_recipe(plain_recipe := resolved_recipe.recipe, settings)
     with RunRecord(ui := ui or Progress.create_silent()) as record:
         work = prepare_run(resolved_recipe, ui, Ranks.single_process(resolved_recipe.recipe.device), restart=restart)
         settings.check_folder(work.folder.path / FOLDER, is_complete=work.folder.is_complete)
@@ -97,6 +97,8 @@ def federate(
             ui.write_line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
             return RunResult(work.folder.path, work.folder.read_json("report.json"))
         record.begin(work.folder, work.recipe)
+        if plain_recipe.evaluate.every and "every" in plain_recipe.evaluate.model_fields_set:
+            ui.write_line("evaluate.every is not used: nothing is measured between rounds")
         with work.journal:
             return _run_federation(resolved_recipe, work, settings, exchange)
 
@@ -116,6 +118,10 @@ def check_recipe(recipe: Recipe, settings: FederationSettings) -> None:
         UserError: One line that says what to change.
     """
     tuner = name_of(recipe.tuner)
+    if Ranks().world > 1:
+        raise UserError(
+            "holdfast federate has worker processes of its own; start it without a launcher, with --workers"
+        )
     if recipe.stages:
         raise UserError("a recipe with stages cannot be federated; give one of its stages as a recipe")
     if settings.method == "spafl" and tuner != "spafl":
@@ -124,6 +130,10 @@ def check_recipe(recipe: Recipe, settings: FederationSettings) -> None:
         raise UserError("tuner spafl keeps weights with their client; use --method spafl or local, or another tuner")
     if recipe.train.keep == "best" or recipe.train.patience:
         raise UserError("train.keep: best and train.patience choose a step of one training; leave them out here")
+    if settings.exchange == "flower" and recipe.train.weights == "bf16":
+        raise UserError(
+            "Flower sends arrays of numpy, which has no bf16; leave train.weights out, or --exchange flower"
+        )
     if recipe.inference is not None and METHODS[settings.method].is_personal:
         raise UserError(f"--method {settings.method} has a model for each client; leave inference out")
 
@@ -252,11 +262,12 @@ def build_client_model(federation: Federation, tensors: Mapping[str, Tensor]) ->
 
     recipe, device = federation.work.recipe, federation.work.base.device
     model = recipe.tuner.apply(load_model(recipe.model, device=device).model, recipe.train.seed)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():
-            trainable[name].data = tensor.to(trainable[name].device)
-    count = sum(p.numel() for p in trainable.values())
+            if name in parameters:  # what trains beside the model is not a part of it
+                parameters[name].data = tensor.to(parameters[name].device)
+    count = sum(tensor.numel() for tensor in tensors.values())
     model = move_to_device(model, device).eval()
     return (model, recipe.tuner, count) if recipe.tuner.adapter else (recipe.tuner.merge(model), recipe.tuner, count)
 

@@ -48,10 +48,11 @@ def build_client_app() -> Any:
 
     @app.train()  # type: ignore[untyped-decorator]
     def train_round(message: Any, context: Any) -> Any:
+        import torch  # Flower makes tensors only where it was imported before
         from flwr.app import Message
 
         order = message.content["order"]
-        payload = message.content["payload"].to_torch_state_dict()
+        payload = {name: torch.as_tensor(t) for name, t in message.content["payload"].to_torch_state_dict().items()}
         try:
             reply = _train_client(json.loads(order["settings"]), order["client"], order["round"], payload)
         except HoldfastError as error:
