@@ -127,11 +127,11 @@ def attend_segments(
     """
     index, segment, inside = segments
     lines, heads, width, _ = q.shape
-    parts = [x.transpose(1, 2).reshape(lines * width, heads, -1)[index].transpose(1, 2) for x in (q, k, v)]
+    q, k, v = (x.transpose(1, 2).reshape(lines * width, heads, -1)[index].transpose(1, 2) for x in (q, k, v))
     mask = None
     if window is not None and window < index.shape[1]:
         mask = torch.ones(index.shape[1], index.shape[1], dtype=torch.bool, device=q.device).tril().triu(1 - window)
     out = F.scaled_dot_product_attention(
-        *parts, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
     )  # [S, H, W, head]
     return out.transpose(1, 2)[segment, inside].view(lines, width, heads, -1)

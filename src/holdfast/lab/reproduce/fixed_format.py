@@ -18,7 +18,7 @@ def write_comparisons(folder: Path) -> Mapping[str, Any]:
     """Questions whether a sum is above a number, answered by yes or no; what that changes in a recipe."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, questions = random.Random(0), set[str]()
-    rows = []
+    rows: list[dict[str, str]] = []
     while len(rows) < ROWS + TEST:
         one, two, line = rng.randint(1, 40), rng.randint(1, 40), rng.randint(5, 80)
         question = f"Is {one} + {two} more than {line}?"

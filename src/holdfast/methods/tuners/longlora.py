@@ -91,14 +91,14 @@ class LongLoRA(PeftTuner):
         from holdfast.models.shifted_attention import register_shifted_attention
 
         self.check(model)
-        group = self._group_size(model)
         maps, copies = attention_maps(model), embedding_and_norm_names(model, self.embeddings, self.norms)
+        model.set_attn_implementation(register_shifted_attention(self._group_size(model), self.shift))
         self._interpolate_positions(model)
-        model.set_attn_implementation(register_shifted_attention(group, self.shift))
         config = LoraConfig(
-            task_type="CAUSAL_LM", r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=maps,
+            task_type="CAUSAL_LM", r=self.r, lora_dropout=self.dropout, target_modules=maps,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
             modules_to_save=copies or None, fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return get_peft_model(model, config)  # type: ignore[arg-type, return-value]

@@ -112,8 +112,9 @@ class ProMoT(Tuner):
 
     def count_trainable(self, model: Model, seed: int = 0) -> int:
         """The prompt's, in the first stage; of length 0 the model's."""
+        embedding: Any = model.get_input_embeddings()
         whole = sum(p.numel() for p in model.parameters())
-        return self.tokens * int(model.get_input_embeddings().weight.shape[1]) if self.tokens else whole
+        return self.tokens * int(embedding.weight.shape[1]) if self.tokens else whole
 
     def memory_class(self) -> str:
         """Gradients and optimizer state of all weights, in the second stage."""
