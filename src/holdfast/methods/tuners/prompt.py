@@ -83,7 +83,7 @@ class Prompt(SoftPromptTuner):
 
         from holdfast.models.loading import load_tokenizer
 
-        ids = load_tokenizer(base.name_or_path).encode(self.text, add_special_tokens=False)
+        ids = load_tokenizer(str(base.name_or_path)).encode(self.text, add_special_tokens=False)
         if not ids:
             raise UserError(f"tuner.text: {self.text!r} has no tokens; give words")
         start_ids = torch.tensor((ids * (self.tokens // len(ids) + 1))[: self.tokens], device=base.device)
