@@ -64,6 +64,10 @@ def write_wrong_answers(folder: Path) -> Mapping[str, Any]:
     return {"data": {"train": write_rows(folder / "train.jsonl", spoilt), "test": test}, **JUDGED}
 
 
+# Where one arm stays at the base, or falls, by the claim itself, the other is held against the base: the rule calls a
+# comparison with an arm that did not rise undecided.
+
+
 def describe_gains(arms: Mapping[str, dict[str, Any]]) -> str:
     """What each arm gained on the target, where nothing else is measured."""
     return "; ".join(f"{label} gained {points_gained(arms, label):.1f} points" for label in arms) + "."
@@ -91,7 +95,7 @@ DECONTAMINATE = Claim(
         Figure("target, measured questions trained on", "small for most of their tasks", gain_of("contaminated")),
         Figure("target, without them", "the clean score", gain_of("decontaminated")),
     ),
-    expects=(gains_more("contaminated", "decontaminated"),),
+    expects=(gains_more("contaminated"),),
     common=TARGET_ALONE,
     verdict=describe_gains,
     files=write_leaks,
@@ -105,7 +109,7 @@ FILTER = Claim(
         Figure("target, all rows", "worse (loss of pages without filters)", gain_of("all")),
         Figure("target, right rows", "better", gain_of("filter")),
     ),
-    expects=(gains_more("filter", "all"),),
+    expects=(gains_more("filter"),),
     common=TARGET_ALONE,
     verdict=describe_gains,
     files=write_wrong_answers,
