@@ -86,6 +86,8 @@ PARTS: dict[str, Spec] = {
 """What is measured; `ratio`, `memory` (both against the peer) and `rate` are the targets, on one H100."""
 WARM, STEPS, RUNS = 2, 7, 2
 SMALLEST = {"length": 48, "rows": 24, "per_step": 2, "prompt": 16, "answer": 4, "pairs": 24, "prompts": 4, "tokens": 4}
+SIZES = {"micro_tokens": "tokens a micro-batch", "head_rows": "rows of logits"}
+"""What our side chose by measuring, in words."""
 NEEDS = {"qlora": ("bitsandbytes", "pip install bitsandbytes"), "vllm": ("vllm", "pip install vllm")}
 """By tuner or engine, the package that it needs."""
 
@@ -133,9 +135,7 @@ def describe_setting(found: Spec) -> str:
     """A side's setting in a few words."""
     setting = found.get("setting", {})
     if "config" not in setting:
-        return ", ".join(
-            f"{value:,} tokens a micro-batch" if k == "micro_tokens" else str(value) for k, value in setting.items()
-        )
+        return ", ".join(f"{value:,} {SIZES[k]}" if k in SIZES else str(value) for k, value in setting.items())
     config = setting["config"]
     kind = "packed" if config.get("packing") else "padding-free" if config.get("padding_free") else "padded"
     grouped = " grouped" if config.get("train_sampling_strategy") else ""

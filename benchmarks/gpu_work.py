@@ -29,6 +29,7 @@ from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.models.placement import wait_for
 from holdfast.training.callbacks import Hooks
+from holdfast.training.memory_estimate import estimate_state_memory
 from holdfast.training.trainer import Trainer
 
 Spec = dict[str, Any]
@@ -168,8 +169,12 @@ def train_ours(part: Spec, table: TokenTable, steps: int, times: StepTimes, leng
         trainer = Trainer(made, model, table, directory, pad_id=0, hooks=Hooks(on_step=tick, on_note=notes.append))
         trainer.fit()
     state = trainer.state
-    about = {"layout": state.layout, "precision": trainer.machine.precision, "micro_tokens": state.micro_tokens}
-    return times.summary() | {"setting": about, "notes": notes}
+    about = {
+        "layout": state.layout, "precision": trainer.machine.precision, "micro_tokens": state.micro_tokens,
+        "head_rows": state.policy.chunk_rows,
+    }  # fmt: skip
+    estimate = estimate_state_memory(state, min(state.micro_tokens, state.step_size.tokens)).total / 2**30
+    return times.summary() | {"setting": about, "notes": notes, "estimate_gib": estimate}
 
 
 def sft_ours(part: Spec, warm: int, steps: int) -> Spec:

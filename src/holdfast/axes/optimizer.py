@@ -71,7 +71,10 @@ class Optimizer(Method):
         """
 
     def build(self, params: Iterable[tuple[str, Parameter]]) -> UpdateRule:
-        """The update rule over the trainable `(name, parameter)` pairs."""
+        """The update rule over the trainable `(name, parameter)` pairs.
+
+        They may be on the meta device, without numbers: `holdfast check` counts so what will be kept of them.
+        """
         raise NotImplementedError
 
     def learning_rate_at(self, step: int, steps: int) -> float:

@@ -53,6 +53,14 @@ OS_ERRORS = {
 """What the operating system refuses most: the line for the user and the exit code."""
 
 
+OUT_OF_MEMORY = (
+    "not enough memory. Sampling needs less with fewer sampling.slots and a smaller sampling.max_tokens or "
+    "evaluate.max_tokens, everything with a smaller model, on a device that nobody else uses, or on another one "
+    "(`device:`, `--device`, HOLDFAST_DEVICE); what was finished is kept (-v shows where it was short)"
+)
+"""Where no step of a run knows better advice."""
+
+
 class Verb(TyperCommand):
     """A verb that knows what is meant by options of other tools, and by settings written as options."""
 
@@ -144,6 +152,8 @@ def _message_and_exit_code(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in OS_ERRORS:
         text, code = OS_ERRORS[error.errno]
         return (f"{error.filename}: {text}" if error.filename else text), code
+    if (placement := sys.modules.get("holdfast.models.placement")) and placement.is_out_of_memory(error):
+        return OUT_OF_MEMORY, 1
     lines = str(error).strip().splitlines()
     first = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return f"{first} (run again with -v for the traceback)", 1

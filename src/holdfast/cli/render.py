@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 COST_NAMES = {
     "seconds": "training", "sampling_seconds": "sampling", "measuring_seconds": "measuring", "memory_gib": "memory",
+    "micro_batch": "micro-batch",
 }  # fmt: skip
+IN_WORDS = {
+    "layout": "attention", "micro_tokens": "micro_batch", "head_rows": "head", "memory_gib": "memory",
+    "memory_parts": "memory",
+}  # fmt: skip
+"""Entries of a plan that are not shown, since the words of another one say the same."""
 
 
 def print_recipe_notes(resolved_recipe: ResolvedRecipe, ui: Progress, notes: bool = True) -> None:
@@ -241,12 +247,13 @@ def format_check(findings: dict[str, Any]) -> str:
         (f"{names[i]}:\n" if several else "") + format_masked_row(pieces)
         for i, pieces in enumerate(findings["examples"])
     ]
-    costs = [
+    costs = {**plan, **estimate}
+    cost_rows = [
         (COST_NAMES.get(key) or key.replace("_", " "), format_plan_figure(key, value))
-        for key, value in {**plan, **estimate}.items()
-        if value is not None
+        for key, value in costs.items()
+        if value is not None and IN_WORDS.get(key) not in costs
     ]
-    parts += [format_title("Plan"), format_table(costs)] if costs else []
+    parts += [format_title("Plan"), format_table(cost_rows, wrap=(1,))] if costs else []
     parts += format_judge_trial(findings["judge"]) if findings.get("judge") else []
     parts += [f"{paint_text('warning:', 'yellow', sys.stdout)} {text}" for text in findings.get("warnings") or []]
     return "\n\n".join(parts)

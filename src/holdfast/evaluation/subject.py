@@ -13,12 +13,12 @@ import numpy as np
 from holdfast.axes.engine import SampleFn, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import name_of, source_of
-from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.data.rows import Message, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.evaluation.task import Task
 from holdfast.models.loading import eval_mode
+from holdfast.models.row_groups import run_by_area
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,16 +200,27 @@ def score_sequences(sequences: Sequence[EncodedSequence], subject: EvaluatedMode
     """Log-likelihood in nats of the `trained` tokens of each sequence, in the order given."""
     policy = require_part(subject.policy, "policy")
     scores = [0.0] * len(sequences)
-    with eval_mode(policy.model):
-        for sequence in sequences:
-            subject.chat.refuse_unknown(sequence.ids)
-        for numbers in group_by_area(sequences, subject.micro_tokens):
-            batch = build_batch([sequences[i] for i in numbers], subject)
-            logps = policy.token_logps(batch).cpu().double().numpy()  # [N]
-            sums = np.bincount(batch.sequence.cpu().numpy(), weights=logps, minlength=len(numbers))
-            for i, value in zip(numbers, sums, strict=True):
-                scores[i] = float(value)
+
+    def score_group(numbers: list[int]) -> None:
+        batch = build_batch([sequences[i] for i in numbers], subject)
+        logps = policy.token_logps(batch).cpu().double().numpy()  # [N]
+        sums = np.bincount(batch.sequence.cpu().numpy(), weights=logps, minlength=len(numbers))
+        for i, value in zip(numbers, sums, strict=True):
+            scores[i] = float(value)
+
+    for sequence in sequences:
+        subject.chat.refuse_unknown(sequence.ids)
+    run_groups(sequences, subject, score_group)
     return scores
+
+
+def run_groups(
+    sequences: Sequence[EncodedSequence], subject: EvaluatedModel, run_group: Callable[[list[int]], None]
+) -> None:
+    """Call a function with the numbers of some sequences after the others, in eval mode; see `run_by_area`."""
+    model = require_part(subject.policy, "policy").model
+    with eval_mode(model):
+        run_by_area(sequences, subject.micro_tokens, next(model.parameters()).device, run_group)
 
 
 def build_batch(sequences: Sequence[EncodedSequence], subject: EvaluatedModel) -> Batch:

@@ -20,8 +20,9 @@ from holdfast.models.attention_choice import choose_attention
 from holdfast.models.compiled_layers import CompiledLayers, pause_compiled, run_forward
 from holdfast.models.fused_llama import LlamaBody
 from holdfast.models.llama_family import outputs_agree, supports_model
-from holdfast.models.lm_head import Head
+from holdfast.models.lm_head import Head, choose_chunk_rows
 from holdfast.models.loading import eval_mode, has_adapter
+from holdfast.models.placement import memory_bytes
 from holdfast.models.stored_values import PrecomputedStore, ReferenceCache
 from holdfast.models.varlen_attention import Kernel, LineBounds, omit_masks
 from holdfast.models.virtual_tokens import stands_in_cache, virtual_tokens_of
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch, Layout
     from holdfast.models.loading import Model
     from holdfast.models.recomputation import Recomputation
-
-CHUNK_BYTES = {"cpu": 64 << 20, "mps": 128 << 20}
-"""fp32 logits held at a time: enough rows for the products over the vocabulary to be worth reading its weights."""
-CHUNK_BYTES_OF_CARDS = 256 << 20
 
 
 def mask_to_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,7 +47,7 @@ class Policy:
 
     Args:
         model: On its device.
-        chunk: Rows of logits held at a time; default by memory (`CHUNK_BYTES`).
+        chunk: Rows of logits held at a time; default by the device (`choose_chunk_rows`).
         reference: Where `reference_logps` are kept; default in memory.
         base: Makes a context in which `model` computes what the untouched model computes (`Tuner.base_context`);
             `None` when the weights themselves move, and the reference must have been computed before.
@@ -86,8 +83,8 @@ class Policy:
         self.compiled_layers: CompiledLayers | None = None
         """The layers, where they shall be compiled: then they are called themselves, and not read by `LlamaBody`."""
         self.head = Head(self.causal)
-        size = CHUNK_BYTES.get(self.causal.device.type, CHUNK_BYTES_OF_CARDS)
-        self.chunk_rows = chunk or max(1, size // (4 * self.config.get_text_config().vocab_size))
+        device, vocabulary = self.causal.device, self.config.get_text_config().vocab_size
+        self.chunk_rows = chunk or choose_chunk_rows(device, vocabulary, memory_bytes(device))
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
         body, embedding = self.causal.base_model.parameters(), self.causal.get_input_embeddings().parameters()
         self.body_weights = sum(p.numel() for p in body) - sum(p.numel() for p in embedding)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.models.loading import context_length, eval_mode
+from holdfast.models.row_groups import run_by_area
 
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
@@ -31,15 +31,18 @@ def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     """
     sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
     out = [np.zeros(0, np.float32)] * len(sequences)
+
+    def score_group(numbers: list[int]) -> None:
+        batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
+        if not len(batch.labels):
+            return
+        values = policy.token_logps(batch).float().cpu()  # [N], by sequence
+        counts = torch.bincount(batch.sequence.cpu(), minlength=batch.n_sequences).tolist()
+        for i, part in zip(numbers, values.split(counts), strict=True):
+            out[i] = part.numpy()
+
     with eval_mode(policy.model):
-        for numbers in group_by_area(sequences, MICRO_TOKENS):
-            batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
-            if not len(batch.labels):
-                continue
-            values = policy.token_logps(batch).float().cpu()  # [N], by sequence
-            counts = torch.bincount(batch.sequence.cpu(), minlength=batch.n_sequences).tolist()
-            for i, part in zip(numbers, values.split(counts), strict=True):
-                out[i] = part.numpy()
+        run_by_area(sequences, MICRO_TOKENS, policy.causal.device, score_group)
     return out
 
 
@@ -47,16 +50,19 @@ def mean_states(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> l
     """Final hidden states averaged over all tokens of each sequence, fp32 [D]."""
     sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
     out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
+
+    def average_group(numbers: list[int]) -> None:
+        batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
+        owner = batch.sequence_ids()  # [B * L]
+        real = (owner >= 0).nonzero()[:, 0]
+        states = policy.hidden_states_at(batch, real).float()  # [tokens, D]
+        sums = states.new_zeros(len(numbers), states.shape[1]).index_add(0, owner[real], states)
+        means = sums / batch.cu_seqlens.diff()[:, None]
+        for i, mean in zip(numbers, means.cpu().numpy(), strict=True):
+            out[i] = mean
+
     with eval_mode(policy.model):
-        for numbers in group_by_area(sequences, MICRO_TOKENS):
-            batch = _collate_batch([sequences[i] for i in numbers], pad_id, policy)
-            owner = batch.sequence_ids()  # [B * L]
-            real = (owner >= 0).nonzero()[:, 0]
-            states = policy.hidden_states_at(batch, real).float()  # [tokens, D]
-            sums = states.new_zeros(len(numbers), states.shape[1]).index_add(0, owner[real], states)
-            means = sums / batch.cu_seqlens.diff()[:, None]
-            for i, mean in zip(numbers, means.cpu().numpy(), strict=True):
-                out[i] = mean
+        run_by_area(sequences, MICRO_TOKENS, policy.causal.device, average_group)
     return out
 
 

@@ -25,12 +25,17 @@ EXAMPLE_ROWS = 3
 
 
 def check(
-    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str, *, ui: Progress | None = None, judge: bool = False
+    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str,
+    *,
+    ui: Progress | None = None,
+    judge: bool = False,
+    device_gib: float | None = None,
 ) -> dict[str, Any]:
     """Read everything, validate every row, and describe the plan.
 
     Args:
         judge: Also try the judge on the first rows' own answers; the part `judge` (see `judges.trial.try_judge`).
+        device_gib: Plan the training for a CUDA GPU with this much memory, which need not be here.
     Returns:
         `rows` (counts), `lengths` (histogram), `measured` (tasks), `examples` (pieces of text, trained or not), `plan`
         (steps, micro-batch), `estimate` (seconds, memory) and `warnings`; of a recipe with stages `stages`, a list of
@@ -40,11 +45,13 @@ def check(
     """
     resolved_recipe = resolve_any(recipe)
     if resolved_recipe.recipe.stages:
-        return {"stages": _check_stages(resolved_recipe, ui, judge)}
-    return check_one(resolved_recipe, ui or Progress.create_silent(), judge)
+        return {"stages": _check_stages(resolved_recipe, ui, judge, device_gib)}
+    return check_one(resolved_recipe, ui or Progress.create_silent(), judge, device_gib)
 
 
-def _check_stages(resolved_recipe: ResolvedRecipe, ui: Progress | None, judge: bool) -> list[dict[str, Any]]:
+def _check_stages(
+    resolved_recipe: ResolvedRecipe, ui: Progress | None, judge: bool, device_gib: float | None
+) -> list[dict[str, Any]]:
     """Each stage with the model at the beginning of its chain, since those that stages leave are not there yet."""
     from holdfast.pipeline.multi_stage import check_stages, first_model_of_chain, plan_stage
 
@@ -53,11 +60,14 @@ def _check_stages(resolved_recipe: ResolvedRecipe, ui: Progress | None, judge: b
     for number, stage in enumerate(recipe.stages):
         plan = plan_stage(resolved_recipe, number, Path(recipe.output), first_model_of_chain(recipe, stage))
         what = f"method {stage.method_label}, data {data_label(stage.data)}, from {stage.model}"
-        checks.append({"name": stage.name, "what": what, **check_one(plan, ui or Progress.create_silent(), judge)})
+        findings = check_one(plan, ui or Progress.create_silent(), judge, device_gib)
+        checks.append({"name": stage.name, "what": what, **findings})
     return checks
 
 
-def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False) -> dict[str, Any]:
+def check_one(
+    resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False, device_gib: float | None = None
+) -> dict[str, Any]:
     """`check` of a recipe without stages, or of one stage."""
     from holdfast.data.chat.settings import make_chat
     from holdfast.evaluation.tasks.by_name import build_tasks
@@ -78,9 +88,8 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
     base = load_model(recipe.model, device=choose_device(recipe.device))
     chat = make_chat(recipe.data, base.tokenizer, *every, say=ui.write_line, warn=warnings.append)
     chat.limit_to(count_embeddings(base.model))
-    tasks = limit_probe_tasks(
-        build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line), base.model
-    )
+    tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line)
+    tasks = limit_probe_tasks(tasks, base.model)
     refuse_unmeasured(recipe, tasks)
     warnings += list_early_warnings(recipe, base.path, sources.train, tasks)
     pool = CurationPool(sources.train, base.tokenizer)
@@ -94,13 +103,14 @@ def check_one(resolved_recipe: ResolvedRecipe, ui: Progress, judge: bool = False
     plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)
     warnings += [*plan.warnings, *check_prompt_lengths(tasks, chat, context)]
     write_lines(ui, [*token_report.unrolled_lines(), *plan.remarks])
+    thinks = chat.template.thoughts.allows_thought
     ui.start_phase("estimate")
     return {
         "rows": _row_counts(token_report, len(sources.test)),
         "lengths": _length_histogram(token_report),
         "measured": _task_entries(tasks),
         **_example_entries(as_read, table, chat),
-        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), chat.template.thoughts.allows_thought),
+        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), thinks, device_gib),
         "warnings": warnings, **(_try_judge(sources) if judge else {}),
     }  # fmt: skip
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.models.loading import context_length
-from holdfast.models.placement import GIB, autocast_dtype, count_weight_bytes, peak_gib, wait_for
-from holdfast.models.policy import Policy
+from holdfast.models.placement import wait_for
+from holdfast.models.quantized_base import count_quantizable
+from holdfast.pipeline.compute_estimate import TargetDevice, estimate_compute
 from holdfast.pipeline.live_evaluation import live_tasks
-from holdfast.training.layout import choose_layout, describe_attention, share_pair_prompts
-from holdfast.training.memory import activation_bytes, first_micro_tokens
+from holdfast.training.memory_estimate import count_program_bytes
 from holdfast.training.plan import boundary_steps
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def estimate_costs(
     tasks: Sequence[Task],
     rows: int,
     thinks: bool = False,
+    device_gib: float | None = None,
 ) -> dict[str, Any]:
     """Steps of the plan, time and memory.
 
@@ -48,29 +49,29 @@ def estimate_costs(
         model: The base on its device; the tuner is applied to it.
         rows: Before curation.
         thinks: Whether the model may think before its answers.
+        device_gib: Plan for a GPU with this much memory instead of the device that is here.
     Returns:
         `plan`, and `estimate` with `seconds` of training and the most `sampling_seconds` and `measuring_seconds`, every
         answer as long as its limit allows (`None` where nothing is sampled in this process; measuring is that of base
-        and tuned model and what is asked during training), and `memory_gib`.
+        and tuned model and what is asked during training), `memory_gib`, and what that is made of, `memory_parts`. Of a
+        device that is not here no seconds are known.
     """
     train, device = recipe.train, model.device
     width = min(recipe.sampling.slots, WIDEST)
     per_step = _time_fastest_pass(model, torch.zeros(width, 1, dtype=torch.long, device=device))
-    own = peak_gib(device) * GIB - count_weight_bytes(model) if device.type == "cpu" else 0.0
+    program = count_program_bytes(model, device)
+    target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
+    n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
     tuned = recipe.tuner.apply(model, train.seed)
     draw = recipe.tuner.draw_number(plan.steps - 1, plan.steps, 0)
     if draw is not None:  # what trains at a time is what memory is for
         recipe.tuner.apply_draw(tuned, train.seed, draw)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
-    micro = train.micro_tokens or first_micro_tokens(model, device, plan.size.tokens, train.gradient_checkpointing)
-    per_token = _seconds_per_token(tuned, micro)
+    per_token = _seconds_per_token(tuned, train.micro_tokens or plan.size.tokens)
+    program = program if target.is_here else 0
+    compute = estimate_compute(recipe, tuned, table, plan.size.tokens, target, n_quantized, program)
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
-    states = 2 if recipe.optimizer.in_backward else 4
-    weights = sum(p.numel() * (4 if p.requires_grad else p.element_size()) for p in tuned.parameters())
-    resident_bytes = (
-        weights + 4 * (states - 1) * trainable + micro * activation_bytes(model, train.gradient_checkpointing)
-    )
     draws = sum(curator.count_samples(rows) for curator in recipe.curate)
     here = not recipe.sampling.engine.startswith("http")
     during = len(boundary_steps(recipe.evaluate.every, plan.steps) - {plan.steps})
@@ -79,27 +80,18 @@ def estimate_costs(
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
         "plan": {
-            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.breakdown, "micro_tokens": micro,
+            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.breakdown,
             "learning_rate": plan.learning_rate, "epochs": plan.epochs or None,
-            "trainable": trainable, "parameters": total, "attention": _describe_attention(recipe, tuned, table),
+            "trainable": trainable, "parameters": total, **compute.plan_entries(),
         },
         "estimate": {
-            "seconds": PASSES * tokens * per_token,
-            "sampling_seconds": draws * longest * per_step / width if draws and here else None,
-            "measuring_seconds": answers * per_step / width + read_tokens * per_token if tasks else None,
-            "memory_gib": (resident_bytes + max(0.0, own)) / GIB,
+            "seconds": PASSES * tokens * per_token if target.is_here else None,
+            "sampling_seconds": draws * longest * per_step / width if draws and here and target.is_here else None,
+            "measuring_seconds": answers * per_step / width + read_tokens * per_token
+            if tasks and target.is_here else None,
+            **compute.memory_entries(),
         },
     }  # fmt: skip
-
-
-def _describe_attention(recipe: Recipe, tuned: Model, table: TokenTable) -> str:
-    """Attention and layout of the training, by the trials that it begins with; `tuned` is of no use afterwards."""
-    autocast = autocast_dtype(recipe.train.precision, tuned.device, recipe.train.weights)
-    if autocast is None:
-        tuned.float()  # as training does then: there is no varlen attention in fp32
-    policy = Policy(tuned, autocast=autocast)
-    layout = choose_layout(recipe.train.layout, policy, table.per_row, tuned.device)
-    return describe_attention(policy, layout, share_pair_prompts(table, policy, layout, recipe.objective))
 
 
 def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:

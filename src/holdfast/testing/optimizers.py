@@ -14,6 +14,7 @@ from holdfast.axes.optimizer import Optimizer, UpdateRule
 from holdfast.models.placement import choose_device
 from holdfast.testing.examples import rounding_room
 from holdfast.testing.failure import expect_that
+from holdfast.training.memory_estimate import sketch_optimizer_states, sum_bytes
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
 Y = X[:, :1] - X[:, 1:2]
@@ -144,9 +145,20 @@ def check_schedule(method: Method, folder: Path) -> None:
     expect_that(all(a >= b for a, b in itertools.pairwise(rates[10:])), "the rate rises again after its peak")
 
 
+def check_sketch(method: Method, folder: Path) -> None:
+    """Built over weights without memory it keeps what it keeps of real ones: `holdfast check` counts it so."""
+    assert isinstance(method, Optimizer)
+    net = small_net()
+    shapes = {name: nn.Parameter(torch.empty_like(p, device="meta")) for name, p in net.named_parameters()}
+    sketch_bytes = sum_bytes(sketch_optimizer_states(method, shapes))
+    real_bytes = sum_bytes(_build_rule(method, net).state_tensors().values())
+    text = f"over weights without memory it keeps {sketch_bytes} bytes, over real ones {real_bytes}"
+    expect_that(sketch_bytes == real_bytes, text)
+
+
 def _build_rule(method: Method, net: nn.Module) -> UpdateRule:
     assert isinstance(method, Optimizer)
     return method.build(net.named_parameters())
 
 
-CHECKS = (check_loss_falls, check_rate, check_state, check_not_finite, check_clipping, check_schedule)
+CHECKS = (check_loss_falls, check_rate, check_state, check_not_finite, check_clipping, check_schedule, check_sketch)

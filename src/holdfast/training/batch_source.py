@@ -10,6 +10,7 @@ from holdfast.data.batching.step_size import StepSize
 from holdfast.errors import UserError
 from holdfast.models.compiled_layers import CompiledLayers
 from holdfast.training import memory
+from holdfast.training.memory_estimate import estimate_state_memory
 from holdfast.training.setup import TrainerState
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ class OnDemandTrainerState(TrainerState):
         return []
 
     def describe_memory_shortage(self, rows: int) -> str:
-        states = sum(t.numel() * t.element_size() for t in self.rule.state_tensors().values())
-        per_token = memory.activation_bytes(self.policy.causal, self.recipe.train.gradient_checkpointing)
-        return memory.describe_memory_shortage(self.model, states, rows, self.example_batch.tokens, per_token)
+        tokens = self.example_batch.tokens
+        return memory.describe_memory_shortage(estimate_state_memory(self, tokens), rows, tokens)
 
 
 def build_trainer_state(

@@ -20,6 +20,7 @@ from holdfast.models import placement
 from holdfast.models.layer_list import find_layer_list
 from holdfast.models.loading import move_to_device
 from holdfast.models.quantized_base import is_quantized
+from holdfast.training.weight_types import choose_weight_dtypes
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -127,23 +128,18 @@ class Machine:
             )
         if self.is_sharded:
             return move_to_device(model, torch.device("cpu")).float()
-        if has_few_bits and self.weights == "auto":  # the rest was read in the type that is computed in, and stays
-            for p in filter(lambda p: p.requires_grad, model.parameters()):
-                p.data = p.data.float()
-            return model
-        if self.weights != "auto":
-            dtype = torch.bfloat16 if self.weights == "bf16" else torch.float32
+        dtypes = choose_weight_dtypes(model, self.autocast, self.weights, in_backward, apart)
+        if has_few_bits or self.weights != "auto":
             for name, p in model.named_parameters():  # of buffers nothing: angles of positions stay fp32
-                if p.is_floating_point():
-                    p.data = p.data.to(torch.float32 if name in apart else dtype)
+                if p.dtype != dtypes[name]:
+                    p.data = p.data.to(dtypes[name])
             if self.world > 1 and any(p.dtype == torch.bfloat16 for p in model.parameters() if p.requires_grad):
                 raise UserError(
                     "train.weights: with several processes gradients of bf16 weights would be summed in bf16; leave it "
                     "out, or launch with FSDP version 2, which shares fp32 weights among them"
                 )
             return model if has_few_bits else move_to_device(model, self.device)
-        masters = all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-        if self.autocast is None or not (in_backward or masters):
+        if set(dtypes.values()) == {torch.float32}:
             model.float()
         return move_to_device(model, self.device)
 
@@ -199,6 +195,13 @@ class Machine:
             return values
         tensor = torch.tensor(values, dtype=placement.widest_dtype(self.device), device=self.device)
         return self.accelerator.reduce(tensor, "sum").tolist()
+
+    def min_over_processes(self, values: list[float]) -> list[float]:
+        """Element-wise minima over all processes."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor([values], dtype=placement.widest_dtype(self.device), device=self.device)
+        return self.accelerator.gather(tensor).amin(0).tolist()  # [processes, values]
 
 
 def gather_full_tensor(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import compute_step_size, count_steps
 from holdfast.errors import UserError
 from holdfast.models.compiled_layers import CompiledLayers, wants_compiled
+from holdfast.models.lm_head import FEWEST_ROWS
 from holdfast.models.loading import fingerprint_of
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
 from holdfast.models.quantized_base import is_quantized
@@ -33,6 +34,8 @@ from holdfast.training import layout as layouts
 from holdfast.training import memory
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
 from holdfast.training.draws import begin_draws
+from holdfast.training.memory_estimate import count_program_bytes, estimate_state_memory
+from holdfast.training.table_source import TableSource
 from holdfast.training.threaded_step import partition_rows
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
     from holdfast.training.batch_source import BatchSource, OnDemandSource
+    from holdfast.training.micro_batch_search import PassCost
 
 T = TypeVar("T")
 
@@ -127,32 +131,6 @@ class PreparedObjective(ObjectiveModule):
         return self.objective.step_statistics(self.policy, batch)
 
 
-class TableSource:
-    """Batches of the rows of a table, as the sampler deals them; nothing to save, since a step's number says all."""
-
-    def __init__(self, trainer_state: TrainerState) -> None:
-        self.trainer_state = trainer_state
-
-    def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
-        """The micro-batches of step `index`, in order, on the CPU."""
-        trainer_state = self.trainer_state
-        return [
-            trainer_state.collate_rows(part)
-            for rows in trainer_state.sampler.rank_micro_batches(index)
-            for part in trainer_state.split_rows(rows)
-        ]
-
-    def epoch_at(self, steps_done: int) -> float:
-        """Passes over the rows after `done` steps."""
-        return self.trainer_state.sampler.epoch_at(steps_done)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to load."""
-
-
 class TrainerState:
     """The parts of a run, put together by `build`."""
 
@@ -162,6 +140,14 @@ class TrainerState:
     most_trained = 0
     stored_parameters: dict[str, nn.Parameter]
     """All that trains in any step, which is what a checkpoint holds; `trainable_parameters` are those of now."""
+
+    chooses_micro_tokens = False
+    """Whether the size of micro-batches is open: not the recipe's, nor that of the run that is resumed."""
+
+    pass_cost: PassCost | None = None
+    """What a micro-batch takes, where it was measured."""
+
+    has_shown_plan = False
 
     def __init__(
         self,
@@ -192,6 +178,7 @@ class TrainerState:
             UserError: If nothing would train, or the optimizer does not fit the number of processes.
         """
         recipe, machine = self.recipe, self.machine
+        self.program_bytes = count_program_bytes(self.model, machine.device)
         in_backward = recipe.optimizer.in_backward
         if in_backward and (machine.world > 1 or machine.is_sharded):
             raise UserError(
@@ -222,18 +209,22 @@ class TrainerState:
         self.scorer = PreparedObjective(self.policy, recipe.objective, tuner)
         self._shard_and_compile()
         self.scorer.train()
-        self.trainable_parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if not self.trainable_parameters:
-            raise UserError(f"tuner {type(tuner).__name__} leaves nothing to train; look at its settings")
-        if self.policy.value_head is not None:
-            self.trainable_parameters |= dict(self.policy.value_head.named_parameters("value_head"))
-        self.stored_parameters = self.trainable_parameters
+        self.trainable_parameters = self.stored_parameters = self._collect_trainable_parameters()
         self.rule = begin_draws(self)
         self.num_workers, self.draws_random = 1, False
+        self.policy.chunk_rows = min(self.policy.chunk_rows, state.get("head_rows", self.policy.chunk_rows))
         self.filler = self.shortest_batch()
         self.terms = list(self.count_terms(self.filler))
         self.resize_micro_batches(self._first_micro_tokens(state))
         self._count_steps()
+
+    def _collect_trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains, by name: of the model, and of the value head."""
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise UserError(f"tuner {type(self.recipe.tuner).__name__} leaves nothing to train; look at its settings")
+        head = self.policy.value_head
+        return parameters | ({f"value_head.{name}": p for name, p in head.named_parameters()} if head else {})
 
     def _shard_and_compile(self) -> None:
         """Shard the weights where there are several processes for it; compile the layers where that is asked for."""
@@ -279,6 +270,7 @@ class TrainerState:
         recipe_tokens, stored_tokens = state.get("micro_tokens", (None, None))
         if stored_tokens is not None and recipe_tokens == train.micro_tokens:
             return stored_tokens
+        self.chooses_micro_tokens = train.micro_tokens is None
         share = max(1, self.step_size.tokens // self.machine.world)
         causal, recomputation = self.policy.causal, train.gradient_checkpointing
         return train.micro_tokens or memory.first_micro_tokens(causal, self.machine.device, share, recomputation)
@@ -397,13 +389,20 @@ class TrainerState:
         ]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    def shrink_head(self) -> bool:
+        """Have half as many rows of logits at a time from now on; whether there were enough for that.
+
+        On a CPU they are few from the start.
+        """
+        if self.machine.device.type == "cpu" or self.policy.chunk_rows < 2 * FEWEST_ROWS:
+            return False
+        self.policy.chunk_rows //= 2
+        return True
+
     def describe_memory_shortage(self, rows: int) -> str:
         """What to do about `rows` rows of the greatest length not fitting into memory."""
-        states = sum(t.numel() * t.element_size() for t in self.rule.state_tensors().values())
-        per_token = memory.activation_bytes(self.policy.causal, self.recipe.train.gradient_checkpointing)
-        text = memory.describe_memory_shortage(
-            self.model, states, rows, rows * int(self.table.lengths.max()), per_token
-        )
+        tokens = rows * int(self.table.lengths.max())
+        text = memory.describe_memory_shortage(estimate_state_memory(self, tokens), rows, tokens)
         return f"{text}; or a smaller train.batch_tokens" if self.recipe.optimizer.in_backward else text
 
     def run_pass(self, call: Callable[[], T]) -> T:

@@ -110,7 +110,6 @@ class Trainer:
         self.interrupts = Interrupts(machine.world, self._send_note)
         self.state.build(resume_point.state if resume_point else {})
         self.model = self.state.model
-        self._send_note(f"attention: {self.state.attention}")
         needs_order = needs_deterministic_algorithms(self.recipe.train.deterministic, machine.device)
         self.in_fixed_order = partial(deterministic_algorithms, needs_order)
         with self.in_fixed_order():
@@ -375,6 +374,7 @@ class Trainer:
             state = {
                 "totals": asdict(self.totals),
                 "micro_tokens": [self.recipe.train.micro_tokens, trainer_state.micro_tokens],
+                "head_rows": trainer_state.policy.chunk_rows,
                 "losses": self.selection.to_json(),
                 **({"source": source} if (source := trainer_state.source.state_dict()) else {}),
             }

@@ -16,7 +16,6 @@ import numpy as np
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.core.spelling import suggest_name
-from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence
 from holdfast.data.rows import Message, Row, fingerprint_json
 from holdfast.data.thoughts import final_answer
@@ -29,12 +28,12 @@ from holdfast.evaluation.subject import (
     cut_to_context,
     format_prompt,
     require_part,
+    run_groups,
     score_sequences,
 )
 from holdfast.evaluation.task import ItemResult, Task
 from holdfast.evaluation.tasks.multiple_choice import encode_choice
 from holdfast.evaluation.tasks.perplexity import cut_windows
-from holdfast.models.loading import eval_mode
 
 try:
     from lm_eval import evaluate
@@ -228,12 +227,14 @@ class HarnessModel(LM):
     def _match_greedy(self, sequences: Sequence[EncodedSequence]) -> list[bool]:
         matches = [True] * len(sequences)
         policy = require_part(self.subject.policy, "policy")
-        with eval_mode(policy.model):
-            for numbers in group_by_area(sequences, self.subject.micro_tokens):
-                batch = build_batch([sequences[i] for i in numbers], self.subject)
-                wrong = policy.greedy_tokens(batch, batch.label_positions) != batch.labels
-                for sequence in batch.sequence[wrong].unique().tolist():
-                    matches[numbers[sequence]] = False
+
+        def match_group(numbers: list[int]) -> None:
+            batch = build_batch([sequences[i] for i in numbers], self.subject)
+            wrong = policy.greedy_tokens(batch, batch.label_positions) != batch.labels
+            for sequence in batch.sequence[wrong].unique().tolist():
+                matches[numbers[sequence]] = False
+
+        run_groups(sequences, self.subject, match_group)
         return matches
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:

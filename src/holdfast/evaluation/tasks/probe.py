@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence
 from holdfast.data.rows import Row
 from holdfast.evaluation.subject import (
@@ -39,11 +38,11 @@ from holdfast.evaluation.subject import (
     format_prompt,
     measurement_fingerprint,
     require_part,
+    run_groups,
 )
 from holdfast.evaluation.task import ItemResult, Task
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.methods.objectives.terms.top_k import logsumexp_of_rest
-from holdfast.models.loading import eval_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -344,10 +343,12 @@ def _score_along(
     """
     policy = require_part(subject.policy, "policy")
     values_by_number: dict[int, Tensor] = {}
-    with eval_mode(policy.model):
-        for numbers in group_by_area(sequences, subject.micro_tokens):
-            batch = build_batch([sequences[i] for i in numbers], subject)
-            values = policy.over_vocabulary(batch, scoring(numbers)).float().cpu()
-            counts = torch.bincount(batch.sequence, minlength=len(numbers)).tolist()
-            values_by_number |= dict(zip(numbers, values.split(counts), strict=True))
+
+    def score_group(numbers: list[int]) -> None:
+        batch = build_batch([sequences[i] for i in numbers], subject)
+        values = policy.over_vocabulary(batch, scoring(numbers)).float().cpu()
+        counts = torch.bincount(batch.sequence, minlength=len(numbers)).tolist()
+        values_by_number.update(zip(numbers, values.split(counts), strict=True))
+
+    run_groups(sequences, subject, score_group)
     return [values_by_number[number] for number in range(len(sequences))]
