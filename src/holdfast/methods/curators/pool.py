@@ -25,7 +25,7 @@ def count_chosen(rows: int, share: float, n: int | None) -> int:
     return n if n is not None else max(1, int(share * rows)) if rows else 0
 
 
-def refuse_more_than_rows(curator: str, n: int | None, rows: Rows) -> None:
+def refuse_more_than_rows(curator: str, n: int | None, rows: Sequence[object]) -> None:
     """More rows than there are cannot be chosen."""
     if n is not None and len(rows) and n > len(rows):
         raise UserError(
