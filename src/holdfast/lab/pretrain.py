@@ -26,7 +26,7 @@ from holdfast.skills.facts import Facts
 from holdfast.skills.story import BASIC, Story
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
@@ -135,7 +135,7 @@ PLANS: dict[str, PretrainPlan] = {
 }  # fmt: skip
 
 
-def new_model(plan: PretrainPlan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(plan: PretrainPlan, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """A freshly initialised Llama of the plan's shape."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -155,7 +155,7 @@ FACTS = Facts()
 class Stream:
     """The rows of every step, a pure function of (seed, step), so that training resumes anywhere."""
 
-    def __init__(self, plan: PretrainPlan, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, plan: PretrainPlan, tokenizer: PreTrainedTokenizerBase):
         self.plan, self.tokenizer = plan, tokenizer
         self.exposures = self._schedule_facts()
 

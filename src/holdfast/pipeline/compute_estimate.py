@@ -190,8 +190,8 @@ def _try_attention(
         shared_table = share_pair_prompts(table, policy, layout, recipe.objective)
         return policy, layout, describe_attention(policy, layout, shared_table)
     obstacle = find_attention_obstacle(policy.causal, policy.attention.name) if autocast else "fp32 has no such kernel"
-    layout = recipe.train.layout
-    layout = layout if layout != "auto" else "padded" if obstacle else "packed"
+    setting = recipe.train.layout
+    layout = setting if setting != "auto" else "padded" if obstacle else "packed"
     if obstacle or layout == "padded":
         return policy, layout, f"{policy.attention.name} ({layout})" + (f": {obstacle}" if obstacle else "")
     return policy, layout, f"varlen ({layout}), if the trial on the GPU agrees"

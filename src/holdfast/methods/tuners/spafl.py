@@ -106,9 +106,12 @@ class SpaFL(Tuner):
 
     def weight_penalty(self, model: nn.Module) -> Tensor:
         """threshold_penalty sum exp(-threshold)."""
+        import torch
+
         from holdfast.models.row_thresholds import list_thresholds
 
-        return self.threshold_penalty * sum((-masks.thresholds).exp().sum() for _, masks in list_thresholds(model))
+        sums = [(-masks.thresholds).exp().sum() for _, masks in list_thresholds(model)]
+        return self.threshold_penalty * torch.stack(sums).sum()
 
     def merge(self, model: Model) -> PreTrainedModel:
         """The plain model, rows that are out as zeros, in place."""
