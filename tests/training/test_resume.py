@@ -67,8 +67,10 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, numbe
     result = fit(tmp_path / "run", hooks=Hooks(on_step=lambda log: steps.append(log.step), on_note=notes.append))
     assert steps == list(range(1, result.steps + 1))
     assert result.resumed_from == 3
-    assert notes[0].startswith("attention: ")
-    assert notes[1:] == [f"resumed after step 3 of {result.steps}"]
+    assert notes[0] == f"resumed after step 3 of {result.steps}"
+    assert [note.partition(": ")[0] for note in notes[1:]] == [
+        "attention", "compile", "precision", "gradient checkpointing", "micro-batch", "head", "memory"
+    ]  # fmt: skip
     assert same(result.model, fit(tmp_path / "whole").model)
 
 
