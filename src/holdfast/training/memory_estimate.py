@@ -161,12 +161,13 @@ def activation_bytes(model: Model, recomputation: Recomputation, everything: flo
     config = model.config.get_text_config()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    if everything is None:
-        everything = layers * (2 * (12 * hidden + 4 * inner) + 8 * hidden)
+    by_formula = layers * (2 * (12 * hidden + 4 * inner) + 8 * hidden)
+    everything = by_formula if everything is None else everything
     if recomputation == "off":
         return int(everything)
     products = 2 * (6 * hidden + 2 * inner) if recomputation == "selective" else 0
-    return int(min(everything, (2 * hidden + products) * layers + everything / layers))
+    kept_share = (2 * hidden + products) * layers / by_formula  # the same in other types than 16 bits
+    return int(min(everything, kept_share * everything + everything / layers))
 
 
 def measure_saved_bytes(policy: Policy) -> float | None:
