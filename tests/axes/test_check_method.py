@@ -186,7 +186,7 @@ def test_good_methods_pass() -> None:
     passed = check_method(Good)
     assert passed[0] == "check_page"
     assert "check_micro_batches" in passed
-    assert len(check_method("adamw")) == 7
+    assert len(check_method("adamw")) == 8
     assert "check_merged" in check_method(LoRA, r=2)
 
 

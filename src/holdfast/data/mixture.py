@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Mixture(LazyRows):
@@ -55,6 +57,8 @@ def mix_replay(rows: Rows, replay_rows: Rows, share: float, seed: int = 0) -> Ro
     Returns:
         A sequence that reads its rows on demand; replayed rows have origin "replay".
     """
+    import numpy as np
+
     if not 0 <= share < 1:
         raise UserError(f"data.replay.share: {share} is not a share from 0 to 1")
     count = round(len(rows) * share / (1 - share))
@@ -97,6 +101,8 @@ class DrawnRows(LazyRows):
 
 def allocate_draws(weights: np.ndarray, total: int) -> list[int]:
     """`total` in proportion to weights [N], rounded by largest remainder; the sum is exactly `total`."""
+    import numpy as np
+
     exact = total * weights / weights.sum()
     counts = np.floor(exact).astype(np.int64)
     order = np.argsort(counts - exact, kind="stable")  # largest remainder first, of equals the first

@@ -6,17 +6,19 @@ import hashlib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from holdfast.data.rows import Message, Row
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Kana and Han, which are written without spaces: each character is a word."""
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 TOKEN = re.compile(rf"{WORD.pattern}|[-+*/=<>^|&%~]")
 """A word, or one of the marks without which 3 + 4 and 3 - 4 are the same."""
-STEP = np.uint64(0x9E3779B97F4A7C15)
+STEP = 0x9E3779B97F4A7C15
 """Odd, so that multiplying by it loses nothing."""
 
 
@@ -33,6 +35,8 @@ def hash_word(word: str) -> int:
 
 def hash_words(text: str) -> np.ndarray:
     """`hash_word` of each word and operator of a text in lower case, uint64 [words]."""
+    import numpy as np
+
     words = TOKEN.findall(text.lower())
     return np.fromiter(map(hash_word, words), np.uint64, len(words))
 
@@ -43,14 +47,16 @@ def hash_runs(words: np.ndarray, length: int) -> np.ndarray:
     Args:
         words: As of `hash_words`, uint64 [words].
     """
+    import numpy as np
+
     count = len(words) - length + 1
     if count < 1:
         return np.zeros(0, np.uint64)
-    out = np.zeros(count, np.uint64)
+    out, step = np.zeros(count, np.uint64), np.uint64(STEP)
     for offset in range(length):  # a polynomial in STEP, modulo 2**64
-        out = out * STEP + words[offset : offset + count]
+        out = out * step + words[offset : offset + count]
     out ^= out >> np.uint64(32)  # its low bits alone would not depend on the high bits of the words
-    return out * STEP
+    return out * step
 
 
 def message_text(messages: Iterable[Message]) -> str:

@@ -71,16 +71,16 @@ IA3 = Claim(
     claim="(IA)^3 learns from few rows at least what LoRA does, with a tenth of its weights.",
     paper="Liu et al. 2022, arXiv 2205.05638",
     arms={
-        "lora": ["tuner={name: lora, r: 4}", "optimizer.learning_rate=5e-3", "data.limit=64"],
-        "ia3": ["tuner=ia3", "optimizer.learning_rate=3e-2", "data.limit=64"],
+        "lora few": ["tuner={name: lora, r: 4}", "optimizer.learning_rate=5e-3", "data.limit=64"],
+        "ia3 few": ["tuner=ia3", "optimizer.learning_rate=3e-2", "data.limit=64"],
     },
     figures=(
-        Figure("target, LoRA", "below (IA)^3 (Figure 2, T0-3B)", gain_of("lora")),
-        Figure("target, (IA)^3", "above LoRA and full fine-tuning", gain_of("ia3")),
-        Figure("lost elsewhere, LoRA", "not measured", loss_of("lora")),
-        Figure("lost elsewhere, (IA)^3", "not measured", loss_of("ia3")),
+        Figure("target, LoRA", "below (IA)^3 (Figure 2, T0-3B)", gain_of("lora few")),
+        Figure("target, (IA)^3", "above LoRA and full fine-tuning", gain_of("ia3 few")),
+        Figure("lost elsewhere, LoRA", "not measured", loss_of("lora few")),
+        Figure("lost elsewhere, (IA)^3", "not measured", loss_of("ia3 few")),
     ),
-    expects=(gains_as_much("ia3", "lora", at="best"), gains_more("ia3", at="best")),
+    expects=(gains_as_much("ia3 few", "lora few", at="best"), gains_more("ia3 few", at="best")),
     verdict=verdict_with_remark("Pre-training of the vectors on other tasks, as in the paper, is left out."),
     rates=RATES,
 )

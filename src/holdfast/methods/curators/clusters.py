@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from holdfast.axes.curator import CurationContext
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def cluster_questions(
@@ -20,6 +22,7 @@ def cluster_questions(
         count: Clusters at most; some may stay empty.
         encoder: As in `CurationContext.embed`.
     """
+    import numpy as np
     from scipy.cluster.vq import kmeans2
 
     texts = ["\n".join(str(m["content"]) for m in row.prompt if m["role"] == "user") or row.beginning for row in rows]
@@ -33,6 +36,8 @@ def cluster_questions(
 
 def choose_start(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Centres to begin with, [count, D]: far from one another, by chance [k-means++, Arthur and Vassilvitskii 2007]."""
+    import numpy as np
+
     rng = np.random.default_rng(seed)
     chosen = [int(rng.integers(len(vectors)))]
     nearest = np.square(vectors - vectors[chosen[0]]).sum(1)  # [rows]: squared distance to the nearest centre

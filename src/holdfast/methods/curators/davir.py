@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
@@ -19,6 +18,9 @@ from holdfast.methods.curators.pool import (
     mean_losses,
     refuse_more_than_rows,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class DavIR(Curator):
@@ -76,5 +78,7 @@ class DavIR(Curator):
 
     def compute_scores(self, base: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """S [rows] from the losses of base and reference [rows]; NaN where the base has none to lose."""
+        import numpy as np
+
         has_loss = base > max(self.min_loss, 0.0)
         return np.where(has_loss, 1 - reference / np.where(has_loss, base, 1.0), np.nan)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
-from holdfast.data.overlap.finder import OverlapFinder
 from holdfast.data.rows import Rows
 
 
@@ -58,5 +57,7 @@ class Decontaminate(Curator):
         Args:
             tasks: Task to the rows it measures on.
         """
+        from holdfast.data.overlap.finder import OverlapFinder
+
         overlaps = OverlapFinder(tasks, self.words, self.share).find_overlaps(rows)
         return {index: overlap.format_reason(self.words) for index, overlap in overlaps.items()}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect
 from holdfast.data.overlap.words import hash_runs, hash_words, message_text, row_text
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BUCKETS = 1 << 24
 """Counters of runs of words, which share one by chance: that a template stands in a tenth of the rows shows all the
@@ -95,6 +97,7 @@ class Dedup(Curator):
 
     def find_near_rows(self, rows: Rows, equal: dict[int, str]) -> dict[int, str]:
         """By index why a row is left out that is nearly one before it; those left out already are not looked at."""
+        import numpy as np
         from datasketch import MinHash, MinHashLSH
 
         template = self.count_runs(rows, equal)
@@ -122,6 +125,8 @@ class Dedup(Curator):
 
     def count_runs(self, rows: Rows, equal: dict[int, str]) -> np.ndarray:
         """Which of `BUCKETS` kinds of runs are template, bool [BUCKETS]."""
+        import numpy as np
+
         counts, number = np.zeros(BUCKETS, np.uint32), 0
         for index, row in enumerate(rows):
             if index not in equal and not row.is_replayed:
@@ -131,6 +136,8 @@ class Dedup(Curator):
 
     def select_runs(self, row: Row, template: np.ndarray) -> np.ndarray:
         """The different runs of a row that are no template, uint64 [runs]."""
+        import numpy as np
+
         runs = np.unique(hash_runs(hash_words(self.read_text(row)), self.words))
         return runs[~template[runs % np.uint64(BUCKETS)]]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
@@ -20,6 +19,9 @@ from holdfast.methods.curators.pool import (
     refuse_overlap,
 )
 from holdfast.methods.curators.submodular import FacilityLocation, choose_greedily
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class DELIFT(Curator):
@@ -87,6 +89,8 @@ class DELIFT(Curator):
             answer_conversations("delift", load(source))
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        import numpy as np
+
         numbers = fresh_numbers(rows)
         pool = answer_conversations("delift", [rows[i] for i in numbers])
         refuse_more_than_rows("delift", self.n, pool)
@@ -107,6 +111,8 @@ class DELIFT(Curator):
 
     def compute_utilities(self, rows: list[Row], beside: list[Row], context: CurationContext) -> np.ndarray:
         """U [rows, rows + beside]: what each row as an example does for each row, then what those beside do."""
+        import numpy as np
+
         alone = np.array([answer_distance(one) for one in context.compute_logps([row.messages for row in rows])])
         behind = context.score_in_context(rows, [*rows, *beside], answer_distance)
         return np.nan_to_num(alone[:, None] - behind, nan=0.0)
@@ -122,10 +128,14 @@ class DELIFT(Curator):
 
 def answer_distance(logps: np.ndarray) -> float:
     """||p - 1||_2 / sqrt(T) of an answer's token probabilities, from their logarithms [T]: 0 certain, 1 impossible."""
+    import numpy as np
+
     return float(np.sqrt(np.square(np.expm1(logps.astype(np.float64))).mean())) if len(logps) else float("nan")
 
 
 def scale_utilities(utilities: np.ndarray) -> np.ndarray:
     """Utilities moved and scaled to [0, 1] over the whole table; of equal ones, 0."""
+    import numpy as np
+
     low, high = utilities.min(initial=np.inf), utilities.max(initial=-np.inf)
     return (utilities - low) / (high - low) if high > low else np.zeros_like(utilities)

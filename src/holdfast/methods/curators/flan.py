@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
@@ -112,6 +111,8 @@ class Flan(Curator):
 
     def count_rows(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """How many rows each task gives, by how many it has."""
+        import numpy as np
+
         names, cot_names = list(sizes), set(self.cot_tasks) & set(sizes)
         sizes_counted = np.array([min(self.cap, sizes[name]) for name in names], float)
         weights = sizes_counted ** (1 / self.temperature)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
@@ -69,6 +68,8 @@ class IFD(Curator):
         answer_conversations("ifd", [row for row in rows if not row.is_replayed])
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        import numpy as np
+
         numbers = fresh_numbers(rows)
         pool = answer_conversations("ifd", [rows[i] for i in numbers])
         refuse_more_than_rows("ifd", self.n, pool)
@@ -84,6 +85,8 @@ class IFD(Curator):
 
     def gain_experience(self, rows: list[Row], context: CurationContext) -> str | None:
         """The base tuned for one epoch on rows of many kinds; `None`: the base itself."""
+        import numpy as np
+
         if not self.experience:
             return None
         labels, distances = cluster_questions(rows, self.clusters, context, self.encoder)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from pydantic import BeforeValidator, Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
@@ -19,6 +18,9 @@ from holdfast.methods.curators.pool import (
     refuse_more_than_rows,
     refuse_overlap,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
@@ -72,6 +74,8 @@ class LESS(Curator):
             self._open_target(rows, load(source), source.path)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        import numpy as np
+
         numbers = fresh_numbers(rows)
         pool = answer_conversations("less", [rows[i] for i in numbers], question=False)
         refuse_more_than_rows("less", self.n, pool)
@@ -89,6 +93,8 @@ class LESS(Curator):
 
     def warm_up(self, rows: list[Row], context: CurationContext) -> str | None:
         """The base tuned on a random share of the rows; `None`: the base itself."""
+        import numpy as np
+
         if not self.warmup:
             return None
         count = max(1, round(self.warmup * len(rows)))
@@ -102,5 +108,7 @@ class LESS(Curator):
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Vectors [rows, D] with norm 1; those that are 0 stay so."""
+    import numpy as np
+
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)

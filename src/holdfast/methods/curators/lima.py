@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
@@ -74,6 +73,8 @@ class LIMA(Curator):
         self._refuse_too_few([self.find_fault(row) for row in pool])
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        import numpy as np
+
         numbers = fresh_numbers(rows)
         pool = answer_conversations("lima", [rows[i] for i in numbers])
         refuse_more_than_rows("lima", self.n, pool)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
@@ -77,6 +76,8 @@ class MemoryLevels(Curator):
                 self.build_requests(row, number)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
+        import numpy as np
+
         numbers = fresh_numbers(rows)
         refuse_more_than_rows("memory_levels", self.n, numbers)
         if not numbers:
@@ -93,8 +94,7 @@ class MemoryLevels(Curator):
                 f"fewer than n = {self.n:,} (levels 0 to 4: {', '.join(f'{n:,}' for n in counts)}); lower n or take "
                 "more levels"
             )
-        drawn_numbers = np.random.default_rng(context.seed).permutation(candidates)[: self.n]
-        chosen = {numbers[i] for i in drawn_numbers}
+        chosen = {numbers[i] for i in np.random.default_rng(context.seed).permutation(candidates)[: self.n]}
         place = {number: i for i, number in enumerate(numbers)}
         out: list[Row] = []
         for number, row in enumerate(rows):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from holdfast.axes.curator import CurationContext
-from holdfast.data.chat.encoder import mask_answers
-from holdfast.data.reading.splits import count_shared_prompts
 from holdfast.data.rows import Row, Rows
 from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def fresh_numbers(rows: Rows) -> list[int]:
@@ -35,6 +35,8 @@ def refuse_more_than_rows(curator: str, n: int | None, rows: Sequence[object]) -
 
 def refuse_overlap(curator: str, rows: Rows, target: Rows, path: str) -> None:
     """Rows that are chosen for a target must not be the target's."""
+    from holdfast.data.reading.splits import count_shared_prompts
+
     if shared_count := count_shared_prompts(rows, target):
         raise UserError(
             f"curator {curator}: {shared_count:,} of the questions of target {path} stand among the training rows too; "
@@ -50,6 +52,8 @@ def answer_conversations(curator: str, rows: Rows, *, question: bool = True) -> 
     Raises:
         UserError: For the first row without an answer or a question.
     """
+    from holdfast.data.chat.encoder import mask_answers
+
     out = []
     for number, row in enumerate(rows, 1):
         answer = row.chosen if row.chosen is not None else row.answer
@@ -64,12 +68,16 @@ def answer_conversations(curator: str, rows: Rows, *, question: bool = True) -> 
 
 def mean_losses(context: CurationContext, rows: Sequence[Row], model: str | None = None) -> np.ndarray:
     """Mean loss per token of each row's trained tokens in nats, [rows]; NaN where none fits into the context."""
+    import numpy as np
+
     logps = context.compute_logps([row.messages for row in rows], model)
     return np.array([-float(one.mean()) if len(one) else np.nan for one in logps])
 
 
 def highest_numbers(scores: np.ndarray, count: int) -> list[int]:
     """Numbers of the highest scores, the first of equals; those that are no numbers are never among them."""
+    import numpy as np
+
     order = np.argsort(-scores, kind="stable")  # NaN stands last
     return [int(i) for i in order[:count] if not np.isnan(scores[i])]
 
@@ -85,6 +93,8 @@ def keep_chosen(
         scores: What decided, [numbers].
         what: Its name, in a few words.
     """
+    import numpy as np
+
     score_by_number = dict(zip(numbers, np.asarray(scores, dtype=np.float64).tolist(), strict=True))
     stays = {numbers[i] for i in chosen}
     out = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class FacilityLocation:
@@ -20,6 +22,8 @@ class FacilityLocation:
     """
 
     def __init__(self, kernel: np.ndarray, floor: np.ndarray | None = None, cap: np.ndarray | None = None) -> None:
+        import numpy as np
+
         self.kernel = kernel
         self.floor = np.zeros(len(kernel)) if floor is None else floor
         self.cap = np.full(len(kernel), np.inf) if cap is None else np.maximum(cap, self.floor)
@@ -27,6 +31,8 @@ class FacilityLocation:
 
     def compute_gain(self, candidate: int) -> float:
         """What a candidate adds to the set so far."""
+        import numpy as np
+
         return float((self._best_with(candidate) - self.best).sum(dtype=np.float64))
 
     def add(self, candidate: int) -> None:
@@ -35,10 +41,14 @@ class FacilityLocation:
 
     def evaluate(self, chosen: list[int]) -> float:
         """f of a set, whatever was added so far."""
+        import numpy as np
+
         best = self.kernel[:, chosen].max(1) if chosen else self.floor
         return float((np.clip(best, self.floor, self.cap) - self.floor).sum(dtype=np.float64))
 
     def _best_with(self, candidate: int) -> np.ndarray:
+        import numpy as np
+
         return np.maximum(self.best, np.minimum(self.kernel[:, candidate], self.cap))
 
 
