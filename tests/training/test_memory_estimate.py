@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import material
 import pytest
 import torch
@@ -114,6 +117,15 @@ def test_saved_bytes_are_those_of_each_layer_and_each_token(kind) -> None:
     assert activation_bytes(material.model(kind), "full", two) < activation_bytes(
         material.model(kind), "selective", two
     )
+
+
+def test_trying_what_a_model_keeps_holds_nothing_of_it() -> None:
+    policy = Policy(material.model())
+    assert measure_saved_bytes(policy)
+    weights = [weakref.ref(p) for p in policy.model.parameters()]
+    del policy
+    gc.collect()
+    assert {ref() for ref in weights} == {None}
 
 
 def test_the_head_takes_a_chunk_and_the_sum_of_its_gradient() -> None:

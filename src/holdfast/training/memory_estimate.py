@@ -205,7 +205,7 @@ def _count_saved_bytes(policy: Policy, lengths: list[int]) -> int:
     def count_storage(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a result that its own operation keeps would hold the graph, and so the model, for ever
 
     def give_tensor(tensor: Tensor) -> Tensor:
         return tensor
