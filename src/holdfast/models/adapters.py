@@ -18,7 +18,7 @@ from holdfast.models.files import PEFT_SETTINGS, TUNER
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -35,6 +35,16 @@ tokenizer = AutoTokenizer.from_pretrained($place)""",
     adapter=True,
 )
 """An adapter that PEFT reads."""
+
+
+def attach_adapter(model: Model, config: PeftConfig, seed: int) -> Model:
+    """Put an adapter into `model`, in place, which is frozen; what is drawn at random in it starts from `seed`."""
+    import torch
+    from peft import get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)  # type: ignore[arg-type, return-value]
 
 
 class PeftTuner(Tuner):

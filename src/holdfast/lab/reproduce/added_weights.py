@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, describe_gains_and_losses, gain_of, loss_of, verdict_with_remark
+from holdfast.lab.reproduce.base import (
+    WIDE_RATES,
+    Claim,
+    Figure,
+    describe_gains_and_losses,
+    gain_of,
+    loss_of,
+    verdict_with_remark,
+)
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 FRACTIONS = (200, 1000)
 """Rows: a fifth of them, and all; the smaller are within the larger."""
-RATES = (0.3, 1, 3)
 
 
 def describe_spread(arms: Mapping[str, dict[str, Any]]) -> str:
@@ -39,7 +46,7 @@ ADAPTER = Claim(
         gains_as_much("adapter", "full", share=0.9, at="best"),
         loses_no_more("adapter", "full", at="gain"),
     ),
-    rates=RATES,
+    rates=WIDE_RATES,
 )
 
 BITFIT_ADAPTER_FULL = Claim(
@@ -82,7 +89,7 @@ IA3 = Claim(
     ),
     expects=(gains_as_much("ia3 few", "lora few", at="best"), gains_more("ia3 few", at="best")),
     verdict=verdict_with_remark("Pre-training of the vectors on other tasks, as in the paper, is left out."),
-    rates=RATES,
+    rates=WIDE_RATES,
 )
 
 PROMPT = Claim(
@@ -96,7 +103,7 @@ PROMPT = Claim(
         Figure("lost elsewhere, prompt", "nothing, without the prompt", loss_of("prompt")),
     ),
     expects=(gains_more("sft", "prompt", at="best"),),
-    rates=RATES,
+    rates=WIDE_RATES,
     verdict=verdict_with_remark("What is lost elsewhere is asked with the prompt; without it the model is the base."),
 )
 
@@ -114,7 +121,7 @@ PTUNING = Claim(
         Figure("lost elsewhere, p-tuning", "not measured", loss_of("ptuning")),
     ),
     expects=(gains_as_much("ptuning", "prompt", at="best"),),
-    rates=RATES,
+    rates=WIDE_RATES,
 )
 
 PEFT = Claim(
@@ -134,7 +141,7 @@ PEFT = Claim(
         Figure("lost elsewhere, VeRA", "not measured", loss_of("vera")),
     ),
     expects=(gains_as_much("vera", "lora", at="best"),),
-    rates=RATES,
+    rates=WIDE_RATES,
 )
 
 LORA_MODULES = Claim(
@@ -154,6 +161,6 @@ LORA_MODULES = Claim(
         gains_as_much("mlp", "all", at="best"),
         loses_no_more("mlp", "attention", at="gain"),
     ),
-    rates=RATES,
+    rates=WIDE_RATES,
     verdict=verdict_with_remark("The papers say who learns more; what is lost at equal gain is asked here beside it."),
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.progress import Progress
-from holdfast.data.rows import fingerprint_json
+from holdfast.data.rows import Row, fingerprint_json
 from holdfast.evaluation.statistics.verdicts import MARGIN
 from holdfast.lab.reproduce.rule import (
     Expectation,
@@ -41,6 +41,9 @@ RATES = (0.3, 1, 2)
 HIGH_RATES = (1, 2, 3)
 """For what moves the weights less than SFT does at the same rate."""
 
+WIDE_RATES = (0.3, 1, 3)
+"""For tuners, of which each has a rate of its own to begin with."""
+
 FIXED_CLIPPING = ("optimizer.clip=fixed", "optimizer.max_grad_norm=1")
 """For arms that need every step cut to one norm."""
 
@@ -58,6 +61,21 @@ class Figure:
     what: str
     paper: str
     ours: Callable[[Mapping[str, dict[str, Any]]], tuple[str, float | None, float | None]]
+
+
+def gain_and_loss(arms: Mapping[str, str]) -> tuple[Figure, ...]:
+    """What each arm gained on the target and lost elsewhere; the paper's number of each beside it."""
+    return (
+        *(Figure(f"target, {arm}", paper, gain_of(arm)) for arm, paper in arms.items()),
+        *(Figure(f"lost elsewhere, {arm}", "not measured", loss_of(arm)) for arm in arms),
+    )
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> str:
+    """Write the rows of a claim as JSON lines; the path, as a recipe names it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.to_line() for row in rows), encoding="utf-8")
+    return str(path)
 
 
 def describe_gains_and_losses(arms: Mapping[str, dict[str, Any]]) -> str:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.data.rows import Row, RowMap
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, points_gained
+from holdfast.data.rows import Row
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, points_gained, write_rows
 from holdfast.lab.reproduce.rule import gains_more, loses_less
 from holdfast.skills import load_skill
 
@@ -19,13 +19,6 @@ TARGET_ALONE: dict[str, Any] = {"data": {"limit": None}, "evaluate": {"keep": ["
 MIXTURE = ("sums", "story", "points", "route", "strings", "format")
 HELD_OUT = ("lab:cipher", "lab:facts", "lab:reading", "lab:revise")
 JUDGED = {"judge": {"name": "lab", "skill": "story"}}
-
-
-def write_rows(path: Path, rows: list[Row] | RowMap) -> str:
-    """Rows as a file, and its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(row.to_line() for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def build_story_rows(count: int, split: Any = "train", seed: int = 0) -> list[Row]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
+from holdfast.lab.reproduce.base import WIDE_RATES, Claim, Figure, gain_of, loss_of
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more
 
 _SFT = ["method=sft"]
-_RATES = (0.3, 1, 3)
 
 FREEZE = Claim(
     claim="The last quarter of the layers alone reaches nine tenths of what all layers gain.",
@@ -20,7 +19,7 @@ FREEZE = Claim(
         Figure("lost elsewhere, last quarter", "not measured", loss_of("last quarter")),
     ),
     expects=(gains_as_much("last quarter", "sft", share=0.9, at="best"),),
-    rates=_RATES,
+    rates=WIDE_RATES,
 )
 
 LISA = Claim(
@@ -39,7 +38,7 @@ LISA = Claim(
         Figure("lost elsewhere, LISA", "not measured", loss_of("lisa")),
     ),
     expects=(gains_as_much("lisa", "sft", at="best"), gains_as_much("lisa", "lora", at="best")),
-    rates=_RATES,
+    rates=WIDE_RATES,
 )
 
 SURGICAL = Claim(
@@ -61,7 +60,7 @@ SURGICAL = Claim(
         gains_as_much("last block", "sft", at="best"),
         gains_more("last block", "first block", at="best"),
     ),
-    rates=_RATES,
+    rates=WIDE_RATES,
 )
 
 BITFIT = Claim(
@@ -75,6 +74,6 @@ BITFIT = Claim(
         Figure("lost elsewhere, biases", "not measured", loss_of("bitfit")),
     ),
     expects=(gains_as_much("bitfit", "sft", at="best"),),
-    rates=_RATES,
+    rates=WIDE_RATES,
     common={"data": {"train": "lab:story", "limit": 250}},
 )

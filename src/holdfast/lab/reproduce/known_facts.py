@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.rows import Row
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain_of, loss_of, task_change_of, verdict_with_remark
+from holdfast.lab.reproduce.base import (
+    Claim,
+    Figure,
+    Study,
+    gain_of,
+    loss_of,
+    task_change_of,
+    verdict_with_remark,
+    write_rows,
+)
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, quantity_above
 
 HELD_OUT = 4
@@ -38,13 +47,6 @@ def fact_rows(*, held_out: bool) -> Iterable[tuple[int, Row]]:
                 {"role": "user", "content": f"{subject} : {relation} ="}, {"role": "assistant", "content": answer},
             ]  # fmt: skip
             yield exposure_level(subject), Row(messages, reference=answer, meta={"plain": plain, "other": other})
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> str:
-    """Write rows as JSON lines; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def write_fact_files(directory: Path) -> dict[str, Any]:

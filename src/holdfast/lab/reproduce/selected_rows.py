@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, verdict_with_remark
+from holdfast.lab.reproduce.base import Claim, gain_and_loss, verdict_with_remark, write_rows
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
 if TYPE_CHECKING:
@@ -67,23 +66,14 @@ def write_pool(build: Callable[[], Mapping[str, Sequence[Row]]]) -> Callable[[Pa
     def write_files(directory: Path) -> dict[str, Any]:
         from holdfast.skills.rows import FRESH, lab_rows
 
-        directory.mkdir(parents=True, exist_ok=True)
         files = {**build(), "test": lab_rows("lab:story", "test", COMMON["evaluate"]["items"], seed=FRESH)}
-        for name, rows in files.items():
-            lines = [json.dumps({**row.to_json(), "meta": {}}) for row in rows]
-            (directory / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        data = {name: str(directory / f"{name}.jsonl") for name in ("train", "test")}
-        return {"data": {**data, "limit": None}}
+        paths = {
+            name: write_rows(directory / f"{name}.jsonl", [replace(row, meta={}) for row in rows])
+            for name, rows in files.items()
+        }
+        return {"data": {"train": paths["train"], "test": paths["test"], "limit": None}}
 
     return write_files
-
-
-def gain_and_loss(arms: Mapping[str, str]) -> tuple[Figure, ...]:
-    """What each arm gained on the target and lost elsewhere; the paper's number of each beside it."""
-    return (
-        *(Figure(f"target, {arm}", paper, gain_of(arm)) for arm, paper in arms.items()),
-        *(Figure(f"lost elsewhere, {arm}", "not measured", loss_of(arm)) for arm in arms),
-    )
 
 
 DAVIR = Claim(

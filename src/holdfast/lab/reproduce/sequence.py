@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
+from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain_of, loss_of
 from holdfast.lab.reproduce.rule import gains_as_much, loses_less
 
 _UNMEASURED: dict[str, Any] = {"target": "none", "keep": [], "live_items": 0}
@@ -37,6 +37,6 @@ HALF = Claim(
         Figure("lost elsewhere, one half for all", "not given", loss_of("one half")),
     ),
     expects=(gains_as_much("half", "sft", at="best"), loses_less("half", "sft", at="gain")),
-    rates=(0.3, 1, 2),
+    rates=RATES,
     common={"model": "lab-small", "train": {"max_steps": 60}, "evaluate": {"items": 100}, "stages": _STAGES},
 )

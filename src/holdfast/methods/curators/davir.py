@@ -9,15 +9,7 @@ from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Rows
-from holdfast.methods.curators.pool import (
-    answer_conversations,
-    count_chosen,
-    fresh_numbers,
-    highest_numbers,
-    keep_chosen,
-    mean_losses,
-    refuse_more_than_rows,
-)
+from holdfast.methods.curators.pool import count_chosen, highest_numbers, keep_chosen, mean_losses, open_pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,13 +54,10 @@ class DavIR(Curator):
         return (self.reference,) if self.reference else ()
 
     def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
-        refuse_more_than_rows("davir", self.n, rows)
-        answer_conversations("davir", [row for row in rows if not row.is_replayed], question=False)
+        open_pool("davir", rows, self.n, question=False)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
-        numbers = fresh_numbers(rows)
-        pool = answer_conversations("davir", [rows[i] for i in numbers], question=False)
-        refuse_more_than_rows("davir", self.n, pool)
+        numbers, pool = open_pool("davir", rows, self.n, question=False)
         if not pool:
             return rows
         reference = self.reference or context.train_reference(pool, self.epochs)

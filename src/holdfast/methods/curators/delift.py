@@ -10,14 +10,7 @@ from typing_extensions import Self
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Row, Rows
-from holdfast.methods.curators.pool import (
-    answer_conversations,
-    count_chosen,
-    fresh_numbers,
-    keep_chosen,
-    refuse_more_than_rows,
-    refuse_overlap,
-)
+from holdfast.methods.curators.pool import answer_conversations, count_chosen, keep_chosen, open_pool, refuse_overlap
 from holdfast.methods.curators.submodular import FacilityLocation, choose_greedily
 
 if TYPE_CHECKING:
@@ -81,8 +74,7 @@ class DELIFT(Curator):
         return (RowSource(path, self.columns, self.ignore),) if path else ()
 
     def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
-        refuse_more_than_rows("delift", self.n, rows)
-        answer_conversations("delift", [row for row in rows if not row.is_replayed])
+        open_pool("delift", rows, self.n)
         for source in self.row_sources():
             if self.target:
                 refuse_overlap("delift", rows, load(source), source.path)
@@ -91,9 +83,7 @@ class DELIFT(Curator):
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         import numpy as np
 
-        numbers = fresh_numbers(rows)
-        pool = answer_conversations("delift", [rows[i] for i in numbers])
-        refuse_more_than_rows("delift", self.n, pool)
+        numbers, pool = open_pool("delift", rows, self.n)
         sources = [context.load_rows(source) for source in self.row_sources()]
         if self.target:
             refuse_overlap("delift", pool, sources[0], self.target)

@@ -11,15 +11,7 @@ from pydantic import Field
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Row, Rows
 from holdfast.methods.curators.clusters import cluster_questions, require_encoder, take_in_turns
-from holdfast.methods.curators.pool import (
-    answer_conversations,
-    count_chosen,
-    fresh_numbers,
-    highest_numbers,
-    keep_chosen,
-    mean_losses,
-    refuse_more_than_rows,
-)
+from holdfast.methods.curators.pool import count_chosen, highest_numbers, keep_chosen, mean_losses, open_pool
 
 
 class IFD(Curator):
@@ -64,15 +56,12 @@ class IFD(Curator):
         require_encoder(self.encoder, "ifd")
 
     def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
-        refuse_more_than_rows("ifd", self.n, rows)
-        answer_conversations("ifd", [row for row in rows if not row.is_replayed])
+        open_pool("ifd", rows, self.n)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         import numpy as np
 
-        numbers = fresh_numbers(rows)
-        pool = answer_conversations("ifd", [rows[i] for i in numbers])
-        refuse_more_than_rows("ifd", self.n, pool)
+        numbers, pool = open_pool("ifd", rows, self.n)
         if not pool:
             return rows
         model = self.model or self.gain_experience(pool, context)

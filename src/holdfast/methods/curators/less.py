@@ -12,10 +12,9 @@ from holdfast.data.rows import Row, Rows
 from holdfast.methods.curators.pool import (
     answer_conversations,
     count_chosen,
-    fresh_numbers,
     highest_numbers,
     keep_chosen,
-    refuse_more_than_rows,
+    open_pool,
     refuse_overlap,
 )
 
@@ -68,17 +67,14 @@ class LESS(Curator):
         return tuple(RowSource(path, self.columns, self.ignore) for path in self.target)
 
     def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
-        refuse_more_than_rows("less", self.n, rows)
-        answer_conversations("less", [row for row in rows if not row.is_replayed], question=False)
+        open_pool("less", rows, self.n, question=False)
         for source in self.row_sources():
             self._open_target(rows, load(source), source.path)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         import numpy as np
 
-        numbers = fresh_numbers(rows)
-        pool = answer_conversations("less", [rows[i] for i in numbers], question=False)
-        refuse_more_than_rows("less", self.n, pool)
+        numbers, pool = open_pool("less", rows, self.n, question=False)
         targets = [self._open_target(pool, context.load_rows(one), one.path) for one in self.row_sources()]
         if not pool:
             return rows

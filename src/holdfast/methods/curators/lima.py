@@ -14,7 +14,7 @@ from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.methods.curators.clusters import cluster_questions, require_encoder, take_in_turns
-from holdfast.methods.curators.pool import answer_conversations, fresh_numbers, keep_chosen, refuse_more_than_rows
+from holdfast.methods.curators.pool import fresh_numbers, keep_chosen, open_pool
 
 FIRST_PERSON = re.compile(r"\bI\b|\b[Mm](?:y|e|ine|yself)\b")
 REFERENCES = re.compile(
@@ -68,16 +68,13 @@ class LIMA(Curator):
         require_encoder(self.encoder, "lima")
 
     def check_rows(self, rows: Rows, load: Callable[[RowSource], Rows]) -> None:
-        refuse_more_than_rows("lima", self.n, rows)
-        pool = answer_conversations("lima", [row for row in rows if not row.is_replayed])
+        _, pool = open_pool("lima", rows, self.n)
         self._refuse_too_few([self.find_fault(row) for row in pool])
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         import numpy as np
 
-        numbers = fresh_numbers(rows)
-        pool = answer_conversations("lima", [rows[i] for i in numbers])
-        refuse_more_than_rows("lima", self.n, pool)
+        numbers, pool = open_pool("lima", rows, self.n)
         if not pool:
             return rows
         faults = [self.find_fault(row) for row in pool]

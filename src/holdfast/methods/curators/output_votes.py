@@ -38,7 +38,7 @@ def vote_output(texts: Sequence[str]) -> str:
 def count_votes(texts: Sequence[str]) -> int:
     """How many outputs are the same as the one that is taken."""
     keys = name_outputs(texts)
-    return keys.count(keys[list(texts).index(vote_output(texts))])
+    return max(map(keys.count, keys))
 
 
 def name_outputs(texts: Sequence[str]) -> list[str]:

@@ -20,6 +20,20 @@ def fresh_numbers(rows: Rows) -> list[int]:
     return [number for number, row in enumerate(rows) if not row.is_replayed]
 
 
+def open_pool(curator: str, rows: Rows, n: int | None, *, question: bool = True) -> tuple[list[int], list[Row]]:
+    """The rows to choose from: their numbers, and each as a conversation that ends with its answer.
+
+    Args:
+        n: How many are to be chosen, if that is said.
+        question: As of `answer_conversations`.
+    Raises:
+        UserError: If there are fewer than `n`, or for the first row without an answer or a question.
+    """
+    numbers = fresh_numbers(rows)
+    refuse_more_than_rows(curator, n, numbers)
+    return numbers, answer_conversations(curator, [rows[i] for i in numbers], question=question)
+
+
 def count_chosen(rows: int, share: float, n: int | None) -> int:
     """How many of `rows` are chosen: `n`, or where that is not given a share, at least one."""
     return n if n is not None else max(1, int(share * rows)) if rows else 0

@@ -19,7 +19,7 @@ from holdfast.methods.tuners.long_context import (
     position_factor,
     row_length,
 )
-from holdfast.models.adapters import PeftTuner
+from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +85,7 @@ class LongLoRA(PeftTuner):
 
     def apply(self, model: Model, seed: int) -> Model:
         """Interpolate, set attention in groups for training, and put the adapter on, in place."""
-        import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
 
         from holdfast.models.shifted_attention import register_shifted_attention
 
@@ -99,9 +98,7 @@ class LongLoRA(PeftTuner):
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT says int and divides by it as by any number
             modules_to_save=copies or None, fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, config)  # type: ignore[arg-type, return-value]
+        return attach_adapter(model, config, seed)
 
     def list_notes(self, model: Model) -> list[str]:
         """A line with groups and positions."""

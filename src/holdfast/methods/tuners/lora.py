@@ -21,7 +21,7 @@ from holdfast.methods.tuners.modules import (
     resolve_targets,
 )
 from holdfast.methods.tuners.reach import AdapterCoverage, build_meta_adapters, compute_coverage
-from holdfast.models.adapters import PeftTuner
+from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -91,13 +91,8 @@ class LoRA(PeftTuner):
         Raises:
             UserError: If `target_modules` matches nothing in the model.
         """
-        import torch
-        from peft import get_peft_model
-
         self._check_names(model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, self._build_config(model))
+        return attach_adapter(model, self._build_config(model), seed)
 
     def _build_config(self, model: Model) -> LoraConfig:
         from peft import LoraConfig

@@ -10,7 +10,7 @@ from holdfast.axes.tuner import Taxonomy
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError, first_line
 from holdfast.methods.tuners.modules import check_targets, parse_targets
-from holdfast.models.adapters import PeftTuner
+from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -125,9 +125,4 @@ class Peft(PeftTuner):
 
     def apply(self, model: Model, seed: int) -> Model:
         """A `PeftModel` around `model`, drawn from `seed`; the base is frozen."""
-        import torch
-        from peft import get_peft_model
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, self.build_config())
+        return attach_adapter(model, self.build_config(), seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdfast.errors import UserError
-from holdfast.models.adapters import PeftTuner
+from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
     from peft import PromptLearningConfig
@@ -47,9 +47,4 @@ class SoftPromptTuner(PeftTuner):
 
     def apply(self, model: Model, seed: int) -> Model:
         """A `PeftModel` around `model`, which is frozen; what stands before its sequences is drawn from `seed`."""
-        import torch
-        from peft import get_peft_model
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(model, self.build_config())
+        return attach_adapter(model, self.build_config(), seed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.files import fresh_directory, read_json
 from holdfast.errors import RunError
-from holdfast.pipeline.federated.exchange import ClientReply, client_folder
+from holdfast.pipeline.federated.exchange import PAYLOAD, ClientReply, client_folder, write_tensors
 from holdfast.pipeline.run_dir import replace_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from holdfast.recipe.schema import Recipe
     from holdfast.training.trainer import Trainer
 
-ROWS, WEIGHTS, PAYLOAD, REPLY = "rows.jsonl", "weights.safetensors", "payload.safetensors", "reply.json"
+ROWS, WEIGHTS, REPLY = "rows.jsonl", "weights.safetensors", "reply.json"
 TEMPLATE = "chat_template.jinja"
 
 
@@ -47,18 +47,14 @@ class Client:
 
     def train_round(self, name: str, number: int, payload: dict[str, Tensor]) -> ClientReply:
         """The reply to round `number`, from 0, which begins with what the server sent."""
-        from safetensors.torch import save_file
-
         folder = client_folder(self.root, name)
         done = folder / f"round-{number:04d}"
         if read_json(done / REPLY) is None:
             trainer, metrics, units = self._train_model(name, number, self.prepare_weights(name, number, payload))
-            weights = {
-                key: p.detach().to("cpu", copy=True).contiguous() for key, p in trainer.state.stored_parameters.items()
-            }
+            weights = {key: p.detach().to("cpu", copy=True) for key, p in trainer.state.stored_parameters.items()}
             with fresh_directory(done) as side:
-                save_file(weights, side / WEIGHTS)
-                save_file({key: tensor.contiguous() for key, tensor in payload.items()}, side / PAYLOAD)
+                write_tensors(side / WEIGHTS, weights)
+                write_tensors(side / PAYLOAD, payload)
                 replace_json(side / REPLY, {"units": units, "metrics": metrics})
             shutil.rmtree(folder / "train", ignore_errors=True)
             self._forget_rounds(folder, number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,17 @@ class InlineExchange:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+PAYLOAD = "payload.safetensors"
+"""What the server sent: in its folder of a round, and in that of each client that took part."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, of whatever strides, by name."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def round_folder(root: Path, number: int) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.files import fresh_directory, read_json
 from holdfast.errors import RunError
 from holdfast.pipeline.federated.aggregation import count_bytes
-from holdfast.pipeline.federated.exchange import ClientExchange, ClientReply, name_clients, round_folder
+from holdfast.pipeline.federated.exchange import ClientExchange, ClientReply, name_clients, round_folder, write_tensors
 from holdfast.pipeline.run_dir import replace_json
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def _write_round(
     aggregation: Aggregation,
 ) -> Round:
     """Average the replies and write the round down; what was sent before is not needed any more."""
-    from safetensors.torch import save_file
-
     here = [reply for reply in replies if not reply.failure]
     failures = {reply.client: reply.failure for reply in replies if reply.failure}
     if not here:
@@ -101,6 +99,6 @@ def _write_round(
         **{key: sum(reply.metrics[key] for reply in here) for key in ("tokens", "trained_tokens", "steps", "seconds")},
     }  # fmt: skip
     with fresh_directory(round_folder(root, number)) as side:
-        save_file({name: tensor.contiguous() for name, tensor in result.items()}, side / GLOBAL)
+        write_tensors(side / GLOBAL, result)
         replace_json(side / RECORD, record)
     return Round(number, record, result)

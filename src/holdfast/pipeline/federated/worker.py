@@ -26,8 +26,8 @@ def run_worker(source: TextIO, answers: TextIO) -> None:
     from safetensors.torch import load_file
 
     from holdfast.pipeline.federated.aggregation import METHODS
-    from holdfast.pipeline.federated.client import PAYLOAD, Client
-    from holdfast.pipeline.federated.exchange import round_folder
+    from holdfast.pipeline.federated.client import Client
+    from holdfast.pipeline.federated.exchange import PAYLOAD, round_folder
     from holdfast.recipe.schema import Recipe
 
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()

@@ -12,7 +12,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import RunError, UserError, UserInterrupt
-from holdfast.pipeline.federated.exchange import ClientReply, round_folder
+from holdfast.pipeline.federated.exchange import PAYLOAD, ClientReply, round_folder, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,11 +51,9 @@ class WorkerExchange:
     workers: list[ClientWorker] = field(default_factory=list)
 
     def run_round(self, number: int, chosen: Sequence[str], payload: dict[str, Tensor]) -> Iterator[ClientReply]:
-        from safetensors.torch import save_file
-
         place = round_folder(self.client.root, number)
         place.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in payload.items()}, place / "payload.safetensors")
+        write_tensors(place / PAYLOAD, payload)
         waiting, tries = list(chosen), dict.fromkeys(chosen, 0)
         pending = set(chosen)
         self.workers += [self._start_worker() for _ in range(min(self.count, len(chosen)) - len(self.workers))]
