@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from holdfast.data.rows import fingerprint_json
 from holdfast.models.in_context import InContextReader, without_system
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class ContextTable:
         self.examples = [without_system(example.messages) for example in examples]
         self.blocks = build_blocks(self.rows)
         self.cells = [ContextCell(e, b) for e in range(len(self.examples)) for b in range(len(self.blocks))]
+        self._block_names = [fingerprint_json([one.system, [self.rows[i] for i in one.rows]]) for one in self.blocks]
         self._suffixes: dict[int, list[Encoding] | None] = {}
 
     def describe_cell(self, cell: ContextCell) -> list[object]:
         """What its scores depend on, beside the model."""
-        block = self.blocks[cell.block]
-        return [self.examples[cell.example], block.system, [self.rows[i] for i in block.rows]]
+        return [self.examples[cell.example], self._block_names[cell.block]]
 
     def score_cell(self, cell: ContextCell) -> np.ndarray:
         """Scores of a block's rows behind an example, fp32 [rows of the block]."""
