@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast.axes.method import Method
+from holdfast.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,32 @@ if TYPE_CHECKING:
 
 CHANGES = ("weights", "prompt", "logits", "sampling", "attempts")
 """What a method may change: each is a method of `Inference`, and changed by who overrides it."""
+
+
+class LogitStep(dict[str, Any]):
+    """Logits of the next token, [n, V] fp32, by model: "tuned", "base", those of `extra_models`.
+
+    Args:
+        logits: By name. They may be changed in place.
+        places: [n] int64: how many tokens of its answer stand before each, from 0.
+        is_drawn: Whether a token is drawn from them; else they score a text that is given.
+        answer_ids: The token ids of a text that an answer begins with.
+    """
+
+    def __init__(
+        self,
+        logits: Mapping[str, Tensor],
+        places: Tensor,
+        is_drawn: bool = True,
+        answer_ids: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        super().__init__(logits)
+        self.places, self.is_drawn = places, is_drawn
+        self.answer_ids: Callable[[str], list[int]] = answer_ids or _refuse_text
+
+
+def _refuse_text(text: str) -> list[int]:
+    raise RunError(f"inference: a method asks for the tokens of {text!r}, and no tokenizer was given to the decoder")
 
 
 class Inference(Method):
@@ -65,13 +92,8 @@ class Inference(Method):
         """The conversation to ask the model with, in the place of `messages`, which end before the answer."""
         raise NotImplementedError
 
-    def logits(self, step: Mapping[str, Tensor]) -> Tensor:
-        """The logits [n, V] of the next token, fp32.
-
-        Args:
-            step: Those of each model [n, V], fp32: "tuned", "base" and those of `extra_models`. They may be changed in
-                place.
-        """
+    def logits(self, step: LogitStep) -> Tensor:
+        """The logits [n, V] of the next token, fp32, out of those of each model."""
         raise NotImplementedError
 
     def attempts(self, request: Request) -> Generator[Sequence[Request], Sequence[Sample], Sample]:

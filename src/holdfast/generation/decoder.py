@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.axes.engine import Engine, Request, Sample, SamplingParams
-from holdfast.axes.inference import CHANGES, Inference
+from holdfast.axes.inference import CHANGES, Inference, LogitStep
 from holdfast.axes.registry import identity_of, name_of
 from holdfast.core.files import replace_file
 from holdfast.data.rows import Message, fingerprint_json
 from holdfast.errors import RunError, UserError
+from holdfast.generation.prompt_ids import answer_ids
 from holdfast.recipe.schema import InferenceChoice
 
 if TYPE_CHECKING:
@@ -110,8 +111,12 @@ class Decoder:
             messages = method.prompt(messages)
         return messages
 
-    def build_policy(self) -> Policy | JointPolicy:
-        """The model's log-probabilities."""
+    def build_policy(self, chat: Chat | None = None) -> Policy | JointPolicy:
+        """The model's log-probabilities.
+
+        Args:
+            chat: Its tokenizer, for methods that ask for the tokens of a text.
+        """
         from holdfast.models.joint_policy import JointPolicy
         from holdfast.models.policy import Policy
 
@@ -119,7 +124,8 @@ class Decoder:
         if not self.methods_changing("logits"):
             return own
         return JointPolicy(
-            {"tuned": own, **{name: Policy(model) for name, model in self.others.items()}}, self.mix_logits
+            {"tuned": own, **{name: Policy(model) for name, model in self.others.items()}},
+            partial(self.mix_logits, chat=chat),
         )
 
     def build_engine(self, chat: Chat, spec: str = "native", *, fingerprint: str, **options: Any) -> Engine:
@@ -135,19 +141,23 @@ class Decoder:
 
         if self.methods_changing("attempts"):
             options.pop("on_text", None)
-        mixture = LogitMixture(self.others, self.mix_logits) if self.methods_changing("logits") else None
+        mixes = bool(self.methods_changing("logits"))
+        mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat)) if mixes else None
         engine = build_local_engine(
             self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
         )
         return _DecoderEngine(engine, self) if self.methods else engine
 
-    def mix_logits(self, step: Mapping[str, Tensor]) -> Tensor:
+    def mix_logits(self, step: LogitStep, chat: Chat | None = None) -> Tensor:
         """The logits [n, V] that count, from those of each model; cut to the tokens that all of them have."""
         size = min(logits.shape[-1] for logits in step.values())
-        step = {name: logits if logits.shape[-1] == size else logits[:, :size] for name, logits in step.items()}
+        for name, logits in step.items():
+            step[name] = logits if logits.shape[-1] == size else logits[:, :size]
+        if chat is not None:
+            step.answer_ids = partial(answer_ids, chat)
         for method in self.methods_changing("logits"):
-            step = {**step, "tuned": method.logits(step)}
-        return step["tuned"]
+            step["tuned"] = method.logits(step)
+        return cast("Tensor", step["tuned"])
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -46,8 +46,13 @@ class Forward(Protocol):
     def prefill_cache(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         """Put keys and values of prompts into the cache; `ids` and `positions` are [prompts, length], padded right."""
 
-    def decode_logits(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Logits [slots, vocabulary] after one more token each, `ids` [slots, 1]; `mask` [slots, columns] is bool."""
+    def decode_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        """Logits [slots, vocabulary] after one more token each, `ids` [slots, 1]; `mask` [slots, columns] is bool.
+
+        `places` [slots] counts the tokens of each answer so far: what mixes several models' logits may ask for it.
+        """
 
 
 def build_forward(model: Model, is_verified: bool = False) -> Forward:
@@ -96,7 +101,9 @@ class PlainForward:
     def prefill_cache(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
         self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
-    def decode_logits(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def decode_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
         output = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -128,7 +135,9 @@ class FusedForward:
             mask = torch.ones(ids.shape[1], start + ids.shape[1], dtype=torch.bool, device=ids.device).tril(start)
         self._run_layers(ids, positions, mask, cache, keep=False)
 
-    def decode_logits(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def decode_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
         bias = torch.zeros(mask.shape, device=ids.device).masked_fill_(~mask, float("-inf"))  # else made in every layer
         hidden = self._run_layers(ids, positions, bias[:, None, None], cache, keep=True)
         return self.head(self.norm(hidden[:, -1]))

@@ -47,7 +47,8 @@ class GrowingBatch(ContinuousBatch):
         cache.past = past
         mask = np.arange(past + 1) >= past - self.past[:, None]  # [slots, columns in use]
         ids, positions = self._to_device(self.current[:, None]), self._to_device(self.past[:, None])
-        logits = self.forward.decode_logits(ids, positions, self._to_device(mask), cache)
+        places = self._to_device(self.token_counts)
+        logits = self.forward.decode_logits(ids, positions, self._to_device(mask), cache, places)
         randoms = torch.from_numpy(uniform_numbers(self.seeds, self.token_counts)).to(widest_dtype(self.device))
         uniform = randoms.to(self.device) if self.params.temperature else None
         return choose_tokens(logits, uniform, self.params).cpu().numpy()

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
+from holdfast.axes.inference import LogitStep
 from holdfast.generation.fused_decode import Forward
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class LogitMixture:
     """
 
     others: Mapping[str, Model]
-    mix: Callable[[Mapping[str, Tensor]], Tensor]
+    mix: Callable[[LogitStep], Tensor]
 
 
 class JointForward:
@@ -40,7 +42,7 @@ class JointForward:
         mix: As of `Mixture`.
     """
 
-    def __init__(self, forwards: Mapping[str, Forward], mix: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+    def __init__(self, forwards: Mapping[str, Forward], mix: Callable[[LogitStep], Tensor]) -> None:
         self.forwards, self.mix = forwards, mix
         self.layers = sum(forward.layers for forward in forwards.values())
         self.concurrent = all(forward.concurrent for forward in forwards.values())
@@ -56,11 +58,13 @@ class JointForward:
             start += forward.layers
         cache.layers = new_layers
 
-    def decode_logits(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def decode_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
         """The mixture's logits [slots, V] after one more token each."""
         step, start = {}, 0
         for name, forward in self.forwards.items():
             part = Cache(layers=cache.layers[start : start + forward.layers])
             step[name] = forward.decode_logits(ids, positions, mask, part).float()
             start += forward.layers
-        return self.mix(step)
+        return self.mix(LogitStep(step, torch.zeros_like(ids[:, 0]) if places is None else places))

@@ -21,13 +21,18 @@ def prompt_ids(chat: Chat, requests: Sequence[Request]) -> list[list[int]]:
     batch_ids = chat.prompt_ids_many([request.messages for request in requests])
     for request, ids in zip(requests, batch_ids, strict=True):
         if prefill := behind_opening(chat, request.prefill):
-            # A line break before it keeps some tokenizers from writing a space before the first word.
-            before, both = (chat.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n" + prefill))
-            apart = both[: len(before)] == before
-            ids += both[len(before) :] if apart else chat.tokenizer.encode(prefill, add_special_tokens=False)
+            ids += answer_ids(chat, prefill)
         if not ids:
             raise UserError(f"{request.key}: the prompt is empty; give it at least one token")
     return batch_ids
+
+
+def answer_ids(chat: Chat, text: str) -> list[int]:
+    """Token ids of a text that an answer begins with."""
+    # A line break before it keeps some tokenizers from writing a space before the first word.
+    before, both = (chat.tokenizer.encode(part, add_special_tokens=False) for part in ("\n", "\n" + text))
+    is_apart = both[: len(before)] == before
+    return both[len(before) :] if is_apart else chat.tokenizer.encode(text, add_special_tokens=False)
 
 
 def behind_opening(chat: Chat, prefill: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.axes.inference import LogitStep
 from holdfast.generation.continuous_batch import PendingSample, build_sample, find_stop
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
@@ -233,7 +234,7 @@ class _Mix(LogitsProcessor):
             extra = {"position_ids": positions} if takes else {}
             output = model(input_ids=input_ids, attention_mask=mask, use_cache=False, **extra)
             step[name] = output.logits[:, -1].float()
-        return self.mixture.mix(step)
+        return self.mixture.mix(LogitStep(step, torch.full_like(input_ids[:, 0], new.shape[1])))
 
 
 class _Chooser(LogitsProcessor):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from holdfast.axes.inference import LogitStep
 from holdfast.models.loading import context_length
 from holdfast.models.policy import Policy
 
@@ -26,7 +27,7 @@ class JointPolicy:
         mix: From the logits [m, V] of each to those of the mixture.
     """
 
-    def __init__(self, policies: Mapping[str, Policy], mix: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+    def __init__(self, policies: Mapping[str, Policy], mix: Callable[[LogitStep], Tensor]) -> None:
         self.policies, self.mix = policies, mix
         self.own = policies["tuned"]
         self.model = self.own.model
@@ -61,6 +62,20 @@ class JointPolicy:
     def _iterate_logits(self, batch: Batch, where: Tensor) -> Iterator[tuple[Tensor, slice]]:
         """The mixture's logits [m, V] after the flat positions `where` [M], a chunk at a time, and which those are."""
         makers = {name: policy.logits_by_part(batch, where) for name, policy in self.policies.items()}
+        places = count_places(batch, where)
         for start in range(0, max(len(where), 1), self.own.chunk_rows):
             part = slice(start, start + self.own.chunk_rows)
-            yield self.mix({name: logits(part) for name, logits in makers.items()}), part
+            step = {name: logits(part) for name, logits in makers.items()}
+            yield self.mix(LogitStep(step, places[part], is_drawn=False)), part
+
+
+def count_places(batch: Batch, where: Tensor) -> Tensor:
+    """How many tokens of its answer stand before the one predicted at each flat position `where` [M], [M] int64.
+
+    Between two answers there is always a position that predicts no label, so that a run of label positions is one.
+    """
+    index = torch.arange(batch.input_ids.numel(), device=where.device)
+    is_label = torch.zeros_like(index, dtype=torch.bool)
+    is_label[batch.label_positions] = True
+    last_outside = torch.cummax(torch.where(is_label, -1, index), 0).values  # [B * L]
+    return (index - last_outside - 1)[where].clamp_min(0)

@@ -222,7 +222,7 @@ def _measure_model(
         ui.write_line(f"{name}: {setup.line}")
 
     def build_subject(decoder: Decoder, fingerprint: str) -> EvaluatedModel:
-        policy = compile_passes(decoder.build_policy(), "auto", ui.write_once)
+        policy = compile_passes(decoder.build_policy(chat), "auto", ui.write_once)
         return EvaluatedModel(
             decoder.answer_fingerprint(fingerprint), chat,
             build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once)),

@@ -33,7 +33,7 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str, tuner: Tu
     engine = decoder.build_engine(
         work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name, say=work.ui.write_once
     )
-    policy = compile_passes(decoder.build_policy(), work.recipe.train.compile, work.ui.write_once)
+    policy = compile_passes(decoder.build_policy(work.chat), work.recipe.train.compile, work.ui.write_once)
     return EvaluatedModel(
         model=decoder.answer_fingerprint(name),
         extra=describe_arithmetic(policy),

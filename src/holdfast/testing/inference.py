@@ -65,7 +65,7 @@ def draw_answers(decoder: Decoder, **params: Any) -> dict[tuple[str, int], tuple
 @torch.no_grad()
 def score_batch(decoder: Decoder) -> Tensor:
     """Log-probabilities [N] of the answers' tokens."""
-    return decoder.build_policy().token_logps(build_batch()).detach()
+    return decoder.build_policy(model_pair()[2]).token_logps(build_batch()).detach()
 
 
 def check_changes(method: Method, folder: Path) -> None:
@@ -106,7 +106,7 @@ def check_likelihood(method: Method, folder: Path) -> None:
     if {"attempts", "sampling"} & set(decoder.changes):
         return  # likelihoods know nothing of attempts, and another sampling need not be greedy
     messages = [{"role": "user", "content": QUESTIONS[0]}]
-    engine, policy = decoder.build_engine(chat, fingerprint="tried"), decoder.build_policy()
+    engine, policy = decoder.build_engine(chat, fingerprint="tried"), decoder.build_policy(chat)
     (sample,) = engine.sample([(Request("k", messages), [0])], SamplingParams(max_tokens=6))
     ids = list(prompt_ids(chat, [Request("k", decoder.transform_prompt(messages))])[0])
     start = len(ids)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
-from holdfast.axes.inference import Inference
+from holdfast.axes.inference import Inference, LogitStep
 from holdfast.data.rows import Message
 
 
@@ -25,8 +25,23 @@ class Ensemble(Inference):
 
     weight: float = Field(0.5, ge=0, le=1, description="0 = base, 1 = tuned.")
 
-    def logits(self, step: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, step: LogitStep) -> Tensor:
         return self.weight * step["tuned"] + (1 - self.weight) * step["base"]
+
+
+class Opening(Inference):
+    """Another beginning: what an answer begins with is made likelier, and nothing behind it. [laboratory]"""
+
+    needs_base: ClassVar[bool] = False
+    neutral: ClassVar[Mapping[str, Any]] = {"bias": 0.0}
+
+    text: str = Field("the", description="What is made likelier.")
+    bias: float = Field(50.0, description="By how much, in nats.")
+
+    def logits(self, step: LogitStep) -> Tensor:
+        first = step.answer_ids(self.text)[0]
+        step["tuned"][:, first] += self.bias * (step.places == 0)
+        return step["tuned"]
 
 
 class Shots(Inference):

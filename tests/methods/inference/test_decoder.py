@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +14,20 @@ import torch
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.axes.registry import REGISTRY, find_method, method_names
-from holdfast.data.batching.batches import collate_sequences
+from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
-from holdfast.errors import UserError
+from holdfast.errors import RunError, UserError
 from holdfast.evaluation.measure import measure_task
 from holdfast.evaluation.subject import EvaluatedModel
 from holdfast.evaluation.task import Task
 from holdfast.generation.decoder import FILE, Decoder, build_decoder, open_decoder, read_setup
 from holdfast.generation.factory import build_sample_fn
-from holdfast.generation.prompt_ids import prompt_ids
+from holdfast.generation.prompt_ids import answer_ids, prompt_ids
 from holdfast.models.loading import LoadedModel, load_model
 from holdfast.models.policy import Policy
 
-OWN = {name.lower(): f"methods.inference.ensemble:{name}" for name in ("Ensemble", "Shots", "Vote")}
+OWN = {name.lower(): f"methods.inference.ensemble:{name}" for name in ("Ensemble", "Opening", "Shots", "Vote")}
 METHODS = [*method_names("inference"), *OWN]
 ENGINES = ("native", "transformers")
 QUESTIONS = [f"Add {a} and {b}{' please' * (a % 3)}" for a in range(3) for b in (12, 7)]
@@ -67,10 +68,10 @@ def test_declared_ends_are_exact(name: str, end: str, pair: tuple[LoadedModel, L
         pytest.skip("declares none")
     decoder, plain = decoder_of(name, knobs, pair), Decoder(pair[end == "neutral"].model)
     batch, chat = collate_sequences(make_rows(9), "padded", 0), Chat(pair[0].tokenizer)
-    assert torch.equal(decoder.build_policy().token_logps(batch), plain.build_policy().token_logps(batch).detach())
+    assert torch.equal(decoder.build_policy(chat).token_logps(batch), plain.build_policy().token_logps(batch).detach())
     score = lambda logits, part: logits.log_softmax(-1).amax(-1)  # noqa: E731
     assert torch.equal(
-        decoder.build_policy().over_vocabulary(batch, score),
+        decoder.build_policy(chat).over_vocabulary(batch, score),
         plain.build_policy().over_vocabulary(batch, score).detach(),
     )
     question = [{"role": "user", "content": "Add 12 and 30"}]
@@ -186,3 +187,42 @@ def test_prompts_reach_likelihoods_and_votes_count(pair: tuple[LoadedModel, Load
     vote = decoder_of("vote", {"n": 5, "temperature": 3.0}, pair)
     assert len(set(answers(vote, chat, "native").values())) > len(QUESTIONS)  # two samples of a question differ
     assert set(answers(vote, chat, "native")) == {f"{q} {i}" for q in QUESTIONS for i in (0, 1)}
+
+
+@torch.no_grad()
+def test_a_method_knows_where_in_the_answer_it_is(pair: tuple[LoadedModel, LoadedModel]) -> None:
+    """Both engines and likelihoods: the first token of each answer of a conversation, and no other."""
+    chat, plain = Chat(pair[0].tokenizer), Policy(pair[1].model)
+    decoder = decoder_of("opening", {"text": "Paris", "bias": 3.0}, pair)
+    token, *_ = answer_ids(chat, "Paris")
+    for engine in ENGINES:
+        forced = decoder_of("opening", {"text": "Paris", "bias": 1e4}, pair)
+        texts = {text for text, _, _ in answers(forced, chat, engine).values()}
+        assert all(text.startswith(chat.text_of([token])) for text in texts)
+        assert any(not text.startswith(chat.text_of([token, token])) for text in texts)
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    texts = [turns, [{"role": "user", "content": "Add 1 and 2"}, {"role": "assistant", "content": "Paris, 42"}]]
+    rows = [EncodedSequence(ids, mask, row) for row, (ids, mask) in enumerate(chat.encode_many(texts))]
+    for layout in ("padded", "packed"):
+        batch = collate_sequences(rows, layout, chat.pad_id)
+        flat = batch.input_ids.flatten()
+        first = torch.tensor([int(p) - 1 not in batch.label_positions.tolist() for p in batch.label_positions])
+        assert first.sum() == 3
+        logits = torch.cat([plain.model(input_ids=r[None]).logits[0] for r in _split_rows(flat, rows, layout, batch)])
+        z = logits[batch.label_positions]
+        z[:, token] += 3.0 * first
+        by_hand = z.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
+        torch.testing.assert_close(decoder.build_policy(chat).token_logps(batch), by_hand, atol=2e-5, rtol=0)
+
+
+def _split_rows(flat: torch.Tensor, rows: list[EncodedSequence], layout: str, batch: Any) -> list[torch.Tensor]:
+    """The sequences of a batch, each alone (of padded lines with their padding)."""
+    if layout == "padded":
+        return list(flat.view_as(batch.input_ids))
+    return [flat[a:b] for a, b in itertools.pairwise(batch.cu_seqlens.tolist())]
+
+
+def test_texts_need_a_tokenizer(pair: tuple[LoadedModel, LoadedModel], make_rows: Any) -> None:
+    decoder = decoder_of("opening", {}, pair)
+    with pytest.raises(RunError, match="no tokenizer was given"):
+        decoder.build_policy().token_logps(collate_sequences(make_rows(2), "padded", 0))
