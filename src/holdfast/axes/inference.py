@@ -70,6 +70,14 @@ class Inference(Method):
         """Whether the base model has to be there."""
         return cls.needs_base and not {"weights", "logits"}.isdisjoint(cls.overridden_methods())
 
+    @classmethod
+    def needs_training(cls) -> bool:
+        """Whether it does nothing for a model that was not trained; by default where it reads the base beside it.
+
+        Another one, named alone as a recipe's `method`, answers with the model as it is: nothing is trained.
+        """
+        return cls.reads_base()
+
     def extra_models(self) -> Mapping[str, str]:
         """Models that `logits` reads beside "tuned" and "base": their names there, and as in a recipe's `model`.
 

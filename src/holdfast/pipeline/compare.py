@@ -258,7 +258,8 @@ def _plan_run(arm: ResolvedRecipe, label: str, seed: int, budget: Budget, root: 
 def _budget_overrides(key: str, train: Train, seed: int, budget: Budget) -> list[str]:
     """Overrides of `train`; a size of steps that an arm gives itself stays."""
     size = [f"{key}.batch_tokens={budget.batch_tokens}"] if train.batch_tokens == "auto" else []
-    return [f"{key}.seed={seed}", f"{key}.max_steps={budget.steps}", *size]
+    steps = 0 if train.max_steps == 0 else budget.steps  # what trains nothing has no use for a budget
+    return [f"{key}.seed={seed}", f"{key}.max_steps={steps}", *size]
 
 
 def _split_steps(recipe: Recipe, steps: int) -> list[int]:
@@ -283,7 +284,7 @@ def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
     Args:
         steps: Wanted instead of the recipe's.
     """
-    steps, tokens = steps or recipe.train.max_steps, recipe.train.batch_tokens
+    steps, tokens = steps or recipe.train.max_steps or None, recipe.train.batch_tokens
     if steps is not None and tokens != "auto":
         return Budget(steps, tokens)
     from holdfast.data.batching.step_size import compute_step_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -254,6 +255,8 @@ def train_model(
         source = resolved_recipe.sources.get("train.batch_tokens", "default")
         chat_sources = derived_sources(recipe.data, work.chat)
         folder.write_resolved(resolved_recipe, {**chat_sources, "train.batch_tokens": f"{source}: {plan.size.text}"})
+    if not plan.steps:
+        return build_untrained_result(work, plan), token_report, plan
     ui.start_phase("train")
     trainer = Trainer(
         recipe, load_training_base(work), table, folder.path,
@@ -262,6 +265,18 @@ def train_model(
         name_row=lambda i: rows[int(table.source[i])].describe_row(int(table.source[i]) + 1),
     )  # fmt: skip
     return restore_base(work, trainer.fit()), token_report, plan
+
+
+def build_untrained_result(work: RunContext, plan: TrainingPlan) -> TrainResult:
+    """What stands in the place of a training where nothing is trained: the base as it is."""
+    from holdfast.models.placement import peak_gib
+    from holdfast.training.callbacks import TrainResult
+
+    return TrainResult(
+        model=work.base.model.eval(), tuner=Tuner(), steps=0, epochs=0.0, tokens=0, trained_tokens=0, seconds=0.0,
+        loss=math.nan, tokens_per_second=0.0, peak_memory_gib=peak_gib(work.base.device), step_size=plan.size,
+        micro_tokens=plan.size.tokens, layout="padded", precision="fp32", arithmetic="nothing is trained", trainable=0,
+    )  # fmt: skip
 
 
 def apply_inference(work: RunContext, result: TrainResult) -> tuple[TrainResult, Decoder]:

@@ -24,7 +24,7 @@ from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.messages import explain_errors
 from holdfast.recipe.overrides import COMMAND_LINE, apply_overrides, put_value
 from holdfast.recipe.schema import Recipe, Train
-from holdfast.recipe.shorthand import expand_method
+from holdfast.recipe.shorthand import expand_method, trains_nothing
 from holdfast.recipe.stages import BASE, OF_STAGE, OF_STAGES, axes_of, fill_recipe
 from holdfast.recipe.tree import Node, Path, Problems, format_path
 
@@ -325,6 +325,8 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
             ] + other_curators
         elif own["name"] in chosen.get(key, []):
             own_settings[key] = own
+    if trains_nothing(method) != (resolved_recipe.recipe.train.max_steps == 0):
+        own_settings.get("train", {}).pop("max_steps", None)
     tree = _rebuild_tree(resolved_recipe, own_settings)
     for key, value in {"method": method, **changes}.items():
         put_value(tree, tuple(key.split("__")), value, "compare")

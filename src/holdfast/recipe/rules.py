@@ -81,6 +81,25 @@ def check_weights(recipe: Common) -> None:
         )
 
 
+def check_steps(recipe: Common) -> None:
+    """A run without a step needs a method that does without; and a method that trains nothing has no steps."""
+    from holdfast.recipe.shorthand import trains_nothing
+
+    steps = recipe.train.max_steps
+    if trains_nothing(recipe.method) and steps != 0:
+        raise ValueError(
+            f"method {recipe.method} trains nothing, but train.max_steps is {steps}; say method: sft+{recipe.method} "
+            "to train before it, or train.max_steps: 0"
+        )
+    if steps == 0 and (recipe.inference is None or recipe.inference.needs_training()):
+        what = (
+            "there is no inference method"
+            if recipe.inference is None
+            else (f"inference {name_of(recipe.inference)} needs a tuned model")
+        )
+        raise ValueError(f"train.max_steps is 0, so that nothing is trained, but {what}; give train.max_steps steps")
+
+
 def check_evaluation(recipe: Common) -> None:
     """What the evaluation is asked for must exist."""
     evaluate, gate = recipe.evaluate, recipe.evaluate.gate
@@ -99,3 +118,8 @@ def check_evaluation(recipe: Common) -> None:
     for name, limit in (("max_loss", gate.max_loss), ("max_bits", gate.max_bits), ("max_kl", gate.max_kl)):
         if not evaluate.keep and limit is not None:
             raise ValueError(f"evaluate.gate.{name} needs something to keep, but evaluate.keep is empty")
+
+
+STAGED_RULES = (check_evaluation,)
+"""What holds of a recipe with stages as a whole; each stage is looked at by itself."""
+RULES = (check_pairs_and_answers, check_objective, check_one_pass, check_weights, check_steps, check_evaluation)

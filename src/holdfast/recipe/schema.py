@@ -36,13 +36,7 @@ from holdfast.errors import UserError
 from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.data_section import Data, RecipeSection, Texts, refuse_bool
 from holdfast.recipe.in_memory import name_objects as named_objects
-from holdfast.recipe.rules import (
-    check_evaluation,
-    check_objective,
-    check_one_pass,
-    check_pairs_and_answers,
-    check_weights,
-)
+from holdfast.recipe.rules import RULES, STAGED_RULES
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
 from holdfast.recipe.tree import Node, Path, Problems, format_path
@@ -152,8 +146,9 @@ class Train(RecipeSection):
     )
     max_steps: int | None = Field(
         None,
-        ge=1,
-        description="Steps of the run, however many passes over the rows that takes; goes before epochs.",
+        ge=0,
+        description="Steps of the run, however many passes over the rows that takes; goes before epochs. 0 = nothing "
+        "is trained: the model as it is answers through the recipe's inference method.",
     )
     batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -310,11 +305,7 @@ class Common(RecipeSection):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         stages = getattr(self, "stages", ())  # of these each is looked at; the recipe itself trains nothing then
-        for rule in (
-            (check_evaluation,)
-            if stages
-            else (check_pairs_and_answers, check_objective, check_one_pass, check_weights, check_evaluation)
-        ):
+        for rule in STAGED_RULES if stages else RULES:
             rule(self)
         return self
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.axes.axis import BY_KEY, METHOD_AXES, Axis
 from holdfast.axes.elsewhere import method_elsewhere
+from holdfast.axes.inference import Inference
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
@@ -57,6 +58,16 @@ def expand_method(method: str) -> dict[str, list[str]]:
     if any(_curator_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     return chosen
+
+
+def trains_nothing(method: str) -> bool:
+    """Whether a method names only what is done without training: `rag`, but not `sft+rag` or `dial`."""
+    parts = method.split("+")
+    try:
+        classes = [find_method("inference", name) for name in parts]
+    except UserError:
+        return False
+    return all(issubclass(cls, Inference) and not cls.needs_training() for cls in classes)
 
 
 def label_of(method: str) -> str:
@@ -144,6 +155,8 @@ def _derive_defaults(
     if number and (knob := getattr(tuner, "counts_stages", "")):
         yield ("tuner", knob), number, f"derived: stage {number + 1}"
     train = data.get("train")
+    if isinstance(method := data.get("method"), str) and trains_nothing(method):
+        yield ("train", "max_steps"), 0, f"derived: method {method} trains nothing"
     if (knob := getattr(tuner, "follows_length", "")) and isinstance(train, dict) and train.get("max_length"):
         yield ("tuner", knob), train["max_length"], "derived: train.max_length"
     if is_lab_model(data.get("model")):

@@ -41,6 +41,8 @@ class TrainingPlan:
 
     def summary_lines(self) -> list[str]:
         """The plan in sentences, for the log."""
+        if not self.steps:
+            return ["nothing is trained: the model answers as it is, through the inference method"]
         return [
             f"{self.steps:,} step{'' if self.steps == 1 else 's'}, {self.size.text}",
             f"learning rate {self.learning_rate}, for steps of {self.size.tokens:,} tokens: change both together",
@@ -63,7 +65,7 @@ def plan_training(
     steps = count_steps(train, table.build_sampler(batch_tokens=size.tokens, seed=train.seed))
     origins = {key: sources.get(key, "default") for key in ("optimizer.learning_rate", "train.epochs")}
     rate = f"{recipe.optimizer.learning_rate:g} ({_describe_origin(origins['optimizer.learning_rate'], recipe)})"
-    epochs = "" if train.max_steps else f"{train.epochs:g} ({origins['train.epochs']})"
+    epochs = "" if train.max_steps is not None else f"{train.epochs:g} ({origins['train.epochs']})"
     warnings = (
         *report.warning_lines(),
         *_warn_of_few_steps(recipe, steps, size),
@@ -80,7 +82,7 @@ def _describe_origin(source: str, recipe: Recipe) -> str:
 
 def _warn_of_few_steps(recipe: Recipe, steps: int, size: StepSize) -> Iterator[str]:
     """A line when the run is too short to learn much."""
-    if steps >= FEW_STEPS:
+    if steps >= FEW_STEPS or not steps:
         return
     mend = "a larger train.max_steps" if recipe.train.max_steps else "more train.epochs, or train.max_steps"
     smaller = "" if size.derived else ", or a smaller train.batch_tokens"

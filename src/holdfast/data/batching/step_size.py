@@ -111,4 +111,4 @@ def compute_step_size(
 
 def count_steps(train: Train, sampler: BatchSampler) -> int:
     """Steps of a run: `train.max_steps`, however many epochs that takes; without it those of `train.epochs`."""
-    return train.max_steps or sampler.count_steps(train.epochs)
+    return sampler.count_steps(train.epochs) if train.max_steps is None else train.max_steps

@@ -1,0 +1,73 @@
+"""Methods that train nothing: a run of such a one alone, beside trained ones in a comparison, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from holdfast.axes.registry import REGISTRY
+from holdfast.cli.app import app
+
+RECIPE: dict[str, Any] = {
+    "model": "lab-small", "data": {"train": "lab:sums", "limit": 40},
+    "train": {"max_steps": 2, "batch_tokens": 256}, "optimizer": {"learning_rate": 1e-2},
+    "evaluate": {"keep": ["lab:strings"], "items": 4, "live_items": 0, "max_tokens": 8},
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    for name in ("Shots", "Vote"):
+        monkeypatch.setitem(REGISTRY["inference"], name.lower(), f"methods.inference.ensemble:{name}")
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def write_recipe(place: Path, **changes: Any) -> None:
+    (place / "r.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}), encoding="utf-8")
+
+
+def test_it_stands_beside_trained_methods_in_one_comparison(place: Path) -> None:
+    write_recipe(place)
+    run("compare", "r.yaml", "-m", "shots,sft+shots,vote", "--out", "c")
+    report = json.loads((place / "c" / "compare.json").read_text(encoding="utf-8"))
+    assert {entry["method"]: entry["steps"] for entry in report["runs"]} == {
+        "shots": [0], "sft+shots": [2], "vote": [0],
+    }  # fmt: skip
+    assert report["budget"].startswith("2 steps")
+    for name, steps in (("shots", 0), ("sft+shots", 2)):
+        folder = place / "c" / f"{name}-seed0"
+        one = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        assert one["training"]["steps"] == steps
+        assert "shots" in one["model"]["decoding"]
+    assert "nothing is trained" in run("train", "r.yaml", "method=shots", "train.max_steps=0", "output=one")
+    run("check", "r.yaml", "method=shots", "train.max_steps=0", "output=two")
+    report = json.loads((place / "one" / "report.json").read_text(encoding="utf-8"))
+    assert [t["tuned"] for t in report["tasks"]] == [
+        t["tuned"] for t in json.loads((place / "c" / "shots-seed0" / "report.json").read_text())["tasks"]
+    ]
+
+
+def test_what_would_do_nothing_is_refused(place: Path) -> None:
+    cases = {
+        "method shots trains nothing, but train.max_steps is 2; say method: sft+shots": {"method": "shots"},
+        "there is no inference method": {"train": {"max_steps": 0}},
+        "inference dial needs a tuned model": {"train": {"max_steps": 0}, "inference": "dial"},
+    }
+    for says, changes in cases.items():
+        write_recipe(place, output="no", **changes)
+        for verb in ("check", "train"):
+            assert says in run(verb, "r.yaml", code=2).replace("\n", " ")
+        assert not (place / "no").exists()
