@@ -44,7 +44,11 @@ def lines(path: str) -> list[dict]:
 
 
 def stamps() -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in Path("out/cache").rglob("*.safetensors")}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in Path("out/cache").rglob("*")
+        if path.suffix in (".bin", ".safetensors")
+    }
 
 
 def test_what_cannot_be_chosen_is_refused_in_one_line_by_check(tiny_dir):

@@ -11,33 +11,71 @@ KEYS = ["a", "b", "a", "c", "d"]
 
 
 def squares(asked, stop=None):
+    """Groups of two, the last first; after `stop` arrays it is interrupted."""
+
     def compute(indices):
-        if stop is not None and len(asked) >= stop:
-            raise KeyboardInterrupt
-        asked.extend(KEYS[i] for i in indices)
-        return [np.full(i % 3, i, np.float32) for i in indices]
+        for start in range(0, len(indices), 2):
+            group = indices[::-1][start : start + 2]
+            if stop is not None and len(asked) >= stop:
+                raise KeyboardInterrupt
+            asked.extend(KEYS[i] for i in group)
+            yield {i: np.full(i % 3, i * i, np.float32) for i in group}
 
     return compute
 
 
-def test_each_is_computed_once_and_a_kill_costs_a_chunk(tmp_path):
+def test_each_is_computed_once_and_what_an_interruption_leaves_is_kept(tmp_path):
     asked: list[str] = []
+    path = tmp_path / "s" / "arrays.bin"
     with pytest.raises(KeyboardInterrupt):
-        ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked, stop=2), chunk=2)
-    assert asked == ["a", "b"]
-    found = ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked), chunk=2)
-    assert asked == ["a", "b", "c", "d"]
-    assert [one.tolist() for one in found] == [[], [1.0], [], [], [4.0]]
-    ArrayStore(tmp_path / "s").get_or_compute(KEYS, squares(asked))
+        ArrayStore(path).get_or_compute(KEYS, squares(asked, stop=2))
+    assert asked == ["d", "c"]
+    arrays = ArrayStore(path).get_or_compute(KEYS, squares(asked))
+    assert asked == ["d", "c", "b", "a"]
+    assert [one.tolist() for one in arrays] == [[], [1.0], [], [], [16.0]]
+    ArrayStore(path).get_or_compute(KEYS, squares(asked))
     assert len(asked) == 4
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
-def test_what_is_damaged_is_computed_again(tmp_path):
+def test_every_group_is_on_the_disk_when_it_is_time(tmp_path):
+    path = tmp_path / "arrays.bin"
+    for seconds, written in ((0.0, ["d", "c"]), (1e9, [])):
+
+        def compute(indices, written=written):
+            yield {4: np.ones(3), 3: np.zeros((2, 2), np.int8)}
+            assert [key for key in KEYS[1:] if key in ArrayStore(path)] == sorted(written)
+            yield {1: np.float32(5), 0: np.ones(1)}
+
+        path.unlink(missing_ok=True)
+        arrays = ArrayStore(path, flush_seconds=seconds).get_or_compute(KEYS, compute)
+        assert [(one.dtype.str, one.shape) for one in arrays[2:]] == [("<f8", (1,)), ("|i1", (2, 2)), ("<f8", (3,))]
+        assert arrays[1] == 5
+        arrays[4][0] = 2  # whoever gets one may change it
+
+
+def test_what_is_torn_or_damaged_is_computed_again_and_nothing_else(tmp_path):
+    path = tmp_path / "arrays.bin"
     asked: list[str] = []
-    ArrayStore(tmp_path).get_or_compute(KEYS, squares(asked))
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:40])
-    found = ArrayStore(tmp_path).get_or_compute(KEYS, squares(asked))
-    assert len(asked) == 8
-    assert found[4].tolist() == [4.0]
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    whole = ArrayStore(path).get_or_compute(KEYS, squares(asked))
+    content = path.read_bytes()  # d c b a
+    third = content.index(b'{"key": "b"')
+    for damaged, missing in (
+        (content[:-1], "a"),
+        (content[: third + 20], "ab"),
+        (content[: third - 1] + bytes(64), "abc"),  # c has no numbers, and now no whole line
+        (content[:third] + bytes(64), "ab"),  # as a crash of the machine leaves them
+        (content[:third] + content[third:].replace(b'"<f4"', b'"<f9"'), "ab"),
+        (content[:third] + content[third:].replace(b'"shape": [1]', b'"shape": [-1]'), "ab"),
+        (content.replace(np.float32(16).tobytes(), np.float32(17).tobytes()), "abcd"),
+        (b"x" * 10_000, "abcd"),
+        (b"", "abcd"),
+    ):
+        path.write_bytes(damaged)
+        asked.clear()
+        arrays = ArrayStore(path).get_or_compute(KEYS, squares(asked))
+        assert "".join(sorted(asked)) == missing, damaged
+        assert [one.tolist() for one in arrays] == [one.tolist() for one in whole]
+        asked.clear()
+        ArrayStore(path).get_or_compute(KEYS, squares(asked))
+        assert not asked

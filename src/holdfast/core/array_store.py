@@ -1,67 +1,129 @@
-"""Arrays by key on disk, appended a file at a time; each file is whole or absent, so that a kill costs one at most."""
+"""Arrays by key in one file that only grows, so that a kill costs the last seconds of work at most."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from holdfast.core.files import fresh_file
+FLUSH_SECONDS = 1.0
+"""Seconds after which what was computed since is written."""
 
-CHUNK = 256
-"""Arrays computed and written together."""
+HEADER_BYTES = 4096
+"""Most bytes of the line before an array; a longer one is damage."""
+
+
+class ArrayPlace(NamedTuple):
+    """Where an array is in the file."""
+
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 class ArrayStore:
-    """The arrays of a directory.
+    """The arrays of a file, each behind a line of JSON with its key, type, shape and checksum.
+
+    One process writes at a time. What stands behind a torn or damaged array is computed again, and written in its
+    place.
 
     Args:
-        directory: Made when the first array is put.
+        path: Made, with its directory, when the first array is written.
+        flush_seconds: How often what is computed is written.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._places: dict[str, Any] = {}
-        for path in sorted(directory.glob("*.safetensors")):
-            self._open_file(path)
+    def __init__(self, path: Path, flush_seconds: float = FLUSH_SECONDS) -> None:
+        self.path, self.flush_seconds = path, flush_seconds
+        self._places: dict[str, ArrayPlace] = {}
+        self._end = 0  # of what is whole
+        if path.exists():
+            with path.open("rb") as file:
+                for key, place, end in _walk_arrays(file):
+                    self._places[key], self._end = place, end
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self._places[key].get_tensor(key)
-
     def write_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write arrays, all or none, to one file."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"{hashlib.sha256(''.join(arrays).encode()).hexdigest()[:24]}.safetensors"
-        with fresh_file(path) as side:
-            save_file(dict(arrays), side)
-        self._open_file(path)
+        """Add arrays behind those that are whole; they are on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.truncate(self._end)
+            file.seek(self._end)
+            for key, array in arrays.items():
+                file.write(_encode_array(key, array))
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(self._end)
+            for key, place, end in _walk_arrays(file):
+                self._places[key], self._end = place, end
 
-    def _open_file(self, path: Path) -> None:
-        try:
-            handle = safe_open(path, framework="np")
-        except SafetensorError:
-            return  # cut off or overwritten by someone: its arrays are computed again, and it is replaced
-        self._places.update(dict.fromkeys(handle.keys(), handle))
+    def read_arrays(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """The arrays of keys that are here, in their order."""
+        if not keys:
+            return []
+        with self.path.open("rb") as file:
+            return [_read_array(file, self._places[key]) for key in keys]
 
     def get_or_compute(
-        self, keys: Sequence[str], compute: Callable[[list[int]], Sequence[np.ndarray]], chunk: int = CHUNK
+        self, keys: Sequence[str], compute: Callable[[list[int]], Iterator[Mapping[int, np.ndarray]]]
     ) -> list[np.ndarray]:
-        """The arrays of `keys`, those that are not here computed and put here a chunk at a time.
+        """The arrays of `keys`, those that are not here computed and written every few seconds.
 
         Args:
-            compute: From indices into `keys`, of different keys, to their arrays.
+            compute: From indices into `keys`, of different keys, to their arrays by index, group by group: a group is
+                written as a whole. What was computed before an error is written too.
         """
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         missing = sorted(index for key, index in first.items() if key not in self)
-        for start in range(0, len(missing), chunk):
-            part = missing[start : start + chunk]
-            self.write_arrays({keys[i]: array for i, array in zip(part, compute(part), strict=True)})
-        return [self[key] for key in keys]
+        if missing:
+            self._write_groups(keys, compute(missing))
+        return self.read_arrays(keys)
+
+    def _write_groups(self, keys: Sequence[str], groups: Iterator[Mapping[int, np.ndarray]]) -> None:
+        pending: dict[str, np.ndarray] = {}
+        last_write = time.monotonic()
+        try:
+            for group in groups:
+                pending.update((keys[index], array) for index, array in group.items())
+                if time.monotonic() - last_write >= self.flush_seconds:
+                    self.write_arrays(pending)
+                    pending, last_write = {}, time.monotonic()
+        finally:
+            if pending:
+                self.write_arrays(pending)
+
+
+def _encode_array(key: str, array: np.ndarray) -> bytes:
+    data = np.ascontiguousarray(array).tobytes()
+    header = {"key": key, "dtype": array.dtype.str, "shape": array.shape, "crc32": zlib.crc32(data)}
+    return json.dumps(header).encode() + b"\n" + data
+
+
+def _walk_arrays(file: BinaryIO) -> Iterator[tuple[str, ArrayPlace, int]]:
+    """Key, place and end of every array from here on, up to the first that is torn or damaged."""
+    while (line := file.readline(HEADER_BYTES)).endswith(b"\n"):
+        try:
+            header = json.loads(line)
+            key, dtype, shape = str(header["key"]), np.dtype(header["dtype"]), tuple(map(int, header["shape"]))
+            checksum = int(header["crc32"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        offset = file.tell()
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        data = file.read(size) if size >= 0 else b""
+        if len(data) != size or zlib.crc32(data) != checksum:
+            return
+        yield key, ArrayPlace(offset, dtype, shape), offset + size
+
+
+def _read_array(file: BinaryIO, place: ArrayPlace) -> np.ndarray:
+    file.seek(place.offset)
+    size = int(np.prod(place.shape, dtype=np.int64)) * place.dtype.itemsize
+    return np.ndarray(place.shape, place.dtype, buffer=bytearray(file.read(size)))

@@ -40,6 +40,7 @@ class InContextReader:
         self.policy, self.chat = policy, chat
         self.limit = context_length(policy.config, policy.virtual)
         self._shares: bool | None = None
+        self._last_example: tuple[bytes, object] | None = None  # its ids, and what the model kept of it
 
     def encode_suffixes(self, carrier: Sequence[Message], rows: Sequence[Sequence[Message]]) -> list[Encoding] | None:
         """What a row adds behind an example, of which only the last answer is trained; `None` where that depends on it.
@@ -93,8 +94,13 @@ class InContextReader:
         return outputs_agree(torch.tensor(behind), torch.tensor(whole), self.policy.causal.dtype)
 
     def _read_example(self, before: np.ndarray) -> object:
-        ids = torch.as_tensor(before, dtype=torch.long, device=self.policy.causal.device)[None]  # [1, P]
-        return self.policy.causal.base_model(input_ids=ids, use_cache=True).past_key_values
+        """What the model keeps of an example, not to be changed: the next rows may stand behind the same."""
+        if self._last_example is None or self._last_example[0] != before.tobytes():
+            self._last_example = None  # freed before the next is read
+            ids = torch.as_tensor(before, dtype=torch.long, device=self.policy.causal.device)[None]  # [1, P]
+            cache = self.policy.causal.base_model(input_ids=ids, use_cache=True).past_key_values
+            self._last_example = before.tobytes(), cache
+        return self._last_example[1]
 
     def _read_behind(self, before: np.ndarray, suffixes: Sequence[Encoding]) -> list[np.ndarray | None]:
         """The rows in batches of like length, each behind a copy of the example's keys and values.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from holdfast.data.batching.areas import group_by_area
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.models.loading import context_length, eval_mode
-from holdfast.models.row_groups import run_by_area
+from holdfast.models.row_groups import choose_stretch_tokens, run_by_area
 
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 
 MICRO_TOKENS = 8192
 """Positions of one forward pass, padding included."""
+STRETCH_TOKENS = {"cpu": MICRO_TOKENS}
+STRETCH_TOKENS_OF_CARDS = 16 * MICRO_TOKENS
+"""Most positions of a stretch of work: on a card several passes, so that one that finds no memory is soon learned."""
+
+
+def group_into_stretches(policy: Policy, encodings: Sequence[Encoding]) -> Iterator[list[int]]:
+    """Numbers of sequences, those of like length together, longest first: a group is seconds of forward passes."""
+    device = policy.causal.device
+    most = STRETCH_TOKENS.get(device.type, STRETCH_TOKENS_OF_CARDS)
+    sequences = [_within_context(policy, encoding, row) for row, encoding in enumerate(encodings)]
+    return group_by_area(sequences, choose_stretch_tokens(policy.model, device, most))
 
 
 def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> list[np.ndarray]:

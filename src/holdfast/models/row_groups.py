@@ -11,8 +11,26 @@ from holdfast.models.placement import GIB, free_bytes, give_back_memory, is_out_
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from holdfast.data.batching.batches import EncodedSequence
+
+
+FLOATING_POINT_OPERATIONS = {"cpu": 1e11}
+FLOATING_POINT_OPERATIONS_OF_CARDS = 1e15
+"""Of one stretch of work: seconds of one core, or of a card."""
+FEWEST_TOKENS = 128
+"""Of a stretch of work, however large the model: fewer would read the weights for too little."""
+
+
+def choose_stretch_tokens(model: nn.Module, device: torch.device, most: int) -> int:
+    """Tokens that a model reads forward in seconds, at most `most`: what is kept of each stretch survives a kill.
+
+    It depends on the size of the model, never on a clock: so that what is computed after a kill is computed as before.
+    """
+    operations = FLOATING_POINT_OPERATIONS.get(device.type, FLOATING_POINT_OPERATIONS_OF_CARDS)
+    parameters = max(1, sum(weight.numel() for weight in model.parameters()))
+    return min(most, max(FEWEST_TOKENS, int(operations / (2 * parameters))))
 
 
 def run_by_area(

@@ -1,4 +1,4 @@
-"""The table of `score_in_context`: rows behind examples, computed and kept in cells of one example and many rows."""
+"""The table of `score_in_context`: rows behind examples, computed and kept in cells of one example and some rows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import numpy as np
 
 from holdfast.data.rows import fingerprint_json
 from holdfast.models.in_context import InContextReader, without_system
+from holdfast.models.row_features import group_into_stretches
 
 if TYPE_CHECKING:
     from holdfast.axes.curator import AnswerScore
     from holdfast.data.chat.encoder import Chat, Encoding
     from holdfast.data.rows import Message, Rows
     from holdfast.models.policy import Policy
-
-BLOCK = 1024
-"""Most rows of a cell: few enough that little is computed again where some rows are others than before."""
 
 
 class ContextCell(NamedTuple):
@@ -28,7 +26,7 @@ class ContextCell(NamedTuple):
 
 
 class RowBlock(NamedTuple):
-    """Rows with one system message (none: an empty list), by number."""
+    """Some rows with one system message (none: an empty list), by number: seconds of work behind an example."""
 
     system: list[Message]
     rows: list[int]
@@ -42,7 +40,7 @@ class ContextTable:
         rows, examples: Conversations that end with an answer.
         score: From an answer's log-probabilities to a number.
     Attributes:
-        blocks: The rows, those with one system message together: they can stand behind the same copy of an example.
+        blocks: The rows, those with one system message together, which can stand behind the same copy of an example.
         cells: Every example before every block, those of an example together.
     """
 
@@ -50,7 +48,7 @@ class ContextTable:
         self.reader, self.score = InContextReader(policy, chat), score
         self.rows = [list(row.messages) for row in rows]
         self.examples = [without_system(example.messages) for example in examples]
-        self.blocks = build_blocks(self.rows)
+        self.blocks = build_blocks(self.rows, policy, chat)
         self.cells = [ContextCell(e, b) for e in range(len(self.examples)) for b in range(len(self.blocks))]
         self._block_names = [fingerprint_json([one.system, [self.rows[i] for i in one.rows]]) for one in self.blocks]
         self._suffixes: dict[int, list[Encoding] | None] = {}
@@ -76,14 +74,15 @@ class ContextTable:
         return scores
 
 
-def build_blocks(rows: Sequence[Sequence[Message]]) -> list[RowBlock]:
-    """Rows in their order, in blocks of at most `BLOCK` with one system message."""
+def build_blocks(rows: Sequence[Sequence[Message]], policy: Policy, chat: Chat) -> list[RowBlock]:
+    """Rows in blocks with one system message and of like length, each of at most what the model reads in seconds."""
     by_system: dict[str, RowBlock] = {}
     for number, messages in enumerate(rows):
         system = [message for message in messages if message["role"] == "system"]
         by_system.setdefault(repr(system), RowBlock(system, [])).rows.append(number)
+    encodings = chat.encode_many(rows)
     return [
-        RowBlock(block.system, block.rows[start : start + BLOCK])
-        for block in by_system.values()
-        for start in range(0, len(block.rows), BLOCK)
+        RowBlock(same.system, [same.rows[n] for n in group])
+        for same in by_system.values()
+        for group in group_into_stretches(policy, [encodings[i] for i in same.rows])
     ]

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Part of every key; raised when any of it is computed differently."""
+ENCODER_TEXTS = 32
+"""Texts that a sentence encoder is given at a time."""
 
 
 class RunModelServices:
@@ -50,40 +52,43 @@ class RunModelServices:
 
     def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
         """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens."""
-        from holdfast.models.row_features import label_logps
+        from holdfast.models.row_features import group_into_stretches, label_logps
 
         loaded_model, chat = self._load_model(model)
         policy = self._build_compiled_policy(loaded_model)
         keys = [self._cache_key("logps", _model_identity(loaded_model, chat), list(one)) for one in conversations]
 
-        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+        def compute_missing(indices: list[int]) -> Iterator[dict[int, np.ndarray]]:
+            self.work.ui.start_phase(f"{self.curator}: log-probabilities", len(indices))
             sequences = chat.encode_many(
                 [conversations[i] for i in indices], [f"conversation {i + 1}" for i in indices]
             )
-            values = label_logps(policy, sequences, chat.pad_id)
-            self.work.ui.advance(len(indices))
-            return values
+            for group in group_into_stretches(policy, sequences):
+                values = label_logps(policy, [sequences[n] for n in group], chat.pad_id)
+                self.work.ui.advance(len(group))
+                yield {indices[n]: value for n, value in zip(group, values, strict=True)}
 
-        self.work.ui.start_phase(f"{self.curator}: log-probabilities", len(keys))
         return self._open_store("logps").get_or_compute(keys, compute_missing)
 
     def embed(self, texts: Sequence[str], encoder: str | None = None) -> np.ndarray:
         """Unit embeddings, fp32 [texts, D]."""
-        self.work.ui.start_phase(f"{self.curator}: embeddings", len(texts))
         if not texts:
             return np.zeros((0, 0), np.float32)
         return self._embed_with_base(texts) if encoder is None else self._embed_with_encoder(texts, encoder)
 
     def _embed_with_base(self, texts: Sequence[str]) -> np.ndarray:
-        from holdfast.models.row_features import mean_states
+        from holdfast.models.row_features import group_into_stretches, mean_states
 
         loaded_model, chat = self._load_model(None)
         policy = self._build_compiled_policy(loaded_model)
 
-        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+        def compute_missing(indices: list[int]) -> Iterator[dict[int, np.ndarray]]:
+            self.work.ui.start_phase(f"{self.curator}: embeddings", len(indices))
             sequences = [chat.encode_text(texts[i]) for i in indices]
-            self.work.ui.advance(len(indices))
-            return mean_states(policy, sequences, chat.pad_id)
+            for group in group_into_stretches(policy, sequences):
+                values = mean_states(policy, [sequences[n] for n in group], chat.pad_id)
+                self.work.ui.advance(len(group))
+                yield {indices[n]: value for n, value in zip(group, values, strict=True)}
 
         keys = [self._cache_key("states", _model_identity(loaded_model, chat), text) for text in texts]
         states = np.stack(self._open_store("embeddings").get_or_compute(keys, compute_missing))  # [texts, D]
@@ -97,9 +102,14 @@ class RunModelServices:
 
         sentences = SentenceEncoder(encoder, self.work.base.device, f"curator {self.curator}")
 
-        def compute_missing(indices: list[int]) -> list[np.ndarray]:
-            self.work.ui.advance(len(indices))
-            return list(sentences.encode([texts[i] for i in indices]).float().cpu().numpy())
+        def compute_missing(indices: list[int]) -> Iterator[dict[int, np.ndarray]]:
+            self.work.ui.start_phase(f"{self.curator}: embeddings", len(indices))
+            order = sorted(indices, key=lambda i: -len(texts[i]))  # like lengths together, as the encoder itself does
+            for start in range(0, len(order), ENCODER_TEXTS):
+                group = order[start : start + ENCODER_TEXTS]
+                values = sentences.encode([texts[i] for i in group]).float().cpu().numpy()
+                self.work.ui.advance(len(group))
+                yield dict(zip(group, values, strict=True))
 
         keys = [self._cache_key("sentence", sentences.fingerprint, text) for text in texts]
         return np.stack(self._open_store("embeddings").get_or_compute(keys, compute_missing))
@@ -120,33 +130,37 @@ class RunModelServices:
                     f"{row.describe_row(number)}: has no answer, of which curator {self.curator} takes gradients"
                 )
 
-        def compute_missing(indices: list[int]) -> list[np.ndarray]:
+        def compute_missing(indices: list[int]) -> Iterator[dict[int, np.ndarray]]:
+            self.work.ui.start_phase(f"{self.curator}: gradients", len(indices))
             sequences = chat.encode_many([messages[i] for i in indices], [names[i] for i in indices])
-            self.work.ui.advance(len(indices))
-            return projected_gradients(policy, sequences, chat.pad_id, projection, seed)
+            for i, sequence in zip(indices, sequences, strict=True):
+                (value,) = projected_gradients(policy, [sequence], chat.pad_id, projection, seed)
+                self.work.ui.advance()
+                yield {i: value}
 
-        self.work.ui.start_phase(f"{self.curator}: gradients", len(messages))
         keys = [self._cache_key("gradient", who, one) for one in messages]
-        row_gradients = self._open_store("gradients").get_or_compute(keys, compute_missing, chunk=32)
+        row_gradients = self._open_store("gradients").get_or_compute(keys, compute_missing)
         return np.stack(row_gradients) if row_gradients else np.zeros((0, projection), np.float32)
 
     def score_in_context(self, rows: Rows, examples: Rows, score: AnswerScore) -> np.ndarray:
         """The score of each row's last answer behind each example, fp32 [rows, examples]; NaN where there is no room.
 
-        Kept are the scores of a block of rows behind one example.
+        Kept are the scores of a few rows behind one example.
         """
         loaded_model, chat = self._load_model(None)
         table = ContextTable(_build_policy(loaded_model), chat, rows, examples, score)
         identity = [_model_identity(loaded_model, chat), inspect.getsource(score)]
         keys = [self._cache_key("in context", identity, *table.describe_cell(cell)) for cell in table.cells]
 
-        def compute_missing(indices: list[int]) -> list[np.ndarray]:
-            cells = [table.cells[i] for i in indices]
-            self.work.ui.advance(sum(len(table.blocks[cell.block].rows) for cell in cells))
-            return [table.score_cell(cell) for cell in cells]
+        def compute_missing(indices: list[int]) -> Iterator[dict[int, np.ndarray]]:
+            pairs = sum(len(table.blocks[table.cells[i].block].rows) for i in indices)
+            self.work.ui.start_phase(f"{self.curator}: rows behind examples", pairs)
+            for i in indices:
+                scores = table.score_cell(table.cells[i])
+                self.work.ui.advance(len(scores))
+                yield {i: scores}
 
-        self.work.ui.start_phase(f"{self.curator}: rows behind examples", len(rows) * len(examples))
-        return table.fill_scores(self._open_store("in_context").get_or_compute(keys, compute_missing, chunk=64))
+        return table.fill_scores(self._open_store("in_context").get_or_compute(keys, compute_missing))
 
     def train_reference(self, rows: Rows, epochs: float) -> str:
         """Fine-tune the base on rows, once; the directory of the result."""
@@ -166,7 +180,7 @@ class RunModelServices:
         return compile_passes(_build_policy(loaded_model), self.work.recipe.train.compile, self.work.ui.write_once)
 
     def _open_store(self, kind: str) -> ArrayStore:
-        return ArrayStore(self.work.folder.path / "cache" / kind)
+        return ArrayStore(self.work.folder.path / "cache" / kind / "arrays.bin")
 
     def _cache_key(self, *parts: object) -> str:
         return fingerprint_json([VERSION, *parts])
