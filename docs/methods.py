@@ -43,12 +43,14 @@ the tests hold it: the formula against the count on three architectures, merged 
 
 INFERENCE = """\
 A method may change weights, which is done once, after training, and needs nothing more to load them; or what is asked
-for (prompt, sampling, several attempts), or the logits of the next token, out of those of several models with one
-tokenizer. Such answers are not in the weights alone: `inference.json` beside them says how they are made, `holdfast
-chat` and `holdfast eval` follow it, `holdfast export` copies it and says that plain transformers knows nothing of it
-(and refuses `--dial` there). Log-probabilities (multiple choice, perplexity, held-out answers, the probe) follow
-prompt and logits too; of attempts they know nothing. Training that starts from such a run starts from its weights,
-and says so.
+for (prompt, sampling, several attempts, what an answer begins with), or the logits of the next token, out of those of
+several models with one tokenizer. Such answers are not in the weights alone: `inference.json` beside them says how they
+are made, `holdfast chat` and `holdfast eval` follow it, `holdfast export` copies it and says that plain transformers
+knows nothing of it (and refuses `--dial` there). `holdfast eval MODEL --inference NAME` and `holdfast chat` ask any
+model through a method, whatever it was trained with. Log-probabilities (multiple choice, perplexity, held-out answers,
+the probe) follow prompt and logits too; of attempts and beginnings they know nothing: a task that sees nothing of a
+method is named, and a run in which no task does is refused. Training that starts from such a run starts from its
+weights, and says so.
 """
 
 

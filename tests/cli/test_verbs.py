@@ -19,10 +19,10 @@ from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
 from holdfast.cli.chat import AnswerPrinter, answer_questions
 from holdfast.cli.common import open_session, parse_count_or_list
-from holdfast.cli.evaluate import parse_judge
 from holdfast.cli.text import display_width, format_table
 from holdfast.errors import GateRefused, RunError, UserError, UserErrors, UserInterrupt
 from holdfast.recipe.loader import read_recipe
+from holdfast.recipe.method_text import parse_method
 
 runner = CliRunner()
 
@@ -130,16 +130,21 @@ def test_compare_checks_methods_and_seeds_first(tmp_path: Path) -> None:
     )
 
 
-def test_a_judge_for_eval() -> None:
-    assert name_of(parse_judge("number")) == "number"
-    assert parse_judge("{name: overlap}") == parse_judge("overlap")
+def test_a_judge_for_eval(tmp_path: Path) -> None:
+    assert name_of(parse_method("judges", "number", "--judge")) == "number"
+    assert parse_method("judges", "{name: overlap}", "--judge") == parse_method("judges", "overlap", "--judge")
     for wrong, said in {
         "numbr": "did you mean number?",
         "{name: number, q: 1}": "q, Extra",
         "[1": "not valid YAML",
     }.items():
         with pytest.raises(UserError, match=re.escape(said)):
-            parse_judge(wrong)
+            parse_method("judges", wrong, "--judge")
+    file = tmp_path / "dial.yaml"
+    file.write_text("name: dial\npoint: 0.25\n")
+    assert parse_method("inference", str(file), "--inference").point == 0.25
+    with pytest.raises(UserError, match=r"none.yaml: there is no such file"):
+        parse_method("inference", str(tmp_path / "none.yaml"), "--inference")
 
 
 def test_export_never_writes_over_something(tmp_path: Path) -> None:

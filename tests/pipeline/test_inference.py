@@ -72,6 +72,19 @@ def test_an_ensemble_is_what_is_measured_talked_to_evaluated_and_said(place: Pat
     assert asked["one"].stdout == asked["plain"].stdout
     assert "ensemble (weight 0.0)" in asked["zero"].stderr
 
+    run("eval", "plain", "lab:sums", "choices.jsonl", "--inference", "{name: ensemble, weight: 0.0}", "--items", "6",
+        "--max-tokens", "24", "--out", "chosen")  # fmt: skip
+    chosen = json.loads((place / "chosen" / "report.json").read_text(encoding="utf-8"))
+    assert chosen["model"]["name"] == "plain"
+    expected = {t["name"]: (t["tuned"], t["base"]) for t in plain["tasks"] if t["name"] in ("sums", "choices")}
+    assert {t["name"]: (t["base"], t["tuned"]) for t in chosen["tasks"]} == expected
+    talked = run("chat", "plain", "--once", "--max-tokens", "12", "--inference", "{name: dial, point: 0}",
+                 stdin="What is 3 + 4?\n")  # fmt: skip
+    assert talked.stdout == asked["lab-small"].stdout
+    for wrong, says in (("ensembl", "did you mean ensemble?"), ("{name: ensemble, weight: 2}", "weight")):
+        assert says in run("eval", "plain", "lab:sums", "--inference", wrong, code=2).output
+    assert "is neither a run nor an adapter" in run("chat", "lab-small", "--inference", "ensemble", code=2).output
+
     run("eval", "zero", "text.txt", "choices.jsonl", "--against", "lab-small", "--items", "6", "--out", "again")
     again = json.loads((place / "again" / "report.json").read_text(encoding="utf-8"))
     assert [task["delta"] for task in again["tasks"]] == [0, 0]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.axes.engine import Request, Sample, SamplingParams
     from holdfast.data.rows import Message
 
-CHANGES = ("weights", "prompt", "logits", "sampling", "attempts")
+CHANGES = ("weights", "prompt", "prefix", "logits", "choice_bias", "sampling", "attempts")
 """What a method may change: each is a method of `Inference`, and changed by who overrides it."""
 
 
@@ -48,8 +48,8 @@ def _refuse_text(text: str) -> list[int]:
 class Inference(Method):
     """What is done without, or after, training.
 
-    A method overrides what it changes: `weights` once, before anything is measured or saved; `prompt`, `logits`,
-    `sampling` and `attempts` whenever the model is asked. Evaluation, chat and export all go through them
+    A method overrides what it changes: `weights` once, before anything is measured or saved; the others whenever the
+    model is asked. Evaluation, chat and export all go through them
     (`generation.decoder`).
     """
 
@@ -98,6 +98,18 @@ class Inference(Method):
 
     def prompt(self, messages: list[Message]) -> list[Message]:
         """The conversation to ask the model with, in the place of `messages`, which end before the answer."""
+        raise NotImplementedError
+
+    def prefix(self, messages: list[Message]) -> str:
+        """The text that the answer begins with: the model goes on from it. Likelihoods know nothing of it.
+
+        Args:
+            messages: The question as it came, before `prompt` changes it.
+        """
+        raise NotImplementedError
+
+    def choice_bias(self, choice: str) -> float:
+        """What is added to the score of one choice of several, in nats, before the highest is picked."""
         raise NotImplementedError
 
     def logits(self, step: LogitStep) -> Tensor:

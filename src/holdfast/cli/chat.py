@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import Device, Verbose, open_session
+from holdfast.cli.common import Device, InferenceText, Verbose, open_session
 from holdfast.core.safe_text import make_printable
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 2048,
+    inference: InferenceText = None,
     once: Annotated[bool, typer.Option("--once", help="Every line is a new conversation.")] = False,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -29,24 +30,26 @@ def chat(
     holdfast chat runs/mine
     echo "What is 3 + 4?" | holdfast chat lab --once
 
-    Talk to a model. An empty line starts a new conversation; Ctrl-D ends.
+    Talk to a model, as it answers or through an inference method. An empty line starts a new conversation; Ctrl-D ends.
     """
     with open_session(verbose) as ui:
         from holdfast.axes.engine import SamplingParams
         from holdfast.data.chat.settings import ChatSettings, settings_of
-        from holdfast.generation.decoder import open_decoder
+        from holdfast.generation.chosen_method import open_chosen_decoder
         from holdfast.models.loading import load_model
+        from holdfast.recipe.method_text import parse_method
 
+        method = parse_method("inference", inference, "--inference") if inference else None
         ui.start_phase("loading")
         loaded_model = load_model(model, device=device)
         printer = AnswerPrinter()
         chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
-        decoder = open_decoder(loaded_model)
+        decoder = open_chosen_decoder(loaded_model, model, method)
         engine = decoder.build_engine(
             chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text, say=ui.write_once
         )
-        if setup := decoder.build_setup():
-            ui.write_line(setup.line)
+        if line := decoder.describe_answers():
+            ui.write_line(line)
         ui.close()
         params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
         answer_questions(engine, params, system, once, printer)

@@ -30,6 +30,8 @@ Settings = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; tracebacks of errors.")]
 DEVICE_HELP = "Where models live: cpu, cuda, cuda:1, mps, ...; default: HOLDFAST_DEVICE, else an accelerator."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP, show_default=False)]
+INFERENCE_HELP = "Inference method to answer through: NAME, {name: ...} or FILE.yaml."
+InferenceText = Annotated[str | None, typer.Option("--inference", help=INFERENCE_HELP, show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew where the output holds a run; it is kept as OUTPUT.old-1.")

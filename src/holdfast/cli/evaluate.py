@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Device, Quiet, Verbose, open_session
-
-if TYPE_CHECKING:
-    from holdfast.axes.judge import Judge
+from holdfast.cli.common import AsJson, Device, InferenceText, Quiet, Verbose, open_session
 
 TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, or an lm-eval task."
-JUDGE_HELP = "Judge for files, as in a recipe; default: found from the rows."
+JUDGE_HELP = "Judge for files; default: found from rows."
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help=TASK_HELP, show_default=False)]
 Against = Annotated[str | None, typer.Option(help="Model to compare with, on the same items.", show_default=False)]
@@ -35,6 +32,7 @@ def evaluate(
     tasks: Tasks = None,
     against: Against = None,
     judge: JudgeName = None,
+    inference: InferenceText = None,
     items: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 1024,
@@ -51,38 +49,24 @@ def evaluate(
     \b
     holdfast eval runs/mine --against lab
     holdfast eval Qwen/Qwen3-0.6B test.jsonl text:prose.txt --judge number
+    holdfast eval runs/mine --inference "{name: dial, point: 0.5}"
 
-    Measure a model on tasks, paired with another model on the same items: differences with 95 % intervals, answers won
-    and lost. Without tasks a run is measured on its own, a laboratory model on all skills, any other on the probe
-    (a run or an adapter against the model it started from).
+    Measure a model on tasks, paired with another on the same items: differences with 95 % intervals, answers won and
+    lost. Without tasks a run is measured on its own, a laboratory model on all skills, any other on the probe; a run,
+    or an adapter, against the model it started from, one with --inference against itself without.
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_report, refuse_if_gated
+        from holdfast.recipe.method_text import parse_method
 
-        chosen = parse_judge(judge) if judge else None
+        chosen = parse_method("judges", judge, "--judge") if judge else None
+        method = parse_method("inference", inference, "--inference") if inference else None
         from holdfast.pipeline.evaluate import evaluate as measure
 
         report = measure(
-            model, against=against, tasks=tasks, judge=chosen, items=items, max_tokens=max_tokens,
+            model, against=against, tasks=tasks, judge=chosen, inference=method, items=items, max_tokens=max_tokens,
             max_thinking_tokens=max_thinking_tokens, max_loss=max_loss, max_bits=max_bits, max_kl=max_kl, out=out,
             device=device, ui=ui,
         )  # fmt: skip
-        ui.report_result(format_report(report, out if against else None), report=report)
+        ui.report_result(format_report(report, out if against or method else None), report=report)
         refuse_if_gated(report)
-
-
-def parse_judge(text: str) -> Judge:
-    """The judge meant by `number` or `{name: python, function: my.module:judge}`.
-
-    Raises:
-        UserError: If there is no such judge, or its knobs are wrong.
-    """
-    from holdfast.errors import UserError
-    from holdfast.recipe.schema import choose_method
-    from holdfast.recipe.yaml_reader import parse_yaml
-
-    try:
-        return choose_method("judges", parse_yaml(text, "--judge")[0].plain_data())
-    except ValueError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise UserError(f"--judge {text}: {', '.join(lines[1:3]) or lines[0]}") from None

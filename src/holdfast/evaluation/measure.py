@@ -193,7 +193,7 @@ def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     for number, row in enumerate(task.rows):
         mine = np.flatnonzero(np.array(owners) == number)
         best, score, is_right = decide_choice(
-            logps[mine], row.meta["choices"], row.gold, task.meta.get("normalise", "none")
+            logps[mine], row.meta["choices"], row.gold, task.meta.get("normalise", "none"), subject.choice_bias
         )
         right = row.gold if isinstance(row.gold, list) else [int(i == row.gold) for i in range(len(mine))]
         items.append(

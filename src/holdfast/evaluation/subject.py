@@ -80,6 +80,7 @@ class EvaluatedModel:
         policy: Its log-probabilities; `None` when all tasks are "generate".
         prompt: The conversation that is asked in the place of another (`Decoder.transform_prompt`); `draw` does so by
             itself.
+        choice_bias: What is added to the score of each choice of several, in nats; `None`: nothing.
         judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
         width: Most tokens of a perplexity window; the model's context if that is shorter.
         micro_tokens: Tokens of one forward pass, padding included.
@@ -90,6 +91,7 @@ class EvaluatedModel:
     draw: SampleFn | None = None
     policy: Likelihood | None = None
     prompt: Callable[[list[Message]], list[Message]] = list
+    choice_bias: Callable[[str], float] | None = None
     judge: Callable[[Judge, Sequence[JudgeRequest]], list[Verdict]] = judge_without_engine
     width: int = 1024
     micro_tokens: int = 8192

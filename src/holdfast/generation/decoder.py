@@ -76,6 +76,7 @@ class Decoder:
         methods: In order; those that change nothing but weights are done with, and not among them.
         others: Models that logits are read of beside it, by name.
         sources: Where `others` come from.
+        origin: What the weights were made of after they were loaded; "" where they are those of the files.
     Raises:
         UserError: If two methods make attempts.
     """
@@ -84,6 +85,7 @@ class Decoder:
     methods: Sequence[Inference] = ()
     others: Mapping[str, Model] = field(default_factory=dict)
     sources: Mapping[str, ModelSource] = field(default_factory=dict)
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if len(self.methods_changing("attempts")) > 1:
@@ -93,23 +95,32 @@ class Decoder:
     def identity(self) -> str:
         """Fingerprint of what answers depend on beside the model's own weights; "" for a plain model."""
         if not self.methods:
-            return ""
+            return self.origin
         return fingerprint_json(
             [
                 [identity_of(method) for method in self.methods],
                 {name: source.fingerprint for name, source in self.sources.items()},
+                *([self.origin] if self.origin else []),
             ]
         )
 
     def answer_fingerprint(self, weights: str) -> str:
         """The fingerprint of the answers, where `weights` is that of the model's weights."""
-        return f"{weights}+{self.identity[:16]}" if self.methods else weights
+        return f"{weights}+{self.identity[:16]}" if self.identity else weights
 
     def transform_prompt(self, messages: list[Message]) -> list[Message]:
         """The conversation that is asked in the place of `messages`."""
         for method in self.methods_changing("prompt"):
             messages = method.prompt(messages)
         return messages
+
+    def choice_bias(self, choice: str) -> float:
+        """What is added to the score of one choice of several."""
+        return sum(method.choice_bias(choice) for method in self.methods_changing("choice_bias"))
+
+    def find_prefix(self, messages: list[Message]) -> str:
+        """The text that the answer to a question begins with."""
+        return "".join(method.prefix(messages) for method in self.methods_changing("prefix"))
 
     def build_policy(self, chat: Chat | None = None) -> Policy | JointPolicy:
         """The model's log-probabilities.
@@ -134,19 +145,20 @@ class Decoder:
         Args:
             spec: "native" or "transformers".
             fingerprint: Of the model's weights.
-            options: As of `generation.factory.local_engine`. An answer out of several attempts is not seen growing.
+            options: As of `generation.factory.local_engine`. An answer out of several attempts, or one whose beginning
+                is given, is not seen growing.
         """
         from holdfast.generation.factory import build_local_engine
         from holdfast.generation.joint_forward import LogitMixture
 
-        if self.methods_changing("attempts"):
+        if self.methods_changing("attempts") or self.methods_changing("prefix"):
             options.pop("on_text", None)
         mixes = bool(self.methods_changing("logits"))
         mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat)) if mixes else None
         engine = build_local_engine(
             self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
         )
-        return _DecoderEngine(engine, self) if self.methods else engine
+        return _DecoderEngine(engine, self, chat) if self.methods else engine
 
     def mix_logits(self, step: LogitStep, chat: Chat | None = None) -> Tensor:
         """The logits [n, V] that count, from those of each model; cut to the tokens that all of them have."""
@@ -178,6 +190,11 @@ class Decoder:
         if len(self.methods) > 1:
             raise RunError("several inference methods at once have no file yet; save the model with one of them")
         return InferenceSetup(inference=self.methods[0], changes=self.changes, models=dict(self.sources))
+
+    def describe_answers(self) -> str:
+        """How answers are made, in a line; "" for a plain model."""
+        setups = [replace(self, methods=[method]).build_setup() for method in self.methods]
+        return "; then ".join(setup.line for setup in setups if setup)
 
     def write_setup(self, directory: Path) -> None:
         """Write `inference.json` beside the weights; nothing for a plain model."""
@@ -303,10 +320,10 @@ def check_models(method: Inference, model: str) -> None:
 
 
 class _DecoderEngine:
-    """An engine asked through a decoder: with other prompts, other sampling, several attempts."""
+    """An engine asked through a decoder: other prompts and sampling, given beginnings, several attempts."""
 
-    def __init__(self, engine: Engine, decoder: Decoder) -> None:
-        self.engine, self.decoder = engine, decoder
+    def __init__(self, engine: Engine, decoder: Decoder, chat: Chat) -> None:
+        self.engine, self.decoder, self.chat = engine, decoder, chat
 
     @property
     def fingerprint(self) -> str:
@@ -318,12 +335,31 @@ class _DecoderEngine:
             params = method.sampling(params)
         if attempting := self.decoder.methods_changing("attempts"):
             return self._sample_attempts(attempting[0].attempts, requests, params)
-        return self.engine.sample(
-            [(self._transform_request(request), indexes) for request, indexes in requests], params
-        )
+        return self._ask_model(requests, params)
 
-    def _transform_request(self, request: Request) -> Request:
-        return replace(request, messages=self.decoder.transform_prompt(request.messages))
+    def _ask_model(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
+        """Samples of the requests as the methods change them; what an answer begins with is a part of its text."""
+        prefixes = {
+            request.key: prefix
+            for request, _ in requests
+            if not request.prefill and (prefix := self.decoder.find_prefix(request.messages))
+        }
+        changed_requests = [
+            (
+                replace(
+                    request,
+                    messages=self.decoder.transform_prompt(request.messages),
+                    prefill=request.prefill or prefixes.get(request.key, ""),
+                ),
+                indexes,
+            )
+            for request, indexes in requests
+        ]
+        for sample in self.engine.sample(changed_requests, params):
+            if prefix := prefixes.get(sample.key):
+                tokens = sample.tokens + len(answer_ids(self.chat, prefix))
+                sample = replace(sample, text=prefix + sample.text, tokens=tokens)
+            yield sample
 
     def _sample_attempts(
         self,
@@ -349,8 +385,8 @@ class _DecoderEngine:
                 for place, request in enumerate(next_requests):
                     key = f"{question[0]}/{question[1]}/{number}.{place}"
                     owners[key] = (question, place)
-                    round_requests.append((replace(self._transform_request(request), key=key), [0]))
-            for sample in self.engine.sample(round_requests, params) if round_requests else ():
+                    round_requests.append((replace(request, key=key), [0]))
+            for sample in self._ask_model(round_requests, params) if round_requests else ():
                 question, place = owners[sample.key]
                 waiting[question][place] = sample
             answers, number = dict(waiting), number + 1

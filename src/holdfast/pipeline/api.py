@@ -12,6 +12,7 @@ from holdfast.core.quiet import quiet_libraries
 from holdfast.recipe.in_memory import name_objects, store_model
 
 if TYPE_CHECKING:
+    from holdfast.axes.inference import Inference
     from holdfast.axes.judge import Judge
     from holdfast.models.loading import LoadedModel
     from holdfast.pipeline.results import RunResult
@@ -146,6 +147,7 @@ def evaluate(
     against: Any = None,
     tasks: list[str] | None = None,
     judge: Judge | None = None,
+    inference: Inference | str | dict[str, Any] | None = None,
     items: int = 200,
     max_tokens: int = 128,
     max_thinking_tokens: int = 1024,
@@ -162,6 +164,8 @@ def evaluate(
         model, against: Names as in a recipe, finished runs, or transformers models.
         tasks: Names as in `evaluate.keep`; default: a run's own tasks, or all skills for a laboratory model.
         judge: For files; default: found from the rows.
+        inference: A method, its name or its mapping, through which the model answers; default for `against`: itself
+            without it.
         max_tokens, max_thinking_tokens: Longest answer, and longest thought before it.
         max_loss, max_bits: Gates: points on the mean drop, per cent on the mean rise of the texts' bits.
         out: Directory for items and report.
@@ -171,6 +175,7 @@ def evaluate(
         The parts of `report.json` that come from measuring.
     """
     from holdfast.pipeline.evaluate import evaluate as run_evaluate
+    from holdfast.recipe.schema import choose_method
 
     def resolve_model(one: Any) -> Any:
         return store_model(getattr(one, "path", one), tokenizer if hasattr(one, "save_pretrained") else None)
@@ -179,8 +184,8 @@ def evaluate(
         return run_evaluate(
             str(resolve_model(model)),
             against=None if against is None else str(resolve_model(against)),
-            tasks=tasks, judge=judge, items=items, max_tokens=max_tokens,
-            max_thinking_tokens=max_thinking_tokens,
+            tasks=tasks, judge=judge, inference=choose_method("inference", inference),
+            items=items, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens,
             max_loss=max_loss, max_bits=max_bits, out=out, ui=voice,
         )  # fmt: skip
 

@@ -123,9 +123,10 @@ def write_lines(ui: Progress, lines: list[str]) -> None:
 
 def list_early_warnings(recipe: Recipe, model: Path, rows: Rows, tasks: list[Task]) -> list[str]:
     """What is to be said of the model and the rows before anything is encoded."""
+    from holdfast.evaluation.method_reach import describe_reach
     from holdfast.evaluation.tasks.by_name import warn_of_nothing_kept
 
-    lines = (warn_of_nothing_kept(tasks), describe_decoding(model))
+    lines = (warn_of_nothing_kept(tasks), describe_decoding(model), *describe_reach(recipe.inference, tasks))
     return [*filter(None, lines), *describe_overlaps(recipe, rows, tasks)]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
 from holdfast.evaluation.gate import apply_gate, refuse_gate
+from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.summary import compute_score, summarise_run
 from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
@@ -20,6 +21,7 @@ from holdfast.recipe.schema import Gate
 from holdfast.report.schema import RunReport, validate_report
 
 if TYPE_CHECKING:
+    from holdfast.axes.inference import Inference
     from holdfast.axes.judge import Judge
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.task import ItemResult, Task
@@ -34,6 +36,7 @@ def evaluate(
     against: str | None = None,
     tasks: list[str] | None = None,
     judge: Judge | None = None,
+    inference: Inference | None = None,
     items: int = 200,
     max_tokens: int = 128,
     max_thinking_tokens: int = 1024,
@@ -51,6 +54,7 @@ def evaluate(
         tasks: Names as in `evaluate.keep`; default: a run's own tasks, all skills for a laboratory model,
             the probe for any other. Without `against`, a run or an adapter is compared on the probe with its own base.
         judge: For files; default: found from the rows.
+        inference: How the model answers, whatever it was trained with; default for `against`: the model without it.
         max_tokens, max_thinking_tokens: Longest answer, and longest thought before it.
         max_loss: Gate on the mean drop, in points.
         max_bits: Gate on the mean rise of the texts' bits, in per cent.
@@ -64,6 +68,7 @@ def evaluate(
     from holdfast.models.loading import load_model
 
     ui = ui or Progress.create_silent()
+    against = model if against is None and inference is not None else against
     for name in (model, against):
         if name is not None:
             locate_model(name)  # what is no model is said first, not after the tasks
@@ -71,9 +76,7 @@ def evaluate(
         model, tasks, judge, TaskSettings(items, max_tokens, max_thinking_tokens), ui.write_line
     )
     limits = Gate(max_loss=max_loss, max_bits=max_bits, max_kl=max_kl)
-    for task in chosen_tasks:
-        if "why" in task.meta:
-            ui.write_line(task.meta["why"])
+    _tell_of_tasks(chosen_tasks, inference, ui)
     if against is not None:
         refuse_gate(limits, chosen_tasks)
     base = against if against is not None else _find_own_base(model, chosen_tasks, ui)
@@ -89,7 +92,7 @@ def evaluate(
         before, reference = _measure_model(loaded_model, base, paired_tasks, "base", out, ui, settings=settings)
         loaded_model = load_model(model, device=device)
     after, _ = _measure_model(
-        loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings, has_roles=not tasks
+        loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings, has_roles=not tasks, method=inference
     )
     if against is not None:
         report = summarise_run(chosen_tasks, before, after) | {"gate": None}
@@ -103,6 +106,15 @@ def evaluate(
     if out is not None:
         _write_report(Path(out), report, is_paired=against is not None)
     return report
+
+
+def _tell_of_tasks(tasks: Sequence[Task], inference: Inference | None, ui: Progress) -> None:
+    """Say how tasks are measured whose way was found from their rows, and which see nothing of a method."""
+    for task in tasks:
+        if "why" in task.meta:
+            ui.write_line(task.meta["why"])
+    for line in describe_reach(inference, tasks):
+        ui.warn(line)
 
 
 def _find_chat_settings(*names: str | None) -> ChatSettings:
@@ -121,18 +133,9 @@ def _find_chat_settings(*names: str | None) -> ChatSettings:
 
 def _find_own_base(model: str, tasks: Sequence[Task], ui: Progress) -> str | None:
     """The model that a run or an adapter started from, where the probe needs it and it is there."""
-    from holdfast.models.files import is_adapter
-    from holdfast.models.loading import adapter_base, locate_model
+    from holdfast.models.own_base import find_own_base
 
-    if not any(task.kind == "probe" for task in tasks):
-        return None
-    if (Path(model) / "report.json").exists():
-        from holdfast.recipe.loader import read_recipe
-
-        base = read_recipe(Path(model)).recipe.model
-    elif is_adapter(path := locate_model(model)):
-        base = str(adapter_base(path))
-    else:
+    if not any(task.kind == "probe" for task in tasks) or (base := find_own_base(model)) is None:
         return None
     try:
         locate_model(base)
@@ -200,33 +203,37 @@ def _choose_tasks(
 def _measure_model(
     loaded_model: LoadedModel, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
     reference: Reference | None = None, settings: ChatSettings | None = None, has_roles: bool = False,
+    method: Inference | None = None,
 ) -> tuple[dict[str, list[ItemResult]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference.
 
     Args:
         has_roles: Whether the tasks are a run's, some of them to be kept; tasks that somebody names are asked as `chat`
             asks.
+        method: Through which it answers besides.
     """
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.measure import count_items, measure_all
     from holdfast.evaluation.results_store import ResultsStore, shared_store
     from holdfast.evaluation.subject import EvaluatedModel
-    from holdfast.generation.decoder import open_decoder
+    from holdfast.generation.chosen_method import open_chosen_decoder
     from holdfast.generation.factory import build_sample_fn
     from holdfast.models.loading import count_embeddings
 
     chat = (settings or ChatSettings()).build_chat(loaded_model.tokenizer)
     chat.limit_to(count_embeddings(loaded_model.model))
-    decoder = open_decoder(loaded_model)
-    if setup := decoder.build_setup():
-        ui.write_line(f"{name}: {setup.line}")
+    decoder = open_chosen_decoder(loaded_model, name, method)
+    if line := decoder.describe_answers():
+        ui.write_line(f"{name}: {line}")
 
     def build_subject(decoder: Decoder, fingerprint: str) -> EvaluatedModel:
         policy = compile_passes(decoder.build_policy(chat), "auto", ui.write_once)
         return EvaluatedModel(
             decoder.answer_fingerprint(fingerprint), chat,
             build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once)),
-            policy, prompt=decoder.transform_prompt, extra=describe_arithmetic(policy), reference=reference,
+            policy, prompt=decoder.transform_prompt,
+            choice_bias=decoder.choice_bias if decoder.methods else None,
+            extra=describe_arithmetic(policy), reference=reference,
         )  # fmt: skip
 
     subject, fingerprint = build_subject(decoder, loaded_model.fingerprint), f"{loaded_model.fingerprint}/elsewhere"

@@ -15,6 +15,7 @@ from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_file, remove_leftovers
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
+from holdfast.evaluation.method_reach import describe_reach
 from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.curation_key import open_replay_rows
 from holdfast.pipeline.explanation import describe_drops, explain_rows
@@ -167,7 +168,8 @@ def prepare_run(
     )
     if trains:
         refuse_unmeasured(recipe, tasks)
-        for line in filter(None, (warn_of_nothing_kept(tasks), describe_decoding(base.path))):
+        lines = (warn_of_nothing_kept(tasks), describe_decoding(base.path), *describe_reach(recipe.inference, tasks))
+        for line in filter(None, lines):
             ui.warn(line)
         _report_limits(recipe, base, sources, tasks, chat, ui)
     if ranks.main and not recipe.stages:

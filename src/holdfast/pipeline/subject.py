@@ -41,6 +41,7 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str, tuner: Tu
         draw=work.journal.build_sample_fn(engine),
         policy=policy,
         prompt=decoder.transform_prompt,
+        choice_bias=decoder.choice_bias if decoder.methods else None,
         judge=lambda judge, answers: build_cached_judge(judge, work)(answers),
         reference=work.reference,
         elsewhere=None if other is None else build_subject(work, other, f"{name}/elsewhere"),

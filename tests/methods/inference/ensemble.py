@@ -44,6 +44,21 @@ class Opening(Inference):
         return step["tuned"]
 
 
+class Beginning(Inference):
+    """Every answer begins alike, and choices that say so are preferred. [laboratory]"""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"text": "", "bias": 0.0}
+
+    text: str = Field("the ", description="With what.")
+    bias: float = Field(1.0, description="In nats, for choices that begin so.")
+
+    def prefix(self, messages: list[Message]) -> str:
+        return self.text
+
+    def choice_bias(self, choice: str) -> float:
+        return self.bias if choice.startswith(self.text) else 0.0
+
+
 class Shots(Inference):
     """Worked examples before every question. [Brown et al. 2020, arXiv 2005.14165]"""
 

@@ -19,6 +19,7 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.measure import measure_task
+from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.subject import EvaluatedModel
 from holdfast.evaluation.task import Task
 from holdfast.generation.decoder import FILE, Decoder, build_decoder, open_decoder, read_setup
@@ -27,7 +28,9 @@ from holdfast.generation.prompt_ids import answer_ids, prompt_ids
 from holdfast.models.loading import LoadedModel, load_model
 from holdfast.models.policy import Policy
 
-OWN = {name.lower(): f"methods.inference.ensemble:{name}" for name in ("Ensemble", "Opening", "Shots", "Vote")}
+OWN = {
+    name.lower(): f"methods.inference.ensemble:{name}" for name in ("Beginning", "Ensemble", "Opening", "Shots", "Vote")
+}
 METHODS = [*method_names("inference"), *OWN]
 ENGINES = ("native", "transformers")
 QUESTIONS = [f"Add {a} and {b}{' please' * (a % 3)}" for a in range(3) for b in (12, 7)]
@@ -187,6 +190,59 @@ def test_prompts_reach_likelihoods_and_votes_count(pair: tuple[LoadedModel, Load
     vote = decoder_of("vote", {"n": 5, "temperature": 3.0}, pair)
     assert len(set(answers(vote, chat, "native").values())) > len(QUESTIONS)  # two samples of a question differ
     assert set(answers(vote, chat, "native")) == {f"{q} {i}" for q in QUESTIONS for i in (0, 1)}
+
+
+def test_a_given_beginning_is_a_part_of_the_answer(pair: tuple[LoadedModel, LoadedModel]) -> None:
+    """As a forced beginning is continued; with the tokens of the beginning; a request's own goes before it."""
+    chat, decoder = Chat(pair[0].tokenizer), decoder_of("beginning", {"text": "the capital"}, pair)
+    plain = Decoder(pair[1].model)
+    ask = [{"role": "user", "content": QUESTIONS[0]}]
+    for prefill in ("", "Paris"):
+        requests = [(Request("k", ask, prefill=prefill), [0])]
+        forced = [(Request("k", ask, prefill=prefill or "the capital"), [0])]
+        (one,), (other,) = (
+            list(d.build_engine(chat, fingerprint="x").sample(r, SamplingParams(max_tokens=5)))
+            for d, r in ((decoder, requests), (plain, forced))
+        )
+        added = "" if prefill else "the capital"
+        assert one.text == added + other.text
+        assert one.tokens == other.tokens + len(chat.tokenizer.encode(added, add_special_tokens=False))
+
+
+def test_choices_are_picked_with_a_bias(pair: tuple[LoadedModel, LoadedModel]) -> None:
+    chat, choices = Chat(pair[0].tokenizer), ["Paris", "the capital", "42"]
+    rows = [Row([{"role": "user", "content": q}], reference=1, meta={"choices": choices}, id=q) for q in QUESTIONS[:3]]
+    picked = {}
+    for bias in (0.0, 1e3, -1e3):
+        decoder = decoder_of("beginning", {"text": "the", "bias": bias}, pair)
+        subject = EvaluatedModel(
+            "x", chat, policy=decoder.build_policy(), prompt=decoder.transform_prompt, choice_bias=decoder.choice_bias
+        )
+        items = measure_task(Task("t", "choice", rows), subject)
+        picked[bias] = [item.response for item in items]
+        assert all("log-likelihoods" in item.reason for item in items)
+    assert picked[1e3] == ["the capital"] * 3
+    assert "the capital" not in picked[-1e3]
+
+
+def test_what_no_task_sees_is_refused(pair: tuple[LoadedModel, LoadedModel]) -> None:
+    def task(name: str, kind: str) -> Task:
+        return Task(name, kind, [])  # type: ignore[arg-type]
+
+    vote, shots = find_method("inference", "vote")(), find_method("inference", "shots")()
+    dial = find_method("inference", "dial")()
+    texts, arc, sums = task("prose", "perplexity"), task("arc", "choice"), task("sums", "generate")
+    for method, tasks, says in (
+        (vote, [texts, arc], "vote changes sampling and attempts, of which prose, arc can see nothing"),
+        (shots, [texts], "whose answers are sampled"),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            describe_reach(method, tasks)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+    assert describe_reach(vote, [sums, arc]) == [  # type: ignore[arg-type]
+        "inference: vote changes sampling and attempts; arc: measured without it, as it cannot be seen there"
+    ]
+    assert describe_reach(dial, [texts, arc, sums]) == describe_reach(shots, [arc, sums]) == []  # type: ignore[arg-type]
 
 
 @torch.no_grad()

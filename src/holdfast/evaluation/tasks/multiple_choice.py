@@ -9,7 +9,7 @@ passage beside the question stands under it, as in training.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,7 +128,11 @@ def append_choice(prompt: Sequence[Message], choice: str) -> list[Message]:
 
 
 def decide_choice(
-    logps: np.ndarray, choices: Sequence[str], reference: Any, normalise: str = "none"
+    logps: np.ndarray,
+    choices: Sequence[str],
+    reference: Any,
+    normalise: str = "none",
+    bias: Callable[[str], float] | None = None,
 ) -> tuple[int, float, bool]:
     """`(picked, score, passed)` of one question.
 
@@ -138,9 +142,12 @@ def decide_choice(
             Or 0 / 1 per choice (TruthfulQA mc2, Lin et al. 2021, arXiv 2109.07958): the score is the share of
             probability on the true ones, and passed means more than half.
         normalise: "length" divides by the choice's characters first (`acc_norm` of lm-eval).
+        bias: What is added to each choice's value after that, in nats.
     """
     lengths = np.array([max(len(c), 1) for c in choices]) if normalise == "length" else 1.0
     values = logps / lengths
+    if bias is not None:
+        values = values + np.array([bias(choice) for choice in choices])
     best = int(np.argmax(values))
     if isinstance(reference, list):
         mass = np.exp(values - values.max())
