@@ -8,7 +8,6 @@ METHODS_ELSEWHERE: dict[str, str] = {
     "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "rloo": "grpo trains on judged answers",
-    "pissa": "lora starts default, gaussian or orthogonal (tuner.init)",
     "galore": "adalomo is the optimizer that holds neither gradients nor states of the weights' size",
     "llama-adapter": "prefix trains keys and values in front of every layer's, as it does",
     **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit"],

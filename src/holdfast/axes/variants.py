@@ -102,6 +102,12 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
             "depend on the size of gradients, so B in units of 1/16 makes them 16 times as long. Another ratio is "
             "another alpha. Under optimizers whose steps follow the gradient (sgd, lomo) it is not the same.",
         ),
+        "pissa": Variant(
+            "lora", "Low-rank updates that start as what is largest in the weights.",
+            "Meng et al. 2024, arXiv 2404.02948", {"init": "pissa", "alpha": 8.0},
+            "The authors' alpha is the rank, as here. They take the start out of the weights; here it is taken off "
+            "beside them, which is the same sum, and the base is never changed.",
+        ),
         "qlora": Variant(
             "lora", "Low-rank updates beside frozen weights in 4 bits.", "Dettmers et al. 2023, arXiv 2305.14314",
             {"base_bits": 4},

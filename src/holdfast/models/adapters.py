@@ -19,7 +19,7 @@ from holdfast.models.files import PEFT_SETTINGS, TUNER
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from holdfast.models.loading import Model
@@ -100,11 +100,19 @@ class PeftTuner(Tuner):
             name: tensor.to("cpu", dtype) if "modules_to_save" in name else tensor.cpu() if name in own else tensor
             for name, tensor in model.state_dict().items()
         }
-        # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
-        model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
+        self.write_adapter(model, directory, state)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty form
         vllm_serves = settings.peft_type == "LORA" and not settings.use_dora and not settings.modules_to_save
         return PEFT if vllm_serves else replace(PEFT, serve="")  # vLLM knows plain LoRA alone
+
+    def write_adapter(self, model: Model, directory: Path, state: dict[str, Tensor]) -> None:
+        """Write settings and tensors as PEFT does.
+
+        Args:
+            state: Of the model, as it is to be stored.
+        """
+        # The base is not stored, so its embeddings need no copy; "auto" would ask the hub about them.
+        model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
 
     def load(self, directory: Path, base: PreTrainedModel) -> Model:
         """A `PeftModel` around `base`."""

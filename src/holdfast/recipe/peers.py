@@ -19,6 +19,7 @@ def _map_values(names: Mapping[str | int, str | None]) -> Convert:
 
 
 PACKED = _map_values({True: "packed", False: "padded"})
+PISSA = _map_values({True: "pissa", False: "default"})
 SCHEDULES = _map_values({"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine"})
 
 
@@ -65,6 +66,8 @@ SAME: dict[str, tuple[str, Convert | None]] = {
     "peft_use_dora": ("tuner.dora", None),
     "use_dora": ("tuner.dora", None),
     "use_rslora": ("tuner.rslora", None),
+    "use_pissa": ("tuner.init", PISSA),
+    "pissa_init": ("tuner.init", PISSA),
     "neftune_noise_alpha": ("objective.alpha", None),
     "beta": ("objective.beta", None),
     "pref_beta": ("objective.beta", None),
@@ -136,6 +139,8 @@ IMPLIED = {
     "peft_use_dora": ("tuner", "lora"),
     "use_dora": ("tuner", "lora"),
     "use_rslora": ("tuner", "lora"),
+    "use_pissa": ("tuner", "lora"),
+    "pissa_init": ("tuner", "lora"),
     "neftune_noise_alpha": ("objective", "neftune"),
 }
 """Beginnings of names that speak of one method only: the axis it is chosen on, and the method."""
@@ -232,9 +237,9 @@ INSTEAD: dict[str, str] = {
     "shift_attn": "tuner: longlora trains with attention in shifted groups",
     "lora_model_dir": "model may be an adapter's folder, once it is merged: holdfast export RUN MERGED --merge",
     "use_galore": "not supported: lomo is the optimizer that holds no states",
-    "loraplus_lr_ratio": "not supported: lora has one learning rate",
-    "use_pissa": "not supported: tuner.init is default, gaussian or orthogonal",
-    "pissa_init": "not supported: tuner.init is default, gaussian or orthogonal",
+    "loraplus_lr_ratio": "not supported as a rate: tuner lora_plus is the ratio 16 (any other is tuner.alpha)",
+    "pissa_iter": "tuner.init is pissa, or pissa_niter_16",
+    "pissa_convert": "an adapter is always stored as plain LoRA for the untouched base",
     "val_file": "data.test is a file or a share of the rows",
     "test_datasets": "data.test is a file or a share of the rows",
     "load_best_model_at_end": "train.keep: best ends with the weights of the best evaluation",

@@ -6,12 +6,14 @@ import re
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast.axes.registry import find_method
 from holdfast.errors import UserError
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.merging import fold_adapter
+from holdfast.testing.tuners import check_declarations, check_pairs_and_resume, check_saved
 
 
 def logits(model, tokenizer):
@@ -24,8 +26,14 @@ def disturb(model):
     """Give every B something to say."""
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name and p.requires_grad:
                 p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+
+
+KNOBS = (
+    {}, {"rslora": True}, {"dora": True}, {"init": "orthogonal"}, {"alpha": 32.0}, {"init": "pissa"},
+    {"init": "pissa_niter_16", "rslora": True},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gemma2"])
@@ -55,7 +63,7 @@ def test_the_seed_alone_decides_the_start_and_the_global_generator_is_left_alone
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("knobs", [{}, {"rslora": True}, {"dora": True}, {"init": "orthogonal"}, {"alpha": 32.0}])
+@pytest.mark.parametrize("knobs", KNOBS)
 def test_switched_off_is_the_base_and_merged_is_the_tuned(tiny, knobs):
     model, tokenizer = tiny("llama")
     before = logits(model, tokenizer)
@@ -141,7 +149,9 @@ def test_what_peft_would_refuse_is_refused_before_there_is_a_run(tiny, targets):
     assert all(p.requires_grad for p in model.parameters()), "the model is left as it was"
 
 
-@pytest.mark.parametrize("knobs", [{"dora": True}, {"rslora": True}, {"init": "orthogonal"}, {"init": "gaussian"}])
+@pytest.mark.parametrize(
+    "knobs", [{"dora": True}, {"rslora": True}, {"init": "orthogonal"}, {"init": "gaussian"}, {"init": "pissa"}]
+)
 def test_what_peft_takes_is_let_through(tiny, knobs):
     tuner = LoRA(**knobs, modules_to_save=("lm_head",))
     tuner.check(tiny("gpt2")[0])
@@ -189,3 +199,64 @@ def test_lora_plus_is_two_rates_under_adam(tiny):
         updates.append(model.base_model.model.model.layers[1].self_attn.q_proj.get_delta_weight("default"))
     torch.testing.assert_close(*updates, rtol=1e-6, atol=1e-9)
     assert float(updates[0].detach().abs().max()) > 1e-3
+
+
+def test_pissa_starts_with_what_is_largest_and_is_saved_as_plain_lora(tiny, tmp_path):
+    """A and B are PEFT's, the sum is the base, and the file goes on the untouched base, in plain PEFT too."""
+    for kind, knobs in (("llama", {"modules_to_save": ("lm_head",)}), ("gpt2", {"rslora": True})):
+        model, tokenizer = tiny(kind)
+        before = logits(model, tokenizer)
+        tuner = find_method("tuners", "pissa")(r=4, **knobs)
+        tuned = tuner.apply(model, seed=0).eval()
+        assert torch.allclose(logits(tuned, tokenizer), before, atol=1e-5)
+        theirs = get_peft_model(
+            tiny(kind)[0],
+            LoraConfig(
+                task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights="pissa",
+                use_rslora=tuner.rslora, fan_in_fan_out=kind == "gpt2",
+            ),
+        )  # fmt: skip
+        own = {name: p for name, p in tuned.named_parameters() if p.requires_grad and "lora_" in name}
+        start = {name: p for name, p in theirs.named_parameters() if p.requires_grad}
+        assert own.keys() == start.keys()
+        assert all(torch.equal(p, start[name]) for name, p in own.items())
+        with tuner.base_context(tuned):
+            pass
+        moving = {name for name, p in tuned.named_parameters() if p.requires_grad}
+        assert not [name for name in moving if ".start." in name]
+        disturb(tuned)
+        moved = logits(tuned, tokenizer)
+        folder = tmp_path / kind
+        folder.mkdir()
+        tuner.save(tuned, folder, torch.float32)
+        for loaded in (tuner.load(folder, tiny(kind)[0]), PeftModel.from_pretrained(tiny(kind)[0], folder)):
+            torch.testing.assert_close(logits(loaded.eval(), tokenizer), moved, rtol=0, atol=1e-4)
+            assert loaded.active_peft_config.r == 8
+
+
+def test_pissa_resumes_bit_for_bit_and_has_a_reference(tmp_path):
+    """The suite's checks of what follows from a second adapter; on pairs the loss needs the base."""
+    tuner = find_method("tuners", "pissa")(r=4, alpha=4)
+    for number, check in enumerate((check_declarations, check_saved, check_pairs_and_resume)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        check(tuner, folder)
+
+
+REFUSED = (
+    (
+        {"r": 33, "target_modules": ("q_proj",)},
+        r"tuner\.r 33 is above the rank of every matrix .* LlamaForCausalLM, 32",
+    ),
+    ({"r": 17, "target_modules": ("k_proj",)}, r"tuner\.r 17 is above .*, 16 at most; set tuner\.r to 16 or fewer"),
+    ({"r": 17, "init": "pissa"}, r"tuner\.r 17: tuner\.init pissa starts with r singular values .* has 16; set"),
+    ({"init": "pissa", "dora": True}, r"tuner\.init: pissa decomposes matrices as they are; leave tuner\.dora out"),
+)
+
+
+def test_ranks_that_no_matrix_has_and_starts_that_do_not_go_together_are_refused(tiny):
+    model = tiny("llama")[0]
+    for knobs, line in REFUSED:
+        with pytest.raises(UserError, match=line):
+            LoRA(**knobs).check(model)
+    assert "tuner.r 17 is larger than 4 of the matrices" in " ".join(LoRA(r=17).list_warnings(model))

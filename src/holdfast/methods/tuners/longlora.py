@@ -19,6 +19,7 @@ from holdfast.methods.tuners.long_context import (
     position_factor,
     row_length,
 )
+from holdfast.methods.tuners.modules import count_low_rank, linear_shapes, refuse_high_rank
 from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class LongLoRA(PeftTuner):
         """
         self._group_size(model)
         check_attention(model)
+        refuse_high_rank(model, linear_shapes(model, attention_maps(model)), self.r)
         if self.context_factor(model.config) > 1:
             from holdfast.models.positions import refuse_uninterpolated
 
@@ -108,8 +110,6 @@ class LongLoRA(PeftTuner):
 
     def count_trainable(self, model: Model, seed: int = 0) -> int:
         """A and B of the maps of attention, copies of embeddings and norms."""
-        from holdfast.methods.tuners.modules import count_low_rank, linear_shapes
-
         names = embedding_and_norm_names(model, self.embeddings, self.norms)
         copies = sum(p.numel() for name in names for p in model.get_submodule(name).parameters())
         return count_low_rank(linear_shapes(model, attention_maps(model)), self.r, False) + copies

@@ -18,10 +18,11 @@ from holdfast.methods.tuners.modules import (
     count_low_rank,
     describe_high_rank,
     linear_shapes,
+    refuse_high_rank,
     resolve_targets,
 )
+from holdfast.methods.tuners.principal_start import StartingTuner
 from holdfast.methods.tuners.reach import AdapterCoverage, build_meta_adapters, compute_coverage
-from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from holdfast.models.loading import Model
 
 
-class LoRA(PeftTuner):
+class LoRA(StartingTuner):
     """Low-rank updates beside frozen weights. [Hu et al. 2021, arXiv 2106.09685]
 
     What: a linear map W [out, in] becomes W + s B A with A [r, in] drawn at random, B [out, r] = 0 and s = alpha / r
@@ -47,9 +48,11 @@ class LoRA(PeftTuner):
     Knobs: `base_bits` holds the frozen weights in 4 or 8 bits while A and B train (QLoRA, Dettmers et al. 2023, arXiv
     2305.14314): a quarter of the memory of weights in bf16, or half. `dora` trains direction and length of each
     column apart (Liu et al. 2024, arXiv 2402.09353), slower; `rslora` keeps the update's size independent of r
-    (Kalajdzievski 2023, arXiv 2312.03732), for r above 32.
+    (Kalajdzievski 2023, arXiv 2312.03732), for r above 32. `init: pissa` starts with the r largest singular triples of
+    each W instead of 0, so that these move first (Meng et al. 2024, arXiv 2404.02948); W itself stays, what A and B
+    start with is taken off beside it. `target_modules` matters most for what is forgotten: attention, mlp, or all.
 
-    Stored: A and B as a PEFT adapter. Merging adds s B A to W.
+    Stored: A and B as a PEFT adapter (of twice the rank with `init: pissa`). Merging adds s B A to W.
 
     Paper: Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen 2021, arXiv 2106.09685.
     """
@@ -71,8 +74,10 @@ class LoRA(PeftTuner):
     modules_to_save: tuple[str, ...] = Field((), description="Modules trained in full and stored with the adapter.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r).")
     dora: bool = Field(False, description="Weight-decomposed LoRA.")
-    init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B)."
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16"] = Field(
+        "default",
+        description="Start of A: default (Kaiming uniform), gaussian, or orthogonal (A and B); or of A and B what is "
+        "largest in W: pissa (a full decomposition), pissa_niter_16 (seconds for large models, all but as good).",
     )
     base_bits: Literal[4, 8] | None = Field(
         None,
@@ -86,13 +91,9 @@ class LoRA(PeftTuner):
         return self.base_bits
 
     def apply(self, model: Model, seed: int) -> Model:
-        """A `PeftModel` around `model`, whose A start from `seed`; the base weights are frozen.
-
-        Raises:
-            UserError: If `target_modules` matches nothing in the model.
-        """
+        """A `PeftModel` around `model`, whose A start from `seed`; the base weights are frozen."""
         self._check_names(model)
-        return attach_adapter(model, self._build_config(model), seed)
+        return self.attach_from_start(model, self._build_config(model), seed)
 
     def _build_config(self, model: Model) -> LoraConfig:
         from peft import LoraConfig
@@ -107,16 +108,18 @@ class LoRA(PeftTuner):
             modules_to_save=list(self.modules_to_save) or None,
             use_rslora=self.rslora,
             use_dora=self.dora,
-            init_lora_weights=True if self.init == "default" else self.init,
+            init_lora_weights=self.init if self.init in ("gaussian", "orthogonal") else True,
             # GPT-2 stores its linear maps transposed; PEFT asks to be told.
             fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),
         )
 
     def check(self, model: Model) -> None:
-        """See that every name is that of a module, that an expression matches some, and that PEFT can adapt them."""
+        """See that every name is that of a module, and that PEFT can adapt them as these settings say."""
         self._check_names(model)
         self._compute_coverage(model)
         check_base_bits(model, self.base_bits)
+        refuse_high_rank(model, shapes := self._list_shapes(model), self.r)
+        self.check_start(model, shapes)
 
     def _check_names(self, model: Model) -> None:
         check_targets(model, resolve_targets(model, self.target_modules))
@@ -125,17 +128,19 @@ class LoRA(PeftTuner):
 
     def _compute_coverage(self, model: Model) -> AdapterCoverage:
         config = self._build_config(model)
-        if self.init != "default":
-            config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
+        config.init_lora_weights = True  # other starts are computed, and a model without weights computes nothing
         return compute_coverage(build_meta_adapters(model, config))
 
     def count_trainable(self, model: Model, seed: int = 0) -> int:
         """A and B of every matrix and of every expert, magnitudes of `dora`, and modules trained in full."""
         return (
-            count_low_rank(linear_shapes(model, resolve_targets(model, self.target_modules)), self.r, self.dora)
+            count_low_rank(self._list_shapes(model), self.r, self.dora)
             + count_expert_ranks(model, self.target_parameters, self.r)
             + count_copies(model, self.modules_to_save)
         )
+
+    def _list_shapes(self, model: Model) -> list[tuple[int, int]]:
+        return linear_shapes(model, resolve_targets(model, self.target_modules))
 
     def list_notes(self, model: Model) -> list[str]:
         """A line with the share of the weights that adapters sit beside."""
@@ -149,6 +154,6 @@ class LoRA(PeftTuner):
     def list_warnings(self, model: Model) -> list[str]:
         """Lines when the rank is above that of matrices it updates, and when all-linear leaves out experts."""
         return [
-            *describe_high_rank(linear_shapes(model, resolve_targets(model, self.target_modules)), self.r),
+            *describe_high_rank(self._list_shapes(model), self.r),
             *(self._compute_coverage(model).describe_skipped_experts() if self.target_modules in (ALL, "all") else ()),
         ]

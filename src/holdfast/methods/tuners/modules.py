@@ -146,6 +146,19 @@ def count_expert_ranks(model: Model, parameter_names: tuple[str, ...], r: int) -
     return sum(r * (p.shape[0] if p.ndim > 2 else 1) * (p.shape[-1] + p.shape[-2]) for p in tensors)
 
 
+def refuse_high_rank(model: Model, shapes: list[tuple[int, int]], r: int) -> None:
+    """See that a rank is one that some matrix of these shapes can have.
+
+    Raises:
+        UserError: If it is above the smaller side of all of them.
+    """
+    if shapes and r > (most := max(map(min, shapes))):
+        raise UserError(
+            f"tuner.r {r:,} is above the rank of every matrix it would update in {type(model).__name__}, {most:,} at "
+            f"most; set tuner.r to {most:,} or fewer, or tuner: full"
+        )
+
+
 def describe_high_rank(shapes: list[tuple[int, int]], r: int) -> list[str]:
     """A line when the rank is above that of matrices of these shapes: more parameters than the whole matrix has."""
     smaller = [shape for shape in shapes if min(shape) < r]
