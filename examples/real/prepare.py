@@ -59,15 +59,14 @@ def main() -> None:
 
 
 def write_snips(source: Path, out: Path) -> Path:
-    """Intent detection: the request and the intents in words; the judge finds the intent in any sentence."""
+    """Intent detection, in words that the judge finds in any sentence: with the intents listed, and without."""
     texts, labels = ((source / name).read_text(encoding="utf-8").splitlines() for name in ("seq.in", "label"))
     names = list(INTENTS.values())
     asked = f"Which of these does the request want: {', '.join(names)}?\n\nRequest: "
-    rows = [
-        classified(asked + text.strip(), INTENTS[label.strip()], names)
-        for text, label in zip(texts, labels, strict=True)
-    ]
-    return write_lines(out / "snips.jsonl", shuffled(rows))
+    requests = [(text.strip(), INTENTS[label.strip()]) for text, label in zip(texts, labels, strict=True)]
+    brief = [classified(f"In a few words, what does this ask for?\n\n{text}", label, names) for text, label in requests]
+    write_lines(out / "snips-short.jsonl", shuffled(brief))
+    return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
 
 def write_banking(source: Path, out: Path) -> Path:
