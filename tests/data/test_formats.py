@@ -342,7 +342,7 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
         ),
         (
             [{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER]}],
-            ":1: messages[0] (user) holds a part of type image_url, only text can be trained on; remove the row or leave it out",
+            ":1: x: no such picture; a relative path begins at the folder of the data file; remove the row or mend it",
         ),
         (
             [{"messages": [USER, {**ANSWER, "weight": 0}]}],
@@ -350,7 +350,7 @@ def fails(line: str, source: str = "train.jsonl", format: str = "auto") -> None:
         ),
         (
             [{"messages": turns("Q", "A"), "images": ["a.jpg"]}],
-            ":1: field images holds media, only text can be trained on; remove the row or take it out",
+            ":1: a.jpg: no such picture; a relative path begins at the folder of the data file; remove the row or mend it",
         ),
         (
             [{"prompt": "Q", "chosen": "A", "rejected": "A"}],

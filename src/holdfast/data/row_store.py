@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.core.files import fresh_directory, seal_directory
+from holdfast.data.pictures.references import compared_text
 from holdfast.data.rows import LazyRows, Row, Rows, fingerprint_json, without_place
 
 
@@ -150,7 +151,7 @@ class RowView(LazyRows):
 def prompt_key(row: Row) -> int:
     """64 bits naming a row's prompt, white space aside; of plain text, the text."""
     prompt = row.prompt or row.messages
-    text = "\0".join(f"{m['role']}:{' '.join(m['content'].split())}" for m in prompt)
+    text = "\0".join(f"{m['role']}:{' '.join(compared_text(m).split())}" for m in prompt)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+from holdfast.data.pictures.references import identify_pictures
 from holdfast.data.thoughts import final_answer
 
 Message = dict[str, Any]
 """`{"role": "system" | "user" | "assistant", "content": str}`; an assistant message may carry `"weight": 0`
-(as in the OpenAI format) to be read but not trained on."""
+(as in the OpenAI format) to be read but not trained on; one with pictures has `"images": [reference, ...]`, one for
+each `<image>` in its content (`data.pictures.references`)."""
 
 
 BEGINNING = 48
@@ -60,7 +62,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if not self.id:
-            self.id = fingerprint_json([self.messages, self.chosen, self.rejected])[:16]
+            self.id = fingerprint_json([identify_pictures(self.messages), self.chosen, self.rejected])[:16]
 
     @property
     def prompt(self) -> list[Message]:
@@ -170,7 +172,7 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
         return own_fingerprint
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(fingerprint_json(row.to_json()).encode())
+        digest.update(fingerprint_json(row.to_json() | {"messages": identify_pictures(row.messages)}).encode())
     return digest.hexdigest()
 
 

@@ -250,11 +250,14 @@ def _measure_answers(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     sequences = [
         cut_to_context(
             EncodedSequence(
-                ids=np.asarray(ids, dtype=np.int32), label_mask=np.asarray(label_mask, dtype=bool), row=number
+                ids=np.asarray(ids, dtype=np.int32),
+                label_mask=np.asarray(label_mask, dtype=bool),
+                row=number,
+                pictures=subject.chat.pictures.list_pictures(part),
             ),
             subject,
         )
-        for (number, _), (ids, label_mask) in zip(parts, both, strict=True)
+        for (number, part), (ids, label_mask) in zip(parts, both, strict=True)
     ]
     totals, tokens = _sum_per_row(sequences, subject, len(task.rows))
     items = []

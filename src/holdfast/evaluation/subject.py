@@ -178,6 +178,8 @@ def cut_to_context(sequence: EncodedSequence, subject: EvaluatedModel) -> Encode
         return sequence
     label_mask = sequence.label_mask[-limit:].copy()
     label_mask[0] = False
+    if sequence.pictures is not None:  # without some of their tokens they cannot be read: nothing of it is measured
+        return EncodedSequence(ids=sequence.ids[:1], label_mask=np.zeros(1, dtype=bool), row=sequence.row)
     return EncodedSequence(ids=sequence.ids[-limit:], label_mask=label_mask, row=sequence.row)
 
 

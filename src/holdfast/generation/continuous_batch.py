@@ -29,6 +29,7 @@ from holdfast.generation.thought_budget import ThoughtState
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
+    from holdfast.data.rows import Message
     from holdfast.models.loading import Model
 
 REFILL = 8
@@ -54,6 +55,8 @@ class PendingSample:
     opening: str = ""
     """What the prompt has opened of a thought."""
     thought: ThoughtState | None = None
+    pictures: Sequence[Message] = ()
+    """The messages of a prompt with pictures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import IO, Any
 from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.core.files import replace_file
 from holdfast.core.interrupts import defer_interrupts
+from holdfast.data.pictures.references import identify_pictures
 from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 
@@ -126,7 +127,9 @@ class Journal:
         for request in requests:
             if (request.key, 0) in names:
                 raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
-            prompt = fingerprint_json([*common_parts, request.key, request.messages, request.prefill])
+            prompt = fingerprint_json(
+                [*common_parts, request.key, identify_pictures(request.messages), request.prefill]
+            )
             for index in range(params.n):
                 names[request.key, index] = f"{prompt[:32]}-{index}"
         return names

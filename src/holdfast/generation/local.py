@@ -12,6 +12,7 @@ import torch
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core.progress import ignore_call
+from holdfast.data.pictures.references import pictures_of
 from holdfast.data.thoughts import MARKS
 from holdfast.generation.continuous_batch import PendingSample
 from holdfast.generation.journal import sample_seed
@@ -100,6 +101,7 @@ class LocalEngine:
         for (request, indexes), prompt in zip(requests, prompts, strict=True):
             room = most if self._context is None else min(most, self._context - len(prompt))
             opening = opening_of(self.chat, request)
+            shows = request.messages if pictures_of(request.messages) else ()
             for index in indexes:
                 if room < 1:
                     self.counts["too long"] += 1
@@ -107,7 +109,7 @@ class LocalEngine:
                 else:
                     seed = sample_seed(params.seed, request.key, index)
                     thought = ThoughtState(budget, opening, room) if budget else None
-                    pending.append(PendingSample(request.key, index, prompt, room, seed, opening, thought))
+                    pending.append(PendingSample(request.key, index, prompt, room, seed, opening, thought, shows))
         return pending, over
 
     def build_thought_budget(self, params: SamplingParams) -> ThoughtBudget | None:

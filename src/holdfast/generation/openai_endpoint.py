@@ -20,6 +20,8 @@ from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core.safe_text import HIDDEN_KEY, hide_keys, make_printable, published_address, split_address
 from holdfast.core.spelling import suggest_name
 from holdfast.data.chat.tools import TOOL_KEYS, tools_of
+from holdfast.data.pictures.reader import encode_picture, read_picture
+from holdfast.data.pictures.references import split_content
 from holdfast.data.rows import Message, fingerprint_json
 from holdfast.data.thoughts import join_thought
 from holdfast.errors import RunError, UserError
@@ -274,6 +276,12 @@ def _encode_message(message: Message) -> dict[str, Any]:
         "content": message["content"],
         **{k: message[k] for k in TOOL_KEYS if k in message},
     }
+    if "images" in message:
+        urls = iter([encode_picture(read_picture(reference)) for reference in message["images"]])
+        fields["content"] = [
+            {"type": "image_url", "image_url": {"url": next(urls)}} if part["type"] == "image" else part
+            for part in split_content(message)
+        ]
     for number, call in enumerate(fields.pop("tool_calls", [])):
         function = {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}
         fields.setdefault("tool_calls", []).append({"id": f"call-{number}", **call, "function": function})

@@ -17,11 +17,14 @@ def native_lacks(model: Model) -> str:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     from holdfast.models.compiled_layers import pause_compiled
+    from holdfast.models.eyes import has_eyes
     from holdfast.models.loading import eval_mode
     from holdfast.models.virtual_tokens import virtual_tokens_of
 
     if virtual_tokens_of(model):
         return "virtual tokens before a prompt"
+    if has_eyes(model.config):
+        return "pictures"
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - ATTENTION
     if kinds:

@@ -19,15 +19,19 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.axes.inference import LogitStep
+from holdfast.data.pictures.processor import join_inputs
+from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import PendingSample, build_sample, find_stop
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
 from holdfast.models.compiled_layers import pause_compiled
+from holdfast.models.eyes import PictureInputs
 from holdfast.models.llama_family import outputs_agree
 from holdfast.models.loading import has_adapter
 from holdfast.models.placement import widest_dtype
 
 if TYPE_CHECKING:
+    from holdfast.data.rows import Message
     from holdfast.generation.joint_forward import LogitMixture
     from holdfast.models.loading import Model
 
@@ -61,6 +65,7 @@ class GenerateEngine(LocalEngine):
     def update_model(self, model: Model, fingerprint: str) -> None:
         super().update_model(model, fingerprint)
         self.causal: Any = model.get_base_model() if has_adapter(model) else model
+        self.eyes = PictureInputs(self.causal)
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), a batch at a time."""
@@ -112,17 +117,24 @@ class GenerateEngine(LocalEngine):
 
     def _generate_batch(self, batch: list[PendingSample], params: SamplingParams) -> list[Sample]:
         lines = _Lines(self, batch, params)
-        self._call_generate([sequence.prompt for sequence in batch], batch[0].limit, [_Chooser(lines)], [_Ends(lines)])
+        prompts, pictures = [sequence.prompt for sequence in batch], [sequence.pictures for sequence in batch]
+        self._call_generate(prompts, batch[0].limit, [_Chooser(lines)], [_Ends(lines)], pictures)
         return lines.samples
 
     @pause_compiled()
     def _call_generate(
-        self, prompts: list[list[int]], limit: int, choosers: list[LogitsProcessor], ends: list[StoppingCriteria]
+        self,
+        prompts: list[list[int]],
+        limit: int,
+        choosers: list[LogitsProcessor],
+        ends: list[StoppingCriteria],
+        pictures: Sequence[Sequence[Message]] = (),
     ) -> None:
         """`generate` on prompts padded to the left, with no setting of the model's own (penalties, beams)."""
         width, device = max(map(len, prompts)), self.model.device
         ids = torch.tensor([[self.chat.pad_id] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        inputs = self._read_pictures(ids, pictures)
         settings = GenerationConfig(
             max_new_tokens=limit, do_sample=False, pad_token_id=self.chat.pad_id, use_cache=True
         )
@@ -134,12 +146,25 @@ class GenerateEngine(LocalEngine):
         try:
             with torch.no_grad():
                 (self.model if self.virtual else self.causal).generate(
-                    input_ids=ids, attention_mask=mask, generation_config=settings,
+                    input_ids=ids, attention_mask=mask, **inputs, generation_config=settings,
                     logits_processor=LogitsProcessorList(choosers), stopping_criteria=StoppingCriteriaList(ends),
                 )  # fmt: skip
         finally:
             self.causal.generation_config = own
             self.causal.train(training)
+
+    def _read_pictures(self, ids: Tensor, conversations: Sequence[Sequence[Message]]) -> dict[str, Tensor]:
+        """What the model reads beside ids [rows, width] of the pictures of these prompts."""
+        many = [self.chat.pictures.list_pictures(messages) for messages in conversations]
+        arrays = join_inputs([pictures.read_inputs() for pictures in many if pictures])
+        if not arrays:
+            return {}
+        if self.mixture:
+            raise UserError(
+                "these prompts have pictures, which an inference method that mixes models is not shown; take none"
+            )
+        inputs = {name: torch.from_numpy(array).to(ids.device) for name, array in arrays.items()}
+        return self.eyes.arrange_inputs(inputs) | self.eyes.mark_pictures(ids)
 
 
 class _Lines:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.axes.engine import Request, Sample, SamplingParams
+from holdfast.data.pictures.references import pictures_of
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 from holdfast.generation.journal import sample_seed
@@ -82,6 +83,10 @@ class VLLMEngine:
             yield from self._sample_chunk(jobs[start : start + CHUNK], params)
 
     def _sample_chunk(self, jobs: list[tuple[Request, int]], params: SamplingParams) -> Iterator[Sample]:
+        if with_pictures := next((request.key for request, _ in jobs if pictures_of(request.messages)), None):
+            raise UserError(
+                f"{with_pictures}: its prompt has pictures, which vLLM is not shown here; set sampling.engine: native"
+            )
         prompts = prompt_ids(self.chat, [request for request, _ in jobs])
         sequences = []
         for (request, index), ids in zip(jobs, prompts, strict=True):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,7 @@ from holdfast.skills.facts import Facts
 from holdfast.skills.story import BASIC, Story
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
@@ -182,12 +182,12 @@ class Stream:
             out.append((row.prompt, row.answer or "", getattr(source, "only", ())))
         return out + [(q.messages, FACTS.write_answer(q, "bare", rng), ()) for q in self.exposures.get(step, [])]
 
-    def build_batches(self, step: int, parts: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """`(ids [B, L], where [N], labels [N])` of `step`, cut by length into `parts` to waste little on padding."""
+    def build_batches(self, step: int, parts: int = 5) -> Iterator[PretrainBatch]:
+        """What is read in `step`, cut by length into `parts` to waste little on padding."""
         rows = sorted((self._encode_row(*row) for row in self.sample_conversations(step)), key=lambda e: len(e[0]))
         size = math.ceil(len(rows) / parts)
         for start in range(0, len(rows), size):
-            yield _pad_batch(rows[start : start + size], self.tokenizer.pad_token_id)
+            yield pad_batch(rows[start : start + size], self.tokenizer.pad_token_id)
 
     def _encode_row(
         self, prompt: list[dict[str, Any]], answer: str, only: Sequence[str]
@@ -202,12 +202,29 @@ class Stream:
         return ids, [t for t in range(len(before), len(ids)) if ids[t] in target_ids]
 
 
-def _pad_batch(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+class PretrainBatch(NamedTuple):
+    """Lines of one forward pass.
+
+    Args:
+        ids: [B, L], padded on the right.
+        where: [N], flat positions whose next tokens are trained.
+        labels: [N], these tokens.
+        inputs: What the model reads beside the ids.
+    """
+
+    ids: Tensor
+    where: Tensor
+    labels: Tensor
+    inputs: dict[str, Tensor]
+
+
+def pad_batch(rows: list[tuple[list[int], list[int]]], pad: int, **inputs: Tensor) -> PretrainBatch:
+    """A batch of rows, each `(tokens, positions of the trained ones)`."""
     width = max(len(ids) for ids, _ in rows)
     grid = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows])  # [B, L]
     where = [b * width + t - 1 for b, (_, positions) in enumerate(rows) for t in positions]
     labels = [ids[t] for ids, label_positions in rows for t in label_positions]
-    return grid, torch.tensor(where), torch.tensor(labels)
+    return PretrainBatch(grid, torch.tensor(where), torch.tensor(labels), inputs)
 
 
 @dataclass
@@ -220,14 +237,16 @@ class Pretraining:
     state: dict[str, Any] = field(default_factory=lambda: {"step": 0, "tokens": 0, "loss": 0.0})
 
     def __post_init__(self) -> None:
-        self.tokenizer = build_tokenizer()
-        self.model = new_model(self.plan, self.tokenizer)
-        self.stream = Stream(self.plan, self.tokenizer)
+        self.tokenizer, self.model, self.stream = self._build_parts()
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": self.plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.learning_rate_at(0), betas=(0.9, 0.98), fused=True)
         self._resume_state()
+
+    def _build_parts(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, Stream]:
+        tokenizer = build_tokenizer()
+        return tokenizer, new_model(self.plan, tokenizer), Stream(self.plan, tokenizer)
 
     @property
     def _parameters(self) -> dict[str, Tensor]:
@@ -282,11 +301,11 @@ class Pretraining:
     def train_step(self, step: int) -> tuple[float, int]:
         """One update; returns the loss per label token and the tokens read."""
         batches = list(self.stream.build_batches(step))
-        count = sum(len(labels) for _, _, labels in batches)
+        count = sum(len(batch.labels) for batch in batches)
         head = self.model.get_output_embeddings()
         total = 0.0
-        for ids, where, labels in batches:
-            hidden = self.model.model(input_ids=ids).last_hidden_state.flatten(0, 1)[where]  # [N, D]
+        for ids, where, labels, inputs in batches:
+            hidden = self.model.base_model(input_ids=ids, **inputs).last_hidden_state.flatten(0, 1)[where]  # [N, D]
             loss = F.cross_entropy(head(hidden), labels, reduction="sum") / count
             loss.backward()
             total += loss.item()
@@ -295,7 +314,7 @@ class Pretraining:
             group["lr"] = self.learning_rate_at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return total, sum(ids.numel() for ids, _, _ in batches)
+        return total, sum(batch.ids.numel() for batch in batches)
 
     def run(self, save_every: int = 250, watch: Callable[[int], None] | None = None) -> None:
         """Train to the end, saving every `save_every` steps and at the milestones."""

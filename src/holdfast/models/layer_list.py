@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from holdfast.errors import UserError
+from holdfast.models.eyes import language_part
 from holdfast.models.loading import move_to_device
 from holdfast.models.placement import give_back_memory
 
@@ -24,7 +25,7 @@ def find_layer_list(model: Model) -> nn.ModuleList:
         UserError: If there is none.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    for module in language_part(model).modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
     raise UserError(f"{type(model).__name__}: its layers are in no list; use tuner: full or lora, on one process")

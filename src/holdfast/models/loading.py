@@ -15,7 +15,6 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -27,6 +26,7 @@ from holdfast.core.hub import fetch_model
 from holdfast.core.in_memory import is_memory, model_path
 from holdfast.errors import UserError
 from holdfast.models.adapters import read_tuner, tuner_of
+from holdfast.models.eyes import auto_class_of
 from holdfast.models.files import (
     ADAPTER,
     OWN_WEIGHTS,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Types that models are saved in; of others, such as fp64 or fp8, fp32 is made."""
-LAB = ("lab", "lab-small")
+LAB = ("lab", "lab-small", "lab-vl")
 LAB_DIRECTORY = Path(__file__).parent.parent / "lab" / "models"
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
@@ -116,7 +116,7 @@ def load_model(
 def build_skeleton(config: PretrainedConfig) -> PreTrainedModel:
     """A model with the modules and shapes of a configuration, and no memory for weights."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return auto_class_of(config).from_config(config, trust_remote_code=False)
 
 
 def move_to_device(model: Model, device: torch.device) -> Model:
@@ -262,10 +262,10 @@ def load_plain_model(path: Path, dtype: torch.dtype, **options: Any) -> PreTrain
         options: More for `from_pretrained`.
     """
     with explain_load_errors(path):
-        # The stub forgets that output_loading_info makes it a pair.
-        model_and_info: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+        config = _load_config(path)
+        model_and_info: tuple[PreTrainedModel, dict[str, Any]] = auto_class_of(config).from_pretrained(
             path,
-            config=_load_config(path),
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,

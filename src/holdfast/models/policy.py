@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from holdfast.errors import UserError
 from holdfast.models.attention_choice import choose_attention
 from holdfast.models.compiled_layers import CompiledLayers, pause_compiled, run_forward
+from holdfast.models.eyes import PictureInputs
 from holdfast.models.fused_llama import LlamaBody
 from holdfast.models.llama_family import outputs_agree, supports_model
 from holdfast.models.lm_head import Head, choose_chunk_rows
@@ -85,6 +86,7 @@ class Policy:
         self.head = Head(self.causal)
         device, vocabulary = self.causal.device, self.config.get_text_config().vocab_size
         self.chunk_rows = chunk or choose_chunk_rows(device, vocabulary, memory_bytes(device))
+        self.eyes = PictureInputs(self.causal)
         self._positions = "position_ids" in inspect.signature(self.causal.base_model.forward).parameters
         body, embedding = self.causal.base_model.parameters(), self.causal.get_input_embeddings().parameters()
         self.body_weights = sum(p.numel() for p in body) - sum(p.numel() for p in embedding)
@@ -208,9 +210,25 @@ class Policy:
         """Final hidden states [B*L, D], after the last normalisation; `embeds` [B, L, D] replace the token ids."""
         self._refuse_mixing(batch)
         states = self._run_body(
-            batch.position_ids, batch.attention_mask, self._bounds_of(batch), **_model_inputs(batch, embeds)
+            self._positions_of(batch), batch.attention_mask, self._bounds_of(batch), **self._model_inputs(batch, embeds)
         )
         return states.flatten(0, 1)
+
+    def _model_inputs(self, batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:
+        """What the model reads: token ids or their embeddings [B, L, D], and what stands beside them."""
+        self.eyes.refuse_lost(batch.input_ids, batch.inputs)
+        if not (batch.input_counts and self.eyes.has_eyes):
+            return ({"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}) | batch.inputs
+        if embeds is None and not self.virtual:
+            marks = self.eyes.mark_pictures(batch.input_ids)
+            return {"input_ids": batch.input_ids} | marks | self.eyes.arrange_inputs(batch.inputs)
+        embeds = self.embed_tokens(batch.input_ids) if embeds is None else embeds
+        return {"inputs_embeds": self.eyes.embed_pictures(embeds, batch.input_ids, batch.inputs)}
+
+    def _positions_of(self, batch: Batch) -> Tensor:
+        """Positions [B, L], or [3, B, L] of pictures that have height and width."""
+        grid = self.eyes.grid_positions(batch.input_ids, batch.inputs)
+        return batch.position_ids if grid is None else grid
 
     def _refuse_mixing(self, batch: Batch) -> None:
         """Packed rows would read one another in a model that restarting positions do not part."""
@@ -223,7 +241,7 @@ class Policy:
         """Logits [M, V] from the model's own forward pass, for heads nobody described."""
         self._refuse_mixing(batch)
         inputs, positions, mask = self._prepend_virtual_tokens(
-            _model_inputs(batch, embeds), batch.position_ids, batch.attention_mask
+            self._model_inputs(batch, embeds), self._positions_of(batch), batch.attention_mask
         )
         with self._autocast_context(), self._line_inputs(positions, mask, self._bounds_of(batch)) as extra:
             whole = partial(self.causal, **inputs, **extra, use_cache=False)
@@ -383,11 +401,6 @@ class Policy:
                 yield
         finally:
             self.virtual = virtual
-
-
-def _model_inputs(batch: Batch, embeds: Tensor | None) -> dict[str, Tensor]:
-    """What the model reads: token ids or their embeddings [B, L, D], and what stands beside them."""
-    return ({"input_ids": batch.input_ids} if embeds is None else {"inputs_embeds": embeds}) | batch.inputs
 
 
 def precompute_reference(policy: Policy, batches: Iterable[Batch]) -> None:

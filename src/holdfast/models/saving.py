@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,7 +18,9 @@ from transformers import (
 from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.core.files import fresh_directory
 from holdfast.data.chat.settings import write_settings
+from holdfast.data.pictures.processor import processor_files
 from holdfast.models.adapters import PeftTuner, write_tuner
+from holdfast.models.eyes import describe_format
 from holdfast.models.files import OWN_WEIGHTS, is_adapter
 from holdfast.models.loading import BASE, has_adapter
 
@@ -144,11 +147,13 @@ def write_model_files(
         plain = cast(PreTrainedModel, model)
         _set_stops(plain, tokenizer, stop_ids)
         model = _copy_to_save(plain, dtype or plain.dtype, tuner.adapter_parameters(plain))
-    saved_as = tuner.save(model, side, dtype)
+    saved_as = describe_format(tuner.save(model, side, dtype), model.config)
     write_tuner(tuner, model, side)
     if base and is_adapter(side) and not (side / OWN_WEIGHTS).is_dir():
         (side / BASE).write_text(base + "\n", encoding="utf-8", newline="\n")
     tokenizer.save_pretrained(side)
+    for file in processor_files(tokenizer.name_or_path):
+        shutil.copyfile(file, side / file.name)
     if (side / OWN_WEIGHTS).is_dir():  # a model of its own, for whoever wants it without what stands before it
         tokenizer.save_pretrained(side / OWN_WEIGHTS)
         if chat is not None:

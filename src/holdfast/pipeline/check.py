@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
+from holdfast.data.pictures.processor import count_picture_tokens
 from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.readiness import check_prompt_lengths, check_readiness, describe_decoding, describe_engine
 from holdfast.recipe.data_entries import data_label
@@ -102,7 +103,7 @@ def check_one(
     table, token_report = encode_rows(as_read, rows_for_objective(as_read, rows), chat, context)
     plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)
     warnings += [*plan.warnings, *check_prompt_lengths(tasks, chat, context)]
-    write_lines(ui, [*token_report.unrolled_lines(), *plan.remarks])
+    write_lines(ui, [*token_report.unrolled_lines(), *token_report.picture_lines(), *plan.remarks])
     thinks = chat.template.thoughts.allows_thought
     ui.start_phase("estimate")
     return {
@@ -168,6 +169,8 @@ def _row_counts(token_report: TableReport, test: int) -> dict[str, Any]:
         "trained_share": f"{token_report.trained_share:.0%}", "limit": token_report.limit,
         "truncated": token_report.truncated,
         **({"windows": token_report.windows} if token_report.windowed else {}), "dropped": token_report.dropped,
+        **({"pictures": token_report.pictures, "picture_tokens": token_report.picture_tokens}
+           if token_report.pictures else {}),
     }  # fmt: skip
 
 
@@ -199,10 +202,11 @@ def _first_entries(table: TokenTable) -> list[int]:
 def split_by_mask(sequence: EncodedSequence, chat: Chat) -> list[dict[str, Any]]:
     """A sequence as text, cut where training begins and ends."""
     out: list[dict[str, Any]] = []
-    start = 0
+    start, processor = 0, chat.pictures.processor
     for end in range(1, len(sequence.ids) + 1):
         if end == len(sequence.ids) or sequence.label_mask[end] != sequence.label_mask[start]:
             text = chat.tokenizer.decode(sequence.ids[start:end].tolist())
+            text = count_picture_tokens(text, processor.image_token) if processor and sequence.pictures else text
             out.append({"text": text, "trained": bool(sequence.label_mask[start])})
             start = end
     return out

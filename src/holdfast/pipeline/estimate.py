@@ -13,6 +13,7 @@ from holdfast.models.placement import wait_for
 from holdfast.models.quantized_base import count_quantizable
 from holdfast.pipeline.compute_estimate import TargetDevice, estimate_compute
 from holdfast.pipeline.live_evaluation import live_tasks
+from holdfast.training.apply_tuner import apply_tuner, freeze_vision
 from holdfast.training.memory_estimate import count_program_bytes
 from holdfast.training.plan import boundary_steps
 
@@ -62,10 +63,11 @@ def estimate_costs(
     program = count_program_bytes(model, device)
     target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
     n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
-    tuned = recipe.tuner.apply(model, train.seed)
+    tuned = apply_tuner(recipe, model, train.seed)
     draw = recipe.tuner.draw_number(plan.steps - 1, plan.steps, 0)
     if draw is not None:  # what trains at a time is what memory is for
         recipe.tuner.apply_draw(tuned, train.seed, draw)
+        freeze_vision(recipe, tuned)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
     per_token = _seconds_per_token(tuned, train.micro_tokens or plan.size.tokens)

@@ -17,7 +17,7 @@ from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered,
 from holdfast.models.loading import locate_model
 from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
-from holdfast.recipe.schema import Gate
+from holdfast.recipe.gate_section import Gate
 from holdfast.report.schema import RunReport, validate_report
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ from holdfast.core.safe_text import hide_keys_in_data
 from holdfast.errors import UserError
 from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.data_section import Data, RecipeSection, Texts, refuse_bool
+from holdfast.recipe.gate_section import Gate
 from holdfast.recipe.in_memory import name_objects as named_objects
 from holdfast.recipe.rules import RULES, STAGED_RULES
 from holdfast.recipe.shorthand import label_of
@@ -176,6 +177,10 @@ class Train(RecipeSection):
         "adapter as it was loaded; fp32 = all of them; bf16 = all but an adapter's own, for models that are bf16 in "
         "their files: less memory on a GPU, and no small step is lost, since `adamw` keeps what rounding takes.",
     )
+    vision: Literal["frozen", "trained"] = Field(
+        "frozen",
+        description="Whether the eyes of a model that sees train too, and what leads from them into its language part.",
+    )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
     keep: Literal["last", "best"] = Field(
@@ -216,21 +221,6 @@ class Train(RecipeSection):
         """`true` and `false`: as YAML reads `on` and `off`, and as `gradient_checkpointing` was once said."""
         words = {True: "on" if info.field_name == "compile" else "full", False: "off"}
         return words[value] if isinstance(value, bool) else value
-
-
-class Gate(RecipeSection):
-    """When the result is refused (exit code 3)."""
-
-    max_loss: float | None = Field(None, ge=0, description="Largest mean drop over the kept tasks, in points.")
-    max_bits: float | None = Field(
-        None, ge=0, description="Largest mean rise of the kept texts' bits per byte, in per cent."
-    )
-    max_kl: float | None = Field(
-        None, ge=0, description="Largest divergence from the base on the probe, KL in bits per token."
-    )
-    min_gain: float | None = Field(
-        None, description="Smallest gain on the target: in points, or for a target in bits in per cent of them."
-    )
 
 
 class Evaluate(RecipeSection):

@@ -39,6 +39,18 @@ SKILL_VARIANTS: dict[str, tuple[str, str]] = {
     "points-plain": ("points", "PointsPlain"),
     "route-compass": ("route", "RouteCompass"),
     "route-relative": ("route", "RouteRelative"),
+    "cards": ("pictures", "Cards"),
+    "cards-black": ("pictures", "CardsBlack"),
+    "cards-red": ("pictures", "CardsRed"),
+    "cards-blue": ("pictures", "CardsBlue"),
+    "places": ("pictures", "Places"),
+    "places-night": ("pictures", "PlacesNight"),
+    "points-cards": ("pictures", "PointsCards"),
+    "points-cards-black": ("pictures", "PointsCardsBlack"),
+    "points-cards-red": ("pictures", "PointsCardsRed"),
+    "points-cards-rank": ("pictures", "PointsCardsRank"),
+    "route-map": ("pictures", "RouteMap"),
+    "route-map-night": ("pictures", "RouteMapNight"),
 }
 """Name to the skill's module and the class in it."""
 

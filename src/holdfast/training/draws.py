@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.axes.registry import name_of
 from holdfast.errors import UserError
+from holdfast.training.apply_tuner import freeze_vision
 
 if TYPE_CHECKING:
     from holdfast.axes.optimizer import UpdateRule
@@ -84,6 +85,7 @@ def end_draws(state: TrainerState) -> None:
 
 def _apply_draw(state: TrainerState, draw: int) -> None:
     state.recipe.tuner.apply_draw(state.model, state.tuner_seed, draw)
+    freeze_vision(state.recipe, state.model)
     state.draw = draw
     state.trainable_parameters = {name: p for name, p in state.stored_parameters.items() if p.requires_grad}
     if not state.trainable_parameters:

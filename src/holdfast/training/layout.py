@@ -54,6 +54,7 @@ def choose_layout(
     per_row: int,
     device: torch.device,
     is_sharded: bool = False,
+    has_pictures: bool = False,
 ) -> Layout:
     """The layout a recipe asks for, or the one that costs this model least on its device.
 
@@ -62,9 +63,14 @@ def choose_layout(
         per_row: Sequences of a row.
         device: Where it will compute; weights to be sharded wait on the CPU for that.
         is_sharded: Whether weights will be sharded.
+        has_pictures: Whether any row has a picture: such rows have a line of their own.
     Raises:
         UserError: If packed rows are asked for and the model would mix them.
     """
+    if has_pictures:
+        if setting == "packed":
+            raise UserError("train.layout: rows with pictures are not packed; set it to padded, or leave it out")
+        return "padded"
     if setting == "packed" and not policy.isolates_packed_rows:
         raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")
     if setting != "auto":
@@ -82,7 +88,7 @@ def choose_layout(
 
 def share_pair_prompts(table: TokenTable, policy: Policy, layout: Layout, objective: Objective) -> TokenTable:
     """The table, or one whose pairs stand behind their common prompt, where that is the same and cheaper."""
-    if objective.row_shape() is not PAIR or not objective.shares_prompts():
+    if table.pictures or objective.row_shape() is not PAIR or not objective.shares_prompts():
         return table
     return share_prompts(table, policy, layout)
 

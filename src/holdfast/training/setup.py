@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
-from transformers import AutoModelForCausalLM
 
 from holdfast.axes.axis import AXES
 from holdfast.axes.method import Method
@@ -23,6 +22,7 @@ from holdfast.data.batching.batches import Batch, Layout, TokenTable
 from holdfast.data.batching.step_size import compute_step_size, count_steps
 from holdfast.errors import UserError
 from holdfast.models.compiled_layers import CompiledLayers, wants_compiled
+from holdfast.models.eyes import auto_class_of
 from holdfast.models.lm_head import FEWEST_ROWS
 from holdfast.models.loading import fingerprint_of
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
@@ -32,6 +32,7 @@ from holdfast.models.residual_dropout import attach_residual_dropout
 from holdfast.models.value_head import make_value_head
 from holdfast.training import layout as layouts
 from holdfast.training import memory
+from holdfast.training.apply_tuner import apply_tuner
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
 from holdfast.training.draws import begin_draws
 from holdfast.training.memory_estimate import count_program_bytes, estimate_state_memory
@@ -177,7 +178,7 @@ class TrainerState:
         Raises:
             UserError: If nothing would train, or the optimizer does not fit the number of processes.
         """
-        recipe, machine = self.recipe, self.machine
+        recipe, machine, tuner = self.recipe, self.machine, self.recipe.tuner
         self.program_bytes = count_program_bytes(self.model, machine.device)
         in_backward = recipe.optimizer.in_backward
         if in_backward and (machine.world > 1 or machine.is_sharded):
@@ -187,10 +188,9 @@ class TrainerState:
             )
         looks_back = recipe.objective.needs_reference or recipe.objective.has_precompute
         self.base_fingerprint = fingerprint_of(self.model) if looks_back else ""
-        tuner = recipe.tuner
         if (bits := tuner.frozen_bits()) and not is_quantized(self.model):
             raise UserError(f"tuner.base_bits {bits}: the base is not quantized; load it with load_quantized_base")
-        tuned = tuner.apply(self.model, self.tuner_seed)
+        tuned = apply_tuner(recipe, self.model, self.tuner_seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
         if (top := recipe.train.residual_dropout) > 0:
@@ -255,10 +255,11 @@ class TrainerState:
 
     def _choose_layout(self) -> Layout:
         """The layout; the two of a pair then stand in one line behind their prompt, where that is the same and pays."""
-        setting, per_row, machine = self.recipe.train.layout, self.table.per_row, self.machine
+        table, machine = self.table, self.machine
         with layouts.place_for_trial(self.policy, machine):
-            layout = layouts.choose_layout(setting, self.policy, per_row, machine.device, machine.is_sharded)
-            self.table = layouts.share_pair_prompts(self.table, self.policy, layout, self.recipe.objective)
+            where = (machine.device, machine.is_sharded, table.pictures is not None)
+            layout = layouts.choose_layout(self.recipe.train.layout, self.policy, table.per_row, *where)
+            self.table = layouts.share_pair_prompts(table, self.policy, layout, self.recipe.objective)
         layouts.refuse_unlike_layouts(layout, machine.world)
         return layout
 
@@ -432,8 +433,8 @@ class TrainerState:
         if not self.machine.main:
             return self.model
         causal = self.policy.causal
-        fresh = AutoModelForCausalLM.from_config(causal.config, dtype=torch.float32)
+        fresh = auto_class_of(causal.config).from_config(causal.config, dtype=torch.float32)
         fresh.generation_config, fresh.name_or_path = causal.generation_config, causal.name_or_path
-        fresh = self.recipe.tuner.apply(fresh, self.tuner_seed)
+        fresh = apply_tuner(self.recipe, fresh, self.tuner_seed)
         fresh.load_state_dict(state)
         return fresh

@@ -53,7 +53,9 @@ class Batch:
         values: Column name to fp32 [S]: the numbers that rows carry (label, score, ...).
         step_values: What the objective surveyed of the whole step, by name.
         token_values: By name, fp32 [N]: numbers that labels carry (advantages, log-probabilities when sampled, ...).
-        inputs: By name, what the model reads beside the ids (pictures, sounds), one entry on the first axis per line.
+        inputs: By name, what the model reads beside the ids: one entry on the first axis for each line, or where
+            `input_counts` says so as many as a line has pictures, or their patches, one line's behind another's.
+        input_counts: By name, how many entries of an input belong to each sequence, S numbers.
     """
 
     input_ids: Tensor
@@ -76,6 +78,7 @@ class Batch:
     step_values: dict[str, StepValues] = field(default_factory=dict)
     token_values: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    input_counts: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -155,8 +158,17 @@ class Batch:
             cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=lengths.dtype)]),
             values={name: value[keep] for name, value in self.values.items()},
             token_values={name: value[labels] for name, value in self.token_values.items()},
-            inputs={name: value[keep] for name, value in self.inputs.items()},
+            inputs={name: value[self._entries_of(name, keep)] for name, value in self.inputs.items()},
+            input_counts={
+                name: [n for n, stays in zip(counts, keep.tolist(), strict=True) if stays]
+                for name, counts in self.input_counts.items()
+            },
         )
+
+    def _entries_of(self, name: str, keep: Tensor) -> Tensor:
+        """Which entries of an input belong to the sequences of `keep` [S], bool."""
+        counts = self.input_counts.get(name)
+        return keep if counts is None else keep.repeat_interleave(torch.tensor(counts, device=keep.device))
 
     def _refuse_shared(self, method: str) -> None:
         """Lines in which pairs stand behind their common prompt cannot be cut."""

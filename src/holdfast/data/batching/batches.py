@@ -16,6 +16,7 @@ import torch
 
 from holdfast.data.batching.batch import Batch, StepValues
 from holdfast.data.batching.batch_sampler import BatchSampler, Layout, StepPlan
+from holdfast.data.pictures.processor import Inputs, PictureProcessor, SequencePictures, join_inputs
 from holdfast.errors import UserError
 
 __all__ = [
@@ -44,6 +45,7 @@ class EncodedSequence:
         values: Numbers the row carries, by column; its own where the column has one for each.
         token_values: By name, a number for each token, [n]; those of labels come into the batch.
         inputs: By name, what the model reads beside the ids, of one shape in all sequences of a batch.
+        pictures: Those of a sequence that has any.
     """
 
     ids: np.ndarray
@@ -54,11 +56,12 @@ class EncodedSequence:
     values: dict[str, float] = field(default_factory=dict)
     token_values: dict[str, np.ndarray] = field(default_factory=dict)
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: SequencePictures | None = None
 
 
 def collate_on_device(sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int, device: torch.device) -> Batch:
-    """One or more sequences as a batch on a device; arguments as of `collate_sequences`."""
-    batch = collate_sequences(sequences, layout, pad_id)
+    """One or more sequences as a batch on a device; arguments as of `collate_sequences`. Those with pictures are padded."""
+    batch = collate_sequences(sequences, "padded" if any(e.pictures for e in sequences) else layout, pad_id)
     assert batch is not None  # only nothing makes none
     return batch.to(device)
 
@@ -73,7 +76,7 @@ def collate_sequences(sequences: Sequence[EncodedSequence], layout: Layout, pad_
     """
     if not sequences:
         return None
-    if layout == "packed" and sequences[0].inputs:
+    if layout == "packed" and (sequences[0].inputs or any(e.pictures for e in sequences)):
         raise UserError("inputs beside the ids belong to a line of their own: set train.layout: padded")
     batch = _assemble_batch(
         ids=np.concatenate([e.ids for e in sequences]),
@@ -92,7 +95,17 @@ def collate_sequences(sequences: Sequence[EncodedSequence], layout: Layout, pad_
         batch.token_values[name] = torch.from_numpy(numbers.astype(np.float32))  # [N]
     for name in sequences[0].inputs:
         batch.inputs[name] = torch.from_numpy(np.stack([e.inputs[name] for e in sequences]))  # [S, ...]
+    add_pictures(batch, [e.pictures for e in sequences])
     return batch
+
+
+def add_pictures(batch: Batch, sequences: Sequence[SequencePictures | None]) -> None:
+    """Put into a batch what the model reads of the pictures of its sequences, S of them in order."""
+    many: list[Inputs] = [{} if pictures is None else pictures.read_inputs() for pictures in sequences]
+    some = [inputs for inputs in many if inputs]
+    for name, array in join_inputs(some).items():
+        batch.inputs[name] = torch.from_numpy(array)
+        batch.input_counts[name] = [len(inputs[name]) if inputs else 0 for inputs in many]
 
 
 def _assemble_batch(
@@ -138,6 +151,28 @@ def _assemble_batch(
     )
 
 
+@dataclass(slots=True)
+class TablePictures:
+    """The pictures of a table's sequences.
+
+    Args:
+        references: Of each sequence, in order.
+        processor: Makes pixels of them.
+    """
+
+    references: list[list[str]]
+    processor: PictureProcessor
+
+    def list_pictures(self, sequence: int) -> SequencePictures | None:
+        """Those of a sequence; `None` where it has none."""
+        references = self.references[sequence]
+        return SequencePictures(references, self.processor) if references else None
+
+    def select_sequences(self, sequences: np.ndarray) -> TablePictures:
+        """Those of some sequences."""
+        return TablePictures([self.references[i] for i in sequences.tolist()], self.processor)
+
+
 class TokenTable:
     """The tokenised training rows as flat arrays, in memory or mapped from disk. `len()` is the number of rows.
 
@@ -152,6 +187,9 @@ class TokenTable:
         columns: Their names.
         fingerprint: Names data, template and settings.
     """
+
+    pictures: TablePictures | None = None
+    """The pictures of its sequences, of which some have any."""
 
     ARRAYS = ("ids", "label_mask", "starts", "weights", "source", "first", "values")
 
@@ -222,11 +260,13 @@ class TokenTable:
         sequences = np.flatnonzero(_concatenate_ranges(self._counts) < count)  # [sequences kept]
         lengths = self._lengths[sequences]
         index = np.repeat(self.starts[sequences], lengths) + _concatenate_ranges(lengths)
-        return TokenTable(
+        table = TokenTable(
             self.ids[index], self.label_mask[index], np.append(0, np.cumsum(lengths)), self.weights, self.source,
             np.append(0, np.cumsum(np.minimum(self._counts, count))), self.values[sequences],
             columns=self.columns, fingerprint=self.fingerprint,
         )  # fmt: skip
+        table.pictures = self.pictures and self.pictures.select_sequences(sequences)
+        return table
 
     def row_sequences(self, row: int) -> list[EncodedSequence]:
         """The sequences of one row, in the order of their roles."""
@@ -235,7 +275,9 @@ class TokenTable:
             begin, end = self.starts[index : index + 2]
             ids, label_mask = np.array(self.ids[begin:end]), np.array(self.label_mask[begin:end])
             values = dict(zip(self.columns, self.values[index].tolist(), strict=True))
-            sequences.append(EncodedSequence(ids, label_mask, row, role, float(self.weights[row]), values))
+            one = EncodedSequence(ids, label_mask, row, role, float(self.weights[row]), values)
+            one.pictures = self.pictures.list_pictures(index) if self.pictures else None
+            sequences.append(one)
         return sequences
 
     def collate_rows(self, rows: Sequence[int] | np.ndarray, layout: Layout, pad_id: int) -> Batch | None:
@@ -249,7 +291,9 @@ class TokenTable:
         lengths = self._lengths[sequences]
         index = np.repeat(self.starts[sequences], lengths) + _concatenate_ranges(lengths)  # [n]
         values = self.values[sequences]  # [S, columns]
-        return _assemble_batch(
+        if self.pictures and layout == "packed":
+            raise UserError("rows with pictures belong to a line of their own: set train.layout: padded")
+        batch = _assemble_batch(
             ids=np.asarray(self.ids[index]),
             label_mask=np.asarray(self.label_mask[index]),
             lengths=lengths,
@@ -260,6 +304,9 @@ class TokenTable:
             layout=layout,
             pad_id=pad_id,
         )
+        if self.pictures:
+            add_pictures(batch, [self.pictures.list_pictures(i) for i in sequences.tolist()])
+        return batch
 
     def build_sampler(
         self,

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 
 from holdfast.core.files import fresh_directory, is_sealed, seal_directory
 from holdfast.data.batching.batches import TokenTable
+from holdfast.data.batching.table_writer import PICTURES, TableWriter, pictures_of_table
 from holdfast.data.chat.encoder import Chat, Encoding, is_text
+from holdfast.data.pictures.references import pictures_of
 from holdfast.data.row_shapes import Column, Kind, RowShape, build_conversations, shape_of
 from holdfast.data.rows import Message, Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import UserError
@@ -23,7 +25,7 @@ __all__ = ["TableReport", "TokenTable", "build_table"]
 TooLong = Literal["auto", "drop", "cut", "window", "error"]
 """What becomes of rows that are too long; `auto`: plain text is cut into windows, other rows are dropped."""
 
-VERSION = 6
+VERSION = 7
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -55,6 +57,7 @@ class TableReport:
         max_length: The limit, in tokens.
         context: Most tokens the model can read, if there is a limit; `max_length` is never above it.
         tokens, trained_tokens: Of the kept rows.
+        pictures, picture_tokens: Of their sequences: how many there are, and the tokens that stand for them.
         lengths: Tokens of the longest sequence of each row given: shortest, median, p90, p99, longest.
         longest: `(row number, tokens)` of the longest rows given.
         histogram: `(upper bound, rows)`: how many rows have at most that many tokens, and more than the bound before.
@@ -77,6 +80,8 @@ class TableReport:
     context: int | None = None
     tokens: int = 0
     trained_tokens: int = 0
+    pictures: int = 0
+    picture_tokens: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
     longest: list[list[int]] = field(default_factory=list)
     histogram: list[list[int]] = field(default_factory=list)
@@ -106,8 +111,12 @@ class TableReport:
         if self.windowed:
             texts = "1 long text is" if self.windowed == 1 else f"{self.windowed} long texts are"
             out.append(f"{texts} cut into {self.windows} windows of at most {self.max_length} tokens")
-        out += self.unrolled_lines()
-        return out
+        return [*out, *self.unrolled_lines(), *self.picture_lines()]
+
+    def picture_lines(self) -> list[str]:
+        """A line when rows have pictures."""
+        share = f"{self.picture_tokens / max(1, self.tokens):.0%} of all"
+        return [f"{self.pictures:,} pictures, {self.picture_tokens:,} tokens ({share})"] if self.pictures else []
 
     def _list_rows(self, reason: str) -> str:
         """The first rows that were left out for a reason, by their places if all have one, else by their numbers."""
@@ -218,83 +227,34 @@ def build_table(
     )
     names = [column.name for column in columns]
     if cache is None:
-        memory = _TableWriter(None)
+        memory = TableWriter(None)
         report = _fill_table(memory, rows, chat, max_length, context, too_long, shape, columns, prompts, progress)
         table = memory.to_table(names, name)
+        table.pictures = pictures_of_table(memory.pictures, chat)
         _record_token_counts(report, table)
         return table, report
     directory = Path(cache) / f"table-{name[:24]}"
     if not is_sealed(directory):
         with fresh_directory(directory) as side:
             with (side / "ids.bin").open("wb") as ids, (side / "trained.bin").open("wb") as mask_file:
-                writer = _TableWriter((ids, mask_file))
+                writer = TableWriter((ids, mask_file))
                 report = _fill_table(
                     writer, rows, chat, max_length, context, too_long, shape, columns, prompts, progress
                 )
             writer.save_small_arrays(side)
-            _record_token_counts(report, TokenTable.load_from_disk(side, columns=names, fingerprint=name))
+            (side / PICTURES).write_text(json.dumps(writer.pictures))
+            table = TokenTable.load_from_disk(side, columns=names, fingerprint=name)
+            table.pictures = pictures_of_table(writer.pictures, chat)
+            _record_token_counts(report, table)
             (side / "report.json").write_text(json.dumps(asdict(report)))
             seal_directory(side)
     table = TokenTable.load_from_disk(directory, columns=names, fingerprint=name)
+    table.pictures = pictures_of_table(json.loads((directory / PICTURES).read_text()), chat)
     return table, TableReport(**json.loads((directory / "report.json").read_text()))
 
 
-class _TableWriter:
-    """Collects sequences, in memory or appended to the two files `(ids, trained)`."""
-
-    def __init__(self, files: tuple[BinaryIO, BinaryIO] | None) -> None:
-        self.files = files
-        self.ids: list[np.ndarray] = []
-        self.label_masks: list[np.ndarray] = []
-        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
-        self.lengths: list[int] = []
-        self.weights: list[float] = []
-        self.source: list[int] = []
-        self.first: list[int] = [0]
-        self.values: list[tuple[float, ...]] = []
-
-    def add_row(self, sequences: list[Encoding], weight: float, source: int, values: list[tuple[float, ...]]) -> None:
-        for ids, label_mask in sequences:
-            self.ids.append(ids)
-            self.label_masks.append(label_mask)
-            self.lengths.append(len(ids))
-        self.weights.append(weight)
-        self.source.append(source)
-        self.first.append(len(self.lengths))
-        self.values += values
-
-    def flush(self) -> None:
-        """Hand what has been collected to the files, or keep it as one piece: an array per row is mostly header."""
-        if not self.ids:
-            return
-        ids, label_mask = np.concatenate(self.ids).astype(np.int32), np.concatenate(self.label_masks)
-        self.ids, self.label_masks = [], []
-        if self.files:
-            self.files[0].write(ids.tobytes())
-            self.files[1].write(label_mask.tobytes())
-        else:
-            self.pieces.append((ids, label_mask))
-
-    def small_arrays(self) -> tuple[np.ndarray, ...]:
-        return (
-            np.concatenate([[0], np.cumsum(np.array(self.lengths, dtype=np.int64))]).astype(np.int64),
-            np.array(self.weights, dtype=np.float32),
-            np.array(self.source, dtype=np.int64),
-            np.array(self.first, dtype=np.int64),
-            np.array(self.values, dtype=np.float32).reshape(len(self.lengths), -1 if self.lengths else 0),
-        )
-
-    def save_small_arrays(self, directory: Path) -> None:
-        for name, array in zip(TokenTable.ARRAYS[2:], self.small_arrays(), strict=True):
-            np.save(directory / f"{name}.npy", array, allow_pickle=False)
-
-    def to_table(self, columns: list[str], name: str) -> TokenTable:
-        ids, label_mask = (np.concatenate(part) for part in zip(*self.pieces, strict=True))
-        return TokenTable(ids, label_mask, *self.small_arrays(), columns=columns, fingerprint=name)
-
-
 def _fill_table(
-    writer: _TableWriter,
+    writer: TableWriter,
     rows: Rows,
     chat: Chat,
     max_length: int,
@@ -311,7 +271,7 @@ def _fill_table(
     lengths = np.zeros(len(rows), dtype=np.int64)
     start, last_dropped = 0, -1
     for shard in _iterate_shards(rows):
-        for index, row, sequences in _encode_shard(shard, start, chat, shape, prompts, report):
+        for index, row, sequences, pictures in _encode_shard(shard, start, chat, shape, prompts, report):
             plain = len(sequences) // (1 + len(prompts))
             numbers = [
                 column.values_of(row, row.describe_place(index + 1), plain) * (1 + len(prompts)) for column in columns
@@ -324,10 +284,10 @@ def _fill_table(
             if long and in_windows and is_text(row.messages) and len(sequences) == 1 and row.weight:
                 parts = cut_windows(sequences[0], max_length)
                 for part in parts:
-                    writer.add_row([part], row.weight, index, values)
+                    writer.add_row([part], row.weight, index, values, pictures)
                 report.windowed, report.windows = report.windowed + 1, report.windows + len(parts)
                 continue
-            usable, reason = _fit_sequences(sequences, max_length, cuts, report.reason)
+            usable, reason = _fit_sequences(sequences, max_length, cuts and not any(pictures), report.reason)
             if row.weight == 0:
                 usable, reason = [], WEIGHTLESS
             if not usable:
@@ -336,7 +296,7 @@ def _fill_table(
                 last_dropped = index
                 continue
             report.truncated += long
-            writer.add_row(usable, row.weight, index, values)
+            writer.add_row(usable, row.weight, index, values, pictures)
         writer.flush()
         start += len(shard)
         if progress:
@@ -353,8 +313,9 @@ def _iterate_shards(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def _encode_shard(
     shard: list[Row], start: int, chat: Chat, shape: RowShape, prompts: Sequence[str], report: TableReport
-) -> Iterator[tuple[int, Row, list[Encoding]]]:
-    """`(index, row, sequences)` of each row of a shard; several of a conversation whose answers are trained apart."""
+) -> Iterator[tuple[int, Row, list[Encoding], list[list[str]]]]:
+    """`(index, row, sequences, pictures of each)` of the rows of a shard; several of a conversation whose answers are
+    trained apart."""
     entries: list[tuple[int, Row, list[Sequence[Message]]]] = []
     for k, plain in enumerate(build_conversations(shard, start, shape, prompts)):
         prompt_texts = [m["content"] for m in plain[0] if m["role"] != "assistant"]
@@ -368,7 +329,7 @@ def _encode_shard(
     names = [row.describe_place(start + k + 1) for k, row, some in entries for _ in some]
     encodings = iter(chat.encode_many([one for _, _, some in entries for one in some], names))
     for k, row, some in entries:
-        yield start + k, row, [next(encodings) for _ in some]
+        yield start + k, row, [next(encodings) for _ in some], [pictures_of(one) for one in some]
 
 
 def cut_windows(sequence: Encoding, width: int) -> list[Encoding]:
@@ -428,4 +389,7 @@ def _check_lengths(report: TableReport, rows: Rows, lengths: np.ndarray, too_lon
 
 def _record_token_counts(report: TableReport, table: TokenTable) -> None:
     report.tokens, report.trained_tokens = int(table.lengths.sum()), int(np.count_nonzero(table.label_mask))
+    if table.pictures:
+        report.pictures = sum(map(len, table.pictures.references))
+        report.picture_tokens = int(np.count_nonzero(table.ids == table.pictures.processor.image_token_id))
     report.padding = table.build_sampler(batch_tokens=65536, micro_tokens=8192, layout="padded").padding_share()

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from holdfast.data.chat.template import Template
 from holdfast.data.chat.tools import has_tools, require_call, require_tools_written
+from holdfast.data.chat.with_pictures import ChatPictures
 from holdfast.data.rows import Message, fingerprint_json
 from holdfast.data.thoughts import final_answer, split_thought
 from holdfast.errors import UserError
@@ -77,6 +78,7 @@ class Chat:
         closing: What stands between a thought and its answer.
         stop_ids: Tokens that end an answer: end of turn and end of sequence.
         enders: Kept by engines: which tokens can complete one of some strings, bool [vocabulary].
+        pictures: How it writes the pictures of messages (`data.chat.with_pictures`).
         pad_id: Fills batches. It may equal a real token: padding is known by position, never by id.
         fingerprint: Names template, special tokens, vocabulary and settings.
 
@@ -114,10 +116,11 @@ class Chat:
         self._backend = self._fast_backend()
         self._anchors = self._call_tokenizer(list(ANCHORS))
         self._needs_anchor = self._writes_space()
+        self.pictures = ChatPictures(tokenizer)
         self.fingerprint: str = fingerprint_json(
             [
                 self.template.text, tokenizer.special_tokens_map, tokenizer.get_vocab(), system, self.template.kwargs,
-                thoughts,
+                thoughts, *self.pictures.fingerprint,
             ]
         )  # fmt: skip
 
@@ -148,7 +151,7 @@ class Chat:
             self._split_pieces(messages, text, generation=True)
             for messages, text in zip(message_lists, texts, strict=True)
         ]
-        return [ids.tolist() for ids, _ in self._encode_pieces(many)]
+        return [ids.tolist() for ids, _ in self.pictures.place_all(self, message_lists, self._encode_pieces(many))]
 
     def encode(self, messages: Sequence[Message]) -> Encoding:
         """Ids of a conversation, and which are trained: every answer of weight other than 0, its end of turn included.
@@ -180,7 +183,7 @@ class Chat:
                 )
             except UserError as error:
                 raise UserError(f"{names[k]}: {error}" if names else str(error)) from error
-        return self._encode_pieces(many)
+        return self.pictures.place_all(self, message_lists, self._encode_pieces(many), names)
 
     def unroll_answers(self, messages: Sequence[Message]) -> list[Sequence[Message]]:
         """The conversation; or one for every trained answer, where the template cuts the thoughts of earlier ones.

@@ -305,7 +305,7 @@ class Template:
         """The spans, where what the template writes does not depend on the contents."""
         if messages[0]["role"] == "assistant":
             raise UserError("the conversation begins with an assistant turn; put the user's turn before it")
-        if has_tools(messages):  # what is written depends on the calls
+        if has_tools(messages) or any("images" in m for m in messages):  # what is written depends on these
             return None
         key = (generation, *(m["role"] for m in messages))
         if key not in self._skeletons:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from holdfast.data.chat.tools import TOOL_KEYS
+from holdfast.data.pictures.references import split_content
 from holdfast.data.rows import Message
 from holdfast.data.thoughts import MARKS, join_thought, split_thought
 from holdfast.errors import UserError
@@ -69,7 +70,9 @@ class ThoughtForm:
             if reply.thought and reply.has_ended:
                 text, more = reply.answer, dict.fromkeys(KEYS, reply.thought)
         tool_fields = {key: message[key] for key in TOOL_KEYS if key in message}
-        content = [{"type": "text", "text": text}] if self.takes_parts else text
+        content: Any = [{"type": "text", "text": text}] if self.takes_parts else text
+        if "images" in message:
+            content = split_content(message)
         return {"role": message["role"], "content": content, **tool_fields, **more}
 
     def convert_marks(self, text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from holdfast.data.pictures.references import compared_text
 from holdfast.data.rows import Message, Row
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def hash_runs(words: np.ndarray, length: int) -> np.ndarray:
 
 def message_text(messages: Iterable[Message]) -> str:
     """What is said in some messages but for the system's, which says the same in every conversation."""
-    return "\n".join(str(message["content"]) for message in messages if message["role"] != "system")
+    return "\n".join(compared_text(message) for message in messages if message["role"] != "system")
 
 
 def row_text(row: Row) -> str:

@@ -35,7 +35,7 @@ from holdfast.data.rows import Message, Row
 CONVERSATIONS = ("messages", "conversations", "conversation")
 PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
 ANSWERS = ("output", "completion", "response", "answer", "solution")
-MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+MEDIA = ("videos", "video", "audios", "audio")
 TOOLS = ("tools", "functions", "tool_calls", "function_call")
 
 DEFINITIONS = ("tools", "functions")
@@ -54,7 +54,7 @@ def refuse_unsupported(record: dict[str, Any], calls: bool = False) -> None:
         return
     for key in MEDIA:
         if has_content(record.get(key)):
-            raise BadRow(f"field {key} holds media, only text can be trained on", "take {} out")
+            raise BadRow(f"field {key} holds media, only text and pictures can be trained on", "take {} out")
     for key in TOOLS:
         if has_content(record.get(key)) and not (calls and key in DEFINITIONS):
             raise BadRow(

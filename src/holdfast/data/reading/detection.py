@@ -12,6 +12,7 @@ from holdfast.data.reading.columns import ROLES, ColumnMap, format_columns, has_
 from holdfast.data.reading.converters import ANSWERS, CONVERSATIONS, MEDIA, PROMPTS, TOOLS
 from holdfast.data.reading.json_stream import ByPlace
 from holdfast.data.reading.messages import SKIP_FLAGS, TRAIN_FLAGS
+from holdfast.data.reading.picture_parts import COLUMNS as PICTURES
 from holdfast.data.reading.preferences import label_kind, ranked_column
 from holdfast.data.reading.readers import Source, refuse_splits
 from holdfast.errors import UserError
@@ -28,6 +29,7 @@ COLUMNS = {
     *PROMPTS,
     *ANSWERS,
     *MEDIA,
+    *PICTURES,
     *TOOLS,
     *TRAIN_FLAGS,
     *SKIP_FLAGS,

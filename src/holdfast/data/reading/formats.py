@@ -31,6 +31,7 @@ from holdfast.data.reading.detection import (
 )
 from holdfast.data.reading.ignore import drop_ignored
 from holdfast.data.reading.messages import unread_keys
+from holdfast.data.reading.picture_parts import place_pictures, take_picture_columns
 from holdfast.data.reading.preferences import Rejected, Tie, convert_kto, convert_preference
 from holdfast.data.reading.readers import ROWS_IN_MEMORY, Source, open_source
 from holdfast.data.reading.repeats import LOOK, repeat_prompts, without_prompts
@@ -178,7 +179,7 @@ def _read_rows(source: Source, options: ReadOptions, say: Callable[[str], object
         try:
             fields = _map_columns(record, column_map, source.describe_place(number))
             once = without_prompts(fields, repeats_prompts) if has_prompts else fields
-            row, leftover = convert_record(once, form, options.rejected, options.own)
+            row, leftover = convert_record(once, form, options.rejected, options.own, source.folder)
         except BadRow as fault:
             _note_fault(faults, number, fault, column_map)
             continue
@@ -238,12 +239,17 @@ def _first_records(source: Source, options: ReadOptions) -> Iterator[dict[str, A
 
 
 def convert_record(
-    record: Mapping[str, Any], form: str, rejected: Rejected = "worst", own: Collection[str] = ()
+    record: Mapping[str, Any],
+    form: str,
+    rejected: Rejected = "worst",
+    own: Collection[str] = (),
+    folder: Path | None = None,
 ) -> tuple[Row, list[str]]:
     """The row of a record in the format `form`, and the columns there was no use for, which go to `meta`.
 
     Args:
         own: Columns that the objective reads by itself: they go to `meta`, and not into the prompt.
+        folder: Where relative paths of pictures begin.
     Raises:
         BadRow: With what is wrong and what to do.
         Tie: No pair can be made of its ranked answers.
@@ -253,7 +259,9 @@ def convert_record(
     if not is_own_row:
         refuse_unsupported(rest, calls=form in ("messages", "sharegpt"))
     apart = {key: rest.pop(key) for key in own if key != "choices" and rest.get(key) is not None}
+    pictures = take_picture_columns(rest)
     row = _row_of(rest, form, rejected, show="choices" not in own)
+    place_pictures(row, pictures, folder)
     _add_numbers(row, rest)
     if is_own_row:
         row.origin = rest.pop("origin")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.data.reading.json_stream import JsonFault, describe_value, parse_json
+from holdfast.data.reading.picture_parts import take_pictures
 from holdfast.data.reading.tool_calls import calls_of, definitions_of
 from holdfast.data.reading.values import BadRow, flag_of, has_content, shorten_value, text_of
 from holdfast.data.rows import Message
@@ -53,7 +54,7 @@ INERT = {
 ENDINGS = ("_id", "_at", "_time", "_date", "_hash", "_index", "_idx", "_timestamp", "_identifier")
 """Keys of these names, or that end so, name a message or date it."""
 _PLAIN = {*ROLE_KEYS, *CONTENTS}
-_READ_KEYS = {*ROLE_KEYS, *CONTENTS, *THOUGHTS, *TRAIN_FLAGS, *SKIP_FLAGS, *CALLS, "tools"}
+_READ_KEYS = {*ROLE_KEYS, *CONTENTS, "images", *THOUGHTS, *TRAIN_FLAGS, *SKIP_FLAGS, *CALLS, "tools"}
 
 
 def is_messages(value: Any) -> bool:
@@ -112,11 +113,14 @@ def message_of(item: Any, field: str) -> Message:
     if role == "system" and content in (None, ""):
         return {"role": role, "content": ""}
     thought = None
+    content, pictures = take_pictures(content, role, f"{field} ({role})")
     if more or isinstance(content, list):
         thought, content = _take_thought(item, content, f"{field} ({role})")
     tool_calls = calls_of(item, role, field) if more else []
     silent = (tool_calls or role == "tool") and (content is None or content == "")
     message: Message = {"role": role, "content": "" if silent else text_of(content, f"{field} ({role})")}
+    if pictures := pictures or item.get("images") or []:  # rows we wrote have them beside the text
+        message["images"] = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     if tool_calls:
         message["tool_calls"] = tool_calls
     if role == "tool":

@@ -54,6 +54,14 @@ class Source:
     digest: Callable[[], str]
     plain: bool = False
 
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in its records begin: beside the file, or where the command runs."""
+        path = Path(self.name).expanduser()
+        if not path.exists() and ":" in path.name:
+            path = path.with_name(path.name.rpartition(":")[0])  # file.json:split
+        return (path if path.is_dir() else path.parent) if path.exists() else Path()
+
     def describe_place(self, number: int) -> str:
         """How errors name a record: `train.jsonl:12` or `train.parquet row 12`."""
         return f"{self.name}:{number}" if self.by_line else f"{self.name} row {number}"

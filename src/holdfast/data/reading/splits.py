@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from holdfast.data.pictures.references import identify_pictures
 from holdfast.data.row_store import RowView, prompt_keys
 from holdfast.data.rows import Rows, fingerprint_json
 from holdfast.errors import UserError
@@ -28,7 +29,9 @@ def split_rows(rows: Rows, test: float, seed: int = 0) -> tuple[Rows, Rows]:
     count = min(max(1, round(len(rows) * test)), len(rows) - 1)
     test_mask = _hold_out(_mix_keys(prompt_keys(rows), seed), count)
     if not count / 2 <= test_mask.sum() <= 1.5 * count + 1 or test_mask.all():
-        ids = np.array([int(fingerprint_json([row.id, row.messages])[:16], 16) for row in rows], dtype=np.uint64)
+        ids = np.array(
+            [int(fingerprint_json([row.id, identify_pictures(row.messages)])[:16], 16) for row in rows], dtype=np.uint64
+        )
         # Equal rows fall to one side only as long as there are others.
         hashes = _mix_keys(ids, seed)
         test_mask = np.zeros(len(rows), dtype=np.bool_)

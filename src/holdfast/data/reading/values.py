@@ -52,8 +52,9 @@ def _part_text(part: dict[str, Any] | str, field: str) -> str:
     if isinstance(part, str):
         return part
     text = part.get("text", part.get("value"))
-    if part.get("type", "text") != "text" or not isinstance(text, str):
-        raise BadRow(f"{field} holds a part of type {part.get('type')}, only text can be trained on", "leave {} out")
+    if part.get("type", "text") not in ("text", "input_text") or not isinstance(text, str):
+        what = "only text and, in a user's turn of messages, pictures can be trained on"
+        raise BadRow(f"{field} holds a part of type {part.get('type')}, {what}", "leave {} out")
     return text
 
 

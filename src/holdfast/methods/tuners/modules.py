@@ -40,7 +40,10 @@ def resolve_targets(model: Model, targets: str | tuple[str, ...]) -> str | list[
         UserError: If a part has no linear maps, as where experts are tensors.
     """
     from holdfast.methods.tuners.layer_maps import find_paths, shorten_paths
+    from holdfast.models.eyes import has_eyes
 
+    if has_eyes(model.config):
+        return _list_language_maps(model, targets)
     if not isinstance(targets, str) or targets not in PARTS:
         return parse_targets(targets)
     if targets == "all":
@@ -51,6 +54,27 @@ def resolve_targets(model: Model, targets: str | tuple[str, ...]) -> str | list[
             f"tuner.target_modules: {targets} has no linear maps in {type(model).__name__}; name modules, or all"
         )
     return shorten_paths(model, paths)
+
+
+def _list_language_maps(model: Model, targets: str | tuple[str, ...]) -> str | list[str]:
+    """The same of a model that sees: whole paths of maps in its language part, whose names its eyes may have too.
+
+    An expression is taken as it stands; it may name eyes.
+    """
+    from holdfast.methods.tuners.layer_maps import is_linear_map, is_of_attention
+    from holdfast.models.eyes import language_part
+
+    meant = parse_targets(targets)
+    if isinstance(meant, str) and meant not in (ALL, *PARTS):
+        return meant
+    part = language_part(model)
+    prefix = next(name for name, module in model.named_modules() if module is part)
+    paths = [f"{prefix}.{path}" for path, module in part.named_modules() if is_linear_map(module)]
+    if meant in ("attention", "mlp", ["attention"], ["mlp"]):
+        return [path for path in paths if is_of_attention(path) == ("attention" in meant)]
+    if isinstance(meant, list) and meant not in (["all"], [ALL]):
+        return [path for path in paths if _is_adapted(meant, path)] or meant
+    return paths
 
 
 def check_targets(model: Model, targets: str | list[str]) -> None:

@@ -259,9 +259,10 @@ def build_client_model(federation: Federation, tensors: Mapping[str, Tensor]) ->
     import torch
 
     from holdfast.models.loading import load_model, move_to_device
+    from holdfast.training.apply_tuner import apply_tuner
 
     recipe, device = federation.work.recipe, federation.work.base.device
-    model = recipe.tuner.apply(load_model(recipe.model, device=device).model, recipe.train.seed)
+    model = apply_tuner(recipe, load_model(recipe.model, device=device).model, recipe.train.seed)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():
