@@ -72,10 +72,10 @@ READ_ONLY = {
     "data.ignore", "data.rejected", "data.chat_template_kwargs", "sampling.engine", "sampling.model", "sampling.slots",
     "sampling.max_thinking_tokens", "train.layout", "train.weights", "train.keep", "train.patience",
     "train.gradient_checkpointing", "train.deterministic", "train.compile", "evaluate.every", "evaluate.live_items",
-    "evaluate.max_thinking_tokens", "evaluate.gate",
+    "evaluate.max_thinking_tokens", "evaluate.gate", "train.vision",
 }  # fmt: skip
-"""Fields that need a model that thinks, a server, a GPU or a long run, or change nothing but time and memory: the
-search of `tests/test_fields_are_read.py` looks after them."""
+"""Fields that need a model that thinks or sees, a server, a GPU or a long run, or change nothing but time and memory:
+the search of `tests/test_fields_are_read.py` looks after them."""
 
 
 def plan(settings: list[str]) -> Any:

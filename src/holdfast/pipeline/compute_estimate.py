@@ -186,7 +186,9 @@ def _try_attention(
     if wants_compiled(recipe.train.compile, target.device):
         policy.compiled_layers = CompiledLayers(ignore_call)
     if target.is_here:
-        layout = choose_layout(recipe.train.layout, policy, table.per_row, target.device)
+        layout = choose_layout(
+            recipe.train.layout, policy, table.per_row, target.device, has_pictures=table.pictures is not None
+        )
         shared_table = share_pair_prompts(table, policy, layout, recipe.objective)
         return policy, layout, describe_attention(policy, layout, shared_table)
     obstacle = find_attention_obstacle(policy.causal, policy.attention.name) if autocast else "fp32 has no such kernel"

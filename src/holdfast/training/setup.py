@@ -66,7 +66,8 @@ def collect_training_settings(
     """
     flat: dict[str, Any] = {"model": recipe.model, "rows": table.fingerprint}
     flat |= {"model weights": base} if base else {}
-    flat |= {"train.weights": recipe.train.weights} if recipe.train.weights != "auto" else {}
+    for name, usual in (("weights", "auto"), ("vision", "frozen")):
+        flat |= {f"train.{name}": v} if (v := getattr(recipe.train, name)) != usual else {}
     for axis, method in _list_training_methods(recipe):
         flat[axis] = type(method).__name__
         flat |= {f"{axis}.{knob}": value for knob, value in method.model_dump(mode="json").items()}
@@ -210,8 +211,7 @@ class TrainerState:
         self._shard_and_compile()
         self.scorer.train()
         self.trainable_parameters = self.stored_parameters = self._collect_trainable_parameters()
-        self.rule = begin_draws(self)
-        self.num_workers, self.draws_random = 1, False
+        self.rule, self.num_workers, self.draws_random = begin_draws(self), 1, False
         self.policy.chunk_rows = min(self.policy.chunk_rows, state.get("head_rows", self.policy.chunk_rows))
         self.filler = self.shortest_batch()
         self.terms = list(self.count_terms(self.filler))
@@ -255,10 +255,10 @@ class TrainerState:
 
     def _choose_layout(self) -> Layout:
         """The layout; the two of a pair then stand in one line behind their prompt, where that is the same and pays."""
-        table, machine = self.table, self.machine
+        table, machine, setting = self.table, self.machine, self.recipe.train.layout
         with layouts.place_for_trial(self.policy, machine):
             where = (machine.device, machine.is_sharded, table.pictures is not None)
-            layout = layouts.choose_layout(self.recipe.train.layout, self.policy, table.per_row, *where)
+            layout = layouts.choose_layout(setting, self.policy, table.per_row, *where)
             self.table = layouts.share_pair_prompts(table, self.policy, layout, self.recipe.objective)
         layouts.refuse_unlike_layouts(layout, machine.world)
         return layout

@@ -60,7 +60,7 @@ class EncodedSequence:
 
 
 def collate_on_device(sequences: Sequence[EncodedSequence], layout: Layout, pad_id: int, device: torch.device) -> Batch:
-    """One or more sequences as a batch on a device; arguments as of `collate_sequences`. Those with pictures are padded."""
+    """One or more sequences as a batch on a device; arguments as of `collate_sequences`. With pictures: padded."""
     batch = collate_sequences(sequences, "padded" if any(e.pictures for e in sequences) else layout, pad_id)
     assert batch is not None  # only nothing makes none
     return batch.to(device)
