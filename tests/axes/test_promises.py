@@ -27,6 +27,8 @@ KNOBS: dict[str, dict[str, Any]] = {
     "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
+    "calibration": {"gamma": 2.0, "absent": ("The",), "present": ("It",), "form": "first_token"},
+    "proxy": {"antiexpert": "lab-small"},
     "python": {"function": "own_function.py:agree"},
 }
 OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inference": (Ensemble, Shots, Vote)}

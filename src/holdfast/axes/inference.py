@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from holdfast.axes.method import Method
 from holdfast.errors import RunError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from holdfast.axes.analysis import AnalysisSection
     from holdfast.axes.engine import Request, Sample, SamplingParams
-    from holdfast.data.rows import Message
+    from holdfast.data.rows import Message, Rows
 
 CHANGES = ("weights", "prompt", "prefix", "logits", "choice_bias", "sampling", "attempts")
 """What a method may change: each is a method of `Inference`, and changed by who overrides it."""
@@ -43,6 +45,30 @@ class LogitStep(dict[str, Any]):
 
 def _refuse_text(text: str) -> list[int]:
     raise RunError(f"inference: a method asks for the tokens of {text!r}, and no tokenizer was given to the decoder")
+
+
+class InferenceBench(Protocol):
+    """What a method may look at to find what it leaves open, once the model is trained."""
+
+    rows: Rows
+    """What was trained on."""
+    test: Rows
+    """What is measured."""
+    is_choice: bool
+    """Whether that is multiple choice."""
+
+    def score_labels(self, model: str, rows: Rows, labels: Sequence[str], form: str) -> np.ndarray:
+        """Log-probabilities [rows, labels] by a model: "tuned", "base", or what `train_copy` gave.
+
+        Args:
+            form: "choice": of each label as the whole answer; "first_token": of its first token.
+        """
+
+    def require_first_tokens(self, present: Sequence[str], absent: Sequence[str]) -> None:
+        """See that first tokens tell absent labels from trained ones."""
+
+    def train_copy(self, rows: Rows) -> str:
+        """Train the base on rows, as the run trains; the name of the result for `score_labels`."""
 
 
 class Inference(Method):
@@ -84,6 +110,25 @@ class Inference(Method):
         All must have the tokenizer of the tuned model.
         """
         return {}
+
+    def unsettled_knobs(self) -> Sequence[str]:
+        """Knobs whose values `settle_knobs` finds from a run; by default none."""
+        return ()
+
+    def check_rows(self, rows: Rows, test: Rows) -> None:
+        """See, before anything is trained, that `settle_knobs` will find what it needs in these rows.
+
+        Raises:
+            UserError: If not.
+        """
+
+    def settle_knobs(self, bench: InferenceBench) -> Inference:
+        """The method with all knobs settled, which is what is kept beside the weights; called once after training."""
+        return self
+
+    def build_section(self, bench: InferenceBench) -> AnalysisSection | None:
+        """What the report says of the method beside the tasks; called after `settle_knobs`, where that is overridden."""
+        return None
 
     def weights(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
         """The model to use in the place of the tuned one; it is what is saved.

@@ -98,6 +98,8 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "inference": {
         "dial": "holdfast.methods.inference.dial:Dial",
+        "calibration": "holdfast.methods.inference.calibration:Calibration",
+        "proxy": "holdfast.methods.inference.proxy:Proxy",
     },
     "presets": {
         "sft_then_dpo": "holdfast.methods.presets:SFTThenDPO",

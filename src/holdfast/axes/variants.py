@@ -124,6 +124,18 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "wise_ft": Variant(
             "dial", "Weight-space ensemble of base and tuned model.", "Wortsman et al. 2021, arXiv 2109.01903",
         ),
+        "dexperts": Variant(
+            "proxy", "A language model steered by one of what is wanted, and away from one of what is not.",
+            "Liu et al. 2021, arXiv 2105.03023", {"alpha": 2.0},
+            "The authors first cut the model's tokens to a nucleus of 0.9; expert and antiexpert are tuned on good and "
+            "on bad texts.",
+        ),
+        "contrastive": Variant(
+            "proxy", "What a large model knows and a small one of its family does not.",
+            "Li et al. 2022, arXiv 2210.15097", {"weight": 0.0, "plausible": 0.1},
+            "The authors search with five beams, the antiexpert at a temperature of 0.5 to 1; here tokens are chosen "
+            "one by one, as by O'Brien and Lewis 2023 (arXiv 2309.09117), whose form is weight 1 and alpha 0.5.",
+        ),
     },
 }  # fmt: skip
 """Axis, name, variant."""

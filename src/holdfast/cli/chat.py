@@ -37,6 +37,7 @@ def chat(
         from holdfast.data.chat.settings import ChatSettings, settings_of
         from holdfast.generation.chosen_method import open_chosen_decoder
         from holdfast.models.loading import load_model
+        from holdfast.pipeline.inference_bench import settle_for_model
         from holdfast.recipe.method_text import parse_method
 
         method = parse_method("inference", inference, "--inference") if inference else None
@@ -44,7 +45,7 @@ def chat(
         loaded_model = load_model(model, device=device)
         printer = AnswerPrinter()
         chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
-        decoder = open_chosen_decoder(loaded_model, model, method)
+        decoder = open_chosen_decoder(loaded_model, model, settle_for_model(method, loaded_model, model, chat))
         engine = decoder.build_engine(
             chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text, say=ui.write_once
         )

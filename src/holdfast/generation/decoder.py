@@ -276,6 +276,8 @@ def build_decoder(method: Inference | None, base: LoadedModel | None, tuned: Mod
 
     if method is None:
         return Decoder(tuned)
+    if open_knobs := method.unsettled_knobs():
+        raise RunError(f"inference: {name_of(method)} is not settled: {', '.join(open_knobs)}")
     changes = method.overridden_methods()
     if "weights" in changes:
         tuned = method.weights(base.model if base else None, tuned)  # type: ignore[arg-type]
@@ -307,11 +309,12 @@ def check_models(method: Inference, model: str) -> None:
     Raises:
         UserError: If not, or the method changes nothing.
     """
-    from holdfast.models.loading import load_tokenizer
+    from holdfast.models.loading import load_tokenizer, locate_model
 
     if not method.overridden_methods():
         raise UserError(f"inference: {name_of(method)} overrides none of {', '.join(CHANGES)}, so it changes nothing")
     for name, other in method.extra_models().items():
+        refuse_setup(f"inference: {name}", locate_model(other))
         if load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
             raise UserError(
                 f"inference: {name} ({other}) has another tokenizer than {model}, and logits are mixed token by token; "

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.progress import Progress
 from holdfast.data.pictures.processor import count_picture_tokens
 from holdfast.pipeline.curation_check import CurationPool
-from holdfast.pipeline.readiness import check_prompt_lengths, check_readiness, describe_decoding, describe_engine
+from holdfast.pipeline.readiness import (
+    check_inference,
+    check_prompt_lengths,
+    check_readiness,
+    describe_decoding,
+    describe_engine,
+)
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
@@ -92,7 +98,7 @@ def check_one(
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line)
     tasks = limit_probe_tasks(tasks, base.model)
     refuse_unmeasured(recipe, tasks)
-    warnings += list_early_warnings(recipe, base.path, sources.train, tasks)
+    warnings += list_early_warnings(recipe, base.path, sources, tasks)
     pool = CurationPool(sources.train, base.tokenizer)
     check_readiness(recipe, sources.judge, base.model, pool=pool, say=ui.write_line)
     as_read, rows = match_recipe_and_rows(recipe, sources.train)
@@ -122,13 +128,12 @@ def write_lines(ui: Progress, lines: list[str]) -> None:
         ui.write_line(line)
 
 
-def list_early_warnings(recipe: Recipe, model: Path, rows: Rows, tasks: list[Task]) -> list[str]:
+def list_early_warnings(recipe: Recipe, model: Path, sources: Sources, tasks: list[Task]) -> list[str]:
     """What is to be said of the model and the rows before anything is encoded."""
-    from holdfast.evaluation.method_reach import describe_reach
     from holdfast.evaluation.tasks.by_name import warn_of_nothing_kept
 
-    lines = (warn_of_nothing_kept(tasks), describe_decoding(model), *describe_reach(recipe.inference, tasks))
-    return [*filter(None, lines), *describe_overlaps(recipe, rows, tasks)]
+    lines = (warn_of_nothing_kept(tasks), describe_decoding(model), *check_inference(recipe, sources, tasks))
+    return [*filter(None, lines), *describe_overlaps(recipe, sources.train, tasks)]
 
 
 def describe_overlaps(recipe: Recipe, rows: Rows, tasks: list[Task]) -> list[str]:

@@ -16,6 +16,7 @@ from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
 from holdfast.models.loading import locate_model
 from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
+from holdfast.pipeline.inference_bench import settle_for_model
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 from holdfast.recipe.gate_section import Gate
 from holdfast.report.schema import RunReport, validate_report
@@ -222,7 +223,7 @@ def _measure_model(
 
     chat = (settings or ChatSettings()).build_chat(loaded_model.tokenizer)
     chat.limit_to(count_embeddings(loaded_model.model))
-    decoder = open_chosen_decoder(loaded_model, name, method)
+    decoder = open_chosen_decoder(loaded_model, name, settle_for_model(method, loaded_model, name, chat))
     if line := decoder.describe_answers():
         ui.write_line(f"{name}: {line}")
 

@@ -79,6 +79,8 @@ class RunContext:
     journal: Journal
     reference: Reference | None = None
     """What the base did on the probe, once it is measured."""
+    sections: list[dict[str, Any]] = field(default_factory=list)
+    """What the inference method adds to the report."""
     live_scores: dict[str, Any] = field(default_factory=dict)
     """Scores that stay on the live line."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.task import Task
     from holdfast.models.loading import Model
+    from holdfast.pipeline.sources import Sources
 
 
 def check_readiness(
@@ -141,6 +142,20 @@ def describe_decoding(model: Path) -> str:
 
     setup = read_setup(model)
     return f"model: training starts from weights alone, and they are the base: {setup.line}" if setup else ""
+
+
+def check_inference(recipe: Recipe, sources: Sources, tasks: Sequence[Task]) -> list[str]:
+    """See that the rows have what the inference method needs, and the tasks see it; a line of those that do not.
+
+    Raises:
+        UserError: If not.
+    """
+    from holdfast.evaluation.method_reach import describe_reach
+
+    if recipe.inference is not None:
+        targets = [row for task in tasks if task.role == "target" for row in task.rows]
+        recipe.inference.check_rows(sources.train, targets)
+    return describe_reach(recipe.inference, tasks)
 
 
 def describe_weights_alone(user: str, model: Path) -> str:

@@ -15,11 +15,11 @@ from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_file, remove_leftovers
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
-from holdfast.evaluation.method_reach import describe_reach
 from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.curation_key import open_replay_rows
 from holdfast.pipeline.explanation import describe_drops, explain_rows
 from holdfast.pipeline.frozen_base import load_training_base, restore_base
+from holdfast.pipeline.inference_bench import settle_inference
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
 from holdfast.pipeline.phases import (
     RunContext,
@@ -30,7 +30,13 @@ from holdfast.pipeline.phases import (
     measure_tasks,
     rows_for_objective,
 )
-from holdfast.pipeline.readiness import check_prompt_lengths, check_readiness, describe_decoding, describe_engine
+from holdfast.pipeline.readiness import (
+    check_inference,
+    check_prompt_lengths,
+    check_readiness,
+    describe_decoding,
+    describe_engine,
+)
 from holdfast.pipeline.results import RunResult, save_model, write_results
 from holdfast.pipeline.run_dir import RunDirectory, describe_environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
@@ -88,7 +94,7 @@ def run_prepared(
             result, token_report, plan = train_model(resolved_recipe, work, rows, before, rerun_hint)
         if not ranks.main:
             return RunResult(work.folder.path, {})
-        result, decoder = apply_inference(work, result)
+        result, decoder = apply_inference(work, result, rows)
         with work.folder.time_phase("evaluate"):
             subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final", result.tuner)
             after = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
@@ -168,7 +174,7 @@ def prepare_run(
     )
     if trains:
         refuse_unmeasured(recipe, tasks)
-        lines = (warn_of_nothing_kept(tasks), describe_decoding(base.path), *describe_reach(recipe.inference, tasks))
+        lines = (warn_of_nothing_kept(tasks), describe_decoding(base.path), *check_inference(recipe, sources, tasks))
         for line in filter(None, lines):
             ui.warn(line)
         _report_limits(recipe, base, sources, tasks, chat, ui)
@@ -281,10 +287,13 @@ def build_untrained_result(work: RunContext, plan: TrainingPlan) -> TrainResult:
     )  # fmt: skip
 
 
-def apply_inference(work: RunContext, result: TrainResult) -> tuple[TrainResult, Decoder]:
+def apply_inference(work: RunContext, result: TrainResult, rows: Rows | None = None) -> tuple[TrainResult, Decoder]:
     """The training with the settled model that is saved, and how that answers through the recipe's inference method.
 
     Memory that only training needed is given back first.
+
+    Args:
+        rows: What was trained on; default: the rows as they came.
     """
     from holdfast.generation.decoder import build_decoder
     from holdfast.models.files import count_non_finite
@@ -294,12 +303,13 @@ def apply_inference(work: RunContext, result: TrainResult) -> tuple[TrainResult,
     from holdfast.models.saving import cast_as_reloaded
 
     device, saved_dtype = work.base.device, work.base.dtype
-    held_dtype, inference = weights_dtype(saved_dtype, device), work.recipe.inference
+    held_dtype = weights_dtype(saved_dtype, device)
     give_back_memory(device)
     tuned, tuner = (
         move_to_device(cast_as_reloaded(result.model, saved_dtype, held_dtype, result.tuner), device),
         result.tuner,
     )
+    inference = settle_inference(work, result, tuned, work.sources.train if rows is None else rows)
     if inference is not None and "weights" in inference.overridden_methods():
         tuned, tuner = fold_adapter(tuned, tuner), Tuner()
     base = load_model(work.recipe.model, device=device) if inference is not None and inference.reads_base() else None

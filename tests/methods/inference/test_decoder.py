@@ -50,7 +50,12 @@ def pair(tiny_dir: Any) -> tuple[LoadedModel, LoadedModel]:
 
 
 def decoder_of(name: str, knobs: Any, pair: tuple[LoadedModel, LoadedModel]) -> Decoder:
-    method: Any = find_method("inference", name)(**(knobs or {}))
+    cls = find_method("inference", name)
+    if name == "calibration":
+        knobs = {"gamma": 3.0, "absent": ("the",), "present": ("Paris",), "form": "first_token", **(knobs or {})}
+    if "antiexpert" in cls.model_fields:
+        knobs = {"expert": str(pair[1].path), "antiexpert": str(pair[0].path), **(knobs or {})}
+    method: Any = cls(**(knobs or {}))
     return build_decoder(method, pair[0] if method.reads_base() else None, pair[1].model, str(pair[0].path))
 
 
