@@ -127,7 +127,7 @@ class Inference(Method):
         return self
 
     def build_section(self, bench: InferenceBench) -> AnalysisSection | None:
-        """What the report says of the method beside the tasks; called after `settle_knobs`, where that is overridden."""
+        """What the report says of the method; called after `settle_knobs`, where that is overridden."""
         return None
 
     def weights(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:

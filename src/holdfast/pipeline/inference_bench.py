@@ -105,7 +105,7 @@ class ModelBench:
             if first in by_token:
                 raise UserError(
                     f"inference.calibration: the absent label {label!r} begins with the same token as the trained "
-                    f"label {by_token[first]!r}, so that the first token of an answer does not tell them apart; measure "
+                    f"label {by_token[first]!r}, so that first tokens do not tell them apart; measure "
                     "it as multiple choice (form: choice), or leave it out of absent"
                 )
 
@@ -153,7 +153,7 @@ def settle_inference(work: RunContext, result: TrainResult, tuned: Model, rows: 
     return settled_method
 
 
-def settle_for_model(method: Inference | None, loaded: LoadedModel, name: str, chat: Chat) -> Inference | None:
+def settle_for_model(method: Inference | None, checkpoint: LoadedModel, name: str, chat: Chat) -> Inference | None:
     """A method chosen after the training, with what it leaves open found from the rows of the run it is asked for.
 
     Raises:
@@ -175,10 +175,10 @@ def settle_for_model(method: Inference | None, loaded: LoadedModel, name: str, c
 
     recipe = read_recipe(folder).recipe
     sources = read_sources(recipe, lambda text: None, lambda text: None)
-    tasks = build_tasks(recipe, sources.test, sources.judge, lab=loaded.lab)
+    tasks = build_tasks(recipe, sources.test, sources.judge, lab=checkpoint.lab)
 
     def open_model(model: str) -> Model:
-        return loaded.model if model == "tuned" else load_model(recipe.model, device=loaded.device).model
+        return checkpoint.model if model == "tuned" else load_model(recipe.model, device=checkpoint.device).model
 
     return method.settle_knobs(
         ModelBench(chat, open_rows(folder / "curated.jsonl"), *find_label_rows(tasks), open_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,9 +44,7 @@ def test_golden_numbers() -> None:
     assert scores.compute_accuracies() == pytest.approx((2 / 3, 1.0, 1 / 3))
     assert scores.compute_accuracies_apart() == (1.0, 1.0)
     curve = scores.compute_curve()
-    assert curve.gammas[1:-1] == pytest.approx(
-        [(a + b) / 2 for a, b in zip(BREAKS, BREAKS[1:], strict=False)], abs=1e-6
-    )
+    assert curve.gammas[1:-1] == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(BREAKS)], abs=1e-6)
     assert curve.gammas[[0, -1]] == pytest.approx([BREAKS[0] - 1, BREAKS[-1] + 1], abs=1e-6)
     assert curve.compute_area() == pytest.approx(2 / 3, abs=1e-9)
     assert scores.average_gap() == pytest.approx(0.38057033, abs=1e-8)

@@ -80,6 +80,8 @@ CLAIMS: dict[str, str] = {
     "muon": "holdfast.lab.reproduce.from_scratch:MUON",
     "spafl": "holdfast.lab.reproduce.federated:SPAFL",
     "dial": "holdfast.lab.reproduce.weights:DIAL",
+    "calibration": "holdfast.lab.reproduce.at_the_logits:CALIBRATION",
+    "proxy": "holdfast.lab.reproduce.at_the_logits:PROXY",
     "delift": "holdfast.lab.reproduce.selected_rows:DELIFT",
     "davir": "holdfast.lab.reproduce.selected_rows:DAVIR",
     "lima": "holdfast.lab.reproduce.selected_rows:LIMA",

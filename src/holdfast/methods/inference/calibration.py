@@ -105,8 +105,8 @@ class Calibration(Inference):
         absent = [x for x in labels[1] if x not in present] if self.absent == "auto" else self.absent
         if self.absent == "auto" and (many := len({*labels[0], *labels[1]})) > MOST_LABELS:
             raise UserError(
-                f"inference.calibration: the rows have {many:,} different answers, labels are {MOST_LABELS} at most; name "
-                "those to calibrate in absent"
+                f"inference.calibration: the rows have {many:,} different answers, more than {MOST_LABELS}, which are "
+                "hardly labels; name those to calibrate in absent"
             )
         if not absent:
             raise UserError(

@@ -35,14 +35,14 @@ class LabelScores:
         return float(is_right.mean()), _mean_share(is_right[~asks_absent]), _mean_share(is_right[asks_absent])
 
     def compute_accuracies_apart(self) -> tuple[float, float]:
-        """Shares right where present labels compete with present ones alone, and absent with absent ones; as any gamma."""
+        """Shares right where present labels compete with present ones alone, and absent with absent ones."""
         import numpy as np
 
         rights = []
         for group in (~self.is_absent, self.is_absent):
             asks_it = group[self.gold]
-            picked = np.where(group, self.z[asks_it], -np.inf).argmax(1)
-            rights.append(_mean_share(picked == self.gold[asks_it]))
+            likeliest = np.where(group, self.z[asks_it], -np.inf).argmax(1)
+            rights.append(_mean_share(likeliest == self.gold[asks_it]))
         return rights[0], rights[1]
 
     def average_gap(self) -> float:
@@ -103,10 +103,10 @@ class PresenceCurve:
         """
         import numpy as np
 
-        allowed = np.flatnonzero(self.absent >= floor)
-        if not len(allowed):
+        in_question = np.flatnonzero(self.absent >= floor)
+        if not len(in_question):
             return None
-        best = min(allowed, key=lambda i: (-self.overall[i], abs(self.gammas[i])))
+        best = min(in_question, key=lambda i: (-self.overall[i], abs(self.gammas[i])))
         return float(self.gammas[best])
 
 
