@@ -21,7 +21,8 @@ VERBS = {
 NOUNS = {
     "losses": "what an objective is", "normalizers": "of an objective", "weights": "of an inference method",
     "prompt": "of an inference method", "logits": "of an inference method", "attempts": "of an inference method",
-    "sampling": "of an inference method", "prefix": "of an inference method", "to": "as torch.Tensor.to", "lr": "as torch writes it",
+    "sampling": "of an inference method", "prefix": "of an inference method", "to": "as torch.Tensor.to",
+    "lr": "as torch writes it",
     "readable": "of io.RawIOBase", "readinto": "of io.RawIOBase", "writable": "of io.RawIOBase",
     "makefile": "of socket.socket",
 }  # fmt: skip
