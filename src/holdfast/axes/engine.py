@@ -29,6 +29,9 @@ class SamplingParams(BaseModel):
     stop: tuple[str, ...] = Field((), description="Strings that end an answer (and are cut from it).")
     n: int = Field(1, ge=1, description="Samples per prompt.")
     seed: int = Field(0, description="With (prompt key, sample index) this fixes the sample, whatever the batch.")
+    keep_ids: bool | None = Field(
+        None, description="Keep the token ids of answers beside their text, for training on exactly what was sampled."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Sample:
     """Of these, tokens of the thought before the answer, where thoughts have a budget of their own."""
     thought_cut: bool = False
     """Whether the thought reached its budget and was closed by force."""
+    ids: tuple[int, ...] = ()
+    """With `keep_ids`: the token ids as they were sampled, what ended the turn included. To encode the text again can
+    give others, wherever a tokenizer has two ways to write it."""
 
 
 class Engine(Protocol):

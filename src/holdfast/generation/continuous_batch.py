@@ -257,7 +257,8 @@ class ContinuousBatch:
             assert sequence is not None
             text = cut[row] if row in cut else self._output_text(row, num_tokens - int(stop_mask[row]))
             finish: Literal["stop", "length"] = "stop" if stop_mask[row] or row in cut else "length"
-            samples.append(build_sample(sequence, text, finish, num_tokens))
+            ids = self.tokens[row, :num_tokens].tolist() if self.params.keep_ids else ()
+            samples.append(build_sample(sequence, text, finish, num_tokens, ids))
             self.occupant[row] = None
         self.live &= ~end_mask
         self.past[end_mask] = 0
@@ -300,10 +301,12 @@ def find_stop(text: str, sequence: PendingSample | None, stop: tuple[str, ...]) 
     return min((place for place in places if place >= 0), default=-1)
 
 
-def build_sample(sequence: PendingSample, text: str, finish: Literal["stop", "length"], num_tokens: int) -> Sample:
+def build_sample(
+    sequence: PendingSample, text: str, finish: Literal["stop", "length"], num_tokens: int, ids: Sequence[int] = ()
+) -> Sample:
     """A finished sequence; all of it was thought, if that never ended."""
     thought, text = sequence.thought, sequence.opening + text
-    if thought is None:
-        return Sample(sequence.key, sequence.index, text, finish, num_tokens)
-    spent = num_tokens if thought.thinking else thought.tokens
-    return Sample(sequence.key, sequence.index, text, finish, num_tokens, min(spent, num_tokens), thought.cut)
+    spent, was_cut = 0, False
+    if thought is not None:
+        spent, was_cut = min(num_tokens if thought.thinking else thought.tokens, num_tokens), thought.cut
+    return Sample(sequence.key, sequence.index, text, finish, num_tokens, spent, was_cut, tuple(ids))

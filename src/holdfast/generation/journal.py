@@ -147,6 +147,7 @@ class Journal:
         }
         thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
         fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
+        fields |= {"ids": sample.ids} if sample.ids else {}
         with defer_interrupts():
             self._append_line({"kind": "sample", "id": name, **fields})
             self._hold_sample(name, sample)
@@ -197,7 +198,10 @@ class Journal:
             return True
         if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
             raise UserError(mend)
-        sample = Sample(**{name: entry[name] for name in Sample.__dataclass_fields__ if name in entry})
+        fields = {name: entry[name] for name in Sample.__dataclass_fields__ if name in entry}
+        if isinstance(ids := fields.get("ids"), list):
+            fields["ids"] = tuple(ids)
+        sample = Sample(**fields)
         if is_sample(sample):
             self._hold_sample(entry["id"], sample)
         return is_sample(sample)
@@ -229,6 +233,7 @@ def is_sample(sample: Sample) -> bool:
     """Whether the parts of a sample are of the types that all its readers take for granted."""
     index, tokens = sample.index, sample.tokens
     numbers = all(type(value) is int and value >= 0 for value in (index, tokens, sample.thought_tokens))
-    return (
+    is_ids = type(sample.ids) is tuple and all(type(value) is int and value >= 0 for value in sample.ids)
+    return is_ids and (
         isinstance(sample.key, str) and isinstance(sample.text, str) and numbers and sample.finish in ("stop", "length")
     )

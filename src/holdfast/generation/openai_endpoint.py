@@ -116,6 +116,8 @@ class EndpointEngine:
         Raises:
             UserError: If the server refuses a request, or cannot be reached.
         """
+        if params.keep_ids:
+            raise UserError("an endpoint gives no token ids, and training needs what was sampled: use a local engine")
         jobs: Iterator[Job] = ((request, index) for request, indexes in requests for index in indexes)
         model = self.model
         pool = ThreadPoolExecutor(self.concurrency)

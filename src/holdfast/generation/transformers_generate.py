@@ -223,9 +223,9 @@ class _Lines:
         if at_stop or cut >= 0 or self.num_tokens >= limit:
             self.is_over[row] = True
             answer = text[:cut] if cut >= 0 else text
-            self.samples.append(
-                build_sample(sequence, answer, "stop" if at_stop or cut >= 0 else "length", self.num_tokens)
-            )
+            ids = self.tokens[row] if self.params.keep_ids else ()
+            finish = "stop" if at_stop or cut >= 0 else "length"
+            self.samples.append(build_sample(sequence, answer, finish, self.num_tokens, ids))  # type: ignore[arg-type]
 
     def _output_text(self, row: int, at_stop: bool = False) -> str:
         return self.engine.chat.text_of(self.tokens[row][: -1 if at_stop else None])

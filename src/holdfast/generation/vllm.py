@@ -103,11 +103,13 @@ class VLLMEngine:
         ):
             one.text += output.text
             one.num_tokens += len(output.token_ids)
+            one.ids = [*one.ids, *output.token_ids]
             one.finish = "length" if output.finish_reason == "length" else "stop"
         for one in sequences:
             self.counts["tokens"] += one.num_tokens
             text = one.opening + one.text
-            yield Sample(one.request.key, one.index, text, one.finish, one.num_tokens, one.thought, one.cut)
+            ids = tuple(one.ids[len(one.ids) - one.num_tokens :]) if params.keep_ids else ()
+            yield Sample(one.request.key, one.index, text, one.finish, one.num_tokens, one.thought, one.cut, ids)
 
     def _generate_thoughts(self, sequences: list[_PendingSequence], params: SamplingParams, most: int) -> None:
         """Let the thoughts that the prompts opened come to their end or budget; the answers then follow them."""
