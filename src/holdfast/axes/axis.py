@@ -51,8 +51,12 @@ AXES: tuple[Axis, ...] = (
         "several runs, one after another: a recipe's stages by one name", several=True, in_method=False,
     ),
     Axis(
+        "credit", "credits", "holdfast.axes.credit:Credit",
+        "online learning: what each token of the model's own answers is worth",
+    ),
+    Axis(
         "environment", "environments", "holdfast.axes.environment:Environment",
-        "what answers the model's turns (from Python: `holdfast.axes.environment.play_episodes`)", in_method=False,
+        "what answers and rewards the model's turns in online learning", in_method=False,
     ),
     Axis(
         "analyses", "analyses", "holdfast.axes.analysis:Analysis", "what is looked at after training, beside the tasks",

@@ -65,6 +65,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "tpo": "holdfast.methods.objectives.preference.tpo:TPO",
         "tpo_l": "holdfast.methods.objectives.preference.tpo_l:TPOL",
         "grpo": "holdfast.methods.objectives.scored.grpo:GRPO",
+        "policy_gradient": "holdfast.methods.objectives.scored.policy_gradient:PolicyGradient",
         "kto": "holdfast.methods.objectives.scored.kto:KTO",
         "una": "holdfast.methods.objectives.scored.una:UNA",
         "uft": "holdfast.methods.objectives.scored.uft:UFT",
@@ -110,6 +111,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "points": "holdfast.skills.points_game:PointsGame",
         "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",
+    },
+    "credits": {
+        "group": "holdfast.methods.credits.group:GroupCredit",
+        "loo": "holdfast.methods.credits.leave_one_out:LeaveOneOut",
+        "batch": "holdfast.methods.credits.batch:BatchCredit",
+        "gae": "holdfast.methods.credits.gae:GAE",
+        "max_rl": "holdfast.methods.credits.max_rl:MaxRL",
     },
     "analyses": {
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",

@@ -1,0 +1,1 @@
+"""Credits: what each token of the model's own answers is worth."""

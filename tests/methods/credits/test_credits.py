@@ -1,0 +1,150 @@
+"""Credits against float64 golden values, and the identities between them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from holdfast.axes.registry import find_method
+from holdfast.data.rollout_rewards import RolloutRewards
+from holdfast.errors import UserError
+from holdfast.methods.credits.gae import GAE
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+LENGTHS = (5, 3, 6)
+
+
+def close(values):
+    return pytest.approx(values, abs=1e-7)
+
+
+def made(name: str, **knobs):
+    return find_method("credits", name)(**knobs)
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def golden_logps(phase: float) -> list[np.ndarray]:
+    """The generator of the golden values: log-probabilities of three answers of 5, 3 and 6 tokens."""
+    out = []
+    for b, n in enumerate(LENGTHS):
+        z = np.array(
+            [[1.5 * math.sin(0.9 * (b + 1) + 0.37 * (t + 1) * (v + 1) + phase) for v in range(7)] for t in range(n)]
+        )
+        out.append(log_softmax(z)[np.arange(n), [(3 * b + 2 * t + 1) % 7 for t in range(n)]])
+    return out
+
+
+def golden_rollouts(beta: float) -> RolloutRewards:
+    """Three answers to one prompt with rewards 1, 0, 0.5, less a divergence, and what a value head predicts."""
+    old = [logps - 0.1 * np.cos(np.arange(len(logps))) for logps in golden_logps(0.0)]
+    rewards = [-beta * (b - r0) for b, r0 in zip(old, golden_logps(0.15), strict=True)]
+    for one, reward in zip(rewards, (1.0, 0.0, 0.5), strict=True):
+        one[-1] += reward
+    values = [0.5 * np.sin(0.7 * (b + 1) + 0.3 * np.arange(n)) for b, n in enumerate(LENGTHS)]
+    ends = [np.array([n - 1]) for n in LENGTHS]
+    return RolloutRewards(rewards, ends, np.zeros(3, dtype=int), np.zeros(3, dtype=bool), values)
+
+
+def outcomes(groups: list[list[float]]) -> RolloutRewards:
+    """Answers of one token with these rewards."""
+    rewards = [np.array([r]) for group in groups for r in group]
+    number = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return RolloutRewards(rewards, [np.array([0])] * len(rewards), number, np.zeros(len(rewards), dtype=bool))
+
+
+def firsts(advantages: list[np.ndarray]) -> list[float]:
+    return [float(one[0]) for one in advantages]
+
+
+def test_groups_are_compared_as_their_papers_say():
+    groups = outcomes([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1]])
+    for name, knobs, key in (
+        ("group", {"scale": "group"}, "groups (1001)(0001)(1111): grpo"),
+        ("group", {"scale": "none"}, "groups: dr_grpo"),
+        ("group", {"scale": "batch"}, "groups: scale=batch (std of centred, population)"),
+        ("max_rl", {}, "groups: maxrl"),
+    ):
+        wanted = [value for group in GOLDEN[key] for value in group]
+        assert firsts(made(name, **knobs).assign_advantages(groups)) == close(wanted), key
+
+
+def test_each_credit_gives_its_golden_advantages_on_every_label():
+    plain, held = golden_rollouts(0.0), golden_rollouts(0.05)
+    assert firsts(made("loo").assign_advantages(plain)) == close(GOLDEN["rloo adv"])
+    key = "rloo adv, kl beta=.05 in reward (old log-probs)"
+    advantages = made("loo").assign_advantages(held)
+    assert firsts(advantages) == close(GOLDEN[key])
+    assert all((one == one[0]).all() for one in advantages), "an answer has one advantage"
+    for one, wanted in zip(
+        made("batch").assign_advantages(held), GOLDEN["reinforce++ adv (beta .05, gamma 1)"], strict=True
+    ):
+        assert one.tolist() == close(wanted)
+    assert firsts(made("batch", baseline=True).assign_advantages(plain)) == close(
+        GOLDEN["reinforce++ baseline adv (one group)"]
+    )
+    raw, white = GAE(whiten=False).assign_advantages(held), GAE().assign_advantages(held)
+    for one, wanted in zip(raw, GOLDEN["gae g=1 lam=.95 (rewards with kl beta .05)"], strict=True):
+        assert one.tolist() == close(wanted)
+    for one, wanted in zip(white, GOLDEN["gae whitened"], strict=True):
+        assert one.tolist() == close(wanted)
+
+
+def episode(rewards, values, ends, truncated=False, after=0.0):
+    return RolloutRewards(
+        [np.array(rewards, dtype=float)], [np.array(ends)], np.zeros(1, dtype=int), np.array([truncated]),
+        [np.array(values, dtype=float)], np.array([after]),
+    )  # fmt: skip
+
+
+def test_what_the_environment_says_costs_no_discount():
+    """Two turns of two tokens, the reward at the end; between them stand tokens of the environment."""
+    for gamma, lam in ((1.0, 0.95), (0.9, 0.95), (1.0, 1.0)):
+        credit = GAE(gamma=gamma, lam=lam, whiten=False)
+        (one,) = credit.assign_advantages(episode([0, 0, 0, 1], [0.1, 0.2, 0.4, 0.5], [1, 3]))
+        assert one.tolist() == close(GOLDEN[f"turns gae g={gamma} lam={lam}"])
+
+
+def test_turns_as_actions_and_what_a_limit_cut():
+    credit = GAE(gamma=0.9, lam=0.95, unit="turn", whiten=False)
+    turns = episode([0, -1, -1, 0, 5], [0.5, 9, 1, 2, 9], [1, 2, 4])  # predictions inside of a turn do not count
+    (one,) = credit.assign_advantages(turns)
+    wanted = GOLDEN["turn gae r=(-1,-1,5) V=(.5,1,2) g=.9 lam=.95"]
+    assert one.tolist() == close([wanted[0], wanted[0], wanted[1], wanted[2], wanted[2]])
+    cut = credit.assign_advantages(episode([-1], [0.5], [0], truncated=True, after=0.8))
+    assert firsts(cut)[0] == close(GOLDEN["no leak, bootstrapped with V(s')=.8"][0])
+    ended = credit.assign_advantages(episode([-1], [0.5], [0]))
+    assert firsts(ended)[0] == close(GOLDEN["no leak, truncation as an end"][0])
+
+
+def test_limits_of_each_other():
+    rollouts = golden_rollouts(0.05)
+    returns = [np.cumsum(r[::-1])[::-1] for r in rollouts.rewards]
+    far = GAE(lam=1, whiten=False).assign_advantages(rollouts)
+    near = GAE(lam=0, gamma=0.9, whiten=False).assign_advantages(rollouts)
+    for i, values in enumerate(rollouts.values):
+        assert far[i] == close(returns[i] - values)
+        assert near[i] == close(rollouts.rewards[i] + 0.9 * np.append(values[1:], 0) - values)
+    some = outcomes([[0.3, 0.9, 0.1], [1, 0.5, 0.2]])
+    alone, centred = made("loo").assign_advantages(some), made("group", scale="none").assign_advantages(some)
+    assert firsts(alone) == close([1.5 * value for value in firsts(centred)])
+    one_group = outcomes([[0.3, 0.9, 0.1, 1.0]])
+    white = made("batch", baseline=True).assign_advantages(one_group)
+    assert firsts(white) == close(firsts(made("group", scale="batch").assign_advantages(one_group)))
+    equal = outcomes([[1, 1], [0, 0]])
+    for name in ("group", "loo", "max_rl"):
+        assert firsts(made(name).assign_advantages(equal)) == [0, 0, 0, 0], name
+    assert firsts(made("loo").assign_advantages(outcomes([[1], [0]]))) == [0, 0], "nothing to compare with"
+
+
+def test_what_a_credit_cannot_use_is_said():
+    with pytest.raises(UserError, match="needs rewards of 0 and above; one is -1"):
+        made("max_rl").assign_advantages(outcomes([[1, -1]]))
+    with pytest.raises(UserError, match="credit gae needs a value head"):
+        made("gae").assign_advantages(outcomes([[1, 0]]))
