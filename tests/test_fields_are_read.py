@@ -24,10 +24,18 @@ from holdfast.recipe.messages import section_of
 from holdfast.recipe.schema import Common, Recipe, Stage
 
 SOURCE = Path(holdfast.__file__).parent
-SCHEMA = {
-    f"recipe/{name}.py"
-    for name in ("schema", "data_section", "loader", "messages", "template", "stages", "tree", "aliases", "shorthand")
-}
+SCHEMA_MODULES = (
+    "schema",
+    "data_section",
+    "online_section",
+    "loader",
+    "messages",
+    "template",
+    "stages",
+    "tree",
+    "aliases",
+)
+SCHEMA = {f"recipe/{name}.py" for name in (*SCHEMA_MODULES, "shorthand")}
 
 
 def sections() -> list[tuple[str, type[RecipeSection]]]:

@@ -90,6 +90,9 @@ class Rollouts:
         batch.token_values["logps"] = torch.zeros(len(batch.labels))
         return batch
 
+    def step_figures(self):
+        return {}
+
     def epoch_at(self, done):
         return float(done)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 METHODS_ELSEWHERE: dict[str, str] = {
-    "ppo": "there is no PPO; grpo trains on answers that are drawn before, and rounds of it are stages",
-    "rlhf": "there is no PPO; dpo trains on preferences, grpo on judged answers",
+    "rlhf": "ppo, rloo and online_grpo learn from rewards, dpo from preferences",
     "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",
     "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
-    "rloo": "grpo trains on judged answers",
     "galore": "adalomo is the optimizer that holds neither gradients nor states of the weights' size",
     "llama-adapter": "prefix trains keys and values in front of every layer's, as it does",
     **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit"],

@@ -61,6 +61,9 @@ class Objective(Method):
     needs_values: ClassVar[bool] = False
     """Whether it calls `policy.predict_values`: a value head is trained beside the model and saved with the run."""
 
+    needs_rollouts: ClassVar[bool] = False
+    """Whether it trains on what the policy said itself, with advantages: in online learning alone."""
+
     @property
     def has_precompute(self) -> bool:
         """Whether it has a `precompute` of its own."""

@@ -106,18 +106,18 @@ REGISTRY: dict[str, dict[str, str]] = {
         "sft_then_dpo": "holdfast.methods.presets:SFTThenDPO",
         "zephyr": "holdfast.methods.presets:Zephyr",
     },
-    "environments": {
-        "judged": "holdfast.methods.environments.judged:JudgeEnvironment",
-        "points": "holdfast.skills.points_game:PointsGame",
-        "route": "holdfast.skills.route_walk:RouteWalk",
-        "lake": "holdfast.skills.lake_walk:LakeWalk",
-    },
     "credits": {
         "group": "holdfast.methods.credits.group:GroupCredit",
         "loo": "holdfast.methods.credits.leave_one_out:LeaveOneOut",
         "batch": "holdfast.methods.credits.batch:BatchCredit",
         "gae": "holdfast.methods.credits.gae:GAE",
         "max_rl": "holdfast.methods.credits.max_rl:MaxRL",
+    },
+    "environments": {
+        "judged": "holdfast.methods.environments.judged:JudgeEnvironment",
+        "points": "holdfast.skills.points_game:PointsGame",
+        "route": "holdfast.skills.route_walk:RouteWalk",
+        "lake": "holdfast.skills.lake_walk:LakeWalk",
     },
     "analyses": {
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",

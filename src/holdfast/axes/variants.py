@@ -64,6 +64,10 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
             "grpo", "Group-relative policy optimisation without the bias of lengths and deviations.",
             "Liu et al. 2025, arXiv 2503.20783", {"reduction": "constant", "scale": False, "beta": 0.0},
         ),
+        "cispo": Variant(
+            "policy_gradient", "The weights of tokens are clipped and not their loss, so that all go on learning.",
+            "MiniMax 2025, arXiv 2506.13585", {"surrogate": "cispo"},
+        ),
         "cdpo": Variant(
             "dpo", "Conservative DPO: some pairs are thought to be labelled the wrong way.",
             "Mitchell 2023, A note on DPO with noisy preferences", {"loss": "sigmoid", "label_smoothing": 0.1},
@@ -84,6 +88,24 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "gdpo": Variant("geometric", "DPO of pairs with soft labels.", FURUTA, {"form": "gdpo"}),
         "gipo": Variant("geometric", "IPO of pairs with soft labels.", FURUTA, {"form": "gipo"}),
         "gropo": Variant("geometric", "ROPO of pairs with soft labels.", FURUTA, {"form": "gropo"}),
+    },
+    "credits": {
+        "online_grpo": Variant(
+            "group", "GRPO online: an answer is worth how much better than its group it is.",
+            "Shao et al. 2024, arXiv 2402.03300", {"scale": "group"},
+        ),
+        "rloo": Variant(
+            "loo", "REINFORCE leave-one-out: an answer is worth how much better than the others it is.",
+            "Ahmadian et al. 2024, arXiv 2402.14740",
+        ),
+        "reinforce_pp": Variant(
+            "batch", "REINFORCE++: what is still to come, against the whole round.",
+            "Hu et al. 2025, arXiv 2501.03262",
+        ),
+        "ppo": Variant(
+            "gae", "Proximal policy optimisation: better than a value head expected.",
+            "Schulman et al. 2017, arXiv 1707.06347",
+        ),
     },
     "tuners": {
         "hft": Variant("half", "Half fine-tuning.", "Hui et al. 2024, arXiv 2404.18466"),

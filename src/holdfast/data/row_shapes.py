@@ -11,7 +11,7 @@ from holdfast.core.source_hash import source_hash
 from holdfast.data.rows import LazyRows, Message, Row, RowMap, Rows
 from holdfast.errors import UserError
 
-ShapeName = Literal["answer", "single", "pair", "triple", "group", "choices", "shifted", "taught", "text"]
+ShapeName = Literal["answer", "single", "pair", "triple", "group", "choices", "shifted", "taught", "text", "prompt"]
 """The shapes there are, by name; see `SHAPES`."""
 
 TRUE, FALSE = 1.0, 0.0
@@ -273,10 +273,23 @@ class TaughtShape(RowShape):
         return [with_last_answer(row, answer), with_last_answer(taught, answer)]
 
 
+class PromptShape(RowShape):
+    """The prompt alone: what follows it is sampled while the model trains."""
+
+    name: ClassVar[str] = "prompt"
+    holds_answers: ClassVar[bool] = True  # those of the model
+
+    def build_sequences(self, row: Row, where: str, before: Row) -> list[list[Message]]:
+        if not row.prompt:
+            raise UserError(f"{where} is plain text, which asks the model nothing; give rows with a prompt")
+        return [row.prompt]
+
+
 ANSWER, SINGLE, PAIR, TRIPLE, GROUP = AnswerShape(), SingleShape(), PairShape(), TripleShape(), GroupShape()
 CHOICES, SHIFTED, TAUGHT, TEXT = ChoicesShape(), ShiftedShape(), TaughtShape(), TextShape()
+PROMPT = PromptShape()
 SHAPES: dict[str, RowShape] = {
-    shape.name: shape for shape in (ANSWER, SINGLE, PAIR, TRIPLE, GROUP, CHOICES, SHIFTED, TAUGHT, TEXT)
+    shape.name: shape for shape in (ANSWER, SINGLE, PAIR, TRIPLE, GROUP, CHOICES, SHIFTED, TAUGHT, TEXT, PROMPT)
 }
 
 

@@ -21,7 +21,7 @@ from holdfast.core.files import replace_file
 from holdfast.data.rows import Message, fingerprint_json
 from holdfast.errors import RunError, UserError
 from holdfast.generation.prompt_ids import answer_ids
-from holdfast.recipe.schema import InferenceChoice
+from holdfast.recipe.choices import InferenceChoice
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -300,7 +300,11 @@ class Policy:
             return self.head.nll_from_hidden(states, batch.labels, weights, self.chunk_rows, weight)
 
     def predict_values(self, batch: Batch) -> Tensor:
-        """The value head's estimates [N], fp32, one for each label, of the state that predicts it; differentiable.
+        """The value head's estimates [N], fp32, one for each label, of the state that predicts it; differentiable."""
+        return self.predict_values_at(batch, batch.label_positions)
+
+    def predict_values_at(self, batch: Batch, where: Tensor) -> Tensor:
+        """Likewise [n] of the states at the flat positions `where` [n] of the lines.
 
         Raises:
             UserError: If there is no value head.
@@ -310,7 +314,7 @@ class Policy:
                 "this policy has no value head: an objective that calls `policy.predict_values` says so by "
                 "`needs_values: ClassVar[bool] = True`"
             )
-        return self.value_head(self.hidden_states_at(batch, batch.label_positions).float())[:, 0]
+        return self.value_head(self.hidden_states_at(batch, where).float())[:, 0]
 
     def logits_at(self, batch: Batch, where: Tensor, embeds: Tensor | None = None) -> Tensor:
         """Whole logits [M, V], fp32, at the flat positions `where` [M]. The caller keeps M small."""

@@ -175,7 +175,7 @@ def evaluate(
         The parts of `report.json` that come from measuring.
     """
     from holdfast.pipeline.evaluate import evaluate as run_evaluate
-    from holdfast.recipe.schema import choose_method
+    from holdfast.recipe.choices import choose_method
 
     def resolve_model(one: Any) -> Any:
         return store_model(getattr(one, "path", one), tokenizer if hasattr(one, "save_pretrained") else None)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import Task
+    from holdfast.models.loading import LoadedModel
     from holdfast.pipeline.sources import Sources
+    from holdfast.training.plan import TrainingPlan
 
 EXAMPLE_ROWS = 3
 
@@ -84,9 +86,8 @@ def check_one(
     from holdfast.pipeline.curation_key import open_replay_rows
     from holdfast.pipeline.estimate import estimate_costs
     from holdfast.pipeline.live_evaluation import refuse_unmeasured
-    from holdfast.pipeline.phases import describe_context_limit, encode_rows, match_recipe_and_rows, rows_for_objective
+    from holdfast.pipeline.phases import describe_context_limit
     from holdfast.pipeline.sources import read_sources
-    from holdfast.training.plan import plan_training
 
     recipe, warnings = resolved_recipe.recipe, list[str]()
     ui.start_phase("check data")
@@ -101,13 +102,10 @@ def check_one(
     warnings += list_early_warnings(recipe, base.path, sources, tasks)
     pool = CurationPool(sources.train, base.tokenizer)
     check_readiness(recipe, sources.judge, base.model, pool=pool, say=ui.write_line)
-    as_read, rows = match_recipe_and_rows(recipe, sources.train)
-    if as_read is not recipe:
-        warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
     context = tuned_context_length(base.model.config, recipe.tuner)
     write_lines(ui, [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)])
-    table, token_report = encode_rows(as_read, rows_for_objective(as_read, rows), chat, context)
-    plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)
+    describe = _describe_rounds if recipe.credit is not None else _describe_table
+    table, token_report, plan, examples = describe(resolved_recipe, base, chat, sources, warnings)
     warnings += [*plan.warnings, *check_prompt_lengths(tasks, chat, context)]
     write_lines(ui, [*token_report.unrolled_lines(), *token_report.picture_lines(), *plan.remarks])
     thinks = chat.template.thoughts.allows_thought
@@ -116,10 +114,39 @@ def check_one(
         "rows": _row_counts(token_report, len(sources.test)),
         "lengths": _length_histogram(token_report),
         "measured": _task_entries(tasks),
-        **_example_entries(as_read, table, chat),
-        **estimate_costs(recipe, base.model, table, plan, tasks, len(rows), thinks, device_gib),
+        **examples,
+        **estimate_costs(recipe, base.model, table, plan, tasks, len(sources.train), thinks, device_gib),
         "warnings": warnings, **(_try_judge(sources) if judge else {}),
     }  # fmt: skip
+
+
+def _describe_table(
+    resolved_recipe: ResolvedRecipe, base: LoadedModel, chat: Chat, sources: Sources, warnings: list[str]
+) -> tuple[TokenTable, TableReport, TrainingPlan, dict[str, Any]]:
+    """The rows as tokens, what became of them, the plan, and the first of them to be shown."""
+    from holdfast.models.loading import tuned_context_length
+    from holdfast.pipeline.phases import encode_rows, match_recipe_and_rows, rows_for_objective
+    from holdfast.training.plan import plan_training
+
+    recipe = resolved_recipe.recipe
+    as_read, rows = match_recipe_and_rows(recipe, sources.train)
+    if as_read is not recipe:
+        warnings.append("rows are shown as they come; a curator makes pairs of them, which are then trained on")
+    context = tuned_context_length(base.model.config, recipe.tuner)
+    table, token_report = encode_rows(as_read, rows_for_objective(as_read, rows), chat, context)
+    plan = plan_training(as_read, base.model, table, token_report, resolved_recipe.sources)
+    return table, token_report, plan, _example_entries(as_read, table, chat)
+
+
+def _describe_rounds(
+    resolved_recipe: ResolvedRecipe, base: LoadedModel, chat: Chat, sources: Sources, warnings: list[str]
+) -> tuple[TokenTable, TableReport, TrainingPlan, dict[str, Any]]:
+    """Likewise of rounds, with the turns of an episode to be shown."""
+    from holdfast.pipeline.rounds_check import describe_rounds
+
+    table, token_report, plan, turns = describe_rounds(resolved_recipe, base, chat, sources)
+    examples = {"examples": [split_by_mask(one, chat) for _, one in turns], "answers": [name for name, _ in turns]}
+    return table, token_report, plan, examples
 
 
 def write_lines(ui: Progress, lines: list[str]) -> None:
@@ -169,9 +196,10 @@ def _task_entries(tasks: list[Task]) -> list[dict[str, Any]]:
 
 def _row_counts(token_report: TableReport, test: int) -> dict[str, Any]:
     """What became of the rows."""
+    share = "sampled answers" if token_report.are_prompts else f"{token_report.trained_share:.0%}"
     return {
         "train": token_report.rows, "kept": token_report.kept, "test": test, "tokens": token_report.tokens,
-        "trained_share": f"{token_report.trained_share:.0%}", "limit": token_report.limit,
+        "trained_share": share, "limit": token_report.limit,
         "truncated": token_report.truncated,
         **({"windows": token_report.windows} if token_report.windowed else {}), "dropped": token_report.dropped,
         **({"pictures": token_report.pictures, "picture_tokens": token_report.picture_tokens}

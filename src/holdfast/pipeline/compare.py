@@ -250,6 +250,8 @@ def _plan_run(arm: ResolvedRecipe, label: str, seed: int, budget: Budget, root: 
         shares = _split_steps(arm.recipe, budget.steps)
         for number, (stage, steps) in enumerate(zip(arm.recipe.stages, shares, strict=True)):
             settings += _budget_overrides(f"stages.{number}.train", stage.train, seed, replace(budget, steps=steps))
+    elif arm.recipe.credit is not None:  # rounds are its budget
+        settings += [f"train.seed={seed}"]
     else:
         settings += _budget_overrides("train", arm.recipe.train, seed, budget)
     return replace(resolve_any(arm, settings), notes=())  # what the recipe says of its steps is not what runs here
@@ -285,6 +287,9 @@ def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
         steps: Wanted instead of the recipe's.
     """
     steps, tokens = steps or recipe.train.max_steps or None, recipe.train.batch_tokens
+    if recipe.credit is not None:
+        online = recipe.online
+        return Budget(steps or online.steps, online.prompts * online.n * recipe.sampling.max_tokens)
     if steps is not None and tokens != "auto":
         return Budget(steps, tokens)
     from holdfast.data.batching.step_size import compute_step_size

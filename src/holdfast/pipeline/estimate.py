@@ -74,7 +74,7 @@ def estimate_costs(
     program = program if target.is_here else 0
     compute = estimate_compute(recipe, tuned, table, plan.size.tokens, target, n_quantized, program)
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
-    draws = sum(curator.count_samples(rows) for curator in recipe.curate)
+    draws = sum(curator.count_samples(rows) for curator in recipe.curate) + count_rollout_turns(recipe)
     here = not recipe.sampling.engine.startswith("http")
     during = len(boundary_steps(recipe.evaluate.every, plan.steps) - {plan.steps})
     measured_tasks = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
@@ -82,7 +82,7 @@ def estimate_costs(
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
         "plan": {
-            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.size.breakdown,
+            "steps": plan.steps, "batch_tokens": plan.size.tokens, "batch": plan.breakdown,
             "learning_rate": plan.learning_rate, "epochs": plan.epochs or None,
             "trainable": trainable, "parameters": total, **compute.plan_entries(),
         },
@@ -94,6 +94,12 @@ def estimate_costs(
             **compute.memory_entries(),
         },
     }  # fmt: skip
+
+
+def count_rollout_turns(recipe: Recipe) -> int:
+    """Answers that online learning draws, if every episode is as long as may be."""
+    turns = recipe.environment.turns if recipe.environment is not None else 1
+    return recipe.online.rounds * recipe.online.prompts * recipe.online.n * turns if recipe.credit is not None else 0
 
 
 def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from holdfast.pipeline.subject import build_subject
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.evaluation.task import ItemResult, Task
 
 
@@ -33,7 +35,8 @@ def build_training_hooks(work: RunContext, before: dict[str, list[ItemResult]]) 
             work.ui.start_phase("train", log.steps)
         work.ui.advance(
             log.step - work.ui.done,
-            loss=log.loss, **work.live_scores, tokens_per_second=log.tokens_per_second, memory_gib=log.memory_gib,
+            loss=log.loss, **work.live_scores, **round_figures(log.metrics), tokens_per_second=log.tokens_per_second,
+            memory_gib=log.memory_gib,
         )  # fmt: skip
 
     def show_figures(now: dict[str, float | None]) -> None:
@@ -60,6 +63,12 @@ def build_training_hooks(work: RunContext, before: dict[str, list[ItemResult]]) 
     if work.recipe.evaluate.every:  # else the base's figure would stand there to the end, as if nothing changed
         show_figures({"held_out": base.get("held_out")})
     return Hooks(on_step=on_step, on_evaluate=on_evaluate, on_note=work.ui.write_line)
+
+
+def round_figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What the live line shows of a round of online learning: its mean return, and the share that succeeded."""
+    names = {"return": "rollouts/return", "solved": "rollouts/passed"}
+    return {name: f"{metrics[key]:.2f}" for name, key in names.items() if key in metrics}
 
 
 def _live_name(part: str, live: list[Task]) -> str | None:

@@ -49,6 +49,7 @@ def check_readiness(
     refuse_missing(recipe.track)
     refuse_rounding(recipe, locate_model(recipe.model))
     uses_judge = any(curator.uses_judge() for curator in recipe.curate) or recipe.evaluate.target == "test"
+    uses_judge |= recipe.credit is not None and recipe.environment is None  # it is the reward then
     for engine, name in list_engines(recipe) if samples else ():
         check_engine(engine, name)
     if recipe.inference is not None:

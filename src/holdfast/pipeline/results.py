@@ -159,7 +159,7 @@ def _build_training_entry(
         "rows": token_report.kept, "steps": result.steps, "planned_steps": plan.steps, "kept_step": result.kept_step,
         "stopped_early": result.stopped_early, "tokens": result.tokens, "trained_tokens": result.trained_tokens,
         "dropped": dict(token_report.dropped), "epochs": result.epochs, "batch_tokens": plan.size.tokens,
-        "batch": plan.size.text, "learning_rate": plan.learning_rate, "windows": token_report.windows,
+        "batch": plan.batch, "learning_rate": plan.learning_rate, "windows": token_report.windows,
         "clipped": result.clipped / max(1, result.steps), "clip_factor": _clip_factor(work), "warnings": warnings,
         **_build_arithmetic_entry(work.recipe, result),
     }  # fmt: skip

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from holdfast.pipeline.explanation import describe_drops, explain_rows
 from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.inference_bench import settle_inference
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
+from holdfast.pipeline.online import choose_environment, prepare_rounds, select_playable_rows
 from holdfast.pipeline.phases import (
     RunContext,
     check_row_lengths,
@@ -45,6 +46,7 @@ from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from holdfast.data.batching.batches import TokenTable
     from holdfast.data.batching.tokenize import TableReport
     from holdfast.data.chat.encoder import Chat
     from holdfast.data.rows import Rows
@@ -202,7 +204,11 @@ def _report_limits(
     context = tuned_context_length(base.model.config, recipe.tuner)
     for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
         ui.write_once(line)
-    for line in [*check_row_lengths(recipe, sources, chat, context), *check_prompt_lengths(tasks, chat, context)]:
+    if recipe.credit is not None:  # refused here if no row can be played
+        environment = choose_environment(recipe, sources.judge)
+        select_playable_rows(sources.train, environment, chat, context, recipe.sampling.max_tokens)
+    lengths = [] if recipe.credit is not None else check_row_lengths(recipe, sources, chat, context)
+    for line in [*lengths, *check_prompt_lengths(tasks, chat, context)]:
         ui.warn(line)
 
 
@@ -244,18 +250,12 @@ def train_model(
 ) -> tuple[TrainResult, TableReport, TrainingPlan]:
     """Encode the rows and train on them, measuring a few questions of every task on the way."""
     from holdfast.data.chat.settings import derived_sources
-    from holdfast.models.loading import tuned_context_length
-    from holdfast.training.plan import plan_training
     from holdfast.training.trainer import Trainer
 
     recipe, folder, ui = work.recipe, work.folder, work.ui
-    rows = rows_for_objective(recipe, rows)
-    context = tuned_context_length(work.base.model.config, recipe.tuner)
-    table, token_report = encode_rows(recipe, rows, work.chat, context, folder.path / "cache")
-    for line in token_report.summary_lines():
-        ui.write_line(line)
-    plan = plan_training(recipe, work.base.model, table, token_report, resolved_recipe.sources)
-    for line in plan.summary_lines():
+    prepare = prepare_rounds if recipe.credit is not None else prepare_table
+    table, token_report, plan, name_row = prepare(resolved_recipe, work, rows)
+    for line in [*token_report.summary_lines(), *plan.summary_lines()]:
         ui.write_line(line)
     for line in plan.warnings:
         ui.warn(line)
@@ -269,8 +269,7 @@ def train_model(
     trainer = Trainer(
         recipe, load_training_base(work), table, folder.path,
         pad_id=work.chat.pad_id, hooks=build_training_hooks(work, before), rerun_hint=rerun_hint,
-        base=work.base.fingerprint,
-        name_row=lambda i: rows[int(table.source[i])].describe_row(int(table.source[i]) + 1),
+        base=work.base.fingerprint, name_row=name_row,
     )  # fmt: skip
     return restore_base(work, trainer.fit()), token_report, plan
 
@@ -285,6 +284,21 @@ def build_untrained_result(work: RunContext, plan: TrainingPlan) -> TrainResult:
         loss=math.nan, tokens_per_second=0.0, peak_memory_gib=peak_gib(work.base.device), step_size=plan.size,
         micro_tokens=plan.size.tokens, layout="padded", precision="fp32", arithmetic="nothing is trained", trainable=0,
     )  # fmt: skip
+
+
+def prepare_table(
+    resolved_recipe: ResolvedRecipe, work: RunContext, rows: Rows
+) -> tuple[TokenTable, TableReport, TrainingPlan, Callable[[int], str]]:
+    """The rows as tokens, what became of them, the plan, and what an error calls the row of an index."""
+    from holdfast.models.loading import tuned_context_length
+    from holdfast.training.plan import plan_training
+
+    recipe = work.recipe
+    rows = rows_for_objective(recipe, rows)
+    context = tuned_context_length(work.base.model.config, recipe.tuner)
+    table, token_report = encode_rows(recipe, rows, work.chat, context, work.folder.path / "cache")
+    plan = plan_training(recipe, work.base.model, table, token_report, resolved_recipe.sources)
+    return table, token_report, plan, lambda i: rows[int(table.source[i])].describe_row(int(table.source[i]) + 1)
 
 
 def apply_inference(work: RunContext, result: TrainResult, rows: Rows | None = None) -> tuple[TrainResult, Decoder]:

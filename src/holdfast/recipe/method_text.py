@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UserError
-from holdfast.recipe.schema import choose_method
+from holdfast.recipe.choices import choose_method
 from holdfast.recipe.yaml_reader import parse_yaml
 
 ENDINGS = (".yaml", ".yml")

@@ -56,6 +56,52 @@ def check_objective(recipe: Common) -> None:
         raise ValueError(f"objective {name_of(recipe.objective)} {text}")
 
 
+def check_online(recipe: Common) -> None:
+    """Online learning needs a credit, an objective of rollouts, and answers drawn from the policy as it is."""
+    name, rollouts = name_of(recipe.objective), recipe.objective.needs_rollouts
+    if recipe.credit is None:
+        if rollouts:
+            raise ValueError(
+                f"objective {name} learns online from the model's own answers; say how they are credited: "
+                "method: rloo, online_grpo, reinforce_pp or ppo"
+            )
+        is_default = recipe.online == type(recipe.online)()  # a dumped recipe has it too, with every default
+        if recipe.environment is not None or not is_default:
+            key = "environment" if recipe.environment is not None else "online"
+            raise ValueError(
+                f"{key} is of online learning, which needs a credit; choose method: rloo, online_grpo, "
+                f"reinforce_pp or ppo, or remove {key}"
+            )
+        return
+    credit, sampling, train = name_of(recipe.credit), recipe.sampling, recipe.train
+    if not rollouts:
+        raise ValueError(
+            f"credit {credit} gives advantages, which objective {name} does not read; use objective policy_gradient"
+        )
+    if recipe.credit.needs_values != recipe.objective.needs_values:
+        mend = "objective.value_weight above 0" if recipe.credit.needs_values else "objective.value_weight to 0"
+        raise ValueError(
+            f"credit {credit} {'needs a' if recipe.credit.needs_values else 'uses no'} value head; set {mend}"
+        )
+    if sampling.temperature != 1 or sampling.top_p != 1 or sampling.top_k:
+        raise ValueError(
+            "online learning learns from samples of the model as it is; set sampling.temperature 1, top_p 1, top_k 0"
+        )
+    if sampling.engine not in ("native", "transformers"):
+        raise ValueError(f"sampling.engine {sampling.engine} cannot follow weights that move; use native")
+    if any(curator.samples or curator.effect != "select" for curator in recipe.curate):
+        raise ValueError(f"with credit {credit} the model writes its own answers; remove curate, or choose rows only")
+    needs_base = recipe.online.divergence or recipe.objective.needs_reference
+    if needs_base and not recipe.tuner.adapter:
+        raise ValueError(
+            "the divergence from the untouched model needs it beside the trained one, for answers that do "
+            "not exist yet; train an adapter, which can be switched off (tuner: lora)"
+        )
+    for key in ("batch_tokens", "epochs"):
+        if getattr(train, key) != type(train).model_fields[key].default:
+            raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")
+
+
 def check_one_pass(recipe: Common) -> None:
     """An optimizer that updates inside the backward pass takes a step's rows in one pass."""
     train = recipe.train
@@ -122,4 +168,7 @@ def check_evaluation(recipe: Common) -> None:
 
 STAGED_RULES = (check_evaluation,)
 """What holds of a recipe with stages as a whole; each stage is looked at by itself."""
-RULES = (check_pairs_and_answers, check_objective, check_one_pass, check_weights, check_steps, check_evaluation)
+RULES = (
+    check_pairs_and_answers, check_objective, check_online, check_one_pass, check_weights, check_steps,
+    check_evaluation,
+)  # fmt: skip

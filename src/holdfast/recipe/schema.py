@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import string
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -12,7 +11,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
-    PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -21,22 +19,26 @@ from pydantic import (
     model_validator,
 )
 
-from holdfast.axes.analysis import Analysis
 from holdfast.axes.axis import METHOD_AXES
-from holdfast.axes.curator import Curator
-from holdfast.axes.inference import Inference
-from holdfast.axes.judge import Judge
-from holdfast.axes.method import Method
-from holdfast.axes.objective import Objective
-from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import find_method, name_of
-from holdfast.axes.tuner import Tuner
+from holdfast.axes.registry import name_of
 from holdfast.core.safe_text import hide_keys_in_data
-from holdfast.errors import UserError
 from holdfast.recipe.aliases import Aliases
-from holdfast.recipe.data_section import Data, RecipeSection, Texts, refuse_bool
+from holdfast.recipe.choices import (
+    AnalysisChoice,
+    CreditChoice,
+    CuratorChoice,
+    EnvironmentChoice,
+    InferenceChoice,
+    JudgeChoice,
+    ObjectiveChoice,
+    OptimizerChoice,
+    TunerChoice,
+    wrap_analysis,
+)
+from holdfast.recipe.data_section import Data, RecipeSection, Texts
 from holdfast.recipe.gate_section import Gate
 from holdfast.recipe.in_memory import name_objects as named_objects
+from holdfast.recipe.online_section import Online
 from holdfast.recipe.rules import RULES, STAGED_RULES
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
@@ -51,57 +53,6 @@ WITH_KEYS = {"keys": True}
 """Context of a dump that is run, not kept: an address with a key in it stays as it is."""
 OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
-
-
-def choose_method(axis: str, value: Any) -> Any:
-    """The method meant by `name`, `{name: ..., knobs...}` or an instance.
-
-    Raises:
-        ValueError: If it is none of these, or the name is unknown (as pydantic wants it; knobs raise its own error).
-    """
-    if isinstance(value, Method) or value is None:
-        return value
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError("must be a name, or a mapping with a name")
-    try:
-        method = find_method(axis, value["name"])
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    knobs = {key: knob for key, knob in value.items() if key != "name"}
-    for key, knob in knobs.items():
-        if key in method.model_fields and isinstance(knob, bool):
-            refuse_bool(method, key, knob)
-    return method.model_validate(knobs)
-
-
-def dump_choice(method: Method | None, info: SerializationInfo) -> dict[str, Any] | None:
-    """A chosen method as the mapping that chooses it: its name and its knobs."""
-    if method is None:
-        return None
-    knobs = method.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
-    return {"name": name_of(method), **knobs}
-
-
-JudgeChoice = Annotated[Judge | None, BeforeValidator(partial(choose_method, "judges")), PlainSerializer(dump_choice)]
-CuratorChoice = Annotated[Curator, BeforeValidator(partial(choose_method, "curators")), PlainSerializer(dump_choice)]
-ObjectiveChoice = Annotated[
-    Objective, BeforeValidator(partial(choose_method, "objectives")), PlainSerializer(dump_choice)
-]
-TunerChoice = Annotated[Tuner, BeforeValidator(partial(choose_method, "tuners")), PlainSerializer(dump_choice)]
-InferenceChoice = Annotated[
-    Inference | None, BeforeValidator(partial(choose_method, "inference")), PlainSerializer(dump_choice)
-]
-AnalysisChoice = Annotated[Analysis, BeforeValidator(partial(choose_method, "analyses")), PlainSerializer(dump_choice)]
-OptimizerChoice = Annotated[
-    Optimizer, BeforeValidator(partial(choose_method, "optimizers")), PlainSerializer(dump_choice)
-]
-
-
-def wrap_analysis(value: Any) -> Any:
-    """A single analysis where several may stand becomes the list of it."""
-    return (value,) if isinstance(value, (str, dict, Method)) else value
 
 
 class Sampling(RecipeSection):
@@ -268,6 +219,15 @@ class Common(RecipeSection):
     )
     # Defaults are names, validated into methods like any other: importing them here would import all their modules.
     objective: ObjectiveChoice = Field("sft", description="What is minimised.")  # type: ignore[assignment]
+    credit: CreditChoice = Field(
+        None,
+        description="Online learning: what each token of the model's own answers is worth, from their rewards; with it "
+        "the rows are prompts.",
+    )
+    environment: EnvironmentChoice = Field(
+        None, description="What answers and rewards the model's turns in online learning; default: `judge`, one turn."
+    )
+    online: Online = Field(Online(), description="Online learning: the rounds in which the model plays and learns.")
     tuner: TunerChoice = Field("full", description="Which weights move.")  # type: ignore[assignment]
     optimizer: OptimizerChoice = Field("adamw", description="How they move.")  # type: ignore[assignment]
     inference: InferenceChoice = Field(

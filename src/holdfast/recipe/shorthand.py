@@ -27,6 +27,12 @@ PRESETS = BY_KEY["stages"]
 METHODS = tuple(dict.fromkeys(name for axis in (*METHOD_AXES.values(), PRESETS) for name in method_names(axis.plural)))
 """What `method:` may name of the package. An axis given in the recipe goes before; a preset stands for stages."""
 
+ONLINE = ["policy_gradient"]
+"""The objective that a credit comes with."""
+
+CREDIT, VALUE_CREDIT = ["group"], ["gae"]
+"""The credit that an objective of rollouts comes with: without and with a value head."""
+
 CHOOSING = ("rewrite", "add")
 """Effects of curators that write the answers of every row; the others choose among rows, mix or pair what is there."""
 
@@ -57,6 +63,10 @@ def expand_method(method: str) -> dict[str, list[str]]:
         others.append(name)
     if any(_curator_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
+    if "credit" in chosen:
+        chosen.setdefault("objective", ONLINE)
+    if getattr(chosen_class("objective", next(iter(chosen.get("objective", [])), None)), "needs_rollouts", False):
+        chosen.setdefault("credit", CREDIT)
     return chosen
 
 
@@ -113,12 +123,23 @@ def fill_defaults(
     except UserError as error:
         problems.append((("method",), str(error)))
         tree.value["method"].value = "sft"
+    _join_credit_and_objective(tree.plain_data(), chosen)
     for key in METHOD_AXES:
         fill_axis(tree, key, chosen.get(key, []), f"method {method}")
     for path, value, source in _derive_defaults(tree.plain_data(), number, preset_rates):
         part = tree.find(path[:1])
         if part is None or (part.is_mapping and path[1] not in part.value):
             tree.fill_value(path, value, source)
+
+
+def _join_credit_and_objective(data: dict[str, Any], chosen: dict[str, list[str]]) -> None:
+    """A credit brings an objective that reads advantages, and such an objective a credit, into `chosen`."""
+    objective = data.get("objective")
+    if data.get("credit") is not None:
+        chosen.setdefault("objective", ONLINE)
+    elif getattr(chosen_class("objective", objective), "needs_rollouts", False):
+        knobs = objective if isinstance(objective, dict) else getattr(objective, "__dict__", {})
+        chosen.setdefault("credit", VALUE_CREDIT if knobs.get("value_weight") else CREDIT)
 
 
 def fill_axis(tree: Node, key: str, choice: list[str], reason: str) -> None:
@@ -159,11 +180,14 @@ def _derive_defaults(
         yield ("train", "max_steps"), 0, f"derived: method {method} trains nothing"
     if (knob := getattr(tuner, "follows_length", "")) and isinstance(train, dict) and train.get("max_length"):
         yield ("tuner", knob), train["max_length"], "derived: train.max_length"
+    if (credit := chosen_class("credit", data.get("credit"))) is not None:
+        yield from _derive_online_defaults(data, credit)
     if is_lab_model(data.get("model")):
         if common_rate:
             lab_rate = float(f"{factor * (1e-3 if adapter else 3e-4):.12g}")
             yield ("optimizer", "learning_rate"), lab_rate, f"derived: laboratory model{times}"
-        yield ("train", "batch_tokens"), 2048, "derived: laboratory model"
+        if credit is None:
+            yield ("train", "batch_tokens"), 2048, "derived: laboratory model"
     elif objective is not None and issubclass(objective, Objective):
         knobs = data["objective"]
         if isinstance(knobs, Objective):
@@ -179,7 +203,19 @@ def _derive_defaults(
         if common_rate:
             rate = rate if factor == 1 else float(f"{factor * float(rate):.12g}")
             yield ("optimizer", "learning_rate"), rate, source + times
-        yield ("train", "epochs"), usual.epochs, f"derived: objective {name_of(objective)}, {usual.source}"
+        if credit is None:
+            yield ("train", "epochs"), usual.epochs, f"derived: objective {name_of(objective)}, {usual.source}"
+
+
+def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Iterator[tuple[tuple[str, str], Any, str]]:
+    """Defaults of online learning: answers are drawn from the policy as it is, and rounds say how long a run is."""
+    online = data.get("online") if isinstance(data.get("online"), dict) else {}
+    counts = [online.get("rounds", 120), online.get("updates", 1), online.get("minibatches", 1)]
+    yield ("sampling", "temperature"), 1.0, "derived: online learning"
+    if all(isinstance(count, int) for count in counts):
+        yield ("train", "max_steps"), counts[0] * counts[1] * counts[2], "derived: online.rounds"
+    if getattr(credit, "needs_values", False):
+        yield ("objective", "value_weight"), 0.1, f"derived: credit {name_of(credit)}"
 
 
 def is_lab_model(model: Any) -> bool:

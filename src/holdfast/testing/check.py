@@ -10,7 +10,17 @@ from typing import Any
 from holdfast.axes.method import Method
 from holdfast.axes.registry import axis_of, find_method, home_of
 from holdfast.errors import UserError
-from holdfast.testing import analyses, curators, environments, inference, judges, objectives, optimizers, tuners
+from holdfast.testing import (
+    analyses,
+    credits,
+    curators,
+    environments,
+    inference,
+    judges,
+    objectives,
+    optimizers,
+    tuners,
+)
 from holdfast.testing.failure import CheckFailed, expect_that
 
 __all__ = ["CheckFailed", "check_method"]
@@ -25,6 +35,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "inference": inference.CHECKS,
     "judges": judges.CHECKS,
     "environments": environments.CHECKS,
+    "credits": credits.CHECKS,
     "analyses": analyses.CHECKS,
 }
 """By axis, what its methods must do; presets, which are recipes, are held to their page only."""
@@ -43,8 +54,9 @@ def check_method(method: type[Method] | str, **knobs: Any) -> list[str]:
     Curators: their declared effect, every row left out recorded, the seed decides, nothing sampled twice, no question
     from elsewhere. Inference: with neutral knobs the tuned model bit for bit, both models as they were. Judges: right
     answers pass, empty, cut and wrong ones do not, no text makes them raise or run away. Environments: the same turns
-    each time, any action borne. Analyses: neither model changed, a section that can be written. All: a page, a
-    description of every knob, and of what was published the paper.
+    each time, any action borne. Credits: a finite advantage for every label, in whatever order. Analyses: neither model
+    changed, a section that can be written. All: a page, a description of every knob, and of what was published the
+    paper.
 
     Args:
         method: The class, or a name as a recipe has it.

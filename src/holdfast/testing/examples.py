@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from holdfast.data.batching.batches import EncodedSequence, TokenTable
+from holdfast.data.batching.batches import Batch, EncodedSequence, TokenTable, collate_sequences
 from holdfast.models.placement import choose_device
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
+    from holdfast.models.policy import Policy
 
 VOCABULARY = 97
-ROLES = {"answer": 1, "single": 1, "pair": 2, "triple": 3, "shifted": 2, "taught": 2}
+ROLES = {"answer": 1, "single": 1, "pair": 2, "triple": 3, "shifted": 2, "taught": 2, "prompt": 1}
 """Sequences of a row by its shape; of the others two to four."""
 
 
@@ -65,7 +66,18 @@ def example_rows(
             ids = np.concatenate([prompt, answer]).astype(np.int32)
             own = {c.name: draw_value(c, row, rng) for c in objective.value_columns() if c.each}
             out.append(EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row, role, weight, values | own))
+    if objective.needs_rollouts:
+        for sequence in out:
+            sequence.token_values = draw_token_values(objective, len(sequence.ids), rng)
     return out
+
+
+def draw_token_values(objective: Objective, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What the tokens of a rollout carry, [count] each; `behaviour` is about the log-probability of any token."""
+    values = {"advantages": rng.normal(size=count), "behaviour": rng.normal(-np.log(VOCABULARY), 0.1, size=count)}
+    if objective.needs_values:
+        values |= {"returns": rng.normal(size=count), "old_values": rng.normal(scale=0.1, size=count)}
+    return values
 
 
 def draw_value(column: Any, row: int, rng: np.random.Generator) -> float:
@@ -76,13 +88,47 @@ def draw_value(column: Any, row: int, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def example_table(objective: Objective, name: str = "examples") -> TokenTable:
+def example_table(objective: Objective, name: str = "examples") -> TokenTable | ExampleRollouts:
     """`example_rows` as the trainer takes them."""
+    if objective.needs_rollouts:
+        return ExampleRollouts(example_rows(objective))
     return TokenTable.from_sequences(example_rows(objective), fingerprint=name)
+
+
+class ExampleRollouts:
+    """The same rollouts at every step, one micro-batch each."""
+
+    fingerprint = "example rollouts"
+
+    def __init__(self, sequences: list[EncodedSequence]) -> None:
+        self.micro_batches = [collate_sequences([sequence], "padded", 0) for sequence in sequences]
+
+    def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
+        return list(self.micro_batches)
+
+    def step_figures(self) -> dict[str, tuple[float, float]]:
+        return {}
+
+    def epoch_at(self, steps_done: int) -> float:
+        return float(steps_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to load."""
+
+    def example_batch(self) -> Batch:
+        """The largest micro-batch."""
+        return max((batch for batch in self.micro_batches if batch is not None), key=lambda batch: batch.tokens)
 
 
 def example_recipe(epochs: int, **axes: Any) -> Recipe:
     """All rows at every step, in micro-batches of at most 100 tokens, bit for bit the same on any device."""
     loop = {"epochs": epochs, "batch_tokens": 4000, "micro_tokens": 100, "precision": "fp32", "deterministic": True}
+    objective = axes.get("objective")
+    if getattr(objective, "needs_rollouts", False):  # whose steps are rounds
+        loop = {"max_steps": epochs, "precision": "fp32", "deterministic": True}
+        axes = {"credit": "gae" if objective.needs_values else "group"} | axes
     axes = {"optimizer": {"name": "adamw", "learning_rate": 0.01}} | axes
     return Recipe.model_validate({"model": "tiny", "data": {"train": "rows.jsonl"}, "train": loop, **axes})

@@ -18,6 +18,7 @@ from holdfast.data.batching.batches import Batch, EncodedSequence, collate_seque
 from holdfast.errors import UserInterrupt
 from holdfast.models.loading import eval_mode
 from holdfast.models.policy import Policy, precompute_reference
+from holdfast.models.value_head import make_value_head
 from holdfast.testing.examples import example_recipe, example_rows, example_table, rounding_room, tiny_model
 from holdfast.testing.failure import expect_that, require_kind
 from holdfast.training.callbacks import Hooks
@@ -42,6 +43,8 @@ def cut_rows(
 
 def prepare_policy(policy: Policy, objective: Objective, batches: list[Batch]) -> None:
     """What the trainer does once, before the weights move."""
+    if objective.needs_values:
+        policy.value_head = make_value_head(policy.config.get_text_config().hidden_size, policy.causal.device)
     if objective.needs_reference:
         precompute_reference(policy, batches)
     if objective.has_precompute:

@@ -34,6 +34,9 @@ class BatchSource(Protocol):
     def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
         """The micro-batches of 0-based step `index`; `None` where this process has no rows."""
 
+    def step_figures(self) -> dict[str, tuple[float, float]]:
+        """What is worth logging of how the last step's batches came about, by name, as (sum, count)."""
+
     def epoch_at(self, steps_done: int) -> float:
         """How far `done` steps are, as the log's `epoch`."""
 

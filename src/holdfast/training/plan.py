@@ -30,6 +30,7 @@ class TrainingPlan:
         epochs: Likewise; empty where `train.max_steps` says how many steps.
         warnings: One line each, with what to do.
         remarks: What the tuner comes to, one line each.
+        rounds: In online learning what a step is made of, in words; "": it is made of the rows.
     """
 
     steps: int
@@ -38,16 +39,28 @@ class TrainingPlan:
     epochs: str
     warnings: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    rounds: str = ""
 
     def summary_lines(self) -> list[str]:
         """The plan in sentences, for the log."""
         if not self.steps:
             return ["nothing is trained: the model answers as it is, through the inference method"]
+        steps_of = "this many answers" if self.rounds else f"{self.size.tokens:,} tokens"
         return [
-            f"{self.steps:,} step{'' if self.steps == 1 else 's'}, {self.size.text}",
-            f"learning rate {self.learning_rate}, for steps of {self.size.tokens:,} tokens: change both together",
+            f"{self.steps:,} step{'' if self.steps == 1 else 's'}, {self.batch}",
+            f"learning rate {self.learning_rate}, for steps of {steps_of}: change both together",
             *self.remarks,
         ]
+
+    @property
+    def batch(self) -> str:
+        """What a step is made of."""
+        return self.rounds or self.size.text
+
+    @property
+    def breakdown(self) -> str:
+        """The same without the number of tokens."""
+        return self.rounds or self.size.breakdown
 
 
 def plan_training(
@@ -64,7 +77,7 @@ def plan_training(
     size = compute_step_size(train.batch_tokens, table, train.seed, recipe.objective.paper_settings.batch)
     steps = count_steps(train, table.build_sampler(batch_tokens=size.tokens, seed=train.seed))
     origins = {key: sources.get(key, "default") for key in ("optimizer.learning_rate", "train.epochs")}
-    rate = f"{recipe.optimizer.learning_rate:g} ({_describe_origin(origins['optimizer.learning_rate'], recipe)})"
+    rate = f"{recipe.optimizer.learning_rate:g} ({describe_origin(origins['optimizer.learning_rate'], recipe)})"
     epochs = "" if train.max_steps is not None else f"{train.epochs:g} ({origins['train.epochs']})"
     warnings = (
         *report.warning_lines(),
@@ -76,7 +89,8 @@ def plan_training(
     return TrainingPlan(steps, size, rate, epochs, (*warnings, *cautions), tuple(recipe.tuner.list_notes(model)))
 
 
-def _describe_origin(source: str, recipe: Recipe) -> str:
+def describe_origin(source: str, recipe: Recipe) -> str:
+    """Where a learning rate comes from, in words."""
     return f"default of {name_of(recipe.optimizer)}" if source in ("default", "paper") else source
 
 

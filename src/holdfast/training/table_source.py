@@ -25,6 +25,10 @@ class TableSource:
             for part in trainer_state.split_rows(rows)
         ]
 
+    def step_figures(self) -> dict[str, tuple[float, float]]:
+        """Rows of a table come about in no way worth logging."""
+        return {}
+
     def epoch_at(self, steps_done: int) -> float:
         """Passes over the rows after `done` steps."""
         return self.trainer_state.sampler.epoch_at(steps_done)

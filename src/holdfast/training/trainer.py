@@ -191,6 +191,7 @@ class Trainer:
         rule.zero_grad()
         if self.drift_monitor is not None and step + 1 in self.drift_steps:
             metrics |= self.drift_monitor.measure_drift()
+        metrics |= self.state.source.step_figures()
         self._log_step(step, steps, terms, metrics, norm, counts, time.perf_counter() - began)
         return counts["interrupts"] > 0 or (self.machine.world == 1 and self.interrupts.stop_requests > 0)
 

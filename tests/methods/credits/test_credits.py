@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.axes.registry import find_method
+from holdfast.axes.registry import REGISTRY
 from holdfast.data.rollout_rewards import RolloutRewards
 from holdfast.errors import UserError
+from holdfast.methods.credits.batch import BatchCredit
 from holdfast.methods.credits.gae import GAE
+from holdfast.methods.credits.group import GroupCredit
+from holdfast.methods.credits.leave_one_out import LeaveOneOut
+from holdfast.methods.credits.max_rl import MaxRL
+from holdfast.testing import check_method
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 LENGTHS = (5, 3, 6)
+CREDITS = {"group": GroupCredit, "loo": LeaveOneOut, "batch": BatchCredit, "gae": GAE, "max_rl": MaxRL}
 
 
 def close(values):
@@ -23,7 +29,12 @@ def close(values):
 
 
 def made(name: str, **knobs):
-    return find_method("credits", name)(**knobs)
+    return CREDITS[name](**knobs)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY["credits"]))
+def test_every_credit_keeps_its_promises(name: str) -> None:
+    assert check_method(CREDITS[name])[1:] == ["check_advantages", "check_hard_cases", "check_order"]
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:

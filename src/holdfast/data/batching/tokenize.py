@@ -62,6 +62,7 @@ class TableReport:
         longest: `(row number, tokens)` of the longest rows given.
         histogram: `(upper bound, rows)`: how many rows have at most that many tokens, and more than the bound before.
         padding: Share of padding when rows of like length make up padded micro-batches of 8192 positions.
+        are_prompts: Whether the rows are prompts alone, whose answers are sampled while training.
     """
 
     rows: int = 0
@@ -86,6 +87,7 @@ class TableReport:
     longest: list[list[int]] = field(default_factory=list)
     histogram: list[list[int]] = field(default_factory=list)
     padding: float = 0.0
+    are_prompts: bool = False
 
     @property
     def trained_share(self) -> float:
@@ -101,9 +103,20 @@ class TableReport:
             if row.place:
                 self.places.setdefault(reason, []).append(row.place)
 
+    def record_lengths(self, lengths: np.ndarray) -> None:
+        """Write down how long rows are, in tokens [rows]."""
+        quantiles = np.quantile(lengths, [0, 0.5, 0.9, 0.99, 1], method="higher").tolist()
+        self.lengths = dict(zip(("shortest", "median", "p90", "p99", "longest"), quantiles, strict=True))
+        self.longest = [[int(i) + 1, int(lengths[i])] for i in np.argsort(-lengths, kind="stable")[:5]]
+        edges = 2 ** np.arange(int(np.ceil(np.log2(max(2, lengths.max())))) + 1)
+        counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
+        self.histogram = [[int(e), int(c)] for e, c in zip(edges, counts, strict=True) if c]
+
     def summary_lines(self) -> list[str]:
         """The report in sentences, for the terminal."""
-        out = [f"{self.kept} of {self.rows} rows, training on {self.trained_share:.0%} of {self.tokens} tokens"]
+        answers = f"training on {self.trained_share:.0%} of {self.tokens} tokens"
+        prompts = f"as prompts of {round(self.tokens / max(1, self.kept))} tokens on average, whose answers are sampled"
+        out = [f"{self.kept} of {self.rows} rows, {prompts if self.are_prompts else answers}"]
         for reason, count in self.dropped.items():
             out.append(f"left out {count}: {reason} ({self._list_rows(reason)})")
         if self.truncated:
@@ -363,13 +376,7 @@ def _check_lengths(report: TableReport, rows: Rows, lengths: np.ndarray, too_lon
     report.kept = report.rows - sum(report.dropped.values())
     if not len(lengths):
         raise UserError("there is no row to train on; the data or the curation left none")
-    quantiles = np.quantile(lengths, [0, 0.5, 0.9, 0.99, 1], method="higher").tolist()
-    report.lengths = dict(zip(("shortest", "median", "p90", "p99", "longest"), quantiles, strict=True))
-    order = np.argsort(-lengths, kind="stable")[:5]
-    report.longest = [[int(i) + 1, int(lengths[i])] for i in order]
-    edges = 2 ** np.arange(int(np.ceil(np.log2(max(2, lengths.max())))) + 1)
-    counts = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
-    report.histogram = [[int(e), int(c)] for e, c in zip(edges, counts, strict=True) if c]
+    report.record_lengths(lengths)
     number, most = report.longest[0]
     if too_long == "error" and report.reason in report.dropped:
         raise UserError(

@@ -111,12 +111,13 @@ def check_columns(source: Source, limit: int | None, column_map: ColumnMap) -> N
 
 
 def detect_format(
-    source: Source, limit: int | None, column_map: ColumnMap | None = None, answers: Collection[str] = ()
+    source: Source, limit: int | None, column_map: ColumnMap | None = None, answers: Collection[str] | None = None
 ) -> str:
     """The one format that the columns of all rows agree on.
 
     Args:
-        answers: Columns in which an objective finds all answers by itself, so that beside them a question is enough.
+        answers: Columns in which an objective finds all answers by itself, so that beside them a question is enough;
+            `None`: it needs the answers of the format.
     """
     if column_map is not None:
         return _mapped_format(source, column_map)
@@ -131,7 +132,7 @@ def detect_format(
     formats: dict[str, int] = {}
     for keys, number in sorted(first_rows.items(), key=lambda item: item[1]):
         form = format_of(keys)
-        if form is None and answers and keys.issuperset(answers) and any(key in keys for key in PROMPTS):
+        if form is None and answers is not None and keys.issuperset(answers) and any(key in keys for key in PROMPTS):
             form = "question"
         if form is not None:
             formats.setdefault(form, number)

@@ -164,7 +164,7 @@ def _read_rows(source: Source, options: ReadOptions, say: Callable[[str], object
     if column_map is not None:
         check_columns(source, options.limit, column_map)
     form = (
-        detect_format(source, options.limit, column_map, options.own if options.own_answers else ())
+        detect_format(source, options.limit, column_map, options.own if options.own_answers else None)
         if options.format == "auto"
         else options.format
     )

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from holdfast.axes.environment import Environment, Turn
 from holdfast.axes.judge import Judge, JudgeRequest
 from holdfast.errors import UserError
-from holdfast.recipe.schema import JudgeChoice
+from holdfast.recipe.choices import JudgeChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +69,7 @@ class JudgeEnvironment(Environment):
             if verdict.failed:
                 raise RuntimeError(f"the judge broke: {verdict.reason}")
             text = self.feedback.replace("{reason}", verdict.reason)
-            messages: list[Message] = [] if verdict.passed else [{"role": "user", "content": text}]
-            turns.append(
-                Turn(state, messages, verdict.score, verdict.passed, passed=verdict.passed, note=verdict.reason)
-            )
+            over = verdict.passed or self.turns == 1  # its only answer ends it; of several tries the last is cut off
+            messages: list[Message] = [] if over else [{"role": "user", "content": text}]
+            turns.append(Turn(state, messages, verdict.score, over, passed=verdict.passed, note=verdict.reason))
         return turns

@@ -1,0 +1,78 @@
+"""What `holdfast check` shows of online learning: the plan of its rounds, and the first episode with its rewards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holdfast.axes.engine import Request, Sample
+from holdfast.axes.environment import Episode, play_episodes
+from holdfast.data.batching.batches import EncodedSequence, TokenTable
+from holdfast.models.loading import tuned_context_length
+from holdfast.pipeline.online import choose_environment, plan_rounds, select_playable_rows
+from holdfast.pipeline.phases import sampling_params
+from holdfast.training.rollouts import encode_turn
+
+if TYPE_CHECKING:
+    from holdfast.axes.environment import Environment
+    from holdfast.data.batching.tokenize import TableReport
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.data.rows import Row, Rows
+    from holdfast.models.loading import LoadedModel
+    from holdfast.pipeline.sources import Sources
+    from holdfast.recipe.loader import ResolvedRecipe
+    from holdfast.recipe.schema import Recipe
+    from holdfast.training.plan import TrainingPlan
+
+
+def describe_rounds(
+    resolved_recipe: ResolvedRecipe, base: LoadedModel, chat: Chat, sources: Sources
+) -> tuple[TokenTable, TableReport, TrainingPlan, list[tuple[str, EncodedSequence]]]:
+    """A round of the longest answers as a table, what becomes of the rows, the plan, and the first episode's turns.
+
+    Raises:
+        UserError: If there is no reward, or no row can be played.
+    """
+    recipe = resolved_recipe.recipe
+    environment = choose_environment(recipe, sources.judge)
+    context = tuned_context_length(base.model.config, recipe.tuner)
+    rows, report = select_playable_rows(sources.train, environment, chat, context, recipe.sampling.max_tokens)
+    plan = plan_rounds(recipe, base.model, len(rows), resolved_recipe.sources)
+    table = TokenTable.from_sequences(imagine_answers(rows, environment, chat, recipe), fingerprint="rounds")
+    return table, report, plan, play_first_episode(rows[0], environment, base, chat, recipe)
+
+
+def imagine_answers(rows: Rows, environment: Environment, chat: Chat, recipe: Recipe) -> list[EncodedSequence]:
+    """The prompts of the first round with answers as long as may be: what a round can cost."""
+    answer = [chat.pad_id] * recipe.sampling.max_tokens
+    first_rows = [rows[i] for i in range(min(len(rows), recipe.online.prompts))]
+    prompts = [chat.prompt_ids(environment.start(row, 0)[1]) for row in first_rows]
+    return [encode_turn(prompt, answer, row) for row, prompt in enumerate(prompts)]
+
+
+def play_first_episode(
+    row: Row, environment: Environment, base: LoadedModel, chat: Chat, recipe: Recipe
+) -> list[tuple[str, EncodedSequence]]:
+    """Each turn of an episode of the untouched model: what was rewarded with how much, and its tokens."""
+    from holdfast.generation.factory import build_local_engine, build_sample_fn
+
+    draw = build_sample_fn(build_local_engine(base.model, chat, recipe.sampling.engine, fingerprint="check"))
+    params = sampling_params(recipe).model_copy(update={"n": 1, "keep_ids": True})
+    samples: dict[str, Sample] = {}
+
+    def answer_episodes(episodes: list[Episode]) -> list[str]:
+        drawn_samples = draw([Request(episode.turn_key, episode.messages) for episode in episodes], params)
+        samples.update({key: each[0] for key, each in drawn_samples.items()})
+        return [samples[episode.turn_key].text for episode in episodes]
+
+    (episode,) = play_episodes(environment, [row], answer_episodes, seed=recipe.train.seed)
+    turns = []
+    for number, turn in enumerate(episode.turns):
+        sequence = encode_turn(chat.prompt_ids(turn.prompt), samples[f"{episode.key}/t{number}"].ids, number)
+        note = f" ({turn.note})" if turn.note else ""
+        turns.append((f"turn {number + 1}, reward {turn.reward:g}{note}", sequence))
+    if episode.failure:
+        nothing = np.zeros(0, dtype=np.int32)
+        turns.append((f"the environment broke: {episode.failure}", EncodedSequence(nothing, nothing == 1, 0)))
+    return turns

@@ -1,0 +1,31 @@
+"""The part of a recipe that says how rounds of online learning are played."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from holdfast.recipe.data_section import RecipeSection
+
+
+class Online(RecipeSection):
+    """Rounds of online learning: the model answers as it is, and learns from what that earned."""
+
+    rounds: int = Field(120, ge=1, description="How many.")
+    prompts: int = Field(48, ge=1, description="Rows that are drawn for a round.")
+    n: int = Field(8, ge=1, description="Episodes of each row.")
+    updates: int = Field(1, ge=1, description="Passes over the answers of a round.")
+    minibatches: int = Field(1, ge=1, description="Steps of a pass.")
+    drop_equal: bool = Field(
+        True, description="Leave out rows whose episodes all earned the same: they teach nothing by comparison."
+    )
+    divergence: float = Field(
+        0.0,
+        ge=0,
+        description="What a nat of log-ratio to the untouched model takes off a token's reward (k1): 0.05 in RLOO, and "
+        "in RLHF with PPO. The objective's own beta is a divergence in the loss.",
+    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the trainer."""
+        return self.rounds * self.updates * self.minibatches

@@ -1,0 +1,379 @@
+"""Rounds of online learning: the policy plays as it is, its tokens get credit, and the trainer steps on them.
+
+A round's weights make its answers, and its answers the next weights. All that is random comes from (seed, round), and
+answers lie in the journal: a killed run plays its rounds again from its last checkpoint, and comes to the same weights.
+What is trained on are the ids that were sampled, never text encoded again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from holdfast.axes.credit import Credit
+from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
+from holdfast.axes.environment import Environment, Episode, play_episodes
+from holdfast.core.files import fresh_file
+from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
+from holdfast.data.rollout_rewards import RolloutRewards
+from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
+from holdfast.errors import RunError
+from holdfast.models.loading import eval_mode
+
+if TYPE_CHECKING:
+    from holdfast.axes.objective import Objective
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.policy import Policy
+
+MICRO_TOKENS = 8192
+"""Tokens of a micro-batch until the trainer knows better."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """How a round is played.
+
+    Args:
+        prompts: Rows that are drawn for a round.
+        n: Episodes of each.
+        updates: Passes over the round's tokens.
+        minibatches: Steps of a pass.
+        drop_equal: Leave out groups whose episodes all have the same return: they teach nothing by comparison.
+        divergence: What a nat of log-ratio to the untouched model takes off a token's reward.
+    """
+
+    prompts: int = 48
+    n: int = 8
+    updates: int = 1
+    minibatches: int = 1
+    drop_equal: bool = True
+    divergence: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the trainer in a round."""
+        return self.updates * self.minibatches
+
+
+@dataclass(slots=True)
+class PlayedRound:
+    """The sequences of a round, one for each turn, and what is known of each label.
+
+    Args:
+        number: From 0.
+        sequences: Prompt and sampled ids; `token_values` has what the objective reads.
+        figures: What the round was like, by name, as (sum, count).
+    """
+
+    number: int
+    sequences: list[EncodedSequence]
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class RolloutSource:
+    """Gives the trainer the batches of rounds that the policy plays.
+
+    Args:
+        rows: What episodes begin with; drawn without replacement, pass by pass.
+        environment, credit, objective: Of the recipe.
+        plan: Sizes of a round.
+        sampling: How answers are drawn.
+        build_sampler: From (policy, name of its weights) to what samples from it; by that name the journal tells rounds
+            apart.
+        chat: Renders prompts.
+        seed: Of rows, answers and minibatches.
+        folder: Where a round's numbers are kept while it is trained on in several steps.
+        say: Called with a line of what was left out of a round.
+    Raises:
+        RunError: If the environment breaks in every episode, or no group teaches anything for many rounds.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        environment: Environment,
+        credit: Credit,
+        objective: Objective,
+        *,
+        plan: RoundPlan,
+        sampling: SamplingParams,
+        build_sampler: Callable[[Policy, str], SampleFn],
+        chat: Chat,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self.rows, self.environment, self.credit, self.objective = rows, environment, credit, objective
+        self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
+        self.sampling = sampling.model_copy(update={"keep_ids": True, "n": 1})
+        self.micro_tokens = MICRO_TOKENS
+        self.fingerprint = fingerprint_json([
+            fingerprint_rows(rows), type(environment).__name__, environment.model_dump(mode="json"),
+            type(credit).__name__, credit.model_dump(mode="json"), asdict(plan),
+            self.sampling.model_dump(mode="json"), chat.fingerprint, seed,
+        ])  # fmt: skip
+        self.current: PlayedRound | None = None
+
+    # ---- what the trainer asks ------------------------------------------------------------------------------------
+
+    def step_batches(self, index: int, policy: Policy) -> list[Batch | None]:
+        """The micro-batches of step `index`; the first of a round lets the policy play it."""
+        number, step = divmod(index, self.plan.steps)
+        if self.current is None or self.current.number != number:
+            self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
+        chosen = self._choose_minibatch(self.current, step)
+        return list(self._cut_micro_batches(chosen)) or [None]
+
+    def step_figures(self) -> dict[str, tuple[float, float]]:
+        """What the round was like."""
+        return self.current.figures if self.current else {}
+
+    def epoch_at(self, steps_done: int) -> float:
+        """Passes over the rows after so many steps."""
+        return steps_done // self.plan.steps * self.plan.prompts / len(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rounds depend on their number and the weights alone."""
+
+    def example_batch(self) -> Batch:
+        """A round's micro-batch of the longest answers there can be."""
+        prompt = max((self.chat.prompt_ids(row.prompt) for row in self.rows[: self.plan.prompts]), key=len)
+        answer = [self.chat.pad_id] * self.sampling.max_tokens
+        count = max(1, min(self.plan.prompts * self.plan.n, self.micro_tokens // (len(prompt) + len(answer))))
+        sequence = encode_turn(prompt, answer, 0)
+        zeros = np.zeros(len(sequence.ids))
+        sequence.token_values = dict.fromkeys(self._value_names(), zeros)
+        batch = collate_sequences([sequence] * count, "padded", self.chat.pad_id)
+        assert batch is not None
+        return batch
+
+    # ---- a round --------------------------------------------------------------------------------------------------
+
+    def choose_rows(self, number: int) -> list[int]:
+        """The rows of a round: the next ones of a permutation of all, a new one for each pass."""
+        count, begin = len(self.rows), number * self.plan.prompts
+        out: list[int] = []
+        while len(out) < self.plan.prompts:
+            pass_number, place = divmod(begin + len(out), count)
+            order = np.random.default_rng([self.seed, pass_number]).permutation(count)
+            out += order[place : place + self.plan.prompts - len(out)].tolist()
+        return out
+
+    def play_round(self, number: int, policy: Policy) -> PlayedRound:
+        """Let the policy play a round, and give its tokens credit."""
+        samples: dict[str, Sample] = {}
+        draw = self.build_sampler(policy, f"round-{number}")
+        params = self.sampling.model_copy(update={"seed": self.sampling.seed + number})
+
+        def answer_episodes(episodes: list[Episode]) -> list[str]:
+            answers = draw([Request(episode.turn_key, episode.messages) for episode in episodes], params)
+            samples.update({key: drawn_samples[0] for key, drawn_samples in answers.items()})
+            return [answers[episode.turn_key][0].text for episode in episodes]
+
+        rows = [self.rows[i] for i in self.choose_rows(number)]
+        episodes = play_episodes(self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number)
+        groups = np.repeat(np.arange(len(rows)), self.plan.n)
+        chosen = self._pick_episodes(episodes, groups, samples)
+        figures = measure_round(episodes, groups, len(chosen))
+        round_ = PlayedRound(number, [], figures)
+        if chosen:
+            round_.sequences = self._give_credit([episodes[i] for i in chosen], groups[chosen], samples, policy)
+        if self.plan.steps > 1:
+            self._save_round(round_)
+        return round_
+
+    def _pick_episodes(self, episodes: list[Episode], groups: np.ndarray, samples: dict[str, Sample]) -> list[int]:
+        """Those that teach something: the environment did not break, and the others of the group did otherwise."""
+        sound = [
+            i for i, e in enumerate(episodes)
+            if not e.failure and e.turns and all(samples[f"{e.key}/t{t}"].ids for t in range(len(e.turns)))
+        ]  # fmt: skip
+        if episodes and not sound:
+            reasons = Counter(e.failure or "its prompt does not fit the model's context" for e in episodes)
+            reason, times = reasons.most_common(1)[0]
+            raise RunError(
+                f"environment {type(self.environment).__name__} broke in all {len(episodes)} episodes of a round "
+                f"({reason}, {times} times); mend it, or the rows it begins with"
+            )
+        if not self.plan.drop_equal or self.credit.needs_values:
+            return sound
+        returns: dict[int, set[float]] = {}
+        for i in sound:
+            returns.setdefault(int(groups[i]), set()).add(sum(episodes[i].rewards))
+        return [i for i in sound if len(returns[int(groups[i])]) > 1]
+
+    def _give_credit(
+        self,
+        episodes: Sequence[Episode],
+        groups: np.ndarray,
+        samples: dict[str, Sample],
+        policy: Policy,
+    ) -> list[EncodedSequence]:
+        """The turns of the episodes as sequences, with what is known of each label: its advantage among others."""
+        turns = [(f"{e.key}/t{t}", turn) for e in episodes for t, turn in enumerate(e.turns)]
+        prompts = self.chat.prompt_ids_many([turn.prompt for _, turn in turns])
+        sequences = [
+            encode_turn(ids, samples[key].ids, row)
+            for row, (ids, (key, _)) in enumerate(zip(prompts, turns, strict=True))
+        ]
+        label_values = self._read_labels(sequences, policy)
+        rewards = [np.zeros(len(samples[key].ids)) for key, _ in turns]
+        for reward, (_, turn) in zip(rewards, turns, strict=True):
+            reward[-1] = turn.reward
+        for row, reward in enumerate(rewards if self.plan.divergence else ()):
+            reward -= self.plan.divergence * (label_values["behaviour"][row] - label_values["reference"][row])
+        ends = np.cumsum([len(e.turns) for e in episodes])  # of each episode, among the turns of all
+
+        def join_turns(values: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.concatenate(values[end - len(e.turns) : end]) for e, end in zip(episodes, ends, strict=True)]
+
+        rollouts = RolloutRewards(
+            rewards=join_turns(rewards),
+            turn_ends=[np.cumsum([len(reward) for reward in rewards[end - len(e.turns) : end]]) - 1
+                       for e, end in zip(episodes, ends, strict=True)],
+            groups=groups,
+            truncated=np.array([e.truncated for e in episodes]),
+        )  # fmt: skip
+        if "values" in label_values:
+            rollouts.values = join_turns(label_values["values"])
+            rollouts.next_values = np.where(rollouts.truncated, np.array(label_values["next_values"])[ends - 1], 0.0)
+            label_values["old_values"] = label_values.pop("values")
+            label_values["returns"] = split_turns(self.credit.value_targets(rollouts), rewards)
+        label_values["advantages"] = split_turns(self.credit.assign_advantages(rollouts), rewards)
+        for name in self._value_names():
+            for sequence, values in zip(sequences, label_values[name], strict=True):
+                set_label_values(sequence, name, values)
+        return sequences
+
+    @torch.no_grad()
+    def _read_labels(self, sequences: list[EncodedSequence], policy: Policy) -> dict[str, list[Any]]:
+        """What the policy says of its own labels before it moves, by name, of each sequence float64 [labels].
+
+        Its log-probabilities; where they are needed the untouched model's, a value head's predictions, and of the state
+        after the last label.
+        """
+        names = ["behaviour", *(["reference"] if self.plan.divergence else [])]
+        names += ["values", "next_values"] if self.objective.needs_values else []
+        label_values: dict[str, list[Any]] = {name: [None] * len(sequences) for name in names}
+        with eval_mode(policy.model):
+            for batch in self._cut_micro_batches(sequences):
+                here = batch.to(policy.causal.device)
+                outputs = {"behaviour": policy.token_logps(here)}
+                if self.plan.divergence:
+                    outputs["reference"] = policy.reference_logps(here)
+                if self.objective.needs_values:
+                    outputs["values"] = policy.predict_values(here)
+                    last = here.cu_seqlens.diff().long() - 1  # of each line, which is one sequence
+                    begins = torch.arange(here.n_sequences, device=last.device) * here.input_ids.shape[1]
+                    outputs["next_values"] = policy.predict_values_at(here, begins + last)
+                counts = torch.bincount(here.sequence, minlength=here.n_sequences).tolist()
+                for name, values in outputs.items():
+                    parts = values.double().cpu().split(1 if name == "next_values" else counts)
+                    for row, part in zip(batch.rows.tolist(), parts, strict=True):
+                        label_values[name][row] = part.numpy() if name != "next_values" else float(part)
+        return label_values
+
+    # ---- steps of a round -----------------------------------------------------------------------------------------
+
+    def _value_names(self) -> tuple[str, ...]:
+        names = ("advantages", "behaviour")
+        return (*names, "returns", "old_values") if self.objective.needs_values else names
+
+    def _choose_minibatch(self, round_: PlayedRound, step: int) -> list[EncodedSequence]:
+        """The sequences of a step of the round: all, or a share of a permutation that is drawn for each pass."""
+        update, part = divmod(step, self.plan.minibatches)
+        if self.plan.minibatches == 1:
+            return round_.sequences
+        order = np.random.default_rng([self.seed, round_.number, update]).permutation(len(round_.sequences))
+        return [round_.sequences[i] for i in sorted(np.array_split(order, self.plan.minibatches)[part].tolist())]
+
+    def _cut_micro_batches(self, sequences: Sequence[EncodedSequence]) -> list[Batch]:
+        """The sequences as padded micro-batches of like lengths, no larger than `micro_tokens`."""
+        longest_first = sorted(sequences, key=lambda s: -len(s.ids))
+        batches, begin = [], 0
+        while begin < len(longest_first):
+            count = max(1, self.micro_tokens // len(longest_first[begin].ids))
+            batch = collate_sequences(longest_first[begin : begin + count], "padded", self.chat.pad_id)
+            assert batch is not None
+            batches.append(batch)
+            begin += count
+        return batches
+
+    # ---- a round that is trained on in several steps ---------------------------------------------------------------
+
+    @property
+    def _round_file(self) -> Path:
+        return self.folder / "round.safetensors"
+
+    def _save_round(self, round_: PlayedRound) -> None:
+        """Keep what the weights before the round's first step said: they are gone after it."""
+        tensors = {"number": np.array([round_.number])}
+        tensors |= {"lengths": np.array([len(s.ids) for s in round_.sequences], dtype=np.int64)}
+        if round_.sequences:
+            tensors |= {"ids": np.concatenate([s.ids for s in round_.sequences])}
+            tensors |= {"labels": np.concatenate([s.label_mask for s in round_.sequences])}
+            for name in self._value_names():
+                tensors[f"value.{name}"] = np.concatenate([s.token_values[name] for s in round_.sequences])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with fresh_file(self._round_file) as side:
+            save_file(tensors, side)
+
+    def _load_round(self, number: int) -> PlayedRound:
+        tensors = load_file(self._round_file) if self._round_file.exists() else {}
+        if not tensors or int(tensors["number"][0]) != number:
+            raise RunError(
+                f"{self._round_file}: is not of round {number}, in which the run stopped; run it anew (--restart)"
+            )
+        cuts = np.cumsum(tensors["lengths"])[:-1]
+        names = [name for name in tensors if name.startswith("value.")]
+        parts = {name: np.split(tensors[name], cuts) for name in ("ids", "labels", *names) if name in tensors}
+        sequences = []
+        for row in range(len(tensors["lengths"])):
+            sequence = EncodedSequence(parts["ids"][row], parts["labels"][row], row)
+            sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
+            sequences.append(sequence)
+        return PlayedRound(number, sequences)
+
+
+def encode_turn(prompt: Sequence[int], answer: Sequence[int], row: int) -> EncodedSequence:
+    """A prompt with the ids that were sampled after it; these are the labels."""
+    ids = np.array([*prompt, *answer], dtype=np.int32)
+    return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row)
+
+
+def split_turns(per_episode: list[np.ndarray], turns: list[np.ndarray]) -> list[np.ndarray]:
+    """Numbers of the labels of whole episodes, cut where turns are; `turns` are of the turns of all episodes."""
+    return np.split(np.concatenate(per_episode), np.cumsum([len(turn) for turn in turns])[:-1])
+
+
+def set_label_values(sequence: EncodedSequence, name: str, values: np.ndarray) -> None:
+    """Give the labels of a sequence a number each."""
+    every = np.zeros(len(sequence.ids))
+    every[sequence.label_mask] = values
+    sequence.token_values[name] = every
+
+
+def measure_round(episodes: list[Episode], groups: np.ndarray, num_used: int) -> dict[str, tuple[float, float]]:
+    """What a round was like: return, share of successes and of mixed groups, turns, episodes cut, broken and used."""
+    sound = [e for e in episodes if not e.failure]
+    returns = np.array([sum(e.rewards) for e in episodes])
+    num_mixed = sum(len(set(returns[groups == g].round(12).tolist())) > 1 for g in np.unique(groups))
+    count = float(len(sound))
+    return {
+        "rollouts/return": (float(sum(sum(e.rewards) for e in sound)), count),
+        "rollouts/passed": (float(sum(e.passed for e in sound)), count),
+        "rollouts/turns": (float(sum(len(e.turns) for e in sound)), count),
+        "rollouts/truncated": (float(sum(e.truncated for e in sound)), count),
+        "rollouts/failed": (float(len(episodes) - len(sound)), float(len(episodes))),
+        "rollouts/used": (float(num_used), float(len(episodes))),
+        "rollouts/mixed groups": (float(num_mixed), float(len(np.unique(groups)))),
+    }

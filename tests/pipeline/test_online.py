@@ -1,0 +1,144 @@
+"""Online learning as a user types it: what is chosen by a name, checked, trained and reported, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from holdfast.axes.registry import name_of
+from holdfast.cli.app import app
+from holdfast.recipe.loader import resolve_any
+from holdfast.recipe.schema import Recipe
+
+GAME = '''
+from holdfast.axes.environment import Environment, Turn
+
+class Letters(Environment):
+    """Rewards small letters. [here 2026]"""
+
+    turns: int = 2
+    fails_at: str = ""
+
+    def start(self, row, seed):
+        text = row.prompt[-1]["content"]
+        if self.fails_at and self.fails_at in text:
+            raise KeyError(self.fails_at)
+        return {"turn": 0}, row.prompt
+
+    def step(self, state, action):
+        share = sum("a" <= char <= "z" for char in action) / max(1, len(action))
+        done = state["turn"] == 1
+        more = [] if done else [{"role": "user", "content": "more"}]
+        return Turn({"turn": state["turn"] + 1}, more, share, done=done)
+'''
+RECIPE = """
+model: lab-small
+method: {method}
+data: {{train: rows.jsonl, test: 0}}
+environment: {{name: "game:Letters", {knobs}}}
+online: {{rounds: 3, prompts: 2, n: 2, {online}}}
+sampling: {{max_tokens: 6}}
+evaluate: {{target: none, keep: ["lab:sums"], items: 4, live_items: 0}}
+output: run
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`run("train", method="ppo")` -> exit code and all that was written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("game.py").write_text(GAME, encoding="utf-8")
+    rows = [{"prompt": f"Say {word}."} for word in ("one", "two", "three", "four")]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def invoke(verb: str, *more: str, method: str = "online_grpo", knobs: str = "turns: 2", online: str = ""):
+        Path("run.yaml").write_text(RECIPE.format(method=method, knobs=knobs, online=online), encoding="utf-8")
+        result = CliRunner().invoke(app, [verb, "run.yaml", *more])
+        return result.exit_code, result.output
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("method", "objective", "credit", "value_weight"),
+    [
+        ("online_grpo", "policy_gradient", "online_grpo", 0.0), ("rloo", "policy_gradient", "rloo", 0.0),
+        ("ppo", "policy_gradient", "ppo", 0.1), ("max_rl", "policy_gradient", "max_rl", 0.0),
+        ("reinforce_pp+lora", "policy_gradient", "reinforce_pp", 0.0), ("cispo", "cispo", "group", 0.0),
+        ("policy_gradient", "policy_gradient", "group", 0.0), ("rloo+cispo", "cispo", "rloo", 0.0),
+    ],
+)  # fmt: skip
+def test_a_name_chooses_objective_and_credit(method, objective, credit, value_weight):
+    recipe = resolve_any({"model": "lab", "method": method, "data": {"train": "lab:points"}}).recipe
+    assert (name_of(recipe.objective), name_of(recipe.credit)) == (objective, credit)
+    assert recipe.objective.value_weight == value_weight
+    assert (recipe.sampling.temperature, recipe.train.max_steps) == (1.0, 120)
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_an_objective_with_a_value_head_brings_its_credit():
+    objective = {"name": "policy_gradient", "value_weight": 0.5}
+    recipe = resolve_any({"model": "lab", "objective": objective, "data": {"train": "lab:points"}}).recipe
+    assert (name_of(recipe.credit), recipe.objective.value_weight) == ("gae", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"online": {"rounds": 3}}, "online is of online learning, which needs a credit"),
+        ({"environment": "points"}, "environment is of online learning, which needs a credit"),
+        ({"credit": "group", "objective": "dpo"}, "credit group gives advantages, which objective dpo does not read"),
+        ({"method": "ppo", "objective": {"value_weight": 0}}, "credit ppo needs a value head; set objective.value"),
+        ({"method": "rloo", "objective": {"value_weight": 1}}, "credit rloo uses no value head"),
+        ({"method": "rloo", "sampling": {"temperature": 0.5}}, "online learning learns from samples of the model as"),
+        ({"method": "rloo", "sampling": {"engine": "vllm"}}, "sampling.engine vllm cannot follow weights that move"),
+        ({"method": "rloo+s3ft"}, "the model writes its own answers; remove curate"),
+        ({"method": "rloo", "online": {"divergence": 0.1}}, "the divergence from the untouched model needs it beside"),
+        ({"method": "rloo", "train": {"epochs": 2}}, "train.epochs says nothing of online learning"),
+        ({"method": "rloo", "train": {"batch_tokens": 99}}, "train.batch_tokens says nothing of online learning"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, said):
+    with pytest.raises(Exception, match=said):
+        resolve_any({"model": "lab", "data": {"train": "lab:points"}, **settings})
+
+
+def test_check_shows_the_first_episode_with_its_rewards(run):
+    code, text = run("check")
+    assert code == 0, text
+    assert "turn 1, reward " in text
+    assert "turn 2, reward " in text
+    assert "3 rounds of 2 prompts with 2 episodes each, 1 step a round" in text
+    assert "sampled answers" in text
+    assert not Path("run").exists()
+
+
+def test_a_run_plays_its_rounds_and_reports_them(run):
+    code, text = run("train", method="ppo", online="updates: 2")
+    assert code == 0, text
+    assert "4 of 4 rows, as prompts of " in text
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(log) == 6
+    assert log[0]["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    assert {"rollouts/return", "rollouts/used", "kl/behaviour"} <= set(log[-1])
+    assert all(line["rollouts/turns"] == 2 for line in log)
+    training = json.loads(Path("run/report.json").read_text(encoding="utf-8"))["training"]
+    assert training["batch"] == "3 rounds of 2 prompts with 2 episodes each, 2 steps a round"
+    assert Path("run/value_head.safetensors").exists()
+    assert "run: already finished" in run("train", method="ppo", online="updates: 2")[1]
+
+
+def test_a_row_that_breaks_the_environment_is_named_and_the_others_are_played(run):
+    code, text = run("train", knobs="fails_at: two")
+    assert code == 0, text
+    assert "left out 1: environment game:Letters broke: KeyError: 'two' (rows.jsonl:2 'Say two.')" in text
+    code, text = run("train", knobs="fails_at: Say")
+    assert code == 2
+    assert "no row can be played: rows.jsonl:1: KeyError: 'Say'" in text
+    code, text = run("check", "environment=points")
+    assert code == 2
+    assert "its reference holds no target and cards" in text

@@ -1,0 +1,165 @@
+"""Rounds of online learning: what is trained is what was sampled, credit reaches its labels, kills change nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from holdfast.axes.engine import SamplingParams
+from holdfast.axes.environment import Environment, Turn
+from holdfast.axes.registry import find_method
+from holdfast.data.chat.encoder import Chat
+from holdfast.data.rows import Row
+from holdfast.errors import RunError, UserInterrupt
+from holdfast.generation.factory import build_local_engine, build_sample_fn
+from holdfast.generation.journal import Journal
+from holdfast.methods.objectives.scored.policy_gradient import PolicyGradient
+from holdfast.models.policy import Policy
+from holdfast.recipe.schema import Recipe
+from holdfast.training.callbacks import Hooks
+from holdfast.training.rollouts import RolloutSource, RoundPlan
+from holdfast.training.trainer import Trainer
+
+ROWS = [
+    Row([{"role": "user", "content": text}]) for text in ("Add 12 and 30.", "the capital of France", "sort the letters")
+]
+
+
+class SmallLetters(Environment):
+    """Rewards the share of small letters, in two turns. [here 2026]"""
+
+    turns: int = 2
+
+    def start(self, row, seed):
+        return {}, row.messages
+
+    def step(self, state, action):
+        share = sum("a" <= char <= "z" for char in action) / max(1, len(action))
+        return Turn(state, [{"role": "user", "content": "more"}], share)
+
+
+def make_source(tiny, folder, objective=None, credit="group", journal=None, environment=None, **plan):
+    model, tokenizer = tiny("llama", max_position_embeddings=256)
+    chat = Chat(tokenizer)
+    engine = build_local_engine(model, chat, fingerprint="start")
+
+    def draw(policy, name):
+        engine.update_model(policy.model, name)
+        return build_sample_fn(engine) if journal is None else journal.build_sample_fn(engine)
+
+    source = RolloutSource(
+        ROWS, environment or SmallLetters(), find_method("credits", credit)() if isinstance(credit, str) else credit,
+        objective or PolicyGradient(), plan=RoundPlan(**{"prompts": 3, "n": 4} | plan),
+        sampling=SamplingParams(max_tokens=6, temperature=1.0), build_sampler=draw, chat=chat, seed=0, folder=folder,
+    )  # fmt: skip
+    return model, source
+
+
+def fit(tiny, out, steps, on_step=lambda log: None, objective=None, rate=0.02, **knobs):
+    objective = objective or PolicyGradient()
+    with Journal(out / "samples.jsonl") as journal:
+        model, source = make_source(tiny, out, objective, journal=journal, **knobs)
+        recipe = Recipe(
+            model="tiny", data={"train": "rows.jsonl"}, objective=objective, credit=knobs.get("credit", "group"),
+            train={"max_steps": steps, "save_every": 0.2, "precision": "fp32", "micro_tokens": 60},
+            optimizer={"name": "adamw", "learning_rate": rate},
+        )  # fmt: skip
+        result = Trainer(recipe, model, source, out, pad_id=0, hooks=Hooks(on_step=on_step)).fit()
+        return result, source, len(journal)
+
+
+def test_a_round_holds_what_was_sampled_with_its_credit_on_its_labels(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path)
+    policy = Policy(model)
+    played = source.play_round(0, policy)
+    assert len(played.sequences) == 3 * 4 * 2, "one for each turn"
+    for sequence in played.sequences:
+        labels = sequence.label_mask
+        assert 1 <= labels.sum() <= 6
+        assert labels[-int(labels.sum()) :].all(), "the answer stands last"
+        advantages = sequence.token_values["advantages"][labels]
+        assert (advantages == advantages[0]).all()
+        assert (sequence.token_values["advantages"][~labels] == 0).all()
+    firsts, seconds = played.sequences[::2], played.sequences[1::2]
+    assert all(len(two.ids) > len(one.ids) for one, two in zip(firsts, seconds, strict=True)), "it sees the first turn"
+    of_rows = np.array([s.token_values["advantages"][-1] for s in firsts]).reshape(3, 4)
+    assert of_rows.sum(1) == pytest.approx([0] * 3, abs=1e-6)
+    for batch in source._cut_micro_batches(played.sequences):
+        with torch.no_grad():
+            logps = policy.token_logps(batch)
+        torch.testing.assert_close(logps, batch.token_values["behaviour"], atol=1e-4, rtol=1e-4)
+    assert played.figures["rollouts/mixed groups"] == (3.0, 3.0)
+    again = make_source(tiny, tmp_path)[1].play_round(0, Policy(tiny("llama", max_position_embeddings=256)[0]))
+    assert [s.ids.tolist() for s in again.sequences] == [s.ids.tolist() for s in played.sequences]
+
+
+def test_rows_are_drawn_pass_by_pass_without_repeats(tiny, tmp_path):
+    source = make_source(tiny, tmp_path, prompts=2)[1]
+    drawn = [i for number in range(6) for i in source.choose_rows(number)]
+    assert [sorted(drawn[k : k + 3]) for k in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
+    assert source.epoch_at(3) == 2.0
+
+
+@pytest.mark.parametrize("knobs", [{}, {"updates": 2, "minibatches": 2}], ids=["one-step", "four-steps"])
+def test_online_learning_learns_and_a_killed_run_comes_to_the_same_weights(tiny, tmp_path, knobs):
+    steps = 8 * (4 if knobs else 1)
+    rate = 0.005 if knobs else 0.02
+    ratios, returns, cut_at = [], [], 6 if knobs else 3
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "cut").mkdir()
+
+    def watch(log):
+        ratios.append(log.metrics["ratio/mean"])
+        returns.append(log.metrics["rollouts/return"])
+
+    result, source, drawn = fit(tiny, tmp_path / "calm", steps, watch, rate=rate, **knobs)
+    assert ratios[:: source.plan.steps] == pytest.approx([1.0] * 8, abs=1e-4), "the first step of a round is on policy"
+    assert drawn == 8 * 3 * 4 * 2
+    with pytest.raises(UserInterrupt):
+        fit(
+            tiny, tmp_path / "cut", steps,
+            lambda log: os.kill(os.getpid(), signal.SIGINT) if log.step == cut_at else None, rate=rate, **knobs,
+        )  # fmt: skip
+    again, _, drawn_again = fit(tiny, tmp_path / "cut", steps, rate=rate, **knobs)
+    assert again.resumed_from == cut_at
+    assert drawn_again == drawn, "nothing is drawn twice"
+    for one, two in zip(result.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert np.mean(returns[-2 * source.plan.steps :]) > np.mean(returns[: source.plan.steps]) + 0.1
+
+
+def test_ppo_trains_a_value_head_on_the_returns(tiny, tmp_path):
+    ppo = PolicyGradient(value_weight=0.5, value_clip=None)
+    result, source, _ = fit(tiny, tmp_path, 12, objective=ppo, credit="gae", rate=0.01)
+    assert result.value_head.weight.abs().sum() > 0
+    for sequence in source.current.sequences:
+        assert set(sequence.token_values) == {"advantages", "behaviour", "returns", "old_values"}
+    returns, values = (
+        np.concatenate([s.token_values[name][s.label_mask] for s in source.current.sequences])
+        for name in ("returns", "old_values")
+    )
+    assert np.square(returns - values).mean() < 0.8 * np.square(returns).mean(), "it knows more than nothing"
+
+
+def test_equal_groups_and_broken_episodes_are_left_out(tiny, tmp_path):
+    class Same(SmallLetters):
+        def step(self, state, action):
+            return Turn(state, [], 1.0, done=True, passed=True)
+
+    model, source = make_source(tiny, tmp_path, environment=Same())
+    assert source.step_batches(0, Policy(model)) == [None]
+    assert source.current.figures["rollouts/used"] == (0.0, 12.0)
+
+    class Broken(SmallLetters):
+        def step(self, state, action):
+            raise OSError("no such game")
+
+    model, source = make_source(tiny, tmp_path, environment=Broken())
+    with pytest.raises(
+        RunError, match=r"environment Broken broke in all 12 episodes of a round \(OSError: no such game"
+    ):
+        source.step_batches(0, Policy(model))
