@@ -9,6 +9,7 @@ import card
 from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.data.batching.batches import TokenTable
 from holdfast.models.loading import move_to_device
+from holdfast.testing.examples import ExampleRollouts, example_recipe
 from holdfast.training.trainer import Trainer
 
 NEEDED = {"tis_dpo": {"estimate": "ones"}}
@@ -17,10 +18,13 @@ NEEDED = {"tis_dpo": {"estimate": "ones"}}
 
 @pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))
 def test_an_objective_stays_on_the_card(tmp_path, rows_of, name: str) -> None:
-    table = TokenTable.from_sequences(
-        rows_of(find_method("objectives", name)(), n=3, vocab=material.VOCABULARY), fingerprint=name
-    )
-    recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective={"name": name} | NEEDED.get(name, {}))
+    objective = find_method("objectives", name)(**NEEDED.get(name, {}))
+    rows = rows_of(objective, n=3, vocab=material.VOCABULARY)
+    if objective.needs_rollouts:
+        table, recipe = ExampleRollouts(rows), example_recipe(1, objective=objective)
+    else:
+        table = TokenTable.from_sequences(rows, fingerprint=name)
+        recipe = material.recipe({"max_steps": 1, "layout": "auto"}, objective=objective)
     with card.card() as counter:
         model = move_to_device(material.model(), card.CARD)
         result = Trainer(recipe, model, table, tmp_path, pad_id=0).fit()
