@@ -49,7 +49,10 @@ are made, `holdfast chat` and `holdfast eval` follow it, `holdfast export` copie
 knows nothing of it (and refuses `--dial` there). `holdfast eval MODEL --inference NAME` and `holdfast chat` ask any
 model through a method, whatever it was trained with. Log-probabilities (multiple choice, perplexity, held-out answers,
 the probe) follow prompt and logits too; of attempts and beginnings they know nothing: a task that sees nothing of a
-method is named, and a run in which no task does is refused. Training that starts from such a run starts from its
+method is named, and a run in which no task does is refused. What `rag`, `hykge`, `reflexion` and votes came to an
+answer by (sources, paths, tries, votes) stands beside it in the results (`trace`) and under the answers of the report,
+with how often the model was asked and what it wrote. A judge that asks for the right answer never decides between
+attempts unless `oracle: true` says so. Training that starts from such a run starts from its
 weights, and says so.
 """
 

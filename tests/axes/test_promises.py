@@ -24,6 +24,10 @@ KNOBS: dict[str, dict[str, Any]] = {
     "memory_levels": {"n": 5, "draws": 2, "levels": [0, 1, 2, 3, 4]},
     "self_instruct": {"n": 6},
     "prompt2model": {"n": 6},
+    "rag": {"documents": ["notes.txt"], "by": "embedding"},
+    "hykge": {"graph": ["facts.csv"], "hypothesis_tokens": 6},
+    "self_consistency": {"n": 3},
+    "best_of_n": {"n": 3},
     "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
@@ -41,6 +45,8 @@ CASES = [(axis, name, check) for axis, name in METHODS for check in CHECKS[axis]
 @pytest.fixture(autouse=True)
 def own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("What is 3 + 4? It is 7.\n")
+    Path("facts.csv").write_text("3,and 4 make,7\n")
     Path("own_function.py").write_text(
         "def agree(prompt, response, reference):\n    return response == str(reference)\n"
     )

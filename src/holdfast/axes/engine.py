@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.data.rows import Message
+
+if TYPE_CHECKING:
+    from holdfast.axes.judge import Judging
 
 
 class SamplingParams(BaseModel):
@@ -42,6 +45,8 @@ class Request:
     messages: list[Message]
     prefill: str = ""
     """Text the answer is forced to start with; it is not repeated in the sample's text."""
+    judging: Judging | None = None
+    """How its answers are judged, for inference methods that ask while they answer; engines do not look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class Sample:
     ids: tuple[int, ...] = ()
     """With `keep_ids`: the token ids as they were sampled, what ended the turn included. To encode the text again can
     give others, wherever a tokenizer has two ways to write it."""
+    trace: Mapping[str, Any] | None = None
+    """How an inference method came to the answer, JSON-able: its sources, its attempts, what it cost."""
 
 
 class Engine(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from holdfast.axes.method import Method
 from holdfast.errors import RunError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.axes.analysis import AnalysisSection
     from holdfast.axes.engine import Request, Sample, SamplingParams
+    from holdfast.axes.judge import Judge
     from holdfast.data.rows import Message, Rows
 
 CHANGES = ("weights", "prompt", "prefix", "logits", "choice_bias", "sampling", "attempts")
@@ -69,6 +71,55 @@ class InferenceBench(Protocol):
 
     def train_copy(self, rows: Rows) -> str:
         """Train the base on rows, as the run trains; the name of the result for `score_labels`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """An answer to be sampled with settings of its own.
+
+    Args:
+        request: What the model is asked.
+        settings: Of `SamplingParams`, over those in force: `{"temperature": 0.7}`.
+    """
+
+    request: Request
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A response to be judged, by `request.judging`; what comes back is a `Verdict`."""
+
+    request: Request
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """A response to be weighed: what comes back is the mean log-probability of its tokens in nats, a float.
+
+    Args:
+        request: What it answers.
+        response: Its text; the end of the turn counts as a token of it.
+    """
+
+    request: Request
+    response: str
+
+
+Step: TypeAlias = "Request | Draw | Check | Weigh"
+"""What `Inference.attempts` may ask for."""
+
+
+class TextEmbedder(Protocol):
+    """Embeddings of texts by the model that answers: its last hidden states, averaged over the tokens."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what computes them."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """fp32 [texts, D], as they are: neither centred nor of unit length."""
 
 
 class Inference(Method):
@@ -130,6 +181,37 @@ class Inference(Method):
         """What the report says of the method; called after `settle_knobs`, where that is overridden."""
         return None
 
+    def check_ready(self) -> None:
+        """See that what it reads is there, before anything is asked.
+
+        Raises:
+            UserError: If not; of one line that begins with "inference.NAME".
+        """
+
+    def list_notes(self) -> list[str]:
+        """Lines to be said before anything is asked: what it was given and does not use."""
+        return []
+
+    def with_portable_paths(self) -> Inference:
+        """This method with the files it reads named so that they are found from another working directory too."""
+        return self
+
+    def content_fingerprint(self) -> str:
+        """Fingerprint of the files it reads, on which answers depend beside its knobs; "" where it reads none."""
+        return ""
+
+    def with_embedder(self, embedder: TextEmbedder) -> Inference:
+        """This method, able to embed texts; itself for one that does not."""
+        return self
+
+    def find_task_problem(self, judge: Judge | None) -> str | None:
+        """Why it cannot answer tasks with this judge, which then the model answers without it; `None` where it can."""
+        return None
+
+    def describe_sources(self, messages: list[Message]) -> Mapping[str, Any]:
+        """What the answer to a conversation rests on, JSON-able, to be kept in its `trace`; by default nothing."""
+        return {}
+
     def weights(self, base: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
         """The model to use in the place of the tuned one; it is what is saved.
 
@@ -161,11 +243,14 @@ class Inference(Method):
         """The logits [n, V] of the next token, fp32, out of those of each model."""
         raise NotImplementedError
 
-    def attempts(self, request: Request) -> Generator[Sequence[Request], Sequence[Sample], Sample]:
+    def attempts(self, request: Request) -> Generator[Sequence[Step], Sequence[Any], Sample]:
         """Ask the model as often as it takes, and return the answer: `samples = yield requests`, then `return sample`.
 
-        The requests of all questions are answered together, a round at a time. Their keys do not matter. What is
-        returned may be another text: `dataclasses.replace(samples[0], text=...)`. Likelihoods know nothing of attempts.
+        A round may also hold `Draw` (a request with sampling of its own), `Check` and `Weigh`; of each comes back what
+        it says, in order. The rounds of all questions are gone through together. Keys of requests do not matter; the
+        first of the first round is seeded as the plain model's answer is. What is returned may be another text
+        (`dataclasses.replace(samples[0], text=...)`) and have a `trace`, in which texts under "beside", by name, are
+        judged and shown beside the answer. Likelihoods know nothing of attempts.
         """
         raise NotImplementedError
 

@@ -64,6 +64,21 @@ class JudgeRequest:
         return final_answer(self.response)
 
 
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How answers to one question are judged.
+
+    Args:
+        judge: Which says whether they are right.
+        reference: What it holds them against; `None` for one that needs nothing.
+        fingerprint: Of both, for whoever keeps what depends on them.
+    """
+
+    judge: Judge
+    reference: Any = None
+    fingerprint: str = ""
+
+
 class Judge(Method):
     """Decides whether an answer is right."""
 
@@ -74,6 +89,21 @@ class Judge(Method):
     def identity(self) -> Any:
         """What verdicts depend on beside the answer: the settings, and of some judges what is installed. JSON-able."""
         return self.model_dump(mode="json")
+
+    def needs_answer_key(self) -> bool:
+        """Whether a verdict comes from the right answer, which nobody has of a question that is new.
+
+        False for judges that test what an answer does (`code`: unit tests, which a user has before the program).
+        """
+        return True
+
+    def read_answer(self, answer: JudgeRequest) -> str | None:
+        """What an answer comes to, so that two that say the same are equal.
+
+        By default its words after the thought, without case or end of sentence; `None` where nothing can be read. Of
+        the reference at most the kind is looked at (a number, the options that there are), never what it says.
+        """
+        return " ".join(answer.final_response.split()).rstrip(".").casefold() or None
 
     def own_file(self) -> Path | None:
         """The user's own file that decides, where there is one: verdicts depend on what is in it."""

@@ -101,6 +101,11 @@ REGISTRY: dict[str, dict[str, str]] = {
         "dial": "holdfast.methods.inference.dial:Dial",
         "calibration": "holdfast.methods.inference.calibration:Calibration",
         "proxy": "holdfast.methods.inference.proxy:Proxy",
+        "self_consistency": "holdfast.methods.inference.self_consistency:SelfConsistency",
+        "best_of_n": "holdfast.methods.inference.best_of_n:BestOfN",
+        "rag": "holdfast.methods.inference.rag:RAG",
+        "hykge": "holdfast.methods.inference.hykge:HyKGE",
+        "reflexion": "holdfast.methods.inference.reflexion:Reflexion",
     },
     "presets": {
         "sft_then_dpo": "holdfast.methods.presets:SFTThenDPO",

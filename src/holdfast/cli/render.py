@@ -14,7 +14,7 @@ from holdfast.core.terminal import paint_text
 from holdfast.errors import GateRefused
 from holdfast.report import clipping, phrasing, ranking
 from holdfast.report.arms import arm_lines
-from holdfast.report.asked import unanswered_words, unended_words
+from holdfast.report.asked import answering_words, unanswered_words, unended_words
 
 if TYPE_CHECKING:
     from holdfast.recipe.loader import ResolvedRecipe
@@ -57,7 +57,8 @@ def format_report(report: dict[str, Any], directory: Path | str | None) -> str:
     parts = [phrasing.describe_result(report)] if is_paired else []
     if rows:
         parts.append(format_table(rows, head, right=range(2, 4 + len(middle) - 1)))
-    if lines := [*unended_words(report["tasks"]), *unanswered_words(report["tasks"])]:
+    tasks = report["tasks"]
+    if lines := [*unended_words(tasks), *unanswered_words(tasks), *answering_words(tasks)]:
         parts.append("\n".join(lines))
     if unread := [line for task in report["tasks"] for line in describe_unreadable_answers(task, report.get("recipe"))]:
         parts.append("\n".join(unread))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.evaluation.answer_traces import TRACE
 from holdfast.evaluation.statistics.paired import MeasuredRun
 from holdfast.evaluation.task import ItemResult, TaskInfo
 
@@ -51,6 +52,8 @@ def _build_question(info: TaskInfo, item: ItemResult, answers: Mapping[str, Item
     return {
         "task": info.name, "role": info.role, "id": item.id, "prompt": item.prompt, "reference": item.reference,
         "answers": [
-            {"method": method, "text": answer.response, "passed": answer.passed} for method, answer in answers.items()
+            {"method": method, "text": answer.response, "passed": answer.passed,
+             **({"trace": answer.extra[TRACE]} if TRACE in answer.extra else {})}
+            for method, answer in answers.items()
         ],
     }  # fmt: skip

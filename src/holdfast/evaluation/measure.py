@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.judge import JudgeRequest, Verdict
+from holdfast.axes.judge import JudgeRequest, Judging, Verdict
 from holdfast.data.batching.batches import EncodedSequence
-from holdfast.data.rows import Row
+from holdfast.data.rows import Row, fingerprint_json
 from holdfast.errors import RunError, UserError
+from holdfast.evaluation.answer_traces import add_traces, trace_of_prompt
 from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.subject import (
     EvaluatedModel,
@@ -22,6 +23,7 @@ from holdfast.evaluation.subject import (
     build_sampling_params,
     cut_to_context,
     format_prompt,
+    judge_identity,
     measurement_fingerprint,
     require_part,
     rewrite_prompt,
@@ -153,7 +155,7 @@ def _measure_each(
 def _measure_generation(
     group: Sequence[Task], subject: EvaluatedModel, tick: Callable[[int], Any]
 ) -> Iterator[tuple[Task, list[ItemResult]]]:
-    requests = [Request(f"eval/{task.name}/{row.id}", row.prompt) for task in group for row in task.rows]
+    requests = [_build_request(task, row, subject) for task in group for row in task.rows]
     if len({request.key for request in requests}) != len(requests):
         raise RunError("two questions of one task have the same id; build tasks with evaluation.tasks")
     samples_by_key = require_part(subject.draw, "sampling engine")(
@@ -163,7 +165,17 @@ def _measure_generation(
         samples = [samples_by_key[f"eval/{task.name}/{row.id}"][0] for row in task.rows]
         answers = [JudgeRequest(row.prompt, s.text, row.gold) for row, s in zip(task.rows, samples, strict=True)]
         verdicts = subject.judge(require_part(task.judge, "judge"), answers)
-        yield task, [_build_judged_item(row, s, v) for row, s, v in zip(task.rows, samples, verdicts, strict=True)]
+        items = [_build_judged_item(row, s, v) for row, s, v in zip(task.rows, samples, verdicts, strict=True)]
+        add_traces(task, items, samples, subject)
+        yield task, items
+
+
+def _build_request(task: Task, row: Row, subject: EvaluatedModel) -> Request:
+    """A question, with its judge where a method asks for that."""
+    judging = None
+    if subject.gives_judge and task.judge is not None:
+        judging = Judging(task.judge, row.gold, fingerprint_json([judge_identity(task.judge), as_text(row.gold)]))
+    return Request(f"eval/{task.name}/{row.id}", row.prompt, judging=judging)
 
 
 def _build_judged_item(row: Row, sample: Sample, verdict: Verdict) -> ItemResult:
@@ -207,6 +219,7 @@ def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
                 stopped=True,
                 tokens=int(sequences[mine[best]].label_mask.sum()),
                 reason="log-likelihoods " + ", ".join(f"{v:.2f}" for v in logps[mine]),
+                extra=trace_of_prompt(row, subject),
             )
         )
     return items

@@ -31,6 +31,14 @@ def describe_reach(method: Inference | None, tasks: Sequence[Task]) -> list[str]
         return []
     kinds = frozenset[str]().union(*(REACH[change] for change in method.overridden_methods()))
     blind = [task.name for task in tasks if task.kind not in kinds]
+    problems = {
+        task.name: problem
+        for task in tasks
+        if task.kind == "generate" and task.name not in blind and (problem := method.find_task_problem(task.judge))
+    }
+    for task in tasks:
+        if task.name in problems and (task.role == "target" or len(problems) + len(blind) == len(tasks)):
+            raise UserError(f"inference: {name_of(method)}: {task.name}: {problems[task.name]}")
     changes = " and ".join(change.replace("_", " ") for change in method.overridden_methods())
     what = f"inference: {name_of(method)} changes {changes}"
     if tasks and len(blind) == len(tasks):
@@ -38,4 +46,8 @@ def describe_reach(method: Inference | None, tasks: Sequence[Task]) -> list[str]
             f"{what}, of which {', '.join(blind)} can see nothing; name a task whose answers are "
             f"{'sampled' if kinds & SAMPLED else 'multiple choice'}"
         )
-    return [f"{what}; {', '.join(blind)}: measured without it, as it cannot be seen there"] if blind else []
+    lines = [f"{what}; {', '.join(blind)}: measured without it, as it cannot be seen there"] if blind else []
+    if problems:
+        name, problem = next(iter(problems.items()))
+        lines.append(f"inference: {name_of(method)}; {', '.join(problems)}: measured without it; of {name}: {problem}")
+    return lines

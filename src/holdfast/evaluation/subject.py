@@ -95,6 +95,10 @@ class EvaluatedModel:
     judge: Callable[[Judge, Sequence[JudgeRequest]], list[Verdict]] = judge_without_engine
     width: int = 1024
     micro_tokens: int = 8192
+    gives_judge: bool = False
+    """Whether questions come with their judge, which a method asks while it answers."""
+    describe_sources: Callable[[list[Message]], dict[str, Any]] | None = None
+    """What the answer to a conversation rests on (`Decoder.describe_sources`); `draw` says so by itself."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Anything else the figures depend on (precision, adapter state); part of the fingerprint."""
     reference: Reference | None = None

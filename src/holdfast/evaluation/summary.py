@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.errors import UserError
+from holdfast.evaluation.answer_traces import TRACE, summarise_traces
 from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.statistics.paired import (
     Items,
@@ -211,6 +212,7 @@ def _summarise_task(
         "flips": _list_flips(flip_pairs),
         "extra": _convert_units(unit, both, base),
         "thoughts": {"base": count_thoughts(base), "tuned": count_thoughts(tuned)},
+        **({"answering": answering} if (answering := summarise_traces(tuned)) else {}),
     }  # fmt: skip
 
 
@@ -269,6 +271,7 @@ def _list_flips(flip_pairs: Sequence[tuple[ItemResult, ItemResult]]) -> list[dic
             "base": b.response,
             "tuned": t.response,
             "won": t.passed,
+            **({"trace": t.extra[TRACE]} if TRACE in t.extra else {}),
         }
         for b, t in selection
     ]

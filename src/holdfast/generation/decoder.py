@@ -6,7 +6,7 @@ What a run's weights alone do not say stands beside them in `inference.json`; `o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.axes.engine import Engine, Request, Sample, SamplingParams
+from holdfast.axes.engine import Engine, SampleFn
 from holdfast.axes.inference import CHANGES, Inference, LogitStep
 from holdfast.axes.registry import identity_of, name_of
 from holdfast.core.files import replace_file
 from holdfast.data.rows import Message, fingerprint_json
 from holdfast.errors import RunError, UserError
+from holdfast.generation.attempts import JudgeFn, judge_alone
+from holdfast.generation.factory import build_sample_fn
 from holdfast.generation.prompt_ids import answer_ids
 from holdfast.recipe.choices import InferenceChoice
 
@@ -88,6 +90,10 @@ class Decoder:
     origin: str = ""
 
     def __post_init__(self) -> None:
+        from holdfast.models.embeddings import OwnEmbedder
+
+        embedder = OwnEmbedder(self.model)
+        object.__setattr__(self, "methods", [method.with_embedder(embedder) for method in self.methods])
         if len(self.methods_changing("attempts")) > 1:
             raise UserError("inference: two methods make attempts, and only one can; leave one out")
 
@@ -98,7 +104,7 @@ class Decoder:
             return self.origin
         return fingerprint_json(
             [
-                [identity_of(method) for method in self.methods],
+                [[*identity_of(method), method.content_fingerprint()] for method in self.methods],
                 {name: source.fingerprint for name, source in self.sources.items()},
                 *([self.origin] if self.origin else []),
             ]
@@ -113,6 +119,10 @@ class Decoder:
         for method in self.methods_changing("prompt"):
             messages = method.prompt(messages)
         return messages
+
+    def describe_sources(self, messages: list[Message]) -> dict[str, Any]:
+        """What the answer to a conversation rests on, for its trace; empty where the model has only itself."""
+        return {key: value for method in self.methods for key, value in method.describe_sources(messages).items()}
 
     def choice_bias(self, choice: str) -> float:
         """What is added to the score of one choice of several."""
@@ -139,12 +149,19 @@ class Decoder:
             partial(self.mix_logits, chat=chat),
         )
 
-    def build_engine(self, chat: Chat, spec: str = "native", *, fingerprint: str, **options: Any) -> Engine:
+    def build_engine(
+        self, chat: Chat, spec: str = "native", *, fingerprint: str, judge: JudgeFn = judge_alone,
+        keep: Callable[[Engine], SampleFn] = build_sample_fn, seed: int = 0, **options: Any,
+    ) -> Engine:  # fmt: skip
         """The engine that samples the answers.
 
         Args:
             spec: "native" or "transformers".
             fingerprint: Of the model's weights.
+            judge: Verdicts, for methods that ask for them while they answer.
+            seed: Of attempts, beside that of whoever asks.
+            keep: Makes of an engine what the single attempts are drawn through: a journal's, so that a killed run draws
+                none again.
             options: As of `generation.factory.local_engine`. An answer out of several attempts, or one whose beginning
                 is given, is not seen growing.
         """
@@ -158,7 +175,11 @@ class Decoder:
         engine = build_local_engine(
             self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
         )
-        return _DecoderEngine(engine, self, chat) if self.methods else engine
+        if not self.methods:
+            return engine
+        from holdfast.generation.decoder_engine import DecoderEngine
+
+        return DecoderEngine(engine, self, chat, judge, keep, seed)
 
     def mix_logits(self, step: LogitStep, chat: Chat | None = None) -> Tensor:
         """The logits [n, V] that count, from those of each model; cut to the tokens that all of them have."""
@@ -261,6 +282,7 @@ def open_decoder(checkpoint: LoadedModel) -> Decoder:
                 f"{source.fingerprint[:12]} there, {other.fingerprint[:12]} here); put the old ones back"
             )
         others[name] = other.model
+    setup.inference.check_ready()
     return Decoder(checkpoint.model, [setup.inference], others, setup.models)
 
 
@@ -278,6 +300,7 @@ def build_decoder(method: Inference | None, base: LoadedModel | None, tuned: Mod
         return Decoder(tuned)
     if open_knobs := method.unsettled_knobs():
         raise RunError(f"inference: {name_of(method)} is not settled: {', '.join(open_knobs)}")
+    method = method.with_portable_paths()
     changes = method.overridden_methods()
     if "weights" in changes:
         tuned = method.weights(base.model if base else None, tuned)  # type: ignore[arg-type]
@@ -304,7 +327,7 @@ def _portable_name(name: str, checkpoint: LoadedModel) -> str:
 
 
 def check_models(method: Inference, model: str) -> None:
-    """See that the models a method reads are there and have the tokenizer of `model`.
+    """See that what a method reads is there, and that its models have the tokenizer of `model`.
 
     Raises:
         UserError: If not, or the method changes nothing.
@@ -313,6 +336,7 @@ def check_models(method: Inference, model: str) -> None:
 
     if not method.overridden_methods():
         raise UserError(f"inference: {name_of(method)} overrides none of {', '.join(CHANGES)}, so it changes nothing")
+    method.check_ready()
     for name, other in method.extra_models().items():
         refuse_setup(f"inference: {name}", locate_model(other))
         if load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
@@ -320,82 +344,3 @@ def check_models(method: Inference, model: str) -> None:
                 f"inference: {name} ({other}) has another tokenizer than {model}, and logits are mixed token by token; "
                 "name a model of the same family"
             )
-
-
-class _DecoderEngine:
-    """An engine asked through a decoder: other prompts and sampling, given beginnings, several attempts."""
-
-    def __init__(self, engine: Engine, decoder: Decoder, chat: Chat) -> None:
-        self.engine, self.decoder, self.chat = engine, decoder, chat
-
-    @property
-    def fingerprint(self) -> str:
-        return self.engine.fingerprint
-
-    def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
-        """Yield one sample for each (request, index), as soon as it is finished."""
-        for method in self.decoder.methods:
-            params = method.sampling(params)
-        if attempting := self.decoder.methods_changing("attempts"):
-            return self._sample_attempts(attempting[0].attempts, requests, params)
-        return self._ask_model(requests, params)
-
-    def _ask_model(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
-        """Samples of the requests as the methods change them; what an answer begins with is a part of its text."""
-        prefixes = {
-            request.key: prefix
-            for request, _ in requests
-            if not request.prefill and (prefix := self.decoder.find_prefix(request.messages))
-        }
-        changed_requests = [
-            (
-                replace(
-                    request,
-                    messages=self.decoder.transform_prompt(request.messages),
-                    prefill=request.prefill or prefixes.get(request.key, ""),
-                ),
-                indexes,
-            )
-            for request, indexes in requests
-        ]
-        for sample in self.engine.sample(changed_requests, params):
-            if prefix := prefixes.get(sample.key):
-                tokens = sample.tokens + len(answer_ids(self.chat, prefix))
-                sample = replace(sample, text=prefix + sample.text, tokens=tokens)
-            yield sample
-
-    def _sample_attempts(
-        self,
-        attempts: Callable[[Request], Any],
-        requests: Sequence[tuple[Request, Sequence[int]]],
-        params: SamplingParams,
-    ) -> Iterator[Sample]:
-        """The questions together, a round of attempts at a time."""
-        running = {(request.key, index): attempts(request) for request, indexes in requests for index in indexes}
-        answers: dict[tuple[str, int], list[Sample] | None] = dict.fromkeys(running)
-        number = 0
-        while answers:
-            round_requests: list[tuple[Request, Sequence[int]]] = []
-            owners: dict[str, tuple[tuple[str, int], int]] = {}
-            waiting: dict[tuple[str, int], list[Sample]] = {}
-            for question, samples in answers.items():
-                try:
-                    next_requests = running[question].send(samples)
-                except StopIteration as end:
-                    yield _require_sample(end.value, *question)
-                    continue
-                waiting[question] = [None] * len(next_requests)  # type: ignore[list-item]  # filled as they finish
-                for place, request in enumerate(next_requests):
-                    key = f"{question[0]}/{question[1]}/{number}.{place}"
-                    owners[key] = (question, place)
-                    round_requests.append((replace(request, key=key), [0]))
-            for sample in self._ask_model(round_requests, params) if round_requests else ():
-                question, place = owners[sample.key]
-                waiting[question][place] = sample
-            answers, number = dict(waiting), number + 1
-
-
-def _require_sample(sample: Any, key: str, index: int) -> Sample:
-    if not isinstance(sample, Sample):
-        raise RunError(f"inference: attempts returned {type(sample).__name__} for {key}, where a Sample is the answer")
-    return replace(sample, key=key, index=index)

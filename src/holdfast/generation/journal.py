@@ -127,9 +127,9 @@ class Journal:
         for request in requests:
             if (request.key, 0) in names:
                 raise ValueError(f"two requests share the key {request.key!r}; keys must differ")
-            prompt = fingerprint_json(
-                [*common_parts, request.key, identify_pictures(request.messages), request.prefill]
-            )
+            judging = [request.judging.fingerprint] if request.judging else []
+            messages = identify_pictures(request.messages)
+            prompt = fingerprint_json([*common_parts, request.key, messages, request.prefill, *judging])
             for index in range(params.n):
                 names[request.key, index] = f"{prompt[:32]}-{index}"
         return names
@@ -148,6 +148,7 @@ class Journal:
         thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
         fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
         fields |= {"ids": sample.ids} if sample.ids else {}
+        fields |= {"trace": dict(sample.trace)} if sample.trace else {}
         with defer_interrupts():
             self._append_line({"kind": "sample", "id": name, **fields})
             self._hold_sample(name, sample)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
     from holdfast.axes.objective import Batches
     from holdfast.data.batching.batches import Batch
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import Model
     from holdfast.models.policy import Policy
 
 
@@ -110,3 +115,41 @@ def directions_from_mean(embeddings: Tensor, everywhere: Tensor) -> Tensor:
     """The directions [R, D], in half precision, in which embeddings differ from the mean; 0 where they hardly do."""
     apart = embeddings - everywhere
     return (apart / apart.norm(dim=-1, keepdim=True).clamp_min(1e-3 * everywhere.norm())).half()
+
+
+class OwnEmbedder:
+    """A language model as a `TextEmbedder`: its last hidden states, averaged over a text's tokens.
+
+    Args:
+        model: On its device; its tokenizer is that of the folder it came from.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights, by sums that any change of them moves: quicker to have than a hash of every byte."""
+        sums = []
+        for name, weight in self.model.named_parameters():
+            values = weight.detach().double()
+            sums.append([name, list(weight.shape), float(values.sum()), float(values.square().sum())])
+        return fingerprint_json(sums)
+
+    @cached_property
+    def _parts(self) -> tuple[Policy, Chat]:
+        from holdfast.data.chat.encoder import Chat
+        from holdfast.models.loading import load_tokenizer
+        from holdfast.models.policy import Policy
+
+        policy = Policy(self.model)
+        return policy, Chat(load_tokenizer(policy.causal.name_or_path or ""))
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """fp32 [texts, D]; of a text beyond the context its beginning."""
+        import numpy as np
+
+        from holdfast.models.row_features import mean_states
+
+        policy, chat = self._parts
+        return np.stack(mean_states(policy, [chat.encode_text(text) for text in texts], chat.pad_id))

@@ -13,6 +13,8 @@ from holdfast.models.loading import context_length
 from holdfast.models.policy import Policy
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from holdfast.data.batching.batches import Batch, Layout
 
 
@@ -34,6 +36,16 @@ class JointPolicy:
         contexts = {name: context_length(policy.config) for name, policy in policies.items()}
         limits = {name: limit for name, limit in contexts.items() if limit is not None}
         self.config = policies[min(limits, key=limits.__getitem__) if limits else "tuned"].config
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The tuned model, without an adapter around it."""
+        return self.own.causal
+
+    @property
+    def virtual(self) -> int:
+        """Virtual tokens before a sequence of the tuned model."""
+        return self.own.virtual
 
     @property
     def batch_layout(self) -> Layout:

@@ -19,6 +19,7 @@ from holdfast.models.row_groups import choose_stretch_tokens, run_by_area
 if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
     from holdfast.data.chat.encoder import Encoding
+    from holdfast.models.joint_policy import JointPolicy
     from holdfast.models.policy import Policy
 
 MICRO_TOKENS = 8192
@@ -36,7 +37,7 @@ def group_into_stretches(policy: Policy, encodings: Sequence[Encoding]) -> Itera
     return group_by_area(sequences, choose_stretch_tokens(policy.model, device, most))
 
 
-def label_logps(policy: Policy, encodings: Sequence[Encoding], pad_id: int) -> list[np.ndarray]:
+def label_logps(policy: Policy | JointPolicy, encodings: Sequence[Encoding], pad_id: int) -> list[np.ndarray]:
     """Log-probabilities in nats, fp32 [labels], of the trained tokens of each sequence.
 
     Tokens beyond the model's context are left out.
@@ -135,11 +136,11 @@ def _seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest(), "little")
 
 
-def _collate_batch(sequences: Sequence[EncodedSequence], pad_id: int, policy: Policy) -> Batch:
+def _collate_batch(sequences: Sequence[EncodedSequence], pad_id: int, policy: Policy | JointPolicy) -> Batch:
     return collate_on_device(sequences, policy.batch_layout, pad_id, policy.causal.device)
 
 
-def _within_context(policy: Policy, encoding: Encoding, row: int) -> EncodedSequence:
+def _within_context(policy: Policy | JointPolicy, encoding: Encoding, row: int) -> EncodedSequence:
     ids, label_mask = encoding
     limit = context_length(policy.config, policy.virtual)
     return EncodedSequence(ids=ids[:limit], label_mask=label_mask[:limit], row=row)

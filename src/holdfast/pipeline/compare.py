@@ -37,7 +37,7 @@ from holdfast.recipe.changes import list_differences, shorten_differences
 from holdfast.recipe.loader import ResolvedRecipe, is_written, resolve_any, switch_method
 from holdfast.recipe.schema import Recipe, Train
 from holdfast.recipe.shorthand import label_of
-from holdfast.report.arms import count_answers, mean_clipped
+from holdfast.report.arms import count_answers, mean_answering, mean_clipped
 from holdfast.report.schema import CompareReport, validate_report
 
 REPORT = "compare.json"
@@ -339,6 +339,8 @@ def summarise_runs(
             entry["of"] = dict(zip(("method", "learning_rate"), families[entry["method"]], strict=True))
         entry["doubts"] = find_doubts(entry, reports)
         entry["answers"], entry["clipped"] = count_answers(reports, "tuned"), mean_clipped(reports)
+        if answering := mean_answering(reports):
+            entry["answering"] = answering
         entry["kept_steps"] = [report["training"].get("kept_step") for report in reports]
     first = next(iter(runs.values()))[0][1].report
     content = {

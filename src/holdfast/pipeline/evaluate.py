@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
+from holdfast.evaluation.answer_traces import summarise_traces
 from holdfast.evaluation.gate import apply_gate, refuse_gate
 from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.summary import compute_score, summarise_run
@@ -234,6 +235,8 @@ def _measure_model(
             build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once)),
             policy, prompt=decoder.transform_prompt,
             choice_bias=decoder.choice_bias if decoder.methods else None,
+            gives_judge=bool(decoder.methods_changing("attempts")),
+            describe_sources=decoder.describe_sources if decoder.methods else None,
             extra=describe_arithmetic(policy), reference=reference,
         )  # fmt: skip
 
@@ -257,6 +260,7 @@ def _build_task_entry(task: Task, items: list[ItemResult]) -> dict[str, Any]:
         "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(whole)},
         "left_out": len(whole) - len(items),
         "unreadable_tuned": sum(item.unreadable for item in items) if task.kind == "generate" else None,
+        **({"answering": answering} if (answering := summarise_traces(items)) else {}),
     }  # fmt: skip
 
 

@@ -31,17 +31,28 @@ def count_answers(reports: Sequence[Mapping[str, Any]], when: str) -> dict[str, 
     }
 
 
+def mean_answering(reports: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """How often the model was asked for an answer and how many tokens it wrote for it, means over the sampled tasks and
+    seeds; `None` where every answer is one.
+    """
+    tasks = [task for report in reports for task in report["tasks"] if (task.get("answering") or {}).get("calls")]
+    if not tasks:
+        return None
+    return {key: sum(task["answering"][key] for task in tasks) / len(tasks) for key in ("calls", "tokens")}
+
+
 def mean_clipped(reports: Sequence[Mapping[str, Any]]) -> float:
     """The mean share of clipped steps over seeds, 0 to 1."""
     return sum(report["training"].get("clipped") or 0.0 for report in reports) / max(1, len(reports))
 
 
 def arm_lines(compare: Mapping[str, Any]) -> list[str]:
-    """A line for the base and every arm that has such answers or clipped steps; empty where none has any."""
-    arms = [("base", compare.get("base_answers"), None)]
-    arms += [(run["method"], run.get("answers"), run.get("clipped")) for run in compare.get("runs") or []]
+    """A line for the base and every arm that has such answers, several for one, or clipped steps; empty without any."""
+    arms = [("base", compare.get("base_answers"), {})]
+    arms += [(run["method"], run.get("answers"), run) for run in compare.get("runs") or []]
     lines = []
-    for name, answers, clipped_share in arms:
+    for name, answers, run in arms:
+        clipped_share, answering = run.get("clipped"), run.get("answering")
         counts = [(answers[key], what) for key, what in COUNTS.items() if answers[key]] if answers else []
         parts = [f"{phrasing.format_count(n)} {what}" for n, what in counts]
         statements = (
@@ -49,6 +60,13 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
         )
         if clipped_share:
             statements.append(f"gradient clipped in {phrasing.format_percent(clipped_share)} of the steps")
+        if answering:
+            measuring = ((run.get("cost") or {}).get("seconds") or {}).get("evaluate")
+            statements.append(
+                f"asked {phrasing.format_points(answering['calls'])} times an answer, "
+                f"{phrasing.format_points(answering['tokens'])} tokens written for it"
+                + (f", {phrasing.format_duration(measuring)} of measuring base and answers" if measuring else "")
+            )
         if statements:
             lines.append(f"{name}: {'; '.join(statements)}")
     return lines

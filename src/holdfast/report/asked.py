@@ -71,3 +71,40 @@ def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _unended_share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> str:
     return f"{phrasing.format_count(part['unended'] if part else 0)} of {phrasing.format_count(task['n'])}"
+
+
+def answering_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each task whose answers were made of several: how many, and how others beside them did."""
+    lines = []
+    for task in tasks:
+        answering = task.get("answering") or {}
+        parts = []
+        if answering.get("calls"):
+            calls, tokens = (phrasing.format_points(answering[key]) for key in ("calls", "tokens"))
+            parts.append(f"asked {calls} times an answer, {tokens} tokens written for it")
+        parts += [
+            f"{name} instead: {phrasing.format_points(points)} points"
+            for name, points in (answering.get("beside") or {}).items()
+        ]
+        if parts:
+            lines.append(f"{task['name']}: {'; '.join(parts)}")
+    return lines
+
+
+def trace_entries(trace: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """How an answer came about, as (label, text): its sources, hypothesis, paths, tries and votes."""
+    trace = trace or {}
+    entries = [(f"source {one['name']}", str(one["text"])) for one in trace.get("sources") or ()]
+    entries += [("hypothesis", trace["hypothesis"])] if trace.get("hypothesis") else []
+    entries += [("path", one["text"]) for one in trace.get("paths") or ()]
+    reflections = ["", *(trace.get("reflections") or ())]
+    for number, trial in enumerate(trace.get("trials") or (), 1):
+        if number <= len(reflections) and reflections[number - 1]:
+            entries.append(("reflection", reflections[number - 1]))
+        entries.append(
+            (f"try {number}, {'passed' if trial['passed'] else 'failed'}", f"{trial['text']} ({trial['reason']})")
+        )
+    entries += [(f"{count} votes", answer) for answer, count in (trace.get("votes") or {}).items()]
+    if trace.get("scores"):
+        entries += [(f"score {score:.3g}", text) for score, text in zip(trace["scores"], trace["answers"], strict=True)]
+    return entries

@@ -56,6 +56,8 @@ class TaskReport(ReportPart):
         stop, length, unreadable: Share of answers that were ended, their mean tokens, and how many no judge could read.
         flips: Answers that changed. extra: The same likelihood in other units.
         thoughts, unanswered: Counts for both models. left_out: Questions that neither figure counts.
+        answering: How often the tuned model was asked for an answer and what it wrote for it, and the figures of other
+            answers that stand beside it, where an inference method makes several.
     """
 
     name: str = ""
@@ -86,6 +88,7 @@ class TaskReport(ReportPart):
     thoughts: Table | None = None
     unanswered: Table | None = None
     left_out: int | None = None
+    answering: Table | None = None
 
 
 class StageReport(ReportPart):

@@ -68,6 +68,8 @@ class Skill:
     styles: ClassVar[dict[str, float]]
     gold: ClassVar[str | None] = None
     threshold: ClassVar[float]
+    has_tests: ClassVar[bool] = False
+    """Whether answers are tested by what they do, without the right answer."""
     max_tokens: ClassVar[int] = 48
 
     def generate_question(self, rng: random.Random) -> Question:
@@ -209,6 +211,15 @@ class SkillJudge(Judge):
 
     def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
+
+    def needs_answer_key(self) -> bool:
+        from holdfast.skills import load_skill
+
+        return not load_skill(self.skill).has_tests
+
+    def read_answer(self, answer: JudgeRequest) -> str | None:
+        number = re.findall(r"-?\d+", _readable_answer(answer)) if isinstance(answer.reference, int) else []
+        return number[-1] if number else super().read_answer(answer)
 
     def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         from holdfast.skills import load_skill

@@ -41,6 +41,7 @@ class Program(Skill):
     name = "program"
     styles: ClassVar = {"return": 0.7, "variable": 0.3}
     threshold = 60.0
+    has_tests = True
     max_tokens = 40
 
     def generate_question(self, rng: random.Random) -> Question:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.axes.inference import CHANGES, Inference
+from holdfast.axes.judge import Judge, JudgeRequest, Judging, Verdict
 from holdfast.axes.method import Method
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
@@ -24,6 +25,17 @@ from holdfast.testing.failure import expect_that, require_kind
 
 BASE = "lab-small"
 QUESTIONS = ("What is 3 + 4?", "What is 20 + 30?", "Reverse the word lamp.", "Hello")
+
+
+class Lengths(Judge):
+    """Answers of an even length pass: a judge that needs no reference. [made for checks]"""
+
+    def needs_answer_key(self) -> bool:
+        return False
+
+    def judge(self, answer: JudgeRequest) -> Verdict:
+        is_even = len(answer.response) % 2 == 0
+        return Verdict(is_even, float(is_even), "an even length" if is_even else "an odd length")
 
 
 @cache
@@ -56,7 +68,8 @@ def build_batch() -> Batch:
 
 def draw_answers(decoder: Decoder, **params: Any) -> dict[tuple[str, int], tuple[str, str]]:
     """Answers to the questions, two of each, by question and index."""
-    requests = [(Request(q, [{"role": "user", "content": q}]), [0, 1]) for q in QUESTIONS]
+    judging = Judging(Lengths())
+    requests = [(Request(q, [{"role": "user", "content": q}], judging=judging), [0, 1]) for q in QUESTIONS]
     engine = decoder.build_engine(model_pair()[2], fingerprint="tried")
     samples = engine.sample(requests, SamplingParams(max_tokens=6, **params))
     return {(s.key, s.index): (s.text, s.finish) for s in samples}

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from holdfast.axes.engine import Request, SamplingParams
+from holdfast.axes.judge import Judging
 from holdfast.axes.registry import REGISTRY, find_method, method_names
 from holdfast.data.batching.batches import EncodedSequence, collate_sequences
 from holdfast.data.chat.encoder import Chat
@@ -27,6 +28,7 @@ from holdfast.generation.factory import build_sample_fn
 from holdfast.generation.prompt_ids import answer_ids, prompt_ids
 from holdfast.models.loading import LoadedModel, load_model
 from holdfast.models.policy import Policy
+from holdfast.testing.inference import Lengths
 
 OWN = {
     name.lower(): f"methods.inference.ensemble:{name}" for name in ("Beginning", "Ensemble", "Opening", "Shots", "Vote")
@@ -59,8 +61,21 @@ def decoder_of(name: str, knobs: Any, pair: tuple[LoadedModel, LoadedModel]) -> 
     return build_decoder(method, pair[0] if method.reads_base() else None, pair[1].model, str(pair[0].path))
 
 
+def knobs_of(name: str, place: Path) -> dict[str, Any]:
+    """What a method needs beside its defaults."""
+    (place / "facts.csv").write_text("Add,is,a verb\n", encoding="utf-8")
+    (place / "notes.md").write_text("To add is to put together.\n", encoding="utf-8")
+    return {
+        "rag": {"documents": [str(place / "notes.md")], "by": "embedding"},
+        "hykge": {"graph": [str(place / "facts.csv")]},
+        "self_consistency": {"n": 3},
+        "best_of_n": {"n": 3},
+    }.get(name, {})
+
+
 def answers(decoder: Decoder, chat: Chat, engine: str, **params: Any) -> dict[str, Any]:
-    requests = [(Request(q, [{"role": "user", "content": q}]), [0, 1]) for q in QUESTIONS]
+    judging = Judging(Lengths())
+    requests = [(Request(q, [{"role": "user", "content": q}], judging=judging), [0, 1]) for q in QUESTIONS]
     drawn = decoder.build_engine(chat, engine, slots=5, fingerprint="x").sample(
         requests, SamplingParams(max_tokens=6, **params)
     )
@@ -95,7 +110,7 @@ def test_declared_ends_are_exact(name: str, end: str, pair: tuple[LoadedModel, L
 def test_what_weights_do_not_say_is_written_and_read_back(
     name: str, pair: tuple[LoadedModel, LoadedModel], tmp_path: Path
 ) -> None:
-    decoder, tuned = decoder_of(name, {}, pair), replace(pair[1], path=tmp_path)
+    decoder, tuned = decoder_of(name, knobs_of(name, tmp_path), pair), replace(pair[1], path=tmp_path)
     decoder.write_setup(tmp_path)
     assert (tmp_path / FILE).exists() == bool(decoder.changes)
     again = open_decoder(tuned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ class Claim:
         rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain or
             at the best rate.
         common: What differs from `COMMON`, as a nested mapping.
-        files: Writes what the arms need into a directory; gives what that changes in the recipe.
+        files: Writes what the arms need into a directory; gives what that changes in the recipe. In the arms' overrides
+            {files} stands for the directory.
     """
 
     claim: str
@@ -187,6 +188,7 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     folder = out / folder_of(name, claim)
     if claim.files is not None:
         recipe = merge_settings(recipe, claim.files(folder / "data"))
+        claim = replace(claim, arms=name_files(claim.arms, folder / "data"))
     plans, families = plans_of(claim, recipe)
     comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
     arms = {run["method"]: run for run in comparison["runs"]}
@@ -200,6 +202,11 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
         "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
     }  # fmt: skip
+
+
+def name_files(arms: Mapping[str, Sequence[str]], folder: Path) -> dict[str, list[str]]:
+    """The overrides of every arm with the directory of the claim's files where {files} stands."""
+    return {label: [text.replace("{files}", str(folder)) for text in overrides] for label, overrides in arms.items()}
 
 
 def folder_of(name: str, claim: Claim) -> str:

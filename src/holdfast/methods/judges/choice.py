@@ -51,6 +51,11 @@ class Choice(Judge):
         right = choice.letter == right_letter
         return Verdict(right, float(right), f"chose {choice.letter}; expected {right_letter}")
 
+    def read_answer(self, answer: JudgeRequest) -> str | None:
+        if labels := find_labels(answer.reference, answer.prompt):
+            return parse_label_choice(answer.final_response, labels).letter
+        return parse_choice(answer.final_response, parse_reference(answer.reference, answer.prompt)[1]).letter
+
     def find_reference_problem(self, reference: Any) -> str | None:
         bare = reference["answer"] if isinstance(reference, dict) and "answer" in reference else reference
         if isinstance(bare, bool) or not isinstance(bare, (str, int)):

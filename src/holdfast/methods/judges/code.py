@@ -45,6 +45,9 @@ class Code(Judge):
     def check_ready(self) -> None:
         self._build_backend().require_installed()
 
+    def needs_answer_key(self) -> bool:
+        return False
+
     def describe_protection(self) -> str | None:
         with self._open_sandbox(workers=1) as sandbox:
             return describe_walls(sandbox.walls, self.backend)

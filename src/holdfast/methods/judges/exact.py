@@ -35,6 +35,9 @@ class Exact(Judge):
             return Verdict(True, 1.0, "equal")
         return Verdict(False, 0.0, f"{shorten_text(response)!r} is not {shorten_text(answer.reference)!r}")
 
+    def read_answer(self, answer: JudgeRequest) -> str | None:
+        return self.normalise_text(answer.final_response) or None
+
     def normalise_text(self, text: str) -> str:
         """`text` as it is compared."""
         if self.normalise == "squad":

@@ -59,6 +59,12 @@ class Number(Judge):
         if self.math_verify and not symbolic.is_installed():
             raise UserError("judge number: math_verify needs a package; run pip install math-verify")
 
+    def read_answer(self, answer: JudgeRequest) -> str | None:
+        number = find_number(answer.final_response)
+        if number is None or number.quantity is None:
+            return None if number is None else canonical_form(number.text)
+        return f"{number.quantity.value * number.quantity.scale}{number.quantity.unit}"
+
     def judge(self, answer: JudgeRequest) -> Verdict:
         return self.judge_all([answer])[0]
 

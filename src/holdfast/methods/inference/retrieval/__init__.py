@@ -1,0 +1,1 @@
+"""What is looked up before an answer: documents, an index of them, and graphs of facts."""
