@@ -26,7 +26,9 @@ from optimizers import write_page
 
 README = HERE.parent / "README.md"
 MARKS = ("<!-- speed: written by make bench -->", "<!-- end -->")
-PARTS = ("sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox", "optimizers")
+PARTS = (
+    "sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox", "optimizers", "proxy",
+)  # fmt: skip
 
 
 def run_part(name: str, tiny: bool) -> dict[str, Any] | None:

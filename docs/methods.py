@@ -53,7 +53,8 @@ method is named, and a run in which no task does is refused. What `rag`, `hykge`
 answer by (sources, paths, tries, votes) stands beside it in the results (`trace`) and under the answers of the report,
 with how often the model was asked and what it wrote. A judge that asks for the right answer never decides between
 attempts unless `oracle: true` says so. Training that starts from such a run starts from its
-weights, and says so.
+weights, and says so. `holdfast dial RUN` measures a finished run at several points between base and tuned; a comparison
+says of its arms how many forward passes and how long their answers took.
 """
 
 

@@ -32,6 +32,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
     "calibration": {"gamma": 2.0, "absent": ("The",), "present": ("It",), "form": "first_token"},
+    "pretty": {"teacher": "lab-small"},
     "proxy": {"antiexpert": "lab-small"},
     "python": {"function": "own_function.py:agree"},
 }

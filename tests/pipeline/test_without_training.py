@@ -41,12 +41,19 @@ def write_recipe(place: Path, **changes: Any) -> None:
 
 def test_it_stands_beside_trained_methods_in_one_comparison(place: Path) -> None:
     write_recipe(place)
-    run("compare", "r.yaml", "-m", "shots,sft+shots,vote", "--out", "c")
+    said = run("compare", "r.yaml", "-m", "shots,sft+shots,vote", "--out", "c")
     report = json.loads((place / "c" / "compare.json").read_text(encoding="utf-8"))
     assert {entry["method"]: entry["steps"] for entry in report["runs"]} == {
         "shots": [0], "sft+shots": [2], "vote": [0],
     }  # fmt: skip
     assert report["budget"].startswith("2 steps")
+    costs = {entry["method"]: entry["cost"] for entry in report["runs"]}
+    per_question = {name: cost["forward_passes"] / cost["questions"] for name, cost in costs.items()}
+    assert 1 <= per_question["shots"] <= 8  # a pass for each token of an answer, of at most 8
+    assert per_question["vote"] > 2 * per_question["shots"]  # three answers a question
+    assert costs["vote"]["answer_seconds"] > 0
+    assert "passes" in said
+    assert "Forward passes a question" in (place / "c" / "report.html").read_text(encoding="utf-8")
     for name, steps in (("shots", 0), ("sft+shots", 2)):
         folder = place / "c" / f"{name}-seed0"
         one = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -142,6 +142,10 @@ class Inference(Method):
         """Which of `CHANGES` the method makes: those it overrides."""
         return tuple(name for name in CHANGES if getattr(cls, name) is not getattr(Inference, name))
 
+    def list_changes(self) -> tuple[str, ...]:
+        """Which of these it makes with its knobs; by default all."""
+        return self.overridden_methods()
+
     @classmethod
     def reads_base(cls) -> bool:
         """Whether the base model has to be there."""
@@ -158,9 +162,13 @@ class Inference(Method):
     def extra_models(self) -> Mapping[str, str]:
         """Models that `logits` reads beside "tuned" and "base": their names there, and as in a recipe's `model`.
 
-        All must have the tokenizer of the tuned model.
+        All must have the tokenizer of the tuned model, unless the method `translates_tokens`.
         """
         return {}
+
+    def translates_tokens(self) -> bool:
+        """Whether extra models may have other tokens: those of the same text then stand for each other."""
+        return False
 
     def unsettled_knobs(self) -> Sequence[str]:
         """Knobs whose values `settle_knobs` finds from a run; by default none."""

@@ -100,6 +100,8 @@ REGISTRY: dict[str, dict[str, str]] = {
     "inference": {
         "dial": "holdfast.methods.inference.dial:Dial",
         "calibration": "holdfast.methods.inference.calibration:Calibration",
+        "combine": "holdfast.methods.inference.combine:Combine",
+        "pretty": "holdfast.methods.inference.pretty:Pretty",
         "proxy": "holdfast.methods.inference.proxy:Proxy",
         "self_consistency": "holdfast.methods.inference.self_consistency:SelfConsistency",
         "best_of_n": "holdfast.methods.inference.best_of_n:BestOfN",

@@ -146,6 +146,10 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "wise_ft": Variant(
             "dial", "Weight-space ensemble of base and tuned model.", "Wortsman et al. 2021, arXiv 2109.01903",
         ),
+        "ties": Variant(
+            "combine", "Task vectors trimmed, one sign elected for each weight, those that agree averaged.",
+            "Yadav et al. 2023, arXiv 2306.01708", {"elect": True, "density": 0.2, "scale": 1.0},
+        ),
         "dexperts": Variant(
             "proxy", "A language model steered by one of what is wanted, and away from one of what is not.",
             "Liu et al. 2021, arXiv 2105.03023", {"alpha": 2.0},

@@ -154,8 +154,11 @@ def refuse_if_none_passed(compare: dict[str, Any]) -> None:
 
 
 def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> str:
-    """Every method with gain and loss, by gain; `*` marks the Pareto front."""
-    rows = []
+    """Every method with gain and loss, by gain; `*` marks the Pareto front.
+
+    Where answers are made of more than weights, also forward passes a question and the seconds of all answers.
+    """
+    rows, shows_answers = [], any(run.get("inference") for run in compare["runs"])
     for run in ranking.rank_methods(compare["runs"]):
         origins = run.get("origins") or {}
         total = sum(origins.values()) or 1
@@ -164,10 +167,12 @@ def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> 
             *_gain_and_loss_cells(run),
             ", ".join(f"{100 * n / total:.0f} % {kind}" for kind, n in origins.items() if n),
             format_duration(phrasing.total_seconds(run.get("cost")) or 0),
+            *(_answer_cost_cells(run) if shows_answers else ()),
         ])  # fmt: skip
     of = next((part["of"] for run in compare["runs"] if (part := phrasing.lost_part(run))), "tasks")
     loss_head = "agreement lost" if of == "probe" else GAIN_AND_LOSS_HEAD[2]
     head = ("  method", *GAIN_AND_LOSS_HEAD[:2], loss_head, GAIN_AND_LOSS_HEAD[3], "rows from", "time")
+    head = (*head, "passes", "answers") if shows_answers else head
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
     front = "* on the gain/loss front; " if ranking.front_of(compare) else ""
     unit = phrasing.unit_of(next((run["gain"] for run in compare["runs"] if run.get("gain")), None))
@@ -178,7 +183,7 @@ def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> 
         f"steps of {run['method']}: {text}" for run in compare["runs"] if (text := phrasing.format_steps_compared(run))
     ]
     parts = [
-        format_table(rows, head, right=(1, 2, 3, 4, 6)),
+        format_table(rows, head, right=(1, 2, 3, 4, 6, 7, 8) if shows_answers else (1, 2, 3, 4, 6)),
         *format_contrasts(compare),
         "\n".join(ranking.matched_words(compare)),
         "\n".join(part for part in (foot, budget, *early, *format_gates(compare)) if part),
@@ -187,6 +192,12 @@ def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> 
         "\n".join(f"not to be judged here: {text}" for text in ranking.describe_doubts(compare)),
     ]
     return "\n\n".join(part for part in parts if part) + format_report_path(directory)
+
+
+def _answer_cost_cells(run: dict[str, Any]) -> tuple[str, str]:
+    """Forward passes a question, and the time of measuring the model as it answers."""
+    passes, seconds = phrasing.passes_per_question(run.get("cost")), (run.get("cost") or {}).get("answer_seconds")
+    return "-" if passes is None else f"{passes:.1f}", format_duration(seconds) if phrasing.is_known(seconds) else "-"
 
 
 def format_contrasts(compare: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ def describe_reach(method: Inference | None, tasks: Sequence[Task]) -> list[str]
     """
     if method is None or not method.overridden_methods():  # of the latter others complain
         return []
-    kinds = frozenset[str]().union(*(REACH[change] for change in method.overridden_methods()))
+    kinds = frozenset[str]().union(*(REACH[change] for change in method.list_changes()))
     blind = [task.name for task in tasks if task.kind not in kinds]
     problems = {
         task.name: problem
@@ -39,7 +39,7 @@ def describe_reach(method: Inference | None, tasks: Sequence[Task]) -> list[str]
     for task in tasks:
         if task.name in problems and (task.role == "target" or len(problems) + len(blind) == len(tasks)):
             raise UserError(f"inference: {name_of(method)}: {task.name}: {problems[task.name]}")
-    changes = " and ".join(change.replace("_", " ") for change in method.overridden_methods())
+    changes = " and ".join(change.replace("_", " ") for change in method.list_changes())
     what = f"inference: {name_of(method)} changes {changes}"
     if tasks and len(blind) == len(tasks):
         raise UserError(

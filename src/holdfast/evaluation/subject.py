@@ -82,6 +82,7 @@ class EvaluatedModel:
             itself.
         choice_bias: What is added to the score of each choice of several, in nats; `None`: nothing.
         judge: Called as `judge(task.judge, answers)`; replace it to give judges an engine, or to remember verdicts.
+        count_passes: Forward passes that its sampled answers have taken so far: one a token of every model.
         width: Most tokens of a perplexity window; the model's context if that is shorter.
         micro_tokens: Tokens of one forward pass, padding included.
     """
@@ -93,6 +94,7 @@ class EvaluatedModel:
     prompt: Callable[[list[Message]], list[Message]] = list
     choice_bias: Callable[[str], float] | None = None
     judge: Callable[[Judge, Sequence[JudgeRequest]], list[Verdict]] = judge_without_engine
+    count_passes: Callable[[], int] | None = None
     width: int = 1024
     micro_tokens: int = 8192
     gives_judge: bool = False

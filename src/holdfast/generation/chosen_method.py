@@ -30,7 +30,7 @@ def open_chosen_decoder(checkpoint: LoadedModel, name: str, method: Inference | 
     check_models(method, name)
     base, base_name = _load_own_base(checkpoint, name, method)
     tuned, origin = decoder.model, ""
-    if "weights" in method.overridden_methods():
+    if "weights" in method.list_changes():
         from holdfast.models.merging import merged_copy
 
         tuned, made_of = merged_copy(tuned, checkpoint.tuner), base.fingerprint if base else ""

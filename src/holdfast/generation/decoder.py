@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from holdfast.models.joint_policy import JointPolicy
     from holdfast.models.loading import LoadedModel, Model
     from holdfast.models.policy import Policy
+    from holdfast.models.vocabulary_table import VocabularyTable
 
 FILE = "inference.json"
 """Beside the weights of a model that answers through more than these."""
@@ -44,6 +45,12 @@ class ModelSource(BaseModel):
 
     name: str
     fingerprint: str
+    shared: float | None = None
+    """Share of the answering model's tokens that it has, where its vocabulary is another."""
+
+    def describe_source(self) -> str:
+        """Its name, and what is lost between the vocabularies."""
+        return self.name if self.shared is None else f"{self.name} (which has {self.shared:.1%} of the tokens)"
 
 
 class InferenceSetup(BaseModel):
@@ -61,7 +68,7 @@ class InferenceSetup(BaseModel):
         """What happens, in a line for those who only have the weights."""
         assert self.inference is not None  # `read_setup` and `Decoder.build_setup` see to it
         knobs = ", ".join(f"{key} {value}" for key, value in self.inference.model_dump(mode="json").items())
-        beside = ", ".join(f"{name} {source.name}" for name, source in self.models.items())
+        beside = ", ".join(f"{name} {source.describe_source()}" for name, source in self.models.items())
         return (
             f"answers are made by {name_of(self.inference)}{f' ({knobs})' if knobs else ''}, which changes "
             f"{' and '.join(self.changes)}{f' and reads {beside}' if beside else ''}; plain transformers knows nothing "
@@ -78,6 +85,7 @@ class Decoder:
         methods: In order; those that change nothing but weights are done with, and not among them.
         others: Models that logits are read of beside it, by name.
         sources: Where `others` come from.
+        tables: Of those among `others` with other tokens, how they read and answer in the model's.
         origin: What the weights were made of after they were loaded; "" where they are those of the files.
     Raises:
         UserError: If two methods make attempts.
@@ -88,6 +96,7 @@ class Decoder:
     others: Mapping[str, Model] = field(default_factory=dict)
     sources: Mapping[str, ModelSource] = field(default_factory=dict)
     origin: str = ""
+    tables: Mapping[str, VocabularyTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from holdfast.models.embeddings import OwnEmbedder
@@ -146,8 +155,8 @@ class Decoder:
             return own
         return JointPolicy(
             {"tuned": own, **{name: Policy(model) for name, model in self.others.items()}},
-            partial(self.mix_logits, chat=chat),
-        )
+            partial(self.mix_logits, chat=chat), self.tables,
+        )  # fmt: skip
 
     def build_engine(
         self, chat: Chat, spec: str = "native", *, fingerprint: str, judge: JudgeFn = judge_alone,
@@ -171,7 +180,7 @@ class Decoder:
         if self.methods_changing("attempts") or self.methods_changing("prefix"):
             options.pop("on_text", None)
         mixes = bool(self.methods_changing("logits"))
-        mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat)) if mixes else None
+        mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat), self.tables) if mixes else None
         engine = build_local_engine(
             self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
         )
@@ -180,6 +189,11 @@ class Decoder:
         from holdfast.generation.decoder_engine import DecoderEngine
 
         return DecoderEngine(engine, self, chat, judge, keep, seed)
+
+    def count_passes(self, engine: Engine) -> int:
+        """Forward passes that the answers of its engine have taken so far: one for each token, of every model."""
+        counts = getattr(getattr(engine, "engine", engine), "counts", {})
+        return int(counts.get("tokens", 0)) * (1 + len(self.others))
 
     def mix_logits(self, step: LogitStep, chat: Chat | None = None) -> Tensor:
         """The logits [n, V] that count, from those of each model; cut to the tokens that all of them have."""
@@ -196,13 +210,13 @@ class Decoder:
     def changes(self) -> tuple[str, ...]:
         """What is changed whenever the model is asked."""
         every = dict.fromkeys(
-            change for method in self.methods for change in method.overridden_methods() if change != "weights"
+            change for method in self.methods for change in method.list_changes() if change != "weights"
         )
         return tuple(every)
 
     def methods_changing(self, what: str) -> list[Inference]:
         """The methods that change the prompt, the logits, ..."""
-        return [method for method in self.methods if what in method.overridden_methods()]
+        return [method for method in self.methods if what in method.list_changes()]
 
     def build_setup(self) -> InferenceSetup | None:
         """What is kept in `inference.json`; `None` for a plain model."""
@@ -265,11 +279,13 @@ def open_decoder(checkpoint: LoadedModel) -> Decoder:
         UserError: If that cannot be read, or a model it names is missing or another than it was.
     """
     from holdfast.models.loading import load_model
+    from holdfast.models.vocabulary_table import build_vocabulary_table
 
     setup = read_setup(checkpoint.path)
     if setup is None or setup.inference is None:
         return Decoder(checkpoint.model)
-    others = {}
+    others: dict[str, Model] = {}
+    tables: dict[str, VocabularyTable] = {}
     for name, source in setup.models.items():
         place = f"{checkpoint.path / FILE}: {name}"
         try:
@@ -282,8 +298,10 @@ def open_decoder(checkpoint: LoadedModel) -> Decoder:
                 f"{source.fingerprint[:12]} there, {other.fingerprint[:12]} here); put the old ones back"
             )
         others[name] = other.model
+        if source.shared is not None and (table := build_vocabulary_table(checkpoint.tokenizer, other.tokenizer)):
+            tables[name] = table
     setup.inference.check_ready()
-    return Decoder(checkpoint.model, [setup.inference], others, setup.models)
+    return Decoder(checkpoint.model, [setup.inference], others, setup.models, tables=tables)
 
 
 def build_decoder(method: Inference | None, base: LoadedModel | None, tuned: Model, tuned_on: str) -> Decoder:
@@ -294,31 +312,41 @@ def build_decoder(method: Inference | None, base: LoadedModel | None, tuned: Mod
         tuned: The trained one.
         tuned_on: The name of the base in the recipe.
     """
-    from holdfast.models.loading import load_model
+    from holdfast.models.loading import load_model, load_tokenizer
+    from holdfast.models.vocabulary_table import build_vocabulary_table
 
     if method is None:
         return Decoder(tuned)
+    method = method.with_portable_paths()
     if open_knobs := method.unsettled_knobs():
         raise RunError(f"inference: {name_of(method)} is not settled: {', '.join(open_knobs)}")
-    method = method.with_portable_paths()
-    changes = method.overridden_methods()
+    changes = method.list_changes()
     if "weights" in changes:
         tuned = method.weights(base.model if base else None, tuned)  # type: ignore[arg-type]
     if not set(changes) - {"weights"}:
         return Decoder(tuned)
     sources, others = {}, {}
+    tables: dict[str, VocabularyTable] = {}
     if "logits" in changes:
         beside = {
             name: (model, load_model(model, device=tuned.device)) for name, model in method.extra_models().items()
         }
         if base is not None:
             beside = {"base": (tuned_on, base)} | beside
+        if method.translates_tokens():
+            own = load_tokenizer(tuned_on)
+            all_tables = {name: build_vocabulary_table(own, it.tokenizer) for name, (_, it) in beside.items()}
+            tables = {name: table for name, table in all_tables.items() if table is not None}
         sources = {
-            name: ModelSource(name=_portable_name(model, it), fingerprint=it.fingerprint)
+            name: ModelSource(
+                name=_portable_name(model, it),
+                fingerprint=it.fingerprint,
+                shared=tables[name].shared if name in tables else None,
+            )
             for name, (model, it) in beside.items()
         }
         others = {name: it.model for name, (_, it) in beside.items()}
-    return Decoder(tuned, [method], others, sources)
+    return Decoder(tuned, [method], others, sources, tables=tables)
 
 
 def _portable_name(name: str, checkpoint: LoadedModel) -> str:
@@ -339,7 +367,7 @@ def check_models(method: Inference, model: str) -> None:
     method.check_ready()
     for name, other in method.extra_models().items():
         refuse_setup(f"inference: {name}", locate_model(other))
-        if load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
+        if not method.translates_tokens() and load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
             raise UserError(
                 f"inference: {name} ({other}) has another tokenizer than {model}, and logits are mixed token by token; "
                 "name a model of the same family"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from holdfast.generation.fused_decode import Forward
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
+    from holdfast.models.vocabulary_table import VocabularyTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,36 @@ class LogitMixture:
     Args:
         others: By name; their tokens are those of the answering model, which is called "tuned".
         mix: From the logits [n, V] of each, fp32, to those that count.
+        tables: Of those whose tokens are others: how they read and answer in the answering model's.
     """
 
     others: Mapping[str, Model]
     mix: Callable[[LogitStep], Tensor]
+    tables: Mapping[str, VocabularyTable] = field(default_factory=dict)
+
+
+class TranslatedForward:
+    """A forward pass that reads and answers in another model's tokens.
+
+    Args:
+        forward: Of the model with tokens of its own.
+        table: Between the two vocabularies.
+    """
+
+    def __init__(self, forward: Forward, table: VocabularyTable) -> None:
+        self.forward, self.table = forward, table
+        self.concurrent, self.layers = forward.concurrent, forward.layers
+
+    def prefill_cache(self, ids: Tensor, positions: Tensor, cache: Cache) -> None:
+        """Put keys and values of prompts into the cache."""
+        self.forward.prefill_cache(self.table.read_ids(ids), positions, cache)
+
+    def decode_logits(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities [slots, V] over the other model's tokens after one more of them each."""
+        logits = self.forward.decode_logits(self.table.read_ids(ids), positions, mask, cache, places)
+        return self.table.spread_logits(logits)
 
 
 class JointForward:

@@ -26,7 +26,7 @@ from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import ContinuousBatch, DecodeJob, PendingSample, Step, read_prompts
 from holdfast.generation.fused_decode import Forward, FusedForward, build_forward
 from holdfast.generation.growing_batch import GrowingBatch
-from holdfast.generation.joint_forward import JointForward
+from holdfast.generation.joint_forward import JointForward, TranslatedForward
 from holdfast.generation.kept_graphs import KeptGraphs, describe_step
 from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.local import LocalEngine
@@ -175,7 +175,14 @@ class NativeEngine(LocalEngine):
             for name, model in {"tuned": self.model, **others}.items()
         }
         self._fuses = {name for name, forward in forwards.items() if isinstance(forward, FusedForward)}
-        return JointForward(forwards, self.mixture.mix) if self.mixture else forwards["tuned"]
+        if not self.mixture:
+            return forwards["tuned"]
+        tables = self.mixture.tables
+        in_our_tokens: dict[str, Forward] = {
+            name: TranslatedForward(forward, tables[name]) if name in tables else forward
+            for name, forward in forwards.items()
+        }
+        return JointForward(in_our_tokens, self.mixture.mix)
 
     def _read_shared_prefix(self, forward: Forward, sequences: list[PendingSample]) -> PrefilledPrompts | None:
         """What all prompts begin with (a system prompt, worked examples), read once; `None` if that is little."""

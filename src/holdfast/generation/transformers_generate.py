@@ -257,8 +257,10 @@ class _Mix(LogitsProcessor):
         for name, model in self.mixture.others.items():
             takes = "position_ids" in inspect.signature(model.forward).parameters
             extra = {"position_ids": positions} if takes else {}
-            output = model(input_ids=input_ids, attention_mask=mask, use_cache=False, **extra)
-            step[name] = output.logits[:, -1].float()
+            table = self.mixture.tables.get(name)
+            ids = input_ids if table is None else table.read_ids(input_ids)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[:, -1].float()
+            step[name] = logits if table is None else table.spread_logits(logits)
         return self.mixture.mix(LogitStep(step, torch.full_like(input_ids[:, 0], new.shape[1])))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from holdfast.data.batching.batches import Batch, Layout
+    from holdfast.models.vocabulary_table import VocabularyTable
 
 
 class JointPolicy:
@@ -27,10 +29,16 @@ class JointPolicy:
     Args:
         policies: By name; "tuned" is the one whose answers these are.
         mix: From the logits [m, V] of each to those of the mixture.
+        tables: Of those whose tokens are others: how they read and answer in the tuned model's.
     """
 
-    def __init__(self, policies: Mapping[str, Policy], mix: Callable[[LogitStep], Tensor]) -> None:
-        self.policies, self.mix = policies, mix
+    def __init__(
+        self,
+        policies: Mapping[str, Policy],
+        mix: Callable[[LogitStep], Tensor],
+        tables: Mapping[str, VocabularyTable] | None = None,
+    ) -> None:
+        self.policies, self.mix, self.tables = policies, mix, tables or {}
         self.own = policies["tuned"]
         self.model = self.own.model
         contexts = {name: context_length(policy.config) for name, policy in policies.items()}
@@ -73,12 +81,20 @@ class JointPolicy:
 
     def _iterate_logits(self, batch: Batch, where: Tensor) -> Iterator[tuple[Tensor, slice]]:
         """The mixture's logits [m, V] after the flat positions `where` [M], a chunk at a time, and which those are."""
-        makers = {name: policy.logits_by_part(batch, where) for name, policy in self.policies.items()}
+        makers = {name: self._make_logits(name, batch, where) for name in self.policies}
         places = count_places(batch, where)
         for start in range(0, max(len(where), 1), self.own.chunk_rows):
             part = slice(start, start + self.own.chunk_rows)
             step = {name: logits(part) for name, logits in makers.items()}
             yield self.mix(LogitStep(step, places[part], is_drawn=False)), part
+
+    def _make_logits(self, name: str, batch: Batch, where: Tensor) -> Callable[[slice], Tensor]:
+        """From a part of `where` to a model's logits over the tuned model's tokens."""
+        policy, table = self.policies[name], self.tables.get(name)
+        if table is None:
+            return policy.logits_by_part(batch, where)
+        logits = policy.logits_by_part(replace(batch, input_ids=table.read_ids(batch.input_ids)), where)
+        return lambda part: table.spread_logits(logits(part))
 
 
 def count_places(batch: Batch, where: Tensor) -> Tensor:

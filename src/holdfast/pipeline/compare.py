@@ -41,6 +41,8 @@ from holdfast.report.arms import count_answers, mean_answering, mean_clipped
 from holdfast.report.schema import CompareReport, validate_report
 
 REPORT = "compare.json"
+OF_ANSWERS = ("answer_seconds", "forward_passes", "questions")
+COST_MEANS = ("tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training", *OF_ANSWERS)
 
 
 def compare(
@@ -332,6 +334,7 @@ def summarise_runs(
         entry["dirs"] = [str(run.path) for _, run in runs[entry["method"]]]
         entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
         entry["cost"] = _mean_cost(reports)
+        entry["inference"] = ((reports[0].get("recipe") or {}).get("inference") or {}).get("name")
         entry["curves"] = [report["curves"] for report in reports]
         entry["steps"] = [report["training"]["steps"] for report in reports]
         entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)
@@ -367,6 +370,7 @@ def _mean_cost(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     phases = {name for cost in costs for name in cost["seconds"]}
     mean = {
         key: sum(cost.get(key, 0) for cost in costs) / len(costs)
-        for key in ("tokens_per_second", "peak_memory_gib", "sampled_tokens", "sampled_for_training")
+        for key in COST_MEANS
+        if key in costs[0] or key not in OF_ANSWERS
     }
     return {"seconds": {p: sum(c["seconds"].get(p, 0.0) for c in costs) / len(costs) for p in sorted(phases)}, **mean}

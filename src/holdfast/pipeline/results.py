@@ -139,7 +139,7 @@ def write_results(
         "cost": {
             "seconds": folder.state["seconds"], "tokens_per_second": result.tokens_per_second,
             "peak_memory_gib": result.peak_memory_gib, "sampled_tokens": work.journal.sampled_tokens,
-            "sampled_for_training": folder.read_json("data.json")["sampled_tokens"],
+            "sampled_for_training": folder.read_json("data.json")["sampled_tokens"], **_build_answer_cost(work, after),
         },
     }  # fmt: skip
     report = validate_report(RunReport, content)
@@ -149,6 +149,15 @@ def write_results(
     folder.save_state()
     work.ui.emit(build_outcome(report))
     return RunResult(folder.path, report)
+
+
+def _build_answer_cost(work: RunContext, after: dict[str, list[ItemResult]]) -> dict[str, float]:
+    """What it took to measure the tuned model as it answers, where it was measured."""
+    cost = work.folder.state.get("answering")
+    questions = sum(len(after.get(task.name, ())) for task in work.tasks if task.kind in ("generate", "probe"))
+    if cost is None:
+        return {}
+    return {"answer_seconds": cost["seconds"], "forward_passes": cost["passes"], "questions": questions}
 
 
 def _build_training_entry(

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,10 +99,21 @@ def run_prepared(
             return RunResult(work.folder.path, {})
         result, decoder = apply_inference(work, result, rows)
         with work.folder.time_phase("evaluate"):
-            subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final", result.tuner)
-            after = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
+            after = measure_tuned(work, decoder, result)
         saved_as = save_model(work, result, decoder, after if hand_on else {})
         return write_results(work, rows, result, saved_as, token_report, plan, before, after)
+
+
+def measure_tuned(work: RunContext, decoder: Decoder, result: TrainResult) -> dict[str, list[ItemResult]]:
+    """The items of the tuned model as it answers, with what that cost added to what earlier sessions spent on it."""
+    subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final", result.tuner)
+    began = time.perf_counter()
+    items = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
+    cost = work.folder.state.setdefault("answering", {"seconds": 0.0, "passes": 0})
+    cost["seconds"] += time.perf_counter() - began
+    cost["passes"] += subject.count_passes() if subject.count_passes else 0
+    work.folder.save_state()
+    return items
 
 
 class Ranks:
@@ -324,7 +336,7 @@ def apply_inference(work: RunContext, result: TrainResult, rows: Rows | None = N
         result.tuner,
     )
     inference = settle_inference(work, result, tuned, work.sources.train if rows is None else rows)
-    if inference is not None and "weights" in inference.overridden_methods():
+    if inference is not None and "weights" in inference.list_changes():
         tuned, tuner = fold_adapter(tuned, tuner), Tuner()
     base = load_model(work.recipe.model, device=device) if inference is not None and inference.reads_base() else None
     decoder = build_decoder(inference, base, tuned, work.recipe.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.evaluation.subject import EvaluatedModel
@@ -53,6 +54,7 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str, tuner: Tu
         gives_judge=asks_again,
         describe_sources=decoder.describe_sources if decoder.methods else None,
         judge=judge_answers,
+        count_passes=partial(decoder.count_passes, engine),
         reference=work.reference,
         elsewhere=None if other is None else build_subject(work, other, f"{name}/elsewhere"),
     )

@@ -318,6 +318,8 @@ def _complete_arm(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "origins": _origin_shares(run.get("origins")),
         "seconds": phrasing.total_seconds(run.get("cost")),
         "cost": cost,
+        "passes": phrasing.passes_per_question(cost),
+        "inference": run.get("inference"),
         "sampled": _count_sampled_tokens({"cost": cost, "curation": {"counts": run.get("origins") or {}}}),
         "reports": [_report_link(d, name) for d in run.get("dirs") or []],
     }

@@ -188,6 +188,12 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def passes_per_question(cost: dict[str, Any] | None) -> float | None:
+    """Forward passes that a sampled answer took in the mean, over all models; `None` where that is not known."""
+    passes, questions = (cost or {}).get("forward_passes"), (cost or {}).get("questions")
+    return passes / questions if is_known(passes) and questions else None
+
+
 def total_seconds(cost: dict[str, Any] | None) -> float | None:
     """Wall time of all phases together; None when none was timed."""
     seconds = [s for s in ((cost or {}).get("seconds") or {}).values() if is_known(s)]

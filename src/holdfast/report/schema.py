@@ -165,13 +165,20 @@ class TrainingReport(ReportPart):
 
 
 class CostReport(ReportPart):
-    """Seconds by phase, speed, memory and sampled tokens."""
+    """Seconds by phase, speed, memory and sampled tokens; what measuring the tuned model took.
+
+    Args:
+        forward_passes: For its sampled answers, one for each token of every model. questions: How many it answered so.
+    """
 
     seconds: dict[str, Number] | None = None
     tokens_per_second: Number = None
     peak_memory_gib: Number = None
     sampled_tokens: Number = None
     sampled_for_training: Number = None
+    answer_seconds: Number = None
+    forward_passes: Number = None
+    questions: Number = None
 
 
 class GateReport(ReportPart):
@@ -257,6 +264,7 @@ class MethodReport(ReportPart):
     """One method of a comparison, over its seeds."""
 
     method: str
+    inference: str | None = None
     gain: ChangeReport | None = None
     loss: ChangeReport | None = None
     text: ChangeReport | None = None

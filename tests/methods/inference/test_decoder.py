@@ -55,6 +55,8 @@ def decoder_of(name: str, knobs: Any, pair: tuple[LoadedModel, LoadedModel]) -> 
     cls = find_method("inference", name)
     if name == "calibration":
         knobs = {"gamma": 3.0, "absent": ("the",), "present": ("Paris",), "form": "first_token", **(knobs or {})}
+    if name == "pretty":
+        knobs = {"teacher": str(pair[0].path), **(knobs or {})}
     if "antiexpert" in cls.model_fields:
         knobs = {"expert": str(pair[1].path), "antiexpert": str(pair[0].path), **(knobs or {})}
     method: Any = cls(**(knobs or {}))

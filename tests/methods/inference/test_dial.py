@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from holdfast.errors import UserError
-from holdfast.methods.inference.dial import Dial
+from holdfast.methods.inference.dial import Dial, find_layer_points
 from holdfast.methods.tuners.lora import LoRA
 from holdfast.models.merging import merged_copy
 
@@ -68,6 +68,22 @@ def test_models_that_do_not_belong_together_are_refused(tiny):
         Dial().weights(tiny("llama")[0], tiny("gpt2")[0])
     with pytest.raises(UserError, match=r"weight .* is not the same in base and tuned"):
         Dial().weights(tiny("llama")[0], tiny("llama", intermediate_size=48)[0])
+
+
+def test_layers_have_points_of_their_own(tiny):
+    """(0, 1) from the first layer to the last, and what is in no layer at `point`; ends bit for bit."""
+    base, tuned = tiny("llama", seed=0)[0], tiny("llama", seed=1)[0]
+    at = dict(Dial(point=1.0, layers=(0.0, 1.0)).weights(base, tuned).named_parameters())
+    start, goal = dict(base.named_parameters()), dict(tuned.named_parameters())
+    for name, weight in at.items():
+        assert torch.equal(weight, (start if ".layers.0." in name else goal)[name]), name
+    assert find_layer_points(tuned, (0.2, 0.4, 0.6)) == {n: 0.6 if ".1." in n else 0.2 for n in at if ".layers." in n}
+    half = Dial(point=0.0, layers=(0.5,)).weights(base, tuned)
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.allclose(dict(half.named_parameters())[name], (start[name] + goal[name]) / 2, atol=1e-6)
+    assert torch.equal(half.model.embed_tokens.weight, base.model.embed_tokens.weight)
+    with pytest.raises(ValidationError):
+        Dial(layers=(0.0, 1.2))
 
 
 def test_points_off_the_line_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from holdfast.generation.decoder import Decoder, build_decoder, check_models
 from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.methods.inference.proxy import Proxy
 from holdfast.models.loading import LoadedModel, load_model
+from holdfast.models.vocabulary_table import VocabularyTable
 
 N, V = 7, 50
 
@@ -145,3 +147,56 @@ def test_what_cannot_be_a_proxy_is_refused(family: tuple[LoadedModel, ...], tiny
         Proxy()
     assert math.isclose(Proxy(antiexpert="x").alpha, 1.0)
     assert not Proxy.needs_training()
+
+
+@torch.no_grad()
+def test_experts_with_other_tokens_go_by_those_of_the_same_text(
+    family: tuple[LoadedModel, ...], tiny_dir: Any, tmp_path: Path, make_rows: Any
+) -> None:
+    """The same tokens in another order are the same proxy; of tokens they do not have, experts say nothing."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = family[0].tokenizer
+    vocabulary = tokenizer.get_vocab()
+    size = max(vocabulary.values()) + 1
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(5))  # old id -> new id
+    lacks = sorted(vocabulary.values())[-3:]
+    paths = []
+    for number, model in enumerate(family[1:]):
+        moved = copy.deepcopy(model.model)
+        for matrix in (moved.get_input_embeddings(), moved.get_output_embeddings()):
+            matrix.weight[order] = matrix.weight[:size].clone()
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["model"]["vocab"] = {text: int(order[i]) for text, i in state["model"]["vocab"].items()}
+        for token in state["added_tokens"]:
+            token["id"] = int(order[token["id"]])
+        path = tmp_path / f"moved-{number}"
+        moved.save_pretrained(path)
+        file = tmp_path / "tokenizer.json"
+        file.write_text(json.dumps(state))
+        PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=tokenizer.eos_token).save_pretrained(path)
+        paths.append(str(path))
+    same = build(family, alpha=1.3)
+    moved_proxy = build(family, expert=paths[0], antiexpert=paths[1], alpha=1.3, vocabulary="shared")
+    assert moved_proxy.sources["expert"].shared == 1.0
+    assert "which has 100.0% of the tokens" in moved_proxy.describe_answers()
+    batch, chat = collate_sequences(make_rows(6), "padded", 0), Chat(tokenizer)
+    torch.testing.assert_close(
+        moved_proxy.build_policy().token_logps(batch), same.build_policy().token_logps(batch), atol=1e-4, rtol=1e-4
+    )
+    requests = [(Request(q, [{"role": "user", "content": q}]), [0]) for q in ("Add 1 and 2", "Reverse lamp")]
+    for engine in ("native", "transformers"):
+        texts = [
+            {
+                s.key: s.text
+                for s in d.build_engine(chat, engine, fingerprint="x").sample(requests, SamplingParams(max_tokens=6))
+            }
+            for d in (same, moved_proxy)
+        ]
+        assert texts[0] == texts[1]
+    table = VocabularyTable(torch.arange(size), torch.tensor([-1 if i in lacks else i for i in range(size)]), 0.9)
+    one, other = (table.spread_logits(torch.randn(2, size)) for _ in range(2))
+    assert torch.equal(one[:, lacks], other[:, lacks])
+    torch.testing.assert_close(one[:, 0] - one[:, 1], (one - 5.0)[:, 0] - (one - 5.0)[:, 1])
+    with pytest.raises(ValidationError, match="vocabulary shared needs an expert"):
+        Proxy(antiexpert="x", vocabulary="shared")

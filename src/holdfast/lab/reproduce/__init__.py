@@ -93,6 +93,8 @@ CLAIMS: dict[str, str] = {
     "reflexion": "holdfast.lab.reproduce.several_answers:REFLEXION",
     "rag": "holdfast.lab.reproduce.retrieved:RAG",
     "hykge": "holdfast.lab.reproduce.retrieved:HYKGE",
+    "combine": "holdfast.lab.reproduce.at_the_logits:COMBINE",
+    "pretty": "holdfast.lab.reproduce.at_the_logits:PRETTY",
     "delift": "holdfast.lab.reproduce.selected_rows:DELIFT",
     "davir": "holdfast.lab.reproduce.selected_rows:DAVIR",
     "lima": "holdfast.lab.reproduce.selected_rows:LIMA",

@@ -33,13 +33,18 @@ def target_of(report: Mapping[str, Any], when: str = "tuned") -> float:
 
 def measure_proxy(seed: int) -> dict[str, float]:
     """In points: the large model before and after its own training, with the small one's, and the small one alone."""
+    from holdfast.lab.reproduce.known_facts import form_rows
+
     common = {
-        "data": {"train": "lab:story", "limit": 600}, "optimizer": {"learning_rate": 1e-3, "clip": "running"},
-        "train": {"batch_tokens": 2048, "max_steps": STEPS},
-        "evaluate": {"items": 150, "every": 0, "max_tokens": 80, "keep": ["lab:strings", "lab:sums"]},
+        "judge": "exact", "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 512, "max_steps": 60},
+        "evaluate": {"items": 100, "every": 0, "max_tokens": 8, "keep": ["lab:strings"]},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        proxy = {"name": "proxy", "expert": str(Path(folder) / "expert"), "antiexpert": "lab-small"}
+        home = Path(folder)
+        common |= {
+            "data": {split: write_rows(home / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        }
+        proxy = {"name": "proxy", "expert": str(home / "expert"), "antiexpert": "lab-small"}
         reports = train_arms(
             folder, seed,
             {
@@ -61,10 +66,10 @@ PROXY = Study(
     paper="Liu et al. 2024, arXiv 2401.08565",
     measure=measure_proxy,
     figures=(
-        ("word problems in a new style, the large model (points)", "6.6 (Llama-2-13B, GSM8K)", "base"),
+        ("facts in a new form, the large model (points)", "6.6 (Llama-2-13B, GSM8K)", "base"),
         ("with the small one's difference", "26.4", "proxy"),
         ("trained itself", "32.4", "tuned"),
-        ("the small one alone, trained", "42.2 (of another run, on GSM8K alone)", "expert"),
+        ("the small one alone, trained", "42.2 (an expert of GSM8K alone)", "expert"),
         ("share of the gap closed (%)", "88 (70B, mean of four)", "gap"),
         ("lost elsewhere, with the difference", "not measured", "proxy lost"),
         ("lost elsewhere, trained itself", "not measured", "tuned lost"),
@@ -73,7 +78,10 @@ PROXY = Study(
         quantity_above("proxy", "base", "the large model gains by the small one's training", by=2.0),
         quantity_above("gap", 50.0, "more than half of the gap is closed"),
     ),
-    verdict=lambda values: "The laboratory's two models differ little in what they know, unlike those of the paper.",
+    verdict=lambda values: (
+        "The laboratory's two models know equally much and are very sure of it, also where one of them is wrong: the "
+        "difference then carries the small one's errors over, most of all in word problems."
+    ),
     seeds=3,
 )
 
@@ -144,5 +152,111 @@ CALIBRATION = Study(
         quantity_above("apart", "base", "among themselves they are told apart as before", by=-10.0),
     ),
     verdict=lambda values: "The labels are the towns of people that the base knows, half of them trained on.",
+    seeds=3,
+)
+
+
+def measure_combination(seed: int) -> dict[str, float]:
+    """In points: facts in a new form and word problems in a new style, before, tuned on one of them, and combined."""
+    from holdfast.lab.reproduce.known_facts import form_rows
+
+    common = {
+        "model": "lab-small", "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 1024, "max_steps": 60},
+        "evaluate": {"items": 100, "every": 0, "max_tokens": 80, "keep": ["lab:strings"]},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        facts = {split: write_rows(home / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        on_facts = {"data": facts, "judge": "exact"}
+        on_story = {"data": {"train": "lab:story", "limit": 600}}
+        runs: dict[str, dict[str, Any]] = {"facts": on_facts, "story": on_story}
+        for name in ("combine", "ties"):
+            method = {"name": name, "runs": [str(home / "facts"), str(home / "story")]}
+            for task, data in (("facts", on_facts), ("story", on_story)):
+                runs[f"{name} {task}"] = {**data, "method": name, "inference": method, "train": {"max_steps": 0}}
+        reports = train_arms(folder, seed, runs, common)
+    figures = {name: target_of(report) for name, report in reports.items()}
+    return figures | {f"base {task}": target_of(reports[task], "base") for task in ("facts", "story")}
+
+
+COMBINE = Study(
+    claim="The changes of two runs, added up, give one model that gains on both of their tasks, without training.",
+    paper="Ilharco et al. 2022, arXiv 2212.04089",
+    measure=measure_combination,
+    figures=tuple(
+        (f"{what}, {how}", paper, f"{name}{task}")
+        for task, what in (("facts", "facts in a new form"), ("story", "word problems in a new style"))
+        for name, how, paper in (
+            ("base ", "base", "reference"),
+            ("", "tuned on them alone", "100 %"),
+            ("combine ", "both runs added", "98.9 % of tuned (pairs of tasks, CLIP)"),
+            ("ties ", "both runs by TIES", "better than adding (2306.01708)"),
+        )
+    ),
+    expects=(
+        quantity_above("combine facts", "base facts", "added up they gain on the facts", by=5.0),
+        quantity_above("combine story", "base story", "added up they gain on the word problems", by=5.0),
+    ),
+    verdict=lambda values: "Adding is at its scale of 0.4, TIES at density 0.2 and scale 1; none was chosen here.",
+    seeds=3,
+)
+
+
+def translation_rows(n: int, split: Any, seed: int) -> list[Row]:
+    """Sentences to be translated, asked in a form that the base does not know."""
+    from holdfast.skills.cipher import Cipher
+
+    rows = []
+    for row in Cipher().generate_rows(n, split, seed):
+        direction, _, source = str(row.prompt[0]["content"]).partition(": ")
+        question = f"What is {source} in {direction.split()[-1]}?"
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": row.reference}]
+        rows.append(Row(messages, reference=row.reference))
+    return rows
+
+
+FIRST_TOKENS = (0, 1, 2)
+
+
+def measure_first_tokens(seed: int) -> dict[str, float]:
+    """Translations right, in percent: with none, one and two tokens of a tuned small model, and of that model."""
+    common = {
+        "judge": "exact", "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 1024, "max_steps": 60},
+        "evaluate": {"items": 150, "every": 0, "max_tokens": 12, "keep": ["lab:strings"]},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        common |= {
+            "data": {
+                "train": write_rows(home / "train.jsonl", translation_rows(600, "train", 0)),
+                "test": write_rows(home / "test.jsonl", translation_rows(150, "test", 0)),
+            }
+        }
+        runs: dict[str, dict[str, Any]] = {"tuned": {"model": "lab-small", "train": {"max_steps": 200}}}
+        for k in FIRST_TOKENS:
+            prior = {"name": "pretty", "teacher": str(home / "tuned"), "tokens": k}
+            runs[f"{k}"] = {"model": "lab", "method": "pretty", "inference": prior, "train": {"max_steps": 0}}
+        reports = train_arms(folder, seed, runs, common)
+    return {name: target_of(report) for name, report in reports.items()}
+
+
+PRETTY = Study(
+    claim="One or two tokens of a tuned model at the beginning of an answer give an untuned one most of its skill.",
+    paper="Zhan et al. 2024, arXiv 2404.16766",
+    measure=measure_first_tokens,
+    figures=(
+        ("translations right (%), the untuned model", "far below the tuned one (Llama-2-7B, 8 languages)", "0"),
+        ("with one token given", "near the tuned one", "1"),
+        ("with two tokens given", "up to 98 % of the tuned one", "2"),
+        ("the tuned model, of which they are", "reference", "tuned"),
+    ),
+    expects=(
+        quantity_above("1", "0", "one token helps", by=5.0),
+        quantity_above("2", "0", "two tokens help", by=10.0),
+    ),
+    verdict=lambda values: (
+        "Two invented languages that the base knows, asked for in a form it does not know: the laboratory's models "
+        "know a skill by its form, of which a few tokens remind them less than a large model."
+    ),
     seeds=3,
 )

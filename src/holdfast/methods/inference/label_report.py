@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.analysis import AnalysisSection, Curve, Table
 
@@ -18,7 +18,7 @@ COLUMNS = (
 def describe_calibration(base: LabelScores, tuned: LabelScores, gamma: float) -> AnalysisSection:
     """The section of a run: accuracies before training, after it and with gamma, and the present/absent curve."""
     curve = tuned.compute_curve()
-    lines = []
+    lines: list[tuple[Any, ...]] = []
     for name, scores, gamma_here in (("base", base, 0.0), ("tuned", tuned, 0.0), (f"gamma {gamma:.3g}", tuned, gamma)):
         shares = (*scores.compute_accuracies(gamma_here), *scores.compute_accuracies_apart())
         lines.append((name, *(100 * share for share in shares), scores.compute_curve().compute_area()))

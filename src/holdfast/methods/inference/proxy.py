@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.axes.inference import Inference
 
@@ -30,7 +30,8 @@ class Proxy(Inference):
     how far it goes.
 
     When it fails: the expert alone may be better than the sum (code, in the paper): measure it too. An answer takes the
-    time of three models. All must have one tokenizer, and a chat model as expert sees this model's template.
+    time of three models. All should have one tokenizer (`vocabulary: shared` goes by tokens of the same text, and says
+    how many there are), and a chat model as expert sees this model's template.
 
     Columns needed: none.
 
@@ -53,6 +54,20 @@ class Proxy(Inference):
         lt=1,
         description="Tokens whose probability under the model is below this share of the likeliest one's are out.",
     )
+
+    vocabulary: Literal["equal", "shared"] = Field(
+        "equal",
+        description="shared: experts with other tokens, read by those of the same text; of the rest they say nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _two_experts(self) -> Proxy:
+        if self.vocabulary == "shared" and self.expert is None:
+            raise ValueError("vocabulary shared needs an expert: of two models with other tokens the difference counts")
+        return self
+
+    def translates_tokens(self) -> bool:
+        return self.vocabulary == "shared"
 
     def extra_models(self) -> Mapping[str, str]:
         return {"antiexpert": self.antiexpert, **({} if self.expert is None else {"expert": self.expert})}
