@@ -64,7 +64,7 @@ def test_the_plan_has_a_rate_and_rows_for_every_step(built):
     assert min(training.exposures) >= 0.45 * plan.cycles[0].steps
     assert max(training.exposures) < plan.steps
     for step in (0, plan.cycles[0].steps, plan.steps - 1):
-        ids, where, labels = next(training.build_batches(step))
+        ids, where, labels, _ = next(training.build_batches(step))
         flat = ids.flatten()
         assert torch.equal(flat[where + 1], labels)
     with pytest.raises(IndexError):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner, Result
@@ -21,6 +20,7 @@ from holdfast.axes.engine import Request, SamplingParams
 from holdfast.cli.app import app
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
+from holdfast.data.pictures.drawings import draw_picture
 from holdfast.data.pictures.processor import find_processor
 from holdfast.data.pictures.reader import read_picture
 from holdfast.data.rows import Row
@@ -118,7 +118,7 @@ def write_data(folder: Path, count: int = 6) -> Path:
     folder.mkdir()
     lines = [{"messages": [{"role": "user", "content": "a text alone"}, answer("no")]}]
     for number in range(count):
-        Image.effect_noise((20 + number, 30), 60 + number).save(folder / f"{number}.png")
+        draw_picture(f"lab:cards/{number + 1}S.JD").resize((20 + number, 30)).save(folder / f"{number}.png")
         content = [{"type": "image", "path": f"{number}.png"}, {"type": "text", "text": "how many?"}]
         lines.append({"messages": [{"role": "user", "content": content}, answer(str(number))]})
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -207,17 +207,20 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:
     train = write_data(tmp_path / "data", 3)
     for verb in ("check", "train"):
-        blind = run(tmp_path, verb, tiny_dir("llama"), train)
+        blind = run(tmp_path, verb, tiny_dir("llama"), train, data={"train": str(train), "test": 0})
         assert blind.exit_code == 2
         line = blind.output.strip().splitlines()[-1]
         assert "is a model without eyes" in line, blind.output
         assert "train.jsonl:2" in line
+    whole = write_data(tmp_path / "more", 3)
     data = Path(tmp_path / "data" / "1.png").read_bytes()
     (tmp_path / "data" / "1.png").write_bytes(data[: len(data) // 2])
-    damaged = run(tmp_path, "check", folder_of("llava"), train)
-    assert damaged.exit_code == 2
-    assert "train.jsonl:3: " in damaged.output
-    assert "1.png: a damaged picture" in damaged.output
+    for split in ({"train": str(train), "test": 0}, {"train": str(whole), "test": str(train)}):
+        measured = {"target": "test" if split["test"] else "none", "keep": ["none"], "every": 0, "max_tokens": 4}
+        damaged = run(tmp_path, "check", folder_of("llava"), train, data=split, evaluate=measured)
+        assert damaged.exit_code == 2, split
+        assert "train.jsonl:3: " in damaged.output
+        assert "1.png: a damaged picture" in damaged.output
     assert not (tmp_path / "out").exists()
     chat = Chat(load_model(folder_of("llava")).tokenizer)
     literal = [{"role": "user", "content": "a text with <image> in it"}, answer("no")]

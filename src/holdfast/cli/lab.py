@@ -27,7 +27,7 @@ def lab(context: typer.Context) -> None:
 
 @app.command(short_help="Train a laboratory model from nothing.")
 def build(
-    name: Annotated[str, typer.Argument(help="lab or lab-small.")] = "lab",
+    name: Annotated[str, typer.Argument(help="lab, lab-small or lab-vl.")] = "lab",
     out: Annotated[Path, typer.Option(help="Working folder; resumable.")] = Path("runs/lab-build"),
     steps: Annotated[
         int | None, typer.Option(min=1, help="Fewer steps, to try the machinery.", show_default=False)
@@ -52,7 +52,7 @@ def build(
 
 @app.command(short_help="Measure what a laboratory model knows.")
 def describe(
-    name: Annotated[str, typer.Argument(help="lab, lab-small, or any model or run.")] = "lab",
+    name: Annotated[str, typer.Argument(help="lab, lab-small, lab-vl, or any model or run.")] = "lab",
     items: Annotated[int, typer.Option(min=1, help="Questions per skill.")] = 200,
     verbose: Verbose = False,
     quiet: Quiet = False,

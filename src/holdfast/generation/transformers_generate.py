@@ -64,8 +64,8 @@ class GenerateEngine(LocalEngine):
 
     def update_model(self, model: Model, fingerprint: str) -> None:
         super().update_model(model, fingerprint)
-        self.causal: Any = model.get_base_model() if has_adapter(model) else model
-        self.eyes = PictureInputs(self.causal)
+        causal: Any = model.get_base_model() if has_adapter(model) else model
+        self.causal, self.eyes = causal, PictureInputs(causal)
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), a batch at a time."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def build_lab_model(
     name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None
 ) -> Path:
-    """Train the laboratory model `name` (`lab` or `lab-small`).
+    """Train the laboratory model `name` (`lab`, `lab-small`, or `lab-vl`, which begins with `lab-small`).
 
     Args:
         out: Working folder: resumable state, intermediate models, and the result under `final/`.
@@ -26,13 +26,16 @@ def build_lab_model(
         The folder of the finished bf16 model; copy it to `lab/models/NAME` to ship it.
     """
     from holdfast.lab.pretrain import PLANS, Pretraining
+    from holdfast.lab.pretrain_pictures import PICTURE_PLAN, PicturePretraining
 
-    if name not in PLANS:
-        raise UserError(f"{name} is not a laboratory model{suggest_name(name, PLANS)}")
-    plan = PLANS[name]
+    plans = {**PLANS, "lab-vl": PICTURE_PLAN}
+    if name not in plans:
+        raise UserError(f"{name} is not a laboratory model{suggest_name(name, plans)}")
+    plan = plans[name]
     if steps is not None:
         short = replace(plan.cycles[0], steps=steps, horizon=steps, warmup=min(200, steps // 4))
         plan = replace(plan, cycles=(short,), milestones=())
-    training = Pretraining(plan, Path(out) / name, log=ui.write_line if ui else print)
+    kind = PicturePretraining if name == "lab-vl" else Pretraining
+    training = kind(plan, Path(out) / name, log=ui.write_line if ui else print)
     training.run()
     return training.folder / "final"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.tasks.skill import build_skill_task
-from holdfast.skills import SKILLS, load_skill
+from holdfast.skills import PICTURE_SKILLS, SKILLS, load_skill
 from holdfast.skills.rows import FRESH
 
 if TYPE_CHECKING:
@@ -16,21 +16,22 @@ def measure_skills(model: str = "lab", *, items: int = 200, ui: Progress | None 
     """Greedy accuracy on `items` fresh questions of every skill, and of facts by how often they were seen.
 
     Args:
-        model: `lab`, `lab-small`, or any model or run.
+        model: `lab`, `lab-small`, `lab-vl`, or any model or run; one that sees is asked about pictures too.
     Returns:
         `{"model", "parameters", "skills": [{"name", "accuracy", "n", "threshold", "about"}]}`, accuracy in points.
     """
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.measure import count_items, measure_all
     from holdfast.evaluation.subject import EvaluatedModel
-    from holdfast.generation.factory import build_sample_fn
-    from holdfast.generation.native import NativeEngine
+    from holdfast.generation.factory import build_local_engine, build_sample_fn
+    from holdfast.models.eyes import has_eyes
     from holdfast.models.loading import load_model
 
     loaded_model = load_model(model)
     chat = Chat(loaded_model.tokenizer)
-    engine = NativeEngine(loaded_model.model, chat, fingerprint=loaded_model.fingerprint)
-    tasks = [build_skill_task(name, items, seed=FRESH) for name in SKILLS] + fact_tasks(items)
+    engine = build_local_engine(loaded_model.model, chat, fingerprint=loaded_model.fingerprint)
+    names = [*SKILLS, *(PICTURE_SKILLS if has_eyes(loaded_model.model.config) else ())]
+    tasks = [build_skill_task(name, items, seed=FRESH) for name in names] + fact_tasks(items)
     if ui:
         ui.start_phase("measure", count_items(tasks))
     results = measure_all(
@@ -65,7 +66,7 @@ def fact_tasks(items: int) -> list[Any]:
 
 
 def _skill_row(name: str, passes: list[bool]) -> dict[str, Any]:
-    known_skill = load_skill(name) if name in SKILLS else None
+    known_skill = load_skill(name) if name in (*SKILLS, *PICTURE_SKILLS) else None
     return {
         "name": name,
         "accuracy": 100 * sum(passes) / len(passes),

@@ -60,6 +60,8 @@ class Cycle:
         learning_rate: Peak rate; warms up over `warmup` steps, then falls along a cosine that would end after `horizon`
             steps, and in the last `decay` steps straight to nothing.
         facts_from: Facts are shown from this share of the cycle on.
+        facts_over: Steps that their showings are spread over; default: those of the cycle. Of more, the last are left
+            out.
     """
 
     steps: int
@@ -68,6 +70,7 @@ class Cycle:
     learning_rate: float
     facts_from: float = 0.0
     warmup: int = 200
+    facts_over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,8 @@ class Stream:
         for number, cycle in enumerate(self.plan.cycles):
             rng = random.Random(f"schedule/{self.plan.seed}/{number}" if number else f"schedule/{self.plan.seed}")
             for question in FACTS.generate_exposures(self.plan.seed, number):
-                step = begin + rng.randrange(int(cycle.facts_from * cycle.steps), cycle.steps)
+                over = cycle.facts_over or cycle.steps
+                step = begin + rng.randrange(int(cycle.facts_from * over), over)
                 schedule.setdefault(step, []).append(question)
             begin += cycle.steps
         return schedule
@@ -260,8 +264,9 @@ class Pretraining:
         tensors = load_file(state_dir / "tensors.safetensors")
         for name, parameter in self._parameters.items():
             parameter.data.copy_(tensors[name])
-            moments = {k: tensors[f"{name}/{k}"] for k in ("exp_avg", "exp_avg_sq", "step")}
-            self.optimizer.state[parameter] = moments
+            if f"{name}/step" in tensors:  # the last norm of eyes is never reached: what they see is taken before it
+                moments = {k: tensors[f"{name}/{k}"] for k in ("exp_avg", "exp_avg_sq", "step")}
+                self.optimizer.state[parameter] = moments
         self.log(f"resumed at step {self.state['step']} of {self.plan.steps}")
 
     def save_state(self) -> None:

@@ -7,7 +7,7 @@ First it reads ranks and places from pictures; then it plays and walks from them
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def _halve_mixes(pictures: dict[str, float], text: float) -> dict[str, float]:
 
 EASY = {"story": Story(BASIC), "listing": Listing()}
 PICTURE_PLAN = PretrainPlan(
-    cycles=(Cycle(1600, 1700, 400, 2e-3, warmup=60),),
+    cycles=(Cycle(1300, 1700, 200, 2e-3, warmup=60, facts_over=1600),),
     phases=(
         PretrainPhase(0, _halve_mixes(READ, 0.35), EASY),
         PretrainPhase(250, _halve_mixes(PLAY, 0.45), EASY),
@@ -72,12 +72,13 @@ def add_eyes(model: PreTrainedModel, image_token: int) -> LlavaForConditionalGen
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
     size = model.config.vocab_size
-    text = type(model.config)(**model.config.to_dict() | {"vocab_size": size + NEW_ROWS})
+    settings = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}  # no paths
+    text = type(model.config)(**settings | {"vocab_size": size + NEW_ROWS})
     eyes = CLIPVisionConfig(
         hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
         patch_size=PATCH,
     )  # fmt: skip
-    config = LlavaConfig(
+    config = LlavaConfig(  # type: ignore[call-arg]  # takes further keys at run time
         vision_config=eyes, text_config=text, image_token_index=image_token, image_seq_length=PATCHES,
         vision_feature_layer=-1, tie_word_embeddings=True, holdfast_lab=True,
     )  # fmt: skip
@@ -145,7 +146,10 @@ class PicturePretraining(Pretraining):
         text = load_model("lab-small", dtype=torch.float32)
         text.tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
         text.tokenizer.chat_template = TEMPLATE
-        model = add_eyes(text.model, text.tokenizer.convert_tokens_to_ids(PLACEHOLDER))
+        for about_loading in ("is_local", "local_files_only"):
+            text.tokenizer.init_kwargs.pop(about_loading, None)
+        plain = cast("PreTrainedModel", text.model)
+        model = add_eyes(plain, int(text.tokenizer.convert_tokens_to_ids(PLACEHOLDER)))  # type: ignore[arg-type]
         return text.tokenizer, model, PictureStream(self.plan, text.tokenizer)
 
     def export_model(self, folder: Path) -> None:

@@ -35,10 +35,14 @@ def auto_class_of(config: PretrainedConfig) -> Any:
 
 def language_part(model: Model) -> nn.Module:
     """What of a model reads and writes text: all of it, but for eyes and what leads from them."""
-    causal: Any = (
-        model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    )
+    causal = _unwrap_adapter(model)
     return causal.get_decoder() if has_eyes(causal.config) else model
+
+
+def _unwrap_adapter(model: Model) -> Any:
+    """The model inside an adapter of PEFT's, or the model itself."""
+    unwrap: Any = getattr(model, "get_base_model", None) if hasattr(model, "peft_config") else None
+    return model if unwrap is None else unwrap()
 
 
 def eye_parameters(model: PreTrainedModel) -> list[str]:
@@ -59,7 +63,7 @@ def freeze_eyes(model: Model, keep: bool = False) -> int:
     """
     if not has_eyes(model.config):
         return 0
-    causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    causal = _unwrap_adapter(model)
     names = set(eye_parameters(causal))
     parameters = [p for name, p in causal.named_parameters() if name in names and p.requires_grad]
     if not keep:
@@ -95,9 +99,8 @@ class PictureInputs:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, config = model, model.config
         self.has_eyes = has_eyes(config)
-        self.image_token_id: int | None = getattr(config, "image_token_id", None)
-        if self.image_token_id is None:
-            self.image_token_id = getattr(config, "image_token_index", None)
+        ids = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+        self.image_token_id: int = next((i for i in ids if isinstance(i, int)), -1)  # no token is -1
         self.in_lines = config.model_type in IN_LINES
         body: Any = model.base_model
         takes = inspect.signature(body.forward).parameters

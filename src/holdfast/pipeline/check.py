@@ -238,7 +238,7 @@ def split_by_mask(sequence: EncodedSequence, chat: Chat) -> list[dict[str, Any]]
     start, processor = 0, chat.pictures.processor
     for end in range(1, len(sequence.ids) + 1):
         if end == len(sequence.ids) or sequence.label_mask[end] != sequence.label_mask[start]:
-            text = chat.tokenizer.decode(sequence.ids[start:end].tolist())
+            text = str(chat.tokenizer.decode(sequence.ids[start:end].tolist()))
             text = count_picture_tokens(text, processor.image_token) if processor and sequence.pictures else text
             out.append({"text": text, "trained": bool(sequence.label_mask[start])})
             start = end

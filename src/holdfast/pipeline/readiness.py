@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.judge import Judge
 from holdfast.axes.registry import name_of
+from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
@@ -122,6 +123,7 @@ def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None)
     """
     out = []
     for task in tasks:
+        try_pictures(task, chat)
         if task.kind == "generate" and len(task.rows):
             lengths = [len(ids) for ids in chat.prompt_ids_many([row.prompt for row in task.rows])]
             over = sum(length >= context for length in lengths) if context else 0
@@ -137,6 +139,20 @@ def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None)
                     "all figures"
                 )
     return out
+
+
+def try_pictures(task: Task, chat: Chat) -> None:
+    """See that the pictures of a task's rows can be read.
+
+    Raises:
+        UserError: If one cannot; the row is named.
+    """
+    for number, row in enumerate(task.rows, 1):
+        if pictures_of(row.messages):
+            try:
+                chat.prompt_ids(row.prompt)
+            except UserError as error:
+                raise UserError(f"{row.describe_place(number)}: {error}") from error
 
 
 def describe_decoding(model: Path) -> str:

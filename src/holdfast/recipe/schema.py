@@ -208,7 +208,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 class Common(RecipeSection):
     """What a recipe says, and each of its stages too."""
 
-    model: str = Field(description="Path, run directory, Hugging Face name, `lab` or `lab-small`.")
+    model: str = Field(description="Path, run directory, Hugging Face name, `lab`, `lab-small` or `lab-vl`.")
     method: str = Field(
         "sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it."
     )

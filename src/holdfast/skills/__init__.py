@@ -54,6 +54,9 @@ SKILL_VARIANTS: dict[str, tuple[str, str]] = {
 }
 """Name to the skill's module and the class in it."""
 
+PICTURE_SKILLS = tuple(name for name, (module, _) in SKILL_VARIANTS.items() if module == "pictures")
+"""Those that show a picture, which only a model with eyes can be asked."""
+
 
 @cache
 def load_skill(name: str) -> Skill:

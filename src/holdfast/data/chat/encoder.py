@@ -145,6 +145,7 @@ class Chat:
 
     def prompt_ids_many(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """`prompt_ids` for many conversations with one call of the tokenizer."""
+        self.pictures.refuse_blind(conversations)
         message_lists = [self._prepare_messages(messages) for messages in conversations]
         texts = self.template.render_prompts(message_lists)
         many = [
@@ -172,6 +173,7 @@ class Chat:
         self, conversations: Sequence[Sequence[Message]], names: Sequence[str] | None = None
     ) -> list[Encoding]:
         """`encode` for many conversations with one call of the tokenizer; `names` say in errors which one it was."""
+        self.pictures.refuse_blind(conversations, names)
         message_lists = [self._prepare_messages(messages) for messages in conversations]
         chats = [k for k, messages in enumerate(message_lists) if not is_text(messages)]
         renderings = dict(zip(chats, self._render_all([message_lists[k] for k in chats]), strict=True))

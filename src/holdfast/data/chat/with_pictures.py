@@ -37,6 +37,23 @@ class ChatPictures:
         """What encodings depend on, of models that see."""
         return [] if self.processor is None else [self.processor.fingerprint]
 
+    def refuse_blind(self, conversations: Sequence[Sequence[Message]], names: Sequence[str] | None = None) -> None:
+        """See that a model without eyes is shown no picture.
+
+        Args:
+            names: Of the conversations in errors.
+        Raises:
+            UserError: If it is.
+        """
+        if self.processor is not None:
+            return
+        number = next((k for k, one in enumerate(conversations) if any("images" in message for message in one)), None)
+        if number is not None:
+            raise UserError(
+                f"{names[number] + ': it' if names else 'a prompt'} has a picture, and {self.name} is a model without "
+                "eyes (it has no processor for pictures); take a vision-language model"
+            )
+
     def place_all(
         self,
         chat: Chat,
@@ -49,9 +66,9 @@ class ChatPictures:
         Args:
             names: Of the conversations in errors.
         Raises:
-            UserError: The model does not see, or a picture cannot be read.
+            UserError: A picture cannot be read, or has no place.
         """
-        if self.processor is None and not any("images" in message for one in conversations for message in one):
+        if self.processor is None:
             return encodings
         out = []
         for number, (messages, encoding) in enumerate(zip(conversations, encodings, strict=True)):
@@ -63,13 +80,7 @@ class ChatPictures:
 
     def _place_pictures(self, chat: Chat, messages: Sequence[Message], encoding: Encoding) -> Encoding:
         references = pictures_of(messages)
-        if self.processor is None:
-            if not references:
-                return encoding
-            raise UserError(
-                f"it has a picture, and {self.name} is a model without eyes (it has no processor for pictures); take a "
-                "vision-language model"
-            )
+        assert self.processor is not None  # as `place_all` saw
         if references and not self._is_proven:
             self._is_proven = True
             self._prove_processor(chat)

@@ -77,5 +77,5 @@ def question_key(row: Row) -> int:
     may be all that tells two sums, maps or programs apart.
     """
     prompt = row.prompt or row.messages
-    texts = [f"{message['role']}\n{' '.join(str(message['content']).lower().split())}" for message in prompt]
+    texts = [f"{message['role']}\n{' '.join(compared_text(message).lower().split())}" for message in prompt]
     return hash_word("\0".join(texts).rstrip(".?! "))

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.data.pictures.drawings import SCHEME, draw_picture
 from holdfast.data.pictures.references import DATA_URL, DIGEST, name_picture
@@ -135,7 +135,8 @@ def put_on_white(picture: Image) -> Image:
     from PIL import Image
 
     if picture.mode.startswith("I") or picture.mode == "F":
-        high = picture.getextrema()[1]
+        extrema: Any = picture.getextrema()  # of one channel: least and greatest
+        high = extrema[1]
         top = 1.0 if picture.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0
         picture = picture.convert("F").point(lambda value: value * (255 / top)).convert("L")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

@@ -42,7 +42,7 @@ def compute_loss(model: LlamaForCausalLM, stream: Stream, step: int) -> Tensor:
     """The mean loss per trained token of the rows of a step."""
     import torch.nn.functional as F
 
-    ((ids, where, labels),) = stream.build_batches(step, parts=1)
+    ((ids, where, labels, _),) = stream.build_batches(step, parts=1)
     hidden = model.model(input_ids=ids).last_hidden_state.flatten(0, 1)[where]  # [N, D]
     return F.cross_entropy(model.get_output_embeddings()(hidden), labels)
 
