@@ -56,6 +56,9 @@ def test_sources_stand_with_each_answer_and_without_documents_nothing_changes(pl
     none, _ = measure("sums.jsonl", "choices.jsonl", name="rag", documents=[])
     assert [task["delta"] for task in none["tasks"]] == [0, 0]
     assert all(not item["extra"] for item in items_of("sums"))
+    talk = run("chat", "lab-small", "--once", "--inference", "{name: rag, documents: docs, by: embedding}",
+               stdin="What is 3 + 4?\n")  # fmt: skip
+    assert "source notes.md: What is 1 + 2? It is 3." in talk.stderr
     asked = [run("chat", "lab-small", "--once", *more, stdin="What is 3 + 4?\n").stdout for more in
              ([], ["--inference", "{name: rag, documents: []}"])]  # fmt: skip
     assert asked[0] == asked[1]

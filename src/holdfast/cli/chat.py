@@ -13,6 +13,9 @@ from holdfast.core.safe_text import make_printable
 if TYPE_CHECKING:
     from holdfast.axes.engine import Engine, SamplingParams
 
+LONGEST = 160
+"""Characters shown of a text that an answer rests on."""
+
 
 def chat(
     model: Annotated[str, typer.Argument(help="Model, run directory or adapter.")],
@@ -98,6 +101,7 @@ def answer_questions(
         messages = [*messages, {"role": "assistant", "content": sample.text}]
         turn += 1
         printer.print_rest(sample.text, " [cut]" if sample.finish == "length" else "")
+        print_trace(sample.trace)
 
 
 def _read_question() -> str | None:
@@ -106,3 +110,14 @@ def _read_question() -> str | None:
         print("> ", end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
     return line.strip() if line else None
+
+
+def print_trace(trace: Any) -> None:
+    """Say beside an answer what it rests on: sources, paths, tries, votes; nothing where it has no trace."""
+    if not trace:
+        return
+    from holdfast.report.asked import trace_entries
+
+    for label, text in trace_entries(trace):
+        line = " ".join(text.split())
+        print(make_printable(f"  {label}: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}"), file=sys.stderr)

@@ -77,7 +77,7 @@ class AttemptRunner:
             steps = _Round()
             for question, attempt in list(running.items()):
                 try:
-                    next_steps = attempt.generator.send(attempt.results)
+                    next_steps = attempt.generator.send(attempt.results)  # type: ignore[arg-type]  # None starts it
                 except StopIteration as end:
                     yield _finish_sample(end.value, question, attempt)
                     del running[question]

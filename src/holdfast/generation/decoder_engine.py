@@ -80,7 +80,7 @@ class DecoderEngine:
             for request, indexes in requests
         ]
         for sample in self.engine.sample(changed_requests, params):
-            if prefix := prefixes.get(sample.key):
+            if prefix := prefixes.get(sample.key, ""):
                 tokens = sample.tokens + len(answer_ids(self.chat, prefix))
                 sample = replace(sample, text=prefix + sample.text, tokens=tokens)
             if rest := sources[sample.key]:

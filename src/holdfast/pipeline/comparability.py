@@ -66,7 +66,8 @@ def _find_groups_doubt(reports: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _find_rate_doubt(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) -> str | None:
     """Whether the target did not move, or fell: then nothing was learned that could have cost something."""
-    if not gain or (gain["low"] is not None and gain["low"] > 0):
+    is_untrained = (reports[0].get("training") or {}).get("steps") == 0
+    if is_untrained or not gain or (gain["low"] is not None and gain["low"] > 0):
         return None
     recipe = reports[0].get("recipe") or {}
     rate = (recipe.get("optimizer") or {}).get("learning_rate")

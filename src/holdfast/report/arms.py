@@ -48,7 +48,7 @@ def mean_clipped(reports: Sequence[Mapping[str, Any]]) -> float:
 
 def arm_lines(compare: Mapping[str, Any]) -> list[str]:
     """A line for the base and every arm that has such answers, several for one, or clipped steps; empty without any."""
-    arms = [("base", compare.get("base_answers"), {})]
+    arms: list[tuple[str, Any, Mapping[str, Any]]] = [("base", compare.get("base_answers"), {})]
     arms += [(run["method"], run.get("answers"), run) for run in compare.get("runs") or []]
     lines = []
     for name, answers, run in arms:

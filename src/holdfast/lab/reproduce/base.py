@@ -81,7 +81,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> str:
 def describe_gains_and_losses(arms: Mapping[str, dict[str, Any]]) -> str:
     """What each arm gained on the target and lost elsewhere, in one sentence."""
     each = (
-        f"{label} gained {points_gained(arms, label):.1f} and lost {points_lost(arms, label):.1f} points"
+        f"{label} gained {points_gained(arms, label):.1f}"
+        + (f" and lost {points_lost(arms, label):.1f} points" if arms[label]["loss"] else " points")
         for label in arms
     )
     return "; ".join(each) + "."

@@ -15,23 +15,23 @@ SELF_CONSISTENCY = Claim(
     claim="The answer that most of several samples come to is right more often than the greedy one.",
     paper="Wang et al. 2022, arXiv 2203.11171",
     arms={
-        "vote of 10": ["method=self_consistency"],
-        "one sample": ["method=self_consistency", "inference.n=1"],
+        "vote of 10": ["method=self_consistency", "train.max_steps=0"],
+        "one sample": ["method=self_consistency", "train.max_steps=0", "inference.n=1"],
     },
     figures=(
         Figure("vote of 10 against greedy, change", "+17.9 (GSM8K, PaLM 540B, 40 samples)", gain_of("vote of 10")),
         Figure("one sample against greedy, change", "below greedy", gain_of("one sample")),
     ),
     expects=(gains_more("vote of 10"), gains_more("vote of 10", "one sample")),
-    common={"data": {"limit": 200}, "train": {"max_steps": 0}, "evaluate": {"keep": ["none"]}},
+    common={"data": {"limit": 200}, "evaluate": {"keep": ["none"]}},
 )
 
 BEST_OF_N = Claim(
     claim="The one of several programs that passes the tests is right more often than the greedy one.",
     paper="Cobbe et al. 2021, arXiv 2110.14168",
     arms={
-        "best of 5, tests": ["method=best_of_n", "inference.by=judge", "inference.n=5"],
-        "best of 5, likelihood": ["method=best_of_n", "inference.n=5"],
+        "best of 5, tests": ["method=best_of_n", "train.max_steps=0", "inference.by=judge", "inference.n=5"],
+        "best of 5, likelihood": ["method=best_of_n", "train.max_steps=0", "inference.n=5"],
     },
     figures=(
         Figure("best by tests against greedy, change", "not measured (trained verifiers)", gain_of("best of 5, tests")),
@@ -39,7 +39,7 @@ BEST_OF_N = Claim(
     ),
     expects=(gains_more("best of 5, tests"), gains_more("best of 5, tests", "best of 5, likelihood")),
     common={
-        "data": {"train": "lab:program", "limit": 200}, "train": {"max_steps": 0},
+        "data": {"train": "lab:program", "limit": 200},
         "evaluate": {"keep": ["none"], "items": 100, "max_tokens": 40},
     },
 )  # fmt: skip

@@ -65,7 +65,7 @@ class BestOfN(Inference):
         if self.by == "judge":
             own = give_own_judge(request, self.judge)
             verdicts = yield [Check(own, sample.text) for sample in samples]
-            scores = [verdict.score + verdict.passed for verdict in verdicts]
+            scores: Sequence[float] = [verdict.score + verdict.passed for verdict in verdicts]
         else:
             scores = yield [Weigh(request, sample.text) for sample in samples]
         best = max(range(self.n), key=lambda i: (scores[i], -i))

@@ -20,7 +20,7 @@ def run_together(
         next_steps: dict[int, Sequence[Step]] = {}
         for number, result in list(results.items()):
             try:
-                next_steps[number] = chains[number].send(result)
+                next_steps[number] = chains[number].send(result)  # type: ignore[arg-type]  # None starts it
             except StopIteration as end:
                 returns[number] = end.value
                 del results[number]

@@ -71,7 +71,7 @@ def read_documents(names: Sequence[str], setting: str) -> list[Document]:
     Raises:
         UserError: If a file is missing or broken, a record has no text, or there is no text in all of them.
     """
-    documents = []
+    documents: list[Document] = []
     for name in names:
         path = Path(name).expanduser()
         for file in list_files(name, setting, (*TEXTS, *RECORDS)):
