@@ -189,6 +189,22 @@ def test_rows_are_told_apart_by_what_their_pictures_show(folder: Path) -> None:
     assert prompt_key(moved[0]) == prompt_key(red)
 
 
+def test_large_files_are_read_anew_where_pictures_may_have_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.data.reading.readers.IN_MEMORY", 10)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(folder / "cache"))
+    path = folder / "rows.jsonl"
+    path.write_text(json.dumps(ask({"type": "image", "image": "red.png"}, TEXT)) + "\n", encoding="utf-8")
+    first = open_rows(path)
+    assert not isinstance(first, list)
+    red = first[0].id
+    Image.new("RGB", (8, 6), (0, 0, 255)).save(folder / "red.png")
+    again = open_rows(path)
+    assert again[0].id != red
+    assert read_picture(pictures_of(again[0].messages)[0]).getpixel((0, 0)) == (0, 0, 255)
+
+
 def test_drawings_are_functions_of_their_keys() -> None:
     keys = ["lab:cards/3S.JD.7H.KC", "lab:cards/3C.JH.7D.KS", "lab:cards/3S.JD/blue", "lab:map/shop.bank.mill",
             "lab:map/shop.bank.mill/night"]  # fmt: skip

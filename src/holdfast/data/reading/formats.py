@@ -147,12 +147,15 @@ def open_rows(
         ]
         directory = home / f"rows-{fingerprint_json([VERSION, data_source.digest(), *read])[:24]}"
         lines_path = directory / "said.txt"
-        if is_sealed(directory):
+        has_pictures = directory / "pictures"  # whose files may have changed: such rows are read anew
+        if is_sealed(directory) and not has_pictures.exists():
             out = RowFile.open(directory, data_source.name)
             lines = lines_path.read_text(encoding="utf-8").splitlines() if lines_path.exists() else []
         else:
             out = RowFile.write(rows, directory, data_source.name)
             lines_path.write_text("\n".join(lines), encoding="utf-8")
+            if any("images" in message for row in out for message in row.messages):
+                has_pictures.touch()
     for line in lines:
         say(line)
     return out
