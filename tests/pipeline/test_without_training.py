@@ -67,6 +67,25 @@ def test_it_stands_beside_trained_methods_in_one_comparison(place: Path) -> None
     ]
 
 
+def test_arms_of_a_file_have_knobs_of_their_own(place: Path) -> None:
+    """Two untrained arms of one method beside a trained one, which the names of methods alone could not say."""
+    write_recipe(place, train={"batch_tokens": 256})
+    (place / "arms.yaml").write_text(
+        "plain: [method=sft]\none shot:\n  method: shots\n  inference: {name: shots, shots: 1}\n"
+        "two shots: ['method=shots', 'inference={name: shots, shots: 2}']\n",
+        encoding="utf-8",
+    )
+    run("compare", "r.yaml", "--arms", "arms.yaml", "--steps", "2", "--out", "c")
+    report = json.loads((place / "c" / "compare.json").read_text(encoding="utf-8"))
+    assert {e["method"]: (e["steps"], e["inference"]) for e in report["runs"]} == {
+        "plain": ([2], None), "one shot": ([0], "shots"), "two shots": ([0], "shots"),
+    }  # fmt: skip
+    for content, says in (("[1, 2]", "must be a mapping"), ("a: 3", "a: must be a list"), ("", "must be a mapping")):
+        (place / "wrong.yaml").write_text(content, encoding="utf-8")
+        assert says in run("compare", "r.yaml", "--arms", "wrong.yaml", code=2)
+    assert "cannot be read" in run("compare", "r.yaml", "--arms", "none.yaml", code=2)
+
+
 def test_what_would_do_nothing_is_refused(place: Path) -> None:
     cases = {
         "method shots trains nothing, but train.max_steps is 2; say method: sft+shots": {"method": "shots"},

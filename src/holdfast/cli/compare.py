@@ -10,9 +10,11 @@ import typer
 from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, open_session, parse_count_or_list
 
 METHODS_HELP = "Methods, separated by commas; `+` joins axes."
+ARMS_HELP = "YAML file instead: LABEL: [SETTING=VALUE, ...] for each arm."
 STEPS_HELP = "Steps of every run; default: those of the recipe's epochs."
 
 Methods = Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)]
+Arms = Annotated[Path | None, typer.Option(help=ARMS_HELP, show_default=False)]
 Steps = Annotated[int | None, typer.Option(min=1, help=STEPS_HELP, show_default=False)]
 Out = Annotated[
     Path | None,
@@ -30,10 +32,46 @@ def _parse_learning_rates(text: str) -> list[float]:
         raise UserError(f"--learning-rates must be numbers, such as 1e-5,3e-5, not {text}") from error
 
 
+def _split_names(methods: str) -> list[str]:
+    """`sft,s3ft` as names, each once."""
+    from holdfast.errors import UserError
+
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    if not names:
+        raise UserError("--methods is empty; give names such as sft,s3ft (see `holdfast list`)")
+    return names
+
+
+def _read_arms(file: Path) -> dict[str, list[str]]:
+    """The arms in a file: label to the settings that make it, each a line or a mapping of dotted names."""
+    import json
+
+    from holdfast.errors import UserError
+    from holdfast.recipe.yaml_reader import parse_yaml
+
+    try:
+        text = file.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--arms {file}: cannot be read ({error})") from error
+    tree, problems = parse_yaml(text, str(file))
+    data = tree.plain_data()
+    if problems or not isinstance(data, dict) or not data:
+        raise UserError(f"{file}: {problems[0][1] if problems else 'must be a mapping: LABEL: [SETTING=VALUE, ...]'}")
+    arms = {}
+    for label, settings in data.items():
+        if isinstance(settings, dict):
+            settings = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        if not isinstance(settings, list) or not all(isinstance(one, str) and "=" in one for one in settings):
+            raise UserError(f"{file}: {label}: must be a list of SETTING=VALUE, or a mapping of settings")
+        arms[str(label)] = settings
+    return arms
+
+
 def compare(
     recipe: RecipeFile,
     settings: Settings = None,
     methods: Methods = "sft,s3ft",
+    arms: Arms = None,
     seeds: Annotated[str, typer.Option(help="How many seeds, or a list of them: 0,1,7.")] = "1",
     steps: Steps = None,
     learning_rates: Annotated[
@@ -63,16 +101,13 @@ def compare(
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_comparison, print_recipe_notes, refuse_if_none_passed
-        from holdfast.errors import UserError
         from holdfast.recipe.loader import read_recipe
         from holdfast.recipe.shorthand import expand_method
 
         resolved_recipe = read_recipe(recipe, settings or ())
         print_recipe_notes(resolved_recipe, ui)
-        names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-        if not names:
-            raise UserError("--methods is empty; give names such as sft,s3ft (see `holdfast list`)")
-        for name in names:
+        names: list[str] | dict[str, list[str]] = _read_arms(arms) if arms else _split_names(methods)
+        for name in names if not arms else ():
             expand_method(name)
         chosen = parse_count_or_list(seeds, "--seeds")
         rates = _parse_learning_rates(learning_rates) if learning_rates is not None else []
