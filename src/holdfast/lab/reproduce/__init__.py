@@ -34,6 +34,8 @@ CLAIMS: dict[str, str] = {
     "gae": "holdfast.lab.reproduce.online:VALUES",
     "max_rl": "holdfast.lab.reproduce.online:MAX_RL",
     "policy_gradient": "holdfast.lab.reproduce.online:CLIPPED",
+    "sft-memorizes": "holdfast.lab.reproduce.memorizes:POINTS",
+    "sft-memorizes-route": "holdfast.lab.reproduce.memorizes:ROUTE",
     "zephyr": "holdfast.lab.reproduce.staged:ZEPHYR",
     "ift": "holdfast.lab.reproduce.tabular_likelihood:IFT",
     "ift-story": "holdfast.lab.reproduce.losses:IFT",
