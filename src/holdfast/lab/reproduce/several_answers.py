@@ -26,18 +26,22 @@ SELF_CONSISTENCY = Claim(
     common={"data": {"limit": 200}, "evaluate": {"keep": ["none"]}},
 )
 
+_WARM = ["method=best_of_n", "train.max_steps=0", "inference.temperature=1.5"]
+
 BEST_OF_N = Claim(
-    claim="The one of several programs that passes the tests is right more often than the greedy one.",
+    claim="The one of several sampled programs that passes the tests is right more often than a single sample.",
     paper="Cobbe et al. 2021, arXiv 2110.14168",
     arms={
-        "best of 5, tests": ["method=best_of_n", "train.max_steps=0", "inference.by=judge", "inference.n=5"],
-        "best of 5, likelihood": ["method=best_of_n", "train.max_steps=0", "inference.n=5"],
+        "best of 5, tests": [*_WARM, "inference.by=judge", "inference.n=5"],
+        "best of 5, likelihood": [*_WARM, "inference.n=5"],
+        "one sample": [*_WARM, "inference.n=1"],
     },
     figures=(
         Figure("best by tests against greedy, change", "not measured (trained verifiers)", gain_of("best of 5, tests")),
         Figure("best by likelihood against greedy, change", "not measured", gain_of("best of 5, likelihood")),
+        Figure("one sample against greedy, change", "below greedy", gain_of("one sample")),
     ),
-    expects=(gains_more("best of 5, tests"), gains_more("best of 5, tests", "best of 5, likelihood")),
+    expects=(gains_more("best of 5, tests", "one sample"), gains_more("best of 5, likelihood", "one sample")),
     common={
         "data": {"train": "lab:program", "limit": 200},
         "evaluate": {"keep": ["none"], "items": 100, "max_tokens": 40},
