@@ -13,18 +13,18 @@ from typing import Any
 from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, task_change_of, verdict_with_remark
 from holdfast.lab.reproduce.rule import Expectation, gains_more
 
-STEPS, ROUNDS = 120, 48
+STEPS = ROUNDS = 120  # the steps of a comparison are those of all its arms
 
 SHARED: dict[str, Any] = {
     "model": "lab-small",
     "optimizer": {"learning_rate": 3e-4, "schedule": "constant"},
     "sampling": {"temperature": 1, "max_tokens": 24},
-    "train": {"batch_tokens": "auto", "max_steps": ROUNDS},
+    "train": {"batch_tokens": "auto", "max_steps": STEPS},
     "evaluate": {"items": 200, "every": 0.25, "live_items": 100, "max_tokens": 24},
 }
 """What both arms share: the start, the questions, and four looks on the way."""
 
-SFT_ARM = ("method=sft", "optimizer.learning_rate=1e-3", "train.batch_tokens=1536", f"train.max_steps={STEPS}")
+SFT_ARM = ("method=sft", "optimizer.learning_rate=1e-3", "train.batch_tokens=1536")
 RL_ARM = (
     "method=policy_gradient", "credit={name: group, scale: none}", f"online={{rounds: {ROUNDS}, prompts: 32, n: 8}}",
 )  # fmt: skip
