@@ -15,7 +15,7 @@ TUNERS = {
     "bitfit": ["tuner.add=true"],  # Llama's maps have no biases: they get zeros
     "half": [],
     "adapter": [],
-    "prompt": [],
+    "prompt": ["tuner.tokens=20"],
 }
 """Settings beside the tuner's own defaults; each has the learning rate that `holdfast check` derives for it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_answers_without_an_end_and_clipped_steps_are_said_of_every_arm(place: P
         line += "" if name == "base" else "; gradient clipped in 100 % of the steps"
         assert f"{line}\n" in found
         assert f"<li>{line}</li>" in page
+
+
+def test_what_trains_is_shown_where_methods_differ_in_it(place: Path) -> None:
+    found = run("compare", "run.yaml", "-m", "lora,half", "evaluate.items=1").stdout
+    runs = json.loads((place / "runs/compare-sums/compare.json").read_text(encoding="utf-8"))["runs"]
+    page = (place / "runs/compare-sums/report.html").read_text(encoding="utf-8")
+    assert len({one["trainable"] for one in runs}) == 2
+    for one in runs:
+        assert re.search(rf"{one['method']} +{one['trainable']:,} +{one['cost']['peak_memory_gib']:.2f} GiB\n", found)
+        assert f"<td>{one['trainable']:,}</td>" in page
 
 
 def test_a_recipe_that_measures_nothing_is_refused_before_anything_is_trained(place: Path) -> None:

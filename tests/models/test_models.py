@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +19,8 @@ from holdfast.models.saving import save_model
 
 KINDS = ("llama", "qwen2", "gpt2", "gemma2")
 IDS = torch.tensor([[5, 40, 7, 250, 9, 1, 2]])
+
+PROMPT = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
 
 
 def logps(model) -> torch.Tensor:
@@ -184,3 +187,37 @@ def test_an_adapter_without_its_base_says_so(tiny, tiny_dir, tmp_path):
     assert "adapter_config.json: base model" in complaint(path)
     (path / "adapter_model.safetensors").unlink()
     assert "adapter_model.safetensors is missing" in complaint(path)
+
+
+def test_an_adapter_of_another_base_is_refused_in_one_line(tiny, tmp_path):
+    """Whoever trained it: without a fingerprint it goes by shapes, names and layers, of which PEFT checks a part."""
+    lora = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    cases = (
+        (LoraConfig(**lora), "llama", {"hidden_size": 64}, "q_proj.lora_A.default.weight is of another shape"),
+        (LoraConfig(**lora), "gpt2", {}, "none of the modules it sits beside is there"),
+        (
+            LoraConfig(**lora),
+            "llama",
+            {"num_hidden_layers": 1},
+            "layers.1.self_attn.q_proj is not in the base (1 such)",
+        ),
+        (LoraConfig(**lora), "llama", {"num_hidden_layers": 3}, "layers.2.self_attn.q_proj is not in the adapter"),
+        (PROMPT, "llama", {"hidden_size": 64}, "its token_dim is 32, that of the base 64"),
+        (PROMPT, "llama", {"num_hidden_layers": 3}, "its num_layers is 2, that of the base 3"),
+    )
+    for number, (config, kind, shape, said) in enumerate(cases):
+        adapter = tmp_path / str(number)
+        get_peft_model(tiny("llama")[0], copy.deepcopy(config)).save_pretrained(adapter)
+        for name, overrides in (("right", {}), ("wrong", shape)):
+            base = tmp_path / f"{name}-{number}"
+            tiny(kind if name == "wrong" else "llama", **overrides)[0].save_pretrained(base)
+            tiny()[1].save_pretrained(base)
+            settings = json.loads((adapter / "adapter_config.json").read_text())
+            settings["base_model_name_or_path"] = str(base)
+            (adapter / "adapter_config.json").write_text(json.dumps(settings))
+            if name == "right":
+                load_model(adapter)
+        told = complaint(adapter)
+        assert f"does not belong to {base}: " in told
+        assert said in told
+        assert "\n" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from holdfast.axes.registry import find_method
 from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.models.loading import load_model
-from holdfast.models.placement import choose_device, weights_dtype
+from holdfast.models.placement import choose_device, peak_gib, reset_peak, weights_dtype
 from holdfast.models.saving import cast_as_reloaded, copy_as_reloaded
 from holdfast.pipeline.run_dir import recipe_key
 from holdfast.recipe.schema import Recipe
@@ -174,3 +175,15 @@ def test_a_frozen_base_gets_no_master_weights(tuner: str) -> None:
         assert torch.equal(p, copied.get_parameter(name))
         if not p.requires_grad:
             assert torch.equal(p, untouched[name.removeprefix("base_model.model.").replace(".base_layer", "")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot begin anew")
+def test_the_peak_of_a_run_is_not_that_of_the_run_before() -> None:
+    cpu = torch.device("cpu")
+    before = peak_gib(cpu)
+    large = torch.ones(2**28 // 4)  # a quarter of a GiB
+    assert peak_gib(cpu) > before or before > 1
+    del large
+    high = peak_gib(cpu)
+    reset_peak(cpu)
+    assert peak_gib(cpu) < high - 0.2

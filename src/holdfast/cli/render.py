@@ -189,6 +189,7 @@ def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> 
         "\n".join(part for part in (foot, budget, *early, *format_gates(compare)) if part),
         "\n".join(part for part in (ranking.describe_ranking(compare), ranking.describe_limits(compare)) if part),
         "\n".join(arm_lines(compare)),
+        _format_sizes(compare),
         "\n".join(f"not to be judged here: {text}" for text in ranking.describe_doubts(compare)),
     ]
     return "\n\n".join(part for part in parts if part) + format_report_path(directory)
@@ -198,6 +199,18 @@ def _answer_cost_cells(run: dict[str, Any]) -> tuple[str, str]:
     """Forward passes a question, and the time of measuring the model as it answers."""
     passes, seconds = phrasing.passes_per_question(run.get("cost")), (run.get("cost") or {}).get("answer_seconds")
     return "-" if passes is None else f"{passes:.1f}", format_duration(seconds) if phrasing.is_known(seconds) else "-"
+
+
+def _format_sizes(compare: dict[str, Any]) -> str:
+    """What trains and what it took, where the methods differ in what trains."""
+    runs = [run for run in ranking.rank_methods(compare["runs"]) if run.get("trainable")]
+    if len({run["trainable"] for run in runs}) < 2:
+        return ""
+    rows = [
+        [run["method"], f"{run['trainable']:,}", f"{(run.get('cost') or {}).get('peak_memory_gib') or 0:.2f} GiB"]
+        for run in runs
+    ]
+    return format_table(rows, ("method", "weights that train", "peak memory"), right=(1, 2))
 
 
 def format_contrasts(compare: dict[str, Any]) -> list[str]:

@@ -115,11 +115,14 @@ class PeftTuner(Tuner):
         model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
 
     def load(self, directory: Path, base: PreTrainedModel) -> Model:
-        """A `PeftModel` around `base`."""
-        from peft import PeftModel
+        """A `PeftModel` around `base`.
 
-        # Read where the base is now: of itself, PEFT reads adapters to the accelerator it finds.
-        return PeftModel.from_pretrained(base, str(directory), is_trainable=False, torch_device="cpu")
+        Raises:
+            UserError: If the adapter is that of another base.
+        """
+        from holdfast.models.adapter_fit import load_peft_adapter
+
+        return load_peft_adapter(directory, base)
 
 
 def _peft_settings(model: Model) -> Any:

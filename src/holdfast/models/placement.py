@@ -7,11 +7,13 @@ what was asked for by name (the recipe's `device`, `--device`), then `HOLDFAST_D
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,6 +137,16 @@ def peak_gib(device: torch.device) -> float:
         return module.max_memory_allocated(device) / GIB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_gib` begin anew with what is held now, where that can be: for several runs in one process."""
+    module: Any = torch.get_device_module(device.type)
+    if hasattr(module, "reset_peak_memory_stats"):
+        module.reset_peak_memory_stats(device)
+    elif device.type == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel that has no such switch, or does not let us
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: the largest resident size so far
 
 
 def free_bytes(device: torch.device) -> int | None:

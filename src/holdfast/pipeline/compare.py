@@ -335,6 +335,7 @@ def summarise_runs(
         entry["origins"] = {k: v / len(reports) for k, v in origins.items()}
         entry["cost"] = _mean_cost(reports)
         entry["inference"] = ((reports[0].get("recipe") or {}).get("inference") or {}).get("name")
+        entry["trainable"] = (reports[0].get("model") or {}).get("trainable")
         entry["curves"] = [report["curves"] for report in reports]
         entry["steps"] = [report["training"]["steps"] for report in reports]
         entry["stopped_early"] = any(report["training"].get("stopped_early") for report in reports)

@@ -14,7 +14,7 @@ from holdfast.models.quantized_base import count_quantizable
 from holdfast.pipeline.compute_estimate import TargetDevice, estimate_compute
 from holdfast.pipeline.live_evaluation import live_tasks
 from holdfast.training.apply_tuner import apply_tuner, freeze_vision
-from holdfast.training.memory_estimate import count_program_bytes
+from holdfast.training.memory_estimate import count_program_bytes, sketch_optimizer_states
 from holdfast.training.plan import boundary_steps
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def estimate_costs(
     target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
     n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
     tuned = apply_tuner(recipe, model, train.seed)
-    draw = recipe.tuner.draw_number(plan.steps - 1, plan.steps, 0)
-    if draw is not None:  # what trains at a time is what memory is for
-        recipe.tuner.apply_draw(tuned, train.seed, draw)
-        freeze_vision(recipe, tuned)
+    _apply_last_draw(recipe, tuned, plan.steps)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
     per_token = _seconds_per_token(tuned, train.micro_tokens or plan.size.tokens)
@@ -100,6 +97,23 @@ def count_rollout_turns(recipe: Recipe) -> int:
     """Answers that online learning draws, if every episode is as long as may be."""
     turns = recipe.environment.turns if recipe.environment is not None else 1
     return recipe.online.rounds * recipe.online.prompts * recipe.online.n * turns if recipe.credit is not None else 0
+
+
+def _apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
+    """Let train what does in the last step: what trains at a time is what memory is for.
+
+    Raises:
+        UserError: If the optimizer cannot move what trains in the first.
+    """
+    first, last = (recipe.tuner.draw_number(step, steps, 0) for step in (0, steps - 1))
+    if first is not None and first != last:
+        recipe.tuner.apply_draw(tuned, recipe.train.seed, first)
+        freeze_vision(recipe, tuned)
+        moving = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+        sketch_optimizer_states(recipe.optimizer, {n: torch.nn.Parameter(p.to("meta")) for n, p in moving.items()})
+    if last is not None:
+        recipe.tuner.apply_draw(tuned, recipe.train.seed, last)
+        freeze_vision(recipe, tuned)
 
 
 def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:

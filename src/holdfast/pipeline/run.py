@@ -165,12 +165,13 @@ def prepare_run(
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
     from holdfast.generation.journal import Journal
     from holdfast.models.loading import count_embeddings, load_model
-    from holdfast.models.placement import choose_device
+    from holdfast.models.placement import choose_device, reset_peak
     from holdfast.pipeline.sources import read_sources
     from holdfast.training import checkpoint
 
     recipe = resolved_recipe.recipe
     device = choose_device(recipe.device)
+    reset_peak(device)
     ui.start_phase("load")
     for note in resolved_recipe.notes:
         ui.write_line(note)
@@ -213,6 +214,8 @@ def _report_limits(
     """Say what the model's context, and the engine, mean for rows and questions."""
     from holdfast.models.loading import tuned_context_length
 
+    if recipe.tuner.virtual_tokens():
+        recipe.tuner.check(base.model)  # too many are named as such, and not as too little room for rows
     context = tuned_context_length(base.model.config, recipe.tuner)
     for line in [*describe_context_limit(recipe, context), *describe_engine(recipe, base.model, tasks)]:
         ui.write_once(line)

@@ -311,6 +311,7 @@ def _complete_arm(run: dict[str, Any], index: int, name: str) -> dict[str, Any]:
         "held_out": None,
         "probe": None,
         "gate": None,
+        "trainable": None,
         **run,
         "index": index % plots.COLOURS,
         "gain": phrasing.change_of(run.get("gain")),

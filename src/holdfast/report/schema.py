@@ -273,6 +273,7 @@ class MethodReport(ReportPart):
     held_out: Number = None
     gate: GateReport | None = None
     cost: CostReport | None = None
+    trainable: int | None = None
     curves: list[list[CurvePoint]] = Field(default_factory=list)
 
 

@@ -40,6 +40,7 @@ def test_what_does_not_go_is_refused_by_name(tiny):
             Peft(method=name).check(model)
     for knobs, said in (
         ({"method": "verra"}, r"verra is not a method of the PEFT that is installed.*vera"),
+        ({"method": "lora", "settings": {"init_lora_weights": "pissa"}}, "pissa changes the base, .* say tuner: pissa"),
         ({"settings": {"rank": 4}}, r"PEFT's vera does not take these: .*'rank'"),
         ({"settings": {"target_modules": ["nope"]}}, "tuner.target_modules: nope not found in LlamaForCausalLM"),
         ({"method": "miss", "settings": {"target_modules": ["q_proj"]}}, r"PEFT's miss does not go into this model: "),

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from holdfast import check
 from holdfast.cli.app import app
 from holdfast.errors import UserError
 from holdfast.methods.objectives.likelihood.sft import SFT
@@ -139,3 +140,14 @@ def test_it_composes_with_preferences_and_what_the_model_answers_itself(place: P
     run("train", "run.yaml", "method=s3ft", "judge=exact", "output=s3ft", "evaluate.every=0")
     for name in ("dpo", "s3ft"):
         assert load_model(name).tuner == ProMoT(tokens=3, prompt_share=0.5, prompt_rate=0.5)
+
+
+def test_an_optimizer_that_cannot_move_the_first_stage_is_refused_by_check() -> None:
+    """Muon moves matrices: it can train the weights of the second stage, and not the prompt of the first."""
+    recipe = {
+        "model": "lab-small", "data": {"train": "lab:sums", "limit": 8}, "tuner": {"name": "promot", "tokens": 4},
+        "train": {"max_steps": 4}, "evaluate": {"target": "none", "keep": ["none"]},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="muon moves matrices, and none of the 1 trained parameters is one"):
+        check({**recipe, "optimizer": "muon"})
+    assert check(recipe)["plan"]["trainable"] > 10**5

@@ -31,6 +31,8 @@ REFUSED = {
     "shadow": "it runs a second model beside the first; say tuner: lora",
 }
 """Methods of PEFT that cannot train here, and what to do."""
+STARTS = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
+"""Starts of PEFT's LoRA that rewrite the base's weights, or need data first."""
 
 
 class Peft(PeftTuner):
@@ -79,6 +81,11 @@ class Peft(PeftTuner):
                 f"tuner: peft: {self.method} is not a method of the PEFT that is installed{suggest_name(name, configs)}"
             )
         settings = dict(self.settings)
+        if name == "lora" and str(start := settings.get("init_lora_weights")).startswith(STARTS):
+            raise UserError(
+                f"tuner.settings: init_lora_weights {start} changes the base, which is to stay as it is, or needs data "
+                "first; say tuner: pissa, or leave it out"
+            )
         if isinstance(settings.get("target_modules"), str):
             settings["target_modules"] = parse_targets(settings["target_modules"])
         try:
