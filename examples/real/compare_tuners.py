@@ -12,12 +12,12 @@ TUNERS = {
     "full": [],
     "lora": [],
     "ia3": [],
-    "bitfit": ["tuner.add=true"],  # Llama's maps have no biases: they get zeros
+    "bitfit": ["tuner.add=true", "optimizer.learning_rate=4e-4"],  # Llama's maps have no biases: they get zeros
     "half": [],
     "adapter": [],
     "prompt": ["tuner.tokens=20"],
 }
-"""Settings beside the tuner's own defaults; each has the learning rate that `holdfast check` derives for it."""
+"""Settings beside the tuner's own defaults; others have the learning rate that `holdfast check` derives for them."""
 
 
 def main() -> None:

@@ -54,14 +54,15 @@ def _explain_misfit(directory: Path, base: Model, reason: str) -> UserError:
 
 def _refuse_other_shape(directory: Path, base: PreTrainedModel, settings: object) -> None:
     """See that virtual tokens are as wide as those that PEFT would make for this base."""
+    import torch
     from peft import get_peft_model
-
-    from holdfast.models.loading import build_skeleton
+    from transformers import AutoModelForCausalLM
 
     there = {key: getattr(settings, key) for key in SHAPES}
     for key in SHAPES:
         setattr(settings, key, None)
-    get_peft_model(build_skeleton(base.config), settings)  # type: ignore[arg-type]  # fills in what is missing
+    with torch.device("meta"):
+        get_peft_model(AutoModelForCausalLM.from_config(base.config), settings)  # type: ignore[arg-type]  # fills them in
     for key, value in there.items():
         if value not in (None, here := getattr(settings, key)):
             raise _explain_misfit(directory, base, f"its {key} is {value}, that of the base {here}")

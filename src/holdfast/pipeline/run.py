@@ -67,7 +67,10 @@ def train_one(
     Args:
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
+    from holdfast.models.placement import choose_device, reset_peak
+
     ranks = Ranks(resolved_recipe.recipe.device)
+    reset_peak(choose_device(resolved_recipe.recipe.device))  # earlier runs of this process are not of this one
     with RunRecord(ui, writes=ranks.main) as record:
         work = prepare_run(resolved_recipe, ui, ranks, restart=restart)
         if work.folder.is_complete:
@@ -165,13 +168,12 @@ def prepare_run(
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
     from holdfast.generation.journal import Journal
     from holdfast.models.loading import count_embeddings, load_model
-    from holdfast.models.placement import choose_device, reset_peak
+    from holdfast.models.placement import choose_device
     from holdfast.pipeline.sources import read_sources
     from holdfast.training import checkpoint
 
     recipe = resolved_recipe.recipe
     device = choose_device(recipe.device)
-    reset_peak(device)
     ui.start_phase("load")
     for note in resolved_recipe.notes:
         ui.write_line(note)

@@ -30,7 +30,8 @@ class BitFit(Tuner):
 
     When it helps: few rows, and re-weighting what the model can do already; little is forgotten.
 
-    When it fails: skills that are new to the model. Learning rates are about ten times those of full fine-tuning.
+    When it fails: skills that are new to the model; a rate as for `full`. The paper's are 1e-4 to 1e-3, so that the
+    default here is ten times that of `full`.
 
     Columns needed: none beyond the objective's. Stored: all weights. Not an adapter.
 
@@ -40,6 +41,7 @@ class BitFit(Tuner):
 
     paper: ClassVar[str] = "Ben Zaken et al. 2021, arXiv 2106.10199"
     formula: ClassVar[str] = "out a map that has a bias, d a norm that has one"
+    rate_factor: ClassVar[float] = 10.0
 
     add: bool = Field(False, description="Give linear maps without a bias one of zeros, where the model has a switch.")
     modules: tuple[str, ...] = Field(
