@@ -23,10 +23,12 @@ class Half(Tuner):
     What: a random 0/1 mask M over the matrices of the transformer layers, drawn once per round;
     theta_t = theta_{t-1} - M * update(grad L), the same as penalising ||(1 - M)(theta - theta_0)||^2 without bound.
     Per layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others;
-    1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2), a random
-    half of the layers moves the first and the others the second: half of the weights move, exactly, over an even number
-    of layers. With grouped-query attention K and V are smaller and the realised share differs (see `trainable_share`).
-    A bias goes with its matrix. Embeddings and head move. Frozen weights are out of the optimizer: no decay, momentum.
+    1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2, Phi-3), a
+    random half of the layers moves the first and the others the second: half of the weights move, exactly, over an even
+    number of layers. A fused matrix (c_attn, qkv_proj, gate_up_proj) is one unit: to freeze some of its rows alone would
+    leave them in the optimizer, behind masked gradients. With grouped-query attention K and V are smaller and the
+    realised share differs (see `trainable_share`). A bias goes with its matrix. Embeddings and head move. Frozen
+    weights are out of the optimizer: no decay, no momentum.
 
     When it helps: the paper reports target scores at or above full fine-tuning, clearly less lost knowledge and about
     30 % less time. One line, nothing to tune; shares from 0.4 to 0.6 do alike.
