@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
 from holdfast.models.files import PEFT_SETTINGS
@@ -37,9 +37,9 @@ def load_peft_adapter(directory: Path, base: PreTrainedModel) -> PeftModel:
     except NoMatchingPeftModuleError as error:
         raise _explain_misfit(directory, base, "none of the modules it sits beside is there") from error
     except RuntimeError as error:
-        if (found := re.search(r"size mismatch for (\S+):", str(error))) is None:
+        if (match := re.search(r"size mismatch for (\S+):", str(error))) is None:
             raise
-        raise _explain_misfit(directory, base, f"{found[1]} is of another shape") from error
+        raise _explain_misfit(directory, base, f"{match[1]} is of another shape") from error
     if not settings.is_prompt_learning and (directory / TENSORS).exists():
         _refuse_other_modules(directory, base, model)
     return model
@@ -52,7 +52,7 @@ def _explain_misfit(directory: Path, base: Model, reason: str) -> UserError:
     )
 
 
-def _refuse_other_shape(directory: Path, base: PreTrainedModel, settings: object) -> None:
+def _refuse_other_shape(directory: Path, base: PreTrainedModel, settings: Any) -> None:
     """See that virtual tokens are as wide as those that PEFT would make for this base."""
     import torch
     from peft import get_peft_model
@@ -62,7 +62,7 @@ def _refuse_other_shape(directory: Path, base: PreTrainedModel, settings: object
     for key in SHAPES:
         setattr(settings, key, None)
     with torch.device("meta"):
-        get_peft_model(AutoModelForCausalLM.from_config(base.config), settings)  # type: ignore[arg-type]  # fills them in
+        get_peft_model(AutoModelForCausalLM.from_config(base.config), settings)  # fills them in
     for key, value in there.items():
         if value not in (None, here := getattr(settings, key)):
             raise _explain_misfit(directory, base, f"its {key} is {value}, that of the base {here}")

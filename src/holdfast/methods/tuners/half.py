@@ -25,8 +25,8 @@ class Half(Tuner):
     Per layer: 2 of W_Q, W_K, W_V, W_O; of W_gate, W_up, W_down 2 in a random half of the layers and 1 in the others;
     1 of the 2 norms. Where an MLP has two matrices, or attention one fused matrix and the output map (GPT-2, Phi-3), a
     random half of the layers moves the first and the others the second: half of the weights move, exactly, over an even
-    number of layers. A fused matrix (c_attn, qkv_proj, gate_up_proj) is one unit: to freeze some of its rows alone would
-    leave them in the optimizer, behind masked gradients. With grouped-query attention K and V are smaller and the
+    number of layers. A fused matrix (c_attn, qkv_proj, gate_up_proj) is one unit: freezing some of its rows would leave
+    them in the optimizer, behind masked gradients. With grouped-query attention K and V are smaller and the
     realised share differs (see `trainable_share`). A bias goes with its matrix. Embeddings and head move. Frozen
     weights are out of the optimizer: no decay, no momentum.
 

@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UserError
 from holdfast.models.adapters import PeftTuner, attach_adapter
@@ -97,12 +97,14 @@ def attach_principal_adapters(model: Model, config: LoraConfig, seed: int, metho
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for layer in layers:
-                base = layer.get_base_layer()
+                base: Any = layer.get_base_layer()
+                a: Any = layer.lora_A
+                b: Any = layer.lora_B
                 weight = base.weight.data
                 layer.pissa_init(TRAINED, method)
                 base.weight.data = weight  # PEFT has put the rest, of a tensor of its own, in its place
-                layer.lora_A[START].weight.data = layer.lora_A[TRAINED].weight.detach().clone()
-                layer.lora_B[START].weight.data = -layer.lora_B[TRAINED].weight.detach()
+                a[START].weight.copy_(a[TRAINED].weight)
+                b[START].weight.copy_(-b[TRAINED].weight)
     freeze_start(tuned)
     return tuned
 
