@@ -194,6 +194,64 @@ def test_against_a_server_that_is_named(own_place: Path) -> None:
         assert len(server.seen) == asked
 
 
+def test_step_by_step_the_files_are_those_of_one_call(own_place: Path) -> None:
+    """As after a kill between any two steps; options of steps that are done, and another task, are not passed over."""
+    task, knobs = "Copy, reverse or sort a few letters.", ("--rows", "8", "--model", "lab-small")
+    run("build", task, *knobs, "--out", "whole", "--until", "rows")
+    for until in ("task", "data", "model", "rows"):
+        run("build", task, *knobs, "--out", "steps", "--until", until)
+    files = sorted(path.name for path in (own_place / "whole").iterdir() if path.is_file())
+    assert files == ["data.json", "generate.yaml", "model.json", "request.json", "rows.jsonl", "run.yaml", "task.json"]
+    for name in files:
+        other = (own_place / "steps" / name).read_text().replace("steps/", "whole/")
+        assert other == (own_place / "whole" / name).read_text(), name
+    for arguments, said in (
+        ((task, "--rows", "9"), "steps/generate.yaml was made with --rows 8; edit or remove it, or give another --out"),
+        ((task, "--model", "lab"), "steps/model.json was made with --model lab-small"),
+        ((task, "--hub"), "steps/data.json was made without --hub"),
+        (("Add numbers.",), "steps was begun for another task ('Copy, reverse or sort a few letters.'); give another"),
+    ):
+        assert said in run("build", *arguments, "--out", "steps", code=2).stderr.strip().splitlines()[-1]
+    (own_place / "steps/rows.jsonl").unlink()
+    (own_place / "steps/generate.yaml").unlink()
+    run("build", task, "--rows", "6", "--out", "steps", "--until", "rows")  # made anew, and so with other options
+    assert json.loads((own_place / "steps/request.json").read_text())["options"] == {"model": "lab-small", "rows": 6}
+
+
+def test_a_server_that_fails_midway_is_asked_for_the_rest(own_place: Path) -> None:
+    asked: list[str] = []
+    limit = 4
+
+    def reply(handler) -> None:
+        asked.append("")
+        text = json.dumps({"input": f"Reverse: a {len(asked)}", "output": f"{len(asked)} a"})
+        refusal = answering({"error": {"message": "quota used up"}}, 400)
+        (answering(completion(text)) if len(asked) <= limit else refusal)(handler)
+
+    with serving() as server:
+        server.chat = reply
+        arguments = ("build", "Reverse the words. Input: a b Output: b a", "--engine", server.url, "--rows", "10",
+                     "--model", "lab-small", "--out", "mine", "--until", "rows")  # fmt: skip
+        last = run(*arguments, code=2).stderr.strip().splitlines()[-1]
+        assert "quota used up" in last
+        assert not (own_place / "mine/rows.jsonl").exists()
+        limit = 1000
+        run(*arguments)
+        drawn = [json.loads(line) for line in (own_place / "mine/generate/samples.jsonl").read_text().splitlines()]
+        names = [entry["id"] for entry in drawn if entry["kind"] == "sample"]
+        assert len({*names}) == len(names) >= 4
+
+
+def test_a_model_that_says_none_to_everything_leaves_a_recipe_that_can_be_used(own_place: Path) -> None:
+    with serving() as server:
+        server.chat = answering(completion("none"))
+        done = run("build", "Reverse a few letters. Input: a b Output: b a", "--engine", server.url, "--rows", "4",
+                   "--model", "lab-small", "--out", "mine", "--until", "rows")  # fmt: skip
+        assert "none of 5 replies took the task apart" in done.stderr
+        assert len((own_place / "mine/rows.jsonl").read_text().splitlines()) > 1
+        run("check", "mine/run.yaml")
+
+
 def test_what_cannot_be_is_one_line(own_place: Path) -> None:
     def refused(*arguments: str) -> str:
         lines = run("build", *arguments, "--out", "mine", code=2).stderr.strip().splitlines()
@@ -202,8 +260,12 @@ def test_what_cannot_be_is_one_line(own_place: Path) -> None:
     assert "Connection refused" in refused("Add. Input: 1 Output: 2", "--engine", "http://127.0.0.1:9/v1")
     assert not (own_place / "mine/task.json").exists()
     assert "--until must be task, data" in refused("x", "--until", "lunch")
+    assert "--engine must be native, transformers, vllm or a server's address" in refused("x", "--engine", "gpt-4")
+    assert not (own_place / "mine/generate.yaml").exists()
     assert "the task is empty" in refused(" ")
     assert "absent is not there" in refused("Add.", "--data", "absent")
     assert "no data set fits the task" in refused("Zebra xylophone.", "--model", "lab-small")
+    (own_place / "few.jsonl").write_text('{"prompt": "translate bread", "answer": "pain"}\n')
+    run("build", "Zebra xylophone.", "--out", "mine", "--data", "few.jsonl", "--until", "data")  # as that line proposed
     (own_place / "mine/data.json").write_text("{broken")
     assert "mine/data.json: is no JSON" in refused("Zebra xylophone.", "--model", "lab-small")

@@ -10,6 +10,7 @@ import typer
 from holdfast.cli.common import AsJson, Quiet, Settings, Verbose, open_session, rerun_command
 
 GB = 1e9
+ENGINES = ("native", "transformers", "vllm")
 
 
 def build(
@@ -46,6 +47,8 @@ def build(
 
         if until not in STEPS:
             raise UserError(f"--until must be {', '.join(STEPS)}, not {until}")
+        if engine not in ENGINES and not engine.startswith(("http://", "https://")):
+            raise UserError(f"--engine must be {', '.join(ENGINES)} or a server's address, http://..., not {engine!r}")
         options = BuildOptions(
             out, model, tuple(data or ()), catalogue, hub, engine, engine_model, rows, size * GB, tuple(settings or ())
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.files import replace_file
+from holdfast.core.files import remove_path, replace_file
 from holdfast.core.progress import Progress
 from holdfast.data.catalogue.models import LARGEST, rank_models, read_models
 from holdfast.errors import UserError
@@ -25,6 +25,15 @@ from holdfast.recipe.yaml_writer import format_yaml_lines
 STEPS = ("task", "data", "model", "rows", "train")
 SEED_ROWS = 3000
 """Most rows of a data set that was found; as in Prompt2Model."""
+
+
+STEP_FILES = {
+    "data": "data.json", "catalogue": "data.json", "hub": "data.json", "model": "model.json", "largest": "model.json",
+    "engine": "generate.yaml", "engine_model": "generate.yaml", "rows": "generate.yaml",
+}  # fmt: skip
+"""Options that a step has used when its file is there."""
+OPTION_NAMES = {"engine_model": "--engine-model", "largest": "--size"}
+"""On the command line, where that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,12 @@ class BuildOptions:
     largest: float = LARGEST
     settings: tuple[str, ...] = ()
 
+    def list_choices(self) -> dict[str, Any]:
+        """Those that steps use and that are not as by default, by name, as JSON has them."""
+        defaults = {field.name: field.default for field in fields(self) if field.name in STEP_FILES}
+        choices = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
+        return json.loads(json.dumps(choices))
+
     @property
     def asks_server(self) -> bool:
         """Whether a server is asked, which the user has named."""
@@ -75,6 +90,7 @@ def build_model(
     ui = ui or Progress.create_silent()
     options.out.mkdir(parents=True, exist_ok=True)
     files: dict[str, Any] = {}
+    refuse_other_request(text, options)
     task = find_task(text, options, ui)
     files["task"] = str(options.out / "task.json")
     if until == "task":
@@ -114,6 +130,35 @@ def write_step(path: Path, value: Any) -> None:
     replace_file(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def refuse_other_request(text: str, options: BuildOptions) -> None:
+    """What was made of another task, or with other options, is not taken for this one's.
+
+    `request.json` has the task, and the options that the steps there were made with.
+    """
+    path, choices = options.out / "request.json", options.list_choices()
+    stored_value = read_step(path) or {}
+    if not isinstance(stored_value, dict) or not isinstance(stored_value.get("options", {}), dict):
+        raise UserError(f"{path}: must have task and options; remove it")
+    former_text, former_choices = str(stored_value.get("task", text)), dict(stored_value.get("options", {}))
+    names_in_use = {name for name, file in STEP_FILES.items() if is_made(options.out / file)}
+    if former_text != text:
+        if names_in_use:
+            raise UserError(f"{options.out} was begun for another task ({former_text[:60]!r}); give another --out")
+        remove_path(options.out / "task.json")
+    for name in sorted(names_in_use & choices.keys()):
+        if choices[name] != former_choices.get(name):
+            option, file = OPTION_NAMES.get(name, f"--{name}"), options.out / STEP_FILES[name]
+            before = f"with {option} {former_choices[name]}" if name in former_choices else f"without {option}"
+            raise UserError(f"{file} was made {before}; edit or remove it, or give another --out")
+    old_choices = {name: value for name, value in former_choices.items() if name in names_in_use}
+    write_step(path, {"task": text, "options": {**choices, **old_choices}})
+
+
+def is_made(path: Path) -> bool:
+    """Whether a step has come to something: not where no data set fitted."""
+    return path.exists() and (path.name != "data.json" or read_step(path) != {"chosen": "", "candidates": []})
+
+
 def find_task(text: str, options: BuildOptions, ui: Progress) -> DescribedTask:
     """Instruction and examples: by the server's model if one was named, else by marks in the text."""
     path = options.out / "task.json"
@@ -139,7 +184,8 @@ def find_task(text: str, options: BuildOptions, ui: Progress) -> DescribedTask:
 def find_data(task: DescribedTask, options: BuildOptions, ui: Progress) -> dict[str, Any]:
     """The data set that fits best, `chosen`, among `candidates`; "" where none has a word in common with the task."""
     path = options.out / "data.json"
-    if (stored_value := read_step(path)) is not None:
+    if is_made(path):
+        stored_value = read_step(path)
         if not isinstance(stored_value, dict) or not isinstance(stored_value.get("chosen"), str):
             raise UserError(f"{path}: lacks chosen, the data set to take; mend it, or remove it")
         return stored_value
