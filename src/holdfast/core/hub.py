@@ -25,12 +25,13 @@ FOLDERS = frozenset(
 """First parts of a name that are no user of the hub, but a folder that is not there."""
 
 
-def fetch_model(name: str, files: Sequence[str]) -> Path:
+def fetch_model(name: str, files: Sequence[str], *, subfolders: bool = False) -> Path:
     """The local copy of a hub model.
 
     Args:
         name: What is no path that exists.
         files: Patterns of the files wanted.
+        subfolders: Whether those in its folders are too.
     Raises:
         UserError: If `name` cannot be a model of the hub, or it cannot be fetched and is not in the cache.
     """
@@ -40,7 +41,9 @@ def fetch_model(name: str, files: Sequence[str]) -> Path:
         )
     cache = f"the cache {constants.HF_HUB_CACHE}"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(name, allow_patterns=list(files), ignore_patterns=None if subfolders else ["*/*"])
+        )
     except GatedRepoError as error:
         raise UserError(
             f"{name}: its owner asks for consent first; give it on huggingface.co/{name}, then: hf auth login"

@@ -217,7 +217,7 @@ class EndpointEngine:
                 pause *= 2
         if self._is_resolved:
             raise RunError(f"{self.url} {failure}; what was sampled is kept, run the same command to go on")
-        raise UserError(f"{self.url} {failure}; is the server running, and sampling.engine its address?")
+        raise UserError(f"{self.url} {failure}; is the server running, and is that its address?")
 
     def _send_request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization}
@@ -231,7 +231,7 @@ class EndpointEngine:
                 "its address?"
             ) from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.url}{path} does not answer in JSON; is sampling.engine its address?") from error
+            raise UserError(f"{self.url}{path} does not answer in JSON; is that its address?") from error
 
     def _hide_keys(self, text: str) -> str:
         """Text of the server without the key, should it repeat that."""

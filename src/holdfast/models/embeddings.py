@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast.core.hub import fetch_model
 from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.models.loading import Model
     from holdfast.models.policy import Policy
+
+
+ENCODER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+"""What is fetched of a sentence encoder."""
 
 
 class SentenceEncoder:
@@ -41,8 +47,9 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise UserError(f"{setting} needs a package; run pip install 'holdfast[embed]'") from error
+        folder = find_encoder(name, setting)
         try:
-            self._model = SentenceTransformer(name, device=str(device), trust_remote_code=False)
+            self._model = SentenceTransformer(folder, device=str(device), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{setting}: {name} cannot be loaded as a sentence-transformers model") from error
 
@@ -59,6 +66,22 @@ class SentenceEncoder:
         return self._model.encode(
             list(texts), normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
         )
+
+
+def find_encoder(name: str, setting: str) -> str:
+    """The directory of a sentence encoder, fetched from the hub where it is none.
+
+    Args:
+        name: As of `SentenceEncoder`; without an owner it is one of sentence-transformers' own.
+    """
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    try:
+        return str(
+            fetch_model(name if "/" in name else f"sentence-transformers/{name}", ENCODER_FILES, subfolders=True)
+        )
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
 
 
 def directions_by_model(policy: Policy, batches: Batches) -> Iterator[tuple[Batch, Tensor]]:
