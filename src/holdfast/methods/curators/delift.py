@@ -39,7 +39,8 @@ class DELIFT(Curator):
 
     Every row is read behind every other: n^2 short passes, which share the example's keys and values and are kept in
     the run's cache. More rows than `block` are dealt out into blocks at random, each of which chooses its share among
-    its own; that costs n * block passes, and as many gigabytes less.
+    its own: n * block passes. On 125 stories of the laboratory, blocks of 64, 32 and 16 came 88, 81 and 75 % of the way
+    from a random 30 % to the greedy choice from all, by the function that is maximised (85, 76 and 66 % for 10 %).
 
     Columns: a question and an answer. Paper: Agarwal et al. 2025, "DELIFT: Data Efficient Language model Instruction
     Fine Tuning" (arXiv 2411.04425).
@@ -59,7 +60,7 @@ class DELIFT(Curator):
     ignore: tuple[str, ...] = Field((), description="Columns of that file that are not used.")
     eta: float = Field(1.0, gt=0, description="How far a row may count beyond what the target does for it.")
     nu: float = Field(1.0, ge=0, description="How much of what is known already counts against a row.")
-    block: int = Field(128, ge=2, description="Most rows that are read behind one another.")
+    block: int = Field(64, ge=2, description="Most rows that are read behind one another.")
 
     @model_validator(mode="after")
     def _has_its_file(self) -> Self:
