@@ -82,6 +82,10 @@ def test_limits_of_the_functions():
     table = np.concatenate([kernel, target], 1)
     values = [method.build_function(table).evaluate([1, 5]) for method in methods[1:]]
     assert values[0] + values[1] == pytest.approx(f.evaluate([1, 5]))  # I(A; Q) + f(A | Q) = f(A)
+    everything = np.concatenate([kernel, kernel], 1)  # as target, and as known
+    assert methods[1].build_function(everything).evaluate([1, 5]) == pytest.approx(f.evaluate([1, 5]))
+    assert methods[2].build_function(everything).evaluate([1, 5]) == pytest.approx(0)
+    assert methods[2].build_function(kernel).evaluate([1, 5]) == f.evaluate([1, 5])  # beside nothing
     assert methods[0].build_function(kernel).evaluate([1, 5]) == f.evaluate([1, 5])
 
 
@@ -118,6 +122,24 @@ def test_rows_behind_a_shared_example_are_rows_behind_it(kind, tiny):
             assert scores[i, j] == pytest.approx(answer_distance(logps), abs=1e-5)
     assert np.isnan(scores[:, 3]).all()  # no room for both
     assert ((scores[:, :3] >= 0) & (scores[:, :3] <= 1)).all()
+
+
+def test_no_row_of_a_batch_loses_its_last_token(tiny):
+    """The authors' code cuts the longest row of a batch before the end tokens that it adds."""
+    model, tokenizer = tiny()
+    chat = Chat(tokenizer)
+    rows = answer_conversations("delift", sum_rows(6))
+    rows = [
+        replace(row, messages=[*row.messages[:-1], {"role": "assistant", "content": "word " * (1 + 3 * number)}])
+        for number, row in enumerate(rows)
+    ]
+    table = ContextTable(Policy(model), chat, rows, rows[:1], len)
+    counts = np.concatenate([table.score_cell(cell) for cell in table.cells])
+    order = [i for block in table.blocks for i in block.rows]
+    for i, count in zip(order, counts, strict=True):
+        ids, label_mask = chat.encode(rows[i].messages)
+        assert count == label_mask.sum() > 1 + 3 * i
+        assert tokenizer.decode(ids[label_mask][-1]) in (tokenizer.eos_token, "<|im_end|>", "\n")
 
 
 def test_of_a_model_that_ignores_what_stands_before_every_utility_is_zero(tiny):

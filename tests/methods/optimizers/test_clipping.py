@@ -91,3 +91,8 @@ def test_a_short_run_warms_up_too_and_the_peak_comes_once() -> None:
     assert rates.count(1.0) == 1
     assert rates[10] == 1.0
     assert knobs(learning_rate=1.0).learning_rate_at(0, 1) == 1.0, "a run of one step has the whole rate"
+    # LIMA [2305.11206]: no warm-up, linearly from 1e-5 to a tenth of it.
+    lima = knobs(learning_rate=1e-5, schedule="linear", warmup=0, min_ratio=0.1)
+    assert lima.learning_rate_at(0, 200) == 1e-5
+    assert lima.learning_rate_at(100, 200) == pytest.approx(0.55e-5)
+    assert lima.learning_rate_at(200, 200) == pytest.approx(1e-6)
