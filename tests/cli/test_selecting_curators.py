@@ -63,6 +63,7 @@ def test_what_cannot_be_chosen_is_refused_in_one_line_by_check(tiny_dir):
         "{name: delift, stage: task, target: overlap.jsonl}": "curator delift: 1 of the questions of target",
         f"{{name: davir, reference: '{other}'}}": f"curator davir: {other} has another tokenizer than the base",
         "{name: less, target: none.jsonl}": "none.jsonl",
+        "[dedup, {name: delift, n: 6}, {name: less, target: none.jsonl}]": "none.jsonl",
         "less": "target",
         "{name: memory_levels}": "curator memory_levels: n is 60, but there are 12 rows",
         "{name: lima, n: 9}": "curator lima: of 12 rows 0 pass its filters, fewer than n = 9 (12 shorter than 1,200",

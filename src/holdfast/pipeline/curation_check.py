@@ -28,7 +28,7 @@ def check_curators(recipe: Recipe, pool: CurationPool, say: Callable[[str], Any]
     """See that the recipe's curators find what they need and can work with the rows.
 
     Only the first, and those behind curators that leave the rows as they are, are shown them: what others make of them
-    is not known yet.
+    is not known yet. The files that the rest read must be there all the same.
 
     Args:
         say: Called with a line on how each file was read.
@@ -50,6 +50,9 @@ def check_curators(recipe: Recipe, pool: CurationPool, say: Callable[[str], Any]
             refuse_other_tokenizer(name_of(curator), model, pool.tokenizer)
         if rows_are_known:
             curator.check_rows(pool.rows, load_rows)
+        else:
+            for source in curator.row_sources():
+                load_rows(source)
         rows_are_known &= curator.effect == "rewrite" and not curator.samples  # which may bring the answers
 
 
