@@ -33,15 +33,19 @@ def print_changes(compare: dict[str, Any]) -> None:
     """Each method against the base: means over seeds, intervals where the comparison has them."""
     names = [task["name"] for task in compare["tasks"]]
     units = {task["name"]: task["unit"] for task in compare["tasks"]}
-    print("| method | " + " | ".join([*names, "probe: KL, bits", "probe: length", "rows"]) + " |")
-    print("|---" * (len(names) + 4) + "|")
-    base = " | ".join(f"{task['base']:.2f}" for task in compare["tasks"])
-    print(f"| base | {base} | 0 | {compare['runs'][0]['probe']['length_base']:.0f} | |")
+    first_probe = compare["runs"][0]["probe"]  # none where the probe is not among what is kept
+    columns = [*names, *(["probe: KL, bits", "probe: length"] if first_probe else []), "rows"]
+    print(f"| method | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
+    base = [f"{task['base']:.2f}" for task in compare["tasks"]]
+    base += ["0", f"{first_probe['length_base']:.0f}"] if first_probe else []
+    print(f"| base | {' | '.join(base)} | |")
     for run in compare["runs"]:
         cells = [span(run["tasks"][name], units[name]) for name in names]
         probe, origins = run["probe"], sum(run["origins"].values())
         rows = ", ".join(f"{count / origins:.0%} {origin}" for origin, count in run["origins"].items())
-        cells += [f"{probe['kl']:.3f}", f"{probe['length_tuned']:.0f}", rows]
+        cells += [f"{probe['kl']:.3f}", f"{probe['length_tuned']:.0f}"] if probe else []
+        cells.append(rows)
         print(f"| {run['method']} | " + " | ".join(cells) + " |")
 
 
