@@ -17,9 +17,9 @@ from holdfast.axes.registry import method_names, name_of
 from holdfast.axes.tuner import TRAIT_COLUMNS
 from holdfast.cli import render
 from holdfast.cli.app import VERBS, app
-from holdfast.cli.chat import AnswerPrinter, answer_questions
+from holdfast.cli.chat import AnswerPrinter, answer_questions, compare_answers
 from holdfast.cli.common import open_session, parse_count_or_list
-from holdfast.cli.text import display_width, format_table
+from holdfast.cli.text import display_width, format_columns, format_table
 from holdfast.errors import GateRefused, RunError, UserError, UserErrors, UserInterrupt
 from holdfast.recipe.loader import read_recipe
 from holdfast.recipe.method_text import parse_method
@@ -306,6 +306,37 @@ def test_chat_keeps_the_conversation(
         monkeypatch.setattr("sys.stdin", stdin)
         answer_questions(Echo(), SamplingParams(max_tokens=8), "be brief", once)
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_chat_shows_two_models_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [run("chat", name, "--once", stdin="What is 3 + 4?\n").stdout.strip() for name in ("lab-small", "lab")]
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("chat", "lab-small", "--against", "lab", "--once", stdin="What is 3 + 4?\n").stdout.splitlines()
+    assert [line.split() for line in lines] == [["lab-small", "lab"], alone]
+    assert {lines[0].index(" lab"), lines[1].rindex(f" {alone[1]}")} == {30}
+    assert run("chat", "lab", "--against", "lab", stdin="", code=2).stderr.count("\n") == 1
+
+
+def test_chat_goes_on_with_each_models_own_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_text("a\nb\n\nc")
+    with (tmp_path / "in").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setenv("COLUMNS", "50")
+        compare_answers({"one": Echo(), "two": Echo()}, SamplingParams(max_tokens=1), None, False)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        row for text in ("1:a", "3:b", "1:c") for row in (["one", "two"], [text, "[cut]"] * 2)
+    ]  # fmt: skip
+
+
+def test_columns_fold_wide_and_long_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "43")
+    text = format_columns(["a", "b"], ["ab " * 12 + "\n  in", "東京" * 6])
+    assert text.splitlines() == [
+        f"a{' ' * 22}b", f"ab ab ab ab ab ab ab{' ' * 3}{'東京' * 5}", f"ab ab ab ab ab{' ' * 9}東京", "  in",
+    ]  # fmt: skip
 
 
 def test_chat_shows_an_answer_as_it_grows(capsys: pytest.CaptureFixture[str]) -> None:

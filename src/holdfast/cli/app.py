@@ -24,6 +24,7 @@ from holdfast.cli import (
     listing,
     report,
     reproduce,
+    serve,
     show,
     train,
 )
@@ -77,6 +78,7 @@ VERBS = (
     ("reproduce", reproduce.reproduce, "Check a paper's claim on the laboratory model."),
     ("report", report.report, "Write the report pages of runs again."),
     ("chat", chat.chat, "Talk to a model or run."),
+    ("serve", serve.serve, "Serve a model to clients of the OpenAI API."),
     ("dial", dial.dial, "Measure a run on the way from its base to its weights."),
     ("export", export.export, "Write a plain model: merged, or dialled towards the base."),
     ("list", listing.list_methods, "List every method, axis by axis."),

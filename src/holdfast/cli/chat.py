@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli.common import Device, InferenceText, Verbose, open_session
+from holdfast.cli.text import format_columns
 from holdfast.core.safe_text import make_printable
+from holdfast.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from holdfast.axes.engine import Engine, SamplingParams
+    from holdfast.axes.inference import Inference
+    from holdfast.core.progress import Progress
 
 LONGEST = 160
 """Characters shown of a text that an answer rests on."""
@@ -24,6 +30,9 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 2048,
     inference: InferenceText = None,
+    against: Annotated[
+        str | None, typer.Option(help="Second model, shown side by side; as it answers by itself.", show_default=False)
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Every line is a new conversation.")] = False,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -31,32 +40,57 @@ def chat(
     """
     \b
     holdfast chat runs/mine
+    holdfast chat runs/mine --against lab
     echo "What is 3 + 4?" | holdfast chat lab --once
 
     Talk to a model, as it answers or through an inference method. An empty line starts a new conversation; Ctrl-D ends.
     """
     with open_session(verbose) as ui:
         from holdfast.axes.engine import SamplingParams
-        from holdfast.data.chat.settings import ChatSettings, settings_of
-        from holdfast.generation.chosen_method import open_chosen_decoder
-        from holdfast.models.loading import load_model
-        from holdfast.pipeline.inference_bench import settle_for_model
+        from holdfast.axes.registry import name_of
         from holdfast.recipe.method_text import parse_method
 
         method = parse_method("inference", inference, "--inference") if inference else None
+        name = f"{model} ({name_of(method)})" if method else model
+        if against == name:
+            raise UserError(f"--against {against}: is the same model; name another one")
         ui.start_phase("loading")
-        loaded_model = load_model(model, device=device)
         printer = AnswerPrinter()
-        chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
-        decoder = open_chosen_decoder(loaded_model, model, settle_for_model(method, loaded_model, model, chat))
-        engine = decoder.build_engine(
-            chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=printer.print_new_text, say=ui.write_once
-        )
-        if line := decoder.describe_answers():
-            ui.write_line(line)
+        on_text = printer.print_new_text if against is None else None
+        engines = {name: open_engine(model, method, device, ui, on_text)}
+        if against is not None:
+            engines[against] = open_engine(against, None, device, ui, None)
         ui.close()
         params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
-        answer_questions(engine, params, system, once, printer)
+        if against is None:
+            answer_questions(engines[name], params, system, once, printer)
+        else:
+            compare_answers(engines, params, system, once)
+
+
+def open_engine(
+    name: str, method: Inference | None, device: str, ui: Progress, on_text: Callable[[str], Any] | None
+) -> Engine:
+    """The engine of a model that answers one question at a time.
+
+    Args:
+        name: A model, run directory or adapter.
+        method: Through which it answers, beside what it was trained with.
+        on_text: Told an answer as it grows.
+    Raises:
+        UserError: If there is no such model.
+    """
+    from holdfast.data.chat.settings import ChatSettings, settings_of
+    from holdfast.generation.chosen_method import open_chosen_decoder
+    from holdfast.models.loading import load_model
+    from holdfast.pipeline.inference_bench import settle_for_model
+
+    loaded_model = load_model(name, device=device)
+    chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
+    decoder = open_chosen_decoder(loaded_model, name, settle_for_model(method, loaded_model, name, chat))
+    if line := decoder.describe_answers():
+        ui.write_line(line)
+    return decoder.build_engine(chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=on_text, say=ui.write_once)
 
 
 class AnswerPrinter:
@@ -102,6 +136,36 @@ def answer_questions(
         turn += 1
         printer.print_rest(sample.text, " [cut]" if sample.finish == "length" else "")
         print_trace(sample.trace)
+
+
+def compare_answers(engines: Mapping[str, Engine], params: SamplingParams, system: str | None, once: bool) -> None:
+    """Read questions from standard input and print the answers of several models side by side until it ends; each goes
+    on from its own.
+
+    Args:
+        engines: By the names of their models.
+    """
+    from holdfast.axes.engine import Request
+
+    start: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    talks = {name: list(start) for name in engines}
+    turn = 0
+    while (question := _read_question()) is not None:
+        if once or not question:
+            talks = {name: list(start) for name in engines}
+        if not question:
+            continue
+        texts, traces = [], []
+        for name, engine in engines.items():
+            talks[name] = [*talks[name], {"role": "user", "content": question}]
+            (sample,) = engine.sample([(Request(f"chat-{turn}", talks[name]), [0])], params)
+            talks[name] = [*talks[name], {"role": "assistant", "content": sample.text}]
+            traces.append(sample.trace)
+            texts.append(make_printable(sample.text) + (" [cut]" if sample.finish == "length" else ""))
+        turn += 1
+        print(format_columns(list(engines), texts), flush=True)
+        for trace in traces:
+            print_trace(trace)
 
 
 def _read_question() -> str | None:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from holdfast.core.terminal import paint_text
 
@@ -51,6 +52,33 @@ def format_table(
             line = "  ".join(parts).rstrip()
             lines.append(format_title(line) if head and n == 0 else line)
     return "\n".join(lines)
+
+
+def format_columns(heads: Sequence[str], texts: Sequence[str], gap: int = 3) -> str:
+    """Texts side by side under their heads, lines folded to columns of equal width; indentation is kept.
+
+    Args:
+        gap: Blanks between columns.
+    """
+    width = max(20, (terminal_width() - gap * (len(texts) - 1)) // len(texts))
+    columns = [[part for line in text.split("\n") for part in fold_line(line, width)] for text in texts]
+    rows = [[fold_line(head, width)[0] for head in heads], *map(list, zip_longest(*columns, fillvalue=""))]
+    lines = [(" " * gap).join(_pad_cell(cell, width, False) for cell in row).rstrip() for row in rows]
+    return "\n".join([format_title(lines[0]), *lines[1:]])
+
+
+def fold_line(line: str, width: int) -> list[str]:
+    """A line as several of at most so many terminal columns, at blanks where there are some."""
+    line, out = line.expandtabs(4).rstrip(), []
+    while display_width(line) > width:
+        end = 0
+        while display_width(line[: end + 1]) <= width:
+            end += 1
+        blank = line.rfind(" ", 1, end + 1)
+        place = blank if blank > 0 and line[:blank].strip() else end
+        out.append(line[:place].rstrip())
+        line = line[place:].lstrip()
+    return [*out, line]
 
 
 def _pad_cell(cell: str, size: int, right: bool) -> str:

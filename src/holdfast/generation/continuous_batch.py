@@ -244,13 +244,8 @@ class ContinuousBatch:
         """Samples that the tokens just drawn have ended; their slots become free."""
         stop_mask = np.isin(tokens, self.stops) & self.live
         end_mask = stop_mask | (self.live & (self.token_counts >= self.limit))
-        cut: dict[int, str] = {}
-        if self.job.ends is not None:
-            for row in rows[self.job.ends[tokens[rows]] & ~stop_mask[rows]].tolist():
-                text = self._output_text(row, self.token_counts[row])
-                if (place := find_stop(text, self.occupant[row], self.params.stop)) >= 0:
-                    cut[row] = text[:place]
-                    end_mask[row] = True
+        cut = self._cut_at_stops(rows[~stop_mask[rows]], tokens)
+        end_mask[list(cut)] = True
         samples = []
         for row in np.flatnonzero(end_mask).tolist():
             sequence, num_tokens = self.occupant[row], int(self.token_counts[row])
@@ -259,10 +254,25 @@ class ContinuousBatch:
             finish: Literal["stop", "length"] = "stop" if stop_mask[row] or row in cut else "length"
             ids = self.tokens[row, :num_tokens].tolist() if self.params.keep_ids else ()
             samples.append(build_sample(sequence, text, finish, num_tokens, ids))
-            self.occupant[row] = None
-        self.live &= ~end_mask
-        self.past[end_mask] = 0
+        self._free_slots(np.flatnonzero(end_mask).tolist())
         return samples
+
+    def _cut_at_stops(self, rows: np.ndarray, tokens: np.ndarray) -> dict[int, str]:
+        """The texts of those of `rows` in which the tokens just drawn [slots] completed a stop string, cut there."""
+        cut: dict[int, str] = {}
+        if self.job.ends is not None:
+            for row in rows[self.job.ends[tokens[rows]]].tolist():
+                text = self._output_text(row, self.token_counts[row])
+                if (place := find_stop(text, self.occupant[row], self.params.stop)) >= 0:
+                    cut[row] = text[:place]
+        return cut
+
+    def _free_slots(self, rows: list[int]) -> None:
+        """Forget the sequences in some slots."""
+        for row in rows:
+            self.occupant[row] = None
+        self.live[rows] = False
+        self.past[rows] = 0
 
     def partial_text(self, row: int) -> str:
         """The text so far of the sequence in a slot; "" where none is."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.axes.engine import Engine, SampleFn
+from holdfast.axes.engine import Engine, Request, SampleFn, SamplingParams
 from holdfast.axes.inference import CHANGES, Inference, LogitStep
 from holdfast.axes.registry import identity_of, name_of
 from holdfast.core.files import replace_file
@@ -141,6 +141,18 @@ class Decoder:
         """The text that the answer to a question begins with."""
         return "".join(method.prefix(messages) for method in self.methods_changing("prefix"))
 
+    def transform_request(self, request: Request) -> tuple[Request, str]:
+        """The request that is asked in the place of `request`, and what its answer is given to begin with."""
+        prefix = "" if request.prefill else self.find_prefix(request.messages)
+        messages = self.transform_prompt(request.messages)
+        return replace(request, messages=messages, prefill=request.prefill or prefix), prefix
+
+    def transform_params(self, params: SamplingParams) -> SamplingParams:
+        """How it is sampled in the place of `params`."""
+        for method in self.methods:
+            params = method.sampling(params)
+        return params
+
     def build_policy(self, chat: Chat | None = None) -> Policy | JointPolicy:
         """The model's log-probabilities.
 
@@ -174,21 +186,29 @@ class Decoder:
             options: As of `generation.factory.local_engine`. An answer out of several attempts, or one whose beginning
                 is given, is not seen growing.
         """
-        from holdfast.generation.factory import build_local_engine
-        from holdfast.generation.joint_forward import LogitMixture
-
         if self.methods_changing("attempts") or self.methods_changing("prefix"):
             options.pop("on_text", None)
-        mixes = bool(self.methods_changing("logits"))
-        mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat), self.tables) if mixes else None
-        engine = build_local_engine(
-            self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
-        )
+        engine = self.build_inner_engine(chat, spec, fingerprint=fingerprint, **options)
         if not self.methods:
             return engine
         from holdfast.generation.decoder_engine import DecoderEngine
 
         return DecoderEngine(engine, self, chat, judge, keep, seed)
+
+    def build_inner_engine(self, chat: Chat, spec: str = "native", *, fingerprint: str, **options: Any) -> Engine:
+        """The engine that answers as the methods that change logits have it; prompts, sampling and attempts are the
+        caller's.
+
+        Args: as of `build_engine`.
+        """
+        from holdfast.generation.factory import build_local_engine
+        from holdfast.generation.joint_forward import LogitMixture
+
+        mixes = bool(self.methods_changing("logits"))
+        mixture = LogitMixture(self.others, partial(self.mix_logits, chat=chat), self.tables) if mixes else None
+        return build_local_engine(
+            self.model, chat, spec, fingerprint=self.answer_fingerprint(fingerprint), mixture=mixture, **options
+        )
 
     def count_passes(self, engine: Engine) -> int:
         """Forward passes that the answers of its engine have taken so far: one for each token, of every model."""

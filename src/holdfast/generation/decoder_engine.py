@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.inference import Weigh
@@ -51,8 +51,7 @@ class DecoderEngine:
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Yield one sample for each (request, index), as soon as it is finished."""
-        for method in self.decoder.methods:
-            params = method.sampling(params)
+        params = self.decoder.transform_params(params)
         if attempting := self.decoder.methods_changing("attempts"):
             draw = self.keep(_AttemptEngine(self))
             method, params = attempting[0], params.model_copy(update={"seed": params.seed + self.seed})
@@ -62,30 +61,13 @@ class DecoderEngine:
 
     def ask_model(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:
         """Samples of the requests as the methods change them; what an answer begins with is a part of its text."""
-        prefixes = {
-            request.key: prefix
-            for request, _ in requests
-            if not request.prefill and (prefix := self.decoder.find_prefix(request.messages))
-        }
+        new_requests = {request.key: self.decoder.transform_request(request) for request, _ in requests}
         sources = {request.key: self.decoder.describe_sources(request.messages) for request, _ in requests}
-        changed_requests = [
-            (
-                replace(
-                    request,
-                    messages=self.decoder.transform_prompt(request.messages),
-                    prefill=request.prefill or prefixes.get(request.key, ""),
-                ),
-                indexes,
-            )
-            for request, indexes in requests
-        ]
+        changed_requests = [(new_requests[request.key][0], indexes) for request, indexes in requests]
         for sample in self.engine.sample(changed_requests, params):
-            if prefix := prefixes.get(sample.key, ""):
-                tokens = sample.tokens + len(answer_ids(self.chat, prefix))
-                sample = replace(sample, text=prefix + sample.text, tokens=tokens)
-            if rest := sources[sample.key]:
-                sample = replace(sample, trace={**(sample.trace or {}), **rest})
-            yield sample
+            prefix = new_requests[sample.key][1]
+            num_tokens = len(answer_ids(self.chat, prefix)) if prefix else 0
+            yield complete_sample(sample, prefix, num_tokens, sources[sample.key])
 
     def weigh_responses(self, weighings: Sequence[Weigh]) -> list[float]:
         """Mean log-probability in nats of each response's tokens, the end of the turn included."""
@@ -102,6 +84,18 @@ class DecoderEngine:
         encodings = self.chat.encode_many(conversations, names)
         values = label_logps(self.policy, encodings, self.chat.pad_id)
         return [float(logps.mean()) if len(logps) else float("-inf") for logps in values]
+
+
+def complete_sample(sample: Sample, prefix: str, num_tokens: int, sources: Mapping[str, Any]) -> Sample:
+    """A sample as the answer it is a part of.
+
+    Args:
+        prefix: What it was given to begin with; its tokens, `num_tokens`, count.
+        sources: What it rests on.
+    """
+    if prefix:
+        sample = replace(sample, text=prefix + sample.text, tokens=sample.tokens + num_tokens)
+    return replace(sample, trace={**(sample.trace or {}), **sources}) if sources else sample
 
 
 class _AttemptEngine:

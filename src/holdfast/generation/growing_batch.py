@@ -49,9 +49,16 @@ class GrowingBatch(ContinuousBatch):
         ids, positions = self._to_device(self.current[:, None]), self._to_device(self.past[:, None])
         places = self._to_device(self.token_counts)
         logits = self.forward.decode_logits(ids, positions, self._to_device(mask), cache, places)
+        return self._draw_tokens(logits).cpu().numpy()
+
+    def _draw_tokens(self, logits: Tensor) -> Tensor:
+        """The next token of each slot [slots], by logits [slots, V]."""
+        return choose_tokens(logits, self._random_numbers() if self.params.temperature else None, self.params)
+
+    def _random_numbers(self) -> Tensor:
+        """The number in [0, 1) that draws the next token of each slot, [slots]."""
         randoms = torch.from_numpy(uniform_numbers(self.seeds, self.token_counts)).to(widest_dtype(self.device))
-        uniform = randoms.to(self.device) if self.params.temperature else None
-        return choose_tokens(logits, uniform, self.params).cpu().numpy()
+        return randoms.to(self.device)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

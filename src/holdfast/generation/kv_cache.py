@@ -147,6 +147,18 @@ class SlotCache(Cache):
         new[:, :, new_cursor - past : new_cursor] = old_columns.clone() if overlaps else old_columns
         return new
 
+    def add_slots(self, count: int) -> None:
+        """Make it `count` slots, more than there are; the new ones are empty."""
+        for layer in self.slots:
+            if layer.is_initialized:
+                layer.keys, layer.values = (self._append_rows(states, count) for states in (layer.keys, layer.values))
+        self.rows = count
+
+    def _append_rows(self, old: Tensor, count: int) -> Tensor:
+        new = old.new_zeros(count, *old.shape[1:])
+        new[: len(old)] = old
+        return new
+
     def keep_slots(self, count: int, movers: Tensor, holes: Tensor, past: int) -> None:
         """Drop all slots but the first `count`, after the slots `movers` have been copied to the slots `holes`.
 

@@ -13,6 +13,7 @@ import torch
 from holdfast.axes.engine import Request, Sample, SamplingParams
 from holdfast.core.progress import ignore_call
 from holdfast.data.pictures.references import pictures_of
+from holdfast.data.rows import Message
 from holdfast.data.thoughts import MARKS
 from holdfast.generation.continuous_batch import PendingSample
 from holdfast.generation.journal import sample_seed
@@ -83,7 +84,7 @@ class LocalEngine:
             self._fingerprint += f":{str(model.dtype).removeprefix('torch.')}"
         others = self.mixture.others.values() if self.mixture else ()
         contexts = [context_length(model.config, self.virtual), *(context_length(other.config) for other in others)]
-        self._context = min((context for context in contexts if context is not None), default=None)
+        self.context = min((context for context in contexts if context is not None), default=None)
 
     @property
     def fingerprint(self) -> str:
@@ -97,20 +98,45 @@ class LocalEngine:
         over: list[Sample] = []
         prompts = prompt_ids(self.chat, [request for request, _ in requests]) if requests else []
         budget = self.build_thought_budget(params)
-        most = budget.most if budget else params.max_tokens
         for (request, indexes), prompt in zip(requests, prompts, strict=True):
-            room = most if self._context is None else min(most, self._context - len(prompt))
             opening = opening_of(self.chat, request)
             shows = request.messages if pictures_of(request.messages) else ()
-            for index in indexes:
-                if room < 1:
-                    self.counts["too long"] += 1
-                    over.append(Sample(request.key, index, "", "length", 0))
-                else:
-                    seed = sample_seed(params.seed, request.key, index)
-                    thought = ThoughtState(budget, opening, room) if budget else None
-                    pending.append(PendingSample(request.key, index, prompt, room, seed, opening, thought, shows))
+            queue = self.queue_prompt(prompt, request.key, indexes, params, opening=opening, budget=budget, shows=shows)
+            pending += queue
+            if not queue:
+                self.counts["too long"] += len(indexes)
+                over += [Sample(request.key, index, "", "length", 0) for index in indexes]
         return pending, over
+
+    def queue_prompt(
+        self,
+        prompt: list[int],
+        key: str,
+        indexes: Sequence[int],
+        params: SamplingParams,
+        *,
+        opening: str = "",
+        budget: ThoughtBudget | None = None,
+        shows: Sequence[Message] = (),
+    ) -> list[PendingSample]:
+        """The samples of a prompt of token ids; none where it leaves no room in the context.
+
+        Args:
+            opening: What the prompt has opened of a thought.
+            budget: Of thoughts, if they have one.
+            shows: The messages with pictures that it was made of.
+        """
+        most = budget.most if budget else params.max_tokens
+        room = most if self.context is None else min(most, self.context - len(prompt))
+        if room < 1:
+            return []
+        return [
+            PendingSample(
+                key, index, prompt, room, sample_seed(params.seed, key, index), opening,
+                ThoughtState(budget, opening, room) if budget else None, shows,
+            )
+            for index in indexes
+        ]  # fmt: skip
 
     def build_thought_budget(self, params: SamplingParams) -> ThoughtBudget | None:
         """The budget of thoughts, if they have one."""

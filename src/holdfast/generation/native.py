@@ -113,12 +113,12 @@ class NativeEngine(LocalEngine):
     @pause_compiled()
     def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[ContinuousBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
-        forward = self._build_forward()
+        forward = self.build_forward_pass()
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         ends = self.stop_token_mask(params.stop) if any(params.stop) else None
         before = self._read_shared_prefix(forward, sequences)
-        job = DecodeJob(self.model, self.chat, forward, params, ends, before, self._choose_reader())
+        job = DecodeJob(self.model, self.chat, forward, params, ends, before, self.choose_reader())
         if self.model.device.type in self.static_devices and (batch := self._form_static_batch(job, sequences)):
             return [batch]
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
@@ -145,7 +145,7 @@ class NativeEngine(LocalEngine):
             batch.step_key = key
         return batch
 
-    def _choose_reader(self) -> PackedReader | None:
+    def choose_reader(self) -> PackedReader | None:
         """What reads prompts by their lengths; `None`, with a line that says why where there is a kernel for it."""
         if self.mixture:
             return None
@@ -167,7 +167,7 @@ class NativeEngine(LocalEngine):
         reason = self._proofs[type(forward)]
         return (None if reason else forward), reason
 
-    def _build_forward(self) -> Forward:
+    def build_forward_pass(self) -> Forward:
         """The forward pass, of all models whose logits count; which of them are fused was seen at their first call."""
         others = self.mixture.others if self.mixture else {}
         forwards = {

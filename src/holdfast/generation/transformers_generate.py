@@ -71,6 +71,10 @@ class GenerateEngine(LocalEngine):
         """Yield one sample for each (request, index), a batch at a time."""
         sequences, over = self.queue_samples(requests, params)
         yield from over
+        yield from self.sample_sequences(sequences, params)
+
+    def sample_sequences(self, sequences: list[PendingSample], params: SamplingParams) -> Iterator[Sample]:
+        """Yield the sample of each sequence, a batch at a time; of `params` only how tokens are drawn counts here."""
         for batch in self._form_batches(sequences):
             samples = self._generate_batch(batch, params)
             tokens = sum(sample.tokens for sample in samples)

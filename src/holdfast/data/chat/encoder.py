@@ -111,7 +111,7 @@ class Chat:
             self.stop_ids.add(int(end))  # type: ignore[arg-type]  # the stub forgets that one token gives one id
         pad = tokenizer.pad_token_id
         self.pad_id: int = int(pad) if pad is not None else min(self.stop_ids)
-        self._embeddings: int | None = None
+        self.embeddings: int | None = None
         self._backend: Tokenizer | None = None
         self._backend = self._fast_backend()
         self._anchors = self._call_tokenizer(list(ANCHORS))
@@ -221,7 +221,7 @@ class Chat:
 
         A padding token may lie beyond them, as in tokenizers that were given one: another pads then.
         """
-        self._embeddings = embeddings
+        self.embeddings = embeddings
         if self.pad_id >= embeddings:
             self.pad_id = 0
 
@@ -231,11 +231,11 @@ class Chat:
         Raises:
             UserError: With the first token it has none for.
         """
-        if self._embeddings is not None and len(ids) and ids.max() >= self._embeddings:
-            token = int(ids[ids >= self._embeddings][0])
+        if self.embeddings is not None and len(ids) and ids.max() >= self.embeddings:
+            token = int(ids[ids >= self.embeddings][0])
             raise UserError(
                 f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)}) is unknown to the model, which has "
-                f"{self._embeddings:,} embeddings: the tokenizer beside it has tokens too many; put the model's own "
+                f"{self.embeddings:,} embeddings: the tokenizer beside it has tokens too many; put the model's own "
                 "tokenizer there, or a model with enlarged embeddings (resize_token_embeddings)"
             )
 
