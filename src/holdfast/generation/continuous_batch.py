@@ -208,7 +208,7 @@ class ContinuousBatch:
         entries: list[tuple[PendingSample, int]] = []
         while self.waiting:
             if not prompts or self.waiting[0].prompt != prompts[-1]:
-                if len(prompts) == most:
+                if len(prompts) == most or (prompts and self._pads_much(prompts[0], self.waiting[0].prompt)):
                     break
                 prompts.append(self.waiting[0].prompt)
             entries.append((self.waiting.popleft(), len(prompts) - 1))
@@ -217,12 +217,20 @@ class ContinuousBatch:
         self.counts["prompt tokens"] += sum(len(prompt) - 1 - shared_length for prompt in prompts)
         self.ready.extend((sequence, source, prompt) for sequence, prompt in entries)
 
+    def _pads_much(self, longest: list[int], prompt: list[int]) -> bool:
+        """Whether a prompt is better read apart from a batch whose first is `longest`; they come sorted by length."""
+        return False
+
     def _read_batch(self, prompts: list[list[int]]) -> PrefilledPrompts:
         """Prompts of one length with nothing before them are what SDPA's causal kernel is quickest at."""
-        job = self.job
-        if job.reader is not None and (job.shared is not None or len(set(map(len, prompts))) > 1):
-            return job.reader.read_prompts(prompts, job.shared)
-        return read_prompts(self.forward, self.device, prompts, job.shared)
+        before, reader = self._find_shared(prompts), self.job.reader
+        if reader is not None and (before is not None or len(set(map(len, prompts))) > 1):
+            return reader.read_prompts(prompts, before)
+        return read_prompts(self.forward, self.device, prompts, before)
+
+    def _find_shared(self, prompts: list[list[int]]) -> PrefilledPrompts | None:
+        """What prompts that are read together begin with, where it was read before."""
+        return self.job.shared
 
     def _gather_slots(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Bring all sequences into the first `count` slots and forget the others: from where each moved, and whereto.

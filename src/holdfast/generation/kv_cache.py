@@ -50,6 +50,8 @@ class SlotLayer(CacheLayerMixin):
 
     keys: Any
     values: Any
+    whole: tuple[Tensor, Tensor] | None = None
+    """Keys and values with the slots that were dropped, of which there may be need again."""
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
@@ -137,6 +139,7 @@ class SlotCache(Cache):
             if layer.is_initialized:
                 layer.keys = self._move_columns(layer.keys, past, new_cursor, columns)
                 layer.values = self._move_columns(layer.values, past, new_cursor, columns)
+                layer.whole = layer.whole if columns == self.columns else None
         self.columns, self.cursor = columns, new_cursor
 
     def _move_columns(self, old: Tensor, past: int, new_cursor: int, columns: int) -> Tensor:
@@ -150,8 +153,11 @@ class SlotCache(Cache):
     def add_slots(self, count: int) -> None:
         """Make it `count` slots, more than there are; the new ones are empty."""
         for layer in self.slots:
-            if layer.is_initialized:
-                layer.keys, layer.values = (self._append_rows(states, count) for states in (layer.keys, layer.values))
+            if not layer.is_initialized:
+                continue
+            if layer.whole is None or len(layer.whole[0]) < count:
+                layer.whole = self._append_rows(layer.keys, count), self._append_rows(layer.values, count)
+            layer.keys, layer.values = (states[:count] for states in layer.whole)
         self.rows = count
 
     def _append_rows(self, old: Tensor, count: int) -> Tensor:
@@ -169,5 +175,6 @@ class SlotCache(Cache):
             if layer.is_initialized:
                 for states in (layer.keys, layer.values):
                     states[holes.to(states.device), :, columns] = states[movers.to(states.device), :, columns]
+                layer.whole = layer.whole or (layer.keys, layer.values)
                 layer.keys, layer.values = layer.keys[:count], layer.values[:count]
         self.rows = count

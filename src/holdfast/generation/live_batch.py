@@ -13,14 +13,15 @@ from torch import Tensor
 from holdfast.axes.engine import Sample, SamplingParams
 from holdfast.generation.continuous_batch import REFILL, DecodeJob, PendingSample, find_stop
 from holdfast.generation.growing_batch import GrowingBatch
+from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.text_stream import TextStream
 from holdfast.generation.token_sampler import choose_tokens
 
-PATIENCE = 4
+PATIENCE = 2
 """Steps after which what waits enters though few slots are free: prompts read together cost less, but somebody waits
 for each."""
-SHRINK = 4
-"""Empty slots are dropped once one in so many is empty: the next request may need them again."""
+PADDING = 24
+"""Tokens of padding on a CPU that cost as much as reading a prompt in a pass of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,23 @@ class LiveSequence(PendingSample):
     details: list[TokenDetail] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveJob(DecodeJob):
+    """What the batches of a server have in common.
+
+    Args:
+        shared_ids: The ids of `shared`, which most prompts begin with, but not all: those of its chat template and
+            system message.
+    """
+
+    shared_ids: tuple[int, ...] = ()
+
+    def begins_shared(self, prompt: list[int]) -> bool:
+        """Whether a prompt goes on from what was read before."""
+        count = len(self.shared_ids)
+        return 0 < count < len(prompt) and tuple(prompt[:count]) == self.shared_ids
+
+
 class LiveBatch(GrowingBatch):
     """Slots that sequences enter and leave while it decodes; it grows and shrinks with those that are there.
 
@@ -72,7 +90,9 @@ class LiveBatch(GrowingBatch):
 
     occupant: list[LiveSequence | None]  # type: ignore[assignment]  # no others come in
 
-    def __init__(self, job: DecodeJob, sequences: Sequence[LiveSequence], slots: int) -> None:
+    job: LiveJob
+
+    def __init__(self, job: LiveJob, sequences: Sequence[LiveSequence], slots: int) -> None:
         super().__init__(job, list(sequences), min(slots, len(sequences)))
         self.most_slots, self.num_waits = slots, PATIENCE
         self.endings: list[tuple[LiveSequence, Sample]] = []
@@ -120,6 +140,23 @@ class LiveBatch(GrowingBatch):
             self._admit_waiting(entering)
             self.num_waits = 0
 
+    def _admit_waiting(self, free: int) -> None:
+        """Those that enter are read together, neighbours in length."""
+        entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        self.waiting.extendleft(sorted(entering, key=self._reading_order, reverse=True))
+        super()._admit_waiting(free)
+
+    def _pads_much(self, longest: list[int], prompt: list[int]) -> bool:
+        differs = self.job.begins_shared(longest) != self.job.begins_shared(prompt)
+        return differs or (self.device.type == "cpu" and len(longest) - len(prompt) > PADDING)
+
+    def _reading_order(self, sequence: PendingSample) -> tuple[bool, int, list[int]]:
+        """Those that go on from what was read, then the others; the longest first, equal prompts together."""
+        return not self.job.begins_shared(sequence.prompt), -len(sequence.prompt), sequence.prompt
+
+    def _find_shared(self, prompts: list[list[int]]) -> PrefilledPrompts | None:
+        return self.job.shared if self.job.begins_shared(prompts[0]) else None
+
     def _add_slots(self, count: int) -> None:
         """More slots, empty ones."""
         more = count - len(self.live)
@@ -129,10 +166,6 @@ class LiveBatch(GrowingBatch):
         self.live = np.pad(self.live, (0, more))
         self.tokens = np.pad(self.tokens, ((0, more), (0, 0)))
         self.cache.add_slots(count)
-
-    def _drop_empty_slots(self, free: int) -> None:
-        if free * SHRINK >= len(self.live):
-            super()._drop_empty_slots(free)
 
     def _draw_tokens(self, logits: Tensor) -> Tensor:
         """The next token of each slot [slots], each by the parameters of its sequence."""

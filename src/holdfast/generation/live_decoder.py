@@ -75,6 +75,11 @@ class LiveDecoder:
         """Whether answers come in one piece, and not token by token."""
         return not isinstance(self.source, LiveEngine) or bool(self.attempting)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether a short question is asked in no time: no method looks anything up for it."""
+        return not self.decoder.methods
+
     def ask_question(self, question: LiveQuestion) -> None:
         """Take a question; its listener is told the rest. May take a while, where a method looks something up.
 

@@ -10,6 +10,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +22,10 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.data.chat.settings import ChatSettings
 from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError, first_line
-from holdfast.generation.continuous_batch import DecodeJob, PendingSample
-from holdfast.generation.live_batch import LiveBatch, LiveSequence, TokenDetail
+from holdfast.generation.continuous_batch import PendingSample, read_prompts
+from holdfast.generation.live_batch import LiveBatch, LiveJob, LiveSequence, TokenDetail
 from holdfast.generation.local import LocalEngine
-from holdfast.generation.native import FEWEST, NativeEngine
+from holdfast.generation.native import FEWEST, SHARED, NativeEngine
 from holdfast.generation.prompt_ids import answer_ids, opening_of, prompt_ids
 from holdfast.generation.text_stream import TextStream
 
@@ -143,10 +144,14 @@ class LiveEngine:
     ) -> None:
         self.engine, self.deliver, self.say = engine, deliver, say
         forward = engine.build_forward_pass()
-        self.job = DecodeJob(
-            engine.model, engine.chat, forward, SamplingParams(), ends=None, shared=None, reader=engine.choose_reader()
-        )
         self.prompts = PromptReading(engine)
+        common_ids = self.prompts.find_common_ids()
+        self.job = LiveJob(
+            engine.model, engine.chat, forward, SamplingParams(), ends=None, reader=engine.choose_reader(),
+            # A prompt's last token is never read, so one more stands behind what is.
+            shared=read_prompts(forward, engine.model.device, [[*common_ids, common_ids[0]]]) if common_ids else None,
+            shared_ids=tuple(common_ids),
+        )  # fmt: skip
         self.cores = torch.get_num_threads()
         count = self.cores if forward.concurrent and engine.model.device.type == "cpu" else 1
         count = max(1, min(count, engine.slots))
@@ -285,6 +290,13 @@ class PromptReading:
             )
         question.prompt_tokens += len(prompt)
         return queue
+
+    def find_common_ids(self) -> list[int]:
+        """What all conversations begin with that have no system message of their own; nothing if that is little."""
+        with self.lock:
+            one, other = self.chat.prompt_ids_many([[{"role": "user", "content": text}] for text in ("a", "Z 9")])
+        common = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        return common if len(common) >= SHARED else []
 
     def count_tokens(self, text: str) -> int:
         """Tokens of what an answer begins with."""

@@ -23,6 +23,9 @@ from holdfast.serving.protocol import AnswerBody
 from holdfast.serving.replies import ChatForm, ChoiceStream, Json, describe_trace
 from holdfast.serving.token_pieces import read_token
 
+SHORT = 4096
+"""Bytes of a request below which making its prompt does not keep others waiting."""
+
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
@@ -124,9 +127,13 @@ class OpenReply:
         Raises:
             UserError: If something cannot be asked.
         """
-        loop = asyncio.get_running_loop()
+        loop, live = asyncio.get_running_loop(), self.model.live
+        is_short = int(self.request.headers.get("content-length", SHORT)) < SHORT
         for question in self.box.questions:
-            await loop.run_in_executor(pool, self.model.live.ask_question, question)
+            if live.is_quick and is_short:  # to hand it to a thread and back would take longer
+                live.ask_question(question)
+            else:
+                await loop.run_in_executor(pool, live.ask_question, question)
 
     async def build_whole(self) -> Json:
         """The answers, once all are whole."""
@@ -147,7 +154,7 @@ class OpenReply:
         stop = self.box.questions[0].params.stop
         has_details = self.body.top_logprobs_asked is not None
         streams = [ChoiceStream(self.form, index, stop, has_details) for index in range(self.box.count)]
-        failure: BaseException | None = None
+        failure: BaseException | None = ClientGone("the client has gone")  # unless it comes to its end
         try:
             starts = [start for stream in streams if (start := self.form.build_start(stream.index))]
             yield b"".join(map(self._encode_piece, starts))
@@ -160,6 +167,7 @@ class OpenReply:
             if self.body.stream_options and self.body.stream_options.include_usage:
                 yield encode_event(self._wrap_choices(self.form.piece, [], usage=self.count_usage()))
             yield b"data: [DONE]\n\n"
+            failure = None
         except ClientGone as error:
             failure = error
         except Exception as error:
