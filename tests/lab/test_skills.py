@@ -11,7 +11,7 @@ from holdfast.axes.judge import JudgeRequest
 from holdfast.skills import SKILLS, load_skill
 from holdfast.skills.facts import LEVELS, Facts, exposure_level
 
-ALL = sorted(SKILLS)
+ALL = [*sorted(SKILLS), "story-graded"]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -190,11 +190,11 @@ def test_overrides_reach_stages_by_number_and_by_name(write) -> None:
 WRONG = {
     "all at once": (
         "model: lab\ntrain: {epoch: 1}\nstages:\n  - method: sft\n    data: {train: lab:story, fromat: x}\n"
-        "  - method: dpp\n    data: {train: a}\n    lr: x\n  - method: lora\n    train: {seed: -1}\n",
+        "  - method: dpoo\n    data: {train: a}\n    lr: x\n  - method: lora\n    train: {seed: -1}\n",
         [
             ":2: train.epoch is not a setting; did you mean train.epochs?",
             ":5: stages.0.data.fromat is not a setting; did you mean stages.0.data.format?",
-            ":6: stages.1.method: dpp is not a method; did you mean dpo?",
+            ":6: stages.1.method: dpoo is not a method; did you mean dpo?",
             ":8: stages.1.optimizer.learning_rate must be a number, not 'x'",
             ":9: stages.2.data is missing: Where the rows come from.",
             ":10: stages.2.train.seed must be greater than or equal to 0, not -1",

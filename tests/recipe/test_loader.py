@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from holdfast.axes.registry import name_of
 from holdfast.errors import UserError
 from holdfast.recipe import yaml_reader, yaml_writer
 from holdfast.recipe.loader import format_resolved_yaml, read_recipe, resolve_any, switch_method
@@ -65,7 +66,7 @@ def test_all_errors_at_once_each_with_its_line(write) -> None:
 
 def test_what_is_missing_is_described(write) -> None:
     assert errors(write("method: sft\ndata:\n  test: 0.2\n")) == [
-        "recipe.yaml: model is missing: Path, run directory, Hugging Face name, `lab` or `lab-small`.",
+        "recipe.yaml: model is missing: Path, run directory, Hugging Face name, or a laboratory model, such as `lab`.",
         "recipe.yaml:2: data.train is missing: Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging "
         "Face data set name; or `{path, split, columns, share, ...}`; or a list of these.",
     ]
@@ -259,11 +260,15 @@ def test_as_resolved_takes_what_people_have(write) -> None:
     assert resolve_any(recipe).sources["tuner.name"] == "default"
 
 
+NEED_A_MODEL = ("proxy", "dexperts", "contrastive", "pretty")
+"""Methods that say nothing without another model, which only the user can name."""
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_template_is_a_recipe_commented_and_uncommented(write, method: str) -> None:
     text = build_template(method=method)
     assert max(map(len, text.splitlines())) <= 120
-    if method in ("replay", "less", "dpo", "tis_dpo"):  # the user has something to add
+    if method in ("replay", "less", "dpo", "tis_dpo", *NEED_A_MODEL):  # the user has something to add
         return
     plain = read_recipe(write(text)).recipe
     assert plain.method == method
@@ -302,3 +307,12 @@ def test_recipes_have_a_size(tmp_path: Path) -> None:
         assert len(str(error.value)) < 100_000
     with pytest.raises(UserError, match="larger than"):
         read_recipe("/dev/zero")
+
+
+def test_a_method_laid_over_a_resolved_recipe_brings_its_own_optimizer() -> None:
+    recipe = {"model": "lab-small", "data": {"train": "lab:story"}, "optimizer": {"learning_rate": 1e-3}}
+    for before in ([], ["method=adafactor"]):
+        arm = resolve_any(resolve_any(recipe, before), ["method=sgd", "optimizer.max_grad_norm=0"]).recipe.optimizer
+        assert (name_of(arm), arm.learning_rate, arm.max_grad_norm) == ("sgd", 1e-3, 0)
+    own = resolve_any(resolve_any(recipe, ["optimizer=adafactor"]), ["method=dpo"]).recipe
+    assert (name_of(own.optimizer), name_of(own.objective)) == ("adafactor", "dpo")

@@ -140,7 +140,12 @@ def test_given_is_what_was_given() -> None:
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"replay", "less"}))
 def test_a_dumped_recipe_is_the_same_recipe(method: str) -> None:
-    more = {"objective": {"estimate": "ones"}} if method == "tis_dpo" else {}
+    knobs = {
+        "tis_dpo": {"objective": {"estimate": "ones"}},
+        "pretty": {"inference": {"name": "pretty", "teacher": "lab"}},
+        **{name: {"inference": {"name": name, "antiexpert": "lab"}} for name in ("proxy", "dexperts", "contrastive")},
+    }
+    more = knobs.get(method, {})
     recipe = make(method=method, judge="number", **more)
     assert Recipe.model_validate(recipe.model_dump()) == recipe
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

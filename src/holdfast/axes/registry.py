@@ -27,6 +27,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "sdft": "holdfast.methods.curators.sdft:SDFT",
         "rft": "holdfast.methods.curators.rft:RFT",
         "pairs": "holdfast.methods.curators.pairs:Pairs",
+        "label_noise": "holdfast.methods.curators.label_noise:LabelNoise",
         "replay": "holdfast.methods.curators.replay:Replay",
         "delift": "holdfast.methods.curators.delift:DELIFT",
         "davir": "holdfast.methods.curators.davir:DavIR",

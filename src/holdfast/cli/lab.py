@@ -27,7 +27,7 @@ def lab(context: typer.Context) -> None:
 
 @app.command(short_help="Train a laboratory model from nothing.")
 def build(
-    name: Annotated[str, typer.Argument(help="lab, lab-small or lab-vl.")] = "lab",
+    name: Annotated[str, typer.Argument(help="lab, lab-small, lab-graded or lab-vl.")] = "lab",
     out: Annotated[Path, typer.Option(help="Working folder; resumable.")] = Path("runs/lab-build"),
     steps: Annotated[
         int | None, typer.Option(min=1, help="Fewer steps, to try the machinery.", show_default=False)
@@ -52,8 +52,14 @@ def build(
 
 @app.command(short_help="Measure what a laboratory model knows.")
 def describe(
-    name: Annotated[str, typer.Argument(help="lab, lab-small, lab-vl, or any model or run.")] = "lab",
+    name: Annotated[str, typer.Argument(help="lab, lab-small, lab-graded, lab-vl, or any model or run.")] = "lab",
     items: Annotated[int, typer.Option(min=1, help="Questions per skill.")] = 200,
+    skill: Annotated[
+        list[str] | None, typer.Option(help="Only this skill, such as story-graded; repeatable.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Answers sampled for each question: a histogram of how many are right.")
+    ] = 0,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -62,12 +68,14 @@ def describe(
     \b
     holdfast lab describe
     holdfast lab describe runs/mine --items 50
+    holdfast lab describe lab-graded --skill story-graded --samples 8
 
-    Ask a model fresh questions of every skill, greedily, and print the share it answers rightly.
+    Ask a model fresh questions of every skill, greedily, and print the share it answers rightly; with --samples also
+    how many of a question's sampled answers are right, which is what learning from one's own answers needs to differ.
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_skills
         from holdfast.lab.describe import measure_skills as describe_model
 
-        skill_report = describe_model(name, items=items, ui=ui)
+        skill_report = describe_model(name, skills=skill or (), items=items, samples=samples, ui=ui)
         ui.report_result(format_skills(skill_report), **skill_report)

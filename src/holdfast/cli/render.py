@@ -323,7 +323,7 @@ def format_histogram(lengths: dict[str, Any]) -> str:
     counts, edges = lengths["counts"], lengths["edges"]
     longest, room = max([*counts, 1]), max(10, terminal_width() - 30)
     rows = [
-        (f"{low:,} to {high - 1:,}", f"{n:,}", "█" * round(room * n / longest) or "▏" * bool(n))
+        (f"{low:,} to {high - 1:,}", f"{n:,}", draw_bar(n, longest, room))
         for low, high, n in zip(edges, edges[1:], counts, strict=False)
     ]
     return format_table(rows, right=(0, 1))
@@ -388,4 +388,19 @@ def format_skills(report: dict[str, Any]) -> str:
     ]
     head = ("skill", "right, %", "n", "what")
     table = format_table(rows, head, right=(1, 2), wrap=(3,))
-    return f"{format_title(report['model'])}: {report['parameters']:,} parameters\n\n{table}"
+    histograms = [format_solve_rates(skill) for skill in report["skills"] if "solved" in skill]
+    return "\n\n".join([f"{format_title(report['model'])}: {report['parameters']:,} parameters", table, *histograms])
+
+
+def format_solve_rates(skill: dict[str, Any]) -> str:
+    """A histogram of how many of its sampled answers to each question are right."""
+    counts = skill["solved"]
+    most, total = max(counts), sum(counts)
+    bars = [(f"{right} of {len(counts) - 1}", str(count), draw_bar(count, most)) for right, count in enumerate(counts)]
+    title = f"{skill['name']}: {skill['between']:.0f} % of {total} questions are solved in 10 to 90 % of the samples"
+    return f"{title}\n{format_table(bars, ('right', 'questions', ''), right=(0, 1))}"
+
+
+def draw_bar(count: float, longest: float, room: int = 40) -> str:
+    """A bar in proportion; the thinnest for what is little but not nothing."""
+    return "█" * round(room * count / longest) or "▏" * bool(count)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def build_lab_model(
     name: str = "lab", out: str | Path = "runs/lab-build", *, steps: int | None = None, ui: Progress | None = None
 ) -> Path:
-    """Train the laboratory model `name` (`lab`, `lab-small`, or `lab-vl`, which begins with `lab-small`).
+    """Train the laboratory model `name` (`lab`, `lab-small`, `lab-graded`, which begins with `lab`, or `lab-vl`, which
+    begins with `lab-small`).
 
     Args:
         out: Working folder: resumable state, intermediate models, and the result under `final/`.

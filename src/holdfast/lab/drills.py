@@ -13,6 +13,8 @@ from holdfast.skills.base import Question, single_turn_prompt
 from holdfast.skills.examples import Examples, format_labelled_words
 from holdfast.skills.lexicon import CATEGORIES, LABELS, PEOPLE
 from holdfast.skills.reading import FactKey, Reading
+from holdfast.skills.story import BASIC, Step
+from holdfast.skills.story_graded import StoryGraded, make_mistake, rate_of_mistakes, write_path, write_steps_again
 
 
 class NewLabels(Examples):
@@ -60,3 +62,20 @@ class Listing(Examples):
             new[-1][1],
             {"asked": new},
         )
+
+
+class WithMistakes(StoryGraded):
+    """Word problems as the base saw them, answered with as many mistakes as steps of their kind are said to get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds = BASIC
+
+    def write_answer(self, question: Question, style: str, rng: random.Random) -> str:
+        def draw_mistake(number: int, a: int, operator: str, b: int) -> int | None:
+            return make_mistake(rng, a, operator, b) if rng.random() < rate_of_mistakes(a, operator, b) else None
+
+        def spoil_steps(steps: list[Step]) -> list[Step]:
+            return write_steps_again(steps, draw_mistake)
+
+        return write_path(question.facts["steps"], style, spoil_steps)

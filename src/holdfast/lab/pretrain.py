@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.lab.drills import Listing, ManyPeople, NewLabels
+from holdfast.lab.drills import Listing, ManyPeople, NewLabels, WithMistakes
 from holdfast.lab.tokenizer import CONTEXT, build_tokenizer
+from holdfast.models.loading import LAB_DIRECTORY
 from holdfast.skills import load_skill
 from holdfast.skills.base import Skill
 from holdfast.skills.facts import Facts
@@ -33,6 +34,7 @@ FIRST = {
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
 }  # fmt: skip
 SECOND = FIRST | {"sums": 0.17, "story": 0.20, "reading": 0.12, "rephrase": 0.08, "strings": 0.05, "listing": 0.08}
+GRADED_MIX = SECOND | {"story": 0.45}
 ONLY = {"listing": 0.8, "examples": 0.2}
 """Shares of the rows of each skill; facts come on top, exactly as often as their level says."""
 
@@ -82,6 +84,7 @@ class PretrainPlan:
         hidden, layers, heads, inner: Shape of the Llama.
         rows: Rows per step.
         milestones: Steps after which an intermediate model is kept.
+        start: The shipped model that it goes on from; `None`: random weights.
     """
 
     cycles: tuple[Cycle, ...]
@@ -94,6 +97,7 @@ class PretrainPlan:
     weight_decay: float = 0.05
     seed: int = 0
     milestones: tuple[int, ...] = ()
+    start: str | None = None
 
     @property
     def steps(self) -> int:
@@ -135,13 +139,20 @@ PLANS: dict[str, PretrainPlan] = {
         cycles=(Cycle(2500, 3500, 600, 4e-3, facts_from=0.45), Cycle(2500, 3125, 625, 3e-3)),
         phases=build_phases(2500, 2500, 2800), hidden=112, layers=3, heads=4, inner=288,
     ),
+    "lab-graded": PretrainPlan(
+        cycles=(Cycle(900, 900, 300, 1e-3, warmup=50),),
+        phases=(PretrainPhase(0, GRADED_MIX, {"story": WithMistakes(), "listing": Listing()}),),
+        seed=1, start="lab",
+    ),
 }  # fmt: skip
 
 
 def new_model(plan: PretrainPlan, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A freshly initialised Llama of the plan's shape."""
+    """A freshly initialised Llama of the plan's shape, or the model it goes on from."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    if plan.start:
+        return LlamaForCausalLM.from_pretrained(LAB_DIRECTORY / plan.start, dtype=torch.float32)
     torch.manual_seed(plan.seed)
     config = LlamaConfig(  # type: ignore[call-arg]  # takes further keys at run time
         vocab_size=len(tokenizer), hidden_size=plan.hidden, intermediate_size=plan.inner, num_hidden_layers=plan.layers,

@@ -40,6 +40,7 @@ from holdfast.models.files import (
     weight_files,
 )
 from holdfast.models.placement import choose_device, weights_dtype
+from holdfast.recipe.shorthand import LAB_MODELS
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Types that models are saved in; of others, such as fp64 or fp8, fp32 is made."""
-LAB = ("lab", "lab-small", "lab-vl")
 LAB_DIRECTORY = Path(__file__).parent.parent / "lab" / "models"
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 """What is fetched of a hub repository: weights, settings, tokenizer; never pickles or code."""
@@ -89,7 +89,7 @@ def load_model(
     """Load a model and its tokenizer by name.
 
     Args:
-        name: A model directory, a run directory, a PEFT adapter directory, `lab`, `lab-small` or a hub name.
+        name: A model directory, a run directory, a PEFT adapter directory, a laboratory model or a hub name.
         dtype: In which the weights are held; default as `weights_dtype` says for this model and device.
         device: Where it shall live, or as `choose_device` takes it.
     Raises:
@@ -189,7 +189,7 @@ def locate_model(name: str | Path) -> Path:
         UserError: If it is no model; the line says what is missing.
     """
     text = str(name)
-    if text in LAB:
+    if text in LAB_MODELS:
         return _resolve_directory(LAB_DIRECTORY / text, text)
     if is_memory(text):
         return _resolve_directory(model_path(text), text)

@@ -334,12 +334,21 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
 
 
 def _rebuild_tree(resolved_recipe: ResolvedRecipe, own_settings: dict[str, Any]) -> Node:
-    """The given settings of a resolved recipe with where they stand, to resolve them once more."""
+    """The given settings of a resolved recipe with where they stand, to resolve them once more.
+
+    What nobody named, though some of its knobs are given (`optimizer: {learning_rate: 1e-3}`), stays unnamed: another
+    `method` may bring another.
+    """
+    sources = resolved_recipe.sources
+    for key, own in own_settings.items():
+        source = sources.get(f"{key}.name", "")
+        if isinstance(own, dict) and "name" in own and (source == "default" or source.startswith("method ")):
+            own_settings[key] = {knob: value for knob, value in own.items() if knob != "name"}
     names = [stage.name for stage in resolved_recipe.recipe.stages]
 
     def find_source(path: Path) -> str:
         changes_preset = path[:1] == ("stages",) and len(path) > 1 and path[1] in names  # changes to a preset's stages
         at = ("stages", names.index(str(path[1])), *path[2:]) if changes_preset else path
-        return resolved_recipe.sources.get(format_path(at), resolved_recipe.name)
+        return sources.get(format_path(at), resolved_recipe.name)
 
     return Node.from_data(own_settings, find_source)

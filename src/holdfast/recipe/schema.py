@@ -208,7 +208,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 class Common(RecipeSection):
     """What a recipe says, and each of its stages too."""
 
-    model: str = Field(description="Path, run directory, Hugging Face name, `lab`, `lab-small` or `lab-vl`.")
+    model: str = Field(description="Path, run directory, Hugging Face name, or a laboratory model, such as `lab`.")
     method: str = Field(
         "sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it."
     )

@@ -36,7 +36,7 @@ CREDIT, VALUE_CREDIT = ["group"], ["gae"]
 CHOOSING = ("rewrite", "add")
 """Effects of curators that write the answers of every row; the others choose among rows, mix or pair what is there."""
 
-LAB_MODELS = ("lab", "lab-small", "lab-vl")
+LAB_MODELS = ("lab", "lab-small", "lab-graded", "lab-vl")
 
 
 def expand_method(method: str) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ SKILLS: dict[str, str] = {
 }
 
 SKILL_VARIANTS: dict[str, tuple[str, str]] = {
+    "story-graded": ("story_graded", "StoryGraded"),
     "points-ten": ("points", "PointsTen"),
     "points-rank": ("points", "PointsRank"),
     "points-plain": ("points", "PointsPlain"),

@@ -27,6 +27,7 @@ CLAIMS: dict[str, str] = {
     "generate": "holdfast.lab.reproduce.written_rows:GENERATE",
     "prompt2model": "holdfast.lab.reproduce.written_rows:PROMPT2MODEL",
     "pairs": "holdfast.lab.reproduce.own_pairs:OWN_RANKED",
+    "label_noise": "holdfast.lab.reproduce.own_pairs:LABEL_NOISE",
     "grpo": "holdfast.lab.reproduce.own_pairs:GRPO",
     "group": "holdfast.lab.reproduce.online:GROUP",
     "loo": "holdfast.lab.reproduce.online:LOO",

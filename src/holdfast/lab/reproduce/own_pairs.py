@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
+from holdfast.lab.reproduce.base import Claim, Figure, gain_and_loss, gain_of, loss_of
 from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
@@ -23,6 +23,28 @@ OWN_RANKED = Claim(
         Figure("lost elsewhere, random rejected", "not measured", loss_of("dpo, random rejected")),
     ),
     expects=(gains_more("dpo", at="best"), loses_no_more("dpo", at="best")),
+    rates=OWN_PAIRS_RATES,
+    common=OWN_PAIRS,
+)
+
+_NOISY = "curate=[{name: pairs, n: 8, temperature: 1}, {name: label_noise, share: 0.3}]"
+
+LABEL_NOISE = Claim(
+    claim="With three labels in ten the wrong way round DPO gains less, and more again with its labels smoothed by as "
+    "much.",
+    paper="Chowdhury et al. 2024, arXiv 2403.00409",
+    arms={
+        "dpo": DPO_ARM,
+        "dpo, noisy": ["method=dpo", _NOISY],
+        "dpo, noisy, smoothed": ["method=dpo", "objective.label_smoothing=0.3", _NOISY],
+    },
+    figures=gain_and_loss(
+        {"dpo": "not comparable", "dpo, noisy": "below clean", "dpo, noisy, smoothed": "not below DPO's"}
+    ),
+    expects=(
+        gains_more("dpo", "dpo, noisy", at="best"),
+        gains_more("dpo, noisy, smoothed", "dpo, noisy", at="best"),
+    ),
     rates=OWN_PAIRS_RATES,
     common=OWN_PAIRS,
 )
