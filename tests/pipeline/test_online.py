@@ -112,7 +112,7 @@ def test_check_shows_the_first_episode_with_its_rewards(run):
     assert code == 0, text
     assert "turn 1, reward " in text
     assert "turn 2, reward " in text
-    assert "3 rounds of 2 prompts with 2 episodes each, 1 step a round" in text
+    assert "3 rounds of 2 prompts with 2 episodes each, 1 step a round" in " ".join(text.split())
     assert "sampled answers" in text
     assert not Path("run").exists()
 

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _empty_values() -> np.ndarray:
+    """Of no episode, float64 [0]."""
+    import numpy as np  # so that listing credits does without
+
+    return np.zeros(0)
 
 
 @dataclass(slots=True)
@@ -27,29 +36,39 @@ class RolloutRewards:
     groups: np.ndarray
     truncated: np.ndarray
     values: list[np.ndarray] | None = None
-    next_values: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    next_values: np.ndarray = field(default_factory=_empty_values)
 
     @property
     def returns(self) -> np.ndarray:
         """The sum of each episode's rewards, float64 [E]."""
+        import numpy as np
+
         return np.array([rewards.sum() for rewards in self.rewards])
 
     def rewards_to_come(self) -> list[np.ndarray]:
         """Of each label the sum of the rewards from it on, float64 [labels] an episode."""
+        import numpy as np
+
         return [np.cumsum(rewards[::-1])[::-1] for rewards in self.rewards]
 
     def group_means(self) -> np.ndarray:
         """Of each episode the mean return of its group, float64 [E]."""
+        import numpy as np
+
         _, index = np.unique(self.groups, return_inverse=True)
         return (np.bincount(index, self.returns) / np.bincount(index))[index]
 
     def group_sizes(self) -> np.ndarray:
         """Of each episode how many its group has, int64 [E]."""
+        import numpy as np
+
         _, index = np.unique(self.groups, return_inverse=True)
         return np.bincount(index)[index]
 
     def spread_evenly(self, per_episode: np.ndarray) -> list[np.ndarray]:
         """A number of each episode [E] on each of its labels."""
+        import numpy as np
+
         return [np.full(len(rewards), value) for rewards, value in zip(self.rewards, per_episode, strict=True)]
 
 
@@ -60,6 +79,8 @@ def whiten_labels(values: list[np.ndarray], floor: float = 0.0, epsilon: float =
         floor: Least variance that is divided by.
         epsilon: Added to it.
     """
+    import numpy as np
+
     flat = np.concatenate(values)
     scale = np.sqrt(max(flat.var(), floor) + epsilon)
     return [(value - flat.mean()) / scale if scale > 0 else value - flat.mean() for value in values]

@@ -25,7 +25,7 @@ __all__ = ["TableReport", "TokenTable", "build_table"]
 TooLong = Literal["auto", "drop", "cut", "window", "error"]
 """What becomes of rows that are too long; `auto`: plain text is cut into windows, other rows are dropped."""
 
-VERSION = 7
+VERSION = 6
 """Raised when rows are tokenised differently, so that cached tables are not used."""
 
 SHARD = 1024
@@ -262,7 +262,8 @@ def build_table(
             (side / "report.json").write_text(json.dumps(asdict(report)))
             seal_directory(side)
     table = TokenTable.load_from_disk(directory, columns=names, fingerprint=name)
-    table.pictures = pictures_of_table(json.loads((directory / PICTURES).read_text()), chat)
+    pictures = directory / PICTURES  # tables of earlier versions, whose rows have none, lack it
+    table.pictures = pictures_of_table(json.loads(pictures.read_text()) if pictures.exists() else [], chat)
     return table, TableReport(**json.loads((directory / "report.json").read_text()))
 
 

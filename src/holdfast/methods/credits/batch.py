@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.credit import Credit
 from holdfast.data.rollout_rewards import RolloutRewards, whiten_labels
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class BatchCredit(Credit):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.credit import Credit
 from holdfast.data.rollout_rewards import RolloutRewards, whiten_labels
 from holdfast.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class GAE(Credit):
@@ -54,6 +56,8 @@ class GAE(Credit):
 
     def raw_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
         """Before they are whitened."""
+        import numpy as np
+
         if rollouts.values is None:
             raise UserError("credit gae needs a value head, which objective ppo trains; or use credit: group")
         after = rollouts.next_values if len(rollouts.next_values) else np.zeros(len(rollouts.rewards))
@@ -69,6 +73,8 @@ class GAE(Credit):
 
     def fold_steps(self, rewards: np.ndarray, values: np.ndarray, next_value: float) -> np.ndarray:
         """Advantages of steps with these rewards and predictions; `next_value` is what follows the last."""
+        import numpy as np
+
         advantages, carry = np.zeros(len(rewards)), 0.0
         for t in reversed(range(len(rewards))):
             carry = rewards[t] + self.gamma * next_value - values[t] + self.gamma * self.lam * carry

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from holdfast.axes.credit import Credit
 from holdfast.data.rollout_rewards import RolloutRewards
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class GroupCredit(Credit):
@@ -33,6 +35,8 @@ class GroupCredit(Credit):
     scale: Literal["group", "none", "batch"] = Field("group", description="What differences are divided by.")
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
+        import numpy as np
+
         better = rollouts.returns - rollouts.group_means()
         if self.scale == "group":
             _, index = np.unique(rollouts.groups, return_inverse=True)

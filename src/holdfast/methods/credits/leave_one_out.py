@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
 
 from holdfast.axes.credit import Credit
 from holdfast.data.rollout_rewards import RolloutRewards
@@ -28,5 +30,7 @@ class LeaveOneOut(Credit):
     paper: ClassVar[str] = "Ahmadian et al. 2024, arXiv 2402.14740"
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
+        import numpy as np
+
         sizes = rollouts.group_sizes()
         return rollouts.spread_evenly((rollouts.returns - rollouts.group_means()) * sizes / np.maximum(sizes - 1, 1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
 
 from holdfast.axes.credit import Credit
 from holdfast.data.rollout_rewards import RolloutRewards
@@ -29,6 +31,8 @@ class MaxRL(Credit):
     paper: ClassVar[str] = "MaxRL, 2026, arXiv 2602.02710"
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
+        import numpy as np
+
         returns, means = rollouts.returns, rollouts.group_means()
         if (returns < 0).any():
             raise UserError(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from holdfast.core.array_store import ArrayStore
 from holdfast.core.files import fresh_directory, is_sealed, seal_directory
 from holdfast.core.in_memory import cache_home
 from holdfast.data.overlap.words import split_words
@@ -101,6 +100,8 @@ class EmbeddingIndex:
 
     def _embed_kept(self, texts: Sequence[str]) -> np.ndarray:
         import numpy as np
+
+        from holdfast.core.array_store import ArrayStore
 
         store = ArrayStore(cache_home() / "retrieval" / f"embedding-{self.embedder.fingerprint[:24]}")
         keys = [fingerprint_json(text) for text in texts]
