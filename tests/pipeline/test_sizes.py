@@ -174,7 +174,7 @@ def test_the_laboratory_keeps_its_step(model: str) -> None:
 
 def test_settings_that_do_not_fit_the_model_or_the_rows_are_warned_of() -> None:
     steps = {"max_steps": 30}
-    with pytest.raises(UserError, match=r"tuner\.r 128 is above the rank of every matrix it would update .* 112 at most"):
+    with pytest.raises(UserError, match=r"tuner\.r 128 is above the rank of every matrix it would update"):
         warnings_of(recipe("lab-small", sums(40), tuner={"name": "lora", "r": 128}, train=steps))
     assert warnings_of(recipe("lab-small", "rows.jsonl", tuner="lora", train=steps)) == []
 

@@ -171,7 +171,7 @@ def format_comparison(compare: dict[str, Any], directory: Path | str | None) -> 
         ])  # fmt: skip
     of = next((part["of"] for run in compare["runs"] if (part := phrasing.lost_part(run))), "tasks")
     loss_head = "agreement lost" if of == "probe" else GAIN_AND_LOSS_HEAD[2]
-    head = ("  method", *GAIN_AND_LOSS_HEAD[:2], loss_head, GAIN_AND_LOSS_HEAD[3], "rows from", "time")
+    head: tuple[str, ...] = ("  method", *GAIN_AND_LOSS_HEAD[:2], loss_head, GAIN_AND_LOSS_HEAD[3], "rows from", "time")
     head = (*head, "passes", "answers") if shows_answers else head
     seeds = max((len(run.get("seeds") or [0]) for run in compare["runs"]), default=1)
     front = "* on the gain/loss front; " if ranking.front_of(compare) else ""

@@ -108,8 +108,8 @@ class VLLMEngine:
         for one in sequences:
             self.counts["tokens"] += one.num_tokens
             text = one.opening + one.text
-            ids = tuple(one.ids[len(one.ids) - one.num_tokens :]) if params.keep_ids else ()
-            yield Sample(one.request.key, one.index, text, one.finish, one.num_tokens, one.thought, one.cut, ids)
+            drawn_ids = tuple(one.ids[len(one.ids) - one.num_tokens :]) if params.keep_ids else ()
+            yield Sample(one.request.key, one.index, text, one.finish, one.num_tokens, one.thought, one.cut, drawn_ids)
 
     def _generate_thoughts(self, sequences: list[_PendingSequence], params: SamplingParams, most: int) -> None:
         """Let the thoughts that the prompts opened come to their end or budget; the answers then follow them."""

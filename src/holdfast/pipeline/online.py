@@ -54,7 +54,7 @@ def choose_environment(recipe: Recipe, judge: Judge | None) -> Environment:
         raise UserError(
             "online learning needs rewards, and the rows' references are free text: name a judge, or an environment"
         )
-    environment = find_method("environments", "judged")(judge=judge)
+    environment = find_method("environments", "judged").model_validate({"judge": judge})
     assert isinstance(environment, Environment)
     return environment
 
@@ -133,7 +133,9 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
 def show_answers(draw: SampleFn, ui: Progress) -> SampleFn:
     """The same sampling, with the answers counted on the line of the training while they are drawn."""
 
-    def draw_visibly(requests: Sequence[Request], params: SamplingParams) -> dict[str, list[Sample]]:
+    def draw_visibly(
+        requests: Sequence[Request], params: SamplingParams, on_sample: Callable[[Sample], Any] | None = None
+    ) -> dict[str, list[Sample]]:
         count = 0
 
         def count_answer(sample: Sample) -> None:
@@ -141,6 +143,8 @@ def show_answers(draw: SampleFn, ui: Progress) -> SampleFn:
             count += 1
             if count % max(1, len(requests) // SHOWN) == 0:
                 ui.advance(0, answers=f"{count:,} of {len(requests):,}")
+            if on_sample:
+                on_sample(sample)
 
         samples = draw(requests, params, count_answer)
         ui.figures.pop("answers", None)

@@ -55,8 +55,9 @@ def check_readiness(
         check_engine(engine, name)
     if recipe.inference is not None:
         check_models(recipe.inference, recipe.model)
-        for line in recipe.inference.list_notes() if say is not None else ():
-            say(line)
+        if say is not None:
+            for note in recipe.inference.list_notes():
+                say(note)
     for name in recipe.objective.extra_models():
         refuse_setup(f"objective {name_of(recipe.objective)}", locate_model(name))
     if judge is not None and uses_judge:

@@ -209,7 +209,8 @@ def _derive_defaults(
 
 def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Iterator[tuple[tuple[str, str], Any, str]]:
     """Defaults of online learning: answers are drawn from the policy as it is, and rounds say how long a run is."""
-    online = data.get("online") if isinstance(data.get("online"), dict) else {}
+    section = data.get("online")
+    online: dict[str, Any] = section if isinstance(section, dict) else {}
     counts = [online.get("rounds", 120), online.get("updates", 1), online.get("minibatches", 1)]
     yield ("sampling", "temperature"), 1.0, "derived: online learning"
     if all(isinstance(count, int) for count in counts):

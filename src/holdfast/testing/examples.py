@@ -127,7 +127,7 @@ def example_recipe(epochs: int, **axes: Any) -> Recipe:
     """All rows at every step, in micro-batches of at most 100 tokens, bit for bit the same on any device."""
     loop = {"epochs": epochs, "batch_tokens": 4000, "micro_tokens": 100, "precision": "fp32", "deterministic": True}
     objective = axes.get("objective")
-    if getattr(objective, "needs_rollouts", False):  # whose steps are rounds
+    if objective is not None and getattr(objective, "needs_rollouts", False):  # whose steps are rounds
         loop = {"max_steps": epochs, "precision": "fp32", "deterministic": True}
         axes = {"credit": "gae" if objective.needs_values else "group"} | axes
     axes = {"optimizer": {"name": "adamw", "learning_rate": 0.01}} | axes
