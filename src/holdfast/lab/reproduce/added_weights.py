@@ -16,7 +16,7 @@ from holdfast.lab.reproduce.base import (
 )
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
-FRACTIONS = (200, 1000)
+SETS = {"small": 200, "large": 1000}
 """Rows: a fifth of them, and all; the smaller are within the larger."""
 
 
@@ -52,11 +52,11 @@ ADAPTER = Claim(
 BITFIT_ADAPTER_FULL = Claim(
     claim="Biases alone gain as much as all weights with few rows and with many, adapters no more than they do.",
     paper="Doering et al. 2024, arXiv 2401.04051",
-    arms={f"{name} {rows}": [*tuner, f"data.limit={rows}"] for rows in FRACTIONS for name, tuner in ARMS.items()},
+    arms={f"{name} {size}": [*arm, f"data.limit={rows}"] for size, rows in SETS.items() for name, arm in ARMS.items()},
     figures=tuple(
-        Figure(f"{what}, {name} with {rows} rows", paper, of(f"{name} {rows}"))
+        Figure(f"{what}, {name} with {rows} rows", paper, of(f"{name} {size}"))
         for what, of in (("target", gain_of), ("lost elsewhere", loss_of))
-        for rows in FRACTIONS
+        for size, rows in SETS.items()
         for name, paper in (
             ("sft", "reference (GLUE)" if what == "target" else "not measured"),
             ("bitfit", "as full; steady at 30 % of the rows" if what == "target" else "not measured"),
@@ -65,10 +65,10 @@ BITFIT_ADAPTER_FULL = Claim(
     ),
     expects=tuple(
         part
-        for rows in FRACTIONS
+        for size in SETS
         for part in (
-            gains_as_much(f"bitfit {rows}", f"sft {rows}"),
-            gains_as_much(f"bitfit {rows}", f"adapter {rows}"),
+            gains_as_much(f"bitfit {size}", f"sft {size}"),
+            gains_as_much(f"bitfit {size}", f"adapter {size}"),
         )
     ),
     verdict=describe_spread,
