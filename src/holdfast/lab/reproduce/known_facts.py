@@ -22,40 +22,48 @@ from holdfast.lab.reproduce.base import (
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, quantity_above
 
 HELD_OUT = 4
-"""One subject in this many is asked about in the test alone."""
+"""One subject in this many is asked about in the test alone; of memory levels every other, for more questions."""
+
+FORM = "[{s}] [{r}] [ ]"
+"""A form of which the base makes nothing: it answers 4 % of the facts in it that it answers all in plain words."""
 
 PROBES = ("{plain}", "{other}")
 """The two ways in which the base is probed: as it was asked in pre-training."""
 
 
-def fact_rows(*, held_out: bool) -> Iterable[tuple[int, Row]]:
+def fact_rows(*, held_out: bool, one_in: int = HELD_OUT) -> Iterable[tuple[int, Row]]:
     """How often each fact was seen in pre-training, and the fact as a question of a form that is new to the model.
 
     Args:
         held_out: Of the subjects of the test, or of the others.
+        one_in: How many subjects there are for each of the test.
     """
     from holdfast.skills.facts import OBJECTS, PHRASINGS, exposure_level, fact_object
     from holdfast.skills.lexicon import SUBJECTS
 
     for number, subject in enumerate(SUBJECTS):
-        if ((number // len(OBJECTS)) % HELD_OUT == 0) != held_out:
+        if ((number // len(OBJECTS)) % one_in == 0) != held_out:
             continue
         for relation in OBJECTS:
             answer = fact_object(subject, relation)
             plain, other = (PHRASINGS[relation][i].format(s=subject) for i in (0, 2))
             messages = [
-                {"role": "user", "content": f"{subject} : {relation} ="}, {"role": "assistant", "content": answer},
+                {"role": "user", "content": FORM.format(s=subject, r=relation)},
+                {"role": "assistant", "content": answer},
             ]  # fmt: skip
-            yield exposure_level(subject), Row(messages, reference=answer, meta={"plain": plain, "other": other})
+            yield (
+                exposure_level(subject),
+                Row(messages, reference=answer, meta={"relation": relation, "plain": plain, "other": other}),
+            )
 
 
 def write_fact_files(directory: Path) -> dict[str, Any]:
     """Facts of every level in random order as train file; those seen 32 times or more, of other people, as test."""
     import random
 
-    train = [row for _, row in fact_rows(held_out=False)]
+    train = [row for _, row in fact_rows(held_out=False, one_in=2)]
     random.Random(0).shuffle(train)
-    test = [row for seen_times, row in fact_rows(held_out=True) if seen_times >= 32]
+    test = [row for seen_times, row in fact_rows(held_out=True, one_in=2) if seen_times >= 32]
     return {
         "data": {
             "train": write_rows(directory / "train.jsonl", train), "test": write_rows(directory / "test.jsonl", test),
@@ -77,26 +85,27 @@ MEMORY_LEVELS = Claim(
     arms={
         "60 known": levels_arm((1, 2, 3, 4), 60),
         "all known": levels_arm((1, 2, 3, 4), None),
-        "40 known": levels_arm((1, 2, 3, 4), 40),
-        "40 unknown": levels_arm((0,), 40),
+        "30 known": levels_arm((1, 2, 3, 4), 30),
+        "30 unknown": levels_arm((0,), 30),
     },
     figures=(
         Figure("known facts of others, 60 known", "near the best", gain_of("60 known")),
         Figure("known facts of others, all known", "57.5 (level 2, 1,920 rows)", gain_of("all known")),
-        Figure("known facts of others, 40 known", "not tried", gain_of("40 known")),
-        Figure("known facts of others, 40 unknown", "45.5 (level 0, 1,920 rows)", gain_of("40 unknown")),
-        Figure("facts asked as before, 40 known", "not measured", task_change_of("40 known", "facts")),
-        Figure("facts asked as before, 40 unknown", "not measured", task_change_of("40 unknown", "facts")),
-        Figure("lost elsewhere, 40 known", "not measured", loss_of("40 known")),
-        Figure("lost elsewhere, 40 unknown", "not measured", loss_of("40 unknown")),
+        Figure("known facts of others, 30 known", "not tried", gain_of("30 known")),
+        Figure("known facts of others, 30 unknown", "45.5 (level 0, 1,920 rows)", gain_of("30 unknown")),
+        Figure("facts asked as before, 30 known", "not measured", task_change_of("30 known", "facts")),
+        Figure("facts asked as before, 30 unknown", "not measured", task_change_of("30 unknown", "facts")),
+        Figure("lost elsewhere, 30 known", "not measured", loss_of("30 known")),
+        Figure("lost elsewhere, 30 unknown", "not measured", loss_of("30 unknown")),
     ),
     expects=(
         gains_as_much("60 known", "all known"),
-        gains_more("40 known", "40 unknown"),
-        Expectation("40 known", "40 unknown", "facts", "more"),
+        gains_more("30 known", "30 unknown"),
+        Expectation("30 known", "30 unknown", "facts", "more"),
     ),
     verdict=verdict_with_remark(
-        "The questions have a form that is new to the base (SUBJECT : RELATION =); levels are probed in two it knows."
+        "The questions have a form of which the base makes nothing ([SUBJECT] [RELATION] [ ]); levels are probed in "
+        "two that it knows."
     ),
     common={
         "model": "lab", "judge": "exact", "optimizer": {"learning_rate": 1e-3},
@@ -129,7 +138,7 @@ def flip_rows(split: str) -> list[Row]:
     rows = []
     for seen_times, row in everything:
         if seen_times >= 32:
-            relation = str(row.prompt[0]["content"]).split(" : ")[1].removesuffix(" =")
+            relation = row.meta["relation"]
             objects = list(OBJECTS[relation])
             answer = objects[(objects.index(row.reference) + 1) % len(objects)]
             question = row.meta["plain" if split == "train" else "other"]

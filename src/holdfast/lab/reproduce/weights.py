@@ -40,7 +40,7 @@ LORA = Claim(
 LOMO = Claim(
     claim="LOMO trains all weights with no optimizer state, at the accuracy of ordinary fine-tuning.",
     paper="Lv et al. 2023, arXiv 2306.09782",
-    arms={"sft": ["method=sft"], "lomo": ["method=lomo", "optimizer.learning_rate=3e-2"]},
+    arms={"sft": ["method=sft"], "lomo": ["method=lomo", "optimizer.learning_rate=0.3"]},
     figures=(
         Figure("target, AdamW", "comparable (SuperGLUE)", gain_of("sft")),
         Figure("target, LOMO", "comparable (SuperGLUE)", gain_of("lomo")),
