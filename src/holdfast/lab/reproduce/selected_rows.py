@@ -14,9 +14,19 @@ from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 if TYPE_CHECKING:
     from holdfast.data.rows import Row
 
+
+def judge_form(prompt: Any, response: str, reference: Any) -> bool:
+    """Whether an answer is right and ends as those do that are to be learned from: `#### 26`.
+
+    The base solves half of the questions in a manner of its own. Judged by the number alone, every set of few rows
+    would only do harm, and that says nothing of sets: what they are to teach is the task with its form.
+    """
+    return response.rstrip().endswith(f"#### {reference}")
+
+
 COMMON: dict[str, Any] = {
-    "judge": {"name": "lab", "skill": "story"},
-    "evaluate": {"items": 150},
+    "judge": {"name": "python", "function": f"{__name__}:judge_form"},
+    "evaluate": {"items": 300},
 }
 """Every arm takes the same steps: of few rows it sees each more often."""
 
