@@ -80,6 +80,21 @@ def test_a_name_chooses_objective_and_credit(method, objective, credit, value_we
     assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
+def test_names_of_papers_set_what_stands_elsewhere_in_the_recipe():
+    made = {
+        name: resolve_any(
+            {"model": "lab", "method": name, "data": {"train": "lab:points"}, "sampling": {"max_tokens": 24}}
+        ).recipe
+        for name in ("online_dapo", "online_dr_grpo", "online_gspo")
+    }
+    dapo, dr_grpo, gspo = made.values()
+    assert (dapo.online.refill, dapo.objective.clip_high, dapo.objective.reduction) == (3, 0.28, "token")
+    assert (dr_grpo.credit.scale, dr_grpo.objective.reduction, dr_grpo.objective.longest) == ("none", "constant", 24)
+    assert (gspo.objective.level, gspo.objective.clip, gspo.online.refill) == ("sequence", 3e-4, 0)
+    for recipe in made.values():
+        assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
 def test_an_objective_with_a_value_head_brings_its_credit():
     objective = {"name": "policy_gradient", "value_weight": 0.5}
     recipe = resolve_any({"model": "lab", "objective": objective, "data": {"train": "lab:points"}}).recipe

@@ -163,3 +163,44 @@ def test_equal_groups_and_broken_episodes_are_left_out(tiny, tmp_path):
         RunError, match=r"environment Broken broke in all 12 episodes of a round \(OSError: no such game"
     ):
         source.step_batches(0, Policy(model))
+
+
+class Half(SmallLetters):
+    """Rows with a D in them are always worth the same."""
+
+    turns: int = 1
+
+    def start(self, row, seed):
+        return {"equal": "Add" in row.prompt[-1]["content"]}, row.messages
+
+    def step(self, state, action):
+        turn = super().step(state, action)
+        return Turn(state, [], 1.0 if state["equal"] else turn.reward, done=True)
+
+
+def test_a_round_is_filled_up_with_rows_that_teach_and_no_answer_counts_twice(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, environment=Half(), prompts=3, refill=3)
+    policy = Policy(model)
+    played = source.play_round(0, policy)
+    assert len(played.sequences) == 3 * 4, "as many as without equal groups"
+    drawn, of = played.figures["rollouts/used"]
+    assert drawn == 12
+    assert of > 12, "more were drawn than are used"
+    plain = make_source(tiny, tmp_path, environment=Half(), prompts=3)[1].play_round(0, policy)
+    assert len(plain.sequences) == 2 * 4
+    few = make_source(tiny, tmp_path, environment=SmallLetters(), prompts=6, n=2)[1].play_round(0, policy)
+    answers = {s.ids.tobytes() for s in few.sequences[::2]}
+    assert len(answers) == 12, "a row that is drawn twice in a round is played twice"
+
+
+def test_steps_on_answers_of_another_policy_are_left_out(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, updates=2, max_kl=1e-3)
+    policy = Policy(model)
+    assert source.step_batches(0, policy) != [None]
+    assert source.step_batches(1, policy) != [None], "nothing has moved yet"
+    assert source.step_figures()["rollouts/too far"] == (0.0, 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    assert source.step_batches(1, policy) == [None]
+    assert source.step_figures()["rollouts/too far"] == (1.0, 1.0)

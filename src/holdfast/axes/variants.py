@@ -23,6 +23,7 @@ class Variant(NamedTuple):
         knobs: What is set. A word or a switch makes the variant what it is and cannot be set otherwise; a number is the
             default of its paper.
         beside: What its paper does besides and the method does not; a sentence for the page.
+        settings: Dotted settings of the recipe that its paper goes with, elsewhere than in its knobs; their defaults.
     """
 
     of: str
@@ -30,6 +31,7 @@ class Variant(NamedTuple):
     paper: str
     knobs: Mapping[str, Any] = NOTHING
     beside: str = ""
+    settings: Mapping[str, Any] = NOTHING
 
 
 KIRKPATRICK = "Kirkpatrick et al. 2017, arXiv 1612.00796"
@@ -67,6 +69,20 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "cispo": Variant(
             "policy_gradient", "The weights of tokens are clipped and not their loss, so that all go on learning.",
             "MiniMax 2025, arXiv 2506.13585", {"surrogate": "cispo"},
+        ),
+        "online_dapo": Variant(
+            "policy_gradient", "DAPO online: every token counts alike, prompts are drawn until enough teach something.",
+            "Yu et al. 2025, arXiv 2503.14476", {"clip_high": 0.28},
+            "Its penalty for overlong answers is not part of it.", {"online.refill": 3},
+        ),
+        "online_dr_grpo": Variant(
+            "policy_gradient", "Dr. GRPO online: neither lengths nor deviations weigh an answer.",
+            "Liu et al. 2025, arXiv 2503.20783", {"reduction": "constant"}, settings={"credit.scale": "none"},
+        ),
+        "online_gspo": Variant(
+            "policy_gradient", "GSPO online: an answer has one ratio, which is clipped.",
+            "Zheng et al. 2025, arXiv 2507.18071",
+            {"level": "sequence", "reduction": "sequence", "clip": 3e-4, "clip_high": 4e-4},
         ),
         "cdpo": Variant(
             "dpo", "Conservative DPO: some pairs are thought to be labelled the wrong way.",

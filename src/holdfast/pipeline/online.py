@@ -123,7 +123,10 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
         return show_answers(work.journal.build_sample_fn(engines["engine"]), work.ui)
 
     online = recipe.online
-    plan = RoundPlan(online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence)
+    plan = RoundPlan(
+        online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence,
+        online.refill, online.max_kl,
+    )  # fmt: skip
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),
         build_sampler=build_round_sampler, chat=work.chat, seed=recipe.train.seed, folder=work.folder.path / "cache",

@@ -18,6 +18,18 @@ class Online(RecipeSection):
     drop_equal: bool = Field(
         True, description="Leave out rows whose episodes all earned the same: they teach nothing by comparison."
     )
+    refill: int = Field(
+        0,
+        ge=0,
+        description="How often prompts are drawn again for a round until as many as `prompts` teach something; "
+        "DAPO's dynamic sampling: 3.",
+    )
+    max_kl: float | None = Field(
+        None,
+        gt=0,
+        description="Leave out the further steps on a round's answers once the model is so far from the one "
+        "that wrote them: nats per token, estimated by k3. Default: the clip of ratios alone holds it.",
+    )
     divergence: float = Field(
         0.0,
         ge=0,

@@ -15,7 +15,7 @@ from holdfast.axes.inference import Inference
 from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
-from holdfast.axes.registry import find_method, home_of, method_names, name_of
+from holdfast.axes.registry import find_method, home_of, method_names, name_of, variant_of
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe.tree import Node, Problems
@@ -180,6 +180,7 @@ def _derive_defaults(
         yield ("train", "max_steps"), 0, f"derived: method {method} trains nothing"
     if (knob := getattr(tuner, "follows_length", "")) and isinstance(train, dict) and train.get("max_length"):
         yield ("tuner", knob), train["max_length"], "derived: train.max_length"
+    yield from _derive_variant_settings(objective)
     if (credit := chosen_class("credit", data.get("credit"))) is not None:
         yield from _derive_online_defaults(data, credit)
     if is_lab_model(data.get("model")):
@@ -217,6 +218,17 @@ def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Itera
         yield ("train", "max_steps"), counts[0] * counts[1] * counts[2], "derived: online.rounds"
     if getattr(credit, "needs_values", False):
         yield ("objective", "value_weight"), 0.1, f"derived: credit {name_of(credit)}"
+    sampling = data.get("sampling")
+    if isinstance(sampling, dict) and isinstance(longest := sampling.get("max_tokens"), int) and longest > 0:
+        yield ("objective", "longest"), longest, "derived: sampling.max_tokens"
+
+
+def _derive_variant_settings(method: type[Method] | None) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+    """Settings elsewhere in the recipe that a variant's paper goes with."""
+    variant = variant_of(method) if method is not None else None
+    for key, value in variant.settings.items() if variant else ():
+        assert method is not None
+        yield tuple(key.split(".")), value, f"derived: {name_of(method)}, {variant.paper}"
 
 
 def is_lab_model(model: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from holdfast.axes.environment import Environment, Episode, play_episodes
 from holdfast.core.files import fresh_file
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.data.rollout_rewards import RolloutRewards
-from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
+from holdfast.data.rows import Row, Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.models.loading import eval_mode
 
@@ -47,6 +47,9 @@ class RoundPlan:
         minibatches: Steps of a pass.
         drop_equal: Leave out groups whose episodes all have the same return: they teach nothing by comparison.
         divergence: What a nat of log-ratio to the untouched model takes off a token's reward.
+        refill: How often further rows are drawn while fewer than `prompts` of them teach something.
+        max_kl: How far the policy may be from the one that wrote the answers for a step on them to be taken, in nats
+            per token.
     """
 
     prompts: int = 48
@@ -55,11 +58,18 @@ class RoundPlan:
     minibatches: int = 1
     drop_equal: bool = True
     divergence: float = 0.0
+    refill: int = 0
+    max_kl: float | None = None
 
     @property
     def steps(self) -> int:
         """Steps of the trainer in a round."""
         return self.updates * self.minibatches
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What rounds depend on; what came later than runs that may go on counts where it is set."""
+        later = {"refill": 0, "max_kl": None}
+        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
 
 @dataclass(slots=True)
@@ -115,7 +125,7 @@ class RolloutSource:
         self.micro_tokens = MICRO_TOKENS
         self.fingerprint = fingerprint_json([
             fingerprint_rows(rows), type(environment).__name__, environment.model_dump(mode="json"),
-            type(credit).__name__, credit.model_dump(mode="json"), asdict(plan),
+            type(credit).__name__, credit.model_dump(mode="json"), plan.fingerprint_parts(),
             self.sampling.model_dump(mode="json"), chat.fingerprint, seed,
         ])  # fmt: skip
         self.current: PlayedRound | None = None
@@ -127,8 +137,25 @@ class RolloutSource:
         number, step = divmod(index, self.plan.steps)
         if self.current is None or self.current.number != number:
             self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
-        chosen = self._choose_minibatch(self.current, step)
-        return list(self._cut_micro_batches(chosen)) or [None]
+        batches = self._cut_micro_batches(self._choose_minibatch(self.current, step))
+        if step and self.plan.max_kl is not None:
+            is_far = self.measure_kl(batches, policy) > self.plan.max_kl
+            self.current.figures["rollouts/too far"] = (float(is_far), 1.0)
+            if is_far:
+                return [None]
+        return list(batches) or [None]
+
+    @torch.no_grad()
+    def measure_kl(self, batches: list[Batch], policy: Policy) -> float:
+        """How far the policy is from the one that wrote these answers, in nats per token (k3)."""
+        total, count = 0.0, 0
+        with eval_mode(policy.model):
+            for batch in batches:
+                here = batch.to(policy.causal.device)
+                away = policy.token_logps(here) - here.token_values["behaviour"]
+                total += float((torch.exp(away) - 1 - away).double().sum())
+                count += len(away)
+        return total / max(1, count)
 
     def step_figures(self) -> dict[str, tuple[float, float]]:
         """What the round was like."""
@@ -158,9 +185,12 @@ class RolloutSource:
 
     # ---- a round --------------------------------------------------------------------------------------------------
 
-    def choose_rows(self, number: int) -> list[int]:
-        """The rows of a round: the next ones of a permutation of all, a new one for each pass."""
+    def choose_rows(self, number: int, draw: int = 0) -> list[int]:
+        """The rows of a round: the next ones of a permutation of all, a new one for each pass; drawn again, any."""
         count, begin = len(self.rows), number * self.plan.prompts
+        if draw:
+            generator = np.random.default_rng([self.seed, number, draw])
+            return generator.choice(count, self.plan.prompts, replace=self.plan.prompts > count).tolist()
         out: list[int] = []
         while len(out) < self.plan.prompts:
             pass_number, place = divmod(begin + len(out), count)
@@ -169,7 +199,10 @@ class RolloutSource:
         return out
 
     def play_round(self, number: int, policy: Policy) -> PlayedRound:
-        """Let the policy play a round, and give its tokens credit."""
+        """Let the policy play a round, and give its tokens credit.
+
+        Rows are drawn again, up to `refill` times, while fewer than `prompts` of them have episodes that teach.
+        """
         samples: dict[str, Sample] = {}
         draw = self.build_sampler(policy, f"round-{number}")
         params = self.sampling.model_copy(update={"seed": self.sampling.seed + number})
@@ -179,10 +212,19 @@ class RolloutSource:
             samples.update({key: drawn_samples[0] for key, drawn_samples in answers.items()})
             return [answers[episode.turn_key][0].text for episode in episodes]
 
-        rows = [self.rows[i] for i in self.choose_rows(number)]
-        episodes = play_episodes(self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number)
-        groups = np.repeat(np.arange(len(rows)), self.plan.n)
-        chosen = self._pick_episodes(episodes, groups, samples)
+        episodes, chosen, times_drawn = list[Episode](), list[int](), Counter[str]()
+        for draw_number in range(self.plan.refill + 1):
+            rows = name_apart([self.rows[i] for i in self.choose_rows(number, draw_number)], times_drawn)
+            new_episodes = play_episodes(
+                self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number
+            )
+            numbers = np.repeat(np.arange(len(rows)), self.plan.n) + draw_number * self.plan.prompts
+            chosen += [len(episodes) + i for i in self._pick_episodes(new_episodes, numbers, samples)]
+            episodes += new_episodes
+            groups = np.arange(len(episodes)) // self.plan.n
+            if len(teaching := np.unique(groups[chosen])) >= self.plan.prompts:
+                break
+        chosen = [i for i in chosen if groups[i] in teaching[: self.plan.prompts]]
         figures = measure_round(episodes, groups, len(chosen))
         round_ = PlayedRound(number, [], figures)
         if chosen:
@@ -342,6 +384,20 @@ class RolloutSource:
             sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
             sequences.append(sequence)
         return PlayedRound(number, sequences)
+
+
+def name_apart(rows: list[Row], times_drawn: Counter[str]) -> list[Row]:
+    """The rows, those drawn again in a round under names of their own: their episodes are other ones.
+
+    Args:
+        times_drawn: How often each was drawn before, by id; counted on.
+    """
+    named_rows = []
+    for row in rows:
+        times = times_drawn[row.id]
+        times_drawn[row.id] += 1
+        named_rows.append(replace(row, id=f"{row.id}~{times}") if times else row)
+    return named_rows
 
 
 def encode_turn(prompt: Sequence[int], answer: Sequence[int], row: int) -> EncodedSequence:
