@@ -31,6 +31,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
+    "weighted": {"terms": [{"judge": "number"}, {"words": 20, "spare": 20, "weight": 0.1}]},
     "calibration": {"gamma": 2.0, "absent": ("The",), "present": ("It",), "form": "first_token"},
     "pretty": {"teacher": "lab-small"},
     "proxy": {"antiexpert": "lab-small"},

@@ -88,7 +88,8 @@ def test_names_of_papers_set_what_stands_elsewhere_in_the_recipe():
         for name in ("online_dapo", "online_dr_grpo", "online_gspo")
     }
     dapo, dr_grpo, gspo = made.values()
-    assert (dapo.online.refill, dapo.objective.clip_high, dapo.objective.reduction) == (3, 0.28, "token")
+    assert (dapo.online.refill, dapo.online.overlong) == (3, 0.2)
+    assert (dapo.objective.clip_high, dapo.objective.reduction) == (0.28, "token")
     assert (dr_grpo.credit.scale, dr_grpo.objective.reduction, dr_grpo.objective.longest) == ("none", "constant", 24)
     assert (gspo.objective.level, gspo.objective.clip, gspo.online.refill) == ("sequence", 3e-4, 0)
     for recipe in made.values():
@@ -145,6 +146,75 @@ def test_a_run_plays_its_rounds_and_reports_them(run):
     assert training["batch"] == "3 rounds of 2 prompts with 2 episodes each, 2 steps a round"
     assert Path("run/value_head.safetensors").exists()
     assert "run: already finished" in run("train", method="ppo", online="updates: 2")[1]
+
+
+def test_a_reward_of_several_terms_is_their_weighted_sum_logged_one_by_one(run):
+    terms = "[{judge: {name: exact, ignore_case: true}, weight: 2}, {words: 1, spare: 2, weight: -0.5}]"
+    more = f"environment={{name: weighted, terms: {terms}}}"
+    code, text = run("train", more)
+    assert code == 2
+    assert "no row can be played: 'Say one.': " in text  # the judge has nothing to compare with
+    rows = [{"prompt": f"Say {word}.", "answer": word} for word in ("one", "two", "three", "four")]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, text = run("check", more)
+    assert code == 0, text
+    assert "turn 1, reward -0.5 (exact 0, words 1)" in " ".join(text.split())
+    code, text = run("train", more, online="drop_equal: false")
+    assert code == 0, text
+    for line in map(json.loads, Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()):
+        expected = 2 * line["reward/exact"] - 0.5 * line["reward/words"]
+        assert line["rollouts/return"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_environments_own_reward_is_one_of_the_terms(run):
+    inner = '{name: "game:Letters", turns: 2}'
+    terms = "[{pattern: '^<answer>', name: form, weight: 0.25}]"
+    more = f"environment={{name: weighted, environment: {inner}, environment_weight: 3, terms: {terms}}}"
+    code, text = run("train", more)
+    assert code == 0, text
+    for line in map(json.loads, Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()):
+        expected = 3 * line["reward/game:Letters"] + 0.25 * line["reward/form"]
+        assert line["rollouts/return"] == pytest.approx(expected, abs=1e-5)
+        assert line["rollouts/turns"] == 2
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"terms": [{"judge": "number", "weight": 0}]}, "0 would leave the term without effect; remove the term"),
+        ({"terms": [{"judge": "number", "weight": float("nan")}]}, "finite"),
+        ({"terms": [{"weight": 1}]}, "a term is one of judge, words, pattern; this has none"),
+        ({"terms": [{"words": 3, "pattern": "a"}]}, "this has words and pattern"),
+        ({"terms": [{"pattern": "("}]}, "is no regular expression"),
+        ({"terms": [{"pattern": "a", "spare": 3}]}, "spare goes with words alone"),
+        ({"terms": [{"judge": "number"}, {"judge": "number"}]}, "two terms are called number in the log"),
+        ({"terms": []}, "give at least one"),
+        ({"terms": [{"judge": "llm"}]}, "choose a judge that decides"),
+        ({"terms": [{"words": 3}], "turns": 2}, "turns goes with an environment"),
+        ({"terms": [{"words": 3}], "environment_weight": 2}, "environment_weight goes with an environment"),
+        ({"terms": [{"words": 3}], "weights": [1]}, "weights"),
+    ],
+)
+def test_a_weight_that_would_have_no_effect_is_refused(knobs, said):
+    with pytest.raises(Exception, match=said):
+        resolve_any(
+            {"model": "lab", "method": "rloo", "data": {"train": "lab:sums"},
+             "environment": {"name": "weighted", **knobs}}
+        )  # fmt: skip
+
+
+def test_terms_score_lengths_and_forms_and_give_up_on_a_search_without_end():
+    from holdfast.axes.judge import JudgeRequest
+    from holdfast.methods.environments.reward_terms import RewardTerm
+
+    def score(text, **kind):
+        return RewardTerm(**kind).score_answers([JudgeRequest([], text, None)])[0].score
+
+    assert [score("a " * n, words=4, spare=2) for n in range(3, 8)] == [1, 1, 0.5, 0, 0]
+    assert [score(text, pattern=r"^<think>.*</think>\s*<answer>.*</answer>$") for text in (
+        "<think>\nso\n</think>\n<answer>5</answer>", "<answer>5</answer>")] == [1, 0]  # fmt: skip
+    with pytest.raises(RuntimeError, match="term pattern: no end to the search"):
+        score("a" * 60 + "!", pattern=r"^(a|aa|a?)+$")
 
 
 def test_a_row_that_breaks_the_environment_is_named_and_the_others_are_played(run):

@@ -21,7 +21,8 @@ from holdfast.methods.objectives.scored.policy_gradient import PolicyGradient
 from holdfast.models.policy import Policy
 from holdfast.recipe.schema import Recipe
 from holdfast.training.callbacks import Hooks
-from holdfast.training.rollouts import RolloutSource, RoundPlan
+from holdfast.training.rollouts import RolloutSource
+from holdfast.training.rounds import RoundPlan, overlong_penalty
 from holdfast.training.trainer import Trainer
 
 ROWS = [
@@ -204,3 +205,16 @@ def test_steps_on_answers_of_another_policy_are_left_out(tiny, tmp_path):
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     assert source.step_batches(1, policy) == [None]
     assert source.step_figures()["rollouts/too far"] == (1.0, 1.0)
+
+
+def test_long_answers_lose_what_dapo_takes_and_it_is_logged_apart(tiny, tmp_path):
+    assert [-overlong_penalty(length, 6, 2) for length in range(3, 8)] == [0, 0, -0.5, -1, -1]
+    model, source = make_source(tiny, tmp_path, overlong=0.5)
+    plain = make_source(tiny, tmp_path)[1].play_round(0, Policy(model))
+    played = source.play_round(0, Policy(model))
+    assert [s.ids.tolist() for s in played.sequences] == [s.ids.tolist() for s in plain.sequences]
+    lengths = [int(s.label_mask.sum()) for s in played.sequences]
+    lost = sum(overlong_penalty(length, 6, 3) for length in lengths)
+    assert lost > 0
+    assert played.figures["reward/overlong"] == (pytest.approx(-lost), 12.0)
+    assert played.figures["rollouts/return"][0] == pytest.approx(plain.figures["rollouts/return"][0] - lost)

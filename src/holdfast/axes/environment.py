@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Turn:
         passed: Whether the episode has succeeded.
         conversation: Replaces the conversation, `messages` included, where the model is to begin afresh.
         note: Why, in a few words, for reports.
+        parts: What the reward is made of, by name, each before its weight; logged one by one.
     """
 
     state: State
@@ -47,6 +48,7 @@ class Turn:
     passed: bool = False
     conversation: list[Message] | None = None
     note: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Environment(Method):
@@ -61,6 +63,13 @@ class Environment(Method):
             UserError: If the row holds nothing for this environment.
         """
         raise UserError(f"environment {type(self).__name__} has no method `start`: write one")
+
+    def check_ready(self) -> None:
+        """See that this environment can work here, before there is anything to play.
+
+        Raises:
+            UserError: If not.
+        """
 
     def example_rows(self) -> Sequence[Row]:
         """Rows that `holdfast.testing` begins with; by default none, and it takes those of the laboratory."""
@@ -84,12 +93,14 @@ class PlayedTurn:
         answer: What it said, which alone is trained on.
         reward: For it.
         note: Of the environment.
+        parts: What the reward is made of.
     """
 
     prompt: list[Message]
     answer: str
     reward: float
     note: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -133,7 +144,7 @@ class Episode:
 
     def add_turn(self, answer: str, turn: Turn) -> None:
         """Take an answer of the model, and what the environment made of it."""
-        self.turns.append(PlayedTurn(list(self.messages), answer, float(turn.reward), turn.note))
+        self.turns.append(PlayedTurn(list(self.messages), answer, float(turn.reward), turn.note, turn.parts))
         self.state, self.done, self.truncated, self.passed = turn.state, turn.done, turn.truncated, turn.passed
         if turn.conversation is not None:
             self.messages = list(turn.conversation)

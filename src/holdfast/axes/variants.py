@@ -73,7 +73,7 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "online_dapo": Variant(
             "policy_gradient", "DAPO online: every token counts alike, prompts are drawn until enough teach something.",
             "Yu et al. 2025, arXiv 2503.14476", {"clip_high": 0.28},
-            "Its penalty for overlong answers is not part of it.", {"online.refill": 3},
+            settings={"online.refill": 3, "online.overlong": 0.2},
         ),
         "online_dr_grpo": Variant(
             "policy_gradient", "Dr. GRPO online: neither lengths nor deviations weigh an answer.",

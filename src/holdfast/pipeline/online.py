@@ -107,7 +107,8 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     """Rounds that are played through the run's journal, by the policy as it is then."""
     from holdfast.generation.factory import build_local_engine
     from holdfast.pipeline.phases import sampling_params
-    from holdfast.training.rollouts import RolloutSource, RoundPlan
+    from holdfast.training.rollouts import RolloutSource
+    from holdfast.training.rounds import RoundPlan
 
     recipe, engines = work.recipe, dict[str, Any]()
     assert recipe.credit is not None
@@ -125,7 +126,7 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     online = recipe.online
     plan = RoundPlan(
         online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence,
-        online.refill, online.max_kl,
+        online.refill, online.max_kl, online.overlong,
     )  # fmt: skip
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),

@@ -68,6 +68,8 @@ def check_readiness(
             check_engine(kind, getattr(judge, "model", None))
     if pool is not None:
         check_curators(recipe, pool, say or len)
+    if recipe.environment is not None:
+        recipe.environment.check_ready()
     recipe.optimizer.check_ready()
     recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
     if recipe.tuner.stands_in_cache and recipe.train.gradient_checkpointing != "off":

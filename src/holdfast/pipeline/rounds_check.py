@@ -12,7 +12,7 @@ from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.models.loading import tuned_context_length
 from holdfast.pipeline.online import choose_environment, plan_rounds, select_playable_rows
 from holdfast.pipeline.phases import sampling_params
-from holdfast.training.rollouts import encode_turn
+from holdfast.training.rounds import encode_turn
 
 if TYPE_CHECKING:
     from holdfast.axes.environment import Environment

@@ -30,6 +30,13 @@ class Online(RecipeSection):
         description="Leave out the further steps on a round's answers once the model is so far from the one "
         "that wrote them: nats per token, estimated by k3. Default: the clip of ratios alone holds it.",
     )
+    overlong: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of sampling.max_tokens, its last tokens, over which an answer's reward falls by 1; DAPO: "
+        "0.2.",
+    )
     divergence: float = Field(
         0.0,
         ge=0,

@@ -50,6 +50,10 @@ class JudgeEnvironment(Environment):
             raise ValueError("needs a model of its own, which an environment has not; choose a judge that decides")
         return judge
 
+    def check_ready(self) -> None:
+        assert self.judge is not None
+        self.judge.check_ready()
+
     def start(self, row: Row, seed: int) -> tuple[dict[str, Any], list[Message]]:
         assert self.judge is not None
         if problem := self.judge.find_reference_problem(row.gold):

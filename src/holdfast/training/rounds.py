@@ -1,0 +1,145 @@
+"""A round of online learning: its sizes, its sequences and what is known of each label, and what it was like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from holdfast.data.batching.batches import EncodedSequence
+
+if TYPE_CHECKING:
+    from holdfast.axes.engine import Sample
+    from holdfast.axes.environment import Episode
+    from holdfast.data.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """How a round is played.
+
+    Args:
+        prompts: Rows that are drawn for a round.
+        n: Episodes of each.
+        updates: Passes over the round's tokens.
+        minibatches: Steps of a pass.
+        drop_equal: Leave out groups whose episodes all have the same return: they teach nothing by comparison.
+        divergence: What a nat of log-ratio to the untouched model takes off a token's reward.
+        refill: How often further rows are drawn while fewer than `prompts` of them teach something.
+        max_kl: How far the policy may be from the one that wrote the answers for a step on them to be taken, in nats
+            per token.
+        overlong: The share of the longest answer's tokens, its last ones, over which an answer's reward falls by 1.
+    """
+
+    prompts: int = 48
+    n: int = 8
+    updates: int = 1
+    minibatches: int = 1
+    drop_equal: bool = True
+    divergence: float = 0.0
+    refill: int = 0
+    max_kl: float | None = None
+    overlong: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the trainer in a round."""
+        return self.updates * self.minibatches
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What rounds depend on; what came later than runs that may go on counts where it is set."""
+        later = {"refill": 0, "max_kl": None, "overlong": 0.0}
+        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+
+
+@dataclass(slots=True)
+class PlayedRound:
+    """The sequences of a round, one for each turn, and what is known of each label.
+
+    Args:
+        number: From 0.
+        sequences: Prompt and sampled ids; `token_values` has what the objective reads.
+        figures: What the round was like, by name, as (sum, count).
+    """
+
+    number: int
+    sequences: list[EncodedSequence]
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def name_apart(rows: list[Row], times_drawn: Counter[str]) -> list[Row]:
+    """The rows, those drawn again in a round under names of their own: their episodes are other ones.
+
+    Args:
+        times_drawn: How often each was drawn before, by id; counted on.
+    """
+    named_rows = []
+    for row in rows:
+        times = times_drawn[row.id]
+        times_drawn[row.id] += 1
+        named_rows.append(replace(row, id=f"{row.id}~{times}") if times else row)
+    return named_rows
+
+
+def encode_turn(prompt: Sequence[int], answer: Sequence[int], row: int) -> EncodedSequence:
+    """A prompt with the ids that were sampled after it; these are the labels."""
+    ids = np.array([*prompt, *answer], dtype=np.int32)
+    return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row)
+
+
+def split_turns(per_episode: list[np.ndarray], turns: list[np.ndarray]) -> list[np.ndarray]:
+    """Numbers of the labels of whole episodes, cut where turns are; `turns` are of the turns of all episodes."""
+    return np.split(np.concatenate(per_episode), np.cumsum([len(turn) for turn in turns])[:-1])
+
+
+def set_label_values(sequence: EncodedSequence, name: str, values: np.ndarray) -> None:
+    """Give the labels of a sequence a number each."""
+    every = np.zeros(len(sequence.ids))
+    every[sequence.label_mask] = values
+    sequence.token_values[name] = every
+
+
+def lower_overlong(episodes: Sequence[Episode], samples: Mapping[str, Sample], share: float, longest: int) -> None:
+    """Take off the rewards of long answers what DAPO takes. [Yu et al. 2025, 2503.14476, equation 13]
+
+    Args:
+        samples: The answers, by the keys of turns.
+        share: Of `longest`, its last tokens: over them the reward falls from 0 to -1. 0: nothing is taken.
+        longest: Tokens an answer can have.
+    """
+    if not share:
+        return
+    for episode in episodes:
+        for number, turn in enumerate(episode.turns):
+            penalty = overlong_penalty(samples[f"{episode.key}/t{number}"].tokens, longest, share * longest)
+            turn.reward -= penalty
+            turn.parts = {**turn.parts, "overlong": -penalty}
+
+
+def overlong_penalty(tokens: int, longest: int, cache: float) -> float:
+    """What an answer of so many tokens loses: nothing until `longest - cache`, then more token by token, at most 1."""
+    return min(1.0, max(0.0, (tokens - (longest - cache)) / cache))
+
+
+def measure_round(episodes: list[Episode], groups: np.ndarray, num_used: int) -> dict[str, tuple[float, float]]:
+    """What a round was like: return, share of successes and of mixed groups, turns, episodes cut, broken and used."""
+    sound = [e for e in episodes if not e.failure]
+    returns = np.array([sum(e.rewards) for e in episodes])
+    num_mixed = sum(len(set(returns[groups == g].round(12).tolist())) > 1 for g in np.unique(groups))
+    count = float(len(sound))
+    parts = Counter[str]()
+    for name, value in (part for e in sound for turn in e.turns for part in turn.parts.items()):
+        parts[name] += value
+    return {
+        **{f"reward/{name}": (total, count) for name, total in parts.items()},
+        "rollouts/return": (float(sum(sum(e.rewards) for e in sound)), count),
+        "rollouts/passed": (float(sum(e.passed for e in sound)), count),
+        "rollouts/turns": (float(sum(len(e.turns) for e in sound)), count),
+        "rollouts/truncated": (float(sum(e.truncated for e in sound)), count),
+        "rollouts/failed": (float(len(episodes) - len(sound)), float(len(episodes))),
+        "rollouts/used": (float(num_used), float(len(episodes))),
+        "rollouts/mixed groups": (float(num_mixed), float(len(np.unique(groups)))),
+    }
