@@ -14,6 +14,7 @@ from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.testing.check import CHECKS, Check, check_page
 from methods.inference.ensemble import Ensemble, Shots, Vote
+from reward_models import write_reward_model
 
 HERE = ("curators", "inference", "judges", "environments", "analyses")
 KNOBS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "calibration": {"gamma": 2.0, "absent": ("The",), "present": ("It",), "form": "first_token"},
     "pretty": {"teacher": "lab-small"},
     "proxy": {"antiexpert": "lab-small"},
+    "reward_model": {"model": "reward"},
     "python": {"function": "own_function.py:agree"},
 }
 OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inference": (Ensemble, Shots, Vote)}
@@ -42,6 +44,12 @@ OWN: dict[str, tuple[type[Method], ...]] = {"curators": (Length, SPIN), "inferen
 METHODS = [(axis, name) for axis in HERE for name in REGISTRY[axis]]
 METHODS += [(axis, cls.__name__) for axis, classes in OWN.items() for cls in classes]
 CASES = [(axis, name, check) for axis, name in METHODS for check in CHECKS[axis]]
+
+
+@pytest.fixture(scope="session")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model that likes the right answers of the checks, and no confession."""
+    return write_reward_model(tmp_path_factory.mktemp("reward") / "reward")
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +67,11 @@ def class_of(axis: str, name: str) -> type[Method]:
 
 
 @pytest.mark.parametrize(("axis", "name", "check"), CASES, ids=[f"{n}-{check.__name__}" for _, n, check in CASES])
-def test_keeps_the_promises_of_its_axis(axis: str, name: str, check: Check, tmp_path: Path) -> None:
+def test_keeps_the_promises_of_its_axis(
+    axis: str, name: str, check: Check, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if name == "reward_model":
+        Path("reward").symlink_to(request.getfixturevalue("reward"))
     check(class_of(axis, name)(**KNOBS.get(name, {})), tmp_path)
 
 

@@ -61,6 +61,12 @@ class Objective(Method):
     needs_values: ClassVar[bool] = False
     """Whether it calls `policy.predict_values`: a value head is trained beside the model and saved with the run."""
 
+    value_scale: ClassVar[float] = 0.0
+    """Deviation of the value head's first weights, times the root of its width; 0: it begins at zero."""
+
+    makes_reward_model: ClassVar[bool] = False
+    """Whether the value head is what is learned, and the run leaves a reward model."""
+
     needs_rollouts: ClassVar[bool] = False
     """Whether it trains on what the policy said itself, with advantages: in online learning alone."""
 

@@ -52,6 +52,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "neftune": "holdfast.methods.objectives.likelihood.neftune:NEFTune",
         "ift": "holdfast.methods.objectives.likelihood.ift:IFT",
         "dpo": "holdfast.methods.objectives.preference.dpo:DPO",
+        "reward": "holdfast.methods.objectives.preference.reward:Reward",
         "ipo": "holdfast.methods.objectives.preference.ipo:IPO",
         "geometric": "holdfast.methods.objectives.preference.geometric:Geometric",
         "ada_dpo": "holdfast.methods.objectives.preference.ada_dpo:AdaDPO",
@@ -139,6 +140,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "code": "holdfast.methods.judges.code:Code",
         "llm": "holdfast.methods.judges.llm:LLM",
         "python": "holdfast.methods.judges.python:Python",
+        "reward_model": "holdfast.methods.judges.reward_model:RewardModelJudge",
         "lab": "holdfast.skills.base:SkillJudge",
     },
 }

@@ -76,6 +76,7 @@ def save_model(
     from holdfast.evaluation.results_store import shared_store
     from holdfast.evaluation.subject import measurement_fingerprint
     from holdfast.models.loading import fingerprint_of
+    from holdfast.models.reward_model import save_reward_model
     from holdfast.models.saving import write_model_files
     from holdfast.models.value_head import save_value_head
 
@@ -86,7 +87,11 @@ def save_model(
             dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
         )  # fmt: skip
         decoder.write_setup(side)
-    if result.value_head is not None:
+    if result.value_head is not None and work.recipe.objective.makes_reward_model:
+        tokenizer, run = base.tokenizer, work.folder.path
+        line = save_reward_model(run, result.model, result.tuner, result.value_head, tokenizer, work.chat)
+        work.ui.write_line(line)
+    elif result.value_head is not None:
         save_value_head(result.value_head, work.folder.path)
     subject = (
         build_subject(work, result.model, fingerprint_of(path), result.tuner)

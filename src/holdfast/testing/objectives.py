@@ -44,7 +44,8 @@ def cut_rows(
 def prepare_policy(policy: Policy, objective: Objective, batches: list[Batch]) -> None:
     """What the trainer does once, before the weights move."""
     if objective.needs_values:
-        policy.value_head = make_value_head(policy.config.get_text_config().hidden_size, policy.causal.device)
+        width, device = policy.config.get_text_config().hidden_size, policy.causal.device
+        policy.value_head = make_value_head(width, device, scale=objective.value_scale)
     if objective.needs_reference:
         precompute_reference(policy, batches)
     if objective.has_precompute:

@@ -245,8 +245,8 @@ class TrainerState:
         """Give the policy a value head, which trains with the model."""
         if self.machine.is_sharded:
             raise UserError("a value head cannot be trained where weights are sharded; run it on one process")
-        width = self.policy.config.get_text_config().hidden_size
-        self.policy.value_head = make_value_head(width, self.machine.device)
+        width, scale = self.policy.config.get_text_config().hidden_size, self.recipe.objective.value_scale
+        self.policy.value_head = make_value_head(width, self.machine.device, scale=scale, seed=self.tuner_seed)
 
     def _base_context(self) -> contextlib.AbstractContextManager[None]:
         context = self.recipe.tuner.base_context(self.model)

@@ -49,6 +49,7 @@ CLAIMS: dict[str, str] = {
     "rpo": "holdfast.lab.reproduce.learned_pairs:RPO",
     "tis_dpo": "holdfast.lab.reproduce.learned_pairs:TIS_DPO",
     "fpo": "holdfast.lab.reproduce.learned_pairs:FPO",
+    "reward": "holdfast.lab.reproduce.rewards:REWARD",
     "ipo": "holdfast.lab.reproduce.tabular_pairs:IPO",
     "geometric": "holdfast.lab.reproduce.tabular_pairs:GEOMETRIC",
     "ada_dpo": "holdfast.lab.reproduce.tabular_pairs:ADA_DPO",
