@@ -31,10 +31,10 @@ def _measure_rewards(seed: int) -> dict[str, float]:
         return loss
 
     optimizer.step(close_step)  # type: ignore[arg-type]  # the stub wants a number; torch takes the tensor
-    learned, best = ((test @ weight.detach()).diff(dim=1)[:, 0] < 0 for weight in (head, worth))
+    by_head, by_worth = ((test @ weight.detach()).diff(dim=1)[:, 0] < 0 for weight in (head, worth))
     return {
-        "learned": learned.double().mean().item(), "best": best.double().mean().item(), "chance": 0.5,
-        "most": best.double().mean().item() - 0.05,
+        "learned": by_head.double().mean().item(), "best": by_worth.double().mean().item(), "chance": 0.5,
+        "most": by_worth.double().mean().item() - 0.05,
         "direction": torch.cosine_similarity(head.detach(), worth, 0).item(),
     }  # fmt: skip
 
