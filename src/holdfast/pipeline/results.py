@@ -17,7 +17,7 @@ from holdfast.pipeline.phases import (
     RunContext,
     preview_rows,
 )
-from holdfast.pipeline.run_dir import dependency_versions
+from holdfast.pipeline.run_dir import STOP_KEY, dependency_versions
 from holdfast.pipeline.subject import build_subject
 from holdfast.pipeline.training_review import review_training
 from holdfast.report.phrasing import change_of, lost_part
@@ -151,6 +151,9 @@ def write_results(
     write_report(folder.path, report)
     folder.write_json("report.json", report)
     folder.state["finished"] = True
+    folder.state.pop(STOP_KEY, None)
+    if result.is_partial:
+        folder.state[STOP_KEY] = recipe.train.stop_at
     folder.save_state()
     work.ui.emit(build_outcome(report))
     return RunResult(folder.path, report)

@@ -109,7 +109,8 @@ def run_prepared(
 
 def measure_tuned(work: RunContext, decoder: Decoder, result: TrainResult) -> dict[str, list[ItemResult]]:
     """The items of the tuned model as it answers, with what that cost added to what earlier sessions spent on it."""
-    subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/final", result.tuner)
+    name = f"stop-{result.steps:06d}" if result.is_partial else "final"
+    subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/{name}", result.tuner)
     began = time.perf_counter()
     items = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
     cost = work.folder.state.setdefault("answering", {"seconds": 0.0, "passes": 0})

@@ -36,6 +36,10 @@ MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
 
 
+STOP_KEY = "stopped_at"
+"""Key of `run.json`: the share of its steps after which a run with steps to come was measured and reported."""
+
+
 def replace_json(path: Path, value: Any) -> None:
     """Write a value as a JSON file, whole or not at all."""
     replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
@@ -93,6 +97,7 @@ class RunDirectory:
                 state = None
             elif state is not None and _is_same_run(path, state, recipe):
                 state.pop("diverged", None)
+                state["finished"] &= not _stops_later(state, recipe)
                 notes.append(describe_repair(path, state))
             elif state is not None:
                 state, note = _replace_run(path, state, recipe)
@@ -223,7 +228,14 @@ def _output_fields(recipe: Recipe, method: str) -> dict[str, Any]:
 def is_finished(path: Path, recipe: Recipe) -> bool:
     """Whether a directory holds the finished run of this recipe."""
     state = _read_mark(path)
-    return state is not None and bool(state["finished"]) and _is_same_run(path, state, recipe) and not find_damage(path)
+    if state is None or not state["finished"] or _stops_later(state, recipe):
+        return False
+    return _is_same_run(path, state, recipe) and not find_damage(path)
+
+
+def _stops_later(state: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether the recipe goes on where the run in a directory stopped because of its `train.stop_at`."""
+    return float(state.get(STOP_KEY, 1.0)) < recipe.train.stop_at
 
 
 def is_curated(recipe: Recipe) -> bool:

@@ -8,8 +8,10 @@ from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tree import format_path
 from holdfast.recipe.yaml_writer import find_leaf_values, format_scalar
 
-SAME_RESULT = ("output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints", "track")
-"""Settings that change where or how fast a run is done, and nothing of its result."""
+SAME_RESULT = (
+    "output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints", "train.stop_at", "track",
+)  # fmt: skip
+"""Settings that change where, how fast or in how many goes a run is done, and nothing of its result."""
 
 MAX_LISTED = 3
 """Differences that a message names."""

@@ -166,7 +166,13 @@ def check_evaluation(recipe: Common) -> None:
             raise ValueError(f"evaluate.gate.{name} needs something to keep, but evaluate.keep is empty")
 
 
-STAGED_RULES = (check_evaluation,)
+def check_whole_stages(recipe: Common) -> None:
+    """A stage starts from the model that the one before it leaves, which another stop would change."""
+    if recipe.train.stop_at < 1 or any(stage.train.stop_at < 1 for stage in getattr(recipe, "stages", ())):
+        raise ValueError("train.stop_at stops one training half way, and this recipe has stages; remove it")
+
+
+STAGED_RULES = (check_evaluation, check_whole_stages)
 """What holds of a recipe with stages as a whole; each stage is looked at by itself."""
 RULES = (
     check_pairs_and_answers, check_objective, check_online, check_one_pass, check_weights, check_steps,

@@ -132,6 +132,13 @@ class Train(RecipeSection):
         "frozen",
         description="Whether the eyes of a model that sees train too, and what leads from them into its language part.",
     )
+    stop_at: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Stop after this share of the steps, measure and report what there is. It shapes no weights: run "
+        "again with a later one, training goes on from there, and ends as it would have in one go.",
+    )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
     keep: Literal["last", "best"] = Field(

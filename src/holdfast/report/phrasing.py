@@ -151,9 +151,12 @@ def format_epochs(value: float | None) -> str:
 def format_steps(training: Mapping[str, Any]) -> str:
     """`240 steps`; `180 of 240 steps, stopped early, step 120 kept`."""
     steps_done, kept_step = training.get("steps"), training.get("kept_step")
+    planned_steps = training.get("planned_steps")
     text = f"{format_count(steps_done)} steps"
     if training.get("stopped_early"):
-        text = f"{format_count(steps_done)} of {format_count(training.get('planned_steps'))} steps, stopped early"
+        text = f"{format_count(steps_done)} of {format_count(planned_steps)} steps, stopped early"
+    elif is_known(steps_done) and is_known(planned_steps) and steps_done < planned_steps:  # by train.stop_at
+        text = f"{format_count(steps_done)} of {format_count(planned_steps)} steps"
     return text if kept_step in (None, steps_done) else f"{text}, step {format_count(kept_step)} kept"
 
 

@@ -88,6 +88,7 @@ class TrainResult:
         resumed_from: Steps found done at the start.
         value_head: Trained beside the model, where the objective needs one.
         kept_step: The step whose weights `model` has. stopped_early: Whether steps were left out for want of progress.
+        is_partial: Whether it stopped where `train.stop_at` says, with steps to come.
     """
 
     model: Model
@@ -111,6 +112,7 @@ class TrainResult:
     kept_step: int = 0
     value_head: nn.Linear | None = None
     stopped_early: bool = False
+    is_partial: bool = False
 
 
 def add_metrics(

@@ -129,6 +129,11 @@ def _warn_of_equal_labels(recipe: Recipe, table: TokenTable) -> Iterator[str]:
             )
 
 
+def count_steps_to_stop(share: float, steps: int) -> int:
+    """The steps after which a run stops that shall do this share of `steps`; at least one of them."""
+    return min(steps, max(1, round(share * steps)))
+
+
 def boundary_steps(share: float, steps: int) -> set[int]:
     """The steps at which each `share` of the run is done; none for 0."""
     if not share:

@@ -29,7 +29,7 @@ from holdfast.training.determinism import deterministic_algorithms, needs_determ
 from holdfast.training.distributed import Machine, gather_full_tensor, reshard_state
 from holdfast.training.draws import end_draws, follow_draw, mark_all_trained
 from holdfast.training.drift import APART, SHARE, DriftMonitor
-from holdfast.training.plan import boundary_steps
+from holdfast.training.plan import boundary_steps, count_steps_to_stop
 from holdfast.training.probe import probe_largest_batch
 from holdfast.training.seeding import SURVEY, seed_generators
 from holdfast.training.selection import Selection
@@ -122,8 +122,9 @@ class Trainer:
         if self.start.tensors:
             self.state.copy_weights({**self.state.stored_parameters, **self.start.tensors})
         start = self._restore_checkpoint(resume_point)
-        steps_done = steps = self.state.steps
-        if start < steps:
+        steps, self.stop = self.state.steps, count_steps_to_stop(self.recipe.train.stop_at, self.state.steps)
+        steps_done = max(start, self.stop)
+        if start < self.stop:
             if machine.main:
                 checkpoint.check_room(self.root, self.state.checkpoint_bytes(self.recipe.train.keep == "best"))
             with self.in_fixed_order():
@@ -134,7 +135,7 @@ class Trainer:
                     steps_done = self._run_steps(start, steps, made_by)
             finally:
                 del self.module  # what DDP wraps would keep the processes' connection open for as long as this lives
-        elif self.selection.decides:
+        elif self.selection.decides and start == steps:
             self._evaluate_model(steps, steps, made_by)
         self.state.release_layers()
         self._restore_best_weights(steps_done, made_by)
@@ -142,13 +143,13 @@ class Trainer:
 
     def _run_steps(self, start: int, steps: int, made_by: dict[str, Any]) -> int:
         """Train from step `start` on; how many steps the run then has, fewer than `steps` where it stops early."""
-        saves = boundary_steps(self.recipe.train.save_every, steps) | {steps}
+        saves = boundary_steps(self.recipe.train.save_every, steps) | {self.stop}
         self.drift_steps = boundary_steps(max(SHARE, min(1.0, APART / steps)), steps) | {steps}
         looks = boundary_steps(self.recipe.evaluate.every, steps)
         looks = looks | {steps} if self.selection.decides else looks - {steps}
         if start in looks and self._evaluate_model(start, steps, made_by):
             return start
-        for step in range(start, steps):
+        for step in range(start, self.stop):
             stop = self._run_step(step, steps)
             steps_done = step + 1
             if steps_done in saves or stop:
@@ -161,7 +162,7 @@ class Trainer:
                 if steps_done not in saves:
                     self._save_checkpoint(steps_done, made_by)
                 return steps_done
-        return steps
+        return self.stop
 
     def _run_step(self, step: int, steps: int) -> bool:
         """One step; whether the run shall stop after it."""
@@ -430,7 +431,8 @@ class Trainer:
             clipped=totals.clipped,
             resumed_from=start,
             kept_step=self.selection.kept_step(steps_done),
-            stopped_early=steps_done < self.state.steps,
+            stopped_early=steps_done < self.stop,
+            is_partial=self.stop <= steps_done < self.state.steps,
         )
 
     def _send_note(self, line: str) -> None:
