@@ -133,6 +133,28 @@ def test_facts_are_remembered(tmp_path: Path) -> None:
         assert len(journal) == 0
 
 
+def test_parents_are_read_and_left_alone(tmp_path: Path) -> None:
+    engine, old, new = ToyEngine(), tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    with Journal(old) as journal:
+        first = journal.build_sample_fn(engine)(asked(3), PARAMS)
+        journal.record_fact("verdict", [1], True)
+    old.write_bytes(old.read_bytes() + b'{"kind": "sample", "id"')  # another run is writing a line
+    content = old.read_bytes()
+    with Journal(new, parents=[old, tmp_path / "absent.jsonl"]) as journal:
+        assert (len(journal), journal.sampled_tokens) == (12, 0)
+        assert journal.recall_fact("verdict", [1]) is True
+        more = journal.build_sample_fn(engine)(asked(4), PARAMS)
+        assert journal.sampled_tokens == sum(sample.tokens for sample in more["key 3"])
+    assert {key: more[key] for key in first} == first
+    assert engine.drawn == 16  # 12 and the 4 that nobody held
+    assert old.read_bytes() == content
+    with Journal(new) as journal:
+        assert len(journal) == 4  # only what it drew itself
+    old.write_bytes(b"no line\n")
+    with pytest.raises(UserError, match=r"old\.jsonl:1: not a line of a sample journal"):
+        Journal(new, parents=[old])
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     with Journal(path), pytest.raises(UserError, match="another run"):

@@ -38,11 +38,13 @@ class Journal:
     Args:
         path: The JSONL file; made when missing, along with its directory. A last line torn by a kill is cut off, and
             lines whose parts are of the wrong types are removed. `None` for one that ends with the process.
+        parents: Journals of other runs, which are only read: what they hold is not drawn again. Names of samples say
+            all that these depend on, so a sample of another run is the same. One that is not there holds nothing.
     Raises:
         UserError: If another process has the journal open, or a line in it is not one the journal wrote.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(self, path: str | Path | None, parents: Sequence[Path] = ()) -> None:
         self.path = Path("journal" if path is None else path)
         self._samples: dict[str, Sample] = {}
         self._facts: dict[str, Any] = {}
@@ -56,6 +58,7 @@ class Journal:
         self._synced = time.monotonic()
         try:
             self._lock_file()
+            self._read_parents(parents)
             self._read_lines()
         except BaseException:
             self._file.close()
@@ -63,11 +66,11 @@ class Journal:
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens of all samples in the journal, drawn now or by an earlier run of the same directory."""
+        """Tokens of all samples in the file, drawn now or by an earlier run of the same directory."""
         return self._tokens
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Number of samples, those of its parents included."""
         return len(self._samples)
 
     def __enter__(self) -> Journal:
@@ -165,6 +168,16 @@ class Journal:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
+    def _read_parents(self, parents: Sequence[Path]) -> None:
+        """Hold what other journals record, whole lines of it: their runs may be at work."""
+        for path in parents:
+            if path.exists():
+                with path.open("rb") as file:
+                    for number, line in enumerate(file, start=1):
+                        if line.endswith(b"\n"):
+                            self._load_line(line, f"{path}:{number}")
+        self._tokens = 0  # which were spent by others
+
     def _read_lines(self) -> None:
         self._file.seek(0)
         whole, bad = 0, []
@@ -172,20 +185,20 @@ class Journal:
             if not line.endswith(b"\n"):  # the process was killed in the middle of writing it
                 self._file.truncate(whole)
                 break
-            if not self._load_line(line, number):
+            if not self._load_line(line, f"{self.path}:{number}"):
                 bad.append((whole, whole + len(line)))
             whole += len(line)
         self._file.seek(0, os.SEEK_END)
         if bad:
             self._remove_lines(bad)
 
-    def _load_line(self, line: bytes, number: int) -> bool:
+    def _load_line(self, line: bytes, place: str) -> bool:
         """Hold what a line records; whether it is a sample or a fact that can be used.
 
         Raises:
             UserError: If it is no line of a journal at all.
         """
-        mend = f"{self.path}:{number}: not a line of a sample journal; remove the line or the file"
+        mend = f"{place}: not a line of a sample journal; remove the line or the file"
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,11 +60,13 @@ if TYPE_CHECKING:
 
 
 def train_one(
-    resolved_recipe: ResolvedRecipe, ui: Progress, rerun_hint: str, *, hand_on: bool = False, restart: bool = False
-) -> RunResult:
+    resolved_recipe: ResolvedRecipe, ui: Progress, rerun_hint: str, *, hand_on: bool = False, restart: bool = False,
+    parents: Sequence[Path] = (),
+) -> RunResult:  # fmt: skip
     """`train` for a recipe without stages, or for one stage.
 
     Args:
+        parents: Journals of other runs, whose samples are not drawn again.
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
     from holdfast.models.placement import choose_device, reset_peak
@@ -72,7 +74,7 @@ def train_one(
     ranks = Ranks(resolved_recipe.recipe.device)
     reset_peak(choose_device(resolved_recipe.recipe.device))  # earlier runs of this process are not of this one
     with RunRecord(ui, writes=ranks.main) as record:
-        work = prepare_run(resolved_recipe, ui, ranks, restart=restart)
+        work = prepare_run(resolved_recipe, ui, ranks, restart=restart, parents=parents)
         if work.folder.is_complete:
             ui.write_line(f"{work.folder.path}: already finished; the report is {work.folder.path / 'report.html'}")
             return RunResult(work.folder.path, work.folder.read_json("report.json"))
@@ -161,8 +163,9 @@ def mark_divergence(folder: RunDirectory, ranks: Ranks) -> Iterator[None]:
 
 
 def prepare_run(
-    resolved_recipe: ResolvedRecipe, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False
-) -> RunContext:
+    resolved_recipe: ResolvedRecipe, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False,
+    parents: Sequence[Path] = (),
+) -> RunContext:  # fmt: skip
     """Everything that can be refused is looked at here, before anything is written."""
     from holdfast.data.chat.settings import derived_sources, make_chat
     from holdfast.evaluation.tasks.by_name import build_tasks, warn_of_nothing_kept
@@ -204,7 +207,7 @@ def prepare_run(
         folder.write_resolved(resolved_recipe, chat_sources)
     if trains and not folder.is_complete:
         checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
-    journal = Journal(folder.path / "samples.jsonl" if ranks.main else None)  # other processes sample nothing
+    journal = Journal(folder.path / "samples.jsonl" if ranks.main else None, parents)  # others sample nothing
     if ranks.main:  # whoever holds the journal is alone here, but for the other processes of a launch
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
             remove_leftovers(place, everyone=Ranks().world == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def train(
     ui: Progress | None = None,
     rerun_hint: str = "it again",
     restart: bool = False,
+    parents: Sequence[str | Path] = (),
 ) -> RunResult:
     """Curate, train, measure before and after, and write the report. Killed and repeated, it goes on where it was.
 
@@ -27,6 +29,8 @@ def train(
         ui: Where progress is shown; default silent.
         rerun_hint: How a user runs this once more, for the message after Ctrl-C.
         restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
+        parents: Journals of other runs (`RUN/samples.jsonl`), which are only read: what they hold is not sampled again.
+            A recipe with stages samples for itself.
     Raises:
         UserError: If the recipe or the data cannot be used; nothing is written then.
         RunError: If training had to stop; the same call goes on from the last checkpoint.
@@ -36,4 +40,4 @@ def train(
     ui, resolved_recipe = ui or Progress.create_silent(), resolve_any(recipe)
     if resolved_recipe.recipe.stages:
         return train_stages(resolved_recipe, ui, rerun_hint, restart=restart)
-    return train_one(resolved_recipe, ui, rerun_hint, restart=restart)
+    return train_one(resolved_recipe, ui, rerun_hint, restart=restart, parents=[Path(path) for path in parents])
