@@ -130,6 +130,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "lake": "holdfast.skills.lake_walk:LakeWalk",
     },
     "analyses": {
+        "lost_and_found": "holdfast.methods.analyses.lost_and_found:LostAndFound",
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",
     },
     "judges": {

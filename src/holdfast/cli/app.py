@@ -8,6 +8,7 @@ import typer
 
 import holdfast
 from holdfast.cli import (
+    analyse,
     build,
     chat,
     check,
@@ -76,6 +77,7 @@ VERBS = (
     ("eval", evaluate.evaluate, "Measure a model, alone or against another."),
     ("curate", curate.curate, "Only write the rows that would be trained on."),
     ("reproduce", reproduce.reproduce, "Check a paper's claim on the laboratory model."),
+    ("analyse", analyse.analyse, "See why answers were lost, and what moved inside a run."),
     ("report", report.report, "Write the report pages of runs again."),
     ("chat", chat.chat, "Talk to a model or run."),
     ("serve", serve.serve, "Serve a model to clients of the OpenAI API."),

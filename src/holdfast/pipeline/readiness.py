@@ -78,6 +78,11 @@ def check_readiness(
             f"{name_of(recipe.tuner)}; set it to off"
         )
     for analysis in recipe.analyses:
+        if analysis.compares:
+            raise UserError(
+                f"analyses: {name_of(analysis)} compares several runs: take it out here, and give the command "
+                f"`holdfast analyse RUN RUN ... {name_of(analysis)}` when they are finished"
+            )
         if analysis.folds:
             refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")
     if recipe.inference is not None:

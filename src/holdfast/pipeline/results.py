@@ -121,7 +121,7 @@ def write_results(
     warnings = [*plan.warnings, *review_training(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
-    sections = [*work.sections, *run_analyses(work, result, rows)]
+    sections = [*work.sections, *run_analyses(work, result, rows, before, after)]
     content = {
         "holdfast": version_table["holdfast"],
         "name": folder.path.name,

@@ -244,7 +244,8 @@ class Common(RecipeSection):
     train: Train = Field(Train(), description="The loop.")
     evaluate: Evaluate = Field(Evaluate(), description="What is measured.")
     analyses: Annotated[tuple[AnalysisChoice, ...], BeforeValidator(wrap_analysis)] = Field(
-        (), description="What is looked at after training beside the tasks: `layer_change`; each a part of the report."
+        (),
+        description="What is looked at after training beside the tasks: `lost_and_found`; each a part of the report.",
     )
     device: str = Field(
         "auto",

@@ -107,22 +107,6 @@ def lines_plot(
     return make_element("div", draw_svg(name, width, height, title, description, *body), cls="plot panel")
 
 
-def section_plots(report: dict[str, Any]) -> list[Markup]:
-    """The figure of each analysis; empty where it has none."""
-    out = []
-    for number, section in enumerate(report.get("analyses") or []):
-        figure = section.get("figure")
-        points = [(float(x), float(y)) for x, y in figure["points"]] if figure else []
-        line = Line(section["title"], 0, points)
-        title, unit = section["title"], figure["y"] if figure else ""
-        out.append(
-            lines_plot([line], f"analysis-{number}", title, unit, show_names=False, least=1e-3, x_title=figure["x"])
-            if figure
-            else Markup("")
-        )
-    return out
-
-
 def _curve_points(curves: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     return [(c["step"], c[key]) for c in curves if is_known(c.get(key))]
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast.core.files import replace_file
 from holdfast.recipe.shorthand import LAB_MODELS
-from holdfast.report import asked, clipping, curve_plots, phrasing, plots, ranking
+from holdfast.report import asked, clipping, curve_plots, phrasing, plots, ranking, section_plots
 from holdfast.report.matched_plot import matched_plane
 from holdfast.report.schema import (
     CostReport,
@@ -228,7 +228,7 @@ def _run_plots(report: dict[str, Any]) -> dict[str, Any]:
         "way": len(plots.run_way(report)) > 1,
         "deltas": plots.delta_bars(report["tasks"]),
         "curves": curve_plots.run_curves(report),
-        "analyses": curve_plots.section_plots(report),
+        "analyses": section_plots.draw_sections(report.get("analyses") or []),
         "origins": plots.share_bars([("", counts)], plots.origin_names([counts])),
         "time": plots.share_bars([("", seconds)], plots.origin_names([seconds]), "time", "Where the time went"),
     }
@@ -281,6 +281,19 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
         recipe=_dump_yaml(report.get("recipe")),
         versions=report.get("versions") or {},
         plots=_run_plots(report),
+    )
+
+
+def render_analyses(report: dict[str, Any]) -> str:
+    """The page of several runs held against each other, from the content of `analysis.json`."""
+    page = _build_environment().get_template("analysis.html.j2")
+    sections = report.get("analyses") or []
+    return page.render(
+        name=report.get("name") or "analysis",
+        runs=report.get("runs") or [],
+        sections=sections,
+        versions=report.get("versions") or {},
+        plots={"analyses": section_plots.draw_sections(sections)},
     )
 
 

@@ -208,21 +208,44 @@ class AnalysisTable(ReportPart):
     rows: list[list[str | int | float | None]]
 
 
+class FigureSeries(ReportPart):
+    """What has one colour in a figure, or is one row of a heat map: its name, and its points (x, y)."""
+
+    name: str = ""
+    points: list[tuple[float, float]] = Field(default_factory=list)
+
+
 class AnalysisFigure(ReportPart):
-    """A figure as data, which the page draws and a board can draw likewise: points (x, y), and what the axes say."""
+    """A figure as data, which the page draws and a board can draw likewise (`axes.analysis.Figure`).
+
+    Args:
+        points: Of a report of an older version, which had one curve.
+    """
 
     x: str
     y: str
-    points: list[tuple[float, float]]
+    kind: str = "lines"
+    title: str = ""
+    labels: list[str] = Field(default_factory=list)
+    series: list[FigureSeries] = Field(default_factory=list)
+    points: list[tuple[float, float]] | None = None
 
 
 class SectionReport(ReportPart):
-    """What an analysis adds to a report (`axes.analysis.Section`): plain text, a table, perhaps a figure."""
+    """What an analysis adds to a report (`axes.analysis.AnalysisSection`): text, a table, figures, questions.
+
+    Args:
+        about: What the analysis looks at, in a line.
+        figure: Of a report of an older version, which had one.
+    """
 
     title: str
     sentence: str
     name: str | None = None
+    about: str | None = None
     table: AnalysisTable | None = None
+    figures: list[AnalysisFigure] = Field(default_factory=list)
+    examples: list[Table] = Field(default_factory=list)
     figure: AnalysisFigure | None = None
 
 

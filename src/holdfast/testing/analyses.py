@@ -1,50 +1,129 @@
-"""What every analysis must do: change neither model, say something that can be drawn and written, and say it again."""
+"""What every analysis must do: change no model, say something that can be drawn and written, and say it again."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
-from holdfast.axes.analysis import Analysis, AnalysisSection
+from holdfast.axes.analysis import AnalysedRun, AnalysedTask, Analysis, AnalysisContext, AnalysisSection
 from holdfast.axes.method import Method
+from holdfast.data.rows import Row
 from holdfast.models.policy import Policy
 from holdfast.report.schema import SectionReport
-from holdfast.testing.curation_world import sum_rows
-from holdfast.testing.examples import tiny_model
+from holdfast.report.section_plots import draw_sections
+from holdfast.skills.sums import Sums
 from holdfast.testing.failure import expect_that, require_kind
+from holdfast.testing.inference import model_pair
+
+QUESTIONS = 48
+WRONG = (
+    "#### 0",
+    "",
+    "I'm sorry, but I cannot help with that.",
+    "the answer the answer the answer",
+    "1 + 1 = 3\n#### 3",
+)
+"""Wrong answers of several kinds."""
+
+
+@dataclass
+class ScriptedAnswer:
+    """An answer as a measurement keeps it."""
+
+    id: str
+    prompt: str
+    response: str
+    reference: str
+    passed: bool
+    stopped: bool = True
+    tokens: int = 6
+    reason: str = ""
+    unreadable: bool = False
+
+    @property
+    def score(self) -> float:
+        return float(self.passed)
+
+
+def script_answers(rows: Sequence[Row], seed: int, wrong_share: float) -> list[ScriptedAnswer]:
+    """An answer to each row, some of them wrong; the seed says which."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(len(rows), generator=generator).tolist()
+    answers = []
+    for number, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+        is_right, prompt = draw >= wrong_share, str(row.prompt[-1]["content"])
+        text = str(row.answer) if is_right else WRONG[number % len(WRONG)]
+        is_ended = is_right or number % len(WRONG) != 3
+        answers.append(ScriptedAnswer(row.id, prompt, text, str(row.gold), is_right, is_ended))
+    return answers
+
+
+def build_context(is_changed: bool = True) -> tuple[AnalysisContext, list[PreTrainedModel]]:
+    """The smaller laboratory model and the same with other weights (or the same), as three runs; and these models.
+
+    Args:
+        is_changed: Whether weights and answers differ from the base's.
+    """
+    checkpoint, tuned, chat = model_pair()
+    base, tuned = copy.deepcopy(checkpoint.model), copy.deepcopy(tuned if is_changed else checkpoint.model)
+    rows = [replace(row, id=str(number)) for number, row in enumerate(Sums().generate_rows(QUESTIONS, "test", 0))]
+    before = script_answers(rows, 0, 0.3)
+
+    def build_tasks(seed: int) -> list[AnalysedTask]:
+        after = script_answers(rows, seed, 0.5) if is_changed else before
+        halves = (("sums", "target", slice(0, QUESTIONS // 2)), ("other sums", "keep", slice(QUESTIONS // 2, None)))
+        return [
+            AnalysedTask(name, "generate", role, before[part], after[part], lambda part=part: rows[part])  # type: ignore[arg-type]
+            for name, role, part in halves
+        ]
+
+    runs = [AnalysedRun(f"run-{seed}", "sft", seed, build_tasks(seed), lambda: Policy(tuned)) for seed in (1, 2, 3)]  # type: ignore[arg-type]
+    context = AnalysisContext(
+        rows=rows, tasks=build_tasks(1), chat=chat, runs=runs,
+        open_base=lambda: Policy(base), open_tuned=lambda: Policy(tuned), open_folded=lambda: Policy(tuned),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return context, [base, tuned]  # type: ignore[list-item]  # plain models
 
 
 def measure_pair(analysis: Analysis, is_changed: bool = True) -> tuple[AnalysisSection, bool]:
-    """The section on a tiny model and one with other weights (or the same), and whether both stayed as they were."""
-    base, tuned = tiny_model().eval(), tiny_model().eval()
+    """The section on such models, and whether both stayed as they were."""
+    context, models = build_context(is_changed)
     with torch.no_grad():
-        for weight in tuned.parameters():
-            weight.mul_(1.25 if is_changed else 1.0)
-        before = [copy.deepcopy(model.state_dict()) for model in (base, tuned)]
-        section = analysis.measure(Policy(base), Policy(tuned), sum_rows())
+        before = [copy.deepcopy(model.state_dict()) for model in models]
+        section = analysis.measure(context)
     same = all(
         torch.equal(tensor, weights[name])
-        for model, weights in zip((base, tuned), before, strict=True)
+        for model, weights in zip(models, before, strict=True)
         for name, tensor in model.state_dict().items()
     )
     return section, same
 
 
 def check_section(method: Method, folder: Path) -> None:
-    """A title, a sentence, a table whose rows fit its columns, numbers that are numbers, all of it JSON."""
+    """A title, a sentence, a table whose rows fit its columns, numbers that are numbers, all of it JSON and drawn."""
     section, _ = measure_pair(require_kind(method, Analysis))
     expect_that(isinstance(section, AnalysisSection), f"measure gives no AnalysisSection but {type(section).__name__}")
     expect_that(section.title.strip() and section.sentence.strip(), "the section has no title or no sentence")
     widths = {len(row) for row in section.table.rows}
     expect_that(widths <= {len(section.table.columns)}, f"rows of {sorted(widths)} cells, for {section.table.columns}")
     cells = [cell for row in section.table.rows for cell in row if isinstance(cell, (int, float))]
-    points = [value for point in (section.figure.points if section.figure else ()) for value in point]
+    series = [one for figure in section.figures for one in figure.series]
+    points = [value for one in series for point in one.points for value in point]
     expect_that(all(map(math.isfinite, [*cells, *points])), "a number in table or figure is not finite")
-    SectionReport.model_validate(json.loads(json.dumps(section.to_json(), allow_nan=False)))
+    for figure in section.figures:
+        places = {x for one in figure.series for x, _ in one.points}
+        is_listed = figure.kind in ("lines", "scatter") or places <= set(range(len(figure.labels)))
+        expect_that(is_listed, f"a figure of kind {figure.kind} has points at places that have no label")
+    content = json.loads(json.dumps(section.to_json(), allow_nan=False))
+    SectionReport.model_validate(content)
+    expect_that(all(draw_sections([content])[0]), "a figure has nothing to draw: leave it out")
 
 
 def check_models_stay(method: Method, folder: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from holdfast.axes.analysis import AnalysisContext
 from holdfast.cli.app import app
-from holdfast.data.rows import Row
 from holdfast.methods.analyses.layer_change import OUTSIDE, LayerChange, layer_changes
 from holdfast.models.policy import Policy
 
@@ -38,9 +38,14 @@ def test_it_is_the_distance_over_the_size_layer_by_layer(tiny):
     found = layer_changes(base, tuned)
     assert list(found) == ["1", "2", OUTSIDE]
     assert found == pytest.approx({"1": 0.0, "2": 0.25, OUTSIDE: embedded.sqrt().item()}, rel=1e-5)
-    section = LayerChange().measure(Policy(base), Policy(tuned), [Row([{"role": "user", "content": "a"}])])
+    policies = {
+        "open_base": lambda: Policy(base),
+        "open_tuned": lambda: Policy(tuned),
+        "open_folded": lambda: Policy(tuned),
+    }
+    section = LayerChange().measure(AnalysisContext(rows=[], tasks=[], chat=None, **policies))
     assert "Layer 2 of 2 moved farthest, by 25.000% of its size, layer 1 least, by 0.000%" in section.sentence
-    assert section.figure.points == ((1.0, 0.0), (2.0, pytest.approx(25.0)))
+    assert section.figures[0].series[0].points == ((1.0, 0.0), (2.0, pytest.approx(25.0)))
 
 
 def test_a_run_that_asks_for_it_has_it_in_report_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -119,7 +119,7 @@ def test_gamma_is_found_from_the_rows_of_a_run() -> None:
     section: Any = pcv.build_section(bench)
     assert "0.0 % after it" in section.sentence
     assert len(section.table.rows) == 3
-    assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in section.figure.points)
+    assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in section.figures[0].series[0].points)
     assert cross_validate(PlantedBench(5.0, floor=False), tuple("abcdef"), "choice", 2) == 0.0  # no split qualifies
     with pytest.raises(UserError, match="half of the trained labels, and there is one"):
         cross_validate(bench, ("a",), "choice", 1)
@@ -183,7 +183,7 @@ def test_a_run_finds_gamma_keeps_it_and_shows_the_curve(place: Path) -> None:
     assert isinstance(setup["gamma"], float)
     report = json.loads((place / "out" / "report.json").read_text())
     (section,) = [s for s in report["analyses"] if s["name"] == "calibration"]
-    assert section["figure"]["x"] == "trained labels right, %"
+    assert section["figures"][0]["x"] == "trained labels right, %"
     assert "Labels that training left out" in (place / "out" / "report.html").read_text()
     assert "calibration" in run("chat", "out", "--once", "--max-tokens", "3", stdin="Color?\n").stderr
     alg = "{name: calibration, gamma: 50.0}"

@@ -105,6 +105,7 @@ CLAIMS: dict[str, str] = {
     "ifd": "holdfast.lab.reproduce.selected_rows:IFD",
     "less": "holdfast.lab.reproduce.selected_rows:LESS",
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
+    "lost_and_found": "holdfast.lab.reproduce.inside_models:LOST_AND_FOUND",
     "sft-facts": "holdfast.lab.reproduce.known_facts:FORM_AND_FACTS",
 }
 """Method, or method-something, to its claim, "module:NAME"; imported on first use."""

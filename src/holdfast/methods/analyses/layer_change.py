@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar
 
-from holdfast.axes.analysis import Analysis, AnalysisSection, Curve, Table
+from holdfast.axes.analysis import Analysis, AnalysisContext, AnalysisSection, Table, curve_figure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from holdfast.data.rows import Rows
-    from holdfast.models.policy import Policy
 
 LAYER = re.compile(r"\.(\d+)\.")
 """The first number in a parameter's name is its layer's; what has none (embeddings, last norm, head) is in no layer."""
@@ -36,8 +33,8 @@ class LayerChange(Analysis):
     paper: ClassVar[str] = "Zhang et al. 2019, arXiv 1902.01996"
     folds: ClassVar[bool] = True
 
-    def measure(self, base: Policy, tuned: Policy, rows: Rows) -> AnalysisSection:
-        changes = layer_changes(base.causal, tuned.causal)
+    def measure(self, context: AnalysisContext) -> AnalysisSection:
+        changes = layer_changes(context.base.causal, context.plain_tuned.causal)
         layers = [(name, change) for name, change in changes.items() if name != OUTSIDE]
         most, least = max(layers, key=lambda one: one[1]), min(layers, key=lambda one: one[1])
         sentence = (
@@ -47,8 +44,8 @@ class LayerChange(Analysis):
         table = Table(
             ("Layer", "Change, % of its size"), tuple((name, 100 * change) for name, change in changes.items())
         )
-        points = tuple((float(name), 100 * change) for name, change in layers)
-        return AnalysisSection("How far each layer moved", sentence, table, Curve("layer", "change, %", points))
+        figure = curve_figure("layer", "change, %", [(float(name), 100 * change) for name, change in layers])
+        return AnalysisSection("How far each layer moved", sentence, table, (figure,))
 
 
 def layer_changes(base: PreTrainedModel, tuned: PreTrainedModel) -> dict[str, float]:

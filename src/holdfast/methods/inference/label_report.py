@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.analysis import AnalysisSection, Curve, Table
+from holdfast.axes.analysis import AnalysisSection, Table, curve_figure
 
 if TYPE_CHECKING:
     from holdfast.methods.inference.label_scores import LabelScores
@@ -29,5 +29,5 @@ def describe_calibration(base: LabelScores, tuned: LabelScores, gamma: float) ->
         f"apart in {apart:.1f} %: what is missing to that is only out-scaled, not forgotten. AUSUC {area:.3f}."
     )
     points = tuple((100 * float(x), 100 * float(y)) for x, y in zip(curve.present, curve.absent, strict=True))
-    figure = Curve("trained labels right, %", "absent labels right, %", tuple(sorted(set(points))))
-    return AnalysisSection("Labels that training left out", sentence, Table(COLUMNS, tuple(lines)), figure)
+    figure = curve_figure("trained labels right, %", "absent labels right, %", sorted(set(points)))
+    return AnalysisSection("Labels that training left out", sentence, Table(COLUMNS, tuple(lines)), (figure,))
