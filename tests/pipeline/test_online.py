@@ -80,6 +80,35 @@ def test_a_name_chooses_objective_and_credit(method, objective, credit, value_we
     assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
+def test_online_dpo_and_raft_are_the_same_loop_with_another_objective():
+    made = {
+        name: resolve_any(
+            {"model": "lab", "method": name, "data": {"train": "lab:sums"}, "judge": "number", "tuner": "lora"}
+        ).recipe
+        for name in ("online_dpo", "raft", "online_dpo+ipo")
+    }
+    dpo, raft, ipo = made.values()
+    assert (name_of(dpo.credit), name_of(dpo.objective), dpo.online.n) == ("online_dpo", "dpo", 2)
+    assert (name_of(ipo.credit), name_of(ipo.objective)) == ("online_dpo", "ipo")
+    assert (name_of(raft.credit), name_of(raft.objective)) == ("raft", "sft")
+    assert (raft.online.n, raft.sampling.temperature, raft.credit.share) == (5, 0.85, 0.2)
+    for recipe in made.values():
+        assert recipe.row_shape().name == "prompt"
+        assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("method", "figures"), [("online_dpo+lora", {"rewards/accuracy", "rewards/margin"}), ("raft", set())]
+)
+def test_another_objective_learns_from_the_models_own_answers(run, method, figures):
+    code, text = run("train", method=method, knobs="turns: 1", online="drop_equal: true")
+    assert code == 0, text
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(log) == 3
+    assert figures | {"rollouts/return"} <= set(log[0])
+    assert any(line["loss"] > 0 for line in log)
+
+
 def test_names_of_papers_set_what_stands_elsewhere_in_the_recipe():
     made = {
         name: resolve_any(
@@ -107,7 +136,10 @@ def test_an_objective_with_a_value_head_brings_its_credit():
     [
         ({"online": {"rounds": 3}}, "online is of online learning, which needs a credit"),
         ({"environment": "points"}, "environment is of online learning, which needs a credit"),
-        ({"credit": "group", "objective": "dpo"}, "credit group gives advantages, which objective dpo does not read"),
+        ({"credit": "group", "objective": "grpo"}, "credit group gives advantages, which objective grpo does not read"),
+        ({"method": "online_dpo", "tuner": "lora", "environment": "route"}, "compares single answers"),
+        ({"method": "online_dpo"}, "the divergence from the untouched model needs it beside"),
+        ({"method": "raft", "objective": "ual"}, "credit raft gives"),
         ({"method": "ppo", "objective": {"value_weight": 0}}, "credit ppo needs a value head; set objective.value"),
         ({"method": "rloo", "objective": {"value_weight": 1}}, "credit rloo uses no value head"),
         ({"method": "rloo", "sampling": {"temperature": 0.5}}, "online learning learns from samples of the model as"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -17,6 +18,8 @@ from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserInterrupt
 from holdfast.generation.factory import build_local_engine, build_sample_fn
 from holdfast.generation.journal import Journal
+from holdfast.methods.objectives.likelihood.sft import SFT
+from holdfast.methods.objectives.preference.simpo import SimPO
 from holdfast.methods.objectives.scored.policy_gradient import PolicyGradient
 from holdfast.models.policy import Policy
 from holdfast.recipe.schema import Recipe
@@ -218,3 +221,49 @@ def test_long_answers_lose_what_dapo_takes_and_it_is_logged_apart(tiny, tmp_path
     assert lost > 0
     assert played.figures["reward/overlong"] == (pytest.approx(-lost), 12.0)
     assert played.figures["rollouts/return"][0] == pytest.approx(plain.figures["rollouts/return"][0] - lost)
+
+
+class OneTurn(SmallLetters):
+    turns: int = 1
+
+
+def test_pairs_are_the_best_and_the_worst_answer_to_a_prompt(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, environment=OneTurn(), objective=SimPO(), updates=2, minibatches=2)
+    policy = Policy(model)
+    rewarded = make_source(tiny, tmp_path, environment=OneTurn(), credit="loo")[1].play_round(0, policy).sequences
+    played = source.play_round(0, policy)
+    assert [(s.row, s.role) for s in played.sequences] == [(i // 2, i % 2) for i in range(6)]
+    for group, pair in zip(
+        (rewarded[i : i + 4] for i in (0, 4, 8)), (played.sequences[i : i + 2] for i in (0, 2, 4)), strict=True
+    ):
+        worth = [s.token_values["advantages"][-1] for s in group]
+        assert pair[0].ids.tolist() == group[int(np.argmax(worth))].ids.tolist()
+        assert pair[1].ids.tolist() == group[int(np.argmin(worth))].ids.tolist()
+    halves = [source.step_batches(step, policy) for step in (0, 1)]
+    assert sum(batch.n_rows for half in halves for batch in half) == 3, "a pair stays together"
+    assert all(batch.n_sequences == 2 * batch.n_rows for half in halves for batch in half)
+    source.current = None
+    again = source.step_batches(1, policy)
+    assert torch.equal(again[0].input_ids, halves[1][0].input_ids)
+    assert torch.equal(again[0].roles, halves[1][0].roles)
+
+
+def test_raft_teaches_the_best_of_each_prompt_and_learns(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, credit="best", objective=SFT())
+    played = source.play_round(0, Policy(model))
+    assert len(played.sequences) == 3 * 2, "one episode of two turns for each prompt"
+    assert [s.row for s in played.sequences] == list(range(6))
+    returns = []
+    fit(tiny, tmp_path, 10, lambda log: returns.append(log.metrics["rollouts/return"]), objective=SFT(), credit="best")
+    assert np.mean(returns[-3:]) > np.mean(returns[:3]) + 0.1
+
+
+def test_the_untouched_model_is_asked_of_the_answers_of_this_round(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, objective=PolicyGradient(beta=0.1))
+    base = tiny("llama", max_position_embeddings=256)[0]
+    policy = Policy(model, base=contextlib.nullcontext)
+    for number in (0, 1):
+        for batch in source.step_batches(number, policy):
+            with torch.no_grad():
+                expected = Policy(base).token_logps(batch)
+            torch.testing.assert_close(policy.reference_logps(batch), expected, atol=1e-4, rtol=1e-4)

@@ -120,6 +120,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "loo": "holdfast.methods.credits.leave_one_out:LeaveOneOut",
         "batch": "holdfast.methods.credits.batch:BatchCredit",
         "gae": "holdfast.methods.credits.gae:GAE",
+        "best": "holdfast.methods.credits.best:BestCredit",
         "max_rl": "holdfast.methods.credits.max_rl:MaxRL",
     },
     "environments": {

@@ -23,6 +23,7 @@ class Variant(NamedTuple):
         knobs: What is set. A word or a switch makes the variant what it is and cannot be set otherwise; a number is the
             default of its paper.
         beside: What its paper does besides and the method does not; a sentence for the page.
+        brings: What else a method of this name chooses, by the recipe's key.
         settings: Dotted settings of the recipe that its paper goes with, elsewhere than in its knobs; their defaults.
     """
 
@@ -32,6 +33,7 @@ class Variant(NamedTuple):
     knobs: Mapping[str, Any] = NOTHING
     beside: str = ""
     settings: Mapping[str, Any] = NOTHING
+    brings: Mapping[str, str] = NOTHING
 
 
 KIRKPATRICK = "Kirkpatrick et al. 2017, arXiv 1612.00796"
@@ -109,6 +111,15 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "online_grpo": Variant(
             "group", "GRPO online: an answer is worth how much better than its group it is.",
             "Shao et al. 2024, arXiv 2402.03300", {"scale": "group"},
+        ),
+        "online_dpo": Variant(
+            "group", "Online DPO: the best and the worst of the model's own answers are a pair, round by round.",
+            "Guo et al. 2024, arXiv 2402.04792", settings={"online.n": 2}, brings={"objective": "dpo"},
+        ),
+        "raft": Variant(
+            "best", "Reward-ranked fine-tuning: the best of the model's own answers are taught, round by round.",
+            "Dong et al. 2023, arXiv 2304.06767",
+            settings={"online.n": 5, "sampling.temperature": 0.85}, brings={"objective": "sft"},
         ),
         "rloo": Variant(
             "loo", "REINFORCE leave-one-out: an answer is worth how much better than the others it is.",

@@ -60,6 +60,10 @@ class RowValues:
         pieces = values.detach().cpu().split(counts if by == "label" else 1)
         self.values.update(zip(_sequence_keys(batch), (p.flatten().clone() for p in pieces), strict=True))
 
+    def clear_values(self) -> None:
+        """Forget all of it: rows of these numbers are others from now on."""
+        self.values.clear()
+
     def to_tensors(self) -> dict[str, Tensor]:
         """All of it in two tensors, to be saved."""
         keys = torch.tensor([(row, role, len(v)) for (row, role), v in self.values.items()])

@@ -220,7 +220,7 @@ def _example_entries(recipe: Recipe, table: TokenTable, chat: Chat) -> dict[str,
     sequences = [sequence for i in _first_entries(table)[:EXAMPLE_ROWS] for sequence in table.row_sequences(i)]
     from holdfast.data.row_shapes import PAIR
 
-    pairs = recipe.objective.row_shape() is PAIR
+    pairs = recipe.row_shape() is PAIR
     names = [("chosen", "rejected")[s.role] if pairs and s.role < 2 else f"answer {s.role + 1}" for s in sequences]
     return {"examples": [split_by_mask(sequence, chat) for sequence in sequences], "answers": names}
 

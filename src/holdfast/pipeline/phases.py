@@ -289,7 +289,7 @@ def rows_for_objective(recipe: Recipe, rows: Rows) -> Rows:
     Raises:
         UserError: If it would not be what its name says with them.
     """
-    rows = rows_for(recipe.objective.row_shape(), recipe.objective.value_columns(), rows)
+    rows = rows_for(recipe.row_shape(), recipe.objective.value_columns(), rows)
     if text := recipe.objective.find_rows_problem(rows):
         raise UserError(f"{data_label(recipe.data)} {text}")
     return rows

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.axes.judge import Judge
-from holdfast.axes.objective import Objective
 from holdfast.axes.registry import name_of
 from holdfast.data.reading.formats import count_shared_prompts, open_rows, split_rows
 from holdfast.data.reading.join import Part, chain_rows, join_parts
@@ -47,7 +46,7 @@ def is_lab(source: str) -> bool:
 
 def lab_form(recipe: Recipe) -> Form:
     """What laboratory rows must hold: what the objective trains on, unless a curator makes that of answers."""
-    return "answer" if makes_pairs(recipe) else _objective_form(recipe.objective)
+    return "answer" if makes_pairs(recipe) else _objective_form(recipe)
 
 
 def makes_pairs(recipe: Recipe) -> bool:
@@ -55,13 +54,13 @@ def makes_pairs(recipe: Recipe) -> bool:
     return any(curator.effect == "pair" for curator in recipe.curate)
 
 
-def _objective_form(objective: Objective) -> Form:
+def _objective_form(recipe: Recipe) -> Form:
     """What laboratory rows must hold for an objective. Single answers to be judged are made of pairs.
 
     Where an answer without a score is a demonstration (`uft`), the skill's own answers are demonstrations: taken apart,
     its pairs would give a score to every answer.
     """
-    shape = objective.row_shape()
+    shape, objective = recipe.row_shape(), recipe.objective
     if shape.lab_form != "answer":
         return shape.lab_form
     if any(column.name == "score" and column.default is not None for column in objective.value_columns()):
@@ -85,14 +84,12 @@ def open_extra_rows(
     """
     reader = _Reader(recipe, None, (), say, {})
     entry = DataFile(path=source, columns=columns, ignore=tuple(ignore))
-    return reader.read_rows(
-        entry, "data.replay", _objective_form(recipe.objective), **_row_requirements(recipe.objective)
-    )
+    return reader.read_rows(entry, "data.replay", _objective_form(recipe), **_row_requirements(recipe))
 
 
-def _row_requirements(objective: Objective) -> dict[str, Any]:
+def _row_requirements(recipe: Recipe) -> dict[str, Any]:
     """What rows of a file must be to be trained on as they are."""
-    return {"kind": objective.row_shape(), "columns": objective.value_columns()}
+    return {"kind": recipe.row_shape(), "columns": recipe.objective.value_columns()}
 
 
 def read_sources(
@@ -109,7 +106,7 @@ def read_sources(
     """
     data = recipe.data
     requirements = (
-        {} if recipe.curate or data.replay else _row_requirements(recipe.objective)
+        {} if recipe.curate or data.replay else _row_requirements(recipe)
     )  # curated rows are not yet those trained on
     reader = _Reader(recipe, data.columns, data.ignore, say, where or {})
     entries, form = train_files(data), lab_form(recipe)
@@ -174,8 +171,8 @@ class _Reader:
         options: dict[str, Any] = {
             "mapping": entry.columns or self.columns,
             "ignore": self.ignore if entry.ignore is None else entry.ignore,
-            "own": self.recipe.objective.row_shape().columns,
-            "own_answers": self.recipe.objective.row_shape().holds_answers,
+            "own": self.recipe.row_shape().columns,
+            "own_answers": self.recipe.row_shape().holds_answers,
             "revision": entry.revision,
             **requirements,
         }

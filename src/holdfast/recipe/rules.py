@@ -74,16 +74,14 @@ def check_online(recipe: Common) -> None:
             )
         return
     credit, sampling, train = name_of(recipe.credit), recipe.sampling, recipe.train
-    if not rollouts:
-        raise ValueError(
-            f"credit {credit} gives advantages, which objective {name} does not read; use objective policy_gradient"
-        )
+    if not rollouts and (text := find_misfit(recipe)):
+        raise ValueError(f"credit {credit} {text}; use objective policy_gradient, one of answers (sft) or pairs (dpo)")
     if recipe.credit.needs_values != recipe.objective.needs_values:
         mend = "objective.value_weight above 0" if recipe.credit.needs_values else "objective.value_weight to 0"
         raise ValueError(
             f"credit {credit} {'needs a' if recipe.credit.needs_values else 'uses no'} value head; set {mend}"
         )
-    if sampling.temperature != 1 or sampling.top_p != 1 or sampling.top_k:
+    if rollouts and (sampling.temperature != 1 or sampling.top_p != 1 or sampling.top_k):
         raise ValueError(
             "online learning learns from samples of the model as it is; set sampling.temperature 1, top_p 1, top_k 0"
         )
@@ -100,6 +98,19 @@ def check_online(recipe: Common) -> None:
     for key in ("batch_tokens", "epochs"):
         if getattr(train, key) != type(train).model_fields[key].default:
             raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")
+
+
+def find_misfit(recipe: Common) -> str:
+    """Why an objective that reads no advantages cannot learn from the answers that a credit chooses; "": it can."""
+    objective, shape = recipe.objective, recipe.objective.row_shape().name
+    name = name_of(objective)
+    if shape not in ("answer", "pair") or any(column.default is None for column in objective.value_columns()):
+        return f"gives advantages, which objective {name} does not read"
+    if objective.has_precompute:
+        return f"gives answers that do not exist yet, of which objective {name} would compute something before training"
+    if recipe.environment is not None and shape == "pair" and recipe.environment.turns > 1:
+        return f"gives episodes of {recipe.environment.turns} turns, but objective {name} compares single answers"
+    return ""
 
 
 def check_one_pass(recipe: Common) -> None:

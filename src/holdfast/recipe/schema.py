@@ -22,6 +22,7 @@ from pydantic import (
 from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import name_of
 from holdfast.core.safe_text import hide_keys_in_data
+from holdfast.data.row_shapes import shape_of
 from holdfast.recipe.aliases import Aliases
 from holdfast.recipe.choices import (
     AnalysisChoice,
@@ -46,6 +47,8 @@ from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from holdfast.data.row_shapes import RowShape
 
 STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
@@ -266,6 +269,10 @@ class Common(RecipeSection):
         for rule in STAGED_RULES if stages else RULES:
             rule(self)
         return self
+
+    def row_shape(self) -> RowShape:
+        """What its rows must be: prompts where the model answers itself, else what the objective takes."""
+        return shape_of("prompt") if self.credit is not None else self.objective.row_shape()
 
     @property
     def method_label(self) -> str:

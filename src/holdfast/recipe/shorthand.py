@@ -16,6 +16,7 @@ from holdfast.axes.method import Method
 from holdfast.axes.objective import Objective
 from holdfast.axes.optimizer import Optimizer
 from holdfast.axes.registry import find_method, home_of, method_names, name_of, variant_of
+from holdfast.axes.variants import VARIANTS
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 from holdfast.recipe.tree import Node, Problems
@@ -64,10 +65,16 @@ def expand_method(method: str) -> dict[str, list[str]]:
     if any(_curator_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     if "credit" in chosen:
-        chosen.setdefault("objective", ONLINE)
+        chosen.setdefault("objective", _objective_beside(chosen["credit"][0]))
     if getattr(chosen_class("objective", next(iter(chosen.get("objective", [])), None)), "needs_rollouts", False):
         chosen.setdefault("credit", CREDIT)
     return chosen
+
+
+def _objective_beside(credit: str) -> list[str]:
+    """The objective that comes with a credit, by its name."""
+    variant = VARIANTS["credits"].get(credit)
+    return [variant.brings["objective"]] if variant and "objective" in variant.brings else ONLINE
 
 
 def trains_nothing(method: str) -> bool:
@@ -136,7 +143,8 @@ def _join_credit_and_objective(data: dict[str, Any], chosen: dict[str, list[str]
     """A credit brings an objective that reads advantages, and such an objective a credit, into `chosen`."""
     objective = data.get("objective")
     if data.get("credit") is not None:
-        chosen.setdefault("objective", ONLINE)
+        credit = chosen_class("credit", data["credit"])
+        chosen.setdefault("objective", ONLINE if credit is None else _objective_beside(name_of(credit)))
     elif getattr(chosen_class("objective", objective), "needs_rollouts", False):
         knobs = objective if isinstance(objective, dict) else getattr(objective, "__dict__", {})
         chosen.setdefault("credit", VALUE_CREDIT if knobs.get("value_weight") else CREDIT)
@@ -182,6 +190,7 @@ def _derive_defaults(
         yield ("tuner", knob), train["max_length"], "derived: train.max_length"
     yield from _derive_variant_settings(objective)
     if (credit := chosen_class("credit", data.get("credit"))) is not None:
+        yield from _derive_variant_settings(credit)
         yield from _derive_online_defaults(data, credit)
     if is_lab_model(data.get("model")):
         if common_rate:
@@ -218,8 +227,14 @@ def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Itera
         yield ("train", "max_steps"), counts[0] * counts[1] * counts[2], "derived: online.rounds"
     if getattr(credit, "needs_values", False):
         yield ("objective", "value_weight"), 0.1, f"derived: credit {name_of(credit)}"
-    sampling = data.get("sampling")
-    if isinstance(sampling, dict) and isinstance(longest := sampling.get("max_tokens"), int) and longest > 0:
+    sampling, reads = data.get("sampling"), chosen_class("objective", data.get("objective"))
+    has_longest = reads is not None and "longest" in reads.model_fields
+    if (
+        has_longest
+        and isinstance(sampling, dict)
+        and isinstance(longest := sampling.get("max_tokens"), int)
+        and longest > 0
+    ):
         yield ("objective", "longest"), longest, "derived: sampling.max_tokens"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,15 @@ from holdfast.models.loading import eval_mode
 from holdfast.training.rounds import (
     PlayedRound,
     RoundPlan,
+    choose_answers,
+    choose_pairs,
     encode_turn,
     lower_overlong,
     measure_round,
     name_apart,
     set_label_values,
     split_turns,
+    split_units,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +85,7 @@ class RolloutSource:
         self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
         self.sampling = sampling.model_copy(update={"keep_ids": True, "n": 1})
         self.micro_tokens = MICRO_TOKENS
+        self.unit = 2 if objective.row_shape().name == "pair" else 1  # sequences that stay together
         self.fingerprint = fingerprint_json([
             fingerprint_rows(rows), type(environment).__name__, environment.model_dump(mode="json"),
             type(credit).__name__, credit.model_dump(mode="json"), plan.fingerprint_parts(),
@@ -94,7 +99,11 @@ class RolloutSource:
         """The micro-batches of step `index`; the first of a round lets the policy play it."""
         number, step = divmod(index, self.plan.steps)
         if self.current is None or self.current.number != number:
+            # What was kept of the untouched model is found by row, and rows are others in each round, and once more
+            # where credit chose among them.
+            policy.reference.clear_values()
             self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
+            policy.reference.clear_values()
         batches = self._cut_micro_batches(self._choose_minibatch(self.current, step))
         if step and self.plan.max_kl is not None:
             is_far = self.measure_kl(batches, policy) > self.plan.max_kl
@@ -137,7 +146,8 @@ class RolloutSource:
         sequence = encode_turn(prompt, answer, 0)
         zeros = np.zeros(len(sequence.ids))
         sequence.token_values = dict.fromkeys(self._value_names(), zeros)
-        batch = collate_sequences([sequence] * count, "padded", self.chat.pad_id)
+        rows = [replace(sequence, role=role) for role in range(self.unit)] * max(1, count // self.unit)
+        batch = collate_sequences(rows, "padded", self.chat.pad_id)
         assert batch is not None
         return batch
 
@@ -253,7 +263,11 @@ class RolloutSource:
         for name in self._value_names():
             for sequence, values in zip(sequences, label_values[name], strict=True):
                 set_label_values(sequence, name, values)
-        return sequences
+        if self.objective.needs_rollouts:
+            return sequences
+        worth = np.array([label_values["advantages"][end - 1][0] for end in ends])
+        parts = [sequences[end - len(e.turns) : end] for e, end in zip(episodes, ends, strict=True)]
+        return choose_pairs(parts, worth, groups) if self.unit == 2 else choose_answers(parts, worth)
 
     @torch.no_grad()
     def _read_labels(self, sequences: list[EncodedSequence], policy: Policy) -> dict[str, list[Any]]:
@@ -262,13 +276,13 @@ class RolloutSource:
         Its log-probabilities; where they are needed the untouched model's, a value head's predictions, and of the state
         after the last label.
         """
-        names = ["behaviour", *(["reference"] if self.plan.divergence else [])]
+        names = [*(["behaviour"] if self._needs_behaviour else []), *(["reference"] if self.plan.divergence else [])]
         names += ["values", "next_values"] if self.objective.needs_values else []
         label_values: dict[str, list[Any]] = {name: [None] * len(sequences) for name in names}
         with eval_mode(policy.model):
-            for batch in self._cut_micro_batches(sequences):
+            for batch in self._cut_micro_batches(sequences, 1) if names else ():
                 here = batch.to(policy.causal.device)
-                outputs = {"behaviour": policy.token_logps(here)}
+                outputs = {"behaviour": policy.token_logps(here)} if self._needs_behaviour else {}
                 if self.plan.divergence:
                     outputs["reference"] = policy.reference_logps(here)
                 if self.objective.needs_values:
@@ -285,7 +299,14 @@ class RolloutSource:
 
     # ---- steps of a round -----------------------------------------------------------------------------------------
 
+    @property
+    def _needs_behaviour(self) -> bool:
+        """Whether anything looks at how likely the answers were to the policy that wrote them."""
+        return self.objective.needs_rollouts or bool(self.plan.divergence) or self.plan.max_kl is not None
+
     def _value_names(self) -> tuple[str, ...]:
+        if not self.objective.needs_rollouts:
+            return () if self.plan.max_kl is None else ("behaviour",)
         names = ("advantages", "behaviour")
         return (*names, "returns", "old_values") if self.objective.needs_values else names
 
@@ -294,16 +315,25 @@ class RolloutSource:
         update, part = divmod(step, self.plan.minibatches)
         if self.plan.minibatches == 1:
             return round_.sequences
-        order = np.random.default_rng([self.seed, round_.number, update]).permutation(len(round_.sequences))
-        return [round_.sequences[i] for i in sorted(np.array_split(order, self.plan.minibatches)[part].tolist())]
+        units = split_units(round_.sequences, self.unit)
+        order = np.random.default_rng([self.seed, round_.number, update]).permutation(len(units))
+        chosen = sorted(np.array_split(order, self.plan.minibatches)[part].tolist())
+        return [sequence for i in chosen for sequence in units[i]]
 
-    def _cut_micro_batches(self, sequences: Sequence[EncodedSequence]) -> list[Batch]:
-        """The sequences as padded micro-batches of like lengths, no larger than `micro_tokens`."""
-        longest_first = sorted(sequences, key=lambda s: -len(s.ids))
+    def _cut_micro_batches(self, sequences: Sequence[EncodedSequence], unit: int = 0) -> list[Batch]:
+        """The sequences as padded micro-batches of like lengths, no larger than `micro_tokens`.
+
+        Args:
+            unit: How many stay together; default: those of a row.
+        """
+        unit = unit or self.unit
+        longest_first = sorted(split_units(sequences, unit), key=lambda one: -max(len(s.ids) for s in one))
         batches, begin = [], 0
         while begin < len(longest_first):
-            count = max(1, self.micro_tokens // len(longest_first[begin].ids))
-            batch = collate_sequences(longest_first[begin : begin + count], "padded", self.chat.pad_id)
+            longest = max(len(sequence.ids) for sequence in longest_first[begin])
+            count = max(1, self.micro_tokens // longest // unit)
+            rows = [sequence for one in longest_first[begin : begin + count] for sequence in one]
+            batch = collate_sequences(rows, "padded", self.chat.pad_id)
             assert batch is not None
             batches.append(batch)
             begin += count
@@ -339,7 +369,8 @@ class RolloutSource:
         parts = {name: np.split(tensors[name], cuts) for name in ("ids", "labels", *names) if name in tensors}
         sequences = []
         for row in range(len(tensors["lengths"])):
-            sequence = EncodedSequence(parts["ids"][row], parts["labels"][row], row)
+            ids, labels = parts["ids"][row], parts["labels"][row]
+            sequence = EncodedSequence(ids, labels, row // self.unit, row % self.unit)
             sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
             sequences.append(sequence)
         return PlayedRound(number, sequences)

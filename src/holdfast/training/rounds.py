@@ -90,6 +90,42 @@ def encode_turn(prompt: Sequence[int], answer: Sequence[int], row: int) -> Encod
     return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row)
 
 
+def choose_answers(parts: Sequence[Sequence[EncodedSequence]], worth: np.ndarray) -> list[EncodedSequence]:
+    """The turns of the episodes that are worth something, as rows of their own.
+
+    Args:
+        parts: The turns of each episode.
+        worth: Of each, [E].
+    """
+    sequences = [sequence for part, value in zip(parts, worth, strict=True) if value > 0 for sequence in part]
+    return [replace(sequence, row=row) for row, sequence in enumerate(sequences)]
+
+
+def choose_pairs(
+    parts: Sequence[Sequence[EncodedSequence]], worth: np.ndarray, groups: np.ndarray
+) -> list[EncodedSequence]:
+    """The best and the worst episode of each group as a pair, chosen first; groups of equal ones have none.
+
+    Args:
+        parts: The turns of each episode: one.
+        worth: Of each, [E].
+        groups: Of each, [E].
+    """
+    pairs = list[EncodedSequence]()
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        best, worst = members[worth[members].argmax()], members[worth[members].argmin()]
+        if worth[best] > worth[worst]:
+            row = len(pairs) // 2
+            pairs += [replace(parts[i][0], row=row, role=role) for role, i in enumerate((best, worst))]
+    return pairs
+
+
+def split_units(sequences: Sequence[EncodedSequence], size: int) -> list[Sequence[EncodedSequence]]:
+    """The sequences of each row, `size` of them."""
+    return [sequences[i : i + size] for i in range(0, len(sequences), size)]
+
+
 def split_turns(per_episode: list[np.ndarray], turns: list[np.ndarray]) -> list[np.ndarray]:
     """Numbers of the labels of whole episodes, cut where turns are; `turns` are of the turns of all episodes."""
     return np.split(np.concatenate(per_episode), np.cumsum([len(turn) for turn in turns])[:-1])

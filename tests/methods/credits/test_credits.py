@@ -13,6 +13,7 @@ from holdfast.axes.registry import REGISTRY
 from holdfast.data.rollout_rewards import RolloutRewards
 from holdfast.errors import UserError
 from holdfast.methods.credits.batch import BatchCredit
+from holdfast.methods.credits.best import BestCredit
 from holdfast.methods.credits.gae import GAE
 from holdfast.methods.credits.group import GroupCredit
 from holdfast.methods.credits.leave_one_out import LeaveOneOut
@@ -21,7 +22,14 @@ from holdfast.testing import check_method
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 LENGTHS = (5, 3, 6)
-CREDITS = {"group": GroupCredit, "loo": LeaveOneOut, "batch": BatchCredit, "gae": GAE, "max_rl": MaxRL}
+CREDITS = {
+    "group": GroupCredit,
+    "loo": LeaveOneOut,
+    "batch": BatchCredit,
+    "gae": GAE,
+    "max_rl": MaxRL,
+    "best": BestCredit,
+}
 
 
 def close(values):
@@ -159,3 +167,17 @@ def test_what_a_credit_cannot_use_is_said():
         made("max_rl").assign_advantages(outcomes([[1, -1]]))
     with pytest.raises(UserError, match="credit gae needs a value head"):
         made("gae").assign_advantages(outcomes([[1, 0]]))
+
+
+def test_the_best_share_counts_of_a_prompt_or_of_the_round() -> None:
+    returns, groups = [0.2, 0.9, 0.1, 0.9, 0.5, 1.0, 0.0, 0.3, 0.6, 0.4], np.repeat([0, 1], 5)
+    rollouts = RolloutRewards(
+        [np.array([0.0, reward]) for reward in returns], [np.array([1])] * 10, groups, np.zeros(10, dtype=bool)
+    )
+    for knobs, kept in (
+        ({}, [1, 5]), ({"share": 0.4}, [1, 3, 5, 8]), ({"among": "round"}, [1, 5]),
+        ({"among": "round", "share": 0.3}, [1, 3, 5]), ({"share": 0.01}, [1, 5]),
+    ):  # fmt: skip
+        advantages = BestCredit(**knobs).assign_advantages(rollouts)
+        assert [i for i, one in enumerate(advantages) if one.tolist() == [1, 1]] == kept
+        assert sum(one.sum() for one in advantages) == 2 * len(kept)

@@ -34,6 +34,8 @@ CLAIMS: dict[str, str] = {
     "batch": "holdfast.lab.reproduce.online:BATCH",
     "gae": "holdfast.lab.reproduce.online:VALUES",
     "max_rl": "holdfast.lab.reproduce.online:MAX_RL",
+    "best": "holdfast.lab.reproduce.online:BEST",
+    "group-online-dpo": "holdfast.lab.reproduce.online:ONLINE_DPO",
     "policy_gradient": "holdfast.lab.reproduce.online:CLIPPED",
     "sft-memorizes": "holdfast.lab.reproduce.memorizes:POINTS",
     "sft-memorizes-route": "holdfast.lab.reproduce.memorizes:ROUTE",

@@ -87,6 +87,28 @@ MAX_RL = Claim(
     common=POINTS,
 )
 
+BEST = Claim(
+    claim="RAFT, which teaches the model the best of its own answers round by round, solves more than its base.",
+    paper="Dong et al. 2023, arXiv 2304.06767",
+    arms={"raft": play_rounds("raft", "online.n=8"), "online_grpo": PLAY_GROUP},
+    figures=gain_and_loss({"raft": "above SFT, near PPO (HH-RLHF)", "online_grpo": "not comparable"}),
+    expects=(gains_more("raft"),),
+    common=POINTS,
+)
+
+ONLINE_DPO = Claim(
+    claim="Online DPO, whose pairs are the model's answers as it is, solves more than its base, and more than DPO on "
+    "pairs that its base wrote.",
+    paper="Guo et al. 2024, arXiv 2402.04792",
+    arms={
+        "dpo": ["method=dpo+lora", "curate={name: pairs, n: 8, temperature: 1}"],
+        "online_dpo": play_rounds("online_dpo+lora"),
+    },
+    figures=gain_and_loss({"dpo": "loses 58 % of comparisons", "online_dpo": "wins 58 % (TL;DR)"}),
+    expects=(gains_more("online_dpo"), gains_more("online_dpo", "dpo")),
+    common=POINTS,
+)
+
 CLIPPED = Claim(
     claim="Clipped ratios let a model take several steps on the same answers: it gains more from as many episodes.",
     paper="Schulman et al. 2017, arXiv 1707.06347",
