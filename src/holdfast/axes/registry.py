@@ -101,6 +101,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "inference": {
         "dial": "holdfast.methods.inference.dial:Dial",
+        "mend": "holdfast.methods.inference.mend:Mend",
         "calibration": "holdfast.methods.inference.calibration:Calibration",
         "combine": "holdfast.methods.inference.combine:Combine",
         "pretty": "holdfast.methods.inference.pretty:Pretty",
@@ -132,6 +133,8 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "analyses": {
         "lost_and_found": "holdfast.methods.analyses.lost_and_found:LostAndFound",
+        "drift": "holdfast.methods.analyses.drift:Drift",
+        "spectrum": "holdfast.methods.analyses.spectrum:Spectrum",
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",
     },
     "judges": {

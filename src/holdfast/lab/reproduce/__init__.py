@@ -107,6 +107,9 @@ CLAIMS: dict[str, str] = {
     "ifd": "holdfast.lab.reproduce.selected_rows:IFD",
     "less": "holdfast.lab.reproduce.selected_rows:LESS",
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
+    "drift": "holdfast.lab.reproduce.inside_models:DRIFT",
+    "spectrum": "holdfast.lab.reproduce.inside_models:SPECTRUM",
+    "mend": "holdfast.lab.reproduce.inside_models:MEND",
     "lost_and_found": "holdfast.lab.reproduce.inside_models:LOST_AND_FOUND",
     "sft-facts": "holdfast.lab.reproduce.known_facts:FORM_AND_FACTS",
 }

@@ -1,0 +1,55 @@
+"""The conversations of a task as tokens, with an answer that both models are read on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.axes.analysis import AnalysedTask, MeasuredAnswer
+    from holdfast.data.batching.batches import EncodedSequence
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.data.rows import Message, Row
+
+LONGEST = 2048
+"""Tokens of a conversation beyond which it is left out."""
+
+
+def encode_answers(task: AnalysedTask, chat: Chat, items: int) -> tuple[list[MeasuredAnswer], list[EncodedSequence]]:
+    """The first answers of the base, and each as tokens behind its question, the answer's being the labels.
+
+    Where nothing was sampled they are the rows' own answers, or the text itself. Left out: questions that are no longer
+    there, empty answers, and long conversations.
+    """
+    import numpy as np
+
+    from holdfast.data.batching.batches import EncodedSequence
+
+    answers: list[MeasuredAnswer] = []
+    conversations: list[Sequence[Message]] = []
+    for answer in task.base:
+        row = task.rows_by_id.get(answer.id)
+        conversation = None if row is None else write_conversation(task, row, answer)
+        if conversation is not None:
+            answers.append(answer)
+            conversations.append(conversation)
+        if len(answers) == items:
+            break
+    sequences = []
+    for number, (ids, mask) in enumerate(chat.encode_many(conversations)):
+        sequences.append(EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number))
+    fits = [len(s.ids) <= LONGEST and s.label_mask[1:].any() for s in sequences]
+    return (
+        [answer for answer, fit in zip(answers, fits, strict=True) if fit],
+        [sequence for sequence, fit in zip(sequences, fits, strict=True) if fit],
+    )
+
+
+def write_conversation(task: AnalysedTask, row: Row, answer: MeasuredAnswer) -> Sequence[Message] | None:
+    """A question with the base's answer, or with its own; `None` where there is none."""
+    if task.kind in ("held_out", "perplexity"):
+        return row.messages
+    if not answer.response.strip():
+        return None
+    return [*row.prompt, {"role": "assistant", "content": answer.response}]
