@@ -135,6 +135,8 @@ REGISTRY: dict[str, dict[str, str]] = {
         "lost_and_found": "holdfast.methods.analyses.lost_and_found:LostAndFound",
         "drift": "holdfast.methods.analyses.drift:Drift",
         "spectrum": "holdfast.methods.analyses.spectrum:Spectrum",
+        "landscape": "holdfast.methods.analyses.landscape:Landscape",
+        "stability": "holdfast.methods.analyses.stability:Stability",
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",
     },
     "judges": {

@@ -22,7 +22,7 @@ from holdfast.skills.sums import Sums
 from holdfast.testing.failure import expect_that, require_kind
 from holdfast.testing.inference import model_pair
 
-QUESTIONS = 48
+QUESTIONS = 80
 WRONG = (
     "#### 0",
     "",

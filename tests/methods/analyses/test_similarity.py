@@ -46,6 +46,7 @@ def test_identities() -> None:
         assert compute_svcca(X, other)[0] == pytest.approx(0, abs=1e-12)
     assert compute_cka(X, Y) == pytest.approx(compute_cka(Y, X), abs=1e-12)
     assert compute_cka(0 * X, 0 * X) == 1, "what does not vary in both is alike"
+    assert compute_procrustes(0 * X, 0 * X) == 0
     assert compute_cka(0 * X, X) == 0
     same = np.stack([LABELS[0]] * 3)
     assert compute_disagreement(same) == 0

@@ -110,6 +110,8 @@ CLAIMS: dict[str, str] = {
     "drift": "holdfast.lab.reproduce.inside_models:DRIFT",
     "spectrum": "holdfast.lab.reproduce.inside_models:SPECTRUM",
     "mend": "holdfast.lab.reproduce.inside_models:MEND",
+    "landscape": "holdfast.lab.reproduce.inside_models:LANDSCAPE",
+    "stability": "holdfast.lab.reproduce.inside_models:STABILITY",
     "lost_and_found": "holdfast.lab.reproduce.inside_models:LOST_AND_FOUND",
     "sft-facts": "holdfast.lab.reproduce.known_facts:FORM_AND_FACTS",
 }

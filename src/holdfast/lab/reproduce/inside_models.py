@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from holdfast.lab.reproduce.at_the_logits import train_arms
@@ -99,7 +100,7 @@ RANKS = {"r 1": 1, "r 4": 4, "r 32": 32}
 
 def measure_intruders(seed: int) -> dict[str, float]:
     """New directions a matrix, in percent of the ten leading ones, by rank and of full fine-tuning; and their gains."""
-    lora = {"optimizer": {"learning_rate": 1e-2}, "evaluate": {"keep": ["lab:strings"], "items": 50}}
+    lora = {"optimizer": {"learning_rate": 3e-3}, "evaluate": {"keep": ["lab:strings"], "items": 50}}
     arms: dict[str, dict[str, Any]] = {
         name: {**lora, "tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}} for name, rank in RANKS.items()
     }
@@ -143,7 +144,7 @@ def measure_mended(seed: int) -> dict[str, float]:
     from holdfast.methods.inference.mend import Mend
     from holdfast.pipeline.evaluate import evaluate
 
-    settings = {"optimizer": {"learning_rate": 1e-2}, "tuner": {"name": "lora", "r": 1, "alpha": 2}}
+    settings = {"optimizer": {"learning_rate": 3e-3}, "tuner": {"name": "lora", "r": 1, "alpha": 2}}
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         report = train_arms(folder, seed, {"lora": settings}, STORY)["lora"]
@@ -173,5 +174,94 @@ MEND = Study(
         quantity_above("mended gain", "shrunk gain", "it keeps as much gain as shrinking the whole change", by=-2.0),
     ),
     verdict=lambda values: "Directions are new below a cosine of 0.6, which is the laboratory's few dimensions' due.",
+    seeds=3,
+)  # fmt: skip
+
+
+def measure_answer_neighbours(seed: int) -> dict[str, float]:
+    """Of a question's nearest ones at the first and last layer those with its answer (%): few-shot, and fine-tuned."""
+    from holdfast.lab.reproduce.base import write_rows
+    from holdfast.lab.reproduce.known_facts import form_rows
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        recipe = {
+            "model": "lab", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+            "train": {"batch_tokens": 512, "max_steps": 60}, "analyses": [{"name": "landscape", "k": 8}],
+            "evaluate": {"items": 200, "every": 0, "max_tokens": 8, "keep": ["lab:facts"]},
+        }  # fmt: skip
+        report = train_arms(folder, seed, {"sft": {}}, recipe)["sft"]
+    by_model: dict[str, list[list[Any]]] = {}
+    for row in section_of(report, "landscape")["table"]["rows"]:
+        if row[8] is not None:
+            by_model.setdefault("shots" if "shots" in row[0] else row[0], []).append(row)
+    return {
+        f"{name} {where}": float(rows[place][8])
+        for name, rows in by_model.items() for where, place in (("first", 0), ("last", -1))
+    }  # fmt: skip
+
+
+LANDSCAPE = Study(
+    claim="Late layers of a fine-tuned model lay questions with one answer together, more than few-shot prompts do.",
+    paper="Doimo et al. 2024, arXiv 2409.03662",
+    measure=measure_answer_neighbours,
+    figures=tuple(
+        (f"neighbours with the same answer, {where} layer, {how} (%)", paper, f"{name} {where}")
+        for where in ("first", "last")
+        for name, how, paper in (
+            ("base", "base", "not compared"), ("shots", "four shots", "few"),
+            ("tuned", "fine-tuned", "few" if where == "first" else "most (ARI with answers, Llama-3-8B, MMLU)"),
+        )
+    ),
+    expects=(
+        quantity_above("tuned last", "shots last", "fine-tuning tells answers apart better than shots do", by=2.0),
+        quantity_above("tuned last", "tuned first", "late layers tell answers apart better than the first", by=5.0),
+    ),
+    verdict=lambda values: "Facts about invented people, which the model knows, in a form of answer that is new to it.",
+    seeds=3,
+)  # fmt: skip
+
+
+def measure_instability(seed: int) -> dict[str, float]:
+    """Questions that two runs judge differently (%), and the scores' deviation (points), at a low and a high rate."""
+    import torch
+
+    from holdfast.methods.analyses.stability import Stability
+    from holdfast.pipeline.analyse import open_context
+
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rate in (("low", 3e-4), ("high", 2e-3)):
+            small = {"evaluate": {"items": 50, "max_tokens": 40, "keep": ["lab:strings"]}}
+            arms = {f"{name} {k}": {**small, "train": {"max_steps": 40, "seed": 10 * seed + k}} for k in range(3)}
+            train_arms(folder, seed, arms, {**STORY, "optimizer": {"learning_rate": rate}})
+            with torch.no_grad():
+                section = Stability().measure(open_context([f"{folder}/{arm}" for arm in arms]))
+            values = {(where, what): value for _, where, what, value in section.table.rows}
+            deviations = [value for (_, what), value in values.items() if what == "score, deviation"]
+            out[f"{name} apart"] = 100 * values["all", "judged differently"]
+            out[f"{name} deviation"] = sum(deviations) / len(deviations)
+            out[f"{name} divergence"] = values["all", "Jensen-Shannon divergence, nats"]
+    return out
+
+
+STABILITY = Study(
+    claim="Seeds differ more in their answers than in their scores, and the more the higher the learning rate is.",
+    paper="Du and Nguyen 2023, arXiv 2302.07778",
+    measure=measure_instability,
+    figures=tuple(
+        (f"{what}, {name} learning rate", paper, f"{name} {key}")
+        for key, what, paper in (
+            ("apart", "two seeds judge differently (%)", "tells what the deviation does not"),
+            ("deviation", "deviation of the score (points)", "too coarse alone"),
+            ("divergence", "Jensen-Shannon divergence (nats)", "goes with the disagreement"),
+        )
+        for name in ("low", "high")
+    ),
+    expects=(
+        quantity_above("high apart", "high deviation", "answers differ more than scores", by=0.5),
+        quantity_above("high divergence", "low divergence", "more at the higher rate, in distributions"),
+        quantity_above("high apart", "low apart", "more at the higher rate, in answers"),
+    ),
     seeds=3,
 )  # fmt: skip

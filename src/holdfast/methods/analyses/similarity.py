@@ -35,6 +35,8 @@ def _unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:
 def compute_procrustes(x: np.ndarray, y: np.ndarray) -> float:
     """1 - the nuclear norm of X'Y, both centred and of norm 1: half the squared distance after the best rotation."""
     a, b = (_unit_norm(one) for one in (x, y))
+    if not a.any() and not b.any():
+        return 0.0  # neither varies
     return float(1 - np.linalg.svd(a.T @ b, compute_uv=False).sum())
 
 
