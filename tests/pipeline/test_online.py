@@ -146,6 +146,7 @@ def test_an_objective_with_a_value_head_brings_its_credit():
         ({"method": "rloo", "sampling": {"engine": "vllm"}}, "sampling.engine vllm cannot follow weights that move"),
         ({"method": "rloo+s3ft"}, "the model writes its own answers; remove curate"),
         ({"method": "rloo", "online": {"divergence": 0.1}}, "the divergence from the untouched model needs it beside"),
+        ({"method": "rloo", "online": {"max_kl": 0.1}}, "but there is one step a round; set online.updates above 1"),
         ({"method": "rloo", "train": {"epochs": 2}}, "train.epochs says nothing of online learning"),
         ({"method": "rloo", "train": {"batch_tokens": 99}}, "train.batch_tokens says nothing of online learning"),
     ],

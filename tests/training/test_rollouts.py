@@ -77,7 +77,7 @@ def fit(tiny, out, steps, on_step=lambda log: None, objective=None, rate=0.02, *
 
 
 def test_a_round_holds_what_was_sampled_with_its_credit_on_its_labels(tiny, tmp_path):
-    model, source = make_source(tiny, tmp_path)
+    model, source = make_source(tiny, tmp_path, updates=2)  # so that the first policy is remembered
     policy = Policy(model)
     played = source.play_round(0, policy)
     assert len(played.sequences) == 3 * 4 * 2, "one for each turn"
@@ -141,7 +141,7 @@ def test_ppo_trains_a_value_head_on_the_returns(tiny, tmp_path):
     result, source, _ = fit(tiny, tmp_path, 12, objective=ppo, credit="gae", rate=0.01)
     assert result.value_head.weight.abs().sum() > 0
     for sequence in source.current.sequences:
-        assert set(sequence.token_values) == {"advantages", "behaviour", "returns", "old_values"}
+        assert set(sequence.token_values) == {"advantages", "returns", "old_values"}
     returns, values = (
         np.concatenate([s.token_values[name][s.label_mask] for s in source.current.sequences])
         for name in ("returns", "old_values")
@@ -267,3 +267,44 @@ def test_the_untouched_model_is_asked_of_the_answers_of_this_round(tiny, tmp_pat
             with torch.no_grad():
                 expected = Policy(base).token_logps(batch)
             torch.testing.assert_close(policy.reference_logps(batch), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_answers_that_share_their_prompt_are_trained_as_in_lines_of_their_own(tiny, tmp_path, kind):
+    model, source = make_source(tiny, tmp_path)
+    if kind != "llama":
+        model = tiny(kind)[0]
+    policy, objective = Policy(model), PolicyGradient(reduction="sequence")
+    sequences = make_source(tiny, tmp_path, environment=OneTurn())[1].play_round(0, Policy(tiny("llama")[0])).sequences
+    shared, apart = source._share_prompts(sequences, policy), source._cut_micro_batches(sequences)
+    assert [len(batch.input_ids) for batch in shared] == [3], "a line for each prompt"
+    assert sum(batch.tokens for batch in shared) < 0.8 * sum(batch.tokens for batch in apart)
+    results = []
+    for batches in (shared, apart):
+        values = {}
+        for batch in batches:
+            objective.losses(policy, batch).sums["policy"].backward()
+            parts = policy.token_logps(batch).detach().split(torch.bincount(batch.sequence).tolist())
+            values |= dict(zip(batch.rows.tolist(), parts, strict=True))
+        results.append((values, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        model.zero_grad()
+    for row, logps in results[0][0].items():
+        torch.testing.assert_close(logps, results[1][0][row], atol=1e-5, rtol=1e-5)
+    for one, two in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+def test_the_only_step_of_a_round_needs_no_number_of_the_policy_that_wrote_it(tiny, tmp_path):
+    """Its ratio is 1, and the gradient is that of the logged policy."""
+    gradients = []
+    for plan in ({}, {"updates": 2}):
+        model, source = make_source(tiny, tmp_path, environment=OneTurn(), **plan)
+        policy = Policy(model)
+        for batch in source.step_batches(0, policy):
+            assert ("behaviour" in batch.token_values) == bool(plan)
+            losses = PolicyGradient().losses(policy, batch)
+            losses.sums["policy"].backward()
+            assert losses.metrics["ratio/mean"][0] == pytest.approx(losses.metrics["ratio/mean"][1], rel=1e-5)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-3)

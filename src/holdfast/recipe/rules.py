@@ -95,6 +95,11 @@ def check_online(recipe: Common) -> None:
             "the divergence from the untouched model needs it beside the trained one, for answers that do "
             "not exist yet; train an adapter, which can be switched off (tuner: lora)"
         )
+    if recipe.online.max_kl is not None and recipe.online.updates * recipe.online.minibatches == 1:
+        raise ValueError(
+            "online.max_kl leaves out further steps on a round's answers, but there is one step a round; set "
+            "online.updates above 1, or remove max_kl"
+        )
     for key in ("batch_tokens", "epochs"):
         if getattr(train, key) != type(train).model_fields[key].default:
             raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")

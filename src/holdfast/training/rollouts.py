@@ -22,10 +22,12 @@ from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.environment import Environment, Episode, play_episodes
 from holdfast.core.files import fresh_file
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
+from holdfast.data.batching.shared_prompt import collate_groups, count_line, group_by_prompt
 from holdfast.data.rollout_rewards import RolloutRewards
 from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.models.loading import eval_mode
+from holdfast.training.prompt_sharing import WIDEST_MASK, WORTHWHILE, supports_shared_prefix
 from holdfast.training.rounds import (
     PlayedRound,
     RoundPlan,
@@ -85,6 +87,7 @@ class RolloutSource:
         self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
         self.sampling = sampling.model_copy(update={"keep_ids": True, "n": 1})
         self.micro_tokens = MICRO_TOKENS
+        self.proven_width = 0
         self.unit = 2 if objective.row_shape().name == "pair" else 1  # sequences that stay together
         self.fingerprint = fingerprint_json([
             fingerprint_rows(rows), type(environment).__name__, environment.model_dump(mode="json"),
@@ -104,7 +107,8 @@ class RolloutSource:
             policy.reference.clear_values()
             self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
             policy.reference.clear_values()
-        batches = self._cut_micro_batches(self._choose_minibatch(self.current, step))
+        sequences = self._choose_minibatch(self.current, step)
+        batches = self._share_prompts(sequences, policy) if sequences else []
         if step and self.plan.max_kl is not None:
             is_far = self.measure_kl(batches, policy) > self.plan.max_kl
             self.current.figures["rollouts/too far"] = (float(is_far), 1.0)
@@ -302,12 +306,14 @@ class RolloutSource:
     @property
     def _needs_behaviour(self) -> bool:
         """Whether anything looks at how likely the answers were to the policy that wrote them."""
-        return self.objective.needs_rollouts or bool(self.plan.divergence) or self.plan.max_kl is not None
+        several_steps = self.plan.steps > 1 and (self.objective.needs_rollouts or self.plan.max_kl is not None)
+        return several_steps or bool(self.plan.divergence)
 
     def _value_names(self) -> tuple[str, ...]:
-        if not self.objective.needs_rollouts:
-            return () if self.plan.max_kl is None else ("behaviour",)
-        names = ("advantages", "behaviour")
+        names = ("advantages",) if self.objective.needs_rollouts else ()
+        # The only step of a round is taken by the policy that wrote it: its ratio is 1 by definition.
+        if self.plan.steps > 1 and (names or self.plan.max_kl is not None):
+            names = (*names, "behaviour")
         return (*names, "returns", "old_values") if self.objective.needs_values else names
 
     def _choose_minibatch(self, round_: PlayedRound, step: int) -> list[EncodedSequence]:
@@ -319,6 +325,35 @@ class RolloutSource:
         order = np.random.default_rng([self.seed, round_.number, update]).permutation(len(units))
         chosen = sorted(np.array_split(order, self.plan.minibatches)[part].tolist())
         return [sequence for i in chosen for sequence in units[i]]
+
+    def _share_prompts(self, sequences: Sequence[EncodedSequence], policy: Policy) -> list[Batch]:
+        """The sequences as micro-batches in which the answers to a prompt stand behind it in one line, where it pays
+        and the model keeps them apart.
+        """
+        groups = group_by_prompt(sequences)
+        widest, total = max(map(count_line, groups)), sum(map(count_line, groups))
+        share = 1 - total / sum(len(sequence.ids) for sequence in sequences)  # of the work that is saved
+        if share < WORTHWHILE or not self._keeps_answers_apart(policy, widest):
+            return self._cut_micro_batches(sequences)
+        lone = [sequence for group in groups if len(group) == 1 for sequence in group]
+        lines = sorted((group for group in groups if len(group) > 1), key=lambda group: -count_line(group))
+        batches, begin = self._cut_micro_batches(lone), 0
+        while begin < len(lines):
+            count = max(1, self.micro_tokens // count_line(lines[begin]))
+            batches.append(collate_groups(lines[begin : begin + count], self.chat.pad_id))
+            begin += count
+        return batches
+
+    def _keeps_answers_apart(self, policy: Policy, width: int) -> bool:
+        """Whether lines of `width` tokens may hold several answers; found out once for a width and all below."""
+        if width > self.proven_width:
+            if not self.objective.shares_prompts():
+                return False
+            on_card = policy.causal.device.type != "cpu" and width > WIDEST_MASK
+            if on_card or policy.virtual or width > self.micro_tokens or not supports_shared_prefix(policy, width):
+                return False
+            self.proven_width = width
+        return True
 
     def _cut_micro_batches(self, sequences: Sequence[EncodedSequence], unit: int = 0) -> list[Batch]:
         """The sequences as padded micro-batches of like lengths, no larger than `micro_tokens`.

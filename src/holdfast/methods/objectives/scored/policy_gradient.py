@@ -32,8 +32,8 @@ class PolicyGradient(Objective):
     When it fails: rewards that are nearly always the same teach nothing; far from the policy that wrote an answer the
     clip range stops all learning from it.
 
-    Columns: none; batches hold `advantages` and `behaviour` (the log-probabilities of the policy that wrote the tokens)
-    for each label, and with a value head `returns` and `old_values`.
+    Columns: none; batches hold `advantages` and `behaviour` (the log-probabilities of the policy that wrote the tokens;
+    none: it is this one) for each label, and with a value head `returns` and `old_values`.
 
     Formula, for label t of an answer with n labels; l is its log-probability, b that when it was written, l_0 that of
     the untouched model; advantage A:
@@ -103,7 +103,8 @@ class PolicyGradient(Objective):
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         logps, advantages = policy.token_logps(batch), batch.token_values["advantages"]  # [N]
-        away = logps - batch.token_values["behaviour"]
+        # Without numbers of the policy that wrote the answers it is this one: the ratio is 1, and its gradient stays.
+        away = logps - batch.token_values.get("behaviour", logps.detach())
         ratio = self._compute_ratios(away, batch)
         high = self.clip if self.clip_high is None else self.clip_high
         weights = label_weights(batch, "sequence" if self.reduction == "sequence" else "token")
