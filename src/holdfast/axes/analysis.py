@@ -66,7 +66,8 @@ class AnswerExample:
         group: The heading that it stands under.
         id, prompt, reference: Of the question.
         base, tuned: The two answers.
-        won: Whether the tuned model's is the right one.
+        won: Whether the tuned model's is the right one and the base's a wrong one, or the other way round; `None`
+            where the two are not held against each other so.
         note: Why it stands in its group.
     """
 
@@ -76,7 +77,7 @@ class AnswerExample:
     reference: str
     base: str
     tuned: str
-    won: bool
+    won: bool | None
     note: str = ""
 
 

@@ -48,6 +48,8 @@ def draw_figure(figure: Data, name: str, title: str) -> Markup:
         return Markup("")
     kind = figure.get("kind") or "lines"
     heading = figure.get("title") or title
+    if figure.get("title"):
+        figure = {**figure, "y": f"{heading}: {figure['y']}"}
     return DRAW[kind](figure, name, heading) if kind in DRAW else _draw_lines(figure, name, heading)
 
 
@@ -114,7 +116,11 @@ def _draw_bars(figure: Data, name: str, title: str) -> Markup:
     scale = Scale(low, high if high > low else low + 1, begin, WIDTH - 52)
     body = [draw_label(figure["y"], 2, 14, "title")]
     for place, label in enumerate(labels):
-        body.append(draw_label(fit_text(label, begin - 8), begin - 8, 26 + band * place + band / 2, "tick", "end"))
+        body.append(
+            draw_label(
+                fit_text(label, begin - 8), begin - 8, 26 + band * place + thick * len(series) / 2, "tick", "end"
+            )
+        )
     for i, one in enumerate(series):
         bars = []
         for place, value in one["points"]:

@@ -86,7 +86,7 @@ class Drift(Analysis):
                 answer.reference,
                 answer.response,
                 tuned.get(answer.id, ""),
-                False,
+                None,
                 note,
             )
             drift.examples.append((float(divergence[at]), example))

@@ -90,7 +90,8 @@ def build_example(
 ) -> AnswerExample:
     """A flipped answer as the page shows it."""
     base, tuned = (wrong, right) if is_won else (right, wrong)
-    group = f"{'Won: before, the answer' if is_won else 'Lost: the answer'} {CAUSES[cause][0]}"
+    whose = "Won: the base's answer" if is_won else "Lost: the answer"
+    group = f"{whose} {CAUSES[cause][0]}"
     text = f"{task.name}: {note}" if note else task.name
     return AnswerExample(group, wrong.id, wrong.prompt, wrong.reference, base.response, tuned.response, is_won, text)
 
