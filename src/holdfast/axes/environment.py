@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from holdfast.axes.method import Method
+from holdfast.axes.registry import name_of
 from holdfast.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Episode:
 
     Args:
         key: Names it among all; with the number of the turn it names a sample in the journal.
+        place: What errors call the row it began with.
         state: Of the environment, now.
         messages: The conversation as it stands; the model's turns have role `assistant`.
         turns: The model's, in order.
@@ -126,6 +128,7 @@ class Episode:
     truncated: bool = False
     passed: bool = False
     failure: str = ""
+    place: str = ""
 
     @property
     def rewards(self) -> list[float]:
@@ -157,12 +160,24 @@ def start_episodes(environment: Environment, rows: Sequence[Row], *, n: int = 1,
 
     Args:
         seed: With the row's id it seeds what the environment draws: the same for all `n`, so that they are a group.
+    Returns:
+        Row by row; those of a row on which the environment broke have a `failure`.
+    Raises:
+        UserError: If the environment refuses a row, which is named.
     """
     episodes = []
-    for row in rows:
-        state, messages = environment.start(row, seed)
-        state = copy_state(environment, state)
-        episodes += [Episode(f"{row.id}/{i}", state, list(messages)) for i in range(n)]
+    for number, row in enumerate(rows, 1):
+        place, failure = row.describe_row(number), ""
+        state, messages = None, list[Any]()
+        try:
+            state, messages = environment.start(row, seed)
+            check_messages(messages)
+            state = copy_state(state)
+        except UserError as error:
+            raise UserError(f"{place}: environment {name_of(environment)}: {error}") from error
+        except Exception as error:
+            failure = describe_failure(error)
+        episodes += [Episode(f"{row.id}/{i}", state, list(messages), failure=failure, place=place) for i in range(n)]
     return episodes
 
 
@@ -182,10 +197,12 @@ def play_episodes(
         n: Episodes of each row.
         seed: Of what the environment draws.
     Returns:
-        Row by row, `n` for each. Where the environment broke (it raised, or gave a reward that is no number), the
-        episode has a `failure`; it is cut (`truncated`) where it had not ended after `environment.turns` turns.
+        Row by row, `n` for each. Where the environment broke - it raised, gave a reward that is no finite number, kept
+        what is not JSON, spoke in the model's place, or had nothing to say though it went on - the episode has a
+        `failure`, and the others are played on; it is cut (`truncated`) where it had not ended after
+        `environment.turns` turns.
     Raises:
-        UserError: If the environment does not take a row, speaks in the model's place, or keeps what is not JSON.
+        UserError: If the environment refuses a row, or an action; the row is named.
     """
     episodes = start_episodes(environment, rows, n=n, seed=seed)
     for number in range(environment.turns):
@@ -193,7 +210,10 @@ def play_episodes(
         if not going:
             break
         answers = ask(going)
-        turns = answer_actions(environment, [(e.state, answer) for e, answer in zip(going, answers, strict=True)])
+        turns = answer_actions(
+            environment, [(e.state, answer) for e, answer in zip(going, answers, strict=True)],
+            [episode.place for episode in going],
+        )  # fmt: skip
         for episode, answer, turn in zip(going, answers, turns, strict=True):
             if isinstance(turn, str):
                 episode.failure = turn
@@ -203,43 +223,87 @@ def play_episodes(
     return episodes
 
 
-def answer_actions(environment: Environment, actions: Sequence[tuple[State, str]]) -> list[Turn | str]:
+def answer_actions(
+    environment: Environment, actions: Sequence[tuple[State, str]], places: Sequence[str]
+) -> list[Turn | str]:
     """The turns to some actions; of those on which the environment broke, why.
 
     One that breaks is the user's own code, or a library's: its episode is shown as failed, and the others go on.
+
+    Args:
+        places: What errors call the rows of the actions.
+    Raises:
+        UserError: If the environment refuses one; its row is named.
     """
     try:
-        return [check_turn(environment, turn) for turn in environment.step_all(actions)]
-    except UserError:
-        raise
+        turns = environment.step_all(actions)
+        if not isinstance(turns, Sequence) or len(turns) != len(actions):
+            raise ValueError(f"step_all answers {len(actions)} actions with {describe_value(turns)}")
+        return [check_turn(turn) for turn in turns]
     except Exception as error:
+        if len(actions) == 1 and isinstance(error, UserError):
+            raise UserError(f"{places[0]}: environment {name_of(environment)}: {error}") from error
         if len(actions) == 1:
-            return [f"{type(error).__name__}: {first_line(error)}"]
-    return [turn for action in actions for turn in answer_actions(environment, [action])]  # which one it was
+            return [describe_failure(error)]
+    parts = zip(actions, places, strict=True)  # which one it was
+    return [turn for action, place in parts for turn in answer_actions(environment, [action], [place])]
 
 
-def check_turn(environment: Environment, turn: Turn) -> Turn:
-    """A turn as it counts: its state as JSON gives it back.
+def check_turn(turn: Turn) -> Turn:
+    """A turn as it counts: its reward a float, its state as JSON gives it back.
 
     Raises:
-        ValueError: If the reward is no finite number.
-        UserError: If it speaks in the model's place, or its state is not JSON.
+        ValueError: If it is no turn, its reward no finite number, its messages none, or its state not JSON.
     """
-    messages = [*turn.messages, *(turn.conversation or [])]
-    name = type(environment).__name__
+    if not isinstance(turn, Turn):
+        raise ValueError(f"step gives {describe_value(turn)}, not a Turn")
+    check_messages(turn.messages)
     if any(message["role"] == "assistant" for message in turn.messages):
-        raise UserError(f"environment {name} answers with role assistant, which is the model's: use user, tool")
-    if not turn.done and not turn.truncated and not messages:
+        raise ValueError("it answers with role assistant, which is the model's: use user, tool")
+    if turn.conversation is not None:
+        check_messages(turn.conversation)
+    is_over = turn.done or turn.truncated
+    if not is_over and not (turn.messages or turn.conversation):
         raise ValueError("it goes on, but says nothing for the model to answer")
-    if not math.isfinite(turn.reward):
-        raise ValueError(f"its reward is {turn.reward}")
-    return replace(turn, state=copy_state(environment, turn.state))
+    number = turn.reward
+    if isinstance(number, str) or not hasattr(number, "__float__") or not math.isfinite(float(number)):
+        raise ValueError(f"its reward is {str(number)[:40]!r}, no finite number".replace("'", ""))
+    return replace(turn, reward=float(number), state=copy_state(turn.state))
 
 
-def copy_state(environment: Environment, state: State) -> State:
-    """A state as JSON gives it back: what is played live is then what is played again from a journal."""
+def check_messages(messages: Sequence[Message]) -> None:
+    """See that what an environment says can be shown to a model.
+
+    Raises:
+        ValueError: If it is no list of messages with a role and a content.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise ValueError(f"its messages are {describe_value(messages)}, not a list of them")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"a message is {describe_value(message)}, not a mapping with role and content")
+        if not isinstance(message.get("content"), (str, list)):
+            raise ValueError(f"the content of a message is {describe_value(message.get('content'))}, not text")
+
+
+def describe_value(value: object) -> str:
+    """What a thing is, for errors: its type, of several also how many."""
+    kind = "nothing" if value is None else f"a {type(value).__name__}"
+    return f"{kind} of {len(value)}" if isinstance(value, (list, tuple)) else kind
+
+
+def describe_failure(error: Exception) -> str:
+    """What an environment raised, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def copy_state(state: State) -> State:
+    """A state as JSON gives it back: what is played live is then what is played again from a journal.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
     try:
         return json.loads(json.dumps(state, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        name = type(environment).__name__
-        raise UserError(f"environment {name}: its state is not of JSON types ({first_line(error)})") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its state is not of JSON types ({first_line(error)})") from error

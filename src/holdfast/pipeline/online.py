@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.environment import Environment
+from holdfast.axes.environment import Environment, check_messages, copy_state, describe_failure
 from holdfast.axes.registry import find_method, name_of
-from holdfast.errors import UserError, first_line
+from holdfast.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +76,9 @@ def select_playable_rows(
     indices, lengths, first_problem = list[int](), list[int](), ""
     for index, row in enumerate(rows):
         try:
-            _, messages = environment.start(row, 0)
+            state, messages = environment.start(row, 0)
+            check_messages(messages)
+            copy_state(state)
         except UserError as error:
             first_problem = first_problem or str(error)
             report.record_drop(index + 1, row, f"environment {name_of(environment)} does not take them")
@@ -96,11 +98,6 @@ def select_playable_rows(
         raise UserError(f"no row can be played: {first_problem or next(iter(report.dropped), 'there are none')}")
     report.record_lengths(np.array(lengths))
     return RowSelection(rows, indices, lambda row: row), report
-
-
-def describe_failure(error: Exception) -> str:
-    """What an environment raised, in one line."""
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def build_rollout_source(work: RunContext, rows: Rows, environment: Environment) -> RolloutSource:
@@ -131,6 +128,7 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),
         build_sampler=build_round_sampler, chat=work.chat, seed=recipe.train.seed, folder=work.folder.path / "cache",
+        say=work.ui.warn,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from holdfast.axes.credit import Credit
 from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.environment import Environment, Episode, play_episodes
+from holdfast.axes.registry import name_of
 from holdfast.core.files import fresh_file
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.data.batching.shared_prompt import collate_groups, count_line, group_by_prompt
@@ -33,6 +34,7 @@ from holdfast.training.rounds import (
     RoundPlan,
     choose_answers,
     choose_pairs,
+    describe_broken_episodes,
     encode_turn,
     lower_overlong,
     measure_round,
@@ -82,9 +84,11 @@ class RolloutSource:
         chat: Chat,
         seed: int,
         folder: Path,
+        say: Callable[[str], Any] = lambda line: None,
     ) -> None:
         self.rows, self.environment, self.credit, self.objective = rows, environment, credit, objective
         self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
+        self.say = say
         self.sampling = sampling.model_copy(update={"keep_ids": True, "n": 1})
         self.micro_tokens = MICRO_TOKENS
         self.proven_width = 0
@@ -190,6 +194,8 @@ class RolloutSource:
             new_episodes = play_episodes(
                 self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number
             )
+            for line in describe_broken_episodes(name_of(self.environment), new_episodes):
+                self.say(line)
             lower_overlong(new_episodes, samples, self.plan.overlong, self.sampling.max_tokens)
             numbers = np.repeat(np.arange(len(rows)), self.plan.n) + draw_number * self.plan.prompts
             chosen += [len(episodes) + i for i in self._pick_episodes(new_episodes, numbers, samples)]
@@ -215,9 +221,10 @@ class RolloutSource:
         if episodes and not sound:
             reasons = Counter(e.failure or "its prompt does not fit the model's context" for e in episodes)
             reason, times = reasons.most_common(1)[0]
+            place = next((e.place for e in episodes if e.failure), episodes[0].place)
             raise RunError(
-                f"environment {type(self.environment).__name__} broke in all {len(episodes)} episodes of a round "
-                f"({reason}, {times} times); mend it, or the rows it begins with"
+                f"environment {name_of(self.environment)} broke in all {len(episodes)} episodes of a round ({reason}, "
+                f"{times} times, first at {place}); mend it, or the rows it begins with"
             )
         if not self.plan.drop_equal or self.credit.needs_values:
             return sound

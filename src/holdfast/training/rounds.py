@@ -179,3 +179,16 @@ def measure_round(episodes: list[Episode], groups: np.ndarray, num_used: int) ->
         "rollouts/used": (float(num_used), float(len(episodes))),
         "rollouts/mixed groups": (float(num_mixed), float(len(np.unique(groups)))),
     }
+
+
+def describe_broken_episodes(environment: str, episodes: Sequence[Episode]) -> list[str]:
+    """A line for each way in which the environment broke, with the first row it did so on; those are left out."""
+    reasons: dict[str, list[str]] = {}
+    for episode in episodes:
+        if episode.failure:
+            reasons.setdefault(episode.failure, []).append(episode.place)
+    return [
+        f"environment {environment} broke: {reason} (first at {places[0]}); its episodes are left out, and counted in "
+        "the log as rollouts/failed"
+        for reason, places in reasons.items()
+    ]
