@@ -19,6 +19,8 @@ from holdfast.methods.inference.hykge import HyKGE
 from holdfast.methods.inference.retrieval.fragments import cut_fragments, split_units
 from holdfast.methods.inference.retrieval.graph import EntityLinker, Fact, FactPath, find_paths, read_graph
 from holdfast.methods.inference.retrieval.rerank import choose_paths, score_paths
+from holdfast.skills.facts import OBJECTS, fact_object
+from holdfast.skills.lexicon import SUBJECTS
 
 
 def test_fragments_lose_nothing_and_short_texts_are_one() -> None:
@@ -143,6 +145,28 @@ def test_graphs_of_every_kind_and_what_is_wrong_with_them(tmp_path: Path) -> Non
         HyKGE(graph="nowhere").check_ready()
     with pytest.raises(UserError, match="says nothing"):
         HyKGE().check_ready()
+
+
+def test_the_laboratory_has_a_graph_with_half_of_the_first_steps_left_out() -> None:
+    method = HyKGE(graph="lab:graph", rerank="words", top=60)
+    method.check_ready()
+    edges = set(method.open_graph().graph.edges(keys=True))
+    people = [(s, r) for s in SUBJECTS for r in OBJECTS]
+    kept = [(s, r) for s, r in people if (s, fact_object(s, r), r) in edges]
+    assert len(people) == 420
+    assert 0.4 < len(kept) / 420 < 0.6
+    assert len(edges) == len(kept) + 12 + 12 + 10 + 12 + 200
+    assert method.with_portable_paths() == method
+    assert len(method.content_fingerprint()) == 64
+    subject = next(s for s, r in people if r == "pet" and (s, r) not in kept)
+    pet = fact_object(subject, "pet")
+    (food,) = (o for s, o, r in edges if (s, r) == (pet, "eats"))
+    question = f"What does the pet of {subject} eat?"
+    for guess, leads_there in (("no idea", False), (f"The pet of {subject} is the {pet}.", True)):
+        _, asked = ask(method, question, guess, food)
+        assert (f"{pet} -> eats -> {food}" in asked[1]) == leads_there
+    with pytest.raises(UserError, match=r"lab:map: the laboratory has one graph, lab:graph"):
+        HyKGE(graph="lab:map").check_ready()
 
 
 def ask(method: HyKGE, question: str, *texts: str) -> tuple[Sample, list[str]]:

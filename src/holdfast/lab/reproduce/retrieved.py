@@ -12,6 +12,7 @@ from holdfast.data.rows import Row
 from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, write_rows
 from holdfast.lab.reproduce.distribution import DOCUMENT_FACTS, write_question_files
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
+from holdfast.skills.graph import BRIDGES, EATS, ORIGIN, REGION, TOOL, build_further_facts, build_graph_facts
 
 _READ = "curate={name: 'holdfast.lab.reproduce.distribution:Read'}"
 
@@ -62,10 +63,6 @@ RAG = Claim(
 )
 
 
-EATS, REGION, TOOL, ORIGIN = "eats", "lies in", "uses", "comes from"
-BRIDGES = {"pet": EATS, "home": REGION, "job": TOOL, "food": ORIGIN}
-"""Of somebody's facts, what is known further of their object."""
-REGIONS = ("north", "south", "east", "west")
 ASKED = {
     "pet": "What does the pet of {s} eat?", "home": "In which region is the home of {s}?",
     "job": "Which tool is for the job of {s}?", "food": "From which town is the food of {s}?",
@@ -76,29 +73,6 @@ PHRASES = {
     "color": "{s} likes {o}.", EATS: "The {s} eats {o}.", REGION: "{s} is in the {o}.", TOOL: "The {s} has a {o}.",
     ORIGIN: "{s} is from {o}.",
 }  # fmt: skip
-
-
-def build_further_facts() -> dict[tuple[str, str], str]:
-    """What the base was never shown, by object and relation: what animals eat, where towns lie, tools, origins."""
-    from holdfast.skills.lexicon import ANIMALS, FOODS, JOBS, TOOLS, TOWNS
-
-    rng = random.Random("further facts")
-    kinds = ((ANIMALS, EATS, FOODS), (TOWNS, REGION, REGIONS), (JOBS, TOOL, TOOLS), (FOODS, ORIGIN, TOWNS))
-    return {(name, relation): rng.choice(objects) for names, relation, objects in kinds for name in names}
-
-
-def is_hidden(subject: str, relation: str) -> bool:
-    """Whether the first fact of a question is left out of the graph, so that only who knows it finds the second."""
-    return random.Random(f"hidden/{subject}/{relation}").random() < 0.5
-
-
-def build_graph_facts() -> list[tuple[str, str, str]]:
-    """Subject, relation, object: what the base was shown of people, but for what is hidden, and the further facts."""
-    from holdfast.skills.facts import OBJECTS, fact_object
-    from holdfast.skills.lexicon import SUBJECTS
-
-    people = [(s, r, fact_object(s, r)) for s in SUBJECTS for r in OBJECTS if not is_hidden(s, r)]
-    return [*people, *((name, relation, o) for (name, relation), o in build_further_facts().items())]
 
 
 def list_known_subjects() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -17,6 +16,7 @@ from holdfast.errors import UserError
 from holdfast.methods.inference.retrieval.conversation import find_question, rewrite_question
 from holdfast.methods.inference.retrieval.encoder import choose_embedder
 from holdfast.methods.inference.retrieval.fragments import Unit, cut_fragments
+from holdfast.methods.inference.retrieval.graph import find_portable_name
 from holdfast.methods.inference.retrieval.knowledge import Knowledge, open_knowledge
 from holdfast.methods.inference.retrieval.rerank import Rerank, choose_paths, score_paths
 from holdfast.recipe.data_section import Texts
@@ -64,7 +64,7 @@ class HyKGE(Inference):
     neutral: ClassVar[Mapping[str, Any]] = {"graph": ()}
 
     graph: Texts | None = Field(
-        None, description="Files or folders of facts: .jsonl, .csv, .tsv, .txt, .graphml; [] = none."
+        None, description="Files or folders of facts (.jsonl, .csv, .tsv, .txt, .graphml), or lab:graph; [] = none."
     )
     hops: int = Field(2, ge=1, le=3, description="Facts of a path between two entities, at most.")
     top: int = Field(11, ge=1, description="Paths put before the question, at most.")
@@ -115,7 +115,7 @@ class HyKGE(Inference):
         return copy
 
     def with_portable_paths(self) -> HyKGE:
-        names = None if self.graph is None else tuple(str(Path(name).expanduser().resolve()) for name in self.graph)
+        names = None if self.graph is None else tuple(map(find_portable_name, self.graph))
         return self.model_copy(update={"graph": names})
 
     def open_graph(self) -> Knowledge:

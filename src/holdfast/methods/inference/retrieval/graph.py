@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ ENDINGS = (".jsonl", ".csv", ".tsv", ".txt", ".graphml")
 RECORD_KEYS = (("s", "p", "o"), ("subject", "relation", "object"), ("subject", "predicate", "object"),
                ("head", "relation", "tail"))  # fmt: skip
 """Under which keys a record has its fact; the first line of a table may be any of them too."""
+
+LAB_GRAPH, LAB_FACTS = "lab:graph", "holdfast.skills.graph"
+"""The laboratory's own graph, and the module that lists its facts: by name, as methods are, since it stands above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,13 @@ class FactPath:
         return text
 
 
+def find_portable_name(name: str) -> str:
+    """A name under which a graph is found from another working directory too."""
+    return name if name.startswith("lab:") else str(Path(name).expanduser().resolve())
+
+
 def read_graph(name: str, setting: str) -> networkx.MultiDiGraph:
-    """The graph of a file, or of all files of a folder: edge lists (JSON lines, CSV, TSV) or GraphML.
+    """The graph of a file, or of all files of a folder: edge lists (JSON lines, CSV, TSV) or GraphML; or `lab:graph`.
 
     Facts that stand there twice count once; several relations between two entities are all kept.
 
@@ -79,12 +88,22 @@ def read_graph(name: str, setting: str) -> networkx.MultiDiGraph:
     import networkx
 
     graph = networkx.MultiDiGraph()
-    for file in list_files(name, setting, ENDINGS):
-        for fact in _read_facts(file, setting):
-            graph.add_edge(fact.subject, fact.object, key=fact.relation)
+    for fact in _list_lab_facts(name, setting) if name.startswith("lab:") else _read_files(name, setting):
+        graph.add_edge(fact.subject, fact.object, key=fact.relation)
     if not graph.number_of_edges():
         raise UserError(f"{setting}: {name}: there is no fact in it; give lines of subject, relation, object")
     return graph
+
+
+def _list_lab_facts(name: str, setting: str) -> list[Fact]:
+    if name != LAB_GRAPH:
+        raise UserError(f"{setting}: {name}: the laboratory has one graph, {LAB_GRAPH}; name that, or a file of facts")
+    return [Fact(*triple) for triple in import_module(LAB_FACTS).list_graph_facts()]
+
+
+def _read_files(name: str, setting: str) -> Iterator[Fact]:
+    for file in list_files(name, setting, ENDINGS):
+        yield from _read_facts(file, setting)
 
 
 def _read_facts(file: Path, setting: str) -> Iterator[Fact]:
