@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,8 @@ class AnswerRoutes:
     ) -> None:
         self.models, self.limits, self.say, self.warn = models, limits, say, warn
         self.replies: set[OpenReply] = set()
+        # The system's own random numbers let other threads run, and the event loop waits to be let in again.
+        self.random = random.Random(secrets.randbits(256))
         self.pool = ThreadPoolExecutor(THREADS, "holdfast-prompts")
 
     def build_app(self) -> Starlette:
@@ -164,7 +167,7 @@ class AnswerRoutes:
             name = "max_tokens" if body.max_tokens else "max_completion_tokens"
             what = f"{name}: at most {most:,} tokens an answer here (--max-tokens of the server)"
             raise ApiError(400, what, param=name, code="invalid_value")
-        params = body.build_params(tokens, secrets.randbits(63))
+        params = body.build_params(tokens, self.random.getrandbits(63))
         return LiveQuestion(
             params, ignore_call, streams=bool(body.stream), top_logprobs=body.top_logprobs_asked, **source
         )  # fmt: skip
@@ -180,7 +183,8 @@ class AnswerRoutes:
         if waiting + each * len(questions) > self.limits.answers:
             what = f"this server is busy: {waiting:,} answers are on their way; come again in a moment"
             raise ApiError(429, what, code="server_busy")
-        reply = OpenReply(request, model, body, form, Mailbox(questions, each))
+        identity = f"{form.prefix}-{self.random.getrandbits(128):032x}"
+        reply = OpenReply(request, model, body, form, Mailbox(questions, each), identity)
         reply.begin_reply(self.limits.seconds, self.replies, self.say, self.warn)
         try:
             await reply.ask_questions(self.pool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -60,13 +59,14 @@ class OpenReply:
         body: What is asked for.
         form: The protocol's form of it.
         box: Where the answers arrive.
+        identity: What the protocol calls the reply.
     """
 
     def __init__(
-        self, request: HttpRequest, model: ServedModel, body: AnswerBody, form: ChatForm, box: Mailbox
+        self, request: HttpRequest, model: ServedModel, body: AnswerBody, form: ChatForm, box: Mailbox, identity: str
     ) -> None:
         self.request, self.model, self.body, self.form, self.box = request, model, body, form, box
-        self.identity, self.created = f"{form.prefix}-{uuid.uuid4().hex}", int(time.time())
+        self.identity, self.created = identity, int(time.time())
         self.endings: dict[int, AnswerEvent] = {}
         self._began, self._end_calls = time.monotonic(), list[Callable[[], Any]]()
 

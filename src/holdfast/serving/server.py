@@ -27,6 +27,7 @@ from holdfast.pipeline.inference_bench import settle_for_model
 from holdfast.serving.app import AnswerRoutes, ServerLimits
 from holdfast.serving.failures import ApiError
 from holdfast.serving.guard import Guard
+from holdfast.serving.joined_writes import JoinedWritesProtocol
 from holdfast.serving.open_reply import ServedModel
 
 GRACE = 20.0
@@ -183,8 +184,8 @@ class ModelServer:
         """Serve until SIGINT or SIGTERM; what is on its way then is finished, or told that it will not be."""
         guard = Guard(self.routes.build_app(), self.settings.key)
         config = uvicorn.Config(
-            guard, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE,
+            guard, loop="asyncio", http=JoinedWritesProtocol, ws="none", lifespan="off", log_config=None,
+            access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=round(self.settings.grace) + 5,
         )  # fmt: skip
         server = _Server(config)
