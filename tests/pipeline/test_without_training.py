@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from holdfast.axes.registry import REGISTRY
 from holdfast.cli.app import app
+from holdfast.models.loading import load_model
+from holdfast.serving.server import ModelServer, ServerSettings
 
 RECIPE: dict[str, Any] = {
     "model": "lab-small", "data": {"train": "lab:sums", "limit": 40},
@@ -97,3 +100,42 @@ def test_what_would_do_nothing_is_refused(place: Path) -> None:
         for verb in ("check", "train"):
             assert says in run(verb, "r.yaml", code=2).replace("\n", " ")
         assert not (place / "no").exists()
+
+
+def test_its_model_refers_to_the_base_and_loads_wherever_a_run_does(place: Path) -> None:
+    base = load_model("lab-small", device="cpu")
+    write_recipe(place)
+    said = run("train", "r.yaml", "method=shots", "train.max_steps=0", "output=one")
+    for words in (said, (place / "one" / "README.md").read_text(encoding="utf-8")):
+        assert "Nothing was trained: the weights are those of lab-small" in " ".join(words.split())
+    sizes = [
+        sum(file.stat().st_size for file in path.glob("*.safetensors")) for path in (place / "one/model", base.path)
+    ]
+    assert sizes[0] < 100 < sizes[1]
+    assert_same_weights(load_model("one", device="cpu").model, base.model)
+    asked = ["--once", "--max-tokens", "6"]
+    answers = [
+        CliRunner().invoke(app, ["chat", *arguments, *asked], input="What is 3 + 4?\n").stdout
+        for arguments in (["one"], ["lab-small", "--inference", "shots"])
+    ]
+    assert answers[0] == answers[1] != ""
+    assert "strings" in run("eval", "one", "lab:strings", "--against", "lab-small", "--items", "2")
+    server = ModelServer(ServerSettings(device="cpu"), print, print)
+    server.add_model("one", "one")
+    server.models["one"].live.close()
+    server.loop.close()
+    assert "dial 1" in run("dial", "one", "--points", "1")
+    run("export", "one", "referring")
+    run("export", "one", "whole", "--merge")
+    for name, is_whole in (("referring", False), ("whole", True)):
+        assert_same_weights(load_model(name, device="cpu").model, base.model)
+        assert (place / name / "model.safetensors").exists() == is_whole
+        assert (place / name / "inference.json").exists()
+    assert "trained nothing" in run("train", "r.yaml", "model=one", "output=no", code=2)
+
+
+def assert_same_weights(one: Any, other: Any) -> None:
+    """See that two models have equal tensors of equal names."""
+    states = one.state_dict(), other.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -31,16 +31,18 @@ class SavedFormat:
         load: Python code that makes `model` and `tokenizer`.
         serve: The command line that serves it with vLLM; "" where vLLM cannot.
         adapter: Whether the base is needed beside it.
+        note: What the folder holds, in a sentence, where it is neither all weights nor those of an adapter.
     """
 
     library: str
     load: str
     serve: str
     adapter: bool = False
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a report keeps it."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "note" or value}
 
     def fill_snippet(self, snippet: str, **values: str) -> str:
         """One of the snippets with its placeholders filled in."""

@@ -87,6 +87,8 @@ def save_model(
             dtype=base.dtype, chat=work.chat, tuner=result.tuner, base=base.fingerprint,
         )  # fmt: skip
         decoder.write_setup(side)
+    if saved_as.note:
+        work.ui.write_line(f"{path}: {saved_as.fill_snippet(saved_as.note, base=work.recipe.model)}")
     if result.value_head is not None and work.recipe.objective.makes_reward_model:
         tokenizer, run = base.tokenizer, work.folder.path
         line = save_reward_model(run, result.model, result.tuner, result.value_head, tokenizer, work.chat)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.tuner import Tuner
 from holdfast.core.files import fresh_file, remove_leftovers
+from holdfast.core.in_memory import is_memory
 from holdfast.core.progress import Progress
 from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
 from holdfast.pipeline.curation_check import CurationPool
@@ -252,12 +253,18 @@ def open_run_directory(
 
 def refuse_adapter(path: Path, name: str) -> None:
     """An adapter is stored without the weights below it, so that training beside or below it could not be kept."""
+    from holdfast.models.adapters import read_tuner, tuner_of
+    from holdfast.models.base_reference import BaseReference
     from holdfast.models.files import OWN_WEIGHTS, is_adapter
 
     if (path / OWN_WEIGHTS).is_dir():
         raise UserError(
             f"model: {name} is a prompt and the weights it was trained with; start from the weights alone: "
             f"{path / OWN_WEIGHTS}"
+        )
+    if (about := read_tuner(path)) is not None and isinstance(tuner_of(path), BaseReference):
+        raise UserError(
+            f"model: {name} is of a run that trained nothing: its weights are those of {about['base']}; start from that"
         )
     if is_adapter(path):
         raise UserError(
@@ -297,11 +304,14 @@ def train_model(
 
 def build_untrained_result(work: RunContext, plan: TrainingPlan) -> TrainResult:
     """What stands in the place of a training where nothing is trained: the base as it is."""
+    from holdfast.models.base_reference import BaseReference
     from holdfast.models.placement import peak_gib
     from holdfast.training.callbacks import TrainResult
 
+    # Of a model that was given as an object the cache has the only copy, which may be cleared.
+    tuner = Tuner() if is_memory(work.recipe.model) else BaseReference()
     return TrainResult(
-        model=work.base.model.eval(), tuner=Tuner(), steps=0, epochs=0.0, tokens=0, trained_tokens=0, seconds=0.0,
+        model=work.base.model.eval(), tuner=tuner, steps=0, epochs=0.0, tokens=0, trained_tokens=0, seconds=0.0,
         loss=math.nan, tokens_per_second=0.0, peak_memory_gib=peak_gib(work.base.device), step_size=plan.size,
         micro_tokens=plan.size.tokens, layout="padded", precision="fp32", arithmetic="nothing is trained", trainable=0,
     )  # fmt: skip

@@ -147,7 +147,7 @@ def _describe_loading(report: dict[str, Any], place: str) -> str:
         else ""
     )
     parts = [
-        f"The {what} are {lies}.{kind}",
+        saved_as.fill_snippet(saved_as.note, base=_escape_cell(base)) or f"The {what} are {lies}.{kind}",
         *_describe_decoding(types),
         _fence_code(python, "python"),
         *(["With vLLM:", _fence_code(serve + serve_options(report, place, saved_as.adapter), "sh")] if serve else []),
