@@ -170,6 +170,10 @@ class Inference(Method):
         """Whether extra models may have other tokens: those of the same text then stand for each other."""
         return False
 
+    def describe_translation(self) -> str:
+        """The setting by which extra models with other tokens could be read; "" where none would help."""
+        return ""
+
     def unsettled_knobs(self) -> Sequence[str]:
         """Knobs whose values `settle_knobs` finds from a run; by default none."""
         return ()

@@ -388,7 +388,9 @@ def check_models(method: Inference, model: str) -> None:
     for name, other in method.extra_models().items():
         refuse_setup(f"inference: {name}", locate_model(other))
         if not method.translates_tokens() and load_tokenizer(other).get_vocab() != load_tokenizer(model).get_vocab():
+            how = method.describe_translation()
             raise UserError(
-                f"inference: {name} ({other}) has another tokenizer than {model}, and logits are mixed token by token; "
-                "name a model of the same family"
+                f"inference: {name_of(method)}: {name} ({other}) has another tokenizer than {model}, and logits are "
+                "mixed token by token; name a model of the same family"
+                + (f", or say {how}, by which tokens of the same text stand for each other" if how else "")
             )

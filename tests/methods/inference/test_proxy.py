@@ -135,8 +135,12 @@ def test_three_caches_give_what_reading_all_again_gives(
 def test_what_cannot_be_a_proxy_is_refused(family: tuple[LoadedModel, ...], tiny_dir: Any, tmp_path: Path) -> None:
     large = str(family[0].path)
     setup = {"inference": {"name": "dial"}, "changes": ["logits"]}
-    with pytest.raises(UserError, match=r"antiexpert .* has another tokenizer than"):
+    with pytest.raises(UserError, match=r"proxy: antiexpert .* has another tokenizer than") as alone:
         check_models(Proxy(antiexpert="lab-small"), large)
+    assert "vocabulary" not in str(alone.value)  # which without an expert is refused, too
+    with pytest.raises(UserError, match=r"or say vocabulary: shared, by which tokens of the same text"):
+        check_models(Proxy(antiexpert="lab-small", expert="lab-small"), large)
+    check_models(Proxy(antiexpert="lab-small", expert="lab-small", vocabulary="shared"), large)
     (family[1].path / "inference.json").write_text(json.dumps(setup))
     try:
         with pytest.raises(UserError, match="log-probabilities would be those of the weights alone"):

@@ -69,6 +69,9 @@ class Proxy(Inference):
     def translates_tokens(self) -> bool:
         return self.vocabulary == "shared"
 
+    def describe_translation(self) -> str:
+        return "" if self.expert is None else "vocabulary: shared"
+
     def extra_models(self) -> Mapping[str, str]:
         return {"antiexpert": self.antiexpert, **({} if self.expert is None else {"expert": self.expert})}
 
