@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +176,7 @@ def write_classifier(
         tokenizer.pad_token = next((token for token, number in spare if number not in chat.stop_ids), None)
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     with torch.device("meta"):
-        classifier = MAPPING[type(config)](config)
+        classifier = cast("type[PreTrainedModel]", MAPPING[type(config)])(config)
     score = getattr(classifier, "score", None)
     if not isinstance(score, nn.Linear) or score.weight.shape != head.weight.shape:
         return False

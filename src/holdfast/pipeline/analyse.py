@@ -265,7 +265,9 @@ def write_section(home: Path, section: dict[str, Any], runs: Sequence[str] = ())
     (home / FOLDER).mkdir(parents=True, exist_ok=True)
     replace_json(home / FOLDER / f"{file}.json", section)
     place = home / ("analysis.json" if runs else "report.json")
-    report = read_report(place) if place.exists() else {"name": home.name, "versions": dependency_versions()}
+    report: dict[str, Any] = (
+        read_report(place) if place.exists() else {"name": home.name, "versions": dependency_versions()}
+    )
     if runs and report.get("runs", list(runs)) != list(runs):
         report = {"name": home.name, "versions": dependency_versions()}  # of other runs
     if runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.analysis import AnalysedTask, Analysis, AnalysisContext, AnalysisSection, Table
@@ -84,9 +85,7 @@ def pair_tasks(
     """
     order = {"target": 0, "watch": 1, "keep": 2}
     return [
-        AnalysedTask(
-            task.name, task.kind, task.role, before[task.name], after[task.name], lambda task=task: open_rows(task)
-        )
+        AnalysedTask(task.name, task.kind, task.role, before[task.name], after[task.name], partial(open_rows, task))
         for task in sorted(tasks, key=lambda task: order[task.role])
         if task.name in before and task.name in after
     ]

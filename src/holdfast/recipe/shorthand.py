@@ -238,12 +238,13 @@ def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Itera
         yield ("objective", "longest"), longest, "derived: sampling.max_tokens"
 
 
-def _derive_variant_settings(method: type[Method] | None) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+def _derive_variant_settings(method: type[Method] | None) -> Iterator[tuple[tuple[str, str], Any, str]]:
     """Settings elsewhere in the recipe that a variant's paper goes with."""
-    variant = variant_of(method) if method is not None else None
-    for key, value in variant.settings.items() if variant else ():
-        assert method is not None
-        yield tuple(key.split(".")), value, f"derived: {name_of(method)}, {variant.paper}"
+    if method is None or (variant := variant_of(method)) is None:
+        return
+    for path, value in variant.settings.items():
+        section, key = path.split(".")
+        yield (section, key), value, f"derived: {name_of(method)}, {variant.paper}"
 
 
 def is_lab_model(model: Any) -> bool:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,16 +72,19 @@ def build_context(is_changed: bool = True) -> tuple[AnalysisContext, list[PreTra
     Args:
         is_changed: Whether weights and answers differ from the base's.
     """
-    checkpoint, tuned, chat = model_pair()
-    base, tuned = copy.deepcopy(checkpoint.model), copy.deepcopy(tuned if is_changed else checkpoint.model)
+    checkpoint, changed, chat = model_pair()
+    base, tuned = copy.deepcopy(checkpoint.model), copy.deepcopy(changed if is_changed else checkpoint.model)
     rows = [replace(row, id=str(number)) for number, row in enumerate(Sums().generate_rows(QUESTIONS, "test", 0))]
     before = script_answers(rows, 0, 0.3)
+
+    def cut_rows(part: slice) -> list[Row]:
+        return rows[part]
 
     def build_tasks(seed: int) -> list[AnalysedTask]:
         after = script_answers(rows, seed, 0.5) if is_changed else before
         halves = (("sums", "target", slice(0, QUESTIONS // 2)), ("other sums", "keep", slice(QUESTIONS // 2, None)))
         return [
-            AnalysedTask(name, "generate", role, before[part], after[part], lambda part=part: rows[part])  # type: ignore[arg-type]
+            AnalysedTask(name, "generate", role, before[part], after[part], partial(cut_rows, part))  # type: ignore[arg-type]
             for name, role, part in halves
         ]
 

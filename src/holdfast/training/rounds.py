@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -166,7 +166,7 @@ def measure_round(episodes: list[Episode], groups: np.ndarray, num_used: int) ->
     returns = np.array([sum(e.rewards) for e in episodes])
     num_mixed = sum(len(set(returns[groups == g].round(12).tolist())) > 1 for g in np.unique(groups))
     count = float(len(sound))
-    parts = Counter[str]()
+    parts: defaultdict[str, float] = defaultdict(float)
     for name, value in (part for e in sound for turn in e.turns for part in turn.parts.items()):
         parts[name] += value
     return {

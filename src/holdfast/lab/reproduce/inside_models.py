@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from holdfast.lab.reproduce.at_the_logits import train_arms
 from holdfast.lab.reproduce.base import Study
@@ -237,7 +237,7 @@ def measure_instability(seed: int) -> dict[str, float]:
             train_arms(folder, seed, arms, {**STORY, "optimizer": {"learning_rate": rate}})
             with torch.no_grad():
                 section = Stability().measure(open_context([f"{folder}/{arm}" for arm in arms]))
-            values = {(where, what): value for _, where, what, value in section.table.rows}
+            values = {(where, what): cast("float", value) for _, where, what, value in section.table.rows}
             deviations = [value for (_, what), value in values.items() if what == "score, deviation"]
             out[f"{name} apart"] = 100 * values["all", "judged differently"]
             out[f"{name} deviation"] = sum(deviations) / len(deviations)

@@ -58,12 +58,13 @@ def measure_interval(group: str, runs: Sequence[AnalysedRun]) -> list[tuple[Any,
     rows: list[tuple[Any, ...]] = [(group, "all", DISAGREE, float(apart[upper].mean()))]
     if len(runs) < FEWEST_RUNS:
         return rows
-    generator, means = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    means: list[float] = []
     while len(means) < BOOTSTRAPS:
         drawn_runs = generator.integers(0, len(runs), len(runs))
         pairs = [(a, b) for a, b in zip(drawn_runs[upper[0]], drawn_runs[upper[1]], strict=True) if a != b]
         if pairs:
-            means.append(np.mean([apart[a, b] for a, b in pairs]))
+            means.append(float(np.mean([apart[a, b] for a, b in pairs])))
     low, high = np.quantile(means, [0.025, 0.975])
     return [*rows, (group, "all", f"{DISAGREE}, low", float(low)), (group, "all", f"{DISAGREE}, high", float(high))]
 

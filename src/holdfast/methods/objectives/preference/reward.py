@@ -59,7 +59,7 @@ class Reward(Objective):
         return False  # the last token of an answer of one token would stand behind another one's
 
     def normalizers(self, batch: Batch) -> dict[str, float]:
-        return {"preference": batch.n_rows} | ({"center": batch.n_rows} if self.center else {})
+        return {"preference": float(batch.n_rows)} | ({"center": float(batch.n_rows)} if self.center else {})
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
         rewards = self.predict_rewards(policy, batch)  # [P, 2]
