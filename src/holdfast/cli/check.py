@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Settings, Verbose, open_session
+from holdfast.cli.common import AsJson, Quiet, Settings, Verbose, open_session
+from holdfast.cli.one_line import Columns, Data, MethodName, Model, RecipeOrSetting, Target, read_recipe_or_options
 
 
 def check(
-    recipe: RecipeFile,
+    recipe: RecipeOrSetting = None,
     settings: Settings = None,
+    model: Model = None,
+    data: Data = None,
+    method: MethodName = None,
+    target: Target = None,
+    columns: Columns = None,
     judge: Annotated[
         bool, typer.Option("--judge", help="Show how the judge reads the first 100 rows' answers.")
     ] = False,
@@ -26,6 +32,7 @@ def check(
     """
     \b
     holdfast check run.yaml
+    holdfast check --model Qwen/Qwen3-0.6B --data train.csv --map prompt=question answer=reply
     holdfast check run.yaml train.max_length=512
     holdfast check run.yaml --judge
     holdfast check run.yaml --device-memory 80
@@ -36,9 +43,9 @@ def check(
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_check, print_recipe_notes
-        from holdfast.recipe.loader import read_recipe
 
-        resolved_recipe = read_recipe(recipe, settings or ())
+        options = {"model": model, "data": data, "method": method, "target": target}
+        resolved_recipe = read_recipe_or_options(recipe, settings, options, columns, ui)
         print_recipe_notes(resolved_recipe, ui)
         from holdfast.pipeline.check import check as check_run
 

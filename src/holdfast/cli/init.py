@@ -80,19 +80,33 @@ def parse_words(words: list[str]) -> tuple[Path, dict[str, str]]:
     Raises:
         UserError: If there are two files, or a role is none.
     """
-    from holdfast.data.reading.columns import ColumnMap
     from holdfast.errors import UserError
 
     files = [word for word in words if "=" not in word]
-    mapping = {role.strip(): column for role, _, column in (word.partition("=") for word in words if "=" in word)}
     if len(files) > 1:
         raise UserError(f"one recipe at a time, not {' and '.join(files)}; columns are given as ROLE=COLUMN")
+    mapping = parse_columns([word for word in words if "=" in word], "--columns")
+    return Path(files[0] if files else "run.yaml"), mapping
+
+
+def parse_columns(words: list[str], option: str) -> dict[str, str]:
+    """Role to column of every ROLE=COLUMN.
+
+    Raises:
+        UserError: If one is not of this form, or a role is none; the line begins with the option.
+    """
+    from holdfast.data.reading.columns import ColumnMap
+    from holdfast.errors import UserError
+
+    if wrong := [word for word in words if "=" not in word]:
+        raise UserError(f"{option}: {wrong[0]} is not ROLE=COLUMN, as in prompt=question")
+    mapping = {role.strip(): column for role, _, column in (word.partition("=") for word in words)}
     if mapping:
         try:
             ColumnMap.from_mapping(mapping)
         except ValueError as error:
-            raise UserError(f"--columns: {error}") from None
-    return Path(files[0] if files else "run.yaml"), mapping
+            raise UserError(f"{option}: {error}") from None
+    return mapping
 
 
 def inspect_data(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:

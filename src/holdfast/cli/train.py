@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Verbose, open_session, rerun_command
+from holdfast.cli.common import AsJson, Quiet, Restart, Settings, Verbose, open_session, rerun_command
+from holdfast.cli.one_line import Columns, Data, MethodName, Model, RecipeOrSetting, Target, read_recipe_or_options
 
 
 def train(
-    recipe: RecipeFile,
+    recipe: RecipeOrSetting = None,
     settings: Settings = None,
+    model: Model = None,
+    data: Data = None,
+    method: MethodName = None,
+    target: Target = None,
+    columns: Columns = None,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -16,6 +22,7 @@ def train(
     """
     \b
     holdfast train run.yaml
+    holdfast train --model Qwen/Qwen3-0.6B --data train.csv --map prompt=question answer=reply
     holdfast train run.yaml optimizer.learning_rate=3e-5 train.seed=1
     accelerate launch --num_processes 2 -m holdfast train run.yaml
 
@@ -28,9 +35,9 @@ def train(
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_report, print_recipe_notes, refuse_if_gated
-        from holdfast.recipe.loader import read_recipe
 
-        resolved_recipe = read_recipe(recipe, settings or ())
+        options = {"model": model, "data": data, "method": method, "target": target}
+        resolved_recipe = read_recipe_or_options(recipe, settings, options, columns, ui)
         print_recipe_notes(resolved_recipe, ui, notes=False)
         from holdfast.pipeline.train import train as train_run
 

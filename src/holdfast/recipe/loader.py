@@ -102,6 +102,15 @@ def resolve_any(
     return _resolve_tree(Node.from_data(data, "recipe"), overrides, "recipe")
 
 
+def resolve_options(settings: dict[str, Any], overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """The recipe that options of the command line stand for; what is wrong is said of the options.
+
+    Raises:
+        UserError: All problems, one per line.
+    """
+    return _resolve_tree(Node.from_data(settings, "options"), overrides, "options")
+
+
 def _resolve_tree(
     tree: Node,
     overrides: Sequence[str],
