@@ -130,7 +130,7 @@ class AnalysedTask:
     """
 
     name: str
-    kind: Literal["generate", "choice", "perplexity", "held_out", "probe"]
+    kind: Literal["generate", "choice", "perplexity", "held_out", "probe", "episodes"]
     role: Literal["target", "keep", "watch"]
     base: Sequence[MeasuredAnswer]
     tuned: Sequence[MeasuredAnswer]
@@ -139,7 +139,7 @@ class AnalysedTask:
     @property
     def is_judged(self) -> bool:
         """Whether each answer is right or wrong."""
-        return self.kind in ("generate", "choice")
+        return self.kind in ("generate", "choice", "episodes")
 
     @cached_property
     def rows_by_id(self) -> dict[str, Row]:

@@ -44,13 +44,18 @@ def print_recipe_notes(resolved_recipe: ResolvedRecipe, ui: Progress, notes: boo
 def format_report(report: dict[str, Any], directory: Path | str | None) -> str:
     """A run or evaluation: the verdict, then every task."""
     is_paired = any(phrasing.is_known(task.get("delta")) for task in report["tasks"])
+    has_interval = any(phrasing.is_known(task.get("low")) for task in report["tasks"])
     rows = []
     for task in phrasing.order_tasks(report["tasks"]):
         unit, name = phrasing.unit_of(task), phrasing.label_of(task, report.get("recipe"))
         start = [task["role"], name, *([phrasing.format_figure(task.get("base"), unit)] if is_paired else [])]
-        change = _change_cells(task, unit) if is_paired else []
+        change = _change_cells(task, unit) if is_paired else [_score_bracket(task, unit)] if has_interval else []
         rows.append([*start, phrasing.format_figure(task.get("tuned"), unit), *change, str(task["n"]), unit])
-    middle = ("base", "tuned", "change", "95 % interval") if is_paired else ("score",)
+    middle = (
+        ("base", "tuned", "change", "95 % interval")
+        if is_paired
+        else ("score", *(("95 % interval",) if has_interval else ()))
+    )
     head = ("", "task", *middle, "n", "")
     if all(row[-1] == phrasing.POINTS for row in rows):
         rows, head = [row[:-1] for row in rows], head[:-1]
@@ -89,6 +94,11 @@ def describe_unreadable_answers(task: dict[str, Any], recipe: Any = None) -> lis
     both = ", ".join(f"{when} {n}" if task.get("base") is not None else str(n) for when, n in counts if n is not None)
     name = phrasing.label_of(task, recipe)
     return [f"unreadable: {name}: {both} of {task['n']} answers, which judge {task.get('judge')} counts as not right"]
+
+
+def _score_bracket(task: dict[str, Any], unit: str) -> str:
+    """The interval of a score that is compared with nothing."""
+    return phrasing.format_bracket(task.get("low"), task.get("high"), unit, sign=False)
 
 
 def _change_cells(task: dict[str, Any], unit: str) -> list[str]:

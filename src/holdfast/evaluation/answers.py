@@ -28,7 +28,7 @@ def collect_answers(runs: Mapping[str, MeasuredRun]) -> list[dict[str, Any]]:
     entries = []
     for task in first.tasks:
         info = task.info
-        if info.kind in ("generate", "choice") and all(info.name in run.tuned for run in runs.values()):
+        if info.kind in ("generate", "choice", "episodes") and all(info.name in run.tuned for run in runs.values()):
             questions = _collect_questions(info, first, runs)
             entries.append((info.role != "target", -len(questions), questions[:QUESTIONS]))
     entries.sort(key=lambda entry: entry[:2])

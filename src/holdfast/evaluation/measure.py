@@ -143,6 +143,10 @@ def _measure_each(
             from holdfast.evaluation.tasks.probe import measure_probe
 
             yield task, measure_probe(task, subject, tick)
+        elif task.kind == "episodes":
+            from holdfast.evaluation.tasks.episodes import measure_episodes
+
+            yield task, measure_episodes(task, subject, tick)
         elif task.kind == "generate":
             by_settings.setdefault(build_sampling_params(task).model_dump_json(), []).append(task)
         else:

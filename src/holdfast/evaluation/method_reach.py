@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from holdfast.axes.inference import Inference
     from holdfast.evaluation.task import Task
 
-SAMPLED = frozenset({"generate", "probe"})
+SAMPLED = frozenset({"generate", "probe", "episodes"})
 ASKED = SAMPLED | {"choice", "held_out"}
 REACH: Mapping[str, frozenset[str]] = {
     "weights": ASKED | {"perplexity"}, "logits": ASKED | {"perplexity"}, "prompt": ASKED,

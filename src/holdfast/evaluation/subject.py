@@ -140,6 +140,10 @@ def measurement_fingerprint(task: Task, subject: EvaluatedModel) -> str:
         how = [subject.window, "every byte"]
     elif task.kind == "generate":
         how = task.max_tokens if task.max_thinking_tokens is None else [task.max_tokens, task.max_thinking_tokens]
+    elif task.kind == "episodes":
+        from holdfast.evaluation.tasks.episodes import environment_identity
+
+        how = [task.max_tokens, task.max_thinking_tokens, environment_identity(task.environment)]
     elif task.kind == "probe":
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}

@@ -37,6 +37,7 @@ from holdfast.evaluation.statistics.summary_statistics import (
     noise_floor,
 )
 from holdfast.evaluation.task import POINTS, ItemResult, Task, TaskInfo, Unit
+from holdfast.evaluation.tasks.episodes import summarise_episodes
 from holdfast.evaluation.tasks.probe_summary import summarise_probe
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit, refuse_unasked
 
@@ -66,6 +67,18 @@ def compute_score(task: Task | TaskInfo, items: Sequence[ItemResult]) -> float:
     items = drop_unfit({task.name: whole})[0][task.name]
     refuse_unasked(task.name, whole, items)
     return 0.0 + unit.scale * sum(item.score for item in items) / sum(item.size_per(unit.per) for item in items)
+
+
+def score_interval(task: Task | TaskInfo, items: Sequence[ItemResult]) -> dict[str, float | None]:
+    """The 95 % interval of a score in points over the questions, as `low` and `high`; nothing for other units."""
+    unit = task.info.unit
+    if unit is not POINTS or not items:
+        return {}
+    scores = np.array([item.score for item in items], dtype=float)
+    ends = compute_interval([[PairedScores(tuple(item.id for item in items), np.zeros(len(items)), scores)]])
+    if ends.low is None or ends.high is None:
+        return {"low": None, "high": None}
+    return {"low": max(0.0, unit.scale * ends.low), "high": unit.scale * ends.high}
 
 
 def compute_role_figures(tasks: Sequence[Task | TaskInfo], items: Items) -> dict[str, float | None]:
@@ -213,6 +226,8 @@ def _summarise_task(
         "extra": _convert_units(unit, both, base),
         "thoughts": {"base": count_thoughts(base), "tuned": count_thoughts(tuned)},
         **({"answering": answering} if (answering := summarise_traces(tuned)) else {}),
+        **({"episodes": {"base": summarise_episodes(base), "tuned": summarise_episodes(tuned)}}
+           if info.kind == "episodes" else {}),
     }  # fmt: skip
 
 
@@ -251,7 +266,7 @@ def _convert_units(unit: Unit, both: PairedScores, base: Sequence[ItemResult]) -
 
 def _answer_statistics(info: TaskInfo, when: str, items: Sequence[ItemResult]) -> dict[str, float | None]:
     """Share of answers the model ended by itself (0 to 1), their mean tokens, how many the judge could not read."""
-    if info.kind != "generate":
+    if info.kind not in ("generate", "episodes"):
         return {f"stop_{when}": None, f"length_{when}": None, f"unreadable_{when}": None}
     stop_share, length = (float(np.mean([getattr(i, name) for i in items])) for name in ("stopped", "tokens"))
     unreadable = sum(item.unreadable for item in items)

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from math import log
 from typing import Any, Literal
 
+from holdfast.axes.environment import Environment
 from holdfast.axes.judge import Judge
 from holdfast.axes.registry import name_of
 from holdfast.data.rows import Rows
 
-Kind = Literal["generate", "choice", "perplexity", "held_out", "probe"]
+Kind = Literal["generate", "choice", "perplexity", "held_out", "probe", "episodes"]
 """How a task is measured. Stored with every measurement, so that these names do not change ("perplexity" is shown as
 text, whose figure is bits per byte)."""
 Role = Literal["target", "keep", "watch"]
@@ -47,6 +48,7 @@ UNITS: Mapping[str, Unit] = {
     "perplexity": BITS_PER_BYTE,
     "held_out": BITS_PER_TOKEN,
     "probe": AGREEMENT,
+    "episodes": POINTS,
 }
 """The unit of every kind of task; figures of different units are never averaged."""
 
@@ -59,12 +61,14 @@ class Task:
         name: Unique in a run; file name of its items.
         kind: "generate": sample an answer, judge it; "choice": pick the likeliest of `row.meta["choices"]`
             (gold index in `row.reference`); "perplexity": log-likelihood of plain text; "held_out": log-likelihood of
-            the rows' own answers, as they would be trained on; "probe": agreement with the base on its own answers.
+            the rows' own answers, as they would be trained on; "probe": agreement with the base on its own answers;
+            "episodes": play in an environment, and succeed or not.
         rows: The questions.
         judge: For "generate".
         role: "target" (what is being learned), "keep" (what must not be lost) or "watch" (measured beside the target).
         max_tokens: Longest answer.
         max_thinking_tokens: Longest thought before it; `None`: it counts as a part of the answer.
+        environment: For "episodes".
         meta: What one kind needs more: `normalise` ("none" or "length") for "choice", `stop` (strings) for "generate",
             `lm_eval` and `metric` (the harness's names) for tasks of lm-eval; `source`, where the rows come from;
             `live`, the most rows of an evaluation during training.
@@ -77,12 +81,14 @@ class Task:
     role: Role = "keep"
     max_tokens: int = 128
     max_thinking_tokens: int | None = None
+    environment: Environment | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def info(self) -> TaskInfo:
         """What is remembered of the task beside its results."""
-        judge = name_of(self.judge).rpartition(":")[2] if self.judge else ""
+        decider = self.judge or self.environment
+        judge = name_of(decider).rpartition(":")[2] if decider else ""
         return TaskInfo(self.name, self.kind, self.role, judge)
 
     def limit_rows(self, n: int) -> Task:

@@ -17,15 +17,25 @@ UNFIT = "unfit"
 """Key of `ItemResult.extra` where a prompt did not fit into the model's context, so that there is no answer."""
 
 
+BROKEN = "broken"
+"""Key of `ItemResult.extra` where the environment broke, so that nothing can be said of the model."""
+
+
 def count_unanswered(items: Sequence[ItemResult]) -> dict[str, int] | None:
-    """`{"unfit": prompts beyond the context, "cut": answers cut at their longest}`; `None` where there are none."""
-    unfit = sum(UNFIT in item.extra for item in items)
-    cut = sum(not item.stopped for item in items) - unfit
-    return {"unfit": unfit, "cut": cut} if unfit or cut else None
+    """`{"unfit": prompts beyond the context, "cut": answers cut at their longest}`; `None` where there are none.
+
+    `"broken"` stands beside them where an environment broke.
+    """
+    unfit, broken = (sum(key in item.extra for item in items) for key in (UNFIT, BROKEN))
+    cut = sum(not item.stopped and not item.extra.keys() & {UNFIT, BROKEN} for item in items)
+    if not (unfit or cut or broken):
+        return None
+    return {"unfit": unfit, "cut": cut, **({"broken": broken} if broken else {})}
 
 
 def drop_unfit(*sides: Mapping[str, Sequence[ItemResult]]) -> list[dict[str, list[ItemResult]]]:
-    """Measurements of the same tasks without the questions that were beyond the context in any of them.
+    """Measurements of the same tasks without the questions that were beyond the context in any of them, or on which an
+    environment broke.
 
     A model that was never asked is neither right nor wrong. Where one model read the question and another did not, it
     says nothing about the two either: it is left out of all.
@@ -33,7 +43,7 @@ def drop_unfit(*sides: Mapping[str, Sequence[ItemResult]]) -> list[dict[str, lis
     unfit: dict[str, set[str]] = {}
     for side in sides:
         for name, items in side.items():
-            unfit.setdefault(name, set()).update(item.id for item in items if UNFIT in item.extra)
+            unfit.setdefault(name, set()).update(item.id for item in items if item.extra.keys() & {UNFIT, BROKEN})
     return [{name: [i for i in items if i.id not in unfit[name]] for name, items in side.items()} for side in sides]
 
 
@@ -45,6 +55,9 @@ def refuse_unasked(name: str, items: Sequence[ItemResult], items_in_context: Seq
     Raises:
         UserError: If all were.
     """
+    if items and not items_in_context and any(BROKEN in item.extra for item in items):
+        reason = next(item.reason for item in items if BROKEN in item.extra)
+        raise UserError(f"{name}: none of its {len(items):,} episodes could be played: {reason}")
     if items and not items_in_context:
         raise UserError(
             f"{name}: none of its {len(items):,} prompts fits into the model's context; give shorter ones, or leave "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.evaluation.method_reach import SAMPLED
 from holdfast.models.loading import context_length
 from holdfast.models.placement import wait_for
 from holdfast.models.quantized_base import count_quantizable
@@ -118,9 +119,12 @@ def _apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
 
 def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
     """Tokens that measuring may sample, and about how many it reads at least."""
-    sampled_tasks = [task for task in tasks if task.kind in ("generate", "probe")]
+    sampled_tasks = [task for task in tasks if task.kind in SAMPLED]
     answer_tokens = sum(
-        len(t.rows) * (t.max_tokens + (t.max_thinking_tokens or 0 if thinks else 0)) for t in sampled_tasks
+        len(t.rows)
+        * (t.environment.turns if t.environment else 1)
+        * (t.max_tokens + (t.max_thinking_tokens or 0 if thinks else 0))
+        for t in sampled_tasks
     )
     characters_read = 0
     for task in tasks:

@@ -12,6 +12,7 @@ from holdfast.errors import UserError
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.schema import Recipe
+from holdfast.recipe.task_entry import takes_recipe_judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def check_readiness(
 
     refuse_missing(recipe.track)
     refuse_rounding(recipe, locate_model(recipe.model))
-    uses_judge = any(curator.uses_judge() for curator in recipe.curate) or recipe.evaluate.target == "test"
+    uses_judge = any(curator.uses_judge() for curator in recipe.curate) or takes_recipe_judge(recipe.evaluate.target)
     uses_judge |= recipe.credit is not None and recipe.environment is None  # it is the reward then
     for engine, name in list_engines(recipe) if samples else ():
         check_engine(engine, name)
@@ -129,11 +130,14 @@ def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None)
     Raises:
         UserError: If one holds a token that the model does not know, or none of a task's fits.
     """
+    from holdfast.evaluation.tasks.episodes import start_prompts
+
     out = []
     for task in tasks:
         try_pictures(task, chat)
-        if task.kind == "generate" and len(task.rows):
-            lengths = [len(ids) for ids in chat.prompt_ids_many([row.prompt for row in task.rows])]
+        if task.kind in ("generate", "episodes") and len(task.rows):
+            prompts = start_prompts(task) if task.kind == "episodes" else [row.prompt for row in task.rows]
+            lengths = [len(ids) for ids in chat.prompt_ids_many(prompts)]
             over = sum(length >= context for length in lengths) if context else 0
             if over == len(lengths):
                 raise UserError(
@@ -204,7 +208,9 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
     from holdfast.generation.static_forward import describe_decline, static_lacks
     from holdfast.generation.supported_models import native_lacks
 
-    samples = any(task.kind == "generate" for task in tasks) or any(curator.samples for curator in recipe.curate)
+    samples = any(task.kind in ("generate", "episodes") for task in tasks) or any(
+        curator.samples for curator in recipe.curate
+    )
     if not samples or recipe.sampling.engine == "transformers":
         return []
     if lacks := native_lacks(model):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.events import RunFinished
 from holdfast.core.files import fresh_directory, replace_file
 from holdfast.evaluation.gate import apply_gate
+from holdfast.evaluation.method_reach import SAMPLED
 from holdfast.evaluation.summary import summarise_run
 from holdfast.pipeline.analyses import run_analyses
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
@@ -164,7 +165,7 @@ def write_results(
 def _build_answer_cost(work: RunContext, after: dict[str, list[ItemResult]]) -> dict[str, float]:
     """What it took to measure the tuned model as it answers, where it was measured."""
     cost = work.folder.state.get("answering")
-    questions = sum(len(after.get(task.name, ())) for task in work.tasks if task.kind in ("generate", "probe"))
+    questions = sum(len(after.get(task.name, ())) for task in work.tasks if task.kind in SAMPLED)
     if cost is None:
         return {}
     return {"answer_seconds": cost["seconds"], "forward_passes": cost["passes"], "questions": questions}

@@ -19,6 +19,7 @@ from holdfast.methods.judges.selection import check_fit, guess_judge
 from holdfast.recipe.data_entries import data_label, entry_name, test_files, train_files
 from holdfast.recipe.data_section import DataFile, TrainFile
 from holdfast.recipe.schema import Recipe
+from holdfast.recipe.task_entry import takes_recipe_judge
 from holdfast.skills.base import Form, SkillJudge
 from holdfast.skills.rows import FRESH, lab_rows, parse_skill_source
 
@@ -228,7 +229,7 @@ class _Reader:
 
 
 def _needs_judge(recipe: Recipe) -> bool:
-    return any(c.uses_judge() for c in recipe.curate) or recipe.evaluate.target == "test"
+    return any(c.uses_judge() for c in recipe.curate) or takes_recipe_judge(recipe.evaluate.target)
 
 
 def settle_judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.axes.registry import name_of
+from holdfast.recipe.task_entry import path_of_task
 
 if TYPE_CHECKING:
     from holdfast.recipe.schema import Common
@@ -165,7 +166,7 @@ def check_steps(recipe: Common) -> None:
 def check_evaluation(recipe: Common) -> None:
     """What the evaluation is asked for must exist."""
     evaluate, gate = recipe.evaluate, recipe.evaluate.gate
-    if evaluate.target == "test" and recipe.data.test == 0:
+    if path_of_task(evaluate.target) == "test" and recipe.data.test == 0:
         raise ValueError(
             "evaluate.target is test, but data.test is 0; hold out some rows, or set evaluate.target: none"
         )

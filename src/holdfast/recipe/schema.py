@@ -43,6 +43,7 @@ from holdfast.recipe.online_section import Online
 from holdfast.recipe.rules import RULES, STAGED_RULES
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
+from holdfast.recipe.task_entry import TaskChoice, TaskChoices
 from holdfast.recipe.tree import Node, Path, Problems, format_path
 
 if TYPE_CHECKING:
@@ -187,14 +188,17 @@ class Train(RecipeSection):
 class Evaluate(RecipeSection):
     """What is measured before and after."""
 
-    target: str = Field(
-        "test", description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`."
+    target: TaskChoice = Field(
+        "test",
+        description="`test` (the held-out rows), a file, `lab:SKILL`, an lm-eval task, or `none`; or a mapping "
+        "`{path, judge or environment, name}`, which says how it is measured.",
     )
-    keep: Texts = Field(
+    keep: TaskChoices = Field(
         ("auto",),
         description="What must not be lost: `probe` (bundled prompts and text, with the base as the reference), files, "
         "`text:FILE` (bits per byte), lm-eval tasks, `lab` (all skills but the target), `lab:SKILL`, `none`; `auto` = "
-        "`lab` for laboratory models, `probe` for all others.",
+        "`lab` for laboratory models, `probe` for all others. A mapping `{path, judge or environment, name}` says how "
+        "one is measured.",
     )
     every: float = Field(
         0.25, ge=0, le=1, description="Evaluate during training at this share of the run; 0 = only at the end."

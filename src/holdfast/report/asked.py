@@ -49,6 +49,7 @@ def unended_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
 UNANSWERED = {
     "unfit": "prompts that do not fit into the model's context",
     "cut": "answers cut at their longest (max_tokens)",
+    "broken": "episodes on which the environment broke",
 }
 """Why there is no whole answer, in words."""
 
@@ -62,9 +63,9 @@ def unanswered_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
             base, tuned = (((task.get("unanswered") or {}).get(when) or {}).get(key, 0) for when in ("base", "tuned"))
             if base or tuned:
                 left_out = task.get("left_out") or 0
-                n = phrasing.format_count(task["n"] + (left_out if key == "unfit" else 0))
+                n = phrasing.format_count(task["n"] + (left_out if key != "cut" else 0))
                 before = f", {phrasing.format_count(base)} of {n} before" if "base" in task else ""
-                rest = "; left out of all figures" if key == "unfit" and left_out else ""
+                rest = "; left out of all figures" if key != "cut" and left_out else ""
                 out.append(f"{task['name']}: {what}: {phrasing.format_count(tuned)} of {n}{before}{rest}")
     return out
 
@@ -74,9 +75,18 @@ def _unended_share(part: Mapping[str, int] | None, task: Mapping[str, Any]) -> s
 
 
 def answering_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each task whose answers were made of several: how many, and how others beside them did."""
+    """A line for each task whose answers were made of several: how many, and how others beside them did; and for each
+    that was played, in how many turns."""
     lines = []
     for task in tasks:
+        if figures := task.get("episodes"):
+            sides = [(when, figures[when]) for when in ("base", "tuned") if figures.get(when)]
+            said = [
+                f"{f'{when} ' if len(sides) > 1 else ''}{one['turns']:.1f} turns an episode, return "
+                f"{one['return']:.2f}, {100 * one['first']:.0f} % succeed at the first"
+                for when, one in sides
+            ]
+            lines.append(f"{task['name']}: {'; '.join(said)}")
         answering = task.get("answering") or {}
         parts = []
         if answering.get("calls"):

@@ -58,6 +58,7 @@ class TaskReport(ReportPart):
         thoughts, unanswered: Counts for both models. left_out: Questions that neither figure counts.
         answering: How often the tuned model was asked for an answer and what it wrote for it, and the figures of other
             answers that stand beside it, where an inference method makes several.
+        episodes: Mean turns and return, and the share that succeeded at once, where the model plays in an environment.
     """
 
     name: str = ""
@@ -89,6 +90,7 @@ class TaskReport(ReportPart):
     unanswered: Table | None = None
     left_out: int | None = None
     answering: Table | None = None
+    episodes: Table | None = None
 
 
 class StageReport(ReportPart):

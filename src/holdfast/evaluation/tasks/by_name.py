@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from holdfast.axes.judge import Judge
+from holdfast.axes.registry import name_of
 from holdfast.data.reading.file_records import file_lines, kind_of
 from holdfast.data.reading.formats import open_rows
 from holdfast.data.reading.labels import without_bad_answers
@@ -23,6 +24,7 @@ from holdfast.evaluation.task import Role, Task
 from holdfast.evaluation.tasks.multiple_choice import is_choice, parse_choice_rows
 from holdfast.evaluation.tasks.perplexity import build_text_rows
 from holdfast.methods.judges.selection import guess_judge
+from holdfast.recipe.task_entry import TaskEntry, parse_task, path_of_task
 
 LAB, PROBE = "lab", "probe"
 MOST_FILES = 1000
@@ -37,9 +39,9 @@ class EvaluateSettings(Protocol):
     """What is measured (`recipe.Evaluate`)."""
 
     @property
-    def target(self) -> str: ...
+    def target(self) -> str | TaskEntry: ...
     @property
-    def keep(self) -> Sequence[str]: ...
+    def keep(self) -> Sequence[str | TaskEntry]: ...
     @property
     def items(self) -> int: ...
     @property
@@ -88,8 +90,8 @@ def build_tasks(
     evaluate = recipe.evaluate
     settings = TaskSettings(evaluate.items, evaluate.max_tokens, evaluate.max_thinking_tokens)
     target: list[Task] = []
-    if evaluate.target == "test":
-        target = [_build_test_task(test, settings, judge)] if test else []
+    if path_of_task(evaluate.target) == "test":
+        target = [_build_test_task(test, settings, judge, evaluate.target)] if test else []
     elif evaluate.target != "none":
         target = build_named_tasks(evaluate.target, settings, role="target", judge=judge, say=say)
     target_skills = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
@@ -100,9 +102,15 @@ def build_tasks(
     )
     kept_tasks: list[Task] = []
     auto = LAB if lab else PROBE
-    for source in dict.fromkeys(auto if name == "auto" else name for name in evaluate.keep):
-        if source != "none":
-            kept_tasks += build_named_tasks(source, settings, role="keep", without=target_skills, say=say)
+    sources: list[str | TaskEntry] = []
+    for name in evaluate.keep:
+        source = auto if name == "auto" else name
+        if source != "none" and source not in sources:
+            sources.append(source)
+    for source in sources:
+        if isinstance(source, TaskEntry) and source.path == "test":
+            raise UserError("evaluate.keep: test is the held-out rows, which are the target; name a file")
+        kept_tasks += build_named_tasks(source, settings, role="keep", without=target_skills, say=say)
     tasks = _disambiguate_names([*target, *beside, *kept_tasks])
     for task in tasks:
         if say and "why" in task.meta:
@@ -110,8 +118,13 @@ def build_tasks(
     return tasks
 
 
-def _build_test_task(rows: Rows, settings: TaskSettings, judge: Judge | None) -> Task:
+def _build_test_task(rows: Rows, settings: TaskSettings, judge: Judge | None, entry: str | TaskEntry) -> Task:
     """The held-out rows as the target, called by their skill when they are of one."""
+    if isinstance(entry, TaskEntry) and entry.environment is not None:
+        return _build_played_task(entry, rows, settings, "target")
+    if isinstance(entry, TaskEntry):
+        task = build_rows_task("test", rows, settings, role="target", judge=entry.judge or judge)
+        return replace(task, name=entry.name or task.name)
     task = build_rows_task("test", rows, settings, role="target", judge=judge)
     if task.kind == "held_out":
         return replace(task, name=HELD_OUT)
@@ -159,19 +172,22 @@ def _disambiguate_names(tasks: Sequence[Task]) -> list[Task]:
 
 
 def build_named_tasks(
-    source: str, settings: TaskSettings = TaskSettings(), *, role: Role = "keep", judge: Judge | None = None,
-    without: set[str] = frozenset(),  # type: ignore[assignment]
+    source: str | TaskEntry, settings: TaskSettings = TaskSettings(), *, role: Role = "keep",
+    judge: Judge | None = None, without: set[str] = frozenset(),  # type: ignore[assignment]
     say: Callable[[str], Any] | None = None,
 ) -> list[Task]:  # fmt: skip
     """The tasks a name stands for: one, or all skills for `lab`.
 
     Args:
         source: A data file, `text:FILE`, `probe`, `lab`, `lab:SKILL`, or `NAME[:METRIC[,FILTER]]` (or a YAML file) of
-            lm-eval.
+            lm-eval; or an entry that says how it is measured, also as text: `{path: ..., environment: ...}`.
         judge: For a file's answers; guessed from its references when `None`. Skills and lm-eval bring their own.
         without: Skills that `lab` leaves out.
         say: Called with a line on how the columns of a file were read.
     """
+    source = parse_task(source) if isinstance(source, str) else source
+    if isinstance(source, TaskEntry):
+        return _build_entry_tasks(source, settings, role, judge, say)
     if source == LAB or source.startswith("lab:"):
         return _build_lab_tasks(source, settings, role, without)
     if source == PROBE:
@@ -184,6 +200,50 @@ def build_named_tasks(
 
         return [build_harness_task(source, items=settings.items, role=role, seed=SEED)]
     return [_build_file_task(source, settings, role, judge, say)]
+
+
+def _build_entry_tasks(
+    entry: TaskEntry, settings: TaskSettings, role: Role, judge: Judge | None, say: Callable[[str], Any] | None
+) -> list[Task]:
+    """The task of an entry, measured with its judge or in its environment."""
+    if entry.environment is not None:
+        from holdfast.skills.rows import FRESH, lab_rows
+
+        path, is_lab = entry.path, entry.path == LAB or entry.path.startswith("lab:")
+        if not is_lab and not _is_file(path):
+            refuse_misspelt(path)
+            raise UserError(f"evaluate: {path} is no file; an environment begins with rows of a file, or of lab:SKILL")
+        rows = (
+            lab_rows(path, "test", settings.items, FRESH)
+            if is_lab
+            else open_rows(path, own_answers=True, say=say or say_nothing)
+        )  # a question is enough
+        return [_build_played_task(entry, rows, settings, role)]
+    if entry.judge is not None and not _is_file(entry.path):
+        raise UserError(f"evaluate: {entry.path} is no file, and brings its own judge; leave judge out")
+    tasks = build_named_tasks(entry.path, settings, role=role, judge=entry.judge or judge, say=say)
+    if entry.name and len(tasks) > 1:
+        raise UserError(f"evaluate: {entry.path} is {len(tasks)} tasks, which cannot all be called {entry.name}")
+    return [replace(task, name=entry.name or task.name) for task in tasks]
+
+
+def _build_played_task(entry: TaskEntry, rows: Rows, settings: TaskSettings, role: Role) -> Task:
+    """Rows as the beginnings of episodes in the environment of an entry."""
+    from holdfast.evaluation.tasks.episodes import build_episodes_task
+
+    assert entry.environment is not None
+    chosen = sample_rows(rows, settings.items)
+    if not chosen:
+        raise UserError(f"evaluate: {entry.path} holds no rows")
+    skills = {row.meta.get("skill") for row in chosen}
+    skill = skills.pop() if len(skills) == 1 else None
+    played = name_of(entry.environment).rpartition(":")[2]
+    stem = skill or Path(part_of(entry.path)[0]).stem
+    name = entry.name or (f"{stem} played" if stem == played else f"{stem} played in {played}")
+    return build_episodes_task(
+        name, chosen, entry.environment, source=entry.path, role=role, max_tokens=settings.max_tokens,
+        max_thinking_tokens=settings.max_thinking_tokens,
+    )  # fmt: skip
 
 
 def refuse_misspelt(source: str) -> None:

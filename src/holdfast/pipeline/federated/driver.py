@@ -338,7 +338,7 @@ def compute_local_accuracy(work: RunContext, items: Items, groups: Mapping[str, 
     """The mean score on questions of a client's own mixture of groups; `None` where no task asks any of them."""
     scores: dict[str, list[float]] = {}
     for task in work.tasks:
-        if task.kind not in ("generate", "choice"):
+        if task.kind not in ("generate", "choice", "episodes"):
             continue
         for group, indexes in group_rows(task.rows, key).items():
             scores.setdefault(group, []).extend(items[task.name][index].score for index in indexes)

@@ -1,0 +1,138 @@
+"""Episodes as a task: the model plays in an environment, and what is measured is how often it succeeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from holdfast.axes.engine import Request, Sample
+from holdfast.axes.environment import Environment, Episode, check_messages, copy_state, play_episodes
+from holdfast.axes.registry import name_of
+from holdfast.data.rows import Row
+from holdfast.errors import RunError, UserError
+from holdfast.evaluation.subject import (
+    EvaluatedModel,
+    as_text,
+    build_sampling_params,
+    format_prompt,
+    require_part,
+)
+from holdfast.evaluation.task import ItemResult, Role, Task
+from holdfast.evaluation.thought_counts import BROKEN, UNFIT
+
+SEED = 0
+"""Of what environments draw. Not the run's: all runs and both models play the same episodes."""
+
+
+def build_episodes_task(
+    name: str,
+    rows: Sequence[Row],
+    environment: Environment,
+    *,
+    source: str,
+    role: Role = "keep",
+    max_tokens: int = 128,
+    max_thinking_tokens: int | None = None,
+) -> Task:
+    """A task of one episode for each row.
+
+    Raises:
+        UserError: If the environment cannot work here, or does not take a row, which is named.
+    """
+    environment.check_ready()
+    for number, row in enumerate(rows, 1):
+        try:
+            state, messages = environment.start(row, SEED)
+            check_messages(messages)
+            copy_state(state)
+        except Exception as error:
+            what = str(error) if isinstance(error, UserError) else f"it broke: {type(error).__name__}: {error}"
+            place = row.describe_place(number)
+            raise UserError(f"evaluate: {source}: {place}: environment {name_of(environment)}: {what}") from error
+    return Task(
+        name, "episodes", rows, role=role, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens,
+        environment=environment, meta={"source": source},
+    )  # fmt: skip
+
+
+def start_prompts(task: Task) -> list[list[Any]]:
+    """The conversations that the episodes of a task begin with."""
+    environment = require_part(task.environment, "environment")
+    return [environment.start(row, SEED)[1] for row in task.rows]
+
+
+def measure_episodes(task: Task, subject: EvaluatedModel, tick: Callable[[int], Any]) -> list[ItemResult]:
+    """Play one greedy episode from every row.
+
+    The score is 1 for an episode that succeeded. One on which the environment itself broke says nothing of the model:
+    it is left out of all figures. One whose conversation outgrew the model's context has not succeeded.
+    """
+    draw, params = require_part(subject.draw, "sampling engine"), build_sampling_params(task)
+    samples: dict[str, Sample] = {}
+
+    def answer_episodes(episodes: list[Episode]) -> list[str]:
+        requests = [Request(f"eval/{task.name}/{episode.turn_key}", episode.messages) for episode in episodes]
+        drawn_samples = draw(requests, params, None)
+        samples.update({request.key: drawn_samples[request.key][0] for request in requests})
+        return [samples[request.key].text for request in requests]
+
+    episodes = play_episodes(require_part(task.environment, "environment"), task.rows, answer_episodes, seed=SEED)
+    if len({episode.key for episode in episodes}) != len(episodes):
+        raise RunError("two questions of one task have the same id; build tasks with evaluation.tasks")
+    tick(len(episodes))
+    return [
+        _build_item(row, episode, [samples[f"eval/{task.name}/{episode.key}/t{t}"] for t in range(len(episode.turns))])
+        for row, episode in zip(task.rows, episodes, strict=True)
+    ]
+
+
+def _build_item(row: Row, episode: Episode, samples: Sequence[Sample]) -> ItemResult:
+    turns = episode.turns
+    reason = turns[-1].note if turns else ""
+    extra: dict[str, Any] = {
+        "turns": len(turns), "return": float(sum(episode.rewards)), "first": episode.passed and len(turns) == 1,
+    }  # fmt: skip
+    unread = [sample.finish == "length" and not sample.tokens for sample in samples]
+    if episode.failure:
+        extra, reason = extra | {BROKEN: True}, f"the environment broke: {episode.failure} ({episode.place})"
+    elif unread and unread[0]:
+        extra, reason = extra | {UNFIT: True}, "the prompt does not fit into the model's context"
+    elif any(unread):
+        reason = f"the conversation outgrew the model's context at turn {unread.index(True) + 1}"
+    elif episode.truncated and not episode.passed:
+        reason = f"no end after {len(turns)} turns" + (f"; {reason}" if reason else "")
+    return ItemResult(
+        id=row.id, prompt=format_prompt(turns[0].prompt if turns else row.prompt), response=format_turns(episode),
+        reference=as_text(row.gold) if row.gold is not None else "", score=float(episode.passed),
+        passed=episode.passed, stopped=all(sample.finish == "stop" for sample in samples),
+        tokens=sum(sample.tokens - sample.thought_tokens for sample in samples), reason=reason, extra=extra,
+    )  # fmt: skip
+
+
+def format_turns(episode: Episode) -> str:
+    """What the model said turn by turn, each with its reward and what it was told."""
+    if len(episode.turns) == 1:
+        return episode.turns[0].answer
+    return "\n".join(
+        f"{number}: {turn.answer} [{turn.reward:g}{f', {turn.note}' if turn.note else ''}]"
+        for number, turn in enumerate(episode.turns, 1)
+    )
+
+
+def summarise_episodes(items: Sequence[ItemResult]) -> dict[str, float]:
+    """Mean turns, mean return, and the share of episodes that succeeded at the first turn, of those that count."""
+    return {
+        "turns": float(np.mean([item.extra["turns"] for item in items])),
+        "return": float(np.mean([item.extra["return"] for item in items])),
+        "first": float(np.mean([item.extra["first"] for item in items])),
+    }
+
+
+def environment_identity(environment: Environment | None) -> Any:
+    """What a measurement depends on of an environment; its settings as JSON keeps them."""
+    from holdfast.axes.registry import identity_of
+
+    return json.loads(json.dumps(identity_of(environment))) if environment is not None else None
