@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.axes.engine import SampleFn, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
-from holdfast.axes.registry import name_of, source_of
+from holdfast.axes.registry import identity_of, name_of, source_of
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.data.rows import Message, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
@@ -141,9 +141,8 @@ def measurement_fingerprint(task: Task, subject: EvaluatedModel) -> str:
     elif task.kind == "generate":
         how = task.max_tokens if task.max_thinking_tokens is None else [task.max_tokens, task.max_thinking_tokens]
     elif task.kind == "episodes":
-        from holdfast.evaluation.tasks.episodes import environment_identity
-
-        how = [task.max_tokens, task.max_thinking_tokens, environment_identity(task.environment)]
+        environment = require_part(task.environment, "environment")
+        how = [task.max_tokens, task.max_thinking_tokens, identity_of(environment)]
     elif task.kind == "probe":
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}

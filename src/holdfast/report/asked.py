@@ -81,12 +81,12 @@ def answering_words(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
     for task in tasks:
         if figures := task.get("episodes"):
             sides = [(when, figures[when]) for when in ("base", "tuned") if figures.get(when)]
-            said = [
+            sentences = [
                 f"{f'{when} ' if len(sides) > 1 else ''}{one['turns']:.1f} turns an episode, return "
                 f"{one['return']:.2f}, {100 * one['first']:.0f} % succeed at the first"
                 for when, one in sides
             ]
-            lines.append(f"{task['name']}: {'; '.join(said)}")
+            lines.append(f"{task['name']}: {'; '.join(sentences)}")
         answering = task.get("answering") or {}
         parts = []
         if answering.get("calls"):

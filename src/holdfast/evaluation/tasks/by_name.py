@@ -237,9 +237,9 @@ def _build_played_task(entry: TaskEntry, rows: Rows, settings: TaskSettings, rol
         raise UserError(f"evaluate: {entry.path} holds no rows")
     skills = {row.meta.get("skill") for row in chosen}
     skill = skills.pop() if len(skills) == 1 else None
-    played = name_of(entry.environment).rpartition(":")[2]
+    game = name_of(entry.environment).rpartition(":")[2]
     stem = skill or Path(part_of(entry.path)[0]).stem
-    name = entry.name or (f"{stem} played" if stem == played else f"{stem} played in {played}")
+    name = entry.name or (f"{stem} played" if stem == game else f"{stem} played in {game}")
     return build_episodes_task(
         name, chosen, entry.environment, source=entry.path, role=role, max_tokens=settings.max_tokens,
         max_thinking_tokens=settings.max_thinking_tokens,

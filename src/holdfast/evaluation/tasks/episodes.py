@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,10 +128,3 @@ def summarise_episodes(items: Sequence[ItemResult]) -> dict[str, float]:
         "return": float(np.mean([item.extra["return"] for item in items])),
         "first": float(np.mean([item.extra["first"] for item in items])),
     }
-
-
-def environment_identity(environment: Environment | None) -> Any:
-    """What a measurement depends on of an environment; its settings as JSON keeps them."""
-    from holdfast.axes.registry import identity_of
-
-    return json.loads(json.dumps(identity_of(environment))) if environment is not None else None
