@@ -72,8 +72,8 @@ def build_context(is_changed: bool = True) -> tuple[AnalysisContext, list[PreTra
     Args:
         is_changed: Whether weights and answers differ from the base's.
     """
-    checkpoint, changed, chat = model_pair()
-    base, tuned = copy.deepcopy(checkpoint.model), copy.deepcopy(changed if is_changed else checkpoint.model)
+    checkpoint, other, chat = model_pair()
+    base, tuned = copy.deepcopy(checkpoint.model), copy.deepcopy(other if is_changed else checkpoint.model)
     rows = [replace(row, id=str(number)) for number, row in enumerate(Sums().generate_rows(QUESTIONS, "test", 0))]
     before = script_answers(rows, 0, 0.3)
 
