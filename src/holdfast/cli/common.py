@@ -38,7 +38,7 @@ Restart = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines for machines.")]
 
-RESUMABLE_VERBS = ("train", "build", "compare", "curate", "reproduce", "demo", "eval", "dial")
+RESUMABLE_VERBS = ("train", "build", "compare", "curate", "reproduce", "demo", "eval", "dial", "search")
 """Verbs that repeat nothing of what they have done when they are run once more."""
 
 OS_ERRORS = {

@@ -142,6 +142,7 @@ def _resolve_tree(
         lines = [*peers.introduce_problems(top, aliases.moves, name), *_format_problems(problems, tree, original)]
         raise UserErrors("\n".join(lines))
     sources = _collect_sources(recipe, full_tree)
+    notes += ["search: only `holdfast search` reads this section"] if recipe.search is not None else []
     return ResolvedRecipe(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
 
 

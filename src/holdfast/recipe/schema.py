@@ -41,6 +41,7 @@ from holdfast.recipe.gate_section import Gate
 from holdfast.recipe.in_memory import name_objects as named_objects
 from holdfast.recipe.online_section import Online
 from holdfast.recipe.rules import RULES, STAGED_RULES
+from holdfast.recipe.search_section import Search
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
 from holdfast.recipe.task_entry import TaskChoice, TaskChoices
@@ -326,6 +327,9 @@ class Recipe(Common):
         description="Where runs are shown too, beside OUTPUT: tensorboard, wandb, mlflow, trackio, one or several. "
         "Nothing is sent anywhere unless it stands here.",
     )
+    search: Search | None = Field(
+        None, description="What `holdfast search` varies, and how it chooses; no other verb reads it."
+    )
 
     @field_validator("track")
     @classmethod
@@ -358,6 +362,7 @@ class Recipe(Common):
     def _dump_kept(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Without what only stages use; and, as files of a run are shared, without the keys in addresses."""
         unused_keys = [key for key in OF_STAGES if key not in self.model_fields_set] if self.stages else ["stages"]
+        unused_keys += ["search"] if self.search is None else []
         data = {key: value for key, value in handler(self).items() if key not in unused_keys}
         return data if info.context is WITH_KEYS else hide_keys_in_data(data)
 

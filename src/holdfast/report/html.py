@@ -76,7 +76,8 @@ _WORDS = {
 
 
 @lru_cache(maxsize=1)
-def _build_environment() -> Environment:
+def build_environment() -> Environment:
+    """What all pages are rendered with."""
     env = Environment(
         loader=PackageLoader("holdfast.report", "templates"),
         autoescape=True,
@@ -248,7 +249,7 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
     report = _complete_report(report)
     tasks = report["tasks"]
     seconds = (report["cost"] or {}).get("seconds") or {}
-    page = _build_environment().get_template("run.html.j2")
+    page = build_environment().get_template("run.html.j2")
     return page.render(
         report=report,
         name=report.get("name") or "run",
@@ -400,7 +401,7 @@ def render_compare(compare: dict[str, Any]) -> str:
         if n in scores and phrasing.is_known(t.get("delta"))
     ]
     return (
-        _build_environment()
+        build_environment()
         .get_template("compare.html.j2")
         .render(
             compare=compare,

@@ -1,0 +1,1 @@
+"""Search: the recipe that gains most among those that lose little."""
