@@ -15,7 +15,7 @@ from holdfast.pipeline.search.history import History, parse_outcome
 from holdfast.pipeline.search.order import (
     FAILED,
     STRICT,
-    Outcome,
+    TrialOutcome,
     count_promotions,
     find_front,
     list_strictness,
@@ -34,12 +34,19 @@ has_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reas
 
 
 def test_the_constrained_order_on_a_table() -> None:
-    table = [Outcome(9, 3), Outcome(5, 0.5), FAILED, Outcome(7, 1), Outcome(8, 1.5), Outcome(7, -2)]
+    table = [
+        TrialOutcome(9, 3),
+        TrialOutcome(5, 0.5),
+        FAILED,
+        TrialOutcome(7, 1),
+        TrialOutcome(8, 1.5),
+        TrialOutcome(7, -2),
+    ]
     # Feasible by gain (ties: the earlier), then infeasible by how far they are off, then what failed.
     assert rank_outcomes(table, 1.0, 0.0) == [3, 5, 1, 4, 0, 2]
     assert rank_outcomes(table, None, 0.0) == [0, 4, 3, 5, 1, 2]  # no limit: by gain alone
     assert rank_outcomes(table, math.inf, 0.0) == [0, 4, 3, 5, 1, 2]
-    assert rank_outcomes([Outcome(9, 4), Outcome(1, 3), FAILED], 1.0, 0.0) == [1, 0, 2]  # none feasible
+    assert rank_outcomes([TrialOutcome(9, 4), TrialOutcome(1, 3), FAILED], 1.0, 0.0) == [1, 0, 2]  # none feasible
     assert rank_outcomes([FAILED, FAILED], 1.0, 0.0) == [0, 1]
 
 
@@ -47,7 +54,7 @@ def test_the_limit_is_optimistic_first_and_strict_last() -> None:
     assert list_strictness(1) == [STRICT]
     assert list_strictness(2) == [1.0, STRICT]
     assert list_strictness(4) == [1.0, 0.5, 0.0, STRICT]
-    noisy = Outcome(5, loss=1.5, error=1.0)
+    noisy = TrialOutcome(5, loss=1.5, error=1.0)
     assert [noisy.compute_violation(1.0, z) for z in list_strictness(4)] == pytest.approx([0, 0, 0.5, 1.78])
     assert FAILED.compute_violation(None, 0.0) == math.inf
 
@@ -133,7 +140,7 @@ def test_tpe_regrets_no_more_than_chance_and_keeps_to_the_limit() -> None:
     for sampler, out in regrets.items():
         for seed in range(20):
             told = search_square(sampler, seed, 24)
-            outcomes = [Outcome(trial.gain, trial.violation) for trial in told]
+            outcomes = [TrialOutcome(trial.gain, trial.violation) for trial in told]
             winner = told[rank_outcomes(outcomes, 0.0, 0.0)[0]]
             assert winner.violation <= 0
             x, y = winner.values["x"], winner.values["y"]

@@ -44,8 +44,8 @@ def search(
         from holdfast.errors import GateRefused
         from holdfast.recipe.loader import read_recipe
 
-        given = {"max_loss": max_loss, "budget": budget, "trials": trials}
-        words = [f"search.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+        options = {"max_loss": max_loss, "budget": budget, "trials": trials}
+        words = [f"search.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
         resolved_recipe = read_recipe(recipe, [*(settings or ()), *words])
         print_recipe_notes(resolved_recipe, ui, notes=False)
         from holdfast.pipeline.search.driver import describe_miss, search_recipes

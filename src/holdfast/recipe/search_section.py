@@ -86,7 +86,7 @@ class Search(RecipeSection):
 
     @field_validator("rungs")
     @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _rise_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or value[-1] != 1 or value[0] <= 0 or any(a >= b for a, b in pairwise(value)):
             raise ValueError(f"must rise to 1, as in [0.25, 0.5, 1], not {list(value)}")
         return value

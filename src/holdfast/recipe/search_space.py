@@ -59,35 +59,35 @@ def parse_space(space: Mapping[str, Any]) -> tuple[Dimension, ...]:
     Raises:
         ValueError: With the key, what is wrong and what to write.
     """
-    return tuple(_parse_dimension(key, given) for key, given in _flatten_keys(space).items())
+    return tuple(_parse_dimension(key, spec) for key, spec in _flatten_keys(space).items())
 
 
 def _flatten_keys(space: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Dotted keys also where they were written as mappings in each other; of one given twice the later."""
     out: dict[str, Any] = {}
-    for key, given in space.items():
-        if isinstance(given, Mapping) and given and not set(given) & set(KINDS):
-            out |= _flatten_keys(given, f"{before}{key}.")
+    for key, spec in space.items():
+        if isinstance(spec, Mapping) and spec and not set(spec) & set(KINDS):
+            out |= _flatten_keys(spec, f"{before}{key}.")
         else:
-            out[f"{before}{key}"] = given
+            out[f"{before}{key}"] = spec
     return out
 
 
-def _parse_dimension(key: str, given: Any) -> Dimension:
-    if taken := [name for name in MEASURED if key == name or key.startswith(f"{name}.")]:
-        raise ValueError(f"must not vary {key}: trials that differ in {taken[0]} cannot be compared")
-    if isinstance(given, (list, tuple)):
-        if not given:
+def _parse_dimension(key: str, spec: Any) -> Dimension:
+    if measured_by := [name for name in MEASURED if key == name or key.startswith(f"{name}.")]:
+        raise ValueError(f"must not vary {key}: trials that differ in {measured_by[0]} cannot be compared")
+    if isinstance(spec, (list, tuple)):
+        if not spec:
             raise ValueError(f"holds no value for {key}; give some, as in {key}: [a, b]")
-        if len({json.dumps(value, sort_keys=True) for value in given}) < len(given):
+        if len({json.dumps(value, sort_keys=True) for value in spec}) < len(spec):
             raise ValueError(f"holds a value of {key} twice; remove one")
-        return Dimension(key, "choice", tuple(given))
-    if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in KINDS:
+        return Dimension(key, "choice", tuple(spec))
+    if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in KINDS:
         raise ValueError(
             f"must say over what {key} varies: a list of values, {{log: [low, high]}}, {{range: [low, high]}} or "
-            f"{{int: [low, high]}}, not {given!r}"
+            f"{{int: [low, high]}}, not {spec!r}"
         )
-    kind, ends = next(iter(given.items()))
+    kind, ends = next(iter(spec.items()))
     numbers = isinstance(ends, (list, tuple)) and len(ends) == 2
     numbers = numbers and all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends)
     if not numbers or not all(map(math.isfinite, ends)) or ends[0] >= ends[1]:

@@ -287,7 +287,7 @@ def render_run(report: dict[str, Any], items: Mapping[str, Sequence[dict[str, An
 
 def render_analyses(report: dict[str, Any]) -> str:
     """The page of several runs held against each other, from the content of `analysis.json`."""
-    page = _build_environment().get_template("analysis.html.j2")
+    page = build_environment().get_template("analysis.html.j2")
     sections = report.get("analyses") or []
     return page.render(
         name=report.get("name") or "analysis",

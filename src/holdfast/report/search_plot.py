@@ -40,8 +40,8 @@ def _draw_search(report: dict[str, Any], points: Sequence[tuple[Any, Any]], name
     y = Scale(*compute_extent(gains), height - 48, 30)
     body = []
     if limit is not None:
-        allowed = max(0.0, x(limit) - x.start)
-        body.append(make_element("rect", x=x.start, y=y.stop, width=allowed, height=y.start - y.stop, cls="good"))
+        width_allowed = max(0.0, x(limit) - x.start)
+        body.append(make_element("rect", x=x.start, y=y.stop, width=width_allowed, height=y.start - y.stop, cls="good"))
     body.append(draw_axes(x, y, "points lost elsewhere →", "gained on the target ↑"))
     if limit is not None:
         body.append(draw_label(f"at most {limit:g} lost", x(limit) - 4, y.stop + 14, "tick", "end"))

@@ -172,8 +172,8 @@ def _list_trials(searcher: Searcher) -> list[dict[str, Any]]:
         for rung, share in enumerate(searcher.search.rungs):
             event = searcher.history.find_event("result", trial=number, rung=rung)
             if event is not None:
-                kept = {key: event.get(key) for key in ("gain", "loss", "error", "failure", "seconds")}
-                rungs.append({"share": share, **kept})
+                figures = {key: event.get(key) for key in ("gain", "loss", "error", "failure", "seconds")}
+                rungs.append({"share": share, **figures})
         what, values = searcher.describe_trial(number), searcher.values_of(number)
         out.append({"trial": number, "what": what, "values": values, "rungs": rungs})
     return out
@@ -212,8 +212,8 @@ def describe_miss(report: Mapping[str, Any]) -> str:
     loss = nearest["chosen"]["loss"]
     where = f"{loss['delta']:.1f} points" + ("" if loss["high"] is None else f" (up to {loss['high']:.1f})")
     fresh = nearest["fresh"]["loss"]
-    held = f", {fresh['delta']:.1f} on questions held out" if fresh else ""
+    fresh_text = f", {fresh['delta']:.1f} on questions held out" if fresh else ""
     return (
         f"no recipe keeps to search.max_loss {report['max_loss']:g}; nearest is trial {nearest['trial']} at point "
-        f"{nearest['point']:g} ({nearest['what']}), which loses {where}{held}: allow more, or search further"
+        f"{nearest['point']:g} ({nearest['what']}), which loses {where}{fresh_text}: allow more, or search further"
     )

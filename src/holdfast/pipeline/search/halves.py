@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.errors import UserError
 from holdfast.evaluation.statistics.paired import MeasuredRun
 from holdfast.evaluation.summary import summarise_comparison
-from holdfast.pipeline.search.order import Outcome
+from holdfast.pipeline.search.order import TrialOutcome
 
 Z95 = 1.96
 """Standard errors from the middle of a 95 % interval to its ends."""
@@ -24,18 +24,18 @@ def hold_out_questions(run: MeasuredRun, share: float) -> tuple[MeasuredRun, Mea
     Raises:
         UserError: If a task has a single question.
     """
-    held: dict[str, set[str]] = {}
+    held_ids: dict[str, set[str]] = {}
     for task in run.tasks:
         ids = sorted({item.id for item in run.base[task.name]}, key=lambda name: _hash_question(task.name, name))
         if len(ids) < 2 and task.info.role in ("target", "keep"):
             raise UserError(
                 f"{task.name}: has {len(ids)} question, and a search needs some to choose by and some others"
             )
-        held[task.name] = set(ids[: max(1, min(len(ids) - 1, round(share * len(ids))))])
+        held_ids[task.name] = set(ids[: max(1, min(len(ids) - 1, round(share * len(ids))))])
 
     def select_questions(inside: bool) -> MeasuredRun:
         base, tuned = (
-            {name: [item for item in items if (item.id in held[name]) == inside] for name, items in side.items()}
+            {name: [item for item in items if (item.id in held_ids[name]) == inside] for name, items in side.items()}
             for side in (run.base, run.tuned)
         )
         return replace(run, base=base, tuned=tuned, tasks=[task for task in run.tasks if base[task.name]])
@@ -53,7 +53,7 @@ def summarise_seeds(runs: Sequence[MeasuredRun]) -> dict[str, Any]:
     return {"gain": entry["gain"], "loss": entry["loss"]}
 
 
-def read_outcome(summary: dict[str, Any], max_loss: float | None) -> Outcome:
+def read_outcome(summary: dict[str, Any], max_loss: float | None) -> TrialOutcome:
     """What a search needs of a summary.
 
     Raises:
@@ -67,7 +67,7 @@ def read_outcome(summary: dict[str, Any], max_loss: float | None) -> Outcome:
             raise UserError(
                 "search.max_loss: nothing is kept that counts in points; add a task or the probe to evaluate.keep"
             )
-        return Outcome(gain["delta"])
+        return TrialOutcome(gain["delta"])
     ends = (loss["low"], loss["high"])
     error = 0.0 if None in ends else (ends[1] - ends[0]) / (2 * Z95)
-    return Outcome(gain["delta"], loss["delta"], error)
+    return TrialOutcome(gain["delta"], loss["delta"], error)

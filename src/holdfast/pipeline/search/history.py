@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from holdfast.core.interrupts import defer_interrupts
 from holdfast.errors import UserError
-from holdfast.pipeline.search.order import Outcome
+from holdfast.pipeline.search.order import TrialOutcome
 
 NAME = "search.jsonl"
 
@@ -102,8 +102,8 @@ class History:
             ) from error
 
 
-def parse_outcome(event: dict[str, Any]) -> Outcome:
+def parse_outcome(event: dict[str, Any]) -> TrialOutcome:
     """The outcome that an event records: of a failure, that there is none."""
     numbers = [event.get(name) for name in ("gain", "loss", "error")]
     gain, loss, error = (float("nan") if number is None else float(number) for number in numbers)
-    return Outcome(gain, loss, error)
+    return TrialOutcome(gain, loss, error)

@@ -18,7 +18,7 @@ STRICT = -1.28
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """What a trial came to.
 
     Args:
@@ -43,7 +43,7 @@ class Outcome:
         return 0.0 if max_loss is None else max(0.0, self.loss - z * self.error - max_loss)
 
 
-FAILED = Outcome(math.nan, math.nan)
+FAILED = TrialOutcome(math.nan, math.nan)
 
 
 def list_strictness(rungs: int) -> list[float]:
@@ -51,13 +51,13 @@ def list_strictness(rungs: int) -> list[float]:
     return [*(float(z) for z in np.linspace(1.0, 0.0, rungs - 1)), STRICT] if rungs > 2 else [1.0, STRICT][2 - rungs :]
 
 
-def sort_key(outcome: Outcome, max_loss: float | None, z: float) -> tuple[float, float]:
+def sort_key(outcome: TrialOutcome, max_loss: float | None, z: float) -> tuple[float, float]:
     """Smaller is better; among equals the earlier trial comes first, as sorting is stable."""
     violation = outcome.compute_violation(max_loss, z)
     return violation, math.inf if outcome.is_failed else -outcome.gain if violation == 0 else 0.0
 
 
-def rank_outcomes(outcomes: Sequence[Outcome], max_loss: float | None, z: float) -> list[int]:
+def rank_outcomes(outcomes: Sequence[TrialOutcome], max_loss: float | None, z: float) -> list[int]:
     """The places of outcomes in a list, the best first."""
     return sorted(range(len(outcomes)), key=lambda place: sort_key(outcomes[place], max_loss, z))
 
@@ -70,5 +70,6 @@ def count_promotions(trials: int, reduce: int, finalists: int) -> int:
 def find_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Of (gain, loss) pairs, whether no other gains as much and loses less, or gains more and loses as little."""
     return [
-        not any(g >= gain and lost <= loss and (g, lost) != (gain, loss) for g, lost in points) for gain, loss in points
+        not any(g >= gain and other <= loss and (g, other) != (gain, loss) for g, other in points)
+        for gain, loss in points
     ]

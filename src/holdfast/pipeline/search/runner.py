@@ -17,7 +17,7 @@ from holdfast.pipeline.search.halves import hold_out_questions, read_outcome, su
 from holdfast.pipeline.search.history import History, parse_outcome
 from holdfast.pipeline.search.order import (
     STRICT,
-    Outcome,
+    TrialOutcome,
     count_promotions,
     list_strictness,
     rank_outcomes,
@@ -41,7 +41,7 @@ class Candidate:
 
     trial: int
     point: float
-    outcome: Outcome
+    outcome: TrialOutcome
 
 
 class Searcher:
@@ -67,7 +67,7 @@ class Searcher:
         """All trials so far."""
         return sorted({e["trial"] for e in self.history.events if e["event"] == "result"})
 
-    def outcome_at(self, trial: int, rung: int) -> Outcome | None:
+    def outcome_at(self, trial: int, rung: int) -> TrialOutcome | None:
         """What a trial came to at a rung."""
         event = self.history.find_event("result", trial=trial, rung=rung)
         return parse_outcome(event) if event else None
@@ -93,17 +93,21 @@ class Searcher:
             self._run_trial(number, 0)
             trials.append(number)
             self._drop_beaten(trials, 0, self.search.trials)
-        if all(self._outcome(n, 0).is_failed for n in trials):
+        if all(self._require_outcome(n, 0).is_failed for n in trials):
             event = self.history.find_event("result", trial=trials[0], rung=0) or {}
             raise UserError(f"search: every trial failed, the first of them so: {event.get('failure')}")
         return trials
 
     def _run_rung(self, rung: int, trials: Sequence[int]) -> list[int]:
         """Let the best of a rung go on to the next; the two that every search has always do."""
-        ranked = self._rank_trials(trials, rung - 1)
+        ranking = self._rank_trials(trials, rung - 1)
         count = count_promotions(len(trials), self.search.reduce, self.search.finalists)
-        best = [number for number in ranked[:count] if not self._outcome(number, rung - 1).is_failed]
-        always = [n for n in trials if n in (PLAIN, OWN) and n not in best and not self._outcome(n, rung - 1).is_failed]
+        best = [number for number in ranking[:count] if not self._require_outcome(number, rung - 1).is_failed]
+        always = [
+            n
+            for n in trials
+            if n in (PLAIN, OWN) and n not in best and not self._require_outcome(n, rung - 1).is_failed
+        ]
         going_on = []
         for place, number in enumerate([*best, *always]):
             if place and number not in (PLAIN, OWN) and self._is_over(rung):
@@ -113,23 +117,23 @@ class Searcher:
         self._drop_all_but(trials, going_on)
         return going_on
 
-    def _outcome(self, trial: int, rung: int) -> Outcome:
+    def _require_outcome(self, trial: int, rung: int) -> TrialOutcome:
         outcome = self.outcome_at(trial, rung)
         assert outcome is not None
         return outcome
 
     def _rank_trials(self, trials: Sequence[int], rung: int) -> list[int]:
-        outcomes = [self._outcome(number, rung) for number in trials]
+        outcomes = [self._require_outcome(number, rung) for number in trials]
         return [trials[place] for place in rank_outcomes(outcomes, self.plan.max_loss, self.strictness[rung])]
 
     def list_told(self) -> list[ToldTrial]:
         """The suggestions with what they came to at the first rung, at which all are measured alike."""
-        told = []
+        results = []
         for event in self.history.events:
             if event["event"] == "ask" and (outcome := self.outcome_at(event["trial"], 0)) is not None:
                 violation = outcome.compute_violation(self.plan.max_loss, self.strictness[0])
-                told.append(ToldTrial(event["values"], outcome.gain, violation))
-        return told
+                results.append(ToldTrial(event["values"], outcome.gain, violation))
+        return results
 
     def _suggest_values(self, number: int) -> dict[str, Any]:
         space, seed = self.plan.space, self.search.seed
@@ -212,9 +216,9 @@ class Searcher:
         """Whether a later rung has begun, so that this one was not closed for want of time."""
         return any(event["event"] == "result" and event["rung"] > rung for event in self.history.events)
 
-    def _drop_beaten(self, trials: Sequence[int], rung: int, planned: int) -> None:
+    def _drop_beaten(self, trials: Sequence[int], rung: int, total: int) -> None:
         """Free the disk of what cannot go on: of trials that enough others have beaten already."""
-        count = count_promotions(planned, self.search.reduce, self.search.finalists)
+        count = count_promotions(total, self.search.reduce, self.search.finalists)
         self._drop_all_but(trials, self._rank_trials(trials, rung)[:count])
 
     def _drop_all_but(self, trials: Sequence[int], going_on: Sequence[int]) -> None:
@@ -228,7 +232,7 @@ class Searcher:
         """The trials of the last rung, each as it is and at the points of the dial; the best first."""
         last, out = len(self.search.rungs) - 1, []
         for number in trials:
-            out.append(Candidate(number, 1.0, self._outcome(number, last)))
+            out.append(Candidate(number, 1.0, self._require_outcome(number, last)))
             recipe = self.plan.build_trial(number, self.values_of(number)).recipe
             for point in self.search.dial if recipe.inference is None else ():
                 self._measure_dial(number, point)

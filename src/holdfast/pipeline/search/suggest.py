@@ -68,12 +68,12 @@ def import_optuna() -> Any:
     return optuna
 
 
-def build_study(space: Sequence[Dimension], told: Sequence[ToldTrial], sampler: Any = None) -> optuna.Study:
+def build_study(space: Sequence[Dimension], results: Sequence[ToldTrial], sampler: Any = None) -> optuna.Study:
     """A study in memory with trials told, in order; a failed one is known as such."""
     optuna = import_optuna()
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = _build_distributions(space)
-    for trial in told:
+    for trial in results:
         is_failed = not math.isfinite(trial.gain)
         study.add_trial(
             optuna.trial.create_trial(
@@ -88,7 +88,7 @@ def build_study(space: Sequence[Dimension], told: Sequence[ToldTrial], sampler: 
 
 
 def suggest_by_tpe(
-    space: Sequence[Dimension], seed: int, number: int, told: Sequence[ToldTrial], startup: int
+    space: Sequence[Dimension], seed: int, number: int, results: Sequence[ToldTrial], startup: int
 ) -> dict[str, Any]:
     """The n-th suggestion of a tree-structured Parzen estimator. [Bergstra et al. 2011]
 
@@ -99,16 +99,16 @@ def suggest_by_tpe(
     with warnings.catch_warnings():  # what is marked experimental there is pinned by our tests
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed_ask(seed, number), multivariate=True, n_startup_trials=startup)
-        suggested = build_study(space, told, sampler).ask(_build_distributions(space)).params
-    return {d.key: json.loads(suggested[d.key]) if d.kind == "choice" else suggested[d.key] for d in space}
+        suggestion = build_study(space, results, sampler).ask(_build_distributions(space)).params
+    return {d.key: json.loads(suggestion[d.key]) if d.kind == "choice" else suggestion[d.key] for d in space}
 
 
-def measure_importance(space: Sequence[Dimension], told: Sequence[ToldTrial]) -> dict[str, float] | None:
+def measure_importance(space: Sequence[Dimension], results: Sequence[ToldTrial]) -> dict[str, float] | None:
     """Share of each setting in what makes trials good (PED-ANOVA); `None` for few trials, or without Optuna.
 
     Source: Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255).
     """
-    whole = [trial for trial in told if math.isfinite(trial.gain)]
+    whole = [trial for trial in results if math.isfinite(trial.gain)]
     if len(whole) < LEAST_FOR_IMPORTANCE or len({trial.gain for trial in whole}) < 2 or len(space) < 2:
         return None
     try:

@@ -81,10 +81,10 @@ class SearchPlan:
             resolved_recipe = switch_method(resolved_recipe, method, among=[*among, "sft", method])
         settings = [f"{key}={format_value(value)}" for key, value in values.items() if key != "method"]
         trial = resolve_any(resolved_recipe, settings) if settings else resolved_recipe
-        fixed = {} if trial.recipe.credit is not None else self._budget_settings(trial.recipe, values)
-        fixed |= {"evaluate.target": self.search.value} if self.has_own_value else {}
-        fixed |= {key.replace("__", "."): value for key, value in changes.items()}
-        last = [f"{key}={format_value(value)}" for key, value in fixed.items() if value is not None]
+        common_settings = {} if trial.recipe.credit is not None else self._budget_settings(trial.recipe, values)
+        common_settings |= {"evaluate.target": self.search.value} if self.has_own_value else {}
+        common_settings |= {key.replace("__", "."): value for key, value in changes.items()}
+        last = [f"{key}={format_value(value)}" for key, value in common_settings.items() if value is not None]
         return replace(resolve_any(trial, last) if last else trial, notes=())
 
     def _budget_settings(self, recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
