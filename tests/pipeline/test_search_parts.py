@@ -27,6 +27,8 @@ from holdfast.pipeline.search.suggest import (
     suggest_at_random,
     suggest_by_tpe,
 )
+from holdfast.pipeline.search.trials import plan_search
+from holdfast.recipe.loader import resolve_any
 from holdfast.recipe.search_section import Search, parse_budget
 from holdfast.recipe.search_space import parse_space
 
@@ -181,3 +183,13 @@ def test_a_torn_line_is_cut_off_and_another_search_is_refused(tmp_path) -> None:
     path.write_bytes(whole + b"[1]\n")
     with pytest.raises(UserError, match=r"search\.jsonl:4: not a line of a search; remove it"):
         History(tmp_path, "key")
+
+
+def test_the_section_is_of_the_recipe_and_not_of_its_stages() -> None:
+    recipe = resolve_any(
+        {"model": "lab-small", "data": {"train": "lab:strings"}, "stages": ["sft", "dpo"], "search": {"trials": 3}}
+    ).recipe
+    assert recipe.search is not None
+    assert recipe.search.trials == 3
+    with pytest.raises(UserError, match="has stages, which a search cannot stop half way"):
+        plan_search(resolve_any(recipe), None)

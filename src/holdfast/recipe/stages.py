@@ -192,7 +192,7 @@ class _StageChain:
     def _overlay_layers(self, own: Node, preset: Mapping[str, Any]) -> Node:
         """The layers of a stage on each other, with its method, name and model."""
         below, common = Node.from_data(preset, f"method {self.preset_name}", None), self.common.copy()
-        for key in ("name", "model", "output", "track"):
+        for key in ("name", "model", "output", "track", "search"):
             common.value.pop(key, None)
         if "evaluate" in common.value and common.value["evaluate"].is_mapping:
             common.value["evaluate"].value.pop("gate", None)  # the recipe's gate is for the whole
