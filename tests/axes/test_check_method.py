@@ -149,9 +149,9 @@ class Meddles(Analysis):
 
     paper: ClassVar[str] = "me 2026"
 
-    def measure(self, base, tuned, rows):
+    def measure(self, context):
         with torch.no_grad():
-            next(tuned.causal.parameters()).zero_()
+            next(context.tuned.causal.parameters()).zero_()
         return AnalysisSection("Look", "There it is.", Table(("a",), ((1,),)))
 
 

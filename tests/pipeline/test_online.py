@@ -138,7 +138,7 @@ def test_an_objective_with_a_value_head_brings_its_credit():
         ({"environment": "points"}, "environment is of online learning, which needs a credit"),
         ({"credit": "group", "objective": "grpo"}, "credit group gives advantages, which objective grpo does not read"),
         ({"method": "online_dpo", "tuner": "lora", "environment": "route"}, "compares single answers"),
-        ({"method": "online_dpo"}, "the divergence from the untouched model needs it beside"),
+        ({"method": "online_dpo", "tuner": "full"}, "the divergence from the untouched model needs it beside"),
         ({"method": "raft", "objective": "ual"}, "credit raft gives"),
         ({"method": "ppo", "objective": {"value_weight": 0}}, "credit ppo needs a value head; set objective.value"),
         ({"method": "rloo", "objective": {"value_weight": 1}}, "credit rloo uses no value head"),

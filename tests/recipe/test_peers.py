@@ -144,7 +144,7 @@ def test_what_has_no_counterpart_is_said_below_whose_recipe_it_is(write) -> None
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("stage: rm", "method: rm is not a method: no reward model is trained; dpo and its kin"),
+        ("stage: rm", "method: rm is not a method: objective reward trains a reward model; dpo and"),
         ("stage: [sft, dpo]", "stage is not a setting; did you mean stages?"),
         ("method: s3ft+ssr", "method: s3ft+ssr: both s3ft and ssr choose the rows, and `+` joins methods that do "
          "different things; choose one, or let one work on the other's rows with curate: [s3ft, ssr]"),

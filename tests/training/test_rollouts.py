@@ -164,7 +164,7 @@ def test_equal_groups_and_broken_episodes_are_left_out(tiny, tmp_path):
 
     model, source = make_source(tiny, tmp_path, environment=Broken())
     with pytest.raises(
-        RunError, match=r"environment Broken broke in all 12 episodes of a round \(OSError: no such game"
+        RunError, match=r"environment \S*Broken broke in all 12 episodes of a round \(OSError: no such game"
     ):
         source.step_batches(0, Policy(model))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 METHODS_ELSEWHERE: dict[str, str] = {
     "rlhf": "ppo, rloo and online_grpo learn from rewards, dpo from preferences",
-    "rm": "no reward model is trained; dpo and its kin learn from the same pairs directly",
-    "reward": "no reward model is trained; dpo and its kin learn from the same pairs directly",
+    "rm": "objective reward trains a reward model; dpo and its kin learn from the same pairs directly",
     "galore": "adalomo is the optimizer that holds neither gradients nor states of the weights' size",
     "llama-adapter": "prefix trains keys and values in front of every layer's, as it does",
     **dict.fromkeys(["paged_adamw_8bit", "paged_adamw_32bit", "adamw_4bit"],

@@ -114,7 +114,8 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         ),
         "online_dpo": Variant(
             "group", "Online DPO: the best and the worst of the model's own answers are a pair, round by round.",
-            "Guo et al. 2024, arXiv 2402.04792", settings={"online.n": 2}, brings={"objective": "dpo"},
+            "Guo et al. 2024, arXiv 2402.04792", settings={"online.n": 2},
+            brings={"objective": "dpo", "tuner": "lora"},  # whose base, switched off, is the reference of new answers
         ),
         "raft": Variant(
             "best", "Reward-ranked fine-tuning: the best of the model's own answers are taught, round by round.",

@@ -6,7 +6,7 @@ All of it is filled into the tree of the recipe, or of one of its stages, each v
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.axes.axis import BY_KEY, METHOD_AXES, Axis
@@ -28,7 +28,7 @@ PRESETS = BY_KEY["stages"]
 METHODS = tuple(dict.fromkeys(name for axis in (*METHOD_AXES.values(), PRESETS) for name in method_names(axis.plural)))
 """What `method:` may name of the package. An axis given in the recipe goes before; a preset stands for stages."""
 
-ONLINE = ["policy_gradient"]
+ONLINE = "policy_gradient"
 """The objective that a credit comes with."""
 
 CREDIT, VALUE_CREDIT = ["group"], ["gae"]
@@ -65,16 +65,17 @@ def expand_method(method: str) -> dict[str, list[str]]:
     if any(_curator_effect(curator) == "pair" for curator in chosen.get("curate", [])):
         chosen.setdefault("objective", ["dpo"])  # whatever writes pairs comes with an objective of them
     if "credit" in chosen:
-        chosen.setdefault("objective", _objective_beside(chosen["credit"][0]))
+        for key, name in _methods_beside(chosen["credit"][0]).items():
+            chosen.setdefault(key, [name])
     if getattr(chosen_class("objective", next(iter(chosen.get("objective", [])), None)), "needs_rollouts", False):
         chosen.setdefault("credit", CREDIT)
     return chosen
 
 
-def _objective_beside(credit: str) -> list[str]:
-    """The objective that comes with a credit, by its name."""
+def _methods_beside(credit: str) -> Mapping[str, str]:
+    """What comes with a credit, by its name: an objective, and what else a paper's name stands for."""
     variant = VARIANTS["credits"].get(credit)
-    return [variant.brings["objective"]] if variant and "objective" in variant.brings else ONLINE
+    return {"objective": ONLINE, **(variant.brings if variant else {})}
 
 
 def trains_nothing(method: str) -> bool:
@@ -144,7 +145,8 @@ def _join_credit_and_objective(data: dict[str, Any], chosen: dict[str, list[str]
     objective = data.get("objective")
     if data.get("credit") is not None:
         credit = chosen_class("credit", data["credit"])
-        chosen.setdefault("objective", ONLINE if credit is None else _objective_beside(name_of(credit)))
+        for key, name in _methods_beside("" if credit is None else name_of(credit)).items():
+            chosen.setdefault(key, [name])
     elif getattr(chosen_class("objective", objective), "needs_rollouts", False):
         knobs = objective if isinstance(objective, dict) else getattr(objective, "__dict__", {})
         chosen.setdefault("credit", VALUE_CREDIT if knobs.get("value_weight") else CREDIT)

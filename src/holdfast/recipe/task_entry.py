@@ -59,7 +59,8 @@ def kind_of_task(value: Any) -> str:
 
 def wrap_task(value: Any) -> Any:
     """A single task where a list is meant becomes the list of it."""
-    return (value,) if isinstance(value, (str, dict, TaskEntry)) else value
+    is_one = isinstance(value, (str, TaskEntry)) or (isinstance(value, dict) and "path" in value)
+    return (value,) if is_one else value
 
 
 TaskChoice = Annotated[Annotated[str, Tag("|name")] | Annotated[TaskEntry, Tag("|entry")], Discriminator(kind_of_task)]

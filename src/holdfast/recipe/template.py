@@ -25,6 +25,7 @@ EXAMPLES = {
     "judge": "number",
     "curate": "{name: s3ft}",
     "data.train": "train.jsonl",
+    "evaluate.target": "test",
     "data.replay": "{path: general.jsonl, share: 0.1}",
     "stages": "[sft, dpo]",
 }
