@@ -275,7 +275,8 @@ class Searcher:
         for candidate in candidates:
             if len(finalists) < limit and candidate.trial not in {other.trial for other in finalists}:
                 finalists.append(candidate)
-        first, out = self.plan.recipe.train.seed, {}
+        first = self.plan.recipe.train.seed
+        out: dict[Candidate, list[MeasuredRun]] = {}
         for candidate in finalists:
             out[candidate] = []
             for seed in range(self.search.seeds):

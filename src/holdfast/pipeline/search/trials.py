@@ -138,7 +138,7 @@ def _check_space(plan: SearchPlan) -> None:
     methods = next(([d] for d in plan.space if d.key == "method"), [])
     for dimension in plan.space:
         for value in dimension.list_corners():
-            problems = []
+            problems: list[str] = []
             for method in [None] if dimension.key == "method" or not methods else methods[0].choices:
                 values = {dimension.key: value, **({} if method is None else {"method": method})}
                 try:
