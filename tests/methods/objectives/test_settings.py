@@ -49,7 +49,7 @@ def test_pairs_train_gently() -> None:
         assert issubclass(objective, Objective)
         usual = objective.settings
         if objective.rows in ("pair", "triple", "group"):
-            assert usual.rate <= 5e-6, name
+            assert usual.rate <= (9e-6 if name == "reward" else 5e-6), name  # 9e-6: InstructGPT's reward model
             assert usual.epochs == 1, name
         assert usual.rate < usual.learning_rate(True)[0], name
 
