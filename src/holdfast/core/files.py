@@ -16,7 +16,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from holdfast.errors import UserError
 
 SIDE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(\.partial|\.old)?", re.DOTALL)
 SEAL = "sha256.json"
@@ -194,6 +196,24 @@ def append_line(path: Path, value: Any) -> None:
             handle.seek(-1, os.SEEK_END)
             torn = handle.read(1) != b"\n"
         handle.write(b"\n" * torn + json.dumps(value).encode() + b"\n")
+
+
+def lock_file(file: IO[bytes], refusal: str) -> None:
+    """Refuse a second writer of an open file; the lock ends with the process, however it ends.
+
+    Args:
+        refusal: What is said where another process holds it.
+    Raises:
+        UserError: If another process holds it.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(refusal) from error
 
 
 def describe_truncation(weights: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
-from holdfast.core.files import replace_file
+from holdfast.core.files import lock_file, replace_file
 from holdfast.core.interrupts import defer_interrupts
 from holdfast.data.pictures.references import identify_pictures
 from holdfast.data.rows import fingerprint_json
@@ -232,15 +231,7 @@ class Journal:
         self._lock_file()
 
     def _lock_file(self) -> None:
-        """Refuse a second writer; the lock ends with the process, however it ends."""
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{self.path}: another run is writing it; wait for it, or choose another output") from error
+        lock_file(self._file, f"{self.path}: another run is writing it; wait for it, or choose another output")
 
 
 def is_sample(sample: Sample) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import IO, Any
 
+from holdfast.core.files import lock_file
 from holdfast.core.interrupts import defer_interrupts
 from holdfast.errors import UserError
 from holdfast.pipeline.search.order import TrialOutcome
@@ -33,7 +33,7 @@ class History:
         root.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
         try:
-            self._lock_file()
+            lock_file(self._file, f"{self.path}: another search is at work here; wait for it, or set another --out")
             self.events = self._read_events()
             if not self.events:
                 self.append_event("begin", key=key)
@@ -87,19 +87,6 @@ class History:
                 ) from error
         self._file.seek(0, os.SEEK_END)
         return events
-
-    def _lock_file(self) -> None:
-        """Refuse a second process; the lock ends with the process, however it ends."""
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self.path}: another search is at work here; wait for it, or set another --out"
-            ) from error
 
 
 def parse_outcome(event: dict[str, Any]) -> TrialOutcome:
