@@ -28,7 +28,14 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 def test_options_are_the_recipe_of_the_run() -> None:
     words = ["--model", "lab-small", "--data", "sums.jsonl", "--method", "sft", "--map", "prompt=asked", "answer=reply"]
-    small = ["train.max_steps=2", "train.seed=3", "evaluate.keep=[none]", "evaluate.items=4", "evaluate.max_tokens=4", "output=out"]
+    small = [
+        "train.max_steps=2",
+        "train.seed=3",
+        "evaluate.keep=[none]",
+        "evaluate.items=4",
+        "evaluate.max_tokens=4",
+        "output=out",
+    ]
     done = run("train", *words, *small)
     for line in ("  model: lab-small\n", "  method: sft\n", "    train: sums.jsonl\n", "      prompt: asked\n"):
         assert line in done.stderr

@@ -20,6 +20,7 @@ from holdfast.cli import (
     evaluate,
     export,
     federate,
+    import_recipe,
     init,
     lab,
     listing,
@@ -70,6 +71,7 @@ def main_help(
 VERBS = (
     ("demo", demo.demo, "Compare four methods on the bundled model, in minutes."),
     ("init", init.init, "Write a commented recipe to start from."),
+    ("import", import_recipe.import_recipe, "Make a recipe of another tool's settings."),
     ("check", check.check, "Look at recipe, rows, mask and cost; train nothing."),
     ("train", train.train, "Run a recipe: curate, train, evaluate, report."),
     ("build", build.build, "From a task in words to data, recipes, a model and a chat."),
