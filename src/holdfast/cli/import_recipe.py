@@ -34,19 +34,19 @@ def import_recipe(
 
         if out.exists() and not force:
             raise UserError(f"{out} exists; give another name, or --force to replace it")
-        imported = convert_recipe(read_foreign(file), file)
+        recipe = convert_recipe(read_foreign(file), file)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(format_imported(imported, file), encoding="utf-8")
-        for line in (*imported.remarks, *(f"not taken over: {line}" for line in imported.left_out)):
+        out.write_text(format_imported(recipe, file), encoding="utf-8")
+        for line in (*recipe.remarks, *(f"not taken over: {line}" for line in recipe.left_out)):
             ui.write_line(line)
-        left_out = f", {len(imported.left_out)} of its settings not taken over" if imported.left_out else ""
+        left_out = f", {len(recipe.left_out)} of its settings not taken over" if recipe.left_out else ""
         try:
             read_recipe(out)
         except UserError as error:
             raise UserErrors(f"{out} written{left_out}; it must be mended before it runs:\n{error}") from None
         ui.report_result(
-            f"{out} written, of {imported.tool}'s {file}{left_out}; next: holdfast check {out}",
+            f"{out} written, of {recipe.tool}'s {file}{left_out}; next: holdfast check {out}",
             recipe=str(out),
-            tool=imported.tool,
-            left_out=imported.left_out,
+            tool=recipe.tool,
+            left_out=recipe.left_out,
         )

@@ -43,8 +43,8 @@ def read_script(text: str, name: str, read_settings: ReadSettings) -> ForeignRec
             words = shlex.split(string.Template(line).safe_substitute(variables), comments=True)
         except ValueError as error:
             raise UserError(f"{name}:{number}: cannot be read as a command: {error}") from None
-        if (found := _find_program(words)) is not None:
-            tool, verb, rest = found
+        if (program := _find_program(words)) is not None:
+            tool, verb, rest = program
             return _read_words(tool, verb, rest, f"{name}:{number}", Path(name).parent, read_settings)
     raise UserError(
         f"{name}: no training command in it that is known here: trl VERB, a script of TRL, llamafactory-cli train, "

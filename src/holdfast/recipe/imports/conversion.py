@@ -65,7 +65,7 @@ def convert_recipe(foreign: ForeignRecipe, file: Path) -> ImportedRecipe:
         foreign: Its settings.
         file: Where they were read, for paths beside it.
     Raises:
-        UserError: If LLaMA-Factory's registry of data sets has not the one that is named.
+        UserError: If LLaMA-Factory's registry of data sets has not the one that is tuner.
     """
     conversion = _Conversion(foreign, file)
     conversion.choose_method()
@@ -75,10 +75,10 @@ def convert_recipe(foreign: ForeignRecipe, file: Path) -> ImportedRecipe:
     conversion.place_shares()
     conversion.place_knobs()
     conversion.move_names()
-    imported = ImportedRecipe(foreign.tool, left_out=[*conversion.left_out, *foreign.unread])
-    imported.settings = _sort_sections(conversion.tree.plain_data())
-    imported.origins, imported.remarks = conversion.origins, conversion.remarks
-    return imported
+    recipe = ImportedRecipe(foreign.tool, left_out=[*conversion.left_out, *foreign.unread])
+    recipe.settings = _sort_sections(conversion.tree.plain_data())
+    recipe.origins, recipe.remarks = conversion.origins, conversion.remarks
+    return recipe
 
 
 class _Conversion:
@@ -98,12 +98,12 @@ class _Conversion:
         self.left_out: list[str] = []
         self.remarks: list[str] = []
 
-    def take(self, name: str) -> Any:
+    def take_value(self, name: str) -> Any:
         """The value of a setting, which is read with this; None where it is not given or switched off."""
         setting = self.rest.pop(name, None)
         return None if setting is None or peers.is_switched_off(setting.value) else setting.value
 
-    def put(self, path: str, value: Any, *names: str) -> None:
+    def put_value(self, path: str, value: Any, *names: str) -> None:
         """Set a value of the recipe, which was worked out from settings of these names."""
         self.tree.fill_value(tuple(path.split(".")), value, str(self.file))
         sources = [self.foreign.settings[name].source for name in names if name in self.foreign.settings]
@@ -116,7 +116,7 @@ class _Conversion:
     def choose_method(self) -> None:
         """`method`, of a stage, a verb, a trainer, or the loss."""
         names = ("stage", "rl", "reward_model", "pref_loss", "loss_type")
-        stage, rl, reward, *losses = (self.take(name) if name != "reward_model" else None for name in names)
+        stage, rl, reward, *losses = (self.take_value(name) if name != "reward_model" else None for name in names)
         method = STAGES.get(stage, stage) or rl or self.foreign.method or ("reward" if reward else "sft")
         loss = next((loss for loss in losses if isinstance(loss, str)), None)
         method = ONLINE.get(method, method)
@@ -126,7 +126,7 @@ class _Conversion:
                 method = LOSSES[loss]
             else:
                 self.leave_out(next(n for n in names if n in self.foreign.settings), peers.ONE_LOSS)
-        if self.take("use_dft_loss"):
+        if self.take_value("use_dft_loss"):
             method = "dft"
         if method not in METHODS:
             self.leave_out(
@@ -134,14 +134,18 @@ class _Conversion:
                 f"{method} is not a method here{suggest_name(str(method), METHODS)}; sft is put in its place",
             )
             method = "sft"
-        self.put("method", method, *(name for name in names if name in self.foreign.settings and name not in self.rest))
+        self.put_value(
+            "method", method, *(name for name in names if name in self.foreign.settings and name not in self.rest)
+        )
 
     def choose_tuner(self) -> None:
         """`tuner`, and in how many bits its base is held."""
-        named = self.take("finetuning_type") or self.take("adapter")
-        adds = named or ("lora" if self.foreign.value_of("use_peft") else None)
-        bits = self.take("quantization_bit") or (4 if self.take("load_in_4bit") or named == "qlora" else None)
-        bits = bits or (8 if self.take("load_in_8bit") else None)
+        tuner = self.take_value("finetuning_type") or self.take_value("adapter")
+        adds = tuner or ("lora" if self.foreign.value_of("use_peft") else None)
+        bits = self.take_value("quantization_bit") or (
+            4 if self.take_value("load_in_4bit") or tuner == "qlora" else None
+        )
+        bits = bits or (8 if self.take_value("load_in_8bit") else None)
         if self.foreign.value_of("full_finetuning"):
             adds = "full"
         name = {"qlora": "lora"}.get(str(adds), adds)
@@ -150,11 +154,11 @@ class _Conversion:
         if name == "freeze":
             self._choose_layers()
         elif name in method_names("tuners"):
-            self.put("tuner.name", name, source)
+            self.put_value("tuner.name", name, source)
         elif name is not None:
             self.leave_out(source, f"{name} is not a tuner here; `tuner: {{name: peft, ...}}` reaches all of PEFT's")
         if bits and name == "lora":
-            self.put("tuner.base_bits", bits, "load_in_4bit" if bits == 4 else "load_in_8bit")
+            self.put_value("tuner.base_bits", bits, "load_in_4bit" if bits == 4 else "load_in_8bit")
         elif bits and name is not None:
             self.left_out.append(f"{self.file}: the base is quantized below lora alone (tuner.base_bits), not {name}")
         if name != "lora":
@@ -164,39 +168,39 @@ class _Conversion:
 
     def _choose_layers(self) -> None:
         """`tuner: freeze`, of LLaMA-Factory's number of layers (2 where it is not given; below 0 the first ones)."""
-        layers = self.take("freeze_trainable_layers") or 2
-        self.put("tuner.name", "freeze", "finetuning_type")
-        self.put("tuner.layers", abs(layers), "freeze_trainable_layers")
+        layers = self.take_value("freeze_trainable_layers") or 2
+        self.put_value("tuner.name", "freeze", "finetuning_type")
+        self.put_value("tuner.layers", abs(layers), "freeze_trainable_layers")
         if layers < 0:
-            self.put("tuner.side", "first", "freeze_trainable_layers")
-        if self.take("freeze_trainable_modules") not in (None, "all"):
+            self.put_value("tuner.side", "first", "freeze_trainable_layers")
+        if self.take_value("freeze_trainable_modules") not in (None, "all"):
             self.leave_out("freeze_trainable_modules", peers.INSTEAD["freeze_trainable_modules"])
 
     def choose_optimizer(self) -> None:
         """`optimizer.name` and its betas."""
         for key in ("optim", "optimizer"):
-            name = self.take(key)
+            name = self.take_value(key)
             if not isinstance(name, str):
                 continue
-            known = peers.ALIASES["optim"][1](name)  # type: ignore[misc]
-            if known in method_names("optimizers") or "." in str(known):
-                if known != "adamw":
-                    self.put("optimizer.name", known, key)
+            here = peers.ALIASES["optim"][1](name)  # type: ignore[misc]
+            if here in method_names("optimizers") or "." in str(here):
+                if here != "adamw":
+                    self.put_value("optimizer.name", here, key)
             else:
                 reason = METHODS_ELSEWHERE.get(name, "a class of torch or of a library goes by its path")
                 self.leave_out(key, f"{name} is not an optimizer here: {reason}; adamw is used")
-        betas = [self.take("adam_beta1"), self.take("adam_beta2")]
+        betas = [self.take_value("adam_beta1"), self.take_value("adam_beta2")]
         if any(beta is not None for beta in betas):
             usual = (0.9, 0.999)
             pair = [own if beta is None else beta for beta, own in zip(betas, usual, strict=True)]
-            self.put("optimizer.betas", pair, "adam_beta1", "adam_beta2")
+            self.put_value("optimizer.betas", pair, "adam_beta1", "adam_beta2")
 
     def place_rows(self) -> None:
         """`data.train` and `data.test`, of names, lists and LLaMA-Factory's registry."""
         for target, names in (("data.train", DATA_NAMES), ("data.test", TEST_NAMES)):
             for name in names:
                 setting = self.rest.get(name)
-                value = self.take(name)
+                value = self.take_value(name)
                 if setting is None or value is None:
                     continue
                 if name == "dataset_test_split":
@@ -206,9 +210,9 @@ class _Conversion:
                 ]
                 rows = [self._with_split(row) for row in rows] if target == "data.train" else rows
                 rows = self._limit_each(rows)
-                self.put(target, rows[0] if len(rows) == 1 else rows, name)
-        if isinstance(text := self.take("dataset_text_field"), str) and text != "text":
-            self.put("data.columns", {"text": text}, "dataset_text_field")
+                self.put_value(target, rows[0] if len(rows) == 1 else rows, name)
+        if isinstance(text := self.take_value("dataset_text_field"), str) and text != "text":
+            self.put_value("data.columns", {"text": text}, "dataset_text_field")
         for size in ("val_size", "val_set_size"):
             share = None if size not in self.rest else self.rest.pop(size).value
             if share == 0 and "data" in self.tree.value and "test" not in self.tree.value["data"].value:
@@ -217,20 +221,20 @@ class _Conversion:
                     "measure the gain on; data.test: 0 with evaluate.target: none trains on all"
                 )
             elif isinstance(share, (int, float)) and 0 < share < 1:
-                self.put("data.test", float(share), size)
+                self.put_value("data.test", float(share), size)
             elif share is not None:
                 self.leave_out(size, "data.test is a share of the rows, or a file")
 
     def _with_split(self, row: Any) -> Any:
-        """A data set of the hub with the configuration and split that are named beside it."""
+        """A data set of the hub with the configuration and split that are tuner beside it."""
         beside = {
             "config": self.foreign.value_of("dataset_config"),
             "split": self.foreign.value_of("dataset_train_split"),
         }
-        said = {key: value for key, value in beside.items() if isinstance(value, str)}
-        if not said or not isinstance(row, str) or said == {"split": "train"}:
+        entry = {key: value for key, value in beside.items() if isinstance(value, str)}
+        if not entry or not isinstance(row, str) or entry == {"split": "train"}:
             return row
-        return {"path": row, **said}
+        return {"path": row, **entry}
 
     def _limit_each(self, rows: list[Any]) -> list[Any]:
         """LLaMA-Factory's largest number of rows is that of each of several data sets; `data.limit` is that of all."""
@@ -255,41 +259,41 @@ class _Conversion:
                              ("warmup_steps", "optimizer.warmup")):  # fmt: skip
             count = self.foreign.value_of(name)
             if isinstance(steps, int) and steps > 0 and isinstance(count, (int, float)) and count > 0:
-                self.take(name)
+                self.take_value(name)
                 share = count / steps if count >= 1 else count
                 if share <= 1:
-                    self.put(target, round(share, 4), name, "max_steps")
+                    self.put_value(target, round(share, 4), name, "max_steps")
             elif isinstance(count, float) and 0 < count < 1:
-                self.put(target, self.take(name), name)
+                self.put_value(target, self.take_value(name), name)
         for name, target in (("evals_per_epoch", "evaluate.every"), ("saves_per_epoch", "train.save_every")):
             count = self.foreign.value_of(name)
             if isinstance(count, int) and count > 0 and isinstance(epochs or 1, (int, float)):
-                self.take(name)
-                self.put(target, round(1 / max(count * (epochs or 1), 1), 4), name)
+                self.take_value(name)
+                self.put_value(target, round(1 / max(count * (epochs or 1), 1), 4), name)
 
     def place_knobs(self) -> None:
         """Knobs of a loss, and what tells right answers from wrong ones."""
         if self.tree.plain_data("method") == "ipo":  # whose strength is beta there, tau in its paper and here
             for name in ("beta", "pref_beta", "rl_beta"):
-                if (value := self.take(name)) is not None:
-                    self.put("objective.tau", value, name)
+                if (value := self.take_value(name)) is not None:
+                    self.put_value("objective.tau", value, name)
         if self.tree.plain_data("method") in ONLINE.values():
             self.remarks.append(
                 f"{self.file}: judge: say what tells right answers from wrong ones: holdfast list judges"
             )
         for name, target in KNOBS.items():
-            if (value := self.take(name)) is not None:
-                self.put(target, value, name)
+            if (value := self.take_value(name)) is not None:
+                self.put_value(target, value, name)
 
     def move_names(self) -> None:
         """What is the same under another name; of the rest, what to do instead."""
-        known = {**peers.ALIASES, **dict.fromkeys(DEVICE_BATCH), **peers.NO_EFFECT}
+        readable = {**peers.ALIASES, **dict.fromkeys(DEVICE_BATCH), **peers.NO_EFFECT}
         for name, setting in list(self.rest.items()):
-            if name.startswith("no_") and setting.value is True and name.removeprefix("no_") in known:
+            if name.startswith("no_") and setting.value is True and name.removeprefix("no_") in readable:
                 name, setting = name.removeprefix("no_"), Setting(False, setting.source)
             if setting.value is None or (name in peers.SAME and peers.is_switched_off(setting.value)):
                 continue
-            if name in known:
+            if name in readable:
                 self.tree.value.setdefault(name, Node.from_data(setting.value, setting.source, (name,)))
             elif not peers.is_switched_off(setting.value):
                 instead: Mapping[str, str] = peers.INSTEAD
@@ -303,13 +307,13 @@ class _Conversion:
         self.left_out += [f"{self.tree.source_around(path)}: {format_path(path)}: {text}" for path, text in problems]
 
 
-def format_imported(imported: ImportedRecipe, file: Path) -> str:
+def format_imported(recipe: ImportedRecipe, file: Path) -> str:
     """The text of the recipe: above it what has no counterpart, behind each line what it was."""
-    head = [f"# From {file.name}, settings of {imported.tool}."]
-    head += [f"# {remark}" for remark in imported.remarks]
-    if imported.left_out:
-        head += ["# Not taken over:", *(f"#   {line}" for line in imported.left_out)]
-    lines = format_yaml_lines(imported.settings, lambda path: imported.origins.get(format_path(path), ""))
+    head = [f"# From {file.name}, settings of {recipe.tool}."]
+    head += [f"# {remark}" for remark in recipe.remarks]
+    if recipe.left_out:
+        head += ["# Not taken over:", *(f"#   {line}" for line in recipe.left_out)]
+    lines = format_yaml_lines(recipe.settings, lambda path: recipe.origins.get(format_path(path), ""))
     return "\n".join([*head, *lines, ""])
 
 

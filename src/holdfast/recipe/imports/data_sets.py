@@ -40,47 +40,47 @@ def list_rows(foreign: ForeignRecipe, names: Any, source: str, folder: Path) -> 
     """
     if isinstance(names, list) and any(isinstance(part, dict) for part in names):
         return [_read_axolotl(part, foreign, source) for part in names]
-    listed = names if isinstance(names, list) else str(names).split(",")
+    parts = names if isinstance(names, list) else str(names).split(",")
     if foreign.tool != "LLaMA-Factory":
-        return [str(part).strip() for part in listed]
+        return [str(part).strip() for part in parts]
     home = Path(str(foreign.value_of("dataset_dir") or "data"))
     registry = next((path for path in (home, folder / home) if (path / "dataset_info.json").is_file()), None)
     if registry is None:
         foreign.unread.append(
-            f"{source}: {home}/dataset_info.json, which says what {', '.join(map(str, listed))} is, is not here: "
+            f"{source}: {home}/dataset_info.json, which says what {', '.join(map(str, parts))} is, is not here: "
             "each is taken for a file or the name of a data set"
         )
-        return [str(part).strip() for part in listed]
-    return [_read_registered(str(part).strip(), registry, foreign) for part in listed]
+        return [str(part).strip() for part in parts]
+    return [_read_registered(str(part).strip(), registry, foreign) for part in parts]
 
 
 def _read_registered(name: str, home: Path, foreign: ForeignRecipe) -> Entry | str:
     """The entry of one data set of LLaMA-Factory's registry."""
     file = home / "dataset_info.json"
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        registry = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: not JSON: {error}") from None
-    if not isinstance(known, dict) or not isinstance(known.get(name), dict):
+    if not isinstance(registry, dict) or not isinstance(registry.get(name), dict):
         if (home / name).exists():
             return str(home / name)
-        raise UserError(f"{file}: has no data set {name}{suggest_name(name, known)}")
-    info: Mapping[str, Any] = known[name]
+        raise UserError(f"{file}: has no data set {name}{suggest_name(name, registry)}")
+    info: Mapping[str, Any] = registry[name]
     at = f"{file}: {name}"
     path = info.get("hf_hub_url")
     if "file_name" in info:
         path = str(home / info["file_name"])
     if path is None:
         raise UserError(f"{at}: is neither a file nor a data set of Hugging Face; give its rows in data.train")
-    given = info.get("columns") or {}
-    columns = {ROLES[theirs]: column for theirs, column in given.items() if theirs in ROLES}
+    theirs_by_role = info.get("columns") or {}
+    columns = {ROLES[theirs]: column for theirs, column in theirs_by_role.items() if theirs in ROLES}
     # Ours are all or nothing: what the registry leaves out is where LLaMA-Factory looks for it.
     if columns and info.get("formatting", "alpaca") == "alpaca" and "prompt" not in columns:
         columns = ALPACA | columns
-    if lost := sorted(set(given) - set(ROLES) - FOUND):
-        foreign.unread.append(f"{at}: {', '.join(lost)} are not read here")
+    if rest := sorted(set(theirs_by_role) - set(ROLES) - FOUND):
+        foreign.unread.append(f"{at}: {', '.join(rest)} are not read here")
     entry = {"path": path, "config": info.get("subset"), "split": info.get("split"), "limit": info.get("num_samples")}
-    return _shorten(entry | {"columns": columns or None})
+    return _shorten_entry(entry | {"columns": columns or None})
 
 
 def _read_axolotl(part: Any, foreign: ForeignRecipe, source: str) -> Entry | str:
@@ -95,15 +95,15 @@ def _read_axolotl(part: Any, foreign: ForeignRecipe, source: str) -> Entry | str
         foreign.unread.append(f"{source}: datasets: {', '.join(columns)} of {part.get('path')} need data.columns")
     if isinstance(kind, dict) and "format" in kind:
         foreign.unread.append(f"{source}: datasets: format of {part.get('path')}: the model's chat template is used")
-    if lost := sorted(set(part) - ENTRY_KEYS):
-        foreign.unread.append(f"{source}: datasets: {', '.join(lost)} of {part.get('path')} are not read here")
+    if rest := sorted(set(part) - ENTRY_KEYS):
+        foreign.unread.append(f"{source}: datasets: {', '.join(rest)} of {part.get('path')} are not read here")
     files = part.get("data_files")
     path = files[0] if isinstance(files, Sequence) and not isinstance(files, str) and files else files
     entry = {"path": path or part.get("path"), "config": part.get("name"), "split": part.get("split")}
-    return _shorten(entry | {"revision": part.get("revision"), "columns": columns if opens else None})
+    return _shorten_entry(entry | {"revision": part.get("revision"), "columns": columns if opens else None})
 
 
-def _shorten(entry: Entry) -> Entry | str:
+def _shorten_entry(entry: Entry) -> Entry | str:
     """An entry without what it does not say; one that says its path alone is that path."""
-    said = {key: value for key, value in entry.items() if value is not None}
-    return said["path"] if set(said) == {"path"} else said
+    entry = {key: value for key, value in entry.items() if value is not None}
+    return entry["path"] if set(entry) == {"path"} else entry

@@ -74,7 +74,7 @@ def _read_code(code: str, name: str, place: Place) -> ForeignRecipe:
     calls: list[ast.Call] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            value = _literal(node.value, values)
+            value = _read_literal(node.value, values)
             if value is not UNKNOWN:
                 values[node.targets[0].id] = value
         if isinstance(node, ast.Call):
@@ -114,9 +114,9 @@ def _read_arguments(
     by_place: tuple[str, ...] = (),
 ) -> None:
     """The arguments of a call as settings, under `names` where these know better ones."""
-    given = [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg]
-    for key, node in [*zip(by_place, call.args, strict=False), *given]:
-        value = _literal(node, values)
+    arguments = [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg]
+    for key, node in [*zip(by_place, call.args, strict=False), *arguments]:
+        value = _read_literal(node, values)
         source = place(node.lineno)
         if value is not UNKNOWN:
             foreign.settings[names.get(key, key)] = Setting(value, source)
@@ -129,12 +129,12 @@ def _read_load_dataset(call: ast.Call, foreign: ForeignRecipe, values: dict[str,
     if "dataset_name" in foreign.settings:
         return
     arguments = dict(
-        zip(("dataset_name", "dataset_config"), (_literal(node, values) for node in call.args), strict=False)
+        zip(("dataset_name", "dataset_config"), (_read_literal(node, values) for node in call.args), strict=False)
     )
-    named = {keyword.arg: _literal(keyword.value, values) for keyword in call.keywords}
-    arguments |= {"dataset_config": named["name"]} if "name" in named else {}
-    files, split = named.get("data_files"), named.get("split")
-    path = arguments.get("dataset_name", named.get("path", UNKNOWN))
+    by_name = {keyword.arg: _read_literal(keyword.value, values) for keyword in call.keywords}
+    arguments |= {"dataset_config": by_name["name"]} if "name" in by_name else {}
+    files, split = by_name.get("data_files"), by_name.get("split")
+    path = arguments.get("dataset_name", by_name.get("path", UNKNOWN))
     if isinstance(files, dict):
         path, split = files.get("train", UNKNOWN), None
     elif files not in (None, UNKNOWN):
@@ -156,12 +156,12 @@ def _read_load_dataset(call: ast.Call, foreign: ForeignRecipe, values: dict[str,
             foreign.unread.append(f"{source}: of the split {split} all rows of {whole} are read")
 
 
-def _literal(node: ast.expr, values: dict[str, Any]) -> Any:
+def _read_literal(node: ast.expr, values: dict[str, Any]) -> Any:
     """The value of a constant, of a list of them, or of a name that was given one; else UNKNOWN."""
     if isinstance(node, ast.Name):
         return values.get(node.id, UNKNOWN)
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict" and not node.args:
-        pairs = {keyword.arg: _literal(keyword.value, values) for keyword in node.keywords}
+        pairs = {keyword.arg: _read_literal(keyword.value, values) for keyword in node.keywords}
         return UNKNOWN if UNKNOWN in pairs.values() else pairs
     try:
         return ast.literal_eval(node)
