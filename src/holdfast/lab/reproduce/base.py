@@ -126,7 +126,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A claim tested on something smaller than a language model, such as a table of probabilities: it takes seconds.
+    """A claim tested by a programme of its own: on a table of probabilities, or on models that it trains and asks.
 
     Args:
         claim: In one sentence.
@@ -159,9 +159,7 @@ def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Pro
 def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str, Any]:
     """Measure with every seed; intervals are 95 % of the mean over seeds (Student)."""
     if ui and seeds < study.seeds:
-        ui.write_line(
-            f"{study.seeds} seeds: with fewer the interval of this claim says nothing, and a table takes seconds"
-        )
+        ui.write_line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing")
     seeds = max(seeds, study.seeds)
     measurements: dict[str, list[float]] = {}
     if ui:
@@ -178,7 +176,7 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
     checks = [decide_study_expectation(reading, measurements) for reading in study.expects]
     return {
         "rows": rows, **decide_claim(checks), "verdict": study.verdict(measurements), "seeds": seeds,
-        "budget": "a table instead of a model", "points": False, "versions": dependency_versions(),
+        "budget": "by its own programme, anew with every seed", "points": False, "versions": dependency_versions(),
     }  # fmt: skip
 
 
