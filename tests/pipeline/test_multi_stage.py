@@ -16,6 +16,7 @@ from holdfast.axes.registry import REGISTRY, name_of
 from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
 from holdfast.methods.presets import SFTThenDPO, Zephyr
+from holdfast.pipeline.check import check
 from holdfast.pipeline.compare import compare
 from holdfast.pipeline.multi_stage import plan_stage
 from holdfast.pipeline.run_dir import recipe_key
@@ -584,6 +585,7 @@ def test_what_a_later_stage_names_is_looked_at_first(place: Path) -> None:
 
 
 def test_an_adapter_is_no_base_to_train_on(whole: Path) -> None:
-    with pytest.raises(UserError, match=r"1-sft is an adapter, on which no other training can build"):
-        train({**THREE, "model": str(whole / "stages" / "1-sft"), "stages": [], "output": "refused"})
+    for verb in (check, train):
+        with pytest.raises(UserError, match=r"1-sft is an adapter, on which no other training can build"):
+            verb({**THREE, "model": str(whole / "stages" / "1-sft"), "stages": [], "output": "refused"})
     assert not Path("refused").exists()

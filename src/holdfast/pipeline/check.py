@@ -15,6 +15,7 @@ from holdfast.pipeline.readiness import (
     check_readiness,
     describe_decoding,
     describe_engine,
+    refuse_adapter,
 )
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
@@ -94,6 +95,7 @@ def check_one(
     sources = read_sources(recipe, ui.write_line, warnings.append, resolved_recipe.sources)
     every = (sources.train, sources.test, *open_replay_rows(recipe, ui.write_line))
     base = load_model(recipe.model, device=choose_device(recipe.device))
+    refuse_adapter(base.path, recipe.model)
     chat = make_chat(recipe.data, base.tokenizer, *every, say=ui.write_line, warn=warnings.append)
     chat.limit_to(count_embeddings(base.model))
     tasks = build_tasks(recipe, sources.test, sources.judge, lab=base.lab, say=ui.write_line)

@@ -21,9 +21,9 @@ from holdfast.evaluation.summary import compute_role_figures, summarise_run
 from holdfast.pipeline.damage import find_weight_damage, read_report
 from holdfast.pipeline.live_evaluation import refuse_unmeasured
 from holdfast.pipeline.phases import EXAMPLES, RunContext, measure_tasks
-from holdfast.pipeline.readiness import check_readiness
+from holdfast.pipeline.readiness import check_readiness, refuse_adapter
 from holdfast.pipeline.results import RunResult, build_outcome, write_report
-from holdfast.pipeline.run import Ranks, open_run_directory, prepare_run, refuse_adapter, train_one
+from holdfast.pipeline.run import Ranks, open_run_directory, prepare_run, train_one
 from holdfast.pipeline.run_dir import RunDirectory, dependency_versions, is_finished
 from holdfast.pipeline.run_record import RunRecord
 from holdfast.pipeline.subject import build_subject

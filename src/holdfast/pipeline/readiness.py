@@ -90,6 +90,35 @@ def check_readiness(
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
 
 
+def refuse_adapter(path: Path, name: str) -> None:
+    """An adapter is stored without the weights below it, so that training beside or below it could not be kept.
+
+    Args:
+        path: The directory of the base.
+        name: What the recipe calls it.
+    Raises:
+        UserError: If the base is an adapter, or what a run left that trained nothing; the line says what to start from.
+    """
+    from holdfast.models.adapters import read_tuner, tuner_of
+    from holdfast.models.base_reference import BaseReference
+    from holdfast.models.files import OWN_WEIGHTS, is_adapter
+
+    if (path / OWN_WEIGHTS).is_dir():
+        raise UserError(
+            f"model: {name} is a prompt and the weights it was trained with; start from the weights alone: "
+            f"{path / OWN_WEIGHTS}"
+        )
+    if (about := read_tuner(path)) is not None and isinstance(tuner_of(path), BaseReference):
+        raise UserError(
+            f"model: {name} is of a run that trained nothing: its weights are those of {about['base']}; start from that"
+        )
+    if is_adapter(path):
+        raise UserError(
+            f"model: {name} is an adapter, on which no other training can build; fold it into the weights "
+            f"(holdfast export {name} MERGED --merge) and start from that, or make both runs stages of one recipe"
+        )
+
+
 def list_engines(recipe: Recipe) -> list[tuple[str, str | None]]:
     """The engines that curators sample from, each with the model it is asked for."""
     own = [curator.teacher_engine() for curator in recipe.curate if curator.samples]

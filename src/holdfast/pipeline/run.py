@@ -39,6 +39,7 @@ from holdfast.pipeline.readiness import (
     check_readiness,
     describe_decoding,
     describe_engine,
+    refuse_adapter,
 )
 from holdfast.pipeline.results import RunResult, save_model, write_results
 from holdfast.pipeline.run_dir import RunDirectory, describe_environment, is_curated
@@ -249,28 +250,6 @@ def open_run_directory(
         folder.write_json("env.json", describe_environment(choose_device(resolved_recipe.recipe.device)))
         ranks.wait_for_all()
     return folder
-
-
-def refuse_adapter(path: Path, name: str) -> None:
-    """An adapter is stored without the weights below it, so that training beside or below it could not be kept."""
-    from holdfast.models.adapters import read_tuner, tuner_of
-    from holdfast.models.base_reference import BaseReference
-    from holdfast.models.files import OWN_WEIGHTS, is_adapter
-
-    if (path / OWN_WEIGHTS).is_dir():
-        raise UserError(
-            f"model: {name} is a prompt and the weights it was trained with; start from the weights alone: "
-            f"{path / OWN_WEIGHTS}"
-        )
-    if (about := read_tuner(path)) is not None and isinstance(tuner_of(path), BaseReference):
-        raise UserError(
-            f"model: {name} is of a run that trained nothing: its weights are those of {about['base']}; start from that"
-        )
-    if is_adapter(path):
-        raise UserError(
-            f"model: {name} is an adapter, on which no other training can build; fold it into the weights "
-            f"(holdfast export {name} MERGED --merge) and start from that, or make both runs stages of one recipe"
-        )
 
 
 def train_model(
