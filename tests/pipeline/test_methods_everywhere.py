@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.axes.registry import REGISTRY
+from holdfast.axes.registry import REGISTRY, find_method
 from holdfast.cli.app import app
 from holdfast.recipe.method_text import parse_method
 from holdfast.serving.app import ServerLimits
@@ -108,6 +108,21 @@ def test_evaluation_and_chat(place: Path, name: str) -> None:
         assert f"inference: {name} changes" in refused.strip().splitlines()[-1]
     answer = run("chat", "run", "--once", "--max-tokens", "4", "--inference", method, stdin="Which pet does A have?\n")
     assert answer.strip()
+
+
+def test_comparison(place: Path) -> None:
+    """Every method as an arm, those that need no training without it; forward passes stand beside each."""
+    arms, is_trained = {}, {name: find_method("inference", name).needs_training() for name in METHODS}
+    for name, method in METHODS.items():
+        settings = [f"inference={method % {'form': 'first_token'}}", "evaluate.live_items=0"]
+        arms[name] = settings if is_trained[name] else [f"method={name}", *settings]
+    (place / "arms.yaml").write_text(json.dumps(arms), encoding="utf-8")
+    (place / "common.yaml").write_text(RECIPE.replace("train: {max_steps: 1}", ""), encoding="utf-8")
+    run("compare", "common.yaml", "--arms", "arms.yaml", "--steps", "1", "--out", "arms")
+    report = json.loads((place / "arms" / "compare.json").read_text(encoding="utf-8"))
+    assert {one["method"]: one["inference"] for one in report["runs"]} == {name: name for name in METHODS}
+    assert {one["method"]: one["steps"] == [1] for one in report["runs"]} == is_trained
+    assert all(one["cost"]["forward_passes"] >= one["cost"]["questions"] > 0 for one in report["runs"])
 
 
 @pytest.mark.parametrize("name", METHODS)
