@@ -137,6 +137,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "spectrum": "holdfast.methods.analyses.spectrum:Spectrum",
         "landscape": "holdfast.methods.analyses.landscape:Landscape",
         "stability": "holdfast.methods.analyses.stability:Stability",
+        "memory": "holdfast.methods.analyses.memory:Memory",
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",
     },
     "judges": {

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
+from holdfast.generation.memory_probe import find_level
 from holdfast.methods.curators.clusters import choose_start, take_in_turns
 from holdfast.methods.curators.davir import DavIR
 from holdfast.methods.curators.ifd import IFD
 from holdfast.methods.curators.less import LESS
 from holdfast.methods.curators.lima import LIMA
-from holdfast.methods.curators.memory_levels import MemoryLevels, find_level
+from holdfast.methods.curators.memory_levels import MemoryLevels
 from holdfast.testing.curation_world import CurationWorld, ScriptedModels, sum_rows
 
 
@@ -191,16 +192,16 @@ def test_memory_levels_of_a_model_that_is_a_table():
 
 def test_memory_levels_look_for_all_names_of_an_answer():
     method = MemoryLevels(aliases={"USA": ("United States",)}, templates=("{question}", "Of {subject}: {question}"))
-    assert method.list_names(talk("Where?", "It is in the USA", reference="USA")) == ["usa", "united states"]
-    assert method.list_names(talk("Where?", "x", reference=["Bonn", "Berlin"])) == ["bonn", "berlin"]
-    assert method.list_names(talk("Where?", "Rome")) == ["rome"]
-    assert len(method.build_requests(talk("Where?", "Rome"), 1)) == 1
-    both = method.build_requests(talk("Where?", "Rome", meta={"subject": "it"}), 1)
+    assert method.probe.list_names(talk("Where?", "It is in the USA", reference="USA")) == ["usa", "united states"]
+    assert method.probe.list_names(talk("Where?", "x", reference=["Bonn", "Berlin"])) == ["bonn", "berlin"]
+    assert method.probe.list_names(talk("Where?", "Rome")) == ["rome"]
+    assert len(method.probe.build_requests(talk("Where?", "Rome"), 1)) == 1
+    both = method.probe.build_requests(talk("Where?", "Rome", meta={"subject": "it"}), 1)
     assert [request.messages[-1]["content"] for request in both] == ["Where?", "Of it: Where?"]
     with pytest.raises(UserError, match=r"row 3 .*has a column for none of the templates"):
-        MemoryLevels(templates=("{object}",)).build_requests(talk("Where?", "Rome"), 3)
+        MemoryLevels(templates=("{object}",)).probe.build_requests(talk("Where?", "Rome"), 3)
     with pytest.raises(UserError, match=r"has no answer to look for"):
-        method.build_requests(Row([{"role": "user", "content": "Where?"}]), 1)
+        method.probe.build_requests(Row([{"role": "user", "content": "Where?"}]), 1)
     with pytest.raises(ValidationError, match="has no slot"):
         MemoryLevels(templates=("Where is it?",))
 

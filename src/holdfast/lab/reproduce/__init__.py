@@ -107,6 +107,7 @@ CLAIMS: dict[str, str] = {
     "ifd": "holdfast.lab.reproduce.selected_rows:IFD",
     "less": "holdfast.lab.reproduce.selected_rows:LESS",
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
+    "memory": "holdfast.lab.reproduce.known_facts:MEMORY",
     "drift": "holdfast.lab.reproduce.inside_models:DRIFT",
     "spectrum": "holdfast.lab.reproduce.inside_models:SPECTRUM",
     "mend": "holdfast.lab.reproduce.inside_models:MEND",

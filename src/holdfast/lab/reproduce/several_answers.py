@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ BEST_OF_N = Claim(
 FEEDBACK = "That is wrong{reason}."
 
 
+@cache  # every wrong program is run: minutes, and the same for every arm and seed
 def build_second_tries(n: int, seed: int = 0) -> list[Row]:
     """Programs that failed their tests, what the judge said, and the right one: what a second try is learned from."""
     from holdfast.methods.judges.code import Code

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from string import Formatter
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
-from holdfast.axes.engine import Request
-from holdfast.data.rows import Row, Rows, fingerprint_json
+from holdfast.data.rows import Row, Rows
 from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
+from holdfast.generation.memory_probe import LEVELS, TEMPLATES, MemoryProbe, check_templates, find_level
 from holdfast.methods.curators.pool import fresh_numbers, refuse_more_than_rows
-
-TEMPLATES = (
-    "{question}", "Question: {question}\nAnswer:", "Q: {question}\nA:", "Please answer: {question}",
-    "Answer in a few words: {question}", "{question} Answer with the name only.", "Tell me: {question}",
-)  # fmt: skip
-"""Ways to ask that fit any question. The authors had 21 sentences to complete for each of their relations."""
 
 Level = Annotated[int, Field(ge=0, le=4)]
 
@@ -61,9 +54,7 @@ class MemoryLevels(Curator):
     @field_validator("templates")
     @classmethod
     def _have_slots(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if not list_slots(template):
-                raise ValueError(f"template {template!r} has no slot: write {{question}} where the question belongs")
+        check_templates(templates)
         return templates
 
     def samples_per_row(self) -> int:
@@ -73,7 +64,7 @@ class MemoryLevels(Curator):
         refuse_more_than_rows("memory_levels", self.n, rows)
         for number, row in enumerate(rows, 1):
             if not row.is_replayed:
-                self.build_requests(row, number)
+                self.probe.build_requests(row, number)
 
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         import numpy as np
@@ -82,9 +73,10 @@ class MemoryLevels(Curator):
         refuse_more_than_rows("memory_levels", self.n, numbers)
         if not numbers:
             return rows
-        hits, tries = self.probe_rows([rows[i] for i in numbers], context)
+        params = context.sampling.model_copy(update={"seed": context.seed})
+        hits, tries = self.probe.count_hits([rows[i] for i in numbers], context.sample, params)
         levels = [find_level(h, t) for h, t in zip(hits, tries, strict=True)]
-        counts = [levels.count(level) for level in range(5)]
+        counts = [levels.count(level) for level in range(LEVELS)]
         for level, count in enumerate(counts):
             context.note(f"level {level}", count)
         candidates = [i for i, level in enumerate(levels) if level in self.levels]
@@ -109,52 +101,9 @@ class MemoryLevels(Curator):
         context.note("left out (level)", len(numbers) - len(chosen))
         return out
 
-    def probe_rows(self, rows: list[Row], context: CurationContext) -> tuple[list[int], list[int]]:
-        """In how many texts each row's answer stands, and of how many, [rows] both; equal questions are asked once."""
-        row_requests = [self.build_requests(row, number) for number, row in enumerate(rows, 1)]
-        params = context.sampling.model_copy(
-            update={
-                "n": self.draws, "temperature": self.temperature, "max_tokens": self.max_tokens, "seed": context.seed
-            }
-        )  # fmt: skip
-        samples = context.sample(list({r.key: r for requests in row_requests for r in requests}.values()), params)
-        hits, tries = [], []
-        for row, requests in zip(rows, row_requests, strict=True):
-            names = self.list_names(row)
-            texts = [sample.text.casefold() for request in requests for sample in samples[request.key]]
-            hits.append(sum(any(name in text for name in names) for text in texts))
-            tries.append(len(texts))
-        return hits, tries
-
-    def build_requests(self, row: Row, number: int) -> list[Request]:
-        """The row's question in every template for which it has the columns.
-
-        Raises:
-            UserError: If it has no question, no answer to look for, or fits no template.
-        """
-        questions = [m for m in row.prompt if m["role"] == "user"]
-        values = {**row.meta, **({"question": questions[-1]["content"]} if questions else {})}
-        usable = [t for t in self.templates if all(slot in values for slot in list_slots(t))]
-        if not usable or not self.list_names(row):
-            lack = "no answer to look for" if usable else "a column for none of the templates"
-            raise UserError(f"{row.describe_row(number)}: has {lack}; memory_levels needs a question and its answer")
-        system = [m for m in row.prompt if m["role"] == "system"]
-        talks = [[*system, {"role": "user", "content": template.format_map(values)}] for template in usable]
-        return [Request(fingerprint_json(talk)[:16], talk) for talk in talks]
-
-    def list_names(self, row: Row) -> list[str]:
-        """What to look for in a text: the answer, its aliases, or each of a reference that lists several."""
-        gold: Any = row.gold
-        names = [str(name) for name in (gold if isinstance(gold, (list, tuple)) else [gold]) if name is not None]
-        names += [alias for name in names for alias in self.aliases.get(name, ())]
-        return [name.strip().casefold() for name in names if name.strip()]
-
-
-def list_slots(template: str) -> list[str]:
-    """The columns that a template names."""
-    return [name for _, name, _, _ in Formatter().parse(template) if name]
-
-
-def find_level(hits: int, tries: int) -> int:
-    """0 where there is no hit, else i where the share lies in ((i - 1)/4, i/4]."""
-    return -(-4 * hits // tries)
+    @property
+    def probe(self) -> MemoryProbe:
+        """How each question is asked."""
+        return MemoryProbe(
+            self.templates, self.draws, self.temperature, self.max_tokens, self.aliases, "curator memory_levels"
+        )
