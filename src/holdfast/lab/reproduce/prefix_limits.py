@@ -135,3 +135,56 @@ PREFIX = Study(
     ),
     seeds=3,
 )
+
+
+def measure_patterns(seed: int) -> dict[str, float]:
+    """How far what tokens look at moved in the first layer, and how much goes to the prefix, after runs on facts."""
+    import tempfile
+    from pathlib import Path
+
+    from holdfast.lab.reproduce.base import write_rows
+    from holdfast.lab.reproduce.known_facts import form_rows
+    from holdfast.methods.analyses.prefix_limits import PrefixLimits
+    from holdfast.pipeline.analyse import analyse_runs
+    from holdfast.pipeline.train import train
+
+    out: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        for tuner in ("prefix", "lora"):
+            recipe = {
+                "model": "lab-small", "data": files, "judge": "exact", "tuner": tuner,
+                "train": {"batch_tokens": 512, "max_steps": 60, "seed": seed}, "output": str(Path(folder) / tuner),
+                "evaluate": {"items": 60, "every": 0, "max_tokens": 8, "keep": ["lab:strings"]},
+            }  # fmt: skip
+            report = train(recipe).report
+            lines = analyse_runs([recipe["output"]], [PrefixLimits()])["sections"][0]["table"]["rows"]
+            first = [line for line in lines if line[1] == 1]
+            out[f"{tuner}, first layer"] = sum(line[3] for line in first) / len(first)
+            out[f"{tuner}, most"] = max(line[3] for line in lines)
+            out[f"{tuner}, attention"] = sum(line[2] for line in lines) / len(lines)
+            out[f"{tuner}, gain"] = float(next(t for t in report["tasks"] if t["role"] == "target")["delta"])
+    return out
+
+
+PATTERNS = Study(
+    claim="A trained prefix takes attention, and leaves what tokens look at among themselves in the first layer, which "
+    "LoRA changes.",
+    paper="Petrov et al. 2023, arXiv 2310.19698",
+    measure=measure_patterns,
+    figures=(
+        ("pattern moved in layer 1, prefix", "0 (theorem; 5e-4 in LLaMA-7B, fp16)", "prefix, first layer"),
+        ("pattern moved in layer 1, LoRA", "can be any", "lora, first layer"),
+        ("pattern moved most, prefix", "through the input of later layers", "prefix, most"),
+        ("pattern moved most, LoRA", "can be any", "lora, most"),
+        ("attention to the prefix (%)", "not given", "prefix, attention"),
+        ("facts in a new form, prefix (points)", "calls up what is known", "prefix, gain"),
+        ("facts in a new form, LoRA (points)", "reference", "lora, gain"),
+    ),
+    expects=(
+        quantity_below("prefix, first layer", 1e-3, "a prefix leaves the pattern of the first layer"),
+        quantity_above("lora, first layer", "prefix, first layer", "LoRA moves it", by=1e-3),
+        quantity_above("prefix, attention", 1.0, "the prefix takes attention"),
+    ),
+    seeds=3,
+)
