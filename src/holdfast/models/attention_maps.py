@@ -61,9 +61,9 @@ def compare_attention(base: Tensor, tuned: Tensor) -> tuple[float, float]:
     among = tuned[..., before:].double()
     rest = among.sum(-1)  # [H, T]
     # Where a head gives all but nothing to the tokens, rounding decides which: there is no pattern to compare.
-    seen = rest > SMALLEST
-    moved = (among / rest.clamp_min(SMALLEST)[..., None] - base).abs().sum(-1) / 2
-    return float(1 - rest.mean()), float(moved[seen].mean()) if seen.any() else 0.0
+    is_clear = rest > SMALLEST
+    change = (among / rest.clamp_min(SMALLEST)[..., None] - base).abs().sum(-1) / 2
+    return float(1 - rest.mean()), float(change[is_clear].mean()) if is_clear.any() else 0.0
 
 
 def mean_over(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

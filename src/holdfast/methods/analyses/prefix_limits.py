@@ -50,9 +50,9 @@ class PrefixLimits(Analysis):
         if not tasks:
             raise UserError(f"no task has an answer of at most {LONGEST} tokens to read")
         lines = [
-            (name, layer, 100 * mass, moved)
+            (name, layer, 100 * mass, change)
             for name, layers in tasks.items()
-            for layer, (mass, moved) in enumerate(layers, 1)
+            for layer, (mass, change) in enumerate(layers, 1)
         ]
         columns = ("Task", "Layer", "Attention to virtual tokens, %", "Pattern among tokens moved by")
         figures = [draw_column(tasks, 1, "pattern moved by (total variation)", "What tokens look at among themselves")]
