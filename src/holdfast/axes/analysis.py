@@ -162,6 +162,7 @@ class AnalysedRun:
         seed: Its own.
         tasks: With what base and run answered.
         open_policy: Loads its tuned model, in eval mode, each time it is called: hold one at a time.
+        n_rows: How many rows it was trained on.
     """
 
     name: str
@@ -169,6 +170,7 @@ class AnalysedRun:
     seed: int
     tasks: Sequence[AnalysedTask]
     open_policy: Callable[[], Policy]
+    n_rows: int = 0
 
 
 @dataclass
@@ -220,6 +222,8 @@ class Analysis(Method):
     """Whether it reads `context.plain_tuned`: what cannot be folded into the weights is refused."""
     compares: ClassVar[bool] = False
     """Whether it looks at several runs (`context.runs`): `holdfast analyse A B C`, and not in a recipe."""
+    across_bases: ClassVar[bool] = False
+    """Whether these runs may have started from different models."""
 
     def measure(self, context: AnalysisContext) -> AnalysisSection:
         """Look at the models, in eval mode and on one device, gradients off, and at what they answered.

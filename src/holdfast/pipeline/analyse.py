@@ -111,15 +111,17 @@ class FinishedRun:
         return settings.build_chat(load_tokenizer(self.path))
 
 
-def open_context(paths: Sequence[str | Path], device: str = "auto") -> AnalysisContext:
+def open_context(paths: Sequence[str | Path], device: str = "auto", *, across_bases: bool = False) -> AnalysisContext:
     """What analyses look at: of several runs rows, tasks and models are those of the first.
 
+    Args:
+        across_bases: Whether they may have started from different models.
     Raises:
-        UserError: If one is no finished run, or two of them did not start from one model.
+        UserError: If one is no finished run, or two of them did not start from one model and should have.
     """
     runs = [FinishedRun.open(path) for path in expand_comparisons(paths)]
     bases = {str(run.recipe.model) for run in runs}
-    if len(bases) > 1:
+    if len(bases) > 1 and not across_bases:
         raise UserError(
             f"{', '.join(str(run.path) for run in runs)}: started from different models ({', '.join(sorted(bases))}); "
             "compare runs of one base"
@@ -170,6 +172,7 @@ def describe_runs(runs: Sequence[FinishedRun], device: str) -> list[AnalysedRun]
         AnalysedRun(
             name=str(run.path) if run.path.name in several else run.path.name,
             group=group, seed=run.recipe.train.seed, tasks=run.read_tasks(), open_policy=open_model(run),
+            n_rows=len(run.read_rows()),
         )
         for run, group in zip(runs, name_groups(runs), strict=True)
     ]  # fmt: skip
@@ -229,7 +232,8 @@ def analyse_runs(
         UserError: If a run is not finished, or an analysis that was named finds nothing to look at.
     """
     ui = ui or Progress.create_silent()
-    context = open_context(paths, device)
+    across_bases = bool(analyses) and all(analysis.across_bases for analysis in analyses)
+    context = open_context(paths, device, across_bases=across_bases)
     several = len(context.runs) > 1
     folder = expand_comparisons(paths)[0]
     home = (Path(out).expanduser() if out else folder.parent / "analysis") if several else folder

@@ -47,10 +47,12 @@ class ScriptedAnswer:
     tokens: int = 6
     reason: str = ""
     unreadable: bool = False
+    nats: float | None = None
+    """Of a text: its log-likelihood."""
 
     @property
     def score(self) -> float:
-        return float(self.passed)
+        return float(self.passed) if self.nats is None else self.nats
 
 
 def script_answers(rows: Sequence[Row], seed: int, wrong_share: float) -> list[ScriptedAnswer]:
@@ -96,9 +98,34 @@ def build_context(is_changed: bool = True) -> tuple[AnalysisContext, list[PreTra
     return context, [base, tuned]  # type: ignore[list-item]  # plain models
 
 
+def build_law_runs(is_changed: bool = True) -> list[AnalysedRun]:
+    """Runs of five bases and three numbers of rows, whose scores leave chance at an elbow (or nowhere).
+
+    Nothing but their answers is there: who looks across bases loads no model.
+    """
+    runs = []
+    for n_rows, elbow in ((64, 2.0), (256, 2.4), (1024, 2.8)):
+        for loss in (1.2, 1.6, 2.0, 2.3, 2.6):
+            share = max(0.0, elbow - loss) / 2 if is_changed else 0.0
+            text = [ScriptedAnswer("0", "", "", "", True, tokens=100, nats=-100 * loss)]
+            answers = [ScriptedAnswer(str(i), "", "", "", i < round(QUESTIONS * share)) for i in range(QUESTIONS)]
+            tasks = [
+                AnalysedTask("stories", "perplexity", "keep", text, text),  # type: ignore[arg-type]
+                AnalysedTask("target", "generate", "target", answers, answers),  # type: ignore[arg-type]
+            ]
+            runs.append(AnalysedRun(f"{n_rows} at {loss}", "sft", 0, tasks, _open_nothing, n_rows))
+    return runs
+
+
+def _open_nothing() -> Policy:
+    raise AssertionError("an analysis across bases loads no model here")
+
+
 def measure_pair(analysis: Analysis, is_changed: bool = True) -> tuple[AnalysisSection, bool]:
     """The section on such models, and whether both stayed as they were."""
     context, models = build_context(is_changed)
+    if analysis.across_bases:
+        context.runs = build_law_runs(is_changed)
     with torch.no_grad():
         before = [copy.deepcopy(model.state_dict()) for model in models]
         section = analysis.measure(context)

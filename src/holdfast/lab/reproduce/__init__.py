@@ -108,6 +108,7 @@ CLAIMS: dict[str, str] = {
     "less": "holdfast.lab.reproduce.selected_rows:LESS",
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
     "memory": "holdfast.lab.reproduce.known_facts:MEMORY",
+    "emergence": "holdfast.lab.reproduce.emergence:EMERGENCE",
     "prefix_limits": "holdfast.lab.reproduce.prefix_limits:PATTERNS",
     "drift": "holdfast.lab.reproduce.inside_models:DRIFT",
     "spectrum": "holdfast.lab.reproduce.inside_models:SPECTRUM",

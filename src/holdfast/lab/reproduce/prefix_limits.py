@@ -152,13 +152,14 @@ def measure_patterns(seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
         for tuner in ("prefix", "lora"):
+            home = str(Path(folder) / tuner)
             recipe = {
                 "model": "lab-small", "data": files, "judge": "exact", "tuner": tuner,
-                "train": {"batch_tokens": 512, "max_steps": 60, "seed": seed}, "output": str(Path(folder) / tuner),
+                "train": {"batch_tokens": 512, "max_steps": 60, "seed": seed}, "output": home,
                 "evaluate": {"items": 60, "every": 0, "max_tokens": 8, "keep": ["lab:strings"]},
             }  # fmt: skip
             report = train(recipe).report
-            lines = analyse_runs([recipe["output"]], [PrefixLimits()])["sections"][0]["table"]["rows"]
+            lines = analyse_runs([home], [PrefixLimits()])["sections"][0]["table"]["rows"]
             first = [line for line in lines if line[1] == 1]
             out[f"{tuner}, first layer"] = sum(line[3] for line in first) / len(first)
             out[f"{tuner}, most"] = max(line[3] for line in lines)

@@ -1,0 +1,86 @@
+"""Emergence: the law by its golden numbers, simulations it must find again, and worlds in which it must say nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from holdfast.errors import UserError
+from holdfast.methods.analyses.emergence import Emergence
+from holdfast.methods.analyses.emergence_law import (
+    LawPoints,
+    count_sizes_above,
+    find_mode,
+    interpolate_elbow,
+    log_posterior,
+    sample_posterior,
+)
+from holdfast.testing.analyses import build_context, build_law_runs
+
+A, B, K, ALPHA, C = 0.9, 0.25, 0.12, 1.3, 2.35
+
+
+def elbow(size: float) -> float:
+    return K * np.log(size) ** ALPHA + C
+
+
+def simulate(noise: float = 0.015, seed: int = 0, floor: float = B, slope: float = A) -> LawPoints:
+    """32 runs: eight models, four numbers of rows."""
+    losses, sizes = (part.ravel() for part in np.meshgrid(np.linspace(2.2, 4.4, 8), [64.0, 256.0, 1024.0, 4096.0]))
+    scores = slope * np.maximum(0, elbow(sizes) - losses) + floor
+    return LawPoints(losses, sizes, scores + np.random.default_rng(seed).normal(0, noise, 32), B)
+
+
+def truth() -> np.ndarray:
+    return np.array([A, B, elbow(64), elbow(4096), ALPHA, np.log(0.015)])
+
+
+def test_the_law_by_its_ends_is_the_printed_one() -> None:
+    for size, value in ((1, C), (8, 2.6608), (64, 3.1153), (4096, 4.2345)):
+        assert elbow(size) == pytest.approx(value, abs=5e-5)
+        assert interpolate_elbow(truth()[None], np.array([float(size)]), (64, 4096))[0, 0] == pytest.approx(
+            value, abs=5e-5
+        )
+
+
+def test_the_mode_finds_the_law_again_whatever_the_order_and_the_unit_of_scores() -> None:
+    points = simulate(noise=0.002)
+    mode = find_mode(points)
+    assert mode[:5] == pytest.approx(truth()[:5], abs=0.02)
+    assert log_posterior(mode[None], points)[0] >= log_posterior(truth()[None], points)[0]
+    assert count_sizes_above(points, mode) == 4
+    order = np.random.default_rng(1).permutation(32)
+    turned = LawPoints(points.losses[order], points.sizes[order], points.scores[order], B)
+    assert find_mode(turned)[:5] == pytest.approx(mode[:5], abs=1e-3)
+    halved = LawPoints(points.losses, points.sizes, points.scores / 2 + 0.1, B / 2 + 0.1)
+    assert find_mode(halved)[2:5] == pytest.approx(mode[2:5], abs=5e-3)
+
+
+def test_the_posterior_covers_the_truth_where_a_prompt_stands() -> None:
+    points = simulate()
+    draws = sample_posterior(points, find_mode(points))
+    low, middle, high = np.percentile(interpolate_elbow(draws, np.array([8.0]), points.ends)[:, 0], [5, 50, 95])
+    assert low < elbow(8) < high
+    assert 0.02 < high - low < 0.4
+    assert middle == pytest.approx(elbow(8), abs=0.15)
+
+
+def test_a_skill_that_no_model_has_gets_no_number() -> None:
+    """One-sided: the elbow is below every model, and only that is said."""
+    context, _ = build_context()
+    context.runs = build_law_runs(is_changed=False)
+    section = Emergence().measure(context)
+    assert "has not emerged" in section.sentence
+    assert "below a loss of 1.200" in section.sentence
+    assert {line[1] for line in section.table.rows} == {None}
+
+
+def test_what_the_law_needs_is_said() -> None:
+    runs = build_law_runs()
+    with pytest.raises(UserError, match="there are 5 and 2"):
+        Emergence().read_points([run for run in runs if run.n_rows != 64])
+    with pytest.raises(UserError, match=r"64 at 1.2: has not a text among its kept tasks"):
+        Emergence(text="other").read_points(runs)
+    points = Emergence().read_points(runs)
+    assert points.losses[:5].tolist() == pytest.approx([1.2, 1.6, 2.0, 2.3, 2.6])
+    assert points.scores[0] == pytest.approx(0.4)
