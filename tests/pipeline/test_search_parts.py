@@ -17,7 +17,6 @@ from holdfast.pipeline.search.order import (
     STRICT,
     TrialOutcome,
     count_promotions,
-    find_front,
     list_strictness,
     rank_outcomes,
 )
@@ -61,9 +60,8 @@ def test_the_limit_is_optimistic_first_and_strict_last() -> None:
     assert FAILED.compute_violation(None, 0.0) == math.inf
 
 
-def test_promotions_and_front() -> None:
+def test_promotions() -> None:
     assert [count_promotions(n, 3, 3) for n in (40, 12, 7, 2)] == [14, 4, 3, 2]
-    assert find_front([(5, 1), (6, 2), (4, 2), (5, 1)]) == [True, True, False, True]
 
 
 def test_the_space_as_it_is_written() -> None:

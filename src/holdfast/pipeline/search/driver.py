@@ -11,10 +11,11 @@ from holdfast.core.progress import Progress
 from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 from holdfast.evaluation.statistics.paired import MeasuredRun
+from holdfast.evaluation.statistics.summary_statistics import mark_pareto_front
 from holdfast.pipeline.run_dir import MARK, dependency_versions, move_aside, recipe_key, replace_json
 from holdfast.pipeline.search.halves import hold_out_questions, read_outcome, summarise_seeds
 from holdfast.pipeline.search.history import NAME, History
-from holdfast.pipeline.search.order import STRICT, find_front
+from holdfast.pipeline.search.order import STRICT
 from holdfast.pipeline.search.runner import Candidate, Searcher
 from holdfast.pipeline.search.suggest import import_optuna, measure_importance
 from holdfast.pipeline.search.trials import OWN, PLAIN, SearchPlan, plan_search
@@ -182,7 +183,7 @@ def _list_trials(searcher: Searcher) -> list[dict[str, Any]]:
 def _list_candidates(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
     """The candidates of the last rung, the best first, with those that none is better than in both."""
     whole = [candidate for candidate in candidates if not candidate.outcome.is_failed]
-    front = find_front([(candidate.outcome.gain, candidate.outcome.loss) for candidate in whole])
+    front = mark_pareto_front([(candidate.outcome.gain, candidate.outcome.loss) for candidate in whole])
     return [
         {
             "trial": candidate.trial, "point": candidate.point, "gain": candidate.outcome.gain,

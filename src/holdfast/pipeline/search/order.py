@@ -65,11 +65,3 @@ def rank_outcomes(outcomes: Sequence[TrialOutcome], max_loss: float | None, z: f
 def count_promotions(trials: int, reduce: int, finalists: int) -> int:
     """How many of the trials of a rung go on to the next: one of `reduce`, but enough for the finals."""
     return min(trials, max(math.ceil(trials / reduce), finalists))
-
-
-def find_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of (gain, loss) pairs, whether no other gains as much and loses less, or gains more and loses as little."""
-    return [
-        not any(g >= gain and other <= loss and (g, other) != (gain, loss) for g, other in points)
-        for gain, loss in points
-    ]
