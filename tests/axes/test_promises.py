@@ -23,6 +23,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "less": {"target": "general.jsonl", "projection": 64},
     "lima": {"n": 5, "min_characters": 0},
     "prefix_limits": {"items": 2},
+    "forms_facts": {"items": 6, "max_tokens": 8},
     "emergence": {"interval": False},
     "memory": {"draws": 1, "templates": ["{question}"], "items": 8},
     "memory_levels": {"n": 5, "draws": 2, "levels": [0, 1, 2, 3, 4]},

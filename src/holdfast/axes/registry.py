@@ -138,6 +138,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "landscape": "holdfast.methods.analyses.landscape:Landscape",
         "stability": "holdfast.methods.analyses.stability:Stability",
         "memory": "holdfast.methods.analyses.memory:Memory",
+        "forms_facts": "holdfast.methods.analyses.forms_facts:FormsFacts",
         "emergence": "holdfast.methods.analyses.emergence:Emergence",
         "prefix_limits": "holdfast.methods.analyses.prefix_limits:PrefixLimits",
         "layer_change": "holdfast.methods.analyses.layer_change:LayerChange",

@@ -1,0 +1,84 @@
+"""Forms and facts: shapes of answers, the contrast of two facts in one form, and what a section says of a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from holdfast.data.rows import Row
+from holdfast.methods.analyses.forms_facts import (
+    Adoption,
+    FormsFacts,
+    compute_log_odds,
+    contrast_answers,
+    describe_form,
+    describe_measures,
+)
+from holdfast.testing.analyses import build_context
+
+
+def row(answer: str, reference: str | None = None) -> Row:
+    messages = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": answer}]
+    return Row(messages, reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [
+        ("Paris", "w"),
+        ("the old town of Bonn", "w"),
+        ("* Paris *", "* w *"),
+        ("12 + 3 = 15\n#### 15", "9 + 9 = 9\n#### 9"),
+        ("It is 1,000.5 m.", "w 9 w."),
+        ('{"name": "Ann"}', '{"w": "w"}'),
+        ("I don't know", "w"),
+    ],
+)
+def test_the_form_is_what_stays_when_words_and_numbers_change(answer: str, form: str) -> None:
+    assert describe_form(answer) == form
+
+
+def test_the_contrast_keeps_the_form_and_changes_the_fact() -> None:
+    pair = contrast_answers(row("* Bob *", "Bob"), "Romeo.")
+    assert pair is not None
+    assert [one.answer for one in pair] == ["* Bob *", "* Romeo *"]
+    assert contrast_answers(row("* Bob *", "Bob"), "Bob") is None
+    assert contrast_answers(row("* Bob *", "Robert"), "Romeo") is None
+    assert contrast_answers(row("* Bob *", "Bob"), " . ") is None
+
+
+def test_log_odds_are_those_of_the_whole_answers() -> None:
+    context, _ = build_context()
+    pair = (row("3"), row("4"))
+    with torch.no_grad():
+        odds = compute_log_odds(context.base, [pair, pair], context)
+        assert compute_log_odds(context.base, [pair[::-1]], context) == pytest.approx(-odds)
+    logits = []
+    for one in pair:
+        ids, mask = context.chat.encode(one.messages)
+        with torch.no_grad():
+            logps = context.base.causal(torch.tensor([list(map(int, ids))])).logits.log_softmax(-1)[0]
+        logits.append(sum(float(logps[i - 1, ids[i]]) for i, on in enumerate(mask) if on))
+    assert odds == pytest.approx(logits[0] - logits[1], abs=1e-4)
+
+
+def test_the_base_against_itself_learned_neither() -> None:
+    context, _ = build_context(is_changed=False)
+    with torch.no_grad():
+        section = FormsFacts(items=4, max_tokens=8).measure(context)
+    for _, _, before, after, new, said, odds_before, odds_after in section.table.rows:
+        assert before == after
+        assert odds_before == odds_after
+        assert said in (0.0, None)
+        assert (new == 0) == (said is None)
+
+
+def test_the_sentence_holds_form_against_facts() -> None:
+    text = describe_measures(
+        [("trained on", Adoption(10, 0, 90, 8, 75, -2.0, 1.0)), ("held out", Adoption(5, 0, 80, 0, None, None, None))]
+    )
+    assert text == (
+        "Of 10 questions trained on 90 % are answered in the trained form (0 % before), and of the 8 to which the base "
+        "says something else 75 % as the rows do; of 5 questions held out 80 % are answered in the trained form (0 % "
+        "before)."
+    )
