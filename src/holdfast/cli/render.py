@@ -12,7 +12,7 @@ from holdfast.core.progress import Progress
 from holdfast.core.safe_text import make_printable
 from holdfast.core.terminal import paint_text
 from holdfast.errors import GateRefused
-from holdfast.report import clipping, phrasing, ranking
+from holdfast.report import claim_words, clipping, phrasing, ranking
 from holdfast.report.arms import arm_lines
 from holdfast.report.asked import answering_words, unanswered_words, unended_words
 
@@ -354,40 +354,29 @@ def format_masked_row(pieces: list[dict[str, Any]]) -> str:
 
 def format_reproduction(result: dict[str, Any]) -> str:
     """The paper's numbers beside ours: points, or of a study whatever it measures."""
-    bracket = phrasing.format_bracket if result["points"] else _format_interval
     rows = [
-        (row["what"], str(row["paper"]), str(row["ours"]), bracket(row.get("low"), row.get("high")))
+        (
+            row["what"], str(row["paper"]), str(row["ours"]),
+            claim_words.format_interval(row.get("low"), row.get("high"), result["points"]),
+        )
         for row in result["rows"]
+    ]  # fmt: skip
+    colour = "green" if result["outcome"] == "held" else "yellow"
+    outcome = paint_text(claim_words.OUTCOMES.get(result["outcome"], claim_words.UNCLEAR), colour, sys.stdout)
+    checks = [
+        (check["what"], *claim_words.format_check(check, result["points"]), check["outcome"])
+        for check in result["checks"]
     ]
-    outcome_texts = {"held": ("held here", "green"), "refuted": ("was refuted here", "yellow")}
-    outcome = paint_text(*outcome_texts.get(result["outcome"], ("cannot be told here", "yellow")), sys.stdout)
-    checks = [(check["what"], *_claim_check_cells(check, result["points"])) for check in result["checks"]]
+    reasons = claim_words.unclear_reasons(result)
     parts = [
         f"{format_title(result['name'])}: {result['claim']}",
         format_table(rows, ("", "paper", "ours", "95 % interval"), right=(1, 2, 3)),
         format_table(
             checks, ("part of the claim", "difference", "95 % interval", "must be above", ""), right=(1, 2, 3)
         ),
-        *(["\n".join(f"cannot be told: {text}" for text in reasons)] if (reasons := _unclear_reasons(result)) else []),
+        *(["\n".join(f"cannot be told: {text}" for text in reasons)] if reasons else []),
     ]
     return "\n\n".join([*parts, f"The claim {outcome}. {result.get('verdict', '')}".rstrip()])
-
-
-def _claim_check_cells(check: dict[str, Any], in_points: bool) -> tuple[str, str, str, str]:
-    """Difference, interval, the line it must be above, and the outcome of a part of a claim."""
-    line = check["margin"] if check["by"] == "more" else -check["margin"]
-    if in_points:
-        span = phrasing.format_bracket(check["low"], check["high"])
-        return phrasing.format_signed(check["delta"]), span, phrasing.format_signed(line), check["outcome"]
-    return f"{check['delta']:.3g}", _format_interval(check["low"], check["high"]), f"{line:g}", check["outcome"]
-
-
-def _unclear_reasons(result: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(reason for check in result["checks"] for reason in check["reasons"]))
-
-
-def _format_interval(low: float, high: float) -> str:
-    return f"[{low:.3g}, {high:.3g}]"
 
 
 def format_skills(report: dict[str, Any]) -> str:

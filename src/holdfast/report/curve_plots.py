@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
@@ -37,12 +37,16 @@ def _thin_points(values: Sequence[tuple[float, float]], most: int = 160) -> list
 
 @dataclass(slots=True)
 class Line:
-    """One curve: its name (written at its end), colour number, points (step, value), and whether points get dots."""
+    """One curve: its name (written at its end), colour number, points (step, value), and whether points get dots.
+
+    `spans` are the lowest and the highest value at each point, where it stands for several.
+    """
 
     name: str
     colour: int
     points: list[tuple[float, float]]
     dots: bool = True
+    spans: list[tuple[float, float]] = field(default_factory=list)
 
 
 def _end_labels(lines: Sequence[Line], x: Scale, y: Scale) -> list[Markup]:
@@ -81,7 +85,9 @@ def lines_plot(
     width, height = 400, 270
     right = 18 + max(text_width(line.name) for line in lines) if show_names else 14
     steps = [p[0] for line in lines for p in line.points]
-    values = [p[1] for line in lines for p in line.points]
+    values = [p[1] for line in lines for p in line.points] + [
+        end for line in lines for span in line.spans for end in span
+    ]
     lo, hi = compute_extent(values, least=least)
     first = min(0, *steps)
     x = Scale(first, max(last, *steps, first + 1), 46, width - min(right, 150))
@@ -94,6 +100,10 @@ def lines_plot(
         marks = (
             [make_element("circle", cx=x(a), cy=y(b), r=3.0, cls="dot") for a, b in line.points] if line.dots else []
         )
+        marks += [
+            make_element("line", x1=x(a), x2=x(a), y1=y(low), y2=y(high), cls="whisker")
+            for (a, _), (low, high) in zip(line.points, line.spans, strict=False)
+        ]
         body.append(
             make_element(
                 "g",

@@ -58,7 +58,10 @@ def _points_of(series: Data) -> list[tuple[float, float]]:
 
 
 def _draw_lines(figure: Data, name: str, title: str) -> Markup:
-    lines = [Line(series["name"], i, _points_of(series)) for i, series in enumerate(figure["series"])]
+    lines = [
+        Line(series["name"], i, _points_of(series), spans=[(low, high) for low, high in series.get("spans") or ()])
+        for i, series in enumerate(figure["series"])
+    ]
     options: dict[str, Any] = {"show_names": len(lines) > 1, "least": 1e-3, "x_title": figure["x"]}
     return lines_plot(lines, name, title, figure["y"], **options)
 

@@ -108,6 +108,7 @@ class Claim:
         rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain or
             at the best rate.
         common: What differs from `COMMON`, as a nested mapping.
+        draw: Figures of the claim's page as data (`report.section_plots`), from the same arms.
         files: Writes what the arms need into a directory; gives what that changes in the recipe. In the arms' overrides
             {files} stands for the directory.
     """
@@ -121,6 +122,7 @@ class Claim:
     margin: float = MARGIN
     rates: Sequence[float] = ()
     common: Mapping[str, Any] = field(default_factory=dict)
+    draw: Callable[[Mapping[str, dict[str, Any]]], list[dict[str, Any]]] | None = None
     files: Callable[[Path], Mapping[str, Any]] | None = None
 
 
@@ -148,11 +150,15 @@ class Study:
 
 
 def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
-    """Test the claim and weigh it; the result is also written to `out/NAME.json`."""
+    """Test the claim and weigh it; the result is also written to `out/NAME.json`, and as a page to `out/NAME.html`."""
+    from holdfast.report.html import write_page
+    from holdfast.report.reproduction_page import render_reproduction
+
     result = run_study(claim, seeds, ui) if isinstance(claim, Study) else _run_arms(name, claim, seeds, out, ui)
     result = {"name": name, "claim": claim.claim, "paper": claim.paper, **result}
     out.mkdir(parents=True, exist_ok=True)
     replace_json(out / f"{name}.json", result)
+    write_page(out / f"{name}.html", render_reproduction(result))
     return result
 
 
@@ -200,6 +206,7 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     return {
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
         "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
+        "plots": claim.draw(arms) if claim.draw else [], "comparison": f"{folder.name}/report.html",
     }  # fmt: skip
 
 

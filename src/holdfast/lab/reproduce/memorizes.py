@@ -6,11 +6,11 @@ to 3.4 %, p = 0.001), and say nothing of a gain of RL there (11.5 to 15.0 %, p =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, task_change_of, verdict_with_remark
+from holdfast.lab.reproduce.curves import curve_of, draw_ends, draw_scores
 from holdfast.lab.reproduce.rule import Expectation, gains_more
 
 STEPS = ROUNDS = 120  # the steps of a comparison are those of all its arms
@@ -31,27 +31,6 @@ RL_ARM = (
 """Not scaled by the group's deviation, which would weigh prompts most that are nearly always, or never, solved."""
 
 
-def curve_of(label: str, task: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, None, None]]:
-    """A task's score while an arm trains, as its mean over the seeds: the base, each look, the end."""
-
-    def read_curve(arms: Mapping[str, dict[str, Any]]) -> tuple[str, None, None]:
-        curves = [task_scores(Path(folder), task) for folder in arms[label]["dirs"]]
-        means = [sum(points) / len(points) for points in zip(*curves, strict=True)]
-        return " > ".join(f"{mean:.1f}" for mean in means), None, None
-
-    return read_curve
-
-
-def task_scores(folder: Path, task: str) -> list[float]:
-    """A task's score at each measurement of a run in order, in points; all on the questions of the looks."""
-    from holdfast.evaluation.results_store import ResultsStore
-
-    places = [folder / "eval" / "base", *sorted((folder / "eval").glob("step-*")), folder / "eval" / "final"]
-    measurements = [ResultsStore(place).read_measurements()[task][1] for place in places]
-    few = min(len(items) for items in measurements)
-    return [100 * sum(item.score for item in items[:few]) / few for items in measurements]
-
-
 def compare_rules(train: str, other: str, keep: Sequence[str], paper: Mapping[str, str]) -> Claim:
     """The claim on a task of two rules.
 
@@ -62,7 +41,8 @@ def compare_rules(train: str, other: str, keep: Sequence[str], paper: Mapping[st
         paper: The paper's numbers: `arm in`, `arm out`.
     """
     figures = []
-    for arm in ("sft", "rl"):
+    arms = ("sft", "rl")
+    for arm in arms:
         figures += [
             Figure(f"trained rule, {arm}", paper[f"{arm} in"], gain_of(arm)),
             Figure(f"other rule, {arm}", paper[f"{arm} out"], task_change_of(arm, other)),
@@ -83,6 +63,11 @@ def compare_rules(train: str, other: str, keep: Sequence[str], paper: Mapping[st
             Expectation("rl", "sft", other, "more"),
         ),
         verdict=verdict_with_remark("A gain of RL under the other rule is neither claimed nor supported by the paper."),
+        draw=lambda ran: [
+            draw_scores(f"In distribution: {train}", train, arms, ran),
+            draw_scores(f"Out of distribution: {other}", other, arms, ran),
+            draw_ends("At the end", (train, other), arms, ran),
+        ],
         common={**SHARED, "data": {"train": f"lab:{train}"}, "evaluate": {**SHARED["evaluate"], **tasks}},
     )
 
