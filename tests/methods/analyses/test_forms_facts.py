@@ -9,6 +9,7 @@ from holdfast.data.rows import Row
 from holdfast.methods.analyses.forms_facts import (
     Adoption,
     FormsFacts,
+    TrainedForms,
     compute_log_odds,
     contrast_answers,
     describe_form,
@@ -25,17 +26,26 @@ def row(answer: str, reference: str | None = None) -> Row:
 @pytest.mark.parametrize(
     ("answer", "form"),
     [
-        ("Paris", "w"),
-        ("the old town of Bonn", "w"),
-        ("* Paris *", "* w *"),
-        ("12 + 3 = 15\n#### 15", "9 + 9 = 9\n#### 9"),
-        ("It is 1,000.5 m.", "w 9 w."),
-        ('{"name": "Ann"}', '{"w": "w"}'),
-        ("I don't know", "w"),
+        ("Paris", ("w",)),
+        ("the old town of Bonn", ("w",)),
+        ("* Paris *", ("* w *",)),
+        ("12 - 3 = 9\n#### 9", ("9 + 9 = 9", "#### 9")),
+        ("It is 1,000.5 m. So it is.", ("w 9 w.", "w.")),
+        ('{"name": "Ann"}', ('{"w": "w"}',)),
+        ("I don't know", ("w",)),
+        ("", ()),
     ],
 )
-def test_the_form_is_what_stays_when_words_and_numbers_change(answer: str, form: str) -> None:
+def test_the_form_is_what_stays_when_words_and_numbers_change(answer: str, form: tuple[str, ...]) -> None:
     assert describe_form(answer) == form
+
+
+def test_more_steps_are_the_same_form_and_other_signs_are_not() -> None:
+    forms = TrainedForms.from_texts(["First 1 + 2 = 3; Then 3 - 1 = 2; #### 2", "* Bonn *", ""])
+    assert forms.has_form("First 10 * 2 = 20; Then 20 - 1 = 19; Then 19 + 4 = 23; Then 23 + 1 = 24; #### 24")
+    assert forms.has_form("* Rome *")
+    for text in ("Rome", "1 + 2 = 3. 3 - 1 = 2. The answer is 2.", "First 1 + 2 = 3; Then 3 - 1 = 2;", ""):
+        assert not forms.has_form(text)
 
 
 def test_the_contrast_keeps_the_form_and_changes_the_fact() -> None:

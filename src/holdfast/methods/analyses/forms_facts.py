@@ -21,6 +21,7 @@ COLUMNS = (
     "Says it after, %", "Log-odds before, nats", "after",
 )  # fmt: skip
 WORD = re.compile(r"\w+")
+PART_ENDS = re.compile(r"(?<=[;\n]) *|(?<=\.) +")
 KINDS = ("trained on", "held out")
 
 
@@ -28,9 +29,10 @@ class FormsFacts(Analysis):
     """Form is learned before facts: how far each went. [Kadous and Hakhamaneshi 2023, Anyscale]
 
     What it does: asks both models questions that were trained on and questions of the target that were not. Form: the
-    share of answers whose shape (words, numbers and signs in their order, runs of words as one) some trained answer
-    has. Facts: of the questions to which the base says something else than the right answer, the share to which the
-    tuned model says that; and the log-odds of the right answer against the same answer with the base's words in it.
+    share of answers each of whose parts (up to a line's end, a semicolon or a full stop) has the shape of some part of
+    a trained answer, the last one of a last one; the shape is words, numbers and signs in their order. Facts: of the
+    questions to which the base says something else than the right answer, the share to which the tuned model says that;
+    and the log-odds of the right answer against the same answer with the base's words in it.
 
     When it helps: a run that answers in the new form and says what the base always said has learned the form alone;
     facts that it says to trained questions, and not to others about the same, are learned by heart. Then more rows in
@@ -48,11 +50,11 @@ class FormsFacts(Analysis):
     paper: ClassVar[str] = "Kadous and Hakhamaneshi 2023, Fine tuning is for form, not facts (Anyscale)"
 
     items: int = Field(64, ge=1, description="Most questions of either kind.")
-    max_tokens: int = Field(64, ge=1, description="Longest answer that is read.")
+    max_tokens: int = Field(256, ge=1, description="Longest answer that is read.")
 
     def measure(self, context: AnalysisContext) -> AnalysisSection:
         known_rows = [row for row in context.rows if row.answer and not row.is_replayed]
-        forms = {describe_form(str(row.answer)) for row in known_rows}
+        forms = TrainedForms.from_texts([str(row.answer) for row in known_rows])
         held_out = [row for task in context.judged_tasks if task.role == "target" for row in task.rows_by_id.values()]
         trained_rows = known_rows[:: max(1, len(known_rows) // self.items)][: self.items]
         by_kind = [
@@ -73,11 +75,11 @@ class FormsFacts(Analysis):
         bars = SectionFigure("questions", "answers, %", series, "bars", labels=labels)
         return AnalysisSection("Form and facts", describe_measures(measures), Table(COLUMNS, lines), (bars,))
 
-    def measure_rows(self, rows: Sequence[Row], forms: set[str], context: AnalysisContext) -> Adoption:
+    def measure_rows(self, rows: Sequence[Row], forms: TrainedForms, context: AnalysisContext) -> Adoption:
         """Form and facts of both models' answers to some questions."""
         before, after = (self.answer_rows(policy, rows, context) for policy in (context.base, context.tuned))
         form_before, form_after = (
-            100 * sum(describe_form(text) in forms for text in texts) / len(rows) for texts in (before, after)
+            100 * sum(forms.has_form(text) for text in texts) / len(rows) for texts in (before, after)
         )
         new = [i for i, row in enumerate(rows) if list_words(before[i]) != list_words(str(row.answer))]
         flips = sum(list_words(after[i]) == list_words(str(rows[i].answer)) for i in new)
@@ -117,11 +119,30 @@ class Adoption:
                 self.odds_after)  # fmt: skip
 
 
-def describe_form(text: str) -> str:
-    """The shape of an answer: `w` for words in a row, `9` for numbers, signs as they are."""
-    shape = re.sub(r"[^\W\d]\w*", "w", text.strip())
-    shape = re.sub(r"\d+([.,]\d+)*", "9", shape)
-    return re.sub(r"w([ '-]+w)+", "w", shape)
+@dataclass(frozen=True)
+class TrainedForms:
+    """The shapes of the parts of trained answers: of all, and of those that end an answer."""
+
+    parts: frozenset[str]
+    ends: frozenset[str]
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str]) -> TrainedForms:
+        """Those of some answers."""
+        shapes = [shape for text in texts if (shape := describe_form(text))]
+        return cls(frozenset(part for shape in shapes for part in shape), frozenset(shape[-1] for shape in shapes))
+
+    def has_form(self, text: str) -> bool:
+        """Whether an answer is made of such parts; how many there are does not matter."""
+        shape = describe_form(text)
+        return bool(shape) and self.parts.issuperset(shape) and shape[-1] in self.ends
+
+
+def describe_form(text: str) -> tuple[str, ...]:
+    """The shapes of an answer's parts: `w` for words in a row, `9` for numbers, `+` for a sign between two of them."""
+    shape = re.sub(r"\d+([.,]\d+)*", "9", re.sub(r"[^\W\d]\w*", "w", text.strip()))
+    shape = re.sub(r"(?<=9) ?[-+*/] ?(?=9)", " + ", re.sub(r"w([ '-]+w)+", "w", shape))
+    return tuple(part.strip() for part in PART_ENDS.split(shape) if part.strip())
 
 
 def list_words(text: str) -> list[str]:
