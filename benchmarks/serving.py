@@ -1,10 +1,12 @@
 """Serving: `holdfast serve` at 64 clients beside the engine's own batch, in answer tokens a second.
 
-The laboratory model on its own test questions, greedy. Engine: all prompts in one call, 64 slots. Server: the same
+The laboratory model on its own test questions, greedy: those of all its skills, whose answers are seven tokens long,
+and word problems, whose answers are worked out in 28. Engine: all prompts in one call, 64 slots. Server: the same
 prompts, asked by 64 clients over connections of their own, each asking its next question once it has its answer; whole
 answers, and streams. The server is a process of its own on the same cores as its clients, which take their share: they
-write and read plain HTTP and do nothing else. Both run in turn, and the best of each counts. The latency is that of
-the answers of the best run.
+write and read plain HTTP and do nothing else. What their process takes of the processor is said beside the server's
+rate, and not taken off it. All run in turn, and the best of each counts. The latency is that of the answers of the best
+run.
 """
 
 from __future__ import annotations
@@ -15,37 +17,58 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from common import Line, at_least, environment, in_turn, line, main, reason, run_side
 
-CLIENTS = 64
-SIZES = {"prompts": 1024, "tokens": 60, "rounds": 3}
-TINY = {"prompts": 64, "tokens": 4, "rounds": 1}
 Result = dict[str, Any]
 
+CLIENTS = 64
+JOBS: dict[str, Result] = {
+    "all skills": {"source": "lab", "prompts": 1024, "tokens": 60, "rounds": 3},
+    "word problems": {"source": "lab:story", "prompts": 512, "tokens": 60, "rounds": 3},
+}
+TINY = {"prompts": 64, "tokens": 4, "rounds": 1}
 
-def race(prompts: int, tokens: int, rounds: int) -> Result:
+
+def race(source: str, prompts: int, tokens: int, rounds: int) -> Result:
     """The engine in this process, and a server beside it, in turn."""
-    from sampling import asking, load, native, questions
+    from sampling import asking, load, native
+
+    from holdfast.skills.rows import lab_rows
 
     model, chat = load("lab")
-    texts = questions("lab", prompts)
+    texts = [row.prompt[-1]["content"] for row in lab_rows(source, "test", prompts)]
     how = {"tokens": tokens, "temperature": 0.0, "n": 1}
     server, port = start_server()
     try:
         bodies = [{"model": "lab", "messages": asking(text), "max_tokens": tokens, "temperature": 0} for text in texts]
         streams = [{**body, "stream": True, "stream_options": {"include_usage": True}} for body in bodies]
         ways = {
-            "engine": lambda: native(model, chat, texts, how, slots=CLIENTS),
-            "whole": lambda: asyncio.run(ask_all(port, bodies)),
-            "stream": lambda: asyncio.run(ask_all(port, streams)),
+            "engine": lambda: count_processor(os.getpid(), lambda: native(model, chat, texts, how, slots=CLIENTS)),
+            "whole": lambda: count_processor(server.pid, lambda: asyncio.run(ask_all(port, bodies))),
+            "stream": lambda: count_processor(server.pid, lambda: asyncio.run(ask_all(port, streams))),
         }
         asyncio.run(ask_all(port, bodies[:CLIENTS]))
         return in_turn(ways, rounds)
     finally:
         server.terminate()
         server.wait()
+
+
+def count_processor(pid: int, work: Callable[[], Result]) -> Result:
+    """What work gives, with the seconds of all cores that a process took meanwhile (Linux tells; else 0)."""
+
+    def read_seconds() -> float:
+        stat = Path(f"/proc/{pid}/stat")
+        fields = stat.read_text().rpartition(")")[2].split() if stat.exists() else ["0"] * 13
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = read_seconds()
+    result = work()
+    return {**result, "processor": read_seconds() - before}
 
 
 def start_server() -> tuple[subprocess.Popen[str], int]:
@@ -66,7 +89,7 @@ async def ask_all(port: int, bodies: list[Result]) -> Result:
     waiting = list(enumerate(bodies))
     waiting.reverse()
     answers: dict[int, tuple[int, float]] = {}
-    began = time.perf_counter()
+    began, own = time.perf_counter(), time.process_time()
 
     async def ask_on() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -81,8 +104,8 @@ async def ask_all(port: int, bodies: list[Result]) -> Result:
     seconds = time.perf_counter() - began
     tokens, times = sum(count for count, _ in answers.values()), sorted(t for _, t in answers.values())
     return {
-        "rate": tokens / seconds, "tokens": tokens, "seconds": seconds, "median": times[len(times) // 2],
-        "slowest": times[-1],
+        "rate": tokens / seconds, "tokens": tokens, "answers": len(times), "seconds": seconds,
+        "median": times[len(times) // 2], "slowest": times[-1], "client": time.process_time() - own,
     }  # fmt: skip
 
 
@@ -107,17 +130,30 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, b
 
 def measure(tiny: bool) -> tuple[list[Line], Result]:
     """Whole answers and streams against the engine."""
-    raw = run_side(__file__, "race", **(TINY if tiny else SIZES))
+    raw = {name: run_side(__file__, "race", **{**job, **(TINY if tiny else {})}) for name, job in JOBS.items()}
     lines = []
-    for kind, what in (("whole", "whole answers"), ("stream", "streams")):
-        if error := reason(raw):
-            lines.append(line(f"serving, 64 clients, {what}", None, None, "tokens/s", note=error))
-            continue
-        ours, engine = raw[kind], raw["engine"]
-        note = f"median {ours['median']:.2f} s, slowest {ours['slowest']:.2f} s; {os.cpu_count()} cores for all"
-        target = at_least(0.7) if kind == "whole" else None
-        lines.append(line(f"serving, 64 clients, {what}", ours["rate"], engine["rate"], "tokens/s", target, note=note))
+    for name, result in raw.items():
+        for kind, what in (("whole", "whole answers"), ("stream", "streams")):
+            label = f"serving, 64 clients, {name}, {what}"
+            if error := reason(result):
+                lines.append(line(label, None, None, "tokens/s", note=error))
+                continue
+            ours, engine, target = result[kind], result["engine"], at_least(0.7) if kind == "whole" else None
+            lines.append(line(label, ours["rate"], engine["rate"], "tokens/s", target, note=describe_run(ours, engine)))
     return lines, raw
+
+
+def describe_run(run: Result, engine: Result) -> str:
+    """Lengths, latencies and processor time of a run, in words."""
+    cores = os.cpu_count() or 1
+    of_engine = engine["processor"] / engine["tokens"]
+    times = f"{run['processor'] / run['tokens'] / of_engine:.2f}" if of_engine else "an unknown number of"
+    return (
+        f"the server took {times} times the engine's processor time a token; "
+        f"{run['tokens'] / run['answers']:.1f} tokens an answer; median {run['median']:.2f} s, slowest "
+        f"{run['slowest']:.2f} s; {cores} cores for all, of which the clients took "
+        f"{run['client'] / run['seconds'] / cores:.1%}"
+    )
 
 
 if __name__ == "__main__":

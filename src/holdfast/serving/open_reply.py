@@ -110,7 +110,8 @@ class OpenReply:
         is_ours = isinstance(failure, Exception) and to_api_error(failure).status == 500
         how = "done" if failure is None else first_line(failure)
         tokens = f"{usage['prompt_tokens']}+{usage['completion_tokens']} tokens"
-        line = f"{self.request.url.path} {self.model.name}: {tokens}, {time.monotonic() - self._began:.2f} s, {how}"
+        path, seconds = self.request.scope["path"], time.monotonic() - self._began
+        line = f"{path} {self.model.name}: {tokens}, {seconds:.2f} s, {how}"
         if is_ours and not isinstance(failure, ClientGone):
             warn(f"{line} ({type(failure).__name__})")
         else:

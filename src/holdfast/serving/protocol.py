@@ -230,7 +230,8 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """
     try:
         body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-        json.dumps(body, ensure_ascii=False).encode("utf-8")  # half characters, written as escapes, are no text
+        if b"\\u" in data:  # half characters, written as escapes, are no text
+            json.dumps(body, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         what = "too deep" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body is not JSON in UTF-8: {what}", code="invalid_json") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import re
 import signal
@@ -190,6 +191,8 @@ class ModelServer:
         )  # fmt: skip
         server = _Server(config)
         asyncio.set_event_loop(self.loop)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through all of it again and again stops everybody for 0.2 s
         try:
             self.loop.run_until_complete(self._serve_until_signal(server, guard, listener))
         finally:
