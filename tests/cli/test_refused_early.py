@@ -45,6 +45,10 @@ WRONG = {
         ["method=s3ft", f"sampling.engine={HERE}"], f"{HERE} cannot be reached: [Errno 111] Connection refused"),
     "an engine that is not installed": (
         ["method=s3ft", "sampling.engine=vllm"], "sampling.engine: vllm is not installed; pip install"),
+    "a draft that another engine would not read": (
+        ["sampling.engine=transformers", "sampling.draft=lab"], "run.yaml: sampling: draft: only the native engine"),
+    "a draft that is not there": (
+        ["sampling.draft=nowhere/at-all"], "nowhere/at-all"),
     "a judging model that is not there": (
         [f"judge={{name: llm, engine: '{HERE}'}}"], f"{HERE} cannot be reached"),
     "modules that are not there": (
@@ -94,6 +98,12 @@ def test_tokens_without_an_embedding_are_refused_and_may_pad(place: Path, tiny_d
         assert text.startswith("token 321 (<|extra|>) is unknown to the model, which has 320 embeddings")
     assert not (place / "other").exists()
     assert said("eval", "odd", "rows.jsonl", "--judge", "number").startswith("token 321")
+
+
+def test_a_draft_with_other_tokens(place: Path, tiny_dir) -> None:
+    other = f"sampling.draft={tiny_dir()}"
+    for verb in ("check", "train"):
+        assert " has another tokenizer than lab-small, so it cannot propose" in said(verb, "run.yaml", other)
 
 
 @pytest.mark.parametrize("given", ["q_proj", "'q_proj, v_proj'", "[q_proj]", "'.*\\.q_proj'"])

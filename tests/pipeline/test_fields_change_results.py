@@ -71,9 +71,9 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
 
 READ_ONLY = {
     "data.ignore", "data.rejected", "data.chat_template_kwargs", "sampling.engine", "sampling.model", "sampling.slots",
-    "sampling.max_thinking_tokens", "train.layout", "train.weights", "train.keep", "train.patience",
-    "train.gradient_checkpointing", "train.deterministic", "train.compile", "evaluate.every", "evaluate.live_items",
-    "evaluate.max_thinking_tokens", "evaluate.gate", "train.vision",
+    "sampling.draft", "sampling.draft_tokens", "sampling.max_thinking_tokens", "train.layout", "train.weights",
+    "train.keep", "train.patience", "train.gradient_checkpointing", "train.deterministic", "train.compile",
+    "evaluate.every", "evaluate.live_items", "evaluate.max_thinking_tokens", "evaluate.gate", "train.vision",
 }  # fmt: skip
 """Fields that need a model that thinks or sees, a server, a GPU or a long run, or change nothing but time and memory:
 the search of `tests/test_fields_are_read.py` looks after them."""
@@ -133,6 +133,10 @@ def test_another_value_gives_another_result(
             if look([*besides, other]) == before[tuple(besides)]:
                 unchanged.append(other)
     assert unchanged == []
+
+
+def test_a_draft_changes_nothing(here: None) -> None:
+    assert curated(["sampling.draft=lab-small", "sampling.draft_tokens=3"]) == curated([])
 
 
 @pytest.mark.parametrize(

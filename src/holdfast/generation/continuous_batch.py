@@ -143,17 +143,22 @@ class ContinuousBatch:
         else:
             self._drop_empty_slots(free)
 
-    def _record_tokens(self, tokens: np.ndarray) -> list[Sample]:
-        """Take note of one more token of each slot [slots]; the samples that it ends."""
-        rows = np.flatnonzero(self.live)
+    def _record_tokens(self, tokens: np.ndarray, active: np.ndarray | None = None) -> list[Sample]:
+        """Take note of one more token of each slot [slots]; the samples that it ends.
+
+        Args:
+            active: Which slots got one, bool [slots]; default: all with a sequence.
+        """
+        active = self.live.copy() if active is None else active
+        rows = np.flatnonzero(active)
         if self.thinks:
             self._force_closing(rows, tokens)
         self.tokens[rows, self.token_counts[rows]] = tokens[rows]
-        self.token_counts += self.live
+        self.token_counts += active
         if self.thinks:
             self._follow_thoughts(rows, tokens)
-        self.past += self.live
-        self.current = tokens
+        self.past += active
+        self.current = np.where(active, tokens, self.current)
         self.counts.update({"tokens": len(rows), "steps": 1})
         return self._collect_finished(rows, tokens)
 
@@ -250,8 +255,10 @@ class ContinuousBatch:
 
     def _collect_finished(self, rows: np.ndarray, tokens: np.ndarray) -> list[Sample]:
         """Samples that the tokens just drawn have ended; their slots become free."""
-        stop_mask = np.isin(tokens, self.stops) & self.live
-        end_mask = stop_mask | (self.live & (self.token_counts >= self.limit))
+        active = np.zeros_like(self.live)
+        active[rows] = True
+        stop_mask = np.isin(tokens, self.stops) & active
+        end_mask = stop_mask | (active & (self.token_counts >= self.limit))
         cut = self._cut_at_stops(rows[~stop_mask[rows]], tokens)
         end_mask[list(cut)] = True
         samples = []

@@ -17,6 +17,7 @@ from holdfast.generation.supported_models import native_lacks
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.generation.joint_forward import LogitMixture
+    from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import Model
 
 HERE = ("native", "transformers")
@@ -48,7 +49,7 @@ def build_engine(
         path: Directory of its weights.
         slots: Sequences the native engine decodes together.
         progress: Called by the native engine with the number of tokens of each step.
-        options: Of engines in this process: `say`.
+        options: Of engines in this process: `say`, `draft`.
     Raises:
         UserError: If there is no such engine, or it cannot be started here.
     """
@@ -72,7 +73,13 @@ def build_engine(
 
 
 def build_local_engine(
-    model: Model, chat: Chat, spec: str = "native", *, mixture: LogitMixture | None = None, **options: Any
+    model: Model,
+    chat: Chat,
+    spec: str = "native",
+    *,
+    mixture: LogitMixture | None = None,
+    draft: Draft | None = None,
+    **options: Any,
 ) -> Engine:
     """The engine that samples from a model in this process.
 
@@ -80,6 +87,7 @@ def build_local_engine(
         spec: "native", which is transformers' `generate` for a model that the native engine cannot run, or
             "transformers".
         mixture: Models whose logits are read beside its own, and how they become one.
+        draft: A small model that proposes tokens to the native engine; `generate` does without.
         options: Of both engines: `fingerprint`, `slots`, `progress`, `on_text`, `say`.
     """
     others = mixture.others.values() if mixture else ()
@@ -89,7 +97,7 @@ def build_local_engine(
         return GenerateEngine(model, chat, mixture=mixture, **options)
     from holdfast.generation.native import NativeEngine
 
-    return NativeEngine(model, chat, mixture=mixture, **options)
+    return NativeEngine(model, chat, mixture=mixture, draft=draft, **options)
 
 
 def build_sample_fn(engine: Engine) -> SampleFn:

@@ -54,6 +54,11 @@ class Forward(Protocol):
         `places` [slots] counts the tokens of each answer so far: what mixes several models' logits may ask for it.
         """
 
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        """Logits [slots, T, V] after each of T more tokens, `ids` [slots, T]; `mask` [slots, T, columns] is bool."""
+
 
 def build_forward(model: Model, is_verified: bool = False) -> Forward:
     """The quickest forward pass that gives the model's own logits. What it copies of the weights is as they are now.
@@ -113,6 +118,15 @@ class PlainForward:
         )
         return output.logits[:, -1]
 
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        dtype = self.model.dtype
+        bias = torch.zeros(mask.shape, dtype=dtype, device=ids.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        return self.model(
+            input_ids=ids, attention_mask=bias[:, None], position_ids=positions, past_key_values=cache, use_cache=True
+        ).logits
+
 
 class FusedForward:
     """The Llama family's forward on joined weights."""
@@ -138,9 +152,13 @@ class FusedForward:
     def decode_logits(
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
     ) -> Tensor:
+        return self.read_tokens(ids, positions, mask[:, None], cache)[:, -1]
+
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
         bias = torch.zeros(mask.shape, device=ids.device).masked_fill_(~mask, float("-inf"))  # else made in every layer
-        hidden = self._run_layers(ids, positions, bias[:, None, None], cache, keep=True)
-        return self.head(self.norm(hidden[:, -1]))
+        return self.head(self.norm(self._run_layers(ids, positions, bias[:, None], cache, keep=True)))
 
     def _run_layers(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache, keep: bool) -> Tensor:
         """Hidden states [B, T, D] before the last norm; without `keep`, of no use but for what is in the cache."""

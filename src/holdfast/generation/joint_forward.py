@@ -57,6 +57,13 @@ class TranslatedForward:
         logits = self.forward.decode_logits(self.table.read_ids(ids), positions, mask, cache, places)
         return self.table.spread_logits(logits)
 
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities [slots, T, V] over the other model's tokens after each of T more of them."""
+        logits = self.forward.read_tokens(self.table.read_ids(ids), positions, mask, cache, places)
+        return self.table.spread_logits(logits.flatten(0, 1)).unflatten(0, ids.shape)
+
 
 class JointForward:
     """The forward passes of several models as one.
@@ -89,9 +96,28 @@ class JointForward:
         self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
     ) -> Tensor:
         """The mixture's logits [slots, V] after one more token each."""
-        step, start = {}, 0
-        for name, forward in self.forwards.items():
-            part = Cache(layers=cache.layers[start : start + forward.layers])
-            step[name] = forward.decode_logits(ids, positions, mask, part).float()
-            start += forward.layers
+        step = {
+            name: forward.decode_logits(ids, positions, mask, part).float()
+            for name, forward, part in self.list_parts(cache)
+        }
         return self.mix(LogitStep(step, torch.zeros_like(ids[:, 0]) if places is None else places))
+
+    def read_tokens(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache, places: Tensor | None = None
+    ) -> Tensor:
+        """The mixture's logits [slots, T, V] after each of T more tokens."""
+        step = {
+            name: forward.read_tokens(ids, positions, mask, part).float().flatten(0, 1)
+            for name, forward, part in self.list_parts(cache)
+        }
+        begins = torch.zeros_like(ids[:, :1]) if places is None else places[:, None]
+        each = begins + torch.arange(ids.shape[1], device=ids.device)  # [slots, T]
+        return self.mix(LogitStep(step, each.flatten())).unflatten(0, ids.shape)
+
+    def list_parts(self, cache: Cache) -> list[tuple[str, Forward, Cache]]:
+        """Name and forward pass of each model, and its own layers of the cache."""
+        parts, start = [], 0
+        for name, forward in self.forwards.items():
+            parts.append((name, forward, Cache(layers=cache.layers[start : start + forward.layers])))
+            start += forward.layers
+        return parts

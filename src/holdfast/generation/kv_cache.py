@@ -65,13 +65,14 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new token of every slot, [slots, heads, 1, dim]; returns the columns in use."""
+        """Write the new tokens of every slot, [slots, heads, T, dim]; returns the columns in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cursor = self.owner.cursor
-        self.keys[:, :, cursor] = key_states[:, :, 0]
-        self.values[:, :, cursor] = value_states[:, :, 0]
-        columns = slice(cursor - self.owner.past, cursor + 1)
+        end = cursor + key_states.shape[2]
+        self.keys[:, :, cursor:end] = key_states
+        self.values[:, :, cursor:end] = value_states
+        columns = slice(cursor - self.owner.past, end)
         return self.keys[:, :, columns], self.values[:, :, columns]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -141,6 +142,29 @@ class SlotCache(Cache):
                 layer.values = self._move_columns(layer.values, past, new_cursor, columns)
                 layer.whole = layer.whole if columns == self.columns else None
         self.columns, self.cursor = columns, new_cursor
+
+    def gather_columns(self, order: Tensor, new_cursor: int, free: int) -> None:
+        """Bring chosen columns of each slot together, so that they end at `new_cursor`; the others are forgotten.
+
+        Args:
+            order: Columns of each slot, int64 [slots, length].
+            free: Columns there shall be from the new cursor on.
+        """
+        length, columns = order.shape[1], max(self.columns, new_cursor + free)
+        for layer in self.slots:
+            if layer.is_initialized:
+                layer.keys, layer.values = (
+                    self._gather_states(states, order, slice(new_cursor - length, new_cursor), columns)
+                    for states in (layer.keys, layer.values)
+                )
+                layer.whole = None
+        self.columns, self.cursor = columns, new_cursor
+
+    def _gather_states(self, old: Tensor, order: Tensor, place: slice, columns: int) -> Tensor:
+        new = old.new_zeros(*old.shape[:2], columns, old.shape[3])
+        index = order[:, None, :, None].to(old.device).expand(-1, old.shape[1], -1, old.shape[3])
+        new[:, :, place] = old.gather(2, index)
+        return new
 
     def _move_columns(self, old: Tensor, past: int, new_cursor: int, columns: int) -> Tensor:
         old_columns = old[:, :, self.cursor - past : self.cursor]

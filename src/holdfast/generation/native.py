@@ -16,7 +16,7 @@ from functools import partial
 from itertools import groupby, takewhile
 from queue import SimpleQueue
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,14 @@ from holdfast.generation.kept_graphs import KeptGraphs, describe_step
 from holdfast.generation.kv_cache import PrefilledPrompts
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.packed_prefill import PackedReader, describe_padding, find_packed_reader
+from holdfast.generation.speculative_batch import (
+    DRAFT,
+    MODEL,
+    Draft,
+    SpeculativeBatch,
+    draft_lacks,
+    refuse_mixing,
+)
 from holdfast.generation.static_batch import STEPS, StaticBatch, plan_static_batch
 from holdfast.generation.static_forward import (
     StaticForward,
@@ -43,6 +51,7 @@ from holdfast.generation.supported_models import native_lacks
 from holdfast.models.compiled_layers import pause_compiled
 
 if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
     from holdfast.models.loading import Model
 
 SHARED = 8
@@ -63,6 +72,7 @@ class NativeEngine(LocalEngine):
         on_text: Called after every step with the text so far of the first sequence, while one batch decodes alone:
             with one request its answer as it grows (stop strings are not cut from it yet).
         mixture: Models whose logits are read beside its own, and how they become one.
+        draft: A small model that proposes tokens, by which the same answers take fewer passes of the model itself.
 
     On a CUDA device the slots are fixed tensors and the decoding step a CUDA graph (`generation.static_batch`), where
     the model and what is asked allow it; `say` is told in a line where they do not.
@@ -80,6 +90,12 @@ class NativeEngine(LocalEngine):
 
     name = "native"
     static_devices = frozenset({"cuda"})
+
+    def __init__(self, model: Model, chat: Chat, *, draft: Draft | None = None, **options: Any) -> None:
+        self.draft, self._fuses_draft = draft, False
+        if draft:
+            self.refuse_unsupported(draft.model)
+        super().__init__(model, chat, **options)
 
     def refuse_unsupported(self, model: Model) -> None:
         if lacks := native_lacks(model):
@@ -114,19 +130,43 @@ class NativeEngine(LocalEngine):
     def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[ContinuousBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
         forward = self.build_forward_pass()
+        drafts = self._choose_draft(sequences)
+        if drafts:
+            draft_forward = build_forward(drafts.model, self._fuses_draft)
+            self._fuses_draft = isinstance(draft_forward, FusedForward)
+            forward = JointForward({MODEL: forward, DRAFT: draft_forward}, refuse_mixing)
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         ends = self.stop_token_mask(params.stop) if any(params.stop) else None
         before = self._read_shared_prefix(forward, sequences)
         job = DecodeJob(self.model, self.chat, forward, params, ends, before, self.choose_reader())
-        if self.model.device.type in self.static_devices and (batch := self._form_static_batch(job, sequences)):
+        if (
+            not drafts
+            and self.model.device.type in self.static_devices
+            and (batch := self._form_static_batch(job, sequences))
+        ):
             return [batch]
         sides = torch.get_num_threads() if forward.concurrent and self.model.device.type == "cpu" else 1
         sides = max(1, min(sides, self.slots, len(sequences) // FEWEST))
         hands: list[list[PendingSample]] = [[] for _ in range(sides)]
         for number, (_, samples) in enumerate(groupby(sequences, key=lambda s: s.prompt)):
             hands[number % sides].extend(samples)
-        return [GrowingBatch(job, hand, -(-self.slots // sides)) for hand in hands if hand]
+        most = -(-self.slots // sides)
+        if drafts:
+            return [SpeculativeBatch(job, hand, most, drafts) for hand in hands if hand]
+        return [GrowingBatch(job, hand, most) for hand in hands if hand]
+
+    def _choose_draft(self, sequences: list[PendingSample]) -> Draft | None:
+        """Who proposes tokens; nobody, with a line that says why, where that cannot be."""
+        if self.draft is None:
+            return None
+        models = (self.model, self.draft.model, *(self.mixture.others.values() if self.mixture else ()))
+        reason = next(filter(None, map(draft_lacks, models)), "")
+        if any(sequence.thought or sequence.pictures for sequence in sequences):
+            reason = "thoughts have a budget, or prompts show pictures"
+        if reason:
+            self.say(f"decoding without a draft: {reason}")
+        return None if reason else self.draft
 
     def _form_static_batch(self, job: DecodeJob, sequences: list[PendingSample]) -> ContinuousBatch | None:
         """All sequences as one batch over fixed tensors; `None`, with a line that says why, where that cannot be."""
@@ -147,7 +187,7 @@ class NativeEngine(LocalEngine):
 
     def choose_reader(self) -> PackedReader | None:
         """What reads prompts by their lengths; `None`, with a line that says why where there is a kernel for it."""
-        if self.mixture:
+        if self.mixture or self.draft:
             return None
         if self._reader_of is not self.model:  # attention does not change with weights
             self._reader_of, (self._reader, reason) = self.model, find_packed_reader(self.model)

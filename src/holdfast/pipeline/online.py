@@ -115,7 +115,7 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
         if not engines:
             engines["engine"] = build_local_engine(
                 policy.model, work.chat, recipe.sampling.engine, slots=recipe.sampling.slots, fingerprint=fingerprint,
-                say=work.ui.write_once,
+                say=work.ui.write_once, draft=work.draft,
             )  # fmt: skip
         engines["engine"].update_model(policy.model, fingerprint)
         return show_answers(work.journal.build_sample_fn(engines["engine"]), work.ui)

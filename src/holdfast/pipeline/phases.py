@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from holdfast.pipeline.curation_services import (
     open_drop_list,
     open_teacher,
 )
-from holdfast.pipeline.readiness import describe_weights_alone
+from holdfast.pipeline.readiness import describe_weights_alone, open_draft
 from holdfast.pipeline.row_encoding import MANY, encode_rows
 from holdfast.pipeline.run_dir import RunDirectory, free_name
 from holdfast.pipeline.sources import Sources, makes_pairs
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.journal import Journal
+    from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import LoadedModel
 
 EXAMPLES = 12
@@ -54,7 +55,7 @@ TRIES = 3
 """Answers of the model kept with each of them."""
 
 
-@dataclass(slots=True)
+@dataclass
 class RunContext:
     """What the stages of one run share.
 
@@ -83,6 +84,11 @@ class RunContext:
     """What the inference method adds to the report."""
     live_scores: dict[str, Any] = field(default_factory=dict)
     """Scores that stay on the live line."""
+
+    @cached_property
+    def draft(self) -> Draft | None:
+        """Who proposes tokens where the base, or what it becomes, answers."""
+        return open_draft(self.recipe)
 
 
 def curate_rows(work: RunContext) -> Rows:
@@ -254,11 +260,13 @@ def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
 
 
 def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | None, chat: Chat | None) -> Engine:
-    from holdfast.generation.factory import build_engine
+    from holdfast.generation.factory import HERE, build_engine
 
+    # Another model has its own tokens.
+    options: dict[str, Any] = {"draft": work.draft} if base is work.base and kind in HERE else {}
     return build_engine(
         kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
-        slots=work.recipe.sampling.slots, say=work.ui.write_once,
+        slots=work.recipe.sampling.slots, say=work.ui.write_once, **options,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.task import Task
+    from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import Model
     from holdfast.pipeline.sources import Sources
 
@@ -52,6 +53,7 @@ def check_readiness(
     refuse_rounding(recipe, locate_model(recipe.model))
     uses_judge = any(curator.uses_judge() for curator in recipe.curate) or takes_recipe_judge(recipe.evaluate.target)
     uses_judge |= recipe.credit is not None and recipe.environment is None  # it is the reward then
+    refuse_other_tokens(recipe)
     for engine, name in list_engines(recipe) if samples else ():
         check_engine(engine, name)
     if recipe.inference is not None:
@@ -116,6 +118,37 @@ def refuse_adapter(path: Path, name: str) -> None:
         raise UserError(
             f"model: {name} is an adapter, on which no other training can build; fold it into the weights "
             f"(holdfast export {name} MERGED --merge) and start from that, or make both runs stages of one recipe"
+        )
+
+
+def open_draft(recipe: Recipe) -> Draft | None:
+    """Who proposes tokens where answers are sampled, loaded onto the run's device; `None` where nobody does."""
+    from holdfast.generation.speculative_batch import Draft
+    from holdfast.models.loading import load_model
+    from holdfast.models.placement import choose_device
+
+    if recipe.sampling.draft is None:
+        return None
+    loaded_model = load_model(recipe.sampling.draft, device=choose_device(recipe.device))
+    return Draft(loaded_model.model, recipe.sampling.draft_tokens)
+
+
+def refuse_other_tokens(recipe: Recipe) -> None:
+    """See that the small model that proposes tokens has those of the model.
+
+    Raises:
+        UserError: If there is none of that name, or it has others.
+    """
+    from holdfast.generation.decoder import refuse_setup
+    from holdfast.models.loading import load_tokenizer, locate_model
+
+    if (draft := recipe.sampling.draft) is None:
+        return
+    refuse_setup("sampling.draft", locate_model(draft))
+    if load_tokenizer(draft).get_vocab() != load_tokenizer(recipe.model).get_vocab():
+        raise UserError(
+            f"sampling.draft: {draft} has another tokenizer than {recipe.model}, so it cannot propose its tokens; name "
+            "a smaller model of the same family, or leave it out"
         )
 
 

@@ -40,7 +40,7 @@ def build_subject(work: RunContext, model: Model | Decoder, name: str, tuner: Tu
     other = None if elsewhere is decoder.model else replace(decoder, model=elsewhere)
     engine = decoder.build_engine(
         work.chat, kind if kind in HERE else "native", slots=slots, fingerprint=name, say=work.ui.write_once,
-        judge=judge_answers, keep=work.journal.build_sample_fn, seed=work.recipe.train.seed,
+        judge=judge_answers, keep=work.journal.build_sample_fn, seed=work.recipe.train.seed, draft=work.draft,
     )  # fmt: skip
     policy = compile_passes(decoder.build_policy(work.chat), work.recipe.train.compile, work.ui.write_once)
     return EvaluatedModel(

@@ -9,8 +9,8 @@ from holdfast.recipe.tree import format_path
 from holdfast.recipe.yaml_writer import find_leaf_values, format_scalar
 
 SAME_RESULT = (
-    "output", "device", "sampling.slots", "train.save_every", "train.keep_checkpoints", "train.stop_at", "track",
-    "search",
+    "output", "device", "sampling.slots", "sampling.draft", "sampling.draft_tokens", "train.save_every",
+    "train.keep_checkpoints", "train.stop_at", "track", "search",
 )  # fmt: skip
 """Settings that change where, how fast or in how many goes a run is done, and nothing of its result."""
 
