@@ -95,7 +95,7 @@ def test_an_episode_is_a_fold_over_its_answers():
         state = begun.state
         for number, turn in enumerate(episode.turns):
             stored = json.loads(json.dumps(state))  # another process has nothing but this
-            made = game.step(stored, said[f"{episode.key}/t{number}"])
+            made = game.step(stored, said[episode.name_turn(number)])
             assert made.reward == turn.reward
             state = made.state
 

@@ -143,7 +143,11 @@ class Episode:
     @property
     def turn_key(self) -> str:
         """Names the turn to come."""
-        return f"{self.key}/t{len(self.turns)}"
+        return self.name_turn(len(self.turns))
+
+    def name_turn(self, number: int) -> str:
+        """Name a turn, the first of which is 0, as its sample is called in the journal."""
+        return f"{self.key}/t{number}"
 
     def add_turn(self, answer: str, turn: Turn) -> None:
         """Take an answer of the model, and what the environment made of it."""
@@ -153,6 +157,18 @@ class Episode:
             self.messages = list(turn.conversation)
         else:
             self.messages = [*self.messages, {"role": "assistant", "content": answer}, *turn.messages]
+
+
+def begin_episode(environment: Environment, row: Row, seed: int) -> tuple[State, list[Message]]:
+    """Begin an episode: the state as JSON gives it back, and a conversation that can be shown to a model.
+
+    Raises:
+        UserError: If the environment refuses the row.
+        ValueError: If its messages are none, or its state is not JSON; its own code may raise anything.
+    """
+    state, messages = environment.start(row, seed)
+    check_messages(messages)
+    return copy_state(state), messages
 
 
 def start_episodes(environment: Environment, rows: Sequence[Row], *, n: int = 1, seed: int = 0) -> list[Episode]:
@@ -170,9 +186,7 @@ def start_episodes(environment: Environment, rows: Sequence[Row], *, n: int = 1,
         place, failure = row.describe_row(number), ""
         state, messages = None, list[Any]()
         try:
-            state, messages = environment.start(row, seed)
-            check_messages(messages)
-            state = copy_state(state)
+            state, messages = begin_episode(environment, row, seed)
         except UserError as error:
             raise UserError(f"{place}: environment {name_of(environment)}: {error}") from error
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.environment import Environment, check_messages, copy_state, describe_failure
+from holdfast.axes.environment import Environment, begin_episode, describe_failure
 from holdfast.axes.registry import find_method, name_of
 from holdfast.errors import UserError
 
@@ -76,9 +76,7 @@ def select_playable_rows(
     indices, lengths, first_problem = list[int](), list[int](), ""
     for index, row in enumerate(rows):
         try:
-            state, messages = environment.start(row, 0)
-            check_messages(messages)
-            copy_state(state)
+            _, messages = begin_episode(environment, row, 0)
         except UserError as error:
             first_problem = first_problem or str(error)
             report.record_drop(index + 1, row, f"environment {name_of(environment)} does not take them")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.environment import Episode, play_episodes
+from holdfast.axes.environment import Episode, begin_episode, play_episodes
 from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.models.loading import tuned_context_length
 from holdfast.pipeline.online import choose_environment, plan_rounds, select_playable_rows
@@ -47,7 +47,7 @@ def imagine_answers(rows: Rows, environment: Environment, chat: Chat, recipe: Re
     """The prompts of the first round with answers as long as may be: what a round can cost."""
     answer = [chat.pad_id] * recipe.sampling.max_tokens
     first_rows = [rows[i] for i in range(min(len(rows), recipe.online.prompts))]
-    prompts = [chat.prompt_ids(environment.start(row, 0)[1]) for row in first_rows]
+    prompts = [chat.prompt_ids(begin_episode(environment, row, 0)[1]) for row in first_rows]
     return [encode_turn(prompt, answer, row) for row, prompt in enumerate(prompts)]
 
 
@@ -69,7 +69,7 @@ def play_first_episode(
     (episode,) = play_episodes(environment, [row], answer_episodes, seed=recipe.train.seed)
     turns = []
     for number, turn in enumerate(episode.turns):
-        sequence = encode_turn(chat.prompt_ids(turn.prompt), samples[f"{episode.key}/t{number}"].ids, number)
+        sequence = encode_turn(chat.prompt_ids(turn.prompt), samples[episode.name_turn(number)].ids, number)
         note = f" ({turn.note})" if turn.note else ""
         turns.append((f"turn {number + 1}, reward {turn.reward:g}{note}", sequence))
     if episode.failure:

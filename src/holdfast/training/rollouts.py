@@ -216,7 +216,7 @@ class RolloutSource:
         """Those that teach something: the environment did not break, and the others of the group did otherwise."""
         sound = [
             i for i, e in enumerate(episodes)
-            if not e.failure and e.turns and all(samples[f"{e.key}/t{t}"].ids for t in range(len(e.turns)))
+            if not e.failure and e.turns and all(samples[e.name_turn(t)].ids for t in range(len(e.turns)))
         ]  # fmt: skip
         if episodes and not sound:
             reasons = Counter(e.failure or "its prompt does not fit the model's context" for e in episodes)
@@ -241,7 +241,7 @@ class RolloutSource:
         policy: Policy,
     ) -> list[EncodedSequence]:
         """The turns of the episodes as sequences, with what is known of each label: its advantage among others."""
-        turns = [(f"{e.key}/t{t}", turn) for e in episodes for t, turn in enumerate(e.turns)]
+        turns = [(e.name_turn(t), turn) for e in episodes for t, turn in enumerate(e.turns)]
         prompts = self.chat.prompt_ids_many([turn.prompt for _, turn in turns])
         sequences = [
             encode_turn(ids, samples[key].ids, row)

@@ -150,7 +150,7 @@ def lower_overlong(episodes: Sequence[Episode], samples: Mapping[str, Sample], s
         return
     for episode in episodes:
         for number, turn in enumerate(episode.turns):
-            penalty = overlong_penalty(samples[f"{episode.key}/t{number}"].tokens, longest, share * longest)
+            penalty = overlong_penalty(samples[episode.name_turn(number)].tokens, longest, share * longest)
             turn.reward -= penalty
             turn.parts = {**turn.parts, "overlong": -penalty}
 

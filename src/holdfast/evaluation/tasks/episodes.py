@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.environment import Environment, Episode, check_messages, copy_state, play_episodes
+from holdfast.axes.environment import Environment, Episode, begin_episode, play_episodes
 from holdfast.axes.registry import name_of
 from holdfast.data.rows import Row
 from holdfast.errors import RunError, UserError
@@ -44,9 +44,7 @@ def build_episodes_task(
     environment.check_ready()
     for number, row in enumerate(rows, 1):
         try:
-            state, messages = environment.start(row, SEED)
-            check_messages(messages)
-            copy_state(state)
+            begin_episode(environment, row, SEED)
         except Exception as error:
             what = str(error) if isinstance(error, UserError) else f"it broke: {type(error).__name__}: {error}"
             place = row.describe_place(number)
@@ -60,7 +58,7 @@ def build_episodes_task(
 def start_prompts(task: Task) -> list[list[Any]]:
     """The conversations that the episodes of a task begin with."""
     environment = require_part(task.environment, "environment")
-    return [environment.start(row, SEED)[1] for row in task.rows]
+    return [begin_episode(environment, row, SEED)[1] for row in task.rows]
 
 
 def measure_episodes(task: Task, subject: EvaluatedModel, tick: Callable[[int], Any]) -> list[ItemResult]:
@@ -83,7 +81,9 @@ def measure_episodes(task: Task, subject: EvaluatedModel, tick: Callable[[int], 
         raise RunError("two questions of one task have the same id; build tasks with evaluation.tasks")
     tick(len(episodes))
     return [
-        _build_item(row, episode, [samples[f"eval/{task.name}/{episode.key}/t{t}"] for t in range(len(episode.turns))])
+        _build_item(
+            row, episode, [samples[f"eval/{task.name}/{episode.name_turn(t)}"] for t in range(len(episode.turns))]
+        )
         for row, episode in zip(task.rows, episodes, strict=True)
     ]
 
