@@ -18,8 +18,10 @@ def export(
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold an adapter into the base weights.")] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16; default: as the run saved it.", show_default=False)
+        str | None,
+        typer.Option(help="fp32, bf16 or fp16 (GGUF: q8_0 too); default: as the run saved it.", show_default=False),
     ] = None,
+    form: Annotated[str, typer.Option(help="folder, or gguf: for llama.cpp and Ollama.")] = "folder",
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -29,8 +31,10 @@ def export(
     \b
     holdfast export runs/mine mine-model --merge
     holdfast export runs/mine mine-06 --dial 0.6
+    holdfast export runs/mine mine-gguf --form gguf --dtype q8_0
 
-    Write a model that transformers, PEFT and vLLM load as it is. With --dial the weights lie on the line from base to
+    Write a model that transformers, PEFT and vLLM load as it is; or, an adapter folded in, model.gguf with its
+    Modelfile (ollama create NAME -f mine-gguf/Modelfile). With --dial the weights lie on the line from base to
     tuned, so that after any run a point on its gain/loss curve can be picked. What was written is loaded again and
     compared with the live model before it counts.
     """
@@ -41,5 +45,5 @@ def export(
             raise UserError(f"{run}: no such run directory")
         from holdfast.pipeline.export import export_model as export_run
 
-        path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, device=device, ui=ui)
+        path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, form=form, device=device, ui=ui)
         ui.report_result(f"model: {path}", path=str(path))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.axes.tuner import SavedFormat
     from holdfast.models.loading import LoadedModel
 
+FORMS = ("folder", "gguf")
 TOLERANCE = 1e-4
 """Largest difference of a log-probability between the live model and the folder read back."""
 
@@ -33,6 +34,7 @@ def export_model(
     dial: float | None = None,
     merge: bool = False,
     dtype: str | None = None,
+    form: str = "folder",
     device: str = "auto",
     ui: Progress | None = None,
 ) -> Path:
@@ -42,7 +44,10 @@ def export_model(
         run: Directory of a finished run.
         dial: Point on the line from base (0) to tuned (1); an adapter is folded in.
         merge: Fold an adapter into the base weights. The result is compared with the model and its adapter, in fp32.
-        dtype: `fp32`, `bf16` or `fp16`; default: as the run saved it, which is the type of the model it started from.
+        dtype: `fp32`, `bf16` or `fp16`, of GGUF also `q8_0`; default: as the run saved it, which is the type of the
+            model it started from.
+        form: `folder`, which transformers, PEFT and vLLM load, or `gguf`: a file for llama.cpp and Ollama with its
+            Modelfile, an adapter folded in.
         device: Where this is computed, as in a recipe.
     Raises:
         UserError: If `run` is not a finished run, or a point of the dial is asked of one that answers through more than
@@ -61,12 +66,15 @@ def export_model(
     from holdfast.models.placement import weights_dtype
     from holdfast.models.saving import cast_as_reloaded
 
-    chosen_dtype = _parse_dtype(dtype)
+    if form not in FORMS:
+        raise UserError(f"--form: must be {' or '.join(FORMS)}, not {form}")
+    as_gguf = form == "gguf"
+    chosen_dtype = None if as_gguf else _parse_dtype(dtype)
     ui, run, out = ui or Progress.create_silent(), Path(run), _require_free_directory(Path(out))
     report = _require_report(run)
     ui.start_phase("load")
     # What is folded in is added in fp32, proven in fp32, and rounded once.
-    folds = merge or dial is not None
+    folds = merge or as_gguf or dial is not None
     setup = read_setup(locate_model(run))
     if dial is not None and setup is not None:
         raise UserError(f"--dial: the figures of this run are not of its weights alone: {setup.line}; leave --dial out")
@@ -80,6 +88,8 @@ def export_model(
     if base is not None and dial is not None:
         model = Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
     exact = probe_logps(model) if folds else None
+    if as_gguf and exact is not None:
+        return _export_as_gguf(replace(tuned, model=model, tuner=tuner), out, report, exact, dtype, dial, ui)
     model = cast_as_reloaded(model, saved_dtype, weights_dtype(saved_dtype, tuned.device), tuner)
     if count_non_finite(model.parameters()):
         raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved_dtype}; use bf16 or fp32")
@@ -94,6 +104,30 @@ def export_model(
         ui.write_line(
             f"rounding to {str(saved_dtype).removeprefix('torch.')} moved log-probabilities by up to {shift:.1e}"
         )
+    return out
+
+
+def _export_as_gguf(
+    model: LoadedModel,
+    out: Path,
+    report: dict[str, Any],
+    exact: Tensor,
+    dtype: str | None,
+    dial: float | None,
+    ui: Progress,
+) -> Path:
+    """Write plain weights as GGUF, with a card of the run."""
+    from holdfast.data.chat.settings import ChatSettings, settings_of
+    from holdfast.pipeline.export_gguf import SAVED_AS, export_gguf, parse_gguf_type
+
+    kind = parse_gguf_type(dtype, str(model.dtype).removeprefix("torch."))
+    chat = (settings_of(model.path) or ChatSettings()).build_chat(model.tokenizer)
+
+    def write_card(side: Path) -> None:
+        text = _render_export_card(report, SAVED_AS, model.dtype, dial)
+        (side / "README.md").write_text(text, encoding="utf-8", newline="\n")
+
+    export_gguf(model, out, chat, exact, kind, write_card, ui)
     return out
 
 
