@@ -121,10 +121,10 @@ def test_folders_and_catalogues_of_data(own_place: Path) -> None:
 
 
 def test_the_catalogue_of_models_is_listed() -> None:
-    date, models = read_models()
+    date, note, models = read_models()
     assert len({model.name for model in models}) == len(models) > 20
     text = run("list", "models").output
-    assert f"as of {date}" in text
+    assert f"as of {date}: {note} (checked: lab, lab-small)" in " ".join(text.split())
     assert all(model.name in text for model in models)
     facts = json.loads(run("list", "models", "--json").output.splitlines()[-1])
     lab = next(entry for entry in facts["models"] if entry["name"] == "lab")
@@ -134,8 +134,9 @@ def test_the_catalogue_of_models_is_listed() -> None:
 def test_the_laboratory_models_are_as_large_as_the_catalogue_says() -> None:
     from holdfast.models.loading import load_skeleton
 
-    for model in read_models()[1]:
-        if model.name.startswith("lab"):
+    for model in read_models().models:
+        assert model.checked == model.name.startswith("lab"), "what is said to be checked is checked here"
+        if model.checked:
             skeleton = load_skeleton(model.name)
             count = sum(p.numel() for p in skeleton.parameters())
             assert model.parameters == pytest.approx(count, rel=0.02)

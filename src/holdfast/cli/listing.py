@@ -86,10 +86,10 @@ def describe_models() -> tuple[str, dict[str, Any]]:
     from holdfast.cli.text import format_table
     from holdfast.data.catalogue.models import BYTES_PER_PARAMETER, read_models
 
-    date, models = read_models()
+    catalogue = read_models()
     head = ("model", "size", "kind", "licence", "context", "template", *BYTES_PER_PARAMETER)
     rows, facts = [], []
-    for model in models:
+    for model in catalogue.models:
         memory = {tuner: model.estimate_memory(tuner) for tuner in BYTES_PER_PARAMETER}
         size = f"{model.parameters / 1e9:.2g}B" if model.parameters >= 1e9 else f"{model.parameters / 1e6:.3g}M"
         facts_shown = (model.kind, model.licence, f"{model.context:,}", model.template)
@@ -97,10 +97,12 @@ def describe_models() -> tuple[str, dict[str, Any]]:
         facts.append({**asdict(model), "memory_gib": memory})
     table = format_table(rows, head, right=(1, 4, *range(6, len(head))))
     text = (
-        f"Models that anyone may have, as of {date}; {', '.join(BYTES_PER_PARAMETER)}: GiB to train with that tuner, "
-        f"without activations (`holdfast check` knows a recipe's own)\n{table}"
+        f"Models that anyone may have, as of {catalogue.date}: {catalogue.note} "
+        f"(checked: {', '.join(model.name for model in catalogue.models if model.checked)}).\n"
+        f"{', '.join(BYTES_PER_PARAMETER)}: GiB to train with that tuner, without activations (`holdfast check` knows "
+        f"a recipe's own)\n{table}"
     )
-    return text, {"date": date, "models": facts}
+    return text, {"date": catalogue.date, "note": catalogue.note, "models": facts}
 
 
 def group_methods_by_axis(axis: str | None) -> tuple[dict[str, list[tuple[str, type[Method]]]], list[str]]:

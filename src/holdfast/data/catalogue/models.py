@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast.data.catalogue.ranking import rank_descriptions
 from holdfast.errors import UserError
@@ -33,6 +34,7 @@ class ModelEntry:
         template: Its chat template by the field's name; "none", "own".
         about: What it is for.
         downloads: A month, where known.
+        checked: Whether this was held against the model's own files; the catalogue's note says what the rest is.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ModelEntry:
     template: str
     about: str
     downloads: int = 0
+    checked: bool = False
 
     def estimate_memory(self, tuner: str) -> float:
         """GiB that training with a tuner takes, without activations."""
@@ -54,15 +57,24 @@ class ModelEntry:
         return 2 * self.parameters
 
 
-def read_models(path: Path = CATALOGUE) -> tuple[str, list[ModelEntry]]:
-    """The catalogue's date and its models.
+class ModelCatalogue(NamedTuple):
+    """Models, when they were written down, and how far that is known to be right."""
+
+    date: str
+    note: str
+    models: list[ModelEntry]
+
+
+def read_models(path: Path = CATALOGUE) -> ModelCatalogue:
+    """The catalogue of models.
 
     Raises:
         UserError: If a file of the user's own is no catalogue.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return str(data["date"]), [ModelEntry(**entry) for entry in data["models"]]
+        models = [ModelEntry(**entry) for entry in data["models"]]
+        return ModelCatalogue(str(data["date"]), str(data["note"]), models)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: is no catalogue of models ({type(error).__name__}: {error}); see {CATALOGUE}"

@@ -210,14 +210,14 @@ def find_model(task: DescribedTask, data: dict[str, Any], options: BuildOptions,
         if not isinstance(stored_value, dict) or not isinstance(stored_value.get("chosen"), str):
             raise UserError(f"{path}: lacks chosen, the model to start from; mend it, or remove it")
         return str(stored_value["chosen"])
-    date, models = read_models()
-    ranking = rank_models(task.instruction, [model for model in models if "/" in model.name], options.largest)
+    catalogue = read_models()
+    ranking = rank_models(task.instruction, [model for model in catalogue.models if "/" in model.name], options.largest)
     if not ranking and options.model is None:
         raise UserError(f"--size: no model of the catalogue has weights of at most {options.largest:g} bytes; raise it")
     proposal = "lab" if data["chosen"].startswith("lab:") else ranking[0][0].name
     chosen = options.model or proposal
     candidates = [{"name": model.name, "score": round(score, 3), "about": model.about} for model, score in ranking]
-    write_step(path, {"chosen": chosen, "catalogue": date, "candidates": candidates})
+    write_step(path, {"chosen": chosen, "catalogue": catalogue.date, "candidates": candidates})
     why = (
         "as named" if options.model else "for the laboratory's own skills" if chosen == "lab" else "by its description"
     )
