@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.models(self)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, self.headers.get("Authorization")))
         try:
             self.server.chat(self)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -33,9 +35,24 @@ def run(*arguments: str, code: int = 0):
 
 
 @pytest.fixture(autouse=True)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where this process connects to while a test runs."""
+    reached: list[tuple[str, int]] = []
+    connect = socket.socket.connect
+
+    def record(self: socket.socket, address: Any) -> None:
+        reached.extend([address[:2]] if self.family in (socket.AF_INET, socket.AF_INET6) else [])
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", record)
+    return reached
+
+
+@pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("holdfast.pipeline.from_description.steps.SEED_ROWS", 40)
     return tmp_path
 
 
@@ -146,13 +163,15 @@ def test_the_laboratory_models_are_as_large_as_the_catalogue_says() -> None:
 # ---- the whole -------------------------------------------------------------------------------------------------------
 
 
-def test_from_a_sentence_to_a_chat(own_place: Path) -> None:
-    task = "Copy, reverse or sort a few letters."
+def test_from_a_sentence_to_a_chat(own_place: Path, addresses: list[tuple[str, int]]) -> None:
+    sentence = "Copy, reverse or sort a few letters."
+    (own_place / "task.txt").write_text(f"{sentence}\nInput: Reverse: m a p\nOutput: p a m\n")
+    task = "task.txt"
     arguments = ("build", task, "--rows", "12", "--model", "lab-small", "--out", "mine")
     steps = run(*arguments, "--until", "rows").output
     assert "data: mine/data.json" in steps
     assert json.loads((own_place / "mine/data.json").read_text())["chosen"] == "lab:strings"
-    assert json.loads((own_place / "mine/task.json").read_text())["instruction"] == task
+    assert json.loads((own_place / "mine/task.json").read_text())["instruction"] == sentence
     rows = (own_place / "mine/rows.jsonl").read_text()
     assert len(rows.splitlines()) >= 12
     assert json.loads((own_place / "mine/generate/data.json").read_text())["notes"]["rows written"] > 6
@@ -163,19 +182,26 @@ def test_from_a_sentence_to_a_chat(own_place: Path) -> None:
     before = (own_place / "mine/generate/samples.jsonl").stat().st_mtime_ns
     done = run(*arguments, *QUICK)
     assert "talk to it: holdfast chat mine/run" in done.output
+    assert "your examples, none of them trained on: holdfast eval mine/run mine/examples.jsonl" in done.output
+    assert json.loads((own_place / "mine/examples.jsonl").read_text()) == {
+        "prompt": "Reverse: m a p",
+        "answer": "p a m",
+    }
     assert (own_place / "mine/generate/samples.jsonl").stat().st_mtime_ns == before, "nothing is asked again"
     assert len((own_place / "mine/rows.jsonl").read_text().splitlines()) == 10
     reply = runner.invoke(app, ["chat", "mine/run", "--once", "--max-tokens", "8"], input="Reverse: a b c\n")
     assert reply.exit_code == 0
     assert reply.stdout.strip()
+    assert not addresses, "nobody was named, so nothing is sent anywhere"
 
 
-def test_against_a_server_that_is_named(own_place: Path) -> None:
+def test_against_a_server_that_is_named(own_place: Path, addresses: list[tuple[str, int]]) -> None:
     numbers = iter(range(10_000))
 
     def reply(handler) -> None:
         number = next(numbers)
-        answering(completion(json.dumps({"input": f"Reverse: a {number}", "output": f"{number} a"})))(handler)
+        asked = f"Reverse: a {number}" if number % 8 else "A b."  # that one is the example in the task
+        answering(completion(json.dumps({"input": asked, "output": f"{number} a"})))(handler)
 
     with serving() as server:
         server.chat = reply
@@ -185,14 +211,16 @@ def test_against_a_server_that_is_named(own_place: Path) -> None:
         asked = len(server.seen)
         rows = [json.loads(line) for line in (own_place / "mine/rows.jsonl").read_text().splitlines()]
         new = [row for row in rows if row["origin"] == "model"]
-        assert not any(row["messages"][0]["content"] == "a b" for row in rows), (
-            "an example in the task is not trained on"
-        )
-        assert len(new) == 10
+        assert len(new) == 9
+        dropped = [json.loads(line) for line in (own_place / "mine/generate/dropped.jsonl").read_text().splitlines()]
+        assert {(one["curator"], one["reason"]) for one in dropped} == {
+            ("decontaminate", "asks a question of examples: that of item mine/examples.jsonl:1")
+        }, "an example in the task is not trained on, however the server writes it"
         assert all(row["messages"][0]["content"].startswith("Reverse: a ") for row in new)
         run("build", task, "--engine", server.url, "--rows", "10", "--model", "lab-small", "--out", "mine",
             "--until", "rows")  # fmt: skip
         assert len(server.seen) == asked
+        assert {port for _, port in addresses} == {server.server_address[1]}
 
 
 def test_step_by_step_the_files_are_those_of_one_call(own_place: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -79,3 +83,41 @@ def test_what_is_torn_or_damaged_is_computed_again_and_nothing_else(tmp_path):
         asked.clear()
         ArrayStore(path).get_or_compute(KEYS, squares(asked))
         assert not asked
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from holdfast.core.array_store import ArrayStore
+
+def compute(indices):
+    for index in indices:
+        time.sleep(0.002)
+        print(index, flush=True)
+        yield {index: np.arange(index, dtype=np.float32)}
+
+store = ArrayStore(Path(sys.argv[1]), flush_seconds=0.02)
+store.get_or_compute([f"{i}" for i in range(200)], compute)
+"""
+
+
+def test_killed_again_and_again_it_loses_the_last_moments(tmp_path):
+    """A process that computes 200 arrays is killed (SIGKILL) three times, wherever it is."""
+    path, asked = tmp_path / "arrays.bin", list[int]()
+    for number in range(4):
+        with subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True) as child:
+            asked += [int(child.stdout.readline())]
+            if number < 3:
+                time.sleep(0.1)
+                child.kill()
+            asked += map(int, child.stdout.read().split())
+    assert child.returncode == 0
+    assert sorted(set(asked)) == list(range(200))
+    assert 200 <= len(asked) < 200 + 3 * 50, "each time what was computed since the last write"
+
+    def refuse(indices):
+        raise AssertionError(indices)
+
+    arrays = ArrayStore(path).get_or_compute([f"{i}" for i in range(200)], refuse)
+    assert all((array == np.arange(i)).all() and len(array) == i for i, array in enumerate(arrays))

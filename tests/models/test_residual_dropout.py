@@ -20,6 +20,7 @@ def test_elements_of_what_the_last_layer_adds_are_dropped_while_it_trains(kind, 
     layers = model.transformer.h if kind == "gpt2" else model.model.layers
     ids = torch.arange(3, 40)[None]
     before, outputs = model(ids).logits, {}
+    assert attach_residual_dropout(layers, 0.0) == []  # without a rate it is plain training, to the bit
     hooks = attach_residual_dropout(layers, 0.5)
     for number, layer in enumerate(layers):  # after the dropout's own hook
         layer.mlp.register_forward_hook(lambda module, inputs, output, number=number: outputs.update({number: output}))

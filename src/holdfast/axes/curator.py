@@ -83,6 +83,7 @@ class CurationContext:
             counted in the report is the reason up to its first colon: "near duplicate: 0.93 of rows.jsonl:17".
         models: Log-probabilities, embeddings and gradients; `None` where there is no model to ask.
         evaluated: Task to the rows it measures on, none of which should be trained on.
+        thinks: Whether what `sample` asks may think, for as many tokens as `sampling` says, before it answers.
     """
 
     curator: str
@@ -95,6 +96,7 @@ class CurationContext:
     drop: Callable[[Row, str], Any]
     models: ModelServices | None = None
     evaluated: Mapping[str, Rows] = field(default_factory=dict)
+    thinks: bool = True
 
     def compute_logps(self, conversations: Sequence[Sequence[Message]], model: str | None = None) -> list[np.ndarray]:
         """Log-probabilities in nats, fp32 [labels], of each conversation's trained tokens, in their order.
@@ -225,6 +227,14 @@ class Curator(Method):
     def count_samples(self, rows: int) -> int:
         """Most answers it samples for so many rows."""
         return rows * self.samples_per_row()
+
+    def answers_rows(self) -> bool:
+        """Whether the answers it samples are to the questions of the rows it is given."""
+        return self.samples and self.effect in ("rewrite", "add")
+
+    def reads_answers(self) -> bool:
+        """Whether the answers of the rows it is given come to anything in what it makes of them."""
+        return True
 
     def teacher_engine(self) -> tuple[str | None, str | None]:
         """Engine and model that it samples from; `None`: the recipe's engine, the base model."""

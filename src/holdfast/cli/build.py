@@ -62,6 +62,8 @@ def build(
             return
         directory = Path(found_steps["directory"])
         text = f"{format_report(report, directory)}\ntalk to it: holdfast chat {directory}"
+        if examples := found_steps.get("examples"):
+            text += f"\nyour examples, none of them trained on: holdfast eval {directory} {examples}"
         ui.report_result(text, **found_steps)
         refuse_if_gated(report)
 

@@ -63,7 +63,8 @@ def curate(
 def add_pairs_curator(resolved_recipe: ResolvedRecipe, rejected: str | None = None) -> ResolvedRecipe:
     """The recipe with curator `pairs`: its own, or one more and the objective and output that go with it.
 
-    Curators that sample answers go: both sides of a pair are sampled anew, and theirs would be thrown away.
+    Where it has none, curators that sample answers to the rows' questions go: both sides of a pair are sampled anew,
+    and theirs would be thrown away.
 
     Args:
         rejected: "worst" or "random"; default: as the recipe has it.
@@ -73,7 +74,8 @@ def add_pairs_curator(resolved_recipe: ResolvedRecipe, rejected: str | None = No
     from holdfast.recipe.loader import resolve_any
 
     recipe = resolved_recipe.recipe
-    used_curators = [c for c in recipe.curate if c.effect == "pair" or not c.samples]
+    has_pairs = any(c.effect == "pair" for c in recipe.curate)
+    used_curators = [c for c in recipe.curate if has_pairs or not c.answers_rows()]
     curators: list[dict[str, Any]] = [
         {"name": name_of(c), **c.model_dump(mode="json", exclude_unset=True)} for c in used_curators
     ]

@@ -162,9 +162,12 @@ def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], 
     """One curator after another."""
     for curator in list_curators(work.recipe):
         name = name_of(curator)
+        draw, thinks = (
+            _build_draw(work, curator) if curator.samples else (partial(_refuse_undeclared, name, "samples"), False)
+        )
         context = CurationContext(
             curator=name,
-            sample=_build_draw(work, curator) if curator.samples else partial(_refuse_undeclared, name, "samples"),
+            sample=draw,
             judge=build_cached_judge(work.sources.judge, work)
             if work.sources.judge
             else partial(_refuse_undeclared, name, "judges"),
@@ -175,6 +178,7 @@ def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], 
             drop=partial(drops.add, name),
             models=RunModelServices(work, name),
             evaluated={task.name: task.rows for task in work.tasks},
+            thinks=thinks,
         )
         rows = curator.curate(rows, context)
     return rows
@@ -200,8 +204,8 @@ def _refuse_undeclared(curator: str, flag: str, *args: Any, **kwargs: Any) -> An
     raise UserError(f"curator {curator} asks for {what}, but does not say so; its class needs {flag} = True")
 
 
-def _build_draw(work: RunContext, curator: Curator) -> SampleFn:
-    """The journal over the recipe's engine, or the curator's own, showing progress."""
+def _build_draw(work: RunContext, curator: Curator) -> tuple[SampleFn, bool]:
+    """The journal over the recipe's engine, or the curator's own, showing progress; and whether that one thinks."""
     engine, model = curator.teacher_engine()
     kind, base, chat = engine or work.recipe.sampling.engine, work.base, work.chat
     if model and not kind.startswith("http"):
@@ -215,7 +219,7 @@ def _build_draw(work: RunContext, curator: Curator) -> SampleFn:
         work.ui.start_phase(f"{name}: sample", len(requests) * params.n)
         return draw(requests, params, on_sample or (lambda sample: work.ui.advance()))
 
-    return draw_with_progress
+    return draw_with_progress, chat.template.thoughts.allows_thought
 
 
 def build_cached_judge(judge: Judge, work: RunContext) -> Callable[[Sequence[JudgeRequest]], list[Verdict]]:

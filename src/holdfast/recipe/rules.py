@@ -8,6 +8,7 @@ from holdfast.axes.registry import name_of
 from holdfast.recipe.task_entry import path_of_task
 
 if TYPE_CHECKING:
+    from holdfast.axes.curator import Curator
     from holdfast.recipe.schema import Common
 
 
@@ -16,7 +17,7 @@ def check_pairs_and_answers(recipe: Common) -> None:
     from holdfast.data.row_shapes import takes_pairs
 
     objective, shape = recipe.objective, recipe.objective.row_shape()
-    writers = [c for c in recipe.curate if c.samples or c.effect == "pair"]
+    writers = [c for c in recipe.curate if writes_answers(c)]
     if not writers:
         return
     writer, pairs = name_of(writers[-1]), writers[-1].effect == "pair"
@@ -40,6 +41,40 @@ def check_pairs_and_answers(recipe: Common) -> None:
             f"curator {writer} writes {'pairs' if pairs else 'answers'} without; make them stages, one after the "
             "other, or remove one of them"
         )
+
+
+def check_curator_order(recipe: Common) -> None:
+    """What a curator had a model write must not be thrown away by one behind it: pairs, or answers to be paired."""
+    holds_gold = recipe.objective.row_shape().name == "triple"  # trains on pairs and on the row's own answer
+    for number, later in enumerate(recipe.curate):
+        for former in recipe.curate[:number]:
+            if text := find_waste(former, later, holds_gold):
+                raise ValueError(f"curator {name_of(later)} {text.format(former=name_of(former))}")
+
+
+def find_waste(former: Curator, later: Curator, holds_gold: bool) -> str:
+    """What a curator throws away of what one before it wrote, which is called `{former}`; "": nothing.
+
+    Args:
+        holds_gold: Whether the objective trains on pairs and on the row's own answer.
+    """
+    if former.effect == "pair":
+        if later.effect == "pair":
+            return "writes pairs anew, and those of {former} would be thrown away; remove one of them"
+        if writes_answers(later) and not (holds_gold and later.keeps_shape("triple")):
+            return (
+                "writes single answers behind the pairs of {former}, which nobody would train on; make them stages, "
+                "one after the other, or remove one of them"
+            )
+    if later.effect == "pair" and former.answers_rows() and not (holds_gold or later.reads_answers()):
+        mend = ", or let them compete (gold: true)" if "gold" in type(later).model_fields else ""
+        return f"draws both answers of a pair anew, and those of {{former}} would be thrown away; remove it{mend}"
+    return ""
+
+
+def writes_answers(curator: Curator) -> bool:
+    """Whether it puts answers that a model wrote into rows: not where it only chooses by them."""
+    return curator.effect == "pair" or (curator.samples and curator.effect != "select")
 
 
 MENDS = {
@@ -192,6 +227,6 @@ def check_whole_stages(recipe: Common) -> None:
 STAGED_RULES = (check_evaluation, check_whole_stages)
 """What holds of a recipe with stages as a whole; each stage is looked at by itself."""
 RULES = (
-    check_pairs_and_answers, check_objective, check_online, check_one_pass, check_weights, check_steps,
-    check_evaluation,
+    check_pairs_and_answers, check_curator_order, check_objective, check_online, check_one_pass, check_weights,
+    check_steps, check_evaluation,
 )  # fmt: skip

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from types import SimpleNamespace
 
 import pytest
 
 from curator_experiments import SPIN, Length
-from holdfast.axes.registry import REGISTRY, find_method
+from holdfast.axes.registry import REGISTRY, find_method, name_of
+from holdfast.recipe.rules import check_curator_order, check_pairs_and_answers, writes_answers
 
 KNOBS = {
     "replay": {"path": "general.jsonl", "share": 0.3},
@@ -45,13 +48,62 @@ def test_an_answer_the_model_gave_was_judged_right_and_finished(name, world):
         assert row.meta["skill"] == "sums"
 
 
+def find_refusal(recipe):
+    """Why a recipe with these curators is refused; "": it is not."""
+    try:
+        check_pairs_and_answers(recipe)
+        check_curator_order(recipe)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("first", NAMES)
 @pytest.mark.parametrize("second", NAMES)
 def test_composable(first, second, world):
+    """Two after one another give rows of one shape, or are refused by name before anything is sampled."""
+    pair = [CURATORS[name](**KNOBS.get(name, {})) for name in (first, second)]
+    effects = [one.effect for one in pair if writes_answers(one)]
+    objective = find_method("objectives", "dpo" if effects[-1:] == ["pair"] else "sft")()
+    recipe = SimpleNamespace(curate=pair, objective=objective)
+    if reason := find_refusal(recipe):
+        assert all(name_of(one) in reason for one in pair), reason
+        assert {first, second} & {"pairs", "spin"}, "only pairs and answers get into each other's way"
+        return
     middle = curate(first, world)
     out = curate(second, world, middle)
+    assert len({row.chosen is None for row in out if not row.is_replayed}) < 2
     assert len(out) >= len(middle) or CURATORS[second].effect in ("select", "pair", "draw")
     assert all(r.answer for r in out)
     if first == "s3ft" and second == "gold":
         assert [r.messages for r in out] == [r.messages for r in middle]
         assert [e["curator"] for e in out[0].meta["trace"]] == ["s3ft", "gold"]
+
+
+@pytest.mark.parametrize(
+    ("curators", "objective", "said"),
+    [
+        (["s3ft", "pairs"], "dpo", "pairs draws both answers of a pair anew, and those of s3ft would be thrown away"),
+        (["rft", "pairs"], "dpo", r"or let them compete \(gold: true\)"),
+        (["generate", "pairs"], "dpo", "those of generate would be thrown away"),
+        (["s3ft", {"name": "pairs", "gold": True}], "dpo", None),
+        ([{"name": "generate", "write": "questions"}, "pairs"], "dpo", None),
+        (["s3ft", "spin"], "dpo", None),  # whose chosen answer is the row's
+        (["s3ft", "pairs"], "tpo", None),  # which trains on the row's answer beside the pair
+        (["pairs", "s3ft"], "tpo", None),
+        (["pairs", "pairs"], "dpo", "pairs writes pairs anew, and those of pairs would be thrown away"),
+        (["pairs", "ssr"], "sft", "ssr writes single answers behind the pairs of pairs, which nobody would train on"),
+        (["pairs", "generate"], "sft", "generate writes single answers behind the pairs of pairs"),
+        (["pairs", "memory_levels", "dedup", "filter", "label_noise"], "dpo", None),
+        (["dedup", "delift", "s3ft"], "sft", None),
+        (["memory_levels"], "dpo", None),  # which samples to choose and leaves pairs as they are
+        (["ssr", "memory_levels"], "dpo", "dpo trains on pairs .* but curator ssr writes single answers"),
+    ],
+)
+def test_what_one_wrote_is_not_thrown_away_by_another(curators, objective, said):
+    entries = [one if isinstance(one, dict) else {"name": one} for one in curators]
+    made = [CURATORS[entry["name"]](**{k: v for k, v in entry.items() if k != "name"}) for entry in entries]
+    recipe = SimpleNamespace(curate=made, objective=find_method("objectives", objective)())
+
+    reason = find_refusal(recipe)
+    assert reason == "" if said is None else re.search(said, reason), reason

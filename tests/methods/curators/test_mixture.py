@@ -65,6 +65,18 @@ def test_rounding_keeps_the_sum():
         assert np.abs(np.array(counts) - total * weights / weights.sum()).max() < 1
 
 
+def test_of_many_draws_tasks_and_rows_have_their_shares_to_one(world):
+    """Drawn by chance they would be near these shares; they are dealt out, and only who has one more is chance."""
+    out = Flan(cap=20, cot_tasks=["c"], cot_share=0.05, rows=20_003).curate(task_rows(), world.bench())
+    places = [out.rows[index].place for index, _ in out.draws]
+    tasks = Counter(place.partition(".")[0] for place in places)
+    assert tasks == {"a": 9502, "b": 9501, "c": 1000}  # 0.95 halved, as both are cut at 20, and 0.05 of 20,003
+    for task, size in SIZES.items():
+        times = Counter(place for place in places if place.startswith(task))
+        assert len(times) == size
+        assert max(times.values()) - min(times.values()) <= 1
+
+
 def test_what_is_not_drawn_is_recorded_and_what_repeats_has_a_name_of_its_own(world):
     rows = task_rows({"a": 4, "b": 2})
     out = Flan(cap=2).curate(rows, world.bench())

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from holdfast.data.overlap.finder import OverlapFinder
 from holdfast.data.overlap.words import hash_runs, hash_words, split_words
-from holdfast.data.rows import Row
+from holdfast.data.rows import LazyRows, Row
 from holdfast.errors import UserError
 from holdfast.methods.curators.decontaminate import Decontaminate
 from holdfast.methods.curators.dedup import Dedup
-from holdfast.methods.curators.filter import Filter
+from holdfast.methods.curators.filter import CHUNK, Filter
 
 near_duplicates = pytest.mark.skipif(
     importlib.util.find_spec("datasketch") is None, reason="datasketch is not installed"
@@ -177,6 +177,46 @@ def test_decontaminate_leaves_out_and_counts(world):
     untouched = Decontaminate().curate(rows[1:2], bench)
     assert untouched == rows[1:2]
     assert "trace" not in untouched[0].meta
+
+
+class MadeRows(LazyRows):
+    """Rows that are made as they are read, and how many of them there were at once."""
+
+    class Life:
+        """Lives as long as a row."""
+
+        def __init__(self, rows):
+            self.rows = rows
+            rows.alive += 1
+            rows.most = max(rows.most, rows.alive)
+
+        def __del__(self):
+            self.rows.alive -= 1
+
+    def __init__(self, count):
+        self.numbers, self.alive, self.most = range(count), 0, 0
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def _read_row(self, index):
+        number = self.numbers[index] % 2100  # the last hundred stand twice
+        return row(f"Which of {number} and {number * number}?", words(number, 12), meta={"life": self.Life(self)})
+
+
+def test_rows_stream_through_all_three(world):
+    """What is in memory is a chunk of rows, however many there are (`benchmarks/rows.py`: 100,000)."""
+    rows = MadeRows(2200)
+    bench = replace(world.bench(), evaluated={"test": [row("Which of 7 and 49?", "x")]})
+    out = rows
+    for curator in (Decontaminate(), Dedup(near=None), Filter(min_words=2, lacks="nothing")):
+        out = curator.curate(out, bench)
+    assert len(out) == 2099
+    assert len(world.dropped) == 101
+    world.dropped.clear()  # which a run writes to a file
+    assert sum(1 for _ in out) == 2099
+    assert rows.most <= CHUNK + 101 + 10
+    assert rows.alive <= 2
 
 
 # ---- filter ----------------------------------------------------------------------------------------------------------

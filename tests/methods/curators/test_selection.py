@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -11,11 +13,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from holdfast.axes.engine import Sample
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
 from holdfast.generation.memory_probe import find_level
 from holdfast.methods.curators.clusters import choose_start, take_in_turns
 from holdfast.methods.curators.davir import DavIR
+from holdfast.methods.curators.dedup import Dedup
+from holdfast.methods.curators.filter import Filter
 from holdfast.methods.curators.ifd import IFD
 from holdfast.methods.curators.less import LESS
 from holdfast.methods.curators.lima import LIMA
@@ -158,6 +163,30 @@ def test_clusters_take_turns_and_start_apart():
     assert len(choose_start(points, 9, seed=1)) == 3  # no more than there are different ones
 
 
+@pytest.mark.parametrize(
+    ("package", "curator", "said"),
+    [
+        (
+            "sentence_transformers",
+            LIMA(encoder="a/b"),
+            r"curator lima needs a package; run pip install 'holdfast\[embed\]'",
+        ),
+        (
+            "sentence_transformers",
+            IFD(encoder="a/b"),
+            r"curator ifd needs a package; run pip install 'holdfast\[embed\]'",
+        ),
+        ("py3langid", Filter(languages="en"), r"filter.languages needs py3langid: pip install 'holdfast\[language\]'"),
+        ("datasketch", Dedup(), "dedup.near needs datasketch, .*: pip install datasketch, or set near: null"),
+    ],
+)
+def test_a_package_that_is_absent_is_named_before_anything_is_done(package, curator, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=said):
+        curator.check_ready()
+
+
 def test_memory_levels_of_shares():
     assert [find_level(hits, 8) for hits in range(9)] == [0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert [find_level(hits, 210) for hits in (0, 1, 52, 53, 105, 106, 210)] == [0, 1, 1, 2, 2, 3, 4]
@@ -188,6 +217,34 @@ def test_memory_levels_of_a_model_that_is_a_table():
     absent = next(one for one in range(5) if not counts[one])
     with pytest.raises(UserError, match=rf"0 rows are of levels {absent}, fewer than n = 1 \(levels 0 to 4: "):
         curate(MemoryLevels(n=1, levels=(absent,), templates=templates, draws=4), rows)
+
+
+@pytest.mark.parametrize(("hits", "level"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 4), (8, 4)])
+def test_memory_levels_of_a_lookup_table_are_exact(hits, level):
+    """Two templates, four draws each: a table says how many of the eight texts hold the answer, or a name of it."""
+    said = ["It is in the united States.", "the USA!", "USA", "well, USA"]
+
+    def draw(requests, params, on_sample=None):
+        right = iter([True] * hits + [False] * 8)
+        return {
+            r.key: [Sample(r.key, i, said[i] if next(right) else f"Not U S A, {i}", "stop", 3) for i in range(params.n)]
+            for r in requests
+        }
+
+    world = CurationWorld()
+    method = MemoryLevels(
+        n=None,
+        levels=range(5),
+        templates=("{question}", "Say: {question}"),
+        draws=4,
+        aliases={"USA": ["United States"]},
+    )
+    original = world.build_context
+    world.build_context = lambda *args: replace(original(*args), sample=draw)
+    (row,) = world.curate_rows(method, [talk("Where is Ohio?", "It is in the USA", reference="USA")])
+    entry = row.meta["trace"][-1]
+    assert (entry["level"], entry["criterion"]) == (level, f"level {level}: the answer in {hits} of 8 texts")
+    assert world.notes[f"level {level}"] == 1
 
 
 def test_memory_levels_look_for_all_names_of_an_answer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,13 @@ def test_adamw_is_its_formula():
         m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
         w = w * (1 - 0.01 * t * 0.1) - 0.01 * t * (m / (1 - 0.8**t)) / ((v / (1 - 0.9**t)).sqrt() + 1e-6)
     assert torch.allclose(p.detach().double(), w, atol=1e-6)
+
+
+def test_the_rate_falls_from_end_to_end_as_lima_trains():
+    adamw = AdamW(learning_rate=1e-5, schedule="linear", warmup=0, min_ratio=0.1)
+    rates = [adamw.learning_rate_at(step, 90) for step in range(91)]
+    assert (rates[0], rates[90]) == pytest.approx((1e-5, 1e-6))
+    assert np.diff(rates) == pytest.approx([-1e-7] * 90)
 
 
 def test_adamw_decays_matrices_only():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.axes.own_class import find_own_function, load_function
-from holdfast.data.rows import Rows
+from holdfast.data.rows import Row, Rows
 from holdfast.methods.curators import row_conditions as conditions
 from holdfast.methods.curators.row_conditions import Condition
 
@@ -95,12 +95,7 @@ class Filter(Curator):
         reasons: dict[int, str] = {}
         checks = list(self.list_conditions(context))
         for indices in _list_chunks(rows):
-            candidates = {index: rows[index] for index in indices}
-            for check in checks:
-                some = list(candidates)
-                why = check([candidates[index] for index in some]) if some else []
-                reasons |= {index: reason for index, reason in zip(some, why, strict=True) if reason}
-                candidates = {index: row for index, row in candidates.items() if index not in reasons}
+            reasons |= _find_reasons({index: rows[index] for index in indices}, checks)
         return context.leave_out(rows, reasons)
 
     def list_conditions(self, context: CurationContext) -> Iterator[Condition]:
@@ -120,6 +115,16 @@ class Filter(Curator):
             yield partial(conditions.find_refused, predicate=load_function(self.function), name=self.function)
         if self.judge:
             yield partial(conditions.find_wrong, context=context)
+
+
+def _find_reasons(rows: dict[int, Row], checks: Sequence[Condition]) -> dict[int, str]:
+    """By index of a row why it is left out; each is held against what it passed so far."""
+    reasons: dict[int, str] = {}
+    for check in checks:
+        some = [index for index in rows if index not in reasons]
+        why = check([rows[index] for index in some]) if some else []
+        reasons |= {index: reason for index, reason in zip(some, why, strict=True) if reason}
+    return reasons
 
 
 def _list_chunks(rows: Rows) -> Iterator[list[int]]:

@@ -79,6 +79,9 @@ class Generate(TeacherCurator):
     def samples_per_row(self) -> int:
         return self.n * (2 if self.write == "questions" else 1)
 
+    def answers_rows(self) -> bool:
+        return self.write == "answers"
+
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         sources = list({row.id: row for row in select_fresh(rows)}.values())
         account = Account(self, context)

@@ -65,6 +65,9 @@ class Pairs(Curator):
     def samples_per_row(self) -> int:
         return self.n
 
+    def reads_answers(self) -> bool:
+        return self.gold
+
     def curate(self, rows: Rows, context: CurationContext) -> Rows:
         fresh_rows = [row for row in rows if row.origin != "replay"]
         params = context.sampling.model_copy(

@@ -72,6 +72,9 @@ class Prompt2Model(TeacherCurator):
     def count_samples(self, rows: int) -> int:
         return self.answers * (min(rows, self.n) if self.inputs == "given" else self.most_requests())
 
+    def answers_rows(self) -> bool:
+        return self.inputs == "given"
+
     def most_requests(self) -> int:
         """Requests for written inputs after which no more are made."""
         return 2 * self.n + BATCH * FAILURES

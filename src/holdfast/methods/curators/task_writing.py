@@ -97,10 +97,10 @@ def parse_input_first(text: str) -> list[tuple[str, str]]:
     for part in re.split(r"(?:^|\n)\s*Example\s?\d*\.?:?", text):
         if not part.strip():
             continue
-        before, mark, after = part.partition("Output:")
-        if not mark:
-            before, after = "", part
-        out.append((re.sub(r"^\s*Input:", "", before).strip(), after.strip()))
+        before, *after = re.split(r"Output\s*\d*\s*:", part, maxsplit=1)
+        before, output = (before, after[0]) if after else ("", part)
+        output = re.split(r"Input\s*\d*\s*:", output)[0]  # of several pairs in one example the first
+        out.append((re.sub(r"^\s*Input\s*\d*\s*:", "", before).strip(), output.strip()))
     return out
 
 
@@ -108,7 +108,7 @@ def parse_output_first(text: str) -> list[tuple[str, str]]:
     """The examples of a classification, each a label and then the input to which it belongs."""
     text = re.split(r"\n\s*Task:", text)[0]
     out = []
-    for part in re.split(r"(?:^|\n)\s*Class label:", text)[1 if "Class label:" in text else 0 :]:
+    for part in text.split("Class label:")[1:]:
         label, _, rest = part.strip().partition("\n")
         if label:
             out.append((rest.strip(), label.strip()))

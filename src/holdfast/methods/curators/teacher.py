@@ -81,18 +81,25 @@ class Account:
             requests: Of different keys.
         """
         out: dict[str, list[Sample]] = {}
-        longest = params.n * (params.max_tokens + (params.max_thinking_tokens or 0))
+        longest = params.max_tokens + (params.max_thinking_tokens or 0 if self.context.thinks else 0)
         waiting = list(requests)
         while waiting:
-            affordable = min(GROUP, (self.curator.token_limit() - self.spent) // longest)
+            affordable = min(GROUP, (self.curator.token_limit() - self.spent) // (params.n * longest))
             if affordable < 1:
                 self.context.note("requests beyond the budget", len(waiting))
                 break
             group, waiting = waiting[: int(affordable)], waiting[int(affordable) :]
             samples = self.context.sample(group, params)
-            self._count_tokens(sum(sample.tokens for some in samples.values() for sample in some))
+            self._count_tokens(sum(self._bound_tokens(one, longest) for s in samples.values() for one in s))
             out |= samples
         return out
+
+    def _bound_tokens(self, sample: Sample, longest: int) -> int:
+        """The tokens of a text; where a server does not say, one for each byte, as there cannot be more."""
+        if sample.tokens or not sample.text:
+            return sample.tokens
+        self.context.note("texts counted by their bytes", 1)
+        return min(longest, len(sample.text.encode("utf-8", "replace")))
 
     def _count_tokens(self, tokens: int) -> None:
         before = self._count_cents()

@@ -32,6 +32,8 @@ STEP_FILES = {
     "engine": "generate.yaml", "engine_model": "generate.yaml", "rows": "generate.yaml",
 }  # fmt: skip
 """Options that a step has used when its file is there."""
+EXAMPLES = "examples.jsonl"
+"""The examples in the task, as rows."""
 OPTION_NAMES = {"engine_model": "--engine-model", "largest": "--size"}
 """On the command line, where that is another one."""
 
@@ -85,7 +87,7 @@ def build_model(
     `model.json`, `generate.yaml` with `rows.jsonl`, `run.yaml` with the run beside it.
 
     Returns:
-        The files by step, and of the last one `report` and `directory`.
+        The files by step, and of the last one `report`, `directory` and, where they were not trained on, `examples`.
     """
     ui = ui or Progress.create_silent()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,8 @@ def build_model(
     if until == "rows":
         return files
     run = train_rows(options, ui, rerun_hint)
+    if keeps_examples_apart(task, data, options):
+        files["examples"] = str(options.out / EXAMPLES)
     return {**files, "directory": str(run.path), "report": run.report}
 
 
@@ -248,12 +252,12 @@ def describe_generation(task: DescribedTask, data: dict[str, Any], model: str, o
 
     A server's model writes new rows, with the user's examples and rows of the data set as models; a model in this
     process answers the data set's questions several times, and what most answers say is taken beside the rows' own.
+    Rows that ask what an example in the task asks are left out, so that the examples can be measured.
     """
-    seeds = options.out / "examples.jsonl"
+    seeds, writes = options.out / EXAMPLES, options.asks_server
     if task.examples:
         lines = ({"prompt": text, "answer": output} for text, output in task.examples)
         replace_file(seeds, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    writes = options.asks_server
     train = data["chosen"] or (str(seeds) if task.examples else "")
     if not train:
         raise UserError(
@@ -265,15 +269,22 @@ def describe_generation(task: DescribedTask, data: dict[str, Any], model: str, o
         knobs |= {"examples": [list(pair) for pair in task.examples], "keep_given": bool(data["chosen"])}
     else:
         knobs |= {"inputs": "given"}
+    is_apart = keeps_examples_apart(task, data, options)
+    checks = [*([{"name": "decontaminate"}] if is_apart else []), {"name": "dedup", "near": None}]
     sampling = {"engine": options.engine, **({"model": options.engine_model} if options.engine_model else {})}
     return {
         "model": model,
         "data": {"train": train, "test": 0, "limit": SEED_ROWS if writes else options.rows},
-        "curate": [knobs, {"name": "dedup", "near": None}],
+        "curate": [knobs, *checks],
         "sampling": {**sampling, "max_tokens": 256},
-        "evaluate": {"target": "none", "keep": ["none"]},
+        "evaluate": {"target": str(seeds) if is_apart else "none", "keep": ["none"]},
         "output": str(options.out / "generate"),
     }  # fmt: skip
+
+
+def keeps_examples_apart(task: DescribedTask, data: dict[str, Any], options: BuildOptions) -> bool:
+    """Whether the examples in the task are not trained on: not where they are all the data there is."""
+    return bool(task.examples) and (options.asks_server or bool(data["chosen"]))
 
 
 def write_training_recipe(model: str, options: BuildOptions, ui: Progress) -> Path:
