@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 # Where Python is told to keep no bytecode, each process of the tests would compile the package and the tests anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-gpu check reproduce bench bench-gpu clean
+.PHONY: demo test test-gpu check reproduce bench bench-gpu wheel clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,5 +40,14 @@ bench: $(VENV)/.ready
 bench-gpu: $(VENV)/.ready
 	$(BIN)/python benchmarks/gpu.py
 
+# The package as others install it: built, put into an environment of its own, and used from outside this directory.
+wheel: $(VENV)/.ready
+	rm -rf dist build/installed
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/pip install --quiet --disable-pip-version-check --constraint pins.txt dist/holdfast-*.whl
+	cd build/installed && bin/holdfast train --model lab-small --data lab:program train.max_steps=2 evaluate.items=4 \
+	  'evaluate.keep=[lab:sums]' output=run && echo "Write f that adds 2 to x." | bin/holdfast chat run --once && bin/holdfast list curators
+
 clean:
-	rm -rf $(VENV) build runs
+	rm -rf $(VENV) build dist runs
