@@ -159,6 +159,9 @@ def test_pairs_uses_the_recipes_own_curator_or_adds_one() -> None:
     after = add_pairs_curator(read_recipe(recipe(data=STORY, method="s3ft")), "random").recipe
     assert [type(c).__name__ for c in after.curate] == ["Pairs"]
     assert after.curate[0].rejected == "random"  # type: ignore[attr-defined]
+    chain = ["memory_levels", {"name": "generate", "write": "questions"}, "ssr"]  # the last answers what pairs answers
+    chosen = add_pairs_curator(read_recipe(recipe(data=STORY, curate=chain))).recipe
+    assert [type(c).__name__ for c in chosen.curate] == ["MemoryLevels", "Generate", "Pairs"]
     own = read_recipe(recipe(data=STORY, objective="ipo", curate={"name": "pairs", "n": 8}))
     assert add_pairs_curator(own).recipe == own.recipe
     changed = add_pairs_curator(own, "random").recipe
