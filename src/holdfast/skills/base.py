@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -95,6 +95,11 @@ class Skill:
             if question.split == split:
                 return question
 
+    def draw_new_question(self, rng: random.Random, split: Split, keys: Container[str]) -> Question | None:
+        """The same; `None` for one that is known, before a wrong answer to it is looked for, which may run code."""
+        question = self.draw_question(rng, split)
+        return None if question.key in keys else question
+
     def generate_row(self, rng: random.Random, split: Split, style: str | None = None) -> Row:
         """A row of `split`, answered in `style` ("gold", a style's name, or `None`: drawn as the base answers)."""
         question = self.draw_question(rng, split)
@@ -106,13 +111,17 @@ class Skill:
             meta={"skill": self.name, "key": question.key},
         )
 
-    def generate_preference_row(self, rng: random.Random, split: Split, gold: bool = False) -> Row:
+    def generate_preference_row(
+        self, rng: random.Random, split: Split, gold: bool = False, keys: Container[str] = ()
+    ) -> Row | None:
         """A preference row: a right answer in one of the base's styles, and the same answer made wrong.
 
         Args:
             gold: The answer in the gold style stands beside them.
+            keys: Of questions that are there already; `None` is given for one of these.
         """
-        question = self.draw_question(rng, split)
+        if (question := self.draw_new_question(rng, split, keys)) is None:
+            return None
         base = {k: v for k, v in self.styles.items() if k != self.gold}
         chosen = self.write_answer(question, pick_weighted(rng, base), rng)
         rejected = self._corrupt_answer(question, chosen, rng)
@@ -124,9 +133,10 @@ class Skill:
         meta = {"skill": self.name, "key": question.key, "score_chosen": 1.0, "score_rejected": 0.0}
         return Row(messages=messages, chosen=chosen, rejected=rejected, reference=question.reference, meta=meta)
 
-    def generate_choices_row(self, rng: random.Random, split: Split) -> Row:
+    def generate_choices_row(self, rng: random.Random, split: Split, keys: Container[str] = ()) -> Row | None:
         """A row with the right answer and three wrong ones in `meta.choices`, `meta.right` saying which is right."""
-        question = self.draw_question(rng, split)
+        if (question := self.draw_new_question(rng, split, keys)) is None:
+            return None
         answer = self.write_answer(question, pick_weighted(rng, self.styles), rng)
         choices = [answer]
         while len(choices) < CHOICES:
@@ -163,20 +173,20 @@ class Skill:
     ) -> list[Row]:
         """`n` different questions of `split` (fewer if the skill has fewer), repeatable."""
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        make = {
-            "answer": lambda: self.generate_row(rng, split, style),
-            "pair": lambda: self.generate_preference_row(rng, split),
-            "triple": lambda: self.generate_preference_row(rng, split, gold=True),
-            "choices": lambda: self.generate_choices_row(rng, split),
+        make: dict[Form, Callable[[set[str]], Row | None]] = {
+            "answer": lambda keys: self.generate_row(rng, split, style),
+            "pair": lambda keys: self.generate_preference_row(rng, split, keys=keys),
+            "triple": lambda keys: self.generate_preference_row(rng, split, gold=True, keys=keys),
+            "choices": lambda keys: self.generate_choices_row(rng, split, keys),
         }
         return list(self._draw_unique_rows(n, make[form]))
 
-    def _draw_unique_rows(self, n: int, make: Callable[[], Row]) -> Iterator[Row]:
+    def _draw_unique_rows(self, n: int, make: Callable[[set[str]], Row | None]) -> Iterator[Row]:
         keys: set[str] = set()
         misses = 0
         while len(keys) < n and misses < 50 * n:
-            row = make()
-            if row.meta["key"] in keys:
+            row = make(keys)
+            if row is None or row.meta["key"] in keys:
                 misses += 1
                 continue
             keys.add(row.meta["key"])
