@@ -231,6 +231,10 @@ def test_many_at_once_is_one_by_one(tokenizer_of: TokenizerOf) -> None:
             alone = chat.encode(turns)
             assert ids.tolist() == alone[0].tolist()
             assert trained.tolist() == alone[1].tolist()
+        asked = [[USER], [MORE], [USER], [USER, said("Paris."), MORE]]
+        prompts = chat.prompt_ids_many(asked)
+        assert prompts == [chat.prompt_ids(turns) for turns in asked]
+        assert prompts[0] is not prompts[2], "an engine puts what it forces behind its own"
 
 
 def sentencepiece_like() -> PreTrainedTokenizerBase:

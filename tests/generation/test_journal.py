@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,40 @@ def test_what_is_held_is_not_drawn_again(tmp_path: Path) -> None:
         assert journal.build_sample_fn(engine)(asked(5), PARAMS) == more
         assert len(journal) == engine.drawn == 20
         assert journal.sampled_tokens == sum(s.tokens for v in more.values() for s in v) > 0
+
+
+def test_a_call_that_was_cut_short_is_drawn_whole_and_what_is_on_record_stays(tmp_path: Path) -> None:
+    calls, seen = list[int](), list[Sample]()
+
+    class OtherBesideOthers(ToyEngine):
+        """What it draws depends, in the last place, on how much it draws together."""
+
+        def sample(self, requests, params):
+            requests = list(requests)
+            calls.append(len(requests))
+            for sample in super().sample(requests, params):
+                yield replace(sample, text=f"{sample.text} {len(requests)}", ids=(1, 2), logps=(-0.5, -1.25))
+
+    engine, path = OtherBesideOthers(), tmp_path / "s.jsonl"
+    with Journal(tmp_path / "whole.jsonl") as journal:
+        whole = journal.build_sample_fn(engine, together=True)(asked(6), PARAMS)
+    with Journal(path) as journal, contextlib.suppress(KeyboardInterrupt):
+
+        def stop(sample: Sample) -> None:
+            seen.append(sample)
+            if len(seen) == 7:
+                raise KeyboardInterrupt
+
+        journal.build_sample_fn(engine, together=True)(asked(6), PARAMS, stop)
+    seen.clear()
+    with Journal(path) as journal:
+        assert len(journal) == 7
+        draw = journal.build_sample_fn(engine, together=True)
+        assert draw(asked(6), PARAMS, seen.append) == whole
+        assert draw(asked(6), PARAMS) == whole
+    assert calls == [6, 6, 6], "nothing more once all is on record"
+    assert len({(s.key, s.index) for s in seen}) == len(seen) == 24
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 24
 
 
 def test_more_samples_of_the_same_prompt_only_add(tmp_path: Path) -> None:

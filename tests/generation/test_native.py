@@ -15,8 +15,10 @@ from holdfast.data.chat.encoder import Chat
 from holdfast.data.thoughts import split_thought
 from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import PendingSample, find_stop
+from holdfast.generation.factory import build_local_engine
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.prompt_ids import prompt_ids
+from holdfast.generation.speculative_batch import Draft
 from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
 from native_engine import collect, engine_of, requests
@@ -263,6 +265,24 @@ def test_choose_follows_the_distribution() -> None:
     # top_p counts the mass left by top_k: 4/7 alone is enough for 0.5.
     assert near(shares(SamplingParams(temperature=1, top_k=2, top_p=0.5), chances), [0, 1, 0, 0, 0])
     assert shares(SamplingParams(), chances, 1) == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("engine", ["native", "native with a draft", "transformers"])
+def test_kept_log_probabilities_are_the_models_own_before_temperature_and_cuts(tiny: Any, engine: str) -> None:
+    model, tokenizer = tiny("llama")
+    chat = Chat(tokenizer)
+    params = SamplingParams(max_tokens=9, temperature=0.7, top_p=0.8, top_k=50, n=3, keep_ids=True)
+    asked = [(request, range(3)) for request in requests(4)]
+    messages = {request.key: request.messages for request, _ in asked}
+    draft = Draft(tiny("llama", seed=1)[0], 3) if "draft" in engine else None
+    spec = engine.removesuffix(" with a draft")
+    for sample in build_local_engine(model, chat, spec, slots=5, fingerprint="w", draft=draft).sample(asked, params):
+        prompt = chat.prompt_ids(messages[sample.key])
+        with torch.no_grad():
+            logps = model(torch.tensor([[*prompt, *sample.ids]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        own = logps.gather(1, torch.tensor(sample.ids)[:, None])[:, 0].tolist()
+        assert sample.logps == pytest.approx(own, abs=3e-5)
+        assert len(sample.logps) == sample.tokens
 
 
 def test_choose_never_takes_a_token_that_was_cut() -> None:

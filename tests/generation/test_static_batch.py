@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def draw_both(
     model: Any, chat: Chat, asked: list[Request], slots: int, **settings: Any
 ) -> tuple[dict[Any, Sample], NativeEngine]:
     """The samples of a static batch, which are those of the growing one; and the engine that gave them."""
-    params = SamplingParams(**settings)
+    params = SamplingParams(keep_ids=True, **settings)
     lines: list[str] = []
     found = []
     for kind in (NativeEngine, StaticEngine):
@@ -58,8 +59,12 @@ def draw_both(
         assert len(samples) == len(asked) * params.n
         found.append({(s.key, s.index): s for s in samples})
     assert lines == []
-    assert found[0] == found[1]
-    return found[1], engine
+    growing, static = ({key: replace(s, logps=()) for key, s in samples.items()} for samples in found)
+    assert growing == static
+    for key, sample in found[0].items():
+        assert found[1][key].logps == pytest.approx(sample.logps, abs=3e-5)
+        assert len(sample.logps) == (0 if sample.thought_cut else sample.tokens)
+    return static, engine
 
 
 CASES = {

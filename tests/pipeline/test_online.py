@@ -147,6 +147,8 @@ def test_an_objective_with_a_value_head_brings_its_credit():
         ({"method": "rloo+s3ft"}, "the model writes its own answers; remove curate"),
         ({"method": "rloo", "online": {"divergence": 0.1}}, "the divergence from the untouched model needs it beside"),
         ({"method": "rloo", "online": {"max_kl": 0.1}}, "but there is one step a round; set online.updates above 1"),
+        ({"method": "rloo", "online": {"max_staleness": 2, "updates": 2, "minibatches": 2}}, "answers 3 updates old;"),
+        ({"method": "rloo", "online": {"max_mismatch": 0}}, "online.max_mismatch"),
         ({"method": "rloo", "train": {"epochs": 2}}, "train.epochs says nothing of online learning"),
         ({"method": "rloo", "train": {"batch_tokens": 99}}, "train.batch_tokens says nothing of online learning"),
     ],
@@ -167,18 +169,20 @@ def test_check_shows_the_first_episode_with_its_rewards(run):
 
 
 def test_a_run_plays_its_rounds_and_reports_them(run):
-    code, text = run("train", method="ppo", online="updates: 2")
+    code, text = run("train", method="ppo", online="updates: 2, max_staleness: 1")
     assert code == 0, text
     assert "4 of 4 rows, as prompts of " in text
     log = [json.loads(line) for line in Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(log) == 6
     assert log[0]["ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert {"rollouts/return", "rollouts/used", "kl/behaviour"} <= set(log[-1])
+    assert [line["rollouts/updates old"] for line in log] == [0, 1] * 3
+    assert all(line["sampler/kl"] < 1e-8 and abs(line["sampler/ratio"] - 1) < 1e-4 for line in log)
     assert all(line["rollouts/turns"] == 2 for line in log)
     training = json.loads(Path("run/report.json").read_text(encoding="utf-8"))["training"]
     assert training["batch"] == "3 rounds of 2 prompts with 2 episodes each, 2 steps a round"
     assert Path("run/value_head.safetensors").exists()
-    assert "run: already finished" in run("train", method="ppo", online="updates: 2")[1]
+    assert "run: already finished" in run("train", method="ppo", online="updates: 2, max_staleness: 1")[1]
 
 
 def test_a_reward_of_several_terms_is_their_weighted_sum_logged_one_by_one(run):

@@ -90,6 +90,9 @@ class Rollouts:
         batch.token_values["logps"] = torch.zeros(len(batch.labels))
         return batch
 
+    def small_batch(self):
+        return self.encode([(p, "the result", 0.0) for p in PROMPTS])
+
     def step_figures(self):
         return {}
 

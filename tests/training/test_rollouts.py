@@ -97,8 +97,40 @@ def test_a_round_holds_what_was_sampled_with_its_credit_on_its_labels(tiny, tmp_
             logps = policy.token_logps(batch)
         torch.testing.assert_close(logps, batch.token_values["behaviour"], atol=1e-4, rtol=1e-4)
     assert played.figures["rollouts/mixed groups"] == (3.0, 3.0)
+    assert_sampler_is_trainer(played.figures, tokens=sum(int(s.label_mask.sum()) for s in played.sequences))
     again = make_source(tiny, tmp_path)[1].play_round(0, Policy(tiny("llama", max_position_embeddings=256)[0]))
     assert [s.ids.tolist() for s in again.sequences] == [s.ids.tolist() for s in played.sequences]
+
+
+def assert_sampler_is_trainer(figures, tokens):
+    """Both computed the same for so many tokens, each in its own way."""
+    (ratio, count), (kl, _), (largest, _) = (
+        figures[f"sampler/{name}"] for name in ("ratio", "kl", "largest difference")
+    )
+    assert count == tokens
+    assert ratio / count == pytest.approx(1, abs=1e-4)
+    assert 0 < kl / count < 1e-8
+    assert 0 < largest < 1e-4
+
+
+@pytest.mark.parametrize("plan", [{}, {"updates": 2}], ids=["read-for-it", "read-anyway"])
+@pytest.mark.parametrize("objective", [PolicyGradient(), SFT()], ids=["policy-gradient", "sft"])
+def test_sampler_and_trainer_are_compared_and_the_run_stops_where_they_part(tiny, tmp_path, objective, plan):
+    credit = "group" if objective.needs_rollouts else "best"
+    settings = {"objective": objective, "credit": credit, "environment": OneTurn(), "max_mismatch": 1e-4} | plan
+    model, source = make_source(tiny, tmp_path, prompts=6, **settings)
+    source.step_batches(0, Policy(model))
+    every = plan and objective.needs_rollouts
+    assert 4 * (16 if not every else 24) <= source.step_figures()["sampler/kl"][1] <= 6 * (16 if not every else 24)
+    assert_sampler_is_trainer(source.step_figures(), source.step_figures()["sampler/kl"][1])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    asleep = source.build_sampler
+    other = tiny("llama", max_position_embeddings=256)[0]
+    source.build_sampler = lambda policy, name: asleep(Policy(other), name)  # weights of before
+    with pytest.raises(RunError, match=r"round 2: what samples and what trains have parted: .* nats a token \(k3\)"):
+        source.step_batches(source.plan.steps, Policy(model))
 
 
 def test_rows_are_drawn_pass_by_pass_without_repeats(tiny, tmp_path):

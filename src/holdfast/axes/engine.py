@@ -33,7 +33,9 @@ class SamplingParams(BaseModel):
     n: int = Field(1, ge=1, description="Samples per prompt.")
     seed: int = Field(0, description="With (prompt key, sample index) this fixes the sample, whatever the batch.")
     keep_ids: bool | None = Field(
-        None, description="Keep the token ids of answers beside their text, for training on exactly what was sampled."
+        None,
+        description="Keep the token ids of answers beside their text, for training on exactly what was sampled, and "
+        "how likely each was.",
     )
 
 
@@ -66,6 +68,10 @@ class Sample:
     ids: tuple[int, ...] = ()
     """With `keep_ids`: the token ids as they were sampled, what ended the turn included. To encode the text again can
     give others, wherever a tokenizer has two ways to write it."""
+    logps: tuple[float, ...] = ()
+    """With `keep_ids`, of each of `ids` the log-probability by the model that was sampled from, as the engine computed
+    it: before temperature, `top_k` and `top_p`, so that it can be compared with another computation of the same. Empty
+    where the engine gives none, or put tokens of its own into the answer (the end of a thought over budget)."""
     trace: Mapping[str, Any] | None = None
     """How an inference method came to the answer, JSON-able: its sources, its attempts, what it cost."""
 

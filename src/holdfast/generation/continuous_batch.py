@@ -37,6 +37,8 @@ REFILL = 8
 PREFILL_TOKENS = {"cpu": 768, "mps": 4096}
 """Prompt tokens (with padding) read in one forward pass, by device: on a CPU, activations should stay in its cache."""
 PREFILL_TOKENS_OF_CARDS = 16384
+LOGP_DIGITS = 5
+"""Behind the point, of a kept log-probability: it takes 8 bytes in the journal and is read again as it was."""
 
 
 Step = tuple[list[Sample], Counter[str]]
@@ -118,6 +120,7 @@ class ContinuousBatch:
         self.seeds = np.zeros(rows, dtype=np.uint64)
         self.live = np.zeros(rows, dtype=bool)
         self.tokens = np.zeros((rows, max(s.limit for s in sequences)), dtype=np.int32)
+        self.logps = np.zeros((rows, self.tokens.shape[1] if job.params.keep_ids else 0), dtype=np.float32)
         self.stops = np.array(sorted(job.chat.stop_ids), dtype=np.int64)
 
     @property
@@ -143,10 +146,13 @@ class ContinuousBatch:
         else:
             self._drop_empty_slots(free)
 
-    def _record_tokens(self, tokens: np.ndarray, active: np.ndarray | None = None) -> list[Sample]:
+    def _record_tokens(
+        self, tokens: np.ndarray, logps: np.ndarray | None = None, active: np.ndarray | None = None
+    ) -> list[Sample]:
         """Take note of one more token of each slot [slots]; the samples that it ends.
 
         Args:
+            logps: How likely each was, [slots], where that is kept.
             active: Which slots got one, bool [slots]; default: all with a sequence.
         """
         active = self.live.copy() if active is None else active
@@ -154,6 +160,8 @@ class ContinuousBatch:
         if self.thinks:
             self._force_closing(rows, tokens)
         self.tokens[rows, self.token_counts[rows]] = tokens[rows]
+        if logps is not None:
+            self.logps[rows, self.token_counts[rows]] = logps[rows]
         self.token_counts += active
         if self.thinks:
             self._follow_thoughts(rows, tokens)
@@ -247,7 +255,7 @@ class ContinuousBatch:
         for hole, mover in zip(holes, movers, strict=True):
             self.occupant[hole] = self.occupant[mover]
         del self.occupant[count:]
-        for name in ("past", "current", "token_counts", "limit", "seeds", "live", "tokens"):
+        for name in ("past", "current", "token_counts", "limit", "seeds", "live", "tokens", "logps"):
             array = getattr(self, name)
             array[holes] = array[movers]
             setattr(self, name, array[:count])
@@ -267,10 +275,15 @@ class ContinuousBatch:
             assert sequence is not None
             text = cut[row] if row in cut else self._output_text(row, num_tokens - int(stop_mask[row]))
             finish: Literal["stop", "length"] = "stop" if stop_mask[row] or row in cut else "length"
-            ids = self.tokens[row, :num_tokens].tolist() if self.params.keep_ids else ()
-            samples.append(build_sample(sequence, text, finish, num_tokens, ids))
+            samples.append(build_sample(sequence, text, finish, num_tokens, *self._kept_tokens(row, num_tokens)))
         self._free_slots(np.flatnonzero(end_mask).tolist())
         return samples
+
+    def _kept_tokens(self, row: int, num_tokens: int) -> tuple[list[int], list[float]]:
+        """The ids of the sequence in a slot and their log-probabilities, where they are kept."""
+        if not self.params.keep_ids:
+            return [], []
+        return self.tokens[row, :num_tokens].tolist(), self.logps[row, :num_tokens].tolist()
 
     def _cut_at_stops(self, rows: np.ndarray, tokens: np.ndarray) -> dict[int, str]:
         """The texts of those of `rows` in which the tokens just drawn [slots] completed a stop string, cut there."""
@@ -327,11 +340,18 @@ def find_stop(text: str, sequence: PendingSample | None, stop: tuple[str, ...]) 
 
 
 def build_sample(
-    sequence: PendingSample, text: str, finish: Literal["stop", "length"], num_tokens: int, ids: Sequence[int] = ()
+    sequence: PendingSample,
+    text: str,
+    finish: Literal["stop", "length"],
+    num_tokens: int,
+    ids: Sequence[int] = (),
+    logps: Sequence[float] = (),
 ) -> Sample:
     """A finished sequence; all of it was thought, if that never ended."""
     thought, text = sequence.thought, sequence.opening + text
     spent, was_cut = 0, False
     if thought is not None:
         spent, was_cut = min(num_tokens if thought.thinking else thought.tokens, num_tokens), thought.cut
-    return Sample(sequence.key, sequence.index, text, finish, num_tokens, spent, was_cut, tuple(ids))
+    # The marks that close a thought by force were not drawn.
+    digits = () if was_cut else tuple(round(logp, LOGP_DIGITS) for logp in logps)
+    return Sample(sequence.key, sequence.index, text, finish, num_tokens, spent, was_cut, tuple(ids), digits)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from holdfast.generation.continuous_batch import REFILL, ContinuousBatch, DecodeJob, PendingSample, Step
 from holdfast.generation.kv_cache import GROWTH, SlotCache
-from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.generation.token_sampler import choose_tokens, compute_token_logps, uniform_numbers
 from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.placement import widest_dtype
 
@@ -35,12 +35,14 @@ class GrowingBatch(ContinuousBatch):
         """Fill free slots if there are enough of them, decode one token in each."""
         self.counts = Counter()
         self._refill_slots()
-        samples = self._record_tokens(self._decode_tokens())
+        samples = self._record_tokens(*self._decode_tokens())
         self.cache.cursor += 1
         return samples, self.counts
 
-    def _decode_tokens(self) -> np.ndarray:
-        """One forward pass over all slots: the next token of each, [slots]."""
+    def _decode_tokens(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """One forward pass over all slots: the next token of each, and where they are kept log-probabilities, [slots]
+        each.
+        """
         cache, past = self.cache, int(self.past.max())
         if cache.cursor == cache.columns:
             cache.make_room(past)
@@ -49,7 +51,9 @@ class GrowingBatch(ContinuousBatch):
         ids, positions = self._to_device(self.current[:, None]), self._to_device(self.past[:, None])
         places = self._to_device(self.token_counts)
         logits = self.forward.decode_logits(ids, positions, self._to_device(mask), cache, places)
-        return self._draw_tokens(logits).cpu().numpy()
+        tokens = self._draw_tokens(logits)
+        logps = compute_token_logps(logits, tokens).cpu().numpy() if self.params.keep_ids else None
+        return tokens.cpu().numpy(), logps
 
     def _draw_tokens(self, logits: Tensor) -> Tensor:
         """The next token of each slot [slots], by logits [slots, V]."""

@@ -84,11 +84,16 @@ class Journal:
             os.fsync(self._file.fileno())
             self._file.close()
 
-    def build_sample_fn(self, engine: Engine) -> SampleFn:
+    def build_sample_fn(self, engine: Engine, together: bool = False) -> SampleFn:
         """A `SampleFn` that asks `engine` only for what the journal does not hold.
 
         `on_sample` is called once for every sample of the call: first for those held, then for the new ones as they
         arrive, each after it is on record.
+
+        Args:
+            together: Draw all samples of a call where one of them is missing; what is on record stays as it is. What
+                else decodes beside a sample may change the last bits of its logits, so a call that was cut short gives
+                for certain what it would have given only if it is drawn as it was. It costs one call at most.
         """
 
         def draw_samples(
@@ -101,7 +106,12 @@ class Journal:
                     on_sample(sample)
             missing = [(r, [i for i in range(params.n) if names[r.key, i] not in self._samples]) for r in requests]
             missing = [(request, indexes) for request, indexes in missing if indexes]
+            if together and missing:
+                missing = [(request, list(range(params.n))) for request in requests]
+            on_record = {(sample.key, sample.index) for sample in old_samples} if together else set()
             for sample in engine.sample(missing, params) if missing else ():
+                if (sample.key, sample.index) in on_record:
+                    continue
                 self._record_sample(names[sample.key, sample.index], sample)
                 if on_sample:
                     on_sample(sample)
@@ -150,6 +160,7 @@ class Journal:
         thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
         fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
         fields |= {"ids": sample.ids} if sample.ids else {}
+        fields |= {"logps": sample.logps} if sample.logps else {}
         fields |= {"trace": dict(sample.trace)} if sample.trace else {}
         with defer_interrupts():
             self._append_line({"kind": "sample", "id": name, **fields})
@@ -212,8 +223,7 @@ class Journal:
         if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
             raise UserError(mend)
         fields = {name: entry[name] for name in Sample.__dataclass_fields__ if name in entry}
-        if isinstance(ids := fields.get("ids"), list):
-            fields["ids"] = tuple(ids)
+        fields |= {name: tuple(fields[name]) for name in ("ids", "logps") if isinstance(fields.get(name), list)}
         sample = Sample(**fields)
         if is_sample(sample):
             self._hold_sample(entry["id"], sample)
@@ -239,6 +249,8 @@ def is_sample(sample: Sample) -> bool:
     index, tokens = sample.index, sample.tokens
     numbers = all(type(value) is int and value >= 0 for value in (index, tokens, sample.thought_tokens))
     is_ids = type(sample.ids) is tuple and all(type(value) is int and value >= 0 for value in sample.ids)
-    return is_ids and (
+    is_logps = type(sample.logps) is tuple and all(isinstance(value, float) for value in sample.logps)
+    has_tokens = is_ids and is_logps and len(sample.logps) in (0, len(sample.ids))
+    return has_tokens and (
         isinstance(sample.key, str) and isinstance(sample.text, str) and numbers and sample.finish in ("stop", "length")
     )

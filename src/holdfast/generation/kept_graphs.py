@@ -36,7 +36,7 @@ def describe_step(model: Model, params: SamplingParams, stops: Collection[int], 
 
     Args:
         model: As it is now; one that changes in place gives the same until storage, shapes or switches change.
-        params: Of which temperature, `top_k` and `top_p` stand in the graph.
+        params: Of which temperature, `top_k` and `top_p` stand in the graph, and whether log-probabilities are kept.
         stops: Tokens that end a sequence.
         forward: The kind of forward pass.
     """
@@ -46,7 +46,7 @@ def describe_step(model: Model, params: SamplingParams, stops: Collection[int], 
     )
     modules = tuple((name, type(module).__qualname__, _read_switches(module)) for name, module in model.named_modules())
     settings = model.config.to_json_string(use_diff=False), model.config.get_text_config()._attn_implementation
-    drawing = (params.temperature, params.top_k, params.top_p)
+    drawing = (params.temperature, params.top_k, params.top_p, bool(params.keep_ids))
     return id(model), storage, modules, settings, forward, drawing, tuple(sorted(stops))
 
 

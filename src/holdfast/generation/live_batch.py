@@ -165,6 +165,7 @@ class LiveBatch(GrowingBatch):
             setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=filling))
         self.live = np.pad(self.live, (0, more))
         self.tokens = np.pad(self.tokens, ((0, more), (0, 0)))
+        self.logps = np.pad(self.logps, ((0, more), (0, 0)))
         self.cache.add_slots(count)
 
     def _draw_tokens(self, logits: Tensor) -> Tensor:

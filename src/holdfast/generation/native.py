@@ -105,8 +105,9 @@ class NativeEngine(LocalEngine):
     def update_model(self, model: Model, fingerprint: str) -> None:
         if model is not getattr(self, "model", None):
             self._kept = KeptGraphs()  # else its key sees what changed
+            # Of models whose joined weights gave their own logits; how a model is built is looked at for every call.
+            self._fuses: set[str] = set()
         super().update_model(model, fingerprint)
-        self._fuses: set[str] = set()  # joined weights are copies, and prove themselves anew
         self._proofs: dict[type, str] = {}  # of static forward passes: why they are not the model's; "" if they are
 
     def sample(self, requests: Sequence[tuple[Request, Sequence[int]]], params: SamplingParams) -> Iterator[Sample]:

@@ -28,7 +28,7 @@ from holdfast.generation.growing_batch import GrowingBatch
 from holdfast.generation.joint_forward import JointForward
 from holdfast.generation.kv_cache import GROWTH
 from holdfast.generation.static_forward import static_lacks
-from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.generation.token_sampler import choose_tokens, compute_token_logps, uniform_numbers
 from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.loading import count_embeddings
 from holdfast.models.placement import widest_dtype
@@ -97,7 +97,7 @@ class SpeculativeBatch(GrowingBatch):
             self._close_up(int(self.past.max()))
         start, span = self.cache.cursor, self._count_columns()
         drafts = self._draft_tokens(start, span)
-        samples = self._keep_matching(drafts, self._draw_own(drafts, start, span), start)
+        samples = self._keep_matching(drafts, *self._draw_own(drafts, start, span), start)
         self.cache.cursor = start + self.most + 1
         return samples, self.counts
 
@@ -124,8 +124,10 @@ class SpeculativeBatch(GrowingBatch):
                 drafts.append(tokens)
         return np.stack(drafts, 1)
 
-    def _draw_own(self, drafts: np.ndarray, start: int, span: int) -> np.ndarray:
-        """What the model draws after the newest token and after each draft, [slots, k + 1]."""
+    def _draw_own(self, drafts: np.ndarray, start: int, span: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the model draws after the newest token and after each draft, and where they are kept log-probabilities,
+        [slots, k + 1] each.
+        """
         forward, part = self._parts[MODEL]
         width = self.most + 1
         self.cache.cursor, self.cache.past = start, span
@@ -138,10 +140,15 @@ class SpeculativeBatch(GrowingBatch):
             self._to_device(ids), self._to_device(positions), self._to_device(mask), part,
             self._to_device(self.token_counts),
         )  # fmt: skip
-        own_tokens = choose_tokens(logits.flatten(0, 1), self._numbers_at(0, width), self.params)
-        return own_tokens.cpu().numpy().reshape(ids.shape)
+        logits = logits.flatten(0, 1)
+        own_tokens = choose_tokens(logits, self._numbers_at(0, width), self.params)
+        logps = compute_token_logps(logits, own_tokens) if self.params.keep_ids else None
+        own_logps = None if logps is None else logps.cpu().numpy().reshape(ids.shape)
+        return own_tokens.cpu().numpy().reshape(ids.shape), own_logps
 
-    def _keep_matching(self, drafts: np.ndarray, own_tokens: np.ndarray, start: int) -> list[Sample]:
+    def _keep_matching(
+        self, drafts: np.ndarray, own_tokens: np.ndarray, logps: np.ndarray | None, start: int
+    ) -> list[Sample]:
         """Take what was drawn, as far as the drafts before it were; the samples that this ends."""
         agrees = np.cumprod(drafts == own_tokens[:, :-1], 1).astype(bool)  # [slots, k]
         samples, active = [], self.live.copy()
@@ -154,7 +161,8 @@ class SpeculativeBatch(GrowingBatch):
             if not active.any():
                 break
             self.filled[active, start + place] = True
-            samples += self._record_tokens(own_tokens[:, place].copy(), active)
+            own_logps = None if logps is None else logps[:, place]
+            samples += self._record_tokens(own_tokens[:, place].copy(), own_logps, active)
         self.counts["steps"] = 1
         return samples
 

@@ -64,6 +64,7 @@ class StaticBatch(ContinuousBatch):
         self.runner = runner or StepRunner(StaticStep(forward, cache, job.params, self.stops), captures, say)
         self.step = self.runner.step
         self.block = torch.zeros(steps, len(cache.numbers), dtype=torch.long, device=self.device)
+        self.logps_block = torch.zeros(steps, len(cache.numbers), device=self.device)
 
     @torch.no_grad()
     @pause_compiled()
@@ -73,8 +74,8 @@ class StaticBatch(ContinuousBatch):
         self._refill_slots()
         limits = self.limit.copy()
         samples: list[Sample] = []
-        for tokens in self._decode_block():
-            samples += self._record_tokens(tokens)
+        for tokens, logps in zip(*self._decode_block(), strict=True):
+            samples += self._record_tokens(tokens, logps if self.params.keep_ids else None)
             # A thought that opened may leave its sequence more than the device knew, which has ended it then.
             goes_on = self.live & (self.token_counts >= limits)
             if not self.live.any() or goes_on.any() or self._closes_thoughts():
@@ -85,8 +86,10 @@ class StaticBatch(ContinuousBatch):
         """Whether a sequence's next token is not the one that is drawn."""
         return self.thinks and any(one and one.thought and one.thought.forced_ids for one in self.occupant)
 
-    def _decode_block(self) -> np.ndarray:
-        """The next tokens of each slot, [steps, slots]; behind a sequence's last one stands nothing of meaning."""
+    def _decode_block(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next tokens of each slot and how likely they were, [steps, slots] each; behind a sequence's last one
+        stands nothing of meaning.
+        """
         size = len(self.live)
         rows = [self.current, self.past, self.token_counts, self.live, self.limit, self.seeds.view(np.int64)]
         self.step.state[:, :size].copy_(torch.from_numpy(np.stack(rows)))  # [6, size]
@@ -99,7 +102,10 @@ class StaticBatch(ContinuousBatch):
         for number in range(steps):
             self.runner.run_step(size, columns)
             self.block[number, :size].copy_(self.step.state[0, :size])
-        return self.block[:steps, :size].cpu().numpy().copy()  # the block is written again
+            self.logps_block[number, :size].copy_(self.step.logps[:size])
+        blocks = (self.block, self.logps_block)
+        tokens, logps = (block[:steps, :size].cpu().numpy().copy() for block in blocks)  # they are written again
+        return tokens, logps
 
     def _grow_slots(self, most: int) -> None:
         """Make the slots longer, up to twice; `most` is what the longest sequence can come to."""

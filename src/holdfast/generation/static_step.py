@@ -18,7 +18,7 @@ from holdfast.axes.engine import SamplingParams
 from holdfast.errors import first_line
 from holdfast.generation.static_cache import StaticSlotCache
 from holdfast.generation.static_forward import StaticForward
-from holdfast.generation.token_sampler import choose_tokens, uniform_tensor
+from holdfast.generation.token_sampler import choose_tokens, compute_token_logps, uniform_tensor
 
 MOST_GRAPHS = 16
 """Graphs of one set of slots; beyond that the oldest goes. Each holds what a step needs beside weights and slots."""
@@ -39,6 +39,7 @@ class StaticStep:
         state: int64 [6, slots] on the device: of each slot the current token, its position, how many were drawn,
             whether it is live (0 or 1), how many may be drawn, and the bits of its seed. A sequence that ends stays as
             it is.
+        logps: fp32 [slots], how likely each slot's current token was; zeros where they are not kept.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StaticStep:
         device = cache.numbers.device
         self.stops = torch.from_numpy(stops).to(device)
         self.state = torch.zeros(6, len(cache.numbers), dtype=torch.long, device=device)
+        self.logps = torch.zeros(len(cache.numbers), device=device)
 
     def run_step(self, size: int, columns: int) -> None:
         """Decode one token in each of the first `size` slots, none of which has more than `columns` columns."""
@@ -56,6 +58,8 @@ class StaticStep:
         logits = self.forward.decode_logits(ids[:, None], positions[:, None], self.cache)
         uniform = uniform_tensor(seeds, draw_counts) if self.params.temperature else None
         tokens = choose_tokens(logits, uniform, self.params)
+        if self.params.keep_ids:
+            self.logps[:size].copy_(compute_token_logps(logits, tokens))
         ids.copy_(torch.where(live > 0, tokens, ids))
         positions += live
         draw_counts += live

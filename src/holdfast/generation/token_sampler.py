@@ -44,6 +44,12 @@ def _shift_right(z: Tensor, count: int) -> Tensor:
     return (z >> count) & (2 ** (64 - count) - 1)
 
 
+def compute_token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The log-probability of each of `tokens` [n] by `logits` [n, vocabulary], before temperature and cuts; fp32."""
+    logits = logits.float()
+    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
 def choose_tokens(logits: Tensor, uniform: Tensor | None, params: SamplingParams) -> Tensor:
     """The next token of each sequence, int64 [n].
 

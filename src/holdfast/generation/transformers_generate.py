@@ -23,7 +23,7 @@ from holdfast.data.pictures.processor import join_inputs
 from holdfast.errors import UserError
 from holdfast.generation.continuous_batch import PendingSample, build_sample, find_stop
 from holdfast.generation.local import LocalEngine
-from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
+from holdfast.generation.token_sampler import choose_tokens, compute_token_logps, uniform_numbers
 from holdfast.models.compiled_layers import pause_compiled
 from holdfast.models.eyes import PictureInputs
 from holdfast.models.llama_family import outputs_agree
@@ -187,6 +187,7 @@ class _Lines:
         self.seeds = np.array([s.seed for s in batch], dtype=np.uint64)
         self.ends = engine.stop_token_mask(params.stop) if any(params.stop) else None
         self.tokens: list[list[int]] = [[] for _ in batch]
+        self.logps: list[list[float]] = [[] for _ in batch]
         self.is_over = [False] * len(batch)
         self.samples: list[Sample] = []
         self.num_tokens = 0
@@ -200,6 +201,9 @@ class _Lines:
             )
             uniform = randoms.to(widest_dtype(scores.device)).to(scores.device)
         tokens = choose_tokens(scores, uniform, self.params)
+        if self.params.keep_ids:
+            for row_logps, logp in zip(self.logps, compute_token_logps(scores, tokens).tolist(), strict=True):
+                row_logps.append(logp)
         for row, sequence in enumerate(self.batch):
             if sequence.thought and sequence.thought.forced_ids and not self.is_over[row]:
                 tokens[row], *rest = sequence.thought.forced_ids
@@ -227,9 +231,9 @@ class _Lines:
         if at_stop or cut >= 0 or self.num_tokens >= limit:
             self.is_over[row] = True
             answer = text[:cut] if cut >= 0 else text
-            ids = self.tokens[row] if self.params.keep_ids else ()
+            ids, logps = (self.tokens[row], self.logps[row][: self.num_tokens]) if self.params.keep_ids else ((), ())
             finish = "stop" if at_stop or cut >= 0 else "length"
-            self.samples.append(build_sample(sequence, answer, finish, self.num_tokens, ids))  # type: ignore[arg-type]
+            self.samples.append(build_sample(sequence, answer, finish, self.num_tokens, ids, logps))  # type: ignore[arg-type]
 
     def _output_text(self, row: int, at_stop: bool = False) -> str:
         return self.engine.chat.text_of(self.tokens[row][: -1 if at_stop else None])

@@ -116,12 +116,12 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
                 say=work.ui.write_once, draft=work.draft,
             )  # fmt: skip
         engines["engine"].update_model(policy.model, fingerprint)
-        return show_answers(work.journal.build_sample_fn(engines["engine"]), work.ui)
+        return show_answers(work.journal.build_sample_fn(engines["engine"], together=True), work.ui)
 
     online = recipe.online
     plan = RoundPlan(
         online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence,
-        online.refill, online.max_kl, online.overlong,
+        online.refill, online.max_kl, online.overlong, online.max_mismatch,
     )  # fmt: skip
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),

@@ -30,6 +30,18 @@ class Online(RecipeSection):
         description="Leave out the further steps on a round's answers once the model is so far from the one "
         "that wrote them: nats per token, estimated by k3. Default: the clip of ratios alone holds it.",
     )
+    max_staleness: int | None = Field(
+        None,
+        ge=0,
+        description="How many updates old an answer may be when a step learns from it; 0: only the policy's own. A "
+        "recipe whose rounds have more steps is refused. Default: what updates and minibatches come to.",
+    )
+    max_mismatch: float = Field(
+        0.05,
+        gt=0,
+        description="Stop once the sampler's own log-probabilities of the answers are so far from the trainer's, "
+        "by the same weights: nats per token, estimated by k3. About 1e-9 in fp32, 1e-4 to 1e-2 in bf16.",
+    )
     overlong: float = Field(
         0.0,
         ge=0,

@@ -131,14 +131,27 @@ def check_online(recipe: Common) -> None:
             "the divergence from the untouched model needs it beside the trained one, for answers that do "
             "not exist yet; train an adapter, which can be switched off (tuner: lora)"
         )
-    if recipe.online.max_kl is not None and recipe.online.updates * recipe.online.minibatches == 1:
+    check_round_steps(recipe)
+    for key in ("batch_tokens", "epochs"):
+        if getattr(train, key) != type(train).model_fields[key].default:
+            raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")
+
+
+def check_round_steps(recipe: Common) -> None:
+    """The last step of a round must not learn from answers older than the recipe allows; what stops it needs one."""
+    online = recipe.online
+    oldest = online.updates * online.minibatches - 1
+    if online.max_kl is not None and not oldest:
         raise ValueError(
             "online.max_kl leaves out further steps on a round's answers, but there is one step a round; set "
             "online.updates above 1, or remove max_kl"
         )
-    for key in ("batch_tokens", "epochs"):
-        if getattr(train, key) != type(train).model_fields[key].default:
-            raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")
+    if online.max_staleness is not None and oldest > online.max_staleness:
+        raise ValueError(
+            f"online.max_staleness is {online.max_staleness}, but with online.updates {online.updates} and minibatches "
+            f"{online.minibatches} the last step of a round learns from answers {oldest} updates old; raise "
+            "max_staleness, or lower updates or minibatches"
+        )
 
 
 def find_misfit(recipe: Common) -> str:

@@ -56,6 +56,9 @@ class OnDemandSource(BatchSource, Protocol):
     def example_batch(self) -> Batch:
         """A batch like the largest there will be: it shows whether memory suffices, and which terms there are."""
 
+    def small_batch(self) -> Batch:
+        """A few labels, the same ones at any time, at which it is seen how far the model has moved."""
+
 
 class OnDemandTrainerState(TrainerState):
     """The parts of a run whose batches are made when they are asked for."""
@@ -88,7 +91,7 @@ class OnDemandTrainerState(TrainerState):
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.compiled_layers = CompiledLayers(note)
         self.dropout_hooks, self.tuner_seed = [], recipe.train.seed
-        self.source, self.example_batch = source, source.example_batch()
+        self.source, self.example_batch, self.few_labels = source, source.example_batch(), source.small_batch()
         tokens, rows = self.example_batch.tokens, self.example_batch.n_rows
         self.step_size = StepSize(tokens, False, rows, tokens / rows, self.example_batch.n_sequences // rows, 0, 0)
 
@@ -117,7 +120,7 @@ class OnDemandTrainerState(TrainerState):
         return [0]
 
     def small_batch(self) -> Batch:
-        return self.collate_on_device([0])
+        return self.few_labels.to(self.machine.device)
 
     def find_nonfinite_rows(self, batches: list[Batch]) -> list[int]:
         return []

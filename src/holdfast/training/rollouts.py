@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
 from holdfast.axes.credit import Credit
 from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.environment import Environment, Episode, play_episodes
 from holdfast.axes.registry import name_of
-from holdfast.core.files import fresh_file
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.data.batching.shared_prompt import collate_groups, count_line, group_by_prompt
 from holdfast.data.rollout_rewards import RolloutRewards
@@ -29,6 +27,7 @@ from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.models.loading import eval_mode
 from holdfast.training.prompt_sharing import WIDEST_MASK, WORTHWHILE, supports_shared_prefix
+from holdfast.training.round_file import load_round, save_round
 from holdfast.training.rounds import (
     PlayedRound,
     RoundPlan,
@@ -40,15 +39,19 @@ from holdfast.training.rounds import (
     measure_round,
     name_apart,
     set_label_values,
+    split_by_row,
     split_turns,
     split_units,
 )
+from holdfast.training.sampler_mismatch import LOOKED_AT, measure_mismatch, refuse_mismatch
 
 if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
     from holdfast.data.chat.encoder import Chat
     from holdfast.models.policy import Policy
 
+FEW = 16
+"""Prompts at whose answers' beginnings it is seen how far the policy has moved."""
 MICRO_TOKENS = 8192
 """Tokens of a micro-batch until the trainer knows better."""
 
@@ -109,10 +112,13 @@ class RolloutSource:
             # What was kept of the untouched model is found by row, and rows are others in each round, and once more
             # where credit chose among them.
             policy.reference.clear_values()
-            self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
+            self.current = (
+                self.play_round(number, policy) if step == 0 else load_round(self._round_file, number, self.unit)
+            )
             policy.reference.clear_values()
         sequences = self._choose_minibatch(self.current, step)
         batches = self._share_prompts(sequences, policy) if sequences else []
+        self.current.figures["rollouts/updates old"] = (float(step), 1.0)
         if step and self.plan.max_kl is not None:
             is_far = self.measure_kl(batches, policy) > self.plan.max_kl
             self.current.figures["rollouts/too far"] = (float(is_far), 1.0)
@@ -145,6 +151,14 @@ class RolloutSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rounds depend on their number and the weights alone."""
+
+    def small_batch(self) -> Batch:
+        """The first prompts, each with a label where its answer begins."""
+        prompts = [self.chat.prompt_ids(row.prompt) for row in self.rows[:FEW]]
+        sequences = [encode_turn(prompt, [self.chat.pad_id], number) for number, prompt in enumerate(prompts)]
+        batch = collate_sequences(sequences, "padded", self.chat.pad_id)
+        assert batch is not None
+        return batch
 
     def example_batch(self) -> Batch:
         """A round's micro-batch of the longest answers there can be."""
@@ -207,9 +221,12 @@ class RolloutSource:
         figures = measure_round(episodes, groups, len(chosen))
         round_ = PlayedRound(number, [], figures)
         if chosen:
-            round_.sequences = self._give_credit([episodes[i] for i in chosen], groups[chosen], samples, policy)
+            round_.sequences = self._give_credit(
+                [episodes[i] for i in chosen], groups[chosen], samples, policy, figures
+            )
+            refuse_mismatch(figures, self.plan.max_mismatch, number)
         if self.plan.steps > 1:
-            self._save_round(round_)
+            save_round(self._round_file, round_, self._value_names())
         return round_
 
     def _pick_episodes(self, episodes: list[Episode], groups: np.ndarray, samples: dict[str, Sample]) -> list[int]:
@@ -239,8 +256,13 @@ class RolloutSource:
         groups: np.ndarray,
         samples: dict[str, Sample],
         policy: Policy,
+        figures: dict[str, tuple[float, float]],
     ) -> list[EncodedSequence]:
-        """The turns of the episodes as sequences, with what is known of each label: its advantage among others."""
+        """The turns of the episodes as sequences, with what is known of each label: its advantage among others.
+
+        Args:
+            figures: Of the round; how far sampler and trainer are apart is added.
+        """
         turns = [(e.name_turn(t), turn) for e in episodes for t, turn in enumerate(e.turns)]
         prompts = self.chat.prompt_ids_many([turn.prompt for _, turn in turns])
         sequences = [
@@ -248,6 +270,8 @@ class RolloutSource:
             for row, (ids, (key, _)) in enumerate(zip(prompts, turns, strict=True))
         ]
         label_values = self._read_labels(sequences, policy)
+        trainer = label_values.get("behaviour") or self._read_some_logps(sequences, policy)
+        figures |= measure_mismatch([samples[key].logps for key, _ in turns], trainer)
         rewards = [np.zeros(len(samples[key].ids)) for key, _ in turns]
         for reward, (_, turn) in zip(rewards, turns, strict=True):
             reward[-1] = turn.reward
@@ -301,14 +325,27 @@ class RolloutSource:
                     last = here.cu_seqlens.diff().long() - 1  # of each line, which is one sequence
                     begins = torch.arange(here.n_sequences, device=last.device) * here.input_ids.shape[1]
                     outputs["next_values"] = policy.predict_values_at(here, begins + last)
-                counts = torch.bincount(here.sequence, minlength=here.n_sequences).tolist()
                 for name, values in outputs.items():
-                    parts = values.double().cpu().split(1 if name == "next_values" else counts)
-                    for row, part in zip(batch.rows.tolist(), parts, strict=True):
-                        label_values[name][row] = part.numpy() if name != "next_values" else float(part)
+                    for row, part in split_by_row(here, values, each=name == "next_values"):
+                        label_values[name][row] = part if name != "next_values" else float(part[0])
         return label_values
 
+    @torch.no_grad()
+    def _read_some_logps(self, sequences: list[EncodedSequence], policy: Policy) -> list[np.ndarray]:
+        """The policy's log-probabilities of the labels of the first sequences, read as they are trained."""
+        logps = [np.zeros(0)] * len(sequences)
+        with eval_mode(policy.model):
+            for batch in self._share_prompts(sequences[:LOOKED_AT], policy):
+                here = batch.to(policy.causal.device)
+                for row, part in split_by_row(here, policy.token_logps(here)):
+                    logps[row] = part
+        return logps
+
     # ---- steps of a round -----------------------------------------------------------------------------------------
+
+    @property
+    def _round_file(self) -> Path:
+        return self.folder / "round.safetensors"
 
     @property
     def _needs_behaviour(self) -> bool:
@@ -380,39 +417,3 @@ class RolloutSource:
             batches.append(batch)
             begin += count
         return batches
-
-    # ---- a round that is trained on in several steps ---------------------------------------------------------------
-
-    @property
-    def _round_file(self) -> Path:
-        return self.folder / "round.safetensors"
-
-    def _save_round(self, round_: PlayedRound) -> None:
-        """Keep what the weights before the round's first step said: they are gone after it."""
-        tensors = {"number": np.array([round_.number])}
-        tensors |= {"lengths": np.array([len(s.ids) for s in round_.sequences], dtype=np.int64)}
-        if round_.sequences:
-            tensors |= {"ids": np.concatenate([s.ids for s in round_.sequences])}
-            tensors |= {"labels": np.concatenate([s.label_mask for s in round_.sequences])}
-            for name in self._value_names():
-                tensors[f"value.{name}"] = np.concatenate([s.token_values[name] for s in round_.sequences])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with fresh_file(self._round_file) as side:
-            save_file(tensors, side)
-
-    def _load_round(self, number: int) -> PlayedRound:
-        tensors = load_file(self._round_file) if self._round_file.exists() else {}
-        if not tensors or int(tensors["number"][0]) != number:
-            raise RunError(
-                f"{self._round_file}: is not of round {number}, in which the run stopped; run it anew (--restart)"
-            )
-        cuts = np.cumsum(tensors["lengths"])[:-1]
-        names = [name for name in tensors if name.startswith("value.")]
-        parts = {name: np.split(tensors[name], cuts) for name in ("ids", "labels", *names) if name in tensors}
-        sequences = []
-        for row in range(len(tensors["lengths"])):
-            ids, labels = parts["ids"][row], parts["labels"][row]
-            sequence = EncodedSequence(ids, labels, row // self.unit, row % self.unit)
-            sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
-            sequences.append(sequence)
-        return PlayedRound(number, sequences)

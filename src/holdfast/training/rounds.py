@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from holdfast.data.batching.batches import EncodedSequence
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.axes.engine import Sample
     from holdfast.axes.environment import Episode
+    from holdfast.data.batching.batches import Batch
     from holdfast.data.rows import Row
 
 
@@ -32,6 +36,8 @@ class RoundPlan:
         max_kl: How far the policy may be from the one that wrote the answers for a step on them to be taken, in nats
             per token.
         overlong: The share of the longest answer's tokens, its last ones, over which an answer's reward falls by 1.
+        max_mismatch: How far the sampler's log-probabilities of the answers may be from the trainer's before the run
+            stops, in nats per token; `None`: however far.
     """
 
     prompts: int = 48
@@ -43,6 +49,7 @@ class RoundPlan:
     refill: int = 0
     max_kl: float | None = None
     overlong: float = 0.0
+    max_mismatch: float | None = None
 
     @property
     def steps(self) -> int:
@@ -52,7 +59,9 @@ class RoundPlan:
     def fingerprint_parts(self) -> dict[str, Any]:
         """What rounds depend on; what came later than runs that may go on counts where it is set."""
         later = {"refill": 0, "max_kl": None, "overlong": 0.0}
-        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+        parts = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+        del parts["max_mismatch"]  # a run that goes on past it is the same run
+        return parts
 
 
 @dataclass(slots=True)
@@ -129,6 +138,13 @@ def split_units(sequences: Sequence[EncodedSequence], size: int) -> list[Sequenc
 def split_turns(per_episode: list[np.ndarray], turns: list[np.ndarray]) -> list[np.ndarray]:
     """Numbers of the labels of whole episodes, cut where turns are; `turns` are of the turns of all episodes."""
     return np.split(np.concatenate(per_episode), np.cumsum([len(turn) for turn in turns])[:-1])
+
+
+def split_by_row(batch: Batch, values: Tensor, each: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbers of the labels of a batch, or of `each` of its sequences, as float64 with the row they are of."""
+    counts = torch.bincount(batch.sequence, minlength=batch.n_sequences).tolist()
+    parts = values.double().cpu().split(1 if each else counts)
+    return zip(batch.rows.tolist(), [part.numpy() for part in parts], strict=True)
 
 
 def set_label_values(sequence: EncodedSequence, name: str, values: np.ndarray) -> None:

@@ -144,15 +144,19 @@ class Chat:
         return self.prompt_ids_many([messages])[0]
 
     def prompt_ids_many(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """`prompt_ids` for many conversations with one call of the tokenizer."""
+        """`prompt_ids` for many conversations with one call of the tokenizer, those of the very same messages once."""
         self.pictures.refuse_blind(conversations)
-        message_lists = [self._prepare_messages(messages) for messages in conversations]
+        whole = [tuple(messages) for messages in conversations]  # of an answer each, and many are to one prompt
+        names = [tuple(map(id, messages)) for messages in whole]
+        message_lists = [self._prepare_messages(messages) for messages in dict(zip(names, whole, strict=True)).values()]
         texts = self.template.render_prompts(message_lists)
         many = [
             self._split_pieces(messages, text, generation=True)
             for messages, text in zip(message_lists, texts, strict=True)
         ]
-        return [ids.tolist() for ids, _ in self.pictures.place_all(self, message_lists, self._encode_pieces(many))]
+        encodings = self.pictures.place_all(self, message_lists, self._encode_pieces(many))
+        by_name = dict(zip(dict.fromkeys(names), encodings, strict=True))
+        return [by_name[name][0].tolist() for name in names]
 
     def encode(self, messages: Sequence[Message]) -> Encoding:
         """Ids of a conversation, and which are trained: every answer of weight other than 0, its end of turn included.

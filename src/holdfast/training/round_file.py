@@ -1,0 +1,51 @@
+"""A round that is trained on in several steps, on disk: after its first step, who wrote it is there no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from holdfast.core.files import fresh_file
+from holdfast.data.batching.batches import EncodedSequence
+from holdfast.errors import RunError
+from holdfast.training.rounds import PlayedRound
+
+
+def save_round(path: Path, round_: PlayedRound, names: Sequence[str]) -> None:
+    """Keep a round's sequences, and of each label the numbers of these names."""
+    tensors = {"number": np.array([round_.number])}
+    tensors |= {"lengths": np.array([len(s.ids) for s in round_.sequences], dtype=np.int64)}
+    if round_.sequences:
+        tensors |= {"ids": np.concatenate([s.ids for s in round_.sequences])}
+        tensors |= {"labels": np.concatenate([s.label_mask for s in round_.sequences])}
+        for name in names:
+            tensors[f"value.{name}"] = np.concatenate([s.token_values[name] for s in round_.sequences])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fresh_file(path) as side:
+        save_file(tensors, side)
+
+
+def load_round(path: Path, number: int, unit: int) -> PlayedRound:
+    """The round as it was kept.
+
+    Args:
+        unit: Sequences of a row.
+    Raises:
+        RunError: If it is not there, or another one.
+    """
+    tensors = load_file(path) if path.exists() else {}
+    if not tensors or int(tensors["number"][0]) != number:
+        raise RunError(f"{path}: is not of round {number}, in which the run stopped; run it anew (--restart)")
+    cuts = np.cumsum(tensors["lengths"])[:-1]
+    names = [name for name in tensors if name.startswith("value.")]
+    parts = {name: np.split(tensors[name], cuts) for name in ("ids", "labels", *names) if name in tensors}
+    sequences = []
+    for row in range(len(tensors["lengths"])):
+        ids, labels = parts["ids"][row], parts["labels"][row]
+        sequence = EncodedSequence(ids, labels, row // unit, row % unit)
+        sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
+        sequences.append(sequence)
+    return PlayedRound(number, sequences)
