@@ -274,8 +274,10 @@ def test_pairs_are_the_best_and_the_worst_answer_to_a_prompt(tiny, tmp_path):
     halves = [source.step_batches(step, policy) for step in (0, 1)]
     assert sum(batch.n_rows for half in halves for batch in half) == 3, "a pair stays together"
     assert all(batch.n_sequences == 2 * batch.n_rows for half in halves for batch in half)
+    figures = source.step_figures()
     source.current = None
     again = source.step_batches(1, policy)
+    assert source.step_figures() == figures, "a run that goes on logs what it would have logged"
     assert torch.equal(again[0].input_ids, halves[1][0].input_ids)
     assert torch.equal(again[0].roles, halves[1][0].roles)
 

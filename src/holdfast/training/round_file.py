@@ -15,8 +15,9 @@ from holdfast.training.rounds import PlayedRound
 
 
 def save_round(path: Path, round_: PlayedRound, names: Sequence[str]) -> None:
-    """Keep a round's sequences, and of each label the numbers of these names."""
+    """Keep a round's sequences, of each label the numbers of these names, and the round's figures."""
     tensors = {"number": np.array([round_.number])}
+    tensors |= {f"figure.{name}": np.array(pair, dtype=np.float64) for name, pair in round_.figures.items()}
     tensors |= {"lengths": np.array([len(s.ids) for s in round_.sequences], dtype=np.int64)}
     if round_.sequences:
         tensors |= {"ids": np.concatenate([s.ids for s in round_.sequences])}
@@ -48,4 +49,5 @@ def load_round(path: Path, number: int, unit: int) -> PlayedRound:
         sequence = EncodedSequence(ids, labels, row // unit, row % unit)
         sequence.token_values = {name.removeprefix("value."): parts[name][row] for name in names}
         sequences.append(sequence)
-    return PlayedRound(number, sequences)
+    pairs = {name: tensors[name].tolist() for name in tensors if name.startswith("figure.")}
+    return PlayedRound(number, sequences, {n.removeprefix("figure."): (p[0], p[1]) for n, p in pairs.items()})
