@@ -279,6 +279,17 @@ def in_turn(ways: Mapping[str, Callable[[], dict[str, Any]]], rounds: int, key: 
     return {name: {**best(found, key), "runs": found} for name, found in runs.items()}
 
 
+def measure_cases(cases: Mapping[str, Any], measure_case: Callable[[str, Any], Measured]) -> Measured:
+    """Measure one case after another: the lines of all, and the numbers of each by its name."""
+    lines: list[Line] = []
+    raw: dict[str, Any] = {}
+    for name, case in cases.items():
+        say(f"  {name}")
+        case_lines, raw[name] = measure_case(name, case)
+        lines += case_lines
+    return lines, raw
+
+
 def best(found: Sequence[dict[str, Any]], key: str = "rate") -> dict[str, Any]:
     """The result with the greatest `key`; an error when none has one."""
     good = [result for result in found if key in result]

@@ -15,9 +15,10 @@ whatever a trainer saves of them.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from typing import Any
 
-from common import Line, at_least, at_most, best, in_turn, line, main, reason, run_side, say
+from common import Line, at_least, at_most, best, in_turn, line, main, measure_cases, reason, run_side, say
 
 Setting = dict[str, Any]
 LONG, SHORT = {"prompt": 256, "answer": 64}, {"prompt": 32, "answer": 128}
@@ -147,13 +148,7 @@ def measure_case(name: str, case: dict[str, Any], tiny: bool) -> tuple[list[Line
 
 def measure(tiny: bool) -> tuple[list[Line], dict[str, Any]]:
     """All cases."""
-    lines: list[Line] = []
-    raw: dict[str, Any] = {}
-    for name, case in (TINY if tiny else CASES).items():
-        say(f"  {name}")
-        made, raw[name] = measure_case(name, case, tiny)
-        lines += made
-    return lines, raw
+    return measure_cases(TINY if tiny else CASES, partial(measure_case, tiny=tiny))
 
 
 if __name__ == "__main__":

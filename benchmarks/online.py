@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Line, at_least, at_most, best, in_turn, line, main, reason, run_side, say
+from common import Line, at_least, at_most, best, in_turn, line, main, measure_cases, reason, run_side, say
 
 Setting = dict[str, Any]
 CASES = {
@@ -201,13 +202,7 @@ def measure(tiny: bool) -> tuple[list[Line], dict[str, Any]]:
     if find_spec("trl") is None:
         say("  TRL is not installed: nothing to measure beside")
         return [], {"skipped": "trl is not installed"}
-    lines: list[Line] = []
-    raw: dict[str, Any] = {}
-    for name, case in (TINY if tiny else CASES).items():
-        say(f"  {name}")
-        made, raw[name] = measure_case(name, case, tiny)
-        lines += made
-    return lines, raw
+    return measure_cases(TINY if tiny else CASES, partial(measure_case, tiny=tiny))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
-from common import Line, at_least, at_most, best, in_turn, line, main, reason, run_side, say
+from common import Line, at_least, at_most, best, in_turn, line, main, measure_cases, reason, run_side, say
 
 Setting = dict[str, Any]
 CASES = {
@@ -233,15 +234,12 @@ def measure(tiny: bool) -> tuple[list[Line], dict[str, Any]]:
     speeds = run_side(__file__, "products")
     slower = speeds["fp32"] / speeds["bf16"]
     precisions = PRECISIONS if slower <= SLOW else PRECISIONS[:1]
-    raw: dict[str, Any] = {"products": speeds}
     if slower > SLOW:
         note = f"bf16 products {slower:.0f} times slower than fp32 on this processor: bf16 left out on both sides"
         lines.append(line("SFT, bf16", None, None, "", note=note))
-    for name, case in (TINY if tiny else CASES).items():
-        say(f"  {name}")
-        made, raw[name] = measure_case(name, case, precisions, tiny)
-        lines += made
-    return lines, raw
+    measure_one = partial(measure_case, precisions=precisions, tiny=tiny)
+    case_lines, measured = measure_cases(TINY if tiny else CASES, measure_one)
+    return [*lines, *case_lines], {"products": speeds, **measured}
 
 
 if __name__ == "__main__":
