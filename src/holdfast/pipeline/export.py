@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdfast.axes.tuner import SavedFormat
-    from holdfast.models.loading import LoadedModel
+    from holdfast.models.loading import LoadedModel, Model
 
 FORMS = ("folder", "gguf")
 TOLERANCE = 1e-4
@@ -59,12 +59,8 @@ def export_model(
     import torch
 
     from holdfast.generation.decoder import FILE, read_setup
-    from holdfast.methods.inference.dial import Dial
-    from holdfast.models.files import count_non_finite
     from holdfast.models.loading import load_model, locate_model
-    from holdfast.models.merging import compute_distance, fold_adapter, probe_logps
-    from holdfast.models.placement import weights_dtype
-    from holdfast.models.saving import cast_as_reloaded
+    from holdfast.models.merging import probe_logps
 
     if form not in FORMS:
         raise UserError(f"--form: must be {' or '.join(FORMS)}, not {form}")
@@ -76,35 +72,62 @@ def export_model(
     # What is folded in is added in fp32, proven in fp32, and rounded once.
     folds = merge or as_gguf or dial is not None
     setup = read_setup(locate_model(run))
-    if dial is not None and setup is not None:
-        raise UserError(f"--dial: the figures of this run are not of its weights alone: {setup.line}; leave --dial out")
+    if setup is not None and (dial is not None or as_gguf):
+        option = "--form gguf" if as_gguf else "--dial"
+        raise UserError(
+            f"{option}: the figures of this run are not of its weights alone: {setup.line}; leave {option} out"
+        )
     tuned = load_model(run, torch.float32 if folds or chosen_dtype == torch.float32 else None, device=device)
     saved_dtype, model, tuner = chosen_dtype or tuned.dtype, tuned.model, tuned.tuner
     if chosen_dtype is not None and not folds and tuner.adapter:
         raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
-    base = None if dial is None else _load_base(report, tuned)
     if folds:
-        model, tuner = fold_adapter(model, tuner), Tuner()
-    if base is not None and dial is not None:
-        model = Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
+        model, tuner = _fold_model(tuned, report, dial), Tuner()
     exact = probe_logps(model) if folds else None
     if as_gguf and exact is not None:
         return _export_as_gguf(replace(tuned, model=model, tuner=tuner), out, report, exact, dtype, dial, ui)
-    model = cast_as_reloaded(model, saved_dtype, weights_dtype(saved_dtype, tuned.device), tuner)
-    if count_non_finite(model.parameters()):
-        raise UserError(f"--dtype: some weights are beyond the reach of {dtype or saved_dtype}; use bf16 or fp32")
-    rounded_logps = probe_logps(model)
     written_model = replace(tuned, model=model, tuner=tuner, dtype=saved_dtype)
-    _write_and_verify(
-        written_model, out, rounded_logps, lambda saved_as: _render_export_card(report, saved_as, saved_dtype, dial), ui
+    _export_as_folder(
+        written_model, out, lambda saved_as: _render_export_card(report, saved_as, saved_dtype, dial), exact, ui
     )
     if setup is not None:
         ui.write_line(f"{setup.line}; holdfast chat and eval read {out / FILE}")
-    if exact is not None and (shift := compute_distance(exact, rounded_logps).most) > TOLERANCE:
-        ui.write_line(
-            f"rounding to {str(saved_dtype).removeprefix('torch.')} moved log-probabilities by up to {shift:.1e}"
-        )
     return out
+
+
+def _export_as_folder(
+    model: LoadedModel, out: Path, card: Callable[[SavedFormat], str], exact: Tensor | None, ui: Progress
+) -> None:
+    """Round the weights to the type of their files, write them, and say what rounding moved.
+
+    Args:
+        model: In the type of its files.
+        card: Makes the card.
+        exact: Log-probabilities of what was folded in, before rounding.
+    """
+    from holdfast.models.files import count_non_finite
+    from holdfast.models.merging import compute_distance, probe_logps
+    from holdfast.models.placement import weights_dtype
+    from holdfast.models.saving import cast_as_reloaded
+
+    dtype = str(model.dtype).removeprefix("torch.")
+    weights = cast_as_reloaded(model.model, model.dtype, weights_dtype(model.dtype, model.device), model.tuner)
+    if count_non_finite(weights.parameters()):
+        raise UserError(f"--dtype: some weights are beyond the reach of {dtype}; use bf16 or fp32")
+    rounded_logps = probe_logps(weights)
+    _write_and_verify(replace(model, model=weights), out, rounded_logps, card, ui)
+    if exact is not None and (shift := compute_distance(exact, rounded_logps).most) > TOLERANCE:
+        ui.write_line(f"rounding to {dtype} moved log-probabilities by up to {shift:.1e}")
+
+
+def _fold_model(tuned: LoadedModel, report: dict[str, Any], dial: float | None) -> Model:
+    """Plain weights of a run: its adapter folded in, at a point of the dial."""
+    from holdfast.methods.inference.dial import Dial
+    from holdfast.models.merging import fold_adapter
+
+    base = None if dial is None else _load_base(report, tuned)
+    model = fold_adapter(tuned.model, tuned.tuner)
+    return model if base is None else Dial(point=dial).weights(base.model, model)  # type: ignore[arg-type]
 
 
 def _export_as_gguf(
