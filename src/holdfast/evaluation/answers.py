@@ -7,7 +7,7 @@ from typing import Any
 
 from holdfast.evaluation.answer_traces import TRACE
 from holdfast.evaluation.statistics.paired import MeasuredRun
-from holdfast.evaluation.task import ItemResult, TaskInfo
+from holdfast.evaluation.task import JUDGED, ItemResult, TaskInfo
 
 QUESTIONS = 3
 """Questions shown of a task."""
@@ -28,7 +28,7 @@ def collect_answers(runs: Mapping[str, MeasuredRun]) -> list[dict[str, Any]]:
     entries = []
     for task in first.tasks:
         info = task.info
-        if info.kind in ("generate", "choice", "episodes") and all(info.name in run.tuned for run in runs.values()):
+        if info.kind in JUDGED and all(info.name in run.tuned for run in runs.values()):
             questions = _collect_questions(info, first, runs)
             entries.append((info.role != "target", -len(questions), questions[:QUESTIONS]))
     entries.sort(key=lambda entry: entry[:2])

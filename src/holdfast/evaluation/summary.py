@@ -36,7 +36,7 @@ from holdfast.evaluation.statistics.summary_statistics import (
     mcnemar_p_value,
     noise_floor,
 )
-from holdfast.evaluation.task import POINTS, ItemResult, Task, TaskInfo, Unit
+from holdfast.evaluation.task import ANSWERED, POINTS, ItemResult, Task, TaskInfo, Unit
 from holdfast.evaluation.tasks.episodes import summarise_episodes
 from holdfast.evaluation.tasks.probe_summary import summarise_probe
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit, refuse_unasked
@@ -266,7 +266,7 @@ def _convert_units(unit: Unit, both: PairedScores, base: Sequence[ItemResult]) -
 
 def _answer_statistics(info: TaskInfo, when: str, items: Sequence[ItemResult]) -> dict[str, float | None]:
     """Share of answers the model ended by itself (0 to 1), their mean tokens, how many the judge could not read."""
-    if info.kind not in ("generate", "episodes"):
+    if info.kind not in ANSWERED:
         return {f"stop_{when}": None, f"length_{when}": None, f"unreadable_{when}": None}
     stop_share, length = (float(np.mean([getattr(i, name) for i in items])) for name in ("stopped", "tokens"))
     unreadable = sum(item.unreadable for item in items)

@@ -15,6 +15,10 @@ from holdfast.data.rows import Rows
 Kind = Literal["generate", "choice", "perplexity", "held_out", "probe", "episodes"]
 """How a task is measured. Stored with every measurement, so that these names do not change ("perplexity" is shown as
 text, whose figure is bits per byte)."""
+ANSWERED: frozenset[Kind] = frozenset({"generate", "episodes"})
+"""Kinds of which the model writes the answers, which end or do not and have a length."""
+JUDGED: frozenset[Kind] = ANSWERED | {"choice"}
+"""Kinds of which every answer is right or wrong."""
 Role = Literal["target", "keep", "watch"]
 """What a task is for: to be learned, not to be lost, or only to be looked at."""
 

@@ -13,6 +13,7 @@ from holdfast.evaluation.answer_traces import summarise_traces
 from holdfast.evaluation.gate import apply_gate, refuse_gate
 from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.summary import compute_score, score_interval, summarise_run
+from holdfast.evaluation.task import ANSWERED
 from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.tasks.episodes import summarise_episodes
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
@@ -260,7 +261,7 @@ def _build_task_entry(task: Task, items: list[ItemResult]) -> dict[str, Any]:
         "judge": task.info.judge or None, "n": len(items), "tuned": figure,
         "thoughts": {"tuned": count_thoughts(items)}, "unanswered": {"tuned": count_unanswered(whole)},
         "left_out": len(whole) - len(items),
-        "unreadable_tuned": sum(item.unreadable for item in items) if task.kind in ("generate", "episodes") else None,
+        "unreadable_tuned": sum(item.unreadable for item in items) if task.kind in ANSWERED else None,
         **({"answering": answering} if (answering := summarise_traces(items)) else {}),
         **({"episodes": {"tuned": summarise_episodes(items)}} if task.kind == "episodes" else {}),
         **score_interval(task, items),

@@ -9,6 +9,7 @@ from holdfast.axes.judge import Judge
 from holdfast.axes.registry import name_of
 from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
+from holdfast.evaluation.task import ANSWERED
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.schema import Recipe
@@ -197,7 +198,7 @@ def check_prompt_lengths(tasks: Sequence[Task], chat: Chat, context: int | None)
     out = []
     for task in tasks:
         try_pictures(task, chat)
-        if task.kind in ("generate", "episodes") and len(task.rows):
+        if task.kind in ANSWERED and len(task.rows):
             prompts = start_prompts(task) if task.kind == "episodes" else [row.prompt for row in task.rows]
             lengths = [len(ids) for ids in chat.prompt_ids_many(prompts)]
             over = sum(length >= context for length in lengths) if context else 0
@@ -270,9 +271,7 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
     from holdfast.generation.static_forward import describe_decline, static_lacks
     from holdfast.generation.supported_models import native_lacks
 
-    samples = any(task.kind in ("generate", "episodes") for task in tasks) or any(
-        curator.samples for curator in recipe.curate
-    )
+    samples = any(task.kind in ANSWERED for task in tasks) or any(curator.samples for curator in recipe.curate)
     if not samples or recipe.sampling.engine == "transformers":
         return []
     if lacks := native_lacks(model):

@@ -13,6 +13,7 @@ from holdfast.core.events import StepFinished
 from holdfast.core.files import fresh_file
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
+from holdfast.evaluation.task import JUDGED
 from holdfast.pipeline.federated.aggregation import METHODS, Aggregation
 from holdfast.pipeline.federated.client import ROWS, TEMPLATE, Client
 from holdfast.pipeline.federated.exchange import ClientExchange, InlineExchange, client_folder, name_clients
@@ -338,7 +339,7 @@ def compute_local_accuracy(work: RunContext, items: Items, groups: Mapping[str, 
     """The mean score on questions of a client's own mixture of groups; `None` where no task asks any of them."""
     scores: dict[str, list[float]] = {}
     for task in work.tasks:
-        if task.kind not in ("generate", "choice", "episodes"):
+        if task.kind not in JUDGED:
             continue
         for group, indexes in group_rows(task.rows, key).items():
             scores.setdefault(group, []).extend(items[task.name][index].score for index in indexes)
