@@ -15,6 +15,7 @@ from holdfast.axes.registry import name_of
 from holdfast.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from holdfast.axes.judge import Judge
     from holdfast.data.rows import Message, Row
 
 State = Any
@@ -83,6 +84,17 @@ class Environment(Method):
     def step_all(self, actions: Sequence[tuple[State, str]]) -> list[Turn]:
         """Turns in order; environments that start processes or call models override this to work on many at once."""
         return [self.step(state, action) for state, action in actions]
+
+
+def require_deciding_judge(judge: Judge | None) -> Judge | None:
+    """A judge that an environment can ask; none stays none.
+
+    Raises:
+        ValueError: If it samples from a model.
+    """
+    if judge is not None and judge.needs_engine:
+        raise ValueError("needs a model of its own, which an environment has not; choose a judge that decides")
+    return judge
 
 
 @dataclass(slots=True)

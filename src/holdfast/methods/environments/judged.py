@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from holdfast.axes.environment import Environment, Turn
+from holdfast.axes.environment import Environment, Turn, require_deciding_judge
 from holdfast.axes.judge import Judge, JudgeRequest
 from holdfast.errors import UserError
 from holdfast.recipe.choices import JudgeChoice
@@ -43,12 +43,10 @@ class JudgeEnvironment(Environment):
 
     @field_validator("judge")
     @classmethod
-    def _require_judge(cls, judge: Judge | None) -> Judge:
+    def _require_judge(cls, judge: Judge | None) -> Judge | None:
         if judge is None:
             raise ValueError("says nothing of a judge; name one, e.g. judge: number")
-        if judge.needs_engine:
-            raise ValueError("needs a model of its own, which an environment has not; choose a judge that decides")
-        return judge
+        return require_deciding_judge(judge)
 
     def check_ready(self) -> None:
         assert self.judge is not None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
+from holdfast.axes.environment import require_deciding_judge
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import name_of
 from holdfast.recipe.choices import JudgeChoice
@@ -42,9 +43,7 @@ class RewardTerm(BaseModel):
     @field_validator("judge")
     @classmethod
     def _judge_decides(cls, judge: Judge | None) -> Judge | None:
-        if judge is not None and judge.needs_engine:
-            raise ValueError("needs a model of its own, which an environment has not; choose a judge that decides")
-        return judge
+        return require_deciding_judge(judge)
 
     @field_validator("pattern")
     @classmethod
