@@ -44,7 +44,19 @@ class Intruders:
         return (self.left * self.values) @ self.right
 
 
-def find_intruders(base: Tensor, tuned: Tensor, top: int = 10, epsilon: float = 0.5) -> Intruders:
+def decompose_base(base: Tensor) -> tuple[Tensor, Tensor]:
+    """The left singular vectors [m, k] and the singular values [k] of a weight, in fp32."""
+    u, s, _ = torch.linalg.svd(base.detach().float(), full_matrices=False)
+    return u, s
+
+
+def find_intruders(
+    base: Tensor,
+    tuned: Tensor,
+    top: int = 10,
+    epsilon: float = 0.5,
+    base_vectors: tuple[Tensor, Tensor] | None = None,
+) -> Intruders:
     """Intruder dimensions by the rule of Shuttleworth et al. 2024 (arXiv 2410.21228), in fp32.
 
     Of the `top` left singular vectors of the tuned weight those whose |cosine| with every left singular vector of the
@@ -53,9 +65,10 @@ def find_intruders(base: Tensor, tuned: Tensor, top: int = 10, epsilon: float = 
 
     Args:
         base, tuned: [m, n].
+        base_vectors: What `decompose_base` gives, for who asks of several changes of one base.
     """
     before, after = base.detach().float(), tuned.detach().float()
-    u0, s0, _ = torch.linalg.svd(before, full_matrices=False)
+    u0, s0 = base_vectors or decompose_base(base)
     u, s, v = torch.linalg.svd(after, full_matrices=False)
     cosines = (u[:, :top].T @ u0).abs().amax(1)  # [k]
     chosen = torch.nonzero(cosines < epsilon)[:, 0]

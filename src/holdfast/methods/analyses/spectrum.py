@@ -63,22 +63,23 @@ class Spectrum(Analysis):
         """A line of the table, layers from 0, and the leading singular values of both."""
         import torch
 
-        from holdfast.models.singular import compute_effective_rank, find_intruders
+        from holdfast.models.singular import compute_effective_rank, decompose_base, find_intruders
 
         if torch.equal(base, tuned):
             values = torch.linalg.svdvals(base.detach().float())[:SHOWN].tolist()
             return (name, layer, 0, 0, 0.0, 1.0, 0.0, 0.0, 0.0), (values, values)
-        found_here = find_intruders(base, tuned, self.top, self.epsilon)
+        base_vectors = decompose_base(base)
+        found_here = find_intruders(base, tuned, self.top, self.epsilon, base_vectors)
         change = tuned.detach().float() - base.detach().float()
         # Drawn on the CPU, so that it is the same on any device.
         noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(layer)).to(change.device)
         control = find_intruders(
-            base, base.detach().float() + noise * (change.norm() / noise.norm()), self.top, self.epsilon
+            base, base.detach().float() + noise * (change.norm() / noise.norm()), self.top, self.epsilon, base_vectors
         )
         row = (
             name, layer, found_here.count, control.count, 100 * found_here.share, float(found_here.cosines.min()),
             100 * float(change.norm() / base.detach().float().norm().clamp_min(1e-30)),
-            compute_effective_rank(torch.linalg.svdvals(change)), measure_random_cosine(base),
+            compute_effective_rank(torch.linalg.svdvals(change)), measure_random_cosine(base_vectors[0]),
         )  # fmt: skip
         return row, (found_here.base_values[:SHOWN].tolist(), found_here.tuned_values[:SHOWN].tolist())
 
@@ -108,11 +109,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure_random_cosine(base: Tensor, draws: int = 32) -> float:
-    """The mean of the largest |cosine| of a random vector with the left singular vectors of a matrix."""
+def measure_random_cosine(u: Tensor, draws: int = 32) -> float:
+    """The mean of the largest |cosine| of a random vector with the left singular vectors of a matrix, [m, k]."""
     import torch
 
-    u, _, _ = torch.linalg.svd(base.detach().float(), full_matrices=False)
     vectors = torch.randn(len(u), draws, generator=torch.Generator().manual_seed(0)).to(u.device)
     return float(((vectors / vectors.norm(dim=0)).T @ u).abs().amax(1).mean())
 
