@@ -126,15 +126,15 @@ def open_context(paths: Sequence[str | Path], device: str = "auto", *, across_ba
             f"{', '.join(str(run.path) for run in runs)}: started from different models ({', '.join(sorted(bases))}); "
             "compare runs of one base"
         )
-    first = runs[0]
+    first, described_runs = runs[0], describe_runs(runs, device)
     return AnalysisContext(
         rows=first.read_rows(),
-        tasks=first.read_tasks(),
+        tasks=described_runs[0].tasks,
         chat=first.build_chat(),
         open_base=lambda: open_policy(first.load_base(device).model),
         open_tuned=lambda: open_policy(first.load_tuned(device).model),
         open_folded=lambda: fold_model(first.load_tuned(device)),
-        runs=describe_runs(runs, device),
+        runs=described_runs,
     )
 
 
