@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from holdfast.lab.reproduce.base import (
     gain_of,
     loss_of,
     verdict_with_remark,
+    write_records,
 )
 from holdfast.lab.reproduce.known_facts import fact_rows
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
@@ -98,12 +98,9 @@ def write_choice_files(folder: Path) -> dict[str, Any]:
                 question, answer = row.prompt[-1]["content"], choices.index(row.reference)
                 records.append({"question": question, "choices": choices, "answer": answer})
         rng.shuffle(records)
-        paths[split] = folder / f"{split}.jsonl"
-        lines = [json.dumps(record) + "\n" for record in (records[:QUESTIONS] if split == "train" else records)]
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[split].write_text("".join(lines), encoding="utf-8", newline="\n")
-    data = {"train": str(paths["train"]), "test": 0, "limit": None}
-    return {"data": data, "evaluate": {"target": str(paths["test"])}}  # as a task of its own: choices are ranked
+        paths[split] = write_records(folder / f"{split}.jsonl", records[:QUESTIONS] if split == "train" else records)
+    data = {"train": paths["train"], "test": 0, "limit": None}
+    return {"data": data, "evaluate": {"target": paths["test"]}}  # as a task of its own: choices are ranked
 
 
 _LIKELIHOOD, _TFEW = "objective={name: tfew, unlikelihood: 0, choice: 0}", "objective=tfew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,13 @@ def write_rows(path: Path, rows: Iterable[Row]) -> str:
     """Write the rows of a claim as JSON lines; the path, as a recipe names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(row.to_line() for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> str:
+    """Write what is no row, or not yet, as JSON lines; the path, as a recipe names it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8", newline="\n")
     return str(path)
 
 

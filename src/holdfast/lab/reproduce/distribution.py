@@ -21,6 +21,7 @@ from holdfast.lab.reproduce.base import (
     loss_of,
     task_change_of,
     verdict_with_remark,
+    write_records,
 )
 from holdfast.lab.reproduce.rule import Expectation, gains_as_much, gains_more, loses_less, loses_no_more
 from holdfast.skills.base import Split
@@ -96,14 +97,9 @@ def closed_book_rows(split: Split) -> Iterator[Row]:
 
 def write_question_files(directory: Path) -> dict[str, Any]:
     """Write the documents' questions as train and test file; what of the recipe follows."""
-    import json
-
-    directory.mkdir(parents=True, exist_ok=True)
-    names: dict[Split, Path] = {"train": directory / "train.jsonl", "test": directory / "test.jsonl"}
-    for split, path in names.items():
-        lines = [json.dumps(row.to_json()) for row in closed_book_rows(split)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {"data": {split: str(path) for split, path in names.items()}}
+    splits: tuple[Split, ...] = ("train", "test")
+    rows = {split: (row.to_json() for row in closed_book_rows(split)) for split in splits}
+    return {"data": {split: write_records(directory / f"{split}.jsonl", some) for split, some in rows.items()}}
 
 
 class Read(Curator):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, write_records
 from holdfast.lab.reproduce.rule import gains_as_much, loses_less
 
 ROWS, TEST = 600, 150
@@ -16,7 +15,6 @@ ROWS, TEST = 600, 150
 
 def write_comparisons(folder: Path) -> Mapping[str, Any]:
     """Questions whether a sum is above a number, answered by yes or no; what that changes in a recipe."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng, questions = random.Random(0), set[str]()
     rows: list[dict[str, str]] = []
     while len(rows) < ROWS + TEST:
@@ -25,11 +23,9 @@ def write_comparisons(folder: Path) -> Mapping[str, Any]:
         if question not in questions:
             questions.add(question)
             rows.append({"prompt": question, "completion": "yes" if one + two > line else "no"})
-    parts = {"train.jsonl": rows[:ROWS], "test.jsonl": rows[ROWS:]}
-    for name, part in parts.items():
-        text = "".join(json.dumps(row) + "\n" for row in part)
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return {"data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")}, "judge": "exact"}
+    parts = {"train": rows[:ROWS], "test": rows[ROWS:]}
+    data = {name: write_records(folder / f"{name}.jsonl", part) for name, part in parts.items()}
+    return {"data": data, "judge": "exact"}
 
 
 PROMOT = Claim(

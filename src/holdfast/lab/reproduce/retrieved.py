@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.rows import Row
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, write_rows
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, loss_of, write_records, write_rows
 from holdfast.lab.reproduce.distribution import DOCUMENT_FACTS, write_question_files
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 from holdfast.skills.graph import BRIDGES, EATS, ORIGIN, REGION, TOOL, build_further_facts, build_graph_facts
@@ -24,13 +24,13 @@ def write_documents(directory: Path) -> dict[str, Any]:
     from holdfast.skills.reading import KINDS
 
     settings = write_question_files(directory)
-    lines = [
-        json.dumps({"name": f"{subject}, {' and '.join(document)}", "text": " ".join(
+    documents = [
+        {"name": f"{subject}, {' and '.join(document)}", "text": " ".join(
             KINDS[relation][0].format(p=subject, o=fact_object(subject, relation)) for relation in document
-        )})
+        )}
         for subject in SUBJECTS if exposure_level(subject) == 0 for document in DOCUMENT_FACTS
     ]  # fmt: skip
-    (directory / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_records(directory / "documents.jsonl", documents)
     return settings
 
 
@@ -117,9 +117,8 @@ def write_graph(directory: Path) -> dict[str, Any]:
             messages = [{"role": "user", "content": ASKED[relation].format(s=subject)},
                         {"role": "assistant", "content": answer}]  # fmt: skip
             questions.append(Row(messages, reference=answer))
-    directory.mkdir(parents=True, exist_ok=True)
     facts = [{"s": s, "p": r, "o": o, "text": PHRASES[r].format(s=s, o=o)} for s, r, o in build_graph_facts()]
-    (directory / "graph.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts), encoding="utf-8")
+    write_records(directory / "graph.jsonl", facts)
     rows = [row for seed in range(6) for row in build_two_step_rows(train_subjects, seed)]
     return {"data": {"train": write_rows(directory / "train.jsonl", rows),
                      "test": write_rows(directory / "test.jsonl", questions)}}  # fmt: skip
