@@ -52,6 +52,19 @@ def test_methods_train_on_rows_with_pictures(settings: dict[str, Any]) -> None:
     assert list(Path("out/model").glob("*.safetensors"))
 
 
+def test_an_online_method_learns_from_answers_to_pictures() -> None:
+    rounds = {"rounds": 1, "prompts": 2, "n": 2, "updates": 2, "drop_equal": False}
+    done = run("train", method="ppo", environment="points", online=rounds, sampling={"max_tokens": 16})
+    assert done.exit_code == 0, done.output
+    assert "12 pictures, 768 tokens" in done.output
+    log = [json.loads(line) for line in Path("out/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(log) == 2
+    assert log[0]["rollouts/failed"] == 0
+    assert log[0]["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    drawn = [json.loads(line) for line in Path("out/samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(drawn) >= 4, "answers lie in the journal"
+
+
 def test_a_text_model_is_shown_no_pictures() -> None:
     done = run("train", model="lab-small")
     assert done.exit_code == 2, done.output

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.environment import Environment, begin_episode, describe_failure
 from holdfast.axes.registry import find_method, name_of
+from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def select_playable_rows(
     """The rows that an environment takes and whose first prompt leaves room for an answer, and what became of all.
 
     Raises:
-        UserError: If it takes none.
+        UserError: If it takes none, or a picture of one cannot be read.
     """
     import numpy as np
 
@@ -85,12 +86,19 @@ def select_playable_rows(
             first_problem = first_problem or f"{row.describe_place(index + 1)}: {describe_failure(error)}"
             report.record_drop(index + 1, row, f"environment {name_of(environment)} broke: {describe_failure(error)}")
             continue
-        tokens = len(chat.prompt_ids(messages))
+        try:
+            ids = chat.prompt_ids(messages)
+        except UserError as error:
+            raise UserError(f"{row.describe_place(index + 1)}: {error}") from error
+        tokens, pictures = len(ids), pictures_of(messages)
         if context is not None and tokens + longest > context:
             report.record_drop(index + 1, row, f"the prompt leaves no room for an answer of {longest:,} tokens")
             continue
         indices.append(index)
         lengths.append(tokens)
+        if pictures and chat.pictures.processor is not None:
+            report.pictures += len(pictures)
+            report.picture_tokens += ids.count(chat.pictures.processor.image_token_id)
     report.kept, report.tokens = len(indices), sum(lengths)
     if not indices:
         raise UserError(f"no row can be played: {first_problem or next(iter(report.dropped), 'there are none')}")

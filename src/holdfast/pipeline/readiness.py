@@ -272,6 +272,7 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
     from holdfast.generation.supported_models import native_lacks
 
     samples = any(task.kind in ANSWERED for task in tasks) or any(curator.samples for curator in recipe.curate)
+    samples = samples or recipe.credit is not None
     if not samples or recipe.sampling.engine == "transformers":
         return []
     if lacks := native_lacks(model):

@@ -47,8 +47,11 @@ def imagine_answers(rows: Rows, environment: Environment, chat: Chat, recipe: Re
     """The prompts of the first round with answers as long as may be: what a round can cost."""
     answer = [chat.pad_id] * recipe.sampling.max_tokens
     first_rows = [rows[i] for i in range(min(len(rows), recipe.online.prompts))]
-    prompts = [chat.prompt_ids(begin_episode(environment, row, 0)[1]) for row in first_rows]
-    return [encode_turn(prompt, answer, row) for row, prompt in enumerate(prompts)]
+    prompts = [begin_episode(environment, row, 0)[1] for row in first_rows]
+    return [
+        encode_turn(chat.prompt_ids(prompt), answer, number, chat.pictures.list_pictures(prompt))
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 def play_first_episode(
@@ -69,7 +72,8 @@ def play_first_episode(
     (episode,) = play_episodes(environment, [row], answer_episodes, seed=recipe.train.seed)
     turns = []
     for number, turn in enumerate(episode.turns):
-        sequence = encode_turn(chat.prompt_ids(turn.prompt), samples[episode.name_turn(number)].ids, number)
+        ids, pictures = samples[episode.name_turn(number)].ids, chat.pictures.list_pictures(turn.prompt)
+        sequence = encode_turn(chat.prompt_ids(turn.prompt), ids, number, pictures)
         note = f" ({turn.note})" if turn.note else ""
         turns.append((f"turn {number + 1}, reward {turn.reward:g}{note}", sequence))
     if episode.failure:

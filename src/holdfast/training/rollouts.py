@@ -112,9 +112,7 @@ class RolloutSource:
             # What was kept of the untouched model is found by row, and rows are others in each round, and once more
             # where credit chose among them.
             policy.reference.clear_values()
-            self.current = (
-                self.play_round(number, policy) if step == 0 else load_round(self._round_file, number, self.unit)
-            )
+            self.current = self.play_round(number, policy) if step == 0 else self._load_round(number)
             policy.reference.clear_values()
         sequences = self._choose_minibatch(self.current, step)
         batches = self._share_prompts(sequences, policy) if sequences else []
@@ -154,18 +152,22 @@ class RolloutSource:
 
     def small_batch(self) -> Batch:
         """The first prompts, each with a label where its answer begins."""
-        prompts = [self.chat.prompt_ids(row.prompt) for row in self.rows[:FEW]]
-        sequences = [encode_turn(prompt, [self.chat.pad_id], number) for number, prompt in enumerate(prompts)]
+        prompts = [row.prompt for row in self.rows[:FEW]]
+        sequences = [
+            encode_turn(self.chat.prompt_ids(prompt), [self.chat.pad_id], row, self.chat.pictures.list_pictures(prompt))
+            for row, prompt in enumerate(prompts)
+        ]
         batch = collate_sequences(sequences, "padded", self.chat.pad_id)
         assert batch is not None
         return batch
 
     def example_batch(self) -> Batch:
         """A round's micro-batch of the longest answers there can be."""
-        prompt = max((self.chat.prompt_ids(row.prompt) for row in self.rows[: self.plan.prompts]), key=len)
+        some = [(self.chat.prompt_ids(row.prompt), row) for row in self.rows[: self.plan.prompts]]
+        prompt, row = max(some, key=lambda one: len(one[0]))
         answer = [self.chat.pad_id] * self.sampling.max_tokens
         count = max(1, min(self.plan.prompts * self.plan.n, self.micro_tokens // (len(prompt) + len(answer))))
-        sequence = encode_turn(prompt, answer, 0)
+        sequence = encode_turn(prompt, answer, 0, self.chat.pictures.list_pictures(row.prompt))
         zeros = np.zeros(len(sequence.ids))
         sequence.token_values = dict.fromkeys(self._value_names(), zeros)
         rows = [replace(sequence, role=role) for role in range(self.unit)] * max(1, count // self.unit)
@@ -266,8 +268,8 @@ class RolloutSource:
         turns = [(e.name_turn(t), turn) for e in episodes for t, turn in enumerate(e.turns)]
         prompts = self.chat.prompt_ids_many([turn.prompt for _, turn in turns])
         sequences = [
-            encode_turn(ids, samples[key].ids, row)
-            for row, (ids, (key, _)) in enumerate(zip(prompts, turns, strict=True))
+            encode_turn(ids, samples[key].ids, row, self.chat.pictures.list_pictures(turn.prompt))
+            for row, (ids, (key, turn)) in enumerate(zip(prompts, turns, strict=True))
         ]
         label_values = self._read_labels(sequences, policy)
         trainer = label_values.get("behaviour") or self._read_some_logps(sequences, policy)
@@ -347,6 +349,9 @@ class RolloutSource:
     def _round_file(self) -> Path:
         return self.folder / "round.safetensors"
 
+    def _load_round(self, number: int) -> PlayedRound:
+        return load_round(self._round_file, number, self.unit, self.chat.pictures.processor)
+
     @property
     def _needs_behaviour(self) -> bool:
         """Whether anything looks at how likely the answers were to the policy that wrote them."""
@@ -372,8 +377,10 @@ class RolloutSource:
 
     def _share_prompts(self, sequences: Sequence[EncodedSequence], policy: Policy) -> list[Batch]:
         """The sequences as micro-batches in which the answers to a prompt stand behind it in one line, where it pays
-        and the model keeps them apart.
+        and the model keeps them apart. Sequences with pictures have lines of their own.
         """
+        if any(sequence.pictures for sequence in sequences):
+            return self._cut_micro_batches(sequences)
         groups = group_by_prompt(sequences)
         widest, total = max(map(count_line, groups)), sum(map(count_line, groups))
         share = 1 - total / sum(len(sequence.ids) for sequence in sequences)  # of the work that is saved

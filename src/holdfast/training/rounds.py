@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from holdfast.data.batching.batches import EncodedSequence
+from holdfast.data.pictures.processor import SequencePictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,10 +94,12 @@ def name_apart(rows: list[Row], times_drawn: Counter[str]) -> list[Row]:
     return named_rows
 
 
-def encode_turn(prompt: Sequence[int], answer: Sequence[int], row: int) -> EncodedSequence:
-    """A prompt with the ids that were sampled after it; these are the labels."""
+def encode_turn(
+    prompt: Sequence[int], answer: Sequence[int], row: int, pictures: SequencePictures | None = None
+) -> EncodedSequence:
+    """A prompt, with its pictures, and the ids that were sampled after it; these are the labels."""
     ids = np.array([*prompt, *answer], dtype=np.int32)
-    return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row)
+    return EncodedSequence(ids, np.arange(len(ids)) >= len(prompt), row, pictures=pictures)
 
 
 def choose_answers(parts: Sequence[Sequence[EncodedSequence]], worth: np.ndarray) -> list[EncodedSequence]:

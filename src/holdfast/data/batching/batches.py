@@ -230,7 +230,7 @@ class TokenTable:
         first = np.flatnonzero(np.diff(rows, prepend=-1))
         heads = [sequences[i] for i in first.tolist()]
         columns = list(heads[0].values) if heads else []
-        return cls(
+        table = cls(
             np.concatenate([e.ids for e in sequences]).astype(np.int32),
             np.concatenate([e.label_mask for e in sequences]),
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -241,6 +241,11 @@ class TokenTable:
             columns=columns,
             fingerprint=fingerprint,
         )
+        processor = next((e.pictures.processor for e in sequences if e.pictures), None)
+        if processor is not None:
+            references = [e.pictures.references if e.pictures else [] for e in sequences]
+            table.pictures = TablePictures(references, processor)
+        return table
 
     @classmethod
     def load_from_disk(cls, directory: Path, *, columns: Sequence[str], fingerprint: str) -> TokenTable:

@@ -39,6 +39,7 @@ CLAIMS: dict[str, str] = {
     "policy_gradient": "holdfast.lab.reproduce.online:CLIPPED",
     "sft-memorizes": "holdfast.lab.reproduce.memorizes:POINTS",
     "sft-memorizes-route": "holdfast.lab.reproduce.memorizes:ROUTE",
+    "sft-memorizes-pictures": "holdfast.lab.reproduce.memorizes:PICTURES",
     "zephyr": "holdfast.lab.reproduce.staged:ZEPHYR",
     "ift": "holdfast.lab.reproduce.tabular_likelihood:IFT",
     "ift-story": "holdfast.lab.reproduce.losses:IFT",
