@@ -83,16 +83,22 @@ def test_lomo_is_gradient_descent_bit_for_bit(tiny, kind, clip):
 
 def test_lomo_holds_one_gradient_at_a_time(tiny):
     model, tokenizer = tiny("llama")
+    before, after = [], []
+
+    def count_into(alive):
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(
+                lambda _: alive.append(sum(q.grad.numel() for q in model.parameters() if q.grad is not None))
+            )
+
+    count_into(before)
     LOMO().build(model.named_parameters())
-    alive = []
-    for p in model.parameters():
-        p.register_post_accumulate_grad_hook(
-            lambda _: alive.append(sum(q.grad.numel() for q in model.parameters() if q.grad is not None))
-        )
+    count_into(after)
     ids = torch.tensor([tokenizer.encode("the result is 14")])
     model(input_ids=ids, labels=ids).loss.backward()
-    assert len(alive) == len(list(model.parameters()))
-    assert max(alive) == 0
+    assert len(before) == len(list(model.parameters()))
+    assert max(before) == max(p.numel() for p in model.parameters()), "the largest weight's, and no other's"
+    assert max(after) == 0
 
 
 def test_lomo_only_looks_until_it_is_told_to_begin(tiny):

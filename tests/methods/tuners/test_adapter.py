@@ -15,6 +15,7 @@ from holdfast.errors import UserError
 from holdfast.methods.tuners.adapter import Adapter
 from holdfast.models import loading, saving
 from holdfast.models.bottleneck import Bottleneck
+from holdfast.testing.examples import tiny_model
 
 IDS = torch.arange(3, 30)[None]
 
@@ -80,6 +81,36 @@ def test_the_layer_computes_what_the_papers_say(tiny):
             for one in own.values():
                 one.is_on = True
             torch.testing.assert_close(layer(x, position_embeddings=positions, attention_mask=None), wanted)
+
+
+OF_THE_LIBRARY = {
+    "houlsby": [-0.19818, 0.4059, 0.61358, 0.22204, -0.38634, -0.61743, -0.24554, 0.36614, 0.62025, 0.26863, -0.34534],
+    "pfeiffer": [0.58674, 0.40959, -0.16756, -0.58108, -0.42711, 0.14397, 0.57445, 0.44393, -0.12013, -0.56687, -0.46],
+}
+"""Last logits by adapters 1.3.0 on transformers 4.57.6: DoubleSeqBnConfig and SeqBnConfig of reduction factor 4."""
+
+
+@pytest.mark.parametrize("placement", OF_THE_LIBRARY)
+def test_it_computes_what_the_library_adapters_does(placement):
+    """With the same weights, filled in by a formula, in a Llama of two layers with grouped heads."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = tiny_model("llama", vocab_size=11, tie_word_embeddings=False, **sizes)
+    fills = {
+        name: (number, 1.0 * ("norm" in name)) for number, (name, _) in enumerate(sorted(model.named_parameters()))
+    }
+    activation = "swish" if placement == "houlsby" else None
+    model = Adapter(placement=placement, size=2, activation=activation).apply(model, 0).eval()
+    places = {"houlsby": ("self_attn.o_proj.", "mlp.down_proj."), "pfeiffer": (None, "")}[placement]
+    for layer in range(2):
+        for part, place in enumerate(places):
+            for end, name in enumerate(("down.weight", "down.bias", "up.weight", "up.bias")):
+                fills[f"model.layers.{layer}.{place}bottleneck.{name}"] = (100 + 10 * (2 * layer + part) + end, 0.0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            phase, shift = fills[name]
+            p.copy_((0.4 * torch.sin(1.7 * torch.arange(p.numel()).double() + phase) + shift).reshape(p.shape))
+        last = model(input_ids=torch.arange(6)[None]).logits[0, -1]
+    torch.testing.assert_close(last, torch.tensor(OF_THE_LIBRARY[placement]), rtol=0, atol=2e-5)
 
 
 def test_the_formula_counts_two_matrices_and_two_biases(tiny):

@@ -54,6 +54,13 @@ def test_what_it_cannot_scale_apart_is_said(tiny):
     assert moving == tuner.count_trainable(tiny("gpt2")[0]) == 2 * (3 * 32 + 4 * 32)
     with pytest.raises(UserError, match=r"tuner\.feedforward_modules: nope not found in LlamaForCausalLM"):
         IA3(feedforward_modules=("nope",)).check(tiny("llama")[0])
+    for knobs, said in (
+        ({"target_modules": ("foo.k_proj",)}, r"tuner\.target_modules: foo\.k_proj not found"),
+        ({"target_modules": ("input_layernorm",)}, "input_layernorm is a LlamaRMSNorm .* linear maps are wanted"),
+        ({"feedforward_modules": ("mlp",)}, r"tuner\.feedforward_modules: mlp is a LlamaMLP"),
+    ):
+        with pytest.raises(UserError, match=said):
+            IA3(**knobs).check(tiny("llama")[0])
 
 
 def test_its_learning_rate_is_the_papers_unless_the_recipe_has_one():

@@ -243,7 +243,29 @@ def test_pissa_resumes_bit_for_bit_and_has_a_reference(tmp_path):
         check(tuner, folder)
 
 
+def test_at_full_rank_it_reaches_any_change_of_a_matrix(tiny):
+    """With r = min(in, out) B A is any matrix: merged, it is another model, as full fine-tuning could make it."""
+    model, tokenizer = tiny("llama")
+    other = tiny("llama")[0]
+    with torch.no_grad():
+        for number, p in enumerate(other.model.layers.parameters()):
+            if p.ndim == 2:
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(number)), alpha=0.1)
+    tuner = LoRA(r=32, alpha=32)
+    tuned = tuner.apply(model, 0)
+    with torch.no_grad():
+        for name, layer in tuned.get_base_model().named_modules():
+            if hasattr(layer, "lora_A"):
+                change = other.get_submodule(name).weight - layer.base_layer.weight
+                u, s, v = torch.linalg.svd(change, full_matrices=False)
+                layer.lora_A["default"].weight.zero_()[: len(s)] = v
+                layer.lora_B["default"].weight.zero_()[:, : len(s)] = u * s
+    torch.testing.assert_close(logits(tuner.merge(tuned), tokenizer), logits(other, tokenizer), rtol=0, atol=1e-4)
+
+
 REFUSED = (
+    ({"modules_to_save": ("foo.lm_head",)}, r"tuner\.modules_to_save: foo\.lm_head not found in LlamaForCausalLM"),
+    ({"target_modules": ("q_proj", "foo.v_proj")}, r"tuner\.target_modules: foo\.v_proj not found"),
     (
         {"r": 33, "target_modules": ("q_proj",)},
         r"tuner\.r 33 is above the rank of every matrix .* LlamaForCausalLM, 32",

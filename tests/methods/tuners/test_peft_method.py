@@ -43,6 +43,9 @@ def test_what_does_not_go_is_refused_by_name(tiny):
         ({"method": "lora", "settings": {"init_lora_weights": "pissa"}}, "pissa changes the base, .* say tuner: pissa"),
         ({"settings": {"rank": 4}}, r"PEFT's vera does not take these: .*'rank'"),
         ({"settings": {"target_modules": ["nope"]}}, "tuner.target_modules: nope not found in LlamaForCausalLM"),
+        ({"method": "lora", "settings": {"r": 33, "target_modules": ["q_proj"]}}, r"tuner\.settings\.r 33 is above"),
+        ({"settings": {"modules_to_save": ["nope"]}}, r"tuner\.settings\.modules_to_save: nope not found"),
+        ({"method": "trainable_tokens", "settings": {"token_indices": [5000]}}, "token_indices: 5,000 is no token"),
         ({"method": "miss", "settings": {"target_modules": ["q_proj"]}}, r"PEFT's miss does not go into this model: "),
     ):
         with pytest.raises(UserError, match=said):

@@ -244,6 +244,7 @@ WRONG = [
     (Surgical(modules="layers.*"), "llama", r"tuner\.modules: layers\.\* matches no weight in LlamaForCausalLM"),
     (Surgical(modules=("lm_head",)), "gpt2", "lm_head shares its weight with the input embedding; name that"),
     (Surgical(modules=("q_proj",)), "gpt2", r"q_proj not found in GPT2LMHeadModel; use names such as .*c_attn"),
+    (Surgical(modules=r"(\w+\.?)+X"), "llama", "does not come to an end on the names of the weights"),
     (Surgical(layers=(2,)), "llama", r"tuner\.layers: 2 is no layer of a model that has 2"),
     (BitFit(), "llama", r"LlamaForCausalLM has none; set tuner\.add: true"),
     (BitFit(add=True), "mistral", r"tuner\.add: MistralForCausalLM has no switch for biases"),
@@ -261,6 +262,9 @@ def test_what_fits_no_model_is_one_line_before_there_is_a_run():
         assert all(p.requires_grad for p in model.parameters()), "the model is left as it was"
     with pytest.raises(ValueError, match=r"\(\( is not a regular expression"):
         Surgical(modules="((")
+    for nothing in ({"modules": ()}, {"modules": ""}, {"layers": ()}):
+        with pytest.raises(ValueError, match=r"nothing is named|at least 1 item"):
+            Surgical(**nothing)
 
 
 @pytest.mark.parametrize(

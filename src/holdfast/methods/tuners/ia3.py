@@ -8,7 +8,7 @@ from pydantic import Field
 
 from holdfast.errors import UserError
 from holdfast.methods.tuners.layer_maps import find_paths, shorten_paths
-from holdfast.methods.tuners.modules import check_module_names, linear_shapes
+from holdfast.methods.tuners.modules import check_linear_names, linear_shapes
 from holdfast.models.adapters import PeftTuner
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class IA3(PeftTuner):
     def _list_targets(self, model: Model) -> tuple[list[str], list[str]]:
         """Names of the maps whose outputs are scaled, and of those whose inputs are."""
         for key, names in (("target_modules", self.target_modules), ("feedforward_modules", self.feedforward_modules)):
-            check_module_names(key, model, list(names))
+            check_linear_names(key, model, list(names))
         outputs, inputs = list(self.target_modules), list(self.feedforward_modules)
         if not outputs:
             keys, values = (find_paths(model, "attention", role) for role in ("key", "value"))
@@ -82,7 +82,7 @@ class IA3(PeftTuner):
             if not inputs:
                 raise UserError(
                     f"tuner: ia3 scales what the MLP's last map reads, and {type(model).__name__} has none whose name "
-                    "is known; name it in tuner.feedforward_modules"
+                    "is known; name it in tuner.feedforward_modules, or choose lora where experts are tensors"
                 )
         return outputs, inputs
 

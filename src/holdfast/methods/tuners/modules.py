@@ -104,19 +104,38 @@ def check_targets(model: Model, targets: str | list[str]) -> None:
 
 
 def check_module_names(key: str, model: Model, module_names: list[str]) -> None:
-    """See that a setting names modules there are.
+    """See that a setting names modules there are, each by the end of its path.
 
     Raises:
         UserError: If not.
     """
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    missing = [name for name in module_names if name.rsplit(".", 1)[-1] not in names]
+    paths = [f".{name}" for name, _ in model.named_modules()]
+    names = {path.rsplit(".", 1)[-1] for path in paths}
+    missing = [name for name in module_names if not any(path.endswith(f".{name}") for path in paths)]
     if missing:
         some = sorted(n for n in names if n.endswith(("_proj", "c_attn", "c_fc")))[:4]
         raise UserError(
             f"tuner.{key}: {', '.join(missing)} not found in {type(model).__name__}; use "
             f"{'all-linear, or ' * (key == 'target_modules')}names such as {', '.join(some) or 'embed_tokens'}"
         )
+
+
+def check_linear_names(key: str, model: Model, module_names: list[str]) -> None:
+    """See that a setting names linear maps there are, and nothing else.
+
+    Raises:
+        UserError: If not.
+    """
+    from holdfast.methods.tuners.layer_maps import is_linear_map
+
+    check_module_names(key, model, module_names)
+    for path, module in model.named_modules():
+        for name in module_names:
+            if f".{path}".endswith(f".{name}") and not is_linear_map(module):
+                raise UserError(
+                    f"tuner.{key}: {name} is a {type(module).__name__} in {type(model).__name__}, and linear maps are "
+                    "wanted; name some that are inside of it or beside it"
+                )
 
 
 def check_parameter_names(model: Model, parameter_names: tuple[str, ...]) -> None:
@@ -170,7 +189,7 @@ def count_expert_ranks(model: Model, parameter_names: tuple[str, ...], r: int) -
     return sum(r * (p.shape[0] if p.ndim > 2 else 1) * (p.shape[-1] + p.shape[-2]) for p in tensors)
 
 
-def refuse_high_rank(model: Model, shapes: list[tuple[int, int]], r: int) -> None:
+def refuse_high_rank(model: Model, shapes: list[tuple[int, int]], r: int, key: str = "tuner.r") -> None:
     """See that a rank is one that some matrix of these shapes can have.
 
     Raises:
@@ -178,8 +197,8 @@ def refuse_high_rank(model: Model, shapes: list[tuple[int, int]], r: int) -> Non
     """
     if shapes and r > (most := max(map(min, shapes))):
         raise UserError(
-            f"tuner.r {r:,} is above the rank of every matrix it would update in {type(model).__name__}, {most:,} at "
-            f"most; set tuner.r to {most:,} or fewer, or tuner: full"
+            f"{key} {r:,} is above the rank of every matrix it would update in {type(model).__name__}, {most:,} at "
+            f"most; set {key} to {most:,} or fewer, or tuner: full"
         )
 
 

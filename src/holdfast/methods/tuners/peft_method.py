@@ -9,7 +9,13 @@ from pydantic import Field
 from holdfast.axes.tuner import Taxonomy
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError, first_line
-from holdfast.methods.tuners.modules import check_targets, parse_targets
+from holdfast.methods.tuners.modules import (
+    check_module_names,
+    check_targets,
+    linear_shapes,
+    parse_targets,
+    refuse_high_rank,
+)
 from holdfast.models.adapters import PeftTuner, attach_adapter
 
 if TYPE_CHECKING:
@@ -100,10 +106,17 @@ class Peft(PeftTuner):
         Raises:
             UserError: If not.
         """
+        from holdfast.models.loading import count_embeddings
+
         config = self.build_config()
         targets = getattr(config, "target_modules", None)
         if targets:
-            check_targets(model, sorted(targets) if isinstance(targets, (set, list, tuple)) else targets)
+            check_targets(model, targets := sorted(targets) if isinstance(targets, (set, list, tuple)) else targets)
+            if self.method.lower() == "lora":
+                refuse_high_rank(model, linear_shapes(model, targets), self.settings.get("r", 8), "tuner.settings.r")
+        check_module_names("settings.modules_to_save", model, list(getattr(config, "modules_to_save", None) or ()))
+        if (most := max(getattr(config, "token_indices", None) or (0,))) >= (count := count_embeddings(model)):
+            raise UserError(f"tuner.settings.token_indices: {most:,} is no token of a model that has {count:,}")
         self._build_trial(model)
 
     def count_trainable(self, model: Model, seed: int = 0) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, field_validator
 
 from holdfast.axes.tuner import Tuner
+from holdfast.core.bounded import find_slow_pattern
 from holdfast.errors import UserError
 from holdfast.methods.tuners.model_parts import ModelParts, count_parameters, train_only
 
@@ -41,12 +42,15 @@ class Surgical(Tuner):
     )
     layers: tuple[int, ...] | None = Field(
         None,
+        min_length=1,
         description="Only in the layers of these numbers, from 0, negative ones from the last; default: all.",
     )
 
     @field_validator("modules")
     @classmethod
     def _check_expression(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("nothing is named; name modules or parameters, or leave it out")
         if isinstance(value, str):
             try:
                 re.compile(value)
@@ -60,6 +64,12 @@ class Surgical(Tuner):
         Raises:
             UserError: If not; one line that names some that would.
         """
+        names = [name for name, _ in model.named_parameters()]
+        if isinstance(self.modules, str) and find_slow_pattern([self.modules], names):
+            raise UserError(
+                f"tuner.modules: {self.modules} does not come to an end on the names of the weights; repeat nothing "
+                "that repeats something itself, or name the modules"
+            )
         self._list_names(model)
 
     def list_warnings(self, model: Model) -> list[str]:
