@@ -267,12 +267,27 @@ def test_what_fits_no_model_is_one_line_before_there_is_a_run():
             Surgical(**nothing)
 
 
+COMPOSED = (
+    "adapter", "bitfit", "freeze", "full", "half", "ia3", "lisa", "longlora", "lora", "peft", "prefix", "prompt",
+    "ptuning", "surgical",
+)  # fmt: skip
+NEEDED = {
+    "lisa": {"layers": 1, "every": 1}, "bitfit": {"add": True}, "surgical": {"modules": ["q_proj"]},
+    "prompt": {"tokens": 4}, "prefix": {"tokens": 4}, "ptuning": {"tokens": 4},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("tuner", "method"),
-    [("lisa", "dpo"), ("longlora", "dpo"), ("freeze", "s3ft"), ("longlora", "s3ft")],
+    ("tuner", "method", "optimizer"),
+    [
+        ("lisa", "dpo", "adamw"),
+        ("longlora", "dpo", "adamw"),
+        *((name, "s3ft", "adamw") for name in COMPOSED),
+        *(("full", "s3ft", name) for name in ("adafactor", "sgd", "muon", "lomo")),
+    ],
 )
 def test_they_compose_with_preferences_and_with_what_the_model_answers_itself(
-    tmp_path, tiny_dir, monkeypatch, tuner, method
+    tmp_path, tiny_dir, monkeypatch, tuner, method, optimizer
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
@@ -283,7 +298,8 @@ def test_they_compose_with_preferences_and_with_what_the_model_answers_itself(
     recipe = {
         "model": str(tiny_dir("llama")), "method": method, "judge": "exact", "output": "out",
         "data": {"train": "pairs.jsonl" if method == "dpo" else "rows.jsonl", "test": 0},
-        "tuner": {"name": tuner, **({"layers": 1, "every": 1} if tuner == "lisa" else {})},
+        "tuner": {"name": tuner, **NEEDED.get(tuner, {})},
+        "optimizer": {"name": optimizer, "learning_rate": 1e-2},
         "train": {"max_steps": 3, "batch_tokens": 128, "max_length": 64}, "sampling": {"max_tokens": 4},
         "evaluate": {"target": "none", "keep": [], "every": 0},
     }  # fmt: skip
