@@ -117,7 +117,7 @@ class _Conversion:
         """`method`, of a stage, a verb, a trainer, or the loss."""
         names = ("stage", "rl", "reward_model", "pref_loss", "loss_type")
         stage, rl, reward, *losses = (self.take_value(name) if name != "reward_model" else None for name in names)
-        method = STAGES.get(stage, stage) or rl or self.foreign.method or ("reward" if reward else "sft")
+        method = STAGES.get(str(stage), stage) or rl or self.foreign.method or ("reward" if reward else "sft")
         loss = next((loss for loss in losses if isinstance(loss, str)), None)
         method = ONLINE.get(method, method)
         if loss is not None and method in ("dpo", "sft", *ONLINE.values()):
