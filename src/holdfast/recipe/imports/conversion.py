@@ -116,8 +116,10 @@ class _Conversion:
     def choose_method(self) -> None:
         """`method`, of a stage, a verb, a trainer, or the loss."""
         names = ("stage", "rl", "reward_model", "pref_loss", "loss_type")
-        stage, rl, reward, *losses = (self.take_value(name) if name != "reward_model" else None for name in names)
-        method = STAGES.get(str(stage), stage) or rl or self.foreign.method or ("reward" if reward else "sft")
+        stage, rl, reward, *losses = map(self.take_value, names)
+        if isinstance(reward, str):  # LLaMA-Factory's: the model that scores; Axolotl's says that one is trained
+            self.put_value("judge", {"name": "reward_model", "model": reward}, "reward_model")
+        method = STAGES.get(str(stage), stage) or rl or self.foreign.method or ("reward" if reward is True else "sft")
         loss = next((loss for loss in losses if isinstance(loss, str)), None)
         method = ONLINE.get(method, method)
         if loss is not None and method in ("dpo", "sft", *ONLINE.values()):
