@@ -5,7 +5,8 @@
     python benchmarks/verdicts.py --from runs/reproduce   record what `holdfast reproduce` left there first
 
 A verdict is of the rule in `holdfast.lab.reproduce.rule`, which needs every question's answer of every seed. Results
-that were recorded before it hold means and intervals of each arm alone; they are listed as not run by the present rule.
+that were recorded before it hold means and intervals of each arm alone; they are listed as not run by the present rule,
+and results of other settings than the claim's (`fingerprint_settings`) as not run by the present settings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import Study, run_study
+from holdfast.lab.reproduce.base import Claim, Study, fingerprint_settings, run_study
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,6 +43,8 @@ def line(name: str, result: dict[str, Any] | None) -> str:
     claim = claim_of(name).claim
     if result is None:
         return f"| `{name}` | {claim} | not run | |"
+    if is_outdated(name, result):
+        return f"| `{name}` | {claim} | not run by the present settings | a result of older ones is recorded |"
     if "checks" not in result:
         if stuck := unmoved(name, result):
             return f"| `{name}` | {claim} | **cannot tell** | {'; '.join(stuck)}; recorded before the rule |"
@@ -56,6 +59,14 @@ def line(name: str, result: dict[str, Any] | None) -> str:
             ends = f"{check['delta']:{digits}} [{check['low']:{digits}}, {check['high']:{digits}}]"
             parts[-1] += f", {ends}, must be above {least:g}"
     return f"| `{name}` | {claim} | **{result['outcome']}** | {'; '.join(parts)} |"
+
+
+def is_outdated(name: str, result: dict[str, Any]) -> bool:
+    """Whether a result is of settings that the claim has no more; those recorded without any are older than sweeps."""
+    claim = claim_of(name)
+    if not isinstance(claim, Claim) or not (claim.validation or "settings" in result):
+        return False
+    return result.get("settings") != fingerprint_settings(claim)
 
 
 def unmoved(name: str, result: dict[str, Any]) -> list[str]:
@@ -86,7 +97,7 @@ def figures() -> str:
     lines = []
     for name in CLAIMS:
         result = recorded(name)
-        for row in result["rows"] if result and result["points"] else ():
+        for row in result["rows"] if result and result["points"] and not is_outdated(name, result) else ():
             ends = f" [{row['low']:.1f}, {row['high']:.1f}]" if row["low"] is not None else ""
             lines.append(f"| `{name}` | {row['what']} | {row['paper']} | {row['ours']}{ends} |")
     return "\n".join([*head, *lines])

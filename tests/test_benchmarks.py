@@ -82,7 +82,10 @@ def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
     assert verdicts.line("half", None).endswith("| not run | |")
     assert "| not run by the present rule |" in verdicts.line("half", {"held": True, "rows": []})
     stuck = {"rows": [{"what": "target, dpo", "ours": "+0.0", "low": 0.0, "high": 0.0}]}
-    assert "**cannot tell** | dpo: the target did not clearly move (+0.0 [0.0, 0.0]);" in verdicts.line("asft", stuck)
+    assert "**cannot tell** | dpo: the target did not clearly move (+0.0 [0.0, 0.0]);" in verdicts.line("cpo", stuck)
+    assert verdicts.line("grpo", stuck).endswith(
+        "| not run by the present settings | a result of older ones is recorded |"
+    )
     check = {
         "what": "half loses less elsewhere than sft", "delta": 10.2, "low": 2.04, "high": 18.2, "margin": 2.0,
         "by": "more", "outcome": "held", "reasons": [],

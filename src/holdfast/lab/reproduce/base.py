@@ -21,6 +21,7 @@ from holdfast.lab.reproduce.rule import (
     outcome_of_all,
     student_interval,
 )
+from holdfast.lab.reproduce.sweep import SweptArm, describe_arms, sweep_arms
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 
 COMMON: dict[str, Any] = {
@@ -114,7 +115,8 @@ class Claim:
         verdict: What else to say of the result in words, from the same arms.
         margin: In points: what smaller a difference counts as none.
         rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain or
-            at the best rate.
+            at the best rate; with `validation`, that it is swept over.
+        validation: A skill; every arm is judged at the learning rate that a sweep on other questions of it chose.
         common: What differs from `COMMON`, as a nested mapping.
         draw: Figures of the claim's page as data (`report.section_plots`), from the same arms.
         files: Writes what the arms need into a directory; gives what that changes in the recipe. In the arms' overrides
@@ -129,6 +131,7 @@ class Claim:
     verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=describe_gains_and_losses)
     margin: float = MARGIN
     rates: Sequence[float] = ()
+    validation: str | None = None
     common: Mapping[str, Any] = field(default_factory=dict)
     draw: Callable[[Mapping[str, dict[str, Any]]], list[dict[str, Any]]] | None = None
     files: Callable[[Path], Mapping[str, Any]] | None = None
@@ -198,10 +201,14 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     from holdfast.pipeline.compare import compare
 
     recipe = merge_settings(COMMON, claim.common)
-    folder = out / folder_of(name, claim)
+    folder, settings = out / folder_of(name, claim), fingerprint_settings(claim)
     if claim.files is not None:
         recipe = merge_settings(recipe, claim.files(folder / "data"))
         claim = replace(claim, arms=name_files(claim.arms, folder / "data"))
+    swept_arms: dict[str, SweptArm] = {}
+    if claim.validation:
+        swept_arms = sweep_arms(claim.arms, recipe, claim.validation, claim.rates, folder, ui)
+        claim = replace(claim, arms={label: arm.overrides for label, arm in swept_arms.items()})
     plans, families = plans_of(claim, recipe)
     comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
     arms = {run["method"]: run for run in comparison["runs"]}
@@ -209,13 +216,21 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     for figure in claim.figures:
         text, low, high = figure.ours(arms)
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
+    rows += describe_arms(swept_arms, comparison["runs"]) if swept_arms else []
     arms_by_label = arms_of(comparison["runs"], families)
     checks = [decide_expectation(part, arms_by_label, claim.margin) for part in claim.expects]
     return {
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
-        "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
+        "budget": comparison["budget"], "points": True, "versions": comparison["versions"], "settings": settings,
         "plots": claim.draw(arms) if claim.draw else [], "comparison": f"{folder.name}/report.html",
     }  # fmt: skip
+
+
+def fingerprint_settings(claim: Claim) -> str:
+    """A name of what a claim runs, by which a recorded result is known to be of these settings or of older ones."""
+    return fingerprint_json(
+        [merge_settings(COMMON, claim.common), claim.arms, claim.rates, claim.validation, claim.files is not None]
+    )[:16]
 
 
 def name_files(arms: Mapping[str, Sequence[str]], folder: Path) -> dict[str, list[str]]:
@@ -236,7 +251,9 @@ def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[s
 
     plans: dict[str, Sequence[str]] = dict(claim.arms)
     families: dict[str, dict[float, str]] = {}
-    multi_rate_arms = {name for part in claim.expects if part.at != "rate" for name in (part.arm, part.than) if name}
+    multi_rate_arms = {
+        name for part in claim.expects if part.at in ("best", "gain", "front") for name in (part.arm, part.than) if name
+    }
     for label in sorted(multi_rate_arms):
         own = resolve_any(recipe, claim.arms[label]).recipe.optimizer.learning_rate
         families[label] = {own: label}

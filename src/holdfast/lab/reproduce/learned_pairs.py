@@ -1,13 +1,12 @@
-"""RPO, TIS-DPO and FPO: preference pairs after something was learned from or about them."""
+"""RPO and TIS-DPO on tables: preference pairs after something was learned from or about them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from holdfast.lab.reproduce.base import Claim, Figure, Study, gain_of, loss_of, points_lost
-from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, PAIRS
-from holdfast.lab.reproduce.rule import Expectation, loses_less, quantity_above, quantity_below, read_log_mean
+from holdfast.lab.reproduce.base import Study
+from holdfast.lab.reproduce.rule import quantity_above, quantity_below
 from holdfast.lab.reproduce.tables import seeded_generator
 
 if TYPE_CHECKING:
@@ -257,73 +256,4 @@ TIS_DPO = Study(
         "shuffled "
         f"weights take {mean_of(values['any shuffled']):.0f} steps, estimated ones {mean_of(values['any tis']):.0f}."
     ),
-)
-
-
-def _arm_log_mean(arms: Mapping[str, dict[str, Any]], label: str, name: str) -> float:
-    """What an arm logged under a name in the end; mean over the seeds."""
-    return mean_of([read_log_mean(folder, name) for folder in arms[label]["dirs"]])
-
-
-def _reward_accuracy(arms: Mapping[str, dict[str, Any]], label: str) -> float:
-    return 100 * _arm_log_mean(arms, label, "rewards/accuracy")
-
-
-FigureValue = Callable[[Mapping[str, dict[str, Any]]], tuple[str, "float | None", "float | None"]]
-
-
-def _accuracy_of(label: str) -> FigureValue:
-    return lambda arms: (f"{_reward_accuracy(arms, label):.1f} %", None, None)
-
-
-def _divergence_of(label: str) -> FigureValue:
-    return lambda arms: (f"{_arm_log_mean(arms, label, 'kl'):.3f}", None, None)
-
-
-ARMS = {
-    "dpo": "DPO",
-    "averages": "FPO without constraint (alpha 0)",
-    "fpo": "FPO (alpha 0.5)",
-    "fpo strong": "FPO (alpha 5)",
-}
-PAPER: tuple[tuple[str, Callable[[str], Any], dict[str, str]], ...] = (
-    (
-        "pairs rewarded rightly",
-        _accuracy_of,
-        {"dpo": "59.9 %", "averages": "63.4 % (SimPO, its nearest)", "fpo": "64.1 %"},
-    ),
-    ("divergence from the base, nats a token", _divergence_of, {}),
-    ("target", gain_of, {"fpo": "over 5 points more wins than others"}),
-    ("lost elsewhere", loss_of, {"dpo": "more (proposed)", "fpo": "less (proposed)", "fpo strong": "less (proposed)"}),
-)
-"""What is shown of every arm of `FPO`, and what the paper has of it (UltraFeedback, Gemma-2 2B)."""
-
-FPO = Claim(
-    claim="At the same reward accuracy FPO loses less elsewhere than DPO, with alpha 0.5 and with alpha 5.",
-    paper="Yin et al. 2024, arXiv 2411.07618",
-    arms={
-        "dpo": DPO_ARM,
-        "averages": ["method=fpo", PAIRS, "objective.alpha=0"],
-        "fpo": ["method=fpo", PAIRS],
-        "fpo strong": ["method=fpo", PAIRS, "objective.alpha=5"],
-    },
-    figures=tuple(
-        Figure(f"{what}, {words}", paper.get(label, "not given"), ours(label))
-        for what, ours, paper in PAPER
-        for label, words in ARMS.items()
-    ),
-    expects=tuple(
-        part
-        for name in ("fpo", "fpo strong")
-        for part in (loses_less(name, "dpo"), Expectation(name, "dpo", "log:rewards/accuracy"))
-    ),
-    verdict=lambda arms: (
-        f"FPO lost {points_lost(arms, 'fpo'):.1f} (alpha 0.5) and {points_lost(arms, 'fpo strong'):.1f} points (alpha "
-        "5) elsewhere, "
-        f"without constraint {points_lost(arms, 'averages'):.1f}, DPO {points_lost(arms, 'dpo'):.1f}; pairs rewarded "
-        f"rightly: {_reward_accuracy(arms, 'fpo'):.0f}, {_reward_accuracy(arms, 'fpo strong'):.0f}, "
-        f"{_reward_accuracy(arms, 'averages'):.0f}, "
-        f"{_reward_accuracy(arms, 'dpo'):.0f} %. The arm without constraint shows what the constraint itself does."
-    ),
-    common=OWN_PAIRS,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.lab.reproduce.base import Claim, Figure, gain_and_loss, gain_of, loss_of
-from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, PAIRS, RIGHT_ALONE
+from holdfast.lab.reproduce.losses import DPO_ARM, OWN_PAIRS, OWN_PAIRS_RATES, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import gains_more, loses_no_more
 
 OWN_RANKED = Claim(
@@ -45,28 +45,6 @@ LABEL_NOISE = Claim(
         gains_more("dpo", "dpo, noisy", at="best"),
         gains_more("dpo, noisy, smoothed", "dpo, noisy", at="best"),
     ),
-    rates=OWN_PAIRS_RATES,
-    common=OWN_PAIRS,
-)
-
-GRPO = Claim(
-    claim="GRPO on the model's own scored answers gains more than SFT on the right ones (RFT), and loses nothing "
-    "elsewhere.",
-    paper="Shao et al. 2024, arXiv 2402.03300",
-    arms={
-        "rft": RIGHT_ALONE,
-        "dpo": DPO_ARM,
-        "grpo": ["objective=grpo", PAIRS],
-    },
-    figures=(
-        Figure("target, RFT", "below GRPO (GSM8K, figure 5)", gain_of("rft")),
-        Figure("target, DPO on the same samples", "not tried", gain_of("dpo")),
-        Figure("target, GRPO", "82.9 to 88.2 (GSM8K, many rounds; here one)", gain_of("grpo")),
-        Figure("lost elsewhere, RFT", "not measured", loss_of("rft")),
-        Figure("lost elsewhere, DPO on the same samples", "not measured", loss_of("dpo")),
-        Figure("lost elsewhere, GRPO", "gains (CMATH 84.6 to 88.8)", loss_of("grpo")),
-    ),
-    expects=(gains_more("grpo", "rft", at="best"), loses_no_more("grpo", at="best")),
     rates=OWN_PAIRS_RATES,
     common=OWN_PAIRS,
 )

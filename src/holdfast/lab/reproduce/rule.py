@@ -50,8 +50,9 @@ class Expectation:
         share: Of what the rival changed, 0.5: half of the rival's gain or loss is what is held against.
         margin: In points; default: the claim's.
         at: At the stated learning "rate"; with the claim's `rates`, each arm at its "best", the one that gained most in
-            the other seeds; or what is kept where both have gained the same, read off the line between two rates
-            ("gain") or at the best rate that gains enough ("front").
+            the other seeds; with the claim's `validation`, each at the rate that a sweep on other questions chose
+            ("validated"); or what is kept where both have gained the same, read off the line between two rates ("gain")
+            or at the best rate that gains enough ("front").
     """
 
     arm: str
@@ -60,7 +61,7 @@ class Expectation:
     by: By = "as much"
     share: float = 1.0
     margin: float | None = None
-    at: Literal["rate", "best", "gain", "front"] = "rate"
+    at: Literal["rate", "best", "validated", "gain", "front"] = "rate"
 
     def format_sentence(self) -> str:
         """`s3ft gains as much as sft`, `s3ft loses less elsewhere than 57 % of what sft does`."""
@@ -69,7 +70,10 @@ class Expectation:
         if self.of not in ("gain", "kept"):
             of = self.of.removeprefix("log:")
             return f"{self.arm} has {self.by} {'than' if self.by == 'more' else 'as'} {whom} of {of}"
-        at = {"rate": "", "best": f", {'each ' if self.than else ''}at its best rate"}.get(self.at, " at equal gain")
+        each = "each " if self.than else ""
+        at = {"rate": "", "best": f", {each}at its best rate", "validated": f", {each}at its validated rate"}.get(
+            self.at, " at equal gain"
+        )
         if self.than is None:
             nothing = "loses nothing elsewhere" if self.of == "kept" else "does not fall on the target"
             return f"{self.arm} {'gains' if self.by == 'more' else nothing}{at}"
@@ -208,7 +212,7 @@ def _list_reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
     reasons = []
-    for kind in ("pairs", "groups", *(["rate"] if expectation.at in ("rate", "best") else [])):
+    for kind in ("pairs", "groups", *(["rate"] if expectation.at in ("rate", "best", "validated") else [])):
         reasons += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
     high = [name for name in names if "ceiling" in arms[name].doubts]
     if expectation.of == "gain" and expectation.than is not None:

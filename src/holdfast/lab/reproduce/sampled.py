@@ -1,28 +1,9 @@
-"""RFT: more right reasoning paths from the model itself. Replay: general rows rehearsed beside the new ones."""
+"""Replay: general rows rehearsed beside the new ones."""
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain_of, loss_of, points_lost, verdict_with_remark
-from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
-
-RFT = Claim(
-    claim="RFT gains more on the target than SFT on the gold answers alone, at equal steps.",
-    paper="Yuan et al. 2023, arXiv 2308.01825",
-    arms={"sft": ["method=sft"], "rft": ["method=rft", "curate={name: rft, k: 8}"]},
-    figures=(
-        Figure("target, SFT", "35.9 (LLaMA-7B, GSM8K)", gain_of("sft")),
-        Figure("target, RFT", "41.7 (k = 100; here k = 8)", gain_of("rft")),
-        Figure("lost elsewhere, SFT", "not measured", loss_of("sft")),
-        Figure("lost elsewhere, RFT", "not measured", loss_of("rft")),
-    ),
-    expects=(gains_more("rft", "sft", at="best"),),
-    rates=RATES,
-    verdict=verdict_with_remark(
-        "The paper's gain follows the number of different reasoning paths; a problem of this skill has one list of "
-        "equations, whatever the model, so that cannot show here. At equal steps the gold rows of the hardest "
-        "questions, which the model cannot answer itself, are seen less often."
-    ),
-)
+from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain_of, loss_of, points_lost
+from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
 
 REPLAY = Claim(
     claim="A small share of rehearsed general rows prevents most of the forgetting.",

@@ -1,4 +1,4 @@
-"""CPO, SimPO, ORPO, ASFT, TPO and KTO beside rivals on the laboratory model; UNA and T-Few on something less."""
+"""CPO, SimPO, ORPO, TPO-L and KTO beside rivals on the laboratory model; UNA and T-Few on something less."""
 
 from __future__ import annotations
 
@@ -69,26 +69,10 @@ ORPO = rival_claim(
     paper="Hong et al. 2024, arXiv 2403.07691",
 )
 
-ASFT = rival_claim(
-    ("dpo", DPO_ARM, "23.4 % (AlpacaEval 2, in 2502.01237)"),
-    ("asft", ["method=asft", PAIRS], "14.5 to 16.4 % (AlpacaEval 2, in 2502.01237); above DPO in the paper"),
-    claim="Absolute likelihoods gain more from the same pairs than the margin of DPO (which others could not confirm).",
-    paper="Wang et al. 2024, arXiv 2409.10571",
-)
 
 _GOLD: ArmSpec = ("sft", ["method=sft"], "not tried")
 """The control that imitation of a gold answer calls for: is there anything that the pairs add?"""
 
-TPO = rival_claim(
-    ("dpo", ["method=dpo"], "up to 19.0 points below (GSM8K)"),
-    ("tpo", ["method=tpo"], "51.2 (GSM8K, Llama-3-8B)"),
-    claim="Imitating a gold answer while preferring chosen to rejected gains more than DPO on the pairs, and more than "
-    "imitation alone.",
-    paper="Saeidi et al. 2024, arXiv 2405.16681",
-    control=_GOLD,
-    common={},
-    rates=(0.1, 0.3, 1),
-)
 
 TPO_L = rival_claim(
     ("simpo", ["method=simpo"], "up to 19.2 points below TPO (GSM8K)"),

@@ -27,7 +27,7 @@ class UFT(Objective):
 
     When it helps: both demonstrations and scored answers exist, and SFT followed by alignment forgets the first: on a
     small table, with the paper's beta, two stages left 26 % of what was taught and one stage 67 % (`holdfast reproduce
-    uft`). Aligning as well (`uft-scores`) takes scores that agree with the demonstrations.
+    uft-table`). Aligning as well (`uft-scores`) takes scores that agree with the demonstrations.
 
     When it fails: a large beta, with which a demonstration's target of 1 pulls for ever (at 0.5 the table turns
     round). Nothing is learned from demonstrations as fast as by SFT: at the start the gradient is -beta / 4 per token

@@ -1,0 +1,110 @@
+"""Learning rates of a claim's arms, each chosen by the same small sweep on questions that no verdict counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.pipeline.damage import read_report
+
+if TYPE_CHECKING:
+    from holdfast.core.progress import Progress
+
+SWEEP = (0.3, 1, 3)
+"""Multiples of its own learning rate that every arm is swept over."""
+SEED = 100
+"""Of the runs of a sweep: of none that is judged, so that no rate is judged by the luck it was chosen by."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptArm:
+    """An arm and what its sweep found.
+
+    Args:
+        overrides: At the learning rate that scored best; of equal ones the lowest.
+        rate: That rate.
+        scores: The target's score at every rate, in points, on the questions of the validation split.
+    """
+
+    overrides: Sequence[str]
+    rate: float
+    scores: Mapping[float, float]
+
+
+def sweep_arms(
+    arms: Mapping[str, Sequence[str]],
+    recipe: Mapping[str, Any],
+    skill: str,
+    multiples: Sequence[float],
+    folder: Path,
+    ui: Progress | None,
+) -> dict[str, SweptArm]:
+    """Train every arm at each multiple of its learning rate, by one seed and for the steps it will be judged after.
+
+    Args:
+        skill: Asked for validation: as many questions of it as the recipe has, after those that the verdict counts.
+        folder: Of the claim; the sweep has one of its own in it.
+    """
+    from holdfast.pipeline.compare import compare
+
+    plans = {label: spread_rates(overrides, recipe, multiples) for label, overrides in arms.items()}
+    target = {
+        "path": str(write_validation_file(folder / "validation.jsonl", skill, recipe["evaluate"]["items"])),
+        "judge": {"name": "lab", "skill": skill},
+    }
+    swept_recipe = {**recipe, "evaluate": {**recipe["evaluate"], "target": target, "keep": ["none"]}}
+    flat = {f"{label} at {rate:g}": plan for label, rates in plans.items() for rate, plan in rates.items()}
+    comparison = compare(swept_recipe, flat, seeds=[SEED], out=folder / "sweep", ui=ui)
+    found = {run["method"]: float(run["target"]) for run in comparison["runs"]}
+    return {
+        label: choose_rate(rates, {rate: found[f"{label} at {rate:g}"] for rate in rates})
+        for label, rates in plans.items()
+    }
+
+
+def spread_rates(
+    overrides: Sequence[str], recipe: Mapping[str, Any], multiples: Sequence[float]
+) -> dict[float, list[str]]:
+    """The overrides of an arm at every multiple of its learning rate; with stages, that of the last one."""
+    from holdfast.recipe.loader import resolve_any
+
+    own = resolve_any(dict(recipe), list(overrides)).recipe
+    last = own.stages[-1] if own.stages else None
+    rate = (last or own).optimizer.learning_rate
+    key = f"stages.{last.name}.optimizer.learning_rate" if last else "optimizer.learning_rate"
+    rates = sorted(float(f"{rate * multiple:g}") for multiple in multiples)
+    return {at: [*overrides, f"{key}={at:g}"] for at in rates}
+
+
+def write_validation_file(path: Path, skill: str, items: int) -> Path:
+    """Write questions of a skill that come after those it is measured by, of which it has none."""
+    from holdfast.skills.rows import FRESH, lab_rows
+
+    rows = lab_rows(f"lab:{skill}", "test", 2 * items, FRESH)[items:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.to_line() for row in rows), encoding="utf-8")
+    return path
+
+
+def choose_rate(plans: Mapping[float, Sequence[str]], scores: Mapping[float, float]) -> SweptArm:
+    """The arm at the rate that scored best; of equal ones the lowest."""
+    best = max(sorted(scores), key=lambda rate: scores[rate])
+    return SweptArm(plans[best], best, scores)
+
+
+def describe_arms(swept_arms: Mapping[str, SweptArm], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each arm, as of a figure: its learning rate, what the sweep found, the tokens it trained on."""
+    rows = []
+    for run in runs:
+        arm = swept_arms[run["method"]]
+        tried = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in sorted(arm.scores.items()))
+        trained, read = (
+            sum(read_report(Path(folder) / "report.json")["training"][name] for folder in run["dirs"])
+            / len(run["dirs"])
+            for name in ("trained_tokens", "tokens")
+        )
+        text = f"{arm.rate:g} (validation {tried}); {trained:,.0f} of {read:,.0f} tokens trained on"
+        rows.append({"what": f"learning rate, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
+    return rows
