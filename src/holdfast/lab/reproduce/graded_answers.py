@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +151,26 @@ ZEPHYR = graded_claim(
 )  # fmt: skip
 
 
-def _write_demonstrations_and_pairs(folder: Path) -> Mapping[str, Any]:
-    """Gold answers to some questions, and to others a right and a wrong answer with their scores."""
+NOISE = 0.2
+"""Share of pairs that are labelled the wrong way round: people disagree with each other's labels as often at least."""
+
+
+def _write_demonstrations_and_scores(folder: Path) -> Mapping[str, Any]:
+    """Gold answers to some questions, and to others a right and a wrong answer with their scores, some exchanged."""
+    from holdfast.data.row_shapes import UnpairedRows
     from holdfast.skills.rows import lab_rows
 
     gold = lab_rows(f"lab:{SKILL}", "train", GOLD)
     asked = {row.meta["key"] for row in gold}
-    pairs = lab_rows(f"lab:{SKILL}", "train", 2 * GOLD, seed=1, form="pair")
-    scored = [row for row in pairs if row.meta["key"] not in asked][:GOLD]
+    pairs = [row for row in lab_rows(f"lab:{SKILL}", "train", 2 * GOLD, 1, "pair") if row.meta["key"] not in asked]
+    draw = random.Random("label noise")
+    labelled = [
+        replace(row, chosen=row.rejected, rejected=row.chosen) if draw.random() < NOISE else row for row in pairs[:GOLD]
+    ]
+    scored = [replace(row, label=None) for row in UnpairedRows(labelled)]  # a label would leave wrong ones out
     write_rows(folder / "scored.jsonl", scored)
     return {"data": {"train": write_rows(folder / "gold.jsonl", gold)}}
 
-
-_NOISE = "{name: label_noise, share: 0.2}"
-"""As often as people disagree with each other's labels at least."""
 
 UFT = graded_claim(
     "Demonstrations and scored answers in one stage gain more than SFT followed by alignment, and cost no more "
@@ -172,11 +180,11 @@ UFT = graded_claim(
         "sft then una": (
             [
                 "stages=[{name: sft, method: sft}, {name: una, method: una, data: {train: {files}/scored.jsonl}, "
-                f"curate: [{_NOISE}], objective: {{beta: 0.01}}}}]",
+                "objective: {beta: 0.01}}]",
             ], "29.16 (leaderboard)", "more",
         ),
         "uft": (
-            ["method=uft", "data.train=[{files}/gold.jsonl, {files}/scored.jsonl]", f"curate={_NOISE}"],
+            ["method=uft", "data.train=[{files}/gold.jsonl, {files}/scored.jsonl]"],
             "32.81 (leaderboard)", "less",
         ),
     },
@@ -190,5 +198,5 @@ UFT = graded_claim(
         "data": {"limit": None, "test": 0},
         "evaluate": {**GRADED["evaluate"], "target": f"lab:{SKILL}"},
     },
-    files=_write_demonstrations_and_pairs,
+    files=_write_demonstrations_and_scores,
 )  # fmt: skip

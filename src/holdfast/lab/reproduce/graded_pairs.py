@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.lab.reproduce.base import Figure
-from holdfast.lab.reproduce.graded_answers import GRADED, PAIR_RATE, graded_claim
+from holdfast.lab.reproduce.graded_answers import GRADED, NOISE, PAIR_RATE, graded_claim
 from holdfast.lab.reproduce.losses import PAIRS, RIGHT_ALONE
 from holdfast.lab.reproduce.rule import Expectation, gains_more, loses_less, loses_no_more, read_log_mean
 
@@ -18,8 +18,8 @@ OWN_ANSWERS: dict[str, Any] = {
 }
 """Two in three of these questions have right and wrong answers among eight."""
 
-LABELLED = "curate=[{name: pairs, n: 8, temperature: 1}, {name: label_noise, share: 0.2}]"
-"""Pairs of which one in five is labelled the wrong way round, as people's are at least."""
+LABELLED = f"curate=[{{name: pairs, n: 8, temperature: 1}}, {{name: label_noise, share: {NOISE}}}]"
+"""Pairs of its own answers, with labels like people's."""
 
 DPO = ["method=dpo", LABELLED]
 REMARK = "One in five pairs is labelled the wrong way round."
