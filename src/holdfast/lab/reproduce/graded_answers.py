@@ -161,14 +161,16 @@ def _write_demonstrations_and_scores(folder: Path) -> Mapping[str, Any]:
     from holdfast.skills.rows import lab_rows
 
     gold = lab_rows(f"lab:{SKILL}", "train", GOLD)
-    asked = {row.meta["key"] for row in gold}
-    pairs = [row for row in lab_rows(f"lab:{SKILL}", "train", 2 * GOLD, 1, "pair") if row.meta["key"] not in asked]
+    taken_keys = {row.meta["key"] for row in gold}
+    pairs = [row for row in lab_rows(f"lab:{SKILL}", "train", 2 * GOLD, 1, "pair") if row.meta["key"] not in taken_keys]
     draw = random.Random("label noise")
-    labelled = [
+    labelled_pairs = [
         replace(row, chosen=row.rejected, rejected=row.chosen) if draw.random() < NOISE else row for row in pairs[:GOLD]
     ]
-    scored = [replace(row, label=None) for row in UnpairedRows(labelled)]  # a label would leave wrong ones out
-    write_rows(folder / "scored.jsonl", scored)
+    scored_rows = [
+        replace(row, label=None) for row in UnpairedRows(labelled_pairs)
+    ]  # with a label, wrong ones would be left out as demonstrations
+    write_rows(folder / "scored.jsonl", scored_rows)
     return {"data": {"train": write_rows(folder / "gold.jsonl", gold)}}
 
 

@@ -57,9 +57,9 @@ def sweep_arms(
     swept_recipe = {**recipe, "evaluate": {**recipe["evaluate"], "target": target, "keep": ["none"]}}
     flat = {f"{label} at {rate:g}": plan for label, rates in plans.items() for rate, plan in rates.items()}
     comparison = compare(swept_recipe, flat, seeds=[SEED], out=folder / "sweep", ui=ui)
-    found = {run["method"]: float(run["target"]) for run in comparison["runs"]}
+    scores = {run["method"]: float(run["target"]) for run in comparison["runs"]}
     return {
-        label: choose_rate(rates, {rate: found[f"{label} at {rate:g}"] for rate in rates})
+        label: choose_rate(rates, {rate: scores[f"{label} at {rate:g}"] for rate in rates})
         for label, rates in plans.items()
     }
 
@@ -99,12 +99,12 @@ def describe_arms(swept_arms: Mapping[str, SweptArm], runs: Sequence[Mapping[str
     rows = []
     for run in runs:
         arm = swept_arms[run["method"]]
-        tried = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in sorted(arm.scores.items()))
-        trained, read = (
+        sweep = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in sorted(arm.scores.items()))
+        num_trained, num_read = (
             sum(read_report(Path(folder) / "report.json")["training"][name] for folder in run["dirs"])
             / len(run["dirs"])
             for name in ("trained_tokens", "tokens")
         )
-        text = f"{arm.rate:g} (validation {tried}); {trained:,.0f} of {read:,.0f} tokens trained on"
+        text = f"{arm.rate:g} (validation {sweep}); {num_trained:,.0f} of {num_read:,.0f} tokens trained on"
         rows.append({"what": f"learning rate, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
     return rows
