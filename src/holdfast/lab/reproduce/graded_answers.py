@@ -181,12 +181,12 @@ UFT = graded_claim(
     {
         "sft then una": (
             [
-                "stages=[{name: sft, method: sft}, {name: una, method: una, data: {train: {files}/scored.jsonl}, "
+                "stages=[{name: sft, method: sft}, {name: una, method: una, data: {train: '{files}/scored.jsonl'}, "
                 "objective: {beta: 0.01}}]",
             ], "29.16 (leaderboard)", "more",
         ),
         "uft": (
-            ["method=uft", "data.train=[{files}/gold.jsonl, {files}/scored.jsonl]"],
+            ["method=uft", "data.train=['{files}/gold.jsonl', '{files}/scored.jsonl']"],
             "32.81 (leaderboard)", "less",
         ),
     },
