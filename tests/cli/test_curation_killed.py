@@ -78,6 +78,7 @@ def test_killed_while_the_model_reads_it_goes_on(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     asked = count_asked(resumed.stdout)
     assert "ifd: log-probabilities" not in asked
-    assert 0 < asked["delift: rows behind examples"] < PAIRS
+    # A fast machine may have kept all of them before it was killed.
+    assert asked.get("delift: rows behind examples", 0) < PAIRS
     for name in ("curated.jsonl", "dropped.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

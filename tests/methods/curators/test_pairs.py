@@ -160,7 +160,7 @@ def test_the_method_is_the_curator_with_dpo():
     assert type(made.objective).__name__ == "DPO"
     assert made.curate == (Pairs(),)
     assert recipe(objective="dpo", curate={"name": "pairs", "rejected": "random"}).curate[0].rejected == "random"
-    assert recipe(objective="dpo", curate=["s3ft", "pairs"]).curate[1] == Pairs()
+    assert recipe(objective="dpo", curate=["dedup", "pairs"]).curate[1] == Pairs()
     assert recipe(objective="kto", curate="pairs").curate == (Pairs(),), "which takes them apart"
 
 
