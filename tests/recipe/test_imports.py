@@ -226,8 +226,10 @@ def test_a_notebook_is_read_and_never_run() -> None:
 def test_a_reward_model_is_what_is_trained_or_what_scores() -> None:
     axolotl = "base_model: lab-small\nreward_model: true\ndatasets:\n  - path: pairs.jsonl\n"
     assert convert(axolotl).settings["method"] == "reward"
-    llama_factory = "model_name_or_path: lab-small\nstage: ppo\nfinetuning_type: full\n"
+    llama_factory = (
+        "model_name_or_path: lab-small\nstage: ppo\nfinetuning_type: full\n"
         "reward_model: saves/reward\ndataset: rows.jsonl\n"
+    )
     settings = convert(llama_factory).settings
     assert settings["method"] == "ppo"
     assert settings["judge"] == {"name": "reward_model", "model": "saves/reward"}
