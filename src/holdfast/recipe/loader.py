@@ -68,15 +68,7 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
             f"{path}: no such recipe"
             + (f"; here are {', '.join(near[:5])}" if near else "; `holdfast init` writes one")
         )
-    with file.open("rb") as handle:  # which may be a pipe, or a device without an end
-        raw = handle.read(4 * yaml_reader.LARGEST + 1)
-    if len(raw) > 4 * yaml_reader.LARGEST:
-        raise yaml_reader.too_large(str(file))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    tree, problems = yaml_reader.parse_yaml(text, str(file))
+    tree, problems = yaml_reader.parse_yaml(yaml_reader.read_text(file), str(file))
     if tree.value is None:
         raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
     if not tree.is_mapping:

@@ -5,6 +5,7 @@ Scalars follow YAML 1.2: `1e-4` is a number, `no`, `off` and `12:30` are text, a
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
@@ -41,6 +42,24 @@ def parse_yaml(text: str, file: str) -> tuple[Node, Problems]:
         raise UserError(f"{file}:{line}: not valid YAML: {what}") from None
     except yaml.YAMLError:
         raise UserError(f"{file}: not valid YAML: unreadable character") from None
+
+
+def read_text(file: pathlib.Path, most: int = 4 * LARGEST) -> str:
+    """The text of a file, of which no more is read than may be: it may be a pipe, or a device without an end.
+
+    Args:
+        most: Bytes.
+    Raises:
+        UserError: If there are more, or it is not UTF-8.
+    """
+    with file.open("rb") as handle:
+        raw = handle.read(most + 1)
+    if len(raw) > most:
+        raise too_large(str(file))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def too_large(file: str) -> UserError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -321,5 +321,5 @@ def format_imported(recipe: ImportedRecipe, file: Path) -> str:
 
 def _sort_sections(settings: dict[str, Any]) -> dict[str, Any]:
     """The sections in the order of the recipe's documentation."""
-    order: dict[str, Callable[..., Any] | int] = {name: place for place, name in enumerate(Recipe.model_fields)}
-    return {name: settings[name] for name in sorted(settings, key=lambda name: (order.get(name, 99), name))}
+    others = sorted(set(settings) - set(Recipe.model_fields))
+    return {name: settings[name] for name in (*Recipe.model_fields, *others) if name in settings}

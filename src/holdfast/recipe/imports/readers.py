@@ -10,7 +10,7 @@ from holdfast.recipe.imports.commands import read_script
 from holdfast.recipe.imports.foreign import ForeignRecipe, Setting
 from holdfast.recipe.imports.programs import read_notebook, read_program
 from holdfast.recipe.tree import Node, Problems
-from holdfast.recipe.yaml_reader import LARGEST, parse_yaml, too_large
+from holdfast.recipe.yaml_reader import LARGEST, parse_yaml, read_text
 
 LARGEST_NOTEBOOK = 64 * LARGEST
 """Bytes: notebooks hold the output of their cells, pictures too."""
@@ -27,13 +27,12 @@ def read_foreign(file: Path) -> ForeignRecipe:
         raise UserError(f"{file}: no such file; give a YAML file, a shell script, a Python script or a notebook")
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file}: must end in one of {', '.join(SUFFIXES)}, which says how it is read")
-    text = _read_text(file)
     if file.suffix == ".ipynb":
-        return read_notebook(text, str(file))
+        return read_notebook(read_text(file, LARGEST_NOTEBOOK), str(file))
     if file.suffix == ".py":
-        return read_program(text, str(file))
+        return read_program(read_text(file), str(file))
     if file.suffix in (".sh", ".txt"):
-        return read_script(text, str(file), read_settings)
+        return read_script(read_text(file), str(file), read_settings)
     return read_settings(file)
 
 
@@ -47,7 +46,7 @@ def read_settings(file: Path, trainer: str = "") -> ForeignRecipe:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
-    tree, problems = parse_yaml(_read_text(file), str(file))
+    tree, problems = parse_yaml(read_text(file), str(file))
     if not tree.is_mapping:
         raise UserError(f"{file}: is no mapping of settings")
     _refuse_twice(problems, tree)
@@ -87,15 +86,3 @@ def _find_tool(tree: Node, file: Path) -> str:
             f"it has {', '.join(sorted(map(str, keys))[:5])}"
         )
     return tool
-
-
-def _read_text(file: Path) -> str:
-    most = LARGEST_NOTEBOOK if file.suffix == ".ipynb" else 4 * LARGEST
-    with file.open("rb") as handle:
-        raw = handle.read(most + 1)
-    if len(raw) > most:
-        raise too_large(str(file))
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
