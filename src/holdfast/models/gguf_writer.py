@@ -222,5 +222,9 @@ def _add_tokenizer(writer: Any, size: int, tokenizer: PreTrainedTokenizerBase, e
         writer.add_bos_token_id(tokenizer.bos_token_id)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    writer.add_add_bos_token(begins)
+    writer.add_add_bos_token(adds_begin(tokenizer))
+
+
+def adds_begin(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts the token that begins a text there itself."""
+    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

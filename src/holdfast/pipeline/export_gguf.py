@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.axes.tuner import SavedFormat
 from holdfast.core.files import fresh_directory
 from holdfast.errors import RunError, UserError
-from holdfast.models.gguf_writer import TYPES, check_gguf, import_gguf, write_gguf
+from holdfast.models.gguf_writer import TYPES, adds_begin, check_gguf, import_gguf, write_gguf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,8 +90,7 @@ def export_gguf(
             template=chat.template.text,
             end_id=int(end_id),  # type: ignore[arg-type]  # the stub forgets that one token gives one id
         )
-        adds_begin = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
-        text, remark = build_modelfile(chat, FILE, adds_begin)
+        text, remark = build_modelfile(chat, FILE, adds_begin(model.tokenizer))
         (side / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
         card(side)
         ui.start_phase("verify")
