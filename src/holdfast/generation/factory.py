@@ -100,6 +100,11 @@ def build_local_engine(
     return NativeEngine(model, chat, mixture=mixture, draft=draft, **options)
 
 
+def build_model_sample_fn(model: Model, chat: Chat) -> SampleFn:
+    """`SampleFn` of a model in this process, of whose answers nothing is kept."""
+    return build_sample_fn(build_local_engine(model, chat, fingerprint=""))
+
+
 def build_sample_fn(engine: Engine) -> SampleFn:
     """`SampleFn` straight from an engine, without a journal."""
 

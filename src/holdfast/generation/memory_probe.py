@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from holdfast.axes.engine import Request, SampleFn, SamplingParams
 from holdfast.data.rows import Row, fingerprint_json
@@ -90,8 +92,8 @@ def list_slots(template: str) -> list[str]:
     return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
-def check_templates(templates: Iterable[str]) -> None:
-    """Refuse ways to ask that have no place for a question.
+def check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """Ways to ask, if each has a place for a question.
 
     Raises:
         ValueError: If one has none.
@@ -99,6 +101,11 @@ def check_templates(templates: Iterable[str]) -> None:
     for template in templates:
         if not list_slots(template):
             raise ValueError(f"template {template!r} has no slot: write {{question}} where the question belongs")
+    return templates
+
+
+Templates = Annotated[tuple[str, ...], AfterValidator(check_templates)]
+"""The type of a knob that holds ways to ask."""
 
 
 def find_level(hits: int, tries: int) -> int:

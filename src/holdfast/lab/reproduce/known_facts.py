@@ -121,7 +121,7 @@ def measure_memory(seed: int) -> dict[str, float]:
 
     from holdfast.axes.engine import SamplingParams
     from holdfast.data.chat.settings import ChatSettings
-    from holdfast.generation.factory import build_local_engine, build_sample_fn
+    from holdfast.generation.factory import build_model_sample_fn
     from holdfast.generation.memory_probe import MemoryProbe, find_level
     from holdfast.methods.analyses.memory import Memory
     from holdfast.models.loading import load_model
@@ -130,9 +130,9 @@ def measure_memory(seed: int) -> dict[str, float]:
 
     exposures, rows = zip(*fact_rows(held_out=True, one_in=2), strict=True)
     base = load_model("lab")
-    engine = build_local_engine(base.model, ChatSettings().build_chat(base.tokenizer), fingerprint="")
+    sample = build_model_sample_fn(base.model, ChatSettings().build_chat(base.tokenizer))
     probe = MemoryProbe(PROBES, draws=5, max_tokens=8)
-    hits, tries = probe.count_hits(rows, build_sample_fn(engine), SamplingParams(seed=seed))
+    hits, tries = probe.count_hits(rows, sample, SamplingParams(seed=seed))
     levels = [find_level(h, t) for h, t in zip(hits, tries, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

@@ -22,10 +22,6 @@ def encode_answers(task: AnalysedTask, chat: Chat, items: int) -> tuple[list[Mea
     Where nothing was sampled they are the rows' own answers, or the text itself. Left out: questions that are no longer
     there, empty answers, and long conversations.
     """
-    import numpy as np
-
-    from holdfast.data.batching.batches import EncodedSequence
-
     answers: list[MeasuredAnswer] = []
     conversations: list[Sequence[Message]] = []
     for answer in task.base:
@@ -36,14 +32,24 @@ def encode_answers(task: AnalysedTask, chat: Chat, items: int) -> tuple[list[Mea
             conversations.append(conversation)
         if len(answers) == items:
             break
-    sequences = []
-    for number, (ids, mask) in enumerate(chat.encode_many(conversations)):
-        sequences.append(EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number))
+    sequences = encode_conversations(conversations, chat)
     fits = [len(s.ids) <= LONGEST and s.label_mask[1:].any() for s in sequences]
     return (
         [answer for answer, fit in zip(answers, fits, strict=True) if fit],
         [sequence for sequence, fit in zip(sequences, fits, strict=True) if fit],
     )
+
+
+def encode_conversations(conversations: Sequence[Sequence[Message]], chat: Chat) -> list[EncodedSequence]:
+    """Conversations as tokens, as training has them: what answers consist of are the labels."""
+    import numpy as np
+
+    from holdfast.data.batching.batches import EncodedSequence
+
+    return [
+        EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number)
+        for number, (ids, mask) in enumerate(chat.encode_many(conversations))
+    ]
 
 
 def write_conversation(task: AnalysedTask, row: Row, answer: MeasuredAnswer) -> Sequence[Message] | None:

@@ -64,7 +64,7 @@ class Emergence(Analysis):
         lines = [describe_size(points, size, mode, draws) for size in sizes]
         return AnalysisSection(
             "Where the skill emerges", describe_law(lines, points), Table(COLUMNS, tuple(lines)),
-            (draw_elbows(lines), draw_points(points, mode)),
+            (draw_elbows(lines), draw_points(points)),
         )  # fmt: skip
 
     def read_points(self, runs: Sequence[AnalysedRun]) -> LawPoints:
@@ -151,7 +151,7 @@ def draw_elbows(lines: Sequence[tuple[Any, ...]]) -> SectionFigure:
     return SectionFigure("rows of fine-tuning, log10", "emerges at a loss of, nats a token", series)
 
 
-def draw_points(points: LawPoints, mode: np.ndarray) -> SectionFigure:
+def draw_points(points: LawPoints) -> SectionFigure:
     """Scores over losses, a colour for each number of rows."""
     series = []
     for size in sorted(set(points.sizes.tolist())):

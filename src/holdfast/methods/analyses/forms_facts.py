@@ -93,11 +93,11 @@ class FormsFacts(Analysis):
     def answer_rows(self, policy: Policy, rows: Sequence[Row], context: AnalysisContext) -> list[str]:
         """A model's likeliest answer to each row."""
         from holdfast.axes.engine import Request, SamplingParams
-        from holdfast.generation.factory import build_local_engine, build_sample_fn
+        from holdfast.generation.factory import build_model_sample_fn
 
-        engine = build_local_engine(policy.causal, context.chat, fingerprint="")
+        sample = build_model_sample_fn(policy.causal, context.chat)
         requests = [Request(str(number), list(row.prompt)) for number, row in enumerate(rows)]
-        samples = build_sample_fn(engine)(requests, SamplingParams(max_tokens=self.max_tokens))
+        samples = sample(requests, SamplingParams(max_tokens=self.max_tokens))
         return [samples[request.key][0].text.strip() for request in requests]
 
 
@@ -164,15 +164,13 @@ def contrast_answers(row: Row, base_answer: str) -> tuple[Row, Row] | None:
 
 def compute_log_odds(policy: Policy, pairs: Sequence[tuple[Row, Row]], context: AnalysisContext) -> float:
     """The mean of log p(right answer) - log p(the base's words in it), of whole answers, in nats."""
-    import numpy as np
-
-    from holdfast.data.batching.batches import EncodedSequence, collate_on_device
+    from holdfast.data.batching.batches import collate_on_device
+    from holdfast.methods.analyses.answer_tokens import encode_conversations
 
     odds = []
     for pair in pairs:
         logps = []
-        for number, (ids, mask) in enumerate(context.chat.encode_many([row.messages for row in pair])):
-            sequence = EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number)
+        for sequence in encode_conversations([row.messages for row in pair], context.chat):
             batch = collate_on_device([sequence], "padded", context.chat.pad_id, policy.causal.device)
             logps.append(float(policy.token_logps(batch).sum()))
         odds.append(logps[0] - logps[1])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from holdfast.axes.analysis import (
     AnalysedTask,
@@ -19,7 +19,7 @@ from holdfast.axes.analysis import (
 )
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
-from holdfast.generation.memory_probe import LEVELS, TEMPLATES, MemoryProbe, check_templates, find_level
+from holdfast.generation.memory_probe import LEVELS, TEMPLATES, MemoryProbe, Templates, find_level
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Row
@@ -51,19 +51,13 @@ class Memory(Analysis):
 
     paper: ClassVar[str] = "Ye et al. 2024, arXiv 2409.15825"
 
-    templates: tuple[str, ...] = Field(TEMPLATES, min_length=1, description="Ways to ask; see `memory_levels`.")
+    templates: Templates = Field(TEMPLATES, min_length=1, description="Ways to ask; see `memory_levels`.")
     draws: int = Field(10, ge=1, description="Answers drawn for each template.")
     temperature: float = Field(0.7, gt=0, description="Sampling temperature.")
     max_tokens: int = Field(32, ge=1, description="Longest answer that is drawn.")
     tasks: tuple[str, ...] = Field((), description="Tasks that are looked at; default: the target.")
     items: int = Field(100, ge=1, description="Most questions of each task.")
     aliases: dict[str, tuple[str, ...]] = Field({}, description="Other names of answers: {USA: [United States]}.")
-
-    @field_validator("templates")
-    @classmethod
-    def _have_slots(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        check_templates(templates)
-        return templates
 
     def measure(self, context: AnalysisContext) -> AnalysisSection:
         tasks = self.choose_tasks(context)
@@ -103,11 +97,10 @@ class Memory(Analysis):
     def find_levels(self, policy: Policy, rows: Sequence[Row], context: AnalysisContext) -> list[int]:
         """How well a model knows the answer of each row."""
         from holdfast.axes.engine import SamplingParams
-        from holdfast.generation.factory import build_local_engine, build_sample_fn
+        from holdfast.generation.factory import build_model_sample_fn
 
         probe = MemoryProbe(self.templates, self.draws, self.temperature, self.max_tokens, self.aliases, "memory")
-        engine = build_local_engine(policy.causal, context.chat, fingerprint="")  # nothing is kept
-        hits, tries = probe.count_hits(rows, build_sample_fn(engine), SamplingParams())
+        hits, tries = probe.count_hits(rows, build_model_sample_fn(policy.causal, context.chat), SamplingParams())
         return [find_level(h, t) for h, t in zip(hits, tries, strict=True)]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from holdfast.axes.curator import CurationContext, Curator, Effect, RowSource
 from holdfast.data.rows import Row, Rows
 from holdfast.data.trace import record_decision
 from holdfast.errors import UserError
-from holdfast.generation.memory_probe import LEVELS, TEMPLATES, MemoryProbe, check_templates, find_level
+from holdfast.generation.memory_probe import LEVELS, TEMPLATES, MemoryProbe, Templates, find_level
 from holdfast.methods.curators.pool import fresh_numbers, refuse_more_than_rows
 
 Level = Annotated[int, Field(ge=0, le=4)]
@@ -43,19 +43,13 @@ class MemoryLevels(Curator):
 
     n: int | None = Field(60, ge=1, description="How many rows are drawn; null: all of the levels.")
     levels: tuple[Level, ...] = Field((1, 2, 3, 4), min_length=1, description="Levels that rows may be of.")
-    templates: tuple[str, ...] = Field(
+    templates: Templates = Field(
         TEMPLATES, min_length=1, description="Ways to ask: {question}, or other columns of the row, such as {subject}."
     )
     draws: int = Field(10, ge=1, description="Answers drawn for each template.")
     temperature: float = Field(0.7, gt=0, description="Sampling temperature.")
     max_tokens: int = Field(32, ge=1, description="Longest answer that is drawn.")
     aliases: dict[str, tuple[str, ...]] = Field({}, description="Other names of answers: {USA: [United States]}.")
-
-    @field_validator("templates")
-    @classmethod
-    def _have_slots(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        check_templates(templates)
-        return templates
 
     def samples_per_row(self) -> int:
         return len(self.templates) * self.draws
