@@ -16,6 +16,7 @@ from holdfast.skills import load_skill
 from holdfast.skills.points import PointsRank, PointsTen, card_value
 from holdfast.skills.points_game import PointsGame
 from holdfast.skills.route_walk import RouteWalk
+from holdfast.skills.sequential_revision import SequentialRevision
 
 HAND = Row(
     [{"role": "user", "content": "Cards: K 3. J Q K count 10. Make 13."}], reference={"target": 13, "cards": [10, 3]}
@@ -73,6 +74,53 @@ def test_routes_are_walked_to_their_end_by_the_right_moves_alone():
         stuck = play_episodes(walk, rows[:1], lambda some: ["jump"] * len(some))[0]
         assert (stuck.rewards, stuck.done, stuck.passed) == ([-1.0, -1.0], True, False)
         assert [len(turn.prompt) for turn in stuck.turns] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("gold", "table"),
+    [
+        (7, {
+            "7": (1.0, ""), "It is 7.": (1.0, ""), "<think>8?</think>7": (1.0, ""),
+            "9": (-0.2, "Too high. Try again."), "7 + 0 = -3": (-0.2, "Too low. Try again."),
+            "1" * 5000: (-0.2, "Too high. Try again."), "seven": (-0.6, "Not a number. Try again."),
+            "<think>7": (-0.6, "Not a number. Try again."), "": (-0.6, "Not a number. Try again."),
+        }),
+        (["b", "a"], {
+            "b a": (1.0, ""), "b, a.": (1.0, ""), "a b": (-0.2, "Wrong order. Try again."),
+            "b": (-0.2, "Wrong letters. Try again."), "It is b a": (-0.2, "Only the letters. Try again."),
+            "42": (-0.6, "No letters. Try again."),
+        }),
+    ],
+)  # fmt: skip
+def test_a_second_try_is_told_what_was_wrong_with_the_first(gold, table):
+    game = SequentialRevision()
+    row = Row([{"role": "user", "content": "What?"}], reference=gold)
+    state, asked = game.start(row, 0)
+    assert asked == row.messages
+    for answer, (reward, said) in table.items():
+        turn = game.step(json.loads(json.dumps(state)), answer)
+        assert turn == game.step(state, answer)
+        assert (turn.reward, turn.done, turn.passed, turn.note) == (reward, not said, not said, said), answer
+        assert [m["content"] for m in turn.messages] == ([said] if said else []), answer
+
+
+def test_revision_goes_on_in_one_conversation_from_the_question_or_from_the_wrong_try_of_the_row():
+    rows = load_skill("revise").generate_rows(20, "test", 0)
+    right = {row.id: row.answer for row in rows}
+
+    def answer_at_second(episodes):
+        return [right[e.key.partition("/")[0]] if e.turns else "0" for e in episodes]
+
+    asked = play_episodes(SequentialRevision(), rows, answer_at_second)
+    assert all(e.passed and e.done and e.rewards[1] == 1.0 and len(e.turns) == 2 for e in asked)
+    assert all([m["role"] for m in e.messages] == ["user", "assistant", "user", "assistant"] for e in asked)
+    told = play_episodes(SequentialRevision(begin="wrong_try"), rows, lambda some: [right[e.key[:-2]] for e in some])
+    assert [e.turns[0].prompt for e in told] == [row.prompt for row in rows]
+    assert all(e.passed and e.rewards == [1.0] for e in told)
+    (never,) = play_episodes(SequentialRevision(turns=3), rows[:1], lambda some: ["?"] * len(some))
+    assert (never.truncated, never.passed, never.rewards) == (True, False, [-0.6] * 3)
+    with pytest.raises(UserError, match="there is no wrong first try"):
+        SequentialRevision(begin="wrong_try").start(load_skill("sums").generate_rows(1, "test", 0)[0], 0)
 
 
 def test_an_episode_is_a_fold_over_its_answers():
@@ -155,7 +203,7 @@ def test_an_environment_that_breaks_fails_its_episode_and_no_other():
     assert "its state is not of JSON types" in broken.failure
 
 
-@pytest.mark.parametrize("name", ["points", "route", "lake"])
+@pytest.mark.parametrize("name", ["points", "route", "lake", "revise"])
 def test_a_row_that_holds_nothing_for_it_is_refused_in_a_line(name):
     with pytest.raises(UserError, match=rf"give rows of lab:{name}"):
         find_method("environments", name)().start(Row([{"role": "user", "content": "What is 3 + 4?"}]), 0)

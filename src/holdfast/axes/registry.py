@@ -130,6 +130,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "points": "holdfast.skills.points_game:PointsGame",
         "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",
+        "revise": "holdfast.skills.sequential_revision:SequentialRevision",
     },
     "analyses": {
         "lost_and_found": "holdfast.methods.analyses.lost_and_found:LostAndFound",

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.core.spelling import suggest_name
 from holdfast.data.rows import Message, Row
+from holdfast.data.thoughts import final_answer
 
 Split = Literal["train", "test"]
 Form = Literal["answer", "pair", "triple", "choices"]
@@ -228,19 +229,19 @@ class SkillJudge(Judge):
         return not load_skill(self.skill).has_tests
 
     def read_answer(self, answer: JudgeRequest) -> str | None:
-        number = re.findall(r"-?\d+", _readable_answer(answer)) if isinstance(answer.reference, int) else []
+        number = re.findall(r"-?\d+", readable_answer(answer.response)) if isinstance(answer.reference, int) else []
         return number[-1] if number else super().read_answer(answer)
 
     def judge_all(self, answers: Sequence[JudgeRequest]) -> list[Verdict]:
         from holdfast.skills import load_skill
 
-        return load_skill(self.skill).judge_all([replace(a, response=_readable_answer(a)) for a in answers])
+        return load_skill(self.skill).judge_all([replace(a, response=readable_answer(a.response)) for a in answers])
 
 
 MOST_DIGITS = 1000
 """Of a number in an answer; Python refuses to read one of more than 4300."""
 
 
-def _readable_answer(answer: JudgeRequest) -> str:
+def readable_answer(response: str) -> str:
     """What is said after the thought, with no number longer than skills can read."""
-    return re.sub(rf"(\d{{{MOST_DIGITS}}})\d+", r"\1", answer.final_response)
+    return re.sub(rf"(\d{{{MOST_DIGITS}}})\d+", r"\1", final_answer(response))
