@@ -15,6 +15,12 @@ def reproduce(
         str | None, typer.Argument(metavar="[NAME]", help="Method; none lists them.", show_default=False)
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    on: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model of your own, in place of the laboratory's.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="With --on: the recipe of the rows and tasks, or its folder.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -24,10 +30,12 @@ def reproduce(
     \b
     holdfast reproduce s3ft
     holdfast reproduce            lists what can be reproduced
+    holdfast reproduce s3ft --on MODEL --data run.yaml
 
     Run a paper's main claim at laboratory scale, print the paper's numbers beside ours with intervals, and say whether
     the claim held here, was refuted, or cannot be told, and why: by the paired difference of the arms against a stated
-    margin. "Refuted" is a result too.
+    margin. "Refuted" is a result too. With --on the same arms are held against each other on your model, with the rows,
+    tasks and judge of your recipe, each at the learning rates that its method has by default there.
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_reproduction
@@ -39,5 +47,5 @@ def reproduce(
             claims = list_claims()
             ui.report_result(format_table(list(claims.items()), ("name", "claim"), wrap=(1,)), claims=claims)
             return
-        result = run_reproduction(name, seeds=seeds, out=out, ui=ui)
+        result = run_reproduction(name, seeds=seeds, out=out, on=on, data=data, ui=ui)
         ui.report_result(format_reproduction(result), **result)

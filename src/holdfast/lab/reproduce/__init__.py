@@ -142,13 +142,31 @@ def list_claims() -> dict[str, str]:
 
 
 def reproduce(
-    name: str, *, seeds: int = 3, out: str | Path = "runs/reproduce", ui: Progress | None = None
+    name: str,
+    *,
+    seeds: int = 3,
+    out: str | Path = "runs/reproduce",
+    on: str | Path | None = None,
+    data: str | Path | None = None,
+    ui: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run one claim.
+    """Run one claim: in the laboratory, or with the same arms on a model and rows of one's own.
 
+    Args:
+        on: Model, as a recipe names it.
+        data: Recipe with the rows, tasks and judge that the claim is asked of; or a folder with one.
     Returns:
         `{"name", "claim", "paper", "rows": [{"what", "paper", "ours", "low", "high"}], "points", "held", "verdict"}`.
+    Raises:
+        UserError: If there is no such claim, one of `on` and `data` is missing, or the claim needs the laboratory.
     """
+    if (on is None) != (data is None):
+        raise UserError("--on MODEL and --data RECIPE go together: which model, and which rows and tasks")
+    claim = claim_of(name)
+    if on is not None and data is not None:
+        from holdfast.lab.reproduce.own_work import run_on_work
+
+        return run_on_work(name, claim, on, data, seeds=seeds, out=Path(out), ui=ui)
     from holdfast.lab.reproduce.base import run_claim
 
-    return run_claim(name, claim_of(name), seeds=seeds, out=Path(out), ui=ui)
+    return run_claim(name, claim, seeds=seeds, out=Path(out), ui=ui)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.core.progress import Progress
 from holdfast.data.rows import Row, fingerprint_json
@@ -21,7 +21,7 @@ from holdfast.lab.reproduce.rule import (
     outcome_of_all,
     student_interval,
 )
-from holdfast.lab.reproduce.sweep import SweptArm, describe_arms, sweep_arms
+from holdfast.lab.reproduce.sweep import SweptArm, describe_arms, spread_rates, sweep_arms
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 
 COMMON: dict[str, Any] = {
@@ -63,6 +63,19 @@ class Figure:
     what: str
     paper: str
     ours: Callable[[Mapping[str, dict[str, Any]]], tuple[str, float | None, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmChange:
+    """What an arm changed, as a figure's `ours`: "gain" on the target, "loss" elsewhere, or one of the "tasks"."""
+
+    label: str
+    of: Literal["gain", "loss", "tasks"]
+    task: str = ""
+
+    def __call__(self, arms: Mapping[str, dict[str, Any]]) -> tuple[str, float, float]:
+        part = arms[self.label][self.of]
+        return _format_change(part[self.task] if self.of == "tasks" else part)
 
 
 def gain_and_loss(arms: Mapping[str, str]) -> tuple[Figure, ...]:
@@ -162,15 +175,27 @@ class Study:
 
 def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
     """Test the claim and weigh it; the result is also written to `out/NAME.json`, and as a page to `out/NAME.html`."""
+    if isinstance(claim, Study):
+        return write_result(out, name, claim, run_study(claim, seeds, ui))
+    recipe, folder = merge_settings(COMMON, claim.common), out / folder_of(name, claim)
+    settings = fingerprint_settings(claim)
+    if claim.files is not None:
+        recipe = merge_settings(recipe, claim.files(folder / "data"))
+        claim = replace(claim, arms=name_files(claim.arms, folder / "data"))
+    result = run_arms(claim, recipe, seeds=seeds, folder=folder, ui=ui)
+    return write_result(out, name, claim, {**result, "settings": settings})
+
+
+def write_result(out: Path, name: str, claim: Claim | Study, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what came out as `out/NAME.json`, and as a page; the same with the claim's own words."""
     from holdfast.report.html import write_page
     from holdfast.report.reproduction_page import render_reproduction
 
-    result = run_study(claim, seeds, ui) if isinstance(claim, Study) else _run_arms(name, claim, seeds, out, ui)
-    result = {"name": name, "claim": claim.claim, "paper": claim.paper, **result}
+    complete_result = {"name": name, "claim": claim.claim, "paper": claim.paper, **result}
     out.mkdir(parents=True, exist_ok=True)
-    replace_json(out / f"{name}.json", result)
-    write_page(out / f"{name}.html", render_reproduction(result))
-    return result
+    replace_json(out / f"{name}.json", complete_result)
+    write_page(out / f"{name}.html", render_reproduction(complete_result))
+    return complete_result
 
 
 def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str, Any]:
@@ -197,14 +222,17 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
     }  # fmt: skip
 
 
-def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
+def run_arms(
+    claim: Claim, recipe: dict[str, Any], *, seeds: int, folder: Path, ui: Progress | None = None
+) -> dict[str, Any]:
+    """Run the arms on the work of a recipe, with every seed, and decide the parts of the claim.
+
+    Args:
+        recipe: What the arms have in common.
+        folder: Where the runs go; those that are finished there are not repeated.
+    """
     from holdfast.pipeline.compare import compare
 
-    recipe = merge_settings(COMMON, claim.common)
-    folder, settings = out / folder_of(name, claim), fingerprint_settings(claim)
-    if claim.files is not None:
-        recipe = merge_settings(recipe, claim.files(folder / "data"))
-        claim = replace(claim, arms=name_files(claim.arms, folder / "data"))
     swept_arms: dict[str, SweptArm] = {}
     if claim.validation:
         swept_arms = sweep_arms(claim.arms, recipe, claim.validation, claim.rates, folder, ui)
@@ -221,7 +249,7 @@ def _run_arms(name: str, claim: Claim, seeds: int, out: Path, ui: Progress | Non
     checks = [decide_expectation(part, arms_by_label, claim.margin) for part in claim.expects]
     return {
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
-        "budget": comparison["budget"], "points": True, "versions": comparison["versions"], "settings": settings,
+        "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
         "plots": claim.draw(arms) if claim.draw else [], "comparison": f"{folder.name}/report.html",
     }  # fmt: skip
 
@@ -247,19 +275,18 @@ def folder_of(name: str, claim: Claim) -> str:
 
 def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[str]], dict[str, dict[float, str]]]:
     """The arms to run, and of each that is compared at equal gain its label at every learning rate."""
-    from holdfast.recipe.loader import resolve_any
-
     plans: dict[str, Sequence[str]] = dict(claim.arms)
     families: dict[str, dict[float, str]] = {}
     multi_rate_arms = {
         name for part in claim.expects if part.at in ("best", "gain", "front") for name in (part.arm, part.than) if name
     }
     for label in sorted(multi_rate_arms):
-        own = resolve_any(recipe, claim.arms[label]).recipe.optimizer.learning_rate
+        (own,) = spread_rates(claim.arms[label], recipe, (1,))
         families[label] = {own: label}
-        for rate in (own * factor for factor in claim.rates if factor != 1):
-            families[label][rate] = f"{label} at {rate:g}"
-            plans[families[label][rate]] = [*claim.arms[label], f"optimizer.learning_rate={rate:g}"]
+        for rate, overrides in spread_rates(claim.arms[label], recipe, claim.rates).items():
+            if rate != own:
+                families[label][rate] = f"{label} at {rate:g}"
+                plans[families[label][rate]] = overrides
     return plans, families
 
 
@@ -276,19 +303,19 @@ def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return out
 
 
-def gain_of(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def gain_of(label: str) -> ArmChange:
     """Gain on the target of one arm, with its interval."""
-    return lambda arms: _format_change(arms[label]["gain"])
+    return ArmChange(label, "gain")
 
 
-def loss_of(label: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def loss_of(label: str) -> ArmChange:
     """Mean loss elsewhere of one arm, with its interval."""
-    return lambda arms: _format_change(arms[label]["loss"])
+    return ArmChange(label, "loss")
 
 
-def task_change_of(label: str, name: str) -> Callable[[Mapping[str, dict[str, Any]]], tuple[str, float, float]]:
+def task_change_of(label: str, name: str) -> ArmChange:
     """Change of one task in one arm, with its interval."""
-    return lambda arms: _format_change(arms[label]["tasks"][name])
+    return ArmChange(label, "tasks", name)
 
 
 def _format_change(part: Mapping[str, float]) -> tuple[str, float, float]:

@@ -1,0 +1,170 @@
+"""A claim on a model and rows of one's own: its arms and its parts, on the work that a recipe describes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.progress import Progress
+from holdfast.data.rows import fingerprint_json
+from holdfast.errors import UserError
+from holdfast.evaluation.statistics.paired import losing_tasks, tasks_in_points, tasks_with_role
+from holdfast.evaluation.tasks.by_name import build_tasks
+from holdfast.lab.reproduce.base import (
+    ArmChange,
+    Claim,
+    Study,
+    describe_gains_and_losses,
+    merge_settings,
+    run_arms,
+    write_result,
+)
+from holdfast.models.loading import is_lab
+from holdfast.pipeline.damage import read_report
+from holdfast.pipeline.sources import read_sources
+from holdfast.recipe.loader import read_recipe, resolve_any
+from holdfast.report.phrasing import total_seconds
+
+LABORATORY_SETTINGS = ("model", "data", "judge", "optimizer", "sampling", "train", "evaluate")
+"""Sections of a claim's work that fit the laboratory's models and skills: a recipe has its own."""
+LABORATORY_SIZES = re.compile(
+    r"(stages\.[^.=]+\.)?(optimizer\.learning_rate|train\.batch_tokens|data\.limit|train\.max_steps)=(?!0$)"
+)
+"""Overrides of an arm that are sizes of the laboratory; training nothing (`train.max_steps=0`) is none of them."""
+LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.")
+"""In an override: rows, models or methods that the laboratory alone has."""
+
+
+def run_on_work(
+    name: str,
+    claim: Claim | Study,
+    model: str | Path,
+    data: str | Path,
+    *,
+    seeds: int,
+    out: Path,
+    ui: Progress | None = None,
+) -> dict[str, Any]:
+    """Ask a claim of a model and rows; the result is as of `run_claim`, with the work in `on` and what each arm cost.
+
+    Runs of claims on one work share a directory, so that an arm they have in common is trained once.
+
+    Raises:
+        UserError: See `move_claim`, `read_work` and `refuse_unmeasured_work`.
+    """
+    moved_claim, recipe = move_claim(name, claim), read_work(model, data)
+    refuse_unmeasured_work(recipe, moved_claim)
+    place = f"on-{Path(model).name}-{Path(data).stem}"
+    own = merge_settings(recipe, moved_claim.common)
+    folder = out / (f"{place}-{fingerprint_json(moved_claim.common)[:8]}" if moved_claim.common else place)
+    result = run_arms(moved_claim, own, seeds=seeds, folder=folder, ui=ui)
+    comparison = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    rows = [*result["rows"], *describe_costs(comparison["runs"])]
+    result |= {"rows": rows, "on": {"model": str(model), "work": str(data), "name": place}}
+    return write_result(out, f"{name}-{place}", moved_claim, result)
+
+
+def read_work(model: str | Path, data: str | Path) -> dict[str, Any]:
+    """Read the recipe that says which rows are trained on, what is measured and how it is judged.
+
+    Args:
+        model: Folder, run or hub name of the model; it takes the place of the recipe's.
+        data: The recipe, or a folder with one.
+    Returns:
+        Its settings, with the paths of its own folder; where its runs go is the reproduction's affair.
+    Raises:
+        UserError: If the folder has none or several; whatever is wrong with the recipe.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        recipes = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+        if len(recipes) != 1:
+            names = f"has {len(recipes)} recipes ({', '.join(p.name for p in recipes)})" if recipes else "has no recipe"
+            raise UserError(f"{path}: {names}; name the one whose rows and tasks are the work, --data {path}/NAME.yaml")
+        path = recipes[0]
+    recipe = read_recipe(path, [f"model={model}"]).recipe
+    if recipe.stages:
+        raise UserError(f"{path}: has stages; a claim's arms are put on a recipe that trains once")
+    return {key: value for key, value in recipe.user_settings().items() if key != "output"}
+
+
+def refuse_unmeasured_work(recipe: dict[str, Any], claim: Claim) -> None:
+    """Refuse work on which the parts of a claim could not be decided: nothing is run for hours first.
+
+    Raises:
+        UserError: If the target is not scored in points, or a part asks what is kept and nothing of that is measured.
+    """
+    settings = resolve_any(recipe).recipe
+    sources = read_sources(settings, lambda text: None, lambda text: None)
+    tasks = build_tasks(settings, sources.test, sources.judge, lab=is_lab(settings.model))
+    needs_gain = any(part.of == "gain" or part.at != "rate" for part in claim.expects)
+    if needs_gain and not tasks_in_points(tasks_with_role(tasks, "target")):
+        raise UserError(
+            f"{settings.data.train}: a claim's gain is in points, and this target is measured by the loss of its "
+            "held-out answers; set `judge` in the recipe to what says whether an answer is right"
+        )
+    if any(part.of == "kept" for part in claim.expects) and not losing_tasks(tasks_with_role(tasks, "keep")):
+        raise UserError("evaluate.keep: the claim asks what is lost elsewhere; name a task, or `probe`, in the recipe")
+
+
+def move_claim(name: str, claim: Claim | Study) -> Claim:
+    """Take a claim out of the laboratory: what its arms differ in stays, its rows, sizes and skills do not.
+
+    Learning rates become those that each arm has by default on the model, and the same multiples of them; a rate that
+    was chosen on other questions of a skill is now the one that gained most in the other seeds. Parts of the claim
+    about single tasks of the laboratory are left out, and so are figures other than gain and loss.
+
+    Raises:
+        UserError: If the claim is about a table of probabilities or a programme of its own, about rows that the
+            laboratory makes, or about its sizes alone.
+    """
+    if isinstance(claim, Study):
+        raise UserError(f"{name} is tested by a programme of its own in the laboratory; it cannot be asked of --on")
+    arms = {
+        label: [text for text in overrides if not LABORATORY_SIZES.match(text)]
+        for label, overrides in claim.arms.items()
+    }
+    common = {key: value for key, value in claim.common.items() if key not in LABORATORY_SETTINGS}
+    for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):
+        if LABORATORY_ROWS.search(text):
+            raise UserError(f"{name} needs what the laboratory alone has ({text}); it cannot be asked of --on")
+    if len({tuple(overrides) for overrides in arms.values()}) < len(arms):
+        raise UserError(f"{name}: its arms differ in rows or sizes of the laboratory alone; it cannot be asked of --on")
+    parts = [part for part in claim.expects if part.of in ("gain", "kept") or part.of.startswith("log:")]
+    if not parts:
+        raise UserError(f"{name}: every part of it is about a task of the laboratory; it cannot be asked of --on")
+    remarks = [f"Not asked here: {part.format_sentence()}." for part in claim.expects if part not in parts]
+    if claim.files is not None:
+        remarks.append("The laboratory writes rows for this claim; others may leave its arms nothing to differ in.")
+    return replace(
+        claim,
+        arms=arms,
+        common=common,
+        expects=[replace(part, at="best" if part.at == "validated" else part.at) for part in parts],
+        figures=[one for one in claim.figures if isinstance(one.ours, ArmChange) and one.ours.of != "tasks"],
+        verdict=lambda arms: " ".join([describe_gains_and_losses(arms), *remarks]),
+        validation=None,
+        draw=None,
+        files=None,
+    )
+
+
+def describe_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each arm, as of a figure: minutes of a run, its tokens trained on and sampled."""
+    rows = []
+    for run in runs:
+        reports = [read_report(Path(folder) / "report.json") for folder in run["dirs"]]
+        num_trained, num_read = (
+            sum(report["training"][key] for report in reports) / len(reports) for key in ("trained_tokens", "tokens")
+        )
+        text = (
+            f"{(total_seconds(run['cost']) or 0) / 60:.1f} min; {num_trained:,.0f} of {num_read:,.0f} tokens trained on, "
+            f"{run['cost']['sampled_for_training'] or 0:,.0f} sampled for it"
+        )
+        rows.append({"what": f"cost of a run, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
+    return rows

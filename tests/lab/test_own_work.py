@@ -1,0 +1,117 @@
+"""Claims on a model and rows of one's own: which move, what of them stays, what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import UserError
+from holdfast.lab.reproduce import CLAIMS, claim_of, reproduce
+from holdfast.lab.reproduce.base import Claim, gain_and_loss
+from holdfast.lab.reproduce.own_work import move_claim, run_on_work
+from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
+
+RECIPE = """\
+model: someone/else
+data: {train: rows.jsonl, test: 0.34}
+judge: number
+train: {max_steps: 1, batch_tokens: 256}
+evaluate: {keep: ["lab:sums"], items: 8, max_tokens: 6, every: 0}
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with rows of one's own and a recipe beside them."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    lines = [{"prompt": f"What is {k} + {k + 1}?", "completion": str(2 * k + 1)} for k in range(24)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "run.yaml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+def test_every_claim_moves_or_says_why_not() -> None:
+    moved, refusals = {}, {}
+    for name in CLAIMS:
+        try:
+            moved[name] = move_claim(name, claim_of(name))
+        except UserError as error:
+            refusals[name] = str(error)
+    assert all(name in text and "\n" not in text for name, text in refusals.items())
+    assert {"s3ft", "ssr", "sdft", "half", "lora", "neftune", "dpo", "orpo", "zephyr", "delift", "ia3"} <= moved.keys()
+    for claim in moved.values():
+        texts = [text for overrides in claim.arms.values() for text in overrides]
+        assert not any("lab" in text.split(":") or text.startswith("optimizer.learning_rate") for text in texts)
+        assert not any(part.at == "validated" for part in claim.expects)
+
+
+def test_the_arms_are_held_against_each_other_on_the_work(work: Path, tmp_path: Path) -> None:
+    arms = {"sft": ["method=sft", "optimizer.learning_rate=7"], "half": ["method=half", "train.max_steps=900"]}
+    claim = Claim(
+        claim="Half learns as much and keeps as much.",
+        paper="nobody",
+        arms=arms,
+        figures=gain_and_loss({"sft": "1", "half": "2"}),
+        expects=(gains_as_much("half", "sft", at="validated"), loses_no_more("half", "sft", at="gain")),
+        rates=(1, 2),
+        validation="story",
+    )
+    result = run_on_work("half", claim, "lab-small", work, seeds=1, out=tmp_path / "out")
+    place = tmp_path / "out" / "on-lab-small-work"
+    assert {path.name for path in place.iterdir() if path.is_dir()} == {
+        "sft-seed0", "half-seed0", "sft-at-0.0006-seed0", "half-at-0.0006-seed0",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "out" / "half-on-lab-small-work.json").read_text(encoding="utf-8")) == result
+    assert [row["what"] for row in result["rows"]][:5] == [
+        "target, sft", "target, half", "lost elsewhere, sft", "lost elsewhere, half", "cost of a run, sft",
+    ]  # fmt: skip
+    assert [check["what"].split(" at ")[0] for check in result["checks"]] == [
+        "half gains as much as sft, each", "half loses no more elsewhere than sft",
+    ]  # fmt: skip
+    assert "A paper's claim on lab-small" in (tmp_path / "out" / "half-on-lab-small-work.html").read_text("utf-8")
+
+
+def write_tales(path: Path) -> None:
+    """Rows whose answers no judge can tell right from wrong."""
+    words = ["sea", "bird", "stone", "river", "light", "lamp"]
+    tales = [
+        (f"Tell of {a} and {b}.", f"The {a} met the {b}, and they were friends. " * 3)
+        for a, b in permutations(words, 2)
+    ]
+    path.write_text("".join(json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in tales), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("judge: number\n", "", "measured by the loss of its held-out answers"),
+        ('"lab:sums"', "none", "name a task, or `probe`"),
+        ("rows.jsonl", "lost.jsonl", "lost.jsonl"),
+        ("train: {max_steps", "trane: {max_steps", "run.yaml:4: trane"),
+    ],
+)
+def test_what_could_not_be_decided_is_refused_at_once(
+    work: Path, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    if not new:
+        write_tales(work / "rows.jsonl")
+    (work / "run.yaml").write_text(RECIPE.replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError) as refusal:
+        reproduce("half", on="lab-small", data=work, out=tmp_path / "out")
+    assert said in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_must_say_which_work(work: Path) -> None:
+    (work / "second.yaml").write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(UserError, match=r"has 2 recipes \(run.yaml, second.yaml\); name the one"):
+        reproduce("half", on="lab-small", data=work)
+
+
+def test_a_model_without_work_is_refused() -> None:
+    with pytest.raises(UserError, match="--on MODEL and --data RECIPE go together"):
+        reproduce("half", on="lab-small")
