@@ -59,7 +59,7 @@ def run_on_work(
     """
     moved_claim, recipe = move_claim(name, claim), read_work(model, data)
     refuse_unmeasured_work(recipe, moved_claim)
-    place = f"on-{Path(model).name}-{Path(data).stem}"
+    place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
     folder = out / (f"{place}-{fingerprint_json(moved_claim.common)[:8]}" if moved_claim.common else place)
     result = run_arms(moved_claim, own, seeds=seeds, folder=folder, ui=ui)
