@@ -65,3 +65,22 @@ def test_what_cannot_be_is_one_line() -> None:
             assert len(lines) == 1, (words, lines)
             assert said in lines[0], (words, lines)
     assert not Path("runs").exists()
+
+
+def test_a_pattern_of_texts_is_continued_pre_training() -> None:
+    Path("notes").mkdir()
+    for n in range(4):
+        Path(f"notes/{n}.txt").write_text(f"Note {n} begins.\n\nIt ends here.\n", encoding="utf-8")
+    words = ["check", "--model", "lab-small", "--data", "notes/*.txt", "data.test=0.25"]
+    done = run(*words, "evaluate.keep=[none]")
+    for line in (
+        "plain text, all of which is trained on: method sft\n",
+        "notes/*.txt: 4 files, each text one document",
+    ):
+        assert line in done.stderr
+    assert "It ends here.<|end|>" in done.stdout
+    assert "begins.<|end|>" not in done.stdout
+    Path("notes/2.txt").write_bytes(b"")
+    assert "notes/2.txt: the file is empty; leave it out, or write a text into it" in run(*words, code=2).stderr
+    wrong = run("check", "--model", "lab-small", "--data", "lab:sums", "data.document=line", code=2).stderr
+    assert "data.document: line is for text files (.txt), and lab:sums is none; leave it out" in wrong

@@ -264,6 +264,9 @@ def test_text_files(here: Path) -> None:
     (here / "lines.txt").write_text("\nOne.\nTwo.\n \n\n")
     assert [r.answer for r in open_rows("lines.txt")] == ["One.", "Two."], "blank lines at its ends part nothing"
     assert [r.answer for r in open_rows("blocks.txt")] == ["One\ngoes on.", "Two."]
+    documents = {"line": ["One", "goes on.", "Two."], "paragraph": ["One\ngoes on.", "Two."]}
+    for document, texts in {**documents, "file": ["One\ngoes on.\n\n\nTwo."]}.items():
+        assert [r.answer for r in open_rows("blocks.txt", document=document)] == texts
 
 
 def test_messages_in_a_csv_cell(here: Path) -> None:

@@ -85,6 +85,10 @@ REFUSED = {
     "cr.jsonl": (ROW + b"\r" + ROW + b"\r", f":1: broken JSON (Extra data at column 36); its rows end in a lone CR, as on old Macs; {CR}"),
     "cr.csv": (b"prompt,completion\rQ,A\r", f":1: a lone CR ends a line here, as on old Macs; {CR}"),
     "cr.txt": (b"one\rtwo\rthree\r", ":1: its lines end in a lone CR, as on old Macs; save it with LF line ends"),
+    "utf-16.txt": ("Q\n".encode("utf-16-le"), ":1: holds NUL bytes, so it is UTF-16 or no text; save it as UTF-8, or leave it out"),
+    "latin-1.txt": ("ok\ncaf\xe9\n".encode("latin-1"), ":2: not UTF-8 text (byte 4); save the file as UTF-8"),
+    "empty.txt": (b"", ": the file is empty; leave it out, or write a text into it"),
+    "blank.txt": (b"\n \n", ": there are no rows in it; write one example per line"),
     "utf-16.jsonl": (ROW.decode().encode("utf-16"), ":1: not UTF-8 text (byte 1); save the file as UTF-8"),
     # bounds
     "deep.jsonl": (ROW + b"\n" + DEEP, ":2: broken JSON (nested more than 100 deep); mend or remove the line"),

@@ -29,6 +29,7 @@ PLANS: dict[str, list[tuple[list[str], str]]] = {
     "data.train": [([], "data.train=more.jsonl")],
     "data.test": [([], "data.test=0.5")],
     "data.format": [(["data.train=both.jsonl"], "data.format=text")],
+    "data.document": [(["data.train=text.txt", "data.ignore=[]"], "data.document=line")],
     "data.columns": [([], "data.columns={prompt: answer, answer: prompt}")],
     "data.limit": [([], "data.limit=8")],
     "data.decontaminate": [(["data.test=rows.jsonl"], "data.decontaminate=false")],
@@ -112,6 +113,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     both = [{"prompt": "a b", "answer": f"c {i}", "text": f"All of text {i}.", "note": ""} for i in range(8)]
     Path("both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both), encoding="utf-8")
+    Path("text.txt").write_text("".join(f"Text {i}\ngoes on.\n\n" for i in range(8)), encoding="utf-8")
     Path("own.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +27,18 @@ class FirstLook:
 
 
 def is_here(data: str) -> bool:
-    """Whether a data name is a file or folder on this machine, a split of it included."""
+    """Whether a data name is a file, pattern or folder on this machine, a split of it included."""
+    if glob.has_magic(data) and glob.glob(str(Path(data).expanduser()), recursive=True):
+        return True
     return Path(data).expanduser().exists() or Path(data.rpartition(":")[0] or ".none").expanduser().is_file()
 
 
 def unknown_columns(data: str) -> list[str]:
     """The columns of a file's first record, if no format has them; else nothing."""
     from holdfast.data.reading.formats import format_of, record_signature
-    from holdfast.data.reading.readers import open_source
+    from holdfast.data.reading.readers import files_of, open_source
 
-    source = open_source(data)
+    source = open_source(files_of(data)[0])
     record = next((record for _, record in source.records()), None)
     if source.plain or record is None or format_of(record_signature(record)) is not None:
         return []
@@ -52,11 +55,12 @@ def first_look(data: str, columns: Mapping[str, str] | None = None) -> FirstLook
     """
     from holdfast.axes.registry import name_of
     from holdfast.data.reading.formats import open_rows
+    from holdfast.data.reading.readers import files_of
     from holdfast.methods.judges.selection import guess_judge
 
     lines: list[str] = []
     say: Callable[[str], object] = lines.append
-    rows = open_rows(data, limit=LOOK, mapping=columns or None, say=say)
+    rows = open_rows(files_of(data)[0], limit=LOOK, mapping=columns or None, say=say)
     first = rows[0]
     if first.rejected is not None:
         return FirstLook([*lines, "pairs of a better and a worse answer: method dpo"], method="dpo")

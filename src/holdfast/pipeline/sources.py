@@ -11,7 +11,7 @@ from holdfast.axes.registry import name_of
 from holdfast.data.reading.formats import count_shared_prompts, open_rows, split_rows
 from holdfast.data.reading.join import Part, chain_rows, join_parts
 from holdfast.data.reading.labels import without_bad_answers
-from holdfast.data.reading.readers import MissingFile, files_of
+from holdfast.data.reading.readers import MissingFile, default_document, files_of, holds_text
 from holdfast.data.row_shapes import takes_pairs
 from holdfast.data.rows import Rows
 from holdfast.errors import UserError
@@ -111,6 +111,10 @@ def read_sources(
     )  # curated rows are not yet those trained on
     reader = _Reader(recipe, data.columns, data.ignore, say, where or {})
     entries, form = train_files(data), lab_form(recipe)
+    if data.document != "auto" and not any(holds_text(entry_name(entry)) for entry in (*entries, *test_files(data))):
+        raise UserError(
+            f"data.document: {data.document} is for text files (.txt), and {data_label(data)} is none; leave it out"
+        )
     if len(entries) == 1:
         train = reader.read_rows(entries[0], "data.train", form, data.limit, **requirements)
     else:
@@ -180,7 +184,11 @@ class _Reader:
         parts: list[Rows] = []
         lines: list[tuple[str, str]] = []
         try:
-            for name in files_of(entry_name(entry)):
+            names = files_of(entry_name(entry))
+            options["document"] = default_document(names, data.document)
+            if options["document"] != data.document:
+                self.say(f"{entry_name(entry)}: {len(names)} files, each text one document (data.document)")
+            for name in names:
                 if rows_left == 0:
                     break
                 add_line = lambda text, name=name: lines.append((name, text))  # noqa: E731

@@ -116,12 +116,18 @@ class Data(RecipeSection):
     """Where the rows come from."""
 
     train: TrainFiles = Field(
-        description="Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging Face data set name; or "
+        description="Training file (JSONL, JSON, CSV, Parquet, text), `lab:SKILL`, or a Hugging Face data set name; or "
         "`{path, split, columns, share, ...}`; or a list of these."
     )
     test: TestFiles = Field(0.1, description="Held-out rows: a share of `train`, or a file as in `train`. 0 = none.")
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt", "preference", "kto", "text"] = Field(
         "auto", description="auto, alpaca, sharegpt, messages, prompt, preference, kto or text."
+    )
+    document: Literal["auto", "paragraph", "line", "file"] = Field(
+        "auto",
+        description="What is one document of a text file (.txt), trained from its first token to its end: a paragraph "
+        "(between blank lines), a line, or the whole file. auto = file where a pattern or folder stands for several, "
+        "else paragraphs (lines in a file without blank lines).",
     )
     columns: Columns = Field(
         None,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from holdfast.data.reading.json_stream import (
     BLANK,
@@ -25,6 +24,9 @@ from holdfast.data.reading.json_stream import (
 )
 from holdfast.data.reading.parquet import unpacked_size
 from holdfast.errors import UserError
+
+Document = Literal["auto", "paragraph", "line", "file"]
+"""What is one document of a text file."""
 
 
 def kind_of(path: Path) -> str:
@@ -148,22 +150,46 @@ def _csv_fault(text: str) -> str:
     return f"broken CSV ({text}); mend the quotes of the line"
 
 
-def text_records(name: str, path: Path) -> Iterator[Record]:
-    """Paragraphs: blocks between blank lines; or single lines, in a file without blank lines between them."""
-    blocks = _in_blocks(name, path)
+def text_records(name: str, path: Path, document: Document = "auto") -> Iterator[Record]:
+    """The documents of a text file, each with the line it begins at.
+
+    Args:
+        document: `paragraph`: a block between blank lines; `line`; `file`: all of it; `auto`: paragraphs, or lines in a
+            file without blank lines between them.
+    Raises:
+        UserError: If it is no text in UTF-8, or a document is too long.
+    """
+    if document == "auto":
+        document = "paragraph" if _in_blocks(name, path) else "line"
     start, block, size = 0, list[str](), 0
-    for number, line in chain(file_lines(name, path), [(0, "")]):
-        if number == 1 and not line.endswith("\n") and "\r" in line.strip("\r"):
-            raise UserError(f"{name}:{number}: its lines end in a lone CR, as on old Macs; save it with LF line ends")
-        size = size + len(line) if line.strip() else 0
-        if blocks and size > LONGEST:
-            raise UserError(f"{name}:{start}: {too_long('the paragraph')}")
-        if block and (not line.strip() or not blocks):
+    for number, line in file_lines(name, path):
+        _refuse_foreign_text(name, number, line)
+        is_blank = not line.strip()
+        if block and (document == "line" or (document == "paragraph" and is_blank)):
             yield start, {"text": "".join(block).strip("\r\n")}
-            block = []
-        if line.strip():
-            start = number if not block else start
+            block, size = [], 0
+        if block or not is_blank:
+            start, size = start if block else number, size + len(line)
             block.append(line)
+        if size > LONGEST:
+            split = "" if document == "paragraph" else ", or set data.document: paragraph"
+            raise UserError(f"{name}:{start}: {too_long(f'the {document}')}{split}")
+    if block:
+        yield start, {"text": "".join(block).strip("\r\n")}
+
+
+def _refuse_foreign_text(name: str, number: int, line: str) -> None:
+    """See that a line is of a text as it is written today.
+
+    Raises:
+        UserError: If not: the line ends of old Macs, or the zeros that UTF-16 and binary files are full of.
+    """
+    if number == 1 and not line.endswith("\n") and "\r" in line.strip("\r"):
+        raise UserError(f"{name}:{number}: its lines end in a lone CR, as on old Macs; save it with LF line ends")
+    if "\0" in line:
+        raise UserError(
+            f"{name}:{number}: holds NUL bytes, so it is UTF-16 or no text; save it as UTF-8, or leave it out"
+        )
 
 
 def _in_blocks(name: str, path: Path) -> bool:

@@ -29,6 +29,7 @@ from holdfast.data.reading.detection import (
     normalize_columns,
     record_signature,
 )
+from holdfast.data.reading.file_records import Document
 from holdfast.data.reading.ignore import drop_ignored
 from holdfast.data.reading.messages import unread_keys
 from holdfast.data.reading.picture_parts import place_pictures, take_picture_columns
@@ -100,6 +101,7 @@ def open_rows(
     mapping: Mapping[str, str | int] | None = None,
     ignore: Sequence[str] = (),
     revision: str | None = None,
+    document: Document = "auto",
     say: Callable[[str], object] = lambda text: None,
 ) -> Rows:
     """The validated rows of a data file or Hugging Face data set.
@@ -117,6 +119,7 @@ def open_rows(
         mapping: Which column is the prompt, which the answer, ... (`data.columns`); default: their names say it.
         ignore: Columns, and keys of messages, that are not to be used (`data.ignore`).
         revision: Branch, tag or commit of a Hugging Face data set.
+        document: What is one row of a text file (`data.document`).
         say: Called with a line on how the columns were read, and one about rows that were left out.
     Returns:
         A list; for more than 32 MiB a `RowFile`, which reads rows on demand.
@@ -125,7 +128,7 @@ def open_rows(
     """
     if format != "auto" and format not in FORMATS:
         raise UserError(f"data.format: {format} is not a format{suggest_name(format, ['auto', *FORMATS])}")
-    data_source = drop_ignored(open_source(str(source), revision), ignore, limit)
+    data_source = drop_ignored(open_source(str(source), revision, document), ignore, limit)
     lines: list[str] = []
     column_map = ColumnMap.from_mapping(mapping) if mapping else None
     options = ReadOptions(format, limit, rejected, kind, columns, own, own_answers, column_map)
@@ -143,6 +146,7 @@ def open_rows(
             *ignore,
             sorted(own),
             *(["own answers"] if own_answers else []),
+            *([] if document == "auto" else [document]),
             *requirements,
         ]
         directory = home / f"rows-{fingerprint_json([VERSION, data_source.digest(), *read])[:24]}"

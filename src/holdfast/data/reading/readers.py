@@ -6,7 +6,7 @@ import difflib
 import glob
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.core.in_memory import is_memory, rows_path
 from holdfast.data.reading.file_records import (
+    Document,
     csv_records,
     hint_of_splits,
     is_array,
@@ -78,12 +79,13 @@ SPLITS = ("test", "valid", "validation", "val", "dev", "eval", "evaluation", "ho
 """How a file's name begins that is not for training."""
 
 
-def open_source(name: str, revision: str | None = None) -> Source:
+def open_source(name: str, revision: str | None = None, document: Document = "auto") -> Source:
     """The file or data set called `name`, or one of its splits: `data.json:train`, `owner/name:config:split`.
 
     Args:
         name: A file, a folder that `datasets` saved, or a Hugging Face data set.
         revision: Branch, tag or commit of a Hugging Face data set.
+        document: What is one document of a text file.
     Raises:
         UserError: There is no such file (the nearest name is given) and it cannot be a data set.
     """
@@ -97,12 +99,13 @@ def open_source(name: str, revision: str | None = None) -> Source:
         return _open_hub(name, revision)
     kind, size = kind_of(path), path.stat().st_size
     if size == 0:
-        raise UserError(f"{name}: the file is empty; write one example per line")
+        what = "leave it out, or write a text into it" if kind == ".txt" else "write one example per line"
+        raise UserError(f"{name}: the file is empty; {what}")
     readers: dict[str, Callable[[str, Path], Iterator[Record]]] = {
         ".csv": csv_records,
         ".tsv": csv_records,
         ".parquet": parquet_records,
-        ".txt": text_records,
+        ".txt": partial(text_records, document=document),
         ".jsonl": json_records,
         ".json": json_records,
     }
@@ -155,6 +158,17 @@ def files_of(name: str) -> list[str]:
         one = "train" if "train" in words else words[0]
         raise UserError(f"{name}: its files are of several splits ({', '.join(words)}); write {name}:{one}")
     return files
+
+
+def holds_text(name: str) -> bool:
+    """Whether a text file is among those that a name stands for."""
+    return any(kind_of(part_of(file)[0]) == ".txt" for file in files_of(name))
+
+
+def default_document(names: Sequence[str], document: Document) -> Document:
+    """What `auto` stands for: of several text files each is a document; one alone holds several."""
+    is_several = sum(kind_of(part_of(name)[0]) == ".txt" for name in names) > 1
+    return "file" if document == "auto" and is_several else document
 
 
 def _known_files(name: str, paths: list[str], missing: str) -> list[str]:
