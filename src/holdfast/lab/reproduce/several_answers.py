@@ -9,8 +9,11 @@ from typing import Any
 
 from holdfast.axes.judge import JudgeRequest
 from holdfast.data.rows import Row
-from holdfast.lab.reproduce.base import Claim, Figure, gain_of, write_rows
+from holdfast.lab.reproduce.base import Claim, Figure, gain_of, verdict_with_remark, write_rows
 from holdfast.lab.reproduce.rule import Expectation, gains_more
+from holdfast.skills.base import Question, single_turn_prompt
+from holdfast.skills.program import Program
+from holdfast.skills.story_graded import OPERATIONS
 
 SELF_CONSISTENCY = Claim(
     claim="The answer that most of several samples come to is right more often than the greedy one.",
@@ -52,13 +55,32 @@ BEST_OF_N = Claim(
 FEEDBACK = "That is wrong{reason}."
 
 
+class TwoStepProgram(Program):
+    """Programs of two operations: the base writes every one of the single ones of `program`, and none of these."""
+
+    name = "two-step-program"
+
+    def generate_question(self, rng: random.Random) -> Question:
+        first, second = rng.choice("+-*"), rng.choice("+-*")
+        n, m = rng.randint(2, 20), rng.randint(2, 20)
+        begins = {"+": f"adds {n} to x", "-": f"takes {n} from x", "*": f"multiplies x by {n}"}[first]
+        goes_on = {"+": f"adds {m}", "-": f"takes {m}", "*": f"multiplies by {m}"}[second]
+        has_marks = second == "*" and first != "*"
+        body = f"(x {first} {n}) {second} {m}" if has_marks else f"x {first} {n} {second} {m}"
+        tests = [f"assert f({x}) == {OPERATIONS[second](OPERATIONS[first](x, n), m)}" for x in (0, 3, 10)]
+        prompt = rng.choice(("Write f that", "Define f that", "Write a function f that"))
+        return Question(
+            f"{first}{second}/{n}/{m}", single_turn_prompt(f"{prompt} {begins} then {goes_on}."), tests,
+            {"arguments": "x", "body": body},
+        )  # fmt: skip
+
+
 @cache  # every wrong program is run: minutes, and the same for every arm and seed
 def build_second_tries(n: int, seed: int = 0) -> list[Row]:
     """Programs that failed their tests, what the judge said, and the right one: what a second try is learned from."""
     from holdfast.methods.judges.code import Code
-    from holdfast.skills.program import Program
 
-    rows = Program().generate_rows(n, "train", seed, form="pair")
+    rows = TwoStepProgram().generate_rows(n, "train", seed, form="pair")
     wrong = [str(row.rejected) for row in rows]
     answers = [JudgeRequest(row.prompt, text, row.reference) for row, text in zip(rows, wrong, strict=True)]
     second_tries = []
@@ -75,12 +97,14 @@ def build_second_tries(n: int, seed: int = 0) -> list[Row]:
 
 
 def write_second_tries(directory: Path) -> dict[str, Any]:
-    """Half of the rows are second tries, half plain programs; what of the recipe follows."""
-    from holdfast.skills.program import Program
-
-    rows = [*build_second_tries(300), *Program().generate_rows(100, "train", 1)]
+    """Rows, of which three in four are second tries and one a plain program, and questions; what of the recipe
+    follows.
+    """
+    programs = TwoStepProgram()
+    rows = [*build_second_tries(300), *programs.generate_rows(100, "train", 1)]
     random.Random(0).shuffle(rows)
-    return {"data": {"train": write_rows(directory / "tries.jsonl", rows)}}
+    return {"data": {"train": write_rows(directory / "tries.jsonl", rows),
+                     "test": write_rows(directory / "test.jsonl", programs.generate_rows(200, "test", 0))}}  # fmt: skip
 
 
 _TRIES = ["method=sft+reflexion", f"inference.feedback='{FEEDBACK}'"]
@@ -100,8 +124,12 @@ REFLEXION = Claim(
     ),
     expects=(gains_more("with feedback", "retries"), Expectation("retries", "one try", "gain", "more")),
     common={
-        "data": {"limit": None, "test": 0}, "train": {"max_steps": 80},
-        "evaluate": {"target": "lab:program", "keep": ["none"], "items": 100, "max_tokens": 40},
+        "data": {"limit": None}, "judge": {"name": "code"}, "train": {"max_steps": 80},
+        "evaluate": {"keep": ["none"], "items": 200, "max_tokens": 40},
     },
+    verdict=verdict_with_remark(
+        "The base is taught two-step programs and second tries in one training, after which it writes about half of "
+        "the programs at once; the first test that failed is what it is told."
+    ),
     files=write_second_tries,
 )  # fmt: skip
