@@ -22,6 +22,13 @@ def export(
         typer.Option(help="fp32, bf16 or fp16 (GGUF: q8_0 too); default: as the run saved it.", show_default=False),
     ] = None,
     form: Annotated[str, typer.Option(help="folder, or gguf: for llama.cpp and Ollama.")] = "folder",
+    shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most of one file of weights: 500MB, 5GB.", show_default=False)
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Put it on the hub too, private.", show_default=False)
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everybody read it.")] = False,
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -32,11 +39,12 @@ def export(
     holdfast export runs/mine mine-model --merge
     holdfast export runs/mine mine-06 --dial 0.6
     holdfast export runs/mine mine-gguf --form gguf --dtype q8_0
+    holdfast export runs/mine mine-model --push me/mine
 
     Write a model that transformers, PEFT and vLLM load as it is; or, an adapter folded in, model.gguf with its
     Modelfile (ollama create NAME -f mine-gguf/Modelfile). With --dial the weights lie on the line from base to
     tuned, so that after any run a point on its gain/loss curve can be picked. What was written is loaded again and
-    compared with the live model before it counts.
+    compared with the live model on 32 prompts before it counts. Nothing leaves this machine without --push.
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.errors import UserError
@@ -45,5 +53,8 @@ def export(
             raise UserError(f"{run}: no such run directory")
         from holdfast.pipeline.export import export_model as export_run
 
-        path = export_run(run, out, dial=dial, merge=merge, dtype=dtype, form=form, device=device, ui=ui)
+        path = export_run(
+            run, out, dial=dial, merge=merge, dtype=dtype, form=form, shard_size=shard_size, push=push, public=public,
+            device=device, ui=ui,
+        )  # fmt: skip
         ui.report_result(f"model: {path}", path=str(path))

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from holdfast.axes.tuner import SavedFormat, Tuner
 from holdfast.core.files import fresh_directory
@@ -136,8 +137,13 @@ def write_model_files(
     chat: Chat | None = None,
     tuner: Tuner | None = None,
     base: str = "",
+    shard_size: int | None = None,
 ) -> SavedFormat:
-    """Write a model into the empty directory `side`, the rest as `save`; what was written, and how others load it."""
+    """Write a model into the empty directory `side`, the rest as `save`; what was written, and how others load it.
+
+    Args:
+        shard_size: Most bytes of one file of a plain model's weights; default: transformers' own.
+    """
     tuner = tuner or reader_of(model)
     if chat is not None:
         tokenizer, stop_ids = copy.copy(tokenizer), {*stop_ids, *chat.stop_ids}
@@ -148,6 +154,8 @@ def write_model_files(
         _set_stops(plain, tokenizer, stop_ids)
         model = _copy_to_save(plain, dtype or plain.dtype, tuner.adapter_parameters(plain))
     saved_as = describe_format(tuner.save(model, side, dtype), model.config)
+    if shard_size is not None and not tuner.adapter:
+        _cut_into_shards(cast(PreTrainedModel, model), side, shard_size)
     write_tuner(tuner, model, side)
     if base and is_adapter(side) and not (side / OWN_WEIGHTS).is_dir():
         (side / BASE).write_text(base + "\n", encoding="utf-8", newline="\n")
@@ -160,6 +168,12 @@ def write_model_files(
             write_settings(side / OWN_WEIGHTS, chat)
     give_rights(side)
     return saved_as
+
+
+def _cut_into_shards(model: PreTrainedModel, side: Path, size: int) -> None:
+    """Write the weights of a plain model once more, in files of at most `size` bytes or one tensor."""
+    (side / SAFE_WEIGHTS_NAME).unlink(missing_ok=True)  # would be loaded in place of the shards
+    model.save_pretrained(side, max_shard_size=size)
 
 
 def give_rights(directory: Path) -> None:

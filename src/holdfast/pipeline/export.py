@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,9 @@ def export_model(
     merge: bool = False,
     dtype: str | None = None,
     form: str = "folder",
+    shard_size: str | None = None,
+    push: str | None = None,
+    public: bool = False,
     device: str = "auto",
     ui: Progress | None = None,
 ) -> Path:
@@ -48,55 +53,142 @@ def export_model(
             model it started from.
         form: `folder`, which transformers, PEFT and vLLM load, or `gguf`: a file for llama.cpp and Ollama with its
             Modelfile, an adapter folded in.
+        shard_size: Most bytes of one file of weights, as `5GB`; default: transformers' own.
+        push: OWNER/NAME of a repository on the Hugging Face hub, where the folder goes too once it agrees; private,
+            unless `public`.
         device: Where this is computed, as in a recipe.
     Raises:
         UserError: If `run` is not a finished run, or a point of the dial is asked of one that answers through more than
             its weights, or the weights are not of that type alone, or beyond its reach; or
-            the dial finds another base than the run had.
+            the dial finds another base than the run had; or the hub would not take it.
         RunError: If the adapter cannot be folded in, or what was written does not give the log-probabilities of the
-            model it was made from.
+            model it was made from; or the hub did not take it.
     """
+    ui, run, out = ui or Progress.create_silent(), Path(run), _require_free_directory(Path(out))
+    order = ExportOrder.from_options(dial, merge, dtype, form, shard_size)
+    report = _require_report(run)
+    if public and not push:
+        raise UserError("--public: says who may read what --push puts on the hub; add --push OWNER/NAME")
+    if push:
+        from huggingface_hub import HfApi
+
+        from holdfast.core.hub_push import check_push, push_folder
+
+        api = HfApi()
+        check_push(push, public=public, api=api)
+    _export_here(run, out, report, order, device, ui)
+    if push:
+        ui.start_phase("push")
+        ui.write_line(f"pushed to {push_folder(out, push, public=public, api=api)}")
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOrder:
+    """What is to be written.
+
+    Args:
+        dial: Point on the line from base to tuned.
+        folds: Whether an adapter is folded in.
+        as_gguf: Whether it becomes a GGUF; else a folder.
+        dtype: Type of the weights, by its name here.
+        shard_size: Most bytes of one file of weights.
+    """
+
+    dial: float | None
+    folds: bool
+    as_gguf: bool
+    dtype: str | None
+    shard_size: int | None
+
+    @classmethod
+    def from_options(
+        cls, dial: float | None, merge: bool, dtype: str | None, form: str, shard_size: str | None
+    ) -> ExportOrder:
+        """The order that options give.
+
+        Raises:
+            UserError: If one is wrong, or two do not go together.
+        """
+        if form not in FORMS:
+            raise UserError(f"--form: must be {' or '.join(FORMS)}, not {form}")
+        as_gguf = form == "gguf"
+        if not as_gguf:
+            _parse_dtype(dtype)
+        if shard_size is not None and as_gguf:
+            raise UserError("--shard-size: a GGUF is one file; leave it out")
+        most_bytes = None if shard_size is None else parse_shard_size(shard_size)
+        return cls(dial, merge or as_gguf or dial is not None, as_gguf, dtype, most_bytes)
+
+    def check_adapter(self, tuner: Tuner) -> None:
+        """See that an adapter that stays one can be written so.
+
+        Raises:
+            UserError: If not.
+        """
+        if self.folds or not tuner.adapter:
+            return
+        if self.dtype is not None:
+            raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
+        if self.shard_size is not None:
+            raise UserError("--shard-size: an adapter is one small file; add --merge, or leave it out")
+
+
+def _export_here(run: Path, out: Path, report: dict[str, Any], order: ExportOrder, device: str, ui: Progress) -> None:
+    """Write what is ordered, on this machine."""
     import torch
 
     from holdfast.generation.decoder import FILE, read_setup
     from holdfast.models.loading import load_model, locate_model
     from holdfast.models.merging import probe_logps
 
-    if form not in FORMS:
-        raise UserError(f"--form: must be {' or '.join(FORMS)}, not {form}")
-    as_gguf = form == "gguf"
-    chosen_dtype = None if as_gguf else _parse_dtype(dtype)
-    ui, run, out = ui or Progress.create_silent(), Path(run), _require_free_directory(Path(out))
-    report = _require_report(run)
     ui.start_phase("load")
-    # What is folded in is added in fp32, proven in fp32, and rounded once.
-    folds = merge or as_gguf or dial is not None
     setup = read_setup(locate_model(run))
-    if setup is not None and (dial is not None or as_gguf):
-        option = "--form gguf" if as_gguf else "--dial"
+    if setup is not None and (order.dial is not None or order.as_gguf):
+        option = "--form gguf" if order.as_gguf else "--dial"
         raise UserError(
             f"{option}: the figures of this run are not of its weights alone: {setup.line}; leave {option} out"
         )
-    tuned = load_model(run, torch.float32 if folds or chosen_dtype == torch.float32 else None, device=device)
-    saved_dtype, model, tuner = chosen_dtype or tuned.dtype, tuned.model, tuned.tuner
-    if chosen_dtype is not None and not folds and tuner.adapter:
-        raise UserError("--dtype: an adapter has no weights to change; add --merge, or load its base in that type")
-    if folds:
-        model, tuner = _fold_model(tuned, report, dial), Tuner()
-    exact = probe_logps(model) if folds else None
-    if as_gguf and exact is not None:
-        return _export_as_gguf(replace(tuned, model=model, tuner=tuner), out, report, exact, dtype, dial, ui)
-    written_model = replace(tuned, model=model, tuner=tuner, dtype=saved_dtype)
-    _export_as_folder(
-        written_model, out, lambda saved_as: _render_export_card(report, saved_as, saved_dtype, dial), exact, ui
-    )
+    chosen_dtype = None if order.as_gguf else _parse_dtype(order.dtype)
+    # What is folded in is added in fp32, proven in fp32, and rounded once.
+    in_full = order.folds or chosen_dtype == torch.float32
+    tuned = load_model(run, torch.float32 if in_full else None, device=device)
+    order.check_adapter(tuned.tuner)
+    if order.folds:
+        whole = replace(tuned, model=_fold_model(tuned, report, order.dial), tuner=Tuner())
+        exact = probe_logps(whole.model)
+    else:
+        whole, exact = tuned, None
+    if order.as_gguf and exact is not None:
+        _export_as_gguf(whole, out, report, exact, order.dtype, order.dial, ui)
+        return
+    saved_dtype = chosen_dtype or tuned.dtype
+    card = partial(_render_export_card, report, saved_dtype=saved_dtype, dial=order.dial)
+    _export_as_folder(replace(whole, dtype=saved_dtype), out, card, exact, order.shard_size, ui)
     if setup is not None:
         ui.write_line(f"{setup.line}; holdfast chat and eval read {out / FILE}")
-    return out
+
+
+def parse_shard_size(text: str) -> int:
+    """Bytes of a size as `500MB`, `5GB` or `2GiB`.
+
+    Raises:
+        UserError: If it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG])(i?)B", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (" KMG".index(match[2].upper()))) if match else 0
+    if size < 1:
+        raise UserError(f"--shard-size: must be a size as 500MB or 5GB, not {text}")
+    return size
 
 
 def _export_as_folder(
-    model: LoadedModel, out: Path, card: Callable[[SavedFormat], str], exact: Tensor | None, ui: Progress
+    model: LoadedModel,
+    out: Path,
+    card: Callable[[SavedFormat], str],
+    exact: Tensor | None,
+    shard_size: int | None,
+    ui: Progress,
 ) -> None:
     """Round the weights to the type of their files, write them, and say what rounding moved.
 
@@ -104,6 +196,7 @@ def _export_as_folder(
         model: In the type of its files.
         card: Makes the card.
         exact: Log-probabilities of what was folded in, before rounding.
+        shard_size: Most bytes of one file of weights.
     """
     from holdfast.models.files import count_non_finite
     from holdfast.models.merging import compute_distance, probe_logps
@@ -115,7 +208,7 @@ def _export_as_folder(
     if count_non_finite(weights.parameters()):
         raise UserError(f"--dtype: some weights are beyond the reach of {dtype}; use bf16 or fp32")
     rounded_logps = probe_logps(weights)
-    _write_and_verify(replace(model, model=weights), out, rounded_logps, card, ui)
+    _write_and_verify(replace(model, model=weights), out, rounded_logps, card, shard_size, ui)
     if exact is not None and (shift := compute_distance(exact, rounded_logps).most) > TOLERANCE:
         ui.write_line(f"rounding to {dtype} moved log-probabilities by up to {shift:.1e}")
 
@@ -138,7 +231,7 @@ def _export_as_gguf(
     dtype: str | None,
     dial: float | None,
     ui: Progress,
-) -> Path:
+) -> None:
     """Write plain weights as GGUF, with a card of the run."""
     from holdfast.data.chat.settings import ChatSettings, settings_of
     from holdfast.pipeline.export_gguf import SAVED_AS, export_gguf, parse_gguf_type
@@ -151,7 +244,6 @@ def _export_as_gguf(
         (side / "README.md").write_text(text, encoding="utf-8", newline="\n")
 
     export_gguf(model, out, chat, exact, kind, write_card, ui)
-    return out
 
 
 def _require_free_directory(out: Path) -> Path:
@@ -192,7 +284,12 @@ def _load_base(report: dict[str, Any], tuned: LoadedModel) -> LoadedModel:
 
 
 def _write_and_verify(
-    model: LoadedModel, out: Path, expected_logps: Tensor, card: Callable[[SavedFormat], str], ui: Progress
+    model: LoadedModel,
+    out: Path,
+    expected_logps: Tensor,
+    card: Callable[[SavedFormat], str],
+    shard_size: int | None,
+    ui: Progress,
 ) -> None:
     """Write a model beside `out`, see that it is read back as it was, and give it its name.
 
@@ -212,7 +309,14 @@ def _write_and_verify(
     base = read_base(model.path) if model.tuner.adapter else ""
     with fresh_directory(out) as side:  # whatever goes wrong in here leaves nothing behind
         saved_as = write_model_files(
-            side, model.model, model.tokenizer, dtype=model.dtype, chat=chat, tuner=model.tuner, base=base
+            side,
+            model.model,
+            model.tokenizer,
+            dtype=model.dtype,
+            chat=chat,
+            tuner=model.tuner,
+            base=base,
+            shard_size=shard_size,
         )
         (side / "README.md").write_text(card(saved_as), encoding="utf-8", newline="\n")
         if (model.path / FILE).exists():
