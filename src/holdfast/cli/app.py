@@ -9,6 +9,7 @@ import typer
 import holdfast
 from holdfast.cli import (
     analyse,
+    board,
     build,
     chat,
     check,
@@ -85,6 +86,7 @@ VERBS = (
     ("report", report.report, "Write the report pages of runs again."),
     ("chat", chat.chat, "Talk to a model or run."),
     ("serve", serve.serve, "Serve a model to clients of the OpenAI API."),
+    ("board", board.board, "See, start and compare runs on a web page."),
     ("dial", dial.dial, "Measure a run on the way from its base to its weights."),
     ("export", export.export, "Write a plain model: merged, or dialled towards the base."),
     ("list", listing.list_methods, "List every method, axis by axis."),

@@ -41,14 +41,13 @@ def serve(
     with open_session(verbose) as ui:
         from holdfast.axes.registry import name_of
         from holdfast.recipe.method_text import parse_method
+        from holdfast.serving.address import describe_place, listen_at
         from holdfast.serving.app import ServerLimits
         from holdfast.serving.server import (
             KEY_VARIABLE,
             ModelServer,
             ServerSettings,
             check_address,
-            describe_place,
-            listen_at,
             name_models,
         )
 

@@ -137,27 +137,10 @@ def describe_knobs(method: type[BaseModel]) -> list[dict[str, Any]]:
 def format_settings(settings: dict[str, str]) -> str:
     """Settings with defaults and descriptions."""
     from holdfast.cli.text import format_table
+    from holdfast.recipe.messages import format_default
 
     return format_table(
         [(key, format_default(key), text) for key, text in settings.items()],
         ("setting", "default", "what it does"),
         wrap=(2,),
-    )
-
-
-def format_default(key: str) -> str:
-    """The default of a dotted setting; empty for whole sections."""
-    from holdfast.axes.method import Method
-    from holdfast.recipe.data_section import RecipeSection
-    from holdfast.recipe.messages import find_field, section_of
-    from holdfast.recipe.yaml_writer import format_scalar
-
-    info = find_field(key)
-    default = info.get_default(call_default_factory=True)
-    if info.is_required():
-        return "" if info.annotation is section_of(info.annotation) else "(required)"
-    if isinstance(default, RecipeSection):
-        return ""
-    return (
-        default if isinstance(info.annotation, type) and issubclass(info.annotation, Method) else format_scalar(default)
     )

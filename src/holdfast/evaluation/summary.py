@@ -37,7 +37,7 @@ from holdfast.evaluation.statistics.summary_statistics import (
     noise_floor,
 )
 from holdfast.evaluation.task import ANSWERED, POINTS, ItemResult, Task, TaskInfo, Unit
-from holdfast.evaluation.tasks.episodes import summarise_episodes
+from holdfast.evaluation.tasks.episode_summary import summarise_episodes
 from holdfast.evaluation.tasks.probe_summary import summarise_probe
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit, refuse_unasked
 

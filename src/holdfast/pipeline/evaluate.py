@@ -15,7 +15,7 @@ from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.summary import compute_score, score_interval, summarise_run
 from holdfast.evaluation.task import ANSWERED
 from holdfast.evaluation.tasks.by_name import TaskSettings
-from holdfast.evaluation.tasks.episodes import summarise_episodes
+from holdfast.evaluation.tasks.episode_summary import summarise_episodes
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
 from holdfast.models.loading import locate_model
 from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic

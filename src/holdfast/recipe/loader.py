@@ -68,13 +68,28 @@ def read_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Reso
             f"{path}: no such recipe"
             + (f"; here are {', '.join(near[:5])}" if near else "; `holdfast init` writes one")
         )
-    tree, problems = yaml_reader.parse_yaml(yaml_reader.read_text(file), str(file))
+    return read_recipe_text(yaml_reader.read_text(file), str(file), overrides, folder=file.parent)
+
+
+def read_recipe_text(
+    text: str, name: str, overrides: Sequence[str] = (), *, folder: pathlib.Path | None = None
+) -> ResolvedRecipe:
+    """Read a recipe that is not, or not yet, a file.
+
+    Args:
+        text: Its YAML.
+        name: What to call it in messages.
+        folder: Relative paths that are not in the current directory are looked for here.
+    Raises:
+        UserError: As `read_recipe`.
+    """
+    tree, problems = yaml_reader.parse_yaml(text, name)
     if tree.value is None:
-        raise UserError(f"{file}: empty recipe; `holdfast init` writes one to start from")
+        raise UserError(f"{name}: empty recipe; `holdfast init` writes one to start from")
     if not tree.is_mapping:
         raise UserError(f"{tree.source}: a recipe is a mapping of `key: value` lines")
-    tree.source = str(file)
-    return _resolve_tree(tree, overrides, str(file), problems, file.parent)
+    tree.source = name
+    return _resolve_tree(tree, overrides, name, problems, folder)
 
 
 def resolve_any(

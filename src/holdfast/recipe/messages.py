@@ -14,10 +14,11 @@ from holdfast.axes.method import Method
 from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.core.spelling import LONGEST_NAME
 from holdfast.recipe import peers
-from holdfast.recipe.data_section import DataFile
+from holdfast.recipe.data_section import DataFile, RecipeSection
 from holdfast.recipe.schema import Recipe, Stage
 from holdfast.recipe.shorthand import chosen_class
 from holdfast.recipe.tree import Path
+from holdfast.recipe.yaml_writer import format_scalar
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -34,6 +35,10 @@ TYPE_WORDS = {
     "finite": "a finite number",
 }
 """First word of pydantic's error type to what should have been given."""
+
+
+REQUIRED = "(required)"
+"""What stands where a setting has no default."""
 
 
 MOST_NAMED = 20
@@ -189,6 +194,19 @@ def find_field(key: str) -> FieldInfo:
         model = section_of(model.model_fields[parent].annotation)
     info: FieldInfo = model.model_fields[last]
     return info
+
+
+def format_default(key: str) -> str:
+    """The default of a dotted setting; empty for whole sections."""
+    info = find_field(key)
+    default = info.get_default(call_default_factory=True)
+    if info.is_required():
+        return "" if info.annotation is section_of(info.annotation) else REQUIRED
+    if isinstance(default, RecipeSection):
+        return ""
+    return (
+        default if isinstance(info.annotation, type) and issubclass(info.annotation, Method) else format_scalar(default)
+    )
 
 
 def _find_chosen_classes(data: dict[str, Any]) -> Iterator[tuple[str, type[Method]]]:

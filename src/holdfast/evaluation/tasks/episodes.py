@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from holdfast.axes.engine import Request, Sample
 from holdfast.axes.environment import Environment, Episode, begin_episode, play_episodes
 from holdfast.axes.registry import name_of
@@ -119,12 +117,3 @@ def format_turns(episode: Episode) -> str:
         f"{number}: {turn.answer} [{turn.reward:g}{f', {turn.note}' if turn.note else ''}]"
         for number, turn in enumerate(episode.turns, 1)
     )
-
-
-def summarise_episodes(items: Sequence[ItemResult]) -> dict[str, float]:
-    """Mean turns, mean return, and the share of episodes that succeeded at the first turn, of those that count."""
-    return {
-        "turns": float(np.mean([item.extra["turns"] for item in items])),
-        "return": float(np.mean([item.extra["return"] for item in items])),
-        "first": float(np.mean([item.extra["first"] for item in items])),
-    }

@@ -1,0 +1,213 @@
+"""Processes that the board starts: each is the program with a list of arguments, and a folder that says all of it.
+
+They belong to nobody once they run: if the board ends they go on, and the next board finds them. Whether one runs is
+seen by the lock of the file that it writes to, which ends with it; the number of a process is used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.board.file_locks import is_locked, is_run_at_work
+from holdfast.board.folder import RunsFolder
+from holdfast.board.refusal import Refusal
+from holdfast.board.run_index import parse_events
+from holdfast.core.files import lock_file, read_json, replace_file
+from holdfast.pipeline.run_dir import replace_json
+
+TRAIN, CHECK, EXPORT, CHAT = "train", "check", "export", "chat"
+MOST_RUNS = 1
+"""Runs at work at once: two on one machine take more than twice as long."""
+MOST_SHORT = 2
+"""Checks and exports at work at once."""
+LARGEST_SAID = 4 << 20
+"""Bytes at the end of what a process said that are read."""
+JOB_NAME_BYTES = 6
+FORMS = ("folder", "gguf")
+DTYPES = ("", "fp32", "bf16", "fp16", "q8_0")
+"""What `holdfast export` writes; "" for the types that were saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A process that the board started.
+
+    Args:
+        name: Of its folder.
+        kind: What it does.
+        run: The run directory that it works on, by its name; "" for none.
+        pid: Its number.
+        words: The command.
+        began: When.
+    """
+
+    name: str
+    kind: str
+    run: str
+    pid: int
+    words: tuple[str, ...]
+    began: float
+
+
+class Jobs:
+    """The processes of one board directory.
+
+    Args:
+        folder: The directory; processes work in it.
+    """
+
+    def __init__(self, folder: RunsFolder) -> None:
+        self.folder, self.root = folder, folder.state / "jobs"
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._starting = threading.Lock()
+        self._known: dict[str, Job] = {}  # what is said of a job never changes
+        self._ended: set[str] = set()
+
+    def place_of(self, name: str) -> Path:
+        """The folder of a job.
+
+        Raises:
+            Refusal: If the name is none of a job.
+        """
+        if len(name) > 64 or not name.replace("-", "").isalnum() or not (self.root / name / "job.json").is_file():
+            raise Refusal(404, "no_job", name=name[:200])
+        return self.root / name
+
+    def find_job(self, name: str) -> Job:
+        """A job by its name; raises as `place_of`."""
+        if name not in self._known:
+            data = read_json(self.place_of(name) / "job.json")
+            if not isinstance(data, dict):
+                raise Refusal(404, "no_job", name=name)
+            self._known[name] = Job(**{**data, "words": tuple(data["words"])})
+        return self._known[name]
+
+    def list_jobs(self) -> list[Job]:
+        """All jobs, the newest first."""
+        names = sorted((path.parent.name for path in self.root.glob("*/job.json")), reverse=True)
+        jobs = []
+        for name in names:
+            with contextlib.suppress(Refusal):
+                jobs.append(self.find_job(name))
+        return jobs
+
+    def find_for_run(self, run: str) -> Job | None:
+        """The newest job that trains in a run directory."""
+        return next((job for job in self.list_jobs() if job.kind == TRAIN and job.run == run), None)
+
+    def is_alive(self, job: Job) -> bool:
+        """Whether a job's process runs."""
+        if job.name in self._ended:
+            return False
+        self._children = [child for child in self._children if child.poll() is None]
+        alive = is_locked(self.root / job.name / "said.jsonl")
+        if not alive:
+            self._ended.add(job.name)
+        return alive
+
+    def is_at_work(self, run: Path) -> bool:
+        """Whether any process works on a run directory, whoever started it."""
+        if is_run_at_work(run):
+            return True
+        job = self.find_for_run(self.folder.name_of(run))
+        return job is not None and self.is_alive(job)
+
+    def start_job(
+        self,
+        kind: str,
+        words: Sequence[str],
+        *,
+        run: str = "",
+        files: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Start the program with some words.
+
+        Args:
+            kind: What it does.
+            words: Its arguments; "{job}" at the beginning of one stands for the folder of the job.
+            run: The run directory that it works on.
+            files: Text files to be there first, in the folder of the job.
+            environment: More of it.
+        Raises:
+            Refusal: If enough of its kind are at work.
+        """
+        with self._starting:
+            self._refuse_too_many(kind)
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(JOB_NAME_BYTES)}"
+            place = self.root / name
+            place.mkdir(parents=True)
+            for file, text in (files or {}).items():
+                replace_file(place / file, text)
+            words = [f"{place}{word.removeprefix('{job}')}" if word.startswith("{job}") else word for word in words]
+            with (place / "said.jsonl").open("ab") as output, (place / "errors.txt").open("ab") as errors:
+                lock_file(output, f"{place}: is in use")
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "holdfast", *words], cwd=self.folder.root, stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=errors, start_new_session=True,
+                    env={**os.environ, "NO_COLOR": "1", **(environment or {})},
+                )  # fmt: skip
+            self._children.append(child)
+            job = Job(name, kind, run, child.pid, tuple(words), time.time())
+            replace_json(place / "job.json", asdict(job))
+            return job
+
+    def _refuse_too_many(self, kind: str) -> None:
+        """Stop before more is started than the machine is good for."""
+        alive = [job for job in self.list_jobs()[:50] if job.kind == kind and self.is_alive(job)]
+        if kind == TRAIN and len(alive) >= MOST_RUNS:
+            raise Refusal(409, "one_at_a_time", name=alive[0].run or alive[0].name)
+        if kind != TRAIN and len(alive) >= MOST_SHORT:
+            raise Refusal(409, "busy")
+
+    def stop_job(self, job: Job) -> None:
+        """Ask a job's process to stop, as Ctrl-C does: a run saves what it has, and can go on."""
+        if self.is_alive(job):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job.pid, signal.SIGTERM)
+
+    def read_said(self, job: Job) -> list[Mapping[str, Any]]:
+        """What a process said, as objects with `event`, and what went wrong as lines of errors."""
+        place = self.root / job.name
+        events = parse_events(_read_end(place / "said.jsonl").split(b"\n"))
+        error_texts = {event.get("text") for event in events if event.get("event") == "error"}
+        lines = _read_end(place / "errors.txt").decode("utf-8", "replace").splitlines()
+        for line in lines:
+            text = line.removeprefix("holdfast: ")
+            if not any(text in str(error) for error in error_texts):
+                events.append({"event": "error" if line.startswith("holdfast: ") else "line", "text": text})
+        return events
+
+
+def _read_end(path: Path) -> bytes:
+    """The end of a file; nothing where there is none."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, handle.tell() - LARGEST_SAID))
+            return handle.read(LARGEST_SAID)
+    except OSError:
+        return b""
+
+
+def describe_said(events: Sequence[Mapping[str, Any]], most: int = 200) -> dict[str, Any]:
+    """What a process said, for a page: `lines`, the latest `progress`, its `result`."""
+    last = {str(event.get("event")): event for event in events}
+    return {
+        "lines": [event for event in events if event.get("event") in ("line", "warning", "error")][-most:],
+        "phase": last.get("phase"),
+        "progress": last.get("progress"),
+        "result": last.get("result"),
+        "failed": "error" in last,
+    }

@@ -1,0 +1,28 @@
+"""A directory with runs, and the board over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from board_runs import EVIL, open_client, write_run, write_unfinished
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two finished runs, one that was stopped, one that failed."""
+    root = tmp_path / "place"
+    write_run(root / "runs" / "one", "2026-01-01T00:00:00+00:00", "1110000000")
+    write_run(root / "runs" / "two", "2026-01-02T00:00:00+00:00", "1111111110")
+    write_unfinished(root / "runs" / "going")
+    broken = {"time": 4.0, "event": "run_interrupted", "error": "TrainingDiverged", "text": f"loss is nan {EVIL}"}
+    write_unfinished(root / "runs" / "broken", broken)
+    return root
+
+
+@pytest.fixture
+def client(place: Path) -> TestClient:
+    """A browser on this machine."""
+    return open_client(place)
