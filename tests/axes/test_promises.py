@@ -36,6 +36,13 @@ KNOBS: dict[str, dict[str, Any]] = {
     "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
+    "gym": {
+        "id": "FrozenLake-v1",
+        "actions": ["left", "down", "right", "up"],
+        "show": "screen",
+        "success": 1.0,
+        "settings": {"is_slippery": False},
+    },
     "weighted": {"terms": [{"judge": "number"}, {"words": 20, "spare": 20, "weight": 0.1}]},
     "calibration": {"gamma": 2.0, "absent": ("The",), "present": ("It",), "form": "first_token"},
     "pretty": {"teacher": "lab-small"},

@@ -15,6 +15,8 @@ from holdfast.axes.registry import name_of
 from holdfast.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from holdfast.axes.judge import Judge
     from holdfast.data.rows import Message, Row
 
@@ -72,6 +74,10 @@ class Environment(Method):
         Raises:
             UserError: If not.
         """
+
+    def own_files(self) -> Sequence[Path]:
+        """Files of the user's own that it runs beside its class: episodes depend on what is in them."""
+        return ()
 
     def example_rows(self) -> Sequence[Row]:
         """Rows that `holdfast.testing` begins with; by default none, and it takes those of the laboratory."""

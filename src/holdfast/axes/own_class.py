@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.axes.method import Method
+from holdfast.core.source_hash import find_own_file
 from holdfast.core.spelling import suggest_name
 from holdfast.errors import UserError
 
@@ -54,7 +55,7 @@ def load_class(name: str) -> type[Method]:
     if len(targets) > 1:
         raise UserError(f"{name}: is the name of {' and of '.join(targets)}; write the one that is meant")
     module, _, attribute = targets[0].partition(":") if ":" in targets[0] else targets[0].rpartition(".")
-    candidate = getattr(_import_module(name, module), attribute, None)
+    candidate = getattr(import_own_module(name, module), attribute, None)
     if isinstance(candidate, type) and issubclass(candidate, Method):
         return candidate
     if _is_torch_optimizer(candidate):
@@ -78,6 +79,15 @@ def find_own_function(name: str) -> Path | None:
     return file if file.suffix == ".py" else None
 
 
+def find_own_source(name: str) -> Path | None:
+    """The file of the user's own that defines a function, by its name; `None` where it is an installed package's.
+
+    Raises:
+        UserError: If there is no such function.
+    """
+    return find_own_function(name) or find_own_file(load_function(name))
+
+
 def load_function(name: str) -> Callable[..., Any]:
     """The function behind `package.module:function` or `file.py:function`, imported now.
 
@@ -95,14 +105,19 @@ def load_function(name: str) -> Callable[..., Any]:
         if folder not in sys.path:
             sys.path.append(folder)
             importlib.invalidate_caches()
-    candidate = getattr(_import_module(name, module), attribute, None)
+    candidate = getattr(import_own_module(name, module), attribute, None)
     if not callable(candidate):
         there = [n for n, value in vars(sys.modules[module]).items() if callable(value) and not n.startswith("_")]
         raise UserError(f"{name} is not a function: {module} has no {attribute}{suggest_name(attribute, there)}")
     return candidate  # type: ignore[no-any-return]
 
 
-def _import_module(name: str, module: str) -> object:
+def import_own_module(name: str, module: str) -> object:
+    """The module that `name` begins with, looked for as Python does, and then in the current directory.
+
+    Raises:
+        UserError: If there is none, or importing it fails.
+    """
     top = module.partition(".")[0]
     if top not in sys.modules and not (top and _is_there(top)):
         raise UserError(f"{name}: there is no module {module}; is its folder on PYTHONPATH?")

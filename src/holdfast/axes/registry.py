@@ -127,6 +127,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "environments": {
         "judged": "holdfast.methods.environments.judged:JudgeEnvironment",
         "weighted": "holdfast.methods.environments.weighted:WeightedRewards",
+        "gym": "holdfast.methods.environments.gym:GymEnvironment",
         "points": "holdfast.skills.points_game:PointsGame",
         "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 INSTALL_FOLDERS = ("site-packages", "dist-packages")
 """Folders that hold many packages, of which only the class's own is its source."""
@@ -43,7 +44,13 @@ def is_installed(cls: type) -> bool:
     return file is not None and not set(INSTALL_FOLDERS).isdisjoint(file.parts)
 
 
-def _file_of(cls: type) -> Path | None:
+def find_own_file(thing: type | Callable[..., Any]) -> Path | None:
+    """The file of the user's own that defines a class or function; `None` where it is an installed package's."""
+    file = _file_of(thing)
+    return file if file is not None and set(INSTALL_FOLDERS).isdisjoint(file.parts) else None
+
+
+def _file_of(cls: type | Callable[..., Any]) -> Path | None:
     try:
         file = inspect.getsourcefile(cls)
     except (OSError, TypeError):  # a class that was typed into an interpreter

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.axes.axis import AXES
+from holdfast.axes.environment import Environment
 from holdfast.axes.judge import Judge
 from holdfast.axes.method import Method
 from holdfast.axes.registry import name_of, source_of
@@ -17,14 +18,17 @@ STATE_KEY = "sources"
 
 
 def hash_own_sources(recipe: Recipe) -> dict[str, str]:
-    """Every class of the user's own in a recipe and its stages, and a judge's own file, to the hash of its source."""
+    """The hash of every source of the user's own in a recipe and its stages: classes, and files of judges and
+    environments.
+    """
     out: dict[str, str] = {}
     for part in (recipe, *recipe.stages):
         for method in iterate_methods(part):
             if (source := source_of(method)) is not None:
                 out[name_of(method)] = source
-            file = method.own_file() if isinstance(method, Judge) else None
-            if file is not None:
+            own_files = [method.own_file()] if isinstance(method, Judge) else []
+            own_files += method.own_files() if isinstance(method, Environment) else []
+            for file in filter(None, own_files):
                 out[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
     return out
 

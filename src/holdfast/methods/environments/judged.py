@@ -13,6 +13,7 @@ from holdfast.recipe.choices import JudgeChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from holdfast.data.rows import Message, Row
 
@@ -51,6 +52,10 @@ class JudgeEnvironment(Environment):
     def check_ready(self) -> None:
         assert self.judge is not None
         self.judge.check_ready()
+
+    def own_files(self) -> Sequence[Path]:
+        file = self.judge.own_file() if self.judge else None
+        return [file] if file else []
 
     def start(self, row: Row, seed: int) -> tuple[dict[str, Any], list[Message]]:
         assert self.judge is not None

@@ -17,6 +17,7 @@ from holdfast.recipe.choices import EnvironmentChoice, choose_method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from holdfast.data.rows import Message, Row
 
@@ -79,6 +80,10 @@ class WeightedRewards(Environment):
                 term.judge.check_ready()
         if self.environment is not None:
             self.environment.check_ready()
+
+    def own_files(self) -> Sequence[Path]:
+        files = [term.judge.own_file() for term in self.terms if term.judge is not None]
+        return [*filter(None, files), *(self.environment.own_files() if self.environment else ())]
 
     def start(self, row: Row, seed: int) -> tuple[dict[str, Any], list[Message]]:
         for judge in filter(None, (term.judge for term in self.terms)):
