@@ -11,6 +11,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from holdfast.board.app import Board, BoardSettings
+from holdfast.board.front_door import FrontDoor
 from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.task import ItemResult, TaskInfo
 
@@ -75,9 +76,12 @@ def write_unfinished(path: Path, *last: dict[str, Any]) -> None:
     write_lines(path / "events.jsonl", first, *steps, measured, *last)
 
 
+def open_app(place: Path, token: str = "") -> FrontDoor:
+    return Board(BoardSettings(place, token)).build_app()
+
+
 def open_client(place: Path, token: str = "", host: str = "127.0.0.1") -> TestClient:
-    board = Board(BoardSettings(place, token))
-    return TestClient(board.build_app(), base_url=f"http://{host}:8300", follow_redirects=False)
+    return TestClient(open_app(place, token), base_url=f"http://{host}:8300", follow_redirects=False)
 
 
 def form_key(client: TestClient, page: str = "/new") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,19 @@ class ActingRoutes:
         more = [] if plain else [f"output={json.dumps(name)}"]
         return self.jobs.start_job(TRAIN, ["train", "{job}/recipe.yaml", *more, "--json"], run=name, files=files)
 
-    def _render_draft(self, request: Request, draft: RecipeDraft, *, asks: bool = False) -> Response:
+    def show_text(self, request: Request, text: str, notes: Sequence[str] = ()) -> Response:
+        """The page of a recipe to go on with, and what is to be said of it."""
+        return self._render_draft(request, RecipeDraft.from_text(text, self.folder.root), notes=notes)
+
+    def _render_draft(
+        self, request: Request, draft: RecipeDraft, *, asks: bool = False, notes: Sequence[str] = ()
+    ) -> Response:
         is_part = "hx-request" in request.headers
         values = {
-            "draft": draft, "fields": draft.list_fields(), "asks": asks, "methods": list_methods(),
+            "draft": draft, "fields": draft.list_fields(), "asks": asks, "methods": list_methods(), "notes": notes,
             "files": self.folder.list_files(DATA),
         }  # fmt: skip
-        status = 200 if is_part or request.method == "GET" or not draft.problems else 422
+        status = 200 if is_part or request.method == "GET" or notes or not draft.problems else 422
         template = "draft_form.html.j2" if is_part else "new.html.j2"
         return render_page(request, self.sessions, template, values, status)
 

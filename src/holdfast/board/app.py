@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from holdfast.board.acting import ActingRoutes
+from holdfast.board.chats import Chats
 from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import COOKIE, FrontDoor, Sessions, format_cookie, read_form
 from holdfast.board.jobs import Jobs
@@ -22,6 +23,7 @@ from holdfast.board.pages import render_page
 from holdfast.board.reading import ReadingRoutes
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RunIndex
+from holdfast.board.talking import TalkingRoutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,18 @@ class Board:
         self.settings = settings
         self.folder, self.sessions = RunsFolder(settings.root), Sessions(settings.token)
         self.jobs = Jobs(self.folder)
+        self.chats = Chats(self.folder, self.jobs)
         self.index = RunIndex(self.folder, self.jobs.is_at_work)
 
     def build_app(self) -> FrontDoor:
         """The application."""
+        acting = ActingRoutes(self.folder, self.jobs, self.sessions)
         routes = [
             Route("/login", self._show_login, methods=["GET"]),
             Route("/login", self._take_token, methods=["POST"]),
             *ReadingRoutes(self.folder, self.index, self.jobs, self.sessions).list_routes(),
-            *ActingRoutes(self.folder, self.jobs, self.sessions).list_routes(),
+            *acting.list_routes(),
+            *TalkingRoutes(acting, self.chats).list_routes(),
         ]
         handlers: dict[Any, Callable[[Request, Any], Response]] = {
             Refusal: self._tell_refusal, HTTPException: self._tell_http_error,

@@ -30,14 +30,14 @@ def compare_directories(runs: Mapping[str, Path]) -> dict[str, Any]:
     reports = {name: report for name, path in runs.items() if (report := read_finished_report(path))}
     shared_runs = _find_shared_runs({name: runs[name] for name in reports}, reports)
     summary = summarise_comparison({name: [run] for name, run in shared_runs.items()}) if shared_runs else None
-    singles = [
+    singles: list[dict[str, Any]] = [
         {
             "method": name, "gain": report.get("gain"), "loss": report.get("loss"), "text": report.get("text"),
             "probe": report.get("probe"),
         }
         for name, report in reports.items()
     ]  # fmt: skip
-    content = {**summary, "runs": [*summary["runs"]]} if summary else {"runs": singles}
+    content: dict[str, Any] = {**summary, "runs": [*summary["runs"]]} if summary else {"runs": singles}
     rows = [
         {
             "name": run["method"], "method": phrasing.method_of(reports[run["method"]]),
@@ -85,5 +85,7 @@ def list_settings_that_differ(recipes: Mapping[str, Mapping[str, Any]]) -> list[
         for name, recipe in recipes.items()
     }
     keys = dict.fromkeys(key for settings in flat.values() for key in settings if key not in NOT_COMPARED)
-    rows = [(key, [settings.get(key, "") for settings in flat.values()]) for key in keys]
+    rows: list[tuple[str, Sequence[str]]] = [
+        (key, [settings.get(key, "") for settings in flat.values()]) for key in keys
+    ]
     return [row for row in rows if len(set(row[1])) > 1][:MOST_SETTINGS]

@@ -112,7 +112,7 @@ class RecipeDraft:
 
     def list_fields(self) -> list[FormField]:
         """The form: every setting, with the knobs of the chosen methods."""
-        wrong = {}
+        wrong: dict[str, str] = {}
         for line in self.problems:
             if match := PROBLEM.match(line):
                 wrong.setdefault(match[1].rstrip("."), line)

@@ -14,6 +14,8 @@ STATE = ".holdfast-board"
 DEPTH = 5
 """Folders below the directory in which runs are looked for."""
 MOST_FOLDERS = 20_000
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+"""Bytes of a name and letters of a path; no file system here has longer ones."""
 INSIDE_RUNS = frozenset({"checkpoints", "diverged", "eval", "model", "stages"})
 DATA = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
@@ -40,7 +42,8 @@ class RunsFolder:
             Refusal: If it lies outside, is hidden, or no name at all.
         """
         parts = name.split("/")
-        if not name or "\0" in name or "\\" in name or any(part.startswith(".") or not part for part in parts):
+        is_name = all(part and not part.startswith(".") and len(part.encode()) <= LONGEST_NAME for part in parts)
+        if not is_name or "\0" in name or "\\" in name or len(name) > LONGEST_PATH:
             raise Refusal(404, "not_here", name=name[:200])
         try:
             path = (self.root / name).resolve()

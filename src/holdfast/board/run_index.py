@@ -111,7 +111,7 @@ def _build_unfinished_entry(name: str, path: Path, creation: str, *, at_work: bo
     """The entry of a run that has no report, by its events."""
     first, events = read_first_event(path / "events.jsonl"), read_last_events(path / "events.jsonl")
     last = events[-1] if events else {}
-    step = next((event for event in reversed(events) if event.get("event") == "step_finished"), {})
+    step: Mapping[str, Any] = next((event for event in reversed(events) if event.get("event") == "step_finished"), {})
     ending = last if last.get("event") == "run_interrupted" else {}
     has_failed = bool(ending) and ending.get("error") not in ("UserInterrupt", "KeyboardInterrupt")
     state = RUNNING if at_work else FAILED if has_failed else STOPPED
@@ -145,7 +145,7 @@ def read_last_events(path: Path, size: int = TAIL) -> list[Mapping[str, Any]]:
 
 def parse_events(lines: Sequence[bytes]) -> list[Mapping[str, Any]]:
     """The objects in some lines; what is torn is passed over."""
-    events = []
+    events: list[Mapping[str, Any]] = []
     for line in lines:
         try:
             event = json.loads(line)

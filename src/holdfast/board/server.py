@@ -53,4 +53,8 @@ def run_board(root: Path, host: str, port: int, token: str, say: Callable[[str],
             board.build_app(), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        board.chats.close_all()  # of a board that was killed
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            board.chats.close_all()
