@@ -36,6 +36,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "dedup": {} if importlib.util.find_spec("datasketch") else {"near": None},
     "lab": {"skill": "sums"},
     "judged": {"judge": "number"},
+    "verifiers": {"load": "own_function.py:load_environment"},
     "gym": {
         "id": "FrozenLake-v1",
         "actions": ["left", "down", "right", "up"],
@@ -70,6 +71,9 @@ def own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("facts.csv").write_text("3,and 4 make,7\n")
     Path("own_function.py").write_text(
         "def agree(prompt, response, reference):\n    return response == str(reference)\n"
+        "def is_short(completion):\n    return len(completion) == 1\n"
+        "class Rubric:\n    funcs, weights = [is_short], [0.5]\n"
+        "def load_environment():\n    return Rubric()\n"
     )
 
 

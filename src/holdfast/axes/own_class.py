@@ -80,12 +80,12 @@ def find_own_function(name: str) -> Path | None:
 
 
 def find_own_source(name: str) -> Path | None:
-    """The file of the user's own that defines a function, by its name; `None` where it is an installed package's.
+    """The file of the user's own that defines a function or class; `None` where it is an installed package's.
 
     Raises:
-        UserError: If there is no such function.
+        UserError: If there is none of that name.
     """
-    return find_own_function(name) or find_own_file(load_function(name))
+    return find_own_function(name) or find_own_file(load_object(name))
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -93,6 +93,18 @@ def load_function(name: str) -> Callable[..., Any]:
 
     Raises:
         UserError: If there is no such file, module or function, or importing fails.
+    """
+    candidate = load_object(name)
+    if not callable(candidate):
+        raise UserError(f"{name} is not a function, but a {type(candidate).__name__}")
+    return candidate  # type: ignore[no-any-return]
+
+
+def load_object(name: str) -> Any:
+    """What `package.module:name` or `file.py:name` stands for, imported now.
+
+    Raises:
+        UserError: If there is no such file, module or name, or importing fails.
     """
     module, _, attribute = name.rpartition(":")
     if not module or not attribute.isidentifier():
@@ -106,10 +118,10 @@ def load_function(name: str) -> Callable[..., Any]:
             sys.path.append(folder)
             importlib.invalidate_caches()
     candidate = getattr(import_own_module(name, module), attribute, None)
-    if not callable(candidate):
+    if candidate is None:
         there = [n for n, value in vars(sys.modules[module]).items() if callable(value) and not n.startswith("_")]
         raise UserError(f"{name} is not a function: {module} has no {attribute}{suggest_name(attribute, there)}")
-    return candidate  # type: ignore[no-any-return]
+    return candidate
 
 
 def import_own_module(name: str, module: str) -> object:

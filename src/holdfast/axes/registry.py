@@ -128,6 +128,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "judged": "holdfast.methods.environments.judged:JudgeEnvironment",
         "weighted": "holdfast.methods.environments.weighted:WeightedRewards",
         "gym": "holdfast.methods.environments.gym:GymEnvironment",
+        "verifiers": "holdfast.methods.environments.verifiers:VerifiersEnvironment",
         "points": "holdfast.skills.points_game:PointsGame",
         "route": "holdfast.skills.route_walk:RouteWalk",
         "lake": "holdfast.skills.lake_walk:LakeWalk",
