@@ -83,6 +83,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "surgical": "holdfast.methods.tuners.surgical:Surgical",
         "promot": "holdfast.methods.tuners.promot:ProMoT",
         "longlora": "holdfast.methods.tuners.longlora:LongLoRA",
+        "yarn": "holdfast.methods.tuners.yarn:YaRN",
         "bitfit": "holdfast.methods.tuners.bitfit:BitFit",
         "adapter": "holdfast.methods.tuners.adapter:Adapter",
         "ia3": "holdfast.methods.tuners.ia3:IA3",

@@ -136,6 +136,10 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         ),
     },
     "tuners": {
+        "position_interpolation": Variant(
+            "yarn", "A longer context by all rotary positions divided.", "Chen et al. 2023, arXiv 2306.15595",
+            {"positions": "linear"},
+        ),
         "hft": Variant("half", "Half fine-tuning.", "Hui et al. 2024, arXiv 2404.18466"),
         "dora": Variant(
             "lora", "Low-rank updates of directions beside trained magnitudes.", "Liu et al. 2024, arXiv 2402.09353",

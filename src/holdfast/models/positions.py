@@ -1,11 +1,11 @@
-"""Position interpolation: rotary positions squeezed into the range a model was trained on."""
+"""Position interpolation and YaRN: rotary positions squeezed into the range a model was trained on."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.errors import UserError
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 NAME = "rotary_emb"
 """What the architectures of transformers call the module that makes angles of positions."""
+BEFORE = "rope_parameters_before"
+"""Attribute of a model whose positions were interpolated: its `rope_parameters` of before."""
+RopeKind = Literal["linear", "yarn"]
+"""How longer rows get their angles, as transformers calls it (`rope_type`)."""
 
 
 def refuse_uninterpolated(model: PreTrainedModel) -> None:
@@ -36,26 +40,38 @@ def refuse_uninterpolated(model: PreTrainedModel) -> None:
         raise UserError(f"tuner.factor: rotary positions of {kind} are scaled already ({what}); set tuner.factor: 1")
 
 
-def interpolate_positions(model: PreTrainedModel, factor: float) -> None:
-    """Let token m have the angles of position m / factor, in place: `factor` times the context. [arXiv 2306.15595]
+def interpolate_positions(model: PreTrainedModel, factor: float, kind: RopeKind = "linear", **knobs: float) -> None:
+    """Let `factor` times the context stand within the angles a model was trained on, in place.
 
-    The configuration says so in transformers' own words (`rope_type: linear`), so that what is saved loads anywhere.
+    The configuration says so in transformers' own words (`rope_parameters`), so that what is saved loads anywhere.
+
+    Args:
+        kind: `linear`: token m has the angles of position m / factor [arXiv 2306.15595]; `yarn`: only those pairs of
+            dimensions that turn slowly do, and all angles' cosine and sine grow [arXiv 2309.00071].
+        knobs: Of that kind, by transformers' names (`beta_fast`, `beta_slow`).
     """
     config: Any = model.config.get_text_config()
-    config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": float(factor)}
+    setattr(model, BEFORE, dict(config.rope_parameters))
+    more = {} if kind == "linear" else {"original_max_position_embeddings": config.max_position_embeddings}
+    config.rope_parameters = {**config.rope_parameters, "rope_type": kind, "factor": float(factor), **more, **knobs}
     config.max_position_embeddings = int(config.max_position_embeddings * factor)
     _replace_rotary(model, config)
+
+
+def is_interpolated(model: nn.Module) -> bool:
+    """Whether `interpolate_positions` changed a model since it was loaded."""
+    return hasattr(model, BEFORE)
 
 
 @contextmanager
 def restore_positions(model: PreTrainedModel) -> Iterator[None]:
     """Where an interpolated model has the angles it was pre-trained with."""
-    config: Any = model.config.get_text_config()
-    if config.rope_parameters.get("rope_type") != "linear":
+    if not is_interpolated(model):
         yield
         return
+    config: Any = model.config.get_text_config()
     own = copy.deepcopy(config)
-    own.rope_parameters = {k: v for k, v in own.rope_parameters.items() if k != "factor"} | {"rope_type": "default"}
+    own.rope_parameters = dict(getattr(model, BEFORE))
     _replace_rotary(model, own)
     try:
         yield

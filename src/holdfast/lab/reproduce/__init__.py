@@ -73,6 +73,7 @@ CLAIMS: dict[str, str] = {
     "half": "holdfast.lab.reproduce.weights:HALF",
     "half-sequence": "holdfast.lab.reproduce.sequence:HALF",
     "longlora": "holdfast.lab.reproduce.long_context:LONGLORA",
+    "yarn": "holdfast.lab.reproduce.long_context:YARN",
     "promot": "holdfast.lab.reproduce.fixed_format:PROMOT",
     "freeze": "holdfast.lab.reproduce.chosen_weights:FREEZE",
     "lisa": "holdfast.lab.reproduce.chosen_weights:LISA",

@@ -1,4 +1,4 @@
-"""LongLoRA: a tiny Llama of 64 tokens learns to read 256, with and without what the paper adds to LoRA."""
+"""A tiny Llama of 64 tokens learns to read 256: LongLoRA with and without what it adds to LoRA, YaRN in few steps."""
 
 from __future__ import annotations
 
@@ -130,6 +130,53 @@ LONGLORA = Study(
         quantity_above("lora", "full", "LoRA alone stays behind full fine-tuning"),
         quantity_above("closed", 70.0, "embeddings and norms close 70 % of the gap"),
         quantity_below("apart", 3.0, "groups cost less than 3 % of perplexity against whole attention"),
+    ),
+    seeds=3,
+)
+
+
+FEW = 10
+"""Steps of YaRN, a sixth of the others."""
+
+
+def measure_yarn(seed: int) -> dict[str, float]:
+    """Perplexity at four times the length and at the old one, with YaRN's angles and with all of them interpolated."""
+    import torch
+
+    from holdfast.methods.tuners.yarn import YaRN
+
+    base = build_short_model(seed)
+    out = {"short": compute_perplexity(base, SHORT, seed)}
+    for kind in ("yarn", "linear"):
+        start = YaRN(length=LONG, positions=kind).apply(copy.deepcopy(base), seed)
+        out[f"{kind}, untrained"] = compute_perplexity(start, LONG, seed)
+        each = []
+        for rate in RATES:
+            model = copy.deepcopy(start)
+            train_on_documents(model, FEW, LONG, rate, torch.Generator().manual_seed(seed + 1))
+            each.append((compute_perplexity(model, LONG, seed), compute_perplexity(model, SHORT, seed)))
+        out[kind], out[f"{kind}, short"] = min(each)
+    return out
+
+
+YARN = Study(
+    claim="At four times the length YaRN's angles are worth more than position interpolation's, before training and "
+    "after a few steps, and the old length suffers less.",
+    paper="Peng et al. 2023, arXiv 2309.00071",
+    measure=measure_yarn,
+    figures=(
+        ("perplexity at the short length, base", "not comparable", "short"),
+        ("at four times, untrained, YaRN", "not comparable", "yarn, untrained"),
+        ("at four times, untrained, interpolation", "not comparable", "linear, untrained"),
+        ("at four times, after 10 steps, YaRN", "2.5 times fewer steps needed", "yarn"),
+        ("at four times, after 10 steps, interpolation", "not comparable", "linear"),
+        ("at the short length, after them, YaRN", "not comparable", "yarn, short"),
+        ("at the short length, after them, interpolation", "not comparable", "linear, short"),
+    ),
+    expects=(
+        quantity_above("linear, untrained", "yarn, untrained", "untrained, interpolation is behind YaRN"),
+        quantity_above("linear", "yarn", "after 10 steps, interpolation is behind YaRN"),
+        quantity_above("linear, short", "yarn, short", "at the short length, interpolation is behind YaRN"),
     ),
     seeds=3,
 )

@@ -1,9 +1,9 @@
-"""What LongLoRA asks of a model: the maps of its attention, its embeddings and norms, and that it attends plainly."""
+"""What tuners for longer rows ask of a model: its positions, maps of attention, embeddings, norms, plain attention."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.axes.tuner import SavedFormat
 from holdfast.errors import UserError
@@ -79,6 +79,33 @@ def position_factor(config: PreTrainedConfig, length: int | None, factor: float 
     if factor is not None or not isinstance(context, int):
         return factor or 1.0
     return float(max(1, math.ceil(row_length(config, length) / context)))
+
+
+def check_positions(model: Model, factor: float) -> None:
+    """See that the positions of a model can be interpolated, where `factor` says that they must be.
+
+    Raises:
+        UserError: If not, by name.
+    """
+    from holdfast.models.positions import refuse_uninterpolated
+
+    if factor > 1:
+        refuse_uninterpolated(model)  # type: ignore[arg-type]  # a plain model
+
+
+def extend_positions(model: Any, factor: float, kind: Literal["linear", "yarn"], **knobs: float) -> None:
+    """Interpolate the positions of a plain model in place, where `factor` is above 1."""
+    from holdfast.models.positions import interpolate_positions
+
+    if factor > 1:
+        interpolate_positions(model, factor, kind, **knobs)
+
+
+def is_longer(model: Any) -> bool:
+    """Whether the positions of the model beneath an adapter were interpolated."""
+    from holdfast.models.positions import is_interpolated
+
+    return is_interpolated(model.get_base_model())
 
 
 def attention_maps(model: Model) -> list[str]:

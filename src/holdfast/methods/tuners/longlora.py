@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,9 +13,12 @@ from holdfast.axes.tuner import SavedFormat, Taxonomy
 from holdfast.methods.tuners.long_context import (
     attention_maps,
     check_attention,
+    check_positions,
     describe_longer,
     embedding_and_norm_names,
+    extend_positions,
     group_size,
+    is_longer,
     position_factor,
     row_length,
 )
@@ -46,7 +49,7 @@ class LongLoRA(PeftTuner):
     loss compares groups with the base's whole attention, so that its margin does not begin at 0; `groups: 1, shift:
     false` trains with whole attention. A tied embedding trains as a copy: the head stays.
 
-    Columns needed: none beyond the objective's. Stored: an adapter; merged, a plain model with `rope_type: linear`.
+    Columns needed: none beyond the objective's. Stored: an adapter; merged, a plain model whose configuration says it.
 
     Paper: Chen et al. 2023, arXiv 2309.12307 (ICLR 2024). Numbers there (Llama-2-7B, perplexity at 32,768 tokens): full
     8.08; LoRA 11.44, with norms 10.49, with embeddings 8.29, with both 8.12. Rate 2e-5, constant, 1,000 steps.
@@ -65,6 +68,9 @@ class LongLoRA(PeftTuner):
     factor: float | None = Field(
         None, ge=1, description="Positions are divided by it; default: length / context, rounded up. 1 leaves them."
     )
+    positions: Literal["linear", "yarn"] = Field(
+        "linear", description="linear: m / factor; yarn: as tuner yarn has them."
+    )
     r: int = Field(8, ge=1, description="Rank.")
     alpha: float = Field(16, gt=0, description="Scale: the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
@@ -80,10 +86,7 @@ class LongLoRA(PeftTuner):
         self._group_size(model)
         check_attention(model)
         refuse_high_rank(model, linear_shapes(model, attention_maps(model)), self.r)
-        if self.context_factor(model.config) > 1:
-            from holdfast.models.positions import refuse_uninterpolated
-
-            refuse_uninterpolated(model)  # type: ignore[arg-type]  # a plain model
+        check_positions(model, self.context_factor(model.config))
 
     def apply(self, model: Model, seed: int) -> Model:
         """Interpolate, set attention in groups for training, and put the adapter on, in place."""
@@ -138,8 +141,7 @@ class LongLoRA(PeftTuner):
     def save(self, model: Model, directory: Path, dtype: torch.dtype | None = None) -> SavedFormat:
         """As PEFT does; where positions are interpolated, that is to be said when it is loaded without Holdfast."""
         saved_as = super().save(model, directory, dtype)
-        rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-        return describe_longer(model.config) if rope.get("rope_type") == "linear" else saved_as
+        return describe_longer(model.config) if is_longer(model) else saved_as
 
     def load(self, directory: Path, base: PreTrainedModel) -> Model:
         """The adapter on a freshly loaded `base`, whose positions are interpolated first; attention is whole."""
@@ -150,8 +152,4 @@ class LongLoRA(PeftTuner):
         return group_size(row_length(model.config, self.length), self.groups)
 
     def _interpolate_positions(self, model: Any) -> None:
-        from holdfast.models.positions import interpolate_positions
-
-        factor = self.context_factor(model.config)
-        if factor > 1:
-            interpolate_positions(model, factor)
+        extend_positions(model, self.context_factor(model.config), self.positions)
