@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from holdfast.cli.app import app
+from holdfast.pipeline.search.side_by_side import TrialJob, TrialWorkers, describe_job
+from holdfast.pipeline.search.worker import begin_trials
 from holdfast.recipe.loader import read_recipe
 from processes import Process
 
@@ -88,8 +91,16 @@ def test_it_finds_a_recipe_and_goes_on_after_kills(place: Path) -> None:
     assert json.loads((place / "s" / "search.json").read_text())["best"] == report["best"]
 
 
-def test_killed_while_a_trial_trains_it_ends_with_the_same(place: Path) -> None:
-    arguments = [*ARGUMENTS, "search.dial=[]", "search.seeds=1", "search.space.optimizer.learning_rate=[1e-3, 3e-3]"]
+def train_backwards(workers: TrialWorkers, jobs: Sequence[TrialJob]) -> dict[str, float]:
+    """What two workers do, in this process, where starting them would take longer than all else; the last one first."""
+    train_trial = begin_trials({})
+    for job in reversed(jobs):
+        train_trial(json.loads(json.dumps(describe_job(job))))
+    return dict.fromkeys([job.name for job in jobs], 1.0)
+
+
+def test_killed_while_a_trial_trains_it_ends_with_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*ARGUMENTS, "search.dial=[]", "search.batch=2", "search.space.optimizer.learning_rate=[1e-3, 3e-3]"]
     calm = cli(*[a if a != "s" else "calm" for a in arguments])
     assert calm.exit_code == 0, calm.output
     process = Process(["-m", "holdfast", *arguments, "--json"], cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -98,8 +109,10 @@ def test_killed_while_a_trial_trains_it_ends_with_the_same(place: Path) -> None:
         pass
     process.kill(signal.SIGKILL)
     process.communicate()
-    stormy = cli(*arguments)
+    monkeypatch.setattr(TrialWorkers, "train_trials", train_backwards)
+    stormy = cli(*arguments, "--workers", "2")  # the rest side by side, which changes nothing
     assert stormy.exit_code == 0, stormy.output
+    assert "side by side" in stormy.output
     assert history_of(place / "s")[1:] == history_of(place / "calm")[1:]
 
 

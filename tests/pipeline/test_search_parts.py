@@ -8,9 +8,15 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 
 from holdfast.errors import UserError
+from holdfast.evaluation.statistics.intervals import compute_confidence_limits, compute_moments
+from holdfast.evaluation.statistics.paired import MeasuredRun
+from holdfast.evaluation.summary import bound_loss
+from holdfast.evaluation.task import ItemResult, TaskInfo
+from holdfast.pipeline.search.driver import choose_winner, share_confidence
 from holdfast.pipeline.search.history import History, parse_outcome
 from holdfast.pipeline.search.order import (
     FAILED,
@@ -20,6 +26,8 @@ from holdfast.pipeline.search.order import (
     list_strictness,
     rank_outcomes,
 )
+from holdfast.pipeline.search.runner import split_evenly
+from holdfast.pipeline.search.side_by_side import share_machine
 from holdfast.pipeline.search.suggest import (
     ToldTrial,
     measure_importance,
@@ -58,6 +66,53 @@ def test_the_limit_is_optimistic_first_and_strict_last() -> None:
     noisy = TrialOutcome(5, loss=1.5, error=1.0)
     assert [noisy.compute_violation(1.0, z) for z in list_strictness(4)] == pytest.approx([0, 0, 0.5, 1.78])
     assert FAILED.compute_violation(None, 0.0) == math.inf
+
+
+def draw_bounds(loss: float, searches: int, finalists: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of finalists that lose so many points the measured loss and its upper limit, on three tasks of 60 questions."""
+    dice = np.random.default_rng(0)
+    lost, won = 0.04 + loss / 100, 0.04
+    drawn = dice.random((3, searches, finalists, 1, 60))
+    differences = -1.0 * (drawn < lost) + 1.0 * ((drawn >= lost) & (drawn < lost + won))
+    ends = compute_confidence_limits(
+        [compute_moments(task) for task in differences], [1 / 3] * 3, is_bounded=True, level=confidence
+    )
+    assert ends is not None
+    return -100 * differences.mean((0, 3, 4)), -100 * ends[0]
+
+
+def make_finalist(delta: float, bound: float | None) -> dict[str, object]:
+    gain = {"delta": 5.0, "low": 4.0, "high": 6.0}
+    return {"violation": 0.0, "chosen": {"gain": gain}, "fresh": {"loss": {"delta": delta}, "bound": bound}}
+
+
+@pytest.mark.parametrize("finalists", [1, 3])
+def test_a_recipe_that_breaks_the_limit_is_returned_no_more_often_than_stated(finalists: int) -> None:
+    limit, searches = 3.0, 1500
+    confidence = share_confidence(0.9, finalists)
+    means, bounds = draw_bounds(limit + 0.01, searches, finalists, confidence)  # all break it, as narrowly as can be
+    entries = [[make_finalist(*pair) for pair in zip(*one, strict=True)] for one in zip(means, bounds, strict=True)]
+    wrong = sum(choose_winner(search, limit) is not None for search in entries) / searches
+    assert wrong <= 0.1 + 3 * math.sqrt(0.09 / searches)
+    assert np.mean((means <= limit).any(1)) > 0.4  # what the mean alone would let through
+    _, bounds = draw_bounds(0.0, searches, finalists, confidence)
+    assert np.mean((bounds <= limit).any(1)) > 0.5  # and what loses nothing is found more often than not
+
+
+def test_the_limit_is_confirmed_on_what_was_held_out() -> None:
+    assert share_confidence(0.9, 0) == share_confidence(0.9, 1) == 0.9
+    assert share_confidence(0.9, 4) == pytest.approx(0.975)
+    assert choose_winner([make_finalist(0.5, 1.0)], 1.0) is not None
+    assert choose_winner([make_finalist(0.5, 1.1)], 1.0) is None
+    assert choose_winner([make_finalist(0.5, None)], 1.0) is None  # no limit can be given: not confirmed
+    assert choose_winner([make_finalist(9.0, 9.0)], None) is not None
+    base = [ItemResult(str(n), "", "", "", 1.0, True, True, 1) for n in range(20)]
+    tuned = [ItemResult(str(n), "", "", "", float(n > 2), n > 2, True, 1) for n in range(20)]
+    run = MeasuredRun([TaskInfo("k", "generate", "keep")], {"k": base}, {"k": tuned})
+    # 3 of 20 lost; Bonett and Price: one flip each way added, n + 2.
+    mean, spread = 3 / 22, math.sqrt(((3 + 2) / 22 - (3 / 22) ** 2) / 22)
+    assert bound_loss([run], 0.9) == pytest.approx(100 * (mean + 1.2815516 * spread))
+    assert bound_loss([MeasuredRun([TaskInfo("k", "generate", "target")], run.base, run.tuned)], 0.9) is None
 
 
 def test_promotions() -> None:
@@ -191,3 +246,14 @@ def test_the_section_is_of_the_recipe_and_not_of_its_stages() -> None:
     assert recipe.search.trials == 3
     with pytest.raises(UserError, match="has stages, which a search cannot stop half way"):
         plan_search(resolve_any(recipe), None)
+
+
+def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [share_machine(place, 3, 8, []) for place in range(3)] == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert share_machine(0, 4, 2, ["0"]) == {"OMP_NUM_THREADS": "1"}
+    cards = [share_machine(place, 3, 3, ["4", "7"])["CUDA_VISIBLE_DEVICES"] for place in range(3)]
+    assert cards == ["4", "7", "4"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert share_machine(0, 3, 8, []) == {}
+    assert split_evenly([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]

@@ -110,6 +110,14 @@ class Objective(Method):
         """What about these settings looks wrong with an optimizer: one line each, with what to do."""
         return []
 
+    def search_space(self, optimizer: Optimizer) -> dict[str, Any]:
+        """What `holdfast search` varies where the recipe does not say, as a recipe's `search.space`; empty: the usual.
+
+        Args:
+            optimizer: Of the recipe, with its learning rate.
+        """
+        return {}
+
     def find_rows_problem(self, rows: Rows) -> str | None:
         """Likewise of the rows it is to be trained on, as `rows_for` gives them."""
         return None

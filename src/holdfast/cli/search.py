@@ -20,6 +20,9 @@ def search(
         str | None, typer.Option(help="Time after which nothing new is tried: 1h, 90m.", show_default=False)
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes tried at most.", show_default=False)] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that train trials side by side; see search.batch.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Directory; default: runs/search-DATA.", show_default=False)] = None,
     restart: Restart = False,
     verbose: Verbose = False,
@@ -48,9 +51,13 @@ def search(
         words = [f"search.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
         resolved_recipe = read_recipe(recipe, [*(settings or ()), *words])
         print_recipe_notes(resolved_recipe, ui, notes=False)
+        batch = resolved_recipe.recipe.search.batch if resolved_recipe.recipe.search else 1
+        if workers > batch:
+            text = f"suggestions are made {batch} at a time; set search.batch={workers} to share them too"
+            ui.warn(f"--workers {workers}: {text}")
         from holdfast.pipeline.search.driver import describe_miss, search_recipes
 
-        report = search_recipes(resolved_recipe, out=out, ui=ui, restart=restart)
+        report = search_recipes(resolved_recipe, out=out, ui=ui, restart=restart, workers=workers)
         ui.report_result(format_search(report), **report)
         if report["best"] is None:
             raise GateRefused(describe_miss(report))

@@ -184,6 +184,21 @@ def _summarise_loss(
     return {**result, "worst": worst.name, "unit": POINTS.name, "of": of}
 
 
+def bound_loss(runs: Sequence[MeasuredRun], confidence: float) -> float | None:
+    """The upper one-sided limit of the loss of one method over its seeds, in points; `None` where there is none.
+
+    Args:
+        confidence: With which the loss is no higher.
+    """
+    runs = _without_unfit({"": runs})[""]
+    tasks = losing_tasks(tasks_with_role([task for task in runs[0].tasks if runs[0].base[task.name]], "keep"))
+    if not tasks:
+        return None
+    scores = [[pair_scores(task, run.base[task.name], run.tuned[task.name]) for task in tasks] for run in runs]
+    low = compute_interval(scores, level=confidence).low
+    return None if low is None else 0.0 - POINTS.scale * low
+
+
 def _summarise_text(
     tasks: Sequence[Task | TaskInfo], seeds: Sequence[Mapping[str, PairedScores]]
 ) -> dict[str, Any] | None:

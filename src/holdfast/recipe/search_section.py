@@ -35,8 +35,8 @@ class Search(RecipeSection):
     space: dict[str, Any] = Field(
         {},
         description="Dotted setting to a list of values, `{log: [low, high]}`, `{range: [low, high]}` or `{int: [low, "
-        "high]}`. Default: the learning rate, from a tenth of the recipe's to ten times it, and tuner `half` beside "
-        "the recipe's own.",
+        "high]}`. Default: that of the objective (`autoft`), else the learning rate, from a tenth of the "
+        "recipe's to ten times it, and tuner `half` beside the recipe's own.",
     )
     value: str = Field(
         "target",
@@ -55,6 +55,12 @@ class Search(RecipeSection):
         (0.125, 0.25, 0.5, 1.0),
         description="Shares of the steps at which trials are measured; the best at each go on to the next.",
     )
+    batch: int = Field(
+        1,
+        ge=1,
+        description="Suggestions made at once, none of which knows what the others come to; so many train side by side "
+        "with --workers.",
+    )
     reduce: int = Field(3, ge=2, description="One trial of so many goes on to the next rung.")
     finalists: int = Field(3, ge=1, description="Recipes that are trained with further seeds before one is chosen.")
     seeds: int = Field(3, ge=1, description="Seeds of each of these.")
@@ -65,6 +71,13 @@ class Search(RecipeSection):
     )
     holdout: float = Field(
         0.5, gt=0, lt=1, description="Share of every task's questions that nothing is chosen by, to confirm the winner."
+    )
+    confidence: float = Field(
+        0.9,
+        gt=0.5,
+        lt=1,
+        description="With which the winner must keep to `max_loss` on the questions held out; 0.9: of ten searches at "
+        "most one returns a recipe that does not.",
     )
     sampler: Literal["tpe", "random"] = Field(
         "tpe", description="Who suggests: tpe (learns from the trials; needs holdfast[search]), or random."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.report.coordinates_plot import parallel_coordinates
 from holdfast.report.html import build_environment
 from holdfast.report.phrasing import format_bracket, format_duration, format_points, format_signed
 from holdfast.report.search_plot import search_plane
@@ -20,6 +21,7 @@ def render_search(report: dict[str, Any]) -> str:
             report=report,
             verdict=describe_search(report),
             plane=search_plane(report),
+            settings=parallel_coordinates(report),
             importance=importance,
             duration=format_duration(report["seconds"]),
         )

@@ -73,12 +73,13 @@ def compute_moments(differences: Array, *, is_crossed: bool = True) -> Moments:
 
 
 def compute_confidence_limits(
-    tasks: Sequence[Moments], weights: Sequence[float], *, is_bounded: bool
+    tasks: Sequence[Moments], weights: Sequence[float], *, is_bounded: bool, level: float = LEVEL
 ) -> tuple[Array, Array] | None:
     """Ends of the 95 % interval of the weighted sum of the tasks' mean differences; each [...].
 
     Args:
         weights: Of the tasks: 1 / T each for their mean.
+        level: That of each end: 0.9 gives the one-sided 90 % limits.
         is_bounded: Differences lie in [-1, 1], and most may be exactly 0 (scores); else any number (likelihoods).
 
     Questions of bounded scores: one flip each way is added to what was seen, shared between the tasks [Bonett and Price
@@ -109,12 +110,12 @@ def compute_confidence_limits(
         flip_variance, within = flip_variance + weight**2 * 2 * share * flip / n**2, within + weight**2 * task.within
         slack = slack + (weight**2 * variance) ** 2 / max(1, task.n - 1)
     if all(task.binary for task in tasks):
-        quantile = np.asarray(ndtri(LEVEL))
+        quantile = np.asarray(ndtri(level))
     else:
         quantile = stdtrit(
-            np.divide(question_variance**2, slack, out=np.full_like(question_variance, 1e9), where=slack > 0), LEVEL
+            np.divide(question_variance**2, slack, out=np.full_like(question_variance, 1e9), where=slack > 0), level
         )
-    half = _compute_half_width(tasks, weights, quantile, question_variance, flip_variance, within)
+    half = _compute_half_width(tasks, weights, quantile, question_variance, flip_variance, within, level)
     if not is_bounded and not np.all(half > 1e-12 * (1 + np.abs(middle))):
         return None  # rounding aside, nothing varies
     return middle - half, middle + half
@@ -127,6 +128,7 @@ def _compute_half_width(
     question_variance: Array,
     flip_variance: Array,
     within: Array,
+    level: float,
 ) -> Array:
     """Half of the interval's width, from the variance that the questions make and that of the seeds; [...].
 
@@ -140,7 +142,7 @@ def _compute_half_width(
     n_seeds = np.shape(seeds)[-1]
     if n_seeds == 1:
         return quantile * np.sqrt(question_variance)
-    between = stdtrit(n_seeds - 1, LEVEL) * np.sqrt(np.var(seeds, axis=-1, ddof=1) / n_seeds)
+    between = stdtrit(n_seeds - 1, level) * np.sqrt(np.var(seeds, axis=-1, ddof=1) / n_seeds)
     if not all(
         task.is_crossed for task in tasks
     ):  # seeds with questions of their own show the whole variance: the larger

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.evaluation.statistics.intervals import Array, Moments, compute_confidence_limits, compute_moments
+from holdfast.evaluation.statistics.intervals import (
+    LEVEL,
+    Array,
+    Moments,
+    compute_confidence_limits,
+    compute_moments,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,9 @@ class PairedScores:
         return float(residuals.std() / self.sizes.mean())
 
 
-def compute_interval(runs: Sequence[Sequence[PairedScores]], weights: Sequence[float] | None = None) -> Interval:
+def compute_interval(
+    runs: Sequence[Sequence[PairedScores]], weights: Sequence[float] | None = None, level: float = LEVEL
+) -> Interval:
     """Mean difference over tasks and over seeds, with its 95 % interval.
 
     Args:
@@ -83,6 +91,7 @@ def compute_interval(runs: Sequence[Sequence[PairedScores]], weights: Sequence[f
             training run. Seeds that answered the same questions share them (they are crossed, not nested: a hard
             question is hard for every seed).
         weights: Of the tasks, for another sum than their mean, in which each counts the same.
+        level: That of each end; 0.975 makes an interval of 95 %.
 
     How the ends come about, and from whom: `intervals.confidence_limits`.
     """
@@ -92,7 +101,10 @@ def compute_interval(runs: Sequence[Sequence[PairedScores]], weights: Sequence[f
     value = float(np.dot(shares, over_seeds))
     is_bounded = all(pairs.is_bounded for tasks in runs for pairs in tasks)
     ends = compute_confidence_limits(
-        [_compute_task_moments([tasks[t] for tasks in runs]) for t in range(n_tasks)], shares, is_bounded=is_bounded
+        [_compute_task_moments([tasks[t] for tasks in runs]) for t in range(n_tasks)],
+        shares,
+        is_bounded=is_bounded,
+        level=level,
     )
     if ends is None:
         return Interval(value, None, None)

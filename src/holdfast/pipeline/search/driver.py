@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 from holdfast.evaluation.statistics.paired import MeasuredRun
 from holdfast.evaluation.statistics.summary_statistics import mark_pareto_front
+from holdfast.evaluation.summary import bound_loss
 from holdfast.pipeline.run_dir import MARK, dependency_versions, move_aside, recipe_key, replace_json
 from holdfast.pipeline.search.halves import hold_out_questions, read_outcome, summarise_seeds
 from holdfast.pipeline.search.history import NAME, History
@@ -32,15 +34,18 @@ def search_recipes(
     out: str | Path | None = None,
     ui: Progress | None = None,
     restart: bool = False,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Find the recipe that gains most within the limit of its section `search`. Killed and repeated, it goes on.
 
     Trials are chosen by one half of every task's questions. The winner has the highest lower end of the gain's interval
-    over its seeds among the finalists that keep to the limit, which must hold on the other half too.
+    over its seeds among the finalists that keep to the limit, which the other half must confirm at a stated confidence.
 
     Args:
         out: Directory; default: `runs/search-DATA`.
         restart: Begin anew where the directory holds a search, which is kept as `DIRECTORY.old-1`.
+        workers: Processes that train trials side by side; of suggestions, as many as are made at once
+            (`search.batch`). What is found does not depend on it.
     Returns:
         The content of `search.json`, and its `directory`. `best` is `None` where no recipe keeps to the limit.
     Raises:
@@ -57,10 +62,13 @@ def search_recipes(
         History(root, fingerprint_key(root, plan)).__exit__()  # nobody is at work in it
         ui.write_line(f"{root}: begun anew; the search that was there is now {move_aside(root)}")
     with History(root, compute_key(plan)) as history:
-        searcher = Searcher(plan, history, ui)
-        trials = searcher.climb_rungs()
-        candidates = searcher.list_candidates(trials)
-        finals = searcher.run_finals(candidates)
+        searcher = Searcher(plan, history, ui, workers)
+        try:
+            trials = searcher.climb_rungs()
+            candidates = searcher.list_candidates(trials)
+            finals = searcher.run_finals(candidates)
+        finally:
+            searcher.workers.pool.close()
         return write_outcome(searcher, candidates, finals)
 
 
@@ -89,7 +97,8 @@ def write_outcome(
     from holdfast.report.search_page import render_search
 
     plan = searcher.plan
-    entries = [_summarise_finalist(searcher, candidate, runs) for candidate, runs in finals.items()]
+    confidence = share_confidence(plan.search.confidence, len(finals))
+    entries = [_summarise_finalist(searcher, candidate, runs, confidence) for candidate, runs in finals.items()]
     best = choose_winner(entries, plan.max_loss)
     report = {
         "name": plan.root.name,
@@ -99,13 +108,16 @@ def write_outcome(
         "budget": str(plan.budget),
         "versions": dependency_versions(),
         "seconds": searcher.history.sum_seconds(),
+        "space": [asdict(dimension) for dimension in plan.space],
         "trials": _list_trials(searcher),
         "candidates": _list_candidates(candidates),
         "importance": measure_importance(plan.space, searcher.list_told()),
         "finalists": entries,
         "references": _summarise_references(searcher),
         "best": best,
-        "nearest": None if best else min(entries, key=lambda entry: entry["violation"], default=None),
+        "nearest": None
+        if best
+        else min(entries, key=lambda entry: _measure_excess(entry, plan.max_loss), default=None),
     }
     if best is not None:
         _write_best(searcher, best)
@@ -119,14 +131,15 @@ def write_outcome(
 def choose_winner(entries: Sequence[dict[str, Any]], max_loss: float | None) -> dict[str, Any] | None:
     """Of the finalists that keep to the limit, the one whose gain is highest at the lower end of its interval.
 
-    The limit is held against the upper end of the loss on the questions trials were chosen by, and against the loss
-    itself on those held out: a finalist that breaks it there looked better than it is.
+    The limit is held against the upper end of the loss on the questions trials were chosen by, and against that on the
+    questions held out, which nothing was chosen by: there it is a test, at a confidence that the finalists share, so
+    that a recipe which breaks the limit is returned no more often than stated.
     """
     feasible = [
         entry
         for entry in entries
         if entry["violation"] == 0
-        and (max_loss is None or entry["fresh"]["loss"] is None or entry["fresh"]["loss"]["delta"] <= max_loss)
+        and (max_loss is None or entry["fresh"]["loss"] is None or _is_confirmed(entry["fresh"]["bound"], max_loss))
     ]
 
     def lower_end(entry: dict[str, Any]) -> float:
@@ -136,9 +149,28 @@ def choose_winner(entries: Sequence[dict[str, Any]], max_loss: float | None) -> 
     return max(feasible, key=lower_end, default=None)
 
 
-def _summarise_finalist(searcher: Searcher, candidate: Candidate, runs: Sequence[MeasuredRun]) -> dict[str, Any]:
+def share_confidence(confidence: float, finalists: int) -> float:
+    """The confidence at which each finalist is tested, so that all tests together have the stated one (Bonferroni)."""
+    return 1 - (1 - confidence) / max(1, finalists)
+
+
+def _measure_excess(entry: Mapping[str, Any], max_loss: float | None) -> float:
+    """By how much a finalist is off the limit, on either half."""
+    bound = entry["fresh"]["bound"]
+    over = 0.0 if bound is None or max_loss is None else max(0.0, bound - max_loss)
+    return float(entry["violation"] + over)
+
+
+def _is_confirmed(bound: float | None, max_loss: float) -> bool:
+    return bound is not None and bound <= max_loss
+
+
+def _summarise_finalist(
+    searcher: Searcher, candidate: Candidate, runs: Sequence[MeasuredRun], confidence: float
+) -> dict[str, Any]:
     halves = [hold_out_questions(run, searcher.search.holdout) for run in runs]
     chosen, fresh = (summarise_seeds([pair[side] for pair in halves]) for side in (0, 1))
+    fresh |= {"bound": bound_loss([held_out for _, held_out in halves], confidence), "confidence": confidence}
     outcome = read_outcome(chosen, searcher.plan.max_loss)
     violation = outcome.compute_violation(searcher.plan.max_loss, STRICT)
     if searcher.plan.has_own_value:  # nothing was chosen by the target: all its questions are fresh
@@ -161,7 +193,7 @@ def _summarise_references(searcher: Searcher) -> list[dict[str, Any]]:
         entry = Candidate(number, 1.0, outcome)
         run = searcher.run_reference(entry)
         if run is not None:
-            out.append(_summarise_finalist(searcher, entry, [run]))
+            out.append(_summarise_finalist(searcher, entry, [run], searcher.search.confidence))
     return out
 
 
@@ -212,9 +244,13 @@ def describe_miss(report: Mapping[str, Any]) -> str:
         return f"no recipe keeps to search.max_loss {report['max_loss']:g}: no finalist could be measured"
     loss = nearest["chosen"]["loss"]
     where = f"{loss['delta']:.1f} points" + ("" if loss["high"] is None else f" (up to {loss['high']:.1f})")
-    fresh = nearest["fresh"]["loss"]
-    fresh_text = f", {fresh['delta']:.1f} on questions held out" if fresh else ""
+    loss_fresh, bound = nearest["fresh"]["loss"], nearest["fresh"]["bound"]
+    fresh_text = f", {loss_fresh['delta']:.1f} on questions held out" if loss_fresh else ""
+    fresh_text += (
+        f" (at most {bound:.1f} at {nearest['fresh']['confidence']:.1%} confidence)" if bound is not None else ""
+    )
     return (
         f"no recipe keeps to search.max_loss {report['max_loss']:g}; nearest is trial {nearest['trial']} at point "
-        f"{nearest['point']:g} ({nearest['what']}), which loses {where}{fresh_text}: allow more, or search further"
+        f"{nearest['point']:g} ({nearest['what']}), which loses {where}{fresh_text}: allow more, ask more questions, "
+        "or search further"
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast.core.files import remove_path
 from holdfast.core.progress import Progress
@@ -22,10 +22,13 @@ from holdfast.pipeline.search.order import (
     list_strictness,
     rank_outcomes,
 )
+from holdfast.pipeline.search.side_by_side import TrialJob, TrialWorkers
 from holdfast.pipeline.search.suggest import ToldTrial, suggest_at_random, suggest_by_tpe
 from holdfast.pipeline.search.trials import OWN, PLAIN, SearchPlan
 from holdfast.pipeline.train import train
+from holdfast.recipe.loader import ResolvedRecipe
 
+T = TypeVar("T")
 FEWEST_STARTUP, MOST_STARTUP = 4, 10
 """Suggestions that are drawn at random before TPE learns from them: a quarter of the trials, within these."""
 
@@ -51,10 +54,13 @@ class Searcher:
         plan: What is searched.
         history: Its record.
         ui: Where progress is shown.
+        workers: Processes that train trials side by side.
     """
 
-    def __init__(self, plan: SearchPlan, history: History, ui: Progress) -> None:
+    def __init__(self, plan: SearchPlan, history: History, ui: Progress, workers: int = 1) -> None:
         self.plan, self.history, self.ui = plan, history, ui
+        self.workers = TrialWorkers(workers)
+        self.seconds_ahead: dict[str, float] = {}
         self.search = plan.search
         self.strictness = list_strictness(len(self.search.rungs))
 
@@ -85,13 +91,15 @@ class Searcher:
     def _run_first_rung(self) -> list[int]:
         """Ask, train to the first rung, measure, tell; until there are enough or the time is over."""
         trials, first = [], self.plan.first_trials
-        for number in [*first, *range(2, self.search.trials + 2 - len(first))]:
-            if number not in first and self._is_over(0):
+        suggestions = range(2, self.search.trials + 2 - len(first))
+        for group in (first, *split_evenly(suggestions, self.search.batch)):
+            if group is not first and self._is_over(0):
                 break
-            if number not in first and self.history.find_event("ask", trial=number) is None:
-                self.history.append_event("ask", trial=number, values=self._suggest_values(number))
-            self._run_trial(number, 0)
-            trials.append(number)
+            for number in group if group is not first else ():
+                if self.history.find_event("ask", trial=number) is None:
+                    self.history.append_event("ask", trial=number, values=self._suggest_values(number))
+            self._run_trials(group, 0)
+            trials += group
             self._drop_beaten(trials, 0, self.search.trials)
         if all(self._require_outcome(n, 0).is_failed for n in trials):
             event = self.history.find_event("result", trial=trials[0], rung=0) or {}
@@ -108,12 +116,11 @@ class Searcher:
             for n in trials
             if n in (PLAIN, OWN) and n not in best and not self._require_outcome(n, rung - 1).is_failed
         ]
-        going_on = []
-        for place, number in enumerate([*best, *always]):
-            if place and number not in (PLAIN, OWN) and self._is_over(rung):
-                continue
-            self._run_trial(number, rung)
-            going_on.append(number)
+        going_on: list[int] = []
+        for group in split_evenly([*best, *always], self.workers.count):
+            group = [n for n in group if n in (PLAIN, OWN, *best[:1]) or not self._is_over(rung)]
+            self._run_trials(group, rung)
+            going_on += group
         self._drop_all_but(trials, going_on)
         return going_on
 
@@ -142,24 +149,53 @@ class Searcher:
         startup = min(MOST_STARTUP, max(FEWEST_STARTUP, self.search.trials // 4))
         return suggest_by_tpe(space, seed, number, self.list_told(), startup)
 
+    def _run_trials(self, numbers: Sequence[int], rung: int) -> None:
+        """Train trials as far as a rung, side by side where there are workers, and record them in order."""
+        todo = [n for n in numbers if self.history.find_event("result", trial=n, rung=rung) is None]
+        self._train_ahead([self._build_stop(number, rung) for number in todo])
+        for number in todo:
+            self._run_trial(number, rung)
+
+    def _build_stop(self, number: int, rung: int) -> ResolvedRecipe:
+        share, folder = self.search.rungs[rung], self.trial_directory(number)
+        return self.plan.build_trial(number, self.values_of(number), output=str(folder), train__stop_at=share)
+
+    def _train_ahead(self, trials: Sequence[ResolvedRecipe]) -> None:
+        """Let workers train what is then found done; with one worker, or one trial, there is nothing to be ahead of."""
+        count = min(self.workers.count, len(trials))
+        if count < 2:
+            return
+        self.ui.close()
+        self.ui.write_line(f"{len(trials)} runs, {count} side by side")
+        folders = [Path(str(trial.recipe.output)) for trial in trials]
+        jobs = [
+            TrialJob(folder.name, trial, self._list_journals(folder))
+            for folder, trial in zip(folders, trials, strict=True)
+        ]
+        self.seconds_ahead |= self.workers.train_trials(jobs)
+
     def _run_trial(self, number: int, rung: int) -> None:
         """Train a trial as far as a rung, measure it, and put what it came to on record."""
-        if self.history.find_event("result", trial=number, rung=rung) is not None:
-            return
         share = self.search.rungs[rung]
         self.ui.close()
         self.ui.write_line(f"trial {number}, {share:.0%} of the steps: {self.describe_trial(number)}")
 
         def measure_trial() -> dict[str, Any]:
             folder = self.trial_directory(number)
-            trial = self.plan.build_trial(number, self.values_of(number), output=str(folder), train__stop_at=share)
-            train(trial, ui=self.ui, parents=self._list_journals(folder))
+            train(self._build_stop(number, rung), ui=self.ui, parents=self._list_journals(folder))
             return self._describe_outcome([read_run(folder)])
 
-        self._record_outcome("result", measure_trial, trial=number, rung=rung)
+        ahead = self.seconds_ahead.pop(self.trial_directory(number).name, 0.0)
+        self._record_outcome("result", measure_trial, ahead, trial=number, rung=rung)
 
-    def _record_outcome(self, event: str, call: Callable[[], dict[str, Any]], **fields: Any) -> None:
-        """Do what gives an outcome and put it on record; what fails is recorded as failed and stops nothing."""
+    def _record_outcome(
+        self, event: str, call: Callable[[], dict[str, Any]], ahead: float = 0.0, **fields: Any
+    ) -> None:
+        """Do what gives an outcome and put it on record; what fails is recorded as failed and stops nothing.
+
+        Args:
+            ahead: Seconds that were spent on it before.
+        """
         from holdfast.models.placement import is_out_of_memory
 
         began = time.perf_counter()
@@ -173,7 +209,7 @@ class Searcher:
             text = str(error).split("\n")[0] or type(error).__name__
             self.ui.warn(f"failed: {text}")
             outcome = {"gain": None, "loss": None, "error": None, "failure": text}
-        self.history.append_event(event, **fields, **outcome, seconds=time.perf_counter() - began)
+        self.history.append_event(event, **fields, **outcome, seconds=ahead + time.perf_counter() - began)
 
     def _describe_outcome(self, runs: Sequence[MeasuredRun]) -> dict[str, Any]:
         chosen = [hold_out_questions(run, self.search.holdout)[0] for run in runs]
@@ -276,6 +312,7 @@ class Searcher:
             if len(finalists) < limit and candidate.trial not in {other.trial for other in finalists}:
                 finalists.append(candidate)
         first = self.plan.recipe.train.seed
+        self._train_finals_ahead(finalists)
         out: dict[Candidate, list[MeasuredRun]] = {}
         for candidate in finalists:
             out[candidate] = []
@@ -286,33 +323,50 @@ class Searcher:
                     out[candidate].append(run)
         return {candidate: runs for candidate, runs in out.items() if runs}
 
+    def _train_finals_ahead(self, finalists: Sequence[Candidate]) -> None:
+        """Let workers train the runs of the finals that are missing, as far as the time goes."""
+        first = self.plan.recipe.train.seed
+        runs = [(candidate, first + seed) for candidate in finalists for seed in range(self.search.seeds)]
+        todo = [
+            (candidate, seed)
+            for candidate, seed in runs
+            if self.final_directory(candidate, seed) != self.trial_directory(candidate.trial)
+            and self.history.find_event("final", trial=candidate.trial, point=candidate.point, seed=seed) is None
+        ]
+        for group in split_evenly(todo, self.workers.count):
+            if self.workers.count > 1 and not self._is_over(len(self.search.rungs)):
+                self._train_ahead([self._build_final(candidate, seed) for candidate, seed in group])
+
+    def _build_final(self, candidate: Candidate, seed: int) -> ResolvedRecipe:
+        """The recipe of one seed of a finalist, with the recipe's own target."""
+        values, first = self.values_of(candidate.trial), self.plan.recipe.train.seed
+        return self.plan.build_trial(
+            candidate.trial, values, output=str(self.final_directory(candidate, seed)),
+            train__seed=int(values.get("train.seed", first)) + seed - first,
+            evaluate__target=self.plan.recipe.evaluate.target,
+        )  # fmt: skip
+
     def _are_finals_over(self, candidate: Candidate, seed: int) -> bool:
         done = self.history.find_event("final", trial=candidate.trial, seed=self.plan.recipe.train.seed + seed)
         return done is None and self._is_over(len(self.search.rungs))
 
     def _run_final(self, candidate: Candidate, seed: int) -> MeasuredRun | None:
         """One seed of a finalist, measured on the recipe's own target; `None` where it failed."""
-        values = self.values_of(candidate.trial)
-        own_seed = int(values.get("train.seed", self.plan.recipe.train.seed))
         folder = self.final_directory(candidate, seed)
-        offset = seed - self.plan.recipe.train.seed
         if folder == self.trial_directory(candidate.trial):
             return replace(self._read_at_point(folder, candidate.point), seed=seed)
         fields = {"trial": candidate.trial, "point": candidate.point, "seed": seed}
-        trial = self.plan.build_trial(
-            candidate.trial, values, output=str(folder), train__seed=own_seed + offset,
-            evaluate__target=self.plan.recipe.evaluate.target,
-        )  # fmt: skip
+        trial = self._build_final(candidate, seed)
 
         def measure_final() -> dict[str, Any]:
             self.ui.close()
-            self.ui.write_line(f"trial {candidate.trial}, seed {own_seed + offset}")
+            self.ui.write_line(f"trial {candidate.trial}, seed {trial.recipe.train.seed}")
             train(trial, ui=self.ui, parents=self._list_journals(folder))
             self._read_at_point(folder, candidate.point)
             return {}
 
         if self.history.find_event("final", **fields) is None:
-            self._record_outcome("final", measure_final, **fields)
+            self._record_outcome("final", measure_final, self.seconds_ahead.pop(folder.name, 0.0), **fields)
         event = self.history.find_event("final", **fields) or {}
         return None if "failure" in event else replace(self._read_at_point(folder, candidate.point), seed=seed)
 
@@ -325,6 +379,11 @@ class Searcher:
         if seed == self.plan.recipe.train.seed and not self.plan.has_own_value:
             return self.trial_directory(candidate.trial)
         return self.plan.root / f"final-{candidate.trial:03d}-seed-{seed}"
+
+
+def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:
+    """The items in groups of so many, the last with what is left."""
+    return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
 
 
 def format_short(value: Any) -> str:

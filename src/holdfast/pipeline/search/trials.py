@@ -127,7 +127,12 @@ def default_directory(recipe: Recipe) -> Path:
 
 
 def _default_space(recipe: Recipe) -> dict[str, Any]:
-    """The learning rate, and half of the weights beside all of them: what decides most between gain and loss."""
+    """What the objective names, or the learning rate, and half of the weights beside all of them.
+
+    These decide most between gain and loss.
+    """
+    if own := recipe.objective.search_space(recipe.optimizer):
+        return own
     rate, tuner = recipe.optimizer.learning_rate, name_of(recipe.tuner)
     tuners = {"tuner": [tuner, "half"]} if tuner == "full" and not trains_nothing(recipe.method) else {}
     return {"optimizer.learning_rate": {"log": [rate / 10, rate * 10]}, **tuners}

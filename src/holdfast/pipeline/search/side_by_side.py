@@ -1,0 +1,103 @@
+"""Trials in processes side by side, before the search itself goes through them one by one.
+
+What a worker leaves is a run directory, as of a run that was killed after its last step: the search then repeats the
+run, finds it done, and puts what it came to on record in its own order. So a trial that fails, or whose worker dies,
+needs no care here: it is repeated, and its failure recorded, as without workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.line_workers import LineWorkers
+from holdfast.recipe.loader import ResolvedRecipe
+from holdfast.recipe.schema import WITH_KEYS
+
+THREADS = "OMP_NUM_THREADS"
+CARDS = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialJob:
+    """A run to be trained.
+
+    Args:
+        name: What to call it, once among all.
+        trial: Its recipe.
+        parents: Journals of other runs, which are only read.
+    """
+
+    name: str
+    trial: ResolvedRecipe
+    parents: Sequence[Path] = ()
+
+
+def share_machine(place: int, count: int, cores: int, cards: Sequence[str]) -> dict[str, str]:
+    """What a worker's environment has of its own: an even share of the cores, and one card where there are several.
+
+    Args:
+        place: The worker's among `count`.
+        cards: As `CUDA_VISIBLE_DEVICES` names them.
+    """
+    own = {} if THREADS in os.environ else {THREADS: str(max(1, cores // count))}
+    return own | ({CARDS: cards[place % len(cards)]} if len(cards) > 1 else {})
+
+
+def list_cards() -> list[str]:
+    """The cards this process sees, by their names in the environment."""
+    import torch
+
+    if CARDS in os.environ:
+        return [name for name in os.environ[CARDS].split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+@dataclass(slots=True)
+class TrialWorkers:
+    """Processes that train trials, started when they are first needed.
+
+    Args:
+        count: How many at most.
+    """
+
+    count: int
+    pool: LineWorkers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool = LineWorkers("holdfast.pipeline.search.worker", {}, self.describe_environment)
+
+    def describe_environment(self, place: int) -> dict[str, str]:
+        """What the environment of the worker at a place has of its own."""
+        return share_machine(place, self.count, os.cpu_count() or 1, list_cards())
+
+    def train_trials(self, jobs: Sequence[TrialJob]) -> dict[str, float]:
+        """Train all; of each job the seconds that it kept its worker, over how many were at work."""
+        waiting, seconds, starts = list(jobs), dict[str, float](), dict[str, float]()
+        self.pool.start_workers(min(self.count, len(jobs)))
+        while len(seconds) < len(jobs):
+            for worker in self.pool.workers:
+                if not worker.task and waiting:
+                    job = waiting.pop(0)
+                    starts[job.name] = time.perf_counter()
+                    self.pool.give_task(worker, job.name, describe_job(job))
+            worker, answer = self.pool.wait_for_answer()
+            name, worker.task = worker.task, ""
+            seconds[name] = (time.perf_counter() - starts[name]) / min(self.count, len(jobs))
+            if answer is None:
+                self.pool.replace_worker(worker)
+        return seconds
+
+
+def describe_job(job: TrialJob) -> dict[str, Any]:
+    """A job as `worker` reads it."""
+    return {
+        "recipe": job.trial.recipe.model_dump(mode="json", context=WITH_KEYS),
+        "sources": job.trial.sources,
+        "name": job.trial.name,
+        "parents": [str(path.resolve()) for path in job.parents],
+    }
