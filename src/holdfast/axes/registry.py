@@ -48,6 +48,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "ual": "holdfast.methods.objectives.likelihood.ual:UAL",
         "dft": "holdfast.methods.objectives.likelihood.dft:DFT",
         "anchor": "holdfast.methods.objectives.likelihood.anchor:Anchor",
+        "autoft": "holdfast.methods.objectives.likelihood.autoft:AutoFT",
         "prompt_distillation": "holdfast.methods.objectives.distillation.prompt_distillation:PromptDistillation",
         "neftune": "holdfast.methods.objectives.likelihood.neftune:NEFTune",
         "ift": "holdfast.methods.objectives.likelihood.ift:IFT",

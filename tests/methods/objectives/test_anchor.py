@@ -16,8 +16,9 @@ from holdfast.data.batching.tokenize import build_table
 from holdfast.data.chat.encoder import Chat
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.objectives.likelihood.anchor import Anchor, estimate_fisher_diagonal, trainable_weights
+from holdfast.methods.objectives.likelihood.anchor import SHARDED, Anchor, estimate_fisher_diagonal
 from holdfast.methods.objectives.likelihood.sft import SFT
+from holdfast.methods.objectives.terms.regularisers import trainable_weights
 from holdfast.models.policy import Policy
 from holdfast.training.callbacks import Hooks
 from holdfast.training.trainer import Trainer
@@ -194,7 +195,7 @@ def test_fisher_information_is_the_exact_one_on_average(headed):
     by_input, by_token = (torch.corrcoef(torch.stack([found.sum(i), exact.sum(i)]))[0, 1] for i in (0, 1))
     assert by_input > 0.9
     assert by_token > 0.9
-    assert list(trainable_weights(policy)) == ["lm_head.weight"]
+    assert list(trainable_weights(policy, SHARDED)) == ["lm_head.weight"]
 
 
 def test_ewc_is_kl_to_second_order(headed, readied):

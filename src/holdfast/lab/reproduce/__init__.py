@@ -113,6 +113,8 @@ CLAIMS: dict[str, str] = {
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
     "memory": "holdfast.lab.reproduce.known_facts:MEMORY",
     "emergence": "holdfast.lab.reproduce.emergence:EMERGENCE",
+    "autoft": "holdfast.lab.reproduce.searched:AUTOFT",
+    "sft-search": "holdfast.lab.reproduce.searched:SEARCH",
     "prefix_limits": "holdfast.lab.reproduce.prefix_limits:PATTERNS",
     "drift": "holdfast.lab.reproduce.inside_models:DRIFT",
     "spectrum": "holdfast.lab.reproduce.inside_models:SPECTRUM",

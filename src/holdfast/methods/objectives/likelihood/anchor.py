@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from holdfast.axes.objective import Losses, Objective
 from holdfast.data.row_shapes import FALSE, TRUE, Column
-from holdfast.errors import UserError
+from holdfast.methods.objectives.terms.regularisers import trainable_weights
 from holdfast.methods.objectives.terms.top_k import check_store_size, compute_base_distributions, label_and_divergence
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import Batch
     from holdfast.models.policy import Policy
     from holdfast.models.stored_values import PrecomputedStore
+
+SHARDED = "objective.penalty: l2sp and ewc need whole weights, these are sharded; use kl"
 
 
 class Anchor(Objective):
@@ -90,7 +92,7 @@ class Anchor(Objective):
             for batch in batches():
                 store.rows["base"].set_values(batch, compute_base_distributions(policy, batch, self.top))
             return
-        weights = trainable_weights(policy)
+        weights = trainable_weights(policy, SHARDED)
         store.tensors |= {f"start.{name}": p.detach().clone() for name, p in weights.items()}
         if self.penalty == "ewc":
             store.tensors |= {
@@ -118,18 +120,10 @@ class Anchor(Objective):
         import torch
 
         tensors, costs = policy.store.tensors, []
-        for name, p in trainable_weights(policy).items():
+        for name, p in trainable_weights(policy, SHARDED).items():
             squares = (p.float() - tensors[f"start.{name}"].float()).square()
             costs.append((squares * tensors[f"fisher.{name}"] if self.penalty == "ewc" else squares).sum())
         return torch.stack(costs).sum() / 2
-
-
-def trainable_weights(policy: Policy) -> dict[str, Tensor]:
-    """The weights that train, by name; refused where each process has only a part of them."""
-    weights: dict[str, Tensor] = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
-    if any(hasattr(p, "full_tensor") for p in weights.values()):
-        raise UserError("objective.penalty: l2sp and ewc need whole weights, these are sharded; use kl")
-    return weights
 
 
 def estimate_fisher_diagonal(policy: Policy, batches: Batches) -> dict[str, Tensor]:
@@ -140,7 +134,7 @@ def estimate_fisher_diagonal(policy: Policy, batches: Batches) -> dict[str, Tens
     """
     import torch
 
-    weights, count = trainable_weights(policy), 0
+    weights, count = trainable_weights(policy, SHARDED), 0
     totals = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in weights.items()}
     random = torch.Generator(policy.causal.device).manual_seed(0)
     for batch in batches():
