@@ -236,6 +236,22 @@ def test_an_export_writes_into_a_new_directory_inside(client: TestClient, place:
     stop_all(place)
 
 
+def test_a_run_of_any_name_is_started_and_its_mask_checked(client: TestClient, place: Path, sleeper: Path) -> None:
+    name = "runs/実行 50% #1?"
+    (place / "runs" / "one").rename(place / name)
+    page = client.get("/").text
+    address = next(link for link in re.findall(r'href="(/run/[^"]+)"', page) if "50%25" in link)
+    assert client.get(address).status_code == 200
+    (place / name / "model").mkdir()
+    path = address.removeprefix("/run")
+    job = send(client, f"/check{path}").headers["location"].rpartition("/")[2]
+    jobs = Jobs(RunsFolder(place))
+    assert list(jobs.find_job(job).words) == ["check", str(place / name), "--json"]
+    chat = send(client, f"/open-chat{path}").headers["location"]
+    assert client.get(chat).status_code == 200
+    stop_all(place)
+
+
 def test_what_check_found_is_shown_with_the_mask(
     client: TestClient, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

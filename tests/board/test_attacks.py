@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from board_runs import EVIL, form_key, open_app, open_client, send, write_lines
+from holdfast.board import front_door
 from holdfast.board.draft import START
 from holdfast.board.front_door import LARGEST_BODY
+from holdfast.board.refusal import Refusal
 from holdfast.board.server import check_settings
 from holdfast.errors import UserError
 
@@ -62,7 +66,15 @@ def test_3_no_other_static_file_is_served(client: TestClient) -> None:
         assert client.get(f"/static/{name}").status_code == 404
 
 
-POSTS = ["/draft", "/stop/runs/going", "/resume/runs/going", "/export/runs/one", "/open-chat/runs/one", "/import"]
+POSTS = [
+    "/draft",
+    "/stop/runs/going",
+    "/resume/runs/going",
+    "/export/runs/one",
+    "/check/runs/one",
+    "/open-chat/runs/one",
+    "/import",
+]
 
 
 @pytest.mark.parametrize("address", [*POSTS, "/chat/runs/one", "/job/x/stop"])
@@ -155,6 +167,19 @@ def test_12_a_huge_body_is_refused_before_it_is_read(client: TestClient) -> None
 
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert client.post("/draft", content=endless(), headers=headers).status_code == 413
+
+
+def test_12_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_door, "BODY_SECONDS", 0.05)
+
+    async def receive_nothing() -> Any:
+        await asyncio.sleep(60)
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    scope = {"type": "http", "method": "POST", "headers": headers, "session_cookie": ""}
+    with pytest.raises(Refusal) as refusal:
+        asyncio.run(front_door.read_form(Request(scope, receive_nothing), front_door.Sessions("")))
+    assert refusal.value.status == 408
 
 
 def test_13_many_fields_and_other_bodies_are_refused(client: TestClient) -> None:

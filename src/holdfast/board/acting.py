@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -51,6 +52,7 @@ class ActingRoutes:
             Route("/draft", self.take_form(self._take_draft), methods=["POST"]),
             Route("/stop/{name:path}", self.take_form(self._stop_run), methods=["POST"]),
             Route("/resume/{name:path}", self.take_form(self._resume_run), methods=["POST"]),
+            Route("/check/{name:path}", self.take_form(self._check_run), methods=["POST"]),
             Route("/export/{name:path}", self.take_form(self._export_run), methods=["POST"]),
             Route("/jobs", self._list_jobs, methods=["GET"]),
             Route("/job/{name}", self._show_job, methods=["GET"]),
@@ -154,6 +156,12 @@ class ActingRoutes:
         )  # fmt: skip
         return RedirectResponse(f"/job/{job.name}", 303)
 
+    def _check_run(self, request: Request, fields: Fields) -> Response:
+        path = self.folder.find_run(request.path_params["name"])
+        files = {"recipe.yaml": read_text(path / "resolved.yaml")}
+        job = self.jobs.start_job(CHECK, ["check", str(path), "--json"], run=self.folder.name_of(path), files=files)
+        return RedirectResponse(f"/job/{job.name}", 303)
+
     def _export_run(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
         out = self.folder.find_path(get_field(fields, "out").strip())
@@ -195,7 +203,7 @@ class ActingRoutes:
         values = self.describe_job(request.path_params["name"])
         response = render_page(request, self.sessions, "job_part.html.j2", values)
         if values["job"].kind == TRAIN and values["alive"] and values["is_there"] and values["said"]["progress"]:
-            response.headers["HX-Redirect"] = f"/run/{values['job'].run}"
+            response.headers["HX-Redirect"] = f"/run/{quote(values['job'].run)}"
         elif not values["alive"]:
             response.headers["HX-Refresh"] = "true"
         return response

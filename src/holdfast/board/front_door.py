@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -26,6 +27,8 @@ OPEN_PATHS = ("/login", "/static/")
 """What those see who have shown no token yet."""
 LARGEST_BODY = 1 << 20
 MOST_FIELDS = 2_000
+BODY_SECONDS = 30.0
+"""Time to send a whole body in."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -136,6 +139,16 @@ def format_cookie(name: str, value: str) -> str:
     return f"{name}={value}; Path=/; HttpOnly; SameSite=Strict"
 
 
+async def _read_body(request: Request) -> bytes:
+    """The body of a request; raises as `read_form`."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise Refusal(413, "too_large", limit=str(LARGEST_BODY >> 10))
+    return bytes(body)
+
+
 async def read_form(request: Request, sessions: Sessions) -> Mapping[str, list[str]]:
     """The fields of a form that a page of this session sent.
 
@@ -148,15 +161,14 @@ async def read_form(request: Request, sessions: Sessions) -> Mapping[str, list[s
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > LARGEST_BODY:
         raise Refusal(413, "too_large", limit=str(LARGEST_BODY >> 10))
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_BODY:
-            raise Refusal(413, "too_large", limit=str(LARGEST_BODY >> 10))
+    try:
+        body = await asyncio.wait_for(_read_body(request), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise Refusal(408, "too_slow", seconds=f"{BODY_SECONDS:.0f}") from None
     fields: dict[str, list[str]] = {}
     try:
         pairs: list[Any] = parse_qsl(
-            bytes(body).decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS
         )
     except ValueError:  # no text, or too many fields
         raise Refusal(400, "no_form") from None

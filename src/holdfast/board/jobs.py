@@ -150,7 +150,8 @@ class Jobs:
             place.mkdir(parents=True)
             for file, text in (files or {}).items():
                 replace_file(place / file, text)
-            words = [f"{place}{word.removeprefix('{job}')}" if word.startswith("{job}") else word for word in words]
+            here = self.folder.name_of(place)  # as the processes see it, whose directory is the board's
+            words = [f"{here}{word.removeprefix('{job}')}" if word.startswith("{job}") else word for word in words]
             with (place / "said.jsonl").open("ab") as output, (place / "errors.txt").open("ab") as errors:
                 lock_file(output, f"{place}: is in use")
                 child = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ def run_board(root: Path, host: str, port: int, token: str, say: Callable[[str],
         )  # fmt: skip
         board.chats.close_all()  # of a board that was killed
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
+                uvicorn.Server(config).run(sockets=[listener])
         finally:
             board.chats.close_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -102,7 +103,7 @@ class TalkingRoutes:
     def _open_chat(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
         self.chats.open_chat(path)
-        return RedirectResponse(f"/chat/{self.folder.name_of(path)}", 303)
+        return RedirectResponse(f"/chat/{quote(self.folder.name_of(path))}", 303)
 
     def _answer_question(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
