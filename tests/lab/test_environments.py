@@ -8,6 +8,7 @@ import random
 import pytest
 
 from holdfast.axes.environment import Environment, Turn, play_episodes, start_episodes
+from holdfast.axes.judge import JudgeRequest
 from holdfast.axes.registry import find_method
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
@@ -171,6 +172,17 @@ def test_a_judge_of_one_turn_gives_its_score_and_of_several_the_first_pass():
         JudgeEnvironment()
     with pytest.raises(UserError, match="no number"):
         JudgeEnvironment(judge="number").start(Row([{"role": "user", "content": "who?"}], reference="me"), 0)
+
+
+def test_a_judge_of_one_turn_rewards_as_the_judge_scores():
+    rows = load_skill("sums").generate_rows(12, "test", 0)
+    judge = find_method("judges", "lab")(skill="sums")
+    answers = {row.id: (row.answer if number % 3 else "7") for number, row in enumerate(rows)}
+    scores = [v.score for v in judge.judge_all([JudgeRequest(r.prompt, answers[r.id], r.gold) for r in rows])]
+    assert set(scores) == {0.0, 1.0}
+    game = JudgeEnvironment(judge={"name": "lab", "skill": "sums"})
+    episodes = play_episodes(game, rows, lambda some: [answers[e.key.partition("/")[0]] for e in some])
+    assert [e.rewards for e in episodes] == [[score] for score in scores]
 
 
 class Breaks(Environment):
