@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 # Where Python is told to keep no bytecode, each process of the tests would compile the package and the tests anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-gpu check reproduce bench bench-gpu wheel clean
+.PHONY: demo test test-gpu check reproduce bench bench-gpu wheel site clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,14 @@ wheel: $(VENV)/.ready
 	build/installed/bin/pip install --quiet --disable-pip-version-check --constraint pins.txt dist/holdfast-*.whl
 	cd build/installed && bin/holdfast train --model lab-small --data lab:program train.max_steps=2 evaluate.items=4 \
 	  'evaluate.keep=[lab:sums]' output=run && echo "Write f that adds 2 to x." | bin/holdfast chat run --once && bin/holdfast list curators
+
+# The documentation site, in build/site; its tools have an environment of their own.
+site: $(VENV)/.ready
+	rm -rf build/docs build/site
+	$(BIN)/python docs/site.py build
+	test -x build/site-tools/bin/mkdocs || $(PYTHON) -m venv build/site-tools
+	build/site-tools/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6,<10'
+	build/site-tools/bin/mkdocs build --quiet --strict --config-file build/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) build dist runs

@@ -5,6 +5,7 @@ A recipe is read as it stands and run with fewer rows, steps and questions: what
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import processes
 from holdfast.recipe.loader import read_recipe
@@ -106,3 +108,21 @@ def test_pages_name_only_what_exists() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_site_has_every_page(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site.py")
+    assert spec is not None
+    assert spec.loader is not None
+    site = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(site)
+    site.gather_pages(tmp_path)
+    settings = yaml.safe_load((tmp_path / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert Path(settings["INHERIT"]) == ROOT / "mkdocs.yml"
+    files = [file for entry in settings["nav"] for file in entry.values()]
+    assert sorted(files) == sorted(["index.md", "methods/index.md", *(page.name for page in PAGES[1:])])
+    for page in (tmp_path / "docs").rglob("*.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+    assert "theta" in (tmp_path / "docs" / "methods" / "yarn.md").read_text(encoding="utf-8")
