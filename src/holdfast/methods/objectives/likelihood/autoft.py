@@ -120,7 +120,8 @@ class AutoFT(Objective):
         names = list(self.token_weights())
         if not names:
             return {"nll": policy.weighted_nll(batch, batch.weights)}
-        base = policy.store.rows["base"].get_values(batch) if self.kl else None  # [N, 2 top + 1]
+        # [N, 2 top + 1]; where there is no `kl`, nothing reads it
+        base = policy.store.rows["base"].get_values(batch) if self.kl else batch.weights
 
         def score_tokens(logits: Tensor, part: slice) -> Tensor:
             import torch
