@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,22 @@ from starlette.testclient import TestClient
 from board_runs import EVIL, open_client, write_run, write_unfinished
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Two finished runs, one that was stopped, one that failed."""
-    root = tmp_path / "place"
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs, one that was stopped, one that failed: written once, since copying is quicker."""
+    root = tmp_path_factory.mktemp("board") / "place"
     write_run(root / "runs" / "one", "2026-01-01T00:00:00+00:00", "1110000000")
     write_run(root / "runs" / "two", "2026-01-02T00:00:00+00:00", "1111111110")
     write_unfinished(root / "runs" / "going")
     broken = {"time": 4.0, "event": "run_interrupted", "error": "TrainingDiverged", "text": f"loss is nan {EVIL}"}
     write_unfinished(root / "runs" / "broken", broken)
     return root
+
+
+@pytest.fixture
+def place(written: Path, tmp_path: Path) -> Path:
+    """A copy of the runs."""
+    return Path(shutil.copytree(written, tmp_path / "place"))
 
 
 @pytest.fixture

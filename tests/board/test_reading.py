@@ -90,6 +90,13 @@ def test_runs_of_one_base_and_the_same_questions_are_paired(client: TestClient, 
     assert client.get("/compare?" + "&".join(f"run=runs/{n}" for n in range(9))).status_code == 400
 
 
+def test_methods_are_found_by_what_their_pages_say(client: TestClient) -> None:
+    page = text_of(client.get("/methods?q=low-rank+LoRA").text)
+    assert "lora" in page
+    assert "adafactor" not in page
+    assert "No method is like that" in client.get("/methods?q=zzqq").text
+
+
 def test_report_and_recipe_are_the_files(client: TestClient) -> None:
     report = client.get("/report/runs/one")
     assert "the report" in report.text

@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from holdfast.axes.axis import AXES, Axis
+from holdfast.axes.registry import find_method, method_names
 from holdfast.board.comparison import MOST_RUNS, compare_directories
 from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import Sessions
@@ -65,6 +67,7 @@ class ReadingRoutes:
             Route("/report/{name:path}", self._show_report, methods=["GET"]),
             Route("/recipe/{name:path}", self._send_recipe, methods=["GET"]),
             Route("/compare", self._show_comparison, methods=["GET"]),
+            Route("/methods", self._show_methods, methods=["GET"]),
             Route("/favicon.ico", self._send_nothing, methods=["GET"]),
             Route("/static/{file}", self._send_static, methods=["GET"]),
         ]
@@ -130,6 +133,10 @@ class ReadingRoutes:
         values = compare_directories({name: self.folder.find_run(name) for name in names}) if names else {}
         return self._render(request, "compare.html.j2", {"names": names, "found": values})
 
+    def _show_methods(self, request: Request) -> Response:
+        words = request.query_params.get("q", "")[:200]
+        return self._render(request, "methods.html.j2", {"words": words, "axes": find_pages(words)})
+
     def _send_static(self, request: Request) -> Response:
         file = request.path_params["file"]
         if file not in STATIC:
@@ -144,6 +151,17 @@ class ReadingRoutes:
 
     def _render(self, request: Request, template: str, values: dict[str, Any]) -> HTMLResponse:
         return render_page(request, self.sessions, template, values)
+
+
+def find_pages(words: str) -> list[tuple[Axis, list[tuple[str, str, str]]]]:
+    """Name, first line and reference page of each method of the package in which every word stands, axis by axis."""
+    axes = []
+    for axis in AXES:
+        methods = [(name, find_method(axis.plural, name)) for name in method_names(axis.plural)]
+        pages = [(name, cls.summary_line(), f"{cls.reference_page()}\n\n{cls.paper}") for name, cls in methods]
+        matches = [page for page in pages if all(word in " ".join(page).lower() for word in words.lower().split())]
+        axes += [(axis, matches)] if matches else []
+    return axes
 
 
 def matches_words(entry: RunEntry, words: str) -> bool:
