@@ -162,8 +162,9 @@ def describe_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         num_trained, num_read = (
             sum(report["training"][key] for report in reports) / len(reports) for key in ("trained_tokens", "tokens")
         )
+        minutes = (total_seconds(run["cost"]) or 0) / 60
         text = (
-            f"{(total_seconds(run['cost']) or 0) / 60:.1f} min; {num_trained:,.0f} of {num_read:,.0f} tokens trained on, "
+            f"{minutes:.1f} min; {num_trained:,.0f} of {num_read:,.0f} tokens trained on, "
             f"{run['cost']['sampled_for_training'] or 0:,.0f} sampled for it"
         )
         rows.append({"what": f"cost of a run, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
