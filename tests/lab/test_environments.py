@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import pytest
 
+from holdfast.axes.breakdowns import MOST_HANGS
 from holdfast.axes.environment import Environment, Turn, play_episodes, start_episodes
 from holdfast.axes.judge import JudgeRequest
 from holdfast.axes.registry import find_method
 from holdfast.data.rows import Row
-from holdfast.errors import UserError
+from holdfast.errors import RunError, UserError
 from holdfast.methods.environments.judged import JudgeEnvironment
 from holdfast.skills import load_skill
 from holdfast.skills.points import PointsRank, PointsTen, card_value
@@ -213,6 +215,44 @@ def test_an_environment_that_breaks_fails_its_episode_and_no_other():
     assert [e.truncated for e in episodes] == [False, False, False, True], "it never ends by itself"
     (broken,) = play_episodes(Breaks(), rows[:1], lambda some: ["set"])
     assert "its state is not of JSON types" in broken.failure
+
+
+class Hangs(Environment):
+    """Hangs as it is told. [me 2026]"""
+
+    turns: int = 2
+    step_seconds: float | None = 0.2
+
+    def start(self, row, seed):
+        if row.prompt[0]["content"] == "start":
+            time.sleep(99)
+        return {}, row.messages
+
+    def step(self, state, action):
+        if action == "hang":
+            time.sleep(99)
+        return Turn(state, [{"role": "user", "content": "and?"}], 1.0)
+
+
+class HangsTogether(Hangs):
+    """Hangs on all at once. [me 2026]"""
+
+    def step_all(self, actions):
+        return [self.step(*action) for action in actions]
+
+
+@pytest.mark.parametrize("kind", [Hangs, HangsTogether])
+def test_an_environment_that_hangs_fails_its_episode_and_no_other(kind):
+    def say(episodes):
+        return [e.messages[0]["content"] for e in episodes]
+
+    rows = [Row([{"role": "user", "content": word}]) for word in ("hang", "fair", "start")]
+    episodes = play_episodes(kind(), rows, say)
+    assert [e.failure for e in episodes] == ["no answer within 0.2 s", "", "no answer within 0.2 s"]
+    assert (episodes[1].rewards, episodes[1].truncated) == ([1.0, 1.0], True)
+    quick = kind(step_seconds=0.01)
+    with pytest.raises(RunError, match=rf"row 9 .*gave no answer within 0.01 s, as {MOST_HANGS} times before"):
+        play_episodes(quick, rows[:1] * (MOST_HANGS + 1), say)
 
 
 @pytest.mark.parametrize("name", ["points", "route", "lake", "revise"])

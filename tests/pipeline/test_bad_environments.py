@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 from holdfast.cli.app import app
 
 GAME = '''
+import sys
+import time
+
 from holdfast.axes.environment import Environment, Turn
 from holdfast.errors import UserError
 
@@ -27,20 +31,26 @@ TURNS = {
     "empty": lambda state: Turn(state, [{"role": "user", "content": None}], 1.0),
     "model": lambda state: Turn(state, [{"role": "assistant", "content": "I"}], 1.0),
     "raise": lambda state: [][1],
+    "exit": lambda state: sys.exit(3),
+    "hang": lambda state: time.sleep(600),
+    "slow": lambda state: time.sleep(0.1) or Turn(state, ASK, 1.0),
     "fair": lambda state: Turn(state, ASK, 1.0),
 }
+
+BEGINNINGS = {"set": lambda: {1}, "raise": lambda: [][1], "exit": sys.exit, "hang": lambda: time.sleep(600)}
 
 class Moody(Environment):
     """Does what its rows say. [here 2026]"""
 
     turns: int = 2
     begins: str = ""
+    how: str = "set"
 
     def start(self, row, seed):
         word = row.prompt[-1]["content"].split()[-1]
         state = {"word": word}
         if self.begins == word:
-            state = {1}
+            state = BEGINNINGS[self.how]()
         return state, row.prompt
 
     def step(self, state, action):
@@ -58,8 +68,8 @@ RECIPE = """
 model: lab-small
 method: rloo
 data: {train: rows.jsonl, test: 0}
-environment: {name: "moody:Moody"}
-online: {rounds: 1, prompts: 12, n: 1, drop_equal: false}
+environment: {name: "moody:Moody", step_seconds: 0.5}
+online: {rounds: 1, prompts: 14, n: 1, drop_equal: false}
 sampling: {max_tokens: 2}
 evaluate: {target: none, keep: none}
 output: run
@@ -76,6 +86,8 @@ FAULTS = {
     "empty": "ValueError: the content of a message is nothing, not text",
     "model": "ValueError: it answers with role assistant, which is the model's: use user, tool",
     "raise": "IndexError: list index out of range",
+    "exit": "RuntimeError: it calls sys.exit(3)",
+    "hang": "no answer within 0.5 s",
 }
 
 
@@ -104,24 +116,58 @@ def test_each_fault_is_a_line_with_its_row_and_the_others_are_played(run):
         expected = f"environment moody:Moody broke: {said} (first at rows.jsonl:{number} ('Play {word}'))"
         assert expected in text, text
     (line,) = map(json.loads, Path("run/log.jsonl").read_text(encoding="utf-8").splitlines())
-    assert line["rollouts/failed"] == pytest.approx(len(FAULTS) / 12, abs=1e-5)
+    assert line["rollouts/failed"] == pytest.approx(len(FAULTS) / 14, abs=1e-5)
     assert (line["rollouts/turns"], line["rollouts/truncated"], line["rollouts/return"]) == (2, 1, 2)
 
 
-def test_a_state_that_is_not_json_leaves_out_its_row_in_check_and_train(run):
-    code, text = run("check", ["fair", "nan"], "environment.begins=nan")
-    assert code == 0, text
-    assert "environment moody:Moody broke: ValueError: its state is not of JSON types" in text
-    code, text = run("train", ["nan"], "environment.begins=nan")
+BEGINNINGS = {
+    "set": "ValueError: its state is not of JSON types (Object of type set is not JSON serializable)",
+    "raise": "IndexError: list index out of range",
+    "exit": "RuntimeError: it calls sys.exit()",
+    "hang": "no answer within 0.5 s",
+}
+
+
+@pytest.mark.parametrize("how", BEGINNINGS)
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_what_does_not_begin_is_refused_with_its_row(run, verb, how):
+    code, text = run(verb, ["fair", "word"], "environment.begins=word", f"environment.how={how}")
     assert code == 2
-    assert "no row can be played: rows.jsonl:1: ValueError: its state is not of JSON types" in text
+    expected = (
+        f"rows.jsonl:2 ('Play word'): environment moody:Moody does not begin: {BEGINNINGS[how]}; mend it, or remove"
+    )
+    assert expected in text, text
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_task_whose_episodes_do_not_begin_is_refused_with_its_row(run):
+    game = '{name: "moody:Moody", begins: word, how: hang, step_seconds: 0.2}'
+    code, text = run("check", ["fair", "word"], f"evaluate.keep=[{{path: rows.jsonl, environment: {game}}}]")
+    assert code == 2
+    said = "rows.jsonl:2: environment moody:Moody does not begin: no answer within 0.2 s; mend it, or remove the row"
+    assert said in text, text
+
+
+def test_the_ninth_hang_stops_the_run_and_a_longer_limit_goes_on_with_it(run):
+    words = ["slow"] * 9 + ["fair"] * 5
+    code, text = run("train", words, "environment.step_seconds=0.05")
+    assert code == 1
+    said = (
+        "environment moody:Moody gave no answer within 0.05 s, as 8 times before since the command was started; mend "
+        "it, or set its step_seconds"
+    )
+    assert re.search(rf"rows.jsonl:\d+ \('Play \w+'\): {re.escape(said)}", text), text
+    code, text = run("train", words)
+    assert code == 0, text
+    (line,) = map(json.loads, Path("run/log.jsonl").read_text(encoding="utf-8").splitlines())
+    assert line["rollouts/failed"] == 0
 
 
 def test_what_breaks_in_every_episode_stops_the_run_and_what_refuses_an_answer_too(run):
     code, text = run("train", ["raise"])
     assert code != 0
     assert (
-        "environment moody:Moody broke in all 12 episodes of a round (IndexError: list index out of range, 12 times, "
+        "environment moody:Moody broke in all 14 episodes of a round (IndexError: list index out of range, 14 times, "
         "first at rows.jsonl:1 ('Play raise')); mend it, or the rows it begins with"
     ) in text
     code, text = run("train", ["fair", "refuse"], "output=other")

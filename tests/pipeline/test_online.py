@@ -15,17 +15,21 @@ from holdfast.recipe.schema import Recipe
 
 GAME = '''
 from holdfast.axes.environment import Environment, Turn
+from holdfast.errors import UserError
 
 class Letters(Environment):
     """Rewards small letters. [here 2026]"""
 
     turns: int = 2
     fails_at: str = ""
+    refuses: str = ""
 
     def start(self, row, seed):
         text = row.prompt[-1]["content"]
         if self.fails_at and self.fails_at in text:
             raise KeyError(self.fails_at)
+        if self.refuses and self.refuses in text:
+            raise UserError(f"it says {self.refuses}")
         return {"turn": 0}, row.prompt
 
     def step(self, state, action):
@@ -254,13 +258,16 @@ def test_terms_score_lengths_and_forms_and_give_up_on_a_search_without_end():
         score("a" * 60 + "!", pattern=r"^(a|aa|a?)+$")
 
 
-def test_a_row_that_breaks_the_environment_is_named_and_the_others_are_played(run):
-    code, text = run("train", knobs="fails_at: two")
+def test_a_row_that_the_environment_refuses_is_left_out_and_one_that_breaks_it_stops_everything(run):
+    code, text = run("train", knobs="refuses: two")
     assert code == 0, text
-    assert "left out 1: environment game:Letters broke: KeyError: 'two' (rows.jsonl:2 'Say two.')" in text
-    code, text = run("train", knobs="fails_at: Say")
+    assert "left out 1: environment game:Letters does not take them (rows.jsonl:2 'Say two.')" in text
+    code, text = run("train", knobs="refuses: Say")
     assert code == 2
-    assert "no row can be played: rows.jsonl:1: KeyError: 'Say'" in text
+    assert "no row can be played: it says Say" in text
+    code, text = run("train", knobs="fails_at: two")
+    assert code == 2
+    assert "rows.jsonl:2 ('Say two.'): environment game:Letters does not begin: KeyError: 'two'; mend it, or" in text
     code, text = run("check", "environment=points")
     assert code == 2
     assert "its reference holds no target and cards" in text

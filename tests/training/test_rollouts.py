@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -59,6 +61,7 @@ def make_source(tiny, folder, objective=None, credit="group", journal=None, envi
         ROWS, environment or SmallLetters(), find_method("credits", credit)() if isinstance(credit, str) else credit,
         objective or PolicyGradient(), plan=RoundPlan(**{"prompts": 3, "n": 4} | plan),
         sampling=SamplingParams(max_tokens=6, temperature=1.0), build_sampler=draw, chat=chat, seed=0, folder=folder,
+        record=journal,
     )  # fmt: skip
     return model, source
 
@@ -199,6 +202,98 @@ def test_equal_groups_and_broken_episodes_are_left_out(tiny, tmp_path):
         RunError, match=r"environment \S*Broken broke in all 12 episodes of a round \(OSError: no such game"
     ):
         source.step_batches(0, Policy(model))
+
+
+class Fickle(SmallLetters):
+    """Hangs, or breaks, on answers by how many it was asked for. [here 2026]"""
+
+    step_seconds: float | None = 0.3
+
+    def step(self, state, action):
+        ASKED.append(action)
+        FAULTS.get(len(ASKED), lambda: None)()
+        return super().step(state, action)
+
+
+ASKED: list[str] = []
+FAULTS: dict[int, Callable[[], object]] = {}
+
+
+def hang():
+    time.sleep(60)
+
+
+def fail(error: Exception = OSError("no route to host")) -> None:  # noqa: B008
+    raise error
+
+
+@pytest.fixture
+def set_faults():
+    """`set_faults({3: hang})`: of the answers from now on the third is waited for in vain."""
+
+    def begin_anew(faults):
+        ASKED.clear()
+        FAULTS.clear()
+        FAULTS.update(faults)
+
+    yield begin_anew
+    begin_anew({})
+
+
+def test_a_run_that_goes_on_leaves_out_what_broke_once_though_it_would_come_back_now(tiny, tmp_path, set_faults):
+    for name in ("calm", "cut"):
+        (tmp_path / name).mkdir()
+    set_faults({1: hang, 22: fail})
+    calm = fit(tiny, tmp_path / "calm", 2, environment=Fickle())[0]
+    asked = len(ASKED)
+    assert asked == 2 * 3 * 4 * 2 - 1, "a turn after a broken one is not asked for"
+    set_faults({1: hang, 22: fail})
+    with pytest.raises(MemoryError):
+        fit(tiny, tmp_path / "cut", 2, lambda log: fail(MemoryError()), environment=Fickle())
+    again = fit(tiny, tmp_path / "cut", 2, environment=Fickle())[0]
+    assert len(ASKED) == (asked - 24) + asked - 2, "the first round was played twice, but for what broke"
+    for one, two in zip(calm.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_round_that_is_played_again_waits_for_nothing_twice_and_goes_on_with_no_other_answers(
+    tiny, tmp_path, set_faults
+):
+    with Journal(tmp_path / "samples.jsonl") as journal:
+
+        def play():
+            model, source = make_source(tiny, tmp_path, journal=journal, environment=Fickle(), drop_equal=False)
+            return source.play_round(0, Policy(model))
+
+        set_faults({2: hang, 4: lambda: fail(KeyboardInterrupt())})
+        with pytest.raises(KeyboardInterrupt):
+            play()
+        set_faults({9: fail})
+        first = play()
+        assert first.figures["rollouts/failed"] == (2.0, 12.0), "the one that it hung on, and the one that broke now"
+        for fault in (hang, fail):
+            set_faults({5: fault})
+            with pytest.raises(RunError, match=r"broke: .*; it answered when this round was played before"):
+                play()
+        set_faults({})
+        again = play()
+    assert again.figures == first.figures
+    assert [s.ids.tolist() for s in again.sequences] == [s.ids.tolist() for s in first.sequences]
+
+
+def test_what_stopped_a_run_is_tried_again_by_the_next(tiny, tmp_path, set_faults, monkeypatch):
+    monkeypatch.setattr("holdfast.axes.breakdowns.MOST_HANGS", 1)
+    with Journal(tmp_path / "samples.jsonl") as journal:
+
+        def play():
+            model, source = make_source(tiny, tmp_path, journal=journal, environment=Fickle())
+            return source.play_round(0, Policy(model)).figures["rollouts/failed"]
+
+        set_faults({2: hang, 5: hang})
+        with pytest.raises(RunError, match="as 1 times before"):
+            play()
+        set_faults({})
+        assert play() == (0.0, 12.0)
 
 
 class Half(SmallLetters):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from holdfast.axes.breakdowns import Breakdowns, describe_exit, describe_false_start
 from holdfast.axes.method import Method
 from holdfast.axes.registry import name_of
+from holdfast.core.time_limit import TimeLimit
 from holdfast.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ State = Any
 An episode is then a fold over the model's answers: it can be played again from a journal, in any process, and nothing
 has to be kept alive in between. Randomness comes from the seed of `start` and stays in the state as numbers.
 """
+
+FURTHER = 0.1
+"""Of `step_seconds`, what each action beyond the first adds where `step_all` is asked for many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,12 @@ class Environment(Method):
     """What answers the model's turns."""
 
     turns: int = Field(8, ge=1, description="Most turns of the model in an episode.")
+    step_seconds: float | None = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        description="Longest that `start` or a `step` may take; null: however long. What takes longer has broken.",
+    )
 
     def start(self, row: Row, seed: int) -> tuple[State, list[Message]]:
         """Begin an episode: the state, and the conversation the model is asked with.
@@ -183,32 +194,59 @@ def begin_episode(environment: Environment, row: Row, seed: int) -> tuple[State,
     Raises:
         UserError: If the environment refuses the row.
         ValueError: If its messages are none, or its state is not JSON; its own code may raise anything.
+        OutOfTime: If it takes longer than its `step_seconds`.
     """
-    state, messages = environment.start(row, seed)
+    with TimeLimit(environment.step_seconds):
+        try:
+            state, messages = environment.start(row, seed)
+        except SystemExit as error:
+            raise describe_exit(error) from error
     check_messages(messages)
     return copy_state(state), messages
 
 
-def start_episodes(environment: Environment, rows: Sequence[Row], *, n: int = 1, seed: int = 0) -> list[Episode]:
+def begin_or_refuse(environment: Environment, row: Row, seed: int, place: str) -> list[Message]:
+    """The conversation that an episode begins with, before anything is paid for.
+
+    Raises:
+        UserError: If the environment refuses the row, or breaks on it; `place` names it.
+    """
+    try:
+        return begin_episode(environment, row, seed)[1]
+    except UserError as error:
+        raise UserError(f"{place}: environment {name_of(environment)}: {error}") from error
+    except Exception as error:
+        raise describe_false_start(environment, place, error) from error
+
+
+def start_episodes(
+    environment: Environment,
+    rows: Sequence[Row],
+    *,
+    n: int = 1,
+    seed: int = 0,
+    breakdowns: Breakdowns | None = None,
+) -> list[Episode]:
     """Begin `n` episodes for each row, which differ in the model's answers alone.
 
     Args:
         seed: With the row's id it seeds what the environment draws: the same for all `n`, so that they are a group.
+        breakdowns: Those that are known; further ones are taken down there.
     Returns:
         Row by row; those of a row on which the environment broke have a `failure`.
     Raises:
         UserError: If the environment refuses a row, which is named.
+        RunError: If it hung too often.
     """
-    episodes = []
+    breakdowns, episodes = breakdowns or Breakdowns(), []
     for number, row in enumerate(rows, 1):
-        place, failure = row.describe_row(number), ""
+        place, failure = row.describe_row(number), breakdowns.reasons.get(row.id, "")
         state, messages = None, list[Any]()
         try:
-            state, messages = begin_episode(environment, row, seed)
-        except UserError as error:
-            raise UserError(f"{place}: environment {name_of(environment)}: {error}") from error
+            if not failure:
+                state, messages = begin_episode(environment, row, seed)
         except Exception as error:
-            failure = describe_failure(error)
+            failure = breakdowns.describe_breakdown(row.id, place, environment, error)
         episodes += [Episode(f"{row.id}/{i}", state, list(messages), failure=failure, place=place) for i in range(n)]
     return episodes
 
@@ -220,6 +258,7 @@ def play_episodes(
     *,
     n: int = 1,
     seed: int = 0,
+    breakdowns: Breakdowns | None = None,
 ) -> list[Episode]:
     """Play episodes to their end, all side by side.
 
@@ -228,25 +267,27 @@ def play_episodes(
             `messages` are what the model is asked with, its `turn_key` names the answer.
         n: Episodes of each row.
         seed: Of what the environment draws.
+        breakdowns: Those that are known; further ones are taken down there.
     Returns:
-        Row by row, `n` for each. Where the environment broke - it raised, gave a reward that is no finite number, kept
-        what is not JSON, spoke in the model's place, or had nothing to say though it went on - the episode has a
-        `failure`, and the others are played on; it is cut (`truncated`) where it had not ended after
-        `environment.turns` turns.
+        Row by row, `n` for each. Where the environment broke - it raised, took longer than `step_seconds`, gave a
+        reward that is no finite number, kept what is not JSON, spoke in the model's place, or had nothing to say though
+        it went on - the episode has a `failure`, and the others are played on; it is cut (`truncated`) where it had not
+        ended after `environment.turns` turns.
     Raises:
         UserError: If the environment refuses a row, or an action; the row is named.
+        RunError: If it hung on more than `MOST_HANGS` turns.
     """
-    episodes = start_episodes(environment, rows, n=n, seed=seed)
+    breakdowns = breakdowns or Breakdowns()
+    episodes = start_episodes(environment, rows, n=n, seed=seed, breakdowns=breakdowns)
     for number in range(environment.turns):
         going = [episode for episode in episodes if not episode.is_over]
         if not going:
             break
-        answers = ask(going)
-        turns = answer_actions(
-            environment, [(e.state, answer) for e, answer in zip(going, answers, strict=True)],
-            [episode.place for episode in going],
-        )  # fmt: skip
-        for episode, answer, turn in zip(going, answers, turns, strict=True):
+        actions = list(zip(going, ask(going), strict=True))
+        for episode in going:
+            episode.failure = breakdowns.reasons.get(episode.turn_key, "")
+        actions = [(episode, answer) for episode, answer in actions if not episode.failure]
+        for (episode, answer), turn in zip(actions, answer_actions(environment, actions, breakdowns), strict=True):
             if isinstance(turn, str):
                 episode.failure = turn
                 continue
@@ -256,29 +297,44 @@ def play_episodes(
 
 
 def answer_actions(
-    environment: Environment, actions: Sequence[tuple[State, str]], places: Sequence[str]
+    environment: Environment, actions: Sequence[tuple[Episode, str]], breakdowns: Breakdowns
 ) -> list[Turn | str]:
-    """The turns to some actions; of those on which the environment broke, why.
+    """The turns to the model's answers in some episodes; of those on which the environment broke, why.
 
     One that breaks is the user's own code, or a library's: its episode is shown as failed, and the others go on.
 
-    Args:
-        places: What errors call the rows of the actions.
     Raises:
         UserError: If the environment refuses one; its row is named.
+        RunError: If it hung too often.
     """
-    try:
-        turns = environment.step_all(actions)
-        if not isinstance(turns, Sequence) or len(turns) != len(actions):
-            raise ValueError(f"step_all answers {len(actions)} actions with {describe_value(turns)}")
-        return [check_turn(turn) for turn in turns]
-    except Exception as error:
-        if len(actions) == 1 and isinstance(error, UserError):
-            raise UserError(f"{places[0]}: environment {name_of(environment)}: {error}") from error
-        if len(actions) == 1:
-            return [describe_failure(error)]
-    parts = zip(actions, places, strict=True)  # which one it was
-    return [turn for action, place in parts for turn in answer_actions(environment, [action], [place])]
+    works_together = type(environment).step_all is not Environment.step_all
+    if len(actions) == 1 or (actions and works_together):
+        try:
+            return list(ask_environment(environment, actions))
+        except Exception as error:
+            if len(actions) == 1:
+                episode = actions[0][0]
+                return [breakdowns.describe_breakdown(episode.turn_key, episode.place, environment, error)]
+    # Each in a time of its own; where they broke together, this tells which one it was.
+    return [turn for action in actions for turn in answer_actions(environment, [action], breakdowns)]
+
+
+def ask_environment(environment: Environment, actions: Sequence[tuple[Episode, str]]) -> list[Turn]:
+    """The environment's turns to some answers, together in the time it has for so many.
+
+    Raises:
+        ValueError: If they are no turns, or not as many; its own code may raise anything.
+        OutOfTime: If it takes longer.
+    """
+    seconds = environment.step_seconds and environment.step_seconds * (1 + FURTHER * (len(actions) - 1))
+    with TimeLimit(seconds):
+        try:
+            turns = environment.step_all([(episode.state, answer) for episode, answer in actions])
+        except SystemExit as error:
+            raise describe_exit(error) from error
+    if not isinstance(turns, Sequence) or len(turns) != len(actions):
+        raise ValueError(f"step_all answers {len(actions)} actions with {describe_value(turns)}")
+    return [check_turn(turn) for turn in turns]
 
 
 def check_turn(turn: Turn) -> Turn:
@@ -322,11 +378,6 @@ def describe_value(value: object) -> str:
     """What a thing is, for errors: its type, of several also how many."""
     kind = "nothing" if value is None else f"a {type(value).__name__}"
     return f"{kind} of {len(value)}" if isinstance(value, (list, tuple)) else kind
-
-
-def describe_failure(error: Exception) -> str:
-    """What an environment raised, in one line."""
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def copy_state(state: State) -> State:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.environment import Environment, begin_episode, describe_failure
+from holdfast.axes.breakdowns import describe_false_start
+from holdfast.axes.environment import Environment, begin_episode
 from holdfast.axes.registry import find_method, name_of
 from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
@@ -66,7 +67,7 @@ def select_playable_rows(
     """The rows that an environment takes and whose first prompt leaves room for an answer, and what became of all.
 
     Raises:
-        UserError: If it takes none, or a picture of one cannot be read.
+        UserError: If it takes none, or breaks on one, or a picture of one cannot be read.
     """
     import numpy as np
 
@@ -82,10 +83,8 @@ def select_playable_rows(
             first_problem = first_problem or str(error)
             report.record_drop(index + 1, row, f"environment {name_of(environment)} does not take them")
             continue
-        except Exception as error:  # the user's own code; the row is named, and the others are played
-            first_problem = first_problem or f"{row.describe_place(index + 1)}: {describe_failure(error)}"
-            report.record_drop(index + 1, row, f"environment {name_of(environment)} broke: {describe_failure(error)}")
-            continue
+        except Exception as error:  # left out by a clock or a network, rows would be others the next time
+            raise describe_false_start(environment, row.describe_row(index + 1), error) from error
         try:
             ids = chat.prompt_ids(messages)
         except UserError as error:
@@ -134,7 +133,7 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),
         build_sampler=build_round_sampler, chat=work.chat, seed=recipe.train.seed, folder=work.folder.path / "cache",
-        say=work.ui.warn,
+        say=work.ui.warn, record=work.journal,
     )  # fmt: skip
 
 

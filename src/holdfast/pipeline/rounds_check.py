@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.environment import Episode, begin_episode, play_episodes
+from holdfast.axes.environment import Episode, begin_or_refuse, play_episodes
 from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.models.loading import tuned_context_length
 from holdfast.pipeline.online import choose_environment, plan_rounds, select_playable_rows
@@ -47,7 +47,7 @@ def imagine_answers(rows: Rows, environment: Environment, chat: Chat, recipe: Re
     """The prompts of the first round with answers as long as may be: what a round can cost."""
     answer = [chat.pad_id] * recipe.sampling.max_tokens
     first_rows = [rows[i] for i in range(min(len(rows), recipe.online.prompts))]
-    prompts = [begin_episode(environment, row, 0)[1] for row in first_rows]
+    prompts = [begin_or_refuse(environment, row, 0, row.describe_row(i)) for i, row in enumerate(first_rows, 1)]
     return [
         encode_turn(chat.prompt_ids(prompt), answer, number, chat.pictures.list_pictures(prompt))
         for number, prompt in enumerate(prompts)

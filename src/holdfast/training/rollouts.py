@@ -19,13 +19,14 @@ import torch
 from holdfast.axes.credit import Credit
 from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.environment import Environment, Episode, play_episodes
-from holdfast.axes.registry import name_of
+from holdfast.axes.registry import name_of, source_of
 from holdfast.data.batching.batches import Batch, EncodedSequence, collate_sequences
 from holdfast.data.batching.shared_prompt import collate_groups, count_line, group_by_prompt
 from holdfast.data.rollout_rewards import RolloutRewards
 from holdfast.data.rows import Rows, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
 from holdfast.models.loading import eval_mode
+from holdfast.training.breakdown_record import BreakdownRecord, FactRecord
 from holdfast.training.prompt_sharing import WIDEST_MASK, WORTHWHILE, supports_shared_prefix
 from holdfast.training.round_file import load_round, save_round
 from holdfast.training.rounds import (
@@ -70,8 +71,9 @@ class RolloutSource:
         seed: Of rows, answers and minibatches.
         folder: Where a round's numbers are kept while it is trained on in several steps.
         say: Called with a line of what was left out of a round.
+        record: Where it is kept on which turns the environment broke.
     Raises:
-        RunError: If the environment breaks in every episode, or no group teaches anything for many rounds.
+        RunError: If the environment breaks in every episode, or hangs often.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class RolloutSource:
         seed: int,
         folder: Path,
         say: Callable[[str], Any] = lambda line: None,
+        record: FactRecord | None = None,
     ) -> None:
         self.rows, self.environment, self.credit, self.objective = rows, environment, credit, objective
         self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
@@ -97,10 +100,12 @@ class RolloutSource:
         self.proven_width = 0
         self.unit = 2 if objective.row_shape().name == "pair" else 1  # sequences that stay together
         self.fingerprint = fingerprint_json([
-            fingerprint_rows(rows), type(environment).__name__, environment.model_dump(mode="json"),
+            fingerprint_rows(rows), type(environment).__name__,
+            environment.model_dump(mode="json", exclude={"step_seconds"}),  # a run that goes on with others is the same
             type(credit).__name__, credit.model_dump(mode="json"), plan.fingerprint_parts(),
             self.sampling.model_dump(mode="json"), chat.fingerprint, seed,
         ])  # fmt: skip
+        self.breakdowns = BreakdownRecord(record, [self.fingerprint, source_of(environment)])
         self.current: PlayedRound | None = None
 
     # ---- what the trainer asks ------------------------------------------------------------------------------------
@@ -205,20 +210,22 @@ class RolloutSource:
             return [answers[episode.turn_key][0].text for episode in episodes]
 
         episodes, chosen, times_drawn = list[Episode](), list[int](), Counter[str]()
-        for draw_number in range(self.plan.refill + 1):
-            rows = name_apart([self.rows[i] for i in self.choose_rows(number, draw_number)], times_drawn)
-            new_episodes = play_episodes(
-                self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number
-            )
-            for line in describe_broken_episodes(name_of(self.environment), new_episodes):
-                self.say(line)
-            lower_overlong(new_episodes, samples, self.plan.overlong, self.sampling.max_tokens)
-            numbers = np.repeat(np.arange(len(rows)), self.plan.n) + draw_number * self.plan.prompts
-            chosen += [len(episodes) + i for i in self._pick_episodes(new_episodes, numbers, samples)]
-            episodes += new_episodes
-            groups = np.arange(len(episodes)) // self.plan.n
-            if len(teaching := np.unique(groups[chosen])) >= self.plan.prompts:
-                break
+        with self.breakdowns.open_round(number) as breakdowns:
+            for draw_number in range(self.plan.refill + 1):
+                rows = name_apart([self.rows[i] for i in self.choose_rows(number, draw_number)], times_drawn)
+                new_episodes = play_episodes(
+                    self.environment, rows, answer_episodes, n=self.plan.n, seed=self.seed + number,
+                    breakdowns=breakdowns,
+                )  # fmt: skip
+                for line in describe_broken_episodes(name_of(self.environment), new_episodes):
+                    self.say(line)
+                lower_overlong(new_episodes, samples, self.plan.overlong, self.sampling.max_tokens)
+                numbers = np.repeat(np.arange(len(rows)), self.plan.n) + draw_number * self.plan.prompts
+                chosen += [len(episodes) + i for i in self._pick_episodes(new_episodes, numbers, samples)]
+                episodes += new_episodes
+                groups = np.arange(len(episodes)) // self.plan.n
+                if len(teaching := np.unique(groups[chosen])) >= self.plan.prompts:
+                    break
         chosen = [i for i in chosen if groups[i] in teaching[: self.plan.prompts]]
         figures = measure_round(episodes, groups, len(chosen))
         round_ = PlayedRound(number, [], figures)

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.axes.engine import Request, Sample
-from holdfast.axes.environment import Environment, Episode, begin_episode, play_episodes
-from holdfast.axes.registry import name_of
+from holdfast.axes.environment import Environment, Episode, begin_or_refuse, play_episodes
 from holdfast.data.rows import Row
-from holdfast.errors import RunError, UserError
+from holdfast.errors import RunError
 from holdfast.evaluation.subject import (
     EvaluatedModel,
     as_text,
@@ -41,12 +40,7 @@ def build_episodes_task(
     """
     environment.check_ready()
     for number, row in enumerate(rows, 1):
-        try:
-            begin_episode(environment, row, SEED)
-        except Exception as error:
-            what = str(error) if isinstance(error, UserError) else f"it broke: {type(error).__name__}: {error}"
-            place = row.describe_place(number)
-            raise UserError(f"evaluate: {source}: {place}: environment {name_of(environment)}: {what}") from error
+        begin_or_refuse(environment, row, SEED, f"evaluate: {source}: {row.describe_place(number)}")
     return Task(
         name, "episodes", rows, role=role, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens,
         environment=environment, meta={"source": source},
@@ -54,9 +48,16 @@ def build_episodes_task(
 
 
 def start_prompts(task: Task) -> list[list[Any]]:
-    """The conversations that the episodes of a task begin with."""
+    """The conversations that the episodes of a task begin with.
+
+    Raises:
+        UserError: If the environment breaks on a row, which is named.
+    """
     environment = require_part(task.environment, "environment")
-    return [begin_episode(environment, row, SEED)[1] for row in task.rows]
+    return [
+        begin_or_refuse(environment, row, SEED, f"{task.name}: {row.describe_place(number)}")
+        for number, row in enumerate(task.rows, 1)
+    ]
 
 
 def measure_episodes(task: Task, subject: EvaluatedModel, tick: Callable[[int], Any]) -> list[ItemResult]:

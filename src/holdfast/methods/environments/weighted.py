@@ -56,10 +56,11 @@ class WeightedRewards(Environment):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_turns(cls, data: Any) -> Any:
+    def _take_limits(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("environment") is not None:
             environment = choose_method("environments", data["environment"])
-            return {"turns": environment.turns, **data, "environment": environment}
+            limits = {"turns": environment.turns, "step_seconds": environment.step_seconds}
+            return {**limits, **data, "environment": environment}
         return data
 
     @model_validator(mode="after")
