@@ -11,6 +11,12 @@ from holdfast.generation.native import NativeEngine
 
 WORDS = ["what", "is", "the", "capital", "of", "France", "answer", "sort", "letters", "12", "30"]
 
+THOUGHT = (
+    "{% for m in messages %}{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n<think>\n{% endif %}"
+)
+"""A chat template that opens a thought."""
+
 
 def requests(count: int, most: int = 14, system: str | None = None) -> list[Request]:
     rng = random.Random(0)

@@ -77,6 +77,9 @@ def test_a_gpu_that_is_not_here_is_planned_for(files) -> None:
     assert plan["micro_batch"].startswith("at most 400 tokens: ")
     assert estimate["seconds"] is None
     assert "program" not in estimate["memory_parts"]
+    drafted = findings_of("--device-memory", "80", *auto, "sampling.draft=tiny")["estimate"]
+    assert drafted["memory_parts"]["draft"] == pytest.approx(plan["parameters"] * 4 / 2**30)
+    assert drafted["memory_gib"] - estimate["memory_gib"] == pytest.approx(drafted["memory_parts"]["draft"])
     small = findings_of("--device-memory", "0.5004", *auto)["plan"]
     assert small["micro_tokens"] < 400, "the driver takes half a GiB"
     assert "--device-memory must be the GiB of a GPU" in run("check", "run.yaml", "--device-memory", "-1", code=2)

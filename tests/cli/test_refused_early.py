@@ -104,6 +104,10 @@ def test_a_draft_with_other_tokens(place: Path, tiny_dir) -> None:
     other = f"sampling.draft={tiny_dir()}"
     for verb in ("check", "train"):
         assert " has another tokenizer than lab-small, so it cannot propose" in said(verb, "run.yaml", other)
+    for verb in ("eval", "chat", "serve"):
+        told = said(verb, "lab-small", "--draft", str(tiny_dir()))
+        assert told.startswith("--draft: ")
+        assert " has another tokenizer than lab-small, so it cannot propose" in told
 
 
 @pytest.mark.parametrize("given", ["q_proj", "'q_proj, v_proj'", "[q_proj]", "'.*\\.q_proj'"])

@@ -21,7 +21,7 @@ from holdfast.generation.prompt_ids import prompt_ids
 from holdfast.generation.speculative_batch import Draft
 from holdfast.generation.thought_budget import ThoughtBudget, ThoughtState
 from holdfast.generation.token_sampler import choose_tokens, uniform_numbers
-from native_engine import collect, engine_of, requests
+from native_engine import THOUGHT, collect, engine_of, requests
 
 SYSTEM = "answer the question of the user in order: sort the letters of the word"
 
@@ -299,12 +299,6 @@ def test_the_text_so_far_grows_into_the_answer(tiny: Any) -> None:
     assert len(whole) >= 3, "one text a step, but for the last"
     assert all(sample.text.startswith(text.rstrip("\ufffd")) for text in whole)
     assert [len(text) for text in whole] == sorted(len(text) for text in whole)
-
-
-THOUGHT = (
-    "{% for m in messages %}{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant\n<think>\n{% endif %}"
-)
 
 
 def test_thoughts_have_a_budget_of_their_own(tiny: Any) -> None:

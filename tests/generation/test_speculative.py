@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 import torch
 
 from holdfast.axes.engine import Request, SamplingParams
+from holdfast.data.chat.encoder import Chat
+from holdfast.generation.decoder import Decoder
 from holdfast.generation.joint_forward import LogitMixture
+from holdfast.generation.live_decoder import build_live_decoder
+from holdfast.generation.live_engine import AnswerEvent, LiveQuestion
 from holdfast.generation.native import NativeEngine
 from holdfast.generation.speculative_batch import Draft
-from native_engine import collect, engine_of, requests
+from native_engine import THOUGHT, collect, engine_of, requests
 
 SAMPLED = SamplingParams(max_tokens=20, temperature=1.0, n=2, seed=3)
 
@@ -65,6 +70,49 @@ def test_stop_strings_shared_beginnings_and_mixtures(tiny: Any) -> None:
         plain = collect(engine_of(model, tokenizer, **options), asked, params)
         assert collect(drafted(model, tokenizer, by, **options), asked, params) == plain
     assert collect(drafted(model, tokenizer, by), asked, SamplingParams(max_tokens=30)) == first
+
+
+@pytest.mark.parametrize("params", [SamplingParams(max_tokens=7, max_thinking_tokens=11), SAMPLED], ids=["", "plain"])
+def test_thoughts_are_closed_by_force_between_drafts(tiny: Any, params: SamplingParams) -> None:
+    """A random model never ends a thought; what closes it was drawn by nobody, and drafts behind it fall."""
+    model, tokenizer = tiny("llama")
+    engines = [engine_of(model, tokenizer, 4), drafted(model, tokenizer, model, 4, slots=4)]
+    for engine in engines:
+        engine.chat = Chat(tokenizer, source=THOUGHT)
+        engine.chat.stop_ids = {5, 6}
+    plain, ours = (collect(engine, requests(9), params) for engine in engines)
+    assert ours == plain
+    assert any(sample.thought_cut for sample in plain.values()) == (params.max_thinking_tokens is not None)
+    assert engines[1].counts["steps"] < engines[0].counts["steps"]
+
+
+def test_in_a_server_every_answer_has_parameters_of_its_own(tiny: Any) -> None:
+    """Questions that come one after another, greedy and drawn, with stop strings and log-probabilities."""
+    model, tokenizer = tiny("llama")
+    chat = engine_of(model, tokenizer).chat
+    manners = [
+        SamplingParams(max_tokens=30), SamplingParams(max_tokens=20, temperature=1.0, n=3, seed=3),
+        SamplingParams(max_tokens=20, temperature=0.7, top_k=5, stop=("e",)),
+    ]  # fmt: skip
+    told: list[list[Any]] = []
+    for by in (None, tiny("llama", seed=1)[0], model):
+        draft = Draft(by, 3) if by else None
+        live = build_live_decoder(Decoder(model), chat, fingerprint="x", slots=5, draft=draft)
+        events = list[Any]()
+        try:
+            heard: list[SimpleQueue[AnswerEvent]] = []
+            for number, request in enumerate(requests(12)):
+                heard.append(SimpleQueue())
+                top = 2 if number % 2 else None
+                params = manners[number % 3]
+                live.ask_question(LiveQuestion(params, heard[-1].put, request=request, top_logprobs=top))
+            for number, inbox in enumerate(heard):
+                found = sorted((inbox.get(timeout=30) for _ in range(manners[number % 3].n)), key=lambda e: e.index)
+                events += [(event.sample, [(d.token, d.start) for d in event.details]) for event in found]
+        finally:
+            live.close()
+        told.append(events)
+    assert told[0] == told[1] == told[2]
 
 
 def test_answers_follow_the_models_distribution(tiny: Any) -> None:

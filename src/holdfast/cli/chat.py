@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.common import Device, InferenceText, Verbose, open_session
+from holdfast.cli.common import Device, DraftName, InferenceText, Verbose, open_session
 from holdfast.cli.text import format_columns
 from holdfast.core.safe_text import make_printable
 from holdfast.errors import UserError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from holdfast.axes.engine import Engine, SamplingParams
     from holdfast.axes.inference import Inference
     from holdfast.core.progress import Progress
+    from holdfast.generation.speculative_batch import Draft
 
 LONGEST = 160
 """Characters shown of a text that an answer rests on."""
@@ -30,6 +31,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 2048,
     inference: InferenceText = None,
+    draft: DraftName = None,
     against: Annotated[
         str | None, typer.Option(help="Second model, shown side by side; as it answers by itself.", show_default=False)
     ] = None,
@@ -48,18 +50,22 @@ def chat(
     with open_session(verbose) as ui:
         from holdfast.axes.engine import SamplingParams
         from holdfast.axes.registry import name_of
+        from holdfast.pipeline.readiness import open_draft, refuse_other_tokens
         from holdfast.recipe.method_text import parse_method
 
         method = parse_method("inference", inference, "--inference") if inference else None
         name = f"{model} ({name_of(method)})" if method else model
         if against == name:
             raise UserError(f"--against {against}: is the same model; name another one")
+        for source in (model, *([against] if against else [])):
+            refuse_other_tokens(draft, source, "--draft")
         ui.start_phase("loading")
+        drafts = open_draft(draft, device)
         printer = AnswerPrinter()
         on_text = printer.print_new_text if against is None else None
-        engines = {name: open_engine(model, method, device, ui, on_text)}
+        engines = {name: open_engine(model, method, device, ui, on_text, drafts)}
         if against is not None:
-            engines[against] = open_engine(against, None, device, ui, None)
+            engines[against] = open_engine(against, None, device, ui, None, drafts)
         ui.close()
         params = SamplingParams(temperature=temperature, max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens)
         if against is None:
@@ -69,14 +75,16 @@ def chat(
 
 
 def open_engine(
-    name: str, method: Inference | None, device: str, ui: Progress, on_text: Callable[[str], Any] | None
-) -> Engine:
+    name: str, method: Inference | None, device: str, ui: Progress, on_text: Callable[[str], Any] | None,
+    draft: Draft | None = None,
+) -> Engine:  # fmt: skip
     """The engine of a model that answers one question at a time.
 
     Args:
         name: A model, run directory or adapter.
         method: Through which it answers, beside what it was trained with.
         on_text: Told an answer as it grows.
+        draft: Who proposes tokens.
     Raises:
         UserError: If there is no such model.
     """
@@ -90,7 +98,9 @@ def open_engine(
     decoder = open_chosen_decoder(loaded_model, name, settle_for_model(method, loaded_model, name, chat))
     if line := decoder.describe_answers():
         ui.write_line(line)
-    return decoder.build_engine(chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=on_text, say=ui.write_once)
+    return decoder.build_engine(
+        chat, slots=1, fingerprint=loaded_model.fingerprint, on_text=on_text, say=ui.write_once, draft=draft
+    )
 
 
 class AnswerPrinter:

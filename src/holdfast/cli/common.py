@@ -31,6 +31,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; traceb
 DEVICE_HELP = "Where models live: cpu, cuda, cuda:1, mps, ...; default: HOLDFAST_DEVICE, else an accelerator."
 Device = Annotated[str, typer.Option(help=DEVICE_HELP, show_default=False)]
 INFERENCE_HELP = "Inference method to answer through: NAME, {name: ...} or FILE.yaml."
+DRAFT_HELP = "Small model that proposes tokens: the same answers in fewer passes."
+DraftName = Annotated[str | None, typer.Option("--draft", help=DRAFT_HELP, show_default=False)]
 InferenceText = Annotated[str | None, typer.Option("--inference", help=INFERENCE_HELP, show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
 Restart = Annotated[

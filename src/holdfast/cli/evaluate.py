@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import AsJson, Device, InferenceText, Quiet, Verbose, open_session
+from holdfast.cli.common import AsJson, Device, DraftName, InferenceText, Quiet, Verbose, open_session
 
 TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, or an lm-eval task."
 JUDGE_HELP = "Judge for files; default: found from rows."
@@ -33,6 +33,7 @@ def evaluate(
     against: Against = None,
     judge: JudgeName = None,
     inference: InferenceText = None,
+    draft: DraftName = None,
     items: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     max_thinking_tokens: Annotated[int, typer.Option(min=1, help="Longest thought before it.")] = 1024,
@@ -51,9 +52,8 @@ def evaluate(
     holdfast eval Qwen/Qwen3-0.6B test.jsonl text:prose.txt --judge number
     holdfast eval runs/mine --inference "{name: dial, point: 0.5}"
 
-    Measure a model on tasks, paired with another on the same items: differences with 95 % intervals, answers won and
-    lost. Without tasks a run is measured on its own, a laboratory model on all skills, any other on the probe; a run,
-    or an adapter, against the model it started from, one with --inference against itself without.
+    Measure a model on tasks, paired with another on the same items. Without tasks a run is measured on its own, a
+    laboratory model on all skills, any other on the probe; one with --inference against itself without.
     """
     with open_session(verbose, quiet, as_json) as ui:
         from holdfast.cli.render import format_report, refuse_if_gated
@@ -64,9 +64,9 @@ def evaluate(
         from holdfast.pipeline.evaluate import evaluate as measure
 
         report = measure(
-            model, against=against, tasks=tasks, judge=chosen, inference=method, items=items, max_tokens=max_tokens,
-            max_thinking_tokens=max_thinking_tokens, max_loss=max_loss, max_bits=max_bits, max_kl=max_kl, out=out,
-            device=device, ui=ui,
+            model, against=against, tasks=tasks, judge=chosen, inference=method, draft=draft, items=items,
+            max_tokens=max_tokens, max_thinking_tokens=max_thinking_tokens, max_loss=max_loss, max_bits=max_bits,
+            max_kl=max_kl, out=out, device=device, ui=ui,
         )  # fmt: skip
         ui.report_result(format_report(report, out if against or method else None), report=report)
         refuse_if_gated(report)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import Device, InferenceText, Verbose, open_session
+from holdfast.cli.common import Device, DraftName, InferenceText, Verbose, open_session
 
 KEY_HELP = (
     "Clients must send it; better by the environment variable HOLDFAST_API_KEY, which no list of processes shows."
@@ -18,6 +18,7 @@ def serve(
     model: Annotated[str, typer.Argument(help="Model, run directory or adapter.")],
     against: Annotated[str | None, typer.Option(help="A second model, under its own name.", show_default=False)] = None,
     inference: InferenceText = None,
+    draft: DraftName = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; others than this machine's own need a key.")
     ] = "127.0.0.1",
@@ -40,6 +41,7 @@ def serve(
     """
     with open_session(verbose) as ui:
         from holdfast.axes.registry import name_of
+        from holdfast.pipeline.readiness import open_draft, refuse_other_tokens
         from holdfast.recipe.method_text import parse_method
         from holdfast.serving.address import describe_place, listen_at
         from holdfast.serving.app import ServerLimits
@@ -57,12 +59,15 @@ def serve(
         settings = ServerSettings(host, port, key, limits, slots, device)
         check_address(settings)
         sources = [model] if against is None else [model, against]
+        for source in sources:
+            refuse_other_tokens(draft, source, "--draft")
         names = name_models(sources, name_of(method) if method else "")
         with listen_at(host, port) as listener:  # before the models, which may take minutes
             ui.start_phase("loading")
             server = ModelServer(settings, ui.write_line, ui.write_detail)
+            drafts = open_draft(draft, device)
             for number, (name, source) in enumerate(zip(names, sources, strict=True)):
-                server.add_model(name, source, None if number else method)
+                server.add_model(name, source, None if number else method, drafts)
             ui.close()
             ui.report_result(f"serving {', '.join(names)} at {describe_place(listener, host)}")
             server.run_until_signal(listener)

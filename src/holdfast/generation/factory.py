@@ -94,6 +94,8 @@ def build_local_engine(
     if spec == "transformers" or any(native_lacks(each) for each in (model, *others)):
         from holdfast.generation.transformers_generate import GenerateEngine
 
+        if draft and "say" in options:
+            options["say"]("decoding without a draft: this model is run by transformers' generate")
         return GenerateEngine(model, chat, mixture=mixture, **options)
     from holdfast.generation.native import NativeEngine
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,19 +170,25 @@ class LiveBatch(GrowingBatch):
 
     def _draw_tokens(self, logits: Tensor) -> Tensor:
         """The next token of each slot [slots], each by the parameters of its sequence."""
+        tokens = self._draw_by_sequence(logits, self._random_numbers, 1)
+        self._drawn_details = self._read_details(logits, tokens)
+        return tokens
+
+    def _draw_by_sequence(self, logits: Tensor, draw_numbers: Callable[[], Tensor], width: int) -> Tensor:
+        """Tokens [slots * width] by logits [slots * width, V], each by the parameters of its slot's sequence."""
         groups: dict[tuple[float, int, float], list[int]] = {}
         for row, sequence in enumerate(self.occupant):
             if sequence and sequence.params.temperature:
                 params = sequence.params
                 groups.setdefault((params.temperature, params.top_k, params.top_p), []).append(row)
         tokens = logits.argmax(-1)
-        uniform = self._random_numbers() if groups else None
+        uniform = draw_numbers() if groups else None
         for rows in groups.values():
             sequence = self.occupant[rows[0]]
             assert sequence is not None
             assert uniform is not None
-            tokens[rows] = choose_tokens(logits[rows], uniform[rows], sequence.params)
-        self._drawn_details = self._read_details(logits, tokens)
+            lines = [row * width + place for row in rows for place in range(width)]
+            tokens[lines] = choose_tokens(logits[lines], uniform[lines], sequence.params)
         return tokens
 
     def _read_details(self, logits: Tensor, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:

@@ -215,7 +215,7 @@ def build_live_decoder(
         fingerprint: Of the model's weights.
         deliver: Told the events of a step in one call, from threads of its own.
         say: Told in a line what cannot be done, and what went wrong.
-        options: Of the engine: `slots`.
+        options: Of the engine: `slots`, `draft`.
     """
     chat.limit_to(count_embeddings(decoder.model))
     engine = decoder.build_inner_engine(chat, fingerprint=fingerprint, say=say, **options)

@@ -24,6 +24,7 @@ from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError, first_line
 from holdfast.generation.continuous_batch import PendingSample, read_prompts
 from holdfast.generation.live_batch import LiveBatch, LiveJob, LiveSequence, TokenDetail
+from holdfast.generation.live_speculative import LiveSpeculativeBatch
 from holdfast.generation.local import LocalEngine
 from holdfast.generation.native import FEWEST, SHARED, NativeEngine
 from holdfast.generation.prompt_ids import answer_ids, opening_of, prompt_ids
@@ -134,7 +135,7 @@ class LiveEngine:
     """Answers token by token, with the native engine's batches.
 
     Args:
-        engine: Its model, chat, slots and mixture.
+        engine: Its model, chat, slots, mixture and draft.
         deliver: Told the events of each step in one call, from the thread that took it.
         say: Told in a line what went wrong for all questions of a batch.
     """
@@ -143,7 +144,8 @@ class LiveEngine:
         self, engine: NativeEngine, deliver: Delivery = call_listeners, say: Callable[[str], Any] = ignore_call
     ) -> None:
         self.engine, self.deliver, self.say = engine, deliver, say
-        forward = engine.build_forward_pass()
+        self.draft = engine.choose_draft(engine.context)
+        forward = engine.build_drafted_pass(self.draft) if self.draft else engine.build_forward_pass()
         self.prompts = PromptReading(engine)
         common_ids = self.prompts.find_common_ids()
         self.job = LiveJob(
@@ -184,6 +186,12 @@ class LiveEngine:
         loads = [worker.load for worker in self.workers]
         is_few = sum(loads) + more < 2 * FEWEST
         return self.workers[loads.index(max(loads) if is_few else min(loads))]
+
+    def build_batch(self, sequences: list[LiveSequence], slots: int) -> LiveBatch:
+        """A batch that begins with some sequences."""
+        if self.draft is None:
+            return LiveBatch(self.job, sequences, slots)
+        return LiveSpeculativeBatch(self.job, sequences, slots, self.draft)
 
     def count_threads(self) -> int:
         """Cores for each batch that decodes now."""
@@ -246,7 +254,7 @@ class _Worker:
         if self.batch is None:
             if not (arrivals := [one for one in arrivals if not one.owner.is_cancelled]):
                 return []
-            self.batch = LiveBatch(self.live.job, arrivals, self.slots)
+            self.batch = self.live.build_batch(arrivals, self.slots)
         elif arrivals:
             self.batch.add_sequences(arrivals)
         batch = self.batch

@@ -49,6 +49,7 @@ from holdfast.generation.static_forward import (
 )
 from holdfast.generation.supported_models import native_lacks
 from holdfast.models.compiled_layers import pause_compiled
+from holdfast.models.loading import context_length
 
 if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
@@ -130,12 +131,8 @@ class NativeEngine(LocalEngine):
     @pause_compiled()
     def _form_batches(self, sequences: list[PendingSample], params: SamplingParams) -> list[ContinuousBatch]:
         """The sequences, dealt to as many batches as can decode side by side; samples of one prompt stay together."""
-        forward = self.build_forward_pass()
         drafts = self._choose_draft(sequences)
-        if drafts:
-            draft_forward = build_forward(drafts.model, self._fuses_draft)
-            self._fuses_draft = isinstance(draft_forward, FusedForward)
-            forward = JointForward({MODEL: forward, DRAFT: draft_forward}, refuse_mixing)
+        forward = self.build_drafted_pass(drafts) if drafts else self.build_forward_pass()
         # Longest first: neighbours are of like length, and a prompt never is longer than what already decodes.
         sequences = sorted(sequences, key=lambda s: (-len(s.prompt), s.prompt))
         ends = self.stop_token_mask(params.stop) if any(params.stop) else None
@@ -158,16 +155,37 @@ class NativeEngine(LocalEngine):
         return [GrowingBatch(job, hand, most) for hand in hands if hand]
 
     def _choose_draft(self, sequences: list[PendingSample]) -> Draft | None:
-        """Who proposes tokens; nobody, with a line that says why, where that cannot be."""
+        """Who proposes tokens for some sequences; nobody, with a line that says why, where that cannot be."""
+        return self.choose_draft(
+            max(len(sequence.prompt) + sequence.limit for sequence in sequences),
+            any(sequence.pictures for sequence in sequences),
+        )
+
+    def choose_draft(self, longest: int | None, has_pictures: bool = False) -> Draft | None:
+        """Who proposes tokens; nobody, with a line that says why, where that cannot be.
+
+        Args:
+            longest: Tokens of the longest sequence; `None` where nothing limits it.
+            has_pictures: Whether prompts show some.
+        """
         if self.draft is None:
             return None
         models = (self.model, self.draft.model, *(self.mixture.others.values() if self.mixture else ()))
         reason = next(filter(None, map(draft_lacks, models)), "")
-        if any(sequence.thought or sequence.pictures for sequence in sequences):
-            reason = "thoughts have a budget, or prompts show pictures"
+        context = context_length(self.draft.model.config)
+        if context is not None and (longest is None or longest > context):
+            reason = f"the draft's context of {context:,} tokens is too short"
+        if has_pictures:
+            reason = "prompts show pictures"
         if reason:
             self.say(f"decoding without a draft: {reason}")
         return None if reason else self.draft
+
+    def build_drafted_pass(self, draft: Draft) -> JointForward:
+        """The forward passes of the model and of who proposes tokens to it, over one cache."""
+        draft_forward = build_forward(draft.model, self._fuses_draft)
+        self._fuses_draft = isinstance(draft_forward, FusedForward)
+        return JointForward({MODEL: self.build_forward_pass(), DRAFT: draft_forward}, refuse_mixing)
 
     def _form_static_batch(self, job: DecodeJob, sequences: list[PendingSample]) -> ContinuousBatch | None:
         """All sequences as one batch over fixed tensors; `None`, with a line that says why, where that cannot be."""

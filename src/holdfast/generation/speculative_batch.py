@@ -74,7 +74,7 @@ class SpeculativeBatch(GrowingBatch):
 
     Args:
         job: Its forward pass is a `JointForward` of `MODEL` and `DRAFT`.
-        sequences: To be decoded; without budgets of thoughts, and without pictures.
+        sequences: To be decoded; without pictures.
         slots: Decoded together.
         draft: Who proposes tokens.
     """
@@ -116,11 +116,7 @@ class SpeculativeBatch(GrowingBatch):
                 self._to_device(columns[:, : span + place + 1]), part, self._to_device(self.token_counts + place),
             )  # fmt: skip
             if place < self.most:
-                tokens = (
-                    choose_tokens(logits[:, : self.sizes[1]], self._numbers_at(place, place + 1), self.params)
-                    .cpu()
-                    .numpy()
-                )
+                tokens = self._draw_span(logits[:, : self.sizes[1]], place, place + 1).cpu().numpy()
                 drafts.append(tokens)
         return np.stack(drafts, 1)
 
@@ -141,7 +137,8 @@ class SpeculativeBatch(GrowingBatch):
             self._to_device(self.token_counts),
         )  # fmt: skip
         logits = logits.flatten(0, 1)
-        own_tokens = choose_tokens(logits, self._numbers_at(0, width), self.params)
+        own_tokens = self._draw_span(logits, 0, width)
+        self._note_own(logits.unflatten(0, ids.shape), own_tokens.view(ids.shape))
         logps = compute_token_logps(logits, own_tokens) if self.params.keep_ids else None
         own_logps = None if logps is None else logps.cpu().numpy().reshape(ids.shape)
         return own_tokens.cpu().numpy().reshape(ids.shape), own_logps
@@ -149,18 +146,21 @@ class SpeculativeBatch(GrowingBatch):
     def _keep_matching(
         self, drafts: np.ndarray, own_tokens: np.ndarray, logps: np.ndarray | None, start: int
     ) -> list[Sample]:
-        """Take what was drawn, as far as the drafts before it were; the samples that this ends."""
-        agrees = np.cumprod(drafts == own_tokens[:, :-1], 1).astype(bool)  # [slots, k]
+        """Take what was drawn, as far as the drafts before it were; the samples that this ends.
+
+        What counts is the token that was recorded: a thought over its budget is closed by others than were drawn.
+        """
         samples, active = [], self.live.copy()
         self.counts["drafted"] = self.most * int(active.sum())
         for place in range(self.most + 1):
             active &= self.live  # some have ended
             if place:
-                active &= agrees[:, place - 1]
+                active &= self.current == drafts[:, place - 1]
                 self.counts["kept drafts"] += int(active.sum())
             if not active.any():
                 break
             self.filled[active, start + place] = True
+            self._begin_place(place)
             own_logps = None if logps is None else logps[:, place]
             samples += self._record_tokens(own_tokens[:, place].copy(), own_logps, active)
         self.counts["steps"] = 1
@@ -173,12 +173,21 @@ class SpeculativeBatch(GrowingBatch):
 
     def _token_positions(self, place: int) -> np.ndarray:
         """Where the `place`-th token of a step stands; those that come to nothing stay within the context."""
-        return self.past + np.minimum(place, np.maximum(self.limit - self.token_counts - 1, 0))
+        rooms = np.array([one.limit if one else 1 for one in self.occupant])
+        return self.past + np.minimum(place, np.maximum(rooms - self.token_counts - 1, 0))
 
-    def _numbers_at(self, first: int, end: int) -> Tensor | None:
-        """The random numbers of some of a step's tokens, slot by slot, [slots * tokens]; `None` when greedy."""
-        if not self.params.temperature:
-            return None
+    def _draw_span(self, logits: Tensor, first: int, end: int) -> Tensor:
+        """Tokens [slots * n] by logits [slots * n, V] at n neighbouring places of a step."""
+        return choose_tokens(logits, self._numbers_at(first, end) if self.params.temperature else None, self.params)
+
+    def _note_own(self, logits: Tensor, own_tokens: Tensor) -> None:
+        """Take note of the model's logits [slots, k + 1, V] of a step, and what was drawn, [slots, k + 1]."""
+
+    def _begin_place(self, place: int) -> None:
+        """Get ready to take note of a step's tokens at one place."""
+
+    def _numbers_at(self, first: int, end: int) -> Tensor:
+        """The random numbers of some of a step's tokens, slot by slot, [slots * tokens]."""
         places = (self.token_counts[:, None] + np.arange(first, end)).ravel()
         numbers = torch.from_numpy(uniform_numbers(np.repeat(self.seeds, end - first), places))
         return numbers.to(widest_dtype(self.device)).to(self.device)

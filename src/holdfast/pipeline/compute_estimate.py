@@ -31,6 +31,7 @@ from holdfast.training.memory_estimate import (
     HeldWeights,
     MemoryEstimate,
     activation_bytes,
+    count_draft_bytes,
     count_gradient_bytes,
     count_head_bytes,
     measure_saved_bytes,
@@ -141,6 +142,8 @@ def estimate_compute(
     everything = _measure_in_types(policy, dtypes)
     per_token = activation_bytes(policy.causal, train.gradient_checkpointing, everything)
 
+    draft_bytes = count_draft_bytes(recipe.sampling.draft, target.device, target.is_here)
+
     def count_memory(tokens: int) -> MemoryEstimate:
         return MemoryEstimate(
             weights=weight_bytes,
@@ -149,6 +152,7 @@ def estimate_compute(
             activations=per_token * tokens,
             head=count_head_bytes(policy, tokens, target.device),
             program=program,
+            draft=draft_bytes,
         )
 
     settled_bytes = count_memory(1).total + count_head_bytes(policy, step_tokens, target.device)

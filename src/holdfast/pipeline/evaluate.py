@@ -20,6 +20,7 @@ from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered,
 from holdfast.models.loading import locate_model
 from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
 from holdfast.pipeline.inference_bench import settle_for_model
+from holdfast.pipeline.readiness import open_draft, refuse_other_tokens
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 from holdfast.recipe.gate_section import Gate
 from holdfast.report.schema import RunReport, validate_report
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation.task import ItemResult, Task
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.decoder import Decoder
+    from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import LoadedModel
 
 
@@ -41,6 +43,7 @@ def evaluate(
     tasks: list[str] | None = None,
     judge: Judge | None = None,
     inference: Inference | None = None,
+    draft: str | None = None,
     items: int = 200,
     max_tokens: int = 128,
     max_thinking_tokens: int = 1024,
@@ -59,6 +62,7 @@ def evaluate(
             the probe for any other. Without `against`, a run or an adapter is compared on the probe with its own base.
         judge: For files; default: found from the rows.
         inference: How the model answers, whatever it was trained with; default for `against`: the model without it.
+        draft: A small model with the same tokenizer that proposes tokens: the same answers in fewer passes.
         max_tokens, max_thinking_tokens: Longest answer, and longest thought before it.
         max_loss: Gate on the mean drop, in points.
         max_bits: Gate on the mean rise of the texts' bits, in per cent.
@@ -76,6 +80,7 @@ def evaluate(
     for name in (model, against):
         if name is not None:
             locate_model(name)  # what is no model is said first, not after the tasks
+            refuse_other_tokens(draft, name, "--draft")
     chosen_tasks = _choose_tasks(
         model, tasks, judge, TaskSettings(items, max_tokens, max_thinking_tokens), ui.write_line
     )
@@ -90,13 +95,25 @@ def evaluate(
     loaded_model = load_model(model if base is None else base, device=device)
     chosen_tasks = limit_probe_tasks(chosen_tasks, loaded_model.model)
     before: dict[str, list[ItemResult]] = {}
-    reference = None
+    reference, drafts = None, open_draft(draft, device)
     if base is not None:
         paired_tasks = [task for task in chosen_tasks if against is not None or task.kind == "probe"]
-        before, reference = _measure_model(loaded_model, base, paired_tasks, "base", out, ui, settings=settings)
+        before, reference = _measure_model(
+            loaded_model, base, paired_tasks, "base", out, ui, settings=settings, draft=drafts
+        )
         loaded_model = load_model(model, device=device)
     after, _ = _measure_model(
-        loaded_model, model, chosen_tasks, "tuned", out, ui, reference, settings, has_roles=not tasks, method=inference
+        loaded_model,
+        model,
+        chosen_tasks,
+        "tuned",
+        out,
+        ui,
+        reference,
+        settings,
+        has_roles=not tasks,
+        method=inference,
+        draft=drafts,
     )
     if against is not None:
         report = summarise_run(chosen_tasks, before, after) | {"gate": None}
@@ -207,7 +224,7 @@ def _choose_tasks(
 def _measure_model(
     loaded_model: LoadedModel, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
     reference: Reference | None = None, settings: ChatSettings | None = None, has_roles: bool = False,
-    method: Inference | None = None,
+    method: Inference | None = None, draft: Draft | None = None,
 ) -> tuple[dict[str, list[ItemResult]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference.
 
@@ -215,6 +232,7 @@ def _measure_model(
         has_roles: Whether the tasks are a run's, some of them to be kept; tasks that somebody names are asked as `chat`
             asks.
         method: Through which it answers besides.
+        draft: Who proposes tokens.
     """
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.measure import count_items, measure_all
@@ -234,7 +252,7 @@ def _measure_model(
         policy = compile_passes(decoder.build_policy(chat), "auto", ui.write_once)
         return EvaluatedModel(
             decoder.answer_fingerprint(fingerprint), chat,
-            build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once)),
+            build_sample_fn(decoder.build_engine(chat, fingerprint=fingerprint, say=ui.write_once, draft=draft)),
             policy, prompt=decoder.transform_prompt,
             choice_bias=decoder.choice_bias if decoder.methods else None,
             gives_judge=bool(decoder.methods_changing("attempts")),

@@ -88,7 +88,8 @@ class RunContext:
     @cached_property
     def draft(self) -> Draft | None:
         """Who proposes tokens where the base, or what it becomes, answers."""
-        return open_draft(self.recipe)
+        sampling = self.recipe.sampling
+        return open_draft(sampling.draft, self.recipe.device, sampling.draft_tokens)
 
 
 def curate_rows(work: RunContext) -> Rows:

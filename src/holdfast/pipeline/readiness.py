@@ -12,7 +12,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.task import ANSWERED
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
-from holdfast.recipe.schema import Recipe
+from holdfast.recipe.schema import DRAFT_TOKENS, Recipe
 from holdfast.recipe.task_entry import takes_recipe_judge
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def check_readiness(
     refuse_rounding(recipe, locate_model(recipe.model))
     uses_judge = any(curator.uses_judge() for curator in recipe.curate) or takes_recipe_judge(recipe.evaluate.target)
     uses_judge |= recipe.credit is not None and recipe.environment is None  # it is the reward then
-    refuse_other_tokens(recipe)
+    refuse_other_tokens(recipe.sampling.draft, recipe.model)
     for engine, name in list_engines(recipe) if samples else ():
         check_engine(engine, name)
     if recipe.inference is not None:
@@ -122,33 +122,38 @@ def refuse_adapter(path: Path, name: str) -> None:
         )
 
 
-def open_draft(recipe: Recipe) -> Draft | None:
-    """Who proposes tokens where answers are sampled, loaded onto the run's device; `None` where nobody does."""
+def open_draft(name: str | None, device: str, tokens: int = DRAFT_TOKENS) -> Draft | None:
+    """Who proposes tokens where answers are sampled; `None` where nobody does.
+
+    Args:
+        name: Of a small model, as in a recipe.
+        device: Where it shall live, as in a recipe.
+        tokens: How many it proposes at once.
+    """
     from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import load_model
-    from holdfast.models.placement import choose_device
 
-    if recipe.sampling.draft is None:
-        return None
-    loaded_model = load_model(recipe.sampling.draft, device=choose_device(recipe.device))
-    return Draft(loaded_model.model, recipe.sampling.draft_tokens)
+    return None if name is None else Draft(load_model(name, device=device).model, tokens)
 
 
-def refuse_other_tokens(recipe: Recipe) -> None:
+def refuse_other_tokens(draft: str | None, model: str, setting: str = "sampling.draft") -> None:
     """See that the small model that proposes tokens has those of the model.
 
+    Args:
+        draft: Its name; `None` where nobody proposes any.
+        setting: What names it, as messages begin with it.
     Raises:
         UserError: If there is none of that name, or it has others.
     """
     from holdfast.generation.decoder import refuse_setup
     from holdfast.models.loading import load_tokenizer, locate_model
 
-    if (draft := recipe.sampling.draft) is None:
+    if draft is None:
         return
-    refuse_setup("sampling.draft", locate_model(draft))
-    if load_tokenizer(draft).get_vocab() != load_tokenizer(recipe.model).get_vocab():
+    refuse_setup(setting, locate_model(draft))
+    if load_tokenizer(draft).get_vocab() != load_tokenizer(model).get_vocab():
         raise UserError(
-            f"sampling.draft: {draft} has another tokenizer than {recipe.model}, so it cannot propose its tokens; name "
+            f"{setting}: {draft} has another tokenizer than {model}, so it cannot propose its tokens; name "
             "a smaller model of the same family, or leave it out"
         )
 

@@ -60,6 +60,9 @@ OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
 
 
+DRAFT_TOKENS = 4
+
+
 class Sampling(RecipeSection):
     """How the base model answers while rows are curated."""
 
@@ -86,7 +89,7 @@ class Sampling(RecipeSection):
         description="A small model with the same tokenizer that proposes tokens to the native engine: the same answers "
         "in fewer passes of the model itself. It pays where a pass costs many times one of the small model's.",
     )
-    draft_tokens: int = Field(4, ge=1, le=64, description="How many it proposes at once.")
+    draft_tokens: int = Field(DRAFT_TOKENS, ge=1, le=64, description="How many it proposes at once.")
 
     @field_validator("engine")
     @classmethod

@@ -21,6 +21,7 @@ from holdfast.errors import UserError
 from holdfast.generation.chosen_method import open_chosen_decoder
 from holdfast.generation.live_decoder import build_live_decoder
 from holdfast.generation.live_engine import AnswerEvent, LiveQuestion, call_listeners
+from holdfast.generation.speculative_batch import Draft
 from holdfast.models.loading import load_model
 from holdfast.pipeline.inference_bench import settle_for_model
 from holdfast.serving.address import is_loopback
@@ -111,13 +112,14 @@ class ModelServer:
         self.models: dict[str, ServedModel] = {}
         self.routes = AnswerRoutes(self.models, settings.limits, say_request, say)
 
-    def add_model(self, name: str, source: str, method: Inference | None = None) -> None:
+    def add_model(self, name: str, source: str, method: Inference | None = None, draft: Draft | None = None) -> None:
         """Load a model, with whatever stands between its weights and its answers.
 
         Args:
             name: Of it, for clients.
             source: A model, run directory or adapter.
             method: Through which it answers, beside what it was trained with.
+            draft: Who proposes tokens.
         Raises:
             UserError: If it cannot be loaded_model, or cannot answer.
         """
@@ -125,7 +127,7 @@ class ModelServer:
         chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
         decoder = open_chosen_decoder(loaded_model, source, settle_for_model(method, loaded_model, source, chat))
         live = build_live_decoder(
-            decoder, chat, fingerprint=loaded_model.fingerprint, slots=self.settings.slots,
+            decoder, chat, fingerprint=loaded_model.fingerprint, slots=self.settings.slots, draft=draft,
             deliver=self._deliver_events, say=lambda line: self.say(f"{name}: {line}"),
         )  # fmt: skip
         if line := decoder.describe_answers():

@@ -63,6 +63,7 @@ MENDS = {
     "optimizer states": "tuner: lora, or optimizer: lomo",
     "activations": "train.gradient_checkpointing: full, or a smaller train.max_length",
     "head": "tuner: lora",
+    "draft": "no sampling.draft",
 }
 """By part of an estimate, the changes to a recipe that make it smaller."""
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
+from holdfast.models.files import is_adapter
 from holdfast.models.lm_head import LOGIT_BYTES
-from holdfast.models.loading import context_length, eval_mode
-from holdfast.models.placement import GIB, count_weight_bytes, is_out_of_memory, peak_gib
+from holdfast.models.loading import adapter_base, context_length, eval_mode, load_skeleton, locate_model, own_dtype
+from holdfast.models.placement import GIB, count_weight_bytes, is_out_of_memory, peak_gib, weights_dtype
 
 if TYPE_CHECKING:
     from holdfast.axes.optimizer import Optimizer
@@ -40,6 +41,7 @@ class MemoryEstimate:
         activations: Of one micro-batch, kept for its backward pass.
         head: One chunk of logits, and the sum of the output embedding's gradient.
         program: On a CPU, what else the process holds.
+        draft: The weights of the model that proposes tokens where answers are sampled.
     """
 
     weights: int
@@ -48,6 +50,7 @@ class MemoryEstimate:
     activations: int
     head: int
     program: int = 0
+    draft: int = 0
 
     @property
     def total(self) -> int:
@@ -58,6 +61,7 @@ class MemoryEstimate:
         parts = {
             "weights": self.weights, "gradients": self.gradients, "optimizer states": self.optimizer_states,
             "activations": self.activations, "head": self.head, "program": self.program,
+            "draft": self.draft,
         }  # fmt: skip
         return [(name, size) for name, size in parts.items() if size]
 
@@ -237,6 +241,21 @@ def count_program_bytes(model: nn.Module, device: torch.device) -> int:
     return max(0, int(peak_gib(device) * GIB) - count_weight_bytes(model))
 
 
+def count_draft_bytes(draft: str | None, device: torch.device, is_here: bool = True) -> int:
+    """Bytes of the weights of the model that proposes tokens; 0 where there is none.
+
+    Args:
+        draft: Its name, as in a recipe.
+        is_here: Whether the device is; of one that is not it is supposed that it computes in the weights' own type.
+    """
+    if draft is None:
+        return 0
+    path = locate_model(draft)
+    own = own_dtype(adapter_base(path) if is_adapter(path) else path)
+    dtype = weights_dtype(own, device) if is_here else own
+    return sum(p.numel() for p in load_skeleton(draft).parameters()) * dtype.itemsize
+
+
 def estimate_state_memory(state: TrainerState, tokens: int, everything: float | None = None) -> MemoryEstimate:
     """What a micro-batch of a training that is built takes at its peak.
 
@@ -247,6 +266,7 @@ def estimate_state_memory(state: TrainerState, tokens: int, everything: float | 
     train, machine, in_backward = state.recipe.train, state.machine, state.recipe.optimizer.in_backward
     share = machine.world if machine.is_sharded else 1
     sums_micro_batches = tokens < state.step_size.tokens
+    draft = count_draft_bytes(state.recipe.sampling.draft, machine.device)
     gradients = count_gradient_bytes(state.trainable_parameters.values(), in_backward, sums_micro_batches)
     return MemoryEstimate(
         weights=HeldWeights.from_model(state.model, machine.autocast).count_bytes() // share,
@@ -254,5 +274,6 @@ def estimate_state_memory(state: TrainerState, tokens: int, everything: float | 
         optimizer_states=sum_bytes(state.rule.state_tensors().values()) // share,
         activations=activation_bytes(state.policy.causal, train.gradient_checkpointing, everything) * tokens,
         head=count_head_bytes(state.policy, tokens, machine.device),
-        program=state.program_bytes,
+        program=max(0, state.program_bytes - draft),  # which was loaded before
+        draft=draft,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -143,6 +144,18 @@ def test_reflexion_asks_no_more_than_it_needs() -> None:
     assert words.asked[3][0] == [
         {"role": "user", "content": "What is 3 + 4?\n\nWhat you noted about earlier tries:\n- aha\nTry again."}
     ]
+
+
+def test_more_tries_never_solve_less() -> None:
+    """The first tries are the same however many there may be, and the first that passes is taken."""
+    stories = [["a.", *"bcde"], ["a", "b.", *"cde"], ["a", "b", "c", "d.", "e"], [*"abcde"]]
+    solved: list[list[bool]] = []
+    for trials in range(1, 6):
+        method = Reflexion(trials=trials, memory="last_attempt", judge=Ends())
+        answers = [ask(method, Script(*story)).text for story in stories]
+        solved.append([text.endswith(".") for text in answers])
+    assert [sum(some) for some in solved] == [1, 2, 2, 3, 3]
+    assert all(before <= after for one, more in pairwise(solved) for before, after in zip(one, more, strict=True))
 
 
 def test_the_answer_key_stays_out_of_it_unless_asked_for() -> None:

@@ -108,6 +108,18 @@ def test_declared_ends_are_exact(name: str, end: str, pair: tuple[LoadedModel, L
             assert answers(decoder, chat, engine, **warm) == answers(plain, chat, engine, **warm)
 
 
+@pytest.mark.parametrize("form", ["choice", "first_token"])
+def test_a_gamma_of_nothing_is_the_tuned_model(
+    form: str, pair: tuple[LoadedModel, LoadedModel], make_rows: Any
+) -> None:
+    """With labels that it would be added to, as well."""
+    decoder, plain = decoder_of("calibration", {"gamma": 0.0, "form": form}, pair), Decoder(pair[1].model)
+    batch, chat = collate_sequences(make_rows(9), "padded", 0), Chat(pair[0].tokenizer)
+    assert torch.equal(decoder.build_policy(chat).token_logps(batch), plain.build_policy().token_logps(batch).detach())
+    assert answers(decoder, chat, "native") == answers(plain, chat, "native")
+    assert decoder.choice_bias("the") == 0
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_weights_do_not_say_is_written_and_read_back(
     name: str, pair: tuple[LoadedModel, LoadedModel], tmp_path: Path

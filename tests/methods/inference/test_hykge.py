@@ -196,7 +196,9 @@ def test_the_hypothesis_leads_to_the_path_that_the_question_leaves_out(tmp_path:
     assert len(trace["paths"]) == 2
     assert trace["beside"] == {"hypothesis": "The pet of Babor is the fox, which eats grass."}
     assert trace["calls"] == 2
+    assert ask(method, question, "The pet of Babor is the fox, which eats grass.", "nuts")[1] == asked
     _, alone = ask(method.model_copy(update={"hypothesis_tokens": 0}), question, "so")
+    assert ask(method, question, "", "so")[1][1:] == alone  # an empty hypothesis leaves the question
     assert alone == [f"Babor -> home -> Boro|{question}"]  # by the question only
     for other in ("Who is Nobody?", "What is a babor's?"):
         sample, asked = ask(method, other, "no idea", "none")
