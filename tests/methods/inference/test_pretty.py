@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from holdfast.axes.engine import Request, SamplingParams
@@ -16,8 +18,10 @@ from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.task import Task
 from holdfast.generation.decoder import Decoder, build_decoder
 from holdfast.generation.prompt_ids import answer_ids
+from holdfast.lab.reproduce.at_the_logits import measure_agreement
 from holdfast.methods.inference.pretty import PIECE, Pretty
 from holdfast.models.loading import LoadedModel, load_model
+from holdfast.models.policy import Policy
 
 QUESTIONS = ["Add 1 and 2", "Add 12 and 7 please", "Reverse lamp"]
 
@@ -52,6 +56,27 @@ def test_the_first_tokens_are_the_teachers(engine: str, pair: tuple[LoadedModel,
             if answer_ids(chat, first) == answer_ids(chat, taught[question])[:k]:
                 rest = answers(Decoder(model.model), chat, engine, prefill=first)[question]
                 assert (first + rest).startswith(texts[question])
+
+
+@torch.no_grad()
+def test_agreement_is_counted_along_the_tuned_answers(pair: tuple[LoadedModel, LoadedModel]) -> None:
+    """At each token by teacher forcing, against passes over each beginning alone; a model agrees with itself."""
+    chat, (tuned, base) = Chat(pair[0].tokenizer), pair
+    texts = ["the cat is", "France", "what is the answer to it"]
+    talks: list[Any] = [
+        [{"role": "user", "content": q}, {"role": "assistant", "content": text}]
+        for q, text in zip(QUESTIONS, texts, strict=True)
+    ]
+    by_place: dict[int, list[bool]] = {}
+    for ids, mask in chat.encode_many(talks):
+        for place, at in enumerate(np.flatnonzero(mask)):
+            one, other = (int(m.model(torch.tensor([ids[:at].tolist()])).logits[0, -1].argmax()) for m in (base, tuned))
+            by_place.setdefault(place, []).append(one == other)
+    expected = [sum(some) / len(some) for _, some in sorted(by_place.items())]
+    policies = (Policy(base.model), Policy(tuned.model))
+    assert measure_agreement(*policies, talks, chat) == pytest.approx(expected)
+    assert len({len(some) for some in by_place.values()}) > 1  # answers of different lengths
+    assert set(measure_agreement(policies[1], policies[1], talks, chat)) == {1.0}
 
 
 def test_texts_give_the_first_words(tmp_path: Path, pair: tuple[LoadedModel, LoadedModel]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.data.rows import Row
+from holdfast.data.rows import Message, Row
 from holdfast.lab.reproduce.base import Study, write_rows
 from holdfast.lab.reproduce.rule import quantity_above
+
+if TYPE_CHECKING:
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.policy import Policy
 
 STEPS = 120
 
@@ -218,6 +223,42 @@ def translation_rows(n: int, split: Any, seed: int) -> list[Row]:
 FIRST_TOKENS = (0, 1, 2)
 
 
+def measure_agreement(
+    base: Policy, tuned: Policy, conversations: Sequence[Sequence[Message]], chat: Chat
+) -> list[float]:
+    """Share of answers at whose t-th token both models would say the same, for each t, once all before it is given.
+
+    Args:
+        conversations: Each ends with an answer of the tuned model; those shorter than t do not count there.
+    """
+    from holdfast.methods.analyses.answer_tokens import encode_conversations
+    from holdfast.models.layer_states import collect_divergence
+
+    sequences = encode_conversations(conversations, chat)
+    _, before, after = collect_divergence(base, tuned, sequences, chat.pad_id)  # [N] each
+    counts = [int(sequence.label_mask[1:].sum()) for sequence in sequences]
+    agrees = (before == after).split(counts)
+    places = range(max(counts))
+    by_place = [[float(own[place]) for own in agrees if len(own) > place] for place in places]
+    return [sum(some) / len(some) for some in by_place]
+
+
+def measure_agreement_of_run(run: Path, base: str, report: Mapping[str, Any]) -> list[float]:
+    """The same of a run's answers to its target, with a model that was not tuned."""
+    from holdfast.data.chat.encoder import Chat
+    from holdfast.models.loading import load_model
+    from holdfast.models.policy import Policy
+
+    target = next(task["name"] for task in report["tasks"] if task["role"] == "target")
+    lines = (run / "eval" / "final" / f"{target}.jsonl").read_text(encoding="utf-8").splitlines()
+    conversations: list[list[Message]] = [
+        [{"role": "user", "content": item["prompt"]}, {"role": "assistant", "content": item["response"]}]
+        for item in map(json.loads, lines) if item["response"]
+    ]  # fmt: skip
+    plain, tuned = load_model(base), load_model(run)
+    return measure_agreement(Policy(plain.model), Policy(tuned.model), conversations, Chat(plain.tokenizer))
+
+
 def measure_first_tokens(seed: int) -> dict[str, float]:
     """Translations right, in percent: with none, one and two tokens of a tuned small model, and of that model."""
     common = {
@@ -237,7 +278,9 @@ def measure_first_tokens(seed: int) -> dict[str, float]:
             prior = {"name": "pretty", "teacher": str(home / "tuned"), "tokens": k}
             runs[f"{k}"] = {"model": "lab", "method": "pretty", "inference": prior, "train": {"max_steps": 0}}
         reports = train_arms(folder, seed, runs, common)
-    return {name: target_of(report) for name, report in reports.items()}
+        agreement = measure_agreement_of_run(home / "tuned", "lab", reports["tuned"])
+    figures = {name: target_of(report) for name, report in reports.items()}
+    return figures | {f"agrees {k}": 100 * agreement[k] for k in FIRST_TOKENS}
 
 
 PRETTY = Study(
@@ -249,6 +292,9 @@ PRETTY = Study(
         ("with one token given", "near the tuned one", "1"),
         ("with two tokens given", "up to 98 % of the tuned one", "2"),
         ("the tuned model, of which they are", "reference", "tuned"),
+        ("both would say the same token (%), the first", "low", "agrees 0"),
+        ("the second, the first being the tuned one's", "rises sharply", "agrees 1"),
+        ("the third, two being the tuned one's", "high", "agrees 2"),
     ),
     expects=(
         quantity_above("1", "0", "one token helps", by=5.0),
