@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,7 @@ def evaluate(
 
     ui = ui or Progress.create_silent()
     against = model if against is None and inference is not None else against
-    for name in (model, against):
-        if name is not None:
-            locate_model(name)  # what is no model is said first, not after the tasks
-            refuse_other_tokens(draft, name, "--draft")
+    _require_models(model, against, draft)
     chosen_tasks = _choose_tasks(
         model, tasks, judge, TaskSettings(items, max_tokens, max_thinking_tokens), ui.write_line
     )
@@ -95,25 +93,14 @@ def evaluate(
     loaded_model = load_model(model if base is None else base, device=device)
     chosen_tasks = limit_probe_tasks(chosen_tasks, loaded_model.model)
     before: dict[str, list[ItemResult]] = {}
-    reference, drafts = None, open_draft(draft, device)
+    reference = None
+    measure = partial(_measure_model, out=out, ui=ui, settings=settings, draft=open_draft(draft, device))
     if base is not None:
         paired_tasks = [task for task in chosen_tasks if against is not None or task.kind == "probe"]
-        before, reference = _measure_model(
-            loaded_model, base, paired_tasks, "base", out, ui, settings=settings, draft=drafts
-        )
+        before, reference = measure(loaded_model, base, paired_tasks, "base")
         loaded_model = load_model(model, device=device)
-    after, _ = _measure_model(
-        loaded_model,
-        model,
-        chosen_tasks,
-        "tuned",
-        out,
-        ui,
-        reference,
-        settings,
-        has_roles=not tasks,
-        method=inference,
-        draft=drafts,
+    after, _ = measure(
+        loaded_model, model, chosen_tasks, "tuned", reference=reference, has_roles=not tasks, method=inference
     )
     if against is not None:
         report = summarise_run(chosen_tasks, before, after) | {"gate": None}
@@ -127,6 +114,14 @@ def evaluate(
     if out is not None:
         _write_report(Path(out), report, is_paired=against is not None)
     return report
+
+
+def _require_models(model: str, against: str | None, draft: str | None) -> None:
+    """See that all are there and go together; this is said first, not after the tasks."""
+    for name in (model, against):
+        if name is not None:
+            locate_model(name)
+            refuse_other_tokens(draft, name, "--draft")
 
 
 def _tell_of_tasks(tasks: Sequence[Task], inference: Inference | None, ui: Progress) -> None:
