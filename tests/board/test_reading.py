@@ -52,6 +52,18 @@ def test_the_list_is_sorted_and_filtered(client: TestClient, query: str, shown: 
     assert found == shown
 
 
+def test_a_long_list_has_pages(client: TestClient, place: Path) -> None:
+    for number in range(110):
+        run = place / "many" / f"{number:03d}"
+        run.mkdir(parents=True)
+        (run / "run.json").write_text((place / "runs" / "going" / "run.json").read_text())
+    first, second = client.get("/?q=many&sort=name").text, client.get("/?q=many&sort=name&start=100").text
+    assert [page.count('<th scope="row">') for page in (first, second)] == [100, 10]
+    assert "110 of 114 runs." in first
+    assert 'start=100" rel="next"' in first
+    assert 'start=0" rel="prev"' in second
+
+
 def test_the_page_of_a_run_shows_curves_events_results_and_the_recipe(client: TestClient) -> None:
     page = client.get("/run/runs/one").text
     assert page.count("<svg") >= 3

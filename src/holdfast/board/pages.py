@@ -29,6 +29,12 @@ def texts_of(request: Request) -> Texts:
     return Texts(choose_language(chosen, request.headers.get("accept-language", "")))
 
 
+def read_start(request: Request) -> int:
+    """How many rows a page passes over."""
+    text = request.query_params.get("start", "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+
+
 def render_page(
     request: Request, sessions: Sessions, template: str, values: Mapping[str, Any], status: int = 200
 ) -> HTMLResponse:

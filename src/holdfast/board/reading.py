@@ -17,7 +17,7 @@ from holdfast.board.comparison import MOST_RUNS, compare_directories
 from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import Sessions
 from holdfast.board.jobs import DTYPES, FORMS, Jobs
-from holdfast.board.pages import render_page
+from holdfast.board.pages import read_start, render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RUNNING, STATES, RunEntry, RunIndex
 from holdfast.board.run_view import describe_progress, describe_run, read_text
@@ -33,7 +33,9 @@ ORDERS = {
     "seconds": lambda entry: entry.seconds or 0.0,
 }
 """What the list can be sorted by; the largest comes first, but of names."""
-MOST_POINTS = 24
+PAGE = 100
+"""Runs on a page of the list."""
+MOST_POINTS = 12
 """Runs on the plane of the list; more of them would hide each other."""
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; sandbox allow-popups"
 """Rules for a report, which is a page of its own with its style inside and no script."""
@@ -79,8 +81,10 @@ class ReadingRoutes:
         every = self.index.list_entries()
         entries = [entry for entry in every if matches_words(entry, words) and state in ("", entry.state)]
         entries.sort(key=ORDERS[order], reverse=order not in ("name", "method", "state"))
+        start = read_start(request)
         return {
-            "entries": entries, "total": len(every), "words": words, "state": state, "order": order,
+            "entries": entries[start : start + PAGE], "matches": len(entries), "start": start, "page": PAGE,
+            "total": len(every), "words": words, "state": state, "order": order,
             "orders": list(ORDERS), "states": STATES, "most": MOST_RUNS,
             "is_live": any(entry.state == RUNNING for entry in every),
         }  # fmt: skip

@@ -63,7 +63,8 @@ class RunIndex:
     def list_entries(self) -> list[RunEntry]:
         """All of them, the newest first."""
         paths = self.folder.list_runs()
-        self._entries = {path: entry for path, entry in self._entries.items() if path in set(paths)}
+        there = set(paths)
+        self._entries = {path: entry for path, entry in self._entries.items() if path in there}
         return sorted(map(self.read_entry, paths), key=lambda entry: (entry.created, entry.name), reverse=True)
 
     def read_entry(self, path: Path) -> RunEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def run_board(root: Path, host: str, port: int, token: str, say: Callable[[str],
             board.build_app(), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
+        threading.Thread(target=board.index.list_entries, daemon=True).start()  # the first page need not wait for it
         board.chats.close_all()  # of a board that was killed
         try:
             with contextlib.suppress(KeyboardInterrupt):  # which is how it ends

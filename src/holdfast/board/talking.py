@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from holdfast.board.acting import ActingRoutes, Fields, get_field
 from holdfast.board.chats import LONGEST_TEXT, Chats, ChatTurn, parse_turns
-from holdfast.board.pages import render_page
+from holdfast.board.pages import read_start, render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.rows import list_flips, list_origins, list_rows
 from holdfast.board.run_view import read_finished_report
@@ -21,14 +21,6 @@ from holdfast.core.files import remove_path, replace_file
 from holdfast.errors import UserError
 from holdfast.recipe.imports.conversion import convert_recipe, format_imported
 from holdfast.recipe.imports.readers import SUFFIXES, read_foreign
-
-MOST_ROWS = 10_000_000
-
-
-def read_start(request: Request) -> int:
-    """How many rows a page passes over."""
-    text = request.query_params.get("start", "0")
-    return min(int(text), MOST_ROWS) if text.isdecimal() and len(text) < 9 else 0
 
 
 class TalkingRoutes:
