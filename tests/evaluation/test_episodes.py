@@ -14,7 +14,8 @@ from holdfast.errors import UserError
 from holdfast.evaluation.summary import score_interval, summarise_run
 from holdfast.evaluation.task import ItemResult, TaskInfo
 from holdfast.evaluation.tasks.by_name import TaskSettings, build_named_tasks
-from holdfast.evaluation.tasks.episodes import measure_episodes, summarise_episodes
+from holdfast.evaluation.tasks.episode_summary import summarise_episodes
+from holdfast.evaluation.tasks.episodes import measure_episodes
 from holdfast.evaluation.thought_counts import BROKEN
 from holdfast.methods.judges.number import Number
 from holdfast.recipe.loader import resolve_any
