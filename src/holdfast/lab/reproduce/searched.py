@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.data.rows import Row
-from holdfast.lab.reproduce.base import Study, merge_settings, write_rows
+from holdfast.lab.reproduce.base import Study, merge_settings, write_records
+from holdfast.lab.reproduce.fixed_format import write_comparisons
 from holdfast.lab.reproduce.rule import quantity_above, quantity_below
-from holdfast.skills import load_skill
-from holdfast.skills.base import Split
 
 STEPS, TRIALS = 48, 16
 """Of a whole run, and of the search at its first rung."""
@@ -43,10 +41,13 @@ def count_runs(report: Mapping[str, Any]) -> float:
 
 
 def measure_strategies(seed: int) -> dict[str, float]:
-    """Of a search by halving and TPE, and of random search that trains no less, what the winner gained and lost."""
-    recipe = merge_settings(
-        BASE, {"evaluate": {"keep": ["lab:sums", "lab:strings", "lab:points", "lab:route", "lab:format"]}}
-    )
+    """Of a search by halving and TPE, and of random search that trains no less, what the winner gained and lost.
+
+    The target is a format the base does not know (yes or no), which is learned quickly, and at the recipe's own rate at
+    twice the loss that is allowed.
+    """
+    keep = ["lab:sums", "lab:strings", "lab:points", "lab:route", "lab:format"]
+    recipe = merge_settings(BASE, {"data": {"limit": None}, "evaluate": {"keep": keep, "max_tokens": 48}})
     space = {
         "optimizer.learning_rate": {"log": [1e-4, 2e-2]},
         "tuner": ["full", "half", {"name": "lora", "r": 8}],
@@ -55,6 +56,7 @@ def measure_strategies(seed: int) -> dict[str, float]:
     common, values = {"space": space, "max_loss": LIMIT}, {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        recipe = merge_settings(recipe, write_comparisons(place))
         rungs = {"trials": TRIALS, "rungs": [0.125, 0.25, 0.5, 1.0]}
         halving = run_search(recipe, {**common, **rungs}, seed, place / "search")
         budget = -int(-count_runs(halving) // 1)  # whole runs, rounded up: random search has no less
@@ -100,8 +102,8 @@ SEARCH = Study(
 
 INNER, SEARCHED = 16, 20
 """Steps of a trial of AutoFT, and trials."""
-RANGES = {"train": (0, 49), "value": (50, 69), "test": (70, 99)}
-"""The largest number of a word problem."""
+RANGES = {"train": (2, 40), "value": (41, 60), "test": (61, 80)}
+"""The sums that are asked about."""
 COUNTS = {"train": 400, "value": 64, "test": 150}
 FIXED = {
     "sft": [], "hinge": ["objective.hinge=0.01"], "entropy": ["objective.entropy=0.1"], "dcm": ["objective.dcm=0.1"],
@@ -109,28 +111,30 @@ FIXED = {
 }  # fmt: skip
 
 
-def draw_problems(name: str, split: Split, seed: int, count: int) -> list[Row]:
-    """Word problems whose largest number is in a range, with worked answers."""
+def draw_comparisons(name: str, count: int, rng: random.Random, questions: set[str]) -> list[dict[str, str]]:
+    """New questions whether a sum in a range is above a number near it, answered by yes or no."""
     low, high = RANGES[name]
-    rows: list[Row] = []
-    for row in load_skill("story").generate_rows(12 * count, split, seed, style="gold"):
-        numbers = map(int, re.findall(r"\d+", f"{row.prompt[-1]['content']} {row.answer}"))
-        if low <= max(numbers) <= high and len(rows) < count:
-            rows.append(row)
+    rows: list[dict[str, str]] = []
+    while len(rows) < count:
+        total = rng.randint(low, high)
+        one, line = rng.randint(1, total - 1), total + rng.randint(-15, 15)
+        question = f"Is {one} + {total - one} more than {max(line, 1)}?"
+        if question not in questions:
+            questions.add(question)
+            rows.append({"prompt": question, "completion": "yes" if total > line else "no"})
     return rows
 
 
-def write_problems(seed: int, place: Path) -> dict[str, str]:
+def write_questions(seed: int, place: Path) -> dict[str, str]:
     """The files of a seed: to train on, to value by, to test on, and to value by like those trained on."""
-    parts = {
-        name: draw_problems(name, "test" if name == "test" else "train", seed, count) for name, count in COUNTS.items()
-    }
-    parts["near"] = draw_problems("train", "test", seed, COUNTS["value"])
-    return {name: write_rows(place / f"{name}.jsonl", rows) for name, rows in parts.items()}
+    rng, questions = random.Random(seed), set[str]()
+    parts = {name: draw_comparisons(name, count, rng, questions) for name, count in COUNTS.items()}
+    parts["near"] = draw_comparisons("train", COUNTS["value"], rng, questions)
+    return {name: write_records(place / f"{name}.jsonl", rows) for name, rows in parts.items()}
 
 
 def measure_autoft(seed: int) -> dict[str, float]:
-    """Gain on larger numbers than were trained on, and loss, of learned and of fixed sums of losses."""
+    """Gain on larger sums than were trained on, and loss, of learned and of fixed sums of losses."""
     from holdfast.evaluation.summary import read_run
     from holdfast.pipeline.compare import compare
     from holdfast.pipeline.search.halves import summarise_seeds
@@ -138,13 +142,13 @@ def measure_autoft(seed: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        files = write_problems(seed, place)
+        files = write_questions(seed, place)
         recipe = merge_settings(
             BASE,
             {
                 "method": "autoft",
                 "data": {"train": files["train"], "limit": None, "test": files["test"]},
-                "judge": {"name": "lab", "skill": "story"},
+                "judge": "exact",
                 "evaluate": {"items": COUNTS["test"], "live_items": COUNTS["value"]},
             },
         )
@@ -174,9 +178,9 @@ AUTOFT = Study(
     paper="Choi et al. 2024, arXiv 2401.10220",
     measure=measure_autoft,
     figures=(
-        ("gain on larger numbers, AutoFT", "+6.0 % (iWildCam), +1.5 % (FMoW) over the best before", "autoft gain"),
-        ("gain on larger numbers, best fixed regulariser", "lower", "best fixed gain"),
-        *((f"gain on larger numbers, {name}", "lower", f"{name} gain") for name in FIXED),
+        ("gain on larger sums, AutoFT", "+6.0 % (iWildCam), +1.5 % (FMoW) over the best before", "autoft gain"),
+        ("gain on larger sums, best fixed regulariser", "lower", "best fixed gain"),
+        *((f"gain on larger sums, {name}", "lower", f"{name} gain") for name in FIXED),
         ("gain, AutoFT valued on rows like those trained on", "lower", "autoft on its own kind gain"),
         ("lost elsewhere, AutoFT", "not measured", "autoft loss"),
         ("lost elsewhere, sft", "not measured", "sft loss"),
