@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from holdfast.axes.engine import Sample
 from holdfast.axes.environment import Environment, Turn
 from holdfast.cli.app import app
 from holdfast.errors import UserError
@@ -16,7 +17,7 @@ from holdfast.evaluation.task import ItemResult, TaskInfo
 from holdfast.evaluation.tasks.by_name import TaskSettings, build_named_tasks
 from holdfast.evaluation.tasks.episode_summary import summarise_episodes
 from holdfast.evaluation.tasks.episodes import measure_episodes
-from holdfast.evaluation.thought_counts import BROKEN
+from holdfast.evaluation.thought_counts import BROKEN, UNFIT
 from holdfast.methods.judges.number import Number
 from holdfast.recipe.loader import resolve_any
 from holdfast.recipe.schema import Recipe
@@ -30,8 +31,6 @@ class Scripted:
     """A subject whose answers a function gives: from a request to a text."""
 
     def __init__(self, answer):
-        from holdfast.axes.engine import Sample
-
         def draw(requests, params, on_sample=None):
             assert not any(message["role"] == "system" for request in requests for message in request.messages)
             return {r.key: [Sample(r.key, 0, answer(r), "stop", 1)] for r in requests}
@@ -83,6 +82,16 @@ def test_the_interval_of_a_share_lies_around_it():
     assert score_interval(TaskInfo("a", "held_out"), items) == {}
 
 
+class Endless(Environment):
+    """Never ends. [here 2026]"""
+
+    def start(self, row, seed):
+        return {}, row.prompt
+
+    def step(self, state, action):
+        return Turn(state, [{"role": "user", "content": "more"}], 1.0)
+
+
 class Fragile(Environment):
     """Breaks on rows that say so. [here 2026]"""
 
@@ -110,6 +119,26 @@ def test_an_episode_on_which_the_environment_broke_is_in_no_figure(tmp_path):
     assert part["unanswered"]["tuned"]["broken"] == 2
     with pytest.raises(UserError, match="fragile: none of its 2 episodes could be played: the environment broke"):
         summarise_run([task], {"fragile": broken}, {"fragile": broken})
+
+
+def test_a_conversation_that_outgrows_the_context_is_cut_there_and_has_not_succeeded(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("short", "long")))
+    (task,) = build_named_tasks(TaskEntry(path=str(file), environment=Endless(), name="endless"), SETTINGS)
+    subject, asked = Scripted(lambda request: "a"), []
+
+    def draw(requests, params, on_sample=None):
+        asked.append(len(requests))
+        sizes = {r.key: 8 * len(r.messages) if r.messages[0]["content"] == "short" else 99 for r in requests}
+        return {key: [Sample(key, 0, "a", "stop", 1) if n < 20 else Sample(key, 0, "", "length", 0)]
+                for key, n in sizes.items()}  # fmt: skip
+
+    subject.draw = draw
+    short, long = sorted(measure_episodes(task, subject, lambda n: None), key=lambda item: item.prompt != "short")
+    assert asked == [2, 1], "what has no room is asked nothing more"
+    assert (short.extra["turns"], short.passed, short.stopped, short.extra["return"]) == (1, False, False, 1)
+    assert short.reason == "the conversation outgrew the model's context at turn 2"
+    assert (long.extra[UNFIT], long.reason) == (True, "the prompt does not fit into the model's context")
 
 
 def test_an_entry_of_keep_brings_its_judge(tmp_path):

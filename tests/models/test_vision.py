@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def test_rows_are_read_as_plain_transformers_reads_them(family: str, folder_of: 
         torch.testing.assert_close(logps[together.sequence == number], plain, atol=1e-5, rtol=0)
         embeds = policy.embed_tokens(batch.input_ids)
         torch.testing.assert_close(policy.token_logps(batch, embeds), plain, atol=1e-5, rtol=0)
+    shown = [{**ROWS[0].messages[0], "images": ["lab:cards/9H.9D"]}, ROWS[0].messages[1]]
+    changed = build_table([replace(ROWS[0], messages=shown), *ROWS[1:]], chat, max_length=400)[0]
+    batch = changed.collate_rows([0, 1, 2], "padded", chat.pad_id)
+    assert batch is not None
+    others, is_first = policy.token_logps(batch), together.sequence == 0
+    torch.testing.assert_close(others[~is_first], logps[~is_first], atol=1e-6, rtol=0)
+    assert not torch.allclose(others[is_first], logps[is_first], atol=1e-4), "a picture is of its own row alone"
     first = together.select_roles(0)
     assert {name: value.shape for name, value in first.inputs.items()} == {
         name: value.shape for name, value in together.inputs.items()
@@ -177,17 +185,28 @@ def test_a_run_trains_the_language_part_and_its_result_sees(
     assert chat.prompt_ids(ROWS[0].prompt) == Chat(load_model(model).tokenizer).prompt_ids(ROWS[0].prompt)
 
 
-def test_eyes_train_where_the_recipe_says_so(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_eyes_train_where_the_recipe_says_so(
+    folder_of: Callable[[str], Path], tiny_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"prompt": "a", "answer": "b"}\n', encoding="utf-8")
     model, train = folder_of("llava"), write_data(tmp_path / "data", 2)
     settings = {"max_steps": 1, "precision": "fp32", "vision": "trained"}
     done = run(tmp_path, "train", model, train, train=settings)
     assert done.exit_code == 0, done.output
     before, after = (load_file(p / "model.safetensors") for p in (model, tmp_path / "out" / "model"))
     assert any("vision" in name for name in after if not torch.equal(after[name], before[name]))
-    for tuner, words in (("lora", "leaves eyes alone"),):
-        refused = run(tmp_path, "check", model, train, train=settings, tuner=tuner)
+    for verb in ("check", "train"):
+        refused = run(tmp_path, verb, model, train, train=settings, tuner="lora", output=str(tmp_path / "no"))
         assert refused.exit_code == 2
-        assert words in refused.output
+        assert "leaves eyes alone" in refused.output
+    blind = run(
+        tmp_path, "train", tiny_dir("llama"), train, train=settings, data={"train": str(text), "test": 0}, output="no"
+    )
+    assert blind.exit_code == 2
+    assert "cannot train what is not there" in blind.output
+    assert not list(tmp_path.glob("no*")), "nothing is measured before it is refused"
 
 
 def test_check_shows_a_placeholder_and_counts(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
@@ -197,9 +216,11 @@ def test_check_shows_a_placeholder_and_counts(folder_of: Callable[[str], Path], 
     assert "<image x4>" in done.output
     assert "<image><image>" not in done.output
     assert "how many?" in done.output
-    packed = run(tmp_path, "train", folder_of("llava"), train, train={"max_steps": 1, "layout": "packed"})
-    assert packed.exit_code == 2
-    assert "rows with pictures are not packed" in packed.output
+    for verb in ("check", "train"):
+        packed = run(tmp_path, verb, folder_of("llava"), train, train={"max_steps": 1, "layout": "packed"})
+        assert packed.exit_code == 2
+        assert "rows with pictures are not packed" in packed.output
+    assert not (tmp_path / "out").exists(), "nothing is measured before it is refused"
 
 
 def test_what_cannot_be_done_is_one_line(

@@ -66,7 +66,7 @@ class Short(Moody):
 '''
 RECIPE = """
 model: lab-small
-method: rloo
+method: reinforce_pp
 data: {train: rows.jsonl, test: 0}
 environment: {name: "moody:Moody", step_seconds: 0.5}
 online: {rounds: 1, prompts: 14, n: 1, drop_equal: false}

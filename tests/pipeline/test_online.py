@@ -153,6 +153,11 @@ def test_an_objective_with_a_value_head_brings_its_credit():
         ({"method": "rloo", "online": {"max_kl": 0.1}}, "but there is one step a round; set online.updates above 1"),
         ({"method": "rloo", "online": {"max_staleness": 2, "updates": 2, "minibatches": 2}}, "answers 3 updates old;"),
         ({"method": "rloo", "online": {"max_mismatch": 0}}, "online.max_mismatch"),
+        ({"method": "rloo", "online": {"correction_bound": 3}}, "correction_bound has no effect without a correction"),
+        ({"method": "raft", "online": {"correction": "mask"}}, "weighs advantages, which objective sft does not read"),
+        ({"method": "rloo", "online": {"n": 1}}, "credit rloo compares the answers to a prompt"),
+        ({"method": "online_dpo", "online": {"n": 1}}, "credit online_dpo compares the answers"),
+        ({"method": "reinforce_pp", "credit": {"baseline": True}, "online": {"n": 1}}, "there is one"),
         ({"method": "rloo", "train": {"epochs": 2}}, "train.epochs says nothing of online learning"),
         ({"method": "rloo", "train": {"batch_tokens": 99}}, "train.batch_tokens says nothing of online learning"),
     ],
@@ -194,7 +199,9 @@ def test_a_reward_of_several_terms_is_their_weighted_sum_logged_one_by_one(run):
     more = f"environment={{name: weighted, terms: {terms}}}"
     code, text = run("train", more)
     assert code == 2
-    assert "no row can be played: 'Say one.': " in text  # the judge has nothing to compare with
+    assert (
+        "no row can be played: rows.jsonl:1: 'Say one.': no reference" in text
+    )  # the judge has nothing to compare with
     rows = [{"prompt": f"Say {word}.", "answer": word} for word in ("one", "two", "three", "four")]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     code, text = run("check", more)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import signal
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from holdfast.axes.engine import Sample
 from holdfast.axes.environment import Turn
 from holdfast.axes.registry import find_method
 from holdfast.data.batching.batches import EncodedSequence, collate_sequences
@@ -78,6 +80,71 @@ def test_a_divergence_of_many_nats_is_taken_off_as_it_is(tiny, tmp_path):
     assert all(-40.01 <= reward[-1] <= -38.99 for reward in rewards), "the reward of a turn stands on its last label"
 
 
+def sample_from(source, choose_ids):
+    """Let answers be what `choose_ids` gives for their keys."""
+    tokenizer = source.chat.tokenizer
+
+    def draw(requests, params):
+        drawn = {request.key: choose_ids(request.key) for request in requests}
+        return {k: [Sample(k, 0, tokenizer.decode(ids[:-1]), "stop", len(ids), ids=ids)] for k, ids in drawn.items()}
+
+    source.build_sampler = lambda policy, name: draw
+
+
+def test_every_sampled_token_is_trained_on_and_none_is_encoded_again(tiny, tmp_path):
+    """The code of 2501.17161 leaves the first two tokens of an answer out of its probability, and trains a newline that
+    is never generated; whoever encodes the text again trains other tokens than were sampled.
+    """
+    model, source = make_source(tiny, tmp_path, environment=OneTurn(), drop_equal=False, updates=2)
+    tokenizer, (end, *_) = source.chat.tokenizer, sorted(source.chat.stop_ids)
+    pieces = [(i, tokenizer.convert_ids_to_tokens(i)) for i in range(len(tokenizer))]
+    whole, piece = next((i, p) for i, p in pieces if len(p) == 2 and p.isascii() and p.isalpha())
+    parts = tuple(tokenizer.convert_tokens_to_ids(list(piece)))
+    assert tokenizer.encode(tokenizer.decode(parts), add_special_tokens=False) == [whole], "two ways to write it"
+    sample_from(source, lambda key: (*parts, end))
+    for sequence in source.play_round(0, Policy(model)).sequences:
+        assert sequence.ids[sequence.label_mask].tolist() == [*parts, end]
+        assert sequence.label_mask[-3:].all()
+        assert (sequence.token_values["behaviour"][-3:] < 0).all(), "each has its probability"
+        assert (sequence.token_values["behaviour"][:-3] == 0).all()
+
+
+class Talkative(SmallLetters):
+    """Says much between two turns."""
+
+    words: int = 0
+
+    def step(self, state, action):
+        return Turn(state, [{"role": "user", "content": "on " * self.words + "more"}], float(len(action)))
+
+
+def test_what_an_environment_says_changes_no_credit_however_long_it_is(tiny, tmp_path):
+    """OpenRLHF and verl count its tokens; here they stand in no label, and cost no discount."""
+    credits = []
+    for words in (0, 1, 30):
+        model, source = make_source(
+            tiny, tmp_path, objective=PolicyGradient(value_weight=0.5), environment=Talkative(words=words),
+            credit=GAE(gamma=0.9, lam=0.8),
+        )  # fmt: skip
+        end = min(source.chat.stop_ids)
+        sample_from(source, lambda key, end=end: (40 + crc32(key.encode()) % 50, 41 + crc32(key.encode()) % 7, end))
+        policy = Policy(model)
+        policy.predict_values = lambda batch: batch.labels.float() / 100
+        policy.predict_values_at = lambda batch, places: torch.full((len(places),), 0.7)
+        sequences = source.play_round(0, policy).sequences
+        assert any(len(s.ids) > 80 for s in sequences) == (words == 30)
+        credits.append([s.token_values[n][s.label_mask] for s in sequences for n in ("advantages", "returns")])
+    for other in credits[1:]:
+        np.testing.assert_array_equal(np.concatenate(credits[0]), np.concatenate(other))
+
+
+def test_log_probabilities_are_fp32_where_the_weights_are_bf16(tiny):
+    """Cast to bf16 before they are compared, they move in steps of a sixteenth, more than half of a clip of 0.1."""
+    logps = Policy(tiny("llama")[0].bfloat16()).token_logps(batch_of((40,), 0.0))
+    assert logps.dtype == torch.float32
+    assert (logps.bfloat16().float() != logps).any()
+
+
 def batch_of(lengths, away, advantage=1.0):
     """A padded batch of answers whose tokens all moved by `away` nats since they were written."""
     sequences = []
@@ -111,6 +178,16 @@ def test_a_long_answer_that_moved_little_stays_within_the_clip():
     by_sum = PolicyGradient(level="answer", clip=CLIP).losses(Constant(), batch_of((100,), 0.012))
     assert by_mean.metrics["ratio/clipped"][0] == 0
     assert by_sum.metrics["ratio/clipped"][0] == 100
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "answer"])
+def test_a_bad_token_is_pushed_down_however_likely_it_has_become(level):
+    """The code of 2501.17161 takes the clipped term alone above a ratio of 10, which has no gradient."""
+    logps = torch.full((1,), -1.0, requires_grad=True)
+    policy = Constant()
+    policy.token_logps = lambda batch: logps
+    PolicyGradient(level=level).losses(policy, batch_of((1,), 3.0, advantage=-1.0)).sums["policy"].backward()
+    assert float(logps.grad) == pytest.approx(math.exp(3), rel=1e-5)
 
 
 def test_rloo_keeps_learning_from_long_answers():
@@ -169,3 +246,5 @@ def test_an_answer_that_cannot_be_scored_leaves_its_group(tiny, tmp_path):
     assert total == pytest.approx(0, abs=1e-6), "each group is compared with itself alone"
     alone = make_source(tiny, tmp_path, environment=OneTurn(), n=1)[1]
     assert alone.play_round(0, Policy(model)).sequences == [], "one that is alone in its group teaches nothing"
+    alone = make_source(tiny, tmp_path, environment=OneTurn(), n=1, credit="batch")[1]
+    assert len(alone.play_round(0, Policy(model)).sequences) == 3, "but for a credit of the whole round (REINFORCE++)"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import processes
 from holdfast.axes.engine import SamplingParams
 from holdfast.axes.environment import Environment, Turn
 from holdfast.axes.registry import find_method
@@ -46,6 +52,10 @@ class SmallLetters(Environment):
     def step(self, state, action):
         share = sum("a" <= char <= "z" for char in action) / max(1, len(action))
         return Turn(state, [{"role": "user", "content": "more"}], share)
+
+
+class OneTurn(SmallLetters):
+    turns: int = 1
 
 
 def make_source(tiny, folder, objective=None, credit="group", journal=None, environment=None, **plan):
@@ -147,16 +157,18 @@ def test_rows_are_drawn_pass_by_pass_without_repeats(tiny, tmp_path):
 def test_online_learning_learns_and_a_killed_run_comes_to_the_same_weights(tiny, tmp_path, knobs):
     steps = 8 * (4 if knobs else 1)
     rate = 0.005 if knobs else 0.02
-    ratios, returns, cut_at = [], [], 6 if knobs else 3
+    ratios, away, returns, cut_at = [], [], [], 6 if knobs else 3
     (tmp_path / "calm").mkdir()
     (tmp_path / "cut").mkdir()
 
     def watch(log):
         ratios.append(log.metrics["ratio/mean"])
+        away.append(log.metrics["kl/behaviour"] + log.metrics["ratio/clipped"])
         returns.append(log.metrics["rollouts/return"])
 
     result, source, drawn = fit(tiny, tmp_path / "calm", steps, watch, rate=rate, **knobs)
     assert ratios[:: source.plan.steps] == pytest.approx([1.0] * 8, abs=1e-4), "the first step of a round is on policy"
+    assert away[:: source.plan.steps] == pytest.approx([0.0] * 8, abs=1e-6)
     assert drawn == 8 * 3 * 4 * 2
     with pytest.raises(UserInterrupt):
         fit(
@@ -171,6 +183,20 @@ def test_online_learning_learns_and_a_killed_run_comes_to_the_same_weights(tiny,
     assert np.mean(returns[-2 * source.plan.steps :]) > np.mean(returns[: source.plan.steps]) + 0.1
 
 
+def test_killed_while_it_samples_judges_learns_or_saves_it_ends_bit_equal(tiny_dir, tmp_path):
+    script = Path(__file__).with_name("killed_rounds.py")
+    ran = processes.run([script, tmp_path, tiny_dir("llama")])
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    calm, stormy = (load_file(tmp_path / name / "final.safetensors") for name in ("calm", "stormy"))
+    assert all(torch.equal(calm[name], stormy[name]) for name in calm)
+    drawn = []
+    for name in ("calm", "stormy"):
+        lines = (tmp_path / name / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        drawn.append(sorted(entry["id"] for entry in map(json.loads, lines) if entry["kind"] == "sample"))
+    assert drawn[0] == drawn[1], "none is lost, and none drawn twice"
+    assert len(set(drawn[0])) == 5 * 3 * 2 * 2
+
+
 def test_ppo_trains_a_value_head_on_the_returns(tiny, tmp_path):
     ppo = PolicyGradient(value_weight=0.5, value_clip=None)
     result, source, _ = fit(tiny, tmp_path, 12, objective=ppo, credit="gae", rate=0.01)
@@ -182,6 +208,50 @@ def test_ppo_trains_a_value_head_on_the_returns(tiny, tmp_path):
         for name in ("returns", "old_values")
     )
     assert np.square(returns - values).mean() < 0.8 * np.square(returns).mean(), "it knows more than nothing"
+
+
+def test_rewards_that_are_all_equal_leave_the_weights_as_they_are(tiny, tmp_path):
+    class Same(OneTurn):
+        def step(self, state, action):
+            return Turn(state, [], 1.0, done=True)
+
+    result, _, _ = fit(tiny, tmp_path, 2, environment=Same(), drop_equal=False)
+    for one, two in zip(
+        result.model.parameters(), tiny("llama", max_position_embeddings=256)[0].parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_what_the_sampler_said_weighs_the_credit(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, credit="loo", environment=OneTurn())
+    plain = source.play_round(0, Policy(model)).sequences
+    for form, bound, factor in (("truncate", 1.5, 1.5), ("mask", 1.5, 0.0), ("truncate", 9.0, math.e)):
+        model, source = make_source(
+            tiny, tmp_path, credit="loo", environment=OneTurn(), correction=form, correction_bound=bound
+        )
+        build = source.build_sampler
+
+        def draw_less_likely(policy, name, build=build):
+            draw = build(policy, name)
+
+            def draw_all(requests, params):
+                return {
+                    key: [replace(one, logps=tuple(logp - 1 for logp in one.logps)) for one in samples]
+                    for key, samples in draw(requests, params).items()
+                }
+
+            return draw_all
+
+        source.build_sampler = draw_less_likely
+        played = source.play_round(0, Policy(model))
+        for sequence, before in zip(played.sequences, plain, strict=True):
+            expected = before.token_values["advantages"] * factor
+            np.testing.assert_allclose(sequence.token_values["advantages"], expected, atol=1e-3)
+        ratio, tokens = played.figures["sampler/ratio"]
+        assert ratio / tokens == pytest.approx(math.e, rel=1e-3), "logged as it is before anything is cut"
+        cut, tokens = played.figures["sampler/cut"]
+        assert cut == (tokens if bound < math.e else 0)
+    assert source.fingerprint != make_source(tiny, tmp_path, credit="loo", environment=OneTurn())[1].fingerprint
 
 
 def test_equal_groups_and_broken_episodes_are_left_out(tiny, tmp_path):
@@ -296,6 +366,28 @@ def test_what_stopped_a_run_is_tried_again_by_the_next(tiny, tmp_path, set_fault
         assert play() == (0.0, 12.0)
 
 
+class Wordy(SmallLetters):
+    """Says so much that no conversation has all its turns."""
+
+    turns: int = 9
+
+    def step(self, state, action):
+        return Turn(state, [{"role": "user", "content": "and so on " * 8}], float(len(action)))
+
+
+def test_conversations_that_outgrow_the_context_are_cut_there_and_count(tiny, tmp_path):
+    model, source = make_source(tiny, tmp_path, environment=Wordy(), credit="loo")
+    lines = []
+    source.say = lines.append
+    played = source.play_round(0, Policy(model))
+    assert played.figures["rollouts/outgrown"] == played.figures["rollouts/truncated"] == (12, 12)
+    assert 12 < played.figures["rollouts/turns"][0] == len(played.sequences) < 12 * 9
+    assert all(s.label_mask.sum() > 0 and len(s.ids) <= 256 for s in played.sequences)
+    source.play_round(1, Policy(model))
+    (line,) = lines
+    assert line.startswith("12 of 12 conversations of this round outgrew the model's context (first at row 1 (")
+
+
 class Half(SmallLetters):
     """Rows with a D in them are always worth the same."""
 
@@ -348,10 +440,6 @@ def test_long_answers_lose_what_dapo_takes_and_it_is_logged_apart(tiny, tmp_path
     assert lost > 0
     assert played.figures["reward/overlong"] == (pytest.approx(-lost), 12.0)
     assert played.figures["rollouts/return"][0] == pytest.approx(plain.figures["rollouts/return"][0] - lost)
-
-
-class OneTurn(SmallLetters):
-    turns: int = 1
 
 
 def test_pairs_are_the_best_and_the_worst_answer_to_a_prompt(tiny, tmp_path):

@@ -21,6 +21,8 @@ class Credit(Method):
 
     needs_values: ClassVar[bool] = False
     """Whether it needs a value head's predictions."""
+    compares_group: ClassVar[bool] = False
+    """Whether it compares the episodes of a prompt with each other: of one alone it can say nothing."""
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
         """The advantage of every label, float64 [labels] an episode; positive: to be said more often."""

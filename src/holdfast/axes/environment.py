@@ -19,6 +19,7 @@ from holdfast.errors import UserError, first_line
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from holdfast.axes.engine import Sample
     from holdfast.axes.judge import Judge
     from holdfast.data.rows import Message, Row
 
@@ -139,7 +140,6 @@ class Episode:
 
     Args:
         key: Names it among all; with the number of the turn it names a sample in the journal.
-        place: What errors call the row it began with.
         state: Of the environment, now.
         messages: The conversation as it stands; the model's turns have role `assistant`.
         turns: The model's, in order.
@@ -147,6 +147,8 @@ class Episode:
         truncated: Whether a limit did.
         passed: Whether it succeeded.
         failure: Why the environment itself broke; such an episode says nothing of the model, and is left out.
+        place: What errors call the row it began with.
+        outgrown: Whether the limit was the model's context, in which its conversation left no room for an answer.
     """
 
     key: str
@@ -158,6 +160,7 @@ class Episode:
     passed: bool = False
     failure: str = ""
     place: str = ""
+    outgrown: bool = False
 
     @property
     def rewards(self) -> list[float]:
@@ -177,6 +180,12 @@ class Episode:
     def name_turn(self, number: int) -> str:
         """Name a turn, the first of which is 0, as its sample is called in the journal."""
         return f"{self.key}/t{number}"
+
+    def take_answer(self, sample: Sample) -> str:
+        """The text of an answer; where its prompt left no room for one in the model's context, the episode is over."""
+        if sample.finish == "length" and not sample.tokens:
+            self.outgrown = self.truncated = True
+        return sample.text
 
     def add_turn(self, answer: str, turn: Turn) -> None:
         """Take an answer of the model, and what the environment made of it."""
@@ -272,7 +281,7 @@ def play_episodes(
         Row by row, `n` for each. Where the environment broke - it raised, took longer than `step_seconds`, gave a
         reward that is no finite number, kept what is not JSON, spoke in the model's place, or had nothing to say though
         it went on - the episode has a `failure`, and the others are played on; it is cut (`truncated`) where it had not
-        ended after `environment.turns` turns.
+        ended after `environment.turns` turns, or outgrew the model's context.
     Raises:
         UserError: If the environment refuses a row, or an action; the row is named.
         RunError: If it hung on more than `MOST_HANGS` turns.
@@ -286,7 +295,7 @@ def play_episodes(
         actions = list(zip(going, ask(going), strict=True))
         for episode in going:
             episode.failure = breakdowns.reasons.get(episode.turn_key, "")
-        actions = [(episode, answer) for episode, answer in actions if not episode.failure]
+        actions = [(episode, answer) for episode, answer in actions if not episode.is_over]
         for (episode, answer), turn in zip(actions, answer_actions(environment, actions, breakdowns), strict=True):
             if isinstance(turn, str):
                 episode.failure = turn

@@ -80,7 +80,7 @@ def select_playable_rows(
         try:
             _, messages = begin_episode(environment, row, 0)
         except UserError as error:
-            first_problem = first_problem or str(error)
+            first_problem = first_problem or f"{row.describe_place(index + 1)}: {error}"
             report.record_drop(index + 1, row, f"environment {name_of(environment)} does not take them")
             continue
         except Exception as error:  # left out by a clock or a network, rows would be others the next time
@@ -91,7 +91,12 @@ def select_playable_rows(
             raise UserError(f"{row.describe_place(index + 1)}: {error}") from error
         tokens, pictures = len(ids), pictures_of(messages)
         if context is not None and tokens + longest > context:
-            report.record_drop(index + 1, row, f"the prompt leaves no room for an answer of {longest:,} tokens")
+            reason = f"the prompt leaves no room for an answer of {longest:,} tokens"
+            first_problem = first_problem or (
+                f"{row.describe_place(index + 1)}: {reason} (sampling.max_tokens): it has {tokens:,}, and the model's "
+                f"context {context:,}; shorten it, or lower max_tokens"
+            )
+            report.record_drop(index + 1, row, reason)
             continue
         indices.append(index)
         lengths.append(tokens)
@@ -100,7 +105,7 @@ def select_playable_rows(
             report.picture_tokens += ids.count(chat.pictures.processor.image_token_id)
     report.kept, report.tokens = len(indices), sum(lengths)
     if not indices:
-        raise UserError(f"no row can be played: {first_problem or next(iter(report.dropped), 'there are none')}")
+        raise UserError(f"no row can be played: {first_problem or 'there are none'}")
     report.record_lengths(np.array(lengths))
     return RowSelection(rows, indices, lambda row: row), report
 
@@ -128,7 +133,8 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     online = recipe.online
     plan = RoundPlan(
         online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence,
-        online.refill, online.max_kl, online.overlong, online.max_mismatch,
+        online.refill, online.max_kl, online.overlong, online.max_mismatch, online.correction, online.correction_level,
+        online.correction_bound,
     )  # fmt: skip
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),

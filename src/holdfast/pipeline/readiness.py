@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from holdfast.recipe.schema import DRAFT_TOKENS, Recipe
 from holdfast.recipe.task_entry import takes_recipe_judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from holdfast.data.chat.encoder import Chat
+    from holdfast.data.rows import Row
     from holdfast.evaluation.task import Task
     from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import Model
@@ -75,12 +77,10 @@ def check_readiness(
     if recipe.environment is not None:
         recipe.environment.check_ready()
     recipe.optimizer.check_ready()
-    recipe.tuner.check(model if model is not None else load_skeleton(recipe.model))
-    if recipe.tuner.stands_in_cache and recipe.train.gradient_checkpointing != "off":
-        raise UserError(
-            f"train.gradient_checkpointing: layers that are computed again find no keys of tuner "
-            f"{name_of(recipe.tuner)}; set it to off"
-        )
+    base = model if model is not None else load_skeleton(recipe.model)
+    recipe.tuner.check(base)
+    refuse_lost_keys(recipe)
+    refuse_picture_settings(recipe, base, pool.rows if pool is not None else ())
     for analysis in recipe.analyses:
         if analysis.compares:
             raise UserError(
@@ -91,6 +91,43 @@ def check_readiness(
             refuse_unmergeable(recipe.tuner, f"analyses: {name_of(analysis)} compares weight by weight: ")
     if recipe.inference is not None:
         refuse_unmergeable(recipe.tuner, f"inference {name_of(recipe.inference)} needs plain weights: ")
+
+
+def refuse_lost_keys(recipe: Recipe) -> None:
+    """See that no layer is computed again whose keys a tuner has put into the cache.
+
+    Raises:
+        UserError: If one would be.
+    """
+    if recipe.tuner.stands_in_cache and recipe.train.gradient_checkpointing != "off":
+        raise UserError(
+            f"train.gradient_checkpointing: layers that are computed again find no keys of tuner "
+            f"{name_of(recipe.tuner)}; set it to off"
+        )
+
+
+def refuse_picture_settings(recipe: Recipe, model: Model, rows: Iterable[Row]) -> None:
+    """See that eyes which are to train are there and reached by the tuner, and that no pictures are to be packed.
+
+    Args:
+        model: The base, or its shape.
+        rows: What is trained on, or curated first.
+    Raises:
+        UserError: If not.
+    """
+    from holdfast.models.eyes import eye_parameters
+    from holdfast.training.apply_tuner import describe_untrained_eyes
+    from holdfast.training.layout import PACKED_PICTURES
+
+    plain: Any = model  # no adapter is in it yet
+    targets = getattr(recipe.tuner, "target_modules", None)
+    expression = targets if isinstance(targets, str) else ""
+    paths = [name.rpartition(".")[0] for name in eye_parameters(plain)]
+    is_reached = any(re.fullmatch(expression, path) for path in paths) if recipe.tuner.adapter else bool(paths)
+    if recipe.train.vision == "trained" and not is_reached:
+        raise UserError(describe_untrained_eyes(recipe, model.config))
+    if recipe.train.layout == "packed" and paths and any(pictures_of(row.messages) for row in rows):
+        raise UserError(PACKED_PICTURES)
 
 
 def refuse_adapter(path: Path, name: str) -> None:
@@ -232,7 +269,7 @@ def try_pictures(task: Task, chat: Chat) -> None:
             try:
                 chat.prompt_ids(row.prompt)
             except UserError as error:
-                raise UserError(f"{row.describe_place(number)}: {error}") from error
+                raise UserError(f"{row.place or f'{task.name}, row {number}'}: {error}") from error
 
 
 def describe_decoding(model: Path) -> str:

@@ -12,7 +12,7 @@ from holdfast.data.batching.batches import EncodedSequence, TokenTable
 from holdfast.models.loading import tuned_context_length
 from holdfast.pipeline.online import choose_environment, plan_rounds, select_playable_rows
 from holdfast.pipeline.phases import sampling_params
-from holdfast.training.rounds import encode_turn
+from holdfast.training.rounds import OUTGROWN, encode_turn
 
 if TYPE_CHECKING:
     from holdfast.axes.environment import Environment
@@ -67,7 +67,7 @@ def play_first_episode(
     def answer_episodes(episodes: list[Episode]) -> list[str]:
         drawn_samples = draw([Request(episode.turn_key, episode.messages) for episode in episodes], params)
         samples.update({key: each[0] for key, each in drawn_samples.items()})
-        return [samples[episode.turn_key].text for episode in episodes]
+        return [episode.take_answer(samples[episode.turn_key]) for episode in episodes]
 
     (episode,) = play_episodes(environment, [row], answer_episodes, seed=recipe.train.seed)
     turns = []
@@ -76,7 +76,7 @@ def play_first_episode(
         sequence = encode_turn(chat.prompt_ids(turn.prompt), ids, number, pictures)
         note = f" ({turn.note})" if turn.note else ""
         turns.append((f"turn {number + 1}, reward {turn.reward:g}{note}", sequence))
-    if episode.failure:
-        nothing = np.zeros(0, dtype=np.int32)
-        turns.append((f"the environment broke: {episode.failure}", EncodedSequence(nothing, nothing == 1, 0)))
+    ends = {f"the environment broke: {episode.failure}": episode.failure, "cut: " + OUTGROWN: episode.outgrown}
+    nothing = np.zeros(0, dtype=np.int32)
+    turns += [(text, EncodedSequence(nothing, nothing == 1, 0)) for text, is_so in ends.items() if is_so]
     return turns

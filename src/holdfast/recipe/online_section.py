@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from holdfast.recipe.data_section import RecipeSection
@@ -42,6 +44,16 @@ class Online(RecipeSection):
         description="Stop once the sampler's own log-probabilities of the answers are so far from the trainer's, "
         "by the same weights: nats per token, estimated by k3. About 1e-9 in fp32, 1e-4 to 1e-2 in bf16.",
     )
+    correction: Literal["truncate", "mask"] | None = Field(
+        None,
+        description="Weigh the credit of tokens by how likely they are to the trainer over how likely they were to the "
+        "sampler: ratios are cut at correction_bound (truncated importance sampling), or count nothing beyond it on "
+        "either side (mask). Default: no weights, as both compute with the same ones.",
+    )
+    correction_level: Literal["token", "sequence"] = Field(
+        "token", description="What has such a ratio: a token, or an answer in the mean of its tokens."
+    )
+    correction_bound: float = Field(2.0, gt=1, description="Where it is cut.")
     overlong: float = Field(
         0.0,
         ge=0,

@@ -131,7 +131,9 @@ def check_online(recipe: Common) -> None:
             "the divergence from the untouched model needs it beside the trained one, for answers that do "
             "not exist yet; train an adapter, which can be switched off (tuner: lora)"
         )
+    check_group_size(recipe)
     check_round_steps(recipe)
+    check_correction(recipe)
     for key in ("batch_tokens", "epochs"):
         if getattr(train, key) != type(train).model_fields[key].default:
             raise ValueError(f"train.{key} says nothing of online learning; online.rounds, prompts and n do: remove it")
@@ -152,6 +154,26 @@ def check_round_steps(recipe: Common) -> None:
             f"{online.minibatches} the last step of a round learns from answers {oldest} updates old; raise "
             "max_staleness, or lower updates or minibatches"
         )
+
+
+def check_group_size(recipe: Common) -> None:
+    """What compares the answers to a prompt needs two of them."""
+    is_pair = recipe.objective.row_shape().name == "pair"
+    if recipe.online.n == 1 and recipe.credit is not None and (recipe.credit.compares_group or is_pair):
+        raise ValueError(
+            f"credit {name_of(recipe.credit)} compares the answers to a prompt, and with online.n 1 there is one; set "
+            "online.n to 2 or more, or choose credit reinforce_pp or ppo"
+        )
+
+
+def check_correction(recipe: Common) -> None:
+    """What weighs advantages needs some, and what shapes the weights needs these."""
+    online, name = recipe.online, name_of(recipe.objective)
+    for key in ("correction_level", "correction_bound") if online.correction is None else ():
+        if getattr(online, key) != type(online).model_fields[key].default:
+            raise ValueError(f"online.{key} has no effect without a correction; set online.correction: truncate")
+    if online.correction is not None and not recipe.objective.needs_rollouts:
+        raise ValueError(f"online.correction weighs advantages, which objective {name} does not read; remove it")
 
 
 def find_misfit(recipe: Common) -> str:

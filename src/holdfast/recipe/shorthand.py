@@ -225,7 +225,7 @@ def _derive_online_defaults(data: dict[str, Any], credit: type[Method]) -> Itera
     online: dict[str, Any] = section if isinstance(section, dict) else {}
     counts = [online.get("rounds", 120), online.get("updates", 1), online.get("minibatches", 1)]
     yield ("sampling", "temperature"), 1.0, "derived: online learning"
-    if all(isinstance(count, int) for count in counts):
+    if all(isinstance(count, int) and count > 0 for count in counts):
         yield ("train", "max_steps"), counts[0] * counts[1] * counts[2], "derived: online.rounds"
     if getattr(credit, "needs_values", False):
         yield ("objective", "value_weight"), 0.1, f"derived: credit {name_of(credit)}"

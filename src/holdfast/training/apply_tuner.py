@@ -8,6 +8,8 @@ from holdfast.errors import UserError
 from holdfast.models.eyes import freeze_eyes, has_eyes
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from holdfast.models.loading import Model
     from holdfast.recipe.schema import Recipe
 
@@ -24,9 +26,14 @@ def apply_tuner(recipe: Recipe, model: Model, seed: int) -> Model:
     tuned = recipe.tuner.apply(model, seed)
     count = freeze_vision(recipe, tuned)
     if recipe.train.vision == "trained" and not count:
-        what = "leaves eyes alone; set tuner: full" if has_eyes(model.config) else "cannot train what is not there"
-        raise UserError(f"train.vision: trained, but {type(recipe.tuner).__name__} {what}, or leave train.vision out")
+        raise UserError(describe_untrained_eyes(recipe, model.config))
     return tuned
+
+
+def describe_untrained_eyes(recipe: Recipe, config: PretrainedConfig) -> str:
+    """Why eyes do not train though the recipe says so, and what to do."""
+    what = "leaves eyes alone; set tuner: full" if has_eyes(config) else "cannot train what is not there"
+    return f"train.vision: trained, but {type(recipe.tuner).__name__} {what}, or leave train.vision out"
 
 
 def freeze_vision(recipe: Recipe, tuned: Model) -> int:

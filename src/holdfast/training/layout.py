@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from holdfast.models.policy import Policy
     from holdfast.training.distributed import Machine
 
+PACKED_PICTURES = "train.layout: rows with pictures are not packed; set it to padded, or leave it out"
+"""Why a layout is refused."""
+
 
 @contextmanager
 def place_for_trial(policy: Policy, machine: Machine) -> Iterator[None]:
@@ -69,7 +72,7 @@ def choose_layout(
     """
     if has_pictures:
         if setting == "packed":
-            raise UserError("train.layout: rows with pictures are not packed; set it to padded, or leave it out")
+            raise UserError(PACKED_PICTURES)
         return "padded"
     if setting == "packed" and not policy.isolates_packed_rows:
         raise UserError("train.layout: this model cannot keep packed rows apart; set it to padded")

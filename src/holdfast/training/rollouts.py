@@ -35,7 +35,10 @@ from holdfast.training.rounds import (
     choose_answers,
     choose_pairs,
     describe_broken_episodes,
+    describe_outgrown_episodes,
+    draw_row_numbers,
     encode_turn,
+    lower_by_divergence,
     lower_overlong,
     measure_round,
     name_apart,
@@ -44,7 +47,7 @@ from holdfast.training.rounds import (
     split_turns,
     split_units,
 )
-from holdfast.training.sampler_mismatch import LOOKED_AT, measure_mismatch, refuse_mismatch
+from holdfast.training.sampler_mismatch import LOOKED_AT, correct_advantages, measure_mismatch, refuse_mismatch
 
 if TYPE_CHECKING:
     from holdfast.axes.objective import Objective
@@ -107,6 +110,7 @@ class RolloutSource:
         ])  # fmt: skip
         self.breakdowns = BreakdownRecord(record, [self.fingerprint, source_of(environment)])
         self.current: PlayedRound | None = None
+        self.has_told_outgrown = False
 
     # ---- what the trainer asks ------------------------------------------------------------------------------------
 
@@ -184,16 +188,7 @@ class RolloutSource:
 
     def choose_rows(self, number: int, draw: int = 0) -> list[int]:
         """The rows of a round: the next ones of a permutation of all, a new one for each pass; drawn again, any."""
-        count, begin = len(self.rows), number * self.plan.prompts
-        if draw:
-            generator = np.random.default_rng([self.seed, number, draw])
-            return generator.choice(count, self.plan.prompts, replace=self.plan.prompts > count).tolist()
-        out: list[int] = []
-        while len(out) < self.plan.prompts:
-            pass_number, place = divmod(begin + len(out), count)
-            order = np.random.default_rng([self.seed, pass_number]).permutation(count)
-            out += order[place : place + self.plan.prompts - len(out)].tolist()
-        return out
+        return draw_row_numbers(len(self.rows), self.plan.prompts, self.seed, number, draw)
 
     def play_round(self, number: int, policy: Policy) -> PlayedRound:
         """Let the policy play a round, and give its tokens credit.
@@ -207,7 +202,7 @@ class RolloutSource:
         def answer_episodes(episodes: list[Episode]) -> list[str]:
             answers = draw([Request(episode.turn_key, episode.messages) for episode in episodes], params)
             samples.update({key: drawn_samples[0] for key, drawn_samples in answers.items()})
-            return [answers[episode.turn_key][0].text for episode in episodes]
+            return [episode.take_answer(answers[episode.turn_key][0]) for episode in episodes]
 
         episodes, chosen, times_drawn = list[Episode](), list[int](), Counter[str]()
         with self.breakdowns.open_round(number) as breakdowns:
@@ -218,6 +213,9 @@ class RolloutSource:
                     breakdowns=breakdowns,
                 )  # fmt: skip
                 for line in describe_broken_episodes(name_of(self.environment), new_episodes):
+                    self.say(line)
+                if not self.has_told_outgrown and (line := describe_outgrown_episodes(new_episodes)):
+                    self.has_told_outgrown = True
                     self.say(line)
                 lower_overlong(new_episodes, samples, self.plan.overlong, self.sampling.max_tokens)
                 numbers = np.repeat(np.arange(len(rows)), self.plan.n) + draw_number * self.plan.prompts
@@ -242,17 +240,18 @@ class RolloutSource:
         """Those that teach something: the environment did not break, and the others of the group did otherwise."""
         sound = [
             i for i, e in enumerate(episodes)
-            if not e.failure and e.turns and all(samples[e.name_turn(t)].ids for t in range(len(e.turns)))
+            if not e.failure and e.turns
         ]  # fmt: skip
         if episodes and not sound:
-            reasons = Counter(e.failure or "its prompt does not fit the model's context" for e in episodes)
+            reasons = Counter(e.failure or "no room for an answer in the model's context" for e in episodes)
             reason, times = reasons.most_common(1)[0]
             place = next((e.place for e in episodes if e.failure), episodes[0].place)
             raise RunError(
                 f"environment {name_of(self.environment)} broke in all {len(episodes)} episodes of a round ({reason}, "
                 f"{times} times, first at {place}); mend it, or the rows it begins with"
             )
-        if not self.plan.drop_equal or self.credit.needs_values:
+        is_alone = self.plan.n == 1 and not self.credit.compares_group
+        if not self.plan.drop_equal or self.credit.needs_values or is_alone:
             return sound
         returns: dict[int, set[float]] = {}
         for i in sound:
@@ -280,12 +279,14 @@ class RolloutSource:
         ]
         label_values = self._read_labels(sequences, policy)
         trainer = label_values.get("behaviour") or self._read_some_logps(sequences, policy)
-        figures |= measure_mismatch([samples[key].logps for key, _ in turns], trainer)
+        sampler = [samples[key].logps for key, _ in turns]
+        figures |= measure_mismatch(sampler, trainer)
         rewards = [np.zeros(len(samples[key].ids)) for key, _ in turns]
         for reward, (_, turn) in zip(rewards, turns, strict=True):
             reward[-1] = turn.reward
-        for row, reward in enumerate(rewards if self.plan.divergence else ()):
-            reward -= self.plan.divergence * (label_values["behaviour"][row] - label_values["reference"][row])
+        if self.plan.divergence:
+            behaviour, reference = label_values["behaviour"], label_values["reference"]
+            lower_by_divergence(rewards, behaviour, reference, self.plan.divergence)
         ends = np.cumsum([len(e.turns) for e in episodes])  # of each episode, among the turns of all
 
         def join_turns(values: list[np.ndarray]) -> list[np.ndarray]:
@@ -304,6 +305,7 @@ class RolloutSource:
             label_values["old_values"] = label_values.pop("values")
             label_values["returns"] = split_turns(self.credit.value_targets(rollouts), rewards)
         label_values["advantages"] = split_turns(self.credit.assign_advantages(rollouts), rewards)
+        figures |= correct_advantages(label_values["advantages"], sampler, trainer, self.plan)
         for name in self._value_names():
             for sequence, values in zip(sequences, label_values[name], strict=True):
                 set_label_values(sequence, name, values)
@@ -363,7 +365,7 @@ class RolloutSource:
     def _needs_behaviour(self) -> bool:
         """Whether anything looks at how likely the answers were to the policy that wrote them."""
         several_steps = self.plan.steps > 1 and (self.objective.needs_rollouts or self.plan.max_kl is not None)
-        return several_steps or bool(self.plan.divergence)
+        return several_steps or bool(self.plan.divergence or self.plan.correction)
 
     def _value_names(self) -> tuple[str, ...]:
         names = ("advantages",) if self.objective.needs_rollouts else ()

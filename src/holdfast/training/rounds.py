@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from holdfast.axes.environment import Episode
     from holdfast.data.batching.batches import Batch
     from holdfast.data.rows import Row
+
+
+OUTGROWN = "its conversation leaves no room for another answer in the model's context"
+"""Why an episode is over that neither ended nor had all its turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class RoundPlan:
         overlong: The share of the longest answer's tokens, its last ones, over which an answer's reward falls by 1.
         max_mismatch: How far the sampler's log-probabilities of the answers may be from the trainer's before the run
             stops, in nats per token; `None`: however far.
+        correction: How advantages are weighed by what the trainer's probability of a token is of the sampler's; `None`:
+            they are not.
+        correction_level: Whether a token has such a ratio, or an answer in the mean.
+        correction_bound: The largest ratio that counts.
     """
 
     prompts: int = 48
@@ -51,6 +59,9 @@ class RoundPlan:
     max_kl: float | None = None
     overlong: float = 0.0
     max_mismatch: float | None = None
+    correction: Literal["truncate", "mask"] | None = None
+    correction_level: Literal["token", "sequence"] = "token"
+    correction_bound: float = 2.0
 
     @property
     def steps(self) -> int:
@@ -59,8 +70,9 @@ class RoundPlan:
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What rounds depend on; what came later than runs that may go on counts where it is set."""
-        later = {"refill": 0, "max_kl": None, "overlong": 0.0}
-        parts = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+        later = ("refill", "max_kl", "overlong", "correction", "correction_level", "correction_bound")
+        defaults = {one.name: one.default for one in fields(self)}
+        parts = {key: value for key, value in asdict(self).items() if key not in later or value != defaults[key]}
         del parts["max_mismatch"]  # a run that goes on past it is the same run
         return parts
 
@@ -78,6 +90,24 @@ class PlayedRound:
     number: int
     sequences: list[EncodedSequence]
     figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def draw_row_numbers(count: int, prompts: int, seed: int, number: int, draw: int = 0) -> list[int]:
+    """The rows of a round, of `count`: the next of a permutation of all, a new one for each pass; drawn again: any.
+
+    Args:
+        prompts: How many.
+        number: Of the round, from 0.
+        draw: How often rows were drawn for it before.
+    """
+    if draw:
+        return np.random.default_rng([seed, number, draw]).choice(count, prompts, replace=prompts > count).tolist()
+    out: list[int] = []
+    while len(out) < prompts:
+        pass_number, place = divmod(number * prompts + len(out), count)
+        order = np.random.default_rng([seed, pass_number]).permutation(count)
+        out += order[place : place + prompts - len(out)].tolist()
+    return out
 
 
 def name_apart(rows: list[Row], times_drawn: Counter[str]) -> list[Row]:
@@ -157,6 +187,20 @@ def set_label_values(sequence: EncodedSequence, name: str, values: np.ndarray) -
     sequence.token_values[name] = every
 
 
+def lower_by_divergence(
+    rewards: Sequence[np.ndarray], behaviour: Sequence[np.ndarray], reference: Sequence[np.ndarray], weight: float
+) -> None:
+    """Take off each label's reward what it is likelier than to the untouched model: k1 of KL(policy || untouched).
+
+    Args:
+        rewards: Of each sequence, float64 [labels]; lowered in place.
+        behaviour, reference: Log-probabilities of the labels by the policy that wrote them, and the untouched model.
+        weight: Of a nat.
+    """
+    for reward, logps, base_logps in zip(rewards, behaviour, reference, strict=True):
+        reward -= weight * (logps - base_logps)
+
+
 def lower_overlong(episodes: Sequence[Episode], samples: Mapping[str, Sample], share: float, longest: int) -> None:
     """Take off the rewards of long answers what DAPO takes. [Yu et al. 2025, 2503.14476, equation 13]
 
@@ -194,6 +238,7 @@ def measure_round(episodes: list[Episode], groups: np.ndarray, num_used: int) ->
         "rollouts/passed": (float(sum(e.passed for e in sound)), count),
         "rollouts/turns": (float(sum(len(e.turns) for e in sound)), count),
         "rollouts/truncated": (float(sum(e.truncated for e in sound)), count),
+        "rollouts/outgrown": (float(sum(e.outgrown for e in sound)), count),
         "rollouts/failed": (float(len(episodes) - len(sound)), float(len(episodes))),
         "rollouts/used": (float(num_used), float(len(episodes))),
         "rollouts/mixed groups": (float(num_mixed), float(len(np.unique(groups)))),
@@ -211,3 +256,15 @@ def describe_broken_episodes(environment: str, episodes: Sequence[Episode]) -> l
         "the log as rollouts/failed"
         for reason, places in reasons.items()
     ]
+
+
+def describe_outgrown_episodes(episodes: Sequence[Episode]) -> str:
+    """A line where conversations outgrew the model's context, with the first row; "" where none did."""
+    places = [episode.place for episode in episodes if episode.outgrown]
+    if not places:
+        return ""
+    return (
+        f"{len(places):,} of {len(episodes):,} conversations of this round outgrew the model's context (first at "
+        f"{places[0]}): they are cut there and count with what they earned; further ones are counted in the log as "
+        "rollouts/outgrown"
+    )

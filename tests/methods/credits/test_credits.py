@@ -19,6 +19,8 @@ from holdfast.methods.credits.group import GroupCredit
 from holdfast.methods.credits.leave_one_out import LeaveOneOut
 from holdfast.methods.credits.max_rl import MaxRL
 from holdfast.testing import check_method
+from holdfast.training.rounds import RoundPlan, lower_by_divergence
+from holdfast.training.sampler_mismatch import correct_advantages, measure_mismatch
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 LENGTHS = (5, 3, 6)
@@ -38,6 +40,32 @@ def close(values):
 
 def made(name: str, **knobs):
     return CREDITS[name](**knobs)
+
+
+@pytest.mark.parametrize(
+    "credit",
+    [GroupCredit(scale="none"), LeaveOneOut(), BatchCredit(), MaxRL(), GAE()],
+    ids=lambda one: type(one).__name__,
+)
+def test_every_credit_ends_at_the_policy_that_the_reward_and_its_divergence_ask_for(credit):
+    """Rounds of a table of six actions, whose rewards lose k1: they end at p_0 exp(R / beta) / Z."""
+    rewards, reference = np.array([2.1, 2.9, 2.3, 2.5, 2.2, 2.7]), np.array([0.3, 0.1, 0.2, 0.15, 0.15, 0.1])
+    wanted = reference * np.exp(rewards / 0.5)
+    rng, scores, value, rounds, n = np.random.default_rng(0), np.zeros(6), 0.0, 200, 24
+    total = np.zeros(6)
+    for number in range(rounds):
+        chances = np.exp(scores) / np.exp(scores).sum()
+        drawn = rng.choice(6, n, p=chances)
+        earned = [rewards[[action]] for action in drawn]
+        lower_by_divergence(earned, np.log(chances[drawn])[:, None], np.log(reference[drawn])[:, None], 0.5)
+        rollouts = RolloutRewards(
+            earned, [np.array([0])] * n, np.zeros(n, dtype=int), np.zeros(n, dtype=bool), [np.array([value])] * n
+        )
+        better = np.concatenate(credit.assign_advantages(rollouts))
+        value += 0.1 * (np.concatenate(earned).mean() - value)
+        scores += 4 / (1 + 0.1 * number) * (np.bincount(drawn, better, minlength=6) / n - better.mean() * chances)
+        total += chances * (number >= rounds // 2)
+    np.testing.assert_allclose(total / total.sum(), wanted / wanted.sum(), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY["credits"]))
@@ -63,7 +91,8 @@ def golden_logps(phase: float) -> list[np.ndarray]:
 def golden_rollouts(beta: float) -> RolloutRewards:
     """Three answers to one prompt with rewards 1, 0, 0.5, less a divergence, and what a value head predicts."""
     old = [logps - 0.1 * np.cos(np.arange(len(logps))) for logps in golden_logps(0.0)]
-    rewards = [-beta * (b - r0) for b, r0 in zip(old, golden_logps(0.15), strict=True)]
+    rewards = [np.zeros(n) for n in LENGTHS]
+    lower_by_divergence(rewards, old, golden_logps(0.15), beta)
     for one, reward in zip(rewards, (1.0, 0.0, 0.5), strict=True):
         one[-1] += reward
     values = [0.5 * np.sin(0.7 * (b + 1) + 0.3 * np.arange(n)) for b, n in enumerate(LENGTHS)]
@@ -130,6 +159,41 @@ def test_what_the_environment_says_costs_no_discount():
         assert one.tolist() == close(GOLDEN[f"turns gae g={gamma} lam={lam}"])
 
 
+def step_through_all(rewards, values, labels, gamma, lam):
+    """GAE that goes through the environment's tokens too, each worth nothing: what OpenRLHF 3c3be623 does."""
+    advantages, carry, after = [], 0.0, 0.0
+    for reward, value, is_label in zip(rewards[::-1], values[::-1], labels[::-1], strict=True):
+        carry = reward + gamma * after - value * is_label + gamma * lam * carry
+        after = value * is_label
+        advantages.append(carry)
+    return [one for one, is_label in zip(advantages[::-1], labels, strict=True) if is_label]
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.95), (1.0, 1.0)])
+def test_stepping_through_the_environments_tokens_is_another_estimate_but_for_no_discount(gamma, lam):
+    theirs = GOLDEN[f"turns gae as OpenRLHF 3c3be623 g={gamma} lam={lam}"]
+    values, labels = [0.1, 0.2, 9, 9, 0.4, 0.5], [1, 1, 0, 0, 1, 1]
+    assert step_through_all([0, 0, 0, 0, 0, 1], values, labels, gamma, lam) == close(theirs)
+    (ours,) = GAE(gamma=gamma, lam=lam, whiten=False).assign_advantages(
+        episode([0, 0, 0, 1], [0.1, 0.2, 0.4, 0.5], [1, 3])
+    )
+    assert (ours.tolist() == close(theirs)) == (gamma == lam == 1)
+
+
+def test_nothing_flows_from_an_episode_into_one_that_was_cut_before_it():
+    """The code of 2501.17161 lets the next episode's reward and value into an episode that a limit cut."""
+    leaked = GOLDEN["leak: truncated r=-1 V=.5, next episode r=5 V=2 (as the code)"]
+    credit = GAE(gamma=0.9, lam=0.95, whiten=False)
+    for after, key in ((0.8, "no leak, bootstrapped with V(s')=.8"), (0.0, "no leak, truncation as an end")):
+        two = RolloutRewards(
+            [np.array([-1.0]), np.array([5.0])], [np.array([0])] * 2, np.zeros(2, dtype=int), np.array([True, False]),
+            [np.array([0.5]), np.array([2.0])], np.array([after, 0.0]),
+        )  # fmt: skip
+        advantages = firsts(credit.assign_advantages(two))
+        assert advantages == close(GOLDEN[key])
+        assert advantages[0] != close(leaked[0])
+
+
 def test_turns_as_actions_and_what_a_limit_cut():
     credit = GAE(gamma=0.9, lam=0.95, unit="turn", whiten=False)
     turns = episode([0, -1, -1, 0, 5], [0.5, 9, 1, 2, 9], [1, 2, 4])  # predictions inside of a turn do not count
@@ -140,6 +204,65 @@ def test_turns_as_actions_and_what_a_limit_cut():
     assert firsts(cut)[0] == close(GOLDEN["no leak, bootstrapped with V(s')=.8"][0])
     ended = credit.assign_advantages(episode([-1], [0.5], [0]))
     assert firsts(ended)[0] == close(GOLDEN["no leak, truncation as an end"][0])
+
+
+def test_the_divergence_that_is_taken_off_rewards_is_k1():
+    rewards = [np.zeros(n) for n in LENGTHS]
+    lower_by_divergence(rewards, golden_logps(0.0), golden_logps(0.15), 1.0)
+    assert [-one.sum() for one in rewards] == close(GOLDEN["k1 sum"])
+
+
+def golden_sampler():
+    """What a sampler says of the golden answers that computes something else than the trainer, and what that says."""
+    trainer = [logps - 0.1 * np.cos(np.arange(len(logps))) for logps in golden_logps(0.0)]
+    return [t + 0.25 * np.sin(np.arange(len(t)) + b) for b, t in enumerate(trainer)], trainer
+
+
+def test_how_far_sampler_and_trainer_are_apart():
+    figures = measure_mismatch(*golden_sampler())
+    assert all(count == 14 for name, (_, count) in figures.items() if name != "sampler/largest difference")
+    kinds = [figures[name][0] / 14 for name in ("sampler/kl by k1", "sampler/kl")]
+    assert kinds == close(GOLDEN["mismatch k1 k3 mean (rollout||trainer)"])
+    assert figures["sampler/effective share"][0] / 14 == close(GOLDEN["ess / n (token weights)"])
+    assert measure_mismatch([[0.0, -300.0]], [np.array([-300.0, 0.0])])["sampler/effective share"] == (1.0, 2.0)
+
+
+def test_what_the_sampler_drew_is_weighed_by_what_the_trainer_says_of_it():
+    sampler, trainer = golden_sampler()
+
+    def weigh(form, level, bound):
+        advantages = [np.full(n, -2.0) for n in LENGTHS]
+        plan = RoundPlan(correction=form, correction_level=level, correction_bound=bound)
+        figures = correct_advantages(advantages, sampler, trainer, plan)
+        return [(one / -2).tolist() for one in advantages], figures["sampler/cut"]
+
+    assert weigh("truncate", "token", 2.0) == ([close(one) for one in GOLDEN["tis token cap 2"]], (0.0, 14.0))
+    kept, cut = weigh("mask", "token", 2.0)
+    assert sum(value > 0 for one in kept for value in one) / 14 == GOLDEN["mis token [.5,2] kept share"]
+    every = [value for one in GOLDEN["tis token cap 2"] for value in one]
+    kept, cut = weigh("mask", "token", 1.2)
+    assert [value for one in kept for value in one] == close([v if 1 / 1.2 <= v <= 1.2 else 0.0 for v in every])
+    assert cut == (float(sum(not 1 / 1.2 <= v <= 1.2 for v in every)), 14.0)
+    assert weigh("truncate", "token", 1.2)[0][0] == close([min(v, 1.2) for v in every[:5]])
+    answers, _ = weigh("truncate", "sequence", 2.0)
+    assert [one[0] for one in answers] == close(GOLDEN["sequence geometric ratio"])
+    assert all(len(set(one)) == 1 for one in answers)
+    unknown = [np.ones(2)]
+    assert (
+        correct_advantages(unknown, [()], [np.array([-1.0, -2.0])], RoundPlan(correction="mask"))["sampler/cut"][0] == 0
+    )
+    assert correct_advantages(unknown, sampler, trainer, RoundPlan()) == {}
+    assert unknown[0].tolist() == [1, 1], "a sampler that gives no numbers is not corrected"
+
+
+def test_a_long_answer_that_differs_little_is_not_masked():
+    """TRL weighs sequences by the sum of differences (#5814): .012 nats a token over 100 tokens leave a bound of 3."""
+    advantages = [np.ones(100)]
+    plan = RoundPlan(correction="mask", correction_level="sequence", correction_bound=3.0)
+    figures = correct_advantages(advantages, [[-1.0] * 100], [np.full(100, -0.988)], plan)
+    assert figures["sampler/cut"] == (0, 100)
+    assert advantages[0] == close(np.exp(0.012))
+    assert math.exp(0.012 * 100) > 3
 
 
 def test_limits_of_each_other():

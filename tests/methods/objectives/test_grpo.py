@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from holdfast.data.batching.batches import EncodedSequence, TokenTable, collate_sequences
 from holdfast.data.batching.tokenize import build_table
 from holdfast.data.reading.formats import open_rows
+from holdfast.data.rollout_rewards import RolloutRewards
 from holdfast.data.row_shapes import Column, build_conversations, check_row, rows_for
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
+from holdfast.methods.credits.group import GroupCredit
 from holdfast.methods.objectives.scored.grpo import (
     GRPO,
     clipped_surrogate,
@@ -22,6 +24,7 @@ from holdfast.methods.objectives.scored.grpo import (
     kl_estimates,
     sequence_means,
 )
+from holdfast.methods.objectives.scored.policy_gradient import PolicyGradient
 from holdfast.methods.objectives.terms.labels import label_weights
 from holdfast.models.policy import Policy, precompute_reference
 
@@ -109,6 +112,24 @@ def test_on_policy_the_loss_is_nothing_and_its_gradient_is_that_of_reinforce(tin
     assert torch.stack([w.norm() for w in wanted]).norm() > 1e-3
     for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_the_first_round_of_online_learning_is_this_on_the_same_samples(tiny):
+    """Of the untouched model's answers it is both the policy that wrote them and the reference."""
+    scores, lengths = (1.0, 0.2, 0.4, 0.0), [5, 2, 9, 4]
+    batch = collate_sequences(group(scores, lengths), "padded", 0)
+    policy = moved_policy(tiny, batch)
+    rewards = [np.append(np.zeros(n - 1), score) for n, score in zip(lengths, scores, strict=True)]
+    ends, same = [np.array([n - 1]) for n in lengths], np.zeros(4, dtype=int)
+    advantages = GroupCredit().assign_advantages(RolloutRewards(rewards, ends, same, same > 0))
+    batch.token_values = {
+        "advantages": torch.from_numpy(np.concatenate(advantages)).float(), "behaviour": policy.reference_logps(batch)
+    }  # fmt: skip
+    online = PolicyGradient(reduction="sequence", beta=0.04, divergence="k3")
+    losses = [one.losses(policy, batch).sums for one in (GRPO(), online)]
+    for term in ("policy", "divergence"):
+        torch.testing.assert_close(losses[0][term], losses[1][term], atol=1e-6, rtol=1e-5)
+    assert GRPO().normalizers(batch) == online.normalizers(batch)
 
 
 def test_equal_scores_teach_nothing(tiny, step_of):

@@ -82,6 +82,15 @@ def test_golden_loss_of_rloo(golden_step):
     assert loss_of(objective, Spoken(now), batch) == pytest.approx(GOLDEN["rloo loss eps=.2 (sequence)"], abs=1e-7)
 
 
+def test_golden_ratios_of_answers_to_a_sampler(golden_step):
+    batch, _ = golden_step(torch.zeros(14, dtype=torch.float64))
+    turn = torch.cat([b + torch.arange(n) for b, n in enumerate((5, 3, 6))]).double()
+    away = -0.25 * turn.sin()
+    for level, key in (("sequence", "sequence geometric ratio"), ("answer", "sequence product ratio")):
+        ratios = PolicyGradient(level=level)._compute_ratios(away, batch)[[0, 5, 8]]
+        np.testing.assert_allclose(ratios, GOLDEN[key], atol=1e-8)
+
+
 def test_golden_estimate_divergences(golden_step, golden_logps):
     batch, now = golden_step(torch.zeros(14, dtype=torch.float64))
     before = torch.cat(golden_logps(0.15))
@@ -110,6 +119,45 @@ def test_the_gradients_of_the_divergences_are_those_of_the_two_kls():
             (chances.detach() * PolicyGradient(beta=1, divergence=name)._estimate_divergences(d, ratio)).sum()
         )
         torch.testing.assert_close(made, wanted, atol=1e-12, rtol=1e-9)
+
+
+REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.2], dtype=torch.float64)
+TOWARDS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+REVERSE = [0.74855044, 0.07597896, 0.13768816, 0.03778243]  # p_0 exp(R / beta) / Z
+FORWARD = [0.70894043, 0.11699454, 0.12785906, 0.04620597]  # beta p_0 / (1.28211115 - R)
+
+
+@pytest.mark.parametrize(
+    ("where", "optimum"), [("reward", REVERSE), ("k2", REVERSE), ("ratio_k3", REVERSE), ("k3", FORWARD)]
+)
+def test_each_divergence_has_its_optimum(where, optimum):
+    """The expected step over a table of four actions, taken until nothing moves; k1 is a part of the reward."""
+    objective = PolicyGradient(beta=0.5, divergence="k2" if where == "reward" else where)
+    scores = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for _ in range(90):
+        logps = scores.log_softmax(0)
+        chances, away = logps.detach().exp(), logps - TOWARDS.log()
+        ratio, worth = (logps - logps.detach()).exp(), REWARDS
+        if where == "reward":
+            worth = REWARDS - 0.5 * away.detach()
+        losses = objective._surrogate_losses(ratio, logps, worth - (chances * worth).sum(), 0.2)
+        if where != "reward":
+            losses = losses + objective.beta * objective._estimate_divergences(away, ratio)
+        (slope,) = torch.autograd.grad((chances * losses).sum(), scores)
+        with torch.no_grad():
+            scores -= 0.7 * slope / chances  # of the natural gradient, so that few steps are enough
+    np.testing.assert_allclose(scores.softmax(0).detach(), optimum, atol=1e-6)
+
+
+def test_as_a_loss_k1_has_no_gradient():
+    logps = torch.tensor([0.3, -0.2, 0.9, 0.0], dtype=torch.float64, requires_grad=True)
+    away = logps.log_softmax(0) - TOWARDS.log()
+    (slope,) = torch.autograd.grad((logps.detach().softmax(0) * away).sum(), logps)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="k2"):
+        PolicyGradient(beta=0.5, divergence="k1")
+    with pytest.raises(ValueError, match="divergence has no effect without beta"):
+        PolicyGradient(divergence="k3")
 
 
 def test_on_policy_every_form_is_the_plain_policy_gradient(golden_step):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,15 @@ def test_golden_value(golden, golden_logits):
 
     got = top_k_divergence(keep_likeliest_tokens(logits(0.15), 0, 2.0), logits(0.0), 0, 2.0).mean()
     np.testing.assert_allclose(got, golden["pd KL(T||S) temp=2 tokmean (no T^2)"], atol=1e-8)
+
+
+def test_a_whole_vocabulary_gives_the_exact_divergence_of_each_token(golden_logits):
+    """As between a policy and the untouched model in `tests/methods/credits`."""
+    table = json.loads((Path(__file__).parents[1] / "credits" / "golden.json").read_text())
+    teacher = keep_likeliest_tokens(golden_logits(0.0).flatten(0, 1), 0, 1.0)
+    each = top_k_divergence(teacher, golden_logits(0.15).flatten(0, 1), 0, 1.0).view(3, 6)
+    sums = [float(each[i, :n].sum()) for i, n in enumerate((5, 3, 6))]
+    np.testing.assert_allclose(sums, table["exact token KL(p||ref) sum"], atol=1e-8)
 
 
 def shaken(model) -> None:

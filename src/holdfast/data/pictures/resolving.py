@@ -11,7 +11,7 @@ from typing import Any
 from holdfast.data.pictures.drawings import SCHEME, draw_picture
 from holdfast.data.pictures.reader import encode_picture, probe_picture, refuse_large_file
 from holdfast.data.pictures.references import DATA_URL, DIGEST
-from holdfast.errors import UserError
+from holdfast.errors import UserError, first_line
 
 WEB = ("http://", "https://", "ftp://", "s3://", "gs://", "hf://")
 
@@ -43,8 +43,12 @@ def resolve_picture(value: Any, folder: Path) -> str:
         probe_picture(value)
         return value
     place, _, digest = value.partition(DIGEST)
-    path = (folder / Path(place.removeprefix("file://")).expanduser()).resolve()
-    reference = f"{path}{DIGEST}{digest or _file_digest(path, place)}"
+    try:
+        path = (folder / Path(place.removeprefix("file://")).expanduser()).resolve()
+        reference = f"{path}{DIGEST}{digest or _file_digest(path, place)}"
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null in it, a ~user that is not there
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{place[:80]!r}: no path of a picture ({reason})") from None
     probe_picture(reference)
     return reference
 

@@ -73,7 +73,7 @@ def measure_episodes(task: Task, subject: EvaluatedModel, tick: Callable[[int], 
         requests = [Request(f"eval/{task.name}/{episode.turn_key}", episode.messages) for episode in episodes]
         drawn_samples = draw(requests, params, None)
         samples.update({request.key: drawn_samples[request.key][0] for request in requests})
-        return [samples[request.key].text for request in requests]
+        return [e.take_answer(samples[request.key]) for e, request in zip(episodes, requests, strict=True)]
 
     episodes = play_episodes(require_part(task.environment, "environment"), task.rows, answer_episodes, seed=SEED)
     if len({episode.key for episode in episodes}) != len(episodes):
@@ -93,19 +93,18 @@ def _build_item(row: Row, episode: Episode, samples: Sequence[Sample]) -> ItemRe
     extra: dict[str, Any] = {
         "turns": len(turns), "return": float(sum(episode.rewards)), "first": episode.passed and len(turns) == 1,
     }  # fmt: skip
-    unread = [sample.finish == "length" and not sample.tokens for sample in samples]
     if episode.failure:
         extra, reason = extra | {BROKEN: True}, f"the environment broke: {episode.failure} ({episode.place})"
-    elif unread and unread[0]:
+    elif episode.outgrown and not turns:
         extra, reason = extra | {UNFIT: True}, "the prompt does not fit into the model's context"
-    elif any(unread):
-        reason = f"the conversation outgrew the model's context at turn {unread.index(True) + 1}"
+    elif episode.outgrown:
+        reason = f"the conversation outgrew the model's context at turn {len(turns) + 1}"
     elif episode.truncated and not episode.passed:
         reason = f"no end after {len(turns)} turns" + (f"; {reason}" if reason else "")
     return ItemResult(
         id=row.id, prompt=format_prompt(turns[0].prompt if turns else row.prompt), response=format_turns(episode),
         reference=as_text(row.gold) if row.gold is not None else "", score=float(episode.passed),
-        passed=episode.passed, stopped=all(sample.finish == "stop" for sample in samples),
+        passed=episode.passed, stopped=not episode.outgrown and all(one.finish == "stop" for one in samples),
         tokens=sum(sample.tokens - sample.thought_tokens for sample in samples), reason=reason, extra=extra,
     )  # fmt: skip
 

@@ -34,6 +34,11 @@ class BatchCredit(Credit):
 
     baseline: bool = Field(False, description="Take the group's mean off the return of an answer first.")
 
+    @property
+    def compares_group(self) -> bool:  # type: ignore[override]
+        """With a baseline it does."""
+        return self.baseline
+
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
         if self.baseline:
             return whiten_labels(rollouts.spread_evenly(rollouts.returns - rollouts.group_means()), floor=1e-8)

@@ -31,6 +31,7 @@ class GroupCredit(Credit):
     """
 
     paper: ClassVar[str] = "Shao et al. 2024, arXiv 2402.03300"
+    compares_group: ClassVar[bool] = True
 
     scale: Literal["group", "none", "batch"] = Field("group", description="What differences are divided by.")
 

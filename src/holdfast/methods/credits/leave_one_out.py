@@ -28,6 +28,7 @@ class LeaveOneOut(Credit):
     """
 
     paper: ClassVar[str] = "Ahmadian et al. 2024, arXiv 2402.14740"
+    compares_group: ClassVar[bool] = True
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
         import numpy as np

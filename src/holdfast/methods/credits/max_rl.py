@@ -29,6 +29,7 @@ class MaxRL(Credit):
     """
 
     paper: ClassVar[str] = "MaxRL, 2026, arXiv 2602.02710"
+    compares_group: ClassVar[bool] = True
 
     def assign_advantages(self, rollouts: RolloutRewards) -> list[np.ndarray]:
         import numpy as np

@@ -61,9 +61,7 @@ class PolicyGradient(Objective):
 
     clip: float = Field(0.2, gt=0, lt=1, description="How far below 1 a ratio of probabilities is followed.")
     clip_high: float | None = Field(None, gt=0, description="How far above 1; default: as far as below.")
-    dual_clip: float | None = Field(
-        None, gt=1, description="Largest ratio that counts where the advantage is negative."
-    )
+    dual_clip: float | None = Field(None, gt=1, description="Largest ratio that counts for a negative advantage.")
     surrogate: Literal["clip", "cispo"] = Field("clip", description="The clipped surrogate, or clipped weights.")
     level: Literal["token", "sequence", "answer"] = Field(
         "token", description="What has a ratio: a token, an answer in the mean of its tokens (GSPO), or as a whole."
@@ -88,9 +86,11 @@ class PolicyGradient(Objective):
         return self.value_weight > 0
 
     @model_validator(mode="after")
-    def _dual_clip_is_used(self) -> Self:
+    def _knobs_are_used(self) -> Self:
         if self.dual_clip is not None and self.surrogate == "cispo":
             raise ValueError("dual_clip has no effect with surrogate cispo; leave it out")
+        if not self.beta and self.divergence != "k2":
+            raise ValueError("divergence has no effect without beta, its weight; set beta above 0, or leave it out")
         return self
 
     def normalizers(self, batch: Batch) -> dict[str, float]:
