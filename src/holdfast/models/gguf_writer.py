@@ -90,13 +90,34 @@ def write_gguf(
         writer.add_chat_template(template)
     for name, tensor in _list_tensors(model, gguf):
         array = tensor.detach().float().cpu().numpy()
-        chosen = "f32" if array.ndim == 1 else "f16" if dtype == "q8_0" and array.shape[-1] % BLOCK else dtype
-        kind = gguf.GGMLQuantizationType[chosen.upper()]
-        writer.add_tensor(name, array if chosen == "f32" else gguf.quants.quantize(array, kind), raw_dtype=kind)
+        kind = gguf.GGMLQuantizationType[_type_of(tensor, dtype).upper()]
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _type_of(tensor: Tensor, dtype: str) -> str:
+    """How a weight is stored in a file of a type."""
+    if tensor.ndim == 1:
+        return "f32"
+    return "f16" if dtype == "q8_0" and tensor.shape[-1] % BLOCK else dtype
+
+
+def round_weights(model: PreTrainedModel, dtype: str) -> None:
+    """Make a model's fp32 weights, in place, what a file of a type holds of them: it reads back as exactly this.
+
+    Rows are rounded each by itself, so that the order in which llama.cpp has them does not matter.
+    """
+    import torch
+
+    gguf = import_gguf()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            kind = gguf.GGMLQuantizationType[_type_of(tensor, dtype).upper()]
+            array = gguf.quants.quantize(tensor.float().cpu().numpy(), kind)
+            tensor.copy_(torch.from_numpy(gguf.quants.dequantize(array, kind)))
 
 
 def _add_settings(writer: Any, gguf: Any, model: PreTrainedModel, dtype: str) -> None:

@@ -79,16 +79,18 @@ class Distance:
 
     Args:
         most: Largest difference of one, in nats; NaN where one is not a number.
+        mean: Mean difference of one.
         share: Norm of the difference over the norm of the first.
     """
 
-    def __init__(self, most: float, share: float) -> None:
-        self.most, self.share = most, share
+    def __init__(self, most: float, mean: float, share: float) -> None:
+        self.most, self.mean, self.share = most, mean, share
 
 
 def compute_distance(one: Tensor, other: Tensor) -> Distance:
     """How far apart what `probe_logps` gave of two models is."""
-    return Distance(float((one - other).abs().max()), float(torch.dist(one, other) / one.norm()))
+    apart = (one - other).abs()
+    return Distance(float(apart.max()), float(apart.mean()), float(torch.dist(one, other) / one.norm()))
 
 
 def probe_logps(model: Model) -> Tensor:
