@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -107,6 +108,19 @@ def test_every_sampled_token_is_trained_on_and_none_is_encoded_again(tiny, tmp_p
         assert sequence.label_mask[-3:].all()
         assert (sequence.token_values["behaviour"][-3:] < 0).all(), "each has its probability"
         assert (sequence.token_values["behaviour"][:-3] == 0).all()
+
+
+def test_no_logits_of_a_round_are_kept(tiny, tmp_path):
+    """TRL's PPO keeps those of all that was generated, [B, T, V]."""
+
+    def live_logits():
+        return [one for one in gc.get_objects() if type(one) is torch.Tensor and one.ndim > 1 and one.shape[-1] == size]
+
+    model, source = make_source(tiny, tmp_path, environment=OneTurn(), drop_equal=False)
+    size = model.config.vocab_size
+    before = live_logits()
+    assert source.play_round(0, Policy(model)).sequences
+    assert [one.shape for one in live_logits() if all(one is not other for other in before)] == []
 
 
 class Talkative(SmallLetters):
