@@ -156,8 +156,15 @@ def test_as_a_loss_k1_has_no_gradient():
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="k2"):
         PolicyGradient(beta=0.5, divergence="k1")
-    with pytest.raises(ValueError, match="divergence has no effect without beta"):
-        PolicyGradient(divergence="k3")
+
+
+@pytest.mark.parametrize(
+    ("knob", "other"),
+    [({"divergence": "k3"}, "beta"), ({"longest": 99}, "reduction constant"), ({"value_clip": None}, "value_weight")],
+)
+def test_a_knob_without_effect_is_refused(knob, other):
+    with pytest.raises(ValueError, match=f"{next(iter(knob))} has no effect without {other}"):
+        PolicyGradient(**knob)
 
 
 def test_on_policy_every_form_is_the_plain_policy_gradient(golden_step):

@@ -89,16 +89,16 @@ class PolicyGradient(Objective):
     def _knobs_are_used(self) -> Self:
         if self.dual_clip is not None and self.surrogate == "cispo":
             raise ValueError("dual_clip has no effect with surrogate cispo; leave it out")
-        if not self.beta and self.divergence != "k2":
-            raise ValueError("divergence has no effect without beta, its weight; set beta above 0, or leave it out")
+        uses = [("divergence", "beta", self.beta), ("value_clip", "value_weight", self.value_weight)]
+        for knob, other, is_set in (*uses, ("longest", "reduction constant", self.reduction == "constant")):
+            if not is_set and getattr(self, knob) != type(self).model_fields[knob].default:
+                raise ValueError(f"{knob} has no effect without {other}; set that, or leave it out")
         return self
 
     def normalizers(self, batch: Batch) -> dict[str, float]:
-        constant = float(batch.n_sequences * self.longest)
-        count = {"sequence": batch.n_sequences, "token": batch.weight, "constant": constant}[self.reduction]
-        terms = {"policy": count}
-        if self.beta:
-            terms["divergence"] = count
+        most = float(batch.n_sequences * self.longest)
+        count = {"sequence": batch.n_sequences, "token": batch.weight, "constant": most}[self.reduction]
+        terms = {"policy": count} | ({"divergence": count} if self.beta else {})
         return terms | ({"value": batch.weight} if self.value_weight else {})
 
     def losses(self, policy: Policy, batch: Batch) -> Losses:
