@@ -271,7 +271,7 @@ def test_a_row_that_the_environment_refuses_is_left_out_and_one_that_breaks_it_s
     assert "left out 1: environment game:Letters does not take them (rows.jsonl:2 'Say two.')" in text
     code, text = run("train", knobs="refuses: Say")
     assert code == 2
-    assert "no row can be played: it says Say" in text
+    assert "no row can be played: rows.jsonl:1: it says Say" in text
     code, text = run("train", knobs="fails_at: two")
     assert code == 2
     assert "rows.jsonl:2 ('Say two.'): environment game:Letters does not begin: KeyError: 'two'; mend it, or" in text

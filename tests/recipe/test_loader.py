@@ -67,8 +67,8 @@ def test_all_errors_at_once_each_with_its_line(write) -> None:
 def test_what_is_missing_is_described(write) -> None:
     assert errors(write("method: sft\ndata:\n  test: 0.2\n")) == [
         "recipe.yaml: model is missing: Path, run directory, Hugging Face name, or a laboratory model, such as `lab`.",
-        "recipe.yaml:2: data.train is missing: Training file (JSONL, JSON, CSV, Parquet), `lab:SKILL`, or a Hugging "
-        "Face data set name; or `{path, split, columns, share, ...}`; or a list of these.",
+        "recipe.yaml:2: data.train is missing: Training file (JSONL, JSON, CSV, Parquet, text), `lab:SKILL`, or a "
+        "Hugging Face data set name; or `{path, split, columns, share, ...}`; or a list of these.",
     ]
 
 

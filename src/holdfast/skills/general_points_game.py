@@ -100,7 +100,13 @@ class GeneralPointsGame(Environment):
         faults = find_faults(formula, state["numbers"], state["target"])
         if not faults:
             return self.correct_solution, []
-        return sum(getattr(self, fault.kind) for fault in faults), [fault.message for fault in faults]
+        rewards = {
+            "partial_solution": self.partial_solution,
+            "illegal_formula": self.illegal_formula,
+            "incorrect_number": self.incorrect_number,
+            "no_solution": self.no_solution,
+        }
+        return sum(rewards[fault.kind] for fault in faults), [fault.message for fault in faults]
 
 
 def _is_hand(cards: Any, numbers: Any) -> bool:

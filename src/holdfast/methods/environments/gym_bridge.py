@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from holdfast.axes.own_class import import_own_module
 from holdfast.data.thoughts import final_answer
 from holdfast.errors import UserError, first_line
@@ -60,6 +58,8 @@ def describe_observation(observation: Any) -> str:
     Raises:
         UserError: If it is an array of many numbers.
     """
+    import numpy as np
+
     if isinstance(observation, Mapping):
         return "\n".join(f"{key}: {describe_observation(value)}" for key, value in observation.items())
     if isinstance(observation, tuple):

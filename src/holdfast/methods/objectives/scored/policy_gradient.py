@@ -89,9 +89,9 @@ class PolicyGradient(Objective):
     def _knobs_are_used(self) -> Self:
         if self.dual_clip is not None and self.surrogate == "cispo":
             raise ValueError("dual_clip has no effect with surrogate cispo; leave it out")
-        uses = [("divergence", "beta", self.beta), ("value_clip", "value_weight", self.value_weight)]
-        for knob, other, is_set in (*uses, ("longest", "reduction constant", self.reduction == "constant")):
-            if not is_set and getattr(self, knob) != type(self).model_fields[knob].default:
+        uses = (("divergence", "beta", self.beta), ("value_clip", "value_weight", self.value_weight))
+        for knob, other, weight in uses:
+            if not weight and getattr(self, knob) != type(self).model_fields[knob].default:
                 raise ValueError(f"{knob} has no effect without {other}; set that, or leave it out")
         return self
 
