@@ -18,9 +18,8 @@ $(VENV)/.ready: pyproject.toml pins.txt
 demo: $(VENV)/.ready
 	$(BIN)/holdfast demo
 
-# One process more than there are cores: tests that start programs and kill them wait for a good part of their time.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # The tests marked `gpu`, on the accelerator that torch finds; where there is none they are skipped, and say so.
 test-gpu: $(VENV)/.ready
