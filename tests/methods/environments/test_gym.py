@@ -77,19 +77,21 @@ def test_what_gymnasium_truncates_is_truncated_and_success_is_what_the_id_says()
 
 def test_a_formatter_and_a_parser_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(
+    Path("walk_of_ones_own.py").write_text(
         "def show(observation, environment):\n    return f'at {observation} of {environment.observation_space.n}'\n"
         "def read(answer, environment):\n    return {'d': 1, 'bad': 9}.get(answer)\n"
     )
-    lake = GymEnvironment(id="FrozenLake-v1", settings=STILL, formatter="mine.py:show", parser="mine.py:read")
+    lake = GymEnvironment(
+        id="FrozenLake-v1", settings=STILL, formatter="walk_of_ones_own.py:show", parser="walk_of_ones_own.py:read"
+    )
     data = {"model": "lab", "method": "rloo", "data": {"train": "lab:sums"}, "environment": lake}
-    assert hash_own_sources(resolve_any(data).recipe).keys() == {"mine.py"}
+    assert hash_own_sources(resolve_any(data).recipe).keys() == {"walk_of_ones_own.py"}
     state, asked = lake.start(ROWS[0], 0)
     assert asked[0]["content"] == "Game 0.\nat 0 of 16"
     assert lake.step(state, "d").messages[0]["content"] == "at 4 of 16"
     assert lake.step(state, "down").note == "no single action"
     (broken,) = play_episodes(lake, ROWS[:1], lambda some: ["bad"] * len(some))
-    assert broken.failure == "ValueError: mine.py:read gives 9, which is not in Discrete(4)"
+    assert broken.failure == "ValueError: walk_of_ones_own.py:read gives 9, which is not in Discrete(4)"
 
 
 def test_observations_as_text_and_answers_as_actions():
