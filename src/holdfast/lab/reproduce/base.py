@@ -182,7 +182,7 @@ def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Pro
     if claim.files is not None:
         recipe = merge_settings(recipe, claim.files(folder / "data"))
         claim = replace(claim, arms=name_files(claim.arms, folder / "data"))
-    result = run_arms(claim, recipe, seeds=seeds, folder=folder, ui=ui)
+    result, _ = run_arms(claim, recipe, seeds=seeds, folder=folder, ui=ui)
     return write_result(out, name, claim, {**result, "settings": settings})
 
 
@@ -224,12 +224,14 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
 
 def run_arms(
     claim: Claim, recipe: dict[str, Any], *, seeds: int, folder: Path, ui: Progress | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run the arms on the work of a recipe, with every seed, and decide the parts of the claim.
 
     Args:
         recipe: What the arms have in common.
         folder: Where the runs go; those that are finished there are not repeated.
+    Returns:
+        What came out, and the comparison's entry of every arm.
     """
     from holdfast.pipeline.compare import compare
 
@@ -247,11 +249,12 @@ def run_arms(
     rows += describe_arms(swept_arms, comparison["runs"]) if swept_arms else []
     arms_by_label = arms_of(comparison["runs"], families)
     checks = [decide_expectation(part, arms_by_label, claim.margin) for part in claim.expects]
-    return {
+    result = {
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
         "budget": comparison["budget"], "points": True, "versions": comparison["versions"],
         "plots": claim.draw(arms) if claim.draw else [], "comparison": f"{folder.name}/report.html",
     }  # fmt: skip
+    return result, comparison["runs"]
 
 
 def fingerprint_settings(claim: Claim) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,8 +23,8 @@ from holdfast.lab.reproduce.base import (
     run_arms,
     write_result,
 )
+from holdfast.lab.reproduce.sweep import describe_tokens
 from holdfast.models.loading import is_lab
-from holdfast.pipeline.damage import read_report
 from holdfast.pipeline.sources import read_sources
 from holdfast.recipe.loader import read_recipe, resolve_any
 from holdfast.report.phrasing import total_seconds
@@ -62,10 +61,11 @@ def run_on_work(
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
     folder = out / (f"{place}-{fingerprint_json(moved_claim.common)[:8]}" if moved_claim.common else place)
-    result = run_arms(moved_claim, own, seeds=seeds, folder=folder, ui=ui)
-    comparison = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    rows = [*result["rows"], *describe_costs(comparison["runs"])]
-    result |= {"rows": rows, "on": {"model": str(model), "work": str(data), "name": place}}
+    result, runs = run_arms(moved_claim, own, seeds=seeds, folder=folder, ui=ui)
+    result |= {
+        "rows": [*result["rows"], *describe_costs(runs)],
+        "on": {"model": str(model), "work": str(data), "name": place},
+    }
     return write_result(out, f"{name}-{place}", moved_claim, result)
 
 
@@ -158,14 +158,8 @@ def describe_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each arm, as of a figure: minutes of a run, its tokens trained on and sampled."""
     rows = []
     for run in runs:
-        reports = [read_report(Path(folder) / "report.json") for folder in run["dirs"]]
-        num_trained, num_read = (
-            sum(report["training"][key] for report in reports) / len(reports) for key in ("trained_tokens", "tokens")
-        )
         minutes = (total_seconds(run["cost"]) or 0) / 60
-        text = (
-            f"{minutes:.1f} min; {num_trained:,.0f} of {num_read:,.0f} tokens trained on, "
-            f"{run['cost']['sampled_for_training'] or 0:,.0f} sampled for it"
-        )
+        num_sampled = run["cost"]["sampled_for_training"] or 0
+        text = f"{minutes:.1f} min; {describe_tokens(run)}, {num_sampled:,.0f} sampled for it"
         rows.append({"what": f"cost of a run, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
     return rows

@@ -100,11 +100,15 @@ def describe_arms(swept_arms: Mapping[str, SweptArm], runs: Sequence[Mapping[str
     for run in runs:
         arm = swept_arms[run["method"]]
         sweep = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in sorted(arm.scores.items()))
-        num_trained, num_read = (
-            sum(read_report(Path(folder) / "report.json")["training"][name] for folder in run["dirs"])
-            / len(run["dirs"])
-            for name in ("trained_tokens", "tokens")
-        )
-        text = f"{arm.rate:g} (validation {sweep}); {num_trained:,.0f} of {num_read:,.0f} tokens trained on"
+        text = f"{arm.rate:g} (validation {sweep}); {describe_tokens(run)}"
         rows.append({"what": f"learning rate, {run['method']}", "paper": "", "ours": text, "low": None, "high": None})
     return rows
+
+
+def describe_tokens(run: Mapping[str, Any]) -> str:
+    """How many of the tokens that it read an arm trained on, in the mean of its seeds."""
+    reports = [read_report(Path(folder) / "report.json") for folder in run["dirs"]]
+    num_trained, num_read = (
+        sum(report["training"][name] for report in reports) / len(reports) for name in ("trained_tokens", "tokens")
+    )
+    return f"{num_trained:,.0f} of {num_read:,.0f} tokens trained on"
