@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -267,6 +268,17 @@ def run_side(script: str | Path, side: str, timeout: float = 600, **spec: Any) -
             return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
         found: dict[str, Any] = json.loads(out.read_text())
         return found
+
+
+def kill_group_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Kill a process that leads a group, and the group (SIGKILL), after so long; whether it had not ended before."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
 
 
 def in_turn(ways: Mapping[str, Callable[[], dict[str, Any]]], rounds: int, key: str = "rate") -> dict[str, Any]:

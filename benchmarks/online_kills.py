@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from common import kill_group_after
 
 RECIPE = """
 model: lab-small
@@ -62,14 +63,7 @@ def finish(place: Path, out: str) -> float:
 
 def kill_in_training(place: Path, out: str, seconds: float) -> bool:
     """Run, and kill the group so long after training began; whether it was not through before."""
-    process = start_training(place, out)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    return kill_group_after(start_training(place, out), seconds)
 
 
 def describe_state(run: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from common import kill_group_after
 
 RECIPE = """
 model: lab-small
@@ -75,11 +76,7 @@ def kill_in_search(place: Path, events: int, seconds: float) -> bool:
     wanted, process = count_events(place) + events, start_search(place)
     while count_events(place) < wanted and process.poll() is None:
         time.sleep(0.01)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    if kill_group_after(process, seconds):
         return True
     if process.returncode:
         sys.exit((place / "said.txt").read_text(encoding="utf-8")[-2000:])
