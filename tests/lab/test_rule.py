@@ -162,6 +162,9 @@ def test_what_the_runs_could_not_show_is_not_told():
         "sft: the target is at its ceiling, 97.0 of 100"
     ]
     assert decide_expectation(loses_no_more("high", "sft"), arms)["reasons"] == [], "the ceiling is of the target"
+    arms["vote"] = arm(0.9, 0.9, base="the base is at the ceiling already, 99.0 of 100")
+    assert decide_expectation(gains_more("vote"), arms)["outcome"] == "cannot tell", "nothing can be gained"
+    assert decide_expectation(gains_more("vote", "dpo"), arms | {"dpo": arm(0.4, 0.9)})["reasons"] == []
     assert [outcome_of_all([{"outcome": o} for o in some]) for some in (("held", "held"), ("held", "cannot tell"))] == [
         "held", "cannot tell",
     ]  # fmt: skip
@@ -184,6 +187,7 @@ def test_reasons_are_read_off_the_runs(tmp_path: Path):
     }
     assert about((-14.0, -22.9, -5.6), 44.0, [], {})["rate"] == "the target fell at learning rate 0.0001"
     assert about((38.0, 30.0, 45.0), 96.0, [], {}) == {"ceiling": "the target is at its ceiling, 96.0 of 100"}
+    assert about((-8.0, -12.0, -4.0), 91.0, [], {})["base"] == "the base is at the ceiling already, 99.0 of 100"
 
 
 def test_studies_are_decided_by_student_over_their_seeds():

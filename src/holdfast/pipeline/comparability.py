@@ -28,13 +28,14 @@ def find_doubts(
         entry: A method of `compare.json`, with `gain`, `target` and `dirs`.
         reports: The report of each of its runs.
     Returns:
-        Sentences without a full stop under "pairs", "groups", "rate" and "ceiling".
+        Sentences without a full stop under "pairs", "groups", "rate", "ceiling" and "base".
     """
     reasons = {
         "pairs": _find_pairs_doubt(entry["dirs"]),
         "groups": _find_groups_doubt(reports),
         "rate": _find_rate_doubt(entry.get("gain"), reports),
         "ceiling": _find_ceiling_doubt(entry, margin),
+        "base": _find_base_doubt(entry, margin),
     }
     return {kind: text for kind, text in reasons.items() if text}
 
@@ -82,3 +83,16 @@ def _find_ceiling_doubt(entry: Mapping[str, Any], margin: float) -> str | None:
     if not gain or gain.get("unit") != "points" or score is None or score < 100 - ROOM * margin:
         return None
     return f"the target is at its ceiling, {score:.1f} of 100"
+
+
+def _find_base_doubt(entry: Mapping[str, Any], margin: float) -> str | None:
+    """Whether the base answers nearly all rightly, so that nothing can be gained on it."""
+    gain, score = entry.get("gain"), entry.get("target")
+    if (
+        not gain
+        or gain.get("unit") != "points"
+        or score is None
+        or (base := score - gain["delta"]) < 100 - ROOM * margin
+    ):
+        return None
+    return f"the base is at the ceiling already, {base:.1f} of 100"

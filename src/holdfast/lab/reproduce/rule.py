@@ -208,7 +208,7 @@ def _list_reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str
     """Why a part of a claim cannot be told from these runs, whatever their difference.
 
     The target's ceiling matters to gains only: "more" cannot be seen above a rival that is there, and "as much" says
-    nothing where both are.
+    nothing where both are; a base that is there leaves nothing to gain.
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
     reasons = []
@@ -218,6 +218,8 @@ def _list_reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str
     if expectation.of == "gain" and expectation.than is not None:
         rival = [expectation.than] if expectation.by == "more" else names
         reasons += [f"{name}: {arms[name].doubts['ceiling']}" for name in rival if set(rival) <= set(high)]
+    if expectation.of == "gain" and expectation.than is None and expectation.by == "more":
+        reasons += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get("base"))]
     return reasons
 
 

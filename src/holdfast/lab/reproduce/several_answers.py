@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.axes.judge import JudgeRequest
 from holdfast.data.rows import Row
 from holdfast.lab.reproduce.base import Claim, Figure, gain_of, verdict_with_remark, write_rows
+from holdfast.lab.reproduce.graded_answers import GRADED
 from holdfast.lab.reproduce.rule import Expectation, gains_more
 from holdfast.skills.base import Question, single_turn_prompt
 from holdfast.skills.program import Program
@@ -27,30 +28,8 @@ SELF_CONSISTENCY = Claim(
         Figure("one sample against greedy, change", "below greedy", gain_of("one sample")),
     ),
     expects=(gains_more("vote of 10"), gains_more("vote of 10", "one sample")),
-    common={"data": {"limit": 200}, "evaluate": {"keep": ["none"]}},
+    common={**GRADED, "evaluate": {"keep": ["none"], "items": 200, "max_tokens": 120}},
 )
-
-_WARM = ["method=best_of_n", "train.max_steps=0", "inference.temperature=1.5"]
-
-BEST_OF_N = Claim(
-    claim="The one of several sampled programs that passes the tests is right more often than a single sample.",
-    paper="Cobbe et al. 2021, arXiv 2110.14168",
-    arms={
-        "best of 5, tests": [*_WARM, "inference.by=judge", "inference.n=5"],
-        "best of 5, likelihood": [*_WARM, "inference.n=5"],
-        "one sample": [*_WARM, "inference.n=1"],
-    },
-    figures=(
-        Figure("best by tests against greedy, change", "not measured (trained verifiers)", gain_of("best of 5, tests")),
-        Figure("best by likelihood against greedy, change", "not measured", gain_of("best of 5, likelihood")),
-        Figure("one sample against greedy, change", "below greedy", gain_of("one sample")),
-    ),
-    expects=(gains_more("best of 5, tests", "one sample"), gains_more("best of 5, likelihood", "one sample")),
-    common={
-        "data": {"train": "lab:program", "limit": 200},
-        "evaluate": {"keep": ["none"], "items": 100, "max_tokens": 40},
-    },
-)  # fmt: skip
 
 FEEDBACK = "That is wrong{reason}."
 
@@ -107,6 +86,33 @@ def write_second_tries(directory: Path) -> dict[str, Any]:
                      "test": write_rows(directory / "test.jsonl", programs.generate_rows(200, "test", 0))}}  # fmt: skip
 
 
+PROGRAMS: dict[str, Any] = {
+    "data": {"limit": None}, "judge": {"name": "code"}, "train": {"max_steps": 80},
+    "evaluate": {"keep": ["none"], "items": 200, "max_tokens": 40},
+}  # fmt: skip
+"""After which a model writes about half of the programs at once."""
+
+BEST_OF_N = Claim(
+    claim="The one of several sampled programs that passes the tests is right more often than a single sample.",
+    paper="Cobbe et al. 2021, arXiv 2110.14168",
+    arms={
+        "best of 5, tests": ["method=sft+best_of_n", "inference.by=judge", "inference.n=5"],
+        "best of 5, likelihood": ["method=sft+best_of_n", "inference.n=5"],
+        "one sample": ["method=sft+best_of_n", "inference.n=1"],
+        "greedy": ["method=sft"],
+    },
+    figures=(
+        Figure("best of 5 by its tests", "not measured (trained verifiers)", gain_of("best of 5, tests")),
+        Figure("best of 5 by its likelihood", "not measured", gain_of("best of 5, likelihood")),
+        Figure("one sample", "not given", gain_of("one sample")),
+        Figure("the likeliest tokens (greedy)", "above one sample", gain_of("greedy")),
+    ),
+    expects=(gains_more("best of 5, tests", "one sample"), gains_more("best of 5, likelihood", "one sample")),
+    common=PROGRAMS,
+    verdict=verdict_with_remark("The tests that choose also decide the score; samples are drawn at temperature 0.7."),
+    files=write_second_tries,
+)  # fmt: skip
+
 _TRIES = ["method=sft+reflexion", f"inference.feedback='{FEEDBACK}'"]
 
 REFLEXION = Claim(
@@ -123,10 +129,7 @@ REFLEXION = Claim(
         Figure("one try", "80.1", gain_of("one try")),
     ),
     expects=(gains_more("with feedback", "retries"), Expectation("retries", "one try", "gain", "more")),
-    common={
-        "data": {"limit": None}, "judge": {"name": "code"}, "train": {"max_steps": 80},
-        "evaluate": {"keep": ["none"], "items": 200, "max_tokens": 40},
-    },
+    common=PROGRAMS,
     verdict=verdict_with_remark(
         "The base is taught two-step programs and second tries in one training, after which it writes about half of "
         "the programs at once; the first test that failed is what it is told."
