@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "Model", "Layer", "Points", "Dimension", "Clusters", "ARI with tasks", "ARI with answers",
-    "Neighbours of the same task, %", "Neighbours of the same answer, %",
+    "Neighbours of the same task, %", "Neighbours of the same answer, %", "Core, %",
 )  # fmt: skip
 FEWEST_PER_ANSWER = 4
 """Questions an answer has in the mean, below which answers are no classes."""
@@ -31,8 +31,9 @@ class Landscape(Analysis):
     What it does: takes the state of every layer at the last token of every question, of the base, of the base with
     `shots` trained rows before the question, and of the tuned model. Per layer: the intrinsic dimension of that cloud
     (Gride between the k-th and the 2k-th neighbour), its density peaks (k neighbours, those that stand out by `z` times
-    their error), the adjusted Rand index of the peaks with the tasks and with the right answers, and how many of a
-    question's neighbours are of its task and have its answer. Questions with equal states count once.
+    their error), the core (points denser than every border of their peak), the adjusted Rand index of the peaks with
+    the tasks and with the right answers, and how many of a question's neighbours are of its task and have its answer.
+    Questions with equal states count once.
 
     When it helps: in the paper, few-shot prompts order early layers by subject, and fine-tuning late layers by answer,
     with a sharp turn in the middle: it says where in the model the two do their work.
@@ -89,14 +90,16 @@ class Landscape(Analysis):
 
         chosen = drop_duplicates(points)
         if len(chosen) < 4 * self.k:
-            return (name, layer, len(chosen), *[None] * 6)
+            return (name, layer, len(chosen), *[None] * 7)
         neighbours = Neighbours.from_points(points[chosen])
         dimension = estimate_dimension(neighbours, self.k)
         clusters = find_clusters(neighbours, estimate_log_density(neighbours, self.k, dimension), self.k, self.z)
         groups = [[labels[i] for i in chosen] if labels is not None else None for labels in (tasks, answers)]
-        rand = [None if some is None else compute_adjusted_rand(clusters.tolist(), some) for some in groups]
+        numbers = clusters.numbers.tolist()
+        rand = [None if some is None else compute_adjusted_rand(numbers, some) for some in groups]
         near = [None if some is None else 100 * compute_label_overlap(neighbours, some) for some in groups]
-        return (name, layer, len(chosen), dimension, int(clusters.max()) + 1, *rand, *near)
+        core = 100 * float(clusters.is_core.mean())
+        return (name, layer, len(chosen), dimension, clusters.count, *rand, *near, core)
 
 
 def label_answers(rows: Sequence[Row]) -> list[str] | None:

@@ -70,49 +70,56 @@ def estimate_log_density(neighbours: Neighbours, k: int, dimension: float) -> np
     return log(k) - log_ball - dimension * np.log(radii) - log(len(radii))
 
 
-def find_clusters(neighbours: Neighbours, log_density: np.ndarray, k: int, z: float = 1.6) -> np.ndarray:
-    """Density peaks that stand out by `z` times the errors of peak and saddle; cluster numbers [N] from 0.
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Which density peak each point belongs to.
+
+    Args:
+        numbers: [N], from 0.
+        is_core: [N], whether a point is at least as dense as the highest border of its cluster; others are its halo.
+    """
+
+    numbers: np.ndarray
+    is_core: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return int(self.numbers.max()) + 1
+
+
+def find_clusters(neighbours: Neighbours, log_density: np.ndarray, k: int, z: float = 1.6) -> Clusters:
+    """Density peaks that stand out by `z` times the errors of peak and saddle.
 
     Errors of a peak and its saddle are added up, as DADApy does.
     """
     error = 1 / np.sqrt(k)
     near = neighbours.indices[:, 1 : k + 1]  # [N, k]
-    centres, parent = _find_peaks(near, log_density)
+    centres = _find_peaks(near, log_density)
     cluster = np.full(len(near), -1)
     cluster[centres] = np.arange(len(centres))
     for i in np.argsort(-log_density, kind="stable"):
-        if cluster[i] < 0:
-            cluster[i] = cluster[parent[i]]
-    saddles = _find_saddles(neighbours, near, cluster, log_density, len(centres))
-    peaks = log_density[centres]
-    return _merge_clusters(cluster, peaks, saddles, 2 * z * error)
+        if cluster[i] < 0:  # it follows the nearest of those that have a cluster: all denser ones do by now
+            around = neighbours.indices[i, 1:]
+            cluster[i] = cluster[around[np.argmax(cluster[around] >= 0)]]
+    saddles = _find_saddles(neighbours, near, centres, cluster, log_density)
+    return _merge_clusters(cluster, log_density, centres, saddles, 2 * z * error)
 
 
-def _find_peaks(near: np.ndarray, density: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Points denser than their neighbours and in no denser point's neighbourhood; of the others what they follow."""
-    parent = np.full(len(near), -1)
-    for i, around in enumerate(near):
-        denser = around[density[around] > density[i]]
-        parent[i] = denser[0] if len(denser) else -1  # the nearest
-    candidates = [i for i in range(len(near)) if parent[i] < 0]
-    centres = []
-    for i in candidates:
-        above = [j for j in np.flatnonzero((near == i).any(1)) if density[j] > density[i]]
-        if above:
-            parent[i] = max(above, key=lambda j: density[j])
-        else:
-            centres.append(i)
-    return centres, parent
+def _find_peaks(near: np.ndarray, density: np.ndarray) -> list[int]:
+    """Points denser than their neighbours and in no denser point's neighbourhood."""
+    candidates = np.flatnonzero((density[near] <= density[:, None]).all(1))
+    return [int(i) for i in candidates if not (density[(near == i).any(1)] > density[i]).any()]
 
 
 def _find_saddles(
-    neighbours: Neighbours, near: np.ndarray, cluster: np.ndarray, density: np.ndarray, count: int
+    neighbours: Neighbours, near: np.ndarray, centres: Sequence[int], cluster: np.ndarray, density: np.ndarray
 ) -> np.ndarray:
     """Log-density of the border between any two clusters, [C, C]; -inf where they do not touch."""
-    saddles = np.full((count, count), -np.inf)
+    saddles = np.full((len(centres), len(centres)), -np.inf)
+    peaks = set(centres)
     for i, around in enumerate(near):
         others = around[cluster[around] != cluster[i]]
-        if not len(others):
+        if i in peaks or not len(others):
             continue
         j = others[0]  # the nearest of another cluster; a border point is the nearest of its own to that one
         row = neighbours.indices[j, 1:]
@@ -122,9 +129,11 @@ def _find_saddles(
     return saddles
 
 
-def _merge_clusters(cluster: np.ndarray, peaks: np.ndarray, saddles: np.ndarray, margin: float) -> np.ndarray:
+def _merge_clusters(
+    cluster: np.ndarray, density: np.ndarray, centres: Sequence[int], saddles: np.ndarray, margin: float
+) -> Clusters:
     """Join clusters of which one stands out by less than the margin over their saddle, from the highest saddle on."""
-    peaks, saddles, names = peaks.copy(), saddles.copy(), np.arange(len(peaks))
+    peaks, saddles, names = density[list(centres)], saddles.copy(), np.arange(len(centres))
     while True:
         heights = np.minimum(peaks[:, None], peaks[None, :]) - saddles
         pairs = np.argwhere(np.triu(np.isfinite(saddles) & (heights < margin), 1))
@@ -136,7 +145,8 @@ def _merge_clusters(cluster: np.ndarray, peaks: np.ndarray, saddles: np.ndarray,
         saddles[keep] = saddles[:, keep] = np.maximum(saddles[keep], saddles[drop])
         saddles[drop] = saddles[:, drop] = -np.inf
         saddles[keep, keep] = -np.inf
-    return np.unique(names[cluster], return_inverse=True)[1]
+    own = names[cluster]
+    return Clusters(np.unique(own, return_inverse=True)[1], density >= saddles.max(1)[own])
 
 
 def compute_adjusted_rand(one: Sequence[object], other: Sequence[object]) -> float:
