@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from holdfast.data.rows import Row
 from holdfast.lab.reproduce.at_the_logits import train_arms
 from holdfast.lab.reproduce.base import Study
 from holdfast.lab.reproduce.rule import quantity_above
@@ -178,17 +179,32 @@ MEND = Study(
 )  # fmt: skip
 
 
+def lettered_rows(*, held_out: bool) -> list[Row]:
+    """Towns of people whom the base knows, to be answered by one of four letters that a town has."""
+    from holdfast.lab.reproduce.at_the_logits import fact_label_rows
+
+    rows = fact_label_rows("home", held_out=held_out)
+    towns = sorted({str(row.reference) for row in rows})
+    answers = [f"({'ABCD'[towns.index(str(row.reference)) % 4]})" for row in rows]
+    return [
+        Row([*row.prompt, {"role": "assistant", "content": answer}], reference=answer)
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
 def measure_answer_neighbours(seed: int) -> dict[str, float]:
     """Of a question's nearest ones at the first and last layer those with its answer (%): few-shot, and fine-tuned."""
     from holdfast.lab.reproduce.base import write_rows
-    from holdfast.lab.reproduce.known_facts import form_rows
 
     with tempfile.TemporaryDirectory() as folder:
-        files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        files = {
+            split: write_rows(Path(folder) / f"{split}.jsonl", lettered_rows(held_out=split == "test"))
+            for split in ("train", "test")
+        }
         recipe = {
             "model": "lab", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
-            "train": {"batch_tokens": 512, "max_steps": 60}, "analyses": [{"name": "landscape", "k": 8}],
-            "evaluate": {"items": 200, "every": 0, "max_tokens": 8, "keep": ["lab:facts"]},
+            "train": {"batch_tokens": 1024, "max_steps": 200}, "analyses": [{"name": "landscape", "k": 8}],
+            "evaluate": {"items": 200, "every": 0, "max_tokens": 8, "keep": ["none"]},
         }  # fmt: skip
         report = train_arms(folder, seed, {"sft": {}}, recipe)["sft"]
     by_model: dict[str, list[list[Any]]] = {}
@@ -217,7 +233,7 @@ LANDSCAPE = Study(
         quantity_above("tuned last", "shots last", "fine-tuning tells answers apart better than shots do", by=2.0),
         quantity_above("tuned last", "tuned first", "late layers tell answers apart better than the first", by=5.0),
     ),
-    verdict=lambda values: "Facts about invented people, which the model knows, in a form of answer that is new to it.",
+    verdict=lambda values: "Each town of people whom the model knows has one of four letters, which are the answers.",
     seeds=3,
 )  # fmt: skip
 
