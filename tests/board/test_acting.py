@@ -207,10 +207,10 @@ def test_runs_go_on_when_the_board_ends(place: Path, sleeper: Path) -> None:
     assert os.getsid(job.pid) == job.pid, "Ctrl-C on the board's terminal does not reach it"
     other = Jobs(RunsFolder(place))
     assert other.is_alive(other.find_job(job.name))
-    assert other.is_at_work(place / "runs" / "x")
+    assert other.find_at_work([place / "runs" / "x"])
     os.kill(job.pid, signal.SIGKILL)
     wait_for(lambda: not other.is_alive(job))
-    assert not other.is_at_work(place / "runs" / "x")
+    assert not other.find_at_work([place / "runs" / "x"])
 
 
 def test_an_output_is_inside_and_of_one_name(client: TestClient, place: Path, sleeper: Path) -> None:

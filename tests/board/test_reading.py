@@ -7,6 +7,7 @@ import json
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -15,6 +16,7 @@ import holdfast.board
 from holdfast.board import run_index
 from holdfast.board.folder import RunsFolder
 from holdfast.board.texts import LANGUAGES, read_catalogue
+from holdfast.pipeline.damage import read_outline, read_report
 
 ROOM = Path(holdfast.board.__file__).parent
 TEMPLATES = sorted((ROOM / "templates").glob("*.j2"))
@@ -170,7 +172,7 @@ def test_a_run_is_read_again_only_where_it_changed(place: Path, monkeypatch: pyt
         return build(name, path, at_work=at_work)
 
     monkeypatch.setattr(run_index, "build_entry", build_and_count)
-    index = run_index.RunIndex(RunsFolder(place), lambda path: False)
+    index = run_index.RunIndex(RunsFolder(place), lambda paths: set())
     assert len(index.list_entries()) == len(visits) == 4
     index.list_entries()
     assert len(visits) == 4
@@ -178,3 +180,24 @@ def test_a_run_is_read_again_only_where_it_changed(place: Path, monkeypatch: pyt
         handle.write(json.dumps({"time": 9.0, "event": "step_finished", "step": 4, "steps": 9}) + "\n")
     assert {entry.step for entry in index.list_entries()} == {None, 3, 4}
     assert visits[4:] == ["runs/going"]
+
+
+@pytest.mark.parametrize(
+    ("change", "listed", "told"),
+    [
+        ({"tasks": [{"name": 7}]}, "finished", "tasks.0.name is not as this version"),
+        ({"gain": {"delta": "much"}}, "damaged", "gain.delta."),
+        (None, "damaged", "damaged; the holdfast train command"),
+    ],
+)
+def test_the_list_reads_an_outline_and_the_page_of_a_run_its_whole_report(
+    client: TestClient, place: Path, change: dict[str, Any] | None, listed: str, told: str
+) -> None:
+    file = place / "runs" / "two" / "report.json"
+    report = read_report(file)
+    outline = read_outline(file)
+    assert outline["name"] == report["name"]
+    assert [outline[key]["delta"] for key in ("gain", "loss")] == [report[key]["delta"] for key in ("gain", "loss")]
+    file.write_text(json.dumps({**report, **change}) if change else file.read_text()[:-9])
+    assert f">{listed}<" in client.get("/?q=two").text
+    assert told in client.get("/run/runs/two").text

@@ -148,7 +148,7 @@ class ActingRoutes:
     def _resume_run(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
         name = self.folder.name_of(path)
-        if self.jobs.is_at_work(path):
+        if self.jobs.find_at_work([path]):
             raise Refusal(409, "at_work_already", name=name)
         job = self.jobs.start_job(
             TRAIN, ["train", str(path), f"output={json.dumps(str(path))}", "--json"], run=name,

@@ -51,7 +51,7 @@ class Board:
         self.folder, self.sessions = RunsFolder(settings.root), Sessions(settings.token)
         self.jobs = Jobs(self.folder)
         self.chats = Chats(self.folder, self.jobs)
-        self.index = RunIndex(self.folder, self.jobs.is_at_work)
+        self.index = RunIndex(self.folder, self.jobs.find_at_work)
 
     def build_app(self) -> FrontDoor:
         """The application."""

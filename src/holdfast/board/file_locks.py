@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TABLE = Path("/proc/locks")
@@ -27,22 +30,22 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def is_run_at_work(run: Path) -> bool:
-    """Whether a process works on a run directory: it then holds the lock of the journal."""
-    journal = run / "samples.jsonl"
-    try:
-        status = journal.stat()
-    except OSError:
-        return False
-    if not sys.platform.startswith("linux"):
-        return _is_fresh(run)
-    # Trying the lock would be simpler, and would refuse a run that begins in that moment.
+def find_runs_at_work(runs: Sequence[Path]) -> set[Path]:
+    """Of some run directories those that a process works on: it then holds the lock of the journal."""
+    numbers: dict[Path, int] = {}
+    for run in runs:
+        with contextlib.suppress(OSError):
+            numbers[run] = os.stat(f"{run}/samples.jsonl").st_ino
+    # Trying the locks would be simpler, and would refuse a run that begins in that moment.
     # The inode is enough: file systems in layers name another device there than here.
     try:
-        lines = TABLE.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return _is_fresh(run)
-    return any("FLOCK" in line and f":{status.st_ino} " in line for line in lines)
+        lines = TABLE.read_text(encoding="ascii").splitlines() if numbers else []
+    except OSError:  # another system than Linux
+        return {run for run in numbers if _is_fresh(run)}
+    held_numbers = {
+        field.rpartition(":")[2] for line in lines if "FLOCK" in line for field in line.split() if ":" in field
+    }
+    return {run for run, number in numbers.items() if str(number) in held_numbers}
 
 
 def _is_fresh(run: Path) -> bool:

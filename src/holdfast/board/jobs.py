@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.board.file_locks import is_locked, is_run_at_work
+from holdfast.board.file_locks import find_runs_at_work, is_locked
 from holdfast.board.folder import RunsFolder
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import parse_events
@@ -116,12 +116,11 @@ class Jobs:
             self._ended.add(job.name)
         return alive
 
-    def is_at_work(self, run: Path) -> bool:
-        """Whether any process works on a run directory, whoever started it."""
-        if is_run_at_work(run):
-            return True
-        job = self.find_for_run(self.folder.name_of(run))
-        return job is not None and self.is_alive(job)
+    def find_at_work(self, runs: Sequence[Path]) -> set[Path]:
+        """Of some run directories those that any process works on, whoever started it."""
+        at_work = find_runs_at_work(runs)
+        ours = {job.run for job in self.list_jobs() if job.kind == TRAIN and self.is_alive(job)} if runs else set()
+        return at_work | {run for run in runs if self.folder.name_of(run) in ours}
 
     def start_job(
         self,

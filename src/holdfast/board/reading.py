@@ -20,7 +20,7 @@ from holdfast.board.jobs import DTYPES, FORMS, Jobs
 from holdfast.board.pages import read_start, render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RUNNING, STATES, RunEntry, RunIndex
-from holdfast.board.run_view import describe_progress, describe_run, read_text
+from holdfast.board.run_view import check_report, describe_progress, describe_run, read_text
 from holdfast.report import phrasing, plots
 
 ORDERS = {
@@ -99,7 +99,7 @@ class ReadingRoutes:
     def _show_run(self, request: Request) -> Response:
         name = request.path_params["name"]
         path = self.folder.find_run(name)
-        entry = self.index.read_entry(path)
+        entry = check_report(path, self.index.read_entry(path))
         job = self.jobs.find_for_run(entry.name)
         values = {
             **describe_run(path, entry), **describe_progress(path, entry), "entry": entry, "job": job,

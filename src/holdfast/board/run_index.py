@@ -12,7 +12,7 @@ from typing import Any
 from holdfast.board.folder import RunsFolder
 from holdfast.core.files import read_json
 from holdfast.errors import UserError
-from holdfast.pipeline.damage import read_report
+from holdfast.pipeline.damage import read_outline
 from holdfast.pipeline.run_dir import MARK
 from holdfast.report.phrasing import lost_part, method_of, total_seconds
 
@@ -53,11 +53,11 @@ class RunIndex:
 
     Args:
         folder: The directory.
-        is_at_work: Whether a process works on a run directory now.
+        find_at_work: Of some run directories those that a process works on now.
     """
 
-    def __init__(self, folder: RunsFolder, is_at_work: Callable[[Path], bool]) -> None:
-        self.folder, self.is_at_work = folder, is_at_work
+    def __init__(self, folder: RunsFolder, find_at_work: Callable[[Sequence[Path]], set[Path]]) -> None:
+        self.folder, self.find_at_work = folder, find_at_work
         self._entries: dict[Path, tuple[tuple[int, ...], RunEntry]] = {}
 
     def list_entries(self) -> list[RunEntry]:
@@ -65,24 +65,36 @@ class RunIndex:
         paths = self.folder.list_runs()
         there = set(paths)
         self._entries = {path: entry for path, entry in self._entries.items() if path in there}
-        return sorted(map(self.read_entry, paths), key=lambda entry: (entry.created, entry.name), reverse=True)
+        return sorted(self._read_entries(paths), key=lambda entry: (entry.created, entry.name), reverse=True)
 
     def read_entry(self, path: Path) -> RunEntry:
         """What is known of one run."""
-        stamp = tuple(part for name in (MARK, "report.json", "events.jsonl") for part in _stamp_file(path / name))
-        entry_before = self._entries.get(path)
-        at_work = entry_before is None or entry_before[1].state not in (FINISHED, REFUSED) or entry_before[0] != stamp
-        at_work = at_work and self.is_at_work(path)
-        if entry_before is not None and entry_before[0] == stamp and (entry_before[1].state == RUNNING) == at_work:
-            return entry_before[1]
-        entry = build_entry(self.folder.name_of(path), path, at_work=at_work)
-        self._entries[path] = (stamp, entry)
-        return entry
+        return self._read_entries([path])[0]
+
+    def _read_entries(self, paths: Sequence[Path]) -> list[RunEntry]:
+        """What is known of some runs; who is at work is asked once for all of them."""
+        stamps = {path: _stamp_run(path) for path in paths}
+        at_work = self.find_at_work([path for path in paths if self._may_be_at_work(path, stamps[path])])
+        for path, stamp in stamps.items():
+            before = self._entries.get(path)
+            if before is None or before[0] != stamp or (before[1].state == RUNNING) != (path in at_work):
+                self._entries[path] = stamp, build_entry(self.folder.name_of(path), path, at_work=path in at_work)
+        return [self._entries[path][1] for path in paths]
+
+    def _may_be_at_work(self, path: Path, stamp: tuple[int, ...]) -> bool:
+        """Whether a run is not known to be finished."""
+        before = self._entries.get(path)
+        return before is None or before[0] != stamp or before[1].state not in (FINISHED, REFUSED)
 
 
-def _stamp_file(path: Path) -> tuple[int, int]:
+def _stamp_run(path: Path) -> tuple[int, ...]:
+    """What changes with the files that an entry is read from."""
+    return tuple(part for name in (MARK, "report.json", "events.jsonl") for part in _stamp_file(f"{path}/{name}"))
+
+
+def _stamp_file(path: str) -> tuple[int, int]:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return 0, 0
     return status.st_mtime_ns, status.st_size
@@ -96,7 +108,7 @@ def build_entry(name: str, path: Path, *, at_work: bool) -> RunEntry:
     creation = str(mark.get("created", ""))
     if mark.get("finished") and not at_work:
         try:
-            report = read_report(path / "report.json")
+            report = read_outline(path / "report.json")
         except UserError as error:
             return RunEntry(name, DAMAGED, created=creation, why=str(error))
         gate = report.get("gate")

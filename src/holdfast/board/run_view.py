@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.board.run_index import RunEntry, parse_events, read_last_events
+from holdfast.board.run_index import DAMAGED, FINISHED, REFUSED, RunEntry, parse_events, read_last_events
 from holdfast.core.files import read_json
 from holdfast.errors import UserError
 from holdfast.pipeline.damage import read_report
@@ -45,6 +45,17 @@ def describe_run(path: Path, entry: RunEntry) -> dict[str, Any]:
         "stages": sorted(stage.name for stage in path.glob("stages/*") if stage.is_dir()),
         "has_rows": (path / "curated.jsonl").is_file(),
     }
+
+
+def check_report(path: Path, entry: RunEntry) -> RunEntry:
+    """The entry of a run whose whole report was read, of which the list reads an outline alone."""
+    if entry.state not in (FINISHED, REFUSED):
+        return entry
+    try:
+        read_report(path / "report.json")
+    except UserError as error:
+        return RunEntry(entry.name, DAMAGED, created=entry.created, why=str(error))
+    return entry
 
 
 def read_finished_report(path: Path) -> dict[str, Any] | None:

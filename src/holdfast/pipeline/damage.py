@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from holdfast.core.files import describe_truncation, read_json
 from holdfast.errors import UserError
-from holdfast.report.schema import VERSION, CompareReport, RunReport
+from holdfast.report.schema import VERSION, CompareReport, RunOutline, RunReport
 
 
 def find_damage(path: Path) -> str:
@@ -59,14 +59,38 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        verb = "compare" if path.name == "compare.json" else "train"
-        raise UserError(f"{path}: damaged; the holdfast {verb} command of {path.parent} makes it again")
+        raise _damaged_report(path)
     kind = CompareReport if path.name == "compare.json" else RunReport
     try:
         return kind.model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{path}: {place} is not as this version of holdfast writes it (a report of version {VERSION}); read it "
-            "with the version that made it, or remove the file and give the command once more"
-        ) from error
+        raise _foreign_report(path, error) from error
+
+
+def read_outline(path: Path) -> dict[str, Any]:
+    """What a list of many runs shows of a `report.json`.
+
+    Raises:
+        UserError: If that is damaged; what the list does not show may be so unseen.
+    """
+    try:
+        return RunOutline.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except OSError as error:
+        raise _damaged_report(path) from error
+    except ValidationError as error:
+        raise _foreign_report(path, error) if error.errors()[0]["loc"] else _damaged_report(path) from error
+
+
+def _damaged_report(path: Path) -> UserError:
+    """A report that is no JSON, or no longer there."""
+    verb = "compare" if path.name == "compare.json" else "train"
+    return UserError(f"{path}: damaged; the holdfast {verb} command of {path.parent} makes it again")
+
+
+def _foreign_report(path: Path, error: ValidationError) -> UserError:
+    """A report in which something is not as this version writes it."""
+    place = ".".join(map(str, error.errors()[0]["loc"]))
+    return UserError(
+        f"{path}: {place} is not as this version of holdfast writes it (a report of version {VERSION}); read it "
+        "with the version that made it, or remove the file and give the command once more"
+    )

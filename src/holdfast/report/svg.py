@@ -148,7 +148,9 @@ def fit_text(text: str, width: float, size: float = FONT) -> str:
 
 def overlap_area(a: Box, b: Box) -> float:
     """Shared area in square pixels."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    if a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]:  # nearly always; asked a hundred times a label
+        return 0.0
+    return (min(a[2], b[2]) - max(a[0], b[0])) * (min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _label_candidates(x: float, y: float, width: float, height: float) -> Iterable[tuple[float, Box]]:
@@ -171,8 +173,7 @@ def place_labels(
     boxes: list[Box] = []
     marks = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in anchors]
 
-    def label_cost(candidate: tuple[float, Box]) -> float:
-        price, box = candidate
+    def label_cost(price: float, box: Box) -> float:
         outside = (box[2] - box[0]) * (box[3] - box[1]) - overlap_area(box, bounds)
         conflict = 100 * outside + sum(3000 + 50 * area for other in boxes if (area := overlap_area(box, other)))
         return (
@@ -183,7 +184,13 @@ def place_labels(
         )
 
     for x, y, text in anchors:
-        boxes.append(min(_label_candidates(x, y, text_width(text, size) + 4, size + 3), key=label_cost)[1])
+        best, best_cost = bounds, math.inf
+        for price, box in _label_candidates(x, y, text_width(text, size) + 4, size + 3):
+            if price >= best_cost:  # those that follow are dearer still
+                break
+            if (cost := label_cost(price, box)) < best_cost:
+                best, best_cost = box, cost
+        boxes.append(best)
     return boxes
 
 
