@@ -116,17 +116,25 @@ def run(
         return subprocess.CompletedProcess(list(program), code, out.read(), err.read())
 
 
-def launch(program: Sequence[str | Path], directory: Path, env: Mapping[str, str] | None = None) -> None:
-    """Run a program on two processes that find each other as those of `torchrun` do; what they say is kept."""
+def launch(
+    program: Sequence[str | Path], directory: Path, env: Mapping[str, str] | None = None, machines: int = 1
+) -> None:
+    """Run a program on two processes that find each other as those of `torchrun` do; what they say is kept.
+
+    Args:
+        machines: How many they believe to be on.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    here = 2 // machines
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(here), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     said = [directory / f"said-{rank}.txt" for rank in range(2)]
     started = []
     for rank, path in enumerate(said):
         with open(path, "w", encoding="utf-8") as file:
-            own = {**(os.environ if env is None else env), **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank % here), "GROUP_RANK": str(rank // here)}
+            own = {**(os.environ if env is None else env), **group, **place}
             started.append(Process(program, env=own, stdout=file.fileno()))
     codes = [process.wait() for process in started]
     assert codes == [0, 0], "".join(path.read_text(encoding="utf-8")[-3000:] for path in said)

@@ -137,10 +137,13 @@ def test_killed_anywhere_it_ends_the_same(phase: str, whole: Path, tmp_path: Pat
 
 
 def test_a_polite_kill_outside_training_ends_with_a_hint_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
-    """While sampling and while measuring, as Ctrl-C does; the same command goes on and draws nothing twice."""
+    """While sampling by SIGTERM, while measuring by SIGUSR1; the same command goes on and draws nothing twice.
+
+    In training both end the step (`test_resume.py`).
+    """
     (tmp_path / "run.yaml").write_text(RECIPE, encoding="utf-8")
-    for phase in ("curate", "measure"):
-        code, said = stop_in(tmp_path, "polite", phase, whole, 0.5, signal.SIGTERM)
+    for phase, number in (("curate", signal.SIGTERM), ("measure", signal.SIGUSR1)):
+        code, said = stop_in(tmp_path, "polite", phase, whole, 0.5, number)
         assert code == 130, (phase, said)
         assert "interrupted; run holdfast train run.yaml output=polite --json to go on" in said
     finish(tmp_path, "polite")

@@ -50,7 +50,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(case, tmp_path):
     assert not list((tmp_path / "stormy" / "checkpoints").glob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_ctrl_c_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path, number):
     steps, notes = [], []
 

@@ -1,4 +1,5 @@
-"""Two processes, with whole copies (DDP) or shards (FSDP2), end with the weights of one; stopped ones go on."""
+"""Two processes, with whole copies (DDP, as if on two machines) or shards (FSDP2), end with the weights of one; stopped
+ones go on."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ KINDS = {"ddp": {}, "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"
 def ran(request, make_once):
     """`(kind, directory, what was said)` of one launch."""
     env = os.environ | {"OMP_NUM_THREADS": "1"} | KINDS[request.param]
-    directory = make_once(request.param, lambda directory: launch([SCRIPT, directory], directory, env))
+    machines = 2 if request.param == "ddp" else 1
+    directory = make_once(request.param, lambda directory: launch([SCRIPT, directory], directory, env, machines))
     return request.param, directory, json.loads((directory / "said.json").read_text())
 
 

@@ -1,4 +1,5 @@
-"""Ctrl-C, and a polite kill, outside training: what is being written is written to its end, then everything stops."""
+"""Ctrl-C, a polite kill, and a scheduler's warning, outside training: what is being written is written to its end, then
+everything stops."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Ctrl-C, a polite kill, and what a cluster's scheduler sends before a job's time is up (not on Windows)."""
 
 
 class _State:
@@ -30,11 +34,11 @@ def handle_interrupt(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def as_interrupts() -> Iterator[None]:
-    """Take a polite kill (SIGTERM) for Ctrl-C inside; only the main thread of a program can."""
+    """Take the other signals to stop for Ctrl-C inside; only the main thread of a program can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle_interrupt) for number in numbers}
     try:
         yield

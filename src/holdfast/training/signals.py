@@ -1,4 +1,4 @@
-"""Ctrl-C, and a polite kill: the run ends after the step it is in; a second one ends it at once."""
+"""Ctrl-C, a polite kill, a scheduler's warning: the run ends after the step it is in; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from holdfast.core.interrupts import STOP_SIGNALS
 
 APART = 2.0
 """Seconds: a launcher of several processes passes on the very signal that the terminal had already sent to them."""
@@ -32,7 +34,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         for number in self._before:
             signal.signal(number, self._handle_signal)
         try:

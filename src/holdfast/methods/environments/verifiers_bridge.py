@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from holdfast.axes.own_class import load_object
+from holdfast.core.interrupts import STOP_SIGNALS
 from holdfast.errors import UserError, first_line
 
 OF_GROUPS = {"states", "prompts", "completions", "answers", "tasks", "infos"}
@@ -94,11 +95,11 @@ def load_environment(name: str, arguments: str) -> LoadedEnvironment:
 
 @contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
-    """Environments of the library take over Ctrl-C and SIGTERM, with which a run here stops and can go on later."""
+    """Environments of the library take over signals, with which a run here stops and can go on later."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:
