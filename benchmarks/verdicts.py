@@ -106,9 +106,14 @@ def figures() -> str:
 def page(text: str) -> str:
     """The page with the tables in their places."""
     for begin, made, end in ((BEGIN, table(), END), (BEGIN_FIGURES, figures(), END_FIGURES)):
-        start, rest = text.split(begin)
-        text = f"{start}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+        text = replace_between(text, begin, made, end)
     return text
+
+
+def replace_between(text: str, begin: str, made: str, end: str) -> str:
+    """The text with other lines between two marks."""
+    start, rest = text.split(begin)
+    return f"{start}{begin}\n{made}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> None:

@@ -1,0 +1,160 @@
+"""The page of evidence, docs/evidence.md: of every claim the verdict in the laboratory and on real models.
+
+    python benchmarks/evidence.py                         write its tables anew
+    python benchmarks/evidence.py --from runs/reproduce   first record what `holdfast reproduce --on` left there
+    python benchmarks/evidence.py --compare runs/COMPARE  first record a comparison of methods on a real model
+
+Results of real models lie in benchmarks/results/real: claims as reproduce-CLAIM-on-MODEL-WORK.json, the comparison of
+all methods as methods-MODEL-WORK.json, without the paths of the machine that they were made on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from common import machine
+from verdicts import RESULTS, ROOT, is_outdated, recorded, replace_between
+
+from holdfast.errors import UserError
+from holdfast.lab.reproduce import CLAIMS, claim_of
+from holdfast.lab.reproduce.own_work import move_claim
+
+REAL = RESULTS / "real"
+PAGE = ROOT / "docs" / "evidence.md"
+Result = dict[str, Any]
+
+
+def record_claims(source: Path) -> None:
+    """Keep the results of claims on real models, with the machine and the day."""
+    for path in sorted(source.glob("*-on-*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        result["on"]["model"], result["on"]["work"] = (Path(result["on"][key]).name for key in ("model", "work"))
+        result.pop("comparison", None)  # a path beside the runs
+        write(REAL / f"reproduce-{result['name']}.json", result)
+
+
+def record_comparison(source: Path) -> None:
+    """Keep of a comparison what the table of methods shows."""
+    compare = json.loads((source / "compare.json").read_text(encoding="utf-8"))
+    runs = [
+        {key: run[key] for key in ("method", "gain", "loss", "text", "probe", "trainable", "tasks", "seeds", "points")}
+        | {"seconds": run["cost"]["seconds"], "tokens_per_second": run["cost"]["tokens_per_second"],
+           "sampled_for_training": run["cost"]["sampled_for_training"],
+           "rate": json.loads((Path(run["dirs"][0]) / "report.json").read_text())["recipe"]["optimizer"]["learning_rate"]}
+        for run in compare["runs"]
+    ]  # fmt: skip
+    model = Path(compare["recipe"]["model"]).name
+    result = {"model": model, "work": Path(compare["name"]).stem, "budget": compare["budget"], "runs": runs}
+    write(REAL / f"methods-{model}-{result['work']}.json", result)
+
+
+def write(path: Path, result: Result) -> None:
+    """Write a result with the machine and the day that it is of."""
+    path.write_text(json.dumps(result | {"machine": machine()}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def list_real_results(name: str) -> list[Result]:
+    """The recorded results of a claim on real models."""
+    paths = sorted(REAL.glob(f"reproduce-{name}-on-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def describe_laboratory(name: str) -> str:
+    """The verdict in the laboratory."""
+    result = recorded(name)
+    if result is None:
+        return "not run"
+    if is_outdated(name, result) or "checks" not in result:
+        return "not run by the present settings"
+    return f"**{result['outcome']}**, {result['seeds']} seeds"
+
+
+def describe_reality(name: str) -> str:
+    """The verdict on real models, or why there is none."""
+    if results := list_real_results(name):
+        return "; ".join(f"**{one['outcome']}** ({one['on']['name'].removeprefix('on-')})" for one in results)
+    try:
+        move_claim(name, claim_of(name))
+    except UserError:
+        return "the laboratory's alone"
+    return "not run"
+
+
+def table_of_claims() -> str:
+    """A line for each claim."""
+    head = ["| claim | paper | in the laboratory | on a real model |", "|---|---|---|---|"]
+    lines = [
+        f"| `{name}`: {claim_of(name).claim} | {claim_of(name).paper} | {describe_laboratory(name)} | "
+        f"{describe_reality(name)} |"
+        for name in CLAIMS
+    ]
+    return "\n".join([*head, *lines])
+
+
+def table_of_parts() -> str:
+    """A line for each part of each claim on a real model, with its interval."""
+    head = ["| claim | on | part | difference | must be above | |", "|---|---|---|---|---|---|"]
+    lines = []
+    for name in CLAIMS:
+        for result in list_real_results(name):
+            for check in result["checks"]:
+                least = check["margin"] if check["by"] == "more" else -check["margin"]
+                why = f" ({'; '.join(check['reasons'])})" if check["reasons"] else ""
+                shown = "none" if check["low"] is None else format_change(check)
+                lines.append(
+                    f"| `{name}` | {result['on']['model']} | {check['what']} | {shown} | {least:g} | "
+                    f"{check['outcome']}{why} |"
+                )
+    return "\n".join([*head, *lines])
+
+
+def table_of_methods() -> str:
+    """A line for each method on each real model that all were compared on, those that gained most first."""
+    parts = []
+    for path in sorted(REAL.glob("methods-*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        seeds = len(result["runs"][0]["seeds"])
+        lines = [
+            f"**{result['model']}**, `{result['work']}`, {seeds} seeds, {result['machine']['cpu']}:",
+            "",
+            "| method | rate | trained weights | gained, points | lost, points of agreement | text, % more bits | "
+            "s a run | sampled tokens |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for run in sorted(result["runs"], key=lambda run: -run["gain"]["delta"]):
+            lost, text = ("none" if run[key] is None else format_change(run[key]) for key in ("loss", "text"))
+            lines.append(
+                f"| {run['method']} | {run['rate']:g} | {run['trainable']:,} | {format_change(run['gain'])} | "
+                f"{lost} | {text} | "
+                f"{sum(run['seconds'].values()):.0f} | {run['sampled_for_training']:,.0f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def format_change(change: Result) -> str:
+    """A number with its interval, where it has one."""
+    ends = "" if change["low"] is None else f" [{change['low']:.1f}, {change['high']:.1f}]"
+    return f"{change['delta']:.1f}{ends}"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--from", dest="source", type=Path, help="record the claims in this directory")
+    options.add_argument("--compare", type=Path, help="record this comparison")
+    chosen = options.parse_args()
+    if chosen.source:
+        record_claims(chosen.source)
+    if chosen.compare:
+        record_comparison(chosen.compare)
+    text = PAGE.read_text(encoding="utf-8")
+    for name, made in (("claims", table_of_claims()), ("parts", table_of_parts()), ("methods", table_of_methods())):
+        text = replace_between(text, f"<!-- {name}: benchmarks/evidence.py -->", made, f"<!-- end of {name} -->")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
