@@ -39,13 +39,12 @@ def record_claims(source: Path) -> None:
 def record_comparison(source: Path) -> None:
     """Keep of a comparison what the table of methods shows."""
     compare = json.loads((source / "compare.json").read_text(encoding="utf-8"))
-    runs = [
-        {key: run[key] for key in ("method", "gain", "loss", "text", "probe", "trainable", "tasks", "seeds", "points")}
-        | {"seconds": run["cost"]["seconds"], "tokens_per_second": run["cost"]["tokens_per_second"],
-           "sampled_for_training": run["cost"]["sampled_for_training"],
-           "rate": json.loads((Path(run["dirs"][0]) / "report.json").read_text())["recipe"]["optimizer"]["learning_rate"]}
-        for run in compare["runs"]
-    ]  # fmt: skip
+    runs = []
+    for run in compare["runs"]:
+        report = json.loads((Path(run["dirs"][0]) / "report.json").read_text(encoding="utf-8"))
+        names = ("method", "gain", "loss", "text", "probe", "trainable", "tasks", "seeds", "points", "cost")
+        rate = report["recipe"]["optimizer"]["learning_rate"]
+        runs.append({**{name: run[name] for name in names}, "rate": rate})
     model = Path(compare["recipe"]["model"]).name
     result = {"model": model, "work": Path(compare["name"]).stem, "budget": compare["budget"], "runs": runs}
     write(REAL / f"methods-{model}-{result['work']}.json", result)
@@ -129,7 +128,7 @@ def table_of_methods() -> str:
             lines.append(
                 f"| {run['method']} | {run['rate']:g} | {run['trainable']:,} | {format_change(run['gain'])} | "
                 f"{lost} | {text} | "
-                f"{sum(run['seconds'].values()):.0f} | {run['sampled_for_training']:,.0f} |"
+                f"{sum(run['cost']['seconds'].values()):.0f} | {run['cost']['sampled_for_training']:,.0f} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.methods.analyses.landscape import Landscape
+from holdfast.methods.analyses.landscape import Landscape, label_answers
 from holdfast.methods.analyses.manifold import (
     Neighbours,
     compute_adjusted_rand,
@@ -163,3 +164,17 @@ def test_the_section_of_a_model() -> None:
     assert [row[1:] for row in still.table.rows[:layers]] == [row[1:] for row in still.table.rows[layers:]]
     with pytest.raises(UserError, match=r"raise evaluate\.items"):
         Landscape(k=64).measure(context)
+
+
+def test_answers_are_classes_within_their_task() -> None:
+    def ask(answer: str) -> Row:
+        return Row([{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}], reference=answer)
+
+    rows = [*(ask(answer) for answer in "ab" * 4), *(ask(str(i)) for i in range(8))]
+    tasks = ["intents"] * 8 + ["sums"] * 8
+    assert label_answers(rows, tasks) == ["intents: a", "intents: b"] * 4 + [None] * 8
+    places = Neighbours.from_points(np.arange(16.0)[:, None])
+    halves = ["a"] * 4 + ["b"] * 4
+    assert compute_label_overlap(places, [*halves, *[None] * 8]) == compute_label_overlap(
+        Neighbours.from_points(np.arange(8.0)[:, None]), halves
+    ), "questions without a class are of none"

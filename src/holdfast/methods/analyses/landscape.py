@@ -38,8 +38,8 @@ class Landscape(Analysis):
     When it helps: in the paper, few-shot prompts order early layers by subject, and fine-tuning late layers by answer,
     with a sharp turn in the middle: it says where in the model the two do their work.
 
-    When it fails: with few questions (4 k at least are needed) and few layers; and answers must be classes: of free
-    text it says nothing about answers.
+    When it fails: with few questions (4 k at least are needed) and few layers; and answers must be classes: tasks
+    of free text count for the tasks' columns alone.
 
     Paper: Doimo, Serra, Ansuini, Cazzaniga 2024, "The representation landscape of few-shot learning and fine-tuning in
     large language models", arXiv 2409.03662; k = 16 and z = 1.6 are theirs.
@@ -62,7 +62,7 @@ class Landscape(Analysis):
             raise UserError(
                 f"has {len(rows):,} questions and needs {4 * self.k:,} (4 k): raise evaluate.items, or lower k"
             )
-        answers = label_answers(rows)
+        answers = label_answers(rows, tasks)
         arms: list[tuple[str, Policy, list[Message]]] = [("base", context.base, []), ("tuned", context.tuned, [])]
         if self.shots and (examples := write_examples(context.rows, self.shots)):
             arms.insert(1, (f"base, {self.shots} shots", context.base, examples))
@@ -75,7 +75,7 @@ class Landscape(Analysis):
         )
 
     def measure_layer(
-        self, name: str, layer: int, points: np.ndarray, tasks: Sequence[str], answers: Sequence[str] | None
+        self, name: str, layer: int, points: np.ndarray, tasks: Sequence[str], answers: Sequence[str | None]
     ) -> tuple[Any, ...]:
         """A line of the table; what too few different points cannot tell is left open."""
         from holdfast.methods.analyses.manifold import (
@@ -94,18 +94,24 @@ class Landscape(Analysis):
         neighbours = Neighbours.from_points(points[chosen])
         dimension = estimate_dimension(neighbours, self.k)
         clusters = find_clusters(neighbours, estimate_log_density(neighbours, self.k, dimension), self.k, self.z)
-        groups = [[labels[i] for i in chosen] if labels is not None else None for labels in (tasks, answers)]
-        numbers = clusters.numbers.tolist()
-        rand = [None if some is None else compute_adjusted_rand(numbers, some) for some in groups]
-        near = [None if some is None else 100 * compute_label_overlap(neighbours, some) for some in groups]
+        rand, near = [], []
+        for labels in ([own[i] for i in chosen] for own in (tasks, answers)):
+            places = [place for place, label in enumerate(labels) if label is not None]
+            numbers = clusters.numbers[places].tolist()
+            rand.append(compute_adjusted_rand(numbers, [labels[i] for i in places]) if places else None)
+            near.append(100 * compute_label_overlap(neighbours, labels) if places else None)
         core = 100 * float(clusters.is_core.mean())
         return (name, layer, len(chosen), dimension, clusters.count, *rand, *near, core)
 
 
-def label_answers(rows: Sequence[Row]) -> list[str] | None:
-    """The right answers as classes; `None` where they are none, since nearly each is its own."""
+def label_answers(rows: Sequence[Row], tasks: Sequence[str]) -> list[str | None]:
+    """The right answers as classes of their tasks; `None` where they are none, since nearly each is its own."""
     answers = [str(row.gold).strip() for row in rows]
-    return answers if 1 < len(set(answers)) <= len(answers) / FEWEST_PER_ANSWER else None
+    classes = {}
+    for task in set(tasks):
+        own = [answer for answer, of in zip(answers, tasks, strict=True) if of == task]
+        classes[task] = 1 < len(set(own)) <= len(own) / FEWEST_PER_ANSWER
+    return [f"{task}: {answer}" if classes[task] else None for answer, task in zip(answers, tasks, strict=True)]
 
 
 def write_examples(rows: Sequence[Row], count: int) -> list[Message]:

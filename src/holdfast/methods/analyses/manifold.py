@@ -161,11 +161,15 @@ def compute_adjusted_rand(one: Sequence[object], other: Sequence[object]) -> flo
 
 
 def compute_label_overlap(neighbours: Neighbours, labels: Sequence[object], share: float = 0.3) -> float:
-    """The share of a point's neighbours with its label, over as many as `share` of its class; classes weigh alike."""
-    own = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1]
+    """The share of a point's neighbours with its label, over as many as `share` of its class; classes weigh alike.
+
+    Points with the label `None` are neighbours of others, and of no class.
+    """
+    own = np.unique([str(label) for label in labels], return_inverse=True)[1]
     values: dict[int, list[float]] = {}
     sizes = np.bincount(own)
     for i, label in enumerate(own):
-        count = max(1, int(share * sizes[label]))
-        values.setdefault(int(label), []).append(float((own[neighbours.indices[i, 1 : count + 1]] == label).mean()))
+        if labels[i] is not None:
+            count = max(1, int(share * sizes[label]))
+            values.setdefault(int(label), []).append(float((own[neighbours.indices[i, 1 : count + 1]] == label).mean()))
     return float(np.mean([np.mean(some) for some in values.values()]))
