@@ -172,7 +172,7 @@ def test_pairs_uses_the_recipes_own_curator_or_adds_one() -> None:
 @pytest.mark.parametrize("word", ["random", "worst"])
 def test_the_word_may_stand_behind_the_option(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("holdfast.pipeline.run.curate_only", lambda made, **more: seen.append(made) or Path("x"))
+    monkeypatch.setattr("holdfast.pipeline.curate.curate_only", lambda made, **more: seen.append(made) or Path("x"))
     cli("curate", recipe(data=STORY), "--pairs", word, "data.limit=3")
     assert (seen[0].recipe.curate[0].rejected, seen[0].recipe.data.limit) == (word, 3)
     assert "wrost is not setting=value" in cli("curate", "run.yaml", "--pairs", "wrost", code=2).stderr

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from holdfast.pipeline.check import check
-from holdfast.pipeline.run import curate_only
+from holdfast.pipeline.curate import curate_only
 from holdfast.pipeline.train import train
 from holdfast.recipe.data_section import Data, RecipeSection
 from holdfast.recipe.loader import resolve_any

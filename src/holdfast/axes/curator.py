@@ -224,6 +224,10 @@ class Curator(Method):
         """Most answers it samples for a row, by which `check` estimates the time that takes."""
         return 0
 
+    def samples_by_row(self) -> bool:
+        """Whether what it samples for a row depends on that row alone, so that machines can share the rows out."""
+        return self.samples and self.effect in ("rewrite", "add", "pair")
+
     def count_samples(self, rows: int) -> int:
         """Most answers it samples for so many rows."""
         return rows * self.samples_per_row()

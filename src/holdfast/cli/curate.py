@@ -29,6 +29,11 @@ def curate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Write explained.jsonl too: what became of every row, and why.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Sample only the I-th of N parts: for several machines.", show_default=False),
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Take what all parts have sampled, then curate.")] = False,
     restart: Restart = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -40,6 +45,7 @@ def curate(
     holdfast curate run.yaml --out rows.jsonl sampling.temperature=0.7
     holdfast curate run.yaml --pairs --out pairs.jsonl
     holdfast curate run.yaml --explain
+    holdfast curate run.yaml --shard 3/64    and, when all 64 are there, --join
 
     Do everything up to training: sample answers, judge them, and write the rows that would be trained on. The journal
     keeps every sample, so that a killed or repeated command draws nothing twice.
@@ -54,9 +60,17 @@ def curate(
         if pairs:
             resolved_recipe = add_pairs_curator(resolved_recipe, rejected)
         print_recipe_notes(resolved_recipe, ui, notes=False)
-        from holdfast.pipeline.run import curate_only
+        from holdfast.errors import UserError
+        from holdfast.pipeline.curate import curate_only, curate_shard
 
-        path = curate_only(resolved_recipe, out=out, ui=ui, restart=restart, explain=explain)
+        if shard is not None:
+            needless = {"--out": out is not None, "--explain": explain, "--join": join}
+            if option := next((name for name, is_given in needless.items() if is_given), None):
+                raise UserError(f"{option}: a shard only samples, and writes no rows; leave it or --shard out")
+            place = curate_shard(resolved_recipe, shard, ui=ui, restart=restart)
+            ui.report_result(f"samples: {place / 'samples.jsonl'}", path=str(place))
+            return
+        path = curate_only(resolved_recipe, out=out, ui=ui, restart=restart, explain=explain, join=join)
         ui.report_result(f"rows: {path}", path=str(path))
 
 

@@ -11,9 +11,10 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
 from holdfast.core.files import lock_file, replace_file
@@ -119,6 +120,37 @@ class Journal:
 
         return draw_samples
 
+    def take_over(self, paths: Sequence[Path]) -> Counter[str]:
+        """Write what other journals record into this one: of each sample and fact the first, in the order of `paths`.
+
+        Nobody may be writing them; a last line that a kill tore is none.
+
+        Returns:
+            How many "samples" are new, how many were there "again", and how many of these are "unequal".
+        Raises:
+            UserError: If another process has one open, or a line in it is not one that a journal wrote.
+        """
+        counts: Counter[str] = Counter()
+        for path in paths:
+            with path.open("r+b") as file:
+                lock_file(file, f"{path}: another run is writing it; wait for it")
+                for number, line in enumerate(file, start=1):
+                    if line.endswith(b"\n"):
+                        self._take_line(line, f"{path}:{number}", counts)
+        return counts
+
+    def _take_line(self, line: bytes, place: str, counts: Counter[str]) -> None:
+        entry = parse_entry(line, place)
+        if entry is None or entry.name in self._facts:
+            return
+        if (held_sample := self._samples.get(entry.name)) is not None:
+            counts.update(again=1, unequal=held_sample != entry.sample)
+            return
+        with defer_interrupts():
+            self._append_bytes(line)
+            self._hold_entry(entry)
+        counts.update(samples=entry.sample is not None)
+
     def record_fact(self, kind: str, key: Any, value: Any) -> None:
         """Put the JSON-able `value` of `key` on record, so that a run started again need not compute it again."""
         name = fingerprint_json([kind, key])
@@ -164,15 +196,21 @@ class Journal:
         fields |= {"trace": dict(sample.trace)} if sample.trace else {}
         with defer_interrupts():
             self._append_line({"kind": "sample", "id": name, **fields})
-            self._hold_sample(name, sample)
+            self._hold_entry(_Entry(name, sample))
 
-    def _hold_sample(self, name: str, sample: Sample) -> None:
-        self._samples[name] = sample
-        self._tokens += sample.tokens
+    def _hold_entry(self, entry: _Entry) -> None:
+        if entry.sample is None:
+            self._facts[entry.name] = entry.value
+        else:
+            self._samples[entry.name] = entry.sample
+            self._tokens += entry.sample.tokens
 
     def _append_line(self, line: dict[str, Any]) -> None:
         # A lone surrogate (half a character, which a model may write) has no UTF-8 form; JSON's escape keeps it.
-        self._file.write(json.dumps(line).encode() + b"\n")
+        self._append_bytes(json.dumps(line).encode() + b"\n")
+
+    def _append_bytes(self, line: bytes) -> None:
+        self._file.write(line)
         self._file.flush()
         if time.monotonic() - self._synced > SYNC_SECONDS:
             os.fsync(self._file.fileno())
@@ -203,31 +241,10 @@ class Journal:
             self._remove_lines(bad)
 
     def _load_line(self, line: bytes, place: str) -> bool:
-        """Hold what a line records; whether it is a sample or a fact that can be used.
-
-        Raises:
-            UserError: If it is no line of a journal at all.
-        """
-        mend = f"{place}: not a line of a sample journal; remove the line or the file"
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(mend) from error
-        if not isinstance(entry, dict) or not {"kind", "id"} <= entry.keys():
-            raise UserError(mend)
-        if not isinstance(entry["id"], str):
-            return False
-        if entry["kind"] != "sample":
-            self._facts[entry["id"]] = entry.get("value")
-            return True
-        if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
-            raise UserError(mend)
-        fields = {name: entry[name] for name in Sample.__dataclass_fields__ if name in entry}
-        fields |= {name: tuple(fields[name]) for name in ("ids", "logps") if isinstance(fields.get(name), list)}
-        sample = Sample(**fields)
-        if is_sample(sample):
-            self._hold_sample(entry["id"], sample)
-        return is_sample(sample)
+        """Hold what a line records; whether it is a sample or a fact that can be used."""
+        if (entry := parse_entry(line, place)) is not None:
+            self._hold_entry(entry)
+        return entry is not None
 
     def _remove_lines(self, bad: Sequence[tuple[int, int]]) -> None:
         """Write the journal again without some lines, given by where they begin and end: they are drawn again."""
@@ -242,6 +259,41 @@ class Journal:
 
     def _lock_file(self) -> None:
         lock_file(self._file, f"{self.path}: another run is writing it; wait for it, or choose another output")
+
+
+class _Entry(NamedTuple):
+    """What a line records: a sample, or the value of a fact."""
+
+    name: str
+    sample: Sample | None
+    value: Any = None
+
+
+def parse_entry(line: bytes, place: str) -> _Entry | None:
+    """What a line of a journal records; `None` where it is no sample or fact that can be used.
+
+    Args:
+        place: File and line, for the error.
+    Raises:
+        UserError: If it is no line of a journal at all.
+    """
+    mend = f"{place}: not a line of a sample journal; remove the line or the file"
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(mend) from error
+    if not isinstance(entry, dict) or not {"kind", "id"} <= entry.keys():
+        raise UserError(mend)
+    if not isinstance(entry["id"], str):
+        return None
+    if entry["kind"] != "sample":
+        return _Entry(entry["id"], None, entry.get("value"))
+    if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
+        raise UserError(mend)
+    fields = {name: entry[name] for name in Sample.__dataclass_fields__ if name in entry}
+    fields |= {name: tuple(fields[name]) for name in ("ids", "logps") if isinstance(fields.get(name), list)}
+    sample = Sample(**fields)
+    return _Entry(entry["id"], sample) if is_sample(sample) else None
 
 
 def is_sample(sample: Sample) -> bool:

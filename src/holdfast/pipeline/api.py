@@ -93,7 +93,7 @@ def curate(
         recipe, tokenizer, progress, ui: As for `train`.
         out: A copy of it; default: only `curated.jsonl` in the run's directory.
     """
-    from holdfast.pipeline.run import curate_only
+    from holdfast.pipeline.curate import curate_only
 
     with _open_progress(progress, ui) as voice:
         return curate_only(name_objects(recipe, tokenizer), out=out, ui=voice)

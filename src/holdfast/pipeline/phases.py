@@ -162,27 +162,34 @@ def _write_rows(path: Path, rows: Rows) -> Counter[str]:
 def run_curators(work: RunContext, rows: Rows, note: Callable[[str, int], Any], drops: DropList) -> Rows:
     """One curator after another."""
     for curator in list_curators(work.recipe):
-        name = name_of(curator)
-        draw, thinks = (
-            _build_draw(work, curator) if curator.samples else (partial(_refuse_undeclared, name, "samples"), False)
-        )
-        context = CurationContext(
-            curator=name,
-            sample=draw,
-            judge=build_cached_judge(work.sources.judge, work)
-            if work.sources.judge
-            else partial(_refuse_undeclared, name, "judges"),
-            sampling=sampling_params(work.recipe),
-            seed=work.recipe.train.seed,
-            load=partial(load_rows, work, curator, note, drops),
-            note=note,
-            drop=partial(drops.add, name),
-            models=RunModelServices(work, name),
-            evaluated={task.name: task.rows for task in work.tasks},
-            thinks=thinks,
-        )
-        rows = curator.curate(rows, context)
+        rows = apply_curator(work, curator, rows, note, drops)
     return rows
+
+
+def apply_curator(
+    work: RunContext, curator: Curator, rows: Rows, note: Callable[[str, int], Any], drops: DropList
+) -> Rows:
+    """What one curator makes of rows."""
+    name = name_of(curator)
+    draw, thinks = (
+        _build_draw(work, curator) if curator.samples else (partial(_refuse_undeclared, name, "samples"), False)
+    )
+    context = CurationContext(
+        curator=name,
+        sample=draw,
+        judge=build_cached_judge(work.sources.judge, work)
+        if work.sources.judge
+        else partial(_refuse_undeclared, name, "judges"),
+        sampling=sampling_params(work.recipe),
+        seed=work.recipe.train.seed,
+        load=partial(load_rows, work, curator, note, drops),
+        note=note,
+        drop=partial(drops.add, name),
+        models=RunModelServices(work, name),
+        evaluated={task.name: task.rows for task in work.tasks},
+        thinks=thinks,
+    )
+    return curator.curate(rows, context)
 
 
 def sampling_params(recipe: Recipe) -> SamplingParams:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.axes.tuner import Tuner
-from holdfast.core.files import fresh_file, remove_leftovers
+from holdfast.core.files import remove_leftovers
 from holdfast.core.in_memory import is_memory
 from holdfast.core.progress import Progress
-from holdfast.errors import BrokenWeights, TrainingDiverged, UserError
+from holdfast.errors import BrokenWeights, TrainingDiverged
 from holdfast.pipeline.curation_check import CurationPool
 from holdfast.pipeline.curation_key import open_replay_rows
-from holdfast.pipeline.explanation import describe_drops, explain_rows
+from holdfast.pipeline.curation_shards import list_shard_journals
 from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.inference_bench import settle_inference
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
@@ -45,7 +44,7 @@ from holdfast.pipeline.results import RunResult, save_model, write_results
 from holdfast.pipeline.run_dir import RunDirectory, describe_environment, is_curated
 from holdfast.pipeline.run_record import RunRecord
 from holdfast.pipeline.subject import build_subject
-from holdfast.recipe.loader import ResolvedRecipe, resolve_any
+from holdfast.recipe.loader import ResolvedRecipe
 from holdfast.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from holdfast.data.rows import Rows
     from holdfast.evaluation.task import ItemResult, Task
     from holdfast.generation.decoder import Decoder
+    from holdfast.generation.journal import Journal
     from holdfast.models.loading import LoadedModel
     from holdfast.pipeline.sources import Sources
     from holdfast.training.callbacks import TrainResult
@@ -166,13 +166,17 @@ def mark_divergence(folder: RunDirectory, ranks: Ranks) -> Iterator[None]:
 
 def prepare_run(
     resolved_recipe: ResolvedRecipe, ui: Progress, ranks: Ranks, *, trains: bool = True, restart: bool = False,
-    parents: Sequence[Path] = (),
+    parents: Sequence[Path] = (), joins: bool = False,
 ) -> RunContext:  # fmt: skip
-    """Everything that can be refused is looked at here, before anything is written."""
+    """Everything that can be refused is looked at here, before anything is written.
+
+    Args:
+        parents: Journals of other runs, which are only read.
+        joins: Whether the journals of shards are to be taken over; else they are read like those.
+    """
     from holdfast.data.chat.settings import derived_sources, make_chat
     from holdfast.evaluation.tasks.by_name import build_tasks, warn_of_nothing_kept
     from holdfast.evaluation.tasks.probe import limit_probe_tasks
-    from holdfast.generation.journal import Journal
     from holdfast.models.loading import count_embeddings, load_model
     from holdfast.models.placement import choose_device
     from holdfast.pipeline.sources import read_sources
@@ -209,11 +213,21 @@ def prepare_run(
         folder.write_resolved(resolved_recipe, chat_sources)
     if trains and not folder.is_complete:
         checkpoint.refuse_other_base(folder.path / "checkpoints", recipe.model, base.fingerprint)
-    journal = Journal(folder.path / "samples.jsonl" if ranks.main else None, parents)  # others sample nothing
+    journal = _open_journal(folder, ranks, parents, joins)
+    return RunContext(recipe, folder, ui, base, chat, sources, replay_rows, tasks, journal)
+
+
+def _open_journal(folder: RunDirectory, ranks: Ranks, parents: Sequence[Path], joins: bool) -> Journal:
+    """The run's journal, after which nobody else writes here; what killed processes left half written goes."""
+    from holdfast.generation.journal import Journal
+
+    shards = [] if joins else list_shard_journals(folder.path, folder.state)
+    path = folder.path / "samples.jsonl" if ranks.main else None  # others sample nothing
+    journal = Journal(path, [*parents, *shards])
     if ranks.main:  # whoever holds the journal is alone here, but for the other processes of a launch
         for place in (folder.path, *(p for p in folder.path.glob("*") if p.is_dir()), *folder.path.glob("eval/*")):
             remove_leftovers(place, everyone=Ranks().world == 1)
-    return RunContext(recipe, folder, ui, base, chat, sources, replay_rows, tasks, journal)
+    return journal
 
 
 def _report_limits(
@@ -347,40 +361,3 @@ def apply_inference(work: RunContext, result: TrainResult, rows: Rows | None = N
             "is not saved: lower optimizer.learning_rate, or start from the model in fp32"
         )
     return replace(result, model=decoder.model, tuner=tuner), decoder
-
-
-def curate_only(
-    recipe: ResolvedRecipe | Recipe | dict[str, Any] | str | Path,
-    *,
-    out: str | Path | None = None,
-    ui: Progress | None = None,
-    restart: bool = False,
-    explain: bool = False,
-) -> Path:
-    """Do everything up to training: the file of rows that would be trained on.
-
-    Args:
-        out: A copy of it; default: only `curated.jsonl` in the run's directory.
-        explain: Write `explained.jsonl` in the run's directory too: what became of every row, and why.
-        restart: Begin anew where the output holds a run, which is kept as `OUTPUT.old-1`.
-    """
-    resolved_recipe = resolve_any(recipe)
-    if resolved_recipe.recipe.stages:
-        raise UserError(
-            f"{resolved_recipe.name}: has stages, and each curates rows with the model of the one before; train it, "
-            "then look at OUTPUT/stages/*/curated.jsonl"
-        )
-    ranks = Ranks(resolved_recipe.recipe.device)
-    work = prepare_run(resolved_recipe, ui or Progress.create_silent(), ranks, trains=False, restart=restart)
-    with work.journal, work.folder.time_phase("curate"):
-        curate_rows(work)
-    if explain:
-        for line in describe_drops(work.folder.read_json("data.json")):
-            work.ui.write_line(line)
-        work.ui.write_line(f"why each row: {explain_rows(work.sources.train, work.folder.path)}")
-    path = work.folder.path / "curated.jsonl"
-    if out is None:
-        return path
-    with fresh_file(Path(out)) as side:
-        shutil.copyfile(path, side)
-    return Path(out)

@@ -36,6 +36,9 @@ MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
 
 
+SHARDS = "shards"
+"""Folder of a run in which processes that share out its curation have theirs."""
+
 STOP_KEY = "stopped_at"
 """Key of `run.json`: the share of its steps after which a run with steps to come was measured and reported."""
 
@@ -350,7 +353,7 @@ def _refuse_foreign(path: Path) -> None:
         raise UserError(f"{path}: is a file, and a run needs a directory; set another output, or move the file away")
     if (path / "compare.json").exists():
         raise UserError(f"{path}: holds a comparison; set another output")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(entry.name != SHARDS for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run of holdfast; set another output")
 
 
@@ -358,8 +361,9 @@ def _refuse_in_use(path: Path) -> None:
     """Stop before the directory of a run that is at work in another process is touched."""
     from holdfast.generation.journal import Journal
 
-    for journal in [*path.glob("samples.jsonl"), *path.glob("stages/*/samples.jsonl")]:
-        Journal(journal).close()
+    for pattern in ("samples.jsonl", "stages/*/samples.jsonl", f"{SHARDS}/*/samples.jsonl"):
+        for journal in path.glob(pattern):
+            Journal(journal).close()
 
 
 def move_aside(path: Path) -> Path:

@@ -79,6 +79,9 @@ class Generate(TeacherCurator):
     def samples_per_row(self) -> int:
         return self.n * (2 if self.write == "questions" else 1)
 
+    def samples_by_row(self) -> bool:
+        return self.budget is None and self.max_cost is None  # which all rows have in common
+
     def answers_rows(self) -> bool:
         return self.write == "answers"
 

@@ -231,7 +231,7 @@ def find_model(task: DescribedTask, data: dict[str, Any], options: BuildOptions,
 
 def generate_rows(task: DescribedTask, data: dict[str, Any], model: str, options: BuildOptions, ui: Progress) -> Path:
     """Rows to train on: `generate.yaml` is written where it is not there, and its curated rows are `rows.jsonl`."""
-    from holdfast.pipeline.run import curate_only
+    from holdfast.pipeline.curate import curate_only
     from holdfast.recipe.loader import read_recipe
 
     recipe_path, rows_path = options.out / "generate.yaml", options.out / "rows.jsonl"
