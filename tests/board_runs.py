@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from holdfast.board.app import Board, BoardSettings
+from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import FrontDoor
+from holdfast.board.jobs import Jobs
 from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.task import ItemResult, TaskInfo
 
@@ -94,3 +97,21 @@ def form_key(client: TestClient, page: str = "/new") -> str:
 def send(client: TestClient, address: str, headers: dict[str, str] | None = None, **fields: str) -> Any:
     """Send a form as a page of the board does."""
     return client.post(address, data={"form_key": form_key(client), **fields}, headers=headers)
+
+
+def wait_for(is_so: Any) -> None:
+    ended = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < ended
+        time.sleep(0.05)
+
+
+def stop_all(place: Path) -> None:
+    """End what a test started, and wait for it."""
+    jobs = Jobs(RunsFolder(place))
+    for job in jobs.list_jobs():
+        jobs.stop_job(job)
+    ended = time.monotonic() + 20
+    while any(jobs.is_alive(job) for job in jobs.list_jobs()) and time.monotonic() < ended:
+        time.sleep(0.02)
+    assert not any(jobs.is_alive(job) for job in jobs.list_jobs())

@@ -10,6 +10,16 @@ from starlette.testclient import TestClient
 
 from board_runs import EVIL, open_client, write_run, write_unfinished
 
+SLEEPER = """
+import json, signal, sys, time
+print(json.dumps({"event": "line", "text": "words: " + " ".join(sys.argv[1:])}), flush=True)
+def stop(*_):
+    print('{"event": "error", "text": "interrupted", "code": 130}', flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+time.sleep(60)
+"""
+
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,3 +43,14 @@ def place(written: Path, tmp_path: Path) -> Path:
 def client(place: Path) -> TestClient:
     """A browser on this machine."""
     return open_client(place)
+
+
+@pytest.fixture
+def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A program in place of ours, which says its words and waits for Ctrl-C: ours takes seconds to begin."""
+    package = tmp_path / "other" / "holdfast"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(SLEEPER)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return package

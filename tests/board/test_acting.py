@@ -8,14 +8,13 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from board_runs import form_key, open_client, send
+from board_runs import form_key, open_client, send, stop_all, wait_for
 from holdfast.board import jobs as jobs_module
 from holdfast.board.draft import START, RecipeDraft, change_data, parse_text, read_values, write_text
 from holdfast.board.folder import RunsFolder
@@ -25,26 +24,6 @@ from holdfast.recipe.loader import read_recipe, read_recipe_text
 from holdfast.recipe.yaml_writer import find_leaf_values
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
-SLEEPER = """
-import json, signal, sys, time
-print(json.dumps({"event": "line", "text": "words: " + " ".join(sys.argv[1:])}), flush=True)
-def stop(*_):
-    print('{"event": "error", "text": "interrupted", "code": 130}', flush=True)
-    sys.exit(130)
-signal.signal(signal.SIGTERM, stop)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A program in place of ours, which says its words and waits for Ctrl-C: ours takes seconds to begin."""
-    package = tmp_path / "other" / "holdfast"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(SLEEPER)
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    return package
 
 
 @pytest.mark.parametrize(
@@ -156,17 +135,6 @@ def test_own_code_is_neither_imported_nor_started_before_one_says_so(
     stop_all(place)
 
 
-def stop_all(place: Path) -> None:
-    """End what a test started, and wait for it."""
-    jobs = Jobs(RunsFolder(place))
-    for job in jobs.list_jobs():
-        jobs.stop_job(job)
-    ended = time.monotonic() + 20
-    while any(jobs.is_alive(job) for job in jobs.list_jobs()) and time.monotonic() < ended:
-        time.sleep(0.02)
-    assert not any(jobs.is_alive(job) for job in jobs.list_jobs())
-
-
 def test_a_run_is_started_watched_stopped_and_resumed(client: TestClient, place: Path, sleeper: Path) -> None:
     text = START.replace("runs/first", "runs/new; touch x $(touch y)")
     address = send(client, "/draft", text=text, base=text, do="start").headers["location"]
@@ -177,7 +145,7 @@ def test_a_run_is_started_watched_stopped_and_resumed(client: TestClient, place:
     wait_for(lambda: "words: train" in client.get(address).text)
     assert "/recipe.yaml --json" in client.get(address).text
     again = send(client, "/draft", text=text, base=text, do="start")
-    assert (again.status_code, "one run at a time" in again.text) == (409, True)
+    assert (again.status_code, "is at work already" in again.text) == (409, True)
     # A board that begins later finds it, and can stop it.
     later = open_client(place)
     assert ">running<" in later.get(address).text
@@ -192,13 +160,6 @@ def test_a_run_is_started_watched_stopped_and_resumed(client: TestClient, place:
     assert send(later, "/stop/runs/going").status_code == 303
     assert send(later, "/stop/runs/one").status_code == 409, "nobody works on it"
     stop_all(place)
-
-
-def wait_for(is_so: Any) -> None:
-    ended = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < ended
-        time.sleep(0.05)
 
 
 def test_runs_go_on_when_the_board_ends(place: Path, sleeper: Path) -> None:

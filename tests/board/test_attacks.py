@@ -1,4 +1,4 @@
-"""Twenty attacks on the board, each refused; and the same where a token is needed."""
+"""Twenty-one attacks on the board, each refused; and the same where a token is needed."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ POSTS = [
     "/check/runs/one",
     "/open-chat/runs/one",
     "/import",
+    "/queue/x",
 ]
 
 

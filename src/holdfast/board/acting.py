@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from holdfast.board.draft import START, RecipeDraft, change_data, list_methods, parse_text, read_values, write_text
+from holdfast.board.draft import (
+    START,
+    RecipeDraft,
+    change_data,
+    find_code_of_text,
+    list_methods,
+    parse_text,
+    read_values,
+    write_text,
+)
 from holdfast.board.folder import DATA, RunsFolder
 from holdfast.board.front_door import Sessions, read_form
 from holdfast.board.jobs import CHECK, DTYPES, EXPORT, FORMS, TRAIN, Job, Jobs, describe_said
 from holdfast.board.pages import render_page
 from holdfast.board.refusal import Refusal
+from holdfast.board.run_queue import RunQueue
 from holdfast.board.run_view import read_text
 from holdfast.errors import UserError
 from holdfast.pipeline.run_dir import MARK
@@ -39,11 +48,12 @@ class ActingRoutes:
     Args:
         folder: The directory of runs.
         jobs: Its processes.
+        queue: Its line of runs.
         sessions: Whose forms are taken.
     """
 
-    def __init__(self, folder: RunsFolder, jobs: Jobs, sessions: Sessions) -> None:
-        self.folder, self.jobs, self.sessions = folder, jobs, sessions
+    def __init__(self, folder: RunsFolder, jobs: Jobs, queue: RunQueue, sessions: Sessions) -> None:
+        self.folder, self.jobs, self.queue, self.sessions = folder, jobs, queue, sessions
 
     def list_routes(self) -> list[Route]:
         """The routes."""
@@ -113,13 +123,7 @@ class ActingRoutes:
         files = {"recipe.yaml": draft.text}
         if wish == "check":
             return self.jobs.start_job(CHECK, ["check", "{job}/recipe.yaml", "--json"], files=files)
-        output = draft.choose_output(self.folder.root)
-        name = self.folder.name_of(output)
-        plain = (
-            isinstance(draft.data.get("output"), str) and (self.folder.root / draft.data["output"]).resolve() == output
-        )
-        more = [] if plain else [f"output={json.dumps(name)}"]
-        return self.jobs.start_job(TRAIN, ["train", "{job}/recipe.yaml", *more, "--json"], run=name, files=files)
+        return self.queue.add_run(self.folder.name_of(draft.choose_output(self.folder.root)), draft.text)
 
     def show_text(self, request: Request, text: str, notes: Sequence[str] = ()) -> Response:
         """The page of a recipe to go on with, and what is to be said of it."""
@@ -147,18 +151,24 @@ class ActingRoutes:
 
     def _resume_run(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
-        name = self.folder.name_of(path)
-        if self.jobs.find_at_work([path]):
-            raise Refusal(409, "at_work_already", name=name)
-        job = self.jobs.start_job(
-            TRAIN, ["train", str(path), f"output={json.dumps(str(path))}", "--json"], run=name,
-            files={"recipe.yaml": read_text(path / "resolved.yaml")},
-        )  # fmt: skip
+        text = self.read_recipe_of(path, fields)
+        job = self.queue.add_run(self.folder.name_of(path), text, resumes=True)
         return RedirectResponse(f"/job/{job.name}", 303)
+
+    def read_recipe_of(self, path: Path, fields: Fields) -> str:
+        """The recipe of a run that a form is about.
+
+        Raises:
+            Refusal: If it runs code of its own, and the form does not say that it may.
+        """
+        text = read_text(path / "resolved.yaml")
+        if get_field(fields, "trust") != "yes" and (names := find_code_of_text(text)):
+            raise Refusal(409, "own_code_first", names=", ".join(names))
+        return text
 
     def _check_run(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
-        files = {"recipe.yaml": read_text(path / "resolved.yaml")}
+        files = {"recipe.yaml": self.read_recipe_of(path, fields)}
         job = self.jobs.start_job(CHECK, ["check", str(path), "--json"], run=self.folder.name_of(path), files=files)
         return RedirectResponse(f"/job/{job.name}", 303)
 
@@ -166,6 +176,7 @@ class ActingRoutes:
         path = self.folder.find_run(request.path_params["name"])
         out = self.folder.find_path(get_field(fields, "out").strip())
         form, dtype = get_field(fields, "form"), get_field(fields, "dtype")
+        self.read_recipe_of(path, fields)
         if out.exists():
             raise Refusal(409, "is_there", name=self.folder.name_of(out))
         if form not in FORMS or dtype not in DTYPES:
@@ -182,7 +193,8 @@ class ActingRoutes:
 
     def _list_jobs(self, request: Request) -> Response:
         jobs = [{"job": job, "alive": self.jobs.is_alive(job)} for job in self.jobs.list_jobs()[:100]]
-        return render_page(request, self.sessions, "jobs.html.j2", {"jobs": jobs})
+        places = {entry.job.name: entry.place for entry in self.queue.list_waiting()}
+        return render_page(request, self.sessions, "jobs.html.j2", {"jobs": jobs, "places": places})
 
     def describe_job(self, name: str) -> dict[str, Any]:
         """The values of a job's page."""
@@ -191,8 +203,9 @@ class ActingRoutes:
         words = describe_said(self.jobs.read_said(job))
         is_there = bool(job.run) and (self.folder.root / job.run / MARK).is_file()
         place = Path(self.jobs.place_of(name))
+        waits = next((entry for entry in self.queue.list_waiting() if entry.job.name == name), None)
         return {
-            "job": job, "alive": alive, "said": words, "is_there": is_there,
+            "job": job, "alive": alive, "said": words, "is_there": is_there, "waits": waits,
             "text": read_text(place / "recipe.yaml") if job.kind == CHECK else "",
         }  # fmt: skip
 
@@ -204,7 +217,7 @@ class ActingRoutes:
         response = render_page(request, self.sessions, "job_part.html.j2", values)
         if values["job"].kind == TRAIN and values["alive"] and values["is_there"] and values["said"]["progress"]:
             response.headers["HX-Redirect"] = f"/run/{quote(values['job'].run)}"
-        elif not values["alive"]:
+        elif not values["alive"] and not values["waits"]:
             response.headers["HX-Refresh"] = "true"
         return response
 

@@ -23,7 +23,9 @@ from holdfast.board.pages import render_page
 from holdfast.board.reading import ReadingRoutes
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RunIndex
+from holdfast.board.run_queue import MOST_RUNS, RunQueue
 from holdfast.board.talking import TalkingRoutes
+from holdfast.board.waiting import WaitingRoutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,12 @@ class BoardSettings:
     Args:
         root: The directory of runs.
         token: What readers must show; "" where only this machine can reach the board.
+        most_runs: At work at once; others wait.
     """
 
     root: Path
     token: str = ""
+    most_runs: int = MOST_RUNS
 
 
 class Board:
@@ -50,18 +54,20 @@ class Board:
         self.settings = settings
         self.folder, self.sessions = RunsFolder(settings.root), Sessions(settings.token)
         self.jobs = Jobs(self.folder)
+        self.queue = RunQueue(self.jobs, settings.most_runs)
         self.chats = Chats(self.folder, self.jobs)
         self.index = RunIndex(self.folder, self.jobs.find_at_work)
 
     def build_app(self) -> FrontDoor:
         """The application."""
-        acting = ActingRoutes(self.folder, self.jobs, self.sessions)
+        acting = ActingRoutes(self.folder, self.jobs, self.queue, self.sessions)
         routes = [
             Route("/login", self._show_login, methods=["GET"]),
             Route("/login", self._take_token, methods=["POST"]),
-            *ReadingRoutes(self.folder, self.index, self.jobs, self.sessions).list_routes(),
+            *ReadingRoutes(self.folder, self.index, self.queue, self.sessions).list_routes(),
             *acting.list_routes(),
             *TalkingRoutes(acting, self.chats).list_routes(),
+            *WaitingRoutes(acting, self.queue).list_routes(),
         ]
         handlers: dict[Any, Callable[[Request, Any], Response]] = {
             Refusal: self._tell_refusal, HTTPException: self._tell_http_error,

@@ -161,6 +161,14 @@ def parse_text(text: str) -> Tree:
     return data
 
 
+def find_code_of_text(text: str) -> list[str]:
+    """What of a recipe's text would run code of the user's own; nothing where it cannot be read, as no run reads it."""
+    try:
+        return find_own_code(parse_text(text))
+    except UserError:
+        return []
+
+
 def write_text(data: Tree) -> str:
     """The text that says some data."""
     return "\n".join([*format_yaml_lines(data, lambda path: ""), ""]) if data else ""

@@ -8,6 +8,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
+
+from holdfast.core.files import lock_file
+from holdfast.errors import UserError
 
 TABLE = Path("/proc/locks")
 FRESH_SECONDS = 120.0
@@ -28,6 +32,29 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def wait_for_lock(file: IO[bytes], seconds: float) -> bool:
+    """Take the lock of an open file, and say whether it could be had in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            lock_file(file, "")
+        except UserError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def find_writer(path: Path) -> int:
+    """The number of the process whose standard output is a file; 0 where that cannot be seen."""
+    for place in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            if place.samefile(path):
+                return int(place.parts[2])
+    return 0
 
 
 def find_runs_at_work(runs: Sequence[Path]) -> set[Path]:

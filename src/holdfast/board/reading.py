@@ -14,12 +14,14 @@ from starlette.routing import Route
 from holdfast.axes.axis import AXES, Axis
 from holdfast.axes.registry import find_method, method_names
 from holdfast.board.comparison import MOST_RUNS, compare_directories
+from holdfast.board.draft import find_code_of_text
 from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import Sessions
-from holdfast.board.jobs import DTYPES, FORMS, Jobs
+from holdfast.board.jobs import DTYPES, FORMS
 from holdfast.board.pages import read_start, render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RUNNING, STATES, RunEntry, RunIndex
+from holdfast.board.run_queue import RunQueue
 from holdfast.board.run_view import check_report, describe_progress, describe_run, read_text
 from holdfast.report import phrasing, plots
 
@@ -52,12 +54,12 @@ class ReadingRoutes:
     Args:
         folder: The directory of runs.
         index: Its runs.
-        jobs: Its processes.
+        queue: Its line of runs.
         sessions: Who reads.
     """
 
-    def __init__(self, folder: RunsFolder, index: RunIndex, jobs: Jobs, sessions: Sessions) -> None:
-        self.folder, self.index, self.jobs, self.sessions = folder, index, jobs, sessions
+    def __init__(self, folder: RunsFolder, index: RunIndex, queue: RunQueue, sessions: Sessions) -> None:
+        self.folder, self.index, self.queue, self.jobs, self.sessions = folder, index, queue, queue.jobs, sessions
 
     def list_routes(self) -> list[Route]:
         """The routes."""
@@ -78,7 +80,7 @@ class ReadingRoutes:
         query = request.query_params
         words, state, order = query.get("q", "")[:200], query.get("state", ""), query.get("sort", "created")
         order = order if order in ORDERS else "created"
-        every = self.index.list_entries()
+        every, waiting = self.index.list_entries(), self.queue.list_waiting()
         entries = [entry for entry in every if matches_words(entry, words) and state in ("", entry.state)]
         entries.sort(key=ORDERS[order], reverse=order not in ("name", "method", "state"))
         start = read_start(request)
@@ -86,7 +88,8 @@ class ReadingRoutes:
             "entries": entries[start : start + PAGE], "matches": len(entries), "start": start, "page": PAGE,
             "total": len(every), "words": words, "state": state, "order": order,
             "orders": list(ORDERS), "states": STATES, "most": MOST_RUNS,
-            "is_live": any(entry.state == RUNNING for entry in every),
+            "is_live": bool(waiting) or any(entry.state == RUNNING for entry in every),
+            "waiting": waiting, "places": {entry.job.run: entry.place for entry in waiting},
         }  # fmt: skip
 
     def _show_list(self, request: Request) -> Response:
@@ -104,7 +107,9 @@ class ReadingRoutes:
         values = {
             **describe_run(path, entry), **describe_progress(path, entry), "entry": entry, "job": job,
             "ours": job is not None and self.jobs.is_alive(job), "forms": FORMS, "dtypes": DTYPES,
+            "waits": self.queue.find_waiting(entry.name),
         }  # fmt: skip
+        values["own_code"] = find_code_of_text(values["resolved"])
         return self._render(request, "run.html.j2", values)
 
     def _show_run_part(self, request: Request) -> Response:

@@ -39,17 +39,18 @@ def check_settings(root: Path, host: str, token: str) -> None:
         raise UserError(f"--token, {TOKEN_VARIABLE}: a token of {SHORTEST_TOKEN} characters or more is needed")
 
 
-def run_board(root: Path, host: str, port: int, token: str, say: Callable[[str], Any]) -> None:
+def run_board(root: Path, host: str, port: int, token: str, most_runs: int, say: Callable[[str], Any]) -> None:
     """Show a directory until Ctrl-C.
 
     Args:
+        most_runs: At work at once; others wait.
         say: Told where it is to be seen.
     Raises:
         UserError: If the address cannot be had, or what `check_settings` raises.
     """
     check_settings(root, host, token)
     with listen_at(host, port) as listener:
-        board = Board(BoardSettings(root.resolve(), token))
+        board = Board(BoardSettings(root.resolve(), token, most_runs))
         say(f"the board of {root} is at {describe_place(listener, host).removesuffix('/v1')} (Ctrl-C ends it)")
         config = uvicorn.Config(
             board.build_app(), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
@@ -57,8 +58,11 @@ def run_board(root: Path, host: str, port: int, token: str, say: Callable[[str],
         )  # fmt: skip
         threading.Thread(target=board.index.list_entries, daemon=True).start()  # the first page need not wait for it
         board.chats.close_all()  # of a board that was killed
+        ends = threading.Event()
+        threading.Thread(target=board.queue.keep_starting, args=[ends], daemon=True).start()
         try:
             with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
+            ends.set()
             board.chats.close_all()

@@ -13,10 +13,11 @@ from starlette.routing import Route
 
 from holdfast.board.acting import ActingRoutes, Fields, get_field
 from holdfast.board.chats import LONGEST_TEXT, Chats, ChatTurn, parse_turns
+from holdfast.board.draft import find_code_of_text
 from holdfast.board.pages import read_start, render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.rows import list_flips, list_origins, list_rows
-from holdfast.board.run_view import read_finished_report
+from holdfast.board.run_view import read_finished_report, read_text
 from holdfast.core.files import remove_path, replace_file
 from holdfast.errors import UserError
 from holdfast.recipe.imports.conversion import convert_recipe, format_imported
@@ -58,6 +59,7 @@ class TalkingRoutes:
         start = read_start(request)
         values = {
             **list_rows(path, words, origin, start), "name": self.folder.name_of(path), "words": words,
+            "own_code": find_code_of_text(read_text(path / "resolved.yaml")),
             "origin": origin, "start": start, "origins": list_origins(read_finished_report(path)),
         }  # fmt: skip
         return self._render(request, "rows.html.j2", values)
@@ -80,6 +82,7 @@ class TalkingRoutes:
             "name": self.folder.name_of(path), "job": chat[0] if chat else None, "alive": alive,
             "models": chat[1] if chat and alive else [], "is_ready": bool(chat and alive and chat[2]),
             "turns": [], "kept_turns": "[]", "temperature": "0",
+            "own_code": [] if alive else find_code_of_text(read_text(path / "resolved.yaml")),
         }  # fmt: skip
 
     def _show_chat(self, request: Request) -> Response:
@@ -94,6 +97,7 @@ class TalkingRoutes:
 
     def _open_chat(self, request: Request, fields: Fields) -> Response:
         path = self.folder.find_run(request.path_params["name"])
+        self.acting.read_recipe_of(path, fields)
         self.chats.open_chat(path)
         return RedirectResponse(f"/chat/{quote(self.folder.name_of(path))}", 303)
 

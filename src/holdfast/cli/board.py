@@ -22,6 +22,7 @@ def board(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8300,
     token: Annotated[str | None, typer.Option(help=TOKEN_HELP, show_default=False)] = None,
+    runs: Annotated[int, typer.Option(min=1, max=64, help="Runs at work at once; others wait in line.")] = 1,
     verbose: Verbose = False,
 ) -> None:
     """
@@ -37,4 +38,4 @@ def board(
         from holdfast.board.server import TOKEN_VARIABLE, run_board
 
         key = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
-        run_board(directory, host, port, key, ui.report_result)
+        run_board(directory, host, port, key, runs, ui.report_result)
