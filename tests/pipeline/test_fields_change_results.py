@@ -63,6 +63,7 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
     "train.seed": [([], "train.seed=1")],
     "train.precision": [([], "train.precision=bf16")],
     "train.residual_dropout": [([], "train.residual_dropout=0.3")],
+    "train.mixout": [([], "train.mixout=0.5")],
     "train.stop_at": [([], "train.stop_at=0.5")],
     "train.save_every": [(["train.keep_checkpoints=9"], "train.save_every=0.5")],
     "train.keep_checkpoints": [(["train.keep_checkpoints=9"], "train.keep_checkpoints=3")],

@@ -18,7 +18,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.summary import read_run
 from holdfast.models.loading import load_model
 from holdfast.models.own_base import find_own_base
-from holdfast.pipeline.analyses import measure_section, open_folded_policy, open_policy, pair_tasks
+from holdfast.pipeline.analyses import measure_section, open_policy, pair_tasks
 from holdfast.pipeline.damage import read_report
 from holdfast.pipeline.results import write_report
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
@@ -139,8 +139,12 @@ def open_context(paths: Sequence[str | Path], device: str = "auto", *, across_ba
 
 
 def fold_model(checkpoint: LoadedModel) -> Any:
-    """A loaded model as plain weights."""
-    return open_folded_policy(checkpoint.model, checkpoint.tuner)
+    """A loaded model as plain weights, in place: it is nobody else's."""
+    from holdfast.models.loading import has_adapter
+    from holdfast.models.merging import fold_adapter
+
+    model = checkpoint.model
+    return open_policy(fold_adapter(model, checkpoint.tuner) if has_adapter(model) else model)
 
 
 def expand_comparisons(paths: Sequence[str | Path]) -> list[Path]:

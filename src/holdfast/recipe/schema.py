@@ -191,6 +191,14 @@ class Train(RecipeSection):
         description="Dropout on what the last layer's attention and MLP add to the residual stream, falling linearly "
         "to 0 in the first layer; LIMA: 0.3, in smaller models 0.2.",
     )
+    mixout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the weights of each trained linear map that are in a pass what they were before "
+        "training, drawn anew each time (Lee et al. 2020, arXiv 1909.11299): seeds end nearer to each other. Du and "
+        "Nguyen 2023: 0.1. It keeps a copy of these weights.",
+    )
     seed: int = Field(0, ge=0, description="Seeds the order of rows, sampling and every random start.")
 
     @field_validator("gradient_checkpointing", "compile", mode="before")

@@ -28,13 +28,13 @@ from holdfast.models.loading import fingerprint_of
 from holdfast.models.policy import ObjectiveModule, Policy, eval_mode
 from holdfast.models.quantized_base import is_quantized
 from holdfast.models.recomputation import enable_recomputation
-from holdfast.models.residual_dropout import attach_residual_dropout
 from holdfast.models.value_head import make_value_head
 from holdfast.training import layout as layouts
 from holdfast.training import memory
 from holdfast.training.apply_tuner import apply_tuner
 from holdfast.training.distributed import Machine, find_layers, gather_full_tensor, reshard_like
 from holdfast.training.draws import begin_draws
+from holdfast.training.dropouts import attach_dropouts
 from holdfast.training.memory_estimate import count_program_bytes, estimate_state_memory
 from holdfast.training.table_source import TableSource
 from holdfast.training.threaded_step import partition_rows
@@ -75,8 +75,8 @@ def collect_training_settings(
             flat[f"source of {name_of(method)}"] = source[:12]
     shaping = {name: getattr(recipe.train, name) for name in SHAPING} | {"batch_tokens": batch_tokens}
     train = recipe.train
-    if train.residual_dropout:  # checkpoints of before there was it had none
-        shaping["residual_dropout"] = train.residual_dropout
+    # Checkpoints of before there was one of these had none.
+    shaping |= {name: value for name in ("residual_dropout", "mixout") if (value := getattr(train, name))}
     if train.keep != "last" or train.patience is not None:  # else evaluations change nothing
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every
@@ -194,8 +194,7 @@ class TrainerState:
         tuned = apply_tuner(recipe, self.model, self.tuner_seed)
         self.model = machine.place_model(tuned, in_backward, tuner.adapter_parameters(tuned))
         base = None if tuner.base_context(self.model) is None else self._base_context
-        if (top := recipe.train.residual_dropout) > 0:
-            self.dropout_hooks = attach_residual_dropout(find_layers(self.model), top)
+        self.dropout_hooks = attach_dropouts(recipe.train, self.model, machine.is_sharded)
         recomputation = recipe.train.gradient_checkpointing
         self.policy = Policy(self.model, base=base, autocast=machine.autocast, recomputation=recomputation)
         if wants_compiled(recipe.train.compile, machine.device):
@@ -236,7 +235,7 @@ class TrainerState:
             self.compiled_layers.start(lambda: find_layers(self.model))
 
     def release_layers(self) -> None:
-        """Leave the layers as they were before training: neither compiled nor with dropout between them."""
+        """Leave the layers as they were before training: neither compiled nor with dropout between or in them."""
         self.compiled_layers.stop_compiling()
         for hook in self.dropout_hooks:
             hook.remove()

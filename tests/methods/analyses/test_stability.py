@@ -51,6 +51,18 @@ def test_answers_are_counted_as_they_are() -> None:
     )
 
 
+def test_methods_stand_side_by_side() -> None:
+    """Three seeds of each of two recipes: the one whose answers agree is named, and each has bars of its own."""
+    context, _ = build_context()
+    agreeing = [replace(run, name=f"b{run.seed}", group="mixout", tasks=context.runs[0].tasks) for run in context.runs]
+    context.runs = [*context.runs, *agreeing]
+    section = Stability().measure(context)
+    assert list(dict.fromkeys(row[0] for row in section.table.rows)) == ["sft", "mixout"]
+    assert [series.name for series in section.figures[0].series] == ["sft", "mixout"]
+    assert {y for _, y in section.figures[0].series[1].points} == {0.0}
+    assert section.sentence.endswith("; seeds of mixout are nearest to each other, those of sft farthest apart.")
+
+
 def test_seeds_of_one_recipe_belong_together() -> None:
     runs = [run_of("a", [1], "x"), run_of("b", [1], "y"), run_of("c", [1], "x")]
     assert {group: [run.name for run in some] for group, some in group_runs(runs).items()} == {"x": ["a", "c"]}

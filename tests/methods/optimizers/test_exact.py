@@ -8,6 +8,7 @@ import torch
 
 from holdfast.methods.optimizers.adamw import AdamW
 from holdfast.methods.optimizers.lomo import LOMO
+from holdfast.methods.optimizers.torch_groups import share_rates
 
 
 def test_adamw_is_its_formula():
@@ -129,3 +130,17 @@ def test_lomo_rounds_once_in_bf16():
     (p.float() * torch.tensor([0.7, 0.11])).sum().backward()
     g = torch.tensor([0.7, 0.11]).bfloat16().float()
     assert torch.equal(p.detach(), (torch.tensor([1.0, -3.0]) - 0.3 * g).bfloat16())
+
+
+def test_layer_decay_gives_each_layer_its_share_of_the_rate():
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight", "lm_head.weight"]
+    assert list(share_rates(names, 0.5).values()) == [0.25, 0.5, 1.0, 1.0]
+    assert set(share_rates(names, 1.0).values()) == {1.0}
+    params = {name: torch.nn.Parameter(torch.zeros(2, 2)) for name in names}
+    rule = AdamW(layer_decay=0.5, max_grad_norm=0).build(params.items())
+    rule.lr = 0.1
+    for p in params.values():
+        p.grad = torch.ones_like(p)
+    rule.step()  # Adam's first step is as long as the rate
+    assert [-float(p[0, 0].detach()) for p in params.values()] == pytest.approx([0.025, 0.05, 0.1, 0.1], rel=1e-5)
+    assert rule.lr == 0.1

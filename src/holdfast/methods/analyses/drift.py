@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -12,7 +14,10 @@ from holdfast.axes.analysis import Analysis, AnalysisContext, AnalysisSection, A
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from holdfast.axes.analysis import AnalysedTask
+    from holdfast.data.batching.batches import EncodedSequence
 
 
 class Drift(Analysis):
@@ -61,7 +66,7 @@ class Drift(Analysis):
         pad_id = context.chat.pad_id
         divergence, before, after = collect_divergence(context.base, context.tuned, sequences, pad_id)  # [N] each
         states = [
-            collect_layer_states(policy, sequences, pad_id)[:, :MOST_STATES].numpy()
+            collect_layer_states(policy, cut_labels(sequences, MOST_STATES), pad_id)[:, :MOST_STATES].numpy()
             for policy in (context.base, context.tuned)
         ]  # [layers + 1, n, D]
         drift = TaskDrift(task.name, task.role, float(divergence.mean()), float((before == after).float().mean()))
@@ -98,6 +103,12 @@ MOST_STATES, FEWEST_STATES = 400, 8
 """Tokens of a task whose states are compared; below the fewest CKA says nothing."""
 
 
+def cut_labels(sequences: Sequence[EncodedSequence], most: int) -> Sequence[EncodedSequence]:
+    """The first sequences that have so many labels together, or all: of the rest no state is asked for."""
+    counts = accumulate(int(sequence.label_mask[1:].sum()) for sequence in sequences)
+    return sequences[: next((place for place, count in enumerate(counts, 1) if count >= most), len(sequences))]
+
+
 @dataclass
 class TaskDrift:
     """How far a task moved: mean nats, share of equal tokens, CKA by layer, nats by token, and what is shown."""
@@ -113,6 +124,8 @@ class TaskDrift:
 
 def measure_matrices(context: AnalysisContext) -> tuple[dict[str, float], str]:
     """The relative distance of every matrix that is in a layer, by name, and why there is none."""
+    from holdfast.models.weight_change import measure_change
+
     try:
         tuned: Any = context.plain_tuned.causal
     except UserError as error:
@@ -121,7 +134,6 @@ def measure_matrices(context: AnalysisContext) -> tuple[dict[str, float], str]:
     distances = {}
     for name, before in context.base.causal.named_parameters():
         if before.ndim == 2 and name in after and after[name].shape == before.shape:
-            start = before.detach().float()
-            change = (after[name].detach().to(start.device).float() - start).norm()
-            distances[name.removesuffix(".weight")] = float(change / start.norm().clamp_min(1e-30))
+            change, size = measure_change(before, after[name])
+            distances[name.removesuffix(".weight")] = math.sqrt(change / max(size, 1e-60))
     return distances, ""

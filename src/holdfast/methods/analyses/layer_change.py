@@ -50,15 +50,15 @@ class LayerChange(Analysis):
 
 def layer_changes(base: PreTrainedModel, tuned: PreTrainedModel) -> dict[str, float]:
     """The relative change of every layer, by its number from 1; then of what is outside the layers."""
+    from holdfast.models.weight_change import measure_change
+
     sums: dict[str, tuple[float, float]] = {}
     after = dict(tuned.named_parameters())
     for name, before in base.named_parameters():
         match = LAYER.search(name)
         layer = str(int(match[1]) + 1) if match else OUTSIDE
-        squared_change = (
-            (after[name].detach().to(before.device).double() - before.detach().double()).square().sum().item()
-        )
+        change, size = measure_change(before, after[name])
         so_far = sums.get(layer, (0.0, 0.0))
-        sums[layer] = (so_far[0] + squared_change, so_far[1] + before.detach().double().square().sum().item())
+        sums[layer] = (so_far[0] + change, so_far[1] + size)
     order = sorted(sums, key=lambda layer: int(layer) if layer.isdigit() else len(sums))
     return {layer: (sums[layer][0] / (sums[layer][1] or 1.0)) ** 0.5 for layer in order}

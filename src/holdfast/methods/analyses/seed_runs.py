@@ -99,18 +99,21 @@ def find_value(rows: Sequence[tuple[Any, ...]], what: str) -> float:
 
 
 def describe_groups(rows: Sequence[tuple[Any, ...]]) -> str:
-    """Of each group, how often two seeds disagree, and how far the score scatters."""
-    parts = []
+    """Of each group, how often two seeds disagree and how far the score scatters; of several, which is steadiest."""
+    parts, by_group = [], {}
     for group in dict.fromkeys(row[0] for row in rows):
         own = [row for row in rows if row[0] == group]
         overall = next((row[3] for row in own if row[1:3] == ("all", DISAGREE)), None)
         deviations = [row[3] for row in own if row[2] == "score, deviation"]
         if overall is not None and deviations:
-            mean = sum(deviations) / len(deviations)
+            mean, by_group[group] = sum(deviations) / len(deviations), overall
             parts.append(
                 f"{group}: two runs judge {100 * overall:.1f} % of the questions differently, while scores scatter by "
                 f"{mean:.1f} points"
             )
+    if len(by_group) > 1:
+        least, most = min(by_group, key=lambda group: by_group[group]), max(by_group, key=lambda group: by_group[group])
+        parts.append(f"seeds of {least} are nearest to each other, those of {most} farthest apart")
     return f"{'; '.join(parts)}."
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from holdfast.axes.optimizer import Optimizer, UpdateRule
 from holdfast.errors import UserError
-from holdfast.methods.optimizers.torch_groups import build_torch_rule, group_by_decay
+from holdfast.methods.optimizers.torch_groups import build_torch_rule, group_by_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,11 @@ class AdamW(Optimizer):
     betas: tuple[float, float] = Field((0.9, 0.999), description="Memory of the gradient's mean and of its square.")
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
     weight_decay: float = Field(0.0, ge=0, description="Pull of matrices towards zero, times the learning rate.")
-
+    layer_decay: float = Field(
+        1.0, gt=0, le=1,
+        description="Layer-wise decay of the rate: each layer has this share of the rate of the one above, embeddings "
+        "the least, head and last norm all of it (Howard and Ruder 2018, arXiv 1801.06146; Du and Nguyen 2023: 0.95).",
+    )  # fmt: skip
     states: Literal["fp32", "8bit"] = Field(
         "fp32",
         description="Type of m and v. 8bit = in blocks of 256 with a scale each, by bitsandbytes (`pip install "
@@ -73,7 +77,7 @@ class AdamW(Optimizer):
         use_fused = all(p.device.type in ("cpu", "cuda", "xpu") for _, p in pairs)
 
         def build_optimizers(moving: dict[str, Parameter]) -> list[TorchOptimizer]:
-            groups = group_by_decay(moving.values(), self.weight_decay)
+            groups = group_by_layer(moving, self.weight_decay, self.layer_decay)
             rate = self.learning_rate
             return [torch.optim.AdamW(groups, lr=rate, betas=self.betas, eps=self.eps, fused=use_fused)]
 
@@ -96,7 +100,7 @@ class AdamW(Optimizer):
         places: dict[int, tuple[Any, ...]] = {}
 
         def build_optimizers(moving: dict[str, Parameter]) -> list[TorchOptimizer]:
-            groups = group_by_decay(moving.values(), self.weight_decay)
+            groups = group_by_layer(moving, self.weight_decay, self.layer_decay)
             optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps)
             for g, group in enumerate(optimizer.param_groups):
                 places.update({id(p): (optimizer, group, p, g, i) for i, p in enumerate(group["params"])})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.methods.optimizers.master_weights import MasterWeights
-from holdfast.methods.optimizers.torch_rule import TorchRule
+from holdfast.methods.optimizers.torch_rule import RATE_SHARE, TorchRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from holdfast.axes.optimizer import Optimizer
+
+LAYER = re.compile(r"\.(\d+)\.")
+"""The first number in a parameter's name is its layer's."""
+EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b")
 
 
 def build_torch_rule(
@@ -37,6 +42,30 @@ def build_torch_rule(
     masters = MasterWeights(parameters) if short else None
     optimizers = build_optimizers(parameters if masters is None else masters.stand_ins)
     return TorchRule(knobs, parameters, optimizers, build_state, masters)
+
+
+def group_by_layer(params: Mapping[str, Parameter], weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups as `group_by_decay` makes them, of each depth apart, with the share of the rate that is theirs."""
+    if layer_decay == 1:
+        return group_by_decay(params.values(), weight_decay)
+    by_share: dict[float, list[Parameter]] = {}
+    for name, share in share_rates(params, layer_decay).items():
+        by_share.setdefault(share, []).append(params[name])
+    return [
+        {**group, RATE_SHARE: share} for share, some in by_share.items() for group in group_by_decay(some, weight_decay)
+    ]
+
+
+def share_rates(names: Iterable[str], decay: float) -> dict[str, float]:
+    """The share of the rate of each parameter: decay ^ (layers above it), L + 1 depths with the embeddings the lowest.
+
+    What is in no layer and no embedding (head, last norm) has the whole rate; a head that is tied to the embeddings is
+    one with them.
+    """
+    depths = {name: int(match[1]) + 1 if (match := LAYER.search(name)) else None for name in names}
+    top = max((depth for depth in depths.values() if depth is not None), default=0)
+    lowest = {name: 0 if EMBEDDING.search(name) else top for name, depth in depths.items() if depth is None}
+    return {name: decay ** (top - lowest.get(name, depth or 0)) for name, depth in depths.items()}
 
 
 def group_by_decay(params: Iterable[Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from holdfast.axes.optimizer import Optimizer
     from holdfast.methods.optimizers.master_weights import MasterWeights
 
+RATE_SHARE = "rate_share"
+"""In a group of parameters: which share of the learning rate is theirs; without it all of it."""
+
 
 class TorchRule:
     """A built optimizer of PyTorch, or of a library that follows it, behind the trainer's protocol (`UpdateRule`).
@@ -25,8 +28,8 @@ class TorchRule:
         knobs: The method, for `max_grad_norm` and `clip`.
         params: The trained parameters by name; `optimizer` was built over these.
         optimizer: One, or several that share the parameters out. Their rate is set before every step, in all groups
-            alike. What is kept of a parameter must be tensors, numbers or None: those go into checkpoints as flat
-            safetensors.
+            alike, of which one may have a share of it (`RATE_SHARE`). What is kept of a parameter must be tensors,
+            numbers or None: those go into checkpoints as flat safetensors.
         build_state: Makes what the optimizer keeps of a parameter, as before the first step. With it, memory is taken
             at once, so that the probe before the first step sees it; without, when the first step takes it.
         masters: Of parameters in bf16; `optimizer` was built over their stand-ins then.
@@ -48,19 +51,21 @@ class TorchRule:
         """The optimizer of each parameter that moves, by the parameter's id."""
         self.moving_params = params if masters is None else masters.stand_ins
         self.clipping = Clipping(knobs)
+        self.lr = knobs.learning_rate
         if build_state is not None:
             for p in self.moving_params.values():
                 self.owners[id(p)].state[p] = build_state(p)
 
     @property
     def lr(self) -> float:
-        return self.optimizers[0].param_groups[0]["lr"]
+        return self._rate
 
     @lr.setter
     def lr(self, value: float) -> None:
+        self._rate = value
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = value
+                group["lr"] = value * group.get(RATE_SHARE, 1.0)
 
     def begin_pass(self, pass_index: int) -> None:
         """Nothing to prepare."""
