@@ -46,7 +46,12 @@ def record_comparison(source: Path) -> None:
         rate = report["recipe"]["optimizer"]["learning_rate"]
         runs.append({**{name: run[name] for name in names}, "rate": rate})
     model = Path(compare["recipe"]["model"]).name
-    result = {"model": model, "work": Path(compare["name"]).stem, "budget": compare["budget"], "runs": runs}
+    result = {
+        "model": model,
+        "work": Path(compare["recipe"]["data"]["train"]).stem,
+        "budget": compare["budget"],
+        "runs": runs,
+    }
     write(REAL / f"methods-{model}-{result['work']}.json", result)
 
 
@@ -119,15 +124,15 @@ def table_of_methods() -> str:
         lines = [
             f"**{result['model']}**, `{result['work']}`, {seeds} seeds, {result['machine']['cpu']}:",
             "",
-            "| method | rate | trained weights | gained, points | lost, points of agreement | text, % more bits | "
-            "s a run | sampled tokens |",
+            "| method | rate | weights that train | gained, points | lost, points of agreement with the base | "
+            "text, % more bits | s a run | sampled tokens |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for run in sorted(result["runs"], key=lambda run: -run["gain"]["delta"]):
-            lost, text = ("none" if run[key] is None else format_change(run[key]) for key in ("loss", "text"))
+            text = run["text"] | {"delta": run["text"]["percent"]}
             lines.append(
                 f"| {run['method']} | {run['rate']:g} | {run['trainable']:,} | {format_change(run['gain'])} | "
-                f"{lost} | {text} | "
+                f"{format_change(run['loss'])} | {format_change(text)} | "
                 f"{sum(run['cost']['seconds'].values()):.0f} | {run['cost']['sampled_for_training']:,.0f} |"
             )
         parts.append("\n".join(lines))
