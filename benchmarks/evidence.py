@@ -145,6 +145,13 @@ def format_change(change: Result) -> str:
     return f"{change['delta']:.1f}{ends}"
 
 
+def page(text: str) -> str:
+    """The page with the tables in their places."""
+    for name, made in (("claims", table_of_claims()), ("parts", table_of_parts()), ("methods", table_of_methods())):
+        text = replace_between(text, f"<!-- {name}: benchmarks/evidence.py -->", made, f"<!-- end of {name} -->")
+    return text
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--from", dest="source", type=Path, help="record the claims in this directory")
@@ -154,10 +161,7 @@ def main() -> None:
         record_claims(chosen.source)
     if chosen.compare:
         record_comparison(chosen.compare)
-    text = PAGE.read_text(encoding="utf-8")
-    for name, made in (("claims", table_of_claims()), ("parts", table_of_parts()), ("methods", table_of_methods())):
-        text = replace_between(text, f"<!-- {name}: benchmarks/evidence.py -->", made, f"<!-- end of {name} -->")
-    PAGE.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,13 @@ def test_the_table_of_verdicts_is_up_to_date() -> None:
     assert text == verdicts.page(text), "python benchmarks/verdicts.py"
 
 
+def test_the_page_of_evidence_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    evidence = load("evidence")
+    text = evidence.PAGE.read_text(encoding="utf-8")
+    assert text == evidence.page(text), "python benchmarks/evidence.py"
+
+
 def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
     assert verdicts.line("half", None).endswith("| not run | |")
     assert "| not run by the present rule |" in verdicts.line("half", {"held": True, "rows": []})
