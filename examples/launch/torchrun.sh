@@ -8,7 +8,8 @@
 # has all of them.
 #
 # SIGTERM, Ctrl-C and SIGUSR1 to a launcher reach the processes of its machine: they tell the others, finish the step,
-# save a checkpoint and end. The same line again goes on from there.
+# save a checkpoint and end. The same line again goes on from there. (An older torch than the pinned one may not know
+# --signals-to-handle and --shutdown-timeout: leave that line out, and send SIGTERM; it then kills after 30 seconds.)
 #
 # Tried with NODES=2 GPUS=1 on one machine without GPUs; not run on several machines.
 set -euo pipefail

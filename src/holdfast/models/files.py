@@ -69,9 +69,15 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); copy or download it again") from error
 
 
-def refuse_odd_settings(path: Path) -> None:
+MOST_LAYERS = 1000
+"""Of a model whose weights are not there to be counted."""
+
+
+def refuse_odd_settings(path: Path, has_weights: bool = True) -> None:
     """Look at what could not be loaded, or not in any time, before a library tries.
 
+    Args:
+        has_weights: Whether the weights are there too.
     Raises:
         UserError: If config.json is no mapping, points to other weights, or has more layers than there are tensors.
     """
@@ -83,7 +89,9 @@ def refuse_odd_settings(path: Path) -> None:
     layers = settings.get("num_hidden_layers", settings.get("n_layer"))
     if layers is None or isinstance(layers, bool) or not isinstance(layers, (int, float)):
         return  # the library has its own name for it, or says what is wrong
-    tensors = sum(_count_tensors(file) for file in weight_files(path))
+    if not has_weights and not 0 < layers <= MOST_LAYERS:
+        raise UserError(f"{path / 'config.json'}: num_hidden_layers {layers:,} must be 1 to {MOST_LAYERS:,}")
+    tensors = sum(_count_tensors(file) for file in weight_files(path)) if has_weights else MOST_LAYERS
     if not 0 < layers <= tensors:
         raise UserError(
             f"{path / 'config.json'}: says {layers:,} layers, and the weights are {tensors:,} tensors; put the "

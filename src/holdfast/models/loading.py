@@ -105,7 +105,7 @@ def load_model(
     if adapter:
         refuse_other_base(path, base, beneath)
     model = _load_adapter(tuner, path, base, dtype) if adapter else load_plain_model(path, dtype)
-    tokenizer = _read_tokenizer(path if (path / "tokenizer_config.json").exists() else base)
+    tokenizer = read_tokenizer(path if (path / "tokenizer_config.json").exists() else base)
     lab = any(LAB_DIRECTORY in place.parents for place in (path, base)) or bool(
         getattr(model.config, "holdfast_lab", False)
     )
@@ -128,7 +128,7 @@ def is_lab(name: str | Path) -> bool:
     """Whether a model called as in `load` is the laboratory model or descends from it; nothing is loaded."""
     path = locate_model(name)
     path = adapter_base(path) if is_adapter(path) else path
-    settings = _load_config(path).to_dict()
+    settings = load_config(path).to_dict()
     return LAB_DIRECTORY in path.parents or bool(settings.get("holdfast_lab", False))
 
 
@@ -162,18 +162,18 @@ def count_embeddings(model: Model) -> int:
 def load_skeleton(name: str | Path) -> PreTrainedModel:
     """The modules and shapes of a model called as in `load`, without its weights (and without its adapter)."""
     path = locate_model(name)
-    return build_skeleton(_load_config(adapter_base(path) if is_adapter(path) else path))
+    return build_skeleton(load_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_context(name: str | Path) -> int | None:
     """`context_length` of a model called as in `load`, without its weights."""
     path = locate_model(name)
-    return context_length(_load_config(adapter_base(path) if is_adapter(path) else path))
+    return context_length(load_config(adapter_base(path) if is_adapter(path) else path))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone of a model called as in `load`."""
-    return _read_tokenizer(_tokenizer_path(locate_model(name)))
+    return read_tokenizer(_tokenizer_path(locate_model(name)))
 
 
 def _tokenizer_path(path: Path) -> Path:
@@ -230,11 +230,12 @@ def _resolve_directory(path: Path, name: str) -> Path:
 
 def own_dtype(path: Path) -> torch.dtype:
     """The dtype of a plain model's files: as its configuration says, or else as its first weights are."""
-    dtype = _configured_dtype(_load_config(path)) or _first_dtype(path)
+    dtype = configured_dtype(load_config(path)) or _first_dtype(path)
     return dtype if dtype in STORED_DTYPES else torch.float32
 
 
-def _configured_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+def configured_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+    """The type of a model's weights as its settings say."""
     dtype = config.dtype or config.get_text_config().dtype
     return getattr(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
 
@@ -244,8 +245,9 @@ def _first_dtype(path: Path) -> torch.dtype:
         return next((t.dtype for t in map(file.get_tensor, file.keys()) if t.is_floating_point()), torch.float32)
 
 
-def _load_config(path: Path) -> PreTrainedConfig:
-    refuse_odd_settings(path)
+def load_config(path: Path, has_weights: bool = True) -> PreTrainedConfig:
+    """The settings of the model in a directory, beside its weights or alone."""
+    refuse_odd_settings(path, has_weights)
     with explain_load_errors(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type == "rwkv":
@@ -262,7 +264,7 @@ def load_plain_model(path: Path, dtype: torch.dtype, **options: Any) -> PreTrain
         options: More for `from_pretrained`.
     """
     with explain_load_errors(path):
-        config = _load_config(path)
+        config = load_config(path)
         model_and_info: tuple[PreTrainedModel, dict[str, Any]] = auto_class_of(config).from_pretrained(
             path,
             config=config,
@@ -340,7 +342,8 @@ def _load_adapter(tuner: Tuner, path: Path, beneath: Path, dtype: torch.dtype) -
     return model
 
 
-def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a directory."""
     with explain_load_errors(path, "no tokenizer"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 

@@ -65,7 +65,7 @@ def estimate_costs(
     target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
     n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
     tuned = apply_tuner(recipe, model, train.seed)
-    _apply_last_draw(recipe, tuned, plan.steps)
+    apply_last_draw(recipe, tuned, plan.steps)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
     per_token = _seconds_per_token(tuned, train.micro_tokens or plan.size.tokens)
@@ -74,9 +74,7 @@ def estimate_costs(
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
     draws = sum(curator.count_samples(rows) for curator in recipe.curate) + count_rollout_turns(recipe)
     here = not recipe.sampling.engine.startswith("http")
-    during = len(boundary_steps(recipe.evaluate.every, plan.steps) - {plan.steps})
-    measured_tasks = [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
-    answers, read_tokens = _count_tokens(measured_tasks, thinks)
+    answers, read_tokens = count_task_tokens(list_measurements(recipe, tasks, plan.steps), thinks)
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
         "plan": {
@@ -100,7 +98,13 @@ def count_rollout_turns(recipe: Recipe) -> int:
     return recipe.online.rounds * recipe.online.prompts * recipe.online.n * turns if recipe.credit is not None else 0
 
 
-def _apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
+def list_measurements(recipe: Recipe, tasks: Sequence[Task], steps: int) -> list[Task]:
+    """The tasks as often as they are measured in a run of so many steps: base, tuned model, and during training."""
+    during = len(boundary_steps(recipe.evaluate.every, steps) - {steps})
+    return [*tasks] * MEASUREMENTS + [*live_tasks(recipe, [*tasks])] * during
+
+
+def apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
     """Let train what does in the last step: what trains at a time is what memory is for.
 
     Raises:
@@ -117,8 +121,12 @@ def _apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
         freeze_vision(recipe, tuned)
 
 
-def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
-    """Tokens that measuring may sample, and about how many it reads at least."""
+def count_task_tokens(tasks: Sequence[Task], thinks: bool, characters: float = CHARACTERS) -> tuple[float, float]:
+    """Tokens that measuring may sample, and about how many it reads at least.
+
+    Args:
+        characters: Of a token that is read.
+    """
     sampled_tasks = [task for task in tasks if task.kind in SAMPLED]
     answer_tokens = sum(
         len(t.rows)
@@ -132,7 +140,7 @@ def _count_tokens(tasks: Sequence[Task], thinks: bool) -> tuple[float, float]:
             prompt_characters = sum(len(str(message["content"])) for message in row.messages)
             choices = row.meta.get("choices") or () if task.kind == "choice" else ()
             characters_read += max(1, len(choices)) * prompt_characters + sum(map(len, choices))
-    return answer_tokens, characters_read / CHARACTERS
+    return answer_tokens, characters_read / characters
 
 
 def _seconds_per_token(model: Any, micro: int) -> float:

@@ -20,7 +20,7 @@ from holdfast.models import placement
 from holdfast.models.layer_list import find_layer_list
 from holdfast.models.loading import move_to_device
 from holdfast.models.quantized_base import is_quantized
-from holdfast.training.weight_types import choose_weight_dtypes
+from holdfast.training.weight_types import SHARDED_BF16, SHARDED_FEW_BITS, choose_weight_dtypes
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -90,9 +90,7 @@ class Machine:
         self.weights = weights
         self.autocast = placement.autocast_dtype(precision, device, weights)
         if self.is_sharded and weights == "bf16":
-            raise UserError(
-                "train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP"
-            )
+            raise UserError(SHARDED_BF16)
 
     @property
     def is_sharded(self) -> bool:
@@ -123,9 +121,7 @@ class Machine:
         """
         has_few_bits = is_quantized(model)
         if self.is_sharded and has_few_bits:
-            raise UserError(
-                "tuner.base_bits: weights in 4 or 8 bits cannot be shared out by FSDP; leave one of them out"
-            )
+            raise UserError(SHARDED_FEW_BITS)
         if self.is_sharded:
             return move_to_device(model, torch.device("cpu")).float()
         dtypes = choose_weight_dtypes(model, self.autocast, self.weights, in_backward, apart)

@@ -42,6 +42,7 @@ class MemoryEstimate:
         head: One chunk of logits, and the sum of the output embedding's gradient.
         program: On a CPU, what else the process holds.
         draft: The weights of the model that proposes tokens where answers are sampled.
+        gathered: Of weights that are shared out, those that are whole while they are computed with.
     """
 
     weights: int
@@ -51,6 +52,7 @@ class MemoryEstimate:
     head: int
     program: int = 0
     draft: int = 0
+    gathered: int = 0
 
     @property
     def total(self) -> int:
@@ -61,7 +63,7 @@ class MemoryEstimate:
         parts = {
             "weights": self.weights, "gradients": self.gradients, "optimizer states": self.optimizer_states,
             "activations": self.activations, "head": self.head, "program": self.program,
-            "draft": self.draft,
+            "draft": self.draft, "gathered weights": self.gathered,
         }  # fmt: skip
         return [(name, size) for name, size in parts.items() if size]
 
@@ -229,9 +231,14 @@ def count_head_bytes(policy: Policy, tokens: int, device: torch.device) -> int:
         device: Where it is computed.
     """
     rows = min(policy.chunk_rows, tokens) if policy.head.is_exact else tokens
+    return count_chunk_bytes(policy.head.module, rows, policy.config.get_text_config().vocab_size, device)
+
+
+def count_chunk_bytes(head: nn.Module, rows: int, vocabulary: int, device: torch.device) -> int:
+    """Bytes of a chunk of so many rows of logits, and of the sum of the gradient of a head that trains."""
     per_logit = CPU_LOGIT_BYTES if device.type == "cpu" else LOGIT_BYTES
-    weights = [p for p in policy.head.module.parameters() if p.requires_grad and p.ndim == 2]
-    return rows * policy.config.get_text_config().vocab_size * per_logit + 4 * sum(p.numel() for p in weights)
+    weights = [p for p in head.parameters() if p.requires_grad and p.ndim == 2]
+    return rows * vocabulary * per_logit + 4 * sum(p.numel() for p in weights)
 
 
 def count_program_bytes(model: nn.Module, device: torch.device) -> int:

@@ -1,0 +1,1 @@
+"""What a recipe would cost on many accelerators, on paper."""
