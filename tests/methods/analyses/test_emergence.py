@@ -51,15 +51,23 @@ def test_the_mode_finds_the_law_again_whatever_the_order_and_the_unit_of_scores(
     assert count_sizes_above(points, mode) == 4
     order = np.random.default_rng(1).permutation(32)
     turned = LawPoints(points.losses[order], points.sizes[order], points.scores[order], B)
-    assert find_mode(turned)[:5] == pytest.approx(mode[:5], abs=1e-3)
+    assert find_mode(turned, starts=2)[:5] == pytest.approx(mode[:5], abs=1e-3)
     halved = LawPoints(points.losses, points.sizes, points.scores / 2 + 0.1, B / 2 + 0.1)
-    assert find_mode(halved)[2:5] == pytest.approx(mode[2:5], abs=5e-3)
+    assert find_mode(halved, starts=2)[2:5] == pytest.approx(mode[2:5], abs=5e-3)
 
 
 def test_the_posterior_covers_the_truth_where_a_prompt_stands() -> None:
     points = simulate()
-    draws = sample_posterior(points, find_mode(points))
-    low, middle, high = np.percentile(interpolate_elbow(draws, np.array([8.0]), points.ends)[:, 0], [5, 50, 95])
+    draws = sample_posterior(points, find_mode(points, starts=2))
+    few = np.array([8.0])
+    low, middle, high = np.percentile(interpolate_elbow(draws, few, points.ends)[:, 0], [5, 50, 95])
+    losses, many = np.linspace(2.2, 4.4, 8), np.full(8, 32768.0)
+    farther = A * np.maximum(0, elbow(32768) - losses) + B + np.random.default_rng(9).normal(0, 0.015, 8)
+    more = LawPoints(
+        *(np.concatenate(pair) for pair in ((points.losses, losses), (points.sizes, many), (points.scores, farther))), B
+    )
+    at = float(interpolate_elbow(find_mode(more, starts=2)[None], few, more.ends)[0, 0])
+    assert low < at < high, "a number of rows far above moves it by less than its interval"
     assert low < elbow(8) < high
     assert 0.02 < high - low < 0.4
     assert middle == pytest.approx(elbow(8), abs=0.15)

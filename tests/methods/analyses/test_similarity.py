@@ -44,7 +44,10 @@ def test_identities() -> None:
         assert compute_cka(X, other) == pytest.approx(1, abs=1e-12)
         assert compute_procrustes(X, other) == pytest.approx(0, abs=1e-12)
         assert compute_svcca(X, other)[0] == pytest.approx(0, abs=1e-12)
-    assert compute_cka(X, Y) == pytest.approx(compute_cka(Y, X), abs=1e-12)
+    for measure in (compute_cka, compute_procrustes, lambda x, y: compute_svcca(x, y)[0]):
+        assert measure(X, Y) == pytest.approx(measure(Y, X), abs=1e-12)
+    assert compute_jsd(LOGPS[::-1]) == pytest.approx(compute_jsd(LOGPS), abs=1e-12)
+    assert compute_fleiss_kappa(LABELS[::-1, ::-1]) == pytest.approx(compute_fleiss_kappa(LABELS), abs=1e-12)
     assert compute_cka(0 * X, 0 * X) == 1, "what does not vary in both is alike"
     assert compute_procrustes(0 * X, 0 * X) == 0
     assert compute_cka(0 * X, X) == 0

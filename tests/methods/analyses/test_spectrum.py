@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.intruders import reduce_intruder_dimension
 from torch import nn
 
-from holdfast.methods.analyses.spectrum import Spectrum
+from holdfast.methods.analyses.spectrum import Spectrum, measure_random_cosine
 from holdfast.models.singular import (
     compute_effective_rank,
     find_intruders,
@@ -45,6 +45,32 @@ def test_a_planted_direction_is_new_when_it_mixes_enough_of_the_old_ones() -> No
             for one, other in ((rotated @ base, rotated @ tuned), (base @ rotated, tuned @ rotated)):
                 assert find_intruders(one, other).count == count
     assert find_intruders(base, base).count == 0
+
+
+@pytest.mark.parametrize(("size", "cosine"), [(64, 0.324), (128, 0.249), (256, 0.189)])
+def test_a_random_vector_is_near_some_direction_of_few(size: int, cosine: float) -> None:
+    """The mean largest |cosine| of a random vector with an orthonormal basis: below 0.5 in any width of use."""
+    basis = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(3)))[0]
+    assert measure_random_cosine(basis, 400) == pytest.approx(cosine, abs=0.01)
+
+
+def test_spikes_and_noise_in_a_random_matrix() -> None:
+    """Of rank 1 beside leading values of 2: nothing new while it is small; dense noise of its norm likewise."""
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(128, 128, generator=g) / 128**0.5
+    u, v = (torch.nn.functional.normalize(torch.randn(128, generator=g), dim=0) for _ in range(2))
+    noise = torch.nn.functional.normalize(torch.randn(128 * 128, generator=g), dim=0).view(128, 128)
+    counts = [find_intruders(base, base + size * torch.outer(u, v)).count for size in (0.5, 1, 4)]
+    assert counts == [0, 0, 1]
+    assert [find_intruders(base, base + size * noise).count for size in (0.5, 1, 2)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_change_of_some_rank_brings_no_more_directions_than_that(rank: int) -> None:
+    base, _ = separate_spectrum()
+    g = torch.Generator().manual_seed(rank)
+    change = torch.randn(D, rank, generator=g) @ torch.randn(rank, D, generator=g)
+    assert find_intruders(base, base + 100 * change / change.norm()).count == rank
 
 
 def test_effective_rank() -> None:
