@@ -179,6 +179,7 @@ def test_amounts() -> None:
         ({"assume": ["flops=many"]}, "flops=many: must be a number above 0"),
         ({"assume": ["copies=1.5"]}, "copies=1.5: must be a whole number"),
         ({"recipe": recipe("lab-small", train={"weights": "bf16"})}, "train.weights: shards are fp32"),
+        ({"recipe": recipe("lab-small", optimizer="lomo")}, "optimizer LOMO updates inside the backward pass"),
         ({"recipe": recipe("nowhere/at/all")}, "nowhere/at/all: no such folder"),
     ],
 )  # fmt: skip

@@ -20,7 +20,8 @@ from holdfast.models import placement
 from holdfast.models.layer_list import find_layer_list
 from holdfast.models.loading import move_to_device
 from holdfast.models.quantized_base import is_quantized
-from holdfast.training.weight_types import SHARDED_BF16, SHARDED_FEW_BITS, choose_weight_dtypes
+from holdfast.training.sharing import SHARDED_BF16, SHARDED_FEW_BITS
+from holdfast.training.weight_types import choose_weight_dtypes
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model

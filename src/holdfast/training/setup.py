@@ -36,6 +36,7 @@ from holdfast.training.distributed import Machine, find_layers, gather_full_tens
 from holdfast.training.draws import begin_draws
 from holdfast.training.dropouts import attach_dropouts
 from holdfast.training.memory_estimate import count_program_bytes, estimate_state_memory
+from holdfast.training.sharing import SHARDED_VALUE_HEAD, describe_early_updates
 from holdfast.training.table_source import TableSource
 from holdfast.training.threaded_step import partition_rows
 
@@ -183,10 +184,7 @@ class TrainerState:
         self.program_bytes = count_program_bytes(self.model, machine.device)
         in_backward = recipe.optimizer.in_backward
         if in_backward and (machine.world > 1 or machine.is_sharded):
-            raise UserError(
-                f"optimizer {type(recipe.optimizer).__name__} updates inside the backward pass, before other "
-                "processes' gradients are known; run it on one process, or use adamw"
-            )
+            raise UserError(describe_early_updates(recipe.optimizer))
         looks_back = recipe.objective.needs_reference or recipe.objective.has_precompute
         self.base_fingerprint = fingerprint_of(self.model) if looks_back else ""
         if (bits := tuner.frozen_bits()) and not is_quantized(self.model):
@@ -243,7 +241,7 @@ class TrainerState:
     def _add_value_head(self) -> None:
         """Give the policy a value head, which trains with the model."""
         if self.machine.is_sharded:
-            raise UserError("a value head cannot be trained where weights are sharded; run it on one process")
+            raise UserError(SHARDED_VALUE_HEAD)
         width, scale = self.policy.config.get_text_config().hidden_size, self.recipe.objective.value_scale
         self.policy.value_head = make_value_head(width, self.machine.device, scale=scale, seed=self.tuner_seed)
 

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from holdfast.models.loading import Model
 
-SHARDED_BF16 = "train.weights: shards are fp32 and computed with in bf16 already; leave bf16 out with FSDP"
-SHARDED_FEW_BITS = "tuner.base_bits: weights in 4 or 8 bits cannot be shared out by FSDP; leave one of them out"
-
 
 def choose_weight_dtypes(
     model: Model,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from holdfast.errors import UserError
 from holdfast.models.lm_head import choose_chunk_rows
 from holdfast.models.loading import has_adapter
 from holdfast.models.shape import HALF
@@ -22,7 +21,7 @@ from holdfast.training.memory_estimate import (
     sketch_optimizer_states,
     sum_bytes,
 )
-from holdfast.training.weight_types import SHARDED_BF16, SHARDED_FEW_BITS, choose_weight_dtypes
+from holdfast.training.weight_types import choose_weight_dtypes
 
 if TYPE_CHECKING:
     from holdfast.models.loading import Model
@@ -73,8 +72,6 @@ class TunedShape:
             step_tokens: Of a step, over all GPUs.
             longest: Tokens of the longest row, which is never cut.
             working: GPUs that have something to compute.
-        Raises:
-            UserError: If such weights cannot be shared out.
         """
         assert target.free is not None
         assert target.total is not None
@@ -118,8 +115,6 @@ class TunedShape:
         """The weights as one process holds them, or in fp32 to be shared out."""
         train, bits = self.recipe.train, self.recipe.tuner.frozen_bits()
         if gpus > 1:
-            if train.weights == "bf16" or bits is not None:
-                raise UserError(SHARDED_BF16 if train.weights == "bf16" else SHARDED_FEW_BITS)
             return HeldWeights(self.tuned, {name: torch.float32 for name, _ in self.tuned.named_parameters()}, None)
         autocast = None if train.precision == "fp32" else torch.bfloat16
         apart = self.recipe.tuner.adapter_parameters(self.tuned)

@@ -30,6 +30,7 @@ from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
 from holdfast.training.apply_tuner import apply_tuner
+from holdfast.training.sharing import refuse_sharing
 
 if TYPE_CHECKING:
     from holdfast.models.shape import ModelShape
@@ -111,6 +112,8 @@ def _plan_one(
     ui.start_phase("plan")
     shape = load_shape(recipe.model)
     recipe.tuner.check(shape.model)
+    if cluster.gpus > 1:
+        refuse_sharing(recipe)
     work = measure_workload(resolved_recipe, shape, values["characters"], ui)
     tuned = _tune_shape(recipe, shape, work.plan.steps)
     target = TargetDevice.from_gib(values["memory"])
@@ -196,6 +199,10 @@ def _plan_answers(
 
 def _find_fewest_gpus(tuned: TunedShape, target: TargetDevice, gpus: int, work: Workload) -> int | None:
     """The fewest GPUs of a power of two times `gpus` that hold the training with room; None where no number does."""
+    try:
+        refuse_sharing(tuned.recipe)
+    except UserError:
+        return None
     count = gpus
     while count < MOST_GPUS:
         count *= 2
