@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
 
 class HoldfastError(Exception):
     """Base of every deliberate error; `exit_code` is what the command line returns."""
@@ -15,8 +18,33 @@ class UserError(HoldfastError):
     exit_code = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A line of what is wrong, and the same in parts, for pages that say it in another language.
+
+    Args:
+        line: In words.
+        place, key: Where it stands, and of which setting.
+        kind, values: What is wrong; "" where there are only the words.
+    """
+
+    line: str
+    place: str = ""
+    key: str = ""
+    kind: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
 class UserErrors(UserError):
-    """Several mistakes in one recipe, one on each line of the message."""
+    """Several mistakes in one recipe, one on each line of the message.
+
+    Args:
+        mistakes: Them; text alone stands for a mistake of each line.
+    """
+
+    def __init__(self, text: str, mistakes: Sequence[Mistake] = ()) -> None:
+        super().__init__(text)
+        self.mistakes = tuple(mistakes) or list_mistakes(UserError(text))
 
 
 class RunError(HoldfastError):
@@ -45,6 +73,11 @@ class UserInterrupt(HoldfastError):
     """The user pressed Ctrl-C; the state is saved and the same command goes on from there."""
 
     exit_code = 130
+
+
+def list_mistakes(error: UserError) -> tuple[Mistake, ...]:
+    """The mistakes that an error names."""
+    return error.mistakes if isinstance(error, UserErrors) else tuple(map(Mistake, str(error).split("\n")))
 
 
 def first_line(error: BaseException) -> str:

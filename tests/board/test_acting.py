@@ -76,6 +76,28 @@ def test_a_mistake_is_said_at_its_field_as_the_command_line_says_it(client: Test
     assert "must be" in field[0]
 
 
+@pytest.mark.parametrize(
+    ("line", "english", "japanese"),
+    [
+        ("train: {epochs: -2}", "train.epochs must be greater than 0, not -2", "は 0 より大きい値です"),
+        ("train: {epochs: lots}", "must be a number, not 'lots'", "には数値を指定してください"),
+        ("train: {epoch: 2}", "did you mean train.epochs?", "train.epochs ではありませんか"),
+        ("train: {layout: odd}", "must be", "のいずれかです"),
+        ("data: {train: /etc/passwd}", "lies outside", "はボードのディレクトリの外にあります"),
+        ("output: .x/y", "hidden", "隠しディレクトリ"),
+        ("x: [", "not valid YAML", '<span lang="en">recipe.yaml'),
+    ],
+)
+def test_a_mistake_is_said_in_the_readers_language(client: TestClient, line: str, english: str, japanese: str) -> None:
+    text = f"model: lab-small\n{line}\n" + ("" if line.startswith("data") else "data: {train: 'lab:story'}\n")
+    said = html.unescape(
+        re.sub(r"</?(?:span|code)[^>]*>", "", send(client, "/draft", text=text, base="", do="start").text)
+    )
+    assert english in said
+    page = html.unescape(send(client, "/draft?lang=ja", text=text, base="", do="start").text)
+    assert japanese in page
+
+
 def test_the_form_goes_into_the_text_and_the_text_into_the_form(client: TestClient) -> None:
     changed = send(client, "/draft", text=START, base=START, **{"set.train.epochs": "7"})
     assert "epochs: 7" in changed.text

@@ -15,8 +15,12 @@ from starlette.testclient import TestClient
 import holdfast.board
 from holdfast.board import run_index
 from holdfast.board.folder import RunsFolder
-from holdfast.board.texts import LANGUAGES, read_catalogue
+from holdfast.board.texts import LANGUAGES, Texts, read_catalogue
+from holdfast.board.wording import describe_result
+from holdfast.core.events import Event
 from holdfast.pipeline.damage import read_outline, read_report
+from holdfast.recipe.messages import BOUNDS, TYPE_WORDS
+from holdfast.report import phrasing
 
 ROOM = Path(holdfast.board.__file__).parent
 TEMPLATES = sorted((ROOM / "templates").glob("*.j2"))
@@ -148,10 +152,12 @@ def test_every_text_is_in_the_catalogue_in_every_language() -> None:
         }
         assert len(set(map(frozenset, names[key].values()))) == 1, f"{key}: not the same values in every language"
     source = "".join(path.read_text(encoding="utf-8") for path in [*TEMPLATES, *ROOM.glob("*.py")])
-    for key in set(re.findall(r'\bt\("([a-z_]+)"[,)]', source)) | set(re.findall(r'Refusal\(\d+, "(\w+)"', source)):
+    keys = re.findall(r'\bt\("([a-z_]+)"[,)]|Refusal\(\d+, "(\w+)"|_refuse_plainly\(headers, "(\w+)"', source)
+    for key in {key for found in keys for key in found if key}:
         assert key in catalogue, key
     unused = {key for key in catalogue if f'"{key}"' not in source}
-    beginnings = tuple(re.findall(r't\("(\w+_)" ~', source))
+    beginnings = tuple(re.findall(r't\(f?"(\w+_)(?:" ~|\{)', source))
+    beginnings += tuple(f"{kind}_" for kind in re.findall(r'named\("(\w+)"', source))
     assert not {key for key in unused if not key.startswith(beginnings)}, "no page says it"
 
 
@@ -201,3 +207,29 @@ def test_the_list_reads_an_outline_and_the_page_of_a_run_its_whole_report(
     file.write_text(json.dumps({**report, **change}) if change else file.read_text()[:-9])
     assert f">{listed}<" in client.get("/?q=two").text
     assert told in client.get("/run/runs/two").text
+
+
+def test_what_the_toolkit_says_in_parts_has_words_in_the_catalogue() -> None:
+    catalogue = read_catalogue()
+    lasting = [event for event in Event.__subclasses__() if event.lasting and event.__module__ == Event.__module__]
+    assert len(lasting) > 9
+    needed = [f"event_{event.kind_name()}" for event in lasting]
+    needed += [f"type_{name}" for name in TYPE_WORDS] + [f"mistake_{name}" for name in BOUNDS]
+    assert not [key for key in needed if key not in catalogue]
+
+
+def test_a_reader_of_japanese_is_told_the_result_and_where_english_begins(client: TestClient, place: Path) -> None:
+    page = client.get("/run/runs/one?lang=ja").text
+    verdict = re.search(r'<p class="verdict">(.*?)</p>', page)
+    assert verdict is not None
+    report = read_report(place / "runs" / "one" / "report.json")
+    assert phrasing.format_points(report["gain"]["delta"]) in verdict[1]
+    assert "目標" in verdict[1]
+    assert "points" not in verdict[1]
+    assert describe_result(report, Texts("en")) == phrasing.describe_result(report)
+    broken = client.get("/run/runs/broken?lang=ja").text
+    assert "以下は Holdfast 本体が出力する英語の文です" in broken
+    assert re.search(r'role="alert" lang="en">loss is nan', broken)
+    assert "実行開始" in broken
+    other = client.get("/", headers={"Host": "evil.example", "Accept-Language": "ja"})
+    assert (other.status_code, "localhost" in other.text, other.text.isascii()) == (403, True, False)

@@ -29,7 +29,7 @@ from holdfast.board.pages import render_page
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_queue import RunQueue
 from holdfast.board.run_view import read_text
-from holdfast.errors import UserError
+from holdfast.errors import Mistake, UserError, list_mistakes
 from holdfast.pipeline.run_dir import MARK
 
 Fields = Mapping[str, list[str]]
@@ -98,11 +98,11 @@ class ActingRoutes:
         try:
             job = self._start_draft(draft, wish)
         except UserError as error:
-            draft.problems += str(error).split("\n")
+            draft.problems += list_mistakes(error)
             return self._render_draft(request, draft)
         return RedirectResponse(f"/job/{job.name}", 303)
 
-    def _read_draft(self, fields: Fields) -> tuple[RecipeDraft, list[str]]:
+    def _read_draft(self, fields: Fields) -> tuple[RecipeDraft, list[Mistake]]:
         """The draft of a form, changed by its fields, and what of these cannot be read."""
         text, base = get_field(fields, "text"), get_field(fields, "base")
         try:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from holdfast.axes.axis import BY_KEY, METHOD_AXES
 from holdfast.axes.registry import method_names
 from holdfast.board.own_code import find_outside_places, find_own_code
-from holdfast.errors import UserError
+from holdfast.errors import Mistake, UserError, UserErrors, list_mistakes
 from holdfast.pipeline.run_dir import output_directory
 from holdfast.recipe.loader import ResolvedRecipe, read_recipe_text
 from holdfast.recipe.messages import REQUIRED, describe_settings, find_field, format_default
@@ -57,7 +57,7 @@ class FormField:
     about: str
     default: str
     choices: tuple[str, ...] = ()
-    problem: str = ""
+    problem: Mistake | None = None
 
     @property
     def section(self) -> str:
@@ -72,7 +72,7 @@ class RecipeDraft:
     Args:
         text: Its YAML.
         data: What that says; what an earlier text said where this one is no YAML.
-        problems: Lines, as the command line has them.
+        problems: Its mistakes, in lines as the command line has them.
         resolved_recipe: The recipe, where nothing is wrong.
         own_code: What of it would run code of the user's own; then it is not resolved here.
         base: The text of `data`.
@@ -80,7 +80,7 @@ class RecipeDraft:
 
     text: str
     data: Tree
-    problems: list[str] = field(default_factory=list)
+    problems: list[Mistake] = field(default_factory=list)
     resolved_recipe: ResolvedRecipe | None = None
     own_code: list[str] = field(default_factory=list)
     base: str = ""
@@ -96,29 +96,36 @@ class RecipeDraft:
         try:
             data = parse_text(text)
         except UserError as error:
-            return cls(text, earlier or {}, str(error).split("\n"), base=write_text(earlier or {}))
+            return cls(text, earlier or {}, [*list_mistakes(error)], base=write_text(earlier or {}))
         draft = cls(text, data, own_code=find_own_code(data), base=text)
         outside = find_outside_places(data, root)
         draft.problems += [
-            f"{NAME}: {place}: lies outside of the board's directory; move it into {root}" for place in outside
+            Mistake(
+                f"{NAME}: {place}: lies outside of the board's directory; move it into {root}",
+                NAME,
+                place,
+                "outside",
+                {"root": str(root)},
+            )
+            for place in outside
         ]
         if draft.problems or draft.own_code:
             return draft
         try:
             draft.resolved_recipe = read_recipe_text(text, NAME, folder=root)
         except UserError as error:
-            draft.problems += str(error).split("\n")
+            draft.problems += list_mistakes(error)
         return draft
 
     def list_fields(self) -> list[FormField]:
         """The form: every setting, with the knobs of the chosen methods."""
-        wrong: dict[str, str] = {}
-        for line in self.problems:
-            if match := PROBLEM.match(line):
-                wrong.setdefault(match[1].rstrip("."), line)
+        wrong: dict[str, Mistake] = {}
+        for mistake in self.problems:
+            if match := PROBLEM.match(mistake.line):
+                wrong.setdefault(match[1].rstrip("."), mistake)
         values = read_values(self.data)
         return [
-            FormField(key, values.get(key, ""), about, *_default_and_choices(key, self.data), wrong.get(key, ""))
+            FormField(key, values.get(key, ""), about, *_default_and_choices(key, self.data), wrong.get(key))
             for key, about in list_settings(self.data).items()
         ]
 
@@ -133,14 +140,16 @@ class RecipeDraft:
         elif isinstance(self.data.get("output"), str) and "{" not in self.data["output"]:
             path = root / self.data["output"]
         else:
-            raise UserError(f"{NAME}: output: write a directory without braces, as the recipe runs code of its own")
+            text = f"{NAME}: output: write a directory without braces, as the recipe runs code of its own"
+            raise UserErrors(text, [Mistake(text, NAME, "output", "braces")])
         path = path.resolve()
         if (
             not path.is_relative_to(root)
             or path == root
             or any(part.startswith(".") for part in path.relative_to(root).parts)
         ):
-            raise UserError(f"{NAME}: output: {path} lies outside of the board's directory, or is hidden in it")
+            text = f"{NAME}: output: {path} lies outside of the board's directory, or is hidden in it"
+            raise UserErrors(text, [Mistake(text, NAME, "output", "hidden")])
         return path
 
 
@@ -242,7 +251,7 @@ def _show_value(value: Any) -> str:
     return format_scalar(value)
 
 
-def change_data(data: Tree, before: Mapping[str, str], fields: Mapping[str, str]) -> tuple[Tree, list[str]]:
+def change_data(data: Tree, before: Mapping[str, str], fields: Mapping[str, str]) -> tuple[Tree, list[Mistake]]:
     """Data with what was changed in a form, and what of that cannot be read.
 
     Args:
@@ -252,12 +261,12 @@ def change_data(data: Tree, before: Mapping[str, str], fields: Mapping[str, str]
     changes = {key: text.strip() for key, text in fields.items() if text.strip() != before.get(key, "").strip()}
     if not changes:
         return data, []
-    out, problems = _spell_out(data), list[str]()
+    out, problems = _spell_out(data), list[Mistake]()
     for key, text in changes.items():
         try:
             value = parse_yaml(text, NAME)[0].plain_data() if text else None
         except UserError as error:
-            problems.append(f"{NAME}: {key}: {str(error).partition(': ')[2]}")
+            problems.append(Mistake(f"{NAME}: {key}: {str(error).partition(': ')[2]}", NAME, key))
             continue
         _put_value(out, key.split("."), value)
     return {key: _shorten_name(key, value) for key, value in out.items()}, problems

@@ -16,6 +16,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from holdfast.board.refusal import Refusal
+from holdfast.board.texts import Texts, choose_language
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -113,9 +114,9 @@ class FrontDoor:
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if not self.sessions.token and name.lower() not in LOOPBACK_NAMES:
-            return PlainTextResponse("without a token this board answers to localhost only", 403)
+            return _refuse_plainly(headers, "door_name", 403)
         if scope["method"] not in ("GET", "HEAD") and not _is_own_page(headers, host):
-            return PlainTextResponse("this form was sent by another site", 403)
+            return _refuse_plainly(headers, "door_site", 403)
         if not self.sessions.token or is_known or scope["path"].startswith(OPEN_PATHS):
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -123,7 +124,12 @@ class FrontDoor:
             return None
         if scope["method"] == "GET" and "hx-request" not in headers:
             return RedirectResponse(f"/login?next={quote(scope['path'])}", 303)
-        return PlainTextResponse("the token is missing or wrong", 401, {"WWW-Authenticate": "Bearer"})
+        return _refuse_plainly(headers, "door_token", 401, {"WWW-Authenticate": "Bearer"})
+
+
+def _refuse_plainly(headers: Headers, key: str, status: int, more: Mapping[str, str] | None = None) -> Response:
+    """A text in the reader's language, before any page is made."""
+    return PlainTextResponse(Texts(choose_language("", headers.get("accept-language", "")))(key), status, more)
 
 
 def _is_own_page(headers: Headers, host: str) -> bool:

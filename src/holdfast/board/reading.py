@@ -18,11 +18,12 @@ from holdfast.board.draft import find_code_of_text
 from holdfast.board.folder import RunsFolder
 from holdfast.board.front_door import Sessions
 from holdfast.board.jobs import DTYPES, FORMS
-from holdfast.board.pages import read_start, render_page
+from holdfast.board.pages import read_start, render_page, texts_of
 from holdfast.board.refusal import Refusal
 from holdfast.board.run_index import RUNNING, STATES, RunEntry, RunIndex
 from holdfast.board.run_queue import RunQueue
 from holdfast.board.run_view import check_report, describe_progress, describe_run, read_text
+from holdfast.board.wording import describe_result
 from holdfast.report import phrasing, plots
 
 ORDERS = {
@@ -110,6 +111,7 @@ class ReadingRoutes:
             "waits": self.queue.find_waiting(entry.name),
         }  # fmt: skip
         values["own_code"] = find_code_of_text(values["resolved"])
+        values["verdict"] = describe_result(values["report"], texts_of(request)) if values["report"] else ""
         return self._render(request, "run.html.j2", values)
 
     def _show_run_part(self, request: Request) -> Response:

@@ -10,7 +10,7 @@ from holdfast.board.run_index import DAMAGED, FINISHED, REFUSED, RunEntry, parse
 from holdfast.core.files import read_json
 from holdfast.errors import UserError
 from holdfast.pipeline.damage import read_report
-from holdfast.report import curve_plots, phrasing, plots
+from holdfast.report import curve_plots, plots
 
 MOST_EVENTS = 60
 LARGEST_RECORD = 16 << 20
@@ -35,7 +35,6 @@ def describe_run(path: Path, entry: RunEntry) -> dict[str, Any]:
     report = read_finished_report(path)
     return {
         "report": report,
-        "verdict": phrasing.describe_result(report) if report else "",
         "tasks": list(report.get("tasks") or []) if report else [],
         "plane": plots.run_plane(report) if report else "",
         "deltas": plots.delta_bars(report["tasks"]) if report and report.get("tasks") else "",

@@ -41,5 +41,9 @@ class Texts:
     def __init__(self, language: str) -> None:
         self.language = language
 
+    def has_text(self, key: str) -> bool:
+        """Whether there is such a text: names that the toolkit gives may be new."""
+        return key in read_catalogue()
+
     def __call__(self, key: str, **values: object) -> str:
         return read_catalogue()[key][self.language].format(**values)

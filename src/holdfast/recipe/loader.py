@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 from holdfast.axes.registry import method_names
 from holdfast.core import in_memory
 from holdfast.core.safe_text import make_printable, unusable_texts
-from holdfast.errors import UserError, UserErrors
+from holdfast.errors import Mistake, UserError, UserErrors
 from holdfast.recipe import peers, yaml_reader, yaml_writer
 from holdfast.recipe.aliases import Aliases
-from holdfast.recipe.messages import explain_errors
+from holdfast.recipe.messages import Complaint, explain_errors
 from holdfast.recipe.overrides import COMMAND_LINE, apply_overrides, put_value
 from holdfast.recipe.schema import Recipe, Train
 from holdfast.recipe.shorthand import expand_method, trains_nothing
@@ -138,7 +139,7 @@ def _resolve_tree(
     aliases = Aliases(tree, problems)
     notes = aliases.notes
     if unusable := unusable_texts(tree.plain_data()):
-        raise UserErrors("\n".join(_format_problems(unusable, tree, original)))
+        raise _join_mistakes(_list_mistakes(unusable, tree, original))
     if folder is not None:
         in_memory.offer_copies(folder, tree.plain_data())
         notes += _find_beside(tree, folder)
@@ -146,8 +147,8 @@ def _resolve_tree(
     problems += _find_unused_overrides(tree, full_tree)
     recipe = _validate_tree(full_tree, problems)
     if problems or recipe is None:
-        lines = [*peers.introduce_problems(top, aliases.moves, name), *_format_problems(problems, tree, original)]
-        raise UserErrors("\n".join(lines))
+        introduction = map(Mistake, peers.introduce_problems(top, aliases.moves, name))
+        raise _join_mistakes([*introduction, *_list_mistakes(problems, tree, original)])
     sources = _collect_sources(recipe, full_tree)
     notes += ["search: only `holdfast search` reads this section"] if recipe.search is not None else []
     return ResolvedRecipe(recipe, sources, (*notes, *_epochs_not_used(recipe, sources)), name)
@@ -220,7 +221,12 @@ def _find_unused_overrides(tree: Node, full_tree: Node) -> Problems:
     ]
 
 
-def _format_problems(problems: Problems, tree: Node, original: Node) -> list[str]:
+def _join_mistakes(mistakes: Sequence[Mistake]) -> UserErrors:
+    """All of them as one error."""
+    return UserErrors("\n".join(mistake.line for mistake in mistakes), mistakes)
+
+
+def _list_mistakes(problems: Problems, tree: Node, original: Node) -> list[Mistake]:
     """The lines to print: of each problem where it stands, in the order of the recipe.
 
     Args:
@@ -231,16 +237,19 @@ def _format_problems(problems: Problems, tree: Node, original: Node) -> list[str
     def find_source(path: Path) -> str:
         return (tree if tree.find(path) else original).source_around(path)
 
-    lines = {(find_source(path), _format_sentence(format_path(path), text)) for path, text in problems}
+    def describe_mistake(path: Path, text: str) -> Mistake:
+        place, key = find_source(path), format_path(path)
+        line = make_printable(f"{place}: {_format_sentence(key, text)}", one_line=True)
+        line = line if len(line) <= LONGEST_PROBLEM else f"{line[:LONGEST_PROBLEM]}..."
+        return Mistake(line, place, key, *((text.kind, text.values) if isinstance(text, Complaint) else ()))
 
-    def sort_key(line: tuple[str, str]) -> tuple[Any, ...]:
-        natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", line[0])]
-        return line[0] == COMMAND_LINE, natural, line[1]
+    def sort_key(mistake: Mistake) -> tuple[Any, ...]:
+        natural = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", mistake.place)]
+        return mistake.place == COMMAND_LINE, natural, mistake.line
 
-    texts = [make_printable(f"{label}: {sentence}", one_line=True) for label, sentence in sorted(lines, key=sort_key)]
-    texts = [text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]}..." for text in texts]
-    more = len(texts) - MOST_PROBLEMS
-    return texts[:MOST_PROBLEMS] + ([f"and {more:,} more problems like these"] if more > 0 else [])
+    mistakes = sorted({each.line: each for each in starmap(describe_mistake, problems)}.values(), key=sort_key)
+    more = len(mistakes) - MOST_PROBLEMS
+    return mistakes[:MOST_PROBLEMS] + ([Mistake(f"and {more:,} more problems like these")] if more > 0 else [])
 
 
 def _format_sentence(key: str, text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -41,12 +41,34 @@ REQUIRED = "(required)"
 """What stands where a setting has no default."""
 
 
+BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+"""pydantic's error types of a number out of its range, and where they have the limit."""
+
+
 MOST_NAMED = 20
 """Unknown settings for which the nearest name is looked for."""
 
 
 BESIDE = 0.15
 """How much likelier a setting of the same section is meant than one elsewhere."""
+
+
+class Complaint(str):
+    """What is wrong with a setting in words, and the same as a kind with values, for pages in another language.
+
+    Args:
+        text: The words.
+        kind: What is wrong.
+        values: Its particulars.
+    """
+
+    kind: str
+    values: Mapping[str, str]
+
+    def __new__(cls, text: str, kind: str, **values: str) -> Complaint:
+        self = super().__new__(cls, text)
+        self.kind, self.values = kind, values
+        return self
 
 
 def explain_errors(error: ValidationError, full_data: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -65,7 +87,9 @@ def explain_errors(error: ValidationError, full_data: dict[str, Any]) -> list[tu
         unknown = items[0]["type"] == "extra_forbidden"
         unknown_count += unknown
         many = unknown and (unknown_count > MOST_NAMED or len(str(path[-1])) > LONGEST_NAME)
-        out.append((path, "is not a setting" if many else _format_problem(path, items, full_data)))
+        out.append(
+            (path, Complaint("is not a setting", "unknown") if many else _format_problem(path, items, full_data))
+        )
     return out
 
 
@@ -93,25 +117,30 @@ def _format_problem(path: Path, items: list[dict[str, Any]], data: dict[str, Any
         return _not_a_setting(path, data)
     if kind == "missing":
         steps, _, descriptions, _ = _find_scope(path, data)
-        return f"is missing: {descriptions.get('.'.join(steps), 'needed here')}"
+        return Complaint(f"is missing: {descriptions.get('.'.join(steps), 'needed here')}", "missing")
     if kind == "value_error":
         return str(items[0]["ctx"]["error"])
     if kind == "literal_error":
         choices_text = items[0]["ctx"]["expected"].replace("'", "")
         names = choices_text.replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(items[0]["input"])[:LONGEST_NAME], names, n=1)
-        return f"must be {choices_text}, not {value}{f'; did you mean {close[0]}?' if close else ''}"
+        text = f"must be {choices_text}, not {value}{f'; did you mean {close[0]}?' if close else ''}"
+        return Complaint(text, "choice", choices=", ".join(names), value=value)
     if kind in ("model_type", "dict_type"):
         steps, _, descriptions, _ = _find_scope(path, data)
         start = ".".join((*steps, ""))
         names = [name.removeprefix(start) for name in descriptions if name.startswith(start)]
         if keys := ", ".join(f"`{name}`" for name in names if "." not in name):
-            return f"must be a mapping of {keys}, not {value}"
-    type_words = [TYPE_WORDS[i["type"].partition("_")[0]] for i in items if i["type"].partition("_")[0] in TYPE_WORDS]
-    if type_words:
-        return f"must be {' or '.join(dict.fromkeys(type_words))}, not {value}"
+            return Complaint(f"must be a mapping of {keys}, not {value}", "mapping", keys=keys, value=value)
+    names = [name for item in items if (name := item["type"].partition("_")[0]) in TYPE_WORDS]
+    if names:
+        text = f"must be {' or '.join(dict.fromkeys(TYPE_WORDS[name] for name in names))}, not {value}"
+        return Complaint(text, "type", expected=" ".join(dict.fromkeys(names)), value=value)
     message = items[0]["msg"].removeprefix("Input should be ").removeprefix("Value should ")
-    return f"must be {message}, not {value}"
+    text = f"must be {message}, not {value}"
+    if kind not in BOUNDS:
+        return text
+    return Complaint(text, kind, limit=f"{items[0]['ctx'][BOUNDS[kind]]:g}", value=value)
 
 
 def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
@@ -121,7 +150,7 @@ def _not_a_setting(path: Path, data: dict[str, Any]) -> str:
         return f"is {text}" if text.startswith("not supported") else f"is not a setting here: {text}"
     if ":" in name:
         return "is not a setting; is a space missing after the colon?"
-    return _knob_elsewhere(path, data) or f"is not a setting{_nearest_setting(path, data)}"
+    return _knob_elsewhere(path, data) or _name_nearest(path, data)
 
 
 def _knob_elsewhere(path: Path, data: dict[str, Any]) -> str:
@@ -227,8 +256,8 @@ def _find_scope(path: Path, data: dict[str, Any]) -> tuple[list[str], dict[str, 
     return [step for step in path if isinstance(step, str)], data, describe_settings(data, root), prefix
 
 
-def _nearest_setting(path: Path, data: dict[str, Any]) -> str:
-    """ "; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
+def _name_nearest(path: Path, data: dict[str, Any]) -> Complaint:
+    """ "...; did you mean X?": the setting whose last part, or whole name, is closest; those beside it win a tie."""
     steps, _, descriptions, prefix = _find_scope(path, data)
     names = {name: name for name in descriptions} | {
         alias: target
@@ -248,7 +277,11 @@ def _nearest_setting(path: Path, data: dict[str, Any]) -> str:
 
     best = max(names, key=name_similarity)
     if name_similarity(best)[0] >= 0.7:
-        return f"; did you mean {prefix}{names[best]}?"
+        near = f"{prefix}{names[best]}"
+        return Complaint(f"is not a setting; did you mean {near}?", "unknown_near", near=near)
     beside = [name.rpartition(".")[2] for name in descriptions if name.rpartition(".")[0] == parent]
     inside = f" in {prefix}{parent}".rstrip(".") if prefix + parent else ""
-    return f"; known{inside}: {', '.join(beside)}" if beside else ""
+    if not beside:
+        return Complaint("is not a setting", "unknown")
+    names_beside = ", ".join(beside)
+    return Complaint(f"is not a setting; known{inside}: {names_beside}", "unknown_among", known=names_beside)
