@@ -57,6 +57,8 @@ def test_the_constrained_order_on_a_table() -> None:
     assert rank_outcomes(table, math.inf, 0.0) == [0, 4, 3, 5, 1, 2]
     assert rank_outcomes([TrialOutcome(9, 4), TrialOutcome(1, 3), FAILED], 1.0, 0.0) == [1, 0, 2]  # none feasible
     assert rank_outcomes([FAILED, FAILED], 1.0, 0.0) == [0, 1]
+    still = [TrialOutcome(0, 0, bits=9), TrialOutcome(0, 0, bits=4), TrialOutcome(1, 0, bits=12)]
+    assert rank_outcomes(still, 1.0, 0.0) == [2, 1, 0], "what solves nothing yet goes by its held-out answers"
 
 
 def test_the_limit_is_optimistic_first_and_strict_last() -> None:

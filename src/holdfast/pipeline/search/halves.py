@@ -48,9 +48,9 @@ def _hash_question(task: str, name: str) -> str:
 
 
 def summarise_seeds(runs: Sequence[MeasuredRun]) -> dict[str, Any]:
-    """Gain and loss of one recipe over its seeds, each `{"delta", "low", "high", ...}` or `None`."""
+    """Gain and loss of one recipe over its seeds, each `{"delta", "low", "high", ...}` or `None`, and held-out bits."""
     entry = summarise_comparison({"recipe": list(runs)})["runs"][0]
-    return {"gain": entry["gain"], "loss": entry["loss"]}
+    return {"gain": entry["gain"], "loss": entry["loss"], "bits": entry["held_out"]}
 
 
 def read_outcome(summary: dict[str, Any], max_loss: float | None) -> TrialOutcome:
@@ -59,7 +59,7 @@ def read_outcome(summary: dict[str, Any], max_loss: float | None) -> TrialOutcom
     Raises:
         UserError: If there is no gain to choose by, or a limit and no loss to hold it against.
     """
-    gain, loss = summary["gain"], summary["loss"]
+    gain, loss, bits = summary["gain"], summary["loss"], summary["bits"] or 0.0
     if gain is None:
         raise UserError("search: there is no target to choose by; set evaluate.target, or search.value")
     if loss is None:
@@ -67,7 +67,7 @@ def read_outcome(summary: dict[str, Any], max_loss: float | None) -> TrialOutcom
             raise UserError(
                 "search.max_loss: nothing is kept that counts in points; add a task or the probe to evaluate.keep"
             )
-        return TrialOutcome(gain["delta"])
+        return TrialOutcome(gain["delta"], bits=bits)
     ends = (loss["low"], loss["high"])
     error = 0.0 if None in ends else (ends[1] - ends[0]) / (2 * Z95)
-    return TrialOutcome(gain["delta"], loss["delta"], error)
+    return TrialOutcome(gain["delta"], loss["delta"], error, bits)

@@ -93,4 +93,4 @@ def parse_outcome(event: dict[str, Any]) -> TrialOutcome:
     """The outcome that an event records: of a failure, that there is none."""
     numbers = [event.get(name) for name in ("gain", "loss", "error")]
     gain, loss, error = (float("nan") if number is None else float(number) for number in numbers)
-    return TrialOutcome(gain, loss, error)
+    return TrialOutcome(gain, loss, error, float(event.get("bits") or 0.0))  # none in histories of before

@@ -1,4 +1,6 @@
-"""Which trial is better: feasible before infeasible, feasible ones by gain, infeasible ones by how far they are off.
+"""Which trial is better: feasible before infeasible, feasible ones by gain, others by how far they are off.
+
+Trials that are alike in that go by what held-out answers cost them: at the first rung few have solved anything.
 
 The order is Deb's for constrained problems (Deb 2000, "An efficient constraint handling method for genetic
 algorithms"). What was lost is known up to an interval, so a limit is held against one end of it: early in a run, when a
@@ -25,11 +27,14 @@ class TrialOutcome:
         gain: On what it is chosen by; not a number where it failed.
         loss: On the kept tasks, in points; 0 where nothing is kept.
         error: Standard error of the loss.
+        bits: A token of the held-out answers takes, where they are measured: what tells apart trials that gain alike,
+            as most do that solve nothing yet.
     """
 
     gain: float
     loss: float = 0.0
     error: float = 0.0
+    bits: float = 0.0
 
     @property
     def is_failed(self) -> bool:
@@ -51,10 +56,12 @@ def list_strictness(rungs: int) -> list[float]:
     return [*(float(z) for z in np.linspace(1.0, 0.0, rungs - 1)), STRICT] if rungs > 2 else [1.0, STRICT][2 - rungs :]
 
 
-def sort_key(outcome: TrialOutcome, max_loss: float | None, z: float) -> tuple[float, float]:
+def sort_key(outcome: TrialOutcome, max_loss: float | None, z: float) -> tuple[float, float, float]:
     """Smaller is better; among equals the earlier trial comes first, as sorting is stable."""
     violation = outcome.compute_violation(max_loss, z)
-    return violation, math.inf if outcome.is_failed else -outcome.gain if violation == 0 else 0.0
+    if outcome.is_failed:
+        return violation, math.inf, math.inf
+    return violation, -outcome.gain if violation == 0 else 0.0, outcome.bits
 
 
 def rank_outcomes(outcomes: Sequence[TrialOutcome], max_loss: float | None, z: float) -> list[int]:
