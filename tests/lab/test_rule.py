@@ -177,7 +177,10 @@ def test_reasons_are_read_off_the_runs(tmp_path: Path):
         (tmp_path / "log.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         parts = dict(zip(("delta", "low", "high"), gain, strict=True)) | {"unit": "points"}
         entry = {"gain": parts, "target": target, "dirs": [str(tmp_path)]}
-        return find_doubts(entry, [{"recipe": {"optimizer": {"learning_rate": 1e-4}}, "curation": {"notes": notes}}])
+        return find_doubts(
+            entry,
+            [{"recipe": {"optimizer": {"learning_rate": 1e-4}}, "curation": {"notes": notes, "counts": {"gold": 400}}}],
+        )
 
     assert about((36.0, 28.0, 43.0), 90.0, [0.6, 0.7, 0.7, 1.0, 1.0], {"pairs": 500, "ties left out": 300}) == {}
     assert about((0.0, -1.4, 1.4), 58.0, [1.0, 1.0, 0.9], {"pairs": 87, "ties left out": 913}) == {
@@ -188,6 +191,12 @@ def test_reasons_are_read_off_the_runs(tmp_path: Path):
     assert about((-14.0, -22.9, -5.6), 44.0, [], {})["rate"] == "the target fell at learning rate 0.0001"
     assert about((38.0, 30.0, 45.0), 96.0, [], {}) == {"ceiling": "the target is at its ceiling, 96.0 of 100"}
     assert about((-8.0, -12.0, -4.0), 91.0, [], {})["base"] == "the base is at the ceiling already, 99.0 of 100"
+    assert (
+        about((36.0, 28.0, 43.0), 90.0, [], {"gold kept": 380, "sampled": 400})["rows"]
+        == "only 5 % of its rows are not the gold ones"
+    )
+    for notes in ({"gold kept": 300, "sampled": 400}, {"gold kept": 400}):  # some replaced; none was to be
+        assert about((36.0, 28.0, 43.0), 90.0, [], notes) == {}
 
 
 def test_studies_are_decided_by_student_over_their_seeds():

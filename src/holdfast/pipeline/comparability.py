@@ -28,11 +28,12 @@ def find_doubts(
         entry: A method of `compare.json`, with `gain`, `target` and `dirs`.
         reports: The report of each of its runs.
     Returns:
-        Sentences without a full stop under "pairs", "groups", "rate", "ceiling" and "base".
+        Sentences without a full stop under "pairs", "groups", "rows", "rate", "ceiling" and "base".
     """
     reasons = {
         "pairs": _find_pairs_doubt(entry["dirs"]),
         "groups": _find_groups_doubt(reports),
+        "rows": _find_rows_doubt(reports),
         "rate": _find_rate_doubt(entry.get("gain"), reports),
         "ceiling": _find_ceiling_doubt(entry, margin),
         "base": _find_base_doubt(entry, margin),
@@ -63,6 +64,17 @@ def _find_groups_doubt(reports: Sequence[Mapping[str, Any]]) -> str | None:
     if not questions or (share := sum(note.get("pairs", 0) for note in notes) / questions) >= INFORMATIVE:
         return None
     return f"only {100 * share:.0f} % of the questions have better and worse answers"
+
+
+def _find_rows_doubt(reports: Sequence[Mapping[str, Any]]) -> str | None:
+    """Whether a curator that puts the model's answers in the place of gold ones hardly found any it could take."""
+    parts = [report.get("curation") or {} for report in reports]
+    notes = [part.get("notes") or {} for part in parts]
+    rows = sum(sum((part.get("counts") or {}).values()) for part in parts)
+    n_gold, n_sampled = (sum(note.get(name, 0) for note in notes) for name in ("gold kept", "sampled"))
+    if not n_gold or not n_sampled or (share := 1 - n_gold / rows) >= INFORMATIVE:
+        return None
+    return f"only {100 * share:.0f} % of its rows are not the gold ones"
 
 
 def _find_rate_doubt(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[str, Any]]) -> str | None:

@@ -212,7 +212,7 @@ def _list_reasons(expectation: Expectation, arms: Mapping[str, Arm]) -> list[str
     """
     names = [name for name in (expectation.arm, expectation.than) if name is not None]
     reasons = []
-    for kind in ("pairs", "groups", *(["rate"] if expectation.at in ("rate", "best", "validated") else [])):
+    for kind in ("pairs", "groups", "rows", *(["rate"] if expectation.at in ("rate", "best", "validated") else [])):
         reasons += [f"{name}: {text}" for name in names if (text := arms[name].doubts.get(kind))]
     high = [name for name in names if "ceiling" in arms[name].doubts]
     if expectation.of == "gain" and expectation.than is not None:
