@@ -127,7 +127,8 @@ def test_names():
         assert warn_of_nothing_kept(tasks) is None
     assert all(task.kind == "generate" for task in build_tasks(recipe("auto"), lab=True)), "the laboratory's own skills"
     assert "probe" in [task.name for task in build_tasks(recipe("probe", "lab:sums"), lab=True)]
-    assert "not be measured" in (warn_of_nothing_kept(build_tasks(recipe("none"))) or "")
+    assert "what training loses will not be measured" in (warn_of_nothing_kept(build_tasks(recipe("none"))) or "")
+    assert "inference method loses" in (warn_of_nothing_kept(build_tasks(recipe("none")), trains=False) or "")
     with pytest.raises(UserError, match=r"evaluate\.keep"):
         build_named_tasks("probe", TaskSettings(), role="target")
 

@@ -161,7 +161,8 @@ def list_early_warnings(recipe: Recipe, model: Path, sources: Sources, tasks: li
     """What is to be said of the model and the rows before anything is encoded."""
     from holdfast.evaluation.tasks.by_name import warn_of_nothing_kept
 
-    lines = (warn_of_nothing_kept(tasks), describe_decoding(model), *check_inference(recipe, sources, tasks))
+    warning = warn_of_nothing_kept(tasks, trains=recipe.train.max_steps != 0)
+    lines = (warning, describe_decoding(model), *check_inference(recipe, sources, tasks))
     return [*filter(None, lines), *describe_overlaps(recipe, sources.train, tasks)]
 
 

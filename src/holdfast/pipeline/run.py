@@ -201,7 +201,8 @@ def prepare_run(
     )
     if trains:
         refuse_unmeasured(recipe, tasks)
-        lines = (warn_of_nothing_kept(tasks), describe_decoding(base.path), *check_inference(recipe, sources, tasks))
+        warning = warn_of_nothing_kept(tasks, trains=recipe.train.max_steps != 0)
+        lines = (warning, describe_decoding(base.path), *check_inference(recipe, sources, tasks))
         for line in filter(None, lines):
             ui.warn(line)
         _report_limits(recipe, base, sources, tasks, chat, ui)
@@ -276,7 +277,8 @@ def train_model(
     recipe, folder, ui = work.recipe, work.folder, work.ui
     prepare = prepare_rounds if recipe.credit is not None else prepare_table
     table, token_report, plan, name_row = prepare(resolved_recipe, work, rows)
-    for line in [*token_report.summary_lines(), *plan.summary_lines()]:
+    # How many tokens are trained says nothing where none are.
+    for line in [*(token_report.summary_lines() if plan.steps else ()), *plan.summary_lines()]:
         ui.write_line(line)
     for line in plan.warnings:
         ui.warn(line)

@@ -319,11 +319,12 @@ def _build_probe_tasks(settings: TaskSettings, role: Role) -> list[Task]:
     return build_probe_tasks(settings.items)
 
 
-def warn_of_nothing_kept(tasks: Sequence[Task]) -> str | None:
-    """A warning where no task shows what training loses."""
+def warn_of_nothing_kept(tasks: Sequence[Task], trains: bool = True) -> str | None:
+    """A warning where no task shows what training loses, or where nothing is trained the inference method."""
     if any(task.role == "keep" for task in tasks):
         return None
-    return "nothing is kept: what training loses will not be measured; evaluate.keep: [probe] works for any model"
+    what = "training" if trains else "the inference method"
+    return f"nothing is kept: what {what} loses will not be measured; evaluate.keep: [probe] works for any model"
 
 
 def _build_text_task(file: str, settings: TaskSettings, role: Role, say: Callable[[str], Any] | None) -> Task:
