@@ -53,6 +53,7 @@ def test_runs_wait_are_reordered_taken_out_and_started_in_turn(client: TestClien
     other = open_queue(place)  # what lies on the disk is what every board sees
     assert names_of(other) == ["runs/b", "runs/c", "runs/d"]
     page = client.get("/").text
+    assert re.search(rf'href="/job/{first}">runs/a</a> <span class="state running">starting<', page)
     assert re.findall(r'class="place">(\d)</span> <a href="/job/[^"]+">([^<]+)', page) == [
         ("1", "runs/b"), ("2", "runs/c"), ("3", "runs/d")
     ]  # fmt: skip

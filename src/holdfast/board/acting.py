@@ -206,6 +206,7 @@ class ActingRoutes:
         waits = next((entry for entry in self.queue.list_waiting() if entry.job.name == name), None)
         return {
             "job": job, "alive": alive, "said": words, "is_there": is_there, "waits": waits,
+            "written_to": str((words["result"] or {}).get("path", "")).removeprefix(f"{self.folder.root}/"),
             "text": read_text(place / "recipe.yaml") if job.kind == CHECK else "",
         }  # fmt: skip
 

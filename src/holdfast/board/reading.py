@@ -81,7 +81,7 @@ class ReadingRoutes:
         query = request.query_params
         words, state, order = query.get("q", "")[:200], query.get("state", ""), query.get("sort", "created")
         order = order if order in ORDERS else "created"
-        every, waiting = self.index.list_entries(), self.queue.list_waiting()
+        every, waiting, starting = self.index.list_entries(), self.queue.list_waiting(), self.queue.list_starting()
         entries = [entry for entry in every if matches_words(entry, words) and state in ("", entry.state)]
         entries.sort(key=ORDERS[order], reverse=order not in ("name", "method", "state"))
         start = read_start(request)
@@ -89,8 +89,8 @@ class ReadingRoutes:
             "entries": entries[start : start + PAGE], "matches": len(entries), "start": start, "page": PAGE,
             "total": len(every), "words": words, "state": state, "order": order,
             "orders": list(ORDERS), "states": STATES, "most": MOST_RUNS,
-            "is_live": bool(waiting) or any(entry.state == RUNNING for entry in every),
-            "waiting": waiting, "places": {entry.job.run: entry.place for entry in waiting},
+            "is_live": bool(waiting or starting) or any(entry.state == RUNNING for entry in every),
+            "waiting": waiting, "starting": starting, "places": {entry.job.run: entry.place for entry in waiting},
         }  # fmt: skip
 
     def _show_list(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from holdfast.board.own_code import find_outside_places, find_own_code
 from holdfast.board.refusal import Refusal
 from holdfast.core.files import read_json
 from holdfast.errors import UserError
-from holdfast.pipeline.run_dir import replace_json
+from holdfast.pipeline.run_dir import MARK, replace_json
 
 MOST_RUNS = 1
 """Runs at work at once: two on one machine take more than twice as long."""
@@ -64,6 +64,11 @@ class RunQueue:
     def list_waiting(self) -> list[WaitingRun]:
         """The line, the next one first."""
         return [WaitingRun(job, place, self._find_asks(job)) for place, job in enumerate(self._list_jobs(), 1)]
+
+    def list_starting(self) -> list[Job]:
+        """Runs at work that have no directory yet, so that no list of runs shows them."""
+        jobs = [job for job in self.jobs.list_jobs() if job.kind == TRAIN and self.jobs.is_alive(job)]
+        return [job for job in jobs if not (self.folder.root / job.run / MARK).is_file()]
 
     def find_waiting(self, run: str) -> WaitingRun | None:
         """The place of a run directory in the line."""

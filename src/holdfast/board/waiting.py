@@ -35,7 +35,11 @@ class WaitingRoutes:
         ]
 
     def _show_part(self, request: Request) -> Response:
-        values: dict[str, Any] = {"waiting": self.queue.list_waiting(), "is_live": True}
+        values: dict[str, Any] = {
+            "waiting": self.queue.list_waiting(),
+            "starting": self.queue.list_starting(),
+            "is_live": True,
+        }
         return render_page(request, self.acting.sessions, "queue_part.html.j2", values)
 
     def _change_line(self, request: Request, fields: Fields) -> Response:
