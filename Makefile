@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 # Where Python is told to keep no bytecode, each process of the tests would compile the package and the tests anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-gpu check reproduce bench bench-gpu wheel site clean
+.PHONY: demo test test-gpu check reproduce bench bench-gpu first-hour wheel site clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ bench: $(VENV)/.ready
 
 bench-gpu: $(VENV)/.ready
 	$(BIN)/python benchmarks/gpu.py
+
+# What a newcomer does in the first hour, in a fresh directory and an environment of its own, with the time of each part.
+first-hour: $(VENV)/.ready
+	$(BIN)/python benchmarks/first_hour.py
 
 # The package as others install it: built, put into an environment of its own, and used from outside this directory.
 wheel: $(VENV)/.ready

@@ -28,7 +28,7 @@ README = HERE.parent / "README.md"
 MARKS = ("<!-- speed: written by make bench -->", "<!-- end -->")
 PARTS = (
     "sft", "dpo", "sampling", "s3ft", "start", "data", "scale", "limit", "overhead", "sandbox", "optimizers", "proxy",
-    "serving", "online",
+    "serving", "online", "paper",
 )  # fmt: skip
 
 

@@ -85,6 +85,21 @@ def test_the_page_of_evidence_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> 
     assert text == evidence.page(text), "python benchmarks/evidence.py"
 
 
+def test_a_rate_fitted_to_two_sizes_predicts_the_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    paper = load("paper")
+    sizes = ("a", "b", "c")
+    found = {
+        "a": {"seconds": 3, "flops": 90}, "b": {"seconds": 5, "flops": 200}, "c": {"seconds": 7, "flops": 300},
+    }  # fmt: skip
+    fit = paper.predict(found, sizes, "flops")
+    assert fit["rates"] == [30, 40]
+    assert fit["rate"] == pytest.approx(1200**0.5)
+    assert (fit["predicted"], fit["measured"]) == (pytest.approx(300 / 1200**0.5), 7)
+    line = paper.line_of("a step", fit, sizes, "GFLOP/s")
+    assert (line.ratio, line.met) == (pytest.approx(300 / 1200**0.5 / 7 - 1), True)
+
+
 def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
     assert verdicts.line("half", None).endswith("| not run | |")
     assert "| not run by the present rule |" in verdicts.line("half", {"held": True, "rows": []})
