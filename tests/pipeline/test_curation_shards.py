@@ -81,6 +81,18 @@ def test_what_shards_hold_is_not_drawn_again_without_a_join(whole: Path, tmp_pat
     assert rows.read_bytes() == (whole / "curated.jsonl").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_pool_of_processes_samples_what_one_does(whole: Path, tmp_path: Path) -> None:
+    """And the run that another number of workers began is the same run, with nothing to sample any more."""
+    path = curate_only(recipe_of(tmp_path, "sampling.workers=2"))
+    samples = tmp_path / "run/samples.jsonl"
+    assert sorted(lines_of(samples)) == sorted(lines_of(whole / "samples.jsonl"))
+    assert path.read_bytes() == (whole / "curated.jsonl").read_bytes()
+    before = samples.read_bytes(), path.stat().st_mtime_ns
+    curate_only(recipe_of(tmp_path))
+    assert before == (samples.read_bytes(), path.stat().st_mtime_ns)
+
+
 def test_a_shard_of_another_recipe_is_refused(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, "data.limit=2")
     curate_shard(recipe, "1/1")

@@ -73,8 +73,9 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
 
 READ_ONLY = {
     "data.ignore", "data.rejected", "data.chat_template_kwargs", "sampling.engine", "sampling.model", "sampling.slots",
-    "sampling.draft", "sampling.draft_tokens", "sampling.max_thinking_tokens", "train.layout", "train.weights",
-    "train.keep", "train.patience", "train.gradient_checkpointing", "train.deterministic", "train.compile",
+    "sampling.draft", "sampling.draft_tokens", "sampling.max_thinking_tokens", "sampling.workers",
+    "sampling.concurrency", "train.layout", "train.weights", "train.keep", "train.patience",
+    "train.gradient_checkpointing", "train.deterministic", "train.compile",
     "evaluate.every", "evaluate.live_items", "evaluate.max_thinking_tokens", "evaluate.gate", "train.vision",
 }  # fmt: skip
 """Fields that need a model that thinks or sees, a server, a GPU or a long run, or change nothing but time and memory:

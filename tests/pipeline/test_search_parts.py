@@ -11,6 +11,7 @@ import statistics
 import numpy as np
 import pytest
 
+from holdfast.core.line_workers import share_machine
 from holdfast.errors import UserError
 from holdfast.evaluation.statistics.intervals import compute_confidence_limits, compute_moments
 from holdfast.evaluation.statistics.paired import MeasuredRun
@@ -27,7 +28,6 @@ from holdfast.pipeline.search.order import (
     rank_outcomes,
 )
 from holdfast.pipeline.search.runner import split_evenly
-from holdfast.pipeline.search.side_by_side import share_machine
 from holdfast.pipeline.search.suggest import (
     ToldTrial,
     measure_importance,

@@ -6,13 +6,15 @@ does, however that ends: nobody is left who would write into its directories.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TextIO
@@ -21,6 +23,31 @@ from holdfast.core.threads import tune_malloc
 from holdfast.errors import HoldfastError
 
 Task = dict[str, Any]
+
+THREADS = "OMP_NUM_THREADS"
+CARDS = "CUDA_VISIBLE_DEVICES"
+BEAT_SECONDS = 15.0
+"""Seconds between two lines that say that a task goes on."""
+
+
+def share_machine(place: int, count: int, cores: int, cards: Sequence[str]) -> dict[str, str]:
+    """What a worker's environment has of its own: an even share of the cores, and one card where there are several.
+
+    Args:
+        place: The worker's among `count`.
+        cards: As `CUDA_VISIBLE_DEVICES` names them.
+    """
+    own = {} if THREADS in os.environ else {THREADS: str(max(1, cores // count))}
+    return own | ({CARDS: cards[place % len(cards)]} if len(cards) > 1 else {})
+
+
+def list_cards() -> list[str]:
+    """The cards this process sees, by their names in the environment."""
+    import torch
+
+    if CARDS in os.environ:
+        return [name for name in os.environ[CARDS].split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 @dataclass(slots=True)
@@ -105,7 +132,8 @@ class LineWorkers:
 def _close_pipes(worker: LineWorker) -> None:
     for pipe in (worker.process.stdin, worker.process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what it was sent and did not read
+                pipe.close()
 
 
 def _read_tasks(source: TextIO, tasks: queue.Queue[Task]) -> None:
@@ -115,23 +143,45 @@ def _read_tasks(source: TextIO, tasks: queue.Queue[Task]) -> None:
     os._exit(1)
 
 
-def serve_tasks(begin: Callable[[Task], Callable[[Task], None]]) -> None:
+def serve_tasks(
+    begin: Callable[[Task], Callable[[Task], Iterable[Task] | None]], count_steps: Callable[[], int] | None = None
+) -> None:
     """Do the tasks of whoever started this process, until it is gone; errors of ours are answers.
+
+    The last answer to a task is `{}`, or its error; a task that is a generator gives others before it.
 
     Args:
         begin: From what tasks have in common to what does one.
+        count_steps: How far the work has come; as long as that grows, lines `{"alive": ...}` say so.
     """
     tune_malloc()
     answers = os.fdopen(os.dup(1), "w")  # whatever a library prints must not come between the answers
     os.dup2(2, 1)
-    tasks: queue.Queue[Task] = queue.Queue()
+    lock, tasks = threading.Lock(), queue.Queue[Task]()
+
+    def write_answer(answer: Task) -> None:
+        with lock:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
     do_task = begin(json.loads(sys.stdin.readline()))
     threading.Thread(target=_read_tasks, args=(sys.stdin, tasks), daemon=True).start()
+    if count_steps is not None:
+        threading.Thread(target=_report_life, args=(count_steps, write_answer), daemon=True).start()
     while True:
         task, answer = tasks.get(), {}
         try:
-            do_task(task)
+            for part in do_task(task) or ():
+                write_answer(part)
         except HoldfastError as error:
             answer = {"error": type(error).__name__, "text": str(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        write_answer(answer)
+
+
+def _report_life(count_steps: Callable[[], int], write_answer: Callable[[Task], None]) -> None:
+    before = 0
+    while True:
+        time.sleep(BEAT_SECONDS)
+        if (steps := count_steps()) != before:
+            before = steps
+            write_answer({"alive": steps})

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 HERE = ("native", "transformers")
 """Engines that use the model in this process."""
 NAMES = (*HERE, "vllm")
+EngineSpec = str | tuple[str, ...]
+"""What a recipe names an engine by: a name, an address, or several addresses."""
+
+
+def is_remote(spec: EngineSpec) -> bool:
+    """Whether an engine is a server, or several."""
+    return not isinstance(spec, str) or spec.startswith(("http://", "https://"))
 
 
 def build_engine(
-    spec: str,
+    spec: EngineSpec,
     *,
     model: Model | None = None,
     chat: Chat | None = None,
@@ -34,6 +41,7 @@ def build_engine(
     path: str | Path | None = None,
     name: str | None = None,
     slots: int = 128,
+    concurrency: int = 16,
     progress: Callable[[int], Any] | None = None,
     **options: Any,
 ) -> Engine:
@@ -42,21 +50,26 @@ def build_engine(
     Args:
         spec: "native" or "transformers" (need `model`, `chat`, `fingerprint`), "vllm" (needs `path`, `chat`,
             `fingerprint`), or the http(s) address of an OpenAI-compatible server (`name`: the model there; default
-            its first).
+            its first), or several.
         model: The model in this process.
         chat: Its chat; of it a server is told the system message and what its template is to be given.
         fingerprint: Of its weights.
         path: Directory of its weights.
         slots: Sequences the native engine decodes together.
+        concurrency: Requests in flight at a server.
         progress: Called by the native engine with the number of tokens of each step.
         options: Of engines in this process: `say`, `draft`.
     Raises:
         UserError: If there is no such engine, or it cannot be started here.
     """
-    if spec.startswith(("http://", "https://")):
+    if not isinstance(spec, str):
+        from holdfast.generation.pool.endpoints import open_endpoints
+
+        return open_endpoints(spec, name, concurrency=concurrency, chat=chat, say=options.get("say", len))
+    if is_remote(spec):
         from holdfast.generation.openai_endpoint import EndpointEngine
 
-        return EndpointEngine(spec, name, chat=chat)
+        return EndpointEngine(spec, name, chat=chat, concurrency=concurrency)
     if spec in HERE:
         if model is None or chat is None:
             raise ValueError("an engine in this process needs a model and its chat")
@@ -75,7 +88,7 @@ def build_engine(
 def build_local_engine(
     model: Model,
     chat: Chat,
-    spec: str = "native",
+    spec: EngineSpec = "native",
     *,
     mixture: LogitMixture | None = None,
     draft: Draft | None = None,

@@ -183,19 +183,8 @@ class Journal:
             raise TypeError(f"the engine gave what is no sample: {sample!r}")
         if name in self._samples:
             raise ValueError(f"the engine drew sample {sample.index} of {sample.key!r} twice")
-        fields: dict[str, Any] = {
-            "key": sample.key,
-            "index": sample.index,
-            "text": sample.text,
-            "finish": sample.finish,
-        }
-        thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
-        fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
-        fields |= {"ids": sample.ids} if sample.ids else {}
-        fields |= {"logps": sample.logps} if sample.logps else {}
-        fields |= {"trace": dict(sample.trace)} if sample.trace else {}
         with defer_interrupts():
-            self._append_line({"kind": "sample", "id": name, **fields})
+            self._append_line({"kind": "sample", "id": name, **describe_sample(sample)})
             self._hold_entry(_Entry(name, sample))
 
     def _hold_entry(self, entry: _Entry) -> None:
@@ -288,12 +277,39 @@ def parse_entry(line: bytes, place: str) -> _Entry | None:
         return None
     if entry["kind"] != "sample":
         return _Entry(entry["id"], None, entry.get("value"))
-    if not {"key", "index", "text", "finish", "tokens"} <= entry.keys():
+    if not entry.keys() >= NEEDED:
         raise UserError(mend)
+    sample = parse_sample(entry)
+    return None if sample is None else _Entry(entry["id"], sample)
+
+
+NEEDED = {"key", "index", "text", "finish", "tokens"}
+"""Fields that every sample has."""
+
+
+def describe_sample(sample: Sample) -> dict[str, Any]:
+    """A sample in plain data, without what says nothing."""
+    fields: dict[str, Any] = {
+        "key": sample.key,
+        "index": sample.index,
+        "text": sample.text,
+        "finish": sample.finish,
+    }
+    thought = {"thought_tokens": sample.thought_tokens, "thought_cut": sample.thought_cut}
+    fields |= {"tokens": sample.tokens, **(thought if sample.thought_tokens else {})}
+    fields |= {"ids": sample.ids} if sample.ids else {}
+    fields |= {"logps": sample.logps} if sample.logps else {}
+    return fields | ({"trace": dict(sample.trace)} if sample.trace else {})
+
+
+def parse_sample(entry: dict[str, Any]) -> Sample | None:
+    """The sample in plain data; `None` where that is none."""
+    if not entry.keys() >= NEEDED:
+        return None
     fields = {name: entry[name] for name in Sample.__dataclass_fields__ if name in entry}
     fields |= {name: tuple(fields[name]) for name in ("ids", "logps") if isinstance(fields.get(name), list)}
     sample = Sample(**fields)
-    return _Entry(entry["id"], sample) if is_sample(sample) else None
+    return sample if is_sample(sample) else None
 
 
 def is_sample(sample: Sample) -> bool:

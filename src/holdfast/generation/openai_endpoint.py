@@ -105,8 +105,12 @@ class EndpointEngine:
 
     @property
     def fingerprint(self) -> str:
+        return self.describe_source(self.model)
+
+    def describe_source(self, model: str) -> str:
+        """The fingerprint of a model of this server."""
         prompt_settings = [self._chat.system, self._chat.template.kwargs] if self._chat else [None, {}]
-        return f"endpoint:{self.url}:{self.model}" + (
+        return f"endpoint:{self.url}:{model}" + (
             f":{fingerprint_json(prompt_settings)[:16]}" if any(prompt_settings) else ""
         )
 
@@ -126,7 +130,7 @@ class EndpointEngine:
             while True:
                 # Only as many as fly are handed out, so that an error stops the rest at once.
                 while len(flying) < self.concurrency and (job := next(jobs, None)):
-                    flying.add(pool.submit(self._sample_one, model, *job, params))
+                    flying.add(pool.submit(self.sample_one, model, *job, params))
                 if not flying:
                     return
                 ready, flying = wait(flying, return_when=FIRST_COMPLETED)
@@ -137,7 +141,7 @@ class EndpointEngine:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _sample_one(
+    def sample_one(
         self, model: str, request: Request, index: int, params: SamplingParams
     ) -> tuple[Sample, dict[str, int]]:
         """One sample and what is to be counted; runs in a thread."""
@@ -166,6 +170,10 @@ class EndpointEngine:
         if not isinstance(choice, dict) or not isinstance(text, str):
             excerpt = self._sanitize_line(json.dumps(answer)[:200])
             raise UserError(f"{self.url} does not answer as a chat-completions server: {excerpt}")
+        if len(choices or ()) > 1 or choice.get("index") not in (None, 0):
+            raise UserError(
+                f"{self.url} answers with {len(choices or ())} choices, or another, where one was asked for"
+            )
         return self._hide_keys(_with_thought(message or {}, text)), "length" if choice.get(
             "finish_reason"
         ) == "length" else "stop"
@@ -216,8 +224,8 @@ class EndpointEngine:
                 time.sleep(min(pause, LONGEST_WAIT))
                 pause *= 2
         if self._is_resolved:
-            raise RunError(f"{self.url} {failure}; what was sampled is kept, run the same command to go on")
-        raise UserError(f"{self.url} {failure}; is the server running, and is that its address?")
+            raise NoAnswer(self.url, failure)
+        raise Unreachable(self.url, failure)
 
     def _send_request(self, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization}
@@ -261,6 +269,22 @@ class EndpointEngine:
         if code in (400, 413, 422) and any(word in reason.lower() for word in TOO_LONG):
             return _TooLong()
         return UserError(f"{self.url} refuses the request ({code}): {reason}")
+
+
+class NoAnswer(RunError):
+    """A server that answered before does not any more."""
+
+    def __init__(self, url: str, failure: str) -> None:
+        super().__init__(f"{url} {failure}; what was sampled is kept, run the same command to go on")
+        self.failure = failure
+
+
+class Unreachable(UserError):
+    """A server has never answered."""
+
+    def __init__(self, url: str, failure: str) -> None:
+        super().__init__(f"{url} {failure}; is the server running, and is that its address?")
+        self.failure = failure
 
 
 class _TooLong(Exception):

@@ -35,6 +35,17 @@ def require_vllm() -> None:
         raise UserError("sampling.engine: vllm is not installed; pip install 'holdfast[vllm]', or use native")
 
 
+def describe_vllm(fingerprint: str, chat: Chat) -> str:
+    """The fingerprint of the engine.
+
+    Args:
+        fingerprint: Of the model's weights.
+    """
+    import vllm
+
+    return f"vllm:{vllm.__version__}:{fingerprint}:{chat.fingerprint}"
+
+
 def share_of_free_memory(device: torch.device) -> float:
     """The share of a card's memory that vLLM may take, which is checked against what is free: 0.9 of an empty card."""
     give_back_memory(device)
@@ -70,7 +81,7 @@ class VLLMEngine:
         self._params = vllm.SamplingParams
         self._model = vllm.LLM(model=path, enable_prefix_caching=True, **options)
         self._context = int(self._model.llm_engine.model_config.max_model_len)
-        self._fingerprint = f"vllm:{vllm.__version__}:{fingerprint}:{chat.fingerprint}"
+        self._fingerprint = describe_vllm(fingerprint, chat)
 
     @property
     def fingerprint(self) -> str:

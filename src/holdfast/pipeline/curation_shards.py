@@ -27,6 +27,7 @@ from holdfast.pipeline.curation_services import open_drop_list
 from holdfast.pipeline.method_sources import find_source_changes
 from holdfast.pipeline.phases import RunContext, apply_curator
 from holdfast.pipeline.run_dir import MARK, SHARDS, output_directory
+from holdfast.pipeline.sampling_pools import closing_pools
 from holdfast.recipe.changes import list_differences, shorten_differences
 from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any
 from holdfast.recipe.schema import Recipe
@@ -116,7 +117,7 @@ def sample_shard(work: RunContext, shard: Shard) -> None:
     curators = list_curators(work.recipe)
     stages = list_shared_curators(curators, work.ui.write_line)
     rows, n_rows, is_part = work.sources.train, 0, False
-    with open_drop_list(work.folder.path / "dropped.jsonl") as drops:
+    with open_drop_list(work.folder.path / "dropped.jsonl") as drops, closing_pools(work):
         for curator in stages:
             if curator.samples and not is_part:
                 rows, is_part = RowView(rows, np.arange(shard.number - 1, len(rows), shard.count)), True

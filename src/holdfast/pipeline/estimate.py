@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.evaluation.method_reach import SAMPLED
+from holdfast.generation.factory import is_remote
 from holdfast.models.loading import context_length
 from holdfast.models.placement import wait_for
 from holdfast.models.quantized_base import count_quantizable
@@ -73,7 +74,7 @@ def estimate_costs(
     compute = estimate_compute(recipe, tuned, table, plan.size.tokens, target, n_quantized, program)
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
     draws = sum(curator.count_samples(rows) for curator in recipe.curate) + count_rollout_turns(recipe)
-    here = not recipe.sampling.engine.startswith("http")
+    here = not is_remote(recipe.sampling.engine)
     answers, read_tokens = count_task_tokens(list_measurements(recipe, tasks, plan.steps), thinks)
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.axes.curator import CurationContext, Curator
-from holdfast.axes.engine import Engine, Request, Sample, SampleFn, SamplingParams
+from holdfast.axes.engine import Request, Sample, SampleFn, SamplingParams
 from holdfast.axes.judge import Judge, JudgeRequest, Verdict
 from holdfast.axes.registry import find_method, name_of
 from holdfast.core.events import RowsCurated, TaskMeasured
@@ -25,6 +25,7 @@ from holdfast.evaluation.measure import count_items, measure_all
 from holdfast.evaluation.subject import EvaluatedModel
 from holdfast.evaluation.summary import compute_score
 from holdfast.evaluation.task import ItemResult, Task
+from holdfast.generation.factory import is_remote
 from holdfast.pipeline.curation_key import compute_curation_key, is_decontaminated, list_curators
 from holdfast.pipeline.curation_services import (
     DropList,
@@ -36,6 +37,7 @@ from holdfast.pipeline.curation_services import (
 from holdfast.pipeline.readiness import describe_weights_alone, open_draft
 from holdfast.pipeline.row_encoding import MANY, encode_rows
 from holdfast.pipeline.run_dir import RunDirectory, free_name
+from holdfast.pipeline.sampling_pools import build_sampling_engine, closing_pools
 from holdfast.pipeline.sources import Sources, makes_pairs
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.schema import Recipe
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.data.chat.encoder import Chat
     from holdfast.evaluation.tasks.probe import Reference
     from holdfast.generation.journal import Journal
+    from holdfast.generation.pool.engine import Pool
     from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import LoadedModel
 
@@ -84,6 +87,8 @@ class RunContext:
     """What the inference method adds to the report."""
     live_scores: dict[str, Any] = field(default_factory=dict)
     """Scores that stay on the live line."""
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """Workers that sample, by the fingerprint of their engine."""
 
     @cached_property
     def draft(self) -> Draft | None:
@@ -102,7 +107,7 @@ def curate_rows(work: RunContext) -> Rows:
         _emit_rows_curated(work, folder.read_json("data.json"))
         return curated_rows
     notes: Counter[str] = Counter()
-    with open_drop_list(folder.path / "dropped.jsonl") as drops:
+    with open_drop_list(folder.path / "dropped.jsonl") as drops, closing_pools(work):
         rows = run_curators(work, work.sources.train, lambda name, n: notes.update({name: n}), drops)
     note_text = ", ".join(f"{name} {n}" for name, n in notes.items() if n)
     if not len(rows):
@@ -216,9 +221,11 @@ def _build_draw(work: RunContext, curator: Curator) -> tuple[SampleFn, bool]:
     """The journal over the recipe's engine, or the curator's own, showing progress; and whether that one thinks."""
     engine, model = curator.teacher_engine()
     kind, base, chat = engine or work.recipe.sampling.engine, work.base, work.chat
-    if model and not kind.startswith("http"):
+    if model and not is_remote(kind):
         base, chat = open_teacher(work, name_of(curator), model)
-    draw = work.journal.build_sample_fn(_build_engine(work, kind, base, model or work.recipe.sampling.model, chat))
+    draw = work.journal.build_sample_fn(
+        build_sampling_engine(work, kind, base, model or work.recipe.sampling.model, chat)
+    )
     name = type(curator).__name__
 
     def draw_with_progress(
@@ -262,24 +269,15 @@ def _build_judge_draw(judge: Judge, work: RunContext) -> SampleFn:
 
     kind, name = getattr(judge, "engine", None) or work.recipe.sampling.engine, getattr(judge, "model", None)
     base = work.base
-    if name and not kind.startswith("http"):
+    if name and not is_remote(kind):
         base = load_model(name, device=work.base.device)
         if line := describe_weights_alone("judge", base.path):
             work.ui.write_once(line)
     # A judge answers with a word; a server's own way of asking its model is left as it is.
-    chat = None if kind.startswith("http") else brief_chat(base.tokenizer)
-    return work.journal.build_sample_fn(_build_engine(work, kind, base, name or work.recipe.sampling.model, chat))
-
-
-def _build_engine(work: RunContext, kind: str, base: LoadedModel, name: str | None, chat: Chat | None) -> Engine:
-    from holdfast.generation.factory import HERE, build_engine
-
-    # Another model has its own tokens.
-    options: dict[str, Any] = {"draft": work.draft} if base is work.base and kind in HERE else {}
-    return build_engine(
-        kind, model=base.model, chat=chat, fingerprint=base.fingerprint, path=base.path, name=name,
-        slots=work.recipe.sampling.slots, say=work.ui.write_once, **options,
-    )  # fmt: skip
+    chat = None if is_remote(kind) else brief_chat(base.tokenizer)
+    return work.journal.build_sample_fn(
+        build_sampling_engine(work, kind, base, name or work.recipe.sampling.model, chat)
+    )
 
 
 def check_row_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int | None) -> list[str]:

@@ -11,9 +11,11 @@ from holdfast.axes.registry import name_of
 from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
 from holdfast.evaluation.task import ANSWERED
+from holdfast.generation.factory import EngineSpec, is_remote
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
-from holdfast.recipe.schema import DRAFT_TOKENS, Recipe
+from holdfast.recipe.sampling_section import DRAFT_TOKENS
+from holdfast.recipe.schema import Recipe
 from holdfast.recipe.task_entry import takes_recipe_judge
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def check_readiness(
     uses_judge |= recipe.credit is not None and recipe.environment is None  # it is the reward then
     refuse_other_tokens(recipe.sampling.draft, recipe.model)
     for engine, name in list_engines(recipe) if samples else ():
-        check_engine(engine, name)
+        check_engine(engine, name, say or len)
     if recipe.inference is not None:
         check_models(recipe.inference, recipe.model)
         if say is not None:
@@ -195,7 +197,7 @@ def refuse_other_tokens(draft: str | None, model: str, setting: str = "sampling.
         )
 
 
-def list_engines(recipe: Recipe) -> list[tuple[str, str | None]]:
+def list_engines(recipe: Recipe) -> list[tuple[EngineSpec, str | None]]:
     """The engines that curators sample from, each with the model it is asked for."""
     own = [curator.teacher_engine() for curator in recipe.curate if curator.samples]
     usual = recipe.sampling
@@ -326,9 +328,11 @@ def describe_engine(recipe: Recipe, model: Model, tasks: Sequence[Task]) -> list
     return [describe_decline(reason)] if reason else []
 
 
-def check_engine(kind: str, name: str | None) -> None:
+def check_engine(kind: EngineSpec, name: str | None, say: Callable[[str], Any] = len) -> None:
     """See that an engine is installed, or that a server answers and knows the model.
 
+    Args:
+        say: Told in a line of servers that do not answer, where others do.
     Raises:
         UserError: If not.
     """
@@ -336,7 +340,7 @@ def check_engine(kind: str, name: str | None) -> None:
         from holdfast.generation.vllm import require_vllm
 
         require_vllm()
-    elif kind.startswith("http"):
-        from holdfast.generation.openai_endpoint import EndpointEngine
+    elif is_remote(kind):
+        from holdfast.generation.pool.endpoints import find_model
 
-        _ = EndpointEngine(kind, name).model
+        find_model((kind,) if isinstance(kind, str) else kind, name, say)

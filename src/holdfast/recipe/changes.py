@@ -9,8 +9,9 @@ from holdfast.recipe.tree import format_path
 from holdfast.recipe.yaml_writer import find_leaf_values, format_scalar
 
 SAME_RESULT = (
-    "output", "device", "sampling.slots", "sampling.draft", "sampling.draft_tokens", "train.save_every",
-    "train.keep_checkpoints", "train.stop_at", "track", "search", "environment.step_seconds",
+    "output", "device", "sampling.slots", "sampling.draft", "sampling.draft_tokens", "sampling.workers",
+    "sampling.concurrency", "train.save_every", "train.keep_checkpoints",
+    "train.stop_at", "track", "search", "environment.step_seconds",
 )  # fmt: skip
 """Settings that change where, how fast or in how many goes a run is done, and nothing of its result."""
 
@@ -28,6 +29,9 @@ def result_settings(recipe: Recipe) -> dict[str, Any]:
         for name in SAME_RESULT:
             section, _, key = name.rpartition(".")
             (part.get(section) or {} if section else part).pop(key, None)
+        sampling = part.get("sampling") or {}
+        if isinstance(engine := sampling.get("engine"), list):  # its samples are called by the first of the servers
+            sampling["engine"] = engine[0]
     return data
 
 

@@ -123,6 +123,8 @@ def check_online(recipe: Common) -> None:
         )
     if sampling.engine not in ("native", "transformers"):
         raise ValueError(f"sampling.engine {sampling.engine} cannot follow weights that move; use native")
+    if sampling.workers > 1:
+        raise ValueError("sampling.workers are for curators, and cannot follow weights that move; leave them out")
     if any(curator.samples or curator.effect != "select" for curator in recipe.curate):
         raise ValueError(f"with credit {credit} the model writes its own answers; remove curate, or choose rows only")
     needs_base = recipe.online.divergence or recipe.objective.needs_reference

@@ -41,6 +41,7 @@ from holdfast.recipe.gate_section import Gate
 from holdfast.recipe.in_memory import name_objects as named_objects
 from holdfast.recipe.online_section import Online
 from holdfast.recipe.rules import RULES, STAGED_RULES
+from holdfast.recipe.sampling_section import Sampling
 from holdfast.recipe.search_section import Search
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
@@ -58,53 +59,6 @@ WITH_KEYS = {"keys": True}
 """Context of a dump that is run, not kept: an address with a key in it stays as it is."""
 OUTPUT_FIELDS = ("method", "data", "model", "seed", "time")
 """What `output` may hold in braces."""
-
-
-DRAFT_TOKENS = 4
-
-
-class Sampling(RecipeSection):
-    """How the base model answers while rows are curated."""
-
-    engine: str = Field(
-        "native",
-        description="native, transformers, vllm, or the URL of an OpenAI-compatible server, its key in OPENAI_API_KEY. "
-        "${NAME} in the URL is taken from the environment; keys written there are kept in no file.",
-    )
-    model: str | None = Field(None, description="Model name at the endpoint; default: its first.")
-    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set of tokens with this mass.")
-    top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens; 0 = all.")
-    max_tokens: int = Field(512, ge=1, description="Longest sampled answer.")
-    max_thinking_tokens: int = Field(
-        2048,
-        ge=1,
-        description="Longest thought before it, of a model that thinks; one that reaches this is closed with the "
-        "template's marks, and the answer follows.",
-    )
-    stop: Texts = Field((), description="Strings that end an answer.")
-    slots: int = Field(128, ge=1, description="Sequences decoded together by the native engine.")
-    draft: str | None = Field(
-        None,
-        description="A small model with the same tokenizer that proposes tokens to the native engine: the same answers "
-        "in fewer passes of the model itself. It pays where a pass costs many times one of the small model's.",
-    )
-    draft_tokens: int = Field(DRAFT_TOKENS, ge=1, le=64, description="How many it proposes at once.")
-
-    @field_validator("engine")
-    @classmethod
-    def _known_engine(cls, value: str) -> str:
-        if value not in ("native", "transformers", "vllm") and not value.startswith(("http://", "https://")):
-            raise ValueError(
-                f"must be native, transformers, vllm or an address starting with http:// or https://, not {value!r}"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _drafts_natively(self) -> Sampling:
-        if self.draft is not None and self.engine != "native":
-            raise ValueError(f"draft: only the native engine takes one, not {self.engine}; leave one of them out")
-        return self
 
 
 class Train(RecipeSection):

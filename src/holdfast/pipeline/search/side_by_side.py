@@ -14,12 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.line_workers import LineWorkers
+from holdfast.core.line_workers import LineWorkers, list_cards, share_machine
 from holdfast.recipe.loader import ResolvedRecipe
 from holdfast.recipe.schema import WITH_KEYS
-
-THREADS = "OMP_NUM_THREADS"
-CARDS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +32,6 @@ class TrialJob:
     name: str
     trial: ResolvedRecipe
     parents: Sequence[Path] = ()
-
-
-def share_machine(place: int, count: int, cores: int, cards: Sequence[str]) -> dict[str, str]:
-    """What a worker's environment has of its own: an even share of the cores, and one card where there are several.
-
-    Args:
-        place: The worker's among `count`.
-        cards: As `CUDA_VISIBLE_DEVICES` names them.
-    """
-    own = {} if THREADS in os.environ else {THREADS: str(max(1, cores // count))}
-    return own | ({CARDS: cards[place % len(cards)]} if len(cards) > 1 else {})
-
-
-def list_cards() -> list[str]:
-    """The cards this process sees, by their names in the environment."""
-    import torch
-
-    if CARDS in os.environ:
-        return [name for name in os.environ[CARDS].split(",") if name]
-    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 @dataclass(slots=True)
