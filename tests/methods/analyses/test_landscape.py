@@ -162,6 +162,11 @@ def test_the_section_of_a_model() -> None:
     assert {figure.y for figure in section.figures} >= {"intrinsic dimension", "ARI with tasks"}
     still = Landscape(k=4, shots=0).measure(build_context(is_changed=False)[0])
     assert [row[1:] for row in still.table.rows[:layers]] == [row[1:] for row in still.table.rows[layers:]]
+    assert "those with its task are at most" in section.sentence
+    context.tasks = context.tasks[:1]
+    alone = Landscape(k=4, shots=0).measure(context)
+    assert {row[column] for row in alone.table.rows for column in (5, 7)} == {None}, "one task is no classes"
+    assert "its task" not in alone.sentence
     with pytest.raises(UserError, match=r"raise evaluate\.items"):
         Landscape(k=64).measure(context)
 

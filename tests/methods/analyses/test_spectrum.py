@@ -112,7 +112,9 @@ def test_peft_makes_the_same_where_it_cuts_nothing_off(keep: float) -> None:
 
 def test_the_section_counts_planted_directions() -> None:
     context, (_, tuned) = build_context(is_changed=False)
-    assert "No matrix" in Spectrum().measure(context).sentence
+    still = Spectrum().measure(context)
+    assert "No matrix" in still.sentence
+    assert {y for series in still.figures[0].series for _, y in series.points} == {1.0}, "all directions are the base's"
     name, layer, weight = list(list_layer_matrices(tuned))[-1]
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -126,6 +128,7 @@ def test_the_section_counts_planted_directions() -> None:
     assert row[6] == pytest.approx(2000, rel=1e-3)
     assert all(other[2] == 0 and other[6] == 0 for other in rows.values())
     assert f"in {name} of layer {layer + 1}" in section.sentence
+    assert section.figures[0].y == "new directions"
 
 
 def test_layers_may_be_left_out() -> None:

@@ -121,6 +121,7 @@ CLAIMS: dict[str, str] = {
     "mend": "holdfast.lab.reproduce.inside_models:MEND",
     "landscape": "holdfast.lab.reproduce.inside_models:LANDSCAPE",
     "stability": "holdfast.lab.reproduce.inside_models:STABILITY",
+    "stability-mitigation": "holdfast.lab.reproduce.mitigations:SIDE_BY_SIDE",
     "lost_and_found": "holdfast.lab.reproduce.inside_models:LOST_AND_FOUND",
     "sft-facts": "holdfast.lab.reproduce.known_facts:FORM_AND_FACTS",
 }

@@ -51,7 +51,7 @@ def describe_drift(drifts: Sequence[TaskDrift]) -> str:
     places = [(value, i, drift.name) for drift in drifts for i, value in enumerate(drift.cka)]
     if places:
         value, place, name = min(places)
-        text += f"; representations most at {name_layer(place)} on {name}, to a CKA of {value:.2f}"
+        text += f"; representations most at {name_layer(place)} on {name}, to a CKA of {value:.2f} (1: as before)"
     return f"{text}."
 
 

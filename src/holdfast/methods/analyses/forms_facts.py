@@ -50,7 +50,9 @@ class FormsFacts(Analysis):
     paper: ClassVar[str] = "Kadous and Hakhamaneshi 2023, Fine tuning is for form, not facts (Anyscale)"
 
     items: int = Field(64, ge=1, description="Most questions of either kind.")
-    max_tokens: int = Field(256, ge=1, description="Longest answer that is read.")
+    max_tokens: int = Field(
+        256, ge=1, description="Longest answer that is read; less where trained answers are short: twice the longest."
+    )
 
     def measure(self, context: AnalysisContext) -> AnalysisSection:
         known_rows = [row for row in context.rows if row.answer and not row.is_replayed]
@@ -64,7 +66,9 @@ class FormsFacts(Analysis):
         ]
         if not known_rows or not by_kind:
             raise UserError("no rows with answers are there to ask about: curated.jsonl is gone, or empty")
-        measures = [(kind, self.measure_rows(rows, forms, context)) for kind, rows in by_kind]
+        # A base that does not end its answers would take minutes to say what is no answer in any form.
+        limit = min(self.max_tokens, 2 * max(count_answer_tokens(row, context) for row in trained_rows))
+        measures = [(kind, self.measure_rows(rows, forms, context, limit)) for kind, rows in by_kind]
         lines = tuple((kind, *one.list_cells()) for kind, one in measures)
         labels = tuple(kind for kind, _ in measures)
         values = {
@@ -75,9 +79,9 @@ class FormsFacts(Analysis):
         bars = SectionFigure("questions", "answers, %", series, "bars", labels=labels)
         return AnalysisSection("Form and facts", describe_measures(measures), Table(COLUMNS, lines), (bars,))
 
-    def measure_rows(self, rows: Sequence[Row], forms: TrainedForms, context: AnalysisContext) -> Adoption:
-        """Form and facts of both models' answers to some questions."""
-        before, after = (self.answer_rows(policy, rows, context) for policy in (context.base, context.tuned))
+    def measure_rows(self, rows: Sequence[Row], forms: TrainedForms, context: AnalysisContext, limit: int) -> Adoption:
+        """Form and facts of both models' answers to some questions, of at most so many tokens."""
+        before, after = (answer_rows(policy, rows, context, limit) for policy in (context.base, context.tuned))
         form_before, form_after = (
             100 * sum(forms.has_form(text) for text in texts) / len(rows) for texts in (before, after)
         )
@@ -90,15 +94,21 @@ class FormsFacts(Analysis):
         fact_after = 100 * flips / len(new) if new else None
         return Adoption(len(rows), form_before, form_after, len(new), fact_after, odds_before, odds_after)
 
-    def answer_rows(self, policy: Policy, rows: Sequence[Row], context: AnalysisContext) -> list[str]:
-        """A model's likeliest answer to each row."""
-        from holdfast.axes.engine import Request, SamplingParams
-        from holdfast.generation.factory import build_model_sample_fn
 
-        sample = build_model_sample_fn(policy.causal, context.chat)
-        requests = [Request(str(number), list(row.prompt)) for number, row in enumerate(rows)]
-        samples = sample(requests, SamplingParams(max_tokens=self.max_tokens))
-        return [samples[request.key][0].text.strip() for request in requests]
+def answer_rows(policy: Policy, rows: Sequence[Row], context: AnalysisContext, limit: int) -> list[str]:
+    """A model's likeliest answer to each row, of at most so many tokens."""
+    from holdfast.axes.engine import Request, SamplingParams
+    from holdfast.generation.factory import build_model_sample_fn
+
+    sample = build_model_sample_fn(policy.causal, context.chat)
+    requests = [Request(str(number), list(row.prompt)) for number, row in enumerate(rows)]
+    samples = sample(requests, SamplingParams(max_tokens=limit))
+    return [samples[request.key][0].text.strip() for request in requests]
+
+
+def count_answer_tokens(row: Row, context: AnalysisContext) -> int:
+    """How many tokens its answer has, the end of the turn among them."""
+    return sum(context.chat.encode(row.messages)[1])
 
 
 @dataclass(frozen=True)

@@ -62,20 +62,20 @@ class Landscape(Analysis):
             raise UserError(
                 f"has {len(rows):,} questions and needs {4 * self.k:,} (4 k): raise evaluate.items, or lower k"
             )
-        answers = label_answers(rows, tasks)
+        answers, groups = label_answers(rows, tasks), label_tasks(tasks)
         arms: list[tuple[str, Policy, list[Message]]] = [("base", context.base, []), ("tuned", context.tuned, [])]
         if self.shots and (examples := write_examples(context.rows, self.shots)):
             arms.insert(1, (f"base, {self.shots} shots", context.base, examples))
         lines: list[tuple[Any, ...]] = []
         for name, policy, examples in arms:
             states = read_states(policy, context, rows, examples)
-            lines += [self.measure_layer(name, layer, x, tasks, answers) for layer, x in enumerate(states)]
+            lines += [self.measure_layer(name, layer, x, groups, answers) for layer, x in enumerate(states)]
         return AnalysisSection(
             "How questions lie in the layers", describe_lines(lines), Table(COLUMNS, tuple(lines)), draw_lines(lines)
         )
 
     def measure_layer(
-        self, name: str, layer: int, points: np.ndarray, tasks: Sequence[str], answers: Sequence[str | None]
+        self, name: str, layer: int, points: np.ndarray, tasks: Sequence[str | None], answers: Sequence[str | None]
     ) -> tuple[Any, ...]:
         """A line of the table; what too few different points cannot tell is left open."""
         from holdfast.methods.analyses.manifold import (
@@ -102,6 +102,11 @@ class Landscape(Analysis):
             near.append(100 * compute_label_overlap(neighbours, labels) if places else None)
         core = 100 * float(clusters.is_core.mean())
         return (name, layer, len(chosen), dimension, clusters.count, *rand, *near, core)
+
+
+def label_tasks(tasks: Sequence[str]) -> list[str | None]:
+    """The tasks as classes; `None` where there is one, from which nothing is to be told apart."""
+    return list(tasks) if len(set(tasks)) > 1 else [None] * len(tasks)
 
 
 def label_answers(rows: Sequence[Row], tasks: Sequence[str]) -> list[str | None]:
@@ -141,19 +146,22 @@ def read_states(
 
 def describe_lines(lines: Sequence[tuple[Any, ...]]) -> str:
     """Where tasks, and where answers, are told apart best, before and after."""
-    parts = []
-    for column, what in ((7, "the same task"), (8, "the same answer")):
-        for name in dict.fromkeys(line[0] for line in lines):
-            some = [line for line in lines if line[0] == name and line[column] is not None]
-            if some:
-                best = max(some, key=lambda line: line[column])
-                parts.append(f"of {what} {best[column]:.0f} % at layer {best[1]} ({name})")
     known_dimensions = [line for line in lines if line[3] is not None]
     if not known_dimensions:
         return "Too few questions differ in their states for a shape."
     last = known_dimensions[-1]
-    text = f"At the last layer the questions lie in {last[3]:.1f} dimensions and {last[4]} clusters ({last[0]})"
-    return f"{text}; most of a question's neighbours are {', '.join(parts)}."
+    clusters = "1 cluster" if last[4] == 1 else f"{last[4]} clusters"
+    parts = [f"At the last layer the questions lie in {last[3]:.1f} dimensions and {clusters} ({last[0]})"]
+    for column, what in ((7, "task"), (8, "answer")):
+        places = []
+        for name in dict.fromkeys(line[0] for line in lines):
+            some = [line for line in lines if line[0] == name and line[column] is not None]
+            if some:
+                best = max(some, key=lambda line: line[column])
+                places.append(f"{best[column]:.0f} % at layer {best[1]} ({name})")
+        if places:
+            parts.append(f"of a question's nearest ones those with its {what} are at most {', '.join(places)}")
+    return f"{'; '.join(parts)}."
 
 
 def draw_lines(lines: Sequence[tuple[Any, ...]]) -> tuple[SectionFigure, ...]:
@@ -168,5 +176,5 @@ def draw_lines(lines: Sequence[tuple[Any, ...]]) -> tuple[SectionFigure, ...]:
             if points:
                 series.append(Series(name, points))
         if series:
-            figures.append(SectionFigure("layer (0: embeddings)", y, tuple(series), title=y.capitalize()))
+            figures.append(SectionFigure("layer (0: embeddings)", y, tuple(series), title=y[0].upper() + y[1:]))
     return tuple(figures)

@@ -56,7 +56,7 @@ class Spectrum(Analysis):
                 values[name, layer] = spectrum
         most = max([row for row in rows if row[6]] or rows, key=lambda row: (row[2], row[6]))
         table = Table(COLUMNS, tuple((row[0], row[1] + 1, *row[2:]) for row in rows))
-        figures = (draw_counts(rows), draw_values(most, values[most[0], most[1]]))
+        figures = (draw_matrices(rows), draw_values(most, values[most[0], most[1]]))
         return AnalysisSection("New directions in the weights", self.describe_rows(rows, most), table, figures)
 
     def measure_matrix(self, name: str, layer: int, base: Tensor, tuned: Tensor) -> tuple[tuple, tuple]:
@@ -117,15 +117,17 @@ def measure_random_cosine(u: Tensor, draws: int = 32) -> float:
     return float(((vectors / vectors.norm(dim=0)).T @ u).abs().amax(1).mean())
 
 
-def draw_counts(rows: list[tuple]) -> SectionFigure:
-    """A heat map of the number of new directions: kinds of matrices by layers."""
+def draw_matrices(rows: list[tuple]) -> SectionFigure:
+    """A heat map, kinds of matrices by layers: the number of new directions, or how near to the base all are."""
+    is_new = any(row[2] for row in rows)
+    column, y = (2, "new directions") if is_new else (5, "least cosine with the base")
+    title = "New directions by matrix" if is_new else "How near the leading directions stayed"
     layers = sorted({row[1] for row in rows})
     series = tuple(
-        Series(name, tuple((float(layers.index(row[1])), float(row[2])) for row in rows if row[0] == name))
+        Series(name, tuple((float(layers.index(row[1])), float(row[column])) for row in rows if row[0] == name))
         for name in dict.fromkeys(row[0] for row in rows)
     )
-    labels = tuple(str(layer + 1) for layer in layers)
-    return SectionFigure("layer", "new directions", series, "heat", "New directions by matrix", labels)
+    return SectionFigure("layer", y, series, "heat", title, tuple(str(layer + 1) for layer in layers))
 
 
 def draw_values(row: tuple, values: tuple) -> SectionFigure:
