@@ -321,10 +321,9 @@ def _build_probe_tasks(settings: TaskSettings, role: Role) -> list[Task]:
 
 def warn_of_nothing_kept(tasks: Sequence[Task], trains: bool = True) -> str | None:
     """A warning where no task shows what training loses, or where nothing is trained the inference method."""
-    if any(task.role == "keep" for task in tasks):
-        return None
     what = "training" if trains else "the inference method"
-    return f"nothing is kept: what {what} loses will not be measured; evaluate.keep: [probe] works for any model"
+    text = f"nothing is kept: what {what} loses will not be measured; evaluate.keep: [probe] works for any model"
+    return None if any(task.role == "keep" for task in tasks) else text
 
 
 def _build_text_task(file: str, settings: TaskSettings, role: Role, say: Callable[[str], Any] | None) -> Task:
