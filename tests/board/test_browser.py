@@ -55,7 +55,7 @@ def test_a_newcomer_reads_writes_and_compares(browser: Any, address: str, place:
         for run in ("runs/one", "runs/two"):
             page.get_by_label(f"Compare {run}").check()
         page.get_by_role("button", name="Compare the ticked runs").press("Enter")
-        assert page.get_by_role("heading", name="Against runs/two, paired").is_visible()
+        page.get_by_role("heading", name="Against runs/two, paired").wait_for()
         page.goto(f"{address}/rows/runs/one")
         assert page.locator("mark").first.inner_text().startswith("say 0")
         page.goto(f"{address}/new")

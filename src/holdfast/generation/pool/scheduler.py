@@ -197,7 +197,9 @@ class Scheduler:
         if self._n_unleased or self._returned_jobs or not self.n_open:
             return
         patience, shortest = self.rules.patience, self.rules.shortest_wait
-        late = [one for one in self.leases.values() if now - one.began > max(shortest, patience * one.expected)]
+        late = [
+            one for one in self.leases.values() if now - one.began > max(shortest, patience * self._expect_seconds(one))
+        ]
         for lease in sorted(late, key=lambda lease: lease.began):
             waiting_jobs = [job for job in lease.jobs.values() if self._can_hedge(job, lease)]
             while waiting_jobs and (worker := self._take_idle(now, lease.worker)):
@@ -205,6 +207,10 @@ class Scheduler:
                 jobs, waiting_jobs = waiting_jobs[:size], waiting_jobs[size:]
                 self.counts["hedged"] += len(jobs)
                 yield self._lease_jobs(worker, jobs, now)
+
+    def _expect_seconds(self, lease: Lease) -> float:
+        """What a lease should take by what is known now: of the first ones nothing was when they were given."""
+        return min(lease.expected, 2 * lease.size / self._rate) if self._rate else lease.expected
 
     def _can_hedge(self, job: LeasedJob, lease: Lease) -> bool:
         """Whether a sample is still wanted, and this late lease is the last hope for it."""
