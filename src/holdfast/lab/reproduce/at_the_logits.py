@@ -204,7 +204,7 @@ def measure_combination(seed: int) -> dict[str, float]:
             reports = train_arms(folder, seed, arms, common)
             return {task: target_of(reports[f"{name} {scale} {task}{part}"]) for task in tasks}
 
-        figures = {}
+        figures: dict[str, float] = {}
         for name in ("combine", "ties"):
             scores = {scale: measure_both(name, scale, " choice") for scale in SCALES}
             best = max(SCALES, key=lambda scale: sum(scores[scale][task] / score_alone[task] for task in tasks))
