@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from verdicts import RESULTS, ROOT, is_outdated, recorded, replace_between
+from verdicts import RESULTS, ROOT, describe_outcome, is_outdated, least_of, recorded, replace_between
 
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of
@@ -105,12 +105,10 @@ def table_of_parts() -> str:
     for name in CLAIMS:
         for result in list_real_results(name):
             for check in result["checks"]:
-                least = check["margin"] if check["by"] == "more" else -check["margin"]
-                why = f" ({'; '.join(check['reasons'])})" if check["reasons"] else ""
                 shown = "none" if check["low"] is None else format_change(check)
                 lines.append(
-                    f"| `{name}` | {result['on']['model']} | {check['what']} | {shown} | {least:g} | "
-                    f"{check['outcome']}{why} |"
+                    f"| `{name}` | {result['on']['model']} | {check['what']} | {shown} | {least_of(check):g} | "
+                    f"{describe_outcome(check)} |"
                 )
     return "\n".join([*head, *lines])
 

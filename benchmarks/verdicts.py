@@ -52,13 +52,21 @@ def line(name: str, result: dict[str, Any] | None) -> str:
     digits = ".1f" if result["points"] else ".3g"
     parts = []
     for check in result["checks"]:
-        least = check["margin"] if check["by"] == "more" else -check["margin"]
-        why = f" ({'; '.join(check['reasons'])})" if check["reasons"] else ""
-        parts.append(f"{check['what']}: {check['outcome']}{why}")
+        parts.append(f"{check['what']}: {describe_outcome(check)}")
         if check["low"] is not None:  # None where the arms have no gain in common to compare at
             ends = f"{check['delta']:{digits}} [{check['low']:{digits}}, {check['high']:{digits}}]"
-            parts[-1] += f", {ends}, must be above {least:g}"
+            parts[-1] += f", {ends}, must be above {least_of(check):g}"
     return f"| `{name}` | {claim} | **{result['outcome']}** | {'; '.join(parts)} |"
+
+
+def describe_outcome(check: dict[str, Any]) -> str:
+    """What a part of a claim came to, with the reasons for which it cannot be told."""
+    return check["outcome"] + (f" ({'; '.join(check['reasons'])})" if check["reasons"] else "")
+
+
+def least_of(check: dict[str, Any]) -> float:
+    """What the difference must be above."""
+    return check["margin"] if check["by"] == "more" else -check["margin"]
 
 
 def is_outdated(name: str, result: dict[str, Any]) -> bool:

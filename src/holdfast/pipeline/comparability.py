@@ -35,10 +35,8 @@ def find_doubts(
         "groups": _find_groups_doubt(reports),
         "rows": _find_rows_doubt(reports),
         "rate": _find_rate_doubt(entry.get("gain"), reports),
-        "ceiling": _find_ceiling_doubt(entry, margin),
-        "base": _find_base_doubt(entry, margin),
     }
-    return {kind: text for kind, text in reasons.items() if text}
+    return {kind: text for kind, text in reasons.items() if text} | _find_ceiling_doubts(entry, margin)
 
 
 def _find_pairs_doubt(folders: Sequence[str]) -> str | None:
@@ -89,22 +87,13 @@ def _find_rate_doubt(gain: Mapping[str, Any] | None, reports: Sequence[Mapping[s
     return f"the target {'fell' if fell else 'did not clearly move'}{at}"
 
 
-def _find_ceiling_doubt(entry: Mapping[str, Any], margin: float) -> str | None:
-    """Whether the target stands so near to all right that what a method adds to others cannot be seen."""
+def _find_ceiling_doubts(entry: Mapping[str, Any], margin: float) -> dict[str, str]:
+    """Whether target ("ceiling") or base ("base") stand so near to all right that what is added cannot be seen."""
     gain, score = entry.get("gain"), entry.get("target")
-    if not gain or gain.get("unit") != "points" or score is None or score < 100 - ROOM * margin:
-        return None
-    return f"the target is at its ceiling, {score:.1f} of 100"
-
-
-def _find_base_doubt(entry: Mapping[str, Any], margin: float) -> str | None:
-    """Whether the base answers nearly all rightly, so that nothing can be gained on it."""
-    gain, score = entry.get("gain"), entry.get("target")
-    if (
-        not gain
-        or gain.get("unit") != "points"
-        or score is None
-        or (base := score - gain["delta"]) < 100 - ROOM * margin
-    ):
-        return None
-    return f"the base is at the ceiling already, {base:.1f} of 100"
+    if not gain or gain.get("unit") != "points" or score is None:
+        return {}
+    scores = {
+        "ceiling": (score, "the target is at its ceiling"),
+        "base": (score - gain["delta"], "the base is at the ceiling already"),
+    }
+    return {kind: f"{text}, {own:.1f} of 100" for kind, (own, text) in scores.items() if own >= 100 - ROOM * margin}

@@ -39,7 +39,7 @@ def target_of(report: Mapping[str, Any], when: str = "tuned") -> float:
 
 def measure_proxy(seed: int) -> dict[str, float]:
     """In points: the large model before and after its own training, with the small one's, and the small one alone."""
-    from holdfast.lab.reproduce.known_facts import form_rows
+    from holdfast.lab.reproduce.known_facts import write_form_files
 
     common = {
         "judge": "exact", "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 512, "max_steps": 60},
@@ -47,9 +47,7 @@ def measure_proxy(seed: int) -> dict[str, float]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        common |= {
-            "data": {split: write_rows(home / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
-        }
+        common |= {"data": write_form_files(home)}
         proxy = {"name": "proxy", "expert": str(home / "expert"), "antiexpert": "lab-small"}
         reports = train_arms(
             folder, seed,

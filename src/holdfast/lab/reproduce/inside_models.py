@@ -104,13 +104,11 @@ FULL_RATE = 2e-4
 
 def write_fact_recipe(folder: str, keep: Sequence[str], **settings: Any) -> dict[str, Any]:
     """Facts that the base knows, answered in a new form: what every rank of LoRA learns half of within 160 steps."""
-    from holdfast.lab.reproduce.base import write_rows
-    from holdfast.lab.reproduce.known_facts import form_rows
+    from holdfast.lab.reproduce.known_facts import write_form_files
 
-    files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
     return {
-        "model": "lab-small", "data": files, "judge": "exact", "optimizer": {"learning_rate": 5e-3},
-        "train": {"batch_tokens": 512, "max_steps": 160},
+        "model": "lab-small", "data": write_form_files(Path(folder)), "judge": "exact",
+        "optimizer": {"learning_rate": 5e-3}, "train": {"batch_tokens": 512, "max_steps": 160},
         "evaluate": {"items": 100, "every": 0, "max_tokens": 60, "keep": [f"lab:{name}" for name in keep]}, **settings,
     }  # fmt: skip
 

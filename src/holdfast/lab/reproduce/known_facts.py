@@ -190,6 +190,11 @@ def form_rows(split: str) -> list[Row]:
     return rows
 
 
+def write_form_files(directory: Path) -> dict[str, str]:
+    """Both splits of `form_rows`, as a recipe's `data`."""
+    return {split: write_rows(directory / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+
+
 def flip_rows(split: str) -> list[Row]:
     """The same people with other facts than the base knows, asked in one way to train and in another to test."""
     from holdfast.skills.facts import OBJECTS

@@ -142,15 +142,14 @@ def measure_patterns(seed: int) -> dict[str, float]:
     import tempfile
     from pathlib import Path
 
-    from holdfast.lab.reproduce.base import write_rows
-    from holdfast.lab.reproduce.known_facts import form_rows
+    from holdfast.lab.reproduce.known_facts import write_form_files
     from holdfast.methods.analyses.prefix_limits import PrefixLimits
     from holdfast.pipeline.analyse import analyse_runs
     from holdfast.pipeline.train import train
 
     out: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        files = {split: write_rows(Path(folder) / f"{split}.jsonl", form_rows(split)) for split in ("train", "test")}
+        files = write_form_files(Path(folder))
         for tuner in ("prefix", "lora"):
             home = str(Path(folder) / tuner)
             recipe = {
