@@ -89,7 +89,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny_path: Path) -> Iterator[Served]:
-    with serving("lab-small", "--against", str(tiny_path), *LIMITS) as served:
+    with serving("lab-small", "--against", str(tiny_path), "--workers", "1", *LIMITS) as served:
         yield served
 
 
@@ -250,7 +250,7 @@ def test_sixty_four_clients_at_once(server: Served, loaded: LoadedModel) -> None
 
 
 def test_the_end_waits_for_answers_and_tells_who_it_does_not_wait_for(tiny_path: Path) -> None:
-    with serving(str(tiny_path), "--max-tokens", "60000", "--timeout", "3", key="") as served:
+    with serving(str(tiny_path), "--max-tokens", "60000", "--timeout", "3", "--workers", "1", key="") as served:
         client = served.client("none")
         asked: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0}
         with pytest.raises(openai.APIError, match="no whole answer within 3 seconds"):

@@ -66,10 +66,15 @@ def build_forward(model: Model, is_verified: bool = False) -> Forward:
     Args:
         is_verified: Whether that was seen of this model before, by `reproduces_logits`; other weights do not change it.
     """
-    if not supports_model(model) or not _can_join_weights(model):
+    if not is_small(model):
         return PlainForward(model)
     fast_forward = FusedForward(model)
     return fast_forward if is_verified or reproduces_logits(fast_forward, model) else PlainForward(model)
+
+
+def is_small(model: Model) -> bool:
+    """Whether a model's steps are worth joining, and may be, by what it is made of; its logits are not looked at."""
+    return supports_model(model) and _can_join_weights(model)
 
 
 def reproduces_logits(forward: Forward, model: Model) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import sys
 
 from holdfast.errors import UserError
 
@@ -17,9 +18,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def listen_at(host: str, port: int) -> socket.socket:
+CAN_SHARE = sys.platform == "linux"
+"""Whether connections are dealt out among the processes that listen at one address; elsewhere the last gets all."""
+
+
+def listen_at(host: str, port: int, joins: bool = False) -> socket.socket:
     """A socket that takes connections; they wait until somebody answers them.
 
+    Args:
+        joins: Whether others of this user's processes listen there already, and may; else nobody does.
     Raises:
         UserError: If the address cannot be had.
     """
@@ -32,7 +39,11 @@ def listen_at(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if joins:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
+        if CAN_SHARE:  # after it is bound: whoever asked for the same address as its first would have got it, too
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.listen(1024)
     except OSError as error:
         listener.close()

@@ -9,13 +9,15 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 import uvicorn
 
 from holdfast.axes.inference import Inference
+from holdfast.axes.registry import name_of
 from holdfast.data.chat.settings import ChatSettings, settings_of
 from holdfast.errors import UserError
 from holdfast.generation.chosen_method import open_chosen_decoder
@@ -24,12 +26,18 @@ from holdfast.generation.live_engine import AnswerEvent, LiveQuestion, call_list
 from holdfast.generation.speculative_batch import Draft
 from holdfast.models.loading import load_model
 from holdfast.pipeline.inference_bench import settle_for_model
-from holdfast.serving.address import is_loopback
+from holdfast.pipeline.readiness import open_draft, refuse_other_tokens
+from holdfast.recipe.method_text import parse_method
+from holdfast.serving.address import CAN_SHARE, is_loopback
 from holdfast.serving.app import AnswerRoutes, ServerLimits
 from holdfast.serving.failures import ApiError
 from holdfast.serving.guard import Guard
 from holdfast.serving.joined_writes import JoinedWritesProtocol
 from holdfast.serving.open_reply import ServedModel
+from holdfast.serving.workers import ServerWorkers, choose_worker_count
+
+if TYPE_CHECKING:
+    from holdfast.models.loading import Model
 
 GRACE = 20.0
 """Seconds that answers on their way have left once the server is told to end."""
@@ -51,6 +59,9 @@ class ServerSettings:
         slots: Sequences decoded together.
         device: Where models live.
         grace: Seconds that answers on their way have left at the end.
+        workers: Processes that answer side by side, which share the slots and the cores; `None`: as many as a small
+            model gains from.
+        verbose: Whether each request is told of.
     """
 
     host: str = "127.0.0.1"
@@ -60,6 +71,42 @@ class ServerSettings:
     slots: int = 64
     device: str = "auto"
     grace: float = GRACE
+    workers: int | None = 1
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """What is served.
+
+    Args:
+        sources: Models, run directories or adapters, one or two.
+        inference: Through what the first answers, beside what it was trained with, as text; "" for nothing.
+        draft: Name of the small model that proposes tokens, if any.
+    """
+
+    sources: Sequence[str]
+    inference: str = ""
+    draft: str | None = None
+
+    def parse_method(self) -> Inference | None:
+        """The method of `inference`.
+
+        Raises:
+            UserError: If it is none.
+        """
+        return cast(Inference, parse_method("inference", self.inference, "--inference")) if self.inference else None
+
+    def name_models(self) -> list[str]:
+        """What clients call them.
+
+        Raises:
+            UserError: If that cannot be, or they cannot be served so.
+        """
+        for source in self.sources:
+            refuse_other_tokens(self.draft, source, "--draft")
+        method = self.parse_method()
+        return name_models(self.sources, name_of(method) if method else "")
 
 
 def check_address(settings: ServerSettings) -> None:
@@ -68,6 +115,8 @@ def check_address(settings: ServerSettings) -> None:
     Raises:
         UserError: If not, or the key cannot be sent or is easily guessed.
     """
+    if (settings.workers or 1) > 1 and not CAN_SHARE:
+        raise UserError("--workers: several processes share an address on Linux only; leave it out")
     if settings.key and not re.fullmatch(r"[\x21-\x7e]+", settings.key):
         raise UserError(f"--api-key, {KEY_VARIABLE}: holds characters that no header can carry (a space, an accent)")
     if is_loopback(settings.host):
@@ -111,6 +160,19 @@ class ModelServer:
         self.loop = asyncio.new_event_loop()
         self.models: dict[str, ServedModel] = {}
         self.routes = AnswerRoutes(self.models, settings.limits, say_request, say)
+        self.offer = ServedModels(())
+        self.num_workers = settings.workers or 1
+
+    def open_models(self, offer: ServedModels) -> None:
+        """Load what is to be served; the first says how many processes answer, if the settings do not.
+
+        Raises:
+            UserError: If something cannot be loaded, or cannot answer.
+        """
+        self.offer = offer
+        method, draft = offer.parse_method(), open_draft(offer.draft, self.settings.device)
+        for number, (name, source) in enumerate(zip(offer.name_models(), offer.sources, strict=True)):
+            self.add_model(name, source, None if number else method, draft)
 
     def add_model(self, name: str, source: str, method: Inference | None = None, draft: Draft | None = None) -> None:
         """Load a model, with whatever stands between its weights and its answers.
@@ -124,11 +186,13 @@ class ModelServer:
             UserError: If it cannot be loaded_model, or cannot answer.
         """
         loaded_model = load_model(source, device=self.settings.device)
+        if not self.models:
+            self._share_machine(loaded_model.model)
         chat = (settings_of(loaded_model.path) or ChatSettings()).build_chat(loaded_model.tokenizer)
         decoder = open_chosen_decoder(loaded_model, source, settle_for_model(method, loaded_model, source, chat))
         live = build_live_decoder(
-            decoder, chat, fingerprint=loaded_model.fingerprint, slots=self.settings.slots, draft=draft,
-            deliver=self._deliver_events, say=lambda line: self.say(f"{name}: {line}"),
+            decoder, chat, fingerprint=loaded_model.fingerprint, slots=self._count_own_share(self.settings.slots),
+            draft=draft, deliver=self._deliver_events, say=lambda line: self.say(f"{name}: {line}"),
         )  # fmt: skip
         if line := decoder.describe_answers():
             self.say(f"{name}: {line}")
@@ -136,12 +200,36 @@ class ModelServer:
             self.say(f"{name}: answers come whole, also where a stream is asked for")
         self.models[name] = ServedModel(name, live, chat, decoder.answer_fingerprint(loaded_model.fingerprint))
 
+    def _share_machine(self, model: Model) -> None:
+        """Say how many processes answer, and keep to this one's part of the cores."""
+        cores = torch.get_num_threads()
+        if self.settings.workers is None:
+            self.num_workers = choose_worker_count(model, cores, self.settings.slots)
+        limits = self.settings.limits
+        self.routes.limits = replace(limits, answers=self._count_own_share(limits.answers))
+        if self.num_workers > 1 and model.device.type == "cpu":
+            torch.set_num_threads(max(1, cores // self.num_workers))
+
+    def _count_own_share(self, count: int) -> int:
+        return -(-count // self.num_workers)
+
+    def describe_worker(self, listener: socket.socket) -> dict[str, Any]:
+        """What a process that answers beside this one is to know, in plain data."""
+        settings = replace(
+            self.settings, port=listener.getsockname()[1], slots=self._count_own_share(self.settings.slots),
+            limits=self.routes.limits, workers=1,
+        )  # fmt: skip
+        return {"server": asdict(settings), "models": asdict(self.offer)}
+
     def _deliver_events(self, events: list[tuple[LiveQuestion, AnswerEvent]]) -> None:
         """From a thread that decodes to the event loop's."""
         self.loop.call_soon_threadsafe(call_listeners, events)
 
     def run_until_signal(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM; what is on its way then is finished, or told that it will not be."""
+        workers = ServerWorkers(
+            self.describe_worker(listener), self.num_workers, self.settings.device, self.settings.grace, self.say
+        )
         guard = Guard(self.routes.build_app(), self.settings.key)
         config = uvicorn.Config(
             guard, loop="asyncio", http=JoinedWritesProtocol, ws="none", lifespan="off", log_config=None,
@@ -152,15 +240,20 @@ class ModelServer:
         asyncio.set_event_loop(self.loop)
         gc.collect()
         gc.freeze()  # what was loaded stays: looking through all of it again and again stops everybody for 0.2 s
+        workers.start()
         try:
-            self.loop.run_until_complete(self._serve_until_signal(server, guard, listener))
+            self.loop.run_until_complete(self._serve_until_signal(server, guard, listener, workers))
         finally:
+            workers.close()
             for model in self.models.values():
                 model.live.close()
             self.loop.close()
 
-    async def _serve_until_signal(self, server: _Server, guard: Guard, listener: socket.socket) -> None:
+    async def _serve_until_signal(
+        self, server: _Server, guard: Guard, listener: socket.socket, workers: ServerWorkers
+    ) -> None:
         def begin_end() -> None:
+            workers.begin_end()
             if guard.is_closing:  # asked twice
                 self.routes.end_all(ApiError(503, "this server is being shut down", code="shutting_down"))
                 return
