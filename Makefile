@@ -11,6 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: demo test test-gpu check reproduce bench bench-gpu first-hour wheel site clean
 
 $(VENV)/.ready: pyproject.toml pins.txt
+	@echo "Setting up $(VENV): packages are fetched once, which may take minutes and shows nothing; 2 GiB in the end."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint pins.txt --editable '.[dev]'
 	touch $@

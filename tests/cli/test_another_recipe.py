@@ -99,6 +99,8 @@ def test_another_recipe_over_a_finished_run_is_refused_by_name_or_restarted(plac
         "out: holds another run, a finished one: train.seed is 5 here and 0 there; set another output, or add "
         "--restart, which keeps the old run as out.old-1"
     )
+    warned = run("check", "run.yaml", "train.seed=5").output
+    assert "out: holds another run, a finished one: train.seed is 5 here and 0 there; training needs" in warned
     many = said("train", "run.yaml", "method=lora", "evaluate.items=5", "train.max_steps=3")
     assert "method is lora here and sft there, tuner.name is lora here and full there, tuner." in many
     assert " more; set another output" in many

@@ -68,9 +68,11 @@ def test_the_recipe_fits_the_file(name: str, method: str, judge: str | None, lin
 
 
 def test_columns_are_given_and_said() -> None:
-    assert "label.jsonl:1: no known format has the columns kind, text_a" in run("--data", "label.jsonl", code=2).stderr
+    said = run("--data", "label.jsonl", code=2).stderr
+    assert "label.jsonl:1: no known format has the columns kind, text_a" in said
+    assert said.endswith("; on the command line: --map prompt=text_a answer=kind\n")
     assert not Path("run.yaml").exists()
-    done = run("--data", "label.jsonl", "--columns", "prompt=text_a", "answer=kind", "--judge", "overlap")
+    done = run("--data", "label.jsonl", "--map", "prompt=text_a", "answer=kind", "--judge", "overlap")
     assert "label.jsonl: text_a -> prompt, kind -> answer" in done.stderr
     recipe = read_recipe("run.yaml").recipe
     assert recipe.data.columns == {"prompt": "text_a", "answer": "kind"}
@@ -81,11 +83,13 @@ def test_columns_are_given_and_said() -> None:
 def test_what_cannot_be() -> None:
     for arguments, said in (
         (["a.yaml", "b.yaml"], "one recipe at a time, not a.yaml and b.yaml"),
-        (["--columns", "promt=x"], "--columns: promt is not something that a column can be; did you mean prompt?"),
+        (["--columns", "promt=x"], "--map: promt is not something that a column can be; did you mean prompt?"),
         (["--judge", "exakt"], "exakt is not one of the judges; did you mean exact?"),
     ):
         assert said in run(*arguments, code=2).stderr
-    assert "none.jsonl: not here, so not looked at" in run("--data", "none.jsonl").stderr
+    assert "not_here.csv: not here, so not looked at; `holdfast check` will" in run("--data", "not_here.csv").stderr
+    near = run("near.yaml", "--data", "lable.jsonl").stderr
+    assert "lable.jsonl: not here, so not looked at; did you mean label.jsonl?" in near
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

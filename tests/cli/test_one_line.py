@@ -55,6 +55,7 @@ def test_what_cannot_be_is_one_line() -> None:
         (["--data", "sums.jsonl"], "--model missing; give"),
         (both, "sums.jsonl:1: no known format has the columns asked, reply"),
         ([*both, "--map", "asked"], "--map: asked is not ROLE=COLUMN, as in prompt=question"),
+        ([*both, "--map", "asked", "reply"], "--map: asked is not ROLE=COLUMN, as in prompt=question"),
         ([*both, "--map", "promt=asked"], "--map: promt is not something that a column can be; did you mean prompt?"),
         ([*with_columns, "--method", "s3fd"], "s3fd"),
         ([*with_columns, "train.sed=1"], "command line: train.sed is not a setting"),

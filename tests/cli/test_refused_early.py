@@ -133,6 +133,18 @@ def test_a_server_may_go_when_the_rows_are_there(place: Path) -> None:
     assert not is_curated(read_recipe("run.yaml", ["output=other"]).recipe)
 
 
+def test_an_output_that_cannot_be_had(place: Path) -> None:
+    (place / "taken").mkdir()
+    (place / "taken" / "note.txt").write_text("mine\n")
+    for output, line in (
+        ("taken", "taken: is not empty and not a run of holdfast; set another output"),
+        ("run.yaml", "run.yaml: is a file, and a run needs a directory; set another output, or move the file away"),
+        ("run.yaml/out", "run.yaml/out: cannot be written ("),
+    ):
+        for verb in ("check", "train"):
+            assert said(verb, "run.yaml", f"output={output}").startswith(line)
+
+
 def test_models_that_are_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "runs" / "mine").mkdir(parents=True)
     assert said("chat", "runs/mina") == (
@@ -141,6 +153,7 @@ def test_models_that_are_not_there(place: Path, monkeypatch: pytest.MonkeyPatch)
     for arguments in (["chat", "runs/nothing"], ["eval", "runs/nothing"], ["train", "run.yaml", "model=./none"]):
         assert ": no such folder" in said(*arguments)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert said("check", "run.yaml", "model=lab-smal").endswith("; did you mean lab-small?")
     line = said("check", "run.yaml", "model=Nobody/Nothing-7B")
     assert line.startswith("Nobody/Nothing-7B: no such folder, and not in the cache ")
     assert line.endswith("; the hub is not asked, because HF_HUB_OFFLINE is set")

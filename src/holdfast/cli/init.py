@@ -22,7 +22,7 @@ Words = Annotated[
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option(help="What a column is: prompt=question, answer=label.", show_default=False),
+    typer.Option("--map", "--columns", help="What a column is: prompt=question answer=label.", show_default=False),
 ]
 
 
@@ -39,7 +39,7 @@ def init(
     \b
     holdfast init
     holdfast init mine.yaml --model Qwen/Qwen3-0.6B --data train.jsonl
-    holdfast init --data train.csv --columns prompt=question answer=label --judge exact
+    holdfast init --data train.csv --map prompt=question answer=label --judge exact
 
     Write a minimal recipe with every other setting in comments, each with its default and what it does. A file is
     looked at: how its columns are read, which judge and method its rows call for. On a terminal it asks for what is
@@ -85,7 +85,7 @@ def parse_words(words: list[str]) -> tuple[Path, dict[str, str]]:
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise UserError(f"one recipe at a time, not {' and '.join(files)}; columns are given as ROLE=COLUMN")
-    mapping = parse_columns([word for word in words if "=" in word], "--columns")
+    mapping = parse_columns([word for word in words if "=" in word], "--map")
     return Path(files[0] if files else "run.yaml"), mapping
 
 
@@ -111,12 +111,16 @@ def parse_columns(words: list[str], option: str) -> dict[str, str]:
 
 def inspect_data(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -> tuple[FirstLook, dict[str, str]]:
     """What is in the data, which is said; on a terminal the columns are asked for if no format has them."""
+    from holdfast.data.reading.detection import UnknownColumns
+    from holdfast.data.reading.readers import suggest_file
+    from holdfast.errors import UserError
     from holdfast.pipeline.first_look import FirstLook, first_look, is_here, unknown_columns
 
     if data == "lab" or data.startswith("lab:"):
         return FirstLook(), mapping
     if not is_here(data):
-        ui.write_line(f"{data}: not here, so not looked at; `holdfast check` will")
+        near = suggest_file(data)
+        ui.write_line(f"{data}: not here, so not looked at; {near or '`holdfast check` will'}")
         return FirstLook(), mapping
     if asks and not mapping and (names := unknown_columns(data)):
         ui.write_line(f"{data}: its columns are {', '.join(names)}")
@@ -124,7 +128,12 @@ def inspect_data(data: str, mapping: dict[str, str], asks: bool, ui: Progress) -
             "prompt": ask_question("Which one is the prompt", names[0]),
             "answer": ask_question("Which one the answer", names[-1]),
         }
-    look = first_look(data, mapping)
+    try:
+        look = first_look(data, mapping)
+    except UnknownColumns as error:
+        names = [] if mapping else unknown_columns(data)
+        how = f"; on the command line: --map prompt={names[0]} answer={names[-1]}" if len(names) > 1 else ""
+        raise UserError(f"{error}{how}") from None
     for line in look.lines:
         ui.write_line(line)
     return look, mapping

@@ -42,6 +42,7 @@ def read_recipe_or_options(
     Raises:
         UserError: If there is neither a recipe nor a model and data, or both, or one of them cannot be used.
     """
+    from holdfast.cli.init import parse_columns
     from holdfast.errors import UserError
     from holdfast.recipe.loader import read_recipe
 
@@ -52,6 +53,7 @@ def read_recipe_or_options(
     if recipe is None:
         return _build_recipe(values, list(columns or ()), words, ui)
     if values or columns:
+        parse_columns(list(columns or ()), "--map")  # `--map question answer` has a word that looks like a recipe
         name = next(iter(values), "map")
         setting = {"data": "data.train", "target": "evaluate.target", "map": "data.columns"}.get(name, name)
         value = values.get(name, "{prompt: question, answer: reply}")

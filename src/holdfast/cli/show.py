@@ -78,7 +78,7 @@ def format_method_page(axis: Axis, name: str, method: type[Method]) -> str:
         where += "\n" + format_training_settings(settings["settings"])
     rows = [(knob["name"], knob["default"], knob["description"]) for knob in describe_knobs(method)]
     parts = [f"{format_title(name)} ({axis.plural})", method.reference_page(), where]
-    parts.append(format_table(rows, ("knob", "default", "what it does"), wrap=(2,)) if rows else "It has no knobs.")
+    parts.append(format_table(rows, ("knob", "default", "what it does"), wrap=(1, 2)) if rows else "It has no knobs.")
     if method.paper and method.paper.rpartition(" ")[2] not in method.reference_page():
         parts.append(f"Paper: {method.paper}")
     return "\n\n".join(part for part in parts if part)

@@ -25,20 +25,22 @@ FOLDERS = frozenset(
 """First parts of a name that are no user of the hub, but a folder that is not there."""
 
 
-def fetch_model(name: str, files: Sequence[str], *, subfolders: bool = False) -> Path:
+def fetch_model(
+    name: str, files: Sequence[str], *, subfolders: bool = False, bundled_models: Sequence[str] = ()
+) -> Path:
     """The local copy of a hub model.
 
     Args:
         name: What is no path that exists.
         files: Patterns of the files wanted.
         subfolders: Whether those in its folders are too.
+        bundled_models: Names of models that the package brings, one of which may be meant.
     Raises:
         UserError: If `name` cannot be a model of the hub, or it cannot be fetched and is not in the cache.
     """
+    near = _suggest_model(name, bundled_models)
     if not HUB_NAME.fullmatch(name) or is_path(name):
-        raise UserError(
-            f"{name}: no such folder; give that of a model, or a name on the hub (OWNER/NAME){_suggest_folder(name)}"
-        )
+        raise UserError(f"{name}: no such folder; give that of a model, or a name on the hub (OWNER/NAME){near}")
     cache = f"the cache {constants.HF_HUB_CACHE}"
     try:
         return Path(
@@ -50,18 +52,16 @@ def fetch_model(name: str, files: Sequence[str], *, subfolders: bool = False) ->
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{name}: no such folder, and no such model on the hub{_suggest_folder(name)}; if it is a private one: hf "
-            "auth login"
+            f"{name}: no such folder, and no such model on the hub{near}; if it is a private one: hf auth login"
         ) from error
     except LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             raise UserError(
-                f"{name}: no such folder, and not in {cache}; the hub is not asked, because HF_HUB_OFFLINE is set"
-                f"{_suggest_folder(name)}"
+                f"{name}: no such folder, and not in {cache}; the hub is not asked, because HF_HUB_OFFLINE is set{near}"
             ) from error
         raise UserError(
-            f"{name}: no such folder, not in {cache}, and the hub cannot be reached ({_innermost_reason(error)}); "
-            "check the name, or copy the model here and give its folder"
+            f"{name}: no such folder, not in {cache}, and the hub cannot be reached ({_innermost_reason(error)})"
+            f"{near or '; check the name, or copy the model here and give its folder'}"
         ) from error
     except (OSError, HfHubHTTPError) as error:
         raise UserError(f"{name}: cannot be fetched from the hub: {_innermost_reason(error)}") from error
@@ -73,8 +73,10 @@ def is_path(name: str) -> bool:
     return bool(slash) and (first in FOLDERS or Path(first).is_dir())
 
 
-def _suggest_folder(name: str) -> str:
-    """ "; did you mean X?" for the folder with the most similar name beside the one that is missing."""
+def _suggest_model(name: str, bundled_models: Sequence[str]) -> str:
+    """ "; did you mean X?" for a bundled model, or the folder beside the missing one, with the most similar name."""
+    if close := difflib.get_close_matches(name, bundled_models, n=1, cutoff=0.7):
+        return f"; did you mean {close[0]}?"
     folder = Path(name).expanduser().parent
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     close = difflib.get_close_matches(Path(name).name, names, n=1)

@@ -195,7 +195,7 @@ def locate_model(name: str | Path) -> Path:
         return _resolve_directory(model_path(text), text)
     if Path(text).expanduser().exists():
         return _resolve_directory(Path(text).expanduser().resolve(), text)
-    path = _resolve_directory(fetch_model(text, HUB_FILES), text)
+    path = _resolve_directory(fetch_model(text, HUB_FILES, bundled_models=LAB_MODELS), text)
     if (path / TUNER).exists():
         raise UserError(
             f"{text}: {TUNER} names a tuner to be imported, which no hub repository may; if you trust it, download it "

@@ -77,7 +77,7 @@ def locate_settings(name: str | Path) -> Path:
         return place.resolve()
     if place.exists() or str(name) in LAB_MODELS or is_memory(str(name)):
         return locate_model(name)
-    path = fetch_model(str(name), SETTINGS)
+    path = fetch_model(str(name), SETTINGS, bundled_models=LAB_MODELS)
     return path if (path / "config.json").exists() else locate_model(name)
 
 

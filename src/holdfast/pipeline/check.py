@@ -17,6 +17,7 @@ from holdfast.pipeline.readiness import (
     describe_engine,
     refuse_adapter,
 )
+from holdfast.pipeline.run_dir import check_output
 from holdfast.recipe.data_entries import data_label
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
@@ -54,9 +55,15 @@ def check(
         UserError: Whatever a run would refuse.
     """
     resolved_recipe = resolve_any(recipe)
+    other_run = check_output(resolved_recipe.recipe)
     if resolved_recipe.recipe.stages:
-        return {"stages": _check_stages(resolved_recipe, ui, judge, device_gib)}
-    return check_one(resolved_recipe, ui or Progress.create_silent(), judge, device_gib)
+        stages = _check_stages(resolved_recipe, ui, judge, device_gib)
+        findings, first = {"stages": stages}, stages[0]
+    else:
+        findings = first = check_one(resolved_recipe, ui or Progress.create_silent(), judge, device_gib)
+    if other_run:
+        first["warnings"].insert(0, other_run)
+    return findings
 
 
 def _check_stages(

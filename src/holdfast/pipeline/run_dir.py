@@ -348,6 +348,27 @@ def _has_reusable_results(path: Path) -> bool:
     return (path / "eval").exists() or (samples.exists() and samples.stat().st_size > 0)
 
 
+def check_output(recipe: Recipe) -> str:
+    """See, without writing anything, that a run can have the directory that `output` names.
+
+    Returns:
+        What to warn of: a run of another recipe that is there and stays; "" for none.
+    Raises:
+        UserError: If there is something else in it, or it cannot be written.
+    """
+    path = _choose_directory(recipe, recipe_key(recipe))
+    if _read_mark(path) is not None:
+        other = describe_other_run(path, recipe)
+        return other and f"{path}: holds another run, {other}; training needs another output, or --restart"
+    _refuse_foreign(path)
+    place = next(above for above in (path, *path.absolute().parents) if above.exists())
+    if not place.is_dir():
+        raise UserError(f"{path}: cannot be written ({place} is a file); set another output")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written (no right to write in {place}); set another output")
+    return ""
+
+
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, and a run needs a directory; set another output, or move the file away")

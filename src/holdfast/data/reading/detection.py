@@ -21,6 +21,12 @@ KNOWN_FORMATS = (
     "alpaca (instruction, output), messages or conversations, prompt and completion (or question and answer), "
     "chosen and rejected (or completions with scores), or text"
 )
+
+
+class UnknownColumns(UserError):
+    """Columns that are those of no known format."""
+
+
 NOT_PLAIN = {*ANSWERS, "code", "label", "target", "summary", "translation", "chosen", "rejected"}
 """Columns beside `text` that say the text alone is not what should be learned."""
 
@@ -141,7 +147,7 @@ def detect_format(
     if not formats:
         keys, number = min(first_rows.items(), key=lambda item: item[1])
         refuse_splits(source)
-        raise UserError(
+        raise UnknownColumns(
             f"{source.describe_place(number)}: no known format has the columns {format_columns(_plain_names(keys))}; "
             "say which is which, "
             f"as in data.columns: {{prompt: question, answer: label}}, or rename them to those of {KNOWN_FORMATS}"

@@ -292,6 +292,13 @@ def _describe_missing(name: str) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"{name}: no such file (there is no directory {folder})"
-    names = [f.name for f in folder.iterdir() if f.is_file()]
+    near = suggest_file(name)
+    return f"{name}: no such file" + (f"; {near}" if near else "")
+
+
+def suggest_file(name: str) -> str:
+    """ "did you mean X?" for the file beside a missing one with the most similar name; "" for none."""
+    path = Path(name).expanduser()
+    names = [f.name for f in path.parent.iterdir() if f.is_file()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"{name}: no such file" + (f"; did you mean {folder / close[0]}?" if close else "")
+    return f"did you mean {path.parent / close[0]}?" if close else ""
