@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from holdfast.errors import UserError
 from holdfast.methods.analyses.emergence import Emergence
+from holdfast.methods.analyses.emergence_fit import describe_other_law, find_mode
 from holdfast.methods.analyses.emergence_law import (
     LawPoints,
     count_sizes_above,
-    find_mode,
     interpolate_elbow,
     log_posterior,
     sample_posterior,
@@ -49,6 +50,11 @@ def test_the_mode_finds_the_law_again_whatever_the_order_and_the_unit_of_scores(
     assert mode[:5] == pytest.approx(truth()[:5], abs=0.02)
     assert log_posterior(mode[None], points)[0] >= log_posterior(truth()[None], points)[0]
     assert count_sizes_above(points, mode) == 4
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        return points.scores - points.predict_scores(np.append(theta, 0.0))
+
+    assert mode[:5] == pytest.approx(least_squares(residuals, mode[:5] + 0.01).x, abs=1e-3), "of flat priors"
     order = np.random.default_rng(1).permutation(32)
     turned = LawPoints(points.losses[order], points.sizes[order], points.scores[order], B)
     assert find_mode(turned, starts=2)[:5] == pytest.approx(mode[:5], abs=1e-3)
@@ -71,6 +77,13 @@ def test_the_posterior_covers_the_truth_where_a_prompt_stands() -> None:
     assert low < elbow(8) < high
     assert 0.02 < high - low < 0.4
     assert middle == pytest.approx(elbow(8), abs=0.15)
+
+
+def test_a_world_of_another_law_is_told_from_this_one() -> None:
+    losses, sizes = (part.ravel() for part in np.meshgrid(np.linspace(2.2, 4.2, 5), [64.0, 256.0, 1024.0, 4096.0]))
+    scores = A * np.maximum(0, 2.8 + 1.4 * (sizes - 64) / 4032 - losses) + B
+    points = LawPoints(losses, sizes, scores + np.random.default_rng(3).normal(0, 0.01, len(losses)), B)
+    assert "A power of the rows, not of their logarithm" in describe_other_law(points, find_mode(points, starts=1))
 
 
 def test_a_skill_that_no_model_has_gets_no_number() -> None:

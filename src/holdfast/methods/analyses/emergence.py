@@ -31,9 +31,9 @@ class Emergence(Analysis):
     parameters are drawn from their posterior by MCMC (emcee): the table has the 5th and 95th percentile.
 
     When it helps: to know whether the next larger model will have a skill at all, from cheap runs of models that do
-    not. When it fails: scores that rise smoothly have no elbow; a text for the loss that is unlike the pre-training;
-    too few runs, which the sampler says. Where no model leaves chance at three numbers of rows, nothing is emerged, and
-    only that is said: the elbow lies below the smallest loss.
+    not. When it fails: scores that rise smoothly have no elbow; a text for the loss unlike the pre-training; too few
+    runs, which the sampler says; another law, which runs left out say. Where no model leaves chance at three numbers of
+    rows, only that is said: the elbow lies below the smallest loss.
 
     Needs: runs (`holdfast analyse RUN RUN ... emergence`) with the same target, a text among the kept tasks
     (`evaluate.keep: [text:FILE]`), bases that answer the target at chance, and at least 64 rows each.
@@ -53,7 +53,8 @@ class Emergence(Analysis):
     interval: bool = Field(True, description="Draw the posterior; false: the likeliest law alone, without interval.")
 
     def measure(self, context: AnalysisContext) -> AnalysisSection:
-        from holdfast.methods.analyses.emergence_law import count_sizes_above, find_mode, sample_posterior
+        from holdfast.methods.analyses.emergence_fit import describe_other_law, find_mode
+        from holdfast.methods.analyses.emergence_law import count_sizes_above, sample_posterior
 
         points = self.read_points(context.runs)
         mode = find_mode(points)
@@ -62,8 +63,9 @@ class Emergence(Analysis):
         draws = sample_posterior(points, mode) if self.interval else None
         sizes = [float(size) for size in sorted({*self.shots, *points.sizes.tolist()})]
         lines = [describe_size(points, size, mode, draws) for size in sizes]
+        sentence = describe_law(lines, points) + (describe_other_law(points, mode) if self.interval else "")
         return AnalysisSection(
-            "Where the skill emerges", describe_law(lines, points), Table(COLUMNS, tuple(lines)),
+            "Where the skill emerges", sentence, Table(COLUMNS, tuple(lines)),
             (draw_elbows(lines), draw_points(points)),
         )  # fmt: skip
 
@@ -101,10 +103,8 @@ def describe_size(points: LawPoints, size: float, mode: np.ndarray, draws: np.nd
     """A line of the table: where the skill emerges with so many rows."""
     import numpy as np
 
-    from holdfast.methods.analyses.emergence_law import interpolate_elbow
-
     def find_elbows(theta: np.ndarray) -> np.ndarray:
-        return interpolate_elbow(theta, np.array([size]), points.ends)[..., 0]
+        return points.find_elbow(theta, np.array([size]))[..., 0]
 
     at = float(find_elbows(mode[None])[0])
     low, high = (None, None) if draws is None else map(float, np.percentile(find_elbows(draws), [5, 95]))
@@ -125,15 +125,11 @@ def describe_absence(points: LawPoints) -> AnalysisSection:
 
 def describe_law(lines: Sequence[tuple[Any, ...]], points: LawPoints) -> str:
     """Where the skill emerges with the fewest and the most rows."""
-
-    def describe_line(line: tuple[Any, ...]) -> str:
-        span = "" if line[2] is None else f" [{line[2]:.3f}, {line[3]:.3f}]"
-        return f"{line[1]:.3f}{span}"
-
-    rows = "row" if lines[0][0] == 1 else "rows"
+    (few, *first), (most, *last) = lines[0], lines[-1]
+    spans = ["" if low is None else f" [{low:.3f}, {high:.3f}]" for _, low, high, *_ in (first, last)]
     return (
-        f"With {lines[0][0]} {rows} the skill should appear in models whose loss is below {describe_line(lines[0])} "
-        f"nats a token, with {lines[-1][0]:,} below {describe_line(lines[-1])}; the best base here has "
+        f"With {few} row{'s' * (few != 1)} the skill should appear in models whose loss is below "
+        f"{first[0]:.3f}{spans[0]} nats a token, with {most:,} below {last[0]:.3f}{spans[1]}; the best base here has "
         f"{points.losses.min():.3f}."
     )
 
@@ -156,10 +152,6 @@ def draw_points(points: LawPoints) -> SectionFigure:
     series = []
     for size in sorted(set(points.sizes.tolist())):
         own = points.sizes == size
-        series.append(
-            Series(
-                f"{int(size):,} rows",
-                tuple(zip(points.losses[own].tolist(), (100 * points.scores[own]).tolist(), strict=True)),
-            )
-        )
+        places = zip(points.losses[own].tolist(), (100 * points.scores[own]).tolist(), strict=True)
+        series.append(Series(f"{int(size):,} rows", tuple(places)))
     return SectionFigure("loss of pre-training, nats a token", "right, %", tuple(series), "scatter", "The runs")

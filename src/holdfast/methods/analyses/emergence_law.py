@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ MOST_STEPS = 24_000
 TIMES = 50
 """Autocorrelation times that the chains must be long."""
 LARGEST_R_HAT = 1.05
+Law = Literal["log-power", "power"]
 NAMES = ("A", "B", "E of the fewest rows", "E of the most rows", "alpha", "log sigma")
 CHANCE_SPREAD = 0.05
 """Deviation of the prior of B around the task's chance level."""
@@ -31,28 +32,41 @@ class LawPoints:
         sizes: Rows of fine-tuning, 2 or more.
         scores: From 0 to 1.
         chance: The score of guessing.
+        law: How elbows go with rows: by a power of the logarithm, or by a power of the number itself.
     """
 
     losses: np.ndarray
     sizes: np.ndarray
     scores: np.ndarray
     chance: float
+    law: Law = "log-power"
 
     @property
     def ends(self) -> tuple[float, float]:
         """The fewest and the most rows."""
         return float(self.sizes.min()), float(self.sizes.max())
 
+    def find_elbow(self, theta: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """The law at `sizes` [N] for walkers [..., 6]: [..., N]."""
+        return interpolate_elbow(theta, sizes, self.ends, self.law)
 
-def interpolate_elbow(theta: np.ndarray, sizes: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """E(D) = k (log D)^alpha + C for walkers [..., 6] and sizes [N]: [..., N].
+    def predict_scores(self, theta: np.ndarray) -> np.ndarray:
+        """What walkers [..., 6] expect of the points: [..., N]."""
+        return theta[..., :1] * np.maximum(0, self.find_elbow(theta, self.sizes) - self.losses) + theta[..., 1:2]
+
+
+def interpolate_elbow(
+    theta: np.ndarray, sizes: np.ndarray, ends: tuple[float, float], law: Law = "log-power"
+) -> np.ndarray:
+    """E(D) = k (log D)^alpha + C for walkers [..., 6] and sizes [N]: [..., N]; by "power", k D^alpha + C.
 
     k and C are written by the two ends, E(D_min) and E(D_max): as they stand they are so correlated that no sampler
     moves along them.
     """
     low, high, alpha = (theta[..., i, None] for i in (2, 3, 4))
-    first, last = (np.log(end) ** alpha for end in ends)
-    return low + (high - low) * (np.log(sizes) ** alpha - first) / (last - first)
+    rescale = np.log if law == "log-power" else np.asarray
+    first, last = (rescale(end) ** alpha for end in ends)
+    return low + (high - low) * (rescale(sizes) ** alpha - first) / (last - first)
 
 
 def log_posterior(theta: np.ndarray, points: LawPoints) -> np.ndarray:
@@ -64,34 +78,10 @@ def log_posterior(theta: np.ndarray, points: LawPoints) -> np.ndarray:
     out = np.full(len(theta), -np.inf)
     if inside.any():
         some = theta[inside]
-        elbow = interpolate_elbow(some, points.sizes, points.ends)  # [w, N]
-        scores = some[:, :1] * np.maximum(0, elbow - losses) + some[:, 1:2]
-        residuals = (points.scores - scores) / np.exp(some[:, 5:])
+        residuals = (points.scores - points.predict_scores(some)) / np.exp(some[:, 5:])  # [w, N]
         likelihood = -0.5 * (residuals**2).sum(1) - len(losses) * some[:, 5]
         out[inside] = likelihood - 0.5 * ((floor[inside] - points.chance) / CHANCE_SPREAD) ** 2
     return out
-
-
-def find_mode(points: LawPoints, starts: int = 5, seed: int = 0) -> np.ndarray:
-    """The likeliest parameters [6], by the simplex method from several places."""
-    from scipy.optimize import minimize
-
-    def negate_posterior(theta: np.ndarray) -> float:
-        value = float(log_posterior(theta[None], points)[0])
-        return -value if np.isfinite(value) else 1e10
-
-    rng = np.random.default_rng(seed)
-    best: Any = None
-    for _ in range(starts):
-        low, high = np.sort(rng.uniform(points.losses.min(), points.losses.max(), 2))
-        start = np.array([rng.uniform(0.2, 2), points.chance, low, high + 1e-3, rng.uniform(0.5, 2), np.log(0.1)])
-        for _ in range(3):  # a simplex that has shrunk begins anew
-            result = minimize(
-                negate_posterior, start, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-7, "fatol": 1e-9}
-            )
-            start = result.x
-        best = result if best is None or result.fun < best.fun else best
-    return np.asarray(best.x)
 
 
 def sample_posterior(points: LawPoints, mode: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -142,7 +132,7 @@ def compute_r_hat(chains: Sequence[np.ndarray]) -> float:
 
 def count_sizes_above(points: LawPoints, mode: np.ndarray) -> int:
     """At how many sizes some model stands above its elbow: scores more than two deviations above the floor."""
-    elbow = interpolate_elbow(mode[None], points.sizes, points.ends)[0]
+    elbow = points.find_elbow(mode, points.sizes)
     is_above = (points.losses < elbow) & (points.scores > mode[1] + 2 * np.exp(mode[5]))
     return len(set(points.sizes[is_above].tolist()))
 
