@@ -41,12 +41,14 @@ pytest.importorskip("gguf")
 
 SIZES = {"vocab_size": 330, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+GEMMA = {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16}
 CASES: list[tuple[Any, Any, dict[str, Any]]] = [
     (LlamaForCausalLM, LlamaConfig, {}),
     (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True}),
     (Qwen2ForCausalLM, Qwen2Config, {}),
     (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 16}),
-    (Gemma3ForCausalLM, Gemma3TextConfig, {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16}),
+    (Gemma3ForCausalLM, Gemma3TextConfig, {**GEMMA, "num_hidden_layers": 6}),
+    (LlamaForCausalLM, LlamaConfig, {"attention_bias": True}),
 ]
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -78,7 +80,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(("model_class", "config_class", "more"), CASES)
 def test_transformers_reads_the_same_model(model_class, config_class, more, tokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = model_class(config_class(**SIZES, **more)).eval()
+    model = model_class(config_class(**{**SIZES, **more})).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.randint(0, 320, (2, 12))
@@ -92,7 +94,37 @@ def test_transformers_reads_the_same_model(model_class, config_class, more, toke
             round_weights(model_as_written, dtype)
             exact, one, other = (each(ids).logits.log_softmax(-1) for each in (model, model_as_written, again))
         assert float((one - other).abs().max()) < 1e-5, dtype
-        assert float((exact - other).abs().max()) < 0.1, dtype
+        assert float((exact - other).abs().max()) < 0.05 * model.config.num_hidden_layers, dtype
+
+
+@pytest.mark.parametrize(("model_class", "config_class", "more"), CASES)
+def test_llama_cpp_says_the_same(model_class, config_class, more, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    """Where llama.cpp is installed (`pip install xllamacpp`); real models are compared by benchmarks/llamacpp.py."""
+    pytest.importorskip("xllamacpp")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    from llamacpp import LlamaCpp, compare_answer
+
+    torch.manual_seed(0)
+    model = model_class(config_class(**{**SIZES, **more})).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():  # only whole characters are said
+        model.get_output_embeddings().weight[[i for word, i in tokenizer.get_vocab().items() if not word.isascii()]] = 0
+    text = "<|im_start|>user\nnaïve 12345 hello world<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(text)["input_ids"]
+    for dtype, bound in (("f32", 1e-4), ("f16", 1e-2), ("bf16", 0.1), ("q8_0", 0.1)):
+        write_gguf(tmp_path / f"{dtype}.gguf", model, tokenizer, dtype=dtype, template=CHATML, end_id=1)
+        as_written = copy.deepcopy(model)
+        round_weights(as_written, dtype)
+        llama = LlamaCpp(tmp_path / f"{dtype}.gguf", context=64)
+        assert llama.read_tokens(text) == ids
+        assert llama.render([{"role": "user", "content": "naïve 12345 hello world"}]) == text
+        answer = llama.answer(ids, 8, SIZES["vocab_size"])
+        worst, gap = compare_answer(as_written, ids, answer, {1})
+        assert sum(map(len, answer.logps)) == SIZES["vocab_size"] * len(answer.ids) > 0
+        # llama.cpp looks Gemma's activation up in a table of half precision.
+        assert worst < max(bound, 1e-2 * (model_class is Gemma3ForCausalLM)), dtype
+        assert gap < bound, dtype
 
 
 def test_transformers_reads_the_same_tokens_template_and_end(tokenizer, tmp_path: Path) -> None:
@@ -125,6 +157,19 @@ def test_cuttings_have_names() -> None:
 def test_what_llama_cpp_has_not_is_one_line(tokenizer) -> None:
     with pytest.raises(UserError, match="GPT2LMHeadModel is not written as GGUF here"):
         check_gguf(GPT2LMHeadModel(GPT2Config(vocab_size=330, n_embd=32, n_layer=1, n_head=2)), tokenizer)
+    for config_class, more, line in (
+        (Qwen2Config, {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}, "layer_types is"),
+        (
+            LlamaConfig,
+            {"hidden_act": "gelu"},
+            "hidden_act is gelu here, and llama.cpp takes silu for granted in a llama",
+        ),
+        (Gemma3TextConfig, {**GEMMA, "query_pre_attn_scalar": 64}, "query_pre_attn_scalar is 64"),
+        (Gemma3TextConfig, {**GEMMA, "layer_types": ["full_attention"] * 2}, "layer_types is"),
+    ):
+        classes = {"Qwen2Config": Qwen2ForCausalLM, "LlamaConfig": LlamaForCausalLM}
+        with pytest.raises(UserError, match=line):
+            check_gguf(classes.get(config_class.__name__, Gemma3ForCausalLM)(config_class(**SIZES, **more)), tokenizer)
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(UserError, match="positions scaled by dynamic are not written here"):
         check_gguf(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)), tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 """How matrices are stored; vectors are f32."""
 BLOCK = 32
 """Weights of a row that share a scale in q8_0; rows that are no multiple of it are f16."""
+SLIDING = 6
+"""Of so many layers of Gemma 3 the last attends to the whole text."""
+SLIDING_THETA = 1e4
+"""Base of the positions in its other layers."""
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {CONTRACTIONS + r"\p{N}{1,3}" + TAIL: "llama-bpe", CONTRACTIONS + r"\p{N}" + TAIL: "qwen2"}
@@ -59,7 +64,29 @@ def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     for rope in _list_ropes(model.config):
         if rope.get("rope_type", "default") not in ("default", "linear"):
             raise UserError(f"GGUF: positions scaled by {rope['rope_type']} are not written here; linear ones are")
+    _refuse_settings(model.config, ARCHITECTURES[name])
     find_tokenizer_kind(tokenizer)
+
+
+def _refuse_settings(config: Any, architecture: str) -> None:
+    """See that settings which a file does not tell are those that llama.cpp takes for granted.
+
+    Raises:
+        UserError: If one is another.
+    """
+    layers = range(config.num_hidden_layers)
+    assumptions: dict[str, Any] = {"hidden_act": "silu", "layer_types": ["full_attention" for _ in layers]}
+    if architecture == "gemma3":
+        assumptions = {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "layer_types": ["sliding_attention" if (layer + 1) % SLIDING else "full_attention" for layer in layers],
+            "query_pre_attn_scalar": config.head_dim,
+        }
+        if (theta := _list_ropes(config)[0]["rope_theta"]) != SLIDING_THETA:
+            raise UserError(f"GGUF: rope_theta of sliding layers is {theta:g} here, and {SLIDING_THETA:g} in llama.cpp")
+    for key, value in assumptions.items():
+        if (own := getattr(config, key, value)) != value:
+            raise UserError(f"GGUF: {key} is {own} here, and llama.cpp takes {value} for granted in a {architecture}")
 
 
 def write_gguf(
@@ -166,7 +193,7 @@ def _list_tensors(model: PreTrainedModel, gguf: Any) -> Iterator[tuple[str, Tens
         there = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if there is None:
             raise UserError(f"GGUF: llama.cpp has no place for {name} in a {architecture}")
-        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if architecture == "llama" and re.search(r"\.[qk]_proj\.(weight|bias)$", name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             tensor = interleave_halves(tensor, heads)
         if architecture == "gemma3" and name.endswith("norm.weight"):
@@ -175,8 +202,8 @@ def _list_tensors(model: PreTrainedModel, gguf: Any) -> Iterator[tuple[str, Tens
 
 
 def interleave_halves(weight: Tensor, heads: int) -> Tensor:
-    """The rows [heads * D, E] of queries or keys as llama.cpp rotates them: pairs beside each other, not D/2 apart."""
-    halves = weight.unflatten(0, (heads, 2, -1))  # [heads, 2, D/2, E]
+    """The rows [heads * D, ...] of queries or keys as llama.cpp turns them: pairs beside each other, not D/2 apart."""
+    halves = weight.unflatten(0, (heads, 2, -1))  # [heads, 2, D/2, ...]
     return halves.swapaxes(1, 2).flatten(0, 2)
 
 
