@@ -14,7 +14,7 @@ from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import find_method, name_of
 from holdfast.axes.registry import method_names as names_on
 from holdfast.errors import UserError
-from holdfast.recipe.loader import read_recipe
+from holdfast.recipe.loader import read_recipe, resolve_any
 from holdfast.recipe.messages import describe_settings
 from holdfast.recipe.peers import ALIASES
 from holdfast.recipe.schema import Recipe
@@ -136,6 +136,16 @@ def test_given_is_what_was_given() -> None:
         "train": {"epochs": 2.0},
     }
     assert Recipe.model_validate(given).user_settings() == given
+
+
+def test_a_rate_names_no_optimizer() -> None:
+    """Resolved once more with another method, a recipe that gives knobs alone takes that method's choice."""
+    plain = make(optimizer={"learning_rate": 0.5})
+    assert plain.user_settings()["optimizer"] == {"learning_rate": 0.5}
+    switched = resolve_any(plain, ["method=lomo"]).recipe
+    assert (name_of(switched.optimizer), switched.optimizer.learning_rate) == ("lomo", 0.5)
+    named = resolve_any(make(optimizer={"name": "adamw", "learning_rate": 0.5}), ["method=lomo"]).recipe
+    assert name_of(named.optimizer) == "adamw", "what the user chose on an axis overrides a method's choice"
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"replay", "less"}))

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.axes.registry import method_names
+from holdfast.axes.registry import method_names, name_of
 from holdfast.core import in_memory
 from holdfast.core.safe_text import make_printable, unusable_texts
 from holdfast.errors import Mistake, UserError, UserErrors
@@ -349,7 +349,7 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
             own_settings["curate"] = [
                 by_name.get(name, {"name": name}) for name in chosen.get("curate", [])
             ] + other_curators
-        elif own["name"] in chosen.get(key, []):
+        elif name_of(getattr(resolved_recipe.recipe, key)) in chosen.get(key, []):
             own_settings[key] = own
     if trains_nothing(method) != (resolved_recipe.recipe.train.max_steps == 0):
         own_settings.get("train", {}).pop("max_steps", None)
@@ -360,16 +360,8 @@ def switch_method(resolved_recipe: ResolvedRecipe, method: str, among: Sequence[
 
 
 def _rebuild_tree(resolved_recipe: ResolvedRecipe, own_settings: dict[str, Any]) -> Node:
-    """The given settings of a resolved recipe with where they stand, to resolve them once more.
-
-    What nobody named, though some of its knobs are given (`optimizer: {learning_rate: 1e-3}`), stays unnamed: another
-    `method` may bring another.
-    """
+    """The given settings of a resolved recipe with where they stand, to resolve them once more."""
     sources = resolved_recipe.sources
-    for key, own in own_settings.items():
-        source = sources.get(f"{key}.name", "")
-        if isinstance(own, dict) and "name" in own and (source == "default" or source.startswith("method ")):
-            own_settings[key] = {knob: value for knob, value in own.items() if knob != "name"}
     names = [stage.name for stage in resolved_recipe.recipe.stages]
 
     def find_source(path: Path) -> str:

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from holdfast.axes.axis import METHOD_AXES
+from holdfast.axes.method import Method
 from holdfast.axes.registry import name_of
 from holdfast.core.safe_text import hide_keys_in_data
 from holdfast.data.row_shapes import shape_of
@@ -200,6 +202,9 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 class Common(RecipeSection):
     """What a recipe says, and each of its stages too."""
 
+    _unnamed: set[str] = PrivateAttr(default_factory=set)
+    """Axes of which some knobs were given and no method, so that another `method` may bring another."""
+
     model: str = Field(description="Path, run directory, Hugging Face name, or a laboratory model, such as `lab`.")
     method: str = Field(
         "sft", description="Shorthand for choices on the axes, `+` joins several; any axis below overrides it."
@@ -265,6 +270,15 @@ class Common(RecipeSection):
         chosen = [method for a in axes if name_of(method := getattr(self, a.key)) != a.default]
         every = [*self.curate, *chosen, *([self.inference] if self.inference else [])]
         return "+".join(name_of(method).rpartition(":")[2] for method in every) or self.method
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same: what was given and what a default does not count."""
+        return type(self) is type(other) and dict(self) == dict(other)
+
+    def _dump_given(self) -> dict[str, Any]:
+        """What was given, in plain data."""
+        out = self.model_dump(mode="json", exclude_unset=True, context=WITH_KEYS)
+        return out | {key: {knob: out[key][knob] for knob in out[key] if knob != "name"} for key in self._unnamed}
 
 
 class Stage(Common):
@@ -364,9 +378,9 @@ class Recipe(Common):
 
     def user_settings(self) -> dict[str, Any]:
         """What the user gave, without defaults, shorthand expansions and derived values; itself a valid recipe."""
-        out = self.model_dump(mode="json", exclude_unset=True, context=WITH_KEYS)
+        out = self._dump_given()
         if "stages" not in self.model_fields_set:
-            stage_changes = {stage.name: stage.model_dump(mode="json", exclude_unset=True) for stage in self.stages}
+            stage_changes = {stage.name: stage._dump_given() for stage in self.stages}
             stage_changes = {name: own for name, own in stage_changes.items() if own}
             out |= {"stages": stage_changes} if stage_changes else {}
         return out
@@ -379,4 +393,6 @@ def _forget_defaults(part: BaseModel, node: Node, inside: Path = ()) -> None:
         if inner is None or not inner.is_given(inside):
             part.model_fields_set.discard(name)
         elif isinstance(value, BaseModel) and inner.is_mapping:
+            if isinstance(part, Common) and isinstance(value, Method) and not inner.value["name"].is_given(inside):
+                part._unnamed.add(name)
             _forget_defaults(value, inner, inside)
