@@ -75,6 +75,9 @@ def test_a_paired_difference_is_held_against_the_margin():
     for expectation, outcome in outcomes.items():
         found = decide_expectation(expectation, arms)
         assert (found["outcome"], found["reasons"]) == (outcome, []), expectation.format_sentence()
+    twin = decide_expectation(gains_as_much("twin", "sft"), {**arms, "twin": arm(0.7, 0.8)})
+    assert twin["outcome"] == "cannot tell"
+    assert twin["reasons"] == ["twin and sft answered alike: what sets them apart changed nothing"]
     assert decide_expectation(gains_as_much("less", "sft"), arms)["delta"] == pytest.approx(-10)
     assert decide_expectation(loses_less("like", "sft"), arms)["delta"] == pytest.approx(10), (
         "kept score, so more of it is better"

@@ -124,6 +124,8 @@ def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin
         arms = {name: at_best_rate(arms[name]) for name in (expectation.arm, expectation.than) if name is not None}
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
     tasks, reasons = arm.runs[0].tasks, _list_reasons(expectation, arms)
+    if rival and all(mine.tuned == theirs.tuned for mine, theirs in zip(arm.runs, rival.runs, strict=True)):
+        reasons.append(f"{expectation.arm} and {expectation.than} answered alike: what sets them apart changed nothing")
     if expectation.at in ("gain", "front") and rival is not None:
         return _decide_at_equal_gain(expectation, arm, rival, margin, reasons)
     if expectation.of.startswith("log:") and rival is not None:
