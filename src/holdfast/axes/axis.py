@@ -34,6 +34,11 @@ class Axis:
         """What one of its methods is called: "curator"."""
         return self.contract.rpartition(":")[2].lower()
 
+    @property
+    def plural_noun(self) -> str:
+        """What several are called in a sentence: "curators", but "inference methods"."""
+        return f"{self.plural} methods" if self.plural == self.noun else self.plural
+
 
 AXES: tuple[Axis, ...] = (
     Axis(

@@ -186,14 +186,13 @@ def find_method(axis: str, name: str) -> type[Method]:
         return _build_variant(axis, name) if name in VARIANTS.get(axis, {}) else _import_class(target)
     is_path = ":" in name or (axis == "optimizers" and "." in name)
     if not is_path and name not in list_plugins():
-        raise UserError(
-            f"{name} is not one of the {axis}{method_elsewhere(name) or suggest_name(name, method_names(axis))}"
-        )
+        hint = method_elsewhere(name) or suggest_name(name, method_names(axis))
+        raise UserError(f"{name} is not one of the {BY_PLURAL[axis].plural_noun}{hint}")
     cls = load_class(name)
     home = axis_of(cls)
     if home is None or home.plural != axis:
         what = f"belongs to the {home.plural}; give it as `{home.key}`" if home else "is on no axis"
-        raise UserError(f"{name} is not one of the {axis}: it {what}")
+        raise UserError(f"{name} is not one of the {BY_PLURAL[axis].plural_noun}: it {what}")
     return cls
 
 
