@@ -21,6 +21,7 @@ ARG EXTRAS=gguf,language,math,search
 ENV PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE HF_HOME=/cache/huggingface HOLDFAST_CACHE=/cache/holdfast
 COPY pins.txt /tmp/pins.txt
 COPY --from=build /dist /tmp/dist
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # torch first, in the pinned version, since its wheels may come from an index of their own.
 RUN version="$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' /tmp/pins.txt | head -n 1)" \
  && pip install --no-cache-dir "torch==${version}" ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} \
@@ -29,7 +30,7 @@ RUN version="$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' /tmp/pins.txt | head -n 1)"
  && pip install --no-cache-dir --constraint /tmp/others.txt "${wheel}[${EXTRAS}]" \
  && rm -rf /tmp/dist /tmp/*.txt \
  && useradd --create-home --uid 1000 holdfast && mkdir -p /work /cache && chown holdfast /work /cache
-USER holdfast
+USER 1000
 WORKDIR /work
 VOLUME /cache
 ENTRYPOINT ["holdfast"]

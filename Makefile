@@ -48,14 +48,19 @@ bench-gpu: $(VENV)/.ready
 first-hour: $(VENV)/.ready
 	$(BIN)/python benchmarks/first_hour.py
 
-# The package as others install it: built, put into an environment of its own, and used from outside this directory.
-wheel: $(VENV)/.ready
-	rm -rf dist build/installed
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(PYTHON) -m venv build/installed
-	build/installed/bin/pip install --quiet --disable-pip-version-check --constraint pins.txt dist/holdfast-*.whl
-	cd build/installed && bin/holdfast train --model lab-small --data lab:program train.max_steps=2 evaluate.items=4 \
-	  'evaluate.keep=[lab:sums]' output=run && echo "Write f that adds 2 to x." | bin/holdfast chat run --once && bin/holdfast list curators
+# The package as others install it: sdist, the wheel built from that, and the wheel in an environment of its own, used
+# from a directory that knows nothing of this one.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check build
+	build/wheel/bin/python -m build --quiet --outdir dist .
+	build/wheel/bin/pip install --quiet --disable-pip-version-check --constraint pins.txt dist/holdfast-*.whl
+	programs="$$PWD/build/wheel/bin" && place="$$(mktemp -d)" && cd "$$place" && export PATH="$$programs:$$PATH" && \
+	  holdfast train --model lab-small --data lab:program train.max_steps=2 evaluate.items=4 'evaluate.keep=[lab:sums]' \
+	    output=run && \
+	  echo "Write f that adds 2 to x." | holdfast chat run --once && holdfast list curators && rm -r "$$place"
+	ls -l dist
 
 # The documentation site, in build/site; its tools have an environment of their own.
 site: $(VENV)/.ready
