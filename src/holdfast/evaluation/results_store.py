@@ -50,11 +50,15 @@ class ResultsStore:
         end = f"-{fingerprint[:24]}" if self.by_fingerprint else ""
         return self.directory / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', task)}{end}.jsonl"
 
-    def read_items(self, task: Task, fingerprint: str) -> list[ItemResult] | None:
-        """The items of exactly this measurement, or `None` when it has to be made."""
+    def read_items(self, task: Task, fingerprint: str = "") -> list[ItemResult] | None:
+        """The items of exactly this measurement, or `None` when it has to be made.
+
+        Args:
+            fingerprint: Default: of whichever measurement of the task is there.
+        """
         path = self.items_path(task.name, fingerprint)
         measurement = _read_measurement(path)
-        if measurement is None or measurement[0]["fingerprint"] != fingerprint:
+        if measurement is None or measurement[0]["fingerprint"] != (fingerprint or measurement[0]["fingerprint"]):
             return None
         if not self.by_fingerprint and measurement[0]["task"] != asdict(
             task.info
@@ -62,13 +66,15 @@ class ResultsStore:
             replace_file(path.with_suffix(".json"), json.dumps({**measurement[0], "task": asdict(task.info)}))
         return measurement[1]
 
-    def read_tensors(self, task: Task, fingerprint: str) -> dict[str, Tensor] | None:
-        """The numbers kept beside the items of exactly this measurement, or `None` when they are not there."""
+    def read_tensors(self, task: Task, fingerprint: str = "") -> dict[str, Tensor] | None:
+        """The numbers kept beside the items that `read_items` gives, or `None` when they are not there."""
         from safetensors.torch import load
 
         path = self.items_path(task.name, fingerprint)
         measurement, file = _read_measurement(path), path.with_suffix(".safetensors")
-        if measurement is None or measurement[0]["fingerprint"] != fingerprint or not file.exists():
+        if measurement is None or not file.exists():
+            return None
+        if measurement[0]["fingerprint"] != (fingerprint or measurement[0]["fingerprint"]):
             return None
         data = file.read_bytes()
         return load(data) if hashlib.sha256(data).hexdigest() == measurement[0].get("tensors") else None

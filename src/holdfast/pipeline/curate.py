@@ -9,10 +9,11 @@ from typing import Any
 from holdfast.core.files import fresh_file
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
-from holdfast.pipeline.curation_shards import Shard, join_shards, plan_shard, sample_shard, select_joined
+from holdfast.pipeline.curation_shards import join_shards, plan_shard, sample_shard, select_joined
 from holdfast.pipeline.explanation import describe_drops, explain_rows
 from holdfast.pipeline.phases import curate_rows
 from holdfast.pipeline.run import Ranks, prepare_run
+from holdfast.pipeline.shards import Shard
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
 from holdfast.recipe.schema import Recipe
 

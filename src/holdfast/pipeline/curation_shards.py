@@ -8,9 +8,7 @@ name says all it depends on, wherever it was drawn. That is why the union of the
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,54 +26,17 @@ from holdfast.pipeline.method_sources import find_source_changes
 from holdfast.pipeline.phases import RunContext, apply_curator
 from holdfast.pipeline.run_dir import MARK, SHARDS, output_directory
 from holdfast.pipeline.sampling_pools import closing_pools
+from holdfast.pipeline.shards import Shard, find_shards, refuse_missing
 from holdfast.recipe.changes import list_differences, shorten_differences
 from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any
 from holdfast.recipe.schema import Recipe
 
-NAME = re.compile(r"(\d+)-of-(\d+)")
 STATE_KEY = "shard"
 """Key of a shard's `run.json`: whether it came to its end, and how many rows were its part."""
 JOINED_KEY = "joined"
 """Key of the run's `run.json`: bytes of each shard's journal that were taken over."""
 SAMPLED_FROM = ("model", "data", "curate", "judge", "sampling", "evaluate", "train.seed")
 """Beginnings of the settings on which it depends what is sampled; `evaluate` because rows that are measured go."""
-MOST_LISTED = 8
-"""Missing shards that a message names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One part of the rows.
-
-    Args:
-        number: From 1 on.
-        count: How many parts there are.
-    """
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read `3/64`.
-
-        Raises:
-            UserError: If it is not a part of so many.
-        """
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
-        if match is None:
-            raise UserError(f"--shard: {text} is not I/N, as in 3/64: the third of 64 parts")
-        number, count = int(match[1]), int(match[2])
-        if not 1 <= number <= count:
-            raise UserError(f"--shard: {text}: parts of {count} are numbered from 1/{count} to {count}/{count}")
-        return cls(number, count)
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    def directory_in(self, output: Path) -> Path:
-        """Where its samples are, of the run in `output`."""
-        return output / SHARDS / f"{self.number}-of-{self.count}"
 
 
 def plan_shard(resolved_recipe: ResolvedRecipe, shard: Shard) -> tuple[ResolvedRecipe, Path]:
@@ -87,7 +48,7 @@ def plan_shard(resolved_recipe: ResolvedRecipe, shard: Shard) -> tuple[ResolvedR
     recipe = resolved_recipe.recipe
     refuse_unsplittable(recipe)
     output = output_directory(recipe)
-    changes = [f"output={json.dumps(str(shard.directory_in(output)))}"]
+    changes = [f"output={json.dumps(str(shard.directory_in(output / SHARDS)))}"]
     return resolve_any(resolved_recipe, changes), output / "samples.jsonl"
 
 
@@ -154,19 +115,10 @@ def works_by_row(curator: Curator) -> bool:
     return curator.effect in ("rewrite", "add", "pair") or isinstance(curator, Decontaminate)
 
 
-def find_shards(output: Path) -> dict[Shard, Path]:
-    """The shards in a run directory, in their order."""
-    found_shards = {}
-    for path in (output / SHARDS).glob("*"):
-        if (match := NAME.fullmatch(path.name)) and (path / MARK).is_file():
-            found_shards[Shard(int(match[1]), int(match[2]))] = path
-    return dict(sorted(found_shards.items(), key=lambda entry: (entry[0].count, entry[0].number)))
-
-
 def list_shard_journals(output: Path, state: dict[str, Any]) -> list[Path]:
     """The journals of shards that were not taken over yet as they are: what they hold is not drawn again either."""
     sizes = state.get(JOINED_KEY) or {}
-    journals = [path / "samples.jsonl" for path in find_shards(output).values()]
+    journals = [path / "samples.jsonl" for path in find_shards(output / SHARDS, MARK).values()]
     return [path for path in journals if path.is_file() and sizes.get(path.parent.name) != path.stat().st_size]
 
 
@@ -178,7 +130,7 @@ def select_joined(recipe: Recipe) -> list[Path]:
     """
     refuse_unsplittable(recipe)
     output = output_directory(recipe)
-    shards = find_shards(output)
+    shards = find_shards(output / SHARDS, MARK)
     if not shards:
         raise UserError(
             f"{output / SHARDS}: there are no shards; run holdfast curate RECIPE --shard 1/2 and --shard 2/2, or as "
@@ -189,27 +141,15 @@ def select_joined(recipe: Recipe) -> list[Path]:
             raise UserError(
                 f"{path}: is a shard of another recipe: {changes}; run it again with this one, or remove it"
             )
-    missing = {count: list_missing(shards, count) for count in {shard.count for shard in shards}}
-    if all(missing.values()):
-        count = min(missing, key=lambda each: len(missing[each]) / each)
-        numbers = missing[count]
-        names = ", ".join(map(str, numbers[:MOST_LISTED])) + (", ..." if len(numbers) > MOST_LISTED else "")
-        raise UserError(
-            f"{output / SHARDS}: {len(numbers)} of {count} shards not there or not finished: {names}; run holdfast "
-            f"curate RECIPE --shard {numbers[0]}/{count}{', and so on' if len(numbers) > 1 else ''}, then --join again"
-        )
+    refuse_missing(output / SHARDS, shards, is_finished, "curate RECIPE")
     return list(shards.values())
 
 
-def list_missing(shards: dict[Shard, Path], count: int) -> list[int]:
-    """The numbers of the shards, of `count`, that are not there or did not come to their end."""
-
-    def is_finished(shard: Shard) -> bool:
-        state = read_json(shards[shard] / MARK) if shard in shards else None
-        entry = state.get(STATE_KEY) if isinstance(state, dict) else None
-        return isinstance(entry, dict) and entry.get("finished") is True
-
-    return [number for number in range(1, count + 1) if not is_finished(Shard(number, count))]
+def is_finished(path: Path) -> bool:
+    """Whether the shard in a directory came to its end."""
+    state = read_json(path / MARK)
+    entry = state.get(STATE_KEY) if isinstance(state, dict) else None
+    return isinstance(entry, dict) and entry.get("finished") is True
 
 
 def describe_other_recipe(path: Path, recipe: Recipe) -> str:

@@ -20,6 +20,14 @@ from holdfast.evaluation.tasks.episode_summary import summarise_episodes
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
 from holdfast.models.loading import locate_model
 from holdfast.pipeline.compiled_passes import compile_passes, describe_arithmetic
+from holdfast.pipeline.evaluation_shards import (
+    EvaluationShard,
+    begin_shard,
+    describe_settings,
+    join_measurements,
+    require_out,
+    select_measured_shards,
+)
 from holdfast.pipeline.inference_bench import settle_for_model
 from holdfast.pipeline.readiness import open_draft, refuse_other_tokens
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
@@ -53,6 +61,8 @@ def evaluate(
     max_kl: float | None = None,
     device: str = "auto",
     out: str | Path | None = None,
+    shard: str | None = None,
+    join: bool = False,
     ui: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a model, and with `against` the difference from another on the same items.
@@ -70,14 +80,16 @@ def evaluate(
         max_kl: Gate on the divergence from the base on the probe, in bits per token.
         device: Where the models live, as in a recipe.
         out: Directory for items and report.
+        shard: Ask only one of so many parts of the questions ("3/64"), beneath `out`.
+        join: Make the report of what all parts have measured, which must be there.
     Returns:
-        The parts of `report.json` that come from measuring.
+        The parts of `report.json` that come from measuring; of a shard what it measured.
     """
-    from holdfast.evaluation.tasks.probe import limit_probe_tasks
-    from holdfast.models.loading import load_model
-
     ui = ui or Progress.create_silent()
     against = model if against is None and inference is not None else against
+    settings = describe_settings(judge, inference, items, [max_tokens, max_thinking_tokens])
+    shards = select_measured_shards(require_out(out), settings) if join else []
+    part = begin_shard(shard, require_out(out), settings) if shard else None
     _require_models(model, against, draft)
     chosen_tasks = _choose_tasks(
         model, tasks, judge, TaskSettings(items, max_tokens, max_thinking_tokens), ui.write_line
@@ -89,19 +101,17 @@ def evaluate(
     base = against if against is not None else _find_own_base(model, chosen_tasks, ui)
     if base is not None:
         chosen_tasks = _keep_comparable_tasks(model, base, chosen_tasks, ui)
-    settings = _find_chat_settings(model, against)
-    loaded_model = load_model(model if base is None else base, device=device)
-    chosen_tasks = limit_probe_tasks(chosen_tasks, loaded_model.model)
-    before: dict[str, list[ItemResult]] = {}
-    reference = None
-    measure = partial(_measure_model, out=out, ui=ui, settings=settings, draft=open_draft(draft, device))
-    if base is not None:
-        paired_tasks = [task for task in chosen_tasks if against is not None or task.kind == "probe"]
-        before, reference = measure(loaded_model, base, paired_tasks, "base")
-        loaded_model = load_model(model, device=device)
-    after, _ = measure(
-        loaded_model, model, chosen_tasks, "tuned", reference=reference, has_roles=not tasks, method=inference
-    )
+    if join:
+        names = {"base": base, "tuned": model}
+        chosen_tasks, results = join_measurements(require_out(out), shards, chosen_tasks, names)
+    else:
+        chosen_tasks, results = _measure_both(
+            (model, base, against), chosen_tasks, out=out if part is None else part.directory, ui=ui, draft=draft,
+            device=device, has_roles=not tasks, inference=inference, part=part,
+        )  # fmt: skip
+    if part is not None:
+        return part.write_mark(results)
+    before, after = results["base"], results["tuned"]
     if against is not None:
         report = summarise_run(chosen_tasks, before, after) | {"gate": None}
         report["gate"] = apply_gate(limits, report)
@@ -114,6 +124,37 @@ def evaluate(
     if out is not None:
         _write_report(Path(out), report, is_paired=against is not None)
     return report
+
+
+def _measure_both(
+    names: tuple[str, str | None, str | None], tasks: list[Task], *, out: str | Path | None, ui: Progress,
+    draft: str | None, device: str, has_roles: bool, inference: Inference | None, part: EvaluationShard | None,
+) -> tuple[list[Task], dict[str, dict[str, list[ItemResult]]]]:  # fmt: skip
+    """The tasks as far as the device goes, and the items of the base, where there is one, and of the model.
+
+    Args:
+        names: Of the model, its base, and what it is compared with.
+        has_roles: Whether the tasks are a run's.
+        part: Which questions are asked; `None`: all.
+    """
+    from holdfast.evaluation.tasks.probe import limit_probe_tasks
+    from holdfast.models.loading import load_model
+
+    model, base, against = names
+    loaded_model = load_model(model if base is None else base, device=device)
+    tasks = limit_probe_tasks(tasks, loaded_model.model)
+    measure = partial(
+        _measure_model, out=out, ui=ui, settings=_find_chat_settings(model, against), draft=open_draft(draft, device),
+        part=part,
+    )  # fmt: skip
+    before: dict[str, list[ItemResult]] = {}
+    reference = None
+    if base is not None:
+        paired_tasks = [task for task in tasks if against is not None or task.kind == "probe"]
+        before, reference = measure(loaded_model, base, paired_tasks, "base")
+        loaded_model = load_model(model, device=device)
+    after, _ = measure(loaded_model, model, tasks, "tuned", reference=reference, has_roles=has_roles, method=inference)
+    return tasks, {"base": before, "tuned": after}
 
 
 def _require_models(model: str, against: str | None, draft: str | None) -> None:
@@ -219,7 +260,7 @@ def _choose_tasks(
 def _measure_model(
     loaded_model: LoadedModel, name: str, tasks: list[Task], when: str, out: str | Path | None, ui: Progress,
     reference: Reference | None = None, settings: ChatSettings | None = None, has_roles: bool = False,
-    method: Inference | None = None, draft: Draft | None = None,
+    method: Inference | None = None, draft: Draft | None = None, part: EvaluationShard | None = None,
 ) -> tuple[dict[str, list[ItemResult]], Reference | None]:  # fmt: skip
     """The items of every task, and what the model did on the probe if it is itself the reference.
 
@@ -228,6 +269,7 @@ def _measure_model(
             asks.
         method: Through which it answers besides.
         draft: Who proposes tokens.
+        part: Which questions are asked; `None`: all.
     """
     from holdfast.data.chat.settings import ChatSettings
     from holdfast.evaluation.measure import count_items, measure_all
@@ -259,6 +301,8 @@ def _measure_model(
     other = loaded_model.tuner.model_elsewhere(decoder.model) if has_roles else decoder.model
     if other is not decoder.model:
         subject.elsewhere = build_subject(replace(decoder, model=other), fingerprint)
+    if part is not None:
+        tasks = part.take_part(tasks, subject, when, loaded_model.fingerprint)
     ui.start_phase(f"measure {name}", count_items(tasks))
     store = ResultsStore(Path(out) / "eval" / when) if out is not None else None
     items = measure_all(tasks, subject, store=store, baselines=shared_store(), progress=lambda n: ui.advance(n))

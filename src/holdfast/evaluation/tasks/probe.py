@@ -60,6 +60,8 @@ LIVE = 16
 """Prompts, and passages, of an evaluation during training."""
 APART = 8
 """Prompts on which the base is computed a second time, each by itself, to see what arithmetic alone changes."""
+NOISE = ("noise_kl", "noise_agreement")
+"""What their items have of that, in `extra`."""
 CPU_BUDGET, FEWEST = 16_000_000_000, 48
 """Without an accelerator: parameters times prompts, which bounds the minutes; and the least number of prompts."""
 
@@ -205,6 +207,19 @@ class Reference:
         )
 
 
+def join_references(parts: Sequence[Reference], order: Sequence[str]) -> Reference:
+    """One reference from those of parts of the prompts, in the order of the ids given."""
+    answers = {id_: answer for part in parts for id_, answer in part.answers.items()}
+    return Reference(parts[0].base, {id_: answers[id_] for id_ in order})
+
+
+def keep_first_noise(items: Sequence[ItemResult]) -> list[ItemResult]:
+    """The base's items without `NOISE`, but for the first, which alone have it where one process measures all."""
+    for item in items[APART:]:
+        item.extra = {name: value for name, value in item.extra.items() if name not in NOISE}
+    return list(items)
+
+
 def _concatenate_or_empty(parts: Sequence[Tensor], dtype: torch.dtype, *width: int) -> Tensor:
     return torch.cat(list(parts)).contiguous() if parts else torch.zeros(0, *width, dtype=dtype)
 
@@ -236,7 +251,7 @@ def measure_probe(task: Task, subject: EvaluatedModel, tick: Callable[[int], Any
     items = [_build_item(row, samples[row.id], 0.0, 1.0, True) for row in rows]
     for item in items[:APART]:
         ((kl, agreement, _),) = compare_answers([reference.answers[item.id]], subject)
-        item.extra |= {"noise_kl": kl, "noise_agreement": agreement}
+        item.extra |= dict(zip(NOISE, (kl, agreement), strict=True))
     return items
 
 
