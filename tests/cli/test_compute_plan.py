@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from holdfast.cli.app import app
 from holdfast.generation.growing_batch import GrowingBatch
 from holdfast.models.policy import Policy
+from holdfast.pipeline import estimate as pipeline_estimate
 
 RECIPE = """\
 model: tiny
@@ -128,3 +130,14 @@ def test_short_memory_in_eval_and_curate_ends_in_advice(files, monkeypatch) -> N
     ):
         last = run(*verb, code=1).strip().splitlines()[-1]
         assert last.startswith("holdfast: not enough memory. Sampling needs less with fewer sampling.slots")
+
+
+def test_sampling_is_divided_over_workers_as_far_as_there_are_cores(files, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline_estimate, "_time_fastest_pass", lambda forward, ids: 1.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ("curate=sdft", "sampling.max_tokens=8")
+    one, two, nine = (
+        findings_of(*words, f"sampling.workers={count}")["estimate"]["sampling_seconds"] for count in (1, 2, 9)
+    )
+    assert (two, nine) == pytest.approx((one / 2, one / 4))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.core.line_workers import THREADS, list_cards, share_machine
 from holdfast.evaluation.method_reach import SAMPLED
 from holdfast.generation.factory import is_remote
 from holdfast.models.loading import context_length
@@ -61,7 +63,9 @@ def estimate_costs(
     """
     train, device = recipe.train, model.device
     width = min(recipe.sampling.slots, WIDEST)
-    per_step = _time_fastest_pass(model, torch.zeros(width, 1, dtype=torch.long, device=device))
+    step_ids = torch.zeros(width, 1, dtype=torch.long, device=device)
+    per_step = _time_fastest_pass(model, step_ids)
+    pooled_step = _share_step(recipe, model, step_ids, per_step) if recipe.curate else per_step
     program = count_program_bytes(model, device)
     target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
     n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
@@ -73,8 +77,8 @@ def estimate_costs(
     program = program if target.is_here else 0
     compute = estimate_compute(recipe, tuned, table, plan.size.tokens, target, n_quantized, program)
     tokens = plan.size.row_tokens * plan.size.rows * plan.steps
-    draws = sum(curator.count_samples(rows) for curator in recipe.curate) + count_rollout_turns(recipe)
-    here = not is_remote(recipe.sampling.engine)
+    draws = sum(curator.count_samples(rows) for curator in recipe.curate)
+    turns, here = count_rollout_turns(recipe), not is_remote(recipe.sampling.engine)
     answers, read_tokens = count_task_tokens(list_measurements(recipe, tasks, plan.steps), thinks)
     longest = recipe.sampling.max_tokens + (recipe.sampling.max_thinking_tokens if thinks else 0)
     return {
@@ -85,7 +89,8 @@ def estimate_costs(
         },
         "estimate": {
             "seconds": PASSES * tokens * per_token if target.is_here else None,
-            "sampling_seconds": draws * longest * per_step / width if draws and here and target.is_here else None,
+            "sampling_seconds": longest * (draws * pooled_step + turns * per_step) / width
+            if draws + turns and here and target.is_here else None,
             "measuring_seconds": answers * per_step / width + read_tokens * per_token
             if tasks and target.is_here else None,
             **compute.memory_entries(),
@@ -142,6 +147,31 @@ def count_task_tokens(tasks: Sequence[Task], thinks: bool, characters: float = C
             choices = row.meta.get("choices") or () if task.kind == "choice" else ()
             characters_read += max(1, len(choices)) * prompt_characters + sum(map(len, choices))
     return answer_tokens, characters_read / characters
+
+
+def _share_step(recipe: Recipe, model: Model, ids: torch.Tensor, alone: float) -> float:
+    """Seconds of a decoding step over the workers that take steps at the same time, where curators sample.
+
+    Several cards are shared out, and the cores of a CPU, of which each worker has some: how fast it is on these is
+    measured. More workers than that take turns.
+
+    Args:
+        alone: Seconds of a step over ids [rows, 1] in this process.
+    """
+    count, device = recipe.sampling.workers, model.device
+    if count == 1 or is_remote(recipe.sampling.engine):
+        return alone
+    if device.type != "cpu":
+        has_several = device.type == "cuda" and recipe.device in ("auto", "cuda")
+        return alone / max(1, min(count, len(list_cards()) if has_several else 1))
+    cores, before = os.cpu_count() or 1, torch.get_num_threads()
+    threads = int(share_machine(0, count, cores, ()).get(THREADS, before))
+    torch.set_num_threads(threads)
+    try:
+        step = _time_fastest_pass(model, ids)
+    finally:
+        torch.set_num_threads(before)
+    return step / min(count, max(1, cores // threads))
 
 
 def _seconds_per_token(model: Any, micro: int) -> float:
