@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +16,13 @@ from holdfast.cli.app import app
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
 from holdfast.pipeline.curate import curate_only, curate_shard
-from holdfast.pipeline.curation_shards import Shard
+from holdfast.pipeline.shards import Shard
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any
+from processes import Process
 
 RECIPE = """
 model: lab-small
-data: {train: lab:sums, limit: 7, test: 0}
+data: {train: lab:sums, limit: 16, test: 0}
 curate: {name: s3ft}
 sampling: {max_tokens: 12, temperature: 0.7}
 evaluate: {keep: [none], target: none}
@@ -81,16 +85,44 @@ def test_what_shards_hold_is_not_drawn_again_without_a_join(whole: Path, tmp_pat
     assert rows.read_bytes() == (whole / "curated.jsonl").read_bytes()
 
 
+def find_children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return [child for child, parent in parents.items() if parent == pid]
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 @pytest.mark.slow
-def test_a_pool_of_processes_samples_what_one_does(whole: Path, tmp_path: Path) -> None:
-    """And the run that another number of workers began is the same run, with nothing to sample any more."""
-    path = curate_only(recipe_of(tmp_path, "sampling.workers=2"))
+def test_a_pool_killed_with_its_main_process_leaves_nothing_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    """SIGKILL to the one that writes: workers end by themselves, and the next run goes on, with equal samples.
+
+    It may have another number of workers, here one: what its processes draw is what one draws.
+    """
+    recipe_of(tmp_path)
     samples = tmp_path / "run/samples.jsonl"
+    words = ["curate", tmp_path / "run.yaml", "sampling.workers=2", "sampling.slots=1"]
+    process = Process(["-m", "holdfast", *words])
+    wait_until(lambda: process.has_ended() or len(find_children(process.pid)) == 2)
+    workers = find_children(process.pid)
+    wait_until(lambda: process.has_ended() or (samples.exists() and samples.stat().st_size > 0))
+    process.kill()
+    assert (process.wait(), len(workers)) == (-signal.SIGKILL, 2)
+    before = [line for line in samples.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    assert 0 < len(before) < len(lines_of(whole / "samples.jsonl")), "it was killed while they sampled"
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    path = curate_only(recipe_of(tmp_path))
+    assert samples.read_bytes().startswith(b"".join(before)), "nothing that was there is drawn again"
     assert sorted(lines_of(samples)) == sorted(lines_of(whole / "samples.jsonl"))
     assert path.read_bytes() == (whole / "curated.jsonl").read_bytes()
-    before = samples.read_bytes(), path.stat().st_mtime_ns
-    curate_only(recipe_of(tmp_path))
-    assert before == (samples.read_bytes(), path.stat().st_mtime_ns)
 
 
 def test_a_shard_of_another_recipe_is_refused(tmp_path: Path) -> None:
