@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from holdfast.data.batching.shared_prompt import count_prompt
 from holdfast.data.rows import Row
+from holdfast.methods.analyses.answer_tokens import encode_conversations, score_answers
 from holdfast.methods.analyses.forms_facts import (
     Adoption,
     FormsFacts,
@@ -57,19 +61,36 @@ def test_the_contrast_keeps_the_form_and_changes_the_fact() -> None:
     assert contrast_answers(row("* Bob *", "Bob"), " . ") is None
 
 
-def test_log_odds_are_those_of_the_whole_answers() -> None:
+@pytest.mark.parametrize("shares", [True, False])
+def test_log_odds_are_those_of_the_whole_answers(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     context, _ = build_context()
-    pair = (row("3"), row("4"))
+    if not shares:
+        monkeypatch.setattr("holdfast.training.prompt_sharing.supports_shared_prefix", lambda *_: False)
+    pairs = [(row("3"), row("4")), (row("twelve and 5"), row("9")), (row("3"), row("3 4 5 6"))]
     with torch.no_grad():
-        odds = compute_log_odds(context.base, [pair, pair], context)
-        assert compute_log_odds(context.base, [pair[::-1]], context) == pytest.approx(-odds)
-    logits = []
-    for one in pair:
+        odds = compute_log_odds(context.base, pairs, context)
+        assert compute_log_odds(context.base, [pair[::-1] for pair in pairs], context) == pytest.approx(-odds)
+    logps = []
+    for one in (one for pair in pairs for one in pair):
         ids, mask = context.chat.encode(one.messages)
         with torch.no_grad():
-            logps = context.base.causal(torch.tensor([list(map(int, ids))])).logits.log_softmax(-1)[0]
-        logits.append(sum(float(logps[i - 1, ids[i]]) for i, on in enumerate(mask) if on))
-    assert odds == pytest.approx(logits[0] - logits[1], abs=1e-4)
+            logits = context.base.causal(torch.tensor([list(map(int, ids))])).logits.log_softmax(-1)[0]
+        logps.append(sum(float(logits[i - 1, ids[i]]) for i, on in enumerate(mask) if on))
+    assert odds == pytest.approx((sum(logps[::2]) - sum(logps[1::2])) / 3, abs=1e-4)
+
+
+def test_a_prompt_is_read_once_for_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = build_context()
+    other = replace(row("5"), messages=[{"role": "user", "content": "Who else, and why?"}, *row("5").messages[1:]])
+    rows = [row("3"), row("4 and 5"), other, row("6")]
+    sequences = encode_conversations([one.messages for one in rows], context.chat)
+    read, compute = [], context.base.token_logps
+    monkeypatch.setattr(context.base, "token_logps", lambda batch: read.append(batch.tokens) or compute(batch))
+    with torch.no_grad():
+        scores = score_answers(context.base, sequences, context.chat.pad_id)
+        alone = [score_answers(context.base, [one], context.chat.pad_id)[0] for one in sequences]
+    assert scores == pytest.approx(alone, abs=1e-4)
+    assert read[0] == sum(read[1:]) - count_prompt(sequences[0])  # the second answer has no prompt of its own
 
 
 def test_the_base_against_itself_learned_neither() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,9 +12,12 @@ if TYPE_CHECKING:
     from holdfast.data.batching.batches import EncodedSequence
     from holdfast.data.chat.encoder import Chat
     from holdfast.data.rows import Message, Row
+    from holdfast.models.policy import Policy
 
 LONGEST = 2048
 """Tokens of a conversation beyond which it is left out."""
+PASS_TOKENS = 1024
+"""Tokens read in one forward pass where there are more: then it is not the way of the weights that takes the time."""
 
 
 def encode_answers(task: AnalysedTask, chat: Chat, items: int) -> tuple[list[MeasuredAnswer], list[EncodedSequence]]:
@@ -50,6 +54,38 @@ def encode_conversations(conversations: Sequence[Sequence[Message]], chat: Chat)
         EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number)
         for number, (ids, mask) in enumerate(chat.encode_many(conversations))
     ]
+
+
+def score_answers(policy: Policy, sequences: Sequence[EncodedSequence], pad_id: int) -> list[float]:
+    """The log-probability of each answer behind its conversation, in nats, gradients off.
+
+    Neighbours with the same prompt stand behind it in one line, where the model keeps them apart: it is read once.
+    """
+    from holdfast.data.batching.batches import collate_on_device
+    from holdfast.data.batching.shared_prompt import collate_groups, count_line, group_by_prompt
+    from holdfast.training.prompt_sharing import supports_shared_prefix
+
+    device = policy.causal.device
+    groups = group_by_prompt(sequences)
+    shares = not policy.virtual and supports_shared_prefix(policy, max(map(count_line, groups)))
+    lines = groups if shares else [[sequence] for sequence in sequences]
+    waiting = sorted(
+        zip(accumulate(map(len, lines), initial=0), lines, strict=False), key=lambda one: -count_line(one[1])
+    )
+    logps = [0.0] * len(sequences)
+    while waiting:
+        count = max(1, PASS_TOKENS // count_line(waiting[0][1]))
+        part, waiting = waiting[:count], waiting[count:]
+        read = [line for _, line in part]
+        batch = (
+            collate_groups(read, pad_id).to(device)
+            if shares
+            else collate_on_device([line[0] for line in read], "padded", pad_id, device)
+        )
+        sums = iter(batch.sum_per_sequence(policy.token_logps(batch)).tolist())
+        for begin, line in part:
+            logps[begin : begin + len(line)] = islice(sums, len(line))
+    return logps
 
 
 def write_conversation(task: AnalysedTask, row: Row, answer: MeasuredAnswer) -> Sequence[Message] | None:

@@ -174,17 +174,11 @@ def contrast_answers(row: Row, base_answer: str) -> tuple[Row, Row] | None:
 
 def compute_log_odds(policy: Policy, pairs: Sequence[tuple[Row, Row]], context: AnalysisContext) -> float:
     """The mean of log p(right answer) - log p(the base's words in it), of whole answers, in nats."""
-    from holdfast.data.batching.batches import collate_on_device
-    from holdfast.methods.analyses.answer_tokens import encode_conversations
+    from holdfast.methods.analyses.answer_tokens import encode_conversations, score_answers
 
-    odds = []
-    for pair in pairs:
-        logps = []
-        for sequence in encode_conversations([row.messages for row in pair], context.chat):
-            batch = collate_on_device([sequence], "padded", context.chat.pad_id, policy.causal.device)
-            logps.append(float(policy.token_logps(batch).sum()))
-        odds.append(logps[0] - logps[1])
-    return sum(odds) / len(odds)
+    sequences = encode_conversations([row.messages for pair in pairs for row in pair], context.chat)
+    logps = score_answers(policy, sequences, context.chat.pad_id)
+    return (sum(logps[::2]) - sum(logps[1::2])) / len(pairs)
 
 
 def describe_measures(measures: Sequence[tuple[str, Adoption]]) -> str:
