@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.gate import apply_gate, refuse_gate
 from holdfast.evaluation.results_store import ResultsStore
+from holdfast.evaluation.statistics.seed_disagreement import measure_disagreement
 from holdfast.evaluation.summary import (
     MeasuredRun,
     compute_role_figures,
@@ -22,6 +24,7 @@ from holdfast.evaluation.summary import (
     summarise_run,
 )
 from holdfast.evaluation.task import ItemResult, Task, TaskInfo
+from holdfast.report.arms import arm_lines
 
 TARGET, KEEP, TEXT = (
     TaskInfo("new", "generate", "target", "exact"),
@@ -273,3 +276,30 @@ def test_what_only_loses_is_not_on_the_front_though_it_loses_least():
     bad, good = summarise_comparison(methods)["runs"]
     assert 0 < bad["loss"]["delta"] < good["loss"]["delta"]
     assert (bad["pareto"], good["pareto"]) == (False, True)
+
+
+def test_seeds_of_one_method_are_held_against_each_other():
+    """Three seeds, six questions of two tasks: of 18 pairs of judgements 8 differ; kappa by hand."""
+    new, old = ([1, 1, 0], [1, 0, 0], [1, 1, 1]), ([0, 1, 1], [0, 1, 0], [1, 1, 0])
+    runs = [
+        MeasuredRun([TARGET, KEEP, TEXT], BASE, {"new": items(a), "old": items(b), "prose": BASE["prose"]}, seed)
+        for seed, (a, b) in enumerate(zip(new, old, strict=True))
+    ]
+    apart = measure_disagreement([TARGET, KEEP, TEXT], runs)
+    assert apart is not None
+    assert apart["judged"] == apart["answered"] == pytest.approx(100 * 8 / 18)
+    right = 11 / 18
+    by_chance = right**2 + (1 - right) ** 2
+    assert apart["kappa"] == pytest.approx((10 / 18 - by_chance) / (1 - by_chance))
+    assert measure_disagreement([TARGET], runs[:1]) is None
+    assert measure_disagreement([TEXT], runs) is None
+    same = {"judged": 0.0, "answered": 0.0, "kappa": 1.0}
+    assert measure_disagreement([TARGET], [runs[0], runs[0]]) == same
+    (line,) = arm_lines({"runs": [{"method": "sft", "seeds_apart": same}]})
+    assert (
+        line
+        == "sft: two seeds judge 0.0 % of the questions differently and answer 0.0 % otherwise (Fleiss' kappa 1.00)"
+    )
+    whole = [replace(run, base=run.tuned) for run in runs]
+    assert summarise_comparison({"sft": whole})["runs"][0]["seeds_apart"] == apart
+    assert "seeds_apart" not in summarise_comparison({"sft": whole[:1]})["runs"][0]

@@ -28,6 +28,7 @@ from holdfast.evaluation.statistics.paired import (
     tasks_in_bits,
     tasks_with_role,
 )
+from holdfast.evaluation.statistics.seed_disagreement import measure_disagreement
 from holdfast.evaluation.statistics.summary_statistics import (
     Interval,
     PairedScores,
@@ -376,6 +377,7 @@ def _summarise_method(tasks: Sequence[TaskInfo], seeds: Sequence[MeasuredRun]) -
         **{part: _mean_if_complete([mean[part] for mean in means]) for part in ("target", "keep", "held_out")},
         "tasks": {task.name: _summarise_method_task(task, seeds, paired_scores) for task in tasks},
         "probe": _summarise_method_probe(tasks, seeds),
+        **({"seeds_apart": apart} if (apart := measure_disagreement(tasks, seeds)) else {}),
     }
 
 

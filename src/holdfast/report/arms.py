@@ -1,4 +1,5 @@
-"""What stands behind the figures of each arm of a comparison: answers without an end or a verdict, clipped steps."""
+"""What stands behind the figures of each arm of a comparison: answers without an end or a verdict, how far its seeds
+are from each other, clipped steps."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def mean_clipped(reports: Sequence[Mapping[str, Any]]) -> float:
 
 
 def arm_lines(compare: Mapping[str, Any]) -> list[str]:
-    """A line for the base and every arm that has such answers, several for one, or clipped steps; empty without any."""
+    """A line for the base and every arm that has such answers, several for one, several seeds, or clipped steps; empty
+    without any.
+    """
     arms: list[tuple[str, Any, Mapping[str, Any]]] = [("base", compare.get("base_answers"), {})]
     arms += [(run["method"], run.get("answers"), run) for run in compare.get("runs") or []]
     lines = []
@@ -58,6 +61,11 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
         statements = (
             [f"of {phrasing.format_count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
         )
+        if apart := run.get("seeds_apart"):
+            statements.append(
+                f"two seeds judge {phrasing.format_points(apart['judged'])} % of the questions differently and answer "
+                f"{phrasing.format_points(apart['answered'])} % otherwise (Fleiss' kappa {apart['kappa']:.2f})"
+            )
         if clipped_share:
             statements.append(f"gradient clipped in {phrasing.format_percent(clipped_share)} of the steps")
         if answering:

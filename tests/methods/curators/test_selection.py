@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -217,6 +218,15 @@ def test_memory_levels_of_a_model_that_is_a_table():
     absent = next(one for one in range(5) if not counts[one])
     with pytest.raises(UserError, match=rf"0 rows are of levels {absent}, fewer than n = 1 \(levels 0 to 4: "):
         curate(MemoryLevels(n=1, levels=(absent,), templates=templates, draws=4), rows)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_fewer_rows_of_memory_levels_are_among_more_of_them(seed):
+    rows = [replace(row, reference=str(i + i % 5 + 1)) for i, row in enumerate(sum_rows()[:12])]
+    options = {"levels": range(5), "templates": ("{question}",), "draws": 2}
+    chosen = [{row.id for row in curate(MemoryLevels(n=n, **options), rows, seed=seed)[0]} for n in (1, 2, 5, 11, None)]
+    assert [len(some) for some in chosen] == [1, 2, 5, 11, 12]
+    assert all(fewer < more for fewer, more in pairwise(chosen))
 
 
 @pytest.mark.parametrize(("hits", "level"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 4), (8, 4)])

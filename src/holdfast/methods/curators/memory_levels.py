@@ -26,8 +26,9 @@ class MemoryLevels(Curator):
         level 0   R = 0                        not known
         level i   (i - 1)/4 < R <= i/4         i = 1 .. 4, known ever better
 
-    and `n` rows of the chosen `levels` are drawn at random. The authors find 60 rows enough to make a base answer
-    questions, and what it does not know (level 0) to cost most of what it knows; middle levels did best over all.
+    and `n` rows of the chosen `levels` are drawn at random; with one seed those of a smaller `n` are among those of a
+    larger one. The authors find 60 rows enough to make a base answer questions, and what it does not know (level 0) to
+    cost most of what it knows; middle levels did best over all.
 
     When it helps: closed-book questions with short answers. When it fails: answers that may be said in many ways are
     taken for unknown: give `aliases`, or all of them as the row's `reference`.
