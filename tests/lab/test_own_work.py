@@ -49,6 +49,16 @@ def test_every_claim_moves_or_says_why_not() -> None:
         assert not any(part.at == "validated" for part in claim.expects)
 
 
+def test_what_a_size_alone_sets_apart_is_not_asked() -> None:
+    """`random` is a number of the laboratory's rows; without it that arm would be all rows under another name."""
+    moved = move_claim("davir", claim_of("davir"))
+    assert set(moved.arms) == {"all", "davir"}
+    assert [part.than for part in moved.expects] == ["all"]
+    assert "Not asked here: davir gains more than random." in moved.verdict(
+        {name: {"gain": {"delta": 0.0}, "loss": {"delta": 0.0}, "tasks": {}} for name in moved.arms}
+    )
+
+
 def test_the_arms_are_held_against_each_other_on_the_work(work: Path, tmp_path: Path) -> None:
     arms = {"sft": ["method=sft", "optimizer.learning_rate=7"], "half": ["method=half", "train.max_steps=900"]}
     claim = Claim(

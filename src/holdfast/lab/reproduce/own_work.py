@@ -117,7 +117,8 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
 
     Learning rates become those that each arm has by default on the model, and the same multiples of them; a rate that
     was chosen on other questions of a skill is now the one that gained most in the other seeds. Parts of the claim
-    about single tasks of the laboratory are left out, and so are figures other than gain and loss.
+    about single tasks of the laboratory are left out, and so are arms that only its sizes set apart, and figures other
+    than gain and loss.
 
     Raises:
         UserError: If the claim is about a table of probabilities or a programme of its own, about rows that the
@@ -133,11 +134,13 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):
         if LABORATORY_ROWS.search(text):
             raise UserError(f"{name} needs what the laboratory alone has ({text}); it cannot be asked of --on")
-    if len({tuple(overrides) for overrides in arms.values()}) < len(arms):
-        raise UserError(f"{name}: its arms differ in rows or sizes of the laboratory alone; it cannot be asked of --on")
-    parts = [part for part in claim.expects if part.of in ("gain", "kept") or part.of.startswith("log:")]
-    if not parts:
+    arms = drop_repeated_arms(arms)
+    asked_parts = [part for part in claim.expects if part.of in ("gain", "kept") or part.of.startswith("log:")]
+    if not asked_parts:
         raise UserError(f"{name}: every part of it is about a task of the laboratory; it cannot be asked of --on")
+    parts = [part for part in asked_parts if part.arm in arms and (part.than is None or part.than in arms)]
+    if not parts:
+        raise UserError(f"{name}: its arms differ in rows or sizes of the laboratory alone; it cannot be asked of --on")
     remarks = [f"Not asked here: {part.format_sentence()}." for part in claim.expects if part not in parts]
     if claim.files is not None:
         remarks.append("The laboratory writes rows for this claim; others may leave its arms nothing to differ in.")
@@ -146,12 +149,27 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
         arms=arms,
         common=common,
         expects=[replace(part, at="best" if part.at == "validated" else part.at) for part in parts],
-        figures=[one for one in claim.figures if isinstance(one.ours, ArmChange) and one.ours.of != "tasks"],
+        figures=[
+            one
+            for one in claim.figures
+            if isinstance(one.ours, ArmChange) and one.ours.of != "tasks" and one.ours.label in arms
+        ],
         verdict=lambda arms: " ".join([describe_gains_and_losses(arms), *remarks]),
         validation=None,
         draw=None,
         files=None,
     )
+
+
+def drop_repeated_arms(arms: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The arms that are left apart: of those that train alike without the laboratory's sizes, the first.
+
+    "As many rows at random" is a number of rows in the laboratory; without it that is all rows, whatever it is called.
+    """
+    firsts: dict[tuple[str, ...], str] = {}
+    for label, overrides in arms.items():
+        firsts.setdefault(tuple(text for text in overrides if text != "method=sft"), label)
+    return {label: arms[label] for label in firsts.values()}
 
 
 def describe_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
