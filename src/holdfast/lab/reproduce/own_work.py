@@ -165,11 +165,13 @@ def drop_repeated_arms(arms: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The arms that are left apart: of those that train alike without the laboratory's sizes, the first.
 
     "As many rows at random" is a number of rows in the laboratory; without it that is all rows, whatever it is called.
+    Where several are left with a twin, the sizes are what the claim is about, and none is left.
     """
-    firsts: dict[tuple[str, ...], str] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
     for label, overrides in arms.items():
-        firsts.setdefault(tuple(text for text in overrides if text != "method=sft"), label)
-    return {label: arms[label] for label in firsts.values()}
+        alike.setdefault(tuple(text for text in overrides if text != "method=sft"), []).append(label)
+    is_about_sizes = sum(len(labels) > 1 for labels in alike.values()) > 1
+    return {} if is_about_sizes else {labels[0]: arms[labels[0]] for labels in alike.values()}
 
 
 def describe_costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
