@@ -74,7 +74,7 @@ RUNS: dict[str, list[tuple[list[str], str]]] = {
 READ_ONLY = {
     "data.ignore", "data.rejected", "data.chat_template_kwargs", "sampling.engine", "sampling.model", "sampling.slots",
     "sampling.draft", "sampling.draft_tokens", "sampling.max_thinking_tokens", "sampling.workers",
-    "sampling.concurrency", "train.layout", "train.weights", "train.keep", "train.patience",
+    "sampling.runner", "sampling.concurrency", "train.layout", "train.weights", "train.keep", "train.patience",
     "train.gradient_checkpointing", "train.deterministic", "train.compile",
     "evaluate.every", "evaluate.live_items", "evaluate.max_thinking_tokens", "evaluate.gate", "train.vision",
 }  # fmt: skip

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TextIO
@@ -169,13 +169,18 @@ def serve_tasks(
     if count_steps is not None:
         threading.Thread(target=_report_life, args=(count_steps, write_answer), daemon=True).start()
     while True:
-        task, answer = tasks.get(), {}
-        try:
-            for part in do_task(task) or ():
-                write_answer(part)
-        except HoldfastError as error:
-            answer = {"error": type(error).__name__, "text": str(error)}
-        write_answer(answer)
+        for answer in answer_task(do_task, tasks.get()):
+            write_answer(answer)
+
+
+def answer_task(do_task: Callable[[Task], Iterable[Task] | None], task: Task) -> Iterator[Task]:
+    """The answers to a task, the last of which is `{}`, or an error of ours."""
+    answer: Task = {}
+    try:
+        yield from do_task(task) or ()
+    except HoldfastError as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+    yield answer
 
 
 def _report_life(count_steps: Callable[[], int], write_answer: Callable[[Task], None]) -> None:

@@ -12,6 +12,7 @@ from holdfast.data.pictures.references import pictures_of
 from holdfast.errors import UserError
 from holdfast.evaluation.task import ANSWERED
 from holdfast.generation.factory import EngineSpec, is_remote
+from holdfast.generation.pool.ray_actors import require_ray
 from holdfast.pipeline.curation_check import CurationPool, check_curators
 from holdfast.pipeline.trackers import refuse_missing
 from holdfast.recipe.sampling_section import DRAFT_TOKENS
@@ -61,6 +62,8 @@ def check_readiness(
     refuse_other_tokens(recipe.sampling.draft, recipe.model)
     for engine, name in list_engines(recipe) if samples else ():
         check_engine(engine, name, say or len)
+    if recipe.sampling.runner == "ray":
+        require_ray()
     if recipe.inference is not None:
         check_models(recipe.inference, recipe.model)
         if say is not None:

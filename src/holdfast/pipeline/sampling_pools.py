@@ -13,7 +13,9 @@ from holdfast.core.line_workers import list_cards, share_machine
 from holdfast.data.chat.settings import ChatSettings
 from holdfast.generation.factory import HERE, EngineSpec, build_engine, is_remote
 from holdfast.generation.pool.engine import Pool
+from holdfast.generation.pool.events import Runner
 from holdfast.generation.pool.processes import ProcessRunner
+from holdfast.generation.pool.ray_actors import RayRunner
 from holdfast.generation.pool.scheduler import LeaseRules
 
 if TYPE_CHECKING:
@@ -55,11 +57,7 @@ def open_pool(work: RunContext, kind: str, base: LoadedModel, chat: Chat) -> Poo
     """The run's pool of workers with this engine and model; they start at the first sample."""
     fingerprint, count = describe_engine_of(work, kind, base, chat), work.recipe.sampling.workers
     if fingerprint not in work.pools:
-        settings = describe_worker(work, kind, base, chat, fingerprint)
-        cards = list_cards() if settings["device"] == "auto" else []
-        runner = ProcessRunner(
-            WORKER, settings, count, lambda place: share_machine(place, count, os.cpu_count() or 1, cards)
-        )
+        runner = build_runner(work, describe_worker(work, kind, base, chat, fingerprint), base)
         silence = SLOW_SILENCE if kind == "vllm" else LeaseRules().silence
         rules = LeaseRules(first=work.recipe.sampling.slots, silence=silence)
         names = {place: f"worker {place + 1} of {count}" for place in range(count)}
@@ -67,6 +65,25 @@ def open_pool(work: RunContext, kind: str, base: LoadedModel, chat: Chat) -> Poo
             runner, fingerprint, dict.fromkeys(range(count), 1), rules=rules, names=names, say=work.ui.warn
         )
     return work.pools[fingerprint]
+
+
+def build_runner(work: RunContext, settings: dict[str, Any], base: LoadedModel) -> Runner:
+    """Where the workers live: processes of this machine, or actors of Ray.
+
+    Args:
+        settings: As `describe_worker` gives them.
+    """
+    count, cores = work.recipe.sampling.workers, os.cpu_count() or 1
+    if work.recipe.sampling.runner == "ray":
+        # Ray deals the cards of its machines, and each actor sees its own alone.
+        gpus, threads = int(base.device.type == "cuda"), share_machine(0, count, cores, ())
+        settings = {**settings, "path": str(base.path.resolve()), **({"device": "auto"} if gpus else {})}
+        return RayRunner(
+            f"{WORKER}:begin_leases", settings, count, gpus=gpus, steps=f"{WORKER}:count_steps",
+            environment=lambda place: threads,
+        )  # fmt: skip
+    cards = list_cards() if settings["device"] == "auto" else []
+    return ProcessRunner(WORKER, settings, count, lambda place: share_machine(place, count, cores, cards))
 
 
 def describe_engine_of(work: RunContext, kind: str, base: LoadedModel, chat: Chat) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +76,16 @@ def count_tokens(tokens: int) -> None:
     StepCount.tokens += tokens
 
 
+def count_steps() -> int:
+    """Tokens that were decoded in this process."""
+    return StepCount.tokens
+
+
+def begin_leases(settings: dict[str, Any]) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
+    """What does a lease, from what all have in common."""
+    return LeaseDrawer(settings).draw_lease
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole group; this process ends with the one that started it
-    serve_tasks(lambda settings: LeaseDrawer(settings).draw_lease, lambda: StepCount.tokens)
+    serve_tasks(begin_leases, count_steps)

@@ -10,7 +10,7 @@ from holdfast.recipe.yaml_writer import find_leaf_values, format_scalar
 
 SAME_RESULT = (
     "output", "device", "sampling.slots", "sampling.draft", "sampling.draft_tokens", "sampling.workers",
-    "sampling.concurrency", "train.save_every", "train.keep_checkpoints",
+    "sampling.runner", "sampling.concurrency", "train.save_every", "train.keep_checkpoints",
     "train.stop_at", "track", "search", "environment.step_seconds",
 )  # fmt: skip
 """Settings that change where, how fast or in how many goes a run is done, and nothing of its result."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from holdfast.recipe.data_section import RecipeSection, Texts
@@ -40,6 +42,12 @@ class Sampling(RecipeSection):
         description="Processes that sample for curators, each with a copy of the model, on cards of their own where "
         "there are several. The same samples as of one, in a run that may go on with another number.",
     )
+    runner: Literal["processes", "ray"] = Field(
+        "processes",
+        repr=False,
+        description="Where workers live: processes of this machine, or actors of a Ray cluster (RAY_ADDRESS, else one "
+        "that is started here; `pip install 'holdfast[ray]'`), whose machines see the model's files.",
+    )
     draft: str | None = Field(
         None,
         description="A small model with the same tokenizer that proposes tokens to the native engine: the same answers "
@@ -72,4 +80,6 @@ class Sampling(RecipeSection):
     def _pools_here(self) -> Sampling:
         if self.workers > 1 and self.engine not in ("native", "transformers", "vllm"):
             raise ValueError("workers: are processes of this machine, and the engine is a server; leave them out")
+        if self.workers == 1 and self.runner != "processes":
+            raise ValueError(f"runner: {self.runner} runs workers; set sampling.workers to 2 or more, or leave it out")
         return self
