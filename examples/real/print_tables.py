@@ -1,4 +1,4 @@
-"""Print a comparison as Markdown, with differences from one method: `python tabulate.py runs/real-banking sft`.
+"""Print a comparison as Markdown, with differences from one method: `python print_tables.py runs/real-banking sft`.
 
 The differences are paired: the same questions, seed by seed, with the 95 % interval over questions and seeds that
 `holdfast compare` uses against the base.
