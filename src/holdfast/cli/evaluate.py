@@ -9,7 +9,7 @@ import typer
 
 from holdfast.cli.common import AsJson, Device, DraftName, InferenceText, Quiet, Verbose, open_session
 
-TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, or an lm-eval task."
+TASK_HELP = "File, probe, lab, lab:SKILL, text:FILE, lm-eval task."
 JUDGE_HELP = "Judge for files; default: found from rows."
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", help=TASK_HELP, show_default=False)]
@@ -18,16 +18,16 @@ JudgeName = Annotated[str | None, typer.Option(help=JUDGE_HELP, show_default=Fal
 MaxLoss = Annotated[float | None, typer.Option(min=0, help="Gate: largest mean drop, in points.", show_default=False)]
 MaxBits = Annotated[
     float | None,
-    typer.Option(min=0, help="Gate: largest mean rise of the texts' bits, in per cent.", show_default=False),
+    typer.Option(min=0, help="Gate: rise of texts' bits, in %.", show_default=False),
 ]
 MaxKl = Annotated[
     float | None,
-    typer.Option(min=0, help="Gate: largest divergence on the probe, in bits per token.", show_default=False),
+    typer.Option(min=0, help="Gate: KL on the probe, in bits.", show_default=False),
 ]
 Out = Annotated[Path | None, typer.Option(help="Directory for items and report.", show_default=False)]
 ShardText = Annotated[
     str | None,
-    typer.Option(metavar="I/N", help="Ask only the I-th of N parts: for several machines.", show_default=False),
+    typer.Option(metavar="I/N", help="Ask only part I of N (several machines).", show_default=False),
 ]
 
 
@@ -46,7 +46,7 @@ def evaluate(
     max_kl: MaxKl = None,
     out: Out = None,
     shard: ShardText = None,
-    join: Annotated[bool, typer.Option("--join", help="Make the report of what all parts have measured.")] = False,
+    join: Annotated[bool, typer.Option("--join", help="Report what all parts have measured.")] = False,
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
