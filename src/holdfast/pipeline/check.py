@@ -62,7 +62,7 @@ def check(
     else:
         findings = first = check_one(resolved_recipe, ui or Progress.create_silent(), judge, device_gib)
     if other_run:
-        first["warnings"].insert(0, other_run)
+        first["warnings"].append(other_run)
     return findings
 
 

@@ -124,10 +124,9 @@ def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin
         arms = {name: at_best_rate(arms[name]) for name in (expectation.arm, expectation.than) if name is not None}
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
     tasks, reasons = arm.runs[0].tasks, _list_reasons(expectation, arms)
-    if rival and all(mine.tuned == theirs.tuned for mine, theirs in zip(arm.runs, rival.runs, strict=True)):
-        reasons.append(f"{expectation.arm} and {expectation.than} answered alike: what sets them apart changed nothing")
     if expectation.at in ("gain", "front") and rival is not None:
         return _decide_at_equal_gain(expectation, arm, rival, margin, reasons)
+    reasons += _find_sameness(expectation, arm, rival)
     if expectation.of.startswith("log:") and rival is not None:
         name = expectation.of.removeprefix("log:")
         apart = [
@@ -183,8 +182,16 @@ def _decide_at_equal_gain(
         why = [*reasons, "there is no gain that both reach at these learning rates"]
         return _build_check(expectation.format_sentence(), nothing, margin, expectation.by, why)
     interval = scale_interval(compute_matched_difference(tasks, (ladders[0], mine), (ladders[1], theirs)), 100.0)
+    reasons = [*reasons, *_find_sameness(expectation, arm, rival)]
     what = f"{expectation.format_sentence()} of {gain:.1f} points"
     return _build_check(what, interval, margin, expectation.by, reasons)
+
+
+def _find_sameness(expectation: Expectation, arm: Arm, rival: Arm | None) -> list[str]:
+    """Why two arms that gave the same answers in every seed say nothing."""
+    if rival is None or any(mine.tuned != theirs.tuned for mine, theirs in zip(arm.runs, rival.runs, strict=True)):
+        return []
+    return [f"{expectation.arm} and {expectation.than} answered alike: what sets them apart changed nothing"]
 
 
 def read_log_mean(folder: str, name: str) -> float:
