@@ -107,8 +107,8 @@ def test_few_steps_are_warned_of_by_check_train_and_report(tiny_dir: TinyDir) ->
     assert training_of("out")["warnings"][0].startswith(text)
     for page in ("report.html", "README.md"):
         assert "only 2 steps: little will be learned" in (Path("out") / page).read_text(encoding="utf-8")
-    assert "only 29 steps" in warnings_of(recipe("lab-small", sums(20), train={"max_steps": 29}))[0]
-    assert warnings_of(recipe("lab-small", sums(20), train={"max_steps": 30})) == []
+    assert "only 29 steps" in warnings_of(recipe("lab-small", sums(20), train={"max_steps": 29}, output="new"))[0]
+    assert warnings_of(recipe("lab-small", sums(20), train={"max_steps": 30}, output="new")) == []
 
 
 def test_max_steps_go_before_epochs(tiny_dir: TinyDir) -> None:
