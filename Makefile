@@ -19,11 +19,8 @@ $(VENV)/.ready: pyproject.toml pins.txt
 demo: $(VENV)/.ready
 	$(BIN)/holdfast demo
 
-# Tests wait for processes of their own: one runner more than there are cores keeps these at work.
-RUNNERS = $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
-
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(RUNNERS) --dist worksteal
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # The tests marked `gpu`, on the accelerator that torch finds; where there is none they are skipped, and say so.
 test-gpu: $(VENV)/.ready
