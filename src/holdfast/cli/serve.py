@@ -54,6 +54,7 @@ def serve(
         settings = ServerSettings(host, port, key, limits, slots, device, workers=workers, verbose=verbose)
         check_address(settings)
         offer = ServedModels([model] if against is None else [model, against], inference or "", draft)
+        offer.check_draft()
         names = offer.name_models()
         with listen_at(host, port) as listener:  # before the models, which may take minutes
             ui.start_phase("loading")

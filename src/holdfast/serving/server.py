@@ -97,14 +97,21 @@ class ServedModels:
         """
         return cast(Inference, parse_method("inference", self.inference, "--inference")) if self.inference else None
 
+    def check_draft(self) -> None:
+        """See that who proposes tokens has those of all models.
+
+        Raises:
+            UserError: If not.
+        """
+        for source in self.sources:
+            refuse_other_tokens(self.draft, source, "--draft")
+
     def name_models(self) -> list[str]:
         """What clients call them.
 
         Raises:
-            UserError: If that cannot be, or they cannot be served so.
+            UserError: If two would have the same name.
         """
-        for source in self.sources:
-            refuse_other_tokens(self.draft, source, "--draft")
         method = self.parse_method()
         return name_models(self.sources, name_of(method) if method else "")
 

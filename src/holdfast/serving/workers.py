@@ -54,8 +54,8 @@ class ServerWorkers:
     def __init__(
         self, settings: dict[str, Any], count: int, device: str, grace: float, say: Callable[[str], Any]
     ) -> None:
-        cards = list_cards() if device == "auto" else []
-        self.pool = LineWorkers(MODULE, settings, lambda place: share_machine(place + 1, count, _count_cores(), cards))
+        cards, cores = list_cards() if device == "auto" else [], os.cpu_count() or 1
+        self.pool = LineWorkers(MODULE, settings, lambda place: share_machine(place + 1, count, cores, cards))
         self.count, self.grace, self.say = count - 1, grace, say
         self.deaths, self.ready = Counter[int](), set[int]()
         self.is_ending = False
@@ -115,10 +115,6 @@ class ServerWorkers:
             self.pool.give_task(self.pool.workers[place], MODULE, {})
             if self.is_ending:  # meanwhile
                 self.pool.workers[place].process.send_signal(signal.SIGTERM)
-
-
-def _count_cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _describe_exit(code: int) -> str:
