@@ -62,7 +62,7 @@ def test_a_field_changes_the_text_and_nothing_else(key: str, value: str, line: s
 
 
 def test_a_mistake_is_said_at_its_field_as_the_command_line_says_it(client: TestClient, tmp_path: Path) -> None:
-    text = START.replace("epochs: 2", "epochs: -2\n  sede: 1")
+    text = START.replace("epochs: 5", "epochs: -2\n  sede: 1")
     page = send(client, "/draft", text=text, base=text, do="show")
     assert page.status_code == 422
     (tmp_path / "recipe.yaml").write_text(text)
