@@ -32,10 +32,8 @@ def test_the_tokenizer_of_the_shipped_models_comes_out_again(built):
 
 
 def tiny(steps: int) -> PretrainPlan:
-    small = PLANS["lab-small"]
-    return replace(
-        small, hidden=32, layers=1, heads=2, inner=32, rows=8, cycles=(Cycle(steps, steps, 2, 1e-3, warmup=1),)
-    )
+    cycle = Cycle(steps, steps, 2, 1e-3, warmup=1, facts_over=500)
+    return replace(PLANS["lab-small"], hidden=32, layers=1, heads=2, inner=32, rows=8, cycles=(cycle,))
 
 
 def test_a_stopped_training_goes_on_to_the_bit(tmp_path, built, monkeypatch):

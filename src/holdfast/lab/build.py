@@ -33,8 +33,10 @@ def build_lab_model(
     if name not in plans:
         raise UserError(f"{name} is not a laboratory model{suggest_name(name, plans)}")
     plan = plans[name]
-    if steps is not None:
-        short = replace(plan.cycles[0], steps=steps, horizon=steps, warmup=min(200, steps // 4))
+    if steps is not None:  # each as heavy as one of the plan's: not all facts in the few that there are
+        first = plan.cycles[0]
+        over = first.facts_over or first.steps
+        short = replace(first, steps=steps, horizon=steps, warmup=min(200, steps // 4), facts_over=over)
         plan = replace(plan, cycles=(short,), milestones=())
     kind = PicturePretraining if name == "lab-vl" else Pretraining
     training = kind(plan, Path(out) / name, log=ui.write_line if ui else print)

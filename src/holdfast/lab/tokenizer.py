@@ -37,8 +37,9 @@ def build_tokenizer(seed: int = 0, sample: int = 3000) -> PreTrainedTokenizerFas
         ]
     )
     pieces: Counter[str] = Counter()
-    for text in _sample_texts(seed, sample):
-        pieces.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+    for text, times in Counter(_sample_texts(seed, sample)).items():
+        for piece, _ in splitter.pre_tokenize_str(text):
+            pieces[piece] += times
     words = sorted(piece for piece, n in pieces.items() if n >= 3 and len(piece) > 1)
     specials = [PAD, END, *ROLES]
     vocabulary = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]

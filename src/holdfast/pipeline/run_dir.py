@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 MARK = "run.json"
 """Whose run a directory holds: fingerprint of the recipe, seconds spent, whether it is finished."""
-
 
 SHARDS = "shards"
 """Folder of a run in which processes that share out its curation have theirs."""
@@ -416,8 +416,9 @@ def _read_mark(path: Path) -> dict[str, Any] | None:
     return state
 
 
+@functools.cache
 def dependency_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of what a result depends on; to be read only."""
     from importlib.metadata import version
 
     names = ("holdfast", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy")
