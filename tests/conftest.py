@@ -16,13 +16,16 @@ os.environ.update(
 )
 
 import fcntl
+import functools
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.testing
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -33,6 +36,8 @@ from transformers import (
 )
 
 from accelerator import skip_reason
+
+gc.disable()  # until all is collected: nothing of what is imported goes away again
 
 ON_ACCELERATOR = os.environ["HOLDFAST_DEVICE"] == ""
 """Whether this session is for the tests marked `gpu` (`make test-gpu`). Any other is for the CPU."""
@@ -58,6 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let the collector leave what was imported alone: it would look through a million objects again and again."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +71,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """What is written need not reach the disk: a run waits for it fifty times, milliseconds, lest the power fails."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """typer's runner builds the whole tree of commands anew for each command it invokes, as a process does once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
         yield
 
 
@@ -143,18 +157,29 @@ def tiny(tokenizer: PreTrainedTokenizerBase) -> Callable[..., tuple[PreTrainedMo
 
 @pytest.fixture
 def tiny_dir(
-    tiny: Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]], tmp_path_factory: pytest.TempPathFactory
+    tiny: Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+    saved_models: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Path]:
     """`tiny_dir(kind="llama", seed=0)` -> a fresh directory with the model and tokenizer saved by transformers."""
 
     def make(kind: str = "llama", seed: int = 0, **overrides: Any) -> Path:
         directory = tmp_path_factory.mktemp(f"tiny-{kind}")
-        model, tokenizer = tiny(kind, seed, **overrides)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        return directory
+        wanted = repr((kind, seed, sorted(overrides.items())))
+        if wanted not in saved_models:
+            saved_models[wanted] = tmp_path_factory.mktemp(f"saved-{kind}")
+            model, tokenizer = tiny(kind, seed, **overrides)
+            model.save_pretrained(saved_models[wanted])
+            tokenizer.save_pretrained(saved_models[wanted])
+        return Path(shutil.copytree(saved_models[wanted], directory, dirs_exist_ok=True))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def saved_models() -> dict[str, Path]:
+    """The directories that `tiny_dir` copies, by what was asked for: saving takes longer than most of what follows."""
+    return {}
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ class Process:
         env: Its environment; default: this process's.
         stdout: Descriptor of an open file for what it says; default: a pipe, `self.stdout`.
         stderr: The same for its errors; default: together with what it says.
+        stdin: Descriptor of an open file of what it is told; default: nothing.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        stdin: int | None = None,
     ) -> None:
         own, answers = os.pipe()
         readable, writable = (None, stdout) if stdout is not None else os.pipe()
@@ -59,9 +61,8 @@ class Process:
         with tempfile.TemporaryFile("w+") as letter:
             json.dump(asked, letter)
             letter.flush()
-            socket.send_fds(
-                server(), [b"!"], [letter.fileno(), answers, writable, writable if stderr is None else stderr]
-            )
+            fds = [letter.fileno(), answers, writable, writable if stderr is None else stderr]
+            socket.send_fds(server(), [b"!"], fds if stdin is None else [*fds, stdin])
         os.close(answers)
         self.answers = open(own, encoding="ascii")  # noqa: SIM115
         self.stdout = None
@@ -100,6 +101,24 @@ class Process:
             said = self.stdout.read()
         self.wait()
         return said
+
+
+class LineProcess(Process):
+    """One that is spoken with in lines, as `subprocess.Popen` makes it with pipes.
+
+    Args:
+        program: As of `Process`.
+        env: Its environment.
+    """
+
+    def __init__(self, program: Sequence[str | Path], env: Mapping[str, str]) -> None:
+        readable, writable = os.pipe()
+        heard, said = os.pipe()
+        super().__init__(program, env=env, stdout=said, stderr=2, stdin=readable)
+        os.close(readable)
+        os.close(said)
+        self.stdin = open(writable, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self.stdout = open(heard, encoding="utf-8")  # noqa: SIM115
 
 
 def run(
@@ -153,7 +172,7 @@ def server() -> socket.socket:
 def serve(connection: socket.socket) -> list[str]:
     """Fork for each letter that comes; returns, in the forked process only, the program that it is to run."""
     while True:
-        said, fds, _, _ = socket.recv_fds(connection, 1, 4)
+        said, fds, _, _ = socket.recv_fds(connection, 1, 5)
         if not said:
             sys.exit()
         if os.fork() == 0:
@@ -164,10 +183,10 @@ def serve(connection: socket.socket) -> list[str]:
             while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
                 pass  # those that have done waiting
     connection.close()
-    letter, answers, out, err = fds
+    letter, answers, out, err, *told = fds
     if child := os.fork():  # this one only waits for it
         os.write(answers, f"{child}\n".encode())
-        for fd in (letter, out, err):
+        for fd in (letter, out, err, *told):
             os.close(fd)
         _, status = os.waitpid(child, 0)
         os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
@@ -176,13 +195,15 @@ def serve(connection: socket.socket) -> list[str]:
     with open(letter, encoding="utf-8") as file:
         file.seek(0)
         asked = json.load(file)
-    for fd, place in ((out, 1), (err, 2)):
+    for fd, place in (*((fd, 0) for fd in told), (out, 1), (err, 2)):
         os.dup2(fd, place)
-    for fd in {out, err}:
+    for fd in {out, err, *told}:
         os.close(fd)
     # Those of the server are made for what it was started with: a file can be sought in, a pipe cannot.
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1)  # noqa: SIM115
+    if told:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
@@ -217,9 +238,11 @@ if __name__ == "__main__":
         os._exit(code)
 
     atexit.register(end_at_once)
+    gc.disable()  # nothing of what is imported goes away again
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # a collection would copy it too
+    gc.enable()
     try:
         become(serve(socket.socket(fileno=int(sys.argv[1]))))
         code = 0
