@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from itertools import groupby
@@ -34,25 +35,39 @@ DRIVER = """
 import shlex, sys
 from holdfast.cli import main
 for command in sys.argv[1:]:
-    sys.argv = shlex.split(command)
+    words = shlex.split(command)
+    refused = words[0] == "!"
+    code, sys.argv = 0, words[refused:]
     try:
         main()
     except SystemExit as done:
-        if done.code:
-            sys.exit(f"{command}: exit code {done.code}")
+        code = done.code
+    if bool(code) != refused:
+        sys.exit(f"{command}: exit code {code}")
 """
 """Runs several commands of the program in one process: most of a short command's time is importing."""
 
 
-MOST = {"limit": 32, "items": 8, "max_steps": 4}
+MOST = {"data": {"limit": 16}, "train": {"max_steps": 2}, "evaluate": {"items": 4, "live_items": 2}}
 """Settings of a recipe that a page shows with what takes a minute, and what is enough."""
+ITEMS = MOST["evaluate"]["items"]
 
 
 def shrink(recipe: str) -> str:
-    """A recipe with at most so many rows, questions and steps."""
-    return re.sub(
-        rf"\b({'|'.join(MOST)}): (\d+)", lambda match: f"{match[1]}: {min(int(match[2]), MOST[match[1]])}", recipe
-    )
+    """A recipe with at most so many rows, steps and questions."""
+    settings = yaml.safe_load(recipe)
+    settings["evaluate"] = {**MOST["evaluate"], **settings.get("evaluate", {})}
+    for section, most in MOST.items():
+        own = settings.get(section, {})
+        own.update({key: min(own[key], number) for key, number in most.items() if key in own})
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def shrink_command(command: str) -> str:
+    """A command that asks at most so many questions."""
+    if command.startswith("holdfast eval") and "--items" not in command:
+        command += f" --items {ITEMS}"
+    return re.sub(r"--(items|samples) (\d+)", lambda match: f"--{match[1]} {min(int(match[2]), ITEMS)}", command)
 
 
 @pytest.mark.slow
@@ -67,19 +82,22 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
         elif language == "python":
             if named := re.match(r"# (\w+\.py)\n", text):
                 (tmp_path / named[1]).write_text(text, encoding="utf-8")
-            run_python(text, place=tmp_path)
+            run_python("-c", text, place=tmp_path)
         else:
             shell(text.strip().splitlines(), tmp_path)
 
 
 def shell(commands: list[str], place: Path) -> None:
     """The commands of a block, one after another."""
-    for alike, some in groupby(commands, key=sort_of):
+    for alike, some in groupby(map(shrink_command, commands), key=sort_of):
         if alike == "make":
             targets = (ROOT / "Makefile").read_text(encoding="utf-8")
             assert all(f"\n{command.split()[1]}:" in targets for command in some)
         elif alike == "holdfast":
-            run_python(DRIVER, *some, place=place)
+            run_python("-c", DRIVER, *some, place=place)
+        elif alike == "accelerate":
+            for command in some:
+                run_python("-m", "accelerate.commands.accelerate_cli", *shlex.split(command)[1:], place=place)
         else:
             for command in some:
                 done = subprocess.run(["bash", "-ec", command], **surroundings(place), capture_output=True, text=True)
@@ -87,13 +105,14 @@ def shell(commands: list[str], place: Path) -> None:
 
 
 def sort_of(command: str) -> str:
-    """Whether a line calls make, the program and nothing else, or needs a shell."""
-    name = command.split()[0]
-    return name if name == "make" or (name == "holdfast" and not set(command) & set("&|<>;$*~")) else "bash"
+    """Whether a line calls make, the program or accelerate and nothing else, or needs a shell."""
+    name = command.removeprefix("! ").split()[0]
+    is_plain = name in ("holdfast", "accelerate") and not set(command) & set("&|<>;$*~")
+    return name if name == "make" or is_plain else "bash"
 
 
 def run_python(*program: str, place: Path) -> None:
-    done = processes.run(["-c", *program], **surroundings(place))
+    done = processes.run(program, **surroundings(place))
     assert done.returncode == 0, f"{program}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
