@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from holdfast.axes.registry import find_method
 from holdfast.cli.app import app
+from holdfast.core.line_workers import LineWorker, LineWorkers
 from holdfast.errors import RunError, UserError
 from holdfast.models.loading import load_model
 from holdfast.pipeline.federated.aggregation import METHODS, FedAvg, ThresholdAveraging, count_bytes
@@ -28,6 +29,7 @@ from holdfast.pipeline.federated.workers import WorkerExchange, client_settings
 from holdfast.pipeline.train import train
 from holdfast.recipe.loader import resolve_any
 from holdfast.skills import load_skill
+from processes import LineProcess
 
 NAME = "model.layers.0.mlp.up_proj.parametrizations.weight"
 DESCENT = {
@@ -123,8 +125,20 @@ class CutExchange(InlineExchange):
             yield reply
 
 
+class ForkedWorkers(LineWorkers):
+    """Those that begin with what takes seconds to import."""
+
+    def _start_worker(self, place):
+        worker = LineWorker(LineProcess(["-m", self.module], {**os.environ, **self.environment(place)}))
+        self._write_line(worker, self.settings)
+        return worker
+
+
 class KillingExchange(WorkerExchange):
     """Kills the first worker as soon as it has its first task, and again in the second round."""
+
+    def __post_init__(self):
+        self.pool = ForkedWorkers("holdfast.pipeline.federated.worker", self.settings)
 
     def _give_task(self, worker, name, number):
         super()._give_task(worker, name, number)

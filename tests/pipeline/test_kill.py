@@ -23,10 +23,10 @@ from processes import run as run_process
 RECIPE = """
 model: lab-small
 method: s3ft
-data: {train: lab:strings, limit: 48}
+data: {train: lab:strings, limit: 32}
 sampling: {max_tokens: 24, slots: 8}
-train: {max_steps: 12, batch_tokens: 512, save_every: 0.1, precision: fp32}
-evaluate: {keep: [lab:sums, lab:cipher], items: 16, live_items: 4, every: 0.25, max_tokens: 24}
+train: {max_steps: 8, batch_tokens: 512, save_every: 0.1, precision: fp32}
+evaluate: {keep: [lab:sums], items: 12, live_items: 4, every: 0.25, max_tokens: 24}
 """
 PHASES = {
     "curate": ("S3FT: sample", "samples.jsonl"),

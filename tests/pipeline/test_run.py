@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {
     "model": MODEL,
     "train": {"max_steps": 2, "batch_tokens": 512, "precision": "fp32"},
     "sampling": {"max_tokens": 32},
-    "evaluate": {"keep": ["lab:strings"], "items": 8, "live_items": 4, "every": 0.5, "max_tokens": 32},
+    "evaluate": {"keep": ["lab:strings"], "items": 4, "live_items": 2, "every": 0.5, "max_tokens": 16},
 }
 QUESTIONS = [(f"What is {a} + {b}?", str(a + b)) for a in range(4) for b in range(5)]
 

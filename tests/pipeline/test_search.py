@@ -24,7 +24,7 @@ model: lab-small
 method: half
 data: {train: lab:strings, limit: 32}
 train: {max_steps: 4, batch_tokens: 512, precision: fp32}
-evaluate: {keep: [lab:sums], items: 10, live_items: 4, every: 0, max_tokens: 16}
+evaluate: {keep: [lab:sums], items: 6, live_items: 3, every: 0, max_tokens: 16}
 search:
   space: {optimizer.learning_rate: [1.0e-3, 1.0e+30], train.seed: {int: [0, 3]}}
   sampler: random
@@ -101,6 +101,7 @@ def train_backwards(workers: TrialWorkers, jobs: Sequence[TrialJob]) -> dict[str
 
 def test_killed_while_a_trial_trains_it_ends_with_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*ARGUMENTS, "search.dial=[]", "search.batch=2", "search.space.optimizer.learning_rate=[1e-3, 3e-3]"]
+    arguments += ["--trials", "4", "search.seeds=1"]  # after the kill there is another batch
     calm = cli(*[a if a != "s" else "calm" for a in arguments])
     assert calm.exit_code == 0, calm.output
     process = Process(["-m", "holdfast", *arguments, "--json"], cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"})

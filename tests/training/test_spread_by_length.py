@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import spread_by_length
@@ -27,23 +29,34 @@ ATTENTION = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone(make_once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, dict[str, Any]]:
+    """What one process comes to in each case, by padded rows."""
+
+    def make(place: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention_choice, "find_kernel", attention_choice.find_kernel)  # the script sets them
+            patch.setattr(setup, "CompiledLayers", setup.CompiledLayers)
+            said = {case: spread_by_length.run(case, place / case, by_length=False) for case in ATTENTION}
+        (place / "said.json").write_text(json.dumps(said))
+
+    return json.loads((make_once("alone-by-length", make) / "said.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_lines_on_two_processes_are_padded_ones_on_one(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, alone: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(attention_choice, "find_kernel", attention_choice.find_kernel)  # the script sets them
-    monkeypatch.setattr(setup, "CompiledLayers", setup.CompiledLayers)
     env = os.environ | {"OMP_NUM_THREADS": "1"} | KINDS[kind]
     launch([SCRIPT, tmp_path], tmp_path, env)
     said = json.loads((tmp_path / "said.json").read_text())
     for case, attention in ATTENTION.items():
         assert said[case]["attention"] == f"attention: {attention}"
         assert not [line for line in said[case]["said"] if "run as they are" in line], "nothing failed in compiling"
-        alone = spread_by_length.run(case, tmp_path / "alone" / case, by_length=False)
-        assert "padded" in alone["attention"]
-        assert said[case]["losses"] == pytest.approx(alone["losses"], abs=1e-5), case
-        assert said[case]["weights"] == pytest.approx(alone["weights"], rel=1e-5), case
+        assert "padded" in alone[case]["attention"]
+        assert said[case]["losses"] == pytest.approx(alone[case]["losses"], abs=1e-5), case
+        assert said[case]["weights"] == pytest.approx(alone[case]["weights"], rel=1e-5), case
 
 
 def test_a_model_to_be_sharded_is_tried_with_the_first_layer_of_each_kind() -> None:
