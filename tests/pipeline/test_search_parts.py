@@ -256,6 +256,7 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share_machine(0, 4, 2, ["0"]) == {"OMP_NUM_THREADS": "1"}
     cards = [share_machine(place, 3, 3, ["4", "7"])["CUDA_VISIBLE_DEVICES"] for place in range(3)]
     assert cards == ["4", "7", "4"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert share_machine(0, 3, 8, []) == {}
+    for given, own in (("5", "2"), ("1", "1"), ("4,2", "2")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert share_machine(0, 3, 8, []) == {"OMP_NUM_THREADS": own}
     assert split_evenly([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]

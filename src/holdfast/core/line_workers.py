@@ -35,9 +35,11 @@ def share_machine(place: int, count: int, cores: int, cards: Sequence[str]) -> d
 
     Args:
         place: The worker's among `count`.
+        cores: Those of the machine; where the environment has fewer threads for a program, each has no more than that.
         cards: As `CUDA_VISIBLE_DEVICES` names them.
     """
-    own = {} if THREADS in os.environ else {THREADS: str(max(1, cores // count))}
+    given = os.environ.get(THREADS, "")
+    own = {THREADS: str(max(1, min(cores // count, int(given) if given.isdigit() else cores)))}
     return own | ({CARDS: cards[place % len(cards)]} if len(cards) > 1 else {})
 
 

@@ -165,7 +165,7 @@ def _share_step(recipe: Recipe, model: Model, ids: torch.Tensor, alone: float) -
         has_several = device.type == "cuda" and recipe.device in ("auto", "cuda")
         return alone / max(1, min(count, len(list_cards()) if has_several else 1))
     cores, before = os.cpu_count() or 1, torch.get_num_threads()
-    threads = int(share_machine(0, count, cores, ()).get(THREADS, before))
+    threads = int(share_machine(0, count, cores, ())[THREADS])
     torch.set_num_threads(threads)
     try:
         step = _time_fastest_pass(model, ids)
