@@ -44,6 +44,13 @@ def test_the_law_by_its_ends_is_the_printed_one() -> None:
         )
 
 
+def test_a_line_that_has_reached_all_answers_tells_the_law_no_less() -> None:
+    steep = simulate(noise=0.002, slope=2 * A)
+    full = LawPoints(steep.losses, steep.sizes, np.minimum(steep.scores, 1.0), B, ceiling=1.0)
+    assert (full.scores == 1.0).sum() > 8
+    assert find_mode(full, starts=2)[:4] == pytest.approx([2 * A, *truth()[1:4]], abs=0.03)
+
+
 def test_the_mode_finds_the_law_again_whatever_the_order_and_the_unit_of_scores() -> None:
     points = simulate(noise=0.002)
     mode = find_mode(points)

@@ -113,6 +113,7 @@ CLAIMS: dict[str, str] = {
     "memory_levels": "holdfast.lab.reproduce.known_facts:MEMORY_LEVELS",
     "memory": "holdfast.lab.reproduce.known_facts:MEMORY",
     "emergence": "holdfast.lab.reproduce.emergence:EMERGENCE",
+    "emergence-models": "holdfast.lab.reproduce.emergence_models:EMERGENCE_MODELS",
     "autoft": "holdfast.lab.reproduce.searched:AUTOFT",
     "sft-search": "holdfast.lab.reproduce.searched:SEARCH",
     "prefix_limits": "holdfast.lab.reproduce.prefix_limits:PATTERNS",

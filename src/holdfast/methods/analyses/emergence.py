@@ -96,7 +96,7 @@ class Emergence(Analysis):
                 f"the law needs runs of {FEWEST_SIZES} or more bases and {FEWEST_SIZES} or more numbers of rows, of "
                 f"{FEWEST_ROWS} rows or more each; there are {len(set(losses))} and {len(set(sizes))}"
             )
-        return LawPoints(losses, sizes, scores, self.chance)
+        return LawPoints(losses, sizes, scores, self.chance, ceiling=1.0)
 
 
 def describe_size(points: LawPoints, size: float, mode: np.ndarray, draws: np.ndarray | None) -> tuple[Any, ...]:

@@ -43,7 +43,7 @@ def score_left_out(points: LawPoints, mode: np.ndarray) -> np.ndarray:
         others = replace(points, losses=points.losses[rest], sizes=points.sizes[rest], scores=points.scores[rest])
         theta = climb_to_mode(others, mode)
         elbow = others.find_elbow(theta, points.sizes[[number]])[0]
-        forecast = theta[0] * max(0.0, elbow - points.losses[number]) + theta[1]
+        forecast = min(points.ceiling, theta[0] * max(0.0, elbow - points.losses[number]) + theta[1])
         values.append(-0.5 * ((score - forecast) / np.exp(theta[5])) ** 2 - theta[5] - 0.5 * np.log(2 * np.pi))
     return np.array(values)
 

@@ -32,6 +32,7 @@ class LawPoints:
         sizes: Rows of fine-tuning, 2 or more.
         scores: From 0 to 1.
         chance: The score of guessing.
+        ceiling: The score of answering all: a line that rises with the loss stops there.
         law: How elbows go with rows: by a power of the logarithm, or by a power of the number itself.
     """
 
@@ -39,6 +40,7 @@ class LawPoints:
     sizes: np.ndarray
     scores: np.ndarray
     chance: float
+    ceiling: float = np.inf
     law: Law = "log-power"
 
     @property
@@ -52,7 +54,8 @@ class LawPoints:
 
     def predict_scores(self, theta: np.ndarray) -> np.ndarray:
         """What walkers [..., 6] expect of the points: [..., N]."""
-        return theta[..., :1] * np.maximum(0, self.find_elbow(theta, self.sizes) - self.losses) + theta[..., 1:2]
+        above = np.maximum(0, self.find_elbow(theta, self.sizes) - self.losses)
+        return np.minimum(self.ceiling, theta[..., :1] * above + theta[..., 1:2])
 
 
 def interpolate_elbow(
