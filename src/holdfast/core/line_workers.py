@@ -38,8 +38,8 @@ def share_machine(place: int, count: int, cores: int, cards: Sequence[str]) -> d
         cores: Those of the machine; where the environment has fewer threads for a program, each has no more than that.
         cards: As `CUDA_VISIBLE_DEVICES` names them.
     """
-    given = os.environ.get(THREADS, "")
-    own = {THREADS: str(max(1, min(cores // count, int(given) if given.isdigit() else cores)))}
+    own_limit = os.environ.get(THREADS, "")
+    own = {THREADS: str(max(1, min(cores // count, int(own_limit) if own_limit.isdigit() else cores)))}
     return own | ({CARDS: cards[place % len(cards)]} if len(cards) > 1 else {})
 
 

@@ -78,8 +78,8 @@ def measure_mixture_loss(folder: Path, plan: PretrainPlan, steps: int = 20) -> f
     from holdfast.lab.pretrain import Stream
     from holdfast.models.loading import load_model
 
-    loaded = load_model(str(folder))
-    model, stream = loaded.model.float(), Stream(plan, loaded.tokenizer)
+    mixture_model = load_model(str(folder))
+    model, stream = mixture_model.model.float(), Stream(plan, mixture_model.tokenizer)
     total, count = 0.0, 0
     with torch.no_grad():
         for step in range(STEPS, STEPS + steps):
