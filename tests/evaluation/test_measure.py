@@ -224,6 +224,7 @@ def test_choices_are_scored_by_definition(tiny: Callable[..., Any]):
         assert item.reference == row.meta["choices"][1]
         shown = [float(v) for v in item.reason.removeprefix("log-likelihoods ").split(", ")]
         assert shown == pytest.approx(sums, abs=0.006)
+        assert item.extra["options"] == pytest.approx((sums - np.logaddexp.reduce(sums)).tolist(), abs=1e-4)
 
 
 def test_only_the_choice_counts(tokenizer: Any):

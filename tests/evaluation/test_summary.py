@@ -300,6 +300,16 @@ def test_seeds_of_one_method_are_held_against_each_other():
         line
         == "sft: two seeds judge 0.0 % of the questions differently and answer 0.0 % otherwise (Fleiss' kappa 1.00)"
     )
+    assert "divergence" not in apart, "of answers that are no choice there are no options"
+    for run, options in zip(runs, ([0.5, 0.5], [0.25, 0.75], [0.5, 0.5]), strict=True):
+        run.tuned["new"][0].extra["options"] = np.log(options).tolist()
+    apart = measure_disagreement([TARGET, KEEP, TEXT], runs)
+    assert apart is not None
+    p, q, middle = np.array([0.5, 0.5]), np.array([0.25, 0.75]), np.array([0.375, 0.625])
+    by_hand = (p @ np.log(p / middle) + q @ np.log(q / middle)) / 2
+    assert apart["divergence"] == pytest.approx(2 / 3 * by_hand), "two of the three pairs"
+    (line,) = arm_lines({"runs": [{"method": "sft", "seeds_apart": same | {"divergence": 0.0123}}]})
+    assert line.endswith("(Fleiss' kappa 1.00), options 0.012 nats apart (Jensen-Shannon)")
     whole = [replace(run, base=run.tuned) for run in runs]
     assert summarise_comparison({"sft": whole})["runs"][0]["seeds_apart"] == apart
     assert "seeds_apart" not in summarise_comparison({"sft": whole[:1]})["runs"][0]

@@ -61,6 +61,7 @@ CURATED: dict[str, list[tuple[list[str], str]]] = {
 
 RUNS: dict[str, list[tuple[list[str], str]]] = {
     "train.seed": [([], "train.seed=1")],
+    "train.seeds": [([], "train.seeds={order: 1}")],  # of the others `training/test_trainer.py` says it
     "train.precision": [([], "train.precision=bf16")],
     "train.residual_dropout": [([], "train.residual_dropout=0.3")],
     "train.mixout": [([], "train.mixout=0.5")],

@@ -215,7 +215,7 @@ def test_a_notebook_is_read_and_never_run() -> None:
         "data": {"train": "rows.jsonl"},
         "tuner": {"name": "lora", "base_bits": 4, "r": 16, "target_modules": ["q_proj"], "alpha": 8},
         "optimizer": {"warmup": 0.1, "weight_decay": 0.01},
-        "train": {"max_length": 512, "max_steps": 60, "batch_tokens": 4096},
+        "train": {"max_length": 512, "max_steps": 60, "batch_tokens": 4096, "seeds": {"init": 3407}},
     }
     assert imported.origins["tuner.r"] == "lora_r, theirs.ipynb: cell 3, line 10"
     assert imported.left_out == [

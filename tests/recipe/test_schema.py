@@ -14,6 +14,7 @@ from holdfast.axes.axis import METHOD_AXES
 from holdfast.axes.registry import find_method, name_of
 from holdfast.axes.registry import method_names as names_on
 from holdfast.errors import UserError
+from holdfast.recipe.changes import list_differences, result_settings
 from holdfast.recipe.loader import read_recipe, resolve_any
 from holdfast.recipe.messages import describe_settings
 from holdfast.recipe.peers import ALIASES
@@ -175,6 +176,7 @@ def test_hugging_face_names() -> None:
             "lora_alpha": 8,
             "output_dir": "out",
             "seed": 7,
+            "data_seed": 8,
             "bf16": True,
             "train": {"max_steps": -1, "gradient_checkpointing": True},
         }
@@ -182,10 +184,23 @@ def test_hugging_face_names() -> None:
     ours = make(
         optimizer={"learning_rate": 1e-3, "schedule": "constant"},
         tuner={"name": "lora", "r": 4, "alpha": 8},
-        train={"epochs": 2, "max_length": 512, "seed": 7, "precision": "bf16", "gradient_checkpointing": True},
+        train={
+            "epochs": 2, "max_length": 512, "seed": 7, "seeds": {"order": 8}, "precision": "bf16",
+            "gradient_checkpointing": True,
+        },
         output="out",
-    )
+    )  # fmt: skip
     assert recipe == ours
+    assert [recipe.train.order_seed, recipe.train.init_seed, recipe.train.noise_seed] == [8, 7, 7]
+
+
+def test_a_run_without_seeds_of_its_own_is_called_as_before_there_were_any() -> None:
+    plain, given = result_settings(make()), result_settings(make(train={"seeds": {"noise": 0}}))
+    assert "seeds" not in plain["train"]
+    assert given["train"] == {**plain["train"], "seeds": {"noise": 0}}
+    assert list_differences(make(), make(train={"seeds": {"noise": 0}})) == [
+        "train.seeds.noise is not set here and 0 there"
+    ]
 
 
 def test_rows_per_device_become_tokens() -> None:

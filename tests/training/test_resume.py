@@ -122,6 +122,8 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_name(tmp_path):
         fit(tmp_path, other)
     with pytest.raises(UserError, match=r"rows: rows-24-1-0 there, rows-24-1-5 here"):
         fit(tmp_path, table=material.table(seed=5))
+    with pytest.raises(UserError, match=r"train\.seeds\.order: None there, 1 here"):
+        fit(tmp_path, material.recipe({"seeds": {"order": 1}}))
     fit(tmp_path, material.recipe({"save_every": 0.5, "micro_tokens": 30}))  # these may change
 
 

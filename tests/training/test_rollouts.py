@@ -151,6 +151,10 @@ def test_rows_are_drawn_pass_by_pass_without_repeats(tiny, tmp_path):
     drawn = [i for number in range(6) for i in source.choose_rows(number)]
     assert [sorted(drawn[k : k + 3]) for k in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
     assert source.epoch_at(3) == 2.0
+    pinned, other = (make_source(tiny, tmp_path, prompts=2, order_seed=seed)[1] for seed in (0, 1))
+    assert [pinned.choose_rows(number) for number in range(6)] == [source.choose_rows(number) for number in range(6)]
+    assert [other.choose_rows(number) for number in range(6)] != [source.choose_rows(number) for number in range(6)]
+    assert "order_seed" not in source.plan.fingerprint_parts(), "a run of before it was there is the same run"
 
 
 @pytest.mark.parametrize("knobs", [{}, {"updates": 2, "minibatches": 2}], ids=["one-step", "four-steps"])

@@ -103,6 +103,45 @@ def test_noise_depends_on_seed_step_and_micro_batch_only(tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def begin(out, seed, seeds):
+    """How an adapter with dropout starts, the rows of its first step, the gradients of that."""
+    recipe = material.recipe(
+        {"max_steps": 1, "batch_tokens": 60, "seed": seed, "seeds": seeds},
+        tuner={"name": "lora", "r": 2, "dropout": 0.3},
+        optimizer=Recorder(),
+    )
+    Recorder.seen.clear()
+    trainer = Trainer(recipe, material.model(), material.table(), out / str(len(list(out.iterdir()))), pad_id=0)
+    trainer.fit()
+    batches = trainer.state.source.step_batches(0, trainer.state.policy)
+    start = torch.cat([p.flatten() for p in trainer.state.stored_parameters.values()])
+    gradients = torch.cat([gradient.flatten() for gradient in Recorder.seen[0].values()])
+    return start.tolist(), [batch.rows.tolist() for batch in batches], gradients.tolist()
+
+
+def test_each_source_of_randomness_can_have_a_seed_of_its_own(tmp_path):
+    plain = begin(tmp_path, 0, {})
+    cases = {
+        (): [False, False, False],
+        ("init", "noise"): [True, False, False],
+        ("order", "noise"): [False, True, False],
+        ("order", "init"): [True, True, False],
+        ("order", "init", "noise"): [True, True, True],
+    }
+    for pinned, same in cases.items():
+        other = begin(tmp_path, 1, dict.fromkeys(pinned, 0))
+        assert [a == b for a, b in zip(plain, other, strict=True)] == same, pinned
+
+
+def test_with_all_seeds_pinned_runs_end_bit_equal(tmp_path):
+    seeds, tuner = {"order": 3, "init": 4, "noise": 5}, {"name": "lora", "r": 2, "dropout": 0.3}
+    one, other = (
+        fit(tmp_path / str(seed), material.recipe({"max_steps": 4, "seed": seed, "seeds": seeds}, tuner=tuner)).model
+        for seed in (0, 1)
+    )
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def fit(out, recipe, table=None, model=None, hooks=None, **more):
     return Trainer(
         recipe, model or material.model(), table or material.table(), out, pad_id=0, hooks=hooks, **more

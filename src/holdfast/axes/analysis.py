@@ -104,6 +104,10 @@ class AnalysisSection:
         return asdict(self)
 
 
+OPTIONS = "options"
+"""Key of `MeasuredAnswer.extra`, of multiple choice: the log-probability of every option, one of which is picked."""
+
+
 class MeasuredAnswer(Protocol):
     """What a task's measurement keeps of one question; see `evaluation.task.ItemResult`."""
 
@@ -117,6 +121,7 @@ class MeasuredAnswer(Protocol):
     tokens: int
     reason: str
     unreadable: bool
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True)

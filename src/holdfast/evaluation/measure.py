@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.axes.analysis import OPTIONS
 from holdfast.axes.engine import Request, Sample
 from holdfast.axes.judge import JudgeRequest, Judging, Verdict
 from holdfast.data.batching.batches import EncodedSequence
@@ -30,7 +31,7 @@ from holdfast.evaluation.subject import (
     score_sequences,
 )
 from holdfast.evaluation.task import ItemResult, Task
-from holdfast.evaluation.tasks.multiple_choice import decide_choice, encode_choice
+from holdfast.evaluation.tasks.multiple_choice import decide_choice, encode_choice, normalise_logps, weigh_choices
 from holdfast.evaluation.tasks.perplexity import cut_windows
 from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, UNFIT, thought_extra
 from holdfast.models.loading import eval_mode
@@ -208,9 +209,9 @@ def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
     items = []
     for number, row in enumerate(task.rows):
         mine = np.flatnonzero(np.array(owners) == number)
-        best, score, is_right = decide_choice(
-            logps[mine], row.meta["choices"], row.gold, task.meta.get("normalise", "none"), subject.choice_bias
-        )
+        how = (task.meta.get("normalise", "none"), subject.choice_bias)
+        best, score, is_right = decide_choice(logps[mine], row.meta["choices"], row.gold, *how)
+        options = normalise_logps(weigh_choices(logps[mine], row.meta["choices"], *how))
         right = row.gold if isinstance(row.gold, list) else [int(i == row.gold) for i in range(len(mine))]
         items.append(
             ItemResult(
@@ -223,7 +224,7 @@ def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
                 stopped=True,
                 tokens=int(sequences[mine[best]].label_mask.sum()),
                 reason="log-likelihoods " + ", ".join(f"{v:.2f}" for v in logps[mine]),
-                extra=trace_of_prompt(row, subject),
+                extra={OPTIONS: options, **trace_of_prompt(row, subject)},
             )
         )
     return items

@@ -305,8 +305,9 @@ def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
     recipe, rows = match_recipe_and_rows(recipe, sources.train)
     table, _ = encode_rows(recipe, rows_for_objective(recipe, rows), chat, load_context(recipe.model))
     table, train = table.keep_first_sequences(recipe.objective.sequences_per_step()), recipe.train
-    size = compute_step_size(tokens, table, train.seed, recipe.objective.paper_settings.batch).tokens
-    return Budget(steps or table.build_sampler(batch_tokens=size, seed=train.seed).count_steps(train.epochs), size)
+    seed = train.order_seed
+    size = compute_step_size(tokens, table, seed, recipe.objective.paper_settings.batch).tokens
+    return Budget(steps or table.build_sampler(batch_tokens=size, seed=seed).count_steps(train.epochs), size)
 
 
 def summarise_runs(

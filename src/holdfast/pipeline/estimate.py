@@ -69,7 +69,7 @@ def estimate_costs(
     program = count_program_bytes(model, device)
     target = TargetDevice.from_model(model) if device_gib is None else TargetDevice.from_gib(device_gib)
     n_quantized = count_quantizable(model) if recipe.tuner.frozen_bits() else 0
-    tuned = apply_tuner(recipe, model, train.seed)
+    tuned = apply_tuner(recipe, model, train.init_seed)
     apply_last_draw(recipe, tuned, plan.steps)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     total = sum(p.numel() for p in tuned.parameters())
@@ -118,12 +118,12 @@ def apply_last_draw(recipe: Recipe, tuned: Model, steps: int) -> None:
     """
     first, last = (recipe.tuner.draw_number(step, steps, 0) for step in (0, steps - 1))
     if first is not None and first != last:
-        recipe.tuner.apply_draw(tuned, recipe.train.seed, first)
+        recipe.tuner.apply_draw(tuned, recipe.train.init_seed, first)
         freeze_vision(recipe, tuned)
         moving = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
         sketch_optimizer_states(recipe.optimizer, {n: torch.nn.Parameter(p.to("meta")) for n, p in moving.items()})
     if last is not None:
-        recipe.tuner.apply_draw(tuned, recipe.train.seed, last)
+        recipe.tuner.apply_draw(tuned, recipe.train.init_seed, last)
         freeze_vision(recipe, tuned)
 
 

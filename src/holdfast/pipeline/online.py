@@ -134,7 +134,7 @@ def build_rollout_source(work: RunContext, rows: Rows, environment: Environment)
     plan = RoundPlan(
         online.prompts, online.n, online.updates, online.minibatches, online.drop_equal, online.divergence,
         online.refill, online.max_kl, online.overlong, online.max_mismatch, online.correction, online.correction_level,
-        online.correction_bound,
+        online.correction_bound, recipe.train.seeds.order,
     )  # fmt: skip
     return RolloutSource(
         rows, environment, recipe.credit, recipe.objective, plan=plan, sampling=sampling_params(recipe),

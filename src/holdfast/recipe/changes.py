@@ -29,6 +29,10 @@ def result_settings(recipe: Recipe) -> dict[str, Any]:
         for name in SAME_RESULT:
             section, _, key = name.rpartition(".")
             (part.get(section) or {} if section else part).pop(key, None)
+        if "seeds" in (train := part.get("train") or {}):  # a run of before there were any is the same run
+            train["seeds"] = {name: seed for name, seed in train["seeds"].items() if seed is not None}
+            if not train["seeds"]:
+                del train["seeds"]
         sampling = part.get("sampling") or {}
         if isinstance(engine := sampling.get("engine"), list):  # its samples are called by the first of the servers
             sampling["engine"] = engine[0]

@@ -104,6 +104,7 @@ ALIASES: dict[str, tuple[str, Convert | None]] = {
     "gradient_checkpointing": ("train.gradient_checkpointing", None),
     "torch_compile": ("train.compile", None),
     "seed": ("train.seed", None),
+    "data_seed": ("train.seeds.order", None),
     "optim": (
         "optimizer.name",
         _map_values(

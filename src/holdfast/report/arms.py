@@ -62,9 +62,11 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
             [f"of {phrasing.format_count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
         )
         if apart := run.get("seeds_apart"):
+            nats = apart.get("divergence")
+            options = "" if nats is None else f", options {nats:.3f} nats apart (Jensen-Shannon)"
             statements.append(
                 f"two seeds judge {phrasing.format_points(apart['judged'])} % of the questions differently and answer "
-                f"{phrasing.format_points(apart['answered'])} % otherwise (Fleiss' kappa {apart['kappa']:.2f})"
+                f"{phrasing.format_points(apart['answered'])} % otherwise (Fleiss' kappa {apart['kappa']:.2f}){options}"
             )
         if clipped_share:
             statements.append(f"gradient clipped in {phrasing.format_percent(clipped_share)} of the steps")

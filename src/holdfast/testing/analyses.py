@@ -6,9 +6,10 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -49,6 +50,7 @@ class ScriptedAnswer:
     unreadable: bool = False
     nats: float | None = None
     """Of a text: its log-likelihood."""
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -90,7 +90,7 @@ class OnDemandTrainerState(TrainerState):
             )
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
         self.compiled_layers = CompiledLayers(note)
-        self.dropout_hooks, self.tuner_seed = [], recipe.train.seed
+        self.dropout_hooks, self.tuner_seed = [], recipe.train.init_seed
         self.source, self.example_batch, self.few_labels = source, source.example_batch(), source.small_batch()
         tokens, rows = self.example_batch.tokens, self.example_batch.n_rows
         self.step_size = StepSize(tokens, False, rows, tokens / rows, self.example_batch.n_sequences // rows, 0, 0)

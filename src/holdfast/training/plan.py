@@ -74,8 +74,8 @@ def plan_training(
     """
     train = recipe.train
     table = table.keep_first_sequences(recipe.objective.sequences_per_step())
-    size = compute_step_size(train.batch_tokens, table, train.seed, recipe.objective.paper_settings.batch)
-    steps = count_steps(train, table.build_sampler(batch_tokens=size.tokens, seed=train.seed))
+    size = compute_step_size(train.batch_tokens, table, train.order_seed, recipe.objective.paper_settings.batch)
+    steps = count_steps(train, table.build_sampler(batch_tokens=size.tokens, seed=train.order_seed))
     origins = {key: sources.get(key, "default") for key in ("optimizer.learning_rate", "train.epochs")}
     rate = f"{recipe.optimizer.learning_rate:g} ({describe_origin(origins['optimizer.learning_rate'], recipe)})"
     epochs = "" if train.max_steps is not None else f"{train.epochs:g} ({origins['train.epochs']})"

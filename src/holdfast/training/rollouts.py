@@ -71,7 +71,7 @@ class RolloutSource:
         build_sampler: From (policy, name of its weights) to what samples from it; by that name the journal tells rounds
             apart.
         chat: Renders prompts.
-        seed: Of rows, answers and minibatches.
+        seed: Of answers and environments, and of rows and minibatches where the plan has none for these.
         folder: Where a round's numbers are kept while it is trained on in several steps.
         say: Called with a line of what was left out of a round.
         record: Where it is kept on which turns the environment broke.
@@ -97,6 +97,7 @@ class RolloutSource:
     ) -> None:
         self.rows, self.environment, self.credit, self.objective = rows, environment, credit, objective
         self.plan, self.build_sampler, self.chat, self.seed, self.folder = plan, build_sampler, chat, seed, folder
+        self.order_seed = seed if plan.order_seed is None else plan.order_seed
         self.say = say
         self.sampling = sampling.model_copy(update={"keep_ids": True, "n": 1})
         self.micro_tokens = MICRO_TOKENS
@@ -188,7 +189,7 @@ class RolloutSource:
 
     def choose_rows(self, number: int, draw: int = 0) -> list[int]:
         """The rows of a round: the next ones of a permutation of all, a new one for each pass; drawn again, any."""
-        return draw_row_numbers(len(self.rows), self.plan.prompts, self.seed, number, draw)
+        return draw_row_numbers(len(self.rows), self.plan.prompts, self.order_seed, number, draw)
 
     def play_round(self, number: int, policy: Policy) -> PlayedRound:
         """Let the policy play a round, and give its tokens credit.
@@ -380,7 +381,7 @@ class RolloutSource:
         if self.plan.minibatches == 1:
             return round_.sequences
         units = split_units(round_.sequences, self.unit)
-        order = np.random.default_rng([self.seed, round_.number, update]).permutation(len(units))
+        order = np.random.default_rng([self.order_seed, round_.number, update]).permutation(len(units))
         chosen = sorted(np.array_split(order, self.plan.minibatches)[part].tolist())
         return [sequence for i in chosen for sequence in units[i]]
 

@@ -47,6 +47,7 @@ class RoundPlan:
             they are not.
         correction_level: Whether a token has such a ratio, or an answer in the mean.
         correction_bound: The largest ratio that counts.
+        order_seed: Of the draw of rows and of minibatches; `None`: the source's.
     """
 
     prompts: int = 48
@@ -62,6 +63,7 @@ class RoundPlan:
     correction: Literal["truncate", "mask"] | None = None
     correction_level: Literal["token", "sequence"] = "token"
     correction_bound: float = 2.0
+    order_seed: int | None = None
 
     @property
     def steps(self) -> int:
@@ -70,7 +72,7 @@ class RoundPlan:
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What rounds depend on; what came later than runs that may go on counts where it is set."""
-        later = ("refill", "max_kl", "overlong", "correction", "correction_level", "correction_bound")
+        later = ("refill", "max_kl", "overlong", "correction", "correction_level", "correction_bound", "order_seed")
         defaults = {one.name: one.default for one in fields(self)}
         parts = {key: value for key, value in asdict(self).items() if key not in later or value != defaults[key]}
         del parts["max_mismatch"]  # a run that goes on past it is the same run

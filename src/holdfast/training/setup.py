@@ -78,6 +78,7 @@ def collect_training_settings(
     train = recipe.train
     # Checkpoints of before there was one of these had none.
     shaping |= {name: value for name in ("residual_dropout", "mixout") if (value := getattr(train, name))}
+    shaping |= {f"seeds.{name}": seed for name, seed in train.list_given_seeds().items()}
     if train.keep != "last" or train.patience is not None:  # else evaluations change nothing
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every
@@ -164,13 +165,13 @@ class TrainerState:
         if not len(table):
             raise UserError("there are no rows to train on; look at what the curator and train.max_length dropped")
         self.recipe, self.model, self.machine, self.pad_id = recipe, model, machine, pad_id
-        self.tuner_seed = recipe.train.seed
+        self.tuner_seed = recipe.train.init_seed
         self.compiled_layers = CompiledLayers(note)
         self.dropout_hooks: list[RemovableHandle] = []
         self.source: BatchSource = TableSource(self)
         self.full_table, self.table = table, table.keep_first_sequences(recipe.objective.sequences_per_step())
         most = recipe.objective.paper_settings.batch
-        self.step_size = compute_step_size(recipe.train.batch_tokens, self.table, recipe.train.seed, most)
+        self.step_size = compute_step_size(recipe.train.batch_tokens, self.table, recipe.train.order_seed, most)
 
     def build(self, state: dict[str, Any]) -> None:
         """Apply the tuner, place and wrap the model, make the rule.
@@ -281,7 +282,7 @@ class TrainerState:
             batch_tokens=self.step_size.tokens,
             micro_tokens=micro_tokens,
             layout=self.layout,
-            seed=train.seed,
+            seed=train.order_seed,
             rank=self.machine.rank,
             world=self.machine.world,
         )

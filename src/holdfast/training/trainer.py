@@ -212,7 +212,7 @@ class Trainer:
         here = [None if b is None else b.to(self.machine.device) for b in batches]
         if not self.recipe.objective.has_step_statistics:
             return here
-        seed_generators(self.recipe.train.seed, step, self.machine.rank, SURVEY)
+        seed_generators(self.recipe.train.noise_seed, step, self.machine.rank, SURVEY)
         with self.in_fixed_order():
             return self.state.add_step_statistics(here, together=True)
 
@@ -225,7 +225,7 @@ class Trainer:
         sums: list[Tensor] = []
         metrics: dict[str, tuple[float, float]] = {}
         for index, batch in enumerate(batches):
-            seed_generators(self.recipe.train.seed, step, index, self.machine.rank)
+            seed_generators(self.recipe.train.noise_seed, step, index, self.machine.rank)
             share = 0.0 if batch is None else 1.0  # a process without rows still takes part in every exchange
             with self.machine.no_sync_until_last(self.module, last=index == len(batches) - 1):
                 terms, extra = self.module(self.state.filler if batch is None else batch)

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 
 from holdfast.axes.analysis import AnalysedRun, AnalysedTask
-from holdfast.methods.analyses.seed_runs import group_runs, measure_interval, read_answers
+from holdfast.methods.analyses.seed_runs import group_runs, measure_interval, read_answers, read_labels
 from holdfast.methods.analyses.stability import Stability
+from holdfast.models.policy import Policy
 from holdfast.testing.analyses import ScriptedAnswer, build_context
 
 GOLDEN = [[0, 1, 2, 1, 0, 2], [0, 1, 1, 1, 0, 2], [0, 2, 2, 1, 1, 2], [0, 1, 2, 0, 0, 2]]
@@ -49,6 +51,37 @@ def test_answers_are_counted_as_they_are() -> None:
     assert read_answers("sums", [fewer, runs[1]])[0].shape == (2, 4), (
         "of questions that one was not asked nothing is said"
     )
+
+
+def test_options_of_multiple_choice_are_distributions() -> None:
+    """The golden number of four runs and six questions, whose logits are sin(r + .9 i + 1.7 c)."""
+    run, item, kind = np.meshgrid(np.arange(4), np.arange(6), np.arange(3), indexing="ij")
+    logits = np.sin(run + 0.9 * item + 1.7 * kind)
+    options = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    runs = [run_of(str(i), texts) for i, texts in enumerate(GOLDEN)]
+    assert "Jensen-Shannon" not in str(Stability().measure_task("sft", "sums", runs))
+    for one, rows in zip(runs, options.tolist(), strict=True):
+        for answer, row in zip(one.tasks[0].tuned, rows, strict=True):
+            answer.extra["options"] = row
+    values = {what: value for _, _, what, value in Stability().measure_task("sft", "sums", runs)}
+    assert values["Jensen-Shannon divergence, nats"] == pytest.approx(0.09948933, abs=1e-8)
+
+
+def test_labels_count_within_rows_and_rows_within_tasks() -> None:
+    """Of two models, each row of short answers by itself: the mean over its labels, then over rows, then over tasks."""
+    context, (base, tuned) = build_context()
+    policies = [Policy(base), Policy(tuned)]
+    context.runs = [replace(context.runs[i], open_policy=lambda i=i: policies[i]) for i in range(2)]
+    rows = Stability().measure(context).table.rows
+    found = {row[1]: row[3] for row in rows if row[2].startswith("Jensen-Shannon")}
+    assert list(found) == ["sums", "other sums", "all"]
+    assert found["all"] == pytest.approx((found["sums"] + found["other sums"]) / 2)
+    per_row = []
+    for row in list(context.tasks[0].rows_by_id.values())[::5][:8]:
+        p, q = (np.exp(read_labels(policy, context, row).astype(np.float64)) for policy in policies)
+        assert 1 < len(p) <= 8
+        per_row.append(np.mean([jensenshannon(a, b) ** 2 for a, b in zip(p, q, strict=True)]))
+    assert found["sums"] == pytest.approx(np.mean(per_row), rel=1e-3)
 
 
 def test_methods_stand_side_by_side() -> None:

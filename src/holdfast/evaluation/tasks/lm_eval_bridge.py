@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.axes.analysis import OPTIONS
 from holdfast.axes.engine import Request, SamplingParams
 from holdfast.core.spelling import suggest_name
 from holdfast.data.batching.batches import EncodedSequence
@@ -32,7 +33,7 @@ from holdfast.evaluation.subject import (
     score_sequences,
 )
 from holdfast.evaluation.task import ItemResult, Task
-from holdfast.evaluation.tasks.multiple_choice import encode_choice
+from holdfast.evaluation.tasks.multiple_choice import encode_choice, normalise_logps
 from holdfast.evaluation.tasks.perplexity import cut_windows
 
 try:
@@ -163,15 +164,18 @@ def _build_item(name: str, sample: Mapping[str, Any], metric: str, task: Task) -
         return ItemResult(
             name, first[0], "", "", float(logp), passed=True, stopped=True, tokens=int(size), bytes=bytes_
         )
-    messages = read_context(first[0])[0]
+    messages, extra = read_context(first[0])[0], dict[str, Any]()
     if task.kind == "generate":
         response, reason = as_text(sample["resps"][0][0]), f"{metric} of {as_text(sample['filtered_resps'][0])}"
     else:
         logps = [answer[0][0] for answer in sample["resps"]]
         response, reason = sample["arguments"][int(np.argmax(logps))][1].strip(), f"{metric}; log-likelihoods {logps}"
+        is_weighed = len(logps) > 1 and all(context for context, *_ in sample["arguments"])
+        extra = {OPTIONS: normalise_logps(np.array(logps))} if is_weighed else {}
     return ItemResult(
         name, format_prompt(messages), response, as_text(sample["target"]), float(sample[metric]),
         passed=float(sample[metric]) > 0.5, stopped=True, tokens=len(response.split()), reason=reason[:200],
+        extra=extra,
     )  # fmt: skip
 
 

@@ -127,6 +127,25 @@ def append_choice(prompt: Sequence[Message], choice: str) -> list[Message]:
     return [*earlier, {"role": "assistant", "content": choice}]
 
 
+def weigh_choices(
+    logps: np.ndarray, choices: Sequence[str], normalise: str = "none", bias: Callable[[str], float] | None = None
+) -> np.ndarray:
+    """What the choices of a question are picked by, from their log-likelihoods in nats; [choices].
+
+    Args:
+        normalise: "length" divides by the choice's characters first (`acc_norm` of lm-eval).
+        bias: What is added to each choice's value after that, in nats.
+    """
+    lengths = np.array([max(len(c), 1) for c in choices]) if normalise == "length" else 1.0
+    values = logps / lengths
+    return values if bias is None else values + np.array([bias(choice) for choice in choices])
+
+
+def normalise_logps(values: np.ndarray) -> list[float]:
+    """Log-probabilities of the choices, one of which is picked, in nats to six digits."""
+    return (values - np.logaddexp.reduce(values)).round(6).tolist()
+
+
 def decide_choice(
     logps: np.ndarray,
     choices: Sequence[str],
@@ -141,13 +160,9 @@ def decide_choice(
         reference: Number of the right choice: score 1 if it is likelier than every other, else 0 (a tie is not right).
             Or 0 / 1 per choice (TruthfulQA mc2, Lin et al. 2021, arXiv 2109.07958): the score is the share of
             probability on the true ones, and passed means more than half.
-        normalise: "length" divides by the choice's characters first (`acc_norm` of lm-eval).
-        bias: What is added to each choice's value after that, in nats.
+        normalise, bias: As in `weigh_choices`.
     """
-    lengths = np.array([max(len(c), 1) for c in choices]) if normalise == "length" else 1.0
-    values = logps / lengths
-    if bias is not None:
-        values = values + np.array([bias(choice) for choice in choices])
+    values = weigh_choices(logps, choices, normalise, bias)
     best = int(np.argmax(values))
     if isinstance(reference, list):
         mass = np.exp(values - values.max())

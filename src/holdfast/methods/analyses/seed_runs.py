@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.axes.analysis import AnalysisContext, SectionFigure, Series
+from holdfast.axes.analysis import OPTIONS, AnalysisContext, SectionFigure, Series
 from holdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from holdfast.axes.analysis import AnalysedRun
+    from holdfast.data.rows import Row
 
-LABELS = 128
-"""Most tokens whose whole distributions are kept of each run."""
+LABELS, LABELS_OF_ROW = 128, 8
+"""Most tokens whose whole distributions are kept of each run, and of one answer."""
 STATES = 200
 """Most questions whose states are compared."""
 BOOTSTRAPS, FEWEST_RUNS = 1000, 4
@@ -69,29 +70,58 @@ def measure_interval(group: str, runs: Sequence[AnalysedRun]) -> list[tuple[Any,
     return [*rows, (group, "all", f"{DISAGREE}, low", float(low)), (group, "all", f"{DISAGREE}, high", float(high))]
 
 
-def read_model(policy: Any, context: AnalysisContext) -> tuple[np.ndarray, np.ndarray]:
-    """States [layers + 1, N, D] at the ends of questions; log-probabilities [n, V] fp32 on the right answers."""
+def read_options(name: str, runs: Sequence[AnalysedRun]) -> list[np.ndarray]:
+    """Log-probabilities of the options under each run, [R, options], of every question that all runs were asked.
+
+    Empty of a task that is no multiple choice, or was measured before these were kept.
+    """
+    import numpy as np
+
+    options = [
+        {a.id: a.extra[OPTIONS] for task in run.tasks if task.name == name for a in task.tuned if OPTIONS in a.extra}
+        for run in runs
+    ]
+    return [np.array([some[i] for some in options]) for i in options[0] if all(i in some for some in options)]
+
+
+def read_model(policy: Any, context: AnalysisContext) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
+    """States [layers + 1, N, D] at the ends of questions; of each task with right answers, for some of its rows, the
+    log-probabilities [n, V] fp32 of the next token at labels of the right answer.
+    """
+    from holdfast.methods.analyses.landscape import read_states
+
+    by_task = {task.name: list(task.rows_by_id.values()) for task in context.judged_tasks}
+    rows = [row for some in by_task.values() for row in some]
+    if not rows:
+        raise UserError("the questions of these runs are not there any more")
+    names = [task.name for task in context.judged_tasks if task.kind != "choice"]
+    gold = {name: [row for row in by_task[name] if row.answer is not None] for name in names}
+    gold = {name: some for name, some in gold.items() if some}
+    count = max(1, LABELS // (LABELS_OF_ROW * max(1, len(gold))))
+    logps = {
+        name: [read_labels(policy, context, row) for row in _spread_rows(some, count)] for name, some in gold.items()
+    }
+    return read_states(policy, context, _spread_rows(rows, STATES), ()), logps
+
+
+def read_labels(policy: Any, context: AnalysisContext, row: Row) -> np.ndarray:
+    """Log-probabilities [n, V] of the next token where the row's answer is read, at labels spread evenly over it."""
     import numpy as np
 
     from holdfast.data.batching.batches import EncodedSequence, collate_on_device
-    from holdfast.methods.analyses.landscape import read_states
 
-    rows = [row for task in context.judged_tasks for row in list(task.rows_by_id.values())]
-    rows = rows[:: max(1, len(rows) // STATES)][:STATES]
-    if not rows:
-        raise UserError("the questions of these runs are not there any more")
-    logps: list[np.ndarray] = []
-    count = 0
-    for number, row in enumerate(rows):
-        if count >= LABELS or row.answer is None:
-            continue
-        ids, mask = context.chat.encode(row.messages)
-        sequence = EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), number)
-        batch = collate_on_device([sequence], "padded", context.chat.pad_id, policy.causal.device)
-        where = batch.label_positions[: LABELS - count]
-        logps.append(policy.logits_at(batch, where).detach().log_softmax(-1).float().cpu().numpy())
-        count += len(where)
-    return read_states(policy, context, rows, ()), np.concatenate(logps) if logps else np.zeros((0, 1))
+    ids, mask = context.chat.encode(row.messages)
+    sequence = EncodedSequence(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=bool), 0)
+    batch = collate_on_device([sequence], "padded", context.chat.pad_id, policy.causal.device)
+    count = len(batch.label_positions)
+    places = np.linspace(0, count - 1, min(count, LABELS_OF_ROW)).round().astype(int).tolist()
+    logits = policy.logits_at(batch, batch.label_positions[places]).detach()
+    return logits.log_softmax(-1).float().cpu().numpy()
+
+
+def _spread_rows(rows: list[Row], count: int) -> list[Row]:
+    """At most `count` of the rows, evenly spread over them."""
+    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def find_value(rows: Sequence[tuple[Any, ...]], what: str) -> float:

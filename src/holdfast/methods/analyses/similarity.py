@@ -83,5 +83,14 @@ def compute_jsd(logps: np.ndarray) -> float:
     return float(np.mean(values))
 
 
+def compute_mean_jsd(rows: Sequence[np.ndarray]) -> float:
+    """The mean over rows of the mean divergence of each.
+
+    Args:
+        rows: Log-probabilities under R runs, of each row [R, C], or [R, n, C] at n places.
+    """
+    return float(np.mean([compute_jsd(row if row.ndim > 2 else row[:, None]) for row in rows]))
+
+
 def _list_pairs(count: int) -> Sequence[tuple[int, int]]:
     return [(a, b) for a in range(count) for b in range(a)]

@@ -16,6 +16,7 @@ from holdfast.methods.analyses.seed_runs import (
     measure_interval,
     read_answers,
     read_model,
+    read_options,
 )
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class Stability(Analysis):
 
     What it does: takes runs that differ in the seed alone (of several recipes, each by itself; where each has one run,
     all together). Per task: the score's standard deviation; how often two runs disagree on whether an answer is right,
-    and on the answer; Fleiss' kappa, for any number of kinds of answers. Over all tasks: the Jensen-Shannon divergence
-    of the next-token distributions on the right answers. Per layer: how unlike the states at the questions' ends are,
-    by linear CKA (unbiased), by the best rotation (orthogonal Procrustes) and by SVCCA. All but kappa are 0 of equal
-    runs.
+    and on the answer; Fleiss' kappa, for any number of kinds of answers; the Jensen-Shannon divergence, of multiple
+    choice that of the options' measured probabilities, else that of the next token at labels of the right answer, in
+    the mean over labels, then rows (and "all", over tasks). Per layer: how unlike the states at the questions' ends
+    are, by linear CKA (unbiased), by the best rotation (orthogonal Procrustes) and by SVCCA. All but kappa are 0 of
+    equal runs. Which source of randomness it is, `train.seeds` tells apart.
 
     When it helps: runs of equal scores may answer differently. What differs between seeds is chance, and so a part of
     any gain or loss between two methods; a method that halves it needs fewer seeds.
@@ -60,6 +62,8 @@ class Stability(Analysis):
             rows += [row for some in by_task.values() for row in some]
             rows += measure_interval(group, runs)
             rows += self.measure_models(group, runs, context)
+            divergences = [row[3] for row in rows if row[0] == group and row[2] == DIVERGENCE]
+            rows += [(group, "all", DIVERGENCE, sum(divergences) / len(divergences))] if divergences else []
             points = [(float(i), 100 * find_value(some, DISAGREE)) for i, some in enumerate(by_task.values())]
             if points:
                 series.append(Series(group, tuple(points)))
@@ -76,7 +80,7 @@ class Stability(Analysis):
         """Scores and answers of one task over the runs."""
         import numpy as np
 
-        from holdfast.methods.analyses.similarity import compute_disagreement, compute_fleiss_kappa
+        from holdfast.methods.analyses.similarity import compute_disagreement, compute_fleiss_kappa, compute_mean_jsd
 
         passed_answers, texts = read_answers(name, runs)
         scores = passed_answers.mean(1) * 100
@@ -86,6 +90,8 @@ class Stability(Analysis):
             "kappa of right and wrong": compute_fleiss_kappa(passed_answers),
             "kappa of answers": compute_fleiss_kappa(texts),
         }  # fmt: skip
+        if options := read_options(name, runs):
+            values[DIVERGENCE] = compute_mean_jsd(options)
         return [(group, name, what, float(np.float64(value))) for what, value in values.items()]
 
     def measure_models(
@@ -94,7 +100,12 @@ class Stability(Analysis):
         """Distributions and states, of one model at a time."""
         import numpy as np
 
-        from holdfast.methods.analyses.similarity import compute_cka, compute_jsd, compute_procrustes, compute_svcca
+        from holdfast.methods.analyses.similarity import (
+            compute_cka,
+            compute_mean_jsd,
+            compute_procrustes,
+            compute_svcca,
+        )
 
         states, logps = [], []
         for run in runs:
@@ -103,9 +114,11 @@ class Stability(Analysis):
             states.append(layers)
             logps.append(scores)
             del policy  # before the next is loaded
-        rows: list[tuple[Any, ...]] = (
-            [(group, "all", DIVERGENCE, compute_jsd(np.stack(logps)))] if len(logps[0]) else []
-        )
+        rows: list[tuple[Any, ...]] = [
+            (group, name, DIVERGENCE, compute_mean_jsd([np.stack(same) for same in zip(*by_run, strict=True)]))
+            for name in logps[0]
+            if (by_run := [scores[name] for scores in logps])
+        ]
         pairs = [(a, b) for a in range(len(runs)) for b in range(a)]
         for layer in range(len(states[0])):
             both = [(states[a][layer], states[b][layer]) for a, b in pairs]

@@ -150,7 +150,7 @@ def _plan_one(
 def _tune_shape(recipe: Recipe, shape: ModelShape, steps: int) -> TunedShape:
     """The model with its tuner, as it trains in its last step."""
     n_quantized = count_quantizable(shape.model) if recipe.tuner.frozen_bits() else 0
-    tuned = apply_tuner(recipe, shape.model, recipe.train.seed)
+    tuned = apply_tuner(recipe, shape.model, recipe.train.init_seed)
     apply_last_draw(recipe, tuned, steps)
     return TunedShape(recipe, tuned, ModelSize.from_model(tuned), n_quantized)
 

@@ -107,7 +107,7 @@ class Client:
         trainer = Trainer(
             recipe, base.model, table, client_folder(self.root, name) / "train" / f"{number:04d}",
             pad_id=pad_id, base=base.fingerprint,
-            start=StartingPoint(start, self.recipe.train.seed), hooks=Hooks(on_step=steps.append),
+            start=StartingPoint(start, self.recipe.train.init_seed), hooks=Hooks(on_step=steps.append),
         )  # fmt: skip
         result = trainer.fit()
         metrics = {
@@ -118,13 +118,15 @@ class Client:
         return trainer, metrics, _count_units(trainer)
 
     def _recipe_of_round(self, name: str, number: int) -> Recipe:
-        """The recipe with a seed of its own, the recipe's for the first client's first round, and the round's rate."""
-        recipe = self.recipe
-        seed = recipe.train.seed + 1_000_003 * number + int(name)
+        """The recipe with seeds of its own, the recipe's for the first client's first round, and the round's rate."""
+        recipe, train, more = self.recipe, self.recipe.train, 1_000_003 * number + int(name)
+        seeds = {key: seed + more for key, seed in train.list_given_seeds().items() if key != "init"}
         rate = recipe.optimizer.learning_rate * self.rate_decay**number
         return recipe.model_copy(
             update={
-                "train": recipe.train.model_copy(update={"seed": seed}),
+                "train": train.model_copy(
+                    update={"seed": train.seed + more, "seeds": train.seeds.model_copy(update=seeds)}
+                ),
                 "optimizer": recipe.optimizer.model_copy(update={"learning_rate": rate}),
                 "evaluate": recipe.evaluate.model_copy(update={"every": 0.0}),
             }

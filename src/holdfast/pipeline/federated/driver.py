@@ -263,7 +263,7 @@ def build_client_model(federation: Federation, tensors: Mapping[str, Tensor]) ->
     from holdfast.training.apply_tuner import apply_tuner
 
     recipe, device = federation.work.recipe, federation.work.base.device
-    model = apply_tuner(recipe, load_model(recipe.model, device=device).model, recipe.train.seed)
+    model = apply_tuner(recipe, load_model(recipe.model, device=device).model, recipe.train.init_seed)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -34,7 +34,7 @@ OWN_NAMES = {"model_name": "model_name_or_path", "kto_desirable_weight": "desira
 """Names that a recipe of ours is not read with: those of one program only."""
 KNOBS = {"desirable": "objective.desirable", "undesirable": "objective.undesirable"}
 SILENT = {"dataset_dir", "dataset_config", "dataset_train_split", "use_peft", "full_finetuning", "gpu_ids", "strict",
-          "adapter_seed", "max_lora_rank", "fast_inference", "gpu_memory_utilization", "bias", "layers_to_transform",
+          "max_lora_rank", "fast_inference", "gpu_memory_utilization", "bias", "layers_to_transform",
           "layers_pattern", "processing_class", "use_gradient_checkpointing", "ds_type", "shuffle_merged_datasets",
           "base_model_config", "debug", "local_rank", "xformers_attention", "loftq_config"}  # fmt: skip
 """Names that are read together with others, or have no effect on a result here."""
@@ -159,6 +159,9 @@ class _Conversion:
             self.put_value("tuner.name", name, source)
         elif name is not None:
             self.leave_out(source, f"{name} is not a tuner here; `tuner: {{name: peft, ...}}` reaches all of PEFT's")
+        start = self.take_value("adapter_seed")  # Unsloth's `random_state`
+        if start is not None and name in method_names("tuners") and start != self.foreign.value_of("seed"):
+            self.put_value("train.seeds.init", start, "adapter_seed")
         if bits and name == "lora":
             self.put_value("tuner.base_bits", bits, "load_in_4bit" if bits == 4 else "load_in_8bit")
         elif bits and name is not None:
