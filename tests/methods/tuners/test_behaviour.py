@@ -101,19 +101,56 @@ def logps(model, tokenizer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_frozen_stays_bit_identical_and_the_rest_moves(name, of_kind, tiny, tmp_path):
-    model, tokenizer = tiny(of_kind)
+def test_trained_it_froze_the_rest_bit_for_bit_and_saves_loads_and_merges(name, of_kind, tiny, tiny_dir, tmp_path):
+    """Of one training, since none of them changes what it is, but for the merge at the end."""
+    base = tiny_dir(of_kind)
+    model, tokenizer = loading.load_model(base).model, tiny(of_kind)[1]
     before = {id(p): p.detach().clone() for p in model.parameters()}
     start = logits(model, tokenizer)
-    result = train(tmp_path, model, tokenizer, name)
+    result = train(tmp_path / "run", model, tokenizer, name)
     assert result.model is not None
     assert not torch.allclose(logits(result.model, tokenizer), start, atol=1e-3)
-    frozen = [p for p in result.model.parameters() if id(p) in before and not p.requires_grad]
-    moved = [p for p in result.model.parameters() if id(p) in before and p.requires_grad]
+    expect_frozen(name, result.model, before)
+    saved = saving.save_model(result.model, tokenizer, tmp_path / "model", tuner=result.tuner)
+    expect_loads(result.model, saved, base, tokenizer)
+    expect_merges(name, result, tokenizer, plain=type(model))
+
+
+def expect_frozen(name, model, before):
+    """What does not train is bit for bit as it was before, the rest is not."""
+    frozen = [p for p in model.parameters() if id(p) in before and not p.requires_grad]
+    moved = [p for p in model.parameters() if id(p) in before and p.requires_grad]
     assert all(torch.equal(p, before[id(p)]) for p in frozen)
     assert all(not torch.equal(p, before[id(p)]) for p in moved if p.ndim == 2)
     if find_method("tuners", name).adapter:
         assert len(frozen) == len(before)
+
+
+def expect_loads(model, saved, base, tokenizer):
+    """Here, and in plain transformers or PEFT, with the same log-probabilities."""
+    here = logps(model, tokenizer)
+    assert torch.allclose(here, logps(loading.load_model(saved).model, tokenizer), atol=1e-5)
+    if (saved / OWN_WEIGHTS).is_dir():
+        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(saved / OWN_WEIGHTS), saved)
+    elif (saved / PEFT_SETTINGS).exists():
+        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
+    elif (saved / TUNER).exists():
+        return  # a format of Holdfast's own, which plain libraries do not know
+    else:
+        elsewhere = AutoModelForCausalLM.from_pretrained(saved)
+    assert torch.allclose(here, logps(elsewhere.eval(), tokenizer), atol=1e-5)
+
+
+def expect_merges(name, result, tokenizer, plain):
+    """Merged it is a plain model that computes the same, or says that it cannot be."""
+    if not result.tuner.leaves_plain_weights() and not result.tuner.mergeable:
+        with pytest.raises(UserError, match="cannot be folded into the weights"):
+            refuse_unmergeable(result.tuner)
+        return
+    before = logits(result.model, tokenizer)
+    merged = find_method("tuners", name)().merge(result.model)
+    assert type(merged) is plain
+    assert torch.allclose(logits(merged, tokenizer), before, atol=1e-4)
 
 
 def test_the_loss_falls(name, any_kind, tiny, tmp_path):
@@ -131,66 +168,28 @@ def test_the_loss_falls(name, any_kind, tiny, tmp_path):
     assert end < 0.7 * start
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_saved_it_loads_here_and_in_plain_transformers_or_peft_with_the_same_log_probabilities(
-    name, of_kind, tiny, tiny_dir, tmp_path
-):
-    base = tiny_dir(of_kind)
-    model, tokenizer = loading.load_model(base).model, tiny(of_kind)[1]
-    result = train(tmp_path / "run", model, tokenizer, name)
-    saved = saving.save_model(result.model, tokenizer, tmp_path / "model", tuner=result.tuner)
-    here = logps(result.model, tokenizer)
-    assert torch.allclose(here, logps(loading.load_model(saved).model, tokenizer), atol=1e-5)
-    if (saved / OWN_WEIGHTS).is_dir():
-        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(saved / OWN_WEIGHTS), saved)
-    elif (saved / PEFT_SETTINGS).exists():
-        elsewhere = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved)
-    elif (saved / TUNER).exists():
-        return  # a format of Holdfast's own, which plain libraries do not know
-    else:
-        elsewhere = AutoModelForCausalLM.from_pretrained(saved)
-    assert torch.allclose(here, logps(elsewhere.eval(), tokenizer), atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_merged_it_computes_the_same(name, of_kind, tiny, tmp_path):
-    model, tokenizer = tiny(of_kind)
-    result = train(tmp_path, model, tokenizer, name)
-    if not result.tuner.leaves_plain_weights() and not result.tuner.mergeable:
-        with pytest.raises(UserError, match="cannot be folded into the weights"):
-            refuse_unmergeable(result.tuner)
-        return
-    before = logits(result.model, tokenizer)
-    merged = find_method("tuners", name)().merge(result.model)
-    assert type(merged) is type(tiny(of_kind)[0])
-    assert torch.allclose(logits(merged, tokenizer), before, atol=1e-4)
-
-
-def test_taken_off_it_leaves_the_base_bit_identical(name, any_kind, tiny, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_taken_off_the_base_bit_for_bit(name, any_kind, tiny, tmp_path):
     model, tokenizer = tiny(any_kind)
     start = logits(model, tokenizer)
     weights = {key: t.clone() for key, t in model.state_dict().items()}
     tuner = find_method("tuners", name)()
-    result = train(tmp_path, model, tokenizer, name)
+    trained = train(tmp_path / "one", model, tokenizer, name).model
+    again = train(tmp_path / "again", *tiny(any_kind), name).model
+    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), again.parameters(), strict=True))
     if not tuner.adapter:
-        assert tuner.base_context(result.model) is None
+        assert tuner.base_context(trained) is None
         return
-    with tuner.base_context(result.model):
-        assert torch.equal(logits(result.model, tokenizer), start)
-    if isinstance(result.model, PeftModel):
-        if getattr(result.model.active_peft_config, "modules_to_save", None):
+    with tuner.base_context(trained):
+        assert torch.equal(logits(trained, tokenizer), start)
+    if isinstance(trained, PeftModel):
+        if getattr(trained.active_peft_config, "modules_to_save", None):
             return  # unloading, PEFT leaves their trained copies in their places
-        if not result.model.active_peft_config.is_prompt_learning:
-            result.model.unload()
-    own = set() if isinstance(result.model, PeftModel) else tuner.adapter_parameters(result.model)
+        if not trained.active_peft_config.is_prompt_learning:
+            trained.unload()
+    own = set() if isinstance(trained, PeftModel) else tuner.adapter_parameters(trained)
     bare = model.state_dict()
     assert bare.keys() == weights.keys() | own
     assert all(torch.equal(bare[key], t) for key, t in weights.items())
-
-
-def test_the_same_seed_gives_the_same_weights(name, any_kind, tiny, tmp_path):
-    one, two = (train(tmp_path / str(i), *tiny(any_kind), name).model for i in range(2))
-    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
 
 
 def test_what_it_declares_is_so(name, tmp_path):
