@@ -12,8 +12,8 @@ from holdfast.models.loading import move_to_device
 from holdfast.testing.examples import ExampleRollouts, example_recipe
 from holdfast.training.trainer import Trainer
 
-NEEDED = {"tis_dpo": {"estimate": "ones"}}
-"""Knobs that must be given."""
+NEEDED = {"tis_dpo": {"estimate": "ones"}, "fpo": {"steps": 40}}
+"""Knobs that must be given, and a shorter training of an autoencoder."""
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY["objectives"]))

@@ -103,7 +103,7 @@ def test_one_of_the_users_own_is_hashed_and_one_of_a_library_is_not(tmp_path, mo
 
 @pytest.mark.parametrize("name", ["adafactor", "sgd", "muon", "lomo", "adalomo", "torch.optim.RAdam"])
 def test_every_optimizer_trains_objectives_and_tuners_and_survives_a_kill(tmp_path, name) -> None:
-    for index, (objective, tuner) in enumerate((("sft", "full"), ("dpo", "lora"), ("dpo", "full"), ("sft", "half"))):
+    for index, (objective, tuner) in enumerate((("dpo", "full"), ("dpo", "lora"), ("sft", "half"))):
         rate = 1e-3 if "lomo" not in name else 1e-2
         optimizer = find_method("optimizers", name).model_validate({"learning_rate": rate})
         loop = {"max_steps": 3, "save_every": 0.3}
