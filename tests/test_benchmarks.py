@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import processes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -124,11 +125,8 @@ def test_a_verdict_is_given_only_where_the_rule_decided() -> None:
 def test_every_line_of_the_gpu_benchmark_runs_at_toy_size(tmp_path: Path) -> None:
     """On the CPU: what a GPU would be given, but smaller. The parts left out are these with other numbers."""
     parts = ["mixed", "lora-8b", "qlora-8b", "dpo", "sampling"]
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--dry", "--out", str(tmp_path / "gpu.json")]
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [*command, "--parts", ",".join(parts)], env=os.environ | paths, capture_output=True, text=True
-    )
+    command = [BENCHMARKS / "gpu.py", "--dry", "--out", tmp_path / "gpu.json", "--parts", ",".join(parts)]
+    done = processes.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     assert done.returncode == 0, done.stderr[-3000:]
     ((card, entry),) = json.loads((tmp_path / "gpu.json").read_text()).items()
     assert card.startswith("no GPU, torch ")

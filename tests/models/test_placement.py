@@ -24,10 +24,10 @@ from holdfast.training.distributed import Machine
 
 RECIPE = {
     "model": "lab-small",
-    "data": {"train": "lab:sums", "limit": 10},
-    "sampling": {"max_tokens": 8},
+    "data": {"train": "lab:sums", "limit": 8},
+    "sampling": {"max_tokens": 3},
     "train": {"max_steps": 2, "batch_tokens": 256, "max_length": 128},
-    "evaluate": {"keep": ["lab:strings"], "items": 2, "live_items": 1, "every": 0.5, "max_tokens": 6},
+    "evaluate": {"keep": ["lab:strings"], "items": 2, "live_items": 1, "every": 0.5, "max_tokens": 3},
     "device": card.NAME,
 }
 
@@ -62,7 +62,7 @@ def write(**changes: object) -> str:
             "method": "rft",
             "curate": {"k": 2},
             "tuner": "half",
-            "sampling": {"max_tokens": 8, "temperature": 0.8, "top_p": 0.9},
+            "sampling": {"max_tokens": 3, "temperature": 0.8, "top_p": 0.9},
         },
     ],
     ids=lambda changes: changes["method"],
@@ -72,7 +72,7 @@ def test_a_run_computes_on_its_device_alone(on_card: card.Card, changes: dict[st
     run("check", recipe)
     run("train", recipe)
     assert json.loads(Path("out/env.json").read_text())["place"] == str(card.CARD)
-    run("eval", "out", "--against", "lab-small", "--items", "2", "--max-tokens", "4", "--device", card.NAME)
+    run("eval", "out", "--against", "lab-small", "--items", "1", "--max-tokens", "2", "--device", card.NAME)
     run("export", "out", "exported", "--dial", "0.5", "--device", card.NAME)
     run("chat", "exported", "--once", "--device", card.NAME)
     assert on_card.counts["cpu product"] == 0
