@@ -32,10 +32,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 DRIVER = """
-import shlex, sys
+import io, shlex, sys
 from holdfast.cli import main
 for command in sys.argv[1:]:
-    words = shlex.split(command)
+    told, _, typed = command.rpartition(" | ")
+    if told:
+        sys.stdin = io.StringIO(shlex.split(told)[1] + "\\n")
+    words = shlex.split(typed)
     refused = words[0] == "!"
     code, sys.argv = 0, words[refused:]
     try:
@@ -105,7 +108,8 @@ def shell(commands: list[str], place: Path) -> None:
 
 
 def sort_of(command: str) -> str:
-    """Whether a line calls make, the program or accelerate and nothing else, or needs a shell."""
+    """Whether a line calls make, the program (which an `echo` may tell something) or accelerate, or needs a shell."""
+    command = re.sub(r'^echo "[^"$]*" \| (?=holdfast )', "", command)
     name = command.removeprefix("! ").split()[0]
     is_plain = name in ("holdfast", "accelerate") and not set(command) & set("&|<>;$*~")
     return name if name == "make" or is_plain else "bash"
