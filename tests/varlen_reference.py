@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,3 +46,47 @@ def reference_varlen(
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
         out = torch.cat([out[: cu_seq_q[i]], torch.einsum("hqk,khd->qhd", weights, v), out[cu_seq_q[i + 1] :]])
     return out
+
+
+@torch.library.custom_op("holdfast_tests::varlen", mutates_args=())
+def varlen_operation(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
+    scale: float | None, left: int, right: int, enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    window = (left, right)
+    return reference_varlen(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window, enable_gqa=enable_gqa
+    )
+
+
+@varlen_operation.register_fake
+def _(query: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(query)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.others = inputs[5:]
+
+
+def _compute_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, cu_seq_q, cu_seq_k = ctx.saved_tensors
+    max_q, max_k, scale, left, right, enable_gqa = ctx.others
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        out = reference_varlen(
+            *inputs, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=(left, right), enable_gqa=enable_gqa
+        )
+        gradients = torch.autograd.grad(out, inputs, gradient)
+    return *gradients, *(None,) * 8
+
+
+varlen_operation.register_autograd(_compute_gradients, setup_context=_keep_inputs)
+
+
+def opaque_varlen(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, *,
+    scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """`reference_varlen` as one operation, as the kernel is to what compiles the layers around it."""
+    return varlen_operation(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, *window_size, enable_gqa)
