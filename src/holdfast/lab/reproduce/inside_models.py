@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from holdfast.data.rows import Row
 from holdfast.lab.reproduce.at_the_logits import train_arms
-from holdfast.lab.reproduce.base import Study
+from holdfast.lab.reproduce.base import Study, merge_settings
 from holdfast.lab.reproduce.rule import quantity_above
 
 STORY: Mapping[str, Any] = {
@@ -255,27 +255,51 @@ LANDSCAPE = Study(
 )  # fmt: skip
 
 
+SMALL: Mapping[str, Any] = {
+    "evaluate": {"items": 50, "max_tokens": 40, "keep": ["lab:strings"]}, "train": {"max_steps": 40},
+}  # fmt: skip
+
+
 def measure_instability(seed: int) -> dict[str, float]:
-    """Questions that two runs judge differently (%), and the scores' deviation (points), at a low and a high rate."""
+    """Questions that two runs judge differently (%), and the scores' deviation (points), at a low and a high rate; and
+    the same of adapters that differ in the order of their rows alone, and in their start alone.
+    """
+    out: dict[str, float] = {}
+    arms: dict[str, Mapping[str, Any]]
+    one, other = 10 * seed, 10 * seed + 1
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rate in (("low", 3e-4), ("high", 2e-3)):
+            arms = {f"{name} {k}": {"train": {"seed": 10 * seed + k}} for k in range(3)}
+            train_arms(folder, seed, arms, merge_settings({**STORY, "optimizer": {"learning_rate": rate}}, SMALL))
+            out |= _measure_apart(name, [f"{folder}/{arm}" for arm in arms])
+        arms = {
+            "plain": {"train": {"seed": one}},
+            "order": {"train": {"seed": other, "seeds": {"init": one, "noise": one}}},
+            "start": {"train": {"seed": other, "seeds": {"order": one, "noise": one}}},
+        }
+        adapter = {"tuner": "lora", "optimizer": {"learning_rate": 2e-3}}
+        train_arms(folder, seed, arms, merge_settings({**STORY, **adapter}, SMALL))
+        for name in ("order", "start"):
+            out |= _measure_apart(name, [f"{folder}/plain", f"{folder}/{name}"])
+    return out
+
+
+def _measure_apart(name: str, runs: Sequence[str]) -> dict[str, float]:
+    """What `stability` says of runs: judgements, scores and distributions."""
     import torch
 
     from holdfast.methods.analyses.stability import Stability
     from holdfast.pipeline.analyse import open_context
 
-    out = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, rate in (("low", 3e-4), ("high", 2e-3)):
-            small = {"evaluate": {"items": 50, "max_tokens": 40, "keep": ["lab:strings"]}}
-            arms = {f"{name} {k}": {**small, "train": {"max_steps": 40, "seed": 10 * seed + k}} for k in range(3)}
-            train_arms(folder, seed, arms, {**STORY, "optimizer": {"learning_rate": rate}})
-            with torch.no_grad():
-                section = Stability().measure(open_context([f"{folder}/{arm}" for arm in arms]))
-            values = {(where, what): cast("float", value) for _, where, what, value in section.table.rows}
-            deviations = [value for (_, what), value in values.items() if what == "score, deviation"]
-            out[f"{name} apart"] = 100 * values["all", "judged differently"]
-            out[f"{name} deviation"] = sum(deviations) / len(deviations)
-            out[f"{name} divergence"] = values["all", "Jensen-Shannon divergence, nats"]
-    return out
+    with torch.no_grad():
+        section = Stability().measure(open_context(runs))
+    values = {(where, what): cast("float", value) for _, where, what, value in section.table.rows}
+    deviations = [value for (_, what), value in values.items() if what == "score, deviation"]
+    return {
+        f"{name} apart": 100 * values["all", "judged differently"],
+        f"{name} deviation": sum(deviations) / len(deviations),
+        f"{name} divergence": values["all", "Jensen-Shannon divergence, nats"],
+    }
 
 
 STABILITY = Study(
@@ -290,6 +314,14 @@ STABILITY = Study(
             ("divergence", "Jensen-Shannon divergence (nats)", "goes with the disagreement"),
         )
         for name in ("low", "high")
+    )
+    + tuple(
+        (f"{what}, adapters of another {name} alone", paper, f"{name} {key}")
+        for key, what, paper in (
+            ("apart", "two seeds judge differently (%)", "both count alike (Dodge et al. 2020, arXiv 2002.06305)"),
+            ("divergence", "Jensen-Shannon divergence (nats)", "not measured"),
+        )
+        for name in ("order", "start")
     ),
     expects=(
         quantity_above("high apart", "high deviation", "answers differ more than scores", by=0.5),
