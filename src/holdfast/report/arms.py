@@ -63,7 +63,7 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
         )
         if apart := run.get("seeds_apart"):
             nats = apart.get("divergence")
-            options = "" if nats is None else f", options {nats:.3f} nats apart (Jensen-Shannon)"
+            options = "" if nats is None else f", options {nats:.2g} nats apart (Jensen-Shannon)"
             statements.append(
                 f"two seeds judge {phrasing.format_points(apart['judged'])} % of the questions differently and answer "
                 f"{phrasing.format_points(apart['answered'])} % otherwise (Fleiss' kappa {apart['kappa']:.2f}){options}"
