@@ -76,9 +76,12 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _commands_are_built_once() -> Iterator[None]:
-    """typer's runner builds the whole tree of commands anew for each command it invokes, as a process does once."""
+    """typer's runner builds the whole tree of commands anew for each command it invokes, as a process does once.
+
+    Should it be called otherwise some day, tests only take longer.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command), raising=False)
         yield
 
 
