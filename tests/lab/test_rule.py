@@ -14,7 +14,17 @@ from holdfast.evaluation.statistics.paired import MeasuredRun, compare_methods, 
 from holdfast.evaluation.summary import summarise_comparison
 from holdfast.evaluation.task import ItemResult, TaskInfo
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import COMMON, Claim, decide_claim, folder_of, merge_settings, plans_of
+from holdfast.lab.reproduce.base import (
+    COMMON,
+    Claim,
+    Study,
+    decide_claim,
+    fingerprint_code,
+    folder_of,
+    merge_settings,
+    plans_of,
+    run_claim,
+)
 from holdfast.lab.reproduce.rule import (
     Arm,
     Expectation,
@@ -238,3 +248,29 @@ def test_claims_on_the_same_work_share_their_arms():
                 assert same == list(overrides), f"{name}: another claim's {label} is in the same directory"
     trained = [(folder, tuple(overrides)) for (folder, _), overrides in arms.items()]
     assert len(trained) == len(set(trained)), "an arm is trained twice under two names"
+
+
+def test_a_study_broken_off_goes_on_with_the_next_seed_unless_its_code_is_another(tmp_path: Path) -> None:
+    measured_seeds: list[int] = []
+
+    def measure(seed: int) -> dict[str, float]:
+        measured_seeds.append(seed)
+        if measured_seeds == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return {"height": 1.0 + seed}
+
+    figures = (("how high", "3", "height"),)
+    study = Study("It is high.", "Somebody 2020", measure, figures, (quantity_above("height", 0.5, "it is"),), seeds=3)
+    with pytest.raises(KeyboardInterrupt):
+        run_claim("high", study, seeds=3, out=tmp_path, ui=None)
+    result = run_claim("high", study, seeds=3, out=tmp_path, ui=None)
+    assert measured_seeds == [0, 1, 2, 2]
+    assert result["rows"][0]["ours"] == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["high.html", "high.json"]
+    (tmp_path / "high.seeds.json").write_text('{"code": "another", "seeds": [{"height": 9}]}')
+    assert run_claim("high", study, seeds=3, out=tmp_path, ui=None)["rows"][0]["ours"] == "2"
+
+
+def test_every_study_says_where_its_programme_is_written() -> None:
+    studies = [claim for claim in map(claim_of, CLAIMS) if isinstance(claim, Study)]
+    assert len({fingerprint_code(study.measure) for study in studies}) > 10

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,7 +179,7 @@ class Study:
 def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
     """Test the claim and weigh it; the result is also written to `out/NAME.json`, and as a page to `out/NAME.html`."""
     if isinstance(claim, Study):
-        return write_result(out, name, claim, run_study(claim, seeds, ui))
+        return write_result(out, name, claim, run_study(claim, seeds, out / f"{name}.seeds.json", ui))
     recipe, folder = merge_settings(COMMON, claim.common), out / folder_of(name, claim)
     settings = fingerprint_settings(claim)
     if claim.files is not None:
@@ -198,19 +201,30 @@ def write_result(out: Path, name: str, claim: Claim | Study, result: Mapping[str
     return complete_result
 
 
-def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str, Any]:
-    """Measure with every seed; intervals are 95 % of the mean over seeds (Student)."""
+def run_study(study: Study, seeds: int, unfinished: Path, ui: Progress | None = None) -> dict[str, Any]:
+    """Measure with every seed; intervals are 95 % of the mean over seeds (Student).
+
+    Args:
+        unfinished: File of the seeds that are measured, while there are more to come: broken off and repeated it goes
+            on with the next. One that another program's code made is not read.
+    """
     if ui and seeds < study.seeds:
         ui.write_line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing")
     seeds = max(seeds, study.seeds)
-    measurements: dict[str, list[float]] = {}
+    code = fingerprint_code(study.measure)
+    done: dict[str, Any] = json.loads(unfinished.read_text()) if unfinished.exists() else {}
+    by_seed: list[dict[str, float]] = done["seeds"][:seeds] if done.get("code") == code else []
     if ui:
         ui.start_phase("measure", seeds)
-    for seed in range(seeds):
-        for quantity, value in study.measure(seed).items():
-            measurements.setdefault(quantity, []).append(float(value))
+        ui.advance(len(by_seed))
+    for seed in range(len(by_seed), seeds):
+        by_seed.append({quantity: float(value) for quantity, value in study.measure(seed).items()})
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(unfinished, {"code": code, "seeds": by_seed})
         if ui:
             ui.advance()
+    unfinished.unlink(missing_ok=True)
+    measurements = {quantity: [values[quantity] for values in by_seed] for quantity in by_seed[0]}
     rows = []
     for what, paper, quantity in study.figures:
         mean, low, high = student_interval(measurements[quantity])
@@ -220,6 +234,13 @@ def run_study(study: Study, seeds: int, ui: Progress | None = None) -> dict[str,
         "rows": rows, **decide_claim(checks), "verdict": study.verdict(measurements), "seeds": seeds,
         "budget": "by its own programme, anew with every seed", "points": False, "versions": dependency_versions(),
     }  # fmt: skip
+
+
+def fingerprint_code(measure: Callable[..., Any]) -> str:
+    """Of the file in which a study's programme is written."""
+    while isinstance(measure, partial):
+        measure = measure.func
+    return hashlib.sha256(Path(inspect.getfile(measure)).read_bytes()).hexdigest()
 
 
 def run_arms(
