@@ -201,29 +201,29 @@ def write_result(out: Path, name: str, claim: Claim | Study, result: Mapping[str
     return complete_result
 
 
-def run_study(study: Study, seeds: int, unfinished: Path, ui: Progress | None = None) -> dict[str, Any]:
+def run_study(study: Study, seeds: int, record: Path, ui: Progress | None = None) -> dict[str, Any]:
     """Measure with every seed; intervals are 95 % of the mean over seeds (Student).
 
     Args:
-        unfinished: File of the seeds that are measured, while there are more to come: broken off and repeated it goes
+        record: File of the seeds that are measured, while there are more to come: broken off and repeated it goes
             on with the next. One that another program's code made is not read.
     """
     if ui and seeds < study.seeds:
         ui.write_line(f"{study.seeds} seeds: with fewer the interval of this claim says nothing")
     seeds = max(seeds, study.seeds)
     code = fingerprint_code(study.measure)
-    done: dict[str, Any] = json.loads(unfinished.read_text()) if unfinished.exists() else {}
+    done: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     by_seed: list[dict[str, float]] = done["seeds"][:seeds] if done.get("code") == code else []
     if ui:
         ui.start_phase("measure", seeds)
         ui.advance(len(by_seed))
     for seed in range(len(by_seed), seeds):
         by_seed.append({quantity: float(value) for quantity, value in study.measure(seed).items()})
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(unfinished, {"code": code, "seeds": by_seed})
+        record.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(record, {"code": code, "seeds": by_seed})
         if ui:
             ui.advance()
-    unfinished.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     measurements = {quantity: [values[quantity] for values in by_seed] for quantity in by_seed[0]}
     rows = []
     for what, paper, quantity in study.figures:
