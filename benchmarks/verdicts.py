@@ -1,7 +1,7 @@
 """The tables of all claims, their verdicts and figures in docs/laboratory.md, from the recorded results.
 
     python benchmarks/verdicts.py             write the tables anew
-    python benchmarks/verdicts.py --studies [NAME ...]   run the studies first, which take seconds each, and record them
+    python benchmarks/verdicts.py --studies [NAME ...]   run the studies first, some for half an hour; record them
     python benchmarks/verdicts.py --from runs/reproduce   record what `holdfast reproduce` left there first
 
 A verdict is of the rule in `holdfast.lab.reproduce.rule`, which needs every question's answer of every seed. Results
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.base import Claim, Study, fingerprint_settings, run_study
+from holdfast.lab.reproduce.base import Claim, Study, fingerprint_settings, run_claim
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+OUT = ROOT / "runs" / "reproduce"
 PAGE = ROOT / "docs" / "laboratory.md"
 BEGIN, END = "<!-- verdicts: benchmarks/verdicts.py -->", "<!-- end of verdicts -->"
 BEGIN_FIGURES, END_FIGURES = "<!-- figures: benchmarks/verdicts.py -->", "<!-- end of figures -->"
@@ -134,8 +135,7 @@ def main() -> None:
         claim = claim_of(name)
         if chosen.studies and isinstance(claim, Study):
             print(name, flush=True)
-            result = run_study(claim, claim.seeds)
-            record(name, {"name": name, "claim": claim.claim, "paper": claim.paper, **result})
+            record(name, run_claim(name, claim, seeds=claim.seeds, out=OUT, ui=None))
         elif chosen.source and (found := chosen.source / f"{name}.json").exists():
             record(name, json.loads(found.read_text(encoding="utf-8")))
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
