@@ -4,8 +4,8 @@ The model first learns Romeo and Juliet as it stands. Then, for every seed, it g
 in which Romeo is called Renzo (as many tokens) and an exclamation mark stands behind a speaker's name instead of a
 colon. Both are looked for where the play has them, with nothing in view that gives them away: at the first mention in a
 speech, and behind a speaker's name alone. A change is adopted where the new is likelier than the old. Beside that the
-model goes on by itself from the ends of speeches (form: which mark it sets first; name: which it uses), and what the
-change left alone is read: speeches without the name, behind their speaker's line.
+model goes on by itself from the ends of speeches (how often it sets either mark, and either name), and what the change
+left alone is read: speeches without the name, behind their speaker's line.
 
 At the last number of steps there are three more ways: one block of speeches alone, the same rows mixed with as much of
 another play as it stands, and LoRA.
@@ -24,7 +24,7 @@ import torch
 from scipy.stats import t as student
 
 from holdfast import train
-from holdfast.models.loading import load_model
+from holdfast.models.loading import LoadedModel, load_model
 
 OLD, NEW, MARK, NEW_MARK = "Romeo", "Renzo", ":\n", "!\n"
 BLOCK, ONE_IN = 12, 4
@@ -103,9 +103,8 @@ def compute_log_odds(model: Any, tokenizer: Any, context: str, words: tuple[str,
     return logps[1] - logps[0]
 
 
-def measure_places(path: str, places: Places) -> dict[str, np.ndarray]:
-    """The log-odds of a saved model at every place."""
-    loaded = load_model(path)
+def measure_places(loaded: LoadedModel, places: Places) -> dict[str, np.ndarray]:
+    """The log-odds of a model at every place."""
     return {
         name: np.array([compute_log_odds(loaded.model.eval(), loaded.tokenizer, *place) for place in some])
         for name, some in places.items()
@@ -113,9 +112,8 @@ def measure_places(path: str, places: Places) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def write_on(path: str, speeches: list[str]) -> dict[str, float]:
-    """How often a saved model, going on from speeches, sets either mark behind a speaker's name and either name."""
-    loaded = load_model(path)
+def write_on(loaded: LoadedModel, speeches: list[str]) -> dict[str, float]:
+    """How often a model, going on from speeches, sets either mark behind a speaker's name and either name."""
     tokenizer, marks, names = loaded.tokenizer, [], []
     torch.manual_seed(0)
     for speech in speeches:
@@ -134,9 +132,8 @@ def write_on(path: str, speeches: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def read_untouched(path: str, speeches: list[str]) -> float:
+def read_untouched(loaded: LoadedModel, speeches: list[str]) -> float:
     """Nats a token of speeches behind their speaker's line, which stands as it was."""
-    loaded = load_model(path)
     total, count = 0.0, 0
     for speech in speeches:
         head = len(loaded.tokenizer(speech.partition("\n")[0] + "\n").input_ids)
@@ -148,7 +145,7 @@ def read_untouched(path: str, speeches: list[str]) -> float:
 
 
 def train_rows(model: str, rows: list[str], steps: int, seed: int, out: Path, **changes: Any) -> str:
-    """Train a model on rows of text; where it then is, merged where it is an adapter."""
+    """Train a model on rows of text; where it, or its adapter, then is."""
     settings = {"max_steps": steps, "batch_tokens": 1024, "seed": seed}
     recipe = {"model": model, "data": {"train": rows, "test": 0}, "train": settings, "output": str(out)}
     return str(train({**COMMON, "evaluate": EVALUATE, **recipe, **changes}).path / "model")
@@ -164,12 +161,16 @@ def describe_values(values: list[float]) -> str:
 
 def measure_model(path: str, places: Places, held_out: list[str]) -> dict[str, float]:
     """Everything that is looked at in a saved model, by its name in the table."""
-    quiet = [one for one in held_out if OLD.upper() not in one.upper()]
+    loaded, quiet = load_model(path), [one for one in held_out if OLD.upper() not in one.upper()]
     values = {}
-    for name, odds in measure_places(path, places).items():
+    for name, odds in measure_places(loaded, places).items():
         values[f"{name}: adopted, %"] = 100 * float((odds > 0).mean())
         values[f"{name}: log-odds, nats"] = float(odds.mean())
-    return {**values, **write_on(path, quiet[:WRITTEN]), "left alone, nats a token": read_untouched(path, quiet[:READ])}
+    return {
+        **values,
+        **write_on(loaded, quiet[:WRITTEN]),
+        "left alone, nats a token": read_untouched(loaded, quiet[:READ]),
+    }
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ from holdfast.skills.story import BASIC, Story
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+    from holdfast.models.loading import Model
+
 FIRST = {
     "story": 0.18, "sums": 0.14, "reading": 0.10, "rephrase": 0.10, "revise": 0.06, "strings": 0.07, "points": 0.09,
     "examples": 0.10, "cipher": 0.03, "program": 0.03, "format": 0.03, "route": 0.05, "lake": 0.02,
@@ -242,6 +244,13 @@ def pad_batch(rows: list[tuple[list[int], list[int]]], pad: int, **inputs: Tenso
     return PretrainBatch(grid, torch.tensor(where), torch.tensor(labels), inputs)
 
 
+def compute_label_loss(model: Model, batch: PretrainBatch, reduction: str = "sum") -> Tensor:
+    """The loss of a batch's labels, in nats: their sum, or by "mean" that of one."""
+    ids, where, labels, inputs = batch
+    hidden = model.base_model(input_ids=ids, **inputs).last_hidden_state.flatten(0, 1)[where]  # [N, D]
+    return F.cross_entropy(model.get_output_embeddings()(hidden), labels, reduction=reduction)
+
+
 @dataclass
 class Pretraining:
     """A training in progress; `state` is what a checkpoint holds besides tensors."""
@@ -318,11 +327,9 @@ class Pretraining:
         """One update; returns the loss per label token and the tokens read."""
         batches = list(self.stream.build_batches(step))
         count = sum(len(batch.labels) for batch in batches)
-        head = self.model.get_output_embeddings()
         total = 0.0
-        for ids, where, labels, inputs in batches:
-            hidden = self.model.base_model(input_ids=ids, **inputs).last_hidden_state.flatten(0, 1)[where]  # [N, D]
-            loss = F.cross_entropy(head(hidden), labels, reduction="sum") / count
+        for batch in batches:
+            loss = compute_label_loss(self.model, batch) / count
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -73,9 +73,8 @@ def build_plan(width: int, seed: int) -> PretrainPlan:
 def measure_mixture_loss(folder: Path, plan: PretrainPlan, steps: int = 20) -> float:
     """Nats a trained token on the rows of steps beyond the last."""
     import torch
-    from torch.nn import functional as F
 
-    from holdfast.lab.pretrain import Stream
+    from holdfast.lab.pretrain import Stream, compute_label_loss
     from holdfast.models.loading import load_model
 
     mixture_model = load_model(str(folder))
@@ -83,10 +82,8 @@ def measure_mixture_loss(folder: Path, plan: PretrainPlan, steps: int = 20) -> f
     total, count = 0.0, 0
     with torch.no_grad():
         for step in range(STEPS, STEPS + steps):
-            for ids, where, labels, _ in stream.build_batches(step):
-                hidden = model.base_model(input_ids=ids).last_hidden_state.flatten(0, 1)[where]  # [N, D]
-                logits = model.get_output_embeddings()(hidden)
-                total, count = total + float(F.cross_entropy(logits, labels, reduction="sum")), count + len(labels)
+            for batch in stream.build_batches(step):
+                total, count = total + float(compute_label_loss(model, batch)), count + len(batch.labels)
     return total / count
 
 

@@ -40,11 +40,10 @@ def build_random_model(seed: int) -> tuple[LlamaForCausalLM, Stream]:
 
 def compute_loss(model: LlamaForCausalLM, stream: Stream, step: int) -> Tensor:
     """The mean loss per trained token of the rows of a step."""
-    import torch.nn.functional as F
+    from holdfast.lab.pretrain import compute_label_loss
 
-    ((ids, where, labels, _),) = stream.build_batches(step, parts=1)
-    hidden = model.model(input_ids=ids).last_hidden_state.flatten(0, 1)[where]  # [N, D]
-    return F.cross_entropy(model.get_output_embeddings()(hidden), labels)
+    (batch,) = stream.build_batches(step, parts=1)
+    return compute_label_loss(model, batch, "mean")
 
 
 def run_step(model: LlamaForCausalLM, stream: Stream, rule: UpdateRule, step: int) -> None:
