@@ -45,7 +45,7 @@ from holdfast.recipe.online_section import Online
 from holdfast.recipe.rules import RULES, STAGED_RULES
 from holdfast.recipe.sampling_section import Sampling
 from holdfast.recipe.search_section import Search
-from holdfast.recipe.seeds_section import Seeds
+from holdfast.recipe.seeds_section import Seeds, list_given_seeds
 from holdfast.recipe.shorthand import label_of
 from holdfast.recipe.stages import BASE, OF_STAGES, fill_recipe, preset_of
 from holdfast.recipe.task_entry import TaskChoice, TaskChoices
@@ -167,20 +167,24 @@ class Train(RecipeSection):
         "of rows alone. Each that is not given is `seed`.",
     )
 
+    def list_given_seeds(self) -> dict[str, int]:
+        """Those of `seeds` that are given, by name."""
+        return list_given_seeds(self.seeds)
+
     @property
     def order_seed(self) -> int:
         """Of the order of rows."""
-        return self.seeds.list_given().get("order", self.seed)
+        return self.list_given_seeds().get("order", self.seed)
 
     @property
     def init_seed(self) -> int:
         """Of what tuner and value head draw."""
-        return self.seeds.list_given().get("init", self.seed)
+        return self.list_given_seeds().get("init", self.seed)
 
     @property
     def noise_seed(self) -> int:
         """Of what every pass draws."""
-        return self.seeds.list_given().get("noise", self.seed)
+        return self.list_given_seeds().get("noise", self.seed)
 
     @field_validator("gradient_checkpointing", "compile", mode="before")
     @classmethod

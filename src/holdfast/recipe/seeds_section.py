@@ -26,7 +26,8 @@ class Seeds(RecipeSection):
         None, ge=0, description="What every pass draws anew: dropout, mixout, the noise of NEFTune."
     )
 
-    def list_given(self) -> dict[str, int]:
-        """Those that are given, by name."""
-        every = {"order": self.order, "init": self.init, "noise": self.noise}
-        return {name: seed for name, seed in every.items() if seed is not None}
+
+def list_given_seeds(seeds: Seeds) -> dict[str, int]:
+    """Those that are given, by name."""
+    every = {"order": seeds.order, "init": seeds.init, "noise": seeds.noise}
+    return {name: seed for name, seed in every.items() if seed is not None}

@@ -78,7 +78,7 @@ def collect_training_settings(
     train = recipe.train
     # Checkpoints of before there was one of these had none.
     shaping |= {name: value for name in ("residual_dropout", "mixout") if (value := getattr(train, name))}
-    shaping |= {f"seeds.{name}": seed for name, seed in train.seeds.list_given().items()}
+    shaping |= {f"seeds.{name}": seed for name, seed in train.list_given_seeds().items()}
     if train.keep != "last" or train.patience is not None:  # else evaluations change nothing
         shaping |= {"keep": train.keep, "patience": train.patience}
         flat["evaluate.every"] = recipe.evaluate.every

@@ -120,7 +120,7 @@ class Client:
     def _recipe_of_round(self, name: str, number: int) -> Recipe:
         """The recipe with seeds of its own, the recipe's for the first client's first round, and the round's rate."""
         recipe, train, more = self.recipe, self.recipe.train, 1_000_003 * number + int(name)
-        seeds = {key: seed + more for key, seed in train.seeds.list_given().items() if key != "init"}
+        seeds = {key: seed + more for key, seed in train.list_given_seeds().items() if key != "init"}
         rate = recipe.optimizer.learning_rate * self.rate_decay**number
         return recipe.model_copy(
             update={
