@@ -569,6 +569,8 @@ def test_a_comparison_goes_on_without_the_method_that_a_stages_gate_stops(place:
     assert list(report["refused"]) == ["two"]
     assert report["refused"]["two"][0].startswith("seed 0, stage 1 of 2, one: the gate refused this result: ")
     assert "two is left out, a stage&#39;s own gate stopped it" in Path("between/report.html").read_text("utf-8")
+    assert not Path("between/sft-seed0/checkpoints").exists()  # finished, so that nothing goes on from them
+    assert list(Path("between").glob("two-seed0/stages/*/checkpoints"))
     with pytest.raises(GateRefused, match=r"^two: seed 0, stage 1 of 2"):
         compare(common, {"two": [f"stages={stopped}"]}, steps=2, out="between")
 

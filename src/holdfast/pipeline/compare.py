@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast.axes.axis import METHOD_AXES
+from holdfast.core.files import remove_path
 from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import collect_answers
@@ -106,6 +107,7 @@ def compare(
         ui.write_line(f"{label}, seed {seed} ({number} of {len(plans)})")
         try:
             runs[label].append((seed, train(plan, ui=ui)))
+            drop_checkpoints(plan.recipe)
         except GateRefused as error:  # of a stage: what comes after it was not run, so there is nothing to compare
             refusals.setdefault(label, []).append(f"seed {seed}, {error}")
             ui.write_line(f"{label}, seed {seed}: {error}")
@@ -117,6 +119,17 @@ def compare(
 
     write_page(root / "report.html", render_compare(report))
     return {**report, "directory": str(root)}
+
+
+def drop_checkpoints(recipe: Recipe) -> None:
+    """Free the disk of what a finished run no longer resumes from: several times its model, for every arm and seed.
+
+    A run that was stopped early goes on from there, and a recipe that asks for more than one checkpoint wants them.
+    """
+    if recipe.train.keep_checkpoints == 1 and recipe.train.stop_at == 1:
+        run = Path(recipe.output)
+        for checkpoints in (run / "checkpoints", *run.glob("stages/*/checkpoints")):
+            remove_path(checkpoints)
 
 
 def comparison_directory(recipe: Recipe) -> Path:

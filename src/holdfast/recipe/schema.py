@@ -117,7 +117,9 @@ class Train(RecipeSection):
         "again with a later one, training goes on from there, and ends as it would have in one go.",
     )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
-    keep_checkpoints: int = Field(1, ge=1, description="Newest checkpoints kept.")
+    keep_checkpoints: int = Field(
+        1, ge=1, description="Newest checkpoints kept; a finished arm of a comparison keeps any with more than one."
+    )
     keep: Literal["last", "best"] = Field(
         "last",
         description="Weights the run ends with: the last step's, or those of the best evaluation during training "
