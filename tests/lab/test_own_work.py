@@ -11,7 +11,7 @@ import pytest
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of, reproduce
 from holdfast.lab.reproduce.base import Claim, gain_and_loss
-from holdfast.lab.reproduce.own_work import move_claim, run_on_work
+from holdfast.lab.reproduce.own_work import move_claim, name_folder, run_on_work
 from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
 
 RECIPE = """\
@@ -47,6 +47,20 @@ def test_every_claim_moves_or_says_why_not() -> None:
         texts = [text for overrides in claim.arms.values() for text in overrides]
         assert not any("lab" in text.split(":") or text.startswith("optimizer.learning_rate") for text in texts)
         assert not any(part.at == "validated" for part in claim.expects)
+
+
+def test_claims_share_a_directory_where_an_arm_of_one_name_is_one_run() -> None:
+    arms: dict[tuple[str, str], list[str]] = {}
+    for name in CLAIMS:
+        try:
+            moved = move_claim(name, claim_of(name))
+        except UserError:
+            continue
+        for label, overrides in moved.arms.items():
+            assert arms.setdefault((name_folder("work", moved), label), overrides) == overrides, name
+    folders = {name: name_folder("work", move_claim(name, claim_of(name))) for name in ("rft", "dpo", "rpo", "fpo")}
+    assert folders["rft"] == "work" != folders["dpo"]  # both call an arm rft
+    assert folders["rpo"] == folders["fpo"] != folders["dpo"]
 
 
 def test_what_a_size_alone_sets_apart_is_not_asked() -> None:

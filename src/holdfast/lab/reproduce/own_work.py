@@ -14,6 +14,7 @@ from holdfast.data.rows import fingerprint_json
 from holdfast.errors import UserError
 from holdfast.evaluation.statistics.paired import losing_tasks, tasks_in_points, tasks_with_role
 from holdfast.evaluation.tasks.by_name import build_tasks
+from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import (
     ArmChange,
     Claim,
@@ -35,8 +36,8 @@ LABORATORY_SIZES = re.compile(
     r"(stages\.[^.=]+\.)?(optimizer\.learning_rate|train\.batch_tokens|data\.limit|train\.max_steps)=(?!0$)"
 )
 """Overrides of an arm that are sizes of the laboratory; training nothing (`train.max_steps=0`) is none of them."""
-LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.")
-"""In an override: rows, models or methods that the laboratory alone has."""
+LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.|^curate\.held_out=|\{plain\}")
+"""In an override: rows, clusters of tasks, templates, models or methods that the laboratory alone has."""
 
 
 def run_on_work(
@@ -51,7 +52,7 @@ def run_on_work(
 ) -> dict[str, Any]:
     """Ask a claim of a model and rows; the result is as of `run_claim`, with the work in `on` and what each arm cost.
 
-    Runs of claims on one work share a directory, so that an arm they have in common is trained once.
+    Runs of claims on one work share a directory (`name_folder`): an arm that they have in common is trained once.
 
     Raises:
         UserError: See `move_claim`, `read_work` and `refuse_unmeasured_work`.
@@ -60,8 +61,7 @@ def run_on_work(
     refuse_unmeasured_work(recipe, moved_claim)
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
-    folder = out / (f"{place}-{fingerprint_json(moved_claim.common)[:8]}" if moved_claim.common else place)
-    result, runs = run_arms(moved_claim, own, seeds=seeds, folder=folder, ui=ui)
+    result, runs = run_arms(moved_claim, own, seeds=seeds, folder=out / name_folder(place, moved_claim), ui=ui)
     result |= {
         "rows": [*result["rows"], *describe_costs(runs)],
         "on": {"model": str(model), "work": str(data), "name": place},
@@ -126,10 +126,7 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     """
     if isinstance(claim, Study):
         raise UserError(f"{name} is tested by a programme of its own in the laboratory; it cannot be asked of --on")
-    arms = {
-        label: [text for text in overrides if not LABORATORY_SIZES.match(text)]
-        for label, overrides in claim.arms.items()
-    }
+    arms = leave_out_sizes(claim.arms)
     common = {key: value for key, value in claim.common.items() if key not in LABORATORY_SETTINGS}
     for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):
         if LABORATORY_ROWS.search(text):
@@ -159,6 +156,28 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
         draw=None,
         files=None,
     )
+
+
+def name_folder(place: str, moved_claim: Claim) -> str:
+    """The directory of a claim's runs on a work: `place` for all whose arms differ in nothing but their own settings.
+
+    Where two claims call different arms by one name, the name is the first one's there; the others have a directory of
+    their own, which those that mean the same by it share.
+    """
+    meanings: dict[str, list[str]] = {}
+    for name in CLAIMS:
+        for label, overrides in leave_out_sizes(
+            claim.arms if isinstance(claim := claim_of(name), Claim) else {}
+        ).items():
+            meanings.setdefault(label, overrides)
+    others = {label: texts for label, texts in moved_claim.arms.items() if meanings.get(label, texts) != texts}
+    settings = dict(moved_claim.common) | ({"arms": others} if others else {})
+    return f"{place}-{fingerprint_json(settings)[:8]}" if settings else place
+
+
+def leave_out_sizes(arms: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The overrides of every arm without sizes of the laboratory."""
+    return {label: [text for text in texts if not LABORATORY_SIZES.match(text)] for label, texts in arms.items()}
 
 
 def drop_repeated_arms(arms: Mapping[str, list[str]]) -> dict[str, list[str]]:
