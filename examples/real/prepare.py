@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,27 @@ def main() -> None:
 
 
 def write_snips(source: Path, out: Path) -> Path:
-    """Intent detection, in words that the judge finds in any sentence: with the intents listed, and without."""
+    """Intent detection, in words that the judge finds in any sentence: with the intents listed, without, and a few."""
     texts, labels = ((source / name).read_text(encoding="utf-8").splitlines() for name in ("seq.in", "label"))
     names = list(INTENTS.values())
     asked = f"Which of these does the request want: {', '.join(names)}?\n\nRequest: "
     requests = [(text.strip(), INTENTS[label.strip()]) for text, label in zip(texts, labels, strict=True)]
     brief = [classified(f"In a few words, what does this ask for?\n\n{text}", label, names) for text, label in requests]
-    write_lines(out / "snips-short.jsonl", shuffled(brief))
+    short = shuffled(brief)
+    write_lines(out / "snips-short.jsonl", short)
+    write_lines(out / "snips-start.jsonl", short[-900:])  # recipes of the other file take its first rows alone
+    write_planted(short, out)
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
+
+
+def write_planted(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Requests that leave a curator something to do: repeated, with measured ones among them, with wrong answers."""
+    test, some, rng = rows[-2000:-1700], rows[:300], random.Random(0)
+    write_lines(out / "snips-test.jsonl", test)
+    write_lines(out / "snips-repeated.jsonl", shuffled([*some, *some[:20] * 40]))
+    write_lines(out / "snips-leaked.jsonl", shuffled([*some[:200], *test[::2] * 6]))
+    wrong = [row | {"completion": rng.choice(rows)["completion"]} if rng.random() < 0.5 else row for row in rows[:600]]
+    write_lines(out / "snips-spoilt.jsonl", wrong)
 
 
 def write_banking(source: Path, out: Path) -> Path:

@@ -138,6 +138,8 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     parts = [part for part in asked_parts if part.arm in arms and (part.than is None or part.than in arms)]
     if not parts:
         raise UserError(f"{name}: its arms differ in rows or sizes of the laboratory alone; it cannot be asked of --on")
+    if any(part.than for part in claim.expects) and not any(part.than for part in parts):
+        raise UserError(f"{name}: compares its arms on tasks of the laboratory alone; it cannot be asked of --on")
     remarks = [f"Not asked here: {part.format_sentence()}." for part in claim.expects if part not in parts]
     if claim.files is not None:
         remarks.append("The laboratory writes rows for this claim; others may leave its arms nothing to differ in.")
