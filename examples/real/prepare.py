@@ -67,7 +67,7 @@ def write_snips(source: Path, out: Path) -> Path:
     brief = [classified(f"In a few words, what does this ask for?\n\n{text}", label, names) for text, label in requests]
     short = shuffled(brief)
     write_lines(out / "snips-short.jsonl", short)
-    write_lines(out / "snips-start.jsonl", short[-900:])  # recipes of the other file take its first rows alone
+    write_lines(out / "snips-start.jsonl", short[-900:-650])  # recipes of the other file take its first rows alone
     write_planted(short, out)
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
@@ -91,7 +91,10 @@ def write_banking(source: Path, out: Path) -> Path:
         for text, label in splits["train"] + splits["val"]
         if label in BANKING
     ]
-    return write_lines(out / "banking.jsonl", shuffled(rows))
+    rows = shuffled(rows)
+    write_lines(out / "banking-test.jsonl", rows[:300])
+    write_lines(out / "banking-start.jsonl", rows[300:])
+    return write_lines(out / "banking.jsonl", rows)
 
 
 def classified(prompt: str, label: str, labels: list[str]) -> dict[str, Any]:
