@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of, reproduce
 from holdfast.lab.reproduce.base import Claim, gain_and_loss
-from holdfast.lab.reproduce.own_work import move_claim, name_folder, run_on_work
+from holdfast.lab.reproduce.own_work import move_claim, name_folder, name_rehearsed_rows, run_on_work
 from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
 
 RECIPE = """\
@@ -129,6 +130,17 @@ def test_what_could_not_be_decided_is_refused_at_once(
         reproduce("half", on="lab-small", data=work, out=tmp_path / "out")
     assert said in str(refusal.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_work_names_the_rows_to_rehearse(work: Path) -> None:
+    with pytest.raises(UserError, match=r"replay rehearses rows, and the work names none: set data\.replay"):
+        reproduce("replay", on="lab-small", data=work)
+    claim = claim_of("replay")
+    assert isinstance(claim, Claim)
+    arms = name_rehearsed_rows(claim.arms, {"path": "general.jsonl", "share": 0.5})
+    assert arms["replay"][-1] == 'data.replay={"path": "general.jsonl", "share": 0.1}'
+    assert arms["sft"] == claim.arms["sft"]
+    assert {"sft", "replay"} == move_claim("replay", replace(claim, arms=arms)).arms.keys()
 
 
 def test_a_folder_must_say_which_work(work: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ LABORATORY_SIZES = re.compile(
 """Overrides of an arm that are sizes of the laboratory; training nothing (`train.max_steps=0`) is none of them."""
 LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.|^curate\.held_out=|\{plain\}")
 """In an override: rows, clusters of tasks, templates, models or methods that the laboratory alone has."""
+LABORATORY_REPLAY = re.compile(r"data\.replay=\{path: lab, share: ([\d.]+)\}")
+"""In an override: a share of the laboratory's rows to rehearse; those of a work's `data.replay` take their place."""
 
 
 def run_on_work(
@@ -57,7 +60,11 @@ def run_on_work(
     Raises:
         UserError: See `move_claim`, `read_work` and `refuse_unmeasured_work`.
     """
-    moved_claim, recipe = move_claim(name, claim), read_work(model, data)
+    recipe = read_work(model, data)
+    if isinstance(claim, Claim) and (replay := recipe["data"].get("replay")) and rehearses(claim):
+        claim = replace(claim, arms=name_rehearsed_rows(claim.arms, replay))
+        del recipe["data"]["replay"]  # of the arms that rehearse, not of all
+    moved_claim = move_claim(name, claim)
     refuse_unmeasured_work(recipe, moved_claim)
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
@@ -129,6 +136,11 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     arms = leave_out_sizes(claim.arms)
     common = {key: value for key, value in claim.common.items() if key not in LABORATORY_SETTINGS}
     for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):
+        if LABORATORY_REPLAY.fullmatch(text):
+            raise UserError(
+                f"{name} rehearses rows, and the work names none: set data.replay in its recipe, such as "
+                "`replay: {path: general.jsonl}`"
+            )
         if LABORATORY_ROWS.search(text):
             raise UserError(f"{name} needs what the laboratory alone has ({text}); it cannot be asked of --on")
     arms = drop_repeated_arms(arms)
@@ -158,6 +170,21 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
         draw=None,
         files=None,
     )
+
+
+def rehearses(claim: Claim) -> bool:
+    """Whether an arm rehearses rows of the laboratory."""
+    return any(LABORATORY_REPLAY.fullmatch(text) for texts in claim.arms.values() for text in texts)
+
+
+def name_rehearsed_rows(arms: Mapping[str, Sequence[str]], replay: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The arms with rows of a work's `data.replay` where the laboratory's are rehearsed, as large a share of them."""
+
+    def rename(text: str) -> str:
+        match = LABORATORY_REPLAY.fullmatch(text)
+        return f"data.replay={json.dumps({**replay, 'share': float(match[1])})}" if match else text
+
+    return {label: [rename(text) for text in texts] for label, texts in arms.items()}
 
 
 def name_folder(place: str, moved_claim: Claim) -> str:
