@@ -61,7 +61,7 @@ def run_on_work(
         UserError: See `move_claim`, `read_work` and `refuse_unmeasured_work`.
     """
     recipe = read_work(model, data)
-    if isinstance(claim, Claim) and (replay := recipe["data"].get("replay")) and rehearses(claim):
+    if isinstance(claim, Claim) and (replay := recipe["data"].get("replay")) and needs_rehearsal(claim):
         claim = replace(claim, arms=name_rehearsed_rows(claim.arms, replay))
         del recipe["data"]["replay"]  # of the arms that rehearse, not of all
     moved_claim = move_claim(name, claim)
@@ -172,7 +172,7 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     )
 
 
-def rehearses(claim: Claim) -> bool:
+def needs_rehearsal(claim: Claim) -> bool:
     """Whether an arm rehearses rows of the laboratory."""
     return any(LABORATORY_REPLAY.fullmatch(text) for texts in claim.arms.values() for text in texts)
 
@@ -180,11 +180,11 @@ def rehearses(claim: Claim) -> bool:
 def name_rehearsed_rows(arms: Mapping[str, Sequence[str]], replay: Mapping[str, Any]) -> dict[str, list[str]]:
     """The arms with rows of a work's `data.replay` where the laboratory's are rehearsed, as large a share of them."""
 
-    def rename(text: str) -> str:
+    def name_rows(text: str) -> str:
         match = LABORATORY_REPLAY.fullmatch(text)
         return f"data.replay={json.dumps({**replay, 'share': float(match[1])})}" if match else text
 
-    return {label: [rename(text) for text in texts] for label, texts in arms.items()}
+    return {label: [name_rows(text) for text in texts] for label, texts in arms.items()}
 
 
 def name_folder(place: str, moved_claim: Claim) -> str:
