@@ -67,7 +67,8 @@ def write_snips(source: Path, out: Path) -> Path:
     brief = [classified(f"In a few words, what does this ask for?\n\n{text}", label, names) for text, label in requests]
     short = shuffled(brief)
     write_lines(out / "snips-short.jsonl", short)
-    write_lines(out / "snips-start.jsonl", short[-900:-650])  # recipes of the other file take its first rows alone
+    # Recipes of the other file take its first rows alone.
+    write_lines(out / "snips-start.jsonl", told(short[-900:-650], ("They want to {}.", "It asks to {}.", "I say: {}.")))
     write_planted(short, out)
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
@@ -93,13 +94,20 @@ def write_banking(source: Path, out: Path) -> Path:
     ]
     rows = shuffled(rows)
     write_lines(out / "banking-test.jsonl", rows[:300])
-    write_lines(out / "banking-start.jsonl", rows[300:])
+    forms = ("They ask about the {}.", "It is about the {}.", "I say: {}.")
+    write_lines(out / "banking-start.jsonl", told(rows[300:], forms))
     return write_lines(out / "banking.jsonl", rows)
 
 
 def classified(prompt: str, label: str, labels: list[str]) -> dict[str, Any]:
     """A row whose judge (`choice`) may find the label anywhere in the answer."""
     return {"prompt": prompt, "completion": label, "reference": {"answer": label, "options": labels}}
+
+
+def told(rows: list[dict[str, Any]], forms: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows with answers in sentences of several forms, as a model that talks gives them."""
+    rng = random.Random(0)
+    return [row | {"completion": rng.choice(forms).format(row["completion"])} for row in rows]
 
 
 def write_mbpp(source: Path, out: Path) -> Path:
