@@ -1,7 +1,8 @@
 """Learning online from rewards: rounds in which the model answers as it is, one credit against another.
 
-All arms play the same number of episodes on the card game of the laboratory, of which the smaller model solves about
-half; what its answers are worth differs, and nothing else.
+All arms play the same number of episodes on sums, of which the smaller model is right in four samples of five, and at
+least once in eight on nearly all; what its answers are worth differs, and nothing else. On the card game, which was
+asked first, no arm moved the target in 48 rounds: a search is not learned from 1,500 questions by so small a model.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import Any
 from holdfast.lab.reproduce.base import Claim, Figure, gain_and_loss, gain_of, loss_of
 from holdfast.lab.reproduce.rule import gains_as_much, gains_more, loses_no_more
 
-ROUNDS = 48
+ROUNDS = 96
 
-POINTS: dict[str, Any] = {
+SUMS: dict[str, Any] = {
     "model": "lab-small",
-    "data": {"train": "lab:points"},
-    "optimizer": {"learning_rate": 3e-4, "schedule": "constant"},
+    "data": {"train": "lab:sums"},
+    "optimizer": {"learning_rate": 1e-4, "schedule": "constant"},
     "sampling": {"temperature": 1, "max_tokens": 24},
     "train": {"batch_tokens": "auto", "max_steps": ROUNDS},
-    "evaluate": {"max_tokens": 24},
+    "evaluate": {"max_tokens": 24, "items": 400},
 }
-"""What the arms share: the card game, whose judge is the reward."""
+"""What the arms share: sums, whose judge is the reward."""
 
 
 def play_rounds(method: str, *more: str, rounds: int = ROUNDS) -> Sequence[str]:
@@ -35,7 +36,7 @@ PLAY_LOO = play_rounds("rloo")
 PLAY_BATCH = play_rounds("reinforce_pp")
 PLAY_GAE = play_rounds("ppo")
 PLAY_MAX_RL = play_rounds("max_rl")
-FEW, UPDATES = 12, 4
+FEW, UPDATES = 24, 4
 """Rounds, and steps on the answers of each, where a claim is about these."""
 
 GROUP = Claim(
@@ -47,7 +48,7 @@ GROUP = Claim(
         Figure("lost elsewhere, GRPO online", "gains (CMATH 84.6 to 88.8)", loss_of("online_grpo")),
     ),
     expects=(gains_more("online_grpo"), loses_no_more("online_grpo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 LOO = Claim(
@@ -56,7 +57,7 @@ LOO = Claim(
     arms={"ppo": PLAY_GAE, "rloo": PLAY_LOO},
     figures=gain_and_loss({"ppo": "67.6 % wins (TL;DR)", "rloo": "77.9 % wins (TL;DR)"}),
     expects=(gains_more("rloo"), gains_as_much("rloo", "ppo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 BATCH = Claim(
@@ -66,7 +67,7 @@ BATCH = Claim(
     arms={"online_grpo": PLAY_GROUP, "reinforce_pp": PLAY_BATCH},
     figures=gain_and_loss({"online_grpo": "not comparable", "reinforce_pp": "as GRPO in domain, more out of it"}),
     expects=(gains_more("reinforce_pp"), gains_as_much("reinforce_pp", "online_grpo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 VALUES = Claim(
@@ -75,7 +76,7 @@ VALUES = Claim(
     arms={"ppo": PLAY_GAE, "online_grpo": PLAY_GROUP},
     figures=gain_and_loss({"ppo": "not comparable", "online_grpo": "above PPO (GSM8K, DeepSeekMath figure 5)"}),
     expects=(gains_more("ppo"), gains_as_much("ppo", "online_grpo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 MAX_RL = Claim(
@@ -84,7 +85,7 @@ MAX_RL = Claim(
     arms={"max_rl": PLAY_MAX_RL, "online_grpo": PLAY_GROUP},
     figures=gain_and_loss({"max_rl": "above GRPO in pass@k", "online_grpo": "not comparable"}),
     expects=(gains_more("max_rl"), gains_as_much("max_rl", "online_grpo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 BEST = Claim(
@@ -93,7 +94,7 @@ BEST = Claim(
     arms={"raft": play_rounds("raft", "online.n=8"), "online_grpo": PLAY_GROUP},
     figures=gain_and_loss({"raft": "above SFT, near PPO (HH-RLHF)", "online_grpo": "not comparable"}),
     expects=(gains_more("raft"),),
-    common=POINTS,
+    common=SUMS,
 )
 
 ONLINE_DPO = Claim(
@@ -106,7 +107,7 @@ ONLINE_DPO = Claim(
     },
     figures=gain_and_loss({"dpo": "loses 58 % of comparisons", "online_dpo": "wins 58 % (TL;DR)"}),
     expects=(gains_more("online_dpo"), gains_more("online_dpo", "dpo")),
-    common=POINTS,
+    common=SUMS,
 )
 
 CLIPPED = Claim(
@@ -118,5 +119,5 @@ CLIPPED = Claim(
     },
     figures=gain_and_loss({"one step a round": "not comparable", "four steps a round": "best of all (MuJoCo)"}),
     expects=(gains_more("four steps a round"), gains_more("four steps a round", "one step a round")),
-    common=POINTS,
+    common=SUMS,
 )
