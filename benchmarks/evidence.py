@@ -122,7 +122,7 @@ def table_of_methods() -> str:
         lines = [
             f"**{result['model']}**, `{result['work']}`, {seeds} seeds, {result['machine']['cpu']}:",
             "",
-            "| method | rate | weights that train | gained, points | lost, points of agreement with the base | "
+            f"| method | rate | weights that train | gained, points | lost, points {describe_loss(result)} | "
             "text, % more bits | s a run | sampled tokens |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -135,6 +135,13 @@ def table_of_methods() -> str:
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def describe_loss(result: Result) -> str:
+    """What the points are of that were lost: tasks that are kept, or agreement with the base on the probe."""
+    if result["runs"][0]["loss"]["of"] == "probe":
+        return "of agreement with the base"
+    return f"of {', '.join(sorted({run['loss']['worst'] for run in result['runs']}))}"
 
 
 def format_change(change: Result) -> str:
