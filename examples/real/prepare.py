@@ -94,6 +94,7 @@ def write_banking(source: Path, out: Path) -> Path:
     ]
     rows = shuffled(rows)
     write_lines(out / "banking-test.jsonl", rows[:300])
+    write_labels(rows, names, out)
     forms = ("They ask about the {}.", "It is about the {}.", "I say: {}.")
     write_lines(out / "banking-start.jsonl", told(rows[300:], forms))
     return write_lines(out / "banking.jsonl", rows)
@@ -102,6 +103,17 @@ def write_banking(source: Path, out: Path) -> Path:
 def classified(prompt: str, label: str, labels: list[str]) -> dict[str, Any]:
     """A row whose judge (`choice`) may find the label anywhere in the answer."""
     return {"prompt": prompt, "completion": label, "reference": {"answer": label, "options": labels}}
+
+
+def write_labels(rows: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> None:
+    """The same questions with the labels as choices; of the rows to train on once all, once those of six labels."""
+    choices = [
+        {"prompt": row["prompt"], "completion": row["completion"], "choices": names, "reference": row["completion"]}
+        for row in rows
+    ]
+    write_lines(out / "bank-test.jsonl", choices[:300])
+    write_lines(out / "bank-all.jsonl", choices[300:])
+    write_lines(out / "bank-six.jsonl", (row for row in choices[300:] if row["completion"] in names[:6]))
 
 
 def told(rows: list[dict[str, Any]], forms: Sequence[str]) -> list[dict[str, Any]]:
