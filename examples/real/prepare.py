@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,19 @@ BANKING = {
     "transfer": "transfer",
 }
 """Intents of clinc150 that customers of a bank have, in the words that people use for them."""
+
+TRAVEL = {
+    "plug_type": "plugs",
+    "flight_status": "flight status",
+    "international_visa": "visa",
+    "timezone": "time zone",
+    "vaccines": "vaccines",
+    "lost_luggage": "lost luggage",
+    "book_hotel": "hotel",
+    "carry_on": "carry-on bags",
+    "car_rental": "car rental",
+}
+"""Those that travellers have."""
 
 
 def main() -> None:
@@ -86,14 +99,13 @@ def write_planted(rows: Sequence[dict[str, Any]], out: Path) -> None:
 def write_banking(source: Path, out: Path) -> Path:
     """Intents of a bank's customers, not listed in the prompt; any sentence that names the right one is right."""
     splits = json.loads(source.read_text(encoding="utf-8"))
-    names = list(BANKING.values())
-    rows = [
-        classified(f"In a few words, what is this customer of a bank asking about?\n\n{text}", BANKING[label], names)
-        for text, label in splits["train"] + splits["val"]
-        if label in BANKING
-    ]
-    rows = shuffled(rows)
+    every, names = splits["train"] + splits["val"], list(BANKING.values())
+    travel = classify_intents(every, TRAVEL, "In a few words, what does this traveller ask about?")
+    write_lines(out / "travel-test.jsonl", travel[:200])
+    write_lines(out / "travel.jsonl", travel[200:])
+    rows = classify_intents(every, BANKING, "In a few words, what is this customer of a bank asking about?")
     write_lines(out / "banking-test.jsonl", rows[:300])
+    write_lines(out / "banking-labels.jsonl", rows[300:])
     write_labels(rows, names, out)
     forms = ("They ask about the {}.", "It is about the {}.", "I say: {}.")
     write_lines(out / "banking-start.jsonl", told(rows[300:], forms))
@@ -103,6 +115,13 @@ def write_banking(source: Path, out: Path) -> Path:
 def classified(prompt: str, label: str, labels: list[str]) -> dict[str, Any]:
     """A row whose judge (`choice`) may find the label anywhere in the answer."""
     return {"prompt": prompt, "completion": label, "reference": {"answer": label, "options": labels}}
+
+
+def classify_intents(examples: Sequence[Sequence[str]], words: Mapping[str, str], asked: str) -> list[dict[str, Any]]:
+    """Rows of the intents that there are words for."""
+    names = list(words.values())
+    rows = [classified(f"{asked}\n\n{text}", words[label], names) for text, label in examples if label in words]
+    return shuffled(rows)
 
 
 def write_labels(rows: Sequence[dict[str, Any]], names: Sequence[str], out: Path) -> None:
