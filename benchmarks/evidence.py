@@ -24,6 +24,8 @@ from holdfast.lab.reproduce.own_work import move_claim
 
 REAL = RESULTS / "real"
 PAGE = ROOT / "docs" / "evidence.md"
+COMPARISONS = {"methods": "tinystories-656k-snips-short", "remedies": "tinystories-intents-snips-short"}
+"""Of each table of methods on the page the comparison that it shows."""
 Result = dict[str, Any]
 
 
@@ -41,7 +43,7 @@ def record_comparison(source: Path) -> None:
     compare = json.loads((source / "compare.json").read_text(encoding="utf-8"))
     runs = []
     for run in compare["runs"]:
-        report = json.loads((Path(run["dirs"][0]) / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((source / Path(run["dirs"][0]).name / "report.json").read_text(encoding="utf-8"))
         names = ("method", "gain", "loss", "text", "probe", "trainable", "tasks", "seeds", "points", "cost")
         rate = report["recipe"]["optimizer"]["learning_rate"]
         runs.append({**{name: run[name] for name in names}, "rate": rate})
@@ -113,28 +115,25 @@ def table_of_parts() -> str:
     return "\n".join([*head, *lines])
 
 
-def table_of_methods() -> str:
-    """A line for each method on each real model that all were compared on, those that gained most first."""
-    parts = []
-    for path in sorted(REAL.glob("methods-*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        seeds = len(result["runs"][0]["seeds"])
-        lines = [
-            f"**{result['model']}**, `{result['work']}`, {seeds} seeds, {result['machine']['cpu']}:",
-            "",
-            f"| method | rate | weights that train | gained, points | lost, points {describe_loss(result)} | "
-            "text, % more bits | s a run | sampled tokens |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for run in sorted(result["runs"], key=lambda run: -run["gain"]["delta"]):
-            text = run["text"] | {"delta": run["text"]["percent"]}
-            lines.append(
-                f"| {run['method']} | {run['rate']:g} | {run['trainable']:,} | {format_change(run['gain'])} | "
-                f"{format_change(run['loss'])} | {format_change(text)} | "
-                f"{sum(run['cost']['seconds'].values()):.0f} | {run['cost']['sampled_for_training']:,.0f} |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+def table_of_methods(name: str) -> str:
+    """A line for each method of a comparison on a real model, those that gained most first."""
+    result = json.loads((REAL / f"methods-{name}.json").read_text(encoding="utf-8"))
+    lines = [
+        f"**{result['model']}**, `{result['work']}`, {len(result['runs'][0]['seeds'])} seeds, "
+        f"{result['machine']['cpu']}:",
+        "",
+        f"| method | rate | weights that train | gained, points | lost, points {describe_loss(result)} | "
+        "text, % more bits | s a run | sampled tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in sorted(result["runs"], key=lambda run: -run["gain"]["delta"]):
+        text = run["text"] | {"delta": run["text"]["percent"]}
+        lines.append(
+            f"| {run['method']} | {run['rate']:g} | {run['trainable']:,} | {format_change(run['gain'])} | "
+            f"{format_change(run['loss'])} | {format_change(text)} | "
+            f"{sum(run['cost']['seconds'].values()):.0f} | {run['cost']['sampled_for_training']:,.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def describe_loss(result: Result) -> str:
@@ -152,7 +151,9 @@ def format_change(change: Result) -> str:
 
 def page(text: str) -> str:
     """The page with the tables in their places."""
-    for name, made in (("claims", table_of_claims()), ("parts", table_of_parts()), ("methods", table_of_methods())):
+    tables = {"claims": table_of_claims(), "parts": table_of_parts()}
+    tables |= {place: table_of_methods(name) for place, name in COMPARISONS.items()}
+    for name, made in tables.items():
         text = replace_between(text, f"<!-- {name}: benchmarks/evidence.py -->", made, f"<!-- end of {name} -->")
     return text
 
