@@ -194,11 +194,8 @@ def name_folder(place: str, moved_claim: Claim) -> str:
     their own, which those that mean the same by it share.
     """
     meanings: dict[str, list[str]] = {}
-    for name in CLAIMS:
-        for label, overrides in leave_out_sizes(
-            claim.arms if isinstance(claim := claim_of(name), Claim) else {}
-        ).items():
-            meanings.setdefault(label, overrides)
+    for claim in map(claim_of, CLAIMS):
+        meanings = (leave_out_sizes(claim.arms) if isinstance(claim, Claim) else {}) | meanings
     others = {label: texts for label, texts in moved_claim.arms.items() if meanings.get(label, texts) != texts}
     settings = dict(moved_claim.common) | ({"arms": others} if others else {})
     return f"{place}-{fingerprint_json(settings)[:8]}" if settings else place
