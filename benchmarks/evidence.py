@@ -24,8 +24,6 @@ from holdfast.lab.reproduce.own_work import move_claim
 
 REAL = RESULTS / "real"
 PAGE = ROOT / "docs" / "evidence.md"
-COMPARISONS = {"methods": "tinystories-656k-snips-short", "remedies": "tinystories-intents-snips-short"}
-"""Of each table of methods on the page the comparison that it shows."""
 Result = dict[str, Any]
 
 
@@ -115,9 +113,9 @@ def table_of_parts() -> str:
     return "\n".join([*head, *lines])
 
 
-def table_of_methods(name: str) -> str:
+def table_of_methods(path: Path) -> str:
     """A line for each method of a comparison on a real model, those that gained most first."""
-    result = json.loads((REAL / f"methods-{name}.json").read_text(encoding="utf-8"))
+    result = json.loads(path.read_text(encoding="utf-8"))
     lines = [
         f"**{result['model']}**, `{result['work']}`, {len(result['runs'][0]['seeds'])} seeds, "
         f"{result['machine']['cpu']}:",
@@ -152,7 +150,7 @@ def format_change(change: Result) -> str:
 def page(text: str) -> str:
     """The page with the tables in their places."""
     tables = {"claims": table_of_claims(), "parts": table_of_parts()}
-    tables |= {place: table_of_methods(name) for place, name in COMPARISONS.items()}
+    tables |= {path.stem: table_of_methods(path) for path in sorted(REAL.glob("methods-*.json"))}
     for name, made in tables.items():
         text = replace_between(text, f"<!-- {name}: benchmarks/evidence.py -->", made, f"<!-- end of {name} -->")
     return text

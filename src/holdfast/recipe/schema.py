@@ -118,7 +118,7 @@ class Train(RecipeSection):
     )
     save_every: float = Field(0.25, gt=0, description="Checkpoint interval as a share of the run.")
     keep_checkpoints: int = Field(
-        1, ge=1, description="Newest checkpoints kept; a finished arm of a comparison keeps any with more than one."
+        1, ge=1, description="Newest checkpoints kept; with 1 a finished arm of a comparison keeps none."
     )
     keep: Literal["last", "best"] = Field(
         "last",

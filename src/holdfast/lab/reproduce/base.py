@@ -46,6 +46,10 @@ RATES = (0.3, 1, 2)
 HIGH_RATES = (1, 2, 3)
 """For what moves the weights less than SFT does at the same rate."""
 
+REPLAY_SHARE = 0.1
+REHEARSAL = f"data.replay={{path: lab, share: {REPLAY_SHARE}}}"
+"""Override of an arm that rehearses rows of the laboratory; on a work of one's own those of its `data.replay`."""
+
 WIDE_RATES = (0.3, 1, 3)
 """For tuners, of which each has a rate of its own to begin with."""
 

@@ -15,6 +15,7 @@ from holdfast.data.rows import Row, Rows
 from holdfast.lab.reproduce.base import (
     HIGH_RATES,
     RATES,
+    REHEARSAL,
     Claim,
     Figure,
     gain_of,
@@ -41,7 +42,6 @@ DFT = Claim(
 )
 
 _ANCHORS = {"kl": "kl", "l2sp": "l2sp, strength: 0.1", "ewc": "ewc"}
-_REPLAY = "data.replay={path: lab, share: 0.1}"
 
 ANCHOR = Claim(
     claim="A penalty for leaving the base, in answers (KL) or weights (L2-SP, EWC), loses less elsewhere than SFT at a "
@@ -51,8 +51,8 @@ ANCHOR = Claim(
     arms={
         "sft": ["method=sft"],
         **{name: [f"objective={{name: anchor, penalty: {knobs}}}"] for name, knobs in _ANCHORS.items()},
-        "replay": ["method=sft", _REPLAY],
-        "kl on replay": ["objective={name: anchor, on: replay}", _REPLAY],
+        "replay": ["method=sft", REHEARSAL],
+        "kl on replay": ["objective={name: anchor, on: replay}", REHEARSAL],
     },
     figures=(
         Figure("target, SFT", "reference", gain_of("sft")),

@@ -17,6 +17,8 @@ from holdfast.evaluation.statistics.paired import losing_tasks, tasks_in_points,
 from holdfast.evaluation.tasks.by_name import build_tasks
 from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import (
+    REHEARSAL,
+    REPLAY_SHARE,
     ArmChange,
     Claim,
     Study,
@@ -39,8 +41,6 @@ LABORATORY_SIZES = re.compile(
 """Overrides of an arm that are sizes of the laboratory; training nothing (`train.max_steps=0`) is none of them."""
 LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.|^curate\.held_out=|\{plain\}")
 """In an override: rows, clusters of tasks, templates, models or methods that the laboratory alone has."""
-LABORATORY_REPLAY = re.compile(r"data\.replay=\{path: lab, share: ([\d.]+)\}")
-"""In an override: a share of the laboratory's rows to rehearse; those of a work's `data.replay` take their place."""
 
 
 def run_on_work(
@@ -136,7 +136,7 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     arms = leave_out_sizes(claim.arms)
     common = {key: value for key, value in claim.common.items() if key not in LABORATORY_SETTINGS}
     for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):
-        if LABORATORY_REPLAY.fullmatch(text):
+        if text == REHEARSAL:
             raise UserError(
                 f"{name} rehearses rows, and the work names none: set data.replay in its recipe, such as "
                 "`replay: {path: general.jsonl}`"
@@ -174,24 +174,20 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
 
 def needs_rehearsal(claim: Claim) -> bool:
     """Whether an arm rehearses rows of the laboratory."""
-    return any(LABORATORY_REPLAY.fullmatch(text) for texts in claim.arms.values() for text in texts)
+    return any(REHEARSAL in texts for texts in claim.arms.values())
 
 
 def name_rehearsed_rows(arms: Mapping[str, Sequence[str]], replay: Mapping[str, Any]) -> dict[str, list[str]]:
     """The arms with rows of a work's `data.replay` where the laboratory's are rehearsed, as large a share of them."""
-
-    def name_rows(text: str) -> str:
-        match = LABORATORY_REPLAY.fullmatch(text)
-        return f"data.replay={json.dumps({**replay, 'share': float(match[1])})}" if match else text
-
-    return {label: [name_rows(text) for text in texts] for label, texts in arms.items()}
+    rehearsal = f"data.replay={json.dumps({**replay, 'share': REPLAY_SHARE})}"
+    return {label: [rehearsal if text == REHEARSAL else text for text in texts] for label, texts in arms.items()}
 
 
 def name_folder(place: str, moved_claim: Claim) -> str:
-    """The directory of a claim's runs on a work: `place` for all whose arms differ in nothing but their own settings.
+    """The directory of a claim's runs on a work: `place`, which all claims share that need no other.
 
-    Where two claims call different arms by one name, the name is the first one's there; the others have a directory of
-    their own, which those that mean the same by it share.
+    A claim needs another where it has settings of its own for all arms, or calls an arm by a name that an earlier claim
+    has for another; claims that need it for the same reason share it.
     """
     meanings: dict[str, list[str]] = {}
     for claim in map(claim_of, CLAIMS):

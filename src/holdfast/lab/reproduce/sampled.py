@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.lab.reproduce.base import RATES, Claim, Figure, gain_of, loss_of, points_lost
+from holdfast.lab.reproduce.base import RATES, REHEARSAL, Claim, Figure, gain_of, loss_of, points_lost
 from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
 
 REPLAY = Claim(
     claim="A small share of rehearsed general rows prevents most of the forgetting.",
     paper="Rolnick et al. 2018, arXiv 1811.11682",
-    arms={"sft": ["method=sft"], "replay": ["method=sft", "data.replay={path: lab, share: 0.1}"]},
+    arms={"sft": ["method=sft"], "replay": ["method=sft", REHEARSAL]},
     figures=(
         Figure("target, SFT", "not comparable", gain_of("sft")),
         Figure("target, 10 % replay", "about the same", gain_of("replay")),
