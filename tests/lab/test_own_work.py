@@ -11,8 +11,14 @@ import pytest
 
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of, reproduce
-from holdfast.lab.reproduce.base import Claim, gain_and_loss
-from holdfast.lab.reproduce.own_work import move_claim, name_folder, name_rehearsed_rows, run_on_work
+from holdfast.lab.reproduce.base import Claim, gain_and_loss, plans_of
+from holdfast.lab.reproduce.own_work import (
+    find_rates_of_arms,
+    move_claim,
+    name_folder,
+    name_rehearsed_rows,
+    run_on_work,
+)
 from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
 
 RECIPE = """\
@@ -141,6 +147,22 @@ def test_a_work_names_the_rows_to_rehearse(work: Path) -> None:
     assert arms["replay"][-1] == 'data.replay={"path": "general.jsonl", "share": 0.1}'
     assert arms["sft"] == claim.arms["sft"]
     assert {"sft", "replay"} == move_claim("replay", replace(claim, arms=arms)).arms.keys()
+
+
+def test_an_arm_of_another_scale_runs_around_its_own_rate_too() -> None:
+    recipe = {"model": "someone/else", "data": {"train": "rows.jsonl"}, "optimizer": {"learning_rate": 1e-3}}
+    rates = {name: find_rates_of_arms(move_claim(name, claim_of(name)), recipe) for name in ("lora", "half", "lomo")}
+    assert rates == {  # all of it at rates (0.3, 1, 3) of the work's; by default 2e-5, LoRA 1e-4, LOMO 0.03
+        "lora": {"lora": pytest.approx([1.5, 5, 15])},
+        "half": {},
+        "lomo": {"lomo": pytest.approx([450, 1500, 4500])},
+    }
+    claim = replace(move_claim("lora", claim_of("lora")), rates_of_arms=rates["lora"])
+    plans, families = plans_of(claim, recipe)
+    assert list(families["lora"]) == [0.001, 0.0003, 0.0015, 0.003, 0.005, 0.015]
+    assert plans["lora at 0.015"] == [*claim.arms["lora"], "optimizer.learning_rate=0.015"]
+    assert list(families["sft"]) == [0.001, 0.0003, 0.003]
+    assert find_rates_of_arms(claim, recipe | {"optimizer": {"max_grad_norm": 2}}) == {}
 
 
 def test_a_folder_must_say_which_work(work: Path) -> None:

@@ -136,6 +136,7 @@ class Claim:
         margin: In points: what smaller a difference counts as none.
         rates: Multiples of its own learning rate that an arm runs at too, where a part is decided at equal gain or
             at the best rate; with `validation`, that it is swept over.
+        rates_of_arms: More such multiples of single arms.
         validation: A skill; every arm is judged at the learning rate that a sweep on other questions of it chose.
         common: What differs from `COMMON`, as a nested mapping.
         draw: Figures of the claim's page as data (`report.section_plots`), from the same arms.
@@ -151,6 +152,7 @@ class Claim:
     verdict: Callable[[Mapping[str, dict[str, Any]]], str] = field(default=describe_gains_and_losses)
     margin: float = MARGIN
     rates: Sequence[float] = ()
+    rates_of_arms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     validation: str | None = None
     common: Mapping[str, Any] = field(default_factory=dict)
     draw: Callable[[Mapping[str, dict[str, Any]]], list[dict[str, Any]]] | None = None
@@ -311,7 +313,8 @@ def plans_of(claim: Claim, recipe: dict[str, Any]) -> tuple[dict[str, Sequence[s
     for label in sorted(multi_rate_arms):
         (own,) = spread_rates(claim.arms[label], recipe, (1,))
         families[label] = {own: label}
-        for rate, overrides in spread_rates(claim.arms[label], recipe, claim.rates).items():
+        multiples = (*claim.rates, *claim.rates_of_arms.get(label, ()))
+        for rate, overrides in spread_rates(claim.arms[label], recipe, multiples).items():
             if rate != own:
                 families[label][rate] = f"{label} at {rate:g}"
                 plans[families[label][rate]] = overrides

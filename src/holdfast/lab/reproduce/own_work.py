@@ -27,7 +27,7 @@ from holdfast.lab.reproduce.base import (
     run_arms,
     write_result,
 )
-from holdfast.lab.reproduce.sweep import describe_tokens
+from holdfast.lab.reproduce.sweep import describe_tokens, spread_rates
 from holdfast.models.loading import is_lab
 from holdfast.pipeline.sources import read_sources
 from holdfast.recipe.loader import read_recipe, resolve_any
@@ -68,6 +68,7 @@ def run_on_work(
     refuse_unmeasured_work(recipe, moved_claim)
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
+    moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(moved_claim, own))
     result, runs = run_arms(moved_claim, own, seeds=seeds, folder=out / name_folder(place, moved_claim), ui=ui)
     result |= {
         "rows": [*result["rows"], *describe_costs(runs)],
@@ -170,6 +171,26 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
         draw=None,
         files=None,
     )
+
+
+def find_rates_of_arms(claim: Claim, recipe: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Find more multiples of a work's learning rate, for arms whose default is of another scale than its method's.
+
+    A rate that fits SFT of all weights says little of others: by default LoRA's is five times as high, LOMO's 1,500
+    times, that of pairs a twentieth. Where that is beyond the claim's multiples, an arm runs at as many around its
+    own default too, scaled as the work's rate is from its method's; its best rate is what counts.
+    """
+    settings = recipe.get("optimizer") or {}
+    if not claim.rates or not isinstance(settings, Mapping) or "learning_rate" not in settings:
+        return {}  # every arm has its own by default
+    silent_recipe = {**recipe, "optimizer": {key: settings[key] for key in settings if key != "learning_rate"}}
+    (usual,) = spread_rates((), silent_recipe, (1,))
+    rates_of_arms = {}
+    for label, overrides in claim.arms.items():
+        (rate,) = spread_rates(overrides, silent_recipe, (1,))
+        if not min(claim.rates) <= (ratio := rate / usual) <= max(claim.rates):
+            rates_of_arms[label] = [ratio * multiple for multiple in claim.rates]
+    return rates_of_arms
 
 
 def needs_rehearsal(claim: Claim) -> bool:
