@@ -83,6 +83,7 @@ def write_snips(source: Path, out: Path) -> Path:
     # Recipes of the other file take its first rows alone.
     write_lines(out / "snips-start.jsonl", told(short[-900:-650], ("They want to {}.", "It asks to {}.", "I say: {}.")))
     write_planted(short, out)
+    write_lines(out / "snips-pairs.jsonl", paired(short[:1200]))
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
 
@@ -139,6 +140,18 @@ def told(rows: list[dict[str, Any]], forms: Sequence[str]) -> list[dict[str, Any
     """The rows with answers in sentences of several forms, as a model that talks gives them."""
     rng = random.Random(0)
     return [row | {"completion": rng.choice(forms).format(row["completion"])} for row in rows]
+
+
+def paired(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with two answers in one sentence each beside the gold label: the right intent, and another."""
+    rng, forms = random.Random(0), ("They want to {}.", "It asks to {}.", "I say: {}.")
+    out = []
+    for row in rows:
+        form, label = rng.choice(forms), row["completion"]
+        wrong = rng.choice([name for name in INTENTS.values() if name != label])
+        pair = {"chosen": form.format(label), "rejected": form.format(wrong)}
+        out.append({"prompt": row["prompt"], "gold": label, **pair, "reference": row["reference"]})
+    return out
 
 
 def write_mbpp(source: Path, out: Path) -> Path:

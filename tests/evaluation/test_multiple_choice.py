@@ -12,6 +12,7 @@ SHAPES = {
     "list and number": {"question": "2+2?", "choices": ["3", "4"], "answer": 1},
     "list and letter": {"question": "2+2?", "choices": ["three", "four"], "answer": "B"},
     "list and text": {"question": "2+2?", "choices": ["three", "four"], "answer": "four"},
+    "as it is trained on": {"prompt": "2+2?", "choices": ["three", "four"], "completion": "four"},
     "arc of the hub": {"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"},
     "arc as published": {
         "id": "Mercury_1", "answerKey": "B",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LETTERS = string.ascii_uppercase
 QUESTION = ("question", "query", "prompt", "ctx", "Question")
-GOLD = ("answerKey", "answer", "label", "gold", "target")
+GOLD = ("answerKey", "answer", "label", "gold", "target", "completion", "output", "reference")
 COLUMNS = ("choices", "options", "endings", "mc1_targets", "mc2_targets", "Incorrect Answers")
 
 
