@@ -157,8 +157,12 @@ def paired(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def write_mbpp(source: Path, out: Path) -> Path:
     """MBPP with the tests in the prompt, as its paper asks: trained on 601 to 974, tested on 11 to 510."""
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for name, first, last in (("mbpp-train", 601, 974), ("mbpp-test", 11, 510)):
-        write_lines(out / f"{name}.jsonl", (mbpp_row(row) for row in rows if first <= row["task_id"] <= last))
+    for name, first, last in (("train", 601, 974), ("test", 11, 510)):
+        tasks = [mbpp_row(row) for row in rows if first <= row["task_id"] <= last]
+        write_lines(out / f"mbpp-{name}.jsonl", tasks)
+        # Nothing is explained before and after: answers a third as long, for machines without a GPU.
+        asked = "Reply with the code alone, in one block.\n"
+        write_lines(out / f"mbpp-brief-{name}.jsonl", [task | {"prompt": task["prompt"] + asked} for task in tasks])
     return out / "mbpp-{train,test}.jsonl"
 
 
