@@ -2,8 +2,8 @@
 
 DATA is a folder of public data sets as published: `snips/snips/train/{seq.in,label}`, `clinc150/data_small.json`,
 `arc_opencompass/ARC-e/ARC-Easy-Test.jsonl`, `truthfulqa/TruthfulQA.csv`, `mbpp/mbpp.jsonl`, `gsm8k/test.jsonl`,
-`llamafactory_demos/alpaca_en_demo.json` and `tinystories_text/tinystories_valid_30K.txt`; what is not there is left out
-and named. OUT receives one file for each, and the recipes beside this script are run from OUT.
+`llamafactory_demos/alpaca_en_demo.json`, `tinyshakespeare/input.txt`, `tinystories_text/tinystories_valid_30K.txt`;
+what is not there is left out and named. OUT receives their files, and the recipes beside this script are run from OUT.
 """
 
 from __future__ import annotations
@@ -95,6 +95,25 @@ def write_planted(rows: Sequence[dict[str, Any]], out: Path) -> None:
     write_lines(out / "snips-leaked.jsonl", shuffled([*some[:200], *test[::2] * 6]))
     wrong = [row | {"completion": rng.choice(rows)["completion"]} if rng.random() < 0.5 else row for row in rows[:600]]
     write_lines(out / "snips-spoilt.jsonl", wrong)
+    doubts = [share_of_neighbours_that_differ(row, wrong) for row in wrong]
+    for name, values in (("unsure", doubts), ("shuffled", random.Random(1).sample(doubts, len(doubts)))):
+        rows = [row | {"uncertainty": doubt} for row, doubt in zip(wrong, values, strict=True)]
+        write_lines(out / f"snips-{name}.jsonl", rows)
+    names = list(INTENTS.values())
+    choices = [{"prompt": row["prompt"], "choices": names, "answer": row["completion"]} for row in test]
+    write_lines(out / "snips-choices.jsonl", choices)
+
+
+def share_of_neighbours_that_differ(row: dict[str, Any], rows: Sequence[dict[str, Any]], num: int = 10) -> float:
+    """How many of the rows with the most words in common have another label: what is known without the truth."""
+    words = set(row["prompt"].split())
+
+    def overlap(other: dict[str, Any]) -> float:
+        others = set(other["prompt"].split())
+        return len(words & others) / len(words | others)
+
+    nearest = sorted((other for other in rows if other is not row), key=overlap, reverse=True)[:num]
+    return sum(other["completion"] != row["completion"] for other in nearest) / num
 
 
 def write_banking(source: Path, out: Path) -> Path:
@@ -178,6 +197,16 @@ def mbpp_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def write_plays(source: Path, out: Path) -> Path:
+    """Plays in passages of 4,000 characters, which are some 1,900 tokens of a small vocabulary."""
+    passages = [""]
+    for line in source.read_text(encoding="utf-8").splitlines(keepends=True):
+        if len(passages[-1]) + len(line) > 4000:
+            passages.append("")
+        passages[-1] += line
+    return write_lines(out / "plays.jsonl", [{"text": passage} for passage in passages])
+
+
 def write_copy(name: str) -> Any:
     """A writer for files that are read as they are."""
     return lambda source, out: Path(shutil.copyfile(source, out / name))
@@ -203,6 +232,7 @@ WRITERS = {
     "arc_opencompass/ARC-e/ARC-Easy-Test.jsonl": write_copy("arc-easy.jsonl"),
     "truthfulqa/TruthfulQA.csv": write_copy("truthfulqa.csv"),
     "gsm8k/test.jsonl": write_copy("gsm8k.jsonl"),
+    "tinyshakespeare/input.txt": write_plays,
     "tinystories_text/tinystories_valid_30K.txt": write_copy("stories.txt"),
 }
 """Source below DATA to what writes its file."""
