@@ -149,20 +149,24 @@ def test_a_work_names_the_rows_to_rehearse(work: Path) -> None:
     assert {"sft", "replay"} == move_claim("replay", replace(claim, arms=arms)).arms.keys()
 
 
-def test_an_arm_of_another_scale_runs_around_its_own_rate_too() -> None:
+def test_an_arm_of_another_kind_runs_around_its_own_rate_too() -> None:
     recipe = {"model": "someone/else", "data": {"train": "rows.jsonl"}, "optimizer": {"learning_rate": 1e-3}}
-    rates = {name: find_rates_of_arms(move_claim(name, claim_of(name)), recipe) for name in ("lora", "half", "lomo")}
-    assert rates == {  # all of it at rates (0.3, 1, 3) of the work's; by default 2e-5, LoRA 1e-4, LOMO 0.03
+    names = ("lora", "half", "lomo", "dpo")
+    rates = {name: find_rates_of_arms(claim_of(name), recipe) for name in names}
+    assert rates == {  # in the laboratory SFT's is 1e-3, LoRA's 5e-3, LOMO's 0.3, that of pairs 1e-4
         "lora": {"lora": pytest.approx([1.5, 5, 15])},
         "half": {},
-        "lomo": {"lomo": pytest.approx([450, 1500, 4500])},
+        "lomo": {"lomo": pytest.approx([90, 300, 900])},
+        "dpo": dict.fromkeys(("rft", "dpo"), pytest.approx([0.03, 0.1, 0.3, 1])),
     }
     claim = replace(move_claim("lora", claim_of("lora")), rates_of_arms=rates["lora"])
     plans, families = plans_of(claim, recipe)
     assert list(families["lora"]) == [0.001, 0.0003, 0.0015, 0.003, 0.005, 0.015]
     assert plans["lora at 0.015"] == [*claim.arms["lora"], "optimizer.learning_rate=0.015"]
     assert list(families["sft"]) == [0.001, 0.0003, 0.003]
-    assert find_rates_of_arms(claim, recipe | {"optimizer": {"max_grad_norm": 2}}) == {}
+    of_lora = recipe | {"method": "lora"}  # whose rate is five times SFT's by default
+    assert find_rates_of_arms(claim_of("lora"), of_lora) == {"sft": pytest.approx([0.06, 0.2, 0.6])}
+    assert find_rates_of_arms(claim_of("lora"), recipe | {"optimizer": {"max_grad_norm": 2}}) == {}
 
 
 def test_a_folder_must_say_which_work(work: Path) -> None:

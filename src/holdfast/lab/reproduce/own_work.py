@@ -17,6 +17,7 @@ from holdfast.evaluation.statistics.paired import losing_tasks, tasks_in_points,
 from holdfast.evaluation.tasks.by_name import build_tasks
 from holdfast.lab.reproduce import CLAIMS, claim_of
 from holdfast.lab.reproduce.base import (
+    COMMON,
     REHEARSAL,
     REPLAY_SHARE,
     ArmChange,
@@ -39,6 +40,7 @@ LABORATORY_SIZES = re.compile(
     r"(stages\.[^.=]+\.)?(optimizer\.learning_rate|train\.batch_tokens|data\.limit|train\.max_steps)=(?!0$)"
 )
 """Overrides of an arm that are sizes of the laboratory; training nothing (`train.max_steps=0`) is none of them."""
+LEARNING_RATE = re.compile(r"(stages\.[^.=]+\.)?optimizer\.learning_rate=")
 LABORATORY_ROWS = re.compile(r"\blab\b|\{files\}|holdfast\.lab\.|^curate\.held_out=|\{plain\}")
 """In an override: rows, clusters of tasks, templates, models or methods that the laboratory alone has."""
 
@@ -68,7 +70,8 @@ def run_on_work(
     refuse_unmeasured_work(recipe, moved_claim)
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
     own = merge_settings(recipe, moved_claim.common)
-    moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(moved_claim, own))
+    if isinstance(claim, Claim):
+        moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(claim, own))
     result, runs = run_arms(moved_claim, own, seeds=seeds, folder=out / name_folder(place, moved_claim), ui=ui)
     result |= {
         "rows": [*result["rows"], *describe_costs(runs)],
@@ -174,21 +177,27 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
 
 
 def find_rates_of_arms(claim: Claim, recipe: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Find more multiples of a work's learning rate, for arms whose default is of another scale than its method's.
+    """Find more multiples of a work's learning rate, for arms that need another one than what the work trains.
 
-    A rate that fits SFT of all weights says little of others: by default LoRA's is five times as high, LOMO's 1,500
-    times, that of pairs a twentieth. Where that is beyond the claim's multiples, an arm runs at as many around its
-    own default too, scaled as the work's rate is from its method's; its best rate is what counts.
+    A rate that fits SFT of all weights says little of others: in the laboratory LoRA's is five times as high, LOMO's 300
+    times, that of pairs a tenth. Where that is beyond the claim's multiples, an arm runs at as many around it too, and
+    its best rate is what counts.
+
+    Args:
+        claim: As in the laboratory, with its rates.
     """
     settings = recipe.get("optimizer") or {}
     if not claim.rates or not isinstance(settings, Mapping) or "learning_rate" not in settings:
         return {}  # every arm has its own by default
     silent_recipe = {**recipe, "optimizer": {key: settings[key] for key in settings if key != "learning_rate"}}
-    (usual,) = spread_rates((), silent_recipe, (1,))
+    (of_work,), (of_sft,) = (spread_rates(texts, silent_recipe, (1,)) for texts in ((), ("method=sft",)))
+    common_rate = merge_settings(COMMON, claim.common)["optimizer"]["learning_rate"]
     rates_of_arms = {}
     for label, overrides in claim.arms.items():
-        (rate,) = spread_rates(overrides, silent_recipe, (1,))
-        if not min(claim.rates) <= (ratio := rate / usual) <= max(claim.rates):
+        given_rates = [float(text.partition("=")[2]) for text in overrides if LEARNING_RATE.match(text)]
+        rate = given_rates[-1] if given_rates else common_rate
+        ratio = rate / COMMON["optimizer"]["learning_rate"] * of_sft / of_work
+        if not min(claim.rates) <= ratio <= max(claim.rates):
             rates_of_arms[label] = [ratio * multiple for multiple in claim.rates]
     return rates_of_arms
 
