@@ -179,9 +179,9 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
 def find_rates_of_arms(claim: Claim, recipe: Mapping[str, Any]) -> dict[str, list[float]]:
     """Find more multiples of a work's learning rate, for arms that need another one than what the work trains.
 
-    A rate that fits SFT of all weights says little of others: in the laboratory LoRA's is five times as high, LOMO's 300
-    times, that of pairs a tenth. Where that is beyond the claim's multiples, an arm runs at as many around it too, and
-    its best rate is what counts.
+    A rate that fits SFT of all weights says little of others: in the laboratory LoRA's is five times as high, LOMO's
+    300 times, that of pairs a tenth. Where that is beyond the claim's multiples, an arm runs at as many around it too,
+    and its best rate is what counts.
 
     Args:
         claim: As in the laboratory, with its rates.
