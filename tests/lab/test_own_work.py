@@ -107,6 +107,13 @@ def test_the_arms_are_held_against_each_other_on_the_work(work: Path, tmp_path: 
     assert "A paper's claim on lab-small" in (tmp_path / "out" / "half-on-lab-small-work.html").read_text("utf-8")
 
 
+def test_what_is_not_kept_is_not_measured() -> None:
+    arms = {"sft": {"gain": {"delta": 2.0, "low": 1.0, "high": 3.0}, "loss": None}}
+    gained, lost = (figure.ours(arms) for figure in gain_and_loss({"sft": "1"}))
+    assert gained == ("+2.0", 1.0, 3.0)
+    assert lost == ("not measured", None, None)
+
+
 def write_tales(path: Path) -> None:
     """Rows whose answers no judge can tell right from wrong."""
     words = ["sea", "bird", "stone", "river", "light", "lamp"]

@@ -80,8 +80,10 @@ class ArmChange:
     of: Literal["gain", "loss", "tasks"]
     task: str = ""
 
-    def __call__(self, arms: Mapping[str, dict[str, Any]]) -> tuple[str, float, float]:
+    def __call__(self, arms: Mapping[str, dict[str, Any]]) -> tuple[str, float | None, float | None]:
         part = arms[self.label][self.of]
+        if part is None:  # a work of one's own that keeps nothing
+            return "not measured", None, None
         return _format_change(part[self.task] if self.of == "tasks" else part)
 
 
