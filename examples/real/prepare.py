@@ -26,6 +26,8 @@ INTENTS = {
     "SearchScreeningEvent": "search for a film screening",
 }
 """SNIPS names its intents in camel case, which no model would write by itself."""
+SENTENCES = ("They want to {}.", "It asks to {}.", "I say: {}.")
+"""In which a model that talks names an intent of SNIPS."""
 
 BANKING = {
     "balance": "balance",
@@ -81,9 +83,9 @@ def write_snips(source: Path, out: Path) -> Path:
     short = shuffled(brief)
     write_lines(out / "snips-short.jsonl", short)
     # Recipes of the other file take its first rows alone.
-    write_lines(out / "snips-start.jsonl", told(short[-900:-650], ("They want to {}.", "It asks to {}.", "I say: {}.")))
+    write_lines(out / "snips-start.jsonl", told(short[-900:-650], SENTENCES))
     write_planted(short, out)
-    write_lines(out / "snips-pairs.jsonl", paired(short[:1200]))
+    write_lines(out / "snips-pairs.jsonl", pair_sentences(short[:1200]))
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
 
@@ -161,12 +163,11 @@ def told(rows: list[dict[str, Any]], forms: Sequence[str]) -> list[dict[str, Any
     return [row | {"completion": rng.choice(forms).format(row["completion"])} for row in rows]
 
 
-def paired(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def pair_sentences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with two answers in one sentence each beside the gold label: the right intent, and another."""
-    rng, forms = random.Random(0), ("They want to {}.", "It asks to {}.", "I say: {}.")
-    out = []
+    rng, out = random.Random(0), []
     for row in rows:
-        form, label = rng.choice(forms), row["completion"]
+        form, label = rng.choice(SENTENCES), row["completion"]
         wrong = rng.choice([name for name in INTENTS.values() if name != label])
         pair = {"chosen": form.format(label), "rejected": form.format(wrong)}
         out.append({"prompt": row["prompt"], "gold": label, **pair, "reference": row["reference"]})

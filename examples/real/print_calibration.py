@@ -65,11 +65,11 @@ def main() -> None:
     }
     print(f"| arm | right, % | Brier score | minus {against} | calibration error | minus {against} |")
     print("|---|---|---|---|---|---|")
+    others = [one.compute_calibration_error() for one in arms[against]]
     for name, seeds in arms.items():
         right = 100 * np.mean([one.are_right().mean() for one in seeds])
         brier = np.mean([one.compute_brier_scores().mean() for one in seeds])
         errors = [one.compute_calibration_error() for one in seeds]
-        others = [one.compute_calibration_error() for one in arms[against]]
         paired = compute_interval([[pair_brier_scores(a, b)] for a, b in zip(arms[against], seeds, strict=True)])
         by_seed = Interval(*student_interval([b - a for a, b in zip(others, errors, strict=True)]))
         print(

@@ -7,12 +7,11 @@ the right one of six is right.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from prepare import write_lines
 
 NAMES = (
     "Mira Tolbek", "Oren Valtas", "Suri Kendrow", "Ilse Marvont", "Pavo Lindrick", "Tamsin Okoro-Hale",
@@ -78,11 +77,6 @@ def main() -> None:
     rng.shuffle(train)
     for file, records in (("documents", documents), ("train", train), ("test", test)):
         write_lines(out / f"people-{file}.jsonl", records)
-
-
-def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """JSON lines."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 if __name__ == "__main__":
