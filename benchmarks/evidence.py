@@ -20,7 +20,8 @@ from verdicts import RESULTS, ROOT, describe_outcome, is_outdated, least_of, rec
 
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of
-from holdfast.lab.reproduce.own_work import move_claim
+from holdfast.lab.reproduce.base import Study
+from holdfast.lab.reproduce.own_work import move_claim, takes_work
 
 REAL = RESULTS / "real"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -80,8 +81,11 @@ def describe_reality(name: str) -> str:
     """The verdict on real models, or why there is none."""
     if results := list_real_results(name):
         return "; ".join(f"**{one['outcome']}** ({one['on']['name'].removeprefix('on-')})" for one in results)
+    claim = claim_of(name)
+    if isinstance(claim, Study):
+        return "not run" if takes_work(claim) else "the laboratory's alone"
     try:
-        move_claim(name, claim_of(name))
+        move_claim(name, claim)
     except UserError:
         return "the laboratory's alone"
     return "not run"

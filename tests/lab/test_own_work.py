@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.errors import UserError
 from holdfast.lab.reproduce import CLAIMS, claim_of, reproduce
-from holdfast.lab.reproduce.base import Claim, gain_and_loss, plans_of
+from holdfast.lab.reproduce.base import Claim, Study, gain_and_loss, plans_of
 from holdfast.lab.reproduce.own_work import (
     find_rates_of_arms,
     move_claim,
+    move_study,
     name_folder,
     name_rehearsed_rows,
     run_on_work,
 )
-from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more
+from holdfast.lab.reproduce.rule import gains_as_much, loses_no_more, quantity_above
 
 RECIPE = """\
 model: someone/else
@@ -41,16 +44,26 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_claim_moves_or_says_why_not() -> None:
-    moved, refusals = {}, {}
-    for name in CLAIMS:
+def move_all() -> tuple[dict[str, Claim], dict[str, Study], dict[str, str]]:
+    """The claims and the studies that can be asked of any work, and why the others cannot."""
+    claims, studies, refusals = {}, {}, {}
+    for name, claim in zip(CLAIMS, map(claim_of, CLAIMS), strict=True):
         try:
-            moved[name] = move_claim(name, claim_of(name))
+            if isinstance(claim, Study):
+                studies[name] = move_study(name, claim, {"model": "someone/else"})
+            else:
+                claims[name] = move_claim(name, claim)
         except UserError as error:
             refusals[name] = str(error)
+    return claims, studies, refusals
+
+
+def test_every_claim_moves_or_says_why_not() -> None:
+    moved, studies, refusals = move_all()
     assert all(name in text and "\n" not in text for name, text in refusals.items())
     assert {"sft-memorizes", "flan", "memory_levels", "ual"} <= refusals.keys()
     assert {"s3ft", "ssr", "sdft", "half", "lora", "neftune", "dpo", "orpo", "zephyr", "delift", "ia3"} <= moved.keys()
+    assert {"stability", "drift", "spectrum", "mend", "pretty"} <= studies.keys()
     for claim in moved.values():
         texts = [text for overrides in claim.arms.values() for text in overrides]
         assert not any("lab" in text.split(":") or text.startswith("optimizer.learning_rate") for text in texts)
@@ -59,11 +72,8 @@ def test_every_claim_moves_or_says_why_not() -> None:
 
 def test_claims_share_a_directory_where_an_arm_of_one_name_is_one_run() -> None:
     arms: dict[tuple[str, str], list[str]] = {}
-    for name in CLAIMS:
-        try:
-            moved = move_claim(name, claim_of(name))
-        except UserError:
-            continue
+    claims, _, _ = move_all()
+    for name, moved in claims.items():
         for label, overrides in moved.arms.items():
             assert arms.setdefault((name_folder("work", moved), label), overrides) == overrides, name
     folders = {name: name_folder("work", move_claim(name, claim_of(name))) for name in ("rft", "dpo", "rpo", "fpo")}
@@ -105,6 +115,24 @@ def test_the_arms_are_held_against_each_other_on_the_work(work: Path, tmp_path: 
         "half gains as much as sft, each", "half loses no more elsewhere than sft",
     ]  # fmt: skip
     assert "A paper's claim on lab-small" in (tmp_path / "out" / "half-on-lab-small-work.html").read_text("utf-8")
+
+
+def test_a_study_measures_the_same_on_the_work(work: Path, tmp_path: Path) -> None:
+    from holdfast.lab.reproduce.at_the_logits import scale_rate, train_arms
+
+    def measure(seed: int, work: Mapping[str, Any]) -> dict[str, float]:
+        report = train_arms(str(tmp_path / "runs"), seed, {f"{seed}": scale_rate(work, 2)}, work)[f"{seed}"]
+        return {"rate": report["recipe"]["optimizer"]["learning_rate"], "seed": report["recipe"]["train"]["seed"]}
+
+    figures = (("twice the rate", "not given", "rate"), ("what this work has not", "", "colour"))
+    study = Study("It runs.", "nobody", measure, figures, (quantity_above("rate", 1e-4, "it is high"),), seeds=2)
+    (work / "run.yaml").write_text(f"{RECIPE}optimizer: {{learning_rate: 3e-4}}\n", encoding="utf-8")
+    result = run_on_work("runs", study, "lab-small", work, seeds=2, out=tmp_path / "out")
+    assert [(row["what"], row["ours"], row["low"]) for row in result["rows"]] == [("twice the rate", "0.0006", 6e-4)]
+    assert (result["outcome"], result["on"]["name"], result["seeds"]) == ("held", "on-lab-small-work", 2)
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["runs-on-lab-small-work.json"]
+    with pytest.raises(UserError, match="ual is tested by a programme of its own"):
+        reproduce("ual", on="lab-small", data=work)
 
 
 def test_what_is_not_kept_is_not_measured() -> None:

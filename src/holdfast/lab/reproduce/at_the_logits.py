@@ -32,6 +32,14 @@ def train_arms(folder: str, seed: int, arms: Mapping[str, Mapping[str, Any]], co
     return reports
 
 
+def scale_rate(work: Mapping[str, Any], multiple: float) -> dict[str, Any]:
+    """Settings with a multiple of the learning rate that full fine-tuning has on a work."""
+    from holdfast.lab.reproduce.sweep import spread_rates
+
+    (rate,) = spread_rates((), work, (multiple,))
+    return {"optimizer": {"learning_rate": rate}}
+
+
 def target_of(report: Mapping[str, Any], when: str = "tuned") -> float:
     """The figure of the target."""
     return float(next(task[when] for task in report["tasks"] if task["role"] == "target"))
@@ -117,17 +125,17 @@ def write_label_files(directory: Path, relation: str = "home") -> dict[str, str]
     }  # fmt: skip
 
 
-def measure_calibration(seed: int) -> dict[str, float]:
+def measure_calibration(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
     """In percent of the questions whose label was left out: before training on the others, after it, and with gamma."""
-    common = {
-        "model": "lab-small", "judge": "exact", "optimizer": {"learning_rate": 1e-3},
-        "train": {"batch_tokens": 512, "max_steps": 60},
-        "evaluate": {"items": 200, "every": 0, "max_tokens": 6, "keep": ["lab:strings"]},
-    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        common |= {"data": write_label_files(Path(folder) / "data")}
+        recipe = work or {
+            "model": "lab-small", "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+            "train": {"batch_tokens": 512, "max_steps": 60},
+            "evaluate": {"items": 200, "every": 0, "max_tokens": 6, "keep": ["lab:strings"]},
+            "data": write_label_files(Path(folder) / "data"),
+        }  # fmt: skip
         arms = {gamma: {"inference": {"name": "calibration", "gamma": gamma}} for gamma in ("alg", "pcv")}
-        reports = train_arms(folder, seed, arms, common)
+        reports = train_arms(folder, seed, arms, recipe)
     tables = {name: report["analyses"][0]["table"]["rows"] for name, report in reports.items()}
     (_, *_), (_, _, present, tuned, _, apart, area), (_, _, present_pcv, pcv, *_) = tables["pcv"]
     return {
@@ -292,26 +300,33 @@ def measure_agreement_of_run(run: Path, base: str, report: Mapping[str, Any]) ->
     return measure_agreement(Policy(plain.model), Policy(tuned.model), conversations, Chat(plain.tokenizer))
 
 
-def measure_first_tokens(seed: int) -> dict[str, float]:
-    """Translations right, in percent: with none, one and two tokens of a tuned small model, and of that model."""
-    common = {
-        "judge": "exact", "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 1024, "max_steps": 60},
+def write_translation_recipe(folder: str) -> dict[str, Any]:
+    """Translations, which a small model is to be taught."""
+    return {
+        "model": "lab-small", "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+        "train": {"batch_tokens": 1024, "max_steps": 200},
         "evaluate": {"items": 150, "every": 0, "max_tokens": 12, "keep": ["lab:strings"]},
+        "data": {
+            "train": write_rows(Path(folder) / "train.jsonl", translation_rows(600, "train", 0)),
+            "test": write_rows(Path(folder) / "test.jsonl", translation_rows(150, "test", 0)),
+        },
     }  # fmt: skip
+
+
+def measure_first_tokens(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Answers right, in percent: with none, one and two tokens of a tuned model, and of that model.
+
+    In the laboratory the tuned model is a small one and the other large; on another work they are the same before.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        common |= {
-            "data": {
-                "train": write_rows(home / "train.jsonl", translation_rows(600, "train", 0)),
-                "test": write_rows(home / "test.jsonl", translation_rows(150, "test", 0)),
-            }
-        }
-        runs: dict[str, dict[str, Any]] = {"tuned": {"model": "lab-small", "train": {"max_steps": 200}}}
+        recipe = work or write_translation_recipe(folder)
+        model = recipe["model"] if work else "lab"
+        runs: dict[str, dict[str, Any]] = {"tuned": {}}
         for k in FIRST_TOKENS:
-            prior = {"name": "pretty", "teacher": str(home / "tuned"), "tokens": k}
-            runs[f"{k}"] = {"model": "lab", "method": "pretty", "inference": prior, "train": {"max_steps": 0}}
-        reports = train_arms(folder, seed, runs, common)
-        agreement = measure_agreement_of_run(home / "tuned", "lab", reports["tuned"])
+            prior = {"name": "pretty", "teacher": f"{folder}/tuned", "tokens": k}
+            runs[f"{k}"] = {"model": model, "method": "pretty", "inference": prior, "train": {"max_steps": 0}}
+        reports = train_arms(folder, seed, runs, recipe)
+        agreement = measure_agreement_of_run(Path(folder) / "tuned", model, reports["tuned"])
     figures = {name: target_of(report) for name, report in reports.items()}
     return figures | {f"agrees {k}": 100 * agreement[k] for k in FIRST_TOKENS}
 
@@ -321,7 +336,7 @@ PRETTY = Study(
     paper="Zhan et al. 2024, arXiv 2404.16766",
     measure=measure_first_tokens,
     figures=(
-        ("translations right (%), the untuned model", "far below the tuned one (Llama-2-7B, 8 languages)", "0"),
+        ("answers right (%), the untuned model", "far below the tuned one (Llama-2-7B, 8 languages)", "0"),
         ("with one token given", "near the tuned one", "1"),
         ("with two tokens given", "up to 98 % of the tuned one", "2"),
         ("the tuned model, of which they are", "reference", "tuned"),

@@ -168,20 +168,23 @@ class Study:
     Args:
         claim: In one sentence.
         paper: Authors, year, arXiv number.
-        measure: From a seed to named quantities.
-        figures: What is shown: in words, the paper's number, the quantity.
+        measure: From a seed to named quantities. One that can be asked of another model and other rows takes their
+            recipe too, as `work`.
+        figures: What is shown: in words, the paper's number, the quantity; those that were not measured are left out.
         expects: The parts of the claim, each decided over the seeds (`rule.read`); all must hold.
         verdict: What to say of the result in words, from the same.
         seeds: How many at least.
+        asks_kept: Whether it asks what is lost elsewhere, so that another work must keep something.
     """
 
     claim: str
     paper: str
-    measure: Callable[[int], dict[str, float]]
+    measure: Callable[..., dict[str, float]]
     figures: Sequence[tuple[str, str, str]]
     expects: Sequence[StudyExpectation]
     verdict: Callable[[Mapping[str, list[float]]], str] = field(default=lambda values: "")
     seeds: int = 5
+    asks_kept: bool = False
 
 
 def run_claim(name: str, claim: Claim | Study, *, seeds: int, out: Path, ui: Progress | None) -> dict[str, Any]:
@@ -235,6 +238,8 @@ def run_study(study: Study, seeds: int, record: Path, ui: Progress | None = None
     measurements = {quantity: [values[quantity] for values in by_seed] for quantity in by_seed[0]}
     rows = []
     for what, paper, quantity in study.figures:
+        if quantity not in measurements:
+            continue
         mean, low, high = student_interval(measurements[quantity])
         rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": low, "high": high})
     checks = [decide_study_expectation(reading, measurements) for reading in study.expects]

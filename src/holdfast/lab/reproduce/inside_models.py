@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from holdfast.data.rows import Row
-from holdfast.lab.reproduce.at_the_logits import train_arms
-from holdfast.lab.reproduce.base import Study, merge_settings
+from holdfast.lab.reproduce.at_the_logits import scale_rate, train_arms
+from holdfast.lab.reproduce.base import Study, merge_settings, write_rows
 from holdfast.lab.reproduce.rule import quantity_above
 
 STORY: Mapping[str, Any] = {
@@ -24,10 +24,10 @@ def section_of(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     return next(section for section in report["analyses"] if section["name"] == name)
 
 
-def measure_flips(seed: int) -> dict[str, float]:
+def measure_flips(seed: int, work: Mapping[str, Any] = STORY) -> dict[str, float]:
     """In percent of all judged answers: lost, lost less won, and of the lost ones those that lost the form alone."""
     with tempfile.TemporaryDirectory() as folder:
-        report = train_arms(folder, seed, {"sft": {"analyses": ["lost_and_found"]}}, STORY)["sft"]
+        report = train_arms(folder, seed, {"sft": {"analyses": ["lost_and_found"]}}, work)["sft"]
     n_asked = sum(task["n"] for task in report["tasks"] if task["unit"] == "points")
     counts = {"lost": 0, "won": 0, "form": 0}
     for _, _, flip, cause, count in section_of(report, "lost_and_found")["table"]["rows"]:
@@ -63,15 +63,19 @@ def read_values(section: Mapping[str, Any], what: str, task: str) -> list[float]
     return [value for name, of, _, value in section["table"]["rows"] if (name, of) == (what, task)]
 
 
-def measure_drift_by_layer(seed: int) -> dict[str, float]:
+DEEP_STORY = merge_settings(STORY, {"model": "lab", "evaluate": {"keep": ["lab:strings", "lab:facts"], "items": 40}})
+"""The same for the model of more layers."""
+
+
+def measure_drift_by_layer(seed: int, work: Mapping[str, Any] = DEEP_STORY) -> dict[str, float]:
     """CKA with the base of the first and the last layer's states, on the target; KL on target and kept tasks."""
-    changes = {"model": "lab", "analyses": ["drift"], "evaluate": {"keep": ["lab:strings", "lab:facts"], "items": 40}}
     with tempfile.TemporaryDirectory() as folder:
-        report = train_arms(folder, seed, {"sft": changes}, STORY)["sft"]
+        report = train_arms(folder, seed, {"sft": {"analyses": ["drift"]}}, work)["sft"]
     section = section_of(report, "drift")
     target = next(task["name"] for task in report["tasks"] if task["role"] == "target")
     cka = read_values(section, "CKA", target)
-    others = [value for task in ("strings", "facts") for value in read_values(section, "KL, nats a token", task)]
+    kept = [task["name"] for task in report["tasks"] if task["role"] != "target"]
+    others = [value for task in kept for value in read_values(section, "KL, nats a token", task)]
     return {
         "first": cka[1], "last": cka[-1], "kl target": read_values(section, "KL, nats a token", target)[0],
         "kl kept": sum(others) / len(others), "lost": float(report["loss"]["delta"]),
@@ -94,34 +98,39 @@ DRIFT = Study(
         quantity_above("first", 0.9, "the first layer's states stay"),
     ),
     seeds=3,
+    asks_kept=True,
 )
 
-RANKS = {"r 1": (1, 5e-3), "r 4": (4, 3e-3), "r 32": (32, 1e-3)}
-"""Rank and learning rate: each gains about as much then. At one rate higher ranks go further, and bring more."""
-FULL_RATE = 2e-4
-"""At which full fine-tuning gains as much as they do; at 1e-3 it gains more, with no more new directions."""
+RANKS = {"r 1": (1, 5), "r 4": (4, 3), "r 32": (32, 1)}
+"""Rank and multiple of the work's rate: each gains about as much then. At one rate higher ranks go further, and bring
+more."""
+FULL_RATE = 0.2
+"""Where full fine-tuning gains as much as they do; at five times that it gains more, with no more new directions."""
+NEAREST = 0.6
+"""In the laboratory's few dimensions a random vector is itself near one of the base's: below this one is new."""
 
 
-def write_fact_recipe(folder: str, keep: Sequence[str], **settings: Any) -> dict[str, Any]:
+def write_fact_recipe(folder: str, keep: Sequence[str]) -> dict[str, Any]:
     """Facts that the base knows, answered in a new form: what every rank of LoRA learns half of within 160 steps."""
     from holdfast.lab.reproduce.known_facts import write_form_files
 
     return {
         "model": "lab-small", "data": write_form_files(Path(folder)), "judge": "exact",
-        "optimizer": {"learning_rate": 5e-3}, "train": {"batch_tokens": 512, "max_steps": 160},
-        "evaluate": {"items": 100, "every": 0, "max_tokens": 60, "keep": [f"lab:{name}" for name in keep]}, **settings,
+        "optimizer": {"learning_rate": 1e-3}, "train": {"batch_tokens": 512, "max_steps": 160},
+        "evaluate": {"items": 100, "every": 0, "max_tokens": 60, "keep": [f"lab:{name}" for name in keep]},
     }  # fmt: skip
 
 
-def measure_intruders(seed: int) -> dict[str, float]:
+def measure_intruders(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
     """New directions a matrix, in percent of the ten leading ones, by rank and of full fine-tuning; and their gains."""
-    arms: dict[str, dict[str, Any]] = {
-        name: {"tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}, "optimizer": {"learning_rate": rate}}
-        for name, (rank, rate) in RANKS.items()
-    }
-    arms["full"] = {"optimizer": {"learning_rate": FULL_RATE}}
+    spectrum = {"name": "spectrum"} if work else {"name": "spectrum", "epsilon": NEAREST}
     with tempfile.TemporaryDirectory() as folder:
-        common = write_fact_recipe(folder, ["strings"], analyses=[{"name": "spectrum", "epsilon": 0.6}])
+        common = merge_settings(work or write_fact_recipe(folder, ["strings"]), {"analyses": [spectrum]})
+        arms: dict[str, dict[str, Any]] = {
+            name: {"tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}, **scale_rate(common, multiple)}
+            for name, (rank, multiple) in RANKS.items()
+        }
+        arms["full"] = scale_rate(common, FULL_RATE)
         reports = train_arms(folder, seed, arms, common)
     out = {}
     for name, report in reports.items():
@@ -156,7 +165,7 @@ SPECTRUM = Study(
 )
 
 
-def measure_mended(seed: int) -> dict[str, float]:
+def measure_mended(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
     """Gained and lost, in points: as trained, new directions scaled down, and the whole change shrunk as much."""
     from holdfast.methods.inference.mend import Mend
     from holdfast.pipeline.evaluate import evaluate
@@ -164,11 +173,14 @@ def measure_mended(seed: int) -> dict[str, float]:
     keep = ("sums", "strings", "points", "reading", "story")
     out = {}
     with tempfile.TemporaryDirectory() as folder:
-        recipe = write_fact_recipe(folder, keep, tuner={"name": "lora", "r": 1, "alpha": 2})
-        reports = {"trained": train_arms(folder, seed, {"lora": {}}, recipe)["lora"]}
+        recipe = work or write_fact_recipe(folder, keep)
+        rank, multiple = RANKS["r 1"]
+        lora = {"tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}, **scale_rate(recipe, multiple)}
+        reports = {"trained": train_arms(folder, seed, {"lora": lora}, recipe)["lora"]}
+        nearest = {} if work else {"epsilon": NEAREST}
         for name, control in (("mended", False), ("shrunk", True)):
-            method = Mend(keep=0.75, epsilon=0.6, control=control)
-            reports[name] = evaluate(f"{folder}/lora", against="lab-small", inference=method)
+            method = Mend(keep=0.75, control=control, **nearest)
+            reports[name] = evaluate(f"{folder}/lora", against=recipe["model"], inference=method)
         for name, one in reports.items():
             out[f"{name} gain"], out[f"{name} lost"] = float(one["gain"]["delta"]), float(one["loss"]["delta"])
     return out
@@ -193,6 +205,7 @@ MEND = Study(
     ),
     verdict=lambda values: "Directions are new below a cosine of 0.6, which is the laboratory's few dimensions' due.",
     seeds=3,
+    asks_kept=True,
 )  # fmt: skip
 
 
@@ -209,21 +222,24 @@ def lettered_rows(*, held_out: bool) -> list[Row]:
     ]
 
 
-def measure_answer_neighbours(seed: int) -> dict[str, float]:
-    """Of a question's nearest ones at the first and last layer those with its answer (%): few-shot, and fine-tuned."""
-    from holdfast.lab.reproduce.base import write_rows
+def write_letter_recipe(folder: str) -> dict[str, Any]:
+    """Towns answered by letters; few questions are told apart by few neighbours."""
+    files = {
+        split: write_rows(Path(folder) / f"{split}.jsonl", lettered_rows(held_out=split == "test"))
+        for split in ("train", "test")
+    }
+    return {
+        "model": "lab", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
+        "train": {"batch_tokens": 1024, "max_steps": 200},
+        "evaluate": {"items": 200, "every": 0, "max_tokens": 8, "keep": ["none"]},
+    }  # fmt: skip
 
+
+def measure_answer_neighbours(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Of a question's nearest ones at the first and last layer those with its answer (%): few-shot, and fine-tuned."""
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            split: write_rows(Path(folder) / f"{split}.jsonl", lettered_rows(held_out=split == "test"))
-            for split in ("train", "test")
-        }
-        recipe = {
-            "model": "lab", "data": files, "judge": "exact", "optimizer": {"learning_rate": 1e-3},
-            "train": {"batch_tokens": 1024, "max_steps": 200}, "analyses": [{"name": "landscape", "k": 8}],
-            "evaluate": {"items": 200, "every": 0, "max_tokens": 8, "keep": ["none"]},
-        }  # fmt: skip
-        report = train_arms(folder, seed, {"sft": {}}, recipe)["sft"]
+        recipe = work or write_letter_recipe(folder)
+        report = train_arms(folder, seed, {"sft": {"analyses": [{"name": "landscape", "k": 8}]}}, recipe)["sft"]
     by_model: dict[str, list[list[Any]]] = {}
     for row in section_of(report, "landscape")["table"]["rows"]:
         if row[8] is not None:
@@ -255,12 +271,16 @@ LANDSCAPE = Study(
 )  # fmt: skip
 
 
-SMALL: Mapping[str, Any] = {
-    "evaluate": {"items": 50, "max_tokens": 40, "keep": ["lab:strings"]}, "train": {"max_steps": 40},
-}  # fmt: skip
+SHORT_STORY = merge_settings(
+    STORY,
+    {"evaluate": {"items": 50, "max_tokens": 40, "keep": ["lab:strings"]}, "train": {"max_steps": 40}},
+)
+"""Two thirds of the same, for many seeds."""
+LOW, HIGH = 0.3, 2
+"""Multiples of the work's learning rate."""
 
 
-def measure_instability(seed: int) -> dict[str, float]:
+def measure_instability(seed: int, work: Mapping[str, Any] = SHORT_STORY) -> dict[str, float]:
     """Questions that two runs judge differently (%), and the scores' deviation (points), at a low and a high rate; and
     the same of adapters that differ in the order of their rows alone, and in their start alone.
     """
@@ -268,23 +288,22 @@ def measure_instability(seed: int) -> dict[str, float]:
     arms: dict[str, Mapping[str, Any]]
     one, other = 10 * seed, 10 * seed + 1
     with tempfile.TemporaryDirectory() as folder:
-        for name, rate in (("low", 3e-4), ("high", 2e-3)):
+        for name, multiple in (("low", LOW), ("high", HIGH)):
             arms = {f"{name} {k}": {"train": {"seed": 10 * seed + k}} for k in range(3)}
-            train_arms(folder, seed, arms, merge_settings({**STORY, "optimizer": {"learning_rate": rate}}, SMALL))
-            out |= _measure_apart(name, [f"{folder}/{arm}" for arm in arms])
+            train_arms(folder, seed, arms, merge_settings(work, scale_rate(work, multiple)))
+            out |= measure_apart(name, [f"{folder}/{arm}" for arm in arms])
         arms = {
             "plain": {"train": {"seed": one}},
             "order": {"train": {"seed": other, "seeds": {"init": one, "noise": one}}},
             "start": {"train": {"seed": other, "seeds": {"order": one, "noise": one}}},
         }
-        adapter = {"tuner": "lora", "optimizer": {"learning_rate": 2e-3}}
-        train_arms(folder, seed, arms, merge_settings({**STORY, **adapter}, SMALL))
+        train_arms(folder, seed, arms, merge_settings(work, {"tuner": "lora", **scale_rate(work, HIGH)}))
         for name in ("order", "start"):
-            out |= _measure_apart(name, [f"{folder}/plain", f"{folder}/{name}"])
+            out |= measure_apart(name, [f"{folder}/plain", f"{folder}/{name}"])
     return out
 
 
-def _measure_apart(name: str, runs: Sequence[str]) -> dict[str, float]:
+def measure_apart(name: str, runs: Sequence[str]) -> dict[str, float]:
     """What `stability` says of runs: judgements, scores and distributions."""
     import torch
 

@@ -25,19 +25,21 @@ RUNS = 3
 """Seeds of each method."""
 
 
-def measure_methods(seed: int) -> dict[str, float]:
+SEEDS_STORY = merge_settings(STORY, {"evaluate": {"items": 50, "keep": ["lab:strings"]}})
+
+
+def measure_methods(seed: int, work: Mapping[str, Any] = SEEDS_STORY) -> dict[str, float]:
     """Of each method the mean gain, and over its runs what differs: scores, answers, distributions, last states."""
     import torch
 
     from holdfast.methods.analyses.stability import Stability
     from holdfast.pipeline.analyse import open_context
 
-    common = merge_settings(STORY, {"evaluate": {"items": 50, "keep": ["lab:strings"]}})
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, changes in METHODS.items():
             arms = {f"{name} {k}": merge_settings(changes, {"train": {"seed": RUNS * seed + k}}) for k in range(RUNS)}
-            reports = train_arms(folder, seed, arms, common)
+            reports = train_arms(folder, seed, arms, work)
             with torch.no_grad():
                 table = Stability().measure(open_context([f"{folder}/{arm}" for arm in arms])).table
             values = {(where, what): cast("float", value) for _, where, what, value in table.rows}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from holdfast.lab.reproduce.base import (
     describe_gains_and_losses,
     merge_settings,
     run_arms,
+    run_study,
     write_result,
 )
 from holdfast.lab.reproduce.sweep import describe_tokens, spread_rates
@@ -57,26 +60,33 @@ def run_on_work(
 ) -> dict[str, Any]:
     """Ask a claim of a model and rows; the result is as of `run_claim`, with the work in `on` and what each arm cost.
 
-    Runs of claims on one work share a directory (`name_folder`): an arm that they have in common is trained once.
+    Runs of claims on one work share a directory (`name_folder`): an arm that they have in common is trained once. A
+    study's runs are not kept, but what each seed measured.
 
     Raises:
-        UserError: See `move_claim`, `read_work` and `refuse_unmeasured_work`.
+        UserError: See `move_claim`, `move_study`, `read_work` and `refuse_unmeasured_work`.
     """
     recipe = read_work(model, data)
-    if isinstance(claim, Claim) and (replay := recipe["data"].get("replay")) and needs_rehearsal(claim):
+    place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
+    asked = {"on": {"model": str(model), "work": str(data), "name": place}}
+    if isinstance(claim, Study):
+        study = move_study(name, claim, recipe)
+        refuse_unmeasured_work(recipe, needs_gain=True, needs_kept=study.asks_kept)
+        record = out / f"{name}-{place}-{fingerprint_json(recipe)[:8]}.seeds.json"
+        return write_result(out, f"{name}-{place}", study, run_study(study, seeds, record, ui) | asked)
+    if (replay := recipe["data"].get("replay")) and needs_rehearsal(claim):
         claim = replace(claim, arms=name_rehearsed_rows(claim.arms, replay))
         del recipe["data"]["replay"]  # of the arms that rehearse, not of all
     moved_claim = move_claim(name, claim)
-    refuse_unmeasured_work(recipe, moved_claim)
-    place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
+    refuse_unmeasured_work(
+        recipe,
+        needs_gain=any(part.of == "gain" or part.at != "rate" for part in moved_claim.expects),
+        needs_kept=any(part.of == "kept" for part in moved_claim.expects),
+    )
     own = merge_settings(recipe, moved_claim.common)
-    if isinstance(claim, Claim):
-        moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(claim, own))
+    moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(claim, own))
     result, runs = run_arms(moved_claim, own, seeds=seeds, folder=out / name_folder(place, moved_claim), ui=ui)
-    result |= {
-        "rows": [*result["rows"], *describe_costs(runs)],
-        "on": {"model": str(model), "work": str(data), "name": place},
-    }
+    result |= {"rows": [*result["rows"], *describe_costs(runs)]} | asked
     return write_result(out, f"{name}-{place}", moved_claim, result)
 
 
@@ -104,26 +114,41 @@ def read_work(model: str | Path, data: str | Path) -> dict[str, Any]:
     return {key: value for key, value in recipe.user_settings().items() if key != "output"}
 
 
-def refuse_unmeasured_work(recipe: dict[str, Any], claim: Claim) -> None:
-    """Refuse work on which the parts of a claim could not be decided: nothing is run for hours first.
+def refuse_unmeasured_work(recipe: dict[str, Any], *, needs_gain: bool, needs_kept: bool) -> None:
+    """Refuse work on which a claim could not be decided: nothing is run for hours first.
 
     Raises:
-        UserError: If the target is not scored in points, or a part asks what is kept and nothing of that is measured.
+        UserError: If the target is not scored in points, or nothing that is kept is measured, and the claim asks it.
     """
     settings = resolve_any(recipe).recipe
     sources = read_sources(settings, lambda text: None, lambda text: None)
     tasks = build_tasks(settings, sources.test, sources.judge, lab=is_lab(settings.model))
-    needs_gain = any(part.of == "gain" or part.at != "rate" for part in claim.expects)
     if needs_gain and not tasks_in_points(tasks_with_role(tasks, "target")):
         raise UserError(
             f"{settings.data.train}: a claim's gain is in points, and this target is measured by the loss of its "
             "held-out answers; set `judge` in the recipe to what says whether an answer is right"
         )
-    if any(part.of == "kept" for part in claim.expects) and not losing_tasks(tasks_with_role(tasks, "keep")):
+    if needs_kept and not losing_tasks(tasks_with_role(tasks, "keep")):
         raise UserError("evaluate.keep: the claim asks what is lost elsewhere; name a task, or `probe`, in the recipe")
 
 
-def move_claim(name: str, claim: Claim | Study) -> Claim:
+def move_study(name: str, study: Study, recipe: Mapping[str, Any]) -> Study:
+    """Take a study out of the laboratory: it measures the same on another model and rows.
+
+    Raises:
+        UserError: If it is about a table of probabilities, or about rows that the laboratory makes.
+    """
+    if not takes_work(study):
+        raise UserError(f"{name} is tested by a programme of its own in the laboratory; it cannot be asked of --on")
+    return replace(study, measure=partial(study.measure, work=recipe), verdict=lambda values: "")
+
+
+def takes_work(study: Study) -> bool:
+    """Whether a study can be asked of any model and rows."""
+    return "work" in inspect.signature(study.measure).parameters
+
+
+def move_claim(name: str, claim: Claim) -> Claim:
     """Take a claim out of the laboratory: what its arms differ in stays, its rows, sizes and skills do not.
 
     Learning rates become those that each arm has by default on the model, and the same multiples of them; a rate that
@@ -132,11 +157,8 @@ def move_claim(name: str, claim: Claim | Study) -> Claim:
     than gain and loss.
 
     Raises:
-        UserError: If the claim is about a table of probabilities or a programme of its own, about rows that the
-            laboratory makes, or about its sizes alone.
+        UserError: If the claim is about rows that the laboratory makes, or about its sizes alone.
     """
-    if isinstance(claim, Study):
-        raise UserError(f"{name} is tested by a programme of its own in the laboratory; it cannot be asked of --on")
     arms = leave_out_sizes(claim.arms)
     common = {key: value for key, value in claim.common.items() if key not in LABORATORY_SETTINGS}
     for text in (*itertools.chain(*arms.values()), *(f"{key}: {value}" for key, value in common.items())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.lab.reproduce.base import Study
@@ -137,33 +138,37 @@ PREFIX = Study(
 )
 
 
-def measure_patterns(seed: int) -> dict[str, float]:
+TUNER_RATES = {"prefix": 30.0, "lora": 5.0}
+"""Multiples of the learning rate that full fine-tuning has on a work; the laboratory's model has rates for both."""
+
+
+def measure_patterns(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
     """How far what tokens look at moved in the first layer, and how much goes to the prefix, after runs on facts."""
     import tempfile
-    from pathlib import Path
 
+    from holdfast.lab.reproduce.at_the_logits import scale_rate, train_arms
     from holdfast.lab.reproduce.known_facts import write_form_files
     from holdfast.methods.analyses.prefix_limits import PrefixLimits
     from holdfast.pipeline.analyse import analyse_runs
-    from holdfast.pipeline.train import train
 
     out: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        files = write_form_files(Path(folder))
-        for tuner in ("prefix", "lora"):
-            home = str(Path(folder) / tuner)
-            recipe = {
-                "model": "lab-small", "data": files, "judge": "exact", "tuner": tuner,
-                "train": {"batch_tokens": 512, "max_steps": 60, "seed": seed}, "output": home,
-                "evaluate": {"items": 60, "every": 0, "max_tokens": 8, "keep": ["lab:strings"]},
-            }  # fmt: skip
-            report = train(recipe).report
-            lines = analyse_runs([home], [PrefixLimits()])["sections"][0]["table"]["rows"]
+        recipe = work or {
+            "model": "lab-small", "data": write_form_files(Path(folder)), "judge": "exact",
+            "train": {"batch_tokens": 512, "max_steps": 60},
+            "evaluate": {"items": 60, "every": 0, "max_tokens": 8, "keep": ["lab:strings"]},
+        }  # fmt: skip
+        arms = {
+            tuner: {"tuner": tuner, **(scale_rate(work, multiple) if work else {})}
+            for tuner, multiple in TUNER_RATES.items()
+        }
+        for tuner, report in train_arms(folder, seed, arms, recipe).items():
+            lines = analyse_runs([f"{folder}/{tuner}"], [PrefixLimits()])["sections"][0]["table"]["rows"]
             first = [line for line in lines if line[1] == 1]
             out[f"{tuner}, first layer"] = sum(line[3] for line in first) / len(first)
             out[f"{tuner}, most"] = max(line[3] for line in lines)
             out[f"{tuner}, attention"] = sum(line[2] for line in lines) / len(lines)
-            out[f"{tuner}, gain"] = float(next(t for t in report["tasks"] if t["role"] == "target")["delta"])
+            out[f"{tuner}, gain"] = float(report["gain"]["delta"])
     return out
 
 
