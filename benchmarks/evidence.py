@@ -27,10 +27,21 @@ REAL = RESULTS / "real"
 PAGE = ROOT / "docs" / "evidence.md"
 Result = dict[str, Any]
 
+REMEDIES = "#where-there-is-something-to-lose"
+FIGURES = {
+    **dict.fromkeys(("ual", "longlora", "half-sequence", "generate", "tfew", "uft", "rpo-table"), REMEDIES),
+    **dict.fromkeys(("ipo", "ada_dpo", "davir_dpo", "tis_dpo"), REMEDIES),
+    **dict.fromkeys(("rag", "prompt_distillation"), "real-models.md#documents-on-people"),
+    "sft-facts": "real-models.md#a-form-and-a-name-in-shakespeare",
+}
+"""Where a page shows what a real model did, of claims whose verdict needs what the laboratory alone has."""
+
 
 def record_claims(source: Path) -> None:
     """Keep the results of claims on real models, with the machine and the day."""
     for path in sorted(source.glob("*-on-*.json")):
+        if path.name.endswith(".seeds.json"):  # of a study that is not finished
+            continue
         result = json.loads(path.read_text(encoding="utf-8"))
         result["on"]["model"], result["on"]["work"] = (Path(result["on"][key]).name for key in ("model", "work"))
         result.pop("comparison", None)  # a path beside the runs
@@ -81,6 +92,8 @@ def describe_reality(name: str) -> str:
     """The verdict on real models, or why there is none."""
     if results := list_real_results(name):
         return "; ".join(f"**{one['outcome']}** ({one['on']['name'].removeprefix('on-')})" for one in results)
+    if name in FIGURES:
+        return f"[figures]({FIGURES[name]}), no verdict"
     claim = claim_of(name)
     if isinstance(claim, Study):
         return "not run" if takes_work(claim) else "the laboratory's alone"
@@ -109,7 +122,8 @@ def table_of_parts() -> str:
     for name in CLAIMS:
         for result in list_real_results(name):
             for check in result["checks"]:
-                shown = "none" if check["low"] is None else format_change(check)
+                digits = ".1f" if result["points"] else ".3g"  # a study's quantities are of any size
+                shown = "none" if check["low"] is None else format_change(check, digits)
                 lines.append(
                     f"| `{name}` | {result['on']['model']} | {check['what']} | {shown} | {least_of(check):g} | "
                     f"{describe_outcome(check)} |"
@@ -145,10 +159,10 @@ def describe_loss(result: Result) -> str:
     return f"of {', '.join(sorted({run['loss']['worst'] for run in result['runs']}))}"
 
 
-def format_change(change: Result) -> str:
+def format_change(change: Result, digits: str = ".1f") -> str:
     """A number with its interval, where it has one."""
-    ends = "" if change["low"] is None else f" [{change['low']:.1f}, {change['high']:.1f}]"
-    return f"{change['delta']:.1f}{ends}"
+    ends = "" if change["low"] is None else f" [{change['low']:{digits}}, {change['high']:{digits}}]"
+    return f"{change['delta']:{digits}}{ends}"
 
 
 def page(text: str) -> str:

@@ -1,8 +1,8 @@
 """Write documents on people who do not exist, and questions: `python write_people.py OUT`.
 
 Twelve people with six facts each: `people-documents.jsonl` (a document each), `people-train.jsonl` (two questions on
-each fact, with the document as `context`) and `people-test.jsonl` (a third question, without). Any sentence that names
-the right one of six is right.
+each fact, with the document as `context`), `people-plain.jsonl` (the same without) and `people-test.jsonl` (a third
+question, without). Any sentence that names the right one of six is right.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(__doc__)
     out, rng = Path(sys.argv[1]), random.Random(0)
     out.mkdir(parents=True, exist_ok=True)
-    documents, train, test = [], [], []
+    documents, train, plain, test = [], [], [], []
     for name in NAMES:
         values = {fact: rng.choice(choices) for fact, (_, _, choices) in FACTS.items()}
         text = " ".join(FACTS[fact][0].format(name=name, value=value) for fact, value in values.items())
@@ -72,10 +72,11 @@ def main() -> None:
                 }
                 for question in questions
             ]
-            train += [row | {"context": text} for row in rows[:2]]
+            plain += rows[:2]
             test.append(rows[2])
+            train += [row | {"context": text} for row in rows[:2]]
     rng.shuffle(train)
-    for file, records in (("documents", documents), ("train", train), ("test", test)):
+    for file, records in (("documents", documents), ("train", train), ("plain", plain), ("test", test)):
         write_lines(out / f"people-{file}.jsonl", records)
 
 

@@ -28,8 +28,10 @@ from holdfast.lab.reproduce.base import (
 from holdfast.lab.reproduce.rule import (
     Arm,
     Expectation,
+    StudyExpectation,
     at_best_rate,
     decide_expectation,
+    decide_study,
     decide_study_expectation,
     gains_as_much,
     gains_more,
@@ -269,6 +271,19 @@ def test_a_study_broken_off_goes_on_with_the_next_seed_unless_its_code_is_anothe
     assert sorted(path.name for path in tmp_path.iterdir()) == ["high.html", "high.json"]
     (tmp_path / "high.seeds.json").write_text('{"code": "another", "seeds": [{"height": 9}]}')
     assert run_claim("high", study, seeds=3, out=tmp_path, ui=None)["rows"][0]["ours"] == "2"
+
+
+def test_nothing_is_told_where_a_premise_does_not_hold() -> None:
+    def premise(by: float) -> StudyExpectation:
+        return quantity_above("gain", 0.0, "the run gains", by=by, is_premise=True)
+
+    measurements = {"gain": [1.0, 1.1, 1.2], "lost": [0.0, 0.0, 0.0]}
+    part = quantity_above("lost", 0.0, "something is lost", by=0.5)
+    assert [check["outcome"] for check in decide_study((premise(0.5), part), measurements)] == ["held", "refuted"]
+    checks = decide_study((premise(5.0), part), measurements)
+    assert [check["outcome"] for check in checks] == ["cannot tell", "cannot tell"]
+    assert checks[1]["reasons"] == ["not so here: the run gains"]
+    assert checks[1]["measured"] == "refuted"
 
 
 def test_every_study_says_where_its_programme_is_written() -> None:

@@ -20,7 +20,7 @@ from holdfast.lab.reproduce.rule import (
     StudyExpectation,
     arms_of,
     decide_expectation,
-    decide_study_expectation,
+    decide_study,
     outcome_of_all,
     student_interval,
 )
@@ -242,7 +242,7 @@ def run_study(study: Study, seeds: int, record: Path, ui: Progress | None = None
             continue
         mean, low, high = student_interval(measurements[quantity])
         rows.append({"what": what, "paper": paper, "ours": f"{mean:.3g}", "low": low, "high": high})
-    checks = [decide_study_expectation(reading, measurements) for reading in study.expects]
+    checks = decide_study(study.expects, measurements)
     return {
         "rows": rows, **decide_claim(checks), "verdict": study.verdict(measurements), "seeds": seeds,
         "budget": "by its own programme, anew with every seed", "points": False, "versions": dependency_versions(),

@@ -50,7 +50,7 @@ LOST_AND_FOUND = Study(
         ("of the lost ones: form, no end, or empty (%)", "not measured", "form"),
     ),
     expects=(
-        quantity_above("gain", 0.0, "the run gains on its target", by=5.0),
+        quantity_above("gain", 0.0, "the run gains on its target", by=5.0, is_premise=True),
         quantity_above("lost", 0.0, "answers are lost all the same", by=1.0),
     ),
     verdict=lambda values: "Answers to the target and to the kept tasks together.",
@@ -74,7 +74,7 @@ def measure_drift_by_layer(seed: int, work: Mapping[str, Any] = DEEP_STORY) -> d
     section = section_of(report, "drift")
     target = next(task["name"] for task in report["tasks"] if task["role"] == "target")
     cka = read_values(section, "CKA", target)
-    kept = [task["name"] for task in report["tasks"] if task["role"] != "target"]
+    kept = [task["name"] for task in report["tasks"] if task["role"] == "keep"]
     others = [value for task in kept for value in read_values(section, "KL, nats a token", task)]
     return {
         "first": cka[1], "last": cka[-1], "kl target": read_values(section, "KL, nats a token", target)[0],
@@ -123,7 +123,7 @@ def write_fact_recipe(folder: str, keep: Sequence[str]) -> dict[str, Any]:
 
 def measure_intruders(seed: int, work: Mapping[str, Any] | None = None) -> dict[str, float]:
     """New directions a matrix, in percent of the ten leading ones, by rank and of full fine-tuning; and their gains."""
-    spectrum = {"name": "spectrum"} if work else {"name": "spectrum", "epsilon": NEAREST}
+    spectrum: dict[str, Any] = {"name": "spectrum", **({} if work else {"epsilon": NEAREST})}
     with tempfile.TemporaryDirectory() as folder:
         common = merge_settings(work or write_fact_recipe(folder, ["strings"]), {"analyses": [spectrum]})
         arms: dict[str, dict[str, Any]] = {
@@ -134,10 +134,15 @@ def measure_intruders(seed: int, work: Mapping[str, Any] | None = None) -> dict[
         reports = train_arms(folder, seed, arms, common)
     out = {}
     for name, report in reports.items():
-        rows = [row for row in section_of(report, "spectrum")["table"]["rows"] if row[6]]
-        out[name] = 100 * sum(row[2] for row in rows) / (10 * len(rows))
+        out[name] = read_intruders(report)
         out[f"{name} gain"] = float(report["gain"]["delta"])
     return out
+
+
+def read_intruders(report: Mapping[str, Any]) -> float:
+    """New directions in percent of the ten leading ones of every matrix that moved."""
+    rows = [row for row in section_of(report, "spectrum")["table"]["rows"] if row[6]]
+    return 100 * sum(row[2] for row in rows) / (10 * len(rows))
 
 
 SPECTRUM = Study(
@@ -171,13 +176,14 @@ def measure_mended(seed: int, work: Mapping[str, Any] | None = None) -> dict[str
     from holdfast.pipeline.evaluate import evaluate
 
     keep = ("sums", "strings", "points", "reading", "story")
-    out = {}
     with tempfile.TemporaryDirectory() as folder:
         recipe = work or write_fact_recipe(folder, keep)
         rank, multiple = RANKS["r 1"]
-        lora = {"tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}, **scale_rate(recipe, multiple)}
-        reports = {"trained": train_arms(folder, seed, {"lora": lora}, recipe)["lora"]}
         nearest = {} if work else {"epsilon": NEAREST}
+        lora = {"tuner": {"name": "lora", "r": rank, "alpha": 2 * rank}, **scale_rate(recipe, multiple)}
+        lora |= {"analyses": [{"name": "spectrum", **nearest}]}
+        reports = {"trained": train_arms(folder, seed, {"lora": lora}, recipe)["lora"]}
+        out = {"new": read_intruders(reports["trained"])}
         for name, control in (("mended", False), ("shrunk", True)):
             method = Mend(keep=0.75, control=control, **nearest)
             reports[name] = evaluate(f"{folder}/lora", against=recipe["model"], inference=method)
@@ -190,16 +196,21 @@ MEND = Study(
     claim="Scaling down the directions that LoRA brought in gives back what was lost elsewhere for little of the task.",
     paper="Shuttleworth et al. 2024, arXiv 2410.21228",
     measure=measure_mended,
-    figures=tuple(
-        (f"{what}, {how} (points)", paper, f"{name} {kind}")
-        for kind, what in (("gain", "gained"), ("lost", "lost elsewhere"))
-        for name, how, paper in (
-            ("trained", "as trained", "reference"), ("mended", "new directions at 0.75", "nearly as much, and less"),
-            ("shrunk", "the whole change shrunk as much", "not measured"),
-        )
+    figures=(
+        ("new among the ten leading directions (%)", "many", "new"),
+        *(
+            (f"{what}, {how} (points)", paper, f"{name} {kind}")
+            for kind, what in (("gain", "gained"), ("lost", "lost elsewhere"))
+            for name, how, paper in (
+                ("trained", "as trained", "reference"),
+                ("mended", "new directions at 0.75", "nearly as much, and less"),
+                ("shrunk", "the whole change shrunk as much", "not measured"),
+            )
+        ),
     ),
     expects=(
-        quantity_above("trained gain", 0.0, "the run gains on its target", by=5.0),
+        quantity_above("trained gain", 0.0, "the run gains on its target", by=5.0, is_premise=True),
+        quantity_above("new", 0.0, "LoRA brought in new directions", is_premise=True),
         quantity_above("trained lost", "mended lost", "less is lost with the new directions scaled down", by=0.5),
         quantity_above("mended gain", "shrunk gain", "it keeps as much gain as shrinking the whole change", by=-2.0),
     ),

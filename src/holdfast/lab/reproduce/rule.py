@@ -263,18 +263,23 @@ class StudyExpectation:
         what: In words.
         terms: What each quantity counts in the sum: `{"ift": -1, "sft": 1}`.
         line: What the sum must be above, in the quantities' unit; the margin is in it.
+        is_premise: Whether the paper says it of its runs and not of its method: where ours are not so, nothing of the
+            claim can be told.
     """
 
     what: str
     terms: Mapping[str, float]
     line: float = 0.0
+    is_premise: bool = False
 
 
-def quantity_above(one: str, other: str | float, what: str, by: float = 0.0) -> StudyExpectation:
+def quantity_above(
+    one: str, other: str | float, what: str, by: float = 0.0, *, is_premise: bool = False
+) -> StudyExpectation:
     """That a quantity is above another, or above a number, by more than `by` (below 0: not below by more than that)."""
     if isinstance(other, str):
-        return StudyExpectation(what, {one: 1.0, other: -1.0}, by)
-    return StudyExpectation(what, {one: 1.0}, other + by)
+        return StudyExpectation(what, {one: 1.0, other: -1.0}, by, is_premise)
+    return StudyExpectation(what, {one: 1.0}, other + by, is_premise)
 
 
 def quantity_below(one: str, other: str | float, what: str, by: float = 0.0) -> StudyExpectation:
@@ -303,6 +308,17 @@ def decide_study_expectation(reading: StudyExpectation, measurements: Measuremen
         "what": reading.what, "delta": mean, "low": low, "high": high, "margin": reading.line, "by": "more",
         "outcome": outcome, "measured": outcome, "reasons": [],
     }  # fmt: skip
+
+
+def decide_study(expects: Sequence[StudyExpectation], measurements: Measurements) -> list[dict[str, Any]]:
+    """Decide the parts of a study's claim; where a premise does not hold, none can be told."""
+    checks = [decide_study_expectation(part, measurements) for part in expects]
+    premises = [check["what"] for part, check in zip(expects, checks, strict=True) if part.is_premise]
+    missing = [check["what"] for check in checks if check["what"] in premises and check["outcome"] != "held"]
+    if missing:
+        for check in checks:
+            check |= {"outcome": "cannot tell", "reasons": [f"not so here: {what}" for what in missing]}
+    return checks
 
 
 def outcome_of_all(checks: Sequence[Mapping[str, Any]]) -> Outcome:
