@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 REMEDIES = "#where-there-is-something-to-lose"
 FIGURES = {
-    **dict.fromkeys(("ual", "longlora", "half-sequence", "generate", "tfew", "uft", "rpo-table"), REMEDIES),
+    **dict.fromkeys(("ual", "longlora", "half-sequence", "generate", "tfew", "rpo-table"), REMEDIES),
     **dict.fromkeys(("ipo", "ada_dpo", "davir_dpo"), REMEDIES),
     **dict.fromkeys(("rag", "prompt_distillation"), "real-models.md#documents-on-people"),
     "sft-facts": "real-models.md#a-form-and-a-name-in-shakespeare",

@@ -83,6 +83,14 @@ def test_a_recipe_that_measures_nothing_is_refused_before_anything_is_trained(pl
     assert not (place / "runs").exists()
 
 
+def test_rows_that_do_not_fit_a_method_are_refused_before_another_is_trained(place: Path) -> None:
+    lines = [{"prompt": f"What is {k} + 1?", "chosen": str(k + 1), "rejected": "0"} for k in range(16)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    text = said("compare", "run.yaml", "-m", "dpo,uft", "data.train=pairs.jsonl", "data.limit=12", "judge=number")
+    assert text.startswith("uft: pairs.jsonl has rejected answers without a score")
+    assert not (place / "runs").exists()
+
+
 def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
     run("train", "run.yaml", "output=mine")
     assert "report: mine-compare/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout

@@ -20,7 +20,7 @@ from holdfast.evaluation.summary import read_run, summarise_comparison
 from holdfast.pipeline.comparability import find_doubts
 from holdfast.pipeline.damage import read_report
 from holdfast.pipeline.learning_rates import Families, build_arms_at_rates, compare_at_equal_gain
-from holdfast.pipeline.phases import encode_rows, match_recipe_and_rows, rows_for_objective
+from holdfast.pipeline.phases import encode_rows, match_recipe_and_rows, rows_for_objective, sample_rows_for_objective
 from holdfast.pipeline.results import RunResult
 from holdfast.pipeline.run_dir import (
     MARK,
@@ -238,7 +238,9 @@ def check_arms(arms: Mapping[str, ResolvedRecipe]) -> None:
             if arm.recipe.stages:
                 check_stages(arm)
             else:
-                read_sources(arm.recipe, ignore, ignore)
+                sources = read_sources(arm.recipe, ignore, ignore)
+                if arm.recipe.credit is None:  # online there are prompts alone
+                    sample_rows_for_objective(arm.recipe, sources.train)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
 

@@ -288,9 +288,18 @@ def check_row_lengths(recipe: Recipe, sources: Sources, chat: Chat, context: int
     Raises:
         UserError: If no row can be trained on, or one is too long and must not be.
     """
-    as_read, rows = match_recipe_and_rows(recipe, sources.train)
-    _, report = encode_rows(as_read, rows_for_objective(as_read, rows[:: max(1, -(-len(rows) // MANY))]), chat, context)
+    _, report = encode_rows(*sample_rows_for_objective(recipe, sources.train), chat, context)
     return report.warning_lines()
+
+
+def sample_rows_for_objective(recipe: Recipe, rows: Rows) -> tuple[Recipe, Rows]:
+    """Rows spread evenly over all, as many as are kept in memory, as the objective takes them before curators run.
+
+    Raises:
+        UserError: If the objective would not be what its name says with them.
+    """
+    as_read, rows = match_recipe_and_rows(recipe, rows)
+    return as_read, rows_for_objective(as_read, rows[:: max(1, -(-len(rows) // MANY))])
 
 
 def describe_context_limit(recipe: Recipe, context: int | None) -> list[str]:
