@@ -74,8 +74,8 @@ def measure_drift_by_layer(seed: int, work: Mapping[str, Any] = DEEP_STORY) -> d
     section = section_of(report, "drift")
     target = next(task["name"] for task in report["tasks"] if task["role"] == "target")
     cka = read_values(section, "CKA", target)
-    kept = [task["name"] for task in report["tasks"] if task["role"] == "keep"]
-    others = [value for task in kept for value in read_values(section, "KL, nats a token", task)]
+    kept_tasks = [task["name"] for task in report["tasks"] if task["role"] == "keep"]
+    others = [value for task in kept_tasks for value in read_values(section, "KL, nats a token", task)]
     return {
         "first": cka[1], "last": cka[-1], "kl target": read_values(section, "KL, nats a token", target)[0],
         "kl kept": sum(others) / len(others), "lost": float(report["loss"]["delta"]),

@@ -68,12 +68,12 @@ def run_on_work(
     """
     recipe = read_work(model, data)
     place = f"on-{Path(model).name}-{Path(data).expanduser().resolve().stem}"  # "." has a name too
-    asked = {"on": {"model": str(model), "work": str(data), "name": place}}
+    origin = {"on": {"model": str(model), "work": str(data), "name": place}}
     if isinstance(claim, Study):
         study = move_study(name, claim, recipe)
         refuse_unmeasured_work(recipe, needs_gain=True, needs_kept=study.asks_kept)
         record = out / f"{name}-{place}-{fingerprint_json(recipe)[:8]}.seeds.json"
-        return write_result(out, f"{name}-{place}", study, run_study(study, seeds, record, ui) | asked)
+        return write_result(out, f"{name}-{place}", study, run_study(study, seeds, record, ui) | origin)
     if (replay := recipe["data"].get("replay")) and needs_rehearsal(claim):
         claim = replace(claim, arms=name_rehearsed_rows(claim.arms, replay))
         del recipe["data"]["replay"]  # of the arms that rehearse, not of all
@@ -86,7 +86,7 @@ def run_on_work(
     own = merge_settings(recipe, moved_claim.common)
     moved_claim = replace(moved_claim, rates_of_arms=find_rates_of_arms(claim, own))
     result, runs = run_arms(moved_claim, own, seeds=seeds, folder=out / name_folder(place, moved_claim), ui=ui)
-    result |= {"rows": [*result["rows"], *describe_costs(runs)]} | asked
+    result |= {"rows": [*result["rows"], *describe_costs(runs)]} | origin
     return write_result(out, f"{name}-{place}", moved_claim, result)
 
 
