@@ -315,7 +315,7 @@ def measure_instability(seed: int, work: Mapping[str, Any] = SHORT_STORY) -> dic
 
 
 def measure_apart(name: str, runs: Sequence[str]) -> dict[str, float]:
-    """What `stability` says of runs: judgements, scores and distributions."""
+    """What `stability` says of runs: judgements, scores, distributions and the last layer's states."""
     import torch
 
     from holdfast.methods.analyses.stability import Stability
@@ -329,6 +329,7 @@ def measure_apart(name: str, runs: Sequence[str]) -> dict[str, float]:
         f"{name} apart": 100 * values["all", "judged differently"],
         f"{name} deviation": sum(deviations) / len(deviations),
         f"{name} divergence": values["all", "Jensen-Shannon divergence, nats"],
+        f"{name} states": [value for (_, what), value in values.items() if what == "1 - CKA"][-1],
     }
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from holdfast.lab.reproduce.at_the_logits import train_arms
 from holdfast.lab.reproduce.base import Study, merge_settings
-from holdfast.lab.reproduce.inside_models import STORY
+from holdfast.lab.reproduce.inside_models import STORY, measure_apart
 from holdfast.lab.reproduce.rule import quantity_above
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -30,25 +30,13 @@ SEEDS_STORY = merge_settings(STORY, {"evaluate": {"items": 50, "keep": ["lab:str
 
 def measure_methods(seed: int, work: Mapping[str, Any] = SEEDS_STORY) -> dict[str, float]:
     """Of each method the mean gain, and over its runs what differs: scores, answers, distributions, last states."""
-    import torch
-
-    from holdfast.methods.analyses.stability import Stability
-    from holdfast.pipeline.analyse import open_context
-
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, changes in METHODS.items():
             arms = {f"{name} {k}": merge_settings(changes, {"train": {"seed": RUNS * seed + k}}) for k in range(RUNS)}
             reports = train_arms(folder, seed, arms, work)
-            with torch.no_grad():
-                table = Stability().measure(open_context([f"{folder}/{arm}" for arm in arms])).table
-            values = {(where, what): cast("float", value) for _, where, what, value in table.rows}
-            deviations = [value for (_, what), value in values.items() if what == "score, deviation"]
             out[f"{name} gain"] = sum(float(report["gain"]["delta"]) for report in reports.values()) / RUNS
-            out[f"{name} deviation"] = sum(deviations) / len(deviations)
-            out[f"{name} apart"] = 100 * values["all", "judged differently"]
-            out[f"{name} divergence"] = values["all", "Jensen-Shannon divergence, nats"]
-            out[f"{name} states"] = [value for (_, what), value in values.items() if what == "1 - CKA"][-1]
+            out |= measure_apart(name, [f"{folder}/{arm}" for arm in arms])
     return out
 
 

@@ -313,12 +313,12 @@ def decide_study_expectation(reading: StudyExpectation, measurements: Measuremen
 def decide_study(expects: Sequence[StudyExpectation], measurements: Measurements) -> list[dict[str, Any]]:
     """Decide the parts of a study's claim; where a premise does not hold, none can be told."""
     checks = [decide_study_expectation(part, measurements) for part in expects]
-    premises = [check["what"] for part, check in zip(expects, checks, strict=True) if part.is_premise]
-    missing = [check["what"] for check in checks if check["what"] in premises and check["outcome"] != "held"]
-    if missing:
-        for check in checks:
-            check |= {"outcome": "cannot tell", "reasons": [f"not so here: {what}" for what in missing]}
-    return checks
+    reasons = [
+        f"not so here: {part.what}"
+        for part, check in zip(expects, checks, strict=True)
+        if part.is_premise and check["outcome"] != "held"
+    ]
+    return [check | {"outcome": "cannot tell", "reasons": reasons} for check in checks] if reasons else checks
 
 
 def outcome_of_all(checks: Sequence[Mapping[str, Any]]) -> Outcome:
