@@ -104,7 +104,7 @@ def test_an_arm_at_its_best_rate_is_chosen_by_the_other_seeds():
     steady, fell = arm(0.6, 0.9), arm(0.3, 0.9, rate="the target fell at learning rate 0.001")
     arms = {
         "dpo": replace(fell, at_rates={1e-4: steady, 1e-3: fell}),
-        "rft": replace(arm(0.5, 0.9), at_rates={1e-4: arm(0.5, 0.9), 1e-3: arm(0.4, 0.9)}),
+        "rft": replace(arm(0.5, 0.9), at_rates={3e-5: arm(0.5, 0.9), 1e-4: arm(0.5, 0.9), 1e-3: arm(0.4, 0.9)}),
     }
     found = decide_expectation(gains_more("dpo", "rft", at="best"), arms)
     assert (found["outcome"], found["reasons"]) == ("held", [])
@@ -116,6 +116,23 @@ def test_an_arm_at_its_best_rate_is_chosen_by_the_other_seeds():
     lucky = Arm([arm(new, 0.9).runs[seed] for seed, new in enumerate((0.99, 0.4, 0.4))], {})
     picked = at_best_rate(replace(steady, at_rates={1e-4: arm(0.55, 0.9), 1e-3: lucky}))
     assert [run.tuned["new"][-1 - N // 2].score for run in picked.runs] == [1.0, 0.0, 0.0], "not chosen by its own luck"
+
+
+def test_what_gained_most_at_the_outermost_rate_is_not_refuted_nor_what_beats_it_held() -> None:
+    within = replace(arm(0.6, 0.9), at_rates={1e-4: arm(0.5, 0.9), 1e-3: arm(0.6, 0.9), 1e-2: arm(0.4, 0.9)})
+    rising = replace(arm(0.5, 0.9), at_rates={1e-4: arm(0.1, 0.9), 1e-3: arm(0.5, 0.9)})
+    arms = {"sft": within, "lomo": rising, "level": replace(within, at_rates={1e-4: arm(0.61, 0.9), 1e-3: within})}
+    why = ["lomo: gained most at learning rate 0.001, the outermost that was tried"]
+
+    def decide(part: Expectation) -> tuple[str, str, list[str]]:
+        found = decide_expectation(part, arms)
+        return found["measured"], found["outcome"], found["reasons"]
+
+    assert decide(gains_as_much("lomo", "sft", at="best")) == ("refuted", "cannot tell", why)
+    assert decide(gains_more("sft", "lomo", at="best")) == ("held", "cannot tell", why)
+    assert decide(gains_more("lomo", "sft", at="best")) == ("refuted", "cannot tell", why)
+    assert decide(gains_as_much("sft", "level", at="best"))[2] == [], "a plateau is no edge"
+    assert decide(loses_no_more("sft", "lomo", at="best")) == ("cannot tell", "cannot tell", [])
 
 
 def test_paired_is_narrower_than_two_intervals_side_by_side():

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from holdfast.lab.reproduce import claim_of
 from holdfast.lab.reproduce.base import COMMON, fingerprint_settings, merge_settings
-from holdfast.lab.reproduce.sweep import choose_rate, describe_arms, spread_rates, write_validation_file
+from holdfast.lab.reproduce.sweep import (
+    choose_rate,
+    describe_arms,
+    find_rate_beyond,
+    plan_rate,
+    spread_rates,
+    write_validation_file,
+)
 from holdfast.recipe.loader import resolve_any
 from holdfast.skills.rows import FRESH, lab_rows
 
@@ -41,6 +50,17 @@ def test_the_rate_that_scored_best_is_taken_and_said(tmp_path: Path) -> None:
     (row,) = describe_arms({"dpo": arm}, [{"method": "dpo", "dirs": [str(tmp_path)]}])
     said = "0.0001 (validation 0.0001: 81.5, 0.0003: 81.5, 0.001: 70.0); 600 of 2,000 tokens trained on"
     assert (row["what"], row["ours"]) == ("learning rate, dpo", said)
+
+
+def test_an_arm_goes_on_beyond_the_outermost_rate_while_it_gains_there() -> None:
+    assert find_rate_beyond({1e-3: 10.0, 3e-3: 30.0, 1e-2: 50.0}) == pytest.approx(0.033)
+    assert find_rate_beyond({1e-2: 50.0, 1e-3: 10.0, 2e-3: 30.0}) == pytest.approx(0.05), "by the last step"
+    assert find_rate_beyond({1e-3: 10.0, 1.2e-3: 30.0}) == pytest.approx(2.4e-3), "at least twice"
+    assert find_rate_beyond({1e-4: 30.0, 3e-4: 10.0, 1e-3: 0.0}) == pytest.approx(3.3e-5), "and downwards"
+    for level in ({1e-3: 10.0, 1e-2: 11.5}, {1e-4: 0.0, 1e-3: 5.0, 1e-2: 4.0}, {1e-3: 5.0}, {}):
+        assert find_rate_beyond(level) is None
+    recipe = merge_settings(COMMON, ZEPHYR.common)
+    assert plan_rate(ZEPHYR.arms["zephyr"], recipe, 9e-4)[-1].endswith("optimizer.learning_rate=0.0009")
 
 
 def test_settings_are_told_apart() -> None:

@@ -16,15 +16,26 @@ from holdfast.core.progress import Progress
 from holdfast.data.rows import Row, fingerprint_json
 from holdfast.evaluation.statistics.verdicts import MARGIN
 from holdfast.lab.reproduce.rule import (
+    Arm,
     Expectation,
     StudyExpectation,
     arms_of,
+    compute_gains,
     decide_expectation,
     decide_study,
+    find_edge,
     outcome_of_all,
     student_interval,
 )
-from holdfast.lab.reproduce.sweep import SweptArm, describe_arms, spread_rates, sweep_arms
+from holdfast.lab.reproduce.sweep import (
+    MAX_FURTHER_RATES,
+    SweptArm,
+    describe_arms,
+    find_further_rates,
+    plan_rate,
+    spread_rates,
+    sweep_arms,
+)
 from holdfast.pipeline.run_dir import dependency_versions, replace_json
 
 COMMON: dict[str, Any] = {
@@ -267,21 +278,20 @@ def run_arms(
     Returns:
         What came out, and the comparison's entry of every arm.
     """
-    from holdfast.pipeline.compare import compare
-
     swept_arms: dict[str, SweptArm] = {}
     if claim.validation:
         swept_arms = sweep_arms(claim.arms, recipe, claim.validation, claim.rates, folder, ui)
         claim = replace(claim, arms={label: arm.overrides for label, arm in swept_arms.items()})
-    plans, families = plans_of(claim, recipe)
-    comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
+    comparison, arms_by_label = compare_at_rates(claim, recipe, seeds=seeds, folder=folder, ui=ui)
     arms = {run["method"]: run for run in comparison["runs"]}
     rows = []
     for figure in claim.figures:
         text, low, high = figure.ours(arms)
         rows.append({"what": figure.what, "paper": figure.paper, "ours": text, "low": low, "high": high})
     rows += describe_arms(swept_arms, comparison["runs"]) if swept_arms else []
-    arms_by_label = arms_of(comparison["runs"], families)
+    for label, swept in swept_arms.items():
+        arm = arms_by_label[label]
+        arms_by_label[label] = replace(arm, doubts={**arm.doubts, **find_edge(swept.scores, claim.margin)})
     checks = [decide_expectation(part, arms_by_label, claim.margin) for part in claim.expects]
     result = {
         "rows": rows, **decide_claim(checks), "verdict": claim.verdict(arms), "seeds": seeds,
@@ -289,6 +299,33 @@ def run_arms(
         "plots": claim.draw(arms) if claim.draw else [], "comparison": f"{folder.name}/report.html",
     }  # fmt: skip
     return result, comparison["runs"]
+
+
+def compare_at_rates(
+    claim: Claim, recipe: dict[str, Any], *, seeds: int, folder: Path, ui: Progress | None
+) -> tuple[dict[str, Any], dict[str, Arm]]:
+    """Run every arm at the learning rates that the claim asks, and beyond them while it gains most at the outermost.
+
+    "At its best rate" is else "at the highest that somebody thought of", and the arm that needs more looks worse.
+
+    Returns:
+        The comparison, and the arms as the rule reads them.
+    """
+    from holdfast.pipeline.compare import compare
+
+    plans, families = plans_of(claim, recipe)
+    best_rate_arms = {name for part in claim.expects if part.at == "best" for name in (part.arm, part.than) if name}
+    for num_left in reversed(range(1 + MAX_FURTHER_RATES)):
+        comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
+        arms = arms_of(comparison["runs"], families)
+        gains = {label: compute_gains(arms[label]) for label in sorted(best_rate_arms)}
+        further = find_further_rates(gains, ui if num_left else None, claim.margin)
+        if not further or not num_left:
+            break
+        for label, rate in further.items():
+            families[label][rate] = f"{label} at {rate:g}"
+            plans[families[label][rate]] = plan_rate(claim.arms[label], recipe, rate)
+    return comparison, arms
 
 
 def fingerprint_settings(claim: Claim) -> str:

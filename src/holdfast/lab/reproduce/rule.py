@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from holdfast.evaluation.statistics.paired import (
     tasks_with_role,
 )
 from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, decide_outcome
+from holdfast.lab.reproduce.sweep import find_rate_beyond
 
 By = Literal["more", "as much"]
 Measurements = Mapping[str, Sequence[float]]
@@ -121,7 +123,9 @@ def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin
     """
     margin = margin if expectation.margin is None else expectation.margin
     if expectation.at == "best":
-        arms = {name: at_best_rate(arms[name]) for name in (expectation.arm, expectation.than) if name is not None}
+        arms = {
+            name: at_best_rate(arms[name], margin) for name in (expectation.arm, expectation.than) if name is not None
+        }
     arm, rival = arms[expectation.arm], arms[expectation.than] if expectation.than is not None else None
     tasks, reasons = arm.runs[0].tasks, _list_reasons(expectation, arms)
     if expectation.at in ("gain", "front") and rival is not None:
@@ -141,12 +145,13 @@ def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin
     else:
         tasks = [task for task in tasks if task.info.name == expectation.of]
     score_difference = compute_difference(tasks, arm.runs, rival.runs if rival else None, share=expectation.share)
+    interval = scale_interval(score_difference, 100.0)
     return _build_check(
-        expectation.format_sentence(), scale_interval(score_difference, 100.0), margin, expectation.by, reasons
+        expectation.format_sentence(), interval, margin, expectation.by, reasons, _find_edges(expectation, arms)
     )
 
 
-def at_best_rate(arm: Arm) -> Arm:
+def at_best_rate(arm: Arm, margin: float = MARGIN) -> Arm:
     """An arm with, of each seed, the run at the learning rate that gained most in the other seeds.
 
     A rate chosen by the very runs that are then judged would look better than it is.
@@ -156,9 +161,23 @@ def at_best_rate(arm: Arm) -> Arm:
     gains = np.array([[_target_gain(run) for run in one.runs] for one in arm.at_rates.values()])  # [rates, seeds]
     others = gains.sum(1, keepdims=True) - gains
     chosen = [list(arm.at_rates.values())[rate] for rate in others.argmax(0)]
-    usual = list(arm.at_rates.values())[int(gains.sum(1).argmax())]
+    usual = int(gains.sum(1).argmax())
+    doubts = {**list(arm.at_rates.values())[usual].doubts, **find_edge(compute_gains(arm), margin)}
     dirs = [one.dirs[seed] for seed, one in enumerate(chosen) if one.dirs]
-    return replace(arm, runs=[one.runs[seed] for seed, one in enumerate(chosen)], dirs=dirs, doubts=usual.doubts)
+    return replace(arm, runs=[one.runs[seed] for seed, one in enumerate(chosen)], dirs=dirs, doubts=doubts)
+
+
+def compute_gains(arm: Arm) -> dict[float, float]:
+    """Compute what an arm gained on the target at each of its learning rates: points, the mean of its seeds."""
+    return {rate: 100 * float(np.mean([_target_gain(run) for run in at.runs])) for rate, at in arm.at_rates.items()}
+
+
+def find_edge(gains: Mapping[float, float], margin: float = MARGIN) -> dict[str, str]:
+    """The doubt, if there is one, that an arm which gained most at its outermost learning rate gains more beyond it."""
+    if find_rate_beyond(gains, margin) is None:
+        return {}
+    best = max(gains, key=lambda rate: gains[rate])
+    return {"edge": f"gained most at learning rate {best:g}, the outermost that was tried"}
 
 
 def _target_gain(run: MeasuredRun) -> float:
@@ -202,14 +221,35 @@ def read_log_mean(folder: str, name: str) -> float:
     return float(sum(last) / len(last))
 
 
+def _find_edges(expectation: Expectation, arms: Mapping[str, Arm]) -> dict[Outcome, list[str]]:
+    """Why an outcome cannot be told where an arm gained most at the outermost learning rate that it ran at.
+
+    At a rate beyond it might gain more, so that neither can it be said to gain less than another, nor another to gain
+    more than it; and lose more or less than it does, so that nothing can be said of that.
+    """
+    mine, theirs = (
+        [f"{name}: {arms[name].doubts['edge']}"] if name is not None and "edge" in arms[name].doubts else []
+        for name in (expectation.arm, expectation.than)
+    )
+    if expectation.of == "gain":
+        return {"refuted": mine, "held": theirs}
+    return {"refuted": [*mine, *theirs], "held": [*mine, *theirs]}
+
+
 def _build_check(
-    what: str, interval: Mapping[str, Any], margin: float, by: By, reasons: Sequence[str]
+    what: str,
+    interval: Mapping[str, Any],
+    margin: float,
+    by: By,
+    reasons: Sequence[str],
+    edges: Mapping[Outcome, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     measured_outcome = decide_outcome(interval["low"], interval["high"], margin if by == "more" else -margin)
+    reasons = [*reasons, *edges.get(measured_outcome, ())]
     outcome: Outcome = "cannot tell" if reasons else measured_outcome
     return {
         "what": what, **interval, "margin": margin, "by": by, "outcome": outcome, "measured": measured_outcome,
-        "reasons": list(reasons),
+        "reasons": reasons,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.evaluation.statistics.verdicts import MARGIN
 from holdfast.pipeline.damage import read_report
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 SWEEP = (0.3, 1, 3)
 """Multiples of its own learning rate that every arm is swept over."""
+MAX_FURTHER_RATES = 3
+"""How many learning rates an arm may run at beyond those of its claim, while it gains most at the outermost of them."""
 SEED = 100
 """Of the runs of a sweep: of none that is judged, so that no rate is judged by the luck it was chosen by."""
 
@@ -55,13 +58,52 @@ def sweep_arms(
         "judge": {"name": "lab", "skill": skill},
     }
     swept_recipe = {**recipe, "evaluate": {**recipe["evaluate"], "target": target, "keep": ["none"]}}
-    flat = {f"{label} at {rate:g}": plan for label, rates in plans.items() for rate, plan in rates.items()}
-    comparison = compare(swept_recipe, flat, seeds=[SEED], out=folder / "sweep", ui=ui)
-    scores = {run["method"]: float(run["target"]) for run in comparison["runs"]}
-    return {
-        label: choose_rate(rates, {rate: scores[f"{label} at {rate:g}"] for rate in rates})
-        for label, rates in plans.items()
-    }
+    for num_left in reversed(range(1 + MAX_FURTHER_RATES)):
+        flat = {f"{label} at {rate:g}": plan for label, rates in plans.items() for rate, plan in rates.items()}
+        comparison = compare(swept_recipe, flat, seeds=[SEED], out=folder / "sweep", ui=ui)
+        points = {run["method"]: float(run["target"]) for run in comparison["runs"]}
+        scores = {label: {rate: points[f"{label} at {rate:g}"] for rate in rates} for label, rates in plans.items()}
+        further = find_further_rates(scores, ui)
+        if not further or not num_left:
+            break
+        for label, rate in further.items():
+            plans[label][rate] = plan_rate(arms[label], recipe, rate)
+    return {label: choose_rate(plans[label], of_arm) for label, of_arm in scores.items()}
+
+
+def find_rate_beyond(gains: Mapping[float, float], margin: float = MARGIN) -> float | None:
+    """Find the learning rate to try next, if an arm gains most at the highest or the lowest of those that it ran at.
+
+    Args:
+        gains: In points, at each rate.
+        margin: By how much the outermost must be better than its neighbour; by less it stands on a plateau.
+    Returns:
+        A rate beyond it, by as large a step as the last one and at least twice; `None` if the best lies within.
+    """
+    rates = sorted(gains)
+    for outermost, neighbour in ((rates[-1], rates[-2]), (rates[0], rates[1])) if len(rates) > 1 else ():
+        if gains[outermost] == max(gains.values()) and gains[outermost] > gains[neighbour] + margin:
+            step = outermost / neighbour
+            return float(f"{outermost * (max(step, 2) if step > 1 else min(step, 0.5)):.2g}")
+    return None
+
+
+def find_further_rates(
+    gains: Mapping[str, Mapping[float, float]], ui: Progress | None, margin: float = MARGIN
+) -> dict[str, float]:
+    """Find for every arm that needs one the learning rate to try next (`find_rate_beyond`), and say so."""
+    further = {label: rate for label, rates in gains.items() if (rate := find_rate_beyond(rates, margin)) is not None}
+    if ui and further:
+        texts = (f"{label} at {rate:g}" for label, rate in further.items())
+        ui.write_line(f"gained most at the outermost learning rate, and goes on beyond it: {', '.join(texts)}")
+    return further
+
+
+def plan_rate(overrides: Sequence[str], recipe: Mapping[str, Any], rate: float) -> list[str]:
+    """The overrides of an arm at a learning rate."""
+    (own,) = spread_rates(overrides, recipe, (1,))
+    (plan,) = spread_rates(overrides, recipe, (rate / own,)).values()
+    return plan
 
 
 def spread_rates(
