@@ -85,7 +85,10 @@ def write_snips(source: Path, out: Path) -> Path:
     # Recipes of the other file take its first rows alone.
     write_lines(out / "snips-start.jsonl", told(short[-900:-650], SENTENCES))
     write_planted(short, out)
-    write_lines(out / "snips-pairs.jsonl", pair_sentences(short[:1200]))
+    pairs = pair_sentences(short[:1200])
+    write_lines(out / "snips-pairs.jsonl", pairs)
+    write_lines(out / "snips-shown.jsonl", short[:450])
+    write_lines(out / "snips-scored.jsonl", score_sentences(pairs[450:900]))
     return write_lines(out / "snips.jsonl", shuffled([classified(asked + t, label, names) for t, label in requests]))
 
 
@@ -172,6 +175,15 @@ def pair_sentences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         pair = {"chosen": form.format(label), "rejected": form.format(wrong)}
         out.append({"prompt": row["prompt"], "gold": label, **pair, "reference": row["reference"]})
     return out
+
+
+def score_sentences(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each sentence of the pairs by itself, with its score: 1 where it names the right intent, else 0."""
+    return [
+        {"prompt": pair["prompt"], "answer": pair[which], "score": score, "reference": pair["reference"]}
+        for pair in pairs
+        for which, score in (("chosen", 1.0), ("rejected", 0.0))
+    ]
 
 
 def write_mbpp(source: Path, out: Path) -> Path:

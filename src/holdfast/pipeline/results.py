@@ -18,6 +18,7 @@ from holdfast.pipeline.phases import (
     RunContext,
     preview_rows,
 )
+from holdfast.pipeline.reward_ranking import rank_held_out_pairs
 from holdfast.pipeline.run_dir import STOP_KEY, dependency_versions
 from holdfast.pipeline.subject import build_subject
 from holdfast.pipeline.training_review import review_training
@@ -124,7 +125,7 @@ def write_results(
     warnings = [*plan.warnings, *review_training(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
-    sections = [*work.sections, *run_analyses(work, result, rows, before, after)]
+    sections = [*work.sections, *rank_held_out_pairs(work), *run_analyses(work, result, rows, before, after)]
     content = {
         "holdfast": version_table["holdfast"],
         "name": folder.path.name,

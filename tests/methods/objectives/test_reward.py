@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -18,10 +19,11 @@ from holdfast.methods.objectives.preference.reward import Reward, bradley_terry_
 from holdfast.models.policy import Policy
 from holdfast.models.reward_model import load_reward_model
 from holdfast.models.value_head import make_value_head
+from holdfast.pipeline.reward_ranking import describe_ranking
 
 RECIPE = """
 model: lab-small
-data: {train: pairs.jsonl, test: 0}
+data: {train: pairs.jsonl, test: TEST}
 objective: reward
 tuner: TUNER
 optimizer: {learning_rate: 2e-3}
@@ -69,11 +71,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def train_reward_model(name: str, tuner: str) -> Path:
-    Path("run.yaml").write_text(RECIPE.replace("OUTPUT", name).replace("TUNER", tuner), encoding="utf-8")
+def train_reward_model(name: str, tuner: str, test: float = 0) -> Path:
+    recipe = RECIPE.replace("OUTPUT", name).replace("TUNER", tuner).replace("TEST", str(test))
+    Path("run.yaml").write_text(recipe, encoding="utf-8")
     result = CliRunner().invoke(app, ["train", "run.yaml"])
     assert result.exit_code == 0, result.output
     assert "the reward model is " in result.output
+    assert ("no pairs are held out" in result.output) == (test == 0)
     return Path(name)
 
 
@@ -81,7 +85,10 @@ def train_reward_model(name: str, tuner: str) -> Path:
 def test_a_run_leaves_a_reward_model_that_transformers_loads_and_a_judge_asks(place, tuner):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    run = train_reward_model("rm", tuner)
+    run = train_reward_model("rm", tuner, test=0.25)
+    (section,) = json.loads((run / "report.json").read_text(encoding="utf-8"))["analyses"]
+    assert section["sentence"].startswith("Of 2 held-out pairs 100.0 % have the higher reward on the chosen answer")
+    assert "Held-out pairs, ranked by the reward model" in (run / "report.html").read_text(encoding="utf-8")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert log[-1]["rewards/accuracy"] > 0.9
     assert not [*run.rglob("*.bin"), *run.rglob("*.pt"), *run.rglob("*.pkl")]
@@ -130,6 +137,16 @@ def test_it_rewards_online_learning_and_judges_in_curation(place):
         result = CliRunner().invoke(app, ["curate", "rft.yaml", "--out", f"{name}.jsonl"])
         assert result.exit_code == 0, result.output
         assert ("accepted 200" in result.output) == (name == "all")
+
+
+def test_held_out_pairs_are_counted_with_an_interval() -> None:
+    section = describe_ranking(np.array([2.0] * 8 + [0.0, -1.0]))
+    assert section.sentence == (
+        "Of 10 held-out pairs 80.0 % have the higher reward on the chosen answer "
+        "(95 % interval 49.0 to 94.3; by chance 50); 1 have two equal rewards, which count as not ranked."
+    )
+    (bars,) = section.figures[0].series
+    assert sum(count for _, count in bars.points) == 10
 
 
 def test_what_is_no_reward_model_is_refused(place):
