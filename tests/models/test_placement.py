@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -15,8 +16,16 @@ import card
 from holdfast.axes.registry import find_method
 from holdfast.cli.app import app
 from holdfast.errors import UserError
+from holdfast.models import placement
 from holdfast.models.loading import load_model
-from holdfast.models.placement import choose_device, peak_gib, reset_peak, weights_dtype
+from holdfast.models.placement import (
+    choose_device,
+    give_back_heap,
+    peak_gib,
+    reset_peak,
+    resident_gib,
+    weights_dtype,
+)
 from holdfast.models.saving import cast_as_reloaded, copy_as_reloaded
 from holdfast.pipeline.run_dir import recipe_key
 from holdfast.recipe.schema import Recipe
@@ -187,3 +196,17 @@ def test_the_peak_of_a_run_is_not_that_of_the_run_before() -> None:
     high = peak_gib(cpu)
     reset_peak(cpu)
     assert peak_gib(cpu) < high - 0.2
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's allocator")
+def test_what_an_earlier_run_held_is_given_back(monkeypatch) -> None:
+    monkeypatch.setattr(placement, "KEPT_HEAP_GIB", 0.0)
+    freed = torch.empty(7 * 2**20)  # 28 MiB, freed, are from now on the limit below which tensors lie in glibc's heap
+    del freed
+    blocks = [torch.ones(2**20) for _ in range(128)]  # 4 MiB each
+    lasting = blocks[63::64]
+    before = resident_gib()
+    del blocks
+    give_back_heap()
+    assert resident_gib() < before - 0.3
+    assert all(float(block[-1]) == 1.0 for block in lasting)

@@ -71,9 +71,10 @@ def train_one(
         parents: Journals of other runs, whose samples are not drawn again.
         hand_on: Keep what is measured of the result as measurements of its model: the next stage begins with it.
     """
-    from holdfast.models.placement import choose_device, reset_peak
+    from holdfast.models.placement import choose_device, give_back_heap, reset_peak
 
     ranks = Ranks(resolved_recipe.recipe.device)
+    give_back_heap()
     reset_peak(choose_device(resolved_recipe.recipe.device))  # earlier runs of this process are not of this one
     with RunRecord(ui, writes=ranks.main) as record:
         work = prepare_run(resolved_recipe, ui, ranks, restart=restart, parents=parents)
