@@ -49,10 +49,11 @@ def print_changes(compare: dict[str, Any]) -> None:
         print(f"| {run['method']} | " + " | ".join(cells) + " |")
 
 
-def span(part: dict[str, float], unit: str) -> str:
-    """A change with its interval; bits per byte are small numbers."""
+def span(part: dict[str, Any], unit: str) -> str:
+    """A change with its interval, where it has one; bits per byte are small numbers."""
     digits = 3 if unit == "bits per byte" else 1
-    return f"{part['delta']:+.{digits}f} [{part['low']:+.{digits}f}, {part['high']:+.{digits}f}]"
+    ends = "" if part["low"] is None else f" [{part['low']:+.{digits}f}, {part['high']:+.{digits}f}]"
+    return f"{part['delta']:+.{digits}f}{ends}"
 
 
 def print_differences(runs: dict[str, list[MeasuredRun]], against: str) -> None:
