@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from holdfast.pipeline.phases import RunContext
 
 BINS = 12
-"""Bars of the figure."""
+"""Bars of the figure; an even number, so that one edge is 0."""
+FIGURE_TITLE = "Pairs by how far the chosen answer's reward is above that of the rejected one"
 
 
 def rank_held_out_pairs(work: RunContext) -> list[dict[str, Any]]:
@@ -62,7 +63,8 @@ def describe_ranking(margins: np.ndarray) -> AnalysisSection:
         f"Of {len(margins):,} held-out pairs {share:.1f} % have the higher reward on the chosen answer "
         f"(95 % interval {low:.1f} to {high:.1f}; by chance 50)"
     ) + (f"; {num_equal:,} have two equal rewards, which count as not ranked." if num_equal else ".")
-    counts, edges = np.histogram(margins, bins=BINS)
+    farthest = float(np.abs(margins).max()) or 1.0
+    counts, edges = np.histogram(margins, bins=np.linspace(-farthest, farthest, BINS + 1))  # none across 0
     bars = Series("pairs", tuple((float(place), float(count)) for place, count in enumerate(counts)))
     labels = tuple(f"{(a + b) / 2:.2g}" for a, b in itertools.pairwise(edges))
     return AnalysisSection(
@@ -72,5 +74,5 @@ def describe_ranking(margins: np.ndarray) -> AnalysisSection:
             ("pairs", "ranked as labelled, %", "low", "high", "median margin"),
             ((len(margins), round(share, 1), round(low, 1), round(high, 1), round(float(np.median(margins)), 3)),),
         ),
-        figures=(SectionFigure("reward of chosen minus rejected", "pairs", (bars,), kind="bars", labels=labels),),
+        figures=(SectionFigure("reward of chosen minus rejected", "pairs", (bars,), "bars", FIGURE_TITLE, labels),),
     )
