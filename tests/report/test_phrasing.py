@@ -213,3 +213,18 @@ def test_what_overlaps_is_not_called_behind() -> None:
 def test_methods_go_by_gain_and_those_without_one_last() -> None:
     runs = [{"method": "x", "gain": None}, placed("a", 1.0, 0.0, True), placed("b", 2.0, 0.0, True)]
     assert [run["method"] for run in ranking.rank_methods(runs)] == ["b", "a", "x"]
+
+
+def test_methods_that_gained_most_at_their_outermost_rate_are_named_with_one_beyond_it() -> None:
+    def method(name: str, *gains: float) -> dict[str, object]:
+        rates = [
+            {"rate": rate, "gain": gain, "loss": 1.0} for rate, gain in zip((1e-4, 3e-4, 1e-3), gains, strict=True)
+        ]
+        return {"method": name, "loss": 1.0, "rates": rates, "versus": {"sft": {}}}
+
+    methods = [method("sft", 5, 30, 20), method("lora", 0, 4, 25), method("dpo", 9, 6, 0), method("half", 8, 9, 10)]
+    table = {"gain": None, "unit": "points", "margin": 2.0, "methods": methods}
+    assert ranking.matched_words({"matched": table}) == [
+        "no gain that every method reaches: one gained nothing at any of its learning rates",
+        "gained most at the outermost learning rate: lora (try 0.0033 too), dpo (try 3.3e-05 too)",
+    ]

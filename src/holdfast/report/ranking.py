@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from holdfast.evaluation.statistics.matched import find_rate_beyond
 from holdfast.report.arms import arm_lines
 from holdfast.report.phrasing import (
     change_of,
@@ -120,7 +121,10 @@ def matched_words(compare: dict[str, Any]) -> list[str]:
     if not table:
         return []
     if table["gain"] is None:
-        return ["no gain that every method reaches: one gained nothing at any of its learning rates"]
+        return [
+            "no gain that every method reaches: one gained nothing at any of its learning rates",
+            *rates_to_try(table),
+        ]
     first, *rest = table["methods"]
     unit, bits = table["unit"], "" if table["unit"] == "points" else f" {table['unit']}"
     lines = [
@@ -133,7 +137,18 @@ def matched_words(compare: dict[str, Any]) -> list[str]:
             f"{row['method']} loses {format_points(row['loss'])}, {format_signed(one['delta'])} "
             f"{format_bracket(one['low'], one['high'])} beside {first['method']}: {one['reading']}"
         )
-    return lines
+    return [*lines, *rates_to_try(table)]
+
+
+def rates_to_try(table: dict[str, Any]) -> list[str]:
+    """The line that names methods which gained most at their outermost learning rate, with one beyond it."""
+    margin = table["margin"] if table["unit"] == "points" else 0.0
+    beyond = {
+        row["method"]: find_rate_beyond({rate["rate"]: rate["gain"] for rate in row["rates"]}, margin)
+        for row in table["methods"]
+    }
+    texts = [f"{method} (try {rate:g} too)" for method, rate in beyond.items() if rate is not None]
+    return [f"gained most at the outermost learning rate: {', '.join(texts)}"] if texts else []
 
 
 def describe_doubts(compare: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from holdfast.evaluation.statistics.matched import (
     common_gain,
     compute_matched_difference,
     find_gain_point,
+    find_rate_beyond,
 )
 from holdfast.evaluation.statistics.paired import (
     MeasuredRun,
@@ -32,7 +33,6 @@ from holdfast.evaluation.statistics.paired import (
     tasks_with_role,
 )
 from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, decide_outcome
-from holdfast.lab.reproduce.sweep import find_rate_beyond
 
 By = Literal["more", "as much"]
 Measurements = Mapping[str, Sequence[float]]
