@@ -27,14 +27,31 @@ REAL = RESULTS / "real"
 PAGE = ROOT / "docs" / "evidence.md"
 Result = dict[str, Any]
 
-REMEDIES = "#where-there-is-something-to-lose"
+SINGLE_FIGURES = "#figures-without-a-verdict"
 FIGURES = {
-    **dict.fromkeys(("ual", "longlora", "half-sequence", "generate", "tfew", "rpo-table"), REMEDIES),
-    **dict.fromkeys(("ipo", "ada_dpo", "davir_dpo"), REMEDIES),
+    **dict.fromkeys(("ual", "longlora", "half-sequence", "generate", "tfew", "yarn", "combine"), SINGLE_FIGURES),
+    **dict.fromkeys(("reward", "uft", "tis_dpo", "prefix", "adapter-rows", "muon", "spafl"), SINGLE_FIGURES),
+    **dict.fromkeys(("rpo-table", "ipo", "ada_dpo", "davir_dpo"), "#where-there-is-something-to-lose"),
     **dict.fromkeys(("rag", "prompt_distillation"), "real-models.md#documents-on-people"),
+    **dict.fromkeys(("lomo-memory", "adalomo-memory"), "scaling.md#memory-sampling-data"),
     "sft-facts": "real-models.md#a-form-and-a-name-in-shakespeare",
 }
 """Where a page shows what a real model did, of claims whose verdict needs what the laboratory alone has."""
+
+LABORATORY_ALONE = {
+    **dict.fromkeys(("ift", "una", "uft-table", "uft-scores", "geometric"), "a table whose best policy is known"),
+    **dict.fromkeys(("self_instruct", "prompt2model"), "a model that writes tasks"),
+    "flan": "many tasks under templates",
+    **dict.fromkeys(
+        ("sft-memorizes", "sft-memorizes-route", "sft-memorizes-pictures"), "games, and a GPU for real models"
+    ),
+    "hykge": "a graph that answers the questions",
+    **dict.fromkeys(("memory", "memory_levels"), "how often the base has seen each fact"),
+    **dict.fromkeys(("emergence", "emergence-models"), "models all along one pre-training"),
+    "proxy": "two sizes of one tokenizer",
+    **dict.fromkeys(("autoft", "sft-search"), "hundreds of runs a seed"),
+}
+"""What claims need that no real model at hand has."""
 
 
 def record_claims(source: Path) -> None:
@@ -96,12 +113,17 @@ def describe_reality(name: str) -> str:
         return f"[figures]({FIGURES[name]}), no verdict"
     claim = claim_of(name)
     if isinstance(claim, Study):
-        return "not run" if takes_work(claim) else "the laboratory's alone"
+        return "not run" if takes_work(claim) else describe_absence(name)
     try:
         move_claim(name, claim)
     except UserError:
-        return "the laboratory's alone"
+        return describe_absence(name)
     return "not run"
+
+
+def describe_absence(name: str) -> str:
+    """Why a claim is the laboratory's alone."""
+    return f"the laboratory's alone: it needs {LABORATORY_ALONE[name]}"
 
 
 def table_of_claims() -> str:
