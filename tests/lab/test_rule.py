@@ -135,6 +135,18 @@ def test_what_gained_most_at_the_outermost_rate_is_not_refuted_nor_what_beats_it
     assert decide(loses_no_more("sft", "lomo", at="best")) == ("held", "cannot tell", why)
 
 
+def test_a_gain_is_matched_at_the_rates_of_the_claim_alone() -> None:
+    """An arm that went on to where it gains twice as much and loses all is compared where it gained less."""
+    sft = replace(arm(0.6, 0.9), at_rates={1e-3: arm(0.6, 0.9), 1e-2: arm(0.9, 0.1)})
+    kl = replace(arm(0.6, 0.95), at_rates={1e-3: arm(0.6, 0.95), 1e-2: arm(0.9, 0.1)})
+    part = loses_less("kl", "sft", at="gain")
+    everywhere = decide_expectation(part, {"sft": sft, "kl": kl})
+    asked = [replace(one, further=frozenset({1e-2})) for one in (sft, kl)]
+    within = decide_expectation(part, dict(zip(("sft", "kl"), asked, strict=True)))
+    assert (everywhere["delta"], within["delta"]) == (pytest.approx(0), pytest.approx(5))
+    assert at_best_rate(asked[0]).runs == at_best_rate(sft).runs
+
+
 def test_paired_is_narrower_than_two_intervals_side_by_side():
     rng = np.random.default_rng(0)
     hard = rng.random(N)

@@ -315,6 +315,7 @@ def compare_at_rates(
 
     plans, families = plans_of(claim, recipe)
     best_rate_arms = {name for part in claim.expects if part.at == "best" for name in (part.arm, part.than) if name}
+    asked_rates = {label: frozenset(rates) for label, rates in families.items()}
     for num_left in reversed(range(1 + MAX_FURTHER_RATES)):
         comparison = compare(recipe, plans, seeds=seeds, out=folder, ui=ui)
         arms = arms_of(comparison["runs"], families)
@@ -325,6 +326,8 @@ def compare_at_rates(
         for label, rate in further.items():
             families[label][rate] = f"{label} at {rate:g}"
             plans[families[label][rate]] = plan_rate(claim.arms[label], recipe, rate)
+    for label, rates in asked_rates.items():
+        arms[label] = replace(arms[label], further=frozenset(arms[label].at_rates) - rates)
     return comparison, arms
 
 

@@ -106,12 +106,19 @@ def loses_no_more(arm: str, than: str | None = None, **more: Any) -> Expectation
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Of an arm of a claim its runs, one per seed, and why they may say nothing (`comparability.doubts`)."""
+    """Of an arm of a claim its runs, one per seed, and why they may say nothing (`comparability.doubts`).
+
+    Args:
+        at_rates: The arm at each of its learning rates.
+        further: Those of them that the claim has not, where the arm went on because it rose. They count for what an arm
+            gains at its best; a gain that arms have in common would be moved by them to where all else is lost.
+    """
 
     runs: Sequence[MeasuredRun]
     doubts: Mapping[str, str]
     dirs: Sequence[str] = ()
     at_rates: Mapping[float, Arm] = field(default_factory=dict)
+    further: frozenset[float] = frozenset()
 
 
 def decide_expectation(expectation: Expectation, arms: Mapping[str, Arm], margin: float = MARGIN) -> dict[str, Any]:
@@ -193,7 +200,10 @@ def _decide_at_equal_gain(
 ) -> dict[str, Any]:
     """Decide what is kept where two arms have gained the same."""
     tasks, at = arm.runs[0].tasks, cast(At, expectation.at)
-    ladders = [build_rate_results(tasks, {rate: at.runs for rate, at in one.at_rates.items()}) for one in (arm, rival)]
+    ladders = [
+        build_rate_results(tasks, {rate: at.runs for rate, at in one.at_rates.items() if rate not in one.further})
+        for one in (arm, rival)
+    ]
     gain = common_gain({str(k): ladder for k, ladder in enumerate(ladders)})
     mine, theirs = (find_gain_point(ladder, gain, at) if gain > 0 else None for ladder in ladders)
     if mine is None or theirs is None:
