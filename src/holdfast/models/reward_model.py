@@ -115,6 +115,11 @@ def load_reward_model(name: str, device: torch.device | str = "auto") -> RewardM
     policy = Policy(loaded_model.model)
     policy.value_head = load_value_head(head, device, FILE)
     chat = (settings_of(path) or ChatSettings()).build_chat(loaded_model.tokenizer)
+    return build_reward_model(policy, chat, device)
+
+
+def build_reward_model(policy: Policy, chat: Chat, device: torch.device) -> RewardModel:
+    """The reward model of a policy with a value head, as it stands in memory."""
 
     def score_lines(lines: Tensor, lengths: Tensor) -> Tensor:
         sequences = [

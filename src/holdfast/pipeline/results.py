@@ -125,7 +125,7 @@ def write_results(
     warnings = [*plan.warnings, *review_training(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
-    sections = [*work.sections, *rank_held_out_pairs(work), *run_analyses(work, result, rows, before, after)]
+    sections = [*work.sections, *rank_held_out_pairs(work, result), *run_analyses(work, result, rows, before, after)]
     content = {
         "holdfast": version_table["holdfast"],
         "name": folder.path.name,

@@ -10,33 +10,37 @@ import numpy as np
 
 from holdfast.axes.analysis import AnalysisSection, SectionFigure, Series, Table
 from holdfast.evaluation.tasks.by_name import sample_rows
+from holdfast.pipeline.analyses import open_policy
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Row
     from holdfast.models.reward_model import RewardModel
     from holdfast.pipeline.phases import RunContext
+    from holdfast.training.callbacks import TrainResult
 
 BINS = 12
 """Bars of the figure; an even number, so that one edge is 0."""
 FIGURE_TITLE = "Pairs by how far the chosen answer's reward is above that of the rejected one"
 
 
-def rank_held_out_pairs(work: RunContext) -> list[dict[str, Any]]:
-    """Rank the held-out pairs by the reward model that a run has written: a section of its report.
+def rank_held_out_pairs(work: RunContext, result: TrainResult) -> list[dict[str, Any]]:
+    """Rank the held-out pairs by the reward model that was trained: a section of the run's report.
 
-    It is read back from the run's directory, so that what is measured is what judges will use. None where the run makes
-    no reward model, or holds out no pairs.
+    Returns:
+        None where the run makes no reward model, or holds out no pairs.
     """
-    if not work.recipe.objective.makes_reward_model:
+    if result.value_head is None or not work.recipe.objective.makes_reward_model:
         return []
-    from holdfast.models.reward_model import load_reward_model
+    from holdfast.models.reward_model import build_reward_model
 
     held_out = sample_rows(work.sources.test or [], work.recipe.evaluate.items)
     pairs = [row for row in held_out if row.chosen is not None and row.rejected is not None]
     if not pairs:
         work.ui.write_line("no pairs are held out, so that nothing says how well the reward model ranks; set data.test")
         return []
-    section = describe_ranking(measure_margins(load_reward_model(str(work.folder.path), work.base.device), pairs))
+    policy = open_policy(result.model)
+    policy.value_head = result.value_head
+    section = describe_ranking(measure_margins(build_reward_model(policy, work.chat, work.base.device), pairs))
     work.ui.write_line(section.sentence)
     about = "The share of held-out pairs whose chosen answer has the higher reward."
     return [{"name": "reward_ranking", "about": about, **section.to_json()}]
@@ -58,13 +62,14 @@ def describe_ranking(margins: np.ndarray) -> AnalysisSection:
     is_right = margins > 0
     interval = binomtest(int(is_right.sum()), len(margins)).proportion_ci(method="wilson")
     share, low, high = (100 * float(value) for value in (is_right.mean(), interval.low, interval.high))
-    num_equal = int((margins == 0).sum())
+    num_undecided = len(margins) - int((is_right | (margins < 0)).sum())  # equal, or no numbers
     sentence = (
         f"Of {len(margins):,} held-out pairs {share:.1f} % have the higher reward on the chosen answer "
         f"(95 % interval {low:.1f} to {high:.1f}; by chance 50)"
-    ) + (f"; {num_equal:,} have two equal rewards, which count as not ranked." if num_equal else ".")
-    farthest = float(np.abs(margins).max()) or 1.0
-    counts, edges = np.histogram(margins, bins=np.linspace(-farthest, farthest, BINS + 1))  # none across 0
+    ) + (f"; {num_undecided:,} prefer neither, which counts as not ranked." if num_undecided else ".")
+    finite = margins[np.isfinite(margins)]
+    farthest = float(np.abs(finite).max(initial=0.0)) or 1.0
+    counts, edges = np.histogram(finite, bins=np.linspace(-farthest, farthest, BINS + 1))  # none across 0
     bars = Series("pairs", tuple((float(place), float(count)) for place, count in enumerate(counts)))
     labels = tuple(f"{(a + b) / 2:.2g}" for a, b in itertools.pairwise(edges))
     return AnalysisSection(

@@ -140,10 +140,10 @@ def test_it_rewards_online_learning_and_judges_in_curation(place):
 
 
 def test_held_out_pairs_are_counted_with_an_interval() -> None:
-    section = describe_ranking(np.array([2.0] * 8 + [0.0, -1.0]))
+    section = describe_ranking(np.array([2.0] * 8 + [0.0, np.nan, -1.0]))
     assert section.sentence == (
-        "Of 10 held-out pairs 80.0 % have the higher reward on the chosen answer "
-        "(95 % interval 49.0 to 94.3; by chance 50); 1 have two equal rewards, which count as not ranked."
+        "Of 11 held-out pairs 72.7 % have the higher reward on the chosen answer "
+        "(95 % interval 43.4 to 90.3; by chance 50); 2 prefer neither, which counts as not ranked."
     )
     (bars,) = section.figures[0].series
     assert sum(count for _, count in bars.points) == 10

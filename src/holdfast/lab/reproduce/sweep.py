@@ -64,7 +64,7 @@ def sweep_arms(
         comparison = compare(swept_recipe, flat, seeds=[SEED], out=folder / "sweep", ui=ui)
         points = {run["method"]: float(run["target"]) for run in comparison["runs"]}
         scores = {label: {rate: points[f"{label} at {rate:g}"] for rate in rates} for label, rates in plans.items()}
-        further = find_further_rates(scores, ui)
+        further = find_further_rates(scores, ui if num_left else None)
         if not further or not num_left:
             break
         for label, rate in further.items():
