@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.evaluation.statistics.matched import find_rate_beyond
+from holdfast.evaluation.statistics.rates import find_rate_beyond
 from holdfast.lab.reproduce import claim_of
 from holdfast.lab.reproduce.base import COMMON, fingerprint_settings, merge_settings
 from holdfast.lab.reproduce.sweep import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from holdfast.evaluation.statistics.matched import find_rate_beyond
+from holdfast.evaluation.statistics.rates import find_rate_beyond
 from holdfast.report.arms import arm_lines
 from holdfast.report.phrasing import (
     change_of,

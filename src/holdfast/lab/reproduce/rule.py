@@ -22,7 +22,6 @@ from holdfast.evaluation.statistics.matched import (
     common_gain,
     compute_matched_difference,
     find_gain_point,
-    find_rate_beyond,
 )
 from holdfast.evaluation.statistics.paired import (
     MeasuredRun,
@@ -32,6 +31,7 @@ from holdfast.evaluation.statistics.paired import (
     scale_interval,
     tasks_with_role,
 )
+from holdfast.evaluation.statistics.rates import find_rate_beyond
 from holdfast.evaluation.statistics.verdicts import MARGIN, Outcome, decide_outcome
 
 By = Literal["more", "as much"]

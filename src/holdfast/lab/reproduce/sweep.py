@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.evaluation.statistics.matched import find_rate_beyond
+from holdfast.evaluation.statistics.rates import find_rate_beyond
 from holdfast.evaluation.statistics.verdicts import MARGIN
 from holdfast.pipeline.damage import read_report
 
