@@ -28,6 +28,7 @@ def main() -> None:
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     model, out = sys.argv[1], Path(sys.argv[2])
+    seeds = range(int(sys.argv[3]) if len(sys.argv) == 4 else 3)
     out.mkdir(parents=True, exist_ok=True)
     for name, count in (("snips-short", 600), ("snips-test", 300)):
         rows = [json.loads(line) for line in Path(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]]
@@ -35,7 +36,7 @@ def main() -> None:
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     print("| way | rate | accuracy of clients, % | minus alone | rows that count | bytes |\n|---|---|---|---|---|---|")
     for rate in RATES:
-        found = {way: [run_federation(model, out, way, rate, seed) for seed in range(int(sys.argv[3]))] for way in WAYS}
+        found = {way: [run_federation(model, out, way, rate, seed) for seed in seeds] for way in WAYS}
         alone = [measure_accuracy(one) for one in found["local"]]
         for way, summaries in found.items():
             scores = [measure_accuracy(one) for one in summaries]

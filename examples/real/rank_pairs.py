@@ -29,13 +29,14 @@ def main() -> None:
         sys.exit(__doc__)
     model, out = sys.argv[1], Path(sys.argv[3])
     lines = Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(keepends=True)
+    seeds = range(int(sys.argv[4]) if len(sys.argv) == 5 else 3)
     out.mkdir(parents=True, exist_ok=True)
     (out / "train.jsonl").write_text("".join(lines[:-HELD_OUT]), encoding="utf-8")
     pairs = [json.loads(line) for line in lines[-HELD_OUT:]]
     print("| way | held-out pairs ranked as labelled, % |\n|---|---|")
     print(f"| likelihood under the untouched model | {rank_by_likelihood(model, pairs):.1f} |")
     for rate in RATES:
-        shares = [rank_by_reward(train_reward(model, out, rate, seed), pairs) for seed in range(int(sys.argv[4]))]
+        shares = [rank_by_reward(train_reward(model, out, rate, seed), pairs) for seed in seeds]
         print("| reward, {:g} | {:.1f} [{:.1f}, {:.1f}] |".format(rate, *student_interval(shares)))
 
 

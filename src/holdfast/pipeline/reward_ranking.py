@@ -27,7 +27,7 @@ def rank_held_out_pairs(work: RunContext, result: TrainResult) -> list[dict[str,
     """Rank the held-out pairs by the reward model that was trained: a section of the run's report.
 
     Returns:
-        None where the run makes no reward model, or holds out no pairs.
+        The section in a list; an empty one where the run makes no reward model, or holds out no pairs.
     """
     if result.value_head is None or not work.recipe.objective.makes_reward_model:
         return []
@@ -71,13 +71,14 @@ def describe_ranking(margins: np.ndarray) -> AnalysisSection:
     farthest = float(np.abs(finite).max(initial=0.0)) or 1.0
     counts, edges = np.histogram(finite, bins=np.linspace(-farthest, farthest, BINS + 1))  # none across 0
     bars = Series("pairs", tuple((float(place), float(count)) for place, count in enumerate(counts)))
+    median = round(float(np.median(finite)), 3) if len(finite) else None  # NaN is no JSON
     labels = tuple(f"{(a + b) / 2:.2g}" for a, b in itertools.pairwise(edges))
     return AnalysisSection(
         title="Held-out pairs, ranked by the reward model",
         sentence=sentence,
         table=Table(
             ("pairs", "ranked as labelled, %", "low", "high", "median margin"),
-            ((len(margins), round(share, 1), round(low, 1), round(high, 1), round(float(np.median(margins)), 3)),),
+            ((len(margins), round(share, 1), round(low, 1), round(high, 1), median),),
         ),
         figures=(SectionFigure("reward of chosen minus rejected", "pairs", (bars,), "bars", FIGURE_TITLE, labels),),
     )

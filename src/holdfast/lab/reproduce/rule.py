@@ -165,18 +165,28 @@ def at_best_rate(arm: Arm, margin: float = MARGIN) -> Arm:
     """
     if len(arm.runs) < 2 or not arm.at_rates:
         return arm
-    gains = np.array([[_target_gain(run) for run in one.runs] for one in arm.at_rates.values()])  # [rates, seeds]
+    gains = _measure_gains(arm)
     others = gains.sum(1, keepdims=True) - gains
     chosen = [list(arm.at_rates.values())[rate] for rate in others.argmax(0)]
     usual = int(gains.sum(1).argmax())
-    doubts = {**list(arm.at_rates.values())[usual].doubts, **find_edge(compute_gains(arm), margin)}
+    doubts = {**list(arm.at_rates.values())[usual].doubts, **find_edge(_average_gains(arm, gains), margin)}
     dirs = [one.dirs[seed] for seed, one in enumerate(chosen) if one.dirs]
     return replace(arm, runs=[one.runs[seed] for seed, one in enumerate(chosen)], dirs=dirs, doubts=doubts)
 
 
 def compute_gains(arm: Arm) -> dict[float, float]:
     """Compute what an arm gained on the target at each of its learning rates: points, the mean of its seeds."""
-    return {rate: 100 * float(np.mean([_target_gain(run) for run in at.runs])) for rate, at in arm.at_rates.items()}
+    return _average_gains(arm, _measure_gains(arm))
+
+
+def _measure_gains(arm: Arm) -> np.ndarray:
+    """The change of the target's score in each run; [rates, seeds]."""
+    return np.array([[_target_gain(run) for run in at.runs] for at in arm.at_rates.values()])
+
+
+def _average_gains(arm: Arm, gains: np.ndarray) -> dict[float, float]:
+    """The means over seeds of `_measure_gains`, in points."""
+    return {rate: 100 * float(own.mean()) for rate, own in zip(arm.at_rates, gains, strict=True)}
 
 
 def find_edge(gains: Mapping[float, float], margin: float = MARGIN) -> dict[str, str]:
