@@ -2,8 +2,9 @@
 
 DATA is a folder of public data sets as published: `snips/snips/train/{seq.in,label}`, `clinc150/data_small.json`,
 `arc_opencompass/ARC-e/ARC-Easy-Test.jsonl`, `truthfulqa/TruthfulQA.csv`, `mbpp/mbpp.jsonl`, `gsm8k/test.jsonl`,
-`llamafactory_demos/alpaca_en_demo.json`, `tinyshakespeare/input.txt`, `tinystories_text/tinystories_valid_30K.txt`;
-what is not there is left out and named. OUT receives their files, and the recipes beside this script are run from OUT.
+`llamafactory_demos/{alpaca,dpo}_en_demo.json`, `tinyshakespeare/input.txt`,
+`tinystories_text/tinystories_valid_30K.txt`; what is not there is left out and named. OUT receives their files, and the
+recipes beside this script are run from OUT.
 """
 
 from __future__ import annotations
@@ -220,6 +221,18 @@ def write_plays(source: Path, out: Path) -> Path:
     return write_lines(out / "plays.jsonl", [{"text": passage} for passage in passages])
 
 
+def write_preferences(source: Path, out: Path) -> Path:
+    """Pairs of long answers, those that two CPU cores can train on in some minutes."""
+    pairs = [row for row in json.loads(source.read_text(encoding="utf-8")) if count_characters(row) <= 2500]
+    return write_lines(out / "preferences.jsonl", pairs)
+
+
+def count_characters(row: Mapping[str, Any]) -> int:
+    """Of a conversation and the longer of its two answers."""
+    asked = sum(len(message["value"]) for message in row["conversations"])
+    return asked + max(len(row["chosen"]["value"]), len(row["rejected"]["value"]))
+
+
 def write_copy(name: str) -> Any:
     """A writer for files that are read as they are."""
     return lambda source, out: Path(shutil.copyfile(source, out / name))
@@ -242,6 +255,7 @@ WRITERS = {
     "clinc150/data_small.json": write_banking,
     "mbpp/mbpp.jsonl": write_mbpp,
     "llamafactory_demos/alpaca_en_demo.json": write_copy("alpaca.json"),
+    "llamafactory_demos/dpo_en_demo.json": write_preferences,
     "arc_opencompass/ARC-e/ARC-Easy-Test.jsonl": write_copy("arc-easy.jsonl"),
     "truthfulqa/TruthfulQA.csv": write_copy("truthfulqa.csv"),
     "gsm8k/test.jsonl": write_copy("gsm8k.jsonl"),

@@ -19,11 +19,12 @@ from holdfast.evaluation.tasks.by_name import (
     build_named_tasks,
     build_tasks,
     sample_rows,
-    select_answer_rows,
 )
+from holdfast.evaluation.tasks.held_out import select_answer_rows
 from holdfast.methods.judges.exact import Exact
 from holdfast.methods.judges.number import Number
 from holdfast.methods.judges.overlap import Overlap
+from holdfast.pipeline.live_evaluation import LEAST_ANSWERS, comparison_loss, live_tasks
 
 
 def write(path: Path, records: Sequence[dict[str, Any]]) -> str:
@@ -129,6 +130,41 @@ def test_answers_are_measured_as_they_would_be_trained_on():
     assert [[m.get("weight", 1) for m in row.messages if m["role"] == "assistant"] for row in found] == [
         [1, 1], [0, 1], [1],
     ]  # fmt: skip
+
+
+def test_pairs_are_measured_by_which_answer_is_likelier():
+    texts = [f"Long answer {'x' * i} that nobody could guess, in so many words as {i} and more" for i in range(8)]
+    asked = [{"role": "user", "content": "q"}]
+    pairs = [Row(asked, chosen=text, rejected=f"no {text}", id=str(i)) for i, text in enumerate(texts)]
+    said: list[str] = []
+    target, beside = build_tasks(recipe(), [*pairs, Row(asked, chosen="same", rejected="same")], say=said.append)
+    assert (target.name, target.kind, target.role) == ("held-out pairs", "choice", "target")
+    assert target.meta["normalise"] == "length"
+    assert len(target.rows) == len(pairs), "equal answers have no order"
+    assert {(row.gold, *row.meta["choices"]) for row in target.rows} == {(0, t, f"no {t}") for t in texts}
+    assert (beside.name, beside.role, len(beside.rows)) == ("held-out loss", "watch", len(pairs) + 1)
+    assert said == [
+        "the references are free text and no judge is named: the target is in how many held-out pairs the chosen "
+        "answer is the likelier one; name a judge to score answers"
+    ]
+    judged = build_tasks(recipe(), pairs, Overlap())
+    assert names(judged) == {"test": "target", "held-out loss": "watch", "held-out pairs": "watch"}
+    few = [*pairs[:3], *(Row([*asked, {"role": "assistant", "content": text}]) for text in texts)]
+    assert names(build_tasks(recipe(), few)) == {"held-out loss": "target", "held-out pairs": "watch"}
+    assert names(build_tasks(recipe("none"), pairs)) == {"held-out loss": "watch", "held-out pairs": "watch"}
+
+
+def test_steps_are_compared_by_the_pairs_where_these_are_the_target():
+    asked = [{"role": "user", "content": "q"}]
+    pairs = [Row(asked, chosen=f"a {i}", rejected=f"b {i}", id=str(i)) for i in range(200)]
+    settings = SimpleNamespace(evaluate=SimpleNamespace(**vars(recipe().evaluate), live_items=5))
+    tasks = build_tasks(settings, pairs, Overlap())
+    ordered = [replace(task, role="target") if task.name == "held-out pairs" else task for task in tasks[1:]]
+    now: dict[str, float | None] = {"held_out": 2.0, "target": 60.0}
+    assert comparison_loss(ordered, now) == -60.0
+    assert comparison_loss(tasks, now) == 2.0
+    assert [len(task.rows) for task in live_tasks(settings, ordered)] == [LEAST_ANSWERS, LEAST_ANSWERS]
+    assert [len(task.rows) for task in live_tasks(settings, tasks)] == [5, LEAST_ANSWERS, 5]
 
 
 def test_laboratory():

@@ -26,6 +26,10 @@ from holdfast.data.pictures.processor import find_processor
 from holdfast.data.pictures.reader import read_picture
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
+from holdfast.evaluation.measure import measure_task
+from holdfast.evaluation.subject import EvaluatedModel
+from holdfast.evaluation.task import Task
+from holdfast.evaluation.tasks.multiple_choice import append_choice
 from holdfast.generation.factory import build_local_engine
 from holdfast.methods.tuners.modules import resolve_targets
 from holdfast.models.eyes import eye_parameters
@@ -119,6 +123,27 @@ def test_sampling_sees_the_pictures_of_its_own_prompt(family: str, folder_of: Ca
         ids = model.generate(**inputs, max_new_tokens=6, do_sample=False, eos_token_id=sorted(chat.stop_ids))[0]
         rest = [i for i in ids[inputs["input_ids"].shape[1] :].tolist() if i not in chat.stop_ids]
         assert samples[f"{number}"] == chat.text_of(rest)
+
+
+@pytest.mark.parametrize("family", vision_models.FAMILIES)
+def test_choices_are_weighed_beside_the_pictures_of_their_question(
+    family: str, folder_of: Callable[[str], Path]
+) -> None:
+    loaded = load_model(folder_of(family))
+    chat, policy = Chat(loaded.tokenizer), Policy(loaded.model)
+    options = {"choices": ["3 J", "no way"]}
+    shown = [replace(row, reference=0, meta=options, messages=row.prompt, id=str(i)) for i, row in enumerate(ROWS[::2])]
+    items = measure_task(Task("cards", "choice", shown), EvaluatedModel("m", chat, policy=policy))
+    for row, item in zip(shown, items, strict=True):
+        ends = [replace(row, messages=append_choice(row.prompt, text)) for text in options["choices"]]
+        table = build_table(ends, chat, max_length=400)[0]
+        batch = table.collate_rows([0, 1], "padded", chat.pad_id)
+        assert batch is not None
+        logps, last = policy.token_logps(batch), torch.diff(batch.sequence, append=torch.tensor([-1])) != 0
+        per_choice = [logps[(batch.sequence == i) & ~last].sum().item() for i in range(2)]  # without the turn's end
+        assert [float(v) for v in item.reason.removeprefix("log-likelihoods ").split(", ")] == pytest.approx(
+            per_choice, abs=0.01
+        )
 
 
 def write_data(folder: Path, count: int = 6) -> Path:

@@ -9,6 +9,7 @@ from holdfast.errors import UserError
 from holdfast.evaluation.gate import refuse_gate
 from holdfast.evaluation.summary import compute_role_figures, find_held_out
 from holdfast.evaluation.task import POINTS
+from holdfast.evaluation.tasks.held_out import find_pairs_target
 from holdfast.pipeline.phases import RunContext, measure_tasks
 from holdfast.pipeline.subject import build_subject
 from holdfast.recipe.schema import Recipe
@@ -82,19 +83,22 @@ def _live_name(part: str, live: list[Task]) -> str | None:
 
 
 LEAST_ANSWERS = 64
-"""Held-out answers measured during training at least: they cost one forward pass, and their loss decides."""
+"""Held-out answers or pairs measured during training at least: they cost forward passes alone, and decide."""
 
 
 def live_tasks(recipe: Recipe, tasks: list[Task]) -> list[Task]:
     """The few questions of every task that are asked during training, and of the held-out answers rather more."""
-    few, beside = recipe.evaluate.live_items, find_held_out(tasks)
-    counts = [max(few, LEAST_ANSWERS) if task is beside else min(few, task.meta.get("live", few)) for task in tasks]
+    few, beside = recipe.evaluate.live_items, (find_held_out(tasks), find_pairs_target(tasks))
+    counts = [max(few, LEAST_ANSWERS) if task in beside else min(few, task.meta.get("live", few)) for task in tasks]
     return [task.limit_rows(count) for task, count in zip(tasks, counts, strict=True) if count]
 
 
 def comparison_loss(live: list[Task], now: dict[str, float | None]) -> float | None:
-    """The loss by which steps are compared: that of the held-out answers, else the target, lower being better."""
-    if now["held_out"] is not None or now["target"] is None:
+    """The loss by which steps are compared: that of the held-out answers, else the target, lower being better.
+
+    Where the target is the order of held-out pairs it is that: losses of pairs make the chosen answer less likely too.
+    """
+    if now["target"] is None or (now["held_out"] is not None and find_pairs_target(live) is None):
         return now["held_out"]
     target = next(task for task in live if task.role == "target")
     return -now["target"] if target.info.unit.better_direction == "higher" else now["target"]

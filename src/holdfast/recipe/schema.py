@@ -123,7 +123,7 @@ class Train(RecipeSection):
     keep: Literal["last", "best"] = Field(
         "last",
         description="Weights the run ends with: the last step's, or those of the best evaluation during training "
-        "(lowest held-out loss; without held-out answers the best target).",
+        "(lowest held-out loss; the best target without held-out answers, or where that is the order of pairs).",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row that are no better than the best before."

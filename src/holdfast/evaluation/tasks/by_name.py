@@ -21,6 +21,7 @@ from holdfast.data.reading.readers import SUFFIXES, open_source, part_of
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.evaluation.task import Role, Task
+from holdfast.evaluation.tasks.held_out import build_beside_tasks, build_free_text_task
 from holdfast.evaluation.tasks.multiple_choice import is_choice, parse_choice_rows
 from holdfast.evaluation.tasks.perplexity import build_text_rows
 from holdfast.methods.judges.selection import guess_judge
@@ -29,8 +30,6 @@ from holdfast.recipe.task_entry import TaskEntry, parse_task, path_of_task
 LAB, PROBE = "lab", "probe"
 MOST_FILES = 1000
 """Files of a folder whose names are compared with a misspelt one."""
-HELD_OUT = "held-out loss"
-"""The task of the held-out answers' likelihood."""
 SEED = 0
 """Of the draw of questions. Not the run's seed: runs with different seeds answer the same questions."""
 
@@ -80,7 +79,7 @@ def build_tasks(
         recipe: Of which `evaluate` is read.
         test: The held-out rows that `target: test` means; `None` or empty when there are none.
         judge: The recipe's judge, used for the target; guessed from the references when `None`, and where these are
-            free text, the target is the loss of the held-out answers.
+            free text, the target is the loss of the held-out answers, or the order of held-out pairs.
         lab: Whether the model is a laboratory model, for which `keep: auto` is `lab`; for others it is `probe`.
         say: Called with one line for each file on how its columns were read, and for each task whose way of measuring
             was found from its rows.
@@ -95,11 +94,8 @@ def build_tasks(
     elif evaluate.target != "none":
         target = build_named_tasks(evaluate.target, settings, role="target", judge=judge, say=say)
     target_skills = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
-    beside = (
-        []
-        if any(task.meta["source"] == "test" and not task.judge for task in target)
-        else _build_held_out_tasks(test, settings)
-    )
+    is_played = any(task.kind == "episodes" and task.meta["source"] == "test" for task in target)
+    beside = build_beside_tasks(sample_rows(test or [], settings.items), target) if not is_played else []
     kept_tasks: list[Task] = []
     auto = LAB if lab else PROBE
     sources: list[str | TaskEntry] = []
@@ -126,38 +122,11 @@ def _build_test_task(rows: Rows, settings: TaskSettings, judge: Judge | None, en
         task = build_rows_task("test", rows, settings, role="target", judge=entry.judge or judge)
         return replace(task, name=entry.name or task.name)
     task = build_rows_task("test", rows, settings, role="target", judge=judge)
-    if task.kind == "held_out":
-        return replace(task, name=HELD_OUT)
+    if not task.judge:
+        return task
     skills = {row.meta.get("skill") for row in task.rows}
     skill = skills.pop() if len(skills) == 1 else None
     return task if skill is None else replace(task, name=skill)
-
-
-def _build_held_out_tasks(rows: Rows | None, settings: TaskSettings) -> list[Task]:
-    """The loss of the held-out answers beside a judged target: on the same rows, those of them that have an answer."""
-    if not rows:
-        return []
-    answers = select_answer_rows(sample_rows(rows, settings.items))
-    return [Task(HELD_OUT, "held_out", answers, role="watch", meta={"source": "test"})] if answers else []
-
-
-def select_answer_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a conversation whose answers can be measured, as they would be trained on.
-
-    That is the whole conversation where it ends with an answer (unless it is labelled as a bad one), else its prompt
-    with the preferred answer, or with the reference where that is text.
-    """
-    result = []
-    for row in rows:
-        if not row.prompt or row.label is False:
-            continue
-        gold = row.chosen if row.chosen is not None else row.reference
-        if row.answer is not None:
-            result.append(row)
-        elif isinstance(gold, str):
-            prompt = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in row.prompt]
-            result.append(replace(row, messages=[*prompt, {"role": "assistant", "content": gold}]))
-    return result
 
 
 def _disambiguate_names(tasks: Sequence[Task]) -> list[Task]:
@@ -389,26 +358,13 @@ def build_rows_task(
     if judge is None:
         judge, why = guess_judge(chosen)
         if judge is None:
-            return _build_free_text_task(name, chosen, role, meta, why)
+            return build_free_text_task(name, chosen, role, meta, why)
         if role != "target" or meta["source"] != "test":
             meta["why"] = f"{meta['source']}: {why}"
     return Task(
         name, "generate", chosen, judge=judge, role=role, max_tokens=settings.max_tokens,
         max_thinking_tokens=settings.max_thinking_tokens, meta=meta,
     )  # fmt: skip
-
-
-def _build_free_text_task(name: str, rows: Sequence[Row], role: Role, meta: dict[str, Any], why: str) -> Task:
-    """Questions whose references no answer can be expected to equal: the likelihood of these is measured."""
-    answers = select_answer_rows(rows)
-    if not answers:
-        raise UserError(
-            f"evaluate: {meta['source']}: {why}; name one, since no row has an answer whose loss can be told"
-        )
-    what = "the target is the loss of the held-out answers" if role == "target" else "what is measured is their loss"
-    place = "" if meta["source"] == "test" else f"{meta['source']}: "
-    message = f"{place}{why}: {what}, in bits per token; name a judge to score answers"
-    return Task(name, "held_out", answers, role=role, meta={**meta, "why": message})
 
 
 def sample_rows(rows: Rows, items: int, seed: int = SEED) -> list[Row]:

@@ -174,9 +174,11 @@ def decide_choice(
 
 def encode_choice(chat: Chat, prompt: Sequence[Message], choice: str, row: int) -> EncodedSequence:
     """The conversation that ends in `choice`; its tokens are scored, no marks before or after them."""
-    ids, answer_mask = chat.with_masked_thoughts().encode(append_choice(prompt, choice))
+    messages = append_choice(prompt, choice)
+    ids, answer_mask = chat.with_masked_thoughts().encode(messages)
     label_mask = np.asarray(answer_mask, dtype=bool).copy()
     last = int(np.flatnonzero(label_mask)[-1])
     if int(ids[last]) in chat.stop_ids and label_mask.sum() > 1:
         label_mask[last] = False
-    return EncodedSequence(ids=np.asarray(ids, dtype=np.int32), label_mask=label_mask, row=row)
+    pictures = chat.pictures.list_pictures(messages)
+    return EncodedSequence(ids=np.asarray(ids, dtype=np.int32), label_mask=label_mask, row=row, pictures=pictures)
