@@ -10,9 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from holdfast.axes.analysis import OPTIONS
 from holdfast.cli.app import app
 from holdfast.cli.curate import add_pairs_curator
 from holdfast.data.reading.formats import open_rows
+from holdfast.evaluation.task import ItemResult
+from holdfast.pipeline.pair_ranking import measure_changes
 from holdfast.recipe.loader import read_recipe
 
 
@@ -63,6 +66,15 @@ def judged(i: int) -> dict[str, Any]:
 
 def write(rows: list[Any]) -> None:
     Path("train.json").write_text(json.dumps(rows, indent=2))
+
+
+def free_text(i: int) -> dict[str, Any]:
+    """A pair of texts that no judge can score, of which one is always of one kind."""
+    return {
+        "instruction": f"Tell me about {i}, please.",
+        "chosen": f"Well, {i} is a number that comes after {i - 1} and before {i + 1}.",
+        "rejected": f"Nobody knows what {i} might be, and nobody should ask me of all people.",
+    }
 
 
 # ---- files as they are --------------------------------------------------------------------------------------------
@@ -218,3 +230,40 @@ def test_weights_from_two_prompts_are_estimated_before_training():
     (first, *_) = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
     assert first["weights/mean"] != 1
     assert first["tokens"] < 900  # of nine pairs, read once, without what they are read under
+
+
+# ---- what is said of held-out pairs -------------------------------------------------------------------------------
+
+
+def test_held_out_pairs_are_the_target_and_their_margins_are_shown() -> None:
+    write([free_text(i) for i in range(40)])
+    file = recipe(
+        method="dpo", data={"train": "train.json", "test": 0.25}, evaluate={"keep": ["none"], "live_items": 0},
+        optimizer={"learning_rate": 1e-3}, train={"max_steps": 6, "batch_tokens": 1024, "max_length": 256},
+    )  # fmt: skip
+    said = cli("train", file).output
+    assert "the target is in how many held-out pairs the chosen answer is the likelier one" in said
+    report = json.loads(Path("out/report.json").read_text())
+    assert (report["gain"]["unit"], report["gain"]["n"]) == ("points", 10)
+    assert [(task["name"], task["role"], task["kind"]) for task in report["tasks"]] == [
+        ("held-out pairs", "target", "choice"), ("held-out loss", "watch", "held_out"),
+    ]  # fmt: skip
+    (section,) = report["analyses"]
+    # What was trained on is of one kind, so that the held-out pairs follow.
+    assert section["name"] == "pair_margins"
+    assert section["sentence"] in said
+    assert section["sentence"].startswith(
+        "Of 10 held-out pairs 100.0 % have a chosen answer that gained on the rejected"
+    )
+    assert "did the chosen answer gain on the rejected one?" in Path("out/report.html").read_text()
+    cli("eval", "out", "--items", "5")
+
+
+def test_margins_are_changes_of_likelihoods_per_character() -> None:
+    def item(name: str, *options: float) -> ItemResult:
+        return ItemResult(name, "q", "", "", 0.0, False, True, 1, extra={OPTIONS: list(options)})
+
+    before = [item("a", -0.7, -0.6), item("b", -0.5, -0.9), item("gone", -0.1, -0.2)]
+    after = [item("b", -0.6, -0.8), item("a", -0.4, -1.1)]
+    assert measure_changes(before, after).tolist() == pytest.approx([-0.2, 0.8])
+    assert measure_changes([], []).shape == (0,)

@@ -14,11 +14,11 @@ from holdfast.evaluation.method_reach import SAMPLED
 from holdfast.evaluation.summary import summarise_run
 from holdfast.pipeline.analyses import run_analyses
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
+from holdfast.pipeline.pair_ranking import rank_held_out_pairs
 from holdfast.pipeline.phases import (
     RunContext,
     preview_rows,
 )
-from holdfast.pipeline.reward_ranking import rank_held_out_pairs
 from holdfast.pipeline.run_dir import STOP_KEY, dependency_versions
 from holdfast.pipeline.subject import build_subject
 from holdfast.pipeline.training_review import review_training
@@ -125,7 +125,11 @@ def write_results(
     warnings = [*plan.warnings, *review_training(folder.read_log())]
     for line in warnings[len(plan.warnings) :]:
         work.ui.warn(line)
-    sections = [*work.sections, *rank_held_out_pairs(work, result), *run_analyses(work, result, rows, before, after)]
+    sections = [
+        *work.sections,
+        *rank_held_out_pairs(work, result, before, after),
+        *run_analyses(work, result, rows, before, after),
+    ]
     content = {
         "holdfast": version_table["holdfast"],
         "name": folder.path.name,

@@ -19,7 +19,7 @@ from holdfast.methods.objectives.preference.reward import Reward, bradley_terry_
 from holdfast.models.policy import Policy
 from holdfast.models.reward_model import load_reward_model
 from holdfast.models.value_head import make_value_head
-from holdfast.pipeline.reward_ranking import describe_ranking
+from holdfast.pipeline.pair_ranking import REWARDS, describe_ranking
 
 RECIPE = """
 model: lab-small
@@ -140,7 +140,7 @@ def test_it_rewards_online_learning_and_judges_in_curation(place):
 
 
 def test_held_out_pairs_are_counted_with_an_interval() -> None:
-    section = describe_ranking(np.array([2.0] * 8 + [0.0, np.nan, -1.0]))
+    section = describe_ranking(np.array([2.0] * 8 + [0.0, np.nan, -1.0]), REWARDS)
     assert section.sentence == (
         "Of 11 held-out pairs 72.7 % have the higher reward on the chosen answer "
         "(95 % interval 43.4 to 90.3; by chance 50); 2 prefer neither, which counts as not ranked."
