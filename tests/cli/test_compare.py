@@ -91,6 +91,28 @@ def test_rows_that_do_not_fit_a_method_are_refused_before_another_is_trained(pla
     assert not (place / "runs").exists()
 
 
+def test_an_arm_takes_the_steps_it_sets_and_what_all_are_given_is_refused(place: Path) -> None:
+    arms = place / "arms.yaml"
+    arms.write_text("sft: [method=sft]\nlonger: [method=sft, train.max_steps=3]\n", encoding="utf-8")
+    found = run("compare", "run.yaml", "--arms", "arms.yaml", "--out", "own").stdout
+    assert "budget: 1 steps of 256 tokens; longer: 3 steps" in found
+    report = json.loads((place / "own/compare.json").read_text(encoding="utf-8"))
+    assert {entry["method"]: entry["steps"] for entry in report["runs"]} == {"sft": [1], "longer": [3]}
+    run("compare", "run.yaml", "--arms", "arms.yaml", "--out", "alike", "--steps", "2")
+    report = json.loads((place / "alike/compare.json").read_text(encoding="utf-8"))
+    assert [entry["steps"] for entry in report["runs"]] == [[2], [2]], "--steps is for every run"
+    for setting, instead in [
+        ("train.epochs=2", "all of a comparison take as many steps, unless one sets train.max_steps"),
+        ("train.seed=3", "--seeds says which seeds all of them have"),
+        ("output=mine", "--out says where all of them go"),
+    ]:
+        arms.write_text(f"sft: [method=sft]\nother: [method=sft, {setting}]\n", encoding="utf-8")
+        key = setting.partition("=")[0]
+        line = said("compare", "run.yaml", "--arms", "arms.yaml", "--out", "none")
+        assert line == f"other: {key} is not an arm's own; {instead}"
+    assert not (place / "none").exists()
+
+
 def test_beside_a_run_of_the_same_recipe(place: Path) -> None:
     run("train", "run.yaml", "output=mine")
     assert "report: mine-compare/report.html" in run("compare", "run.yaml", "-m", "sft", "output=mine").stdout

@@ -68,7 +68,8 @@ def compare(
         seeds: How many, or which.
         out: Directory; default: the recipe's `output`, with OUTPUT-compare where a run of the recipe alone is, or
             `runs/compare-DATA` where the recipe says none. Finished runs in it are not repeated.
-        steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows.
+        steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows, or as many as
+            a method sets for itself (`train.max_steps`).
         learning_rates: Run every method at each of these, and compare what is lost where all have gained the same
             (`matched`).
         ui: Where progress is shown.
@@ -89,12 +90,19 @@ def compare(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError("--seeds: at least one seed")
+    refuse_own_settings(arms, resolved_recipe.recipe)
     check_arms(arms)
     root = Path(out).expanduser() if out else comparison_directory(resolved_recipe.recipe)
     if restart and holds_comparison(root):
         ui.write_line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
     budget = compute_budget(take_epochs_of_arms(resolved_recipe, arms), steps)
-    plans = [(label, seed, _plan_run(arm, label, seed, budget, root)) for label, arm in arms.items() for seed in chosen]
+    own_steps = {} if steps else find_own_steps(arms, resolved_recipe.recipe)
+    budgets = {label: replace(budget, steps=own_steps.get(label, budget.steps)) for label in arms}
+    plans = [
+        (label, seed, _plan_run(arm, label, seed, budgets[label], root))
+        for label, arm in arms.items()
+        for seed in chosen
+    ]
     refuse_other_comparison(root, resolved_recipe.recipe, [plan for _, _, plan in plans])
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -114,7 +122,8 @@ def compare(
     runs = {label: group for label, group in runs.items() if label not in refusals}
     if not runs:
         raise GateRefused("; ".join(f"{label}: {reason}" for label, reasons in refusals.items() for reason in reasons))
-    report = summarise_runs(resolved_recipe.recipe, runs, budget, root, refusals, families)
+    budget_text = "; ".join([str(budget), *(f"{label}: {n:,} steps" for label, n in own_steps.items())])
+    report = summarise_runs(resolved_recipe.recipe, runs, budget_text, root, refusals, families)
     from holdfast.report.html import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
@@ -222,6 +231,14 @@ class Budget:
         return f"{self.steps} steps of {self.batch_tokens:,} tokens"
 
 
+OF_COMPARISON = {
+    "train.epochs": "all of a comparison take as many steps, unless one sets train.max_steps",
+    "train.seed": "--seeds says which seeds all of them have",
+    "output": "--out says where all of them go",
+}
+"""What every run of a comparison is given, and what to set instead of it."""
+
+
 def check_arms(arms: Mapping[str, ResolvedRecipe]) -> None:
     """Open every arm's rows, so that none is refused after another has trained.
 
@@ -243,6 +260,33 @@ def check_arms(arms: Mapping[str, ResolvedRecipe]) -> None:
                     sample_rows_for_objective(arm.recipe, sources.train)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
+
+
+def refuse_own_settings(arms: Mapping[str, ResolvedRecipe], recipe: Recipe) -> None:
+    """Refuse what an arm sets for itself and every run of a comparison is given.
+
+    Args:
+        recipe: What the arms have in common.
+    Raises:
+        UserError: With the arm, the setting and what to set instead.
+    """
+    for label, arm in arms.items():
+        train, common = arm.recipe.train, recipe.train
+        own = {"train.epochs": train.epochs != common.epochs, "train.seed": train.seed != common.seed}
+        own["output"] = arm.recipe.output != recipe.output
+        for key, is_own in own.items():
+            if is_own and is_written(arm.sources.get(key, "default")):
+                raise UserError(f"{label}: {key} is not an arm's own; {OF_COMPARISON[key]}")
+
+
+def find_own_steps(arms: Mapping[str, ResolvedRecipe], recipe: Recipe) -> dict[str, int]:
+    """The steps of arms that set `train.max_steps` themselves; of stages and rounds, which have their own, none."""
+    return {
+        label: steps
+        for label, arm in arms.items()
+        if (steps := arm.recipe.train.max_steps) and steps != recipe.train.max_steps
+        if not arm.recipe.stages and arm.recipe.credit is None
+    }
 
 
 def require_measurement(recipe: Recipe) -> None:
@@ -328,7 +372,7 @@ def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
 def summarise_runs(
     recipe: Recipe,
     runs: Mapping[str, list[tuple[int, RunResult]]],
-    budget: Budget,
+    budget: str,
     root: Path,
     refusals: Mapping[str, Sequence[str]],
     families: Families,
@@ -367,7 +411,7 @@ def summarise_runs(
         "name": root.name,
         "created": first["created"],
         "recipe": recipe.model_dump(mode="json"),
-        "budget": str(budget),
+        "budget": budget,
         "versions": dependency_versions(),
         "model": first["model"],
         "base_answers": count_answers([first], "base"),
