@@ -68,8 +68,8 @@ def compare(
         seeds: How many, or which.
         out: Directory; default: the recipe's `output`, with OUTPUT-compare where a run of the recipe alone is, or
             `runs/compare-DATA` where the recipe says none. Finished runs in it are not repeated.
-        steps: Optimizer steps of every run; default: what the recipe's epochs take on the untouched rows, or as many as
-            a method sets for itself (`train.max_steps`).
+        steps: Optimizer steps of every run but of methods that set `train.max_steps` themselves; default: what the
+            recipe's epochs take on the untouched rows.
         learning_rates: Run every method at each of these, and compare what is lost where all have gained the same
             (`matched`).
         ui: Where progress is shown.
@@ -96,7 +96,7 @@ def compare(
     if restart and holds_comparison(root):
         ui.write_line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
     budget = compute_budget(take_epochs_of_arms(resolved_recipe, arms), steps)
-    own_steps = {} if steps else find_own_steps(arms, resolved_recipe.recipe)
+    own_steps = find_own_steps(arms, resolved_recipe.recipe)
     budgets = {label: replace(budget, steps=own_steps.get(label, budget.steps)) for label in arms}
     plans = [
         (label, seed, _plan_run(arm, label, seed, budgets[label], root))
