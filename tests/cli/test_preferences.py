@@ -15,7 +15,7 @@ from holdfast.cli.app import app
 from holdfast.cli.curate import add_pairs_curator
 from holdfast.data.reading.formats import open_rows
 from holdfast.evaluation.task import ItemResult
-from holdfast.pipeline.pair_ranking import measure_changes
+from holdfast.pipeline.pair_ranking import measure_margins
 from holdfast.recipe.loader import read_recipe
 
 
@@ -265,5 +265,6 @@ def test_margins_are_changes_of_likelihoods_per_character() -> None:
 
     before = [item("a", -0.7, -0.6), item("b", -0.5, -0.9), item("gone", -0.1, -0.2)]
     after = [item("b", -0.6, -0.8), item("a", -0.4, -1.1)]
-    assert measure_changes(before, after).tolist() == pytest.approx([-0.2, 0.8])
-    assert measure_changes([], []).shape == (0,)
+    assert measure_margins(after, before).tolist() == pytest.approx([-0.2, 0.8])
+    assert measure_margins(after).tolist() == pytest.approx([0.2, 0.7])
+    assert measure_margins([]).shape == (0,)

@@ -116,7 +116,8 @@ def test_fewer_prompts_of_a_large_model_without_an_accelerator():
 def test_names():
     def recipe(*keep: str) -> Any:
         return SimpleNamespace(
-            evaluate=SimpleNamespace(target="none", keep=keep, items=20, max_tokens=16, max_thinking_tokens=16)
+            evaluate=SimpleNamespace(target="none", keep=keep, items=20, max_tokens=16, max_thinking_tokens=16),
+            objective=SimpleNamespace(makes_reward_model=False),
         )
 
     for keep in (("auto",), ("probe",), ("auto", "probe")):

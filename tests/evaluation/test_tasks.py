@@ -43,7 +43,8 @@ def recipe(target: str = "test", keep: Sequence[str] = (), items: int = 200, max
     return SimpleNamespace(
         evaluate=SimpleNamespace(
             target=target, keep=tuple(keep), items=items, max_tokens=max_tokens, max_thinking_tokens=9
-        )
+        ),
+        objective=SimpleNamespace(makes_reward_model=False),
     )
 
 
@@ -157,7 +158,8 @@ def test_pairs_are_measured_by_which_answer_is_likelier():
 def test_steps_are_compared_by_the_pairs_where_these_are_the_target():
     asked = [{"role": "user", "content": "q"}]
     pairs = [Row(asked, chosen=f"a {i}", rejected=f"b {i}", id=str(i)) for i in range(200)]
-    settings = SimpleNamespace(evaluate=SimpleNamespace(**vars(recipe().evaluate), live_items=5))
+    settings = recipe()
+    settings.evaluate.live_items = 5
     tasks = build_tasks(settings, pairs, Overlap())
     ordered = [replace(task, role="target") if task.name == "held-out pairs" else task for task in tasks[1:]]
     now: dict[str, float | None] = {"held_out": 2.0, "target": 60.0}

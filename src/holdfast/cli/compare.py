@@ -11,7 +11,7 @@ from holdfast.cli.common import AsJson, Quiet, RecipeFile, Restart, Settings, Ve
 
 METHODS_HELP = "Methods, separated by commas; `+` joins axes."
 ARMS_HELP = "YAML file instead: LABEL: [SETTING=VALUE, ...] for each arm."
-STEPS_HELP = "Steps of every run; default: those of the recipe's epochs."
+STEPS_HELP = "Steps of every arm that sets none itself; default: those of the recipe's epochs."
 
 Methods = Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)]
 Arms = Annotated[Path | None, typer.Option(help=ARMS_HELP, show_default=False)]

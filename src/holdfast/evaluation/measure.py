@@ -13,12 +13,13 @@ from holdfast.axes.analysis import OPTIONS
 from holdfast.axes.engine import Request, Sample
 from holdfast.axes.judge import JudgeRequest, Judging, Verdict
 from holdfast.data.batching.batches import EncodedSequence
-from holdfast.data.rows import Row, fingerprint_json
+from holdfast.data.rows import Row, Rows, fingerprint_json
 from holdfast.errors import RunError, UserError
 from holdfast.evaluation.answer_traces import add_traces, trace_of_prompt
 from holdfast.evaluation.results_store import ResultsStore
 from holdfast.evaluation.subject import (
     EvaluatedModel,
+    Rater,
     as_text,
     begin_of_text,
     build_sampling_params,
@@ -30,8 +31,14 @@ from holdfast.evaluation.subject import (
     rewrite_prompt,
     score_sequences,
 )
-from holdfast.evaluation.task import ItemResult, Task
-from holdfast.evaluation.tasks.multiple_choice import decide_choice, encode_choice, normalise_logps, weigh_choices
+from holdfast.evaluation.task import PAIRS, ItemResult, Task
+from holdfast.evaluation.tasks.multiple_choice import (
+    append_choice,
+    decide_choice,
+    encode_choice,
+    normalise_logps,
+    weigh_choices,
+)
 from holdfast.evaluation.tasks.perplexity import cut_windows
 from holdfast.evaluation.thought_counts import THOUGHT, UNENDED, UNFIT, thought_extra
 from holdfast.models.loading import eval_mode
@@ -197,6 +204,8 @@ def _build_judged_item(row: Row, sample: Sample, verdict: Verdict) -> ItemResult
 
 
 def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
+    if task.name == PAIRS and subject.rater is not None:
+        return _rate_pairs(task.rows, subject.rater)
     sequences: list[EncodedSequence] = []
     owners: list[int] = []
     for number, row in enumerate(task.rows):
@@ -228,6 +237,21 @@ def _measure_choices(task: Task, subject: EvaluatedModel) -> list[ItemResult]:
             )
         )
     return items
+
+
+def _rate_pairs(rows: Rows, rater: Rater) -> list[ItemResult]:
+    """Pairs as a reward model ranks them; the options are its rewards as log-odds."""
+    answers = [append_choice(row.prompt, choice) for row in rows for choice in row.meta["choices"]]
+    rewards = np.array(rater.score_conversations(answers)).reshape(len(rows), -1)
+    return [
+        ItemResult(
+            id=row.id, prompt=format_prompt(row.prompt), response=row.meta["choices"][int(np.argmax(values))],
+            reference=row.meta["choices"][row.gold], score=float(is_right), passed=is_right, stopped=True, tokens=0,
+            reason="rewards " + ", ".join(f"{v:.3g}" for v in values), extra={OPTIONS: normalise_logps(values)},
+        )
+        for row, values in zip(rows, rewards, strict=True)
+        for is_right in [bool((values[row.gold] > np.delete(values, row.gold)).all())]
+    ]  # fmt: skip
 
 
 def _measure_text(task: Task, subject: EvaluatedModel) -> list[ItemResult]:

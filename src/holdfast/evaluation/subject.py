@@ -16,7 +16,7 @@ from holdfast.axes.registry import identity_of, name_of, source_of
 from holdfast.data.batching.batches import EncodedSequence, collate_on_device
 from holdfast.data.rows import Message, fingerprint_json, fingerprint_rows
 from holdfast.errors import RunError
-from holdfast.evaluation.task import Task
+from holdfast.evaluation.task import PAIRS, Task
 from holdfast.models.loading import eval_mode
 from holdfast.models.row_groups import run_by_area
 
@@ -68,6 +68,15 @@ class Likelihood(Protocol):
         """What `score` makes of whole distributions, a chunk at a time."""
 
 
+class Rater(Protocol):
+    """What says how good answers are, in place of their likelihood: a reward model."""
+
+    fingerprint: str
+
+    def score_conversations(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
+        """The reward of the last answer of each conversation."""
+
+
 @dataclass(slots=True)
 class EvaluatedModel:
     """A model under measurement.
@@ -107,6 +116,8 @@ class EvaluatedModel:
     """What the base did on the probe; `None` for the base itself."""
     elsewhere: EvaluatedModel | None = None
     """What answers tasks that are to be kept, where that is another model; `None`: this one answers all."""
+    rater: Rater | None = None
+    """What ranks held-out pairs; `None`: the likelihood of their answers."""
     own_reference: Reference | None = None
     """What `measure_all` learned of a base on the probe: the reference of those it is compared with."""
 
@@ -143,6 +154,8 @@ def measurement_fingerprint(task: Task, subject: EvaluatedModel) -> str:
     elif task.kind == "episodes":
         environment = require_part(task.environment, "environment")
         how = [task.max_tokens, task.max_thinking_tokens, identity_of(environment)]
+    elif task.name == PAIRS and subject.rater is not None:
+        how = ["rated", subject.rater.fingerprint]
     elif task.kind == "probe":
         how = [task.max_tokens, subject.reference.base if subject.reference else "itself"]
     meta = {name: task.meta.get(name) for name in ("stop", "normalise", "lm_eval", "metric")}

@@ -19,6 +19,8 @@ ANSWERED: frozenset[Kind] = frozenset({"generate", "episodes"})
 """Kinds of which the model writes the answers, which end or do not and have a length."""
 JUDGED: frozenset[Kind] = ANSWERED | {"choice"}
 """Kinds of which every answer is right or wrong."""
+PAIRS = "held-out pairs"
+"""The name of the task of the held-out pairs' order, of kind "choice": a model that gives rewards ranks by these."""
 Role = Literal["target", "keep", "watch"]
 """What a task is for: to be learned, not to be lost, or only to be looked at."""
 

@@ -56,10 +56,13 @@ class RewardModel:
         chat: Writes conversations as it was trained to read them.
         score_lines: From right-padded ids [B, L] and lengths [B] to rewards [B], fp32.
         context: Most tokens it reads; `None` where nothing limits them.
+        fingerprint: Of its weights, the head included.
     """
 
-    def __init__(self, chat: Chat, score_lines: Callable[[Tensor, Tensor], Tensor], context: int | None) -> None:
-        self.chat, self.score_lines, self.context = chat, score_lines, context
+    def __init__(
+        self, chat: Chat, score_lines: Callable[[Tensor, Tensor], Tensor], context: int | None, fingerprint: str = ""
+    ) -> None:
+        self.chat, self.score_lines, self.context, self.fingerprint = chat, score_lines, context, fingerprint
 
     @torch.no_grad()
     def score_conversations(self, conversations: Sequence[Sequence[Message]]) -> list[float]:
@@ -107,7 +110,12 @@ def load_reward_model(name: str, device: torch.device | str = "auto") -> RewardM
     """
     if problem := find_reward_problem(name):
         raise UserError(problem)
-    device = choose_device(device) if isinstance(device, str) else device
+    model = _read_reward_model(name, choose_device(device) if isinstance(device, str) else device)
+    model.fingerprint = reward_fingerprint(name)
+    return model
+
+
+def _read_reward_model(name: str, device: torch.device) -> RewardModel:
     path = locate_model(name)
     if (head := _head_directory(Path(name), path)) is None:
         return _read_classifier(path, device)

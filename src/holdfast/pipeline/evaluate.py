@@ -14,7 +14,7 @@ from holdfast.evaluation.answer_traces import summarise_traces
 from holdfast.evaluation.gate import apply_gate, refuse_gate
 from holdfast.evaluation.method_reach import describe_reach
 from holdfast.evaluation.summary import compute_score, score_interval, summarise_run
-from holdfast.evaluation.task import ANSWERED
+from holdfast.evaluation.task import ANSWERED, PAIRS
 from holdfast.evaluation.tasks.by_name import TaskSettings
 from holdfast.evaluation.tasks.episode_summary import summarise_episodes
 from holdfast.evaluation.thought_counts import count_thoughts, count_unanswered, drop_unfit
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from holdfast.generation.decoder import Decoder
     from holdfast.generation.speculative_batch import Draft
     from holdfast.models.loading import LoadedModel
+    from holdfast.models.reward_model import RewardModel
 
 
 def evaluate(
@@ -293,10 +294,11 @@ def _measure_model(
             policy, prompt=decoder.transform_prompt,
             choice_bias=decoder.choice_bias if decoder.methods else None,
             gives_judge=bool(decoder.methods_changing("attempts")),
-            describe_sources=decoder.describe_sources if decoder.methods else None,
+            describe_sources=decoder.describe_sources if decoder.methods else None, rater=rater,
             extra=describe_arithmetic(policy), reference=reference,
         )  # fmt: skip
 
+    rater = _open_rater(name, tasks, str(loaded_model.model.device))
     subject, fingerprint = build_subject(decoder, loaded_model.fingerprint), f"{loaded_model.fingerprint}/elsewhere"
     other = loaded_model.tuner.model_elsewhere(decoder.model) if has_roles else decoder.model
     if other is not decoder.model:
@@ -307,6 +309,14 @@ def _measure_model(
     store = ResultsStore(Path(out) / "eval" / when) if out is not None else None
     items = measure_all(tasks, subject, store=store, baselines=shared_store(), progress=lambda n: ui.advance(n))
     return items, subject.own_reference
+
+
+def _open_rater(name: str, tasks: Sequence[Task], device: str) -> RewardModel | None:
+    """What ranks the held-out pairs where a model is one that ranks."""
+    from holdfast.models.reward_model import find_reward_problem, load_reward_model
+
+    is_asked = any(task.name == PAIRS for task in tasks) and find_reward_problem(name) is None
+    return load_reward_model(name, device) if is_asked else None
 
 
 def _build_task_entry(task: Task, items: list[ItemResult]) -> dict[str, Any]:

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.axes.analysis import OPTIONS, AnalysisSection, SectionFigure, Series, Table
-from holdfast.evaluation.tasks.by_name import sample_rows
-from holdfast.evaluation.tasks.held_out import PAIRS
+from holdfast.evaluation.task import PAIRS
 from holdfast.pipeline.analyses import open_policy
 
 if TYPE_CHECKING:
-    from holdfast.data.rows import Row
     from holdfast.evaluation.task import ItemResult
     from holdfast.models.reward_model import RewardModel
     from holdfast.pipeline.phases import RunContext
@@ -78,9 +76,7 @@ CHANGES = Wording(
 )
 
 
-def rank_held_out_pairs(
-    work: RunContext, result: TrainResult, before: Measured, after: Measured
-) -> list[dict[str, Any]]:
+def rank_held_out_pairs(work: RunContext, before: Measured, after: Measured) -> list[dict[str, Any]]:
     """What a run's report says of the held-out pairs: a section.
 
     Args:
@@ -88,50 +84,40 @@ def rank_held_out_pairs(
     Returns:
         The section in a list; an empty one where no pairs are held out.
     """
-    if result.value_head is not None and work.recipe.objective.makes_reward_model:
-        held_out = sample_rows(work.sources.test or [], work.recipe.evaluate.items)
-        pairs = [row for row in held_out if row.chosen is not None and row.rejected is not None]
-        if not pairs:
+    items, is_reward = after.get(PAIRS, ()), work.recipe.objective.makes_reward_model
+    if not items:
+        if is_reward:
             work.ui.write_line(
                 "no pairs are held out, so that nothing says how well the reward model ranks; set data.test"
             )
-            return []
-        margins, wording = _measure_rewards(work, result, pairs), REWARDS
-    else:
-        margins, wording = measure_changes(before.get(PAIRS, ()), after.get(PAIRS, ())), CHANGES
-        if not len(margins):
-            return []
-    section = describe_ranking(margins, wording)
+        return []
+    wording = REWARDS if is_reward else CHANGES
+    section = describe_ranking(measure_margins(items, () if is_reward else before.get(PAIRS, ())), wording)
     work.ui.write_line(section.sentence)
     return [{"name": wording.name, "about": wording.about, **section.to_json()}]
 
 
-def _measure_rewards(work: RunContext, result: TrainResult, pairs: Sequence[Row]) -> np.ndarray:
+def build_rater(work: RunContext, result: TrainResult) -> RewardModel | None:
+    """The reward model that a run has trained, which ranks its held-out pairs; `None` where it makes none."""
     from holdfast.models.reward_model import build_reward_model
 
+    if result.value_head is None or not work.recipe.objective.makes_reward_model:
+        return None
     policy = open_policy(result.model)
     policy.value_head = result.value_head
-    return measure_margins(build_reward_model(policy, work.chat, work.base.device), pairs)
+    return build_reward_model(policy, work.chat, work.base.device)
 
 
-def measure_margins(model: RewardModel, pairs: Sequence[Row]) -> np.ndarray:
-    """By how much the reward of the chosen answer is above that of the rejected one; [P]."""
-    answers = [(row, answer) for row in pairs for answer in (row.chosen, row.rejected)]
-    rewards = model.score_conversations(
-        [[*row.prompt, {"role": "assistant", "content": answer}] for row, answer in answers]
-    )
-    return -np.diff(np.array(rewards).reshape(-1, 2))[:, 0]
-
-
-def measure_changes(before: Sequence[ItemResult], after: Sequence[ItemResult]) -> np.ndarray:
-    """By how much the chosen answer became likelier beside the rejected one, in nats per character; [P].
+def measure_margins(items: Sequence[ItemResult], before: Sequence[ItemResult] = ()) -> np.ndarray:
+    """By how much the chosen answer is above the rejected one, in nats per character or in rewards; [P].
 
     Args:
-        before, after: Items of the task `held-out pairs`, whose first option is the chosen answer.
+        items: Of the task `held-out pairs`, whose first option is the chosen answer.
+        before: Of the same pairs, from whose margins these are counted.
     """
     options = {item.id: item.extra[OPTIONS] for item in before}
-    changes = [np.subtract(item.extra[OPTIONS], options[item.id]) for item in after if item.id in options]
-    return -np.diff(np.array(changes).reshape(-1, 2))[:, 0]
+    values = [np.subtract(item.extra[OPTIONS], options.get(item.id, 0.0)) for item in items]
+    return -np.diff(np.array(values).reshape(-1, 2))[:, 0]
 
 
 def describe_ranking(margins: np.ndarray, wording: Wording) -> AnalysisSection:

@@ -14,7 +14,7 @@ from holdfast.evaluation.method_reach import SAMPLED
 from holdfast.evaluation.summary import summarise_run
 from holdfast.pipeline.analyses import run_analyses
 from holdfast.pipeline.live_evaluation import live_figures, live_tasks
-from holdfast.pipeline.pair_ranking import rank_held_out_pairs
+from holdfast.pipeline.pair_ranking import build_rater, rank_held_out_pairs
 from holdfast.pipeline.phases import (
     RunContext,
     preview_rows,
@@ -102,6 +102,8 @@ def save_model(
         if measured_items and not decoder.methods
         else None
     )
+    if subject is not None:
+        subject.rater = build_rater(work, result)
     for task in work.tasks:
         if subject is not None and task.name in measured_items:
             fingerprint = measurement_fingerprint(task, subject.select_subject(task))
@@ -127,7 +129,7 @@ def write_results(
         work.ui.warn(line)
     sections = [
         *work.sections,
-        *rank_held_out_pairs(work, result, before, after),
+        *rank_held_out_pairs(work, before, after),
         *run_analyses(work, result, rows, before, after),
     ]
     content = {

@@ -23,6 +23,7 @@ from holdfast.pipeline.frozen_base import load_training_base, restore_base
 from holdfast.pipeline.inference_bench import settle_inference
 from holdfast.pipeline.live_evaluation import build_training_hooks, refuse_unmeasured
 from holdfast.pipeline.online import choose_environment, prepare_rounds, select_playable_rows
+from holdfast.pipeline.pair_ranking import build_rater
 from holdfast.pipeline.phases import (
     RunContext,
     check_row_lengths,
@@ -116,6 +117,7 @@ def measure_tuned(work: RunContext, decoder: Decoder, result: TrainResult) -> di
     """The items of the tuned model as it answers, with what that cost added to what earlier sessions spent on it."""
     name = f"stop-{result.steps:06d}" if result.is_partial else "final"
     subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/{name}", result.tuner)
+    subject.rater = build_rater(work, result)
     began = time.perf_counter()
     items = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
     cost = work.folder.state.setdefault("answering", {"seconds": 0.0, "passes": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from holdfast.axes.judge import JudgeRequest
 from holdfast.cli.app import app
 from holdfast.data.batching.batches import collate_sequences
+from holdfast.evaluation.results_store import ResultsStore
 from holdfast.methods.judges.reward_model import RewardModelJudge, read_model
 from holdfast.methods.objectives.preference.reward import Reward, bradley_terry_losses
 from holdfast.models.policy import Policy
@@ -137,6 +139,27 @@ def test_it_rewards_online_learning_and_judges_in_curation(place):
         result = CliRunner().invoke(app, ["curate", "rft.yaml", "--out", f"{name}.jsonl"])
         assert result.exit_code == 0, result.output
         assert ("accepted 200" in result.output) == (name == "all")
+
+
+def test_the_ranking_of_held_out_pairs_is_what_such_a_run_gains(place: Path) -> None:
+    recipe = RECIPE.replace("OUTPUT", "rm").replace("TUNER", "full").replace("TEST", "0.25")
+    Path("run.yaml").write_text(recipe.replace("target: none, ", ""), encoding="utf-8")
+    result = CliRunner().invoke(app, ["train", "run.yaml"])
+    assert result.exit_code == 0, result.output
+    assert "the target is how many held-out pairs the reward model ranks as labelled" in result.output
+    report = json.loads(Path("rm/report.json").read_text(encoding="utf-8"))
+    target = next(task for task in report["tasks"] if task["role"] == "target")
+    assert (target["name"], target["kind"], target["tuned"], target["n"]) == ("held-out pairs", "choice", 100.0, 2)
+    _, items = ResultsStore(Path("rm/eval/final")).read_measurements()["held-out pairs"]
+    model = load_reward_model("rm")
+    for item in items:
+        word, asked = item.reference, [{"role": "user", "content": item.prompt}]
+        answers = [[*asked, {"role": "assistant", "content": text}] for text in (word, f"no {word} here")]
+        one, other = model.score_conversations(answers)
+        assert item.extra["options"][0] - item.extra["options"][1] == pytest.approx(one - other, abs=1e-3)
+    measured = CliRunner().invoke(app, ["eval", "rm", "--items", "4"])
+    assert measured.exit_code == 0, measured.output
+    assert re.search(r"held-out pairs +100\.0", measured.output)
 
 
 def test_held_out_pairs_are_counted_with_an_interval() -> None:

@@ -21,7 +21,7 @@ from holdfast.data.reading.readers import SUFFIXES, open_source, part_of
 from holdfast.data.rows import Row, Rows
 from holdfast.errors import UserError
 from holdfast.evaluation.task import Role, Task
-from holdfast.evaluation.tasks.held_out import build_beside_tasks, build_free_text_task
+from holdfast.evaluation.tasks.held_out import build_beside_tasks, build_free_text_task, build_ranked_pairs
 from holdfast.evaluation.tasks.multiple_choice import is_choice, parse_choice_rows
 from holdfast.evaluation.tasks.perplexity import build_text_rows
 from holdfast.methods.judges.selection import guess_judge
@@ -49,11 +49,20 @@ class EvaluateSettings(Protocol):
     def max_thinking_tokens(self) -> int: ...
 
 
+class HasRewardFlag(Protocol):
+    """What this module reads of an objective."""
+
+    @property
+    def makes_reward_model(self) -> bool: ...
+
+
 class HasEvaluate(Protocol):
     """What this module reads of a recipe."""
 
     @property
     def evaluate(self) -> EvaluateSettings: ...
+    @property
+    def objective(self) -> HasRewardFlag: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +98,15 @@ def build_tasks(
     evaluate = recipe.evaluate
     settings = TaskSettings(evaluate.items, evaluate.max_tokens, evaluate.max_thinking_tokens)
     target: list[Task] = []
+    held_out = sample_rows(test or [], settings.items)
     if path_of_task(evaluate.target) == "test":
-        target = [_build_test_task(test, settings, judge, evaluate.target)] if test else []
+        pairs = build_ranked_pairs(held_out) if recipe.objective.makes_reward_model else None
+        target = [pairs or _build_test_task(test, settings, judge, evaluate.target)] if test else []
     elif evaluate.target != "none":
         target = build_named_tasks(evaluate.target, settings, role="target", judge=judge, say=say)
     target_skills = {row.meta["skill"] for task in target for row in task.rows if "skill" in row.meta}
     is_played = any(task.kind == "episodes" and task.meta["source"] == "test" for task in target)
-    beside = build_beside_tasks(sample_rows(test or [], settings.items), target) if not is_played else []
+    beside = build_beside_tasks(held_out, target) if not is_played else []
     kept_tasks: list[Task] = []
     auto = LAB if lab else PROBE
     sources: list[str | TaskEntry] = []

@@ -8,12 +8,10 @@ from typing import Any
 
 from holdfast.data.rows import Row
 from holdfast.errors import UserError
-from holdfast.evaluation.task import Role, Task
+from holdfast.evaluation.task import PAIRS, Role, Task
 
 HELD_OUT = "held-out loss"
 """The task of the held-out answers' likelihood."""
-PAIRS = "held-out pairs"
-"""The task of the held-out pairs' order."""
 
 
 def select_answer_rows(rows: Sequence[Row]) -> list[Row]:
@@ -68,6 +66,13 @@ def build_pairs_task(rows: Sequence[Row], role: Role = "watch") -> Task | None:
     """
     pairs = select_pair_rows(rows)
     return Task(PAIRS, "choice", pairs, role=role, meta={"source": "test", "normalise": "length"}) if pairs else None
+
+
+def build_ranked_pairs(rows: Sequence[Row]) -> Task | None:
+    """Held-out pairs as what a reward model is for; `None` where no row holds a pair."""
+    task = build_pairs_task(rows, "target")
+    why = "the target is how many held-out pairs the reward model ranks as labelled; before it, the likelihood does"
+    return task and replace(task, meta={**task.meta, "why": why})
 
 
 def find_pairs_target(tasks: Sequence[Task]) -> Task | None:
