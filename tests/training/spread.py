@@ -47,7 +47,7 @@ def choosing(out: Path) -> Trainer:
     """A run whose loss turns at its second step, to be kept or stopped by that."""
     asked = {"batch_tokens": 150, "keep": "best", "patience": 2, "max_steps": 12}
     made = material.recipe(asked, optimizer=ADAMW, evaluate={"every": 0.1})
-    hooks = Hooks(on_evaluate=lambda step, model: abs(step - 2.0))
+    hooks = Hooks(on_evaluate=lambda step, model, head: abs(step - 2.0))
     return Trainer(made, material.model("qwen2"), material.table(), out, pad_id=0, hooks=hooks)
 
 
@@ -57,7 +57,7 @@ def main(directory: str) -> None:
     for case in CASES:
         out, looked, steps = Path(directory) / case, [], []
 
-        def look(step: int, model: torch.nn.Module, looked: list = looked) -> None:
+        def look(step: int, model: torch.nn.Module, head: object, looked: list = looked) -> None:
             looked.append([step, model.training, len(list(model.parameters()))])
 
         def stop(log) -> None:

@@ -83,7 +83,7 @@ def test_the_passes_of_a_step_ask_and_evaluations_do_not(tmp_path: Path, setting
     SEEN.clear()
     during: list[bool] = []
 
-    def look(step: int, model: torch.nn.Module) -> None:
+    def look(step: int, model: torch.nn.Module, head: object) -> None:
         during.append(torch.are_deterministic_algorithms_enabled())
 
     recipe = material.recipe({"max_steps": 2, "deterministic": setting}, objective=Sum(), evaluate={"every": 0.5})

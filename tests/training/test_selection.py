@@ -59,7 +59,7 @@ def fit(out, losses, kill_after=None, **train):
     """Train with these losses at steps 2, 4, ...; `(result, weights at each measured step)`."""
     seen = {}
 
-    def on_evaluate(step, model):
+    def on_evaluate(step, model, head):
         seen[step] = {name: p.detach().clone() for name, p in model.named_parameters()}
         return losses[step]
 

@@ -249,7 +249,7 @@ def test_the_probe_leaves_no_trace(tmp_path):
 def test_evaluation_comes_at_the_boundaries_in_eval_mode_and_leaves_no_trace(tmp_path):
     looked, model = [], material.model(attention_dropout=0.1)
 
-    def on_evaluate(step, seen):
+    def on_evaluate(step, seen, head):
         assert not seen.training
         assert not torch.is_grad_enabled()
         torch.rand(7)

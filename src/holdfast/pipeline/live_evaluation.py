@@ -10,6 +10,7 @@ from holdfast.evaluation.gate import refuse_gate
 from holdfast.evaluation.summary import compute_role_figures, find_held_out
 from holdfast.evaluation.task import POINTS
 from holdfast.evaluation.tasks.held_out import find_pairs_target
+from holdfast.pipeline.pair_ranking import build_rater
 from holdfast.pipeline.phases import RunContext, measure_tasks
 from holdfast.pipeline.subject import build_subject
 from holdfast.recipe.schema import Recipe
@@ -46,13 +47,14 @@ def build_training_hooks(work: RunContext, before: dict[str, list[ItemResult]]) 
             if value is not None and name:
                 work.live_scores[name] = (value, value - (base.get(role) or 0.0))
 
-    def on_evaluate(step: int, model: Any) -> float | None:
+    def on_evaluate(step: int, model: Any, head: Any) -> float | None:
         if not live:
             return None
         give_back_memory(work.base.device)
         saved_dtype, held_dtype = work.base.dtype, weights_dtype(work.base.dtype, work.base.device)
         model = move_to_device(copy_as_reloaded(model, saved_dtype, held_dtype, work.recipe.tuner), work.base.device)
         subject = build_subject(work, model, f"{work.folder.state['recipe']}/step-{step:06d}", work.recipe.tuner)
+        subject.rater = build_rater(work, model, head)
         items = measure_tasks(work, f"measure step {step}", live, subject, f"step-{step:06d}")
         now = live_figures(live, items)
         show_figures(now)

@@ -20,10 +20,12 @@ from holdfast.evaluation.task import PAIRS
 from holdfast.pipeline.analyses import open_policy
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from holdfast.evaluation.task import ItemResult
+    from holdfast.models.loading import Model
     from holdfast.models.reward_model import RewardModel
     from holdfast.pipeline.phases import RunContext
-    from holdfast.training.callbacks import TrainResult
 
 BINS = 12
 """Bars of the figure; an even number, so that one edge is 0."""
@@ -97,14 +99,14 @@ def rank_held_out_pairs(work: RunContext, before: Measured, after: Measured) -> 
     return [{"name": wording.name, "about": wording.about, **section.to_json()}]
 
 
-def build_rater(work: RunContext, result: TrainResult) -> RewardModel | None:
-    """The reward model that a run has trained, which ranks its held-out pairs; `None` where it makes none."""
+def build_rater(work: RunContext, model: Model, head: nn.Linear | None) -> RewardModel | None:
+    """The reward model of a run as it stands, which ranks its held-out pairs; `None` where the run makes none."""
     from holdfast.models.reward_model import build_reward_model
 
-    if result.value_head is None or not work.recipe.objective.makes_reward_model:
+    if head is None or not work.recipe.objective.makes_reward_model:
         return None
-    policy = open_policy(result.model)
-    policy.value_head = result.value_head
+    policy = open_policy(model)
+    policy.value_head = head
     return build_reward_model(policy, work.chat, work.base.device)
 
 

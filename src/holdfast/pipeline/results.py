@@ -103,7 +103,7 @@ def save_model(
         else None
     )
     if subject is not None:
-        subject.rater = build_rater(work, result)
+        subject.rater = build_rater(work, result.model, result.value_head)
     for task in work.tasks:
         if subject is not None and task.name in measured_items:
             fingerprint = measurement_fingerprint(task, subject.select_subject(task))

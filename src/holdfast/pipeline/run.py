@@ -117,7 +117,7 @@ def measure_tuned(work: RunContext, decoder: Decoder, result: TrainResult) -> di
     """The items of the tuned model as it answers, with what that cost added to what earlier sessions spent on it."""
     name = f"stop-{result.steps:06d}" if result.is_partial else "final"
     subject = build_subject(work, decoder, f"{work.folder.state['recipe']}/{name}", result.tuner)
-    subject.rater = build_rater(work, result)
+    subject.rater = build_rater(work, result.model, result.value_head)
     began = time.perf_counter()
     items = measure_tasks(work, "measure tuned", work.tasks, subject, "final")
     cost = work.folder.state.setdefault("answering", {"seconds": 0.0, "passes": 0})

@@ -24,14 +24,14 @@ class Hooks:
     Args:
         on_step: After every step.
         on_evaluate: At each boundary of `evaluate.every` inside the run (and at its end, where `train.keep` or
-            `train.patience` need that), with the steps done and the model in eval mode. A run resumed from there or
-            before calls it again for that step. Returns the loss by which steps are compared, lower being better, or
-            `None` when there is nothing to compare by.
+            `train.patience` need that), with the steps done, the model in eval mode and the head beside it, if there is
+            one. A run resumed from there or before calls it again for that step. Returns the loss by which steps are
+            compared, lower being better, or `None` when there is nothing to compare by.
         on_note: One line worth telling: resumed, micro-batch halved, interrupt received.
     """
 
     on_step: Callable[[StepFinished], Any] = ignore_call
-    on_evaluate: Callable[[int, Model], float | None] = ignore_call
+    on_evaluate: Callable[[int, Model, nn.Linear | None], float | None] = ignore_call
     on_note: Callable[[str], Any] = ignore_call
 
 

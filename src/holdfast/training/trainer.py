@@ -321,7 +321,7 @@ class Trainer:
         loss = None
         if self.machine.main:
             with eval_mode(model), self.machine.preserve_rng(), mark_all_trained(self.state):
-                loss = self.hooks.on_evaluate(steps_done, model)
+                loss = self.hooks.on_evaluate(steps_done, model, self.state.policy.value_head)
         # The loss is the main process's; to the others it comes as a sum with zeros.
         has_loss, value = self.machine.sum_over_processes([float(loss is not None), 0.0 if loss is None else loss])
         self.machine.accelerator.wait_for_everyone()

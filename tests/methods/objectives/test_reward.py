@@ -143,7 +143,9 @@ def test_it_rewards_online_learning_and_judges_in_curation(place):
 
 def test_the_ranking_of_held_out_pairs_is_what_such_a_run_gains(place: Path) -> None:
     recipe = RECIPE.replace("OUTPUT", "rm").replace("TUNER", "full").replace("TEST", "0.25")
-    Path("run.yaml").write_text(recipe.replace("target: none, ", ""), encoding="utf-8")
+    Path("run.yaml").write_text(
+        recipe.replace("target: none, ", "").replace("live_items: 0", "live_items: 2, every: 0.5"), encoding="utf-8"
+    )
     result = CliRunner().invoke(app, ["train", "run.yaml"])
     assert result.exit_code == 0, result.output
     assert "the target is how many held-out pairs the reward model ranks as labelled" in result.output
@@ -151,6 +153,8 @@ def test_the_ranking_of_held_out_pairs_is_what_such_a_run_gains(place: Path) -> 
     target = next(task for task in report["tasks"] if task["role"] == "target")
     assert (target["name"], target["kind"], target["tuned"], target["n"]) == ("held-out pairs", "choice", 100.0, 2)
     _, items = ResultsStore(Path("rm/eval/final")).read_measurements()["held-out pairs"]
+    logged = [json.loads(line) for line in Path("rm/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["target"] for line in logged if "target" in line] == [100.0], "by rewards while it trains too"
     model = load_reward_model("rm")
     for item in items:
         word, asked = item.reference, [{"role": "user", "content": item.prompt}]
