@@ -14,8 +14,8 @@ from holdfast.axes.analysis import OPTIONS
 from holdfast.cli.app import app
 from holdfast.cli.curate import add_pairs_curator
 from holdfast.data.reading.formats import open_rows
+from holdfast.evaluation.statistics.pair_margins import measure_margins
 from holdfast.evaluation.task import ItemResult
-from holdfast.pipeline.pair_ranking import measure_margins
 from holdfast.recipe.loader import read_recipe
 
 
@@ -268,3 +268,17 @@ def test_margins_are_changes_of_likelihoods_per_character() -> None:
     assert measure_margins(after, before).tolist() == pytest.approx([-0.2, 0.8])
     assert measure_margins(after).tolist() == pytest.approx([0.2, 0.7])
     assert measure_margins([]).shape == (0,)
+
+
+def test_a_comparison_says_in_how_many_pairs_the_chosen_answer_gained() -> None:
+    write([free_text(i) for i in range(40)])
+    file = recipe(
+        data={"train": "train.json", "test": 0.25}, evaluate={"keep": ["none"], "live_items": 0},
+        optimizer={"learning_rate": 1e-3}, train={"max_steps": 6, "batch_tokens": 1024, "max_length": 256},
+    )  # fmt: skip
+    shown = cli("compare", file, "-m", "dpo,reward", "--seeds", "2").stdout
+    (entry, other) = json.loads(Path("out/compare.json").read_text())["runs"]
+    assert entry["chosen_gains"]["delta"] == 100
+    assert 40 < entry["chosen_gains"]["low"] < 100
+    assert "dpo: in 100.0 % of the held-out pairs the chosen answer gained on the rejected one [" in shown
+    assert (other["method"], "chosen_gains" in other) == ("reward", False), "rewards are no likelihoods"

@@ -31,7 +31,7 @@ from holdfast.evaluation.subject import (
     rewrite_prompt,
     score_sequences,
 )
-from holdfast.evaluation.task import PAIRS, ItemResult, Task
+from holdfast.evaluation.task import PAIRS, RATED, ItemResult, Task
 from holdfast.evaluation.tasks.multiple_choice import (
     append_choice,
     decide_choice,
@@ -247,7 +247,8 @@ def _rate_pairs(rows: Rows, rater: Rater) -> list[ItemResult]:
         ItemResult(
             id=row.id, prompt=format_prompt(row.prompt), response=row.meta["choices"][int(np.argmax(values))],
             reference=row.meta["choices"][row.gold], score=float(is_right), passed=is_right, stopped=True, tokens=0,
-            reason="rewards " + ", ".join(f"{v:.3g}" for v in values), extra={OPTIONS: normalise_logps(values)},
+            reason="rewards " + ", ".join(f"{v:.3g}" for v in values),
+            extra={OPTIONS: normalise_logps(values), RATED: True},
         )
         for row, values in zip(rows, rewards, strict=True)
         for is_right in [bool((values[row.gold] > np.delete(values, row.gold)).all())]

@@ -18,6 +18,7 @@ import numpy as np
 from holdfast.errors import UserError
 from holdfast.evaluation.answer_traces import TRACE, summarise_traces
 from holdfast.evaluation.results_store import ResultsStore
+from holdfast.evaluation.statistics.pair_margins import measure_chosen_gains
 from holdfast.evaluation.statistics.paired import (
     Items,
     MeasuredRun,
@@ -377,6 +378,7 @@ def _summarise_method(tasks: Sequence[TaskInfo], seeds: Sequence[MeasuredRun]) -
         **{part: _mean_if_complete([mean[part] for mean in means]) for part in ("target", "keep", "held_out")},
         "tasks": {task.name: _summarise_method_task(task, seeds, paired_scores) for task in tasks},
         "probe": _summarise_method_probe(tasks, seeds),
+        **({"chosen_gains": share} if (share := measure_chosen_gains(seeds)) else {}),
         **({"seeds_apart": apart} if (apart := measure_disagreement(tasks, seeds)) else {}),
     }
 

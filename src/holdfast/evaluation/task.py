@@ -21,6 +21,8 @@ JUDGED: frozenset[Kind] = ANSWERED | {"choice"}
 """Kinds of which every answer is right or wrong."""
 PAIRS = "held-out pairs"
 """The name of the task of the held-out pairs' order, of kind "choice": a model that gives rewards ranks by these."""
+RATED = "rated"
+"""In `ItemResult.extra` of a pair: a model that gives rewards has ranked it."""
 Role = Literal["target", "keep", "watch"]
 """What a task is for: to be learned, not to be lost, or only to be looked at."""
 

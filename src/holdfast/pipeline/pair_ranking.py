@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.axes.analysis import OPTIONS, AnalysisSection, SectionFigure, Series, Table
+from holdfast.axes.analysis import AnalysisSection, SectionFigure, Series, Table
+from holdfast.evaluation.statistics.pair_margins import measure_margins
 from holdfast.evaluation.task import PAIRS
 from holdfast.pipeline.analyses import open_policy
 
@@ -108,18 +109,6 @@ def build_rater(work: RunContext, model: Model, head: nn.Linear | None) -> Rewar
     policy = open_policy(model)
     policy.value_head = head
     return build_reward_model(policy, work.chat, work.base.device)
-
-
-def measure_margins(items: Sequence[ItemResult], before: Sequence[ItemResult] = ()) -> np.ndarray:
-    """By how much the chosen answer is above the rejected one, in nats per character or in rewards; [P].
-
-    Args:
-        items: Of the task `held-out pairs`, whose first option is the chosen answer.
-        before: Of the same pairs, from whose margins these are counted.
-    """
-    options = {item.id: item.extra[OPTIONS] for item in before}
-    values = [np.subtract(item.extra[OPTIONS], options.get(item.id, 0.0)) for item in items]
-    return -np.diff(np.array(values).reshape(-1, 2))[:, 0]
 
 
 def describe_ranking(margins: np.ndarray, wording: Wording) -> AnalysisSection:

@@ -48,8 +48,8 @@ def mean_clipped(reports: Sequence[Mapping[str, Any]]) -> float:
 
 
 def arm_lines(compare: Mapping[str, Any]) -> list[str]:
-    """A line for the base and every arm that has such answers, several for one, several seeds, or clipped steps; empty
-    without any.
+    """A line for the base and every arm that has such answers, several for one, held-out pairs, several seeds, or
+    clipped steps; empty without any.
     """
     arms: list[tuple[str, Any, Mapping[str, Any]]] = [("base", compare.get("base_answers"), {})]
     arms += [(run["method"], run.get("answers"), run) for run in compare.get("runs") or []]
@@ -61,6 +61,11 @@ def arm_lines(compare: Mapping[str, Any]) -> list[str]:
         statements = (
             [f"of {phrasing.format_count(answers['answers'])} answers {', '.join(parts)}"] if answers and parts else []
         )
+        if share := run.get("chosen_gains"):
+            statements.append(
+                f"in {phrasing.format_points(share['delta'])} % of the held-out pairs the chosen answer gained on the "
+                f"rejected one {phrasing.format_bracket(share['low'], share['high'], sign=False)}"
+            )
         if apart := run.get("seeds_apart"):
             nats = apart.get("divergence")
             options = "" if nats is None else f", options {nats:.2g} nats apart (Jensen-Shannon)"
