@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from holdfast.cli.app import app
 from holdfast.core.progress import Progress
 from holdfast.errors import UserError
+from holdfast.pipeline.budget import compute_budget
 from holdfast.pipeline.check import check
-from holdfast.pipeline.compare import compute_budget
 from holdfast.pipeline.train import train
 from holdfast.recipe.loader import read_recipe
 from holdfast.recipe.schema import Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from holdfast.core.progress import Progress
 from holdfast.errors import GateRefused, UserError
 from holdfast.evaluation.answers import collect_answers
 from holdfast.evaluation.summary import read_run, summarise_comparison
+from holdfast.pipeline.budget import Budget, compute_budget, find_own_steps, take_epochs_of_arms
 from holdfast.pipeline.comparability import find_doubts
 from holdfast.pipeline.damage import read_report
 from holdfast.pipeline.learning_rates import Families, build_arms_at_rates, compare_at_equal_gain
-from holdfast.pipeline.phases import encode_rows, match_recipe_and_rows, rows_for_objective, sample_rows_for_objective
+from holdfast.pipeline.phases import sample_rows_for_objective
 from holdfast.pipeline.results import RunResult
 from holdfast.pipeline.run_dir import (
     MARK,
@@ -95,14 +96,7 @@ def compare(
     root = Path(out).expanduser() if out else comparison_directory(resolved_recipe.recipe)
     if restart and holds_comparison(root):
         ui.write_line(f"{root}: begun anew; the comparison that was there is now {move_aside(root)}")
-    budget = compute_budget(take_epochs_of_arms(resolved_recipe, arms), steps)
-    own_steps = find_own_steps(arms, resolved_recipe.recipe)
-    budgets = {label: replace(budget, steps=own_steps.get(label, budget.steps)) for label in arms}
-    plans = [
-        (label, seed, _plan_run(arm, label, seed, budgets[label], root))
-        for label, arm in arms.items()
-        for seed in chosen
-    ]
+    plans, budget = _plan_runs(resolved_recipe, arms, chosen, steps, root)
     refuse_other_comparison(root, resolved_recipe.recipe, [plan for _, _, plan in plans])
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -122,8 +116,7 @@ def compare(
     runs = {label: group for label, group in runs.items() if label not in refusals}
     if not runs:
         raise GateRefused("; ".join(f"{label}: {reason}" for label, reasons in refusals.items() for reason in reasons))
-    budget_text = "; ".join([str(budget), *(f"{label}: {n:,} steps" for label, n in own_steps.items())])
-    report = summarise_runs(resolved_recipe.recipe, runs, budget_text, root, refusals, families)
+    report = summarise_runs(resolved_recipe.recipe, runs, budget, root, refusals, families)
     from holdfast.report.html import render_compare, write_page
 
     write_page(root / "report.html", render_compare(report))
@@ -220,17 +213,6 @@ def _build_arms(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What every method gets: a number of steps, each of so many tokens."""
-
-    steps: int
-    batch_tokens: int
-
-    def __str__(self) -> str:
-        return f"{self.steps} steps of {self.batch_tokens:,} tokens"
-
-
 OF_COMPARISON = {
     "train.epochs": "all of a comparison take as many steps, unless one sets train.max_steps",
     "train.seed": "--seeds says which seeds all of them have",
@@ -279,16 +261,6 @@ def refuse_own_settings(arms: Mapping[str, ResolvedRecipe], recipe: Recipe) -> N
                 raise UserError(f"{label}: {key} is not an arm's own; {OF_COMPARISON[key]}")
 
 
-def find_own_steps(arms: Mapping[str, ResolvedRecipe], recipe: Recipe) -> dict[str, int]:
-    """The steps of arms that set `train.max_steps` themselves; of stages and rounds, which have their own, none."""
-    return {
-        label: steps
-        for label, arm in arms.items()
-        if (steps := arm.recipe.train.max_steps) and steps != recipe.train.max_steps
-        if not arm.recipe.stages and arm.recipe.credit is None
-    }
-
-
 def require_measurement(recipe: Recipe) -> None:
     """See that something is measured, without which there is nothing to compare.
 
@@ -301,6 +273,25 @@ def require_measurement(recipe: Recipe) -> None:
             "nothing is measured (evaluate.target: none, evaluate.keep: []), so there is nothing to compare; add "
             "evaluate.keep: [probe], which works for any model, or an evaluate.target"
         )
+
+
+def _plan_runs(
+    resolved_recipe: ResolvedRecipe,
+    arms: Mapping[str, ResolvedRecipe],
+    seeds: Sequence[int],
+    steps: int | None,
+    root: Path,
+) -> tuple[list[tuple[str, int, ResolvedRecipe]], str]:
+    """Label, seed and recipe of every run, and what they are given in words."""
+    budget = compute_budget(take_epochs_of_arms(resolved_recipe, arms), steps)
+    own_steps = find_own_steps(arms, resolved_recipe.recipe)
+    budgets = {label: replace(budget, steps=own_steps.get(label, budget.steps)) for label in arms}
+    plans = [
+        (label, seed, _plan_run(arm, label, seed, budgets[label], root))
+        for label, arm in arms.items()
+        for seed in seeds
+    ]
+    return plans, "; ".join([str(budget), *(f"{label}: {n:,} steps" for label, n in own_steps.items())])
 
 
 def _plan_run(arm: ResolvedRecipe, label: str, seed: int, budget: Budget, root: Path) -> ResolvedRecipe:
@@ -331,42 +322,6 @@ def _split_steps(recipe: Recipe, steps: int) -> list[int]:
     weights = step_limits if all(step_limits) else [1] * len(step_limits)
     ends = [round(steps * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
     return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def take_epochs_of_arms(resolved_recipe: ResolvedRecipe, arms: Mapping[str, ResolvedRecipe]) -> Recipe:
-    """The recipe with the epochs of its arms, where it says none itself and their objectives agree on a number."""
-    recipe, epochs = resolved_recipe.recipe, {arm.recipe.train.epochs for arm in arms.values()}
-    if len(epochs) > 1 or is_written(resolved_recipe.sources.get("train.epochs", "default")):
-        return recipe
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": epochs.pop()})})
-
-
-def compute_budget(recipe: Recipe, steps: int | None) -> Budget:
-    """The recipe's steps and their size, derived where it leaves them open from the rows as they come.
-
-    Args:
-        steps: Wanted instead of the recipe's.
-    """
-    steps, tokens = steps or recipe.train.max_steps or None, recipe.train.batch_tokens
-    if recipe.credit is not None:
-        online = recipe.online
-        return Budget(steps or online.steps, online.prompts * online.n * recipe.sampling.max_tokens)
-    if steps is not None and tokens != "auto":
-        return Budget(steps, tokens)
-    from holdfast.data.batching.step_size import compute_step_size
-    from holdfast.data.chat.settings import make_chat
-    from holdfast.models.loading import load_context, load_tokenizer
-    from holdfast.pipeline.sources import read_sources
-
-    ignore = lambda text: None  # noqa: E731
-    sources = read_sources(recipe, ignore, ignore)
-    chat = make_chat(recipe.data, load_tokenizer(recipe.model), sources.train, sources.test)
-    recipe, rows = match_recipe_and_rows(recipe, sources.train)
-    table, _ = encode_rows(recipe, rows_for_objective(recipe, rows), chat, load_context(recipe.model))
-    table, train = table.keep_first_sequences(recipe.objective.sequences_per_step()), recipe.train
-    seed = train.order_seed
-    size = compute_step_size(tokens, table, seed, recipe.objective.paper_settings.batch).tokens
-    return Budget(steps or table.build_sampler(batch_tokens=size, seed=seed).count_steps(train.epochs), size)
 
 
 def summarise_runs(

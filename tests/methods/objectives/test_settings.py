@@ -16,7 +16,7 @@ from holdfast.axes.objective import Objective
 from holdfast.axes.registry import REGISTRY, find_method, name_of
 from holdfast.cli.app import app
 from holdfast.data.batching.step_size import rows_per_step
-from holdfast.pipeline.compare import take_epochs_of_arms
+from holdfast.pipeline.budget import take_epochs_of_arms
 from holdfast.recipe.loader import ResolvedRecipe, read_recipe, resolve_any, switch_method
 
 METHODS_PAGE = Path(__file__).parents[3] / "docs" / "methods.md"

@@ -9,7 +9,8 @@ from typing import Any
 
 from holdfast.axes.registry import name_of
 from holdfast.errors import UserError
-from holdfast.pipeline.compare import Budget, compute_budget, require_measurement
+from holdfast.pipeline.budget import Budget, compute_budget
+from holdfast.pipeline.compare import require_measurement
 from holdfast.pipeline.run_dir import data_name
 from holdfast.recipe.loader import ResolvedRecipe, resolve_any, switch_method
 from holdfast.recipe.schema import Recipe
