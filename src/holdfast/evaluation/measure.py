@@ -243,16 +243,19 @@ def _rate_pairs(rows: Rows, rater: Rater) -> list[ItemResult]:
     """Pairs as a reward model ranks them; the options are its rewards as log-odds."""
     answers = [append_choice(row.prompt, choice) for row in rows for choice in row.meta["choices"]]
     rewards = np.array(rater.score_conversations(answers)).reshape(len(rows), -1)
-    return [
-        ItemResult(
-            id=row.id, prompt=format_prompt(row.prompt), response=row.meta["choices"][int(np.argmax(values))],
-            reference=row.meta["choices"][row.gold], score=float(is_right), passed=is_right, stopped=True, tokens=0,
-            reason="rewards " + ", ".join(f"{v:.3g}" for v in values),
-            extra={OPTIONS: normalise_logps(values), RATED: True},
-        )
-        for row, values in zip(rows, rewards, strict=True)
-        for is_right in [bool((values[row.gold] > np.delete(values, row.gold)).all())]
-    ]  # fmt: skip
+    items = []
+    for row, values in zip(rows, rewards, strict=True):
+        choices = row.meta["choices"]
+        best, score, is_right = decide_choice(values, choices, row.gold)
+        items.append(
+            ItemResult(
+                id=row.id, prompt=format_prompt(row.prompt), response=choices[best], reference=choices[row.gold],
+                score=score, passed=is_right, stopped=True, tokens=0,
+                reason="rewards " + ", ".join(f"{v:.3g}" for v in values),
+                extra={OPTIONS: normalise_logps(values), RATED: True},
+            )
+        )  # fmt: skip
+    return items
 
 
 def _measure_text(task: Task, subject: EvaluatedModel) -> list[ItemResult]:

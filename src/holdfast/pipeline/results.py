@@ -97,17 +97,13 @@ def save_model(
         work.ui.write_line(line)
     elif result.value_head is not None:
         save_value_head(result.value_head, work.folder.path)
-    subject = (
-        build_subject(work, result.model, fingerprint_of(path), result.tuner)
-        if measured_items and not decoder.methods
-        else None
-    )
-    if subject is not None:
+    if measured_items and not decoder.methods:
+        subject = build_subject(work, result.model, fingerprint_of(path), result.tuner)
         subject.rater = build_rater(work, result.model, result.value_head)
-    for task in work.tasks:
-        if subject is not None and task.name in measured_items:
-            fingerprint = measurement_fingerprint(task, subject.select_subject(task))
-            shared_store().write_items(task, fingerprint, measured_items[task.name])
+        for task in work.tasks:
+            if task.name in measured_items:
+                fingerprint = measurement_fingerprint(task, subject.select_subject(task))
+                shared_store().write_items(task, fingerprint, measured_items[task.name])
     return saved_as
 
 
